@@ -1,0 +1,73 @@
+// The state a ring-0-less guest's CPU starts in: control registers, descriptor tables, task segment.
+// Knows the processor's formats only; who loads them into a CPU is the VMM's business.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "arch/x86_64/user_state.hpp"
+
+namespace ramet::arch::x86_64 {
+
+// Selectors. User code sees those that Linux has. There is no 32-bit code segment, so that user code
+// cannot leave 64-bit mode.
+inline constexpr std::uint16_t kKernelCs = 0x08, kKernelSs = 0x10, kUserSs = 0x2b, kUserCs = 0x33, kTss = 0x38;
+
+inline constexpr std::uint64_t kCr0 = 0x80050033;   // PG AM WP NE ET MP PE
+inline constexpr std::uint64_t kEfer = 0xd01;       // NXE LMA LME SCE
+
+namespace cr4 {
+inline constexpr std::uint64_t kPae = 1u << 5, kOsfxsr = 1u << 9, kOsxmmexcpt = 1u << 10, kUmip = 1u << 11,
+                               kFsgsbase = 1u << 16, kOsxsave = 1u << 18, kSmep = 1u << 20;
+inline constexpr std::uint64_t kBase = kPae | kOsfxsr | kOsxmmexcpt;
+}  // namespace cr4
+
+// x87, SSE, AVX and AVX-512: what FpState has room for in the standard layout.
+inline constexpr std::uint64_t kXcr0 = 0xe7;
+
+// Model-specific registers of SYSCALL.
+namespace msr {
+inline constexpr std::uint32_t kStar = 0xc0000081, kLstar = 0xc0000082, kSfmask = 0xc0000084,
+                               kFsBase = 0xc0000100, kGsBase = 0xc0000101;
+// SYSCALL loads CS=kKernelCs, SS=kKernelSs. SYSRET is not used; its base is the one of kUserCs.
+inline constexpr std::uint64_t kStarValue = std::uint64_t(kKernelCs) << 32 | std::uint64_t(kUserCs - 0x10) << 48;
+inline constexpr std::uint64_t kSfmaskValue = 0x257fd5;  // all flags of user code but the reserved ones
+}  // namespace msr
+
+// --- the page of the stub: code from offset 0, then IDT and GDT, which the CPU only reads ---
+inline constexpr std::uint64_t kIdtOffset = 0xc00, kGdtOffset = 0xf00;
+inline constexpr std::uint16_t kIdtLimit = 32 * 16 - 1, kGdtLimit = 0x38 - 1;
+// `address`: where the page will be mapped for ring 0. page.size() is 4096.
+void write_stub_page(std::span<std::byte> page, std::uint64_t address);
+
+// --- the page of one vCPU: task segment from offset 0, stack from the end down ---
+inline constexpr std::uint16_t kTssLimit = 0x67;  // no I/O bitmap: user code reaches no port
+// `address`: where the page is mapped for ring 0. Every trap starts with an empty stack.
+void write_vcpu_page(std::span<std::byte> page, std::uint64_t address);
+
+// What the CPU pushes for a trap and IRETQ pops.
+struct TrapFrame {
+  std::uint64_t rip, cs, rflags, rsp, ss;
+};
+static_assert(sizeof(TrapFrame) == 40);
+
+// Exceptions that push an error code: #DF #TS #NP #SS #GP #PF #AC #CP #VC #SX.
+inline constexpr std::uint32_t kErrorCodeVectors = 1u << 8 | 0x1fu << 10 | 1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
+
+// Error code of a page fault.
+namespace pf {
+inline constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kReserved = 8, kFetch = 16;
+}
+
+// The flags user code is resumed with: its own, without I/O privilege, nested task and virtual-8086 mode.
+inline constexpr std::uint64_t kInterruptFlag = 1u << 9, kIdFlag = 1u << 21;
+constexpr std::uint64_t resume_flags(std::uint64_t f) { return (f & (kUserFlags | kIdFlag)) | 0x202; }
+
+// IRETQ to any other address faults in ring 0 on some processors.
+constexpr bool canonical(std::uint64_t a) { return std::uint64_t(std::int64_t(a << 16) >> 16) == a; }
+
+// The state execve(2) gives: all exceptions masked, everything else in its initial configuration.
+void reset(FpState&);
+
+}  // namespace ramet::arch::x86_64

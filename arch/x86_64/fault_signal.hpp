@@ -1,0 +1,34 @@
+// Which signal Linux sends for an exception of x86-64 user code (arch/x86/kernel/traps.c), and the error
+// codes it shows in signal frames.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/x86_64/user_state.hpp"
+
+namespace ramet::arch::x86_64 {
+
+struct FaultSignal {
+  int signal;
+  int code;         // si_code
+  bool at_pc;       // si_addr is the program counter, else 0
+};
+
+inline constexpr std::uint8_t kVectorDivide = 0, kVectorDebug = 1, kVectorProtection = 13, kVectorPageFault = 14,
+                              kVectorX87 = 16, kVectorSimd = 19;
+
+// `fp` is looked at for the two floating-point exceptions only, and may be null for all others.
+FaultSignal fault_signal(std::uint8_t vector, const FpState* fp);
+constexpr bool fault_needs_fp(std::uint8_t vector) { return vector == kVectorX87 || vector == kVectorSimd; }
+
+// Page-fault error code of user code.
+constexpr std::uint64_t page_fault_error(bool present, bool write, bool execute) {
+  return (present ? 1u : 0u) | (write ? 2u : 0u) | 4u | (execute ? 16u : 0u);
+}
+
+// An instruction pointer that IRET and SYSRET refuse with #GP: not a sign-extended 48-bit address.
+constexpr bool is_canonical(std::uint64_t address) {
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
+}
+
+}  // namespace ramet::arch::x86_64

@@ -1,0 +1,40 @@
+// See interruptible.hpp. RBX holds the address of the word inside the window, so that the handler can
+// check that the interruption is meant for this thread.
+        .text
+        .globl  ramet_interruptible_syscall, ramet_interruptible_begin
+        .globl  ramet_interruptible_end, ramet_interruptible_abort
+        .type   ramet_interruptible_syscall, @function
+ramet_interruptible_syscall:
+        .cfi_startproc
+        endbr64
+        pushq   %rbx
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset %rbx, 0
+        movq    %rdi, %rbx
+        movq    %rsi, %rax
+        movq    0(%rdx), %rdi
+        movq    8(%rdx), %rsi
+        movq    24(%rdx), %r10
+        movq    32(%rdx), %r8
+        movq    40(%rdx), %r9
+        movq    16(%rdx), %rdx
+ramet_interruptible_begin:
+        cmpl    $0, (%rbx)
+        jne     ramet_interruptible_abort
+        syscall
+ramet_interruptible_end:
+        popq    %rbx
+        .cfi_remember_state
+        .cfi_adjust_cfa_offset -8
+        .cfi_restore %rbx
+        ret
+        .cfi_restore_state
+ramet_interruptible_abort:
+        movq    $-4, %rax               // -EINTR
+        popq    %rbx
+        .cfi_adjust_cfa_offset -8
+        .cfi_restore %rbx
+        ret
+        .cfi_endproc
+        .size   ramet_interruptible_syscall, . - ramet_interruptible_syscall
+        .section .note.GNU-stack, "", @progbits

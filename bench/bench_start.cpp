@@ -1,0 +1,152 @@
+// How long a start takes: VM created, static hello run to its end, VM destroyed; then with a warm shell;
+// beside them KVM's own floor, by nothing but its ioctls, and the native program.
+// bench_start [Google Benchmark's options] [PROGRAM]
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "vmm/kvm/ioctl.hpp"
+#include "vmm/run.hpp"
+
+namespace {
+
+using namespace ramet;
+using Clock = std::chrono::steady_clock;
+
+std::string program;
+
+double microseconds(std::chrono::nanoseconds t) { return double(t.count()) / 1e3; }
+
+[[noreturn]] void give_up(const std::string& why) {
+  std::cerr << "bench_start: " << why << "\n";
+  std::exit(1);
+}
+
+std::unique_ptr<vmm::Shell> new_shell() {
+  auto shell = vmm::Shell::create(64 << 20);
+  if (!shell) give_up(shell.error().message);
+  return std::move(*shell);
+}
+
+// Sums of what the runs report, as averages in microseconds and counts.
+struct Totals {
+  vmm::Machine::Totals exits{};
+  std::chrono::nanoseconds setup{}, run{}, teardown{}, create{}, destroy{};
+
+  void add(const vmm::Report& r) {
+    exits.syscalls += r.exits.syscalls, exits.page_faults += r.exits.page_faults;
+    exits.exceptions += r.exits.exceptions, exits.kicks += r.exits.kicks, exits.flush_exits += r.exits.flush_exits;
+    setup += r.setup, run += r.run, teardown += r.teardown;
+  }
+  void report(benchmark::State& state) const {
+    auto average = [&](const char* name, double sum) { state.counters[name] = {sum, benchmark::Counter::kAvgIterations}; };
+    average("syscalls", double(exits.syscalls));
+    average("faults", double(exits.page_faults));
+    average("other_exits", double(exits.exceptions + exits.kicks + exits.flush_exits));
+    average("create_us", microseconds(create));
+    average("setup_us", microseconds(setup));
+    average("run_us", microseconds(run));
+    average("teardown_us", microseconds(teardown));
+    average("destroy_us", microseconds(destroy));
+  }
+};
+
+vmm::Report run_hello(vmm::Shell& shell) {
+  auto report = vmm::run(shell, {.program = program, .memory_bytes = 64 << 20});
+  if (!report) give_up(report.error().message);
+  if (report->ending.status() != 0) give_up(program + " failed: " + report->ending.message);
+  return std::move(*report);
+}
+
+void cold(benchmark::State& state) {
+  Totals totals;
+  for (auto _ : state) {
+    auto begin = Clock::now();
+    auto shell = new_shell();
+    auto created = Clock::now();
+    auto report = run_hello(*shell);
+    auto ran = Clock::now();
+    shell.reset();
+    auto end = Clock::now();
+    state.SetIterationTime(std::chrono::duration<double>(end - begin).count());
+    totals.create += created - begin, totals.destroy += end - ran;
+    totals.add(report);
+  }
+  totals.report(state);
+}
+
+void warm(benchmark::State& state) {
+  Totals totals;
+  for (auto _ : state) {
+    auto shell = new_shell();
+    auto begin = Clock::now();
+    auto report = run_hello(*shell);
+    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());
+    totals.add(report);
+  }
+  totals.report(state);
+}
+
+// Nothing but what KVM itself takes: a VM, a vCPU with its CPUID, and their end.
+void kvm_floor(benchmark::State& state) {
+  namespace kvm = vmm::kvm;
+  constexpr unsigned kLeaves = 512;
+  struct { kvm::ListHeader header; kvm_cpuid_entry2 leaves[kLeaves]; } static cpuid;
+  cpuid.header.count = kLeaves;
+  kvm::Fd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!device || kvm::call(device, kvm::kGetSupportedCpuid, &cpuid) < 0) give_up("/dev/kvm does not answer");
+  for (auto _ : state) {
+    auto begin = Clock::now();
+    {
+      kvm::Fd vm(kvm::call(device, KVM_CREATE_VM, 0));
+      kvm::Fd vcpu(kvm::call(vm, KVM_CREATE_VCPU, 0));
+      if (!vm || !vcpu || kvm::call(vcpu, kvm::kSetCpuid2, &cpuid) < 0) give_up("KVM refuses a vCPU");
+    }
+    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+}
+
+void native(benchmark::State& state) {
+  char* arguments[] = {program.data(), nullptr};
+  char* environment[] = {nullptr};
+  for (auto _ : state) {
+    auto begin = Clock::now();
+    pid_t pid;
+    int status = 0;
+    if (posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, environment) != 0 ||
+        waitpid(pid, &status, 0) != pid || status != 0)
+      give_up(program + " does not run");
+    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+}
+
+BENCHMARK(cold)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(warm)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(kvm_floor)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(native)->UseManualTime()->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "guests/hello";
+  benchmark::Initialize(&argc, argv);
+  if (argc > 1) program = argv[1];
+  // The programs that are started say hello; results go to standard error instead, and to --benchmark_out.
+  int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  if (null < 0 || ::dup2(null, STDOUT_FILENO) < 0) give_up("no /dev/null");
+  benchmark::ConsoleReporter reporter(benchmark::ConsoleReporter::OO_Tabular);
+  reporter.SetOutputStream(&std::cerr);
+  benchmark::RunSpecifiedBenchmarks(&reporter);
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,18 @@
+# Optimisation, warnings and sanitizers for our own targets; warnings are not exported.
+foreach(language C CXX)
+  set(CMAKE_${language}_FLAGS_RELEASE "-O2 -DNDEBUG")
+  set(CMAKE_${language}_FLAGS_DEBUG "-O1 -g")
+endforeach()
+
+add_library(ramet_flags INTERFACE)
+target_compile_options(ramet_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wconversion -Wno-sign-conversion>
+  $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wshadow=local>
+  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow>)
+
+set(RAMET_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, comma-separated")
+if(RAMET_SANITIZE)
+  # The first finding ends the program, so that no test passes over it.
+  add_compile_options(-fsanitize=${RAMET_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${RAMET_SANITIZE})
+endif()

@@ -1,0 +1,30 @@
+# A room is a static library of all its sources. It sees the rooms its arrow points at and no others
+# (the test `rooms` checks the includes).
+function(ramet_room name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${name}/*.cpp ${name}/*.c ${name}/*.S)
+  # Of the twins in arch/, entry formats are headers, for any host; code is for the host's own processor.
+  foreach(twin x86_64:x86_64 arm64:aarch64)
+    string(REPLACE : ";" twin ${twin})
+    list(GET twin 0 folder)
+    list(GET twin 1 processor)
+    if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL processor)
+      list(FILTER sources EXCLUDE REGEX "/arch/${folder}/")
+    endif()
+  endforeach()
+  string(REPLACE - _ target ramet_${name})
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    set(visibility PUBLIC)
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ramet_flags>)
+  else()  # headers only on this processor
+    add_library(${target} INTERFACE)
+    set(visibility INTERFACE)
+  endif()
+  add_library(ramet::${name} ALIAS ${target})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(${target} ${visibility} $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                                                     $<INSTALL_INTERFACE:include/ramet>)
+  target_compile_features(${target} ${visibility} cxx_std_23)
+  target_link_libraries(${target} ${visibility} ${ARGN})
+  set_property(GLOBAL APPEND PROPERTY RAMET_ROOMS ${name})
+endfunction()

@@ -1,0 +1,205 @@
+// Address space: creation, map and unmap, the VMM's own mappings, and what people ask about it.
+#include "guest-mm/address_space.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+AddressSpace::AddressSpace(const Config& config, Memory& memory, Tlb& tlb)
+    : memory_(memory), impl_(std::make_unique<Impl>(config, memory, tlb, counters_)) {}
+
+AddressSpace::~AddressSpace() = default;
+
+Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config, Memory& memory, Tlb& tlb) {
+  const bool window_ok = config.around_pages != 0 && config.around_pages <= kPagesPerBlock &&
+                         is_aligned(config.around_pages, std::bit_floor(config.around_pages));
+  if (!window_ok || config.start == 0 || config.start >= config.mmap_top || config.mmap_top > config.end ||
+      config.end > 1ull << 47 || !is_aligned(config.start | config.mmap_top | config.end, kPageSize)) {
+    return fail(Error::Invalid);
+  }
+  std::unique_ptr<AddressSpace> space(new AddressSpace(config, memory, tlb));
+  Impl& impl = *space->impl_;
+  auto frames = FramePool::create(memory.data());
+  if (!frames) return fail(frames.error());
+  impl.frames = std::move(*frames);
+  auto tables = TablePool::create(memory.tables());
+  if (!tables) return fail(tables.error());
+  impl.tables = std::move(*tables);
+  auto table = PageTable::create(config.format, memory, *impl.tables, space->counters_);
+  if (!table) return fail(table.error());
+  impl.table = std::move(*table);
+  return space;
+}
+
+bool AddressSpace::Impl::user_range(Gva address, std::uint64_t& length) const {
+  if (!is_aligned(address, kPageSize) || length == 0 || length > config.end || address > config.end) return false;
+  length = align_up(length, kPageSize);
+  return length <= config.end - address;
+}
+
+Result<Gva> AddressSpace::Impl::place_locked(const MapRequest& request, std::uint64_t length) {
+  const auto usable = [&](Gva at) {
+    return at >= config.start && at <= config.end && length <= config.end - at;
+  };
+  if (request.fixed) {
+    if (!is_aligned(request.address, kPageSize)) return fail(Error::Invalid);
+    if (request.address < config.start) return fail(Error::NotPermitted);
+    if (!usable(request.address)) return fail(Error::NoMemory);
+    if (request.no_replace && !regions.free(request.address, request.address + length)) return fail(Error::Exists);
+    return request.address;
+  }
+  const Gva hint = align_down(request.address, kPageSize);
+  if (hint != 0 && usable(hint) && regions.free(hint, hint + length)) return hint;
+  std::optional<Gva> found;
+  if (length >= kBlockSize) found = regions.find_free(length, kBlockSize);
+  if (!found) found = regions.find_free(length, kPageSize);
+  if (!found) return fail(Error::NoMemory);
+  return *found;
+}
+
+Result<Gva> AddressSpace::map(const MapRequest& request) {
+  Impl& m = *impl_;
+  if (request.length == 0) return fail(Error::Invalid);
+  if (request.length > m.config.end) return fail(Error::NoMemory);
+  const std::uint64_t length = align_up(request.length, kPageSize);
+  if (!is_aligned(request.offset, kPageSize) || request.offset + length < request.offset) return fail(Error::Invalid);
+  if (!has(request.max_prot, request.prot)) return fail(Error::NotPermitted);
+  if (request.shared && request.backing && !request.backing->shared().bank) return fail(Error::Invalid);
+
+  FlushBatch batch = m.batch();
+  Gva address = 0;
+  {
+    std::lock_guard guard(m.lock);
+    const auto placed = m.place_locked(request, length);
+    if (!placed) return placed;
+    address = *placed;
+    if (!m.regions.room(address, address + length, 1)) return fail(Error::NoMemory);
+    if (request.fixed && !m.regions.free(address, address + length)) {
+      auto gone = m.unmap_locked(address, address + length, batch);
+      batch.commit();
+      if (!gone) return fail(gone.error());
+    }
+    Region region;
+    region.start = address;
+    region.end = address + length;
+    region.prot = request.prot;
+    region.max_prot = request.max_prot;
+    region.shared = request.shared;
+    region.grows_down = request.grows_down;
+    region.backing = request.backing;
+    region.offset = request.backing ? request.offset : 0;
+    region.name = request.name;
+    m.regions.insert(std::move(region));
+  }
+  if (request.populate && request.prot != Prot::None) {
+    // As mmap(2) has it: what cannot be mapped now is mapped when touched, or fails then.
+    (void)m.populate(address, address + length, has(request.prot, Prot::Write) ? Access::Write : Access::Read, false);
+  }
+  return address;
+}
+
+Result<> AddressSpace::Impl::split_ends_locked(Gva start, Gva end, FlushBatch& batch) {
+  if (auto done = table->split(start, batch); !done) return done;
+  return table->split(end, batch);
+}
+
+Result<> AddressSpace::Impl::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
+  if (!regions.room_to_remove(start, end)) return fail(Error::NoMemory);
+  if (auto done = split_ends_locked(start, end, batch); !done) return done;
+  table->unmap(start, end, batch);
+  regions.remove(start, end, [&](const Region& gone) {
+    if (gone.backing) batch.keep(gone.backing);
+  });
+  return {};
+}
+
+Result<> AddressSpace::unmap(Gva address, std::uint64_t length) {
+  Impl& m = *impl_;
+  if (!m.user_range(address, length)) return fail(Error::Invalid);
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  auto done = m.unmap_locked(address, address + length, batch);
+  batch.commit();
+  return done;
+}
+
+void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
+  Impl& m = *impl_;
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  const std::uint64_t kept = size > ~kPageSize ? size : align_up(size, kPageSize);
+  for (const auto& [start, region] : m.regions) {
+    if (region.backing.get() != &backing || region.offset_of(region.end) <= kept) continue;
+    const Gva from = kept <= region.offset ? start : start + (kept - region.offset);
+    m.table->unmap(from, region.end, batch);  // file pages are 4 KiB leaves: nothing to split
+  }
+  batch.commit();
+}
+
+Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
+  Impl& m = *impl_;
+  const Bank& bank = m.memory.tables();
+  const bool aligned = is_aligned(address | gpa | length, kPageSize);
+  if (!aligned || length == 0 || length > bank.size() || !bank.contains(gpa) || !bank.contains(gpa + length - 1) ||
+      (address < m.config.end && address + length > m.config.start) || address + (length - 1) < address ||
+      prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) {
+    return fail(Error::Invalid);
+  }
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  const bool write = has(prot, Prot::Write);
+  const PageTable::Attributes attributes{.write = write, .execute = has(prot, Prot::Exec), .user = false,
+                                         .accessed = true, .dirty = write};
+  Result<> done;
+  for (std::uint64_t at = 0; at < length;) {
+    const bool block = is_aligned((address + at) | (gpa + at), kBlockSize) && length - at >= kBlockSize;
+    const auto level = block ? PageTable::Level::Pmd : PageTable::Level::Pte;
+    if (done = m.table->prepare(address + at, level); !done) break;
+    if (m.table->find(address + at).state != PageTable::State::Absent) {
+      done = fail(Error::Exists);
+      break;
+    }
+    m.table->map(address + at, level, gpa + at, 1, attributes, batch);
+    at += arch::span_of(level);
+  }
+  batch.commit();
+  return done;
+}
+
+Result<Gpa> AddressSpace::allocate_kernel_frame() {
+  std::lock_guard guard(impl_->lock);
+  auto frame = impl_->tables->allocate();
+  if (frame) ++impl_->kernel_frames;
+  return frame;
+}
+
+Gpa AddressSpace::root() const { return impl_->table->root(); }
+
+void AddressSpace::visit_regions(const std::function<void(const Region&)>& see) const {
+  std::lock_guard guard(impl_->lock);
+  for (const auto& [start, region] : impl_->regions) see(region);
+}
+
+std::optional<Region> AddressSpace::find_region(Gva address) const {
+  std::lock_guard guard(impl_->lock);
+  const Region* region = std::as_const(impl_->regions).find(address);
+  if (!region) return std::nullopt;
+  return *region;
+}
+
+Usage AddressSpace::usage() const {
+  std::lock_guard guard(impl_->lock);
+  const auto& census = impl_->table->census();
+  return {.data_pages_4k = census.pages,
+          .data_blocks_2m = census.blocks + census.giants * arch::kEntriesPerTable,
+          .shared_pages = census.shared_pages,
+          .table_pages = impl_->tables->used(),
+          .peak_bytes = impl_->frames->peak() << kPageShift,
+          .limit_bytes = impl_->memory.data().size()};
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,150 @@
+// Address space: the regions, the page table and the accounting of one VM (Linux: mm_struct).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "guest-mm/backing.hpp"
+#include "guest-mm/bank.hpp"
+#include "guest-mm/counters.hpp"
+#include "guest-mm/region.hpp"
+#include "guest-mm/tlb.hpp"
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+class FramePool;
+class PageTable;
+class FlushBatch;
+
+// The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
+// a template parameter of the walker below.
+enum class Format : std::uint8_t { X86_64Stage1, Arm64Stage1, Arm64Stage2 };
+
+struct MapRequest {
+  Gva address = 0;              // a hint, or the place itself with `fixed`
+  std::uint64_t length = 0;     // bytes, rounded up to pages; not 0
+  Prot prot = Prot::None;
+  bool fixed = false;           // MAP_FIXED: replaces what was there
+  bool no_replace = false;      // with fixed: Exists instead of replacing
+  bool shared = false;          // MAP_SHARED
+  bool grows_down = false;      // MAP_GROWSDOWN: a fault just below the region extends it
+  bool populate = false;        // MAP_POPULATE: map what can be mapped at once; shortage is not an error
+  std::shared_ptr<Backing> backing = {};  // null: anonymous
+  std::uint64_t offset = 0;     // page-aligned offset into backing
+  std::string name = {};        // for /proc/self/maps: "[heap]", "[stack]"
+  Prot max_prot = kAllProt;     // what protect() may later ask for: without Write for a file opened read-only
+};
+
+enum class Advice : std::uint8_t { DontNeed, Free, Huge, NoHuge, DontFork, DoFork, WillNeed, PopulateRead, PopulateWrite };
+
+struct RemapRequest {
+  Gva address = 0;
+  std::uint64_t old_length = 0, new_length = 0;
+  bool may_move = false;        // MREMAP_MAYMOVE
+  bool fixed = false;           // MREMAP_FIXED
+  bool dont_unmap = false;      // MREMAP_DONTUNMAP
+  Gva new_address = 0;
+};
+
+// How a fault ended.
+struct FaultOutcome {
+  enum class Kind : std::uint8_t { Mapped, Spurious } kind;
+};
+
+// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use.
+struct HostRange {
+  std::span<std::byte> bytes;
+  std::shared_ptr<Bank> keep;
+};
+
+// Frames by what they hold, exact at any moment the lock is free.
+struct Usage {
+  std::uint64_t data_pages_4k = 0;   // frames mapped by 4 KiB entries
+  std::uint64_t data_blocks_2m = 0;  // frames mapped by 2 MiB entries, in blocks
+  std::uint64_t shared_pages = 0;    // pages of shared files mapped; not from the private bank
+  std::uint64_t table_pages = 0;
+  std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
+  std::uint64_t limit_bytes = 0;     // size of the private bank
+};
+
+// Lock order: AddressSpace::lock_ > FramePool's lock > Memory's lock. Tlb::flush is called under lock_.
+class AddressSpace {
+ public:
+  struct Config {
+    Format format = Format::X86_64Stage1;
+    Gva start = 0x10000;                 // lowest address a program may map (vm.mmap_min_addr)
+    Gva end = 0x7fff'ffff'f000;          // exclusive
+    Gva mmap_top = 0x7fff'f000'0000;     // free ranges are searched downwards from here
+    bool blocks = true;                  // 2 MiB leaves
+    unsigned around_pages = 16;          // first fault-around window, 4 KiB pages, a power of two up to 512;
+                                         // 1 switches fault-around off
+    std::uint64_t stack_limit = 8 << 20; // how far a grows_down region may grow, bytes (RLIMIT_STACK)
+    std::size_t max_regions = 65530;     // vm.max_map_count
+  };
+
+  // `memory` and `tlb` outlive the address space. Errors: NoMemory.
+  static Result<std::unique_ptr<AddressSpace>> create(const Config&, Memory& memory, Tlb& tlb);
+  ~AddressSpace();
+
+  // --- what system calls do; arguments come from the guest and are checked here ---
+  Result<Gva> map(const MapRequest&);
+  Result<> unmap(Gva address, std::uint64_t length);
+  Result<> protect(Gva address, std::uint64_t length, Prot prot);
+  Result<Gva> remap(const RemapRequest&);
+  Result<> advise(Gva address, std::uint64_t length, Advice);
+  Result<> sync(Gva address, std::uint64_t length, bool wait);           // msync
+  // One byte per page, bit 0 set if mapped (mincore). Errors: NotMapped, Invalid.
+  Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
+  // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
+  void truncated(const Backing&, std::uint64_t size);
+
+  // --- faults ---
+  // Resolves a guest fault on `address`. Many threads at once. Errors: NotMapped, NotPermitted,
+  // BeyondEnd, Io, NoMemory; the caller turns them into signals.
+  Result<FaultOutcome> fault(Gva address, Access access);
+
+  // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
+  Result<> read(Gva address, std::span<std::byte> out);
+  Result<> write(Gva address, std::span<const std::byte> in);
+  // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
+  Result<std::string> read_string(Gva address, std::size_t limit);
+  // Appends the host pieces of [address, address+length). On an error nothing after the last whole
+  // page that was reachable is appended; returns the bytes appended, an error only if that is none.
+  Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
+  // Host address of an aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
+  struct HostWord { std::uint32_t* word; std::shared_ptr<Bank> keep; bool shared; };
+  Result<HostWord> word(Gva address, Access access = Access::Write);
+
+  // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
+  // Maps host-owned memory of the table bank for the guest's ring 0 (never reachable by user code).
+  Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  // Frames for such pages, from the table bank; never freed before the address space is.
+  Result<Gpa> allocate_kernel_frame();
+
+  Gpa root() const;                       // CR3 / TTBR0
+  // Visits regions in address order under the lock; the callback must not call back.
+  void visit_regions(const std::function<void(const Region&)>&) const;
+  std::optional<Region> find_region(Gva address) const;
+  Usage usage() const;
+  const Counters& counters() const { return counters_; }
+  Memory& memory() const { return memory_; }
+
+  // Recounts regions, entries and frames from scratch and compares with the books. For tests and debug
+  // builds: returns a sentence that says what differs, empty if all agrees.
+  std::string audit() const;
+
+ private:
+  struct Impl;
+  AddressSpace(const Config&, Memory&, Tlb&);
+  Memory& memory_;
+  Counters counters_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ramet::mm

@@ -1,0 +1,96 @@
+// madvise, msync and mincore.
+#include <algorithm>
+#include <vector>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) {
+  Impl& m = *impl_;
+  if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
+  if (length == 0) return {};
+  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  const Gva end = address + length;
+  if (advice == Advice::PopulateRead) return m.populate(address, end, Access::Read, false);
+  if (advice == Advice::PopulateWrite) return m.populate(address, end, Access::Write, false);
+
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
+  const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
+    if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
+    m.regions.change(address, end, change);
+    return {};
+  };
+  switch (advice) {
+    case Advice::Free:
+      // Freed at once: the guest may find zeroes from now on, as MADV_FREE allows. Anonymous memory only.
+      for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
+        if (i->second.backing) return fail(Error::Invalid);
+      }
+      [[fallthrough]];
+    case Advice::DontNeed: {
+      auto done = m.split_ends_locked(address, end, batch);
+      if (done) m.table->unmap(address, end, batch);
+      batch.commit();
+      return done;
+    }
+    case Advice::Huge: return edit([](Region& r) { r.huge = Region::Huge::Always; });
+    case Advice::NoHuge: return edit([](Region& r) { r.huge = Region::Huge::Never; });
+    case Advice::DontFork: return edit([](Region& r) { r.dont_fork = true; });
+    case Advice::DoFork: return edit([](Region& r) { r.dont_fork = false; });
+    case Advice::WillNeed: return {};  // nothing to read ahead: files are the host's to cache
+    case Advice::PopulateRead:
+    case Advice::PopulateWrite: break;  // handled above
+  }
+  return fail(Error::Invalid);
+}
+
+Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
+  Impl& m = *impl_;
+  if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
+  if (length == 0) return {};
+  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  const Gva end = address + length;
+  struct Part {
+    std::shared_ptr<Backing> backing;
+    std::uint64_t offset, length;
+  };
+  std::vector<Part> parts;
+  Result<> result;
+  {
+    std::lock_guard guard(m.lock);
+    if (!m.regions.covered(address, end)) result = fail(Error::NotMapped);  // after syncing what there is
+    for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
+      const Region& r = i->second;
+      if (!r.shared || !r.backing) continue;
+      const Gva from = std::max(address, r.start), to = std::min(end, r.end);
+      parts.push_back({r.backing, r.offset_of(from), to - from});
+    }
+  }
+  // Without the lock: it may take as long as the disk takes.
+  for (const Part& part : parts) {
+    if (auto done = part.backing->sync(part.offset, part.length, wait); !done && result) result = done;
+  }
+  return result;
+}
+
+Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) {
+  Impl& m = *impl_;
+  if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
+  if (length == 0) return {};
+  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  if (out.size() < length >> kPageShift) return fail(Error::Invalid);
+  std::lock_guard guard(m.lock);
+  if (!m.regions.covered(address, address + length)) return fail(Error::NotMapped);
+  std::ranges::fill(out.first(length >> kPageShift), std::uint8_t{0});
+  m.table->visit(address, address + length, [&](const PageTable::Leaf& leaf) {
+    const Gva from = std::max(address, leaf.start), to = std::min(address + length, leaf.end());
+    std::fill_n(out.begin() + static_cast<std::ptrdiff_t>((from - address) >> kPageShift), (to - from) >> kPageShift,
+                std::uint8_t{1});
+  });
+  return {};
+}
+
+}  // namespace ramet::mm

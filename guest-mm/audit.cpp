@@ -1,0 +1,53 @@
+// Audit: regions, page table, frames and tables are recounted and compared with the books.
+#include <unordered_set>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+std::string AddressSpace::audit() const {
+  const Impl& m = *impl_;
+  std::lock_guard guard(m.lock);
+  Gva before = 0;
+  for (const auto& [start, region] : m.regions) {
+    if (start != region.start || region.start >= region.end || region.start < before || region.end > m.config.end ||
+        !is_aligned(region.start | region.end | region.offset, kPageSize)) {
+      return "a region overlaps another, is empty, misplaced or misaligned";
+    }
+    before = region.end;
+  }
+  if (auto wrong = m.table->audit(); !wrong.empty()) return wrong;
+  if (!m.frames->consistent()) return "the frame pool's lists differ from its count";
+
+  std::string wrong;
+  std::uint64_t private_pages = 0;
+  std::unordered_set<Gpa> seen;
+  m.table->visit(0, m.config.end, [&](const PageTable::Leaf& leaf) {
+    const Region* region = m.regions.find(leaf.start);
+    if (!region || leaf.end() > region->end) {
+      wrong = "an entry lies outside every region, or reaches across two";
+      return;
+    }
+    const bool kept = leaf.state == PageTable::State::Kept;
+    if (kept != (region->prot == Prot::None)) wrong = "an entry is present in a PROT_NONE region, or kept in another";
+    if (!kept && leaf.attributes.write && !has(region->prot, Prot::Write)) wrong = "an entry is writable, its region is not";
+    if (!kept && leaf.attributes.execute && !has(region->prot, Prot::Exec)) {
+      wrong = "an entry is executable, its region is not";
+    }
+    if (m.memory.data().contains(leaf.address)) {
+      if (region->shared && region->backing) wrong = "a shared region maps private frames";
+      for (std::uint64_t at = 0; at < leaf.span(); at += kPageSize) {
+        if (!seen.insert(leaf.address + at).second) wrong = "a frame is mapped twice";
+        if (m.frames->is_free(leaf.address + at)) wrong = "a mapped frame is free";
+        ++private_pages;
+      }
+    } else if (!region->shared || !region->backing) {
+      wrong = "a private region maps frames that are not the VM's own";
+    }
+  });
+  if (!wrong.empty()) return wrong;
+  if (private_pages != m.frames->used()) return "frames in use that no entry maps";
+  return {};
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,46 @@
+// What stands behind a region that is not anonymous. Implemented above this room, where files are known.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "guest-mm/bank.hpp"
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+class Backing {
+ public:
+  virtual ~Backing() = default;
+
+  // Bytes the object holds now. Pages wholly beyond it fault with BeyondEnd.
+  virtual std::uint64_t size() const = 0;
+
+  // Private regions: fills dst with the object's bytes from offset on, zeroes past its end.
+  // Called with the address-space lock held; must not call back into it. Errors: Io.
+  virtual Result<> read(std::uint64_t offset, std::span<std::byte> dst) = 0;
+
+  // Shared regions: the bank whose byte 0 is the object's byte `bank_offset`, so that stores go to the
+  // object itself. Null for objects that can only be mapped privately.
+  struct Shared {
+    std::shared_ptr<Bank> bank;
+    std::uint64_t bank_offset = 0;
+  };
+  virtual Shared shared() const { return {}; }
+
+  // msync(2) of a part of a shared region. Errors: Io.
+  virtual Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) { (void)offset, (void)length, (void)wait; return {}; }
+
+  // What /proc/self/maps shows: device major/minor, inode and path.
+  struct Identity {
+    unsigned major = 0, minor = 0;
+    std::uint64_t inode = 0;
+    std::string path;
+  };
+  virtual Identity identity() const { return {}; }
+};
+
+}  // namespace ramet::mm

@@ -1,0 +1,64 @@
+// The fault-around policy.
+#include "guest-mm/fault_around.hpp"
+
+#include <algorithm>
+
+namespace ramet::mm {
+namespace {
+
+bool whole_block_in(const AroundInput& in, Gva block) {
+  return block >= in.start && in.end >= kBlockSize && block <= in.end - kBlockSize;
+}
+
+// Blocks for this fault; 0: pages.
+unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwards) {
+  const Gva block = align_down(in.address, kBlockSize);
+  if (!in.blocks || !in.block_absent || !whole_block_in(in, block)) return 0;
+  const bool at_head = in.address - block < kBlockHead * kPageSize;
+  if (!in.eager_blocks && !at_head && !in.previous_is_block) return 0;
+  unsigned wanted = 1;
+  if (upwards && before.pages >= kPagesPerBlock) {
+    wanted = std::min(2 * (before.pages / kPagesPerBlock), kMaxBlocksPerFault);
+  }
+  while (wanted > 1 && !whole_block_in(in, block + (wanted - 1) * kBlockSize)) --wanted;
+  return wanted;
+}
+
+}  // namespace
+
+AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
+  const bool upwards = before.pages != 0 && in.address == before.up;
+  const bool downwards = before.pages != 0 && in.address + kPageSize == before.down;
+  // Low on memory: first no growing and no blocks, then nothing beyond the page itself.
+  const bool near_limit = in.free_frames < in.total_frames / 8;
+  const bool at_limit = in.free_frames < 2ull * in.window;
+
+  unsigned pages = in.window;
+  if (in.window == 1 || at_limit) {
+    pages = 1;
+  } else if (!near_limit) {
+    if (const unsigned blocks = blocks_for(in, before, upwards)) {
+      AroundPlan plan{.blocks = blocks, .next = {}};
+      plan.next.down = align_down(in.address, kBlockSize);
+      plan.next.up = plan.next.down + blocks * kBlockSize;
+      plan.next.pages = blocks * kPagesPerBlock;
+      // Should no block be free, one window is mapped instead.
+      plan.start = std::max(align_down(in.address, in.window * kPageSize), in.start);
+      plan.end = std::min(align_down(in.address, in.window * kPageSize) + in.window * kPageSize, in.end);
+      return plan;
+    }
+    if (upwards || downwards) pages = std::min(std::max(4 * before.pages, in.window), kPagesPerBlock);
+    if (in.populated >= kDenseWindows * in.window) pages = kPagesPerBlock;
+    // Growing may not ask for more than there is.
+    while (pages > in.window && pages > in.free_frames) pages /= 4;
+    pages = std::max(pages, in.window);
+  }
+  const Gva window = align_down(in.address, pages * kPageSize);
+  AroundPlan plan;
+  plan.start = std::max(window, in.start);
+  plan.end = std::min(window + pages * kPageSize, in.end);
+  plan.next = {.up = plan.end, .down = plan.start, .pages = pages};
+  return plan;
+}
+
+}  // namespace ramet::mm

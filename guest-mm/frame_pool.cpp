@@ -1,0 +1,202 @@
+// The buddy lists of the frame pool.
+#include "guest-mm/frame_pool.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // Linux 5.14
+#endif
+
+namespace ramet::mm {
+
+FramePool::FramePool(const Bank& bank)
+    : bank_(bank), frames_(static_cast<Index>(bank.size() >> kPageShift)), top_(frames_), huge_from_(frames_) {
+  lists_.fill(kNil);
+}
+
+Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank) {
+  std::unique_ptr<FramePool> pool(new FramePool(bank));
+  void* meta = ::mmap(nullptr, sizeof(Frame) * std::uint64_t{pool->frames_}, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (meta == MAP_FAILED) return fail(Error::NoMemory);
+  pool->meta_ = static_cast<Frame*>(meta);
+  return pool;
+}
+
+FramePool::~FramePool() {
+  if (meta_) ::munmap(meta_, sizeof(Frame) * std::uint64_t{frames_});
+}
+
+void FramePool::push_locked(Index i, unsigned order, bool zero) {
+  Frame& f = meta_[i];
+  f = {.next = lists_[order], .prev = kNil, .free = 1, .order = static_cast<std::uint8_t>(order), .zero = zero};
+  if (f.next != kNil) meta_[f.next].prev = i;
+  lists_[order] = i;
+  if (order == kBlockOrder && !zero) ++backed_blocks_;
+}
+
+void FramePool::unlink_locked(Index i) {
+  Frame& f = meta_[i];
+  if (f.prev != kNil) meta_[f.prev].next = f.next;
+  else lists_[f.order] = f.next;
+  if (f.next != kNil) meta_[f.next].prev = f.prev;
+  f.free = 0;
+  if (f.order == kBlockOrder && !f.zero) --backed_blocks_;
+}
+
+bool FramePool::take_fresh_locked(unsigned order, Index& out) {
+  const Index size = Index{1} << order;
+  if (order == kBlockOrder) {
+    if (top_ - bottom_ < size || !is_aligned(top_, size)) return false;
+    top_ -= size;
+    if (top_ < huge_from_) {
+      huge_from_ -= std::min(kHugeStep, huge_from_);
+      // Advice: a host without huge pages refuses it, and works as well.
+      (void)::madvise(host(huge_from_), std::uint64_t{std::min(kHugeStep, frames_ - huge_from_)} << kPageShift,
+                      MADV_HUGEPAGE);
+    }
+    out = top_;
+    return true;
+  }
+  const Index start = static_cast<Index>(align_up(bottom_, size));
+  if (start > top_ || top_ - start < size) return false;
+  // Frames skipped for alignment are free, in the largest pieces that are aligned.
+  while (bottom_ < start) {
+    const unsigned o = std::countr_zero(bottom_);
+    push_locked(bottom_, o, true);
+    bottom_ += Index{1} << o;
+  }
+  bottom_ = start + size;
+  out = start;
+  return true;
+}
+
+bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
+  unsigned found = order;
+  while (found < kBlockOrder && lists_[found] == kNil) ++found;
+  // Whole blocks are the last to be cut up: fresh frames come before them.
+  if (found == kBlockOrder && order < kBlockOrder && take_fresh_locked(order, out)) {
+    zero = true;
+    return true;
+  }
+  if (lists_[found] == kNil) {
+    zero = true;
+    return order == kBlockOrder && take_fresh_locked(order, out);
+  }
+  const Index i = lists_[found];
+  zero = meta_[i].zero;
+  unlink_locked(i);
+  while (found > order) {
+    --found;
+    push_locked(i + (Index{1} << found), found, zero);
+  }
+  out = i;
+  return true;
+}
+
+void FramePool::fill(Run run, Fill fill, bool zero) const {
+  if (fill == Fill::Overwrite) return;
+  std::byte* at = bank_.at(run.gpa);
+  if (!zero) {
+    std::memset(at, 0, run.bytes());
+    return;
+  }
+  // A window of small pages: have the host give its memory in one call instead of a fault for each page.
+  // Blocks are left to their first touch. Only a hint; if it fails the touch does the same.
+  if (run.order > 0 && run.order < kBlockOrder) (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
+}
+
+Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
+  Run run{.gpa = 0, .order = order};
+  bool zero = false;
+  {
+    std::lock_guard guard(lock_);
+    Index i = 0;
+    if (!take_locked(order, i, zero)) return fail(Error::NoMemory);
+    run.gpa = gpa(i);
+    used_ += run.pages();
+    peak_ = std::max(peak_, used_);
+  }
+  fill(run, how, zero);
+  return run;
+}
+
+Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) {
+  unsigned order = std::min(static_cast<unsigned>(std::bit_width(pages)) - 1, kBlockOrder);
+  for (;; --order) {
+    if (auto run = allocate(order, how); run || order == 0) return run;
+  }
+}
+
+void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
+  while (order < kBlockOrder) {
+    const Index buddy = i ^ (Index{1} << order);
+    if (!meta_[buddy].free || meta_[buddy].order != order) break;
+    zero = zero && meta_[buddy].zero;
+    unlink_locked(buddy);
+    i = std::min(i, buddy);
+    ++order;
+  }
+  if (order == kBlockOrder && !zero && backed_blocks_ >= kKeptBlocks) {
+    zero = ::madvise(host(i), kBlockSize, MADV_DONTNEED) == 0;
+  }
+  push_locked(i, order, zero);
+}
+
+void FramePool::free(Gpa start, std::uint64_t pages) {
+  std::lock_guard guard(lock_);
+  Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
+  used_ -= pages;
+  while (pages > 0) {
+    const unsigned aligned = i == 0 ? kBlockOrder : static_cast<unsigned>(std::countr_zero(i));
+    const unsigned order = std::min({aligned, kBlockOrder, static_cast<unsigned>(std::bit_width(pages)) - 1});
+    free_run_locked(i, order, false);
+    i += Index{1} << order;
+    pages -= 1ull << order;
+  }
+}
+
+std::uint64_t FramePool::used() const {
+  std::lock_guard guard(lock_);
+  return used_;
+}
+
+std::uint64_t FramePool::peak() const {
+  std::lock_guard guard(lock_);
+  return peak_;
+}
+
+bool FramePool::consistent() const {
+  std::lock_guard guard(lock_);
+  std::uint64_t listed = 0, backed = 0;
+  for (unsigned order = 0; order <= kBlockOrder; ++order) {
+    Index before = kNil;
+    for (Index i = lists_[order]; i != kNil; i = meta_[i].next) {
+      const Frame& f = meta_[i];
+      const bool fresh = i >= bottom_ && i < top_;
+      if (!f.free || f.order != order || f.prev != before || !is_aligned(i, 1ull << order) || fresh) return false;
+      listed += 1ull << order;
+      if (listed > frames_) return false;
+      if (order == kBlockOrder && !f.zero) ++backed;
+      before = i;
+    }
+  }
+  return backed == backed_blocks_ && listed + (top_ - bottom_) + used_ == frames_;
+}
+
+bool FramePool::is_free(Gpa at) const {
+  std::lock_guard guard(lock_);
+  const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
+  if (i >= bottom_ && i < top_) return true;
+  for (unsigned order = 0; order <= kBlockOrder; ++order) {
+    const Index first = static_cast<Index>(align_down(i, 1ull << order));
+    if (meta_[first].free && meta_[first].order == order) return true;
+  }
+  return false;
+}
+
+}  // namespace ramet::mm

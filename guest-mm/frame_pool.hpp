@@ -1,0 +1,99 @@
+// Frame pool: hands out the frames of the private bank, by buddy lists, and accounts them exactly.
+//
+//   bank:  [ used and freed small runs | fresh, never touched | used and freed blocks ]
+//           ^ 0                         ^ bottom_              ^ top_                   ^ frames
+//
+// Runs smaller than a block come from the bottom, blocks from the top: host memory for the top is asked
+// for in huge pages, the bottom is not, so that a small guest costs the host only the pages it uses.
+// When the two meet, freed blocks are split. Book-keeping lies outside the bank and is touched as used.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "guest-mm/bank.hpp"
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+// What the frames must hold when handed out.
+enum class Fill : std::uint8_t {
+  Zero,       // zeroes
+  Overwrite,  // anything: the caller writes every byte before the guest can see one
+};
+
+class FramePool {
+ public:
+  static constexpr unsigned kBlockOrder = 9;  // 2^9 frames are a 2 MiB block
+
+  // A run of 2^order frames, aligned to its size.
+  struct Run {
+    Gpa gpa = 0;
+    unsigned order = 0;
+    std::uint64_t pages() const { return 1ull << order; }
+    std::uint64_t bytes() const { return pages() << kPageShift; }
+  };
+
+  // The bank outlives the pool. Errors: NoMemory (book-keeping).
+  static Result<std::unique_ptr<FramePool>> create(const Bank&);
+  ~FramePool();
+  FramePool(const FramePool&) = delete;
+  FramePool& operator=(const FramePool&) = delete;
+
+  // A run of exactly 2^order frames. Errors: NoMemory, also when enough frames are free but not in a run.
+  Result<Run> allocate(unsigned order, Fill);
+  // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
+  Result<Run> allocate_up_to(std::uint64_t pages, Fill);
+  // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
+  void free(Gpa gpa, std::uint64_t pages);
+
+  std::uint64_t total() const { return frames_; }
+  std::uint64_t used() const;
+  std::uint64_t peak() const;  // most frames in use so far
+
+  // Recounts the lists: true if every frame is free once, fresh, or counted as used. For tests.
+  bool consistent() const;
+  // Whether the frame is in a list or never was handed out. For AddressSpace::audit().
+  bool is_free(Gpa gpa) const;
+
+ private:
+  using Index = std::uint32_t;
+  static constexpr Index kNil = ~Index{0};
+  // Freed blocks beyond these many go back to the host: enough that a guest which frees and takes does not
+  // make the host fault again (10 us per 4 KiB against 0.1 us for zeroing what is there).
+  static constexpr std::uint64_t kKeptBlocks = 32;
+  // Host memory is advised to be huge in steps of this many frames, from the top down.
+  static constexpr Index kHugeStep = 16u << kBlockOrder;
+
+  struct Frame {
+    Index next, prev;     // in the list of its order; valid for the first frame of a free run
+    std::uint8_t free;    // 1: first frame of a free run
+    std::uint8_t order;
+    std::uint8_t zero;    // the whole run holds zeroes: never used, or given back to the host
+  };
+
+  explicit FramePool(const Bank&);
+  std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
+  Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
+  // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
+  bool take_locked(unsigned order, Index& out, bool& zero);
+  bool take_fresh_locked(unsigned order, Index& out);
+  void push_locked(Index, unsigned order, bool zero);
+  void unlink_locked(Index);
+  void free_run_locked(Index, unsigned order, bool zero);
+  void fill(Run, Fill, bool zero) const;
+
+  const Bank& bank_;
+  Index frames_ = 0;
+  Frame* meta_ = nullptr;  // one per frame, zero-filled memory of its own
+  mutable std::mutex lock_;  // innermost but for Memory's; guards everything below
+  std::array<Index, kBlockOrder + 1> lists_;
+  std::uint64_t backed_blocks_ = 0;  // blocks in the last list that the host still backs
+  Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
+  Index huge_from_ = 0;              // frames from here on are advised huge
+  std::uint64_t used_ = 0, peak_ = 0;
+};
+
+}  // namespace ramet::mm

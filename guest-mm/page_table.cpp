@@ -1,0 +1,35 @@
+// The walker, instantiated for every format.
+#include "guest-mm/page_table.hpp"
+
+#include "arch/arm64/entry.hpp"
+#include "arch/x86_64/entry.hpp"
+#include "guest-mm/address_space.hpp"
+#include "guest-mm/walker.hpp"
+
+namespace ramet::mm {
+
+template class Walker<arch::x86_64::Stage1>;
+template class Walker<arch::arm64::Stage1>;
+template class Walker<arch::arm64::Stage2>;
+
+Result<std::unique_ptr<PageTable>> PageTable::create(Format format, const Memory& memory, TablePool& tables,
+                                                     Counters& counters) {
+  const auto root = tables.allocate();
+  if (!root) return fail(root.error());
+  counters.tables_allocated.add();
+  std::unique_ptr<PageTable> table;
+  switch (format) {
+    case Format::X86_64Stage1:
+      table = std::make_unique<Walker<arch::x86_64::Stage1>>(memory, tables, counters, *root);
+      break;
+    case Format::Arm64Stage1:
+      table = std::make_unique<Walker<arch::arm64::Stage1>>(memory, tables, counters, *root);
+      break;
+    case Format::Arm64Stage2:
+      table = std::make_unique<Walker<arch::arm64::Stage2>>(memory, tables, counters, *root);
+      break;
+  }
+  return table;
+}
+
+}  // namespace ramet::mm

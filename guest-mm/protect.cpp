@@ -1,0 +1,49 @@
+// mprotect: taking permission is strict, giving it is relaxed, PROT_NONE keeps what the pages hold.
+#include <algorithm>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+PageTable::Change AddressSpace::Impl::protection(const Region& region, const PageTable::Leaf& leaf) {
+  const auto& old = leaf.attributes;
+  if (region.prot == Prot::None) return {PageTable::State::Kept, old};
+  // A page of a writable and executable region stays what it is, until the other access comes.
+  const bool was_code = leaf.state == PageTable::State::Present && old.execute && !old.write;
+  const Access as = region.flips() && was_code ? Access::Execute : Access::Write;
+  auto next = attributes(region, as);
+  next.dirty = next.dirty || old.dirty;
+  return {PageTable::State::Present, next};
+}
+
+Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
+  Impl& m = *impl_;
+  if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
+  if (length == 0) return {};  // as mprotect(2)
+  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  const Gva end = address + length;
+
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
+  bool differs = false;
+  for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
+    if (!has(i->second.max_prot, prot)) return fail(Error::NotPermitted);
+    differs = differs || i->second.prot != prot;
+  }
+  if (!differs) return {};
+  if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
+  if (auto split = m.split_ends_locked(address, end, batch); !split) {
+    batch.commit();
+    return split;
+  }
+  m.regions.change(address, end, [&](Region& region) {
+    region.prot = prot;
+    m.table->update(region.start, region.end,
+                    [&](const PageTable::Leaf& leaf) { return Impl::protection(region, leaf); }, batch);
+  });
+  batch.commit();
+  return {};
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,93 @@
+// mremap: shrink, grow in place, move. Entries move, the data stays where it is.
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+Result<Gva> AddressSpace::remap(const RemapRequest& request) {
+  Impl& m = *impl_;
+  std::uint64_t old_length = request.old_length, new_length = request.new_length;
+  const Gva address = request.address;
+  const bool moving = request.fixed || request.dont_unmap;
+  if (!m.user_range(address, old_length) || new_length == 0) return fail(Error::Invalid);
+  if (new_length > m.config.end) return fail(Error::NoMemory);
+  new_length = align_up(new_length, kPageSize);
+  if (moving && !request.may_move) return fail(Error::Invalid);
+  if (request.dont_unmap && old_length != new_length) return fail(Error::Invalid);
+  if (request.fixed) {
+    std::uint64_t length = new_length;
+    if (!m.user_range(request.new_address, length) || request.new_address < m.config.start) return fail(Error::Invalid);
+    const bool apart = request.new_address + new_length <= address || address + old_length <= request.new_address;
+    if (!apart) return fail(Error::Invalid);
+  }
+
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  const auto finish = [&](Result<Gva> result) {
+    batch.commit();
+    return result;
+  };
+  const Region* found = m.regions.find(address);
+  if (!found || found->end - address < old_length) return fail(Error::NotMapped);
+
+  if (!moving && new_length <= old_length) {
+    if (new_length == old_length) return address;
+    auto cut = m.unmap_locked(address + new_length, address + old_length, batch);
+    if (!cut) return finish(fail(cut.error()));
+    return finish(address);
+  }
+
+  Region region = *found;  // a copy: the map changes below
+  if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);
+  if (request.dont_unmap && region.backing) return fail(Error::Invalid);
+  const Gva old_end = address + old_length;
+  if (!moving && region.end == old_end && new_length <= m.config.end - address &&
+      m.regions.free(old_end, address + new_length)) {
+    if (!m.regions.room(old_end, address + new_length, 1)) return fail(Error::NoMemory);
+    if (region.backing) region.offset = region.offset_of(old_end);
+    region.start = old_end;
+    region.end = address + new_length;
+    region.around = {};
+    m.regions.insert(std::move(region));
+    return address;
+  }
+  if (!request.may_move) return fail(Error::NoMemory);
+
+  // Cuts at both ends of the old range, the moved region, and for DONTUNMAP the one that stays.
+  if (!m.regions.room(address, old_end, 2)) return fail(Error::NoMemory);
+  Gva target = request.new_address;
+  if (request.fixed) {
+    if (!m.regions.free(target, target + new_length)) {
+      if (auto gone = m.unmap_locked(target, target + new_length, batch); !gone) return finish(fail(gone.error()));
+    }
+    if (new_length < old_length) {
+      if (auto cut = m.unmap_locked(address + new_length, old_end, batch); !cut) return finish(fail(cut.error()));
+      old_length = new_length;
+    }
+  } else {
+    // The same offset within 2 MiB lets blocks and whole tables move as they are.
+    std::optional<Gva> place;
+    if (new_length >= kBlockSize) place = m.regions.find_free(new_length, kBlockSize, address);
+    if (!place) place = m.regions.find_free(new_length, kPageSize);
+    if (!place) return finish(fail(Error::NoMemory));
+    target = *place;
+  }
+  const Gva from_end = address + old_length;
+  // Old entries at the target are dropped before new ones are made (break-before-make).
+  if (batch.pending()) batch.flush();
+  if (auto split = m.split_ends_locked(address, from_end, batch); !split) return finish(fail(split.error()));
+  if (auto moved = m.table->move(address, target, old_length, batch); !moved) return finish(fail(moved.error()));
+
+  if (region.backing) region.offset = region.offset_of(address);
+  region.start = target;
+  region.end = target + new_length;
+  region.around = {};
+  if (!request.dont_unmap) {
+    m.regions.remove(address, from_end, [&](const Region& gone) {
+      if (gone.backing) batch.keep(gone.backing);
+    });
+  }
+  m.regions.insert(std::move(region));
+  return finish(target);
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,35 @@
+// What guest-mm asks of whoever owns the translation caches: a machine's vCPUs, or the model in the tests.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+// One batch of entries whose old value may still be cached. Built by FlushBatch, see flush.hpp.
+struct FlushRequest {
+  struct Range {
+    Gva start, end;  // page-aligned, end exclusive
+  };
+  std::span<const Range> ranges;     // virtual ranges whose entries changed; empty with `everything`
+  std::span<const Gpa> tables;       // table pages in which an entry lost something, and freed table pages:
+                                     // what a shadow-paging host must be told (each once)
+  bool everything = false;           // ranges would be more work than dropping all
+};
+
+class Tlb {
+ public:
+  virtual ~Tlb() = default;
+
+  // Strict: when it returns, no vCPU can use an old value of the entries, and the frames and tables
+  // they led to may be given to somebody else. Called with the address-space lock held, from a vCPU's
+  // own thread or from a thread that runs none. Must not call back into the address space.
+  virtual void flush(const FlushRequest&) = 0;
+
+  // Relaxed: permission was only added. Other vCPUs may keep the old entries until they fault on them.
+  virtual void flush_relaxed(const FlushRequest&) = 0;
+};
+
+}  // namespace ramet::mm

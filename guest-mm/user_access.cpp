@@ -1,0 +1,148 @@
+// Guest memory as the VMM uses it for system calls. Addresses and lengths come from a hostile program.
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+namespace {
+
+// One hold of the lock copies or collects at most this much.
+constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
+constexpr std::size_t kMaxPieces = 1024;  // of one gather: as many as one readv(2) takes
+
+// Copies between the VMM's memory and that of a shared file, which somebody may truncate meanwhile:
+// a plain copy would raise SIGBUS in the VMM, the kernel's copy returns EFAULT.
+Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t n, bool writing) {
+  const iovec local{writing ? const_cast<std::byte*>(from) : to, n};
+  const iovec remote{writing ? to : const_cast<std::byte*>(from), n};
+  const ssize_t done = writing ? ::process_vm_writev(::getpid(), &local, 1, &remote, 1, 0)
+                               : ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
+  if (done == static_cast<ssize_t>(n)) return {};
+  return fail(done >= 0 || errno == EFAULT ? Error::BeyondEnd : Error::Io);
+}
+
+Result<> copy(std::byte* to, const std::byte* from, std::size_t n, bool shared, bool writing) {
+  if (shared) return copy_guarded(to, from, n, writing);
+  std::memcpy(to, from, n);
+  return {};
+}
+
+}  // namespace
+
+Result<PageTable::Leaf> AddressSpace::Impl::touch_locked(Gva address, Access access, FlushBatch& batch) {
+  // Beyond the end lie the VMM's own mappings, and addresses that only look like ours.
+  if (address >= config.end) return fail(Error::NotMapped);
+  PageTable::Leaf leaf = table->find(address);
+  if (leaf.state == PageTable::State::Present && allows(leaf.attributes, access)) return leaf;
+  if (auto done = fault_locked(address, access, true, batch); !done) return fail(done.error());
+  return table->find(address);
+}
+
+Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, std::uint64_t length, Access access,
+                                                                   FlushBatch& batch) {
+  length = std::min(length, kMaxPiece);
+  const auto first = touch_locked(address, access, batch);
+  if (!first) return fail(first.error());
+  Piece piece;
+  piece.gpa = first->address + (address - first->start);
+  piece.shared = !memory.data().contains(piece.gpa);
+  Gva end = first->end();
+  while (end - address < length) {
+    const auto next = touch_locked(end, access, batch);
+    // What cannot be had ends the piece; it is an error only for whoever asks for it first.
+    if (!next || next->address != piece.gpa + (end - address)) break;
+    if (memory.data().contains(next->address) == piece.shared) break;
+    end = next->end();
+  }
+  std::byte* host = memory.host(piece.gpa);
+  if (!host) return fail(Error::BeyondEnd);  // its bank has gone: the file was unmapped behind our back
+  piece.bytes = {host, std::min(length, end - address)};
+  return piece;
+}
+
+Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
+  while (!out.empty()) {
+    FlushBatch batch = impl_->batch();
+    std::lock_guard guard(impl_->lock);
+    const auto piece = impl_->piece_locked(address, out.size(), Access::Read, batch);
+    if (!piece) return fail(piece.error());
+    const std::size_t n = piece->bytes.size();
+    if (auto done = copy(out.data(), piece->bytes.data(), n, piece->shared, false); !done) return done;
+    out = out.subspan(n);
+    address += n;
+  }
+  return {};
+}
+
+Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
+  while (!in.empty()) {
+    FlushBatch batch = impl_->batch();
+    std::lock_guard guard(impl_->lock);
+    const auto piece = impl_->piece_locked(address, in.size(), Access::Write, batch);
+    if (!piece) return fail(piece.error());
+    const std::size_t n = piece->bytes.size();
+    if (auto done = copy(piece->bytes.data(), in.data(), n, piece->shared, true); !done) return done;
+    in = in.subspan(n);
+    address += n;
+  }
+  return {};
+}
+
+Result<std::string> AddressSpace::read_string(Gva address, std::size_t limit) {
+  std::string text;
+  // Page by page: what lies behind the zero need not be there.
+  while (text.size() <= limit) {
+    std::byte page[kPageSize];
+    const std::uint64_t n = std::min<std::uint64_t>(kPageSize - (address & (kPageSize - 1)), limit + 1 - text.size());
+    if (auto done = read(address, {page, n}); !done) return fail(done.error());
+    const auto* chars = reinterpret_cast<const char*>(page);
+    const std::size_t length = ::strnlen(chars, n);
+    text.append(chars, length);
+    if (length < n) return text;
+    address += n;
+  }
+  return fail(Error::Invalid);
+}
+
+Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Access access,
+                                           std::vector<HostRange>& out) {
+  std::uint64_t total = 0;
+  const std::size_t already = out.size();
+  while (total < length && out.size() - already < kMaxPieces) {
+    FlushBatch batch = impl_->batch();
+    std::lock_guard guard(impl_->lock);
+    const auto piece = impl_->piece_locked(address + total, length - total, access, batch);
+    if (!piece) {
+      if (total > 0) break;
+      return fail(piece.error());
+    }
+    auto keep = memory_.bank_of(piece->gpa);
+    if (!keep) break;
+    HostRange* last = out.size() > already ? &out.back() : nullptr;
+    if (last && last->bytes.data() + last->bytes.size() == piece->bytes.data() && last->keep.get() == keep.get()) {
+      last->bytes = {last->bytes.data(), last->bytes.size() + piece->bytes.size()};
+    } else {
+      out.push_back({piece->bytes, std::move(keep)});
+    }
+    total += piece->bytes.size();
+  }
+  return total;
+}
+
+Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
+  if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
+  FlushBatch batch = impl_->batch();
+  std::lock_guard guard(impl_->lock);
+  const auto piece = impl_->piece_locked(address, sizeof(std::uint32_t), access, batch);
+  if (!piece) return fail(piece.error());
+  auto keep = memory_.bank_of(piece->gpa);
+  if (!keep) return fail(Error::BeyondEnd);
+  return HostWord{reinterpret_cast<std::uint32_t*>(piece->bytes.data()), std::move(keep), piece->shared};
+}
+
+}  // namespace ramet::mm

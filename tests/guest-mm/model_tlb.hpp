@@ -1,0 +1,216 @@
+// Fake vCPUs with translation caches that really go stale, and a model of a shadow-paging host.
+//
+// A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables. The walk
+// here is written from the manuals and shares nothing with the code it checks. Nothing is dropped from a
+// cache but by a flush or by the vCPU's own fault, so a flush that was forgotten leaves a stale entry,
+// and verify() names it.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guest-mm/address_space.hpp"
+#include "guest-mm/tlb.hpp"
+
+namespace ramet::mm::test {
+
+// One translation as hardware would cache it.
+struct Translation {
+  Gpa gpa = 0;            // of the 4 KiB page
+  bool write = false, execute = false;
+  bool operator==(const Translation&) const = default;
+};
+
+// The independent walk. `seen` is called with each table entry on the way.
+template <class Seen>
+std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen) {
+  Gpa table = root;
+  for (int level = 3; level >= 0; --level) {
+    const unsigned index = (va >> (12 + 9 * level)) & 511;
+    auto* entries = reinterpret_cast<std::uint64_t*>(memory.host(table));
+    // Acquire: pairs with the release store of the walker under test, as a hardware walk depends on it.
+    const std::uint64_t e = std::atomic_ref<std::uint64_t>(entries[index]).load(std::memory_order_acquire);
+    seen(table, index, e);
+    if ((e & 1) == 0) return std::nullopt;
+    const bool x86 = format == Format::X86_64Stage1;
+    const bool leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
+    const std::uint64_t address = e & (x86 ? 0x000ffffffffff000ull : 0x0000fffffffff000ull);
+    if (!leaf) {
+      table = address;
+      continue;
+    }
+    const std::uint64_t span = 1ull << (12 + 9 * level);
+    Translation t;
+    t.gpa = (address & ~(span - 1)) + (va & (span - 1) & ~0xfffull);
+    bool user = true;
+    switch (format) {
+      case Format::X86_64Stage1:
+        t.write = e >> 1 & 1;
+        user = e >> 2 & 1;
+        t.execute = (e >> 63 & 1) == 0;
+        break;
+      case Format::Arm64Stage1:
+        t.write = (e >> 7 & 1) == 0;
+        user = e >> 6 & 1;
+        t.execute = (e >> 54 & 1) == 0;
+        break;
+      case Format::Arm64Stage2:
+        t.write = e >> 7 & 1;
+        user = e >> 6 & 1;  // readable at all
+        t.execute = (e >> 54 & 1) == 0;
+        break;
+    }
+    if (!user) return std::nullopt;
+    return t;
+  }
+  return std::nullopt;
+}
+
+class ModelTlb;
+
+class FakeVcpu {
+ public:
+  FakeVcpu(ModelTlb& tlb, AddressSpace& as) : tlb_(tlb), as_(as) {}
+  // A load, store or instruction fetch of one aligned 8-byte word by guest code: retries over faults as
+  // the hardware would. Errors are what becomes a signal.
+  Result<std::uint64_t> load(Gva va) { return access(va, Access::Read, 0); }
+  Result<std::uint64_t> fetch(Gva va) { return access(va, Access::Execute, 0); }
+  Result<> store(Gva va, std::uint64_t value) {
+    auto done = access(va, Access::Write, value);
+    if (!done) return fail(done.error());
+    return {};
+  }
+
+ private:
+  friend class ModelTlb;
+  Result<std::uint64_t> access(Gva va, Access, std::uint64_t value);
+  ModelTlb& tlb_;
+  AddressSpace& as_;
+  std::mutex lock_;  // held for one access, and while a flush empties the cache
+  std::map<Gva, Translation> cache_;   // by 4 KiB page
+};
+
+class ModelTlb : public Tlb {
+ public:
+  explicit ModelTlb(Format format) : format_(format) {}
+
+  void attach(AddressSpace& as, unsigned vcpus) {
+    as_ = &as;
+    for (unsigned i = 0; i < vcpus; ++i) vcpus_.push_back(std::make_unique<FakeVcpu>(*this, as));
+  }
+  FakeVcpu& vcpu(unsigned i) { return *vcpus_[i]; }
+
+  void flush(const FlushRequest& request) override {
+    ++strict;
+    if (ignore_flushes) return;
+    for (auto& vcpu : vcpus_) {
+      std::lock_guard guard(vcpu->lock_);
+      if (request.everything) vcpu->cache_.clear();
+      for (const auto& r : request.ranges) {
+        vcpu->cache_.erase(vcpu->cache_.lower_bound(r.start), vcpu->cache_.lower_bound(r.end));
+      }
+    }
+    std::lock_guard guard(shadow_lock_);
+    for (Gpa table : request.tables) shadow_.erase(table);
+  }
+  // Other vCPUs may keep what they have; the model always does.
+  void flush_relaxed(const FlushRequest&) override { ++relaxed; }
+
+  // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
+  std::string verify() {
+    for (auto& vcpu : vcpus_) {
+      std::lock_guard guard(vcpu->lock_);
+      for (const auto& [va, cached] : vcpu->cache_) {
+        const auto now = walk(va, [](Gpa, unsigned, std::uint64_t) {});
+        if (!now || now->gpa != cached.gpa || (cached.write && !now->write) || (cached.execute && !now->execute)) {
+          return "a vCPU still holds an old translation of " + std::to_string(va);
+        }
+      }
+    }
+    std::lock_guard guard(shadow_lock_);
+    for (const auto& [table, entries] : shadow_) {
+      for (const auto& [index, old] : entries) {
+        const auto* now = reinterpret_cast<const std::uint64_t*>(as_->memory().host(table));
+        if (lost(old, now[index])) return "the host was not told of a changed table page";
+      }
+    }
+    return {};
+  }
+
+  std::atomic<unsigned> strict{0}, relaxed{0};  // statistics
+  std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
+  bool ignore_flushes = false;                  // damage, to see that it is noticed
+
+  template <class Seen>
+  std::optional<Translation> walk(Gva va, Seen&& seen) const {
+    return hardware_walk(format_, as_->memory(), as_->root(), va, seen);
+  }
+
+ private:
+  friend class FakeVcpu;
+
+  // Whether going from one entry to another takes something: the rule for shadow-paging hosts.
+  bool lost(std::uint64_t old, std::uint64_t now) const {
+    constexpr std::uint64_t address = 0x0000fffffffff000ull;
+    if ((old & 1) == 0) return false;
+    if ((now & 1) == 0 || ((old ^ now) & address)) return true;
+    switch (format_) {
+      case Format::X86_64Stage1: return (old & ~now & 0x2) || (now & ~old & (1ull << 63));
+      case Format::Arm64Stage1: return (now & ~old & 0x80) || (now & ~old & (1ull << 54));
+      case Format::Arm64Stage2: return (old & ~now & 0x80) || (now & ~old & (1ull << 54));
+    }
+    return true;
+  }
+
+  std::optional<Translation> fill(Gva va) {
+    // The shadow's own look at the tables and its record of them are one step for the host.
+    std::lock_guard guard(shadow_lock_);
+    return walk(va, [&](Gpa table, unsigned index, std::uint64_t e) {
+      if (e & 1) shadow_[table][index] = e;
+    });
+  }
+
+  const Format format_;
+  AddressSpace* as_ = nullptr;
+  std::vector<std::unique_ptr<FakeVcpu>> vcpus_;
+  std::mutex shadow_lock_;
+  std::map<Gpa, std::map<unsigned, std::uint64_t>> shadow_;  // entries as the host last saw them
+};
+
+inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64_t value) {
+  const Gva page = align_down(va, kPageSize);
+  for (int attempt = 0; attempt < 10000; ++attempt) {
+    {
+      std::lock_guard guard(lock_);
+      auto cached = cache_.find(page);
+      if (cached == cache_.end()) {
+        if (const auto filled = tlb_.fill(page)) cached = cache_.emplace(page, *filled).first;
+      } else if (tlb_.format_ != Format::X86_64Stage1) {
+        // Break-before-make: while one translation is cached, the tables may not hold another frame.
+        const auto now = tlb_.walk(page, [](Gpa, unsigned, std::uint64_t) {});
+        if (now && now->gpa != cached->second.gpa) ++tlb_.conflicts;
+      }
+      if (cached != cache_.end()) {
+        const Translation& t = cached->second;
+        if (access == Access::Read || (access == Access::Write ? t.write : t.execute)) {
+          auto* host = reinterpret_cast<std::uint64_t*>(as_.memory().host(t.gpa) + (va & (kPageSize - 1)));
+          std::atomic_ref<std::uint64_t> word(*host);  // guest memory: ordered by nothing
+          if (access != Access::Write) return word.load(std::memory_order_relaxed);
+          word.store(value, std::memory_order_relaxed);
+          return value;
+        }
+        cache_.erase(cached);  // a fault drops the entry that caused it
+      }
+    }
+    if (auto done = as_.fault(va, access); !done) return fail(done.error());
+  }
+  ADD_FAILURE() << "an access faults for ever";
+  return fail(Error::Invalid);
+}
+
+}  // namespace ramet::mm::test

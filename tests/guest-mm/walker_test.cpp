@@ -1,0 +1,268 @@
+// The walker alone, over every entry format: leaves of all three sizes, splitting, moving, counting.
+#include <gtest/gtest.h>
+
+#include "guest-mm/page_table.hpp"
+#include "tests/guest-mm/world.hpp"
+
+namespace ramet::mm {
+namespace {
+
+using test::hardware_walk;
+using Level = PageTable::Level;
+using State = PageTable::State;
+
+class CountingTlb : public Tlb {
+ public:
+  void flush(const FlushRequest& r) override {
+    ++strict;
+    tables.assign(r.tables.begin(), r.tables.end());
+    ranges.assign(r.ranges.begin(), r.ranges.end());
+    everything = r.everything;
+    if (at_flush) at_flush();
+  }
+  void flush_relaxed(const FlushRequest&) override { ++relaxed; }
+  unsigned strict = 0, relaxed = 0;
+  std::vector<Gpa> tables;
+  std::vector<FlushRequest::Range> ranges;
+  bool everything = false;
+  std::function<void()> at_flush;
+};
+
+class Walker : public test::ForEachFormat {
+ protected:
+  Walker() {
+    memory = std::move(*Memory::create({4096 * test::kMiB, 2 * test::kMiB}));
+    frames = std::move(*FramePool::create(memory->data()));
+    tables = std::move(*TablePool::create(memory->tables()));
+    table = std::move(*PageTable::create(GetParam(), *memory, *tables, counters));
+  }
+  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, counters); }
+  void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {
+    FlushBatch b = batch();
+    ASSERT_TRUE(table->prepare(va, level));
+    table->map(va, level, gpa, count, a, b);
+    b.commit();
+  }
+  std::optional<test::Translation> walk(Gva va) {
+    return hardware_walk(GetParam(), *memory, table->root(), va, [](Gpa, unsigned, std::uint64_t) {});
+  }
+  CountingTlb tlb;
+  Counters counters;
+  std::unique_ptr<Memory> memory;
+  std::unique_ptr<FramePool> frames;
+  std::unique_ptr<TablePool> tables;
+  std::unique_ptr<PageTable> table;
+  static constexpr Gpa kData = Memory::kDataBase;
+};
+RAMET_FOR_EACH_FORMAT(Walker);
+
+TEST_P(Walker, Leaves_of_all_three_sizes_translate_as_the_manuals_say) {
+  map(0x1000, Level::Pte, kData + 0x5000);
+  map(0x4020'0000, Level::Pmd, kData + 0x20'0000);
+  map(0x80'0000'0000, Level::Pud, kData + 0x4000'0000, {.execute = true});
+  EXPECT_EQ(walk(0x1000), (test::Translation{kData + 0x5000, true, false}));
+  EXPECT_EQ(walk(0x4020'0000 + 0x12000), (test::Translation{kData + 0x21'2000, true, false}));
+  EXPECT_EQ(walk(0x80'0000'0000 + 0x1234'5000), (test::Translation{kData + 0x4000'0000 + 0x1234'5000, false, true}));
+  EXPECT_EQ(walk(0x2000), std::nullopt);
+  EXPECT_EQ(table->census(), (PageTable::Census{.pages = 1, .blocks = 1, .giants = 1, .shared_pages = 0}));
+  EXPECT_EQ(table->audit(), "");
+  EXPECT_EQ(tlb.strict + tlb.relaxed, 0u);
+}
+
+TEST_P(Walker, An_empty_slot_is_reported_at_the_level_where_nothing_starts) {
+  EXPECT_EQ(table->find(0x1234'5000).level, Level::Pgd);
+  map(0x1000, Level::Pte, kData);
+  EXPECT_EQ(table->find(0x4000'0000).level, Level::Pud);
+  EXPECT_EQ(table->find(0x20'0000).level, Level::Pmd);
+  EXPECT_EQ(table->find(0x2000).level, Level::Pte);
+}
+
+TEST_P(Walker, A_giant_leaf_splits_only_along_the_way_to_the_boundary) {
+  map(0x4000'0000, Level::Pud, kData + 0x4000'0000);
+  const auto tables_before = tables->used();
+  FlushBatch b = batch();
+  ASSERT_TRUE(table->split(0x4000'0000 + 0x20'3000, b));
+  b.commit();
+  EXPECT_EQ(tables->used(), tables_before + 2);  // 511 blocks and 512 pages
+  EXPECT_EQ(table->census(), (PageTable::Census{.pages = 512, .blocks = 511, .giants = 0, .shared_pages = 0}));
+  EXPECT_EQ(table->find(0x4000'0000).level, Level::Pmd);
+  EXPECT_EQ(table->find(0x4020'3000).level, Level::Pte);
+  for (const Gva at : {0x0ull, 0x20'2000ull, 0x20'3000ull, 0x3fff'f000ull}) {
+    EXPECT_EQ(walk(0x4000'0000 + at), (test::Translation{kData + 0x4000'0000 + at, true, false}));
+  }
+  EXPECT_EQ(counters.blocks_split, 2u);
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, A_split_breaks_before_it_makes_where_the_format_says_so) {
+  map(0x4000'0000, Level::Pmd, kData);
+  bool was_broken = false;
+  tlb.at_flush = [&] { was_broken = table->find(0x4000'0000).state == State::Absent; };
+  FlushBatch b = batch();
+  ASSERT_TRUE(table->split(0x4000'1000, b));
+  b.commit();
+  EXPECT_EQ(was_broken, GetParam() != Format::X86_64Stage1);
+  EXPECT_EQ(tlb.strict, 1u);
+}
+
+TEST_P(Walker, A_boundary_between_leaves_splits_nothing) {
+  map(0x4000'0000, Level::Pmd, kData);
+  FlushBatch b = batch();
+  for (const Gva at : {0x4000'0000ull, 0x4020'0000ull, 0x9000'0000ull}) ASSERT_TRUE(table->split(at, b));
+  EXPECT_FALSE(b.pending());
+  EXPECT_EQ(counters.blocks_split, 0u);
+}
+
+TEST_P(Walker, Unmapping_lists_changed_and_freed_tables_once_and_gives_back_the_frames) {
+  const auto before = tables->used();
+  const auto run = frames->allocate(4, Fill::Zero);
+  map(0x4000'0000, Level::Pte, run->gpa, {}, 16);
+  EXPECT_EQ(tables->used(), before + 3);
+  FlushBatch b = batch();
+  table->unmap(0x4000'0000, 0x4000'0000 + 8 * kPageSize, b);
+  b.commit();
+  EXPECT_EQ(tlb.tables.size(), 1u);  // the page of PTEs, once for eight of them
+  EXPECT_EQ(tlb.ranges.size(), 1u);
+  EXPECT_EQ(frames->used(), 8u);
+  table->unmap(0x4000'0000, 0x4000'0000 + 16 * kPageSize, b);
+  b.commit();
+  EXPECT_EQ(tlb.tables.size(), 4u);  // PTEs, PMDs, PUDs and the root lost something
+  EXPECT_EQ(tables->used(), before);
+  EXPECT_EQ(frames->used(), 0u);
+}
+
+TEST_P(Walker, Frames_and_tables_are_released_only_after_the_flush) {
+  const auto run = frames->allocate(0, Fill::Zero);
+  map(0x4000'0000, Level::Pte, run->gpa);
+  const auto used = tables->used();
+  tlb.at_flush = [&] {
+    EXPECT_EQ(frames->used(), 1u);
+    EXPECT_EQ(tables->used(), used);
+  };
+  FlushBatch b = batch();
+  table->unmap(0x4000'0000, 0x4000'1000, b);
+  b.commit();
+  EXPECT_EQ(tlb.strict, 1u);
+  EXPECT_EQ(frames->used(), 0u);
+}
+
+TEST_P(Walker, Permission_taken_is_flushed_strictly_and_permission_given_relaxedly) {
+  map(0x1000, Level::Pte, kData, {.write = false});
+  const auto set = [&](PageTable::Attributes a) {
+    FlushBatch b = batch();
+    table->update(0x1000, 0x2000, [&](const PageTable::Leaf&) { return PageTable::Change{State::Present, a}; }, b);
+    b.commit();
+  };
+  set({.write = true, .dirty = true});
+  EXPECT_EQ(tlb.strict, 0u);
+  EXPECT_EQ(tlb.relaxed, 1u);
+  set({.write = true, .dirty = true});
+  EXPECT_EQ(tlb.strict + tlb.relaxed, 1u);  // nothing changed
+  set({.write = false, .dirty = true});
+  EXPECT_EQ(tlb.strict, 1u);
+  set({.write = true, .execute = false, .dirty = true});
+  set({.write = false, .execute = true, .dirty = true});  // one taken, one given
+  EXPECT_EQ(tlb.strict, 2u);
+}
+
+TEST_P(Walker, A_kept_leaf_remembers_its_frame_at_every_level) {
+  for (const Level level : {Level::Pte, Level::Pmd, Level::Pud}) {
+    const Gva va = 0x80'0000'0000ull * (1 + unsigned(level));
+    map(va, level, kData + 0x4000'0000);
+    FlushBatch b = batch();
+    table->update(va, va + arch::span_of(level),
+                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+    b.commit();
+    EXPECT_EQ(walk(va), std::nullopt);
+    const auto leaf = table->find(va);
+    EXPECT_EQ(leaf.state, State::Kept);
+    EXPECT_EQ(leaf.level, level);
+    EXPECT_EQ(leaf.address, kData + 0x4000'0000);
+    table->update(va, va + arch::span_of(level),
+                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Present, l.attributes}; }, b);
+    b.commit();
+    EXPECT_EQ(walk(va), (test::Translation{kData + 0x4000'0000, true, false}));
+  }
+  EXPECT_EQ(tlb.strict, 3u);
+  EXPECT_EQ(tlb.relaxed, 0u);  // absent to present: nothing can be cached
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, A_kept_block_can_be_split) {
+  map(0x4000'0000, Level::Pmd, kData + 0x20'0000);
+  FlushBatch b = batch();
+  table->update(0x4000'0000, 0x4020'0000,
+                [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+  ASSERT_TRUE(table->split(0x4000'3000, b));
+  b.commit();
+  EXPECT_EQ(walk(0x4000'3000), std::nullopt);
+  EXPECT_EQ(table->find(0x4000'3000).address, kData + 0x20'3000);
+  EXPECT_EQ(table->find(0x4000'3000).state, State::Kept);
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, An_aligned_move_takes_blocks_and_whole_tables_along) {
+  map(0x4000'0000, Level::Pmd, kData);
+  map(0x4020'0000, Level::Pte, kData + 0x20'0000, {}, 512);
+  const auto before = tables->used();
+  FlushBatch b = batch();
+  ASSERT_TRUE(table->move(0x4000'0000, 0x4040'0000, 0x40'0000, b));
+  b.commit();
+  EXPECT_EQ(tables->used(), before);  // not one more: the page of PTEs itself moved
+  EXPECT_EQ(walk(0x4000'0000), std::nullopt);
+  EXPECT_EQ(walk(0x4020'1000), std::nullopt);
+  EXPECT_EQ(walk(0x4040'1000)->gpa, kData + 0x1000);
+  EXPECT_EQ(walk(0x4060'1000)->gpa, kData + 0x20'1000);
+  EXPECT_EQ(counters.blocks_split, 0u);
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, A_move_by_pages_splits_blocks_and_keeps_every_frame) {
+  map(0x4000'0000, Level::Pmd, kData);
+  FlushBatch b = batch();
+  ASSERT_TRUE(table->move(0x4000'0000, 0x8000'3000, 0x20'0000, b));
+  b.commit();
+  for (Gva at = 0; at < 0x20'0000; at += kPageSize) {
+    ASSERT_EQ(walk(0x8000'3000 + at)->gpa, kData + at);
+    ASSERT_EQ(walk(0x4000'0000 + at), std::nullopt);
+  }
+  EXPECT_EQ(table->census(), (PageTable::Census{.pages = 512, .blocks = 0, .giants = 0, .shared_pages = 0}));
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, A_move_without_tables_to_be_had_leaves_everything_where_it_was) {
+  map(0x4000'0000, Level::Pte, kData, {}, 16);
+  while (tables->allocate()) {}
+  const auto used = tables->used();
+  FlushBatch b = batch();
+  EXPECT_EQ(table->move(0x4000'0000, 0x80'0000'0000, 0x1'0000, b), fail(Error::NoMemory));
+  b.commit();
+  EXPECT_EQ(walk(0x4000'f000)->gpa, kData + 0xf000);
+  EXPECT_EQ(tables->used(), used);
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, Visiting_skips_what_is_absent_however_long) {
+  map(0x1000, Level::Pte, kData);
+  map(0x7fff'ffe0'0000, Level::Pmd, kData + 0x20'0000);
+  std::vector<Gva> seen;
+  table->visit(0, 0x8000'0000'0000, [&](const PageTable::Leaf& l) { seen.push_back(l.start); });
+  EXPECT_EQ(seen, (std::vector<Gva>{0x1000, 0x7fff'ffe0'0000}));
+}
+
+TEST_P(Walker, A_batch_of_many_ranges_becomes_a_flush_of_everything) {
+  map(0x4000'0000, Level::Pte, kData, {}, 512);
+  FlushBatch b = batch();
+  for (unsigned i = 0; i < 512; i += 2) {
+    table->update(0x4000'0000 + i * kPageSize, 0x4000'0000 + (i + 1) * kPageSize,
+                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+  }
+  b.commit();
+  EXPECT_EQ(tlb.strict, 1u);
+  EXPECT_TRUE(tlb.everything);
+  EXPECT_TRUE(tlb.ranges.empty());
+  EXPECT_EQ(tlb.tables.size(), 1u);
+}
+
+}  // namespace
+}  // namespace ramet::mm

@@ -1,0 +1,149 @@
+// One VM's memory with fake vCPUs, for every entry format; and an object to map.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+#include <ostream>
+#include <vector>
+
+#include "guest-mm/address_space.hpp"
+#include "tests/guest-mm/model_tlb.hpp"
+
+namespace ramet::mm {
+inline void PrintTo(Error e, std::ostream* out) { *out << describe(e); }
+inline void PrintTo(Format f, std::ostream* out) {
+  *out << (f == Format::X86_64Stage1 ? "X86_64Stage1" : f == Format::Arm64Stage1 ? "Arm64Stage1" : "Arm64Stage2");
+}
+}  // namespace ramet::mm
+
+namespace ramet::mm::test {
+
+inline constexpr Prot kRead = Prot::Read, kReadWrite = Prot::Read | Prot::Write, kReadExec = Prot::Read | Prot::Exec;
+inline constexpr std::uint64_t kMiB = 1 << 20;
+
+struct World {
+  struct Options {
+    std::uint64_t data = 64 * kMiB, tables = 4 * kMiB;
+    unsigned vcpus = 2;
+    AddressSpace::Config config = {};
+  };
+  explicit World(Format format) : World(format, Options()) {}
+  World(Format format, Options options) : tlb(format) {
+    memory = std::move(*Memory::create({options.data, options.tables}));
+    options.config.format = format;
+    as = std::move(*AddressSpace::create(options.config, *memory, tlb));
+    tlb.attach(*as, options.vcpus);
+    empty_tables = as->usage().table_pages;
+  }
+
+  // The state every scenario must end in, whatever it did: books that agree, and no stale entry anywhere.
+  void check() {
+    EXPECT_EQ(as->audit(), "");
+    EXPECT_EQ(tlb.verify(), "");
+    EXPECT_EQ(tlb.conflicts, 0u);
+    const Counters& c = as->counters();
+    EXPECT_EQ(c.faults, c.faults_zero + c.faults_file + c.faults_flipped + c.faults_spurious + c.faults_refused);
+  }
+  // And after everything is unmapped nothing is left.
+  void check_empty() {
+    EXPECT_TRUE(as->unmap(kPageSize, 0x7fff'ffff'e000));
+    check();
+    const Usage u = as->usage();
+    EXPECT_EQ(u.data_pages_4k + u.data_blocks_2m + u.shared_pages, 0u);
+    EXPECT_EQ(u.table_pages, empty_tables);
+  }
+
+  Gva map(std::uint64_t length, Prot prot = kReadWrite) {
+    const auto at = as->map({.length = length, .prot = prot});
+    EXPECT_TRUE(at);
+    return at.value_or(0);
+  }
+  Gva map_at(Gva address, std::uint64_t length, Prot prot = kReadWrite) {
+    const auto at = as->map({.address = address, .length = length, .prot = prot, .fixed = true});
+    EXPECT_TRUE(at);
+    return at.value_or(0);
+  }
+  FakeVcpu& cpu(unsigned i = 0) { return tlb.vcpu(i); }
+  std::uint64_t frames() const {
+    const Usage u = as->usage();
+    return u.data_pages_4k + 512 * u.data_blocks_2m;
+  }
+
+  ModelTlb tlb;  // outlives the address space
+  std::unique_ptr<Memory> memory;
+  std::unique_ptr<AddressSpace> as;
+  std::uint64_t empty_tables = 0;
+};
+
+// An object in memory: privately and, with a memory file behind it, shared as well.
+class TestFile : public Backing {
+ public:
+  TestFile(Memory& memory, std::uint64_t size) : size_(size), memory_(memory) {
+    fd_ = ::memfd_create("test", MFD_CLOEXEC);
+    capacity_ = align_up(size, kPageSize);
+    EXPECT_EQ(::ftruncate(fd_, static_cast<off_t>(capacity_)), 0);
+    void* at = ::mmap(nullptr, capacity_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+    bytes_ = static_cast<std::byte*>(at);
+    for (std::uint64_t i = 0; i < size; ++i) bytes_[i] = byte_at(i);
+    const std::uint64_t mapped = capacity_;
+    bank_ = *memory.add({bytes_, capacity_}, [at, mapped] { ::munmap(at, mapped); });
+  }
+  ~TestFile() override {
+    memory_.remove(bank_);
+    ::close(fd_);
+  }
+  static std::byte byte_at(std::uint64_t i) { return static_cast<std::byte>(i / 4096 * 7 + i % 251 + 1); }
+  static std::uint64_t word_at(std::uint64_t i) {
+    std::uint64_t word;
+    std::byte b[8];
+    for (unsigned k = 0; k < 8; ++k) b[k] = byte_at(i + k);
+    std::memcpy(&word, b, 8);
+    return word;
+  }
+
+  std::uint64_t size() const override { return size_; }
+  Result<> read(std::uint64_t offset, std::span<std::byte> dst) override {
+    ++reads;
+    if (broken) return fail(Error::Io);
+    const std::uint64_t n = offset < size_ ? std::min<std::uint64_t>(dst.size(), size_ - offset) : 0;
+    std::memcpy(dst.data(), bytes_ + offset, n);
+    std::memset(dst.data() + n, 0, dst.size() - n);
+    return {};
+  }
+  Shared shared() const override { return {bank_, 0}; }
+  Result<> sync(std::uint64_t offset, std::uint64_t length, bool) override {
+    synced.push_back({offset, length});
+    return {};
+  }
+  // The object shrinks, as ftruncate(2) by somebody else would do it.
+  void shrink(std::uint64_t size) {
+    size_ = size;
+    EXPECT_EQ(::ftruncate(fd_, static_cast<off_t>(align_up(size, kPageSize))), 0);
+  }
+  std::byte* bytes() { return bytes_; }
+
+  bool broken = false;
+  unsigned reads = 0;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> synced;
+  std::uint64_t size_;
+
+ private:
+  Memory& memory_;
+  int fd_ = -1;
+  std::uint64_t capacity_ = 0;
+  std::byte* bytes_ = nullptr;
+  std::shared_ptr<Bank> bank_;
+};
+
+// Scenarios run once for each entry format.
+class ForEachFormat : public ::testing::TestWithParam<Format> {};
+#define RAMET_FOR_EACH_FORMAT(suite)                                                                        \
+  INSTANTIATE_TEST_SUITE_P(Formats, suite,                                                                  \
+                           ::testing::Values(Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2), \
+                           ::testing::PrintToStringParamName())
+
+}  // namespace ramet::mm::test

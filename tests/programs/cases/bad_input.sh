@@ -1,0 +1,181 @@
+# What must be refused or reported, with its message and status.
+G=$GUESTS
+run() { "$RAMET" run --timeout 60s "$@"; }
+
+test_bad_program_missing() { expect 127 'nowhere.*(not found|no such file|does not exist)' run "$G/nowhere"; }
+test_bad_program_not_executable() {
+  cp "$G/hello" "$WORK/hello"
+  chmod 644 "$WORK/hello"
+  expect 126 'ramet: .*hello' run "$WORK/hello"
+  expect 126 'ramet: ' run "$WORK"
+}
+test_bad_program_text() {
+  echo "echo no ELF file" >"$WORK/text"
+  chmod 755 "$WORK/text"
+  expect 126 'ELF' run "$WORK/text"
+  : >"$WORK/text"
+  expect 126 'ramet: ' run "$WORK/text"
+}
+test_bad_interpreter_not_shared() { expect 126 'ld-linux-x86-64\.so\.2.*--(root|dir)' run "$G/hello_dynamic"; }
+test_bad_architecture() { expect 126 '(arm64|aarch64|AArch64)' run "$G/hello_arm64"; }
+test_bad_truncated() {
+  for size in 1 20 63 64 100 500 4096 40000; do
+    head -c $size "$G/hello" >"$WORK/short"
+    chmod 755 "$WORK/short"
+    expect 126 'ramet: .*short' run "$WORK/short"
+  done
+}
+
+# patch OFFSET BYTES...: bytes in octal
+patch() {
+  offset=$1
+  shift
+  # shellcheck disable=SC2059
+  printf "$(printf '\\%s' "$@")" | dd of="$WORK/patched" bs=1 seek="$offset" conv=notrunc 2>/dev/null
+}
+malformed() {  # malformed WHAT OFFSET BYTES...
+  cp "$G/hello" "$WORK/patched"
+  what=$1
+  shift
+  patch "$@"
+  echo "$what:"
+  expect 126 'ramet: .*patched' run "$WORK/patched"
+}
+test_bad_malformed() {
+  malformed "32-bit class" 4 001
+  malformed "big-endian" 5 002
+  malformed "a relocatable object" 16 001
+  malformed "program headers far outside" 32 377 377 377 377 377 377 377 177
+  malformed "program headers of a wrong size" 54 001 000
+  malformed "no program headers" 56 000 000
+  malformed "too many program headers" 56 377 377
+}
+# Any byte of the headers may be wrong: the program may run, fail or be refused, but never without a word.
+test_bad_headers_random() {
+  state=${SEED:-1}
+  echo "seed $state"
+  i=0
+  while [ $i -lt "$(scaled 150 20)" ]; do
+    cp "$G/musl_hello" "$WORK/patched"
+    flips=$((i % 4 + 1))
+    while [ $flips -gt 0 ]; do
+      state=$(((state * 1103515245 + 12345) % 2147483648))
+      patch $((state / 65536 % 512)) "$(printf %03o $((state / 256 % 256)))"
+      flips=$((flips - 1))
+    done
+    "$RAMET" run --timeout 2s "$WORK/patched" </dev/null >"$WORK/out" 2>"$WORK/err"
+    status=$?
+    if [ $status -ge 124 ] && ! grep -q '^ramet: ' "$WORK/err"; then
+      show "$WORK/out" "$WORK/err"
+      fail "case $i: status $status without a message"
+    fi
+    grep -qE 'Sanitizer|runtime error' "$WORK/err" && { show "$WORK/err"; fail "case $i: a sanitizer spoke"; }
+    i=$((i + 1))
+  done
+  echo "$i damaged programs"
+}
+
+test_bad_no_kvm() {
+  [ "$(id -u)" = 0 ] || skip "hiding /dev/kvm needs root"
+  unshare -m true 2>/dev/null || skip "no mount namespaces here"
+  expect 125 '/dev/kvm' unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' sh "$RAMET" run "$G/hello"
+}
+test_bad_no_permission() {
+  [ "$(id -u)" = 0 ] || skip "giving up permission needs root"
+  unshare -m true 2>/dev/null || skip "no mount namespaces here"
+  command -v setpriv >/dev/null || skip "no setpriv"
+  cp "$RAMET" "$G/hello" "$WORK/"
+  chmod 755 "$WORK/$(basename "$RAMET")"
+  expect 125 '/dev/kvm.*([Pp]ermission|group)' unshare -m sh -c \
+    'mount -t tmpfs none /dev && mknod /dev/kvm c 10 232 && chmod 600 /dev/kvm && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"' \
+    sh "$WORK/$(basename "$RAMET")" run "$WORK/hello"
+}
+
+test_bad_memory() {
+  expect 3 '' run --memory 32M "$G/crash" memory 100
+  says ENOMEM
+  expect 0 '' run --memory 32M "$G/crash" memory 16
+  says "got it all"
+}
+test_fatal_signals() {
+  expect 139 'SIGSEGV|signal 11|segmentation' run "$G/crash" null
+  expect 139 '123456789000' run "$G/crash" jump
+  expect 139 'ramet: ' run "$G/crash" readonly
+  expect 139 'ramet: .*stack' run "$G/crash" stack
+  expect 139 'ramet: ' run "$G/crash" thread
+  expect 139 'ramet: ' run "$G/crash" handler
+  expect 139 'ramet: ' run "$G/crash" triple
+  expect 132 'ramet: ' run "$G/crash" ill
+  expect 136 'ramet: ' run "$G/crash" fpe
+  expect 134 '' run "$G/crash" abort
+  expect 143 '' run "$G/crash" kill 15
+  expect 137 '' run "$G/crash" kill 9
+  says started
+}
+test_exit_status() {
+  expect 0 '' run "$G/crash" exit 0
+  expect 255 '' run "$G/crash" exit 255
+  expect 44 '' run "$G/crash" exit 300
+}
+test_timeout() {
+  expect 124 'ramet: .*(time|1s|0\.5)' "$RAMET" run --timeout 500ms "$G/crash" spin
+  expect 124 'ramet: ' "$RAMET" run --timeout 500ms "$G/crash" sleep
+  expect 124 'ramet: ' "$RAMET" run --timeout 500ms "$G/crash" spinners
+}
+test_unknown_call_is_counted() {
+  expect 0 'not-served:quotactl' run --stat "$G/crash" call 179
+  says "-1 Function not implemented"
+}
+test_wx_deny() {
+  expect 1 '' run --wx deny "$G/rwx"
+  says "refused: Permission denied"
+}
+test_no_way_out() {
+  fresh
+  expect 0 '' run --dir "$DATA:/data" "$G/escape" /data
+  [ -z "$(find "$DATA" -newer "$G/escape" -name escaped)" ] && [ ! -e /tmp/escaped ] || fail "something was made outside"
+}
+test_read_only_share() {
+  fresh
+  echo kept >"$DATA/file"
+  expect 1 'Read-only|not so' run --dir "$DATA:/data:ro" "$G/files" /data
+  [ "$(ls "$DATA")" = file ] || fail "a read-only share was written"
+}
+
+test_cli_misuse() {
+  expect 125 'ramet: ' "$RAMET"
+  expect 125 'ramet: ' "$RAMET" fly
+  expect 125 'PROGRAM' "$RAMET" run
+  expect 125 'ramet: ' "$RAMET" run --no-such-option "$G/hello"
+  expect 125 'memory' "$RAMET" run --memory lots "$G/hello"
+  expect 125 'memory' "$RAMET" run --memory 1M "$G/hello"
+  expect 125 'timeout' "$RAMET" run --timeout never "$G/hello"
+  expect 125 'env' "$RAMET" run --env NAME "$G/hello"
+  expect 125 'machine' "$RAMET" run --machine vax "$G/hello"
+  expect 125 'without' "$RAMET" run --without everything "$G/hello"
+  expect 125 'nowhere' "$RAMET" run --dir /nowhere:/data "$G/hello"
+  expect 125 'nowhere' "$RAMET" run --root /nowhere "$G/hello"
+  expect 125 'software|soft' "$RAMET" run --machine soft "$G/hello"
+}
+test_cli_help() {
+  for level in "" doctor run; do
+    # shellcheck disable=SC2086
+    "$RAMET" $level --help >"$WORK/out" 2>&1 || fail "--help of '$level'"
+    grep -q -- --help "$WORK/out" || fail "no help for '$level'"
+  done
+}
+test_doctor() {
+  expect 0 '' "$RAMET" doctor --json "$WORK/doctor.json"
+  cat "$WORK/out"
+  grep -qi syscall "$WORK/out" || fail "doctor says nothing of SYSCALL"
+  grep -q '"name"' "$WORK/doctor.json" || fail "no JSON"
+}
+test_stat_and_json() {
+  expect 0 'exits:syscall' run --stat --json "$WORK/r.json" "$G/cxx"
+  for name in exits exits:page-fault frames:4K frames:2M frames:table threads; do
+    grep -q -- " $name" "$WORK/err" || fail "--stat does not show $name"
+  done
+  for name in '"exits"' '"frames"' '"status": 0' '"calls"'; do
+    grep -q -- "$name" "$WORK/r.json" || fail "--json does not have $name"
+  done
+}

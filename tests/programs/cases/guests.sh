@@ -1,0 +1,36 @@
+# The small programs of tests/guests: each checks itself, and what it prints must be the native run's.
+G=$GUESTS
+
+test_hello() { same "$G/hello"; }
+test_hello_arguments() { ENVIRONMENT="NAME=value EMPTY= PATH=/bin" same -s 42 "$G/hello" argument 42 "two words" ""; }
+test_hello_static_pie() { same "$G/hello_pie"; }
+test_cxx() { same "$G/cxx"; }
+test_threads() { same "$G/threads" "$(scaled 500 20)"; }
+test_signals() { same "$G/signals" "$DATA"; }
+test_signals_sent() { same "$G/signals_sent"; }
+test_vector_state() { same "$G/vector_state"; }
+test_memory() { same "$G/memory"; }
+test_touch_sequential() { same "$G/touch" sequential "$(scaled 256 32)"; }
+test_touch_scattered() { same "$G/touch" scattered "$(scaled 256 32)"; }
+test_files() { same "$G/files" "$DATA"; }
+test_mapped_files() { same "$G/mapped_files" "$DATA"; }
+test_events() { same "$G/events"; }
+test_futex() { same "$G/futex"; }
+test_system() { same -o "--dir $G" "$G/system"; }
+test_rwx() { same "$G/rwx"; }
+
+test_musl_hello() { same "$G/musl_hello"; }
+test_musl_threads() { same "$G/musl_threads" "$(scaled 500 20)"; }
+test_musl_signals() { same "$G/musl_signals" "$DATA"; }
+test_musl_signals_sent() { same "$G/musl_signals_sent"; }
+test_musl_memory() { same "$G/musl_memory"; }
+test_musl_mapped_files() { same "$G/musl_mapped_files" "$DATA"; }
+test_musl_events() { same "$G/musl_events"; }
+test_musl_futex() { same "$G/musl_futex"; }
+test_musl_vector_state() { same "$G/musl_vector_state"; }
+
+# What they print with the techniques off must be the same.
+test_without_huge_merge() {
+  same -o "--without huge-merge" "$G/memory"
+  same -o "--without huge-merge" "$G/touch" sequential 64
+}

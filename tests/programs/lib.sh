@@ -1,0 +1,65 @@
+# What the cases use. POSIX sh, and nothing that busybox lacks: the same cases run in emulated machines.
+#   RAMET   the ramet program           GUESTS  the folder of guest programs
+#   SCALE   full or small               WORK    a folder of this case's own, removed at its end
+# DATA is the folder that guest and native program share: made anew by SETUP before each of them.
+DATA=$WORK/data
+SETUP=:
+ENVIRONMENT=
+LIMIT=${LIMIT:-240s}
+
+scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
+fail() { echo "FAILED: $*"; exit 1; }
+skip() { echo "SKIP: $*"; exit 77; }
+need() { for file; do [ -e "$file" ] || skip "$file is not on this machine"; done; }
+
+fresh() { rm -rf "$DATA"; mkdir -p "$DATA"; (cd "$DATA" && eval "$SETUP") || fail "set-up: $SETUP"; }
+
+show() { for file; do echo "--- $file:"; head -n 30 "$file"; done; }
+
+# same [-s STATUS] [-o "RAMET OPTIONS"] PROGRAM [ARG...]
+# Runs the program natively and under ramet on equal folders and compares standard output, exit status
+# and, byte for byte, the folders. STATUS is what both must end with.
+same() {
+  want=0 options=
+  while :; do
+    case $1 in
+      -s) want=$2; shift 2 ;;
+      -o) options=$2; shift 2 ;;
+      *) break ;;
+    esac
+  done
+  : >"$WORK/stdin"
+  [ -z "${STDIN:-}" ] || cp "$STDIN" "$WORK/stdin"
+  fresh
+  env -i $ENVIRONMENT "$@" <"$WORK/stdin" >"$WORK/native.out" 2>"$WORK/native.err"
+  status=$?
+  [ $status = "$want" ] || { show "$WORK/native.out" "$WORK/native.err"; fail "native: status $status, not $want"; }
+  rm -rf "$WORK/native"
+  mv "$DATA" "$WORK/native"
+  fresh
+  for variable in $ENVIRONMENT; do options="$options --env $variable"; done
+  # shellcheck disable=SC2086
+  "$RAMET" run --timeout "$LIMIT" --stat --json "$WORK/report.json" --dir "$DATA" $options "$@" \
+    <"$WORK/stdin" >"$WORK/guest.out" 2>"$WORK/guest.err"
+  status=$?
+  [ $status = "$want" ] || { show "$WORK/guest.out" "$WORK/guest.err"; fail "guest: status $status, not $want"; }
+  cmp "$WORK/native.out" "$WORK/guest.out" || { show "$WORK/native.out" "$WORK/guest.out"; fail "the outputs differ"; }
+  diff -r "$WORK/native" "$DATA" >"$WORK/difference" 2>&1 || { show "$WORK/difference"; fail "the folders differ"; }
+  echo "same: $(basename "$1"), $(wc -c <"$WORK/guest.out") bytes of output, status $status"
+  sed -n '/Counters for/,$p' "$WORK/guest.err"
+}
+
+# expect STATUS PATTERN COMMAND...: the command ends with STATUS and says something that matches the
+# extended regular expression PATTERN on standard error.
+expect() {
+  want=$1 pattern=$2
+  shift 2
+  "$@" </dev/null >"$WORK/out" 2>"$WORK/err"
+  status=$?
+  [ $status = "$want" ] || { show "$WORK/out" "$WORK/err"; fail "$*: status $status, not $want"; }
+  grep -qE "$pattern" "$WORK/err" || { show "$WORK/err"; fail "$*: no message that matches '$pattern'"; }
+  echo "as expected: status $status, $(grep -E "$pattern" "$WORK/err" | head -n 1)"
+}
+
+# says TEXT: the command that expect ran last printed this line on standard output.
+says() { grep -qxF -- "$1" "$WORK/out" || { show "$WORK/out"; fail "no line '$1'"; }; }

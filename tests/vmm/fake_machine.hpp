@@ -1,0 +1,47 @@
+// A machine without a processor: memory and system calls can be driven from a test, no guest code runs.
+#pragma once
+
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm {
+
+class FakeVcpu : public Vcpu {
+ public:
+  UserRegs& regs() override { return regs_; }
+  Exit run() override { return {.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
+  void kick() override { ++kicks; }
+  void set_fs_base(std::uint64_t v) override { fs_ = v; }
+  void set_gs_base(std::uint64_t v) override { gs_ = v; }
+  std::uint64_t fs_base() override { return fs_; }
+  std::uint64_t gs_base() override { return gs_; }
+  Status get_fp(FpState& s) override { s = {}; return {}; }
+  Status set_fp(const FpState&) override { return {}; }
+  void reset_fp() override {}
+  const VcpuCounters& counters() const override { return counters_; }
+  std::atomic<unsigned> kicks{0};
+
+ private:
+  UserRegs regs_;
+  std::uint64_t fs_ = 0, gs_ = 0;
+  VcpuCounters counters_;
+};
+
+class FakeMachine : public Machine {
+ public:
+  void flush(const mm::FlushRequest&) override {}
+  void flush_relaxed(const mm::FlushRequest&) override {}
+  mm::Result<> bank_added(const mm::Bank&) override { ++banks; return {}; }
+  void bank_removed(const mm::Bank&) override { --banks; }
+  Status attach(mm::AddressSpace&) override { return {}; }
+  std::expected<Vcpu*, Failure> acquire_vcpu() override { return &vcpu; }
+  void release_vcpu(Vcpu*) override {}
+  const Features& features() const override { return features_; }
+  Totals totals() const override { return {}; }
+  FakeVcpu vcpu;
+  int banks = 0;
+
+ private:
+  Features features_{.model_name = "Fake", .flags = "fpu sse2"};
+};
+
+}  // namespace ramet::vmm

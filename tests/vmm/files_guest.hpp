@@ -1,0 +1,171 @@
+// A guest that is driven from a test: its system calls are made by number, on its own memory, without a vCPU.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "tests/vmm/fake_machine.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/syscall.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+
+namespace fs = std::filesystem;
+
+// A directory on the host that goes away with the test.
+class Scratch {
+ public:
+  Scratch() {
+    char name[] = "/tmp/ramet-files-XXXXXX";
+    path = ::mkdtemp(name);
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  void file(const std::string& name, const std::string& text) const { std::ofstream(path / name) << text; }
+  void dir(const std::string& name) const { fs::create_directories(path / name); }
+  void link(const std::string& name, const std::string& target) const { fs::create_symlink(target, path / name); }
+  std::string text(const std::string& name) const {
+    std::ifstream in(path / name);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  fs::path path;
+};
+
+class Guest {
+ public:
+  explicit Guest(const std::vector<Share>& shares) {
+    physical_ = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
+    if (!physical_->observe(machine)) std::abort();
+    space_ = *mm::AddressSpace::create({}, *physical_, machine);
+    auto files = Files::create(shares);
+    if (!files) throw std::runtime_error(files.error().message);
+    process = std::make_unique<Process>(machine, *space_, std::move(*files));
+    process->executable = "/bin/program";
+    process->arguments = {"program", "argument"};
+    process->threads.push_back(std::make_unique<Thread>(*process, machine.vcpu, process->pid));
+    thread = process->threads.back().get();
+    buffer = *space_->map({.length = kBuffer, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
+  }
+  ~Guest() { process->threads.clear(); }
+
+  std::int64_t call(const char* name, std::initializer_list<std::uint64_t> arguments) {
+    static const auto handlers = [] {
+      std::map<std::string, Handler> h;
+      for (auto list : {file_calls(), path_calls(), event_calls(), socket_calls(), memory_calls()})
+        for (const Definition& d : list) h[d.name] = d.handler;
+      return h;
+    }();
+    Args args;
+    std::copy(arguments.begin(), arguments.end(), args.v.begin());
+    auto handler = handlers.find(name);
+    if (handler == handlers.end()) throw std::runtime_error(std::string("no such call: ") + name);
+    next_ = buffer;
+    return handler->second(*thread, args);
+  }
+  // Puts something into guest memory for the next call.
+  std::uint64_t put(std::string_view text) {
+    std::string with_end(text);
+    with_end.push_back('\0');
+    return put_bytes(std::as_bytes(std::span(with_end)));
+  }
+  template <class T>
+  std::uint64_t put_object(const T& value) {
+    return put_bytes(std::as_bytes(std::span(&value, 1)));
+  }
+  std::uint64_t room(std::size_t bytes) { return put_bytes(std::vector<std::byte>(bytes)); }
+  template <class T>
+  T get(std::uint64_t at) {
+    return *read_user<T>(*space_, at);
+  }
+  std::string bytes(std::uint64_t at, std::size_t count) {
+    std::string out(count, '\0');
+    EXPECT_TRUE(space_->read(at, std::as_writable_bytes(std::span(out))));
+    return out;
+  }
+
+  std::int64_t open(std::string_view path, int flags = O_RDONLY, unsigned mode = 0644) {
+    return call("open", {put(path), static_cast<std::uint64_t>(flags), mode});
+  }
+  std::string read_all(std::int64_t fd, std::size_t most = 65536) {
+    std::uint64_t at = room(most);
+    std::int64_t n = call("read", {static_cast<std::uint64_t>(fd), at, most});
+    return n < 0 ? "error " + std::to_string(-n) : bytes(at, static_cast<std::size_t>(n));
+  }
+  // What open and read give: the text, or "error N".
+  std::string cat(std::string_view path) {
+    std::int64_t fd = open(path);
+    if (fd < 0) return "error " + std::to_string(-fd);
+    std::string text = read_all(fd);
+    call("close", {static_cast<std::uint64_t>(fd)});
+    return text;
+  }
+  std::int64_t write(std::int64_t fd, std::string_view text) {
+    std::uint64_t at = put(text);
+    return call("write", {static_cast<std::uint64_t>(fd), at, text.size()});
+  }
+  // Mode of what stat (or lstat) finds, or -errno.
+  std::int64_t mode(std::string_view path, const char* how = "stat") {
+    std::uint64_t p = put(path), out = room(sizeof(struct stat));
+    std::int64_t r = call(how, {p, out});
+    return r < 0 ? r : static_cast<std::int64_t>(get<struct stat>(out).st_mode);
+  }
+  std::string link(std::string_view path) {
+    std::uint64_t p = put(path), out = room(4096);
+    std::int64_t n = call("readlink", {p, out, 4096});
+    return n < 0 ? "error " + std::to_string(-n) : bytes(out, static_cast<std::size_t>(n));
+  }
+  std::string cwd() {
+    std::uint64_t out = room(4096);
+    std::int64_t n = call("getcwd", {out, 4096});
+    return n <= 0 ? "error " + std::to_string(-n) : bytes(out, static_cast<std::size_t>(n) - 1);
+  }
+  // Names in a directory, as they come; at most `room_bytes` a call.
+  std::vector<std::string> names(std::int64_t fd, std::size_t room_bytes = 4096) {
+    std::vector<std::string> all;
+    for (;;) {
+      std::uint64_t at = room(room_bytes);
+      std::int64_t n = call("getdents64", {static_cast<std::uint64_t>(fd), at, room_bytes});
+      if (n < 0) return {"error " + std::to_string(-n)};
+      if (n == 0) return all;
+      std::string data = bytes(at, static_cast<std::size_t>(n));
+      for (std::size_t i = 0; i < data.size();) {
+        std::uint16_t length;
+        std::memcpy(&length, data.data() + i + 16, 2);
+        all.emplace_back(data.c_str() + i + 19);
+        i += length;
+      }
+    }
+  }
+
+  mm::AddressSpace& memory() { return *space_; }
+  FakeMachine machine;
+  std::unique_ptr<Process> process;
+  Thread* thread = nullptr;
+  mm::Gva buffer = 0;
+  static constexpr std::size_t kBuffer = 16 << 20;
+
+ private:
+  std::uint64_t put_bytes(std::span<const std::byte> data) {
+    std::uint64_t at = next_ ? next_ : buffer;
+    EXPECT_TRUE(space_->write(at, data));
+    next_ = (at + data.size() + 15) & ~std::uint64_t{15};
+    return at;
+  }
+  std::unique_ptr<mm::Memory> physical_;
+  std::unique_ptr<mm::AddressSpace> space_;
+  std::uint64_t next_ = 0;
+};
+
+inline std::uint64_t as_word(std::int64_t v) { return static_cast<std::uint64_t>(v); }
+inline std::string error(int e) { return "error " + std::to_string(e); }
+
+}  // namespace ramet::vmm

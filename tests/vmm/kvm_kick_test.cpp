@@ -1,0 +1,188 @@
+// Kicks: each ends a run of the guest, none is lost, and none costs the guest anything.
+#include <pthread.h>
+
+#include <atomic>
+#include <csignal>
+#include <random>
+#include <thread>
+
+#include "tests/vmm/kvm_guest.hpp"
+
+namespace ramet::vmm::testing {
+namespace {
+
+class KvmKickTest : public KvmTest {
+ protected:
+  // Kicks the vCPU at random moments, a few times in each round of the test and no more, so that rounds end.
+  class Storm {
+   public:
+    Storm(Vcpu& v, const std::atomic<unsigned>& round)
+        : thread_([&v, &round, this] {
+            std::minstd_rand random(std::random_device{}());
+            while (!stop_.load()) {
+              unsigned at = round.load();
+              for (int kicks = 0; kicks < 3 && round.load() == at && !stop_.load(); kicks++) {
+                for (auto spin = random() % 65536; spin > 0; spin--) std::atomic_signal_fence(std::memory_order_seq_cst);
+                v.kick();
+              }
+              while (round.load() == at && !stop_.load()) std::this_thread::yield();
+            }
+          }) {}
+    ~Storm() {
+      stop_ = true;
+      thread_.join();
+    }
+
+   private:
+    std::atomic<bool> stop_{false};
+    std::thread thread_;
+  };
+};
+
+TEST_F(KvmKickTest, AKickEndsAnEndlessLoop) {
+  code({0x48, 0xff, 0xc3, 0xeb, 0xfb});  // 1: inc %rbx; jmp 1b
+  Vcpu& v = vcpu();
+  std::atomic<bool> started{false};
+  std::thread kicker([&] {
+    while (!started.load()) std::this_thread::yield();
+    v.kick();
+  });
+  started = true;
+  Exit e = v.run();
+  kicker.join();
+  ASSERT_EXIT_KIND(e, Kicked);
+  EXPECT_GE(v.regs().rip, kCode);
+  EXPECT_LT(v.regs().rip, kCode + 5);
+}
+
+TEST_F(KvmKickTest, AKickOutsideOfARunEndsTheNextOneOnce) {
+  code({0x0f, 0x05});
+  Vcpu& v = vcpu();
+  for (int i = 0; i < 10; i++) {
+    v.regs().rip = kCode;
+    v.kick();
+    v.kick();
+    ASSERT_EXIT_KIND(v.run(), Kicked);
+    EXPECT_EQ(v.regs().rip, kCode);
+    ASSERT_EXIT_KIND(v.run(), Syscall);
+  }
+}
+
+TEST_F(KvmKickTest, AKickForAReleasedVcpuHarmsNobody) {
+  code({0x0f, 0x05});
+  Vcpu& v = vcpu();
+  std::thread([&] { ASSERT_EXIT_KIND(run(v), Syscall); }).join();
+  guest->machine->release_vcpu(&v);
+  v.kick();
+  Vcpu& again = vcpu();
+  EXPECT_EQ(&again, &v);
+  ASSERT_EXIT_KIND(again.run(), Syscall);
+}
+
+// The kicker waits for each kick to be answered: a lost one stops the test.
+TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
+  constexpr unsigned kKicks = 10'000;
+  // 1: inc %rbx; dec %ecx; jnz 1b; syscall   so that kicks meet user code, the stub and KVM
+  code({0xb9, 0, 0x10, 0, 0, 0x48, 0xff, 0xc3, 0xff, 0xc9, 0x75, 0xf9, 0x0f, 0x05});
+  Vcpu& v = vcpu();
+  std::atomic<unsigned> answered{0};
+  std::uint64_t calls = 0;
+  auto seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::thread kicker([&] {
+    std::minstd_rand random(seed);
+    for (unsigned i = 0; i < kKicks; i++) {
+      for (auto spin = random() % 4096; spin > 0; spin--) std::atomic_signal_fence(std::memory_order_seq_cst);
+      unsigned before = answered.load();
+      v.kick();
+      while (answered.load() == before) std::this_thread::yield();
+    }
+  });
+  std::uint64_t spurious = 0;
+  while (answered.load() < kKicks) {
+    Exit e = v.run();
+    if (e.kind == Kind::Kicked) {
+      answered++;
+      continue;
+    }
+    ASSERT_EXIT_KIND(e, Syscall);
+    calls++;
+    // Every iteration of the loop has been done exactly once.
+    if (v.regs().rbx != calls * 0x1000) spurious++;
+    v.regs().rip = kCode;
+  }
+  kicker.join();
+  EXPECT_EQ(spurious, 0u);
+}
+
+// System calls and page faults under fire: none is lost, none comes twice, no register changes.
+TEST_F(KvmKickTest, AStormOfKicksLosesNoExit) {
+  // 1: inc %rbx; syscall; mov %rbx,(%rdi); jmp 1b   with %rdi on a page that is not there
+  code({0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
+  Vcpu& v = vcpu();
+  v.regs().rdi = kData;
+  v.regs().r12 = 0x1212;
+  write_entry(kData, 2, 0);
+  std::atomic<unsigned> round{0};
+  Storm storm(v, round);
+  for (std::uint64_t i = 1; i <= 2000; i++, round++) {
+    Exit e = run(v);
+    EXPECT_EXIT_KIND(e, Syscall);
+    EXPECT_EQ(v.regs().rbx, i);
+    EXPECT_EQ(v.regs().rip, kCode + 5);
+    e = run(v);
+    EXPECT_EXIT_KIND(e, PageFault);
+    EXPECT_EQ(e.address, kData);
+    EXPECT_EQ(v.regs().r12, 0x1212u);
+    v.regs().rip += 3;
+    if (HasFailure()) break;
+  }
+}
+
+// Entries change, and a flush is due, at the very moment the vCPU is kicked out of its way back.
+TEST_F(KvmKickTest, AStormOfKicksLosesNoFlush) {
+  code({0x48, 0x8b, 0x07, 0x0f, 0x05});  // mov (%rdi),%rax; syscall
+  for (bool crowded : {false, true}) {
+    Vcpu& v = vcpu();
+    if (crowded) vcpu();
+    std::atomic<unsigned> round{0};
+    Storm storm(v, round);
+    for (unsigned i = 0; i < 1000 && !HasFailure(); i++, round++) {
+      words(2 + i % 8)[0] = i;
+      change_entry(kData, 2 + i % 8, G::kUserRw);
+      v.regs().rip = kCode;
+      v.regs().rdi = kData;
+      EXPECT_EXIT_KIND(run(v), Syscall);
+      EXPECT_EQ(v.regs().rax, i);
+    }
+  }
+}
+
+std::atomic<unsigned> signals{0};
+
+TEST_F(KvmKickTest, AnyHostSignalEndsTheRun) {
+  struct sigaction action = {}, old = {};
+  action.sa_handler = [](int) { signals++; };
+  sigaction(SIGUSR2, &action, &old);
+  code({0xeb, 0xfe});
+  Vcpu& v = vcpu();
+  pthread_t self = pthread_self();
+  std::atomic<bool> stop{false};
+  std::thread sender([&] {
+    // A signal before KVM_RUN is not the machine's to see, so they keep coming.
+    while (!stop.load()) {
+      pthread_kill(self, SIGUSR2);
+      std::this_thread::yield();
+    }
+  });
+  Exit e = v.run();
+  stop = true;
+  sender.join();
+  sigaction(SIGUSR2, &old, nullptr);
+  EXPECT_EXIT_KIND(e, Kicked);
+  EXPECT_GT(signals.load(), 0u);
+  EXPECT_EQ(v.regs().rip, kCode);
+}
+
+}  // namespace
+}  // namespace ramet::vmm::testing

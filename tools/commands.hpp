@@ -1,0 +1,18 @@
+// The subcommands of `ramet`. Each file adds one to the command line; what it runs returns the status.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace ramet::tools {
+
+inline constexpr int kCannot = 125;  // ramet itself could not do its work
+
+// What main() calls after the command line was parsed.
+using Action = std::function<int()>;
+
+void add_doctor(CLI::App& app, Action& action);
+void add_run(CLI::App& app, Action& action);
+
+}  // namespace ramet::tools

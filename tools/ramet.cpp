@@ -1,0 +1,21 @@
+// The `ramet` program: parses the command line and runs one subcommand.
+#include <cstdio>
+
+#include "tools/commands.hpp"
+
+int main(int argc, char** argv) {
+  CLI::App app("Runs Linux programs as microVM guests without a guest kernel.", "ramet");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", RAMET_VERSION);
+  ramet::tools::Action action;
+  ramet::tools::add_doctor(app, action);
+  ramet::tools::add_run(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    std::fprintf(stderr, "ramet: %s (see ramet --help)\n", e.what());
+    return ramet::tools::kCannot;
+  }
+  return action();
+}

@@ -1,0 +1,18 @@
+// What a run cost, for people (as perf stat lays it out) and for programs (JSON).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vmm/error.hpp"
+#include "vmm/run.hpp"
+
+namespace ramet::tools {
+
+// To standard error.
+void print_report(const vmm::Report&, const std::vector<std::string>& command);
+
+// Errors: the file cannot be written.
+vmm::Status write_report(const std::string& path, const vmm::Report&, const std::vector<std::string>& command);
+
+}  // namespace ramet::tools

@@ -1,0 +1,213 @@
+// Strict flushes: KvmMachine's side, and what a vCPU does about them when it enters. See FlushState.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "arch/x86_64/stub.hpp"
+#include "vmm/kvm/exit_reason.hpp"
+#include "vmm/kvm/machine.hpp"
+#include "vmm/kvm/vcpu.hpp"
+
+namespace ramet::vmm::kvm {
+
+namespace x86 = arch::x86_64;
+namespace stub = arch::x86_64::stub;
+
+// Table pages that fit onto the stack in the vCPU's page, with room for the registers and the task segment.
+constexpr std::size_t kMaxTouches = 400;
+// Length of `pending` from which on it is worth looking for pages listed twice.
+constexpr std::size_t kManyPending = 4096;
+
+// --- the machine's side ---
+
+void KvmMachine::flush(const mm::FlushRequest& request) {
+  std::uint64_t generation;
+  {
+    std::lock_guard hold(flush_.lock);
+    auto& pending = flush_.pending;
+    pending.insert(pending.end(), request.tables.begin(), request.tables.end());
+    if (pending.size() > kManyPending) {
+      std::ranges::sort(pending);
+      auto twice = std::ranges::unique(pending);
+      pending.erase(twice.begin(), twice.end());
+    }
+    generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
+  }
+  expel(generation);
+}
+
+// A vCPU that faults on an entry which now allows the access walks the tables anew by itself, as the
+// architecture demands; KVM's shadow of the entry is renewed by that fault. Nothing has to be dropped.
+void KvmMachine::flush_relaxed(const mm::FlushRequest&) {}
+
+// A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
+// the guest and so never waited for here.
+void KvmMachine::expel(std::uint64_t generation) {
+  auto stale = [&](const KvmVcpu& v) {
+    std::uint64_t g = v.guest_generation();
+    return g != 0 && g < generation;
+  };
+  bool any = false;
+  for_each_vcpu([&](KvmVcpu& v) {
+    if (!stale(v)) return;
+    v.interrupt_guest();
+    any = true;
+  });
+  if (any) for_each_vcpu([&](KvmVcpu& v) { v.wait_outside(generation); });
+}
+
+// --- a vCPU's side ---
+
+void KvmVcpu::wait_outside(std::uint64_t generation) {
+  for (;;) {
+    std::uint64_t g = guest_generation_.load(std::memory_order_seq_cst);
+    if (g == 0 || g >= generation) return;
+    guest_generation_.wait(g, std::memory_order_acquire);
+  }
+}
+
+Status KvmVcpu::announce() {
+  FlushState& f = machine_.flush_;
+  for (;;) {
+    std::uint64_t g = f.generation.load(std::memory_order_seq_cst);
+    bool touches_due = f.settled.load(std::memory_order_acquire) < g;
+    if (touches_due && machine_.live_.load(std::memory_order_seq_cst) > 1) {
+      if (auto ok = settle(); !ok) return ok;
+      touches_due = false;
+    }
+    guest_generation_.store(g, std::memory_order_seq_cst);
+    bool current = f.generation.load(std::memory_order_seq_cst) == g;
+    // Alone, touches ride along: nobody can run user code before this vCPU has done them.
+    bool alone = !touches_due || machine_.live_.load(std::memory_order_seq_cst) == 1;
+    if (current && alone) {
+      if (touches_due) {
+        std::lock_guard hold(f.lock);
+        riding_.swap(f.pending);
+      }
+      if (riding_.size() > kMaxTouches) {
+        std::vector<mm::Gpa> first(riding_.begin() + kMaxTouches, riding_.end());
+        riding_.resize(kMaxTouches);
+        if (auto ok = touch(first); !ok) {
+          leave();
+          return ok;
+        }
+      }
+      entry_generation_ = g;
+      if (in_user_ && reloaded_ != g)
+        if (auto ok = load_ring0(); !ok) {
+          leave();
+          return ok;
+        }
+      return {};
+    }
+    leave();
+  }
+}
+
+void KvmVcpu::leave() {
+  guest_generation_.store(0, std::memory_order_release);
+  guest_generation_.notify_all();
+}
+
+void KvmVcpu::resume_at(std::uint64_t stub_offset, std::uint64_t stack) {
+  sync().rip = KernelHalf::kStubPage + stub_offset;
+  sync().rsp = stack;
+  sync().rflags = 2;
+  run_->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+}
+
+// The stub's way back that this entry needs, with what it pops. See stub.S.
+void KvmVcpu::lay_out_entry() {
+  sync() = std::bit_cast<kvm_regs>(regs_);
+  if (in_user_) {
+    sync().rflags = x86::resume_flags(regs_.rflags);
+    run_->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    return;
+  }
+  x86::TrapFrame frame{regs_.rip, x86::kUserCs, x86::resume_flags(regs_.rflags), regs_.rsp, x86::kUserSs};
+  std::uint64_t sp = stack_top() - sizeof frame;
+  std::memcpy(stack_word(sp), &frame, sizeof frame);
+  auto push = [&](std::uint64_t value) { *stack_word(sp -= 8) = value; };
+  if (reloaded_ == entry_generation_) return resume_at(stub::resume(), sp);
+  push(regs_.rax);
+  sync().rax = machine_.kernel_.root();
+  if (riding_.empty()) return resume_at(stub::reload(), sp);
+  push(regs_.rcx);
+  push(regs_.rdi);
+  for (mm::Gpa table : riding_) push(machine_.kernel_.linear(table));
+  sync().rcx = riding_.size();
+  resume_at(stub::flush(), sp);
+}
+
+void KvmVcpu::entered() {
+  if (reloaded_ == entry_generation_) return;
+  reloaded_ = entry_generation_;
+  counters_.flushes.add();
+  riding_.clear();
+  // Only this vCPU, alone, can be behind: nobody else raised it meanwhile. Or settle() did it already.
+  auto& settled = machine_.flush_.settled;
+  std::uint64_t s = settled.load(std::memory_order_relaxed);
+  while (s < entry_generation_ && !settled.compare_exchange_weak(s, entry_generation_, std::memory_order_release)) {
+  }
+}
+
+// The touches may not have happened: whoever enters next does them.
+void KvmVcpu::not_entered() {
+  if (riding_.empty()) return;
+  std::lock_guard hold(machine_.flush_.lock);
+  auto& pending = machine_.flush_.pending;
+  pending.insert(pending.end(), riding_.begin(), riding_.end());
+  riding_.clear();
+}
+
+// All that is pending, before anybody enters: others that find touches due wait for the lock.
+Status KvmVcpu::settle() {
+  FlushState& f = machine_.flush_;
+  std::lock_guard hold(f.settling);
+  std::vector<mm::Gpa> tables;
+  std::uint64_t g;
+  {
+    std::lock_guard hold_pending(f.lock);
+    tables.swap(f.pending);
+    g = f.generation.load(std::memory_order_relaxed);
+  }
+  if (f.settled.load(std::memory_order_relaxed) >= g) return {};
+  if (auto ok = touch(tables); !ok) return ok;
+  std::uint64_t s = f.settled.load(std::memory_order_relaxed);
+  while (s < g && !f.settled.compare_exchange_weak(s, g, std::memory_order_release)) {
+  }
+  return {};
+}
+
+// Runs the stub for nothing but touches. The vCPU has to be in ring 0 for that, which costs it its place in
+// user code, not user code's registers.
+Status KvmVcpu::touch(std::span<const mm::Gpa> tables) {
+  if (tables.empty()) return {};
+  if (in_user_)
+    if (auto ok = load_ring0(); !ok) return ok;
+  while (!tables.empty()) {
+    auto part = tables.first(std::min(tables.size(), kMaxTouches));
+    std::uint64_t sp = stack_top();
+    for (mm::Gpa table : part) *stack_word(sp -= 8) = machine_.kernel_.linear(table);
+    sync().rcx = part.size();
+    sync().rax = machine_.kernel_.root();
+    resume_at(stub::flush_only(), sp);
+    int error = run_kvm();
+    if (error == EINTR) {
+      // Begun anew. Who interrupted is heard by the next run() of this vCPU.
+      std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
+      kicked_.store(true, std::memory_order_seq_cst);
+      continue;
+    }
+    if (error != 0) return failure(fmt::format("flush: KVM_RUN: {}", std::strerror(error)));
+    if (run_->exit_reason != KVM_EXIT_IO || run_->io.port != stub::kFlushedPort)
+      return failure("flush: " + describe_exit(*run_));
+    counters_.flush_exits.add();
+    tables = tables.subspan(part.size());
+  }
+  return {};
+}
+
+}  // namespace ramet::vmm::kvm

@@ -1,0 +1,43 @@
+// The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
+//
+//   kStubPage                 stub, IDT, GDT      ring 0, read and execute     one page
+//   kTables + (gpa - base)    the table bank      ring 0, read and write       stub page and vCPU pages included
+//
+// Nothing else is mapped there, and nothing of it for user code.
+#pragma once
+
+#include <span>
+
+#include "guest-mm/address_space.hpp"
+#include "vmm/error.hpp"
+
+namespace ramet::vmm::kvm {
+
+class KernelHalf {
+ public:
+  static constexpr mm::Gva kStubPage = 0xffff'ffff'8000'0000;
+  static constexpr mm::Gva kTables = kStubPage + mm::kBlockSize;
+  static constexpr std::uint64_t kMaxTables = 0ull - kTables - mm::kBlockSize;
+
+  // Maps both into the address space. Errors: no frames left, table bank larger than kMaxTables.
+  Status install(mm::AddressSpace&);
+  bool installed() const { return space_ != nullptr; }
+
+  // A page for one vCPU, never given back.
+  struct VcpuPage {
+    std::span<std::byte> host;
+    mm::Gva address = 0;
+  };
+  std::expected<VcpuPage, Failure> allocate_vcpu_page();
+
+  // Where ring 0 sees a page of the table bank.
+  mm::Gva linear(mm::Gpa gpa) const { return kTables + (gpa - base_); }
+  mm::Gpa root() const { return space_->root(); }
+
+ private:
+  std::expected<std::pair<mm::Gpa, std::span<std::byte>>, Failure> allocate();
+  mm::AddressSpace* space_ = nullptr;
+  mm::Gpa base_ = 0;
+};
+
+}  // namespace ramet::vmm::kvm

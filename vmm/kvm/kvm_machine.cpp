@@ -1,0 +1,123 @@
+// VM, memslots and the pool of vCPUs.
+#include "vmm/kvm/kvm_machine.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "vmm/kvm/kick.hpp"
+#include "vmm/kvm/machine.hpp"
+#include "vmm/kvm/vcpu.hpp"
+
+namespace ramet::vmm {
+
+std::expected<std::unique_ptr<Machine>, Failure> create_kvm_machine(const std::string& device) {
+  return kvm::KvmMachine::create(device);
+}
+
+namespace kvm {
+
+// Intel processors without unrestricted guests keep three pages here for real mode; no bank lies there.
+constexpr unsigned long kTssAddress = 0xfffb'd000;
+
+std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path) {
+  auto device = Device::open(path);
+  if (!device) return std::unexpected(device.error());
+  auto model = CpuModel::get(*device);
+  if (!model) return std::unexpected(model.error());
+  int vm = call(device->fd, KVM_CREATE_VM, 0);
+  if (vm < 0)
+    return failure(fmt::format("{} cannot create a virtual machine: {}{}", path, std::strerror(-vm),
+                               vm == -EBUSY ? " (another hypervisor holds the processor)" : ""));
+  Fd vm_fd(vm);
+  if ((*model)->intel)
+    if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
+  install_kick_handler();
+  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model));
+}
+
+KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model)
+    : device_(std::move(device)), vm_(std::move(vm)), model_(model),
+      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32))),
+      max_vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+
+KvmMachine::~KvmMachine() = default;
+
+// --- memslots ---
+
+bool KvmMachine::set_slot(unsigned slot, const mm::Bank& bank, bool present) {
+  kvm_userspace_memory_region region = {};
+  region.slot = slot;
+  region.guest_phys_addr = bank.base();
+  region.memory_size = present ? bank.size() : 0;
+  region.userspace_addr = reinterpret_cast<std::uint64_t>(bank.host());
+  return call(vm_, KVM_SET_USER_MEMORY_REGION, &region) == 0;
+}
+
+mm::Result<> KvmMachine::bank_added(const mm::Bank& bank) {
+  std::lock_guard hold(slots_lock_);
+  auto slot = std::ranges::find(slots_, nullptr);
+  if (slot == slots_.end()) {
+    if (slots_.size() == max_slots_) return mm::fail(mm::Error::NoMemory);
+    slot = slots_.insert(slots_.end(), nullptr);
+  }
+  if (!set_slot(unsigned(slot - slots_.begin()), bank, true)) return mm::fail(mm::Error::NoMemory);
+  *slot = &bank;
+  return {};
+}
+
+void KvmMachine::bank_removed(const mm::Bank& bank) {
+  std::lock_guard hold(slots_lock_);
+  auto slot = std::ranges::find(slots_, &bank);
+  if (slot == slots_.end()) return;
+  // If KVM cannot delete the slot (it may be out of memory), its number stays taken: reusing it would fail.
+  if (set_slot(unsigned(slot - slots_.begin()), bank, false)) *slot = nullptr;
+}
+
+// --- vCPUs ---
+
+Status KvmMachine::attach(mm::AddressSpace& space) { return kernel_.install(space); }
+
+std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
+  if (!kernel_.installed()) return failure("the machine has no address space yet");
+  KvmVcpu* vcpu = nullptr;
+  {
+    std::lock_guard hold(vcpus_lock_);
+    if (!free_.empty()) {
+      vcpu = free_.back();
+      free_.pop_back();
+      vcpu->recycle();
+    } else {
+      if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
+      auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
+      if (!created) return std::unexpected(created.error());
+      vcpu = created->get();
+      vcpus_.push_back(std::move(*created));
+    }
+  }
+  // The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
+  if (live_.fetch_add(1, std::memory_order_seq_cst) == 1 &&
+      flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))
+    expel(~0ull);
+  return vcpu;
+}
+
+void KvmMachine::release_vcpu(Vcpu* vcpu) {
+  std::lock_guard hold(vcpus_lock_);
+  live_.fetch_sub(1, std::memory_order_seq_cst);
+  free_.push_back(static_cast<KvmVcpu*>(vcpu));
+}
+
+Machine::Totals KvmMachine::totals() const {
+  Totals t{};
+  for_each_vcpu([&](const KvmVcpu& v) {
+    const VcpuCounters& c = v.counters();
+    t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions;
+    t.kicks += c.kicks, t.flushes += c.flushes, t.flush_exits += c.flush_exits;
+  });
+  return t;
+}
+
+}  // namespace kvm
+}  // namespace ramet::vmm

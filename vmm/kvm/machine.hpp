@@ -1,0 +1,89 @@
+// KvmMachine: one VM, its memslots, its vCPUs, and what its strict flushes are made of.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "vmm/kvm/cpuid.hpp"
+#include "vmm/kvm/device.hpp"
+#include "vmm/kvm/kernel_half.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm::kvm {
+
+class KvmVcpu;
+
+// How a strict flush works, on every host by the same code (flush.cpp).
+//
+// A vCPU may use an old entry only while it runs user code. So a flush makes sure that from its return on
+// no vCPU runs user code without having done, after the entries were written, what drops the old ones:
+//   touches: ring-0 stores into the changed table pages, for a KVM that shadows them; one vCPU's suffice;
+//   reload:  of CR3, by each vCPU for itself.
+// flush() advances `generation` and leaves the touches in `pending`; a vCPU that enters sees both and does
+// them first. Only vCPUs that are in user code at that moment have to be interrupted and waited for.
+struct FlushState {
+  // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
+  // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
+  std::atomic<std::uint64_t> generation{1};
+  // Generation up to which all touches are done. Release by the vCPU that did them, acquire by entering ones.
+  std::atomic<std::uint64_t> settled{1};
+  std::mutex lock;                // guards pending
+  std::vector<mm::Gpa> pending;   // table pages to be touched; a page may be listed twice
+  std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock
+};
+
+class KvmMachine final : public Machine {
+ public:
+  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
+  ~KvmMachine() override;
+
+  // mm::BankObserver: one memslot a bank
+  mm::Result<> bank_added(const mm::Bank&) override;
+  void bank_removed(const mm::Bank&) override;
+
+  // mm::Tlb
+  void flush(const mm::FlushRequest&) override;
+  void flush_relaxed(const mm::FlushRequest&) override;
+
+  Status attach(mm::AddressSpace&) override;
+  std::expected<Vcpu*, Failure> acquire_vcpu() override;
+  void release_vcpu(Vcpu*) override;
+  const Features& features() const override { return model_.features; }
+  Totals totals() const override;
+
+ private:
+  friend class KvmVcpu;
+  KvmMachine(Device device, Fd vm, const CpuModel& model);
+  bool set_slot(unsigned slot, const mm::Bank&, bool present);
+  template <class F>
+  void for_each_vcpu(F f) const {
+    std::lock_guard hold(vcpus_lock_);
+    for (const auto& v : vcpus_) f(*v);
+  }
+  void syscall_seen_in_ring3() { ring3_on_shadow_.store(true, std::memory_order_relaxed); }
+  // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
+  void expel(std::uint64_t generation);
+
+  Device device_;
+  Fd vm_;
+  const CpuModel& model_;
+  KernelHalf kernel_;
+  FlushState flush_;
+
+  std::mutex slots_lock_;                       // guards slots_
+  std::vector<const mm::Bank*> slots_;          // index: memslot; null: free
+  unsigned max_slots_, max_vcpus_;
+
+  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_. Order: settling > vcpus_lock_
+  std::deque<std::unique_ptr<KvmVcpu>> vcpus_;  // grows only
+  std::vector<KvmVcpu*> free_;
+  // vCPUs in use. seq_cst: pairs with KvmVcpu::announce(), which lets touches ride along only if it is 1.
+  std::atomic<unsigned> live_{0};
+  // Ring 3 runs on KVM's shadow tables: SYSCALL has been seen to stay in it. Relaxed: becomes true once.
+  std::atomic<bool> ring3_on_shadow_{false};
+};
+
+}  // namespace ramet::vmm::kvm

@@ -1,0 +1,46 @@
+// A guest of a few instructions, to find out what the host does: memory, address space, machine, and user
+// pages mapped by entries that the caller writes itself, so that it decides what is in the tables and when
+// a flush happens. The host probe and the tests of the machine use it.
+#pragma once
+
+#include <expected>
+#include <memory>
+#include <span>
+
+#include "guest-mm/address_space.hpp"
+#include "guest-mm/bank.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm::kvm {
+
+class MicroGuest {
+ public:
+  // Entry bits as callers need them. Accessed and dirty beforehand.
+  static constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kNoExecute = 1ull << 63;
+  static constexpr std::uint64_t kUserRw = kPresent | kWritable | kUser | 0x60 | kNoExecute;
+  static constexpr std::uint64_t kUserRo = kPresent | kUser | 0x20 | kNoExecute;
+  static constexpr std::uint64_t kUserRx = kPresent | kUser | 0x20;
+  // One page of code, one page of stack below kStack; kData is for the caller to map.
+  static constexpr mm::Gva kCode = 0x400000, kData = 0x600000, kStack = 0x800000;
+
+  static std::expected<std::unique_ptr<MicroGuest>, Failure> create(const std::string& device = "/dev/kvm",
+                                                                    std::uint64_t table_bytes = 2ull << 20);
+
+  // Data frame n < 1024: the address space does not know of them.
+  mm::Gpa frame(unsigned n) const { return memory->data().base() + (4ull << 20) + n * mm::kPageSize; }
+  std::uint64_t* words(mm::Gpa gpa) const { return reinterpret_cast<std::uint64_t*>(memory->host(gpa)); }
+  // Writes the entry of va, 0 for none, and flushes nothing. Returns the table page that holds it.
+  std::expected<mm::Gpa, Failure> map(mm::Gva va, mm::Gpa gpa, std::uint64_t bits);
+  // The strict flush that a change of a live entry needs.
+  void flush(mm::Gva va, mm::Gpa table);
+  // Copies code into the page at kCode.
+  mm::Gva load(std::span<const std::uint8_t> code, std::uint64_t offset = 0);
+  // A vCPU that starts at kCode.
+  std::expected<Vcpu*, Failure> vcpu();
+
+  std::unique_ptr<Machine> machine;  // destroyed last: the memory's banks leave it
+  std::unique_ptr<mm::Memory> memory;
+  std::unique_ptr<mm::AddressSpace> space;
+};
+
+}  // namespace ramet::vmm::kvm

@@ -1,0 +1,165 @@
+// KvmVcpu: creation, and the registers that do not change with every exit.
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "arch/x86_64/stub.hpp"
+#include "vmm/kvm/vcpu.hpp"
+
+namespace ramet::vmm::kvm {
+
+namespace x86 = arch::x86_64;
+
+std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& machine, unsigned id) {
+  auto v = std::unique_ptr<KvmVcpu>(new KvmVcpu(machine));
+  int fd = call(machine.vm_, KVM_CREATE_VCPU, id);
+  if (fd < 0) return failure(fmt::format("KVM cannot create virtual CPU {}: {}", id, std::strerror(-fd)));
+  v->fd_ = Fd(fd);
+  v->run_size_ = machine.device_.run_size;
+  void* run = mmap(nullptr, v->run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (run == MAP_FAILED) return failure(fmt::format("cannot map the state of virtual CPU {}: {}", id, std::strerror(errno)));
+  v->run_ = static_cast<kvm_run*>(run);
+  v->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
+  auto page = machine.kernel_.allocate_vcpu_page();
+  if (!page) return std::unexpected(page.error());
+  v->page_ = *page;
+  if (auto ok = set_cpuid(v->fd_, machine.model_, id); !ok) return std::unexpected(ok.error());
+  return v;
+}
+
+KvmVcpu::~KvmVcpu() {
+  if (run_ != nullptr) munmap(run_, run_size_);
+}
+
+void KvmVcpu::recycle() {
+  std::lock_guard hold(busy_);
+  regs_ = {};
+  fs_base_ = gs_base_ = 0, bases_changed_ = true;
+  reset_fp();
+  if (in_user_) loaded_ = in_user_ = false;
+  run_->immediate_exit = 0;
+  kicked_.store(false, std::memory_order_relaxed);
+}
+
+// First use, and when ring 0 is needed although an interruption left the CPU in user code.
+Status KvmVcpu::load_ring0() {
+  kvm_sregs s;
+  if (int r = call(fd_, KVM_GET_SREGS, &s); r < 0) return failure(fmt::format("KVM_GET_SREGS: {}", std::strerror(-r)));
+  auto segment = [](std::uint16_t selector, std::uint8_t type, bool code) {
+    kvm_segment g = {};
+    g.limit = 0xffffffff, g.selector = selector, g.type = type;
+    g.present = g.s = g.g = 1, g.l = code, g.db = !code;
+    return g;
+  };
+  constexpr std::uint8_t kCode = 11, kData = 3, kBusyTss = 11;  // accessed
+  kvm_segment null = {};
+  null.unusable = 1;
+  std::uint64_t fs = s.fs.base, gs = s.gs.base;
+  s.cs = segment(x86::kKernelCs, kCode, true);
+  s.ss = segment(x86::kKernelSs, kData, false);
+  s.ds = s.es = s.fs = s.gs = null;
+  // The first time our bases are the newer ones; later user code may have changed them, and MSRs bring ours.
+  s.fs.base = loaded_ ? fs : fs_base_;
+  s.gs.base = loaded_ ? gs : gs_base_;
+  if (!loaded_) bases_changed_ = false;
+  s.tr = {};
+  s.tr.base = page_.address, s.tr.limit = x86::kTssLimit, s.tr.selector = x86::kTss;
+  s.tr.type = kBusyTss, s.tr.present = 1;
+  s.gdt.base = KernelHalf::kStubPage + x86::kGdtOffset, s.gdt.limit = x86::kGdtLimit;
+  s.idt.base = KernelHalf::kStubPage + x86::kIdtOffset, s.idt.limit = x86::kIdtLimit;
+  s.cr0 = x86::kCr0, s.cr3 = machine_.kernel_.root(), s.cr4 = machine_.model_.cr4, s.efer = x86::kEfer;
+  if (int r = call(fd_, KVM_SET_SREGS, &s); r < 0) return failure(fmt::format("KVM_SET_SREGS: {}", std::strerror(-r)));
+  in_user_ = false;
+  return {};
+}
+
+Status KvmVcpu::prepare() {
+  if (!fp_reset_) return fp_reset_;
+  if (!x86::canonical(fs_base_) || !x86::canonical(gs_base_))
+    return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", fs_base_, gs_base_));
+  if (!loaded_) {
+    if (auto ok = load_ring0(); !ok) return ok;
+    MsrList<3> m;
+    m.entries[0] = {.index = x86::msr::kStar, .reserved = 0, .data = x86::msr::kStarValue};
+    m.entries[1] = {.index = x86::msr::kLstar, .reserved = 0, .data = KernelHalf::kStubPage + x86::stub::syscall_entry()};
+    m.entries[2] = {.index = x86::msr::kSfmask, .reserved = 0, .data = x86::msr::kSfmaskValue};
+    if (call(fd_, kSetMsrs, &m) != 3) return failure("KVM refused the model-specific registers of SYSCALL");
+    if (machine_.features().xcr0 != 0) {
+      kvm_xcrs x = {};
+      x.nr_xcrs = 1;
+      x.xcrs[0].value = machine_.features().xcr0;
+      if (int r = call(fd_, KVM_SET_XCRS, &x); r < 0) return failure(fmt::format("KVM_SET_XCRS: {}", std::strerror(-r)));
+    }
+    loaded_ = true;
+  }
+  return bases_changed_ ? load_bases() : Status{};
+}
+
+Status KvmVcpu::load_bases() {
+  MsrList<2> m;
+  m.entries[0] = {.index = x86::msr::kFsBase, .reserved = 0, .data = fs_base_};
+  m.entries[1] = {.index = x86::msr::kGsBase, .reserved = 0, .data = gs_base_};
+  if (call(fd_, kSetMsrs, &m) != 2) return failure(fmt::format("KVM refused the segment bases {:#x} and {:#x}", fs_base_, gs_base_));
+  bases_changed_ = false;
+  return {};
+}
+
+// Where user code can change the bases by itself, ours are only as new as the last look.
+std::uint64_t KvmVcpu::fs_base() {
+  if (bases_changed_ || !loaded_ || !machine_.model_.fsgsbase) return fs_base_;
+  MsrList<2> m;
+  m.entries[0].index = x86::msr::kFsBase, m.entries[1].index = x86::msr::kGsBase;
+  if (call(fd_, kGetMsrs, &m) == 2) fs_base_ = m.entries[0].data, gs_base_ = m.entries[1].data;
+  return fs_base_;
+}
+
+std::uint64_t KvmVcpu::gs_base() {
+  fs_base();
+  return gs_base_;
+}
+
+void KvmVcpu::set_fs_base(std::uint64_t base) {
+  fs_base();  // the other base must not be overwritten with an old value
+  fs_base_ = base, bases_changed_ = true;
+}
+
+void KvmVcpu::set_gs_base(std::uint64_t base) {
+  fs_base();
+  gs_base_ = base, bases_changed_ = true;
+}
+
+// --- FP state ---
+
+static_assert(sizeof(XsaveArea) == sizeof(FpState::area));
+constexpr std::size_t kComponents = 512;  // XSTATE_BV
+
+Status KvmVcpu::get_fp(FpState& fp) {
+  if (int r = call(fd_, kGetXsave, fp.area.data()); r < 0) return failure(fmt::format("KVM_GET_XSAVE: {}", std::strerror(-r)));
+  // KVM may list components that it gives no guest; x87 and SSE are always there in full.
+  std::uint64_t components;
+  std::memcpy(&components, &fp.area[kComponents], sizeof components);
+  components = (components & machine_.features().xcr0) | 3;
+  std::memcpy(&fp.area[kComponents], &components, sizeof components);
+  return {};
+}
+
+Status KvmVcpu::set_fp(const FpState& fp) {
+  FpState copy = fp;
+  std::uint64_t header[2];
+  std::memcpy(header, &copy.area[kComponents], sizeof header);
+  std::uint64_t served = machine_.features().xcr0 | 3;
+  if (machine_.features().xsave_size == 0) header[0] = 3, header[1] = 0;  // FXSAVE users have no header
+  if ((header[0] & ~served) != 0 || header[1] != 0) return failure("the FP state has components that this machine has not");
+  std::memcpy(&copy.area[kComponents], header, sizeof header);
+  if (int r = call(fd_, kSetXsave, copy.area.data()); r < 0) return failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r)));
+  return {};
+}
+
+void KvmVcpu::reset_fp() {
+  FpState fp;
+  x86::reset(fp);
+  int r = call(fd_, kSetXsave, fp.area.data());
+  fp_reset_ = r < 0 ? failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r))) : Status{};
+}
+
+}  // namespace ramet::vmm::kvm

@@ -1,0 +1,239 @@
+// KvmVcpu::run(): into user code and back, and what came back.
+#include "vmm/kvm/vcpu.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstring>
+
+#include "arch/x86_64/stub.hpp"
+#include "vmm/kvm/kick.hpp"
+#include "vmm/kvm/exit_reason.hpp"
+
+namespace ramet::vmm::kvm {
+
+namespace x86 = arch::x86_64;
+namespace stub = arch::x86_64::stub;
+
+namespace {
+
+constexpr unsigned kPageFault = 14, kGeneralProtection = 13;
+
+// regs_ and KVM's structure list the same registers in the same order.
+static_assert(sizeof(UserRegs) == sizeof(kvm_regs));
+static_assert(offsetof(UserRegs, rbp) == offsetof(kvm_regs, rbp) && offsetof(UserRegs, rsi) == offsetof(kvm_regs, rsi) &&
+              offsetof(UserRegs, r8) == offsetof(kvm_regs, r8) && offsetof(UserRegs, r15) == offsetof(kvm_regs, r15) &&
+              offsetof(UserRegs, rip) == offsetof(kvm_regs, rip) && offsetof(UserRegs, rflags) == offsetof(kvm_regs, rflags));
+
+Exit broken(std::string why) {
+  Exit e;
+  e.kind = Exit::Kind::Broken;
+  e.detail = std::move(why);
+  return e;
+}
+
+}  // namespace
+
+Exit KvmVcpu::run() {
+  std::lock_guard hold(busy_);
+  tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+  if (take_kick()) {
+    counters_.kicks.add();
+    return {};
+  }
+  Exit exit;
+  if (auto ok = prepare(); !ok) {
+    exit = broken(ok.error().message);
+  } else if (!x86::canonical(regs_.rip)) {
+    exit.kind = Exit::Kind::Exception;  // as the processor does it at the first fetch
+    exit.vector = kGeneralProtection;
+  } else if (auto announced = announce(); !announced) {
+    exit = broken(announced.error().message);
+  } else if (kicked_.load(std::memory_order_seq_cst)) {  // since take_kick(); pairs with kick()
+    not_entered();
+    leave();
+    exit = kicked();
+  } else {
+    lay_out_entry();
+    exit = execute();
+    leave();
+  }
+  switch (exit.kind) {
+    case Exit::Kind::Syscall: counters_.syscalls.add(); break;
+    case Exit::Kind::PageFault: counters_.page_faults.add(); break;
+    case Exit::Kind::Exception: counters_.exceptions.add(); break;
+    case Exit::Kind::Kicked: counters_.kicks.add(); break;
+    case Exit::Kind::HostFault: break;
+    case Exit::Kind::Broken: loaded_ = in_user_ = false; break;
+  }
+  return exit;
+}
+
+// KVM_RUN until user code has come to something that the caller must see.
+Exit KvmVcpu::execute() {
+  for (;;) {
+    int error = run_kvm();
+    if (error == 0) {
+      entered();
+      in_user_ = false;
+      if (run_->exit_reason != KVM_EXIT_IO || run_->io.direction != KVM_EXIT_IO_OUT) return broken(describe_exit(*run_));
+      Exit exit;
+      unsigned port = run_->io.port;
+      if (port == stub::kSyscallPort) {
+        take_user_registers();
+        return syscall_exit();
+      }
+      if (port >= stub::kVectors) return broken(describe_exit(*run_));
+      exit.vector = std::uint8_t(port);
+      decode_trap(exit);
+      return exit;
+    }
+    if (error != EINTR && error != EFAULT) return broken(fmt::format("KVM_RUN: {}", std::strerror(error)));
+    Where at = where();
+    if (error == EFAULT) {
+      if (at != Where::User) return broken("KVM cannot reach the memory of the trap stub");
+      entered();
+      take_user_registers();
+      in_user_ = true;
+      Exit exit;
+      exit.kind = Exit::Kind::HostFault;
+      exit.detail = describe_host_fault(*run_);
+      return exit;
+    }
+    run_->immediate_exit = 0;
+    switch (at) {
+      case Where::User:
+        entered();
+        take_user_registers();
+        in_user_ = true;
+        return kicked();
+      case Where::Leaving:  // the entry has not come to its end; all of it is repeated
+        not_entered();
+        in_user_ = false;
+        return kicked();
+      case Where::Entering:  // a trap is under way: its exit comes first, the kick with the next run()
+        kicked_.store(true, std::memory_order_relaxed);
+        break;
+      case Where::Unknown:
+        return broken("KVM does not tell where the guest was interrupted");
+    }
+  }
+}
+
+// Where an interrupted KVM_RUN left the CPU. The common case, user code's own half, needs no system call
+// beyond the look for an exception that KVM has accepted but not yet delivered.
+KvmVcpu::Where KvmVcpu::where() {
+  std::uint64_t rip = sync().rip;
+  if (rip - KernelHalf::kStubPage < stub::size()) {
+    kvm_sregs s;
+    if (call(fd_, KVM_GET_SREGS, &s) < 0) return Where::Unknown;
+    std::uint64_t offset = rip - KernelHalf::kStubPage;
+    if (s.cs.dpl == 0) return offset >= stub::flush() ? Where::Leaving : Where::Entering;
+    // Ring 3 at LSTAR: SYSCALL got this far, or user code jumped here. Either way a page fault follows.
+    if (offset == stub::syscall_entry()) return Where::Entering;
+  }
+  kvm_vcpu_events events;
+  if (call(fd_, KVM_GET_VCPU_EVENTS, &events) < 0) return Where::Unknown;
+  return events.exception.injected != 0 || events.exception.pending != 0 ? Where::Entering : Where::User;
+}
+
+void KvmVcpu::take_user_registers() { regs_ = std::bit_cast<UserRegs>(sync()); }
+
+// The registers of SYSCALL: RCX and R11 hold what it saved.
+Exit KvmVcpu::syscall_exit() {
+  regs_.rip = regs_.rcx;
+  regs_.rflags = x86::resume_flags(regs_.r11);
+  Exit exit;
+  exit.kind = Exit::Kind::Syscall;
+  return exit;
+}
+
+// Registers are user code's but for those in the frame, and for RAX at a page fault.
+void KvmVcpu::decode_trap(Exit& exit) {
+  take_user_registers();
+  bool has_error = (x86::kErrorCodeVectors >> exit.vector & 1) != 0;
+  bool is_page_fault = exit.vector == kPageFault;
+  std::uint64_t frame_at = stack_top() - sizeof(x86::TrapFrame);
+  if (sync().rsp != frame_at - 8 * (has_error + is_page_fault)) {
+    exit = broken(fmt::format("exception {} arrived on another stack", exit.vector));
+    return;
+  }
+  x86::TrapFrame frame;
+  std::memcpy(&frame, stack_word(frame_at), sizeof frame);
+  std::uint64_t cr2 = regs_.rax;
+  if (is_page_fault) regs_.rax = *stack_word(frame_at - 16);
+  if (has_error) exit.error = *stack_word(frame_at - 8);
+  if ((frame.cs & 3) != 3) {
+    exit = broken(fmt::format("exception {} (error {:#x}, cr2 {:#x}) in the trap stub at {:#x}", exit.vector, exit.error,
+                              is_page_fault ? cr2 : 0, frame.rip));
+    return;
+  }
+  regs_.rip = frame.rip;
+  regs_.rflags = frame.rflags;
+  regs_.rsp = frame.rsp;
+  if (is_page_fault) {
+    exit = page_fault(cr2, exit.error);
+  } else if (exit.vector == 2 || exit.vector == 18) {
+    exit = broken(exit.vector == 2 ? "the guest got a non-maskable interrupt" : "the guest got a machine check");
+  } else {
+    exit.kind = Exit::Kind::Exception;
+  }
+}
+
+Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
+  bool fetch = (error & x86::pf::kFetch) != 0;
+  // A KVM that runs ring 3 on shadow tables may let SYSCALL jump to LSTAR and stay in ring 3, where this
+  // fault follows. User code that jumps there by itself has interrupts enabled, and cannot help it.
+  if (fetch && address == KernelHalf::kStubPage + stub::syscall_entry() && regs_.rip == address &&
+      (regs_.rflags & x86::kInterruptFlag) == 0) {
+    machine_.syscall_seen_in_ring3();
+    return syscall_exit();
+  }
+  Exit exit;
+  exit.kind = Exit::Kind::PageFault;
+  exit.vector = kPageFault;
+  exit.error = error;
+  exit.address = address;
+  exit.present = (error & x86::pf::kPresent) != 0;
+  exit.access = fetch ? mm::Access::Execute : (error & x86::pf::kWrite) != 0 ? mm::Access::Write : mm::Access::Read;
+  return exit;
+}
+
+// --- kicks ---
+
+// seq_cst on both sides: either we see that the vCPU is in the guest, or announce() sees the kick.
+void KvmVcpu::kick() {
+  kicked_.store(true, std::memory_order_seq_cst);
+  if (guest_generation() != 0) interrupt_guest();
+}
+
+// A KVM_RUN that starts after this sees immediate_exit; one that runs already gets the signal.
+void KvmVcpu::interrupt_guest() {
+  std::atomic_ref(run_->immediate_exit).store(1, std::memory_order_seq_cst);
+  kick_thread(tid_.load(std::memory_order_relaxed));
+}
+
+// Clears the flag first: a kick that comes between the two lines is seen now, or by the next KVM_RUN, or both.
+bool KvmVcpu::take_kick() {
+  std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
+  return kicked_.exchange(false, std::memory_order_seq_cst);
+}
+
+Exit KvmVcpu::kicked() {
+  take_kick();
+  return {};
+}
+
+// --- KVM_RUN ---
+
+int KvmVcpu::run_kvm() {
+  run_->exit_reason = KVM_EXIT_UNKNOWN;
+  return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+}
+
+std::uint64_t* KvmVcpu::stack_word(std::uint64_t address) const {
+  return reinterpret_cast<std::uint64_t*>(page_.host.data() + (address - page_.address));
+}
+
+}  // namespace ramet::vmm::kvm

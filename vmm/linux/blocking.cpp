@@ -1,0 +1,56 @@
+// Interruptible waits, and the kick signal whose handler ends them.
+#include "vmm/linux/blocking.hpp"
+
+#include <signal.h>
+#include <ucontext.h>
+
+#include <cerrno>
+
+#include "arch/x86_64/interruptible.hpp"
+#include "vmm/kick_signal.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+void on_kick(int, siginfo_t*, void* context) { arch::x86_64::abort_interruptible(*static_cast<ucontext_t*>(context)); }
+
+}  // namespace
+
+// Not the first real-time signals: debuggers, profilers and libraries like those.
+int kick_signal() { return SIGRTMIN + 7; }
+
+void install_kick_signal() {
+  static const bool installed = [] {
+    struct sigaction action{};
+    action.sa_sigaction = on_kick;
+    // SA_RESTART: calls that were not made through wait() must not notice.
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigfillset(&action.sa_mask);
+    return sigaction(kick_signal(), &action, nullptr) == 0;
+  }();
+  static_cast<void>(installed);  // a valid signal number and a valid action: it cannot fail
+  sigset_t kick;
+  sigemptyset(&kick);
+  sigaddset(&kick, kick_signal());
+  pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);
+}
+
+void Interruption::raise(pthread_t owner) {
+  set();
+  if (waiting_.load(std::memory_order_seq_cst)) pthread_kill(owner, kick_signal());
+}
+
+std::int64_t Interruption::wait(long number, const std::array<std::uint64_t, 6>& arguments) {
+  static_assert(sizeof(word_) == sizeof(std::uint32_t) && std::atomic<std::uint32_t>::is_always_lock_free);
+  waiting_.store(true, std::memory_order_seq_cst);
+  std::int64_t result;
+  do {
+    result = arch::x86_64::ramet_interruptible_syscall(reinterpret_cast<const std::uint32_t*>(&word_), number,
+                                                       arguments.data());
+    // A signal that was not meant for us (a kick of the vCPU that came late): wait on.
+  } while (result == -EINTR && !raised());
+  waiting_.store(false, std::memory_order_release);
+  return result;
+}
+
+}  // namespace ramet::vmm

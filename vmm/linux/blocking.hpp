@@ -1,0 +1,34 @@
+// Host calls that may wait for long and must be given up when the guest's thread is interrupted.
+#pragma once
+
+#include <pthread.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+namespace ramet::vmm {
+
+// What interrupts one host thread. Thread has one; tests use it alone.
+class Interruption {
+ public:
+  // Makes the owner's wait(), if it is in one, or else its next, return -EINTR. From any thread, and from
+  // signal handlers. `owner` must be a live thread.
+  void raise(pthread_t owner);
+  // As raise(), for an owner that is the caller itself, or that is known not to wait.
+  void set() { word_.store(1, std::memory_order_seq_cst); }
+  // The owner has seen it: waits may begin again. Look at what raise() announced *after* this.
+  void clear() { word_.store(0, std::memory_order_seq_cst); }
+  bool raised() const { return word_.load(std::memory_order_seq_cst) != 0; }
+
+  // The owner only. Result of the host call or -errno; -EINTR only if raised.
+  std::int64_t wait(long number, const std::array<std::uint64_t, 6>& arguments);
+
+ private:
+  // word_ and waiting_ are each stored by one side and then loaded by the other (Dekker), hence seq_cst:
+  // raise() stores word_ and loads waiting_, wait() stores waiting_ and its system call's stub loads word_.
+  std::atomic<std::uint32_t> word_{0};
+  std::atomic<bool> waiting_{false};
+};
+
+}  // namespace ramet::vmm

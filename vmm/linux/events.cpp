@@ -1,0 +1,400 @@
+// System calls that make or wait for events: pipes, poll, select, epoll, eventfd, timerfd.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/select.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
+std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
+  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
+}
+
+// A guest descriptor for a host descriptor that was just made.
+OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec) {
+  auto file = std::make_shared<OpenFile>();
+  file->kind = kind;
+  file->host = HostFd(host);
+  file->flags = flags;
+  return thread.process.files.install(std::move(file), close_on_exec);
+}
+
+std::int64_t as_result(const OrErrno<int>& fd) { return fd ? *fd : -fd.error(); }
+
+// --- pipes, eventfd, timerfd ---
+
+std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
+  if (flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) return -EINVAL;
+  // Before there is anything to undo: is the result's place writable?
+  if (put(thread, at, std::array<int, 2>{-1, -1}) != 0) return -EFAULT;
+  int host[2];
+  if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
+  HostFd write_end(host[1]);
+  auto in = install(thread, host[0], OpenFile::Kind::Pipe, O_RDONLY, flags & O_CLOEXEC);
+  if (!in) return -in.error();
+  auto file = std::make_shared<OpenFile>();
+  file->kind = OpenFile::Kind::Pipe;
+  file->host = std::move(write_end);
+  file->flags = O_WRONLY;
+  auto out = thread.process.files.install(std::move(file), flags & O_CLOEXEC);
+  if (!out) {
+    thread.process.files.close(*in);
+    return -out.error();
+  }
+  return put(thread, at, std::array<int, 2>{*in, *out});
+}
+
+std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, a[0], 0); }
+std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread, a[0], a.i32(1)); }
+
+std::int64_t make_eventfd(Thread& thread, unsigned initial, int flags) {
+  int host = eventfd(initial, flags | EFD_CLOEXEC);
+  if (host < 0) return -errno;
+  return as_result(install(thread, host, OpenFile::Kind::Event, O_RDWR, flags & EFD_CLOEXEC));
+}
+std::int64_t sys_eventfd(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), 0); }
+std::int64_t sys_eventfd2(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), a.i32(1)); }
+
+std::int64_t sys_timerfd_create(Thread& thread, const Args& a) {
+  const int clock = a.i32(0), flags = a.i32(1);
+  if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) return -EPERM;
+  int host = timerfd_create(clock, flags | TFD_CLOEXEC);
+  if (host < 0) return -errno;
+  return as_result(install(thread, host, OpenFile::Kind::Timer, O_RDWR, flags & TFD_CLOEXEC));
+}
+
+OrErrno<std::shared_ptr<OpenFile>> get(Thread& thread, int fd, OpenFile::Kind kind) {
+  auto file = thread.process.files.get(fd);
+  if (!file) return err(EBADF);
+  if (file->kind != kind) return err(EINVAL);
+  return file;
+}
+
+std::int64_t sys_timerfd_settime(Thread& thread, const Args& a) {
+  auto value = read_user<itimerspec>(thread.memory(), a[2]);
+  if (!value) return -value.error();
+  auto file = get(thread, a.i32(0), OpenFile::Kind::Timer);
+  if (!file) return -file.error();
+  itimerspec old{};
+  if (timerfd_settime((*file)->host.get(), a.i32(1), &*value, &old) != 0) return -errno;
+  return a[3] ? put(thread, a[3], old) : 0;
+}
+
+std::int64_t sys_timerfd_gettime(Thread& thread, const Args& a) {
+  auto file = get(thread, a.i32(0), OpenFile::Kind::Timer);
+  if (!file) return -file.error();
+  itimerspec value{};
+  if (timerfd_gettime((*file)->host.get(), &value) != 0) return -errno;
+  return put(thread, a[1], value);
+}
+
+// --- poll and select: both wait in the host's ppoll ---
+
+using Deadline = std::optional<timespec>;  // CLOCK_MONOTONIC; none: for ever
+
+Deadline deadline_after(const timespec& wait) {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  if (wait.tv_sec > INT32_MAX) return std::nullopt;  // 68 years
+  t.tv_sec += wait.tv_sec;
+  t.tv_nsec += wait.tv_nsec;
+  if (t.tv_nsec >= kNanosPerSecond) {
+    t.tv_nsec -= kNanosPerSecond;
+    ++t.tv_sec;
+  }
+  return t;
+}
+
+timespec time_left(const timespec& deadline) {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  std::int64_t left = (deadline.tv_sec - now.tv_sec) * kNanosPerSecond + deadline.tv_nsec - now.tv_nsec;
+  left = std::max<std::int64_t>(left, 0);
+  return {left / kNanosPerSecond, left % kNanosPerSecond};
+}
+
+// Descriptors being waited for; `guest` keeps the order and the numbers of the guest.
+struct PollSet {
+  std::vector<pollfd> host;
+  std::vector<std::shared_ptr<OpenFile>> keep;
+  std::size_t invalid = 0;  // entries already answered with POLLNVAL
+
+  void add(Thread& thread, int fd, short events) {
+    auto file = fd < 0 ? nullptr : thread.process.files.get(fd);
+    const bool bad = fd >= 0 && !file;
+    invalid += bad;
+    host.push_back({.fd = file ? file->host.get() : -1, .events = events, .revents = static_cast<short>(bad ? POLLNVAL : 0)});
+    keep.push_back(std::move(file));
+  }
+
+  // Ready entries, 0 on time-out, or -errno; -EINTR if a signal is to be delivered.
+  std::int64_t wait(Thread& thread, const Deadline& deadline) {
+    timespec left{};
+    if (deadline && invalid == 0) left = time_left(*deadline);
+    const bool for_ever = !deadline && invalid == 0;
+    std::vector<short> answered;
+    for (const pollfd& p : host) answered.push_back(p.revents);
+    std::int64_t r = thread.blocking(SYS_ppoll, reinterpret_cast<std::uint64_t>(host.data()), host.size(),
+                                     for_ever ? 0 : reinterpret_cast<std::uint64_t>(&left), 0, sizeof(std::uint64_t));
+    for (std::size_t i = 0; i < host.size(); ++i) host[i].revents = static_cast<short>(host[i].revents | answered[i]);
+    return r < 0 ? r : r + static_cast<std::int64_t>(invalid);
+  }
+};
+
+OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, std::vector<pollfd>& guest) {
+  auto user = read_user_array<pollfd>(thread.memory(), at, count, Limits::kOpenFiles);
+  if (!user) return err(user.error());
+  guest = std::move(*user);
+  PollSet set;
+  for (const pollfd& p : guest) set.add(thread, p.fd, p.events);
+  return set;
+}
+
+std::int64_t write_poll_set(Thread& thread, mm::Gva at, const PollSet& set, std::int64_t ready) {
+  for (std::size_t i = 0; i < set.host.size(); ++i)
+    if (put(thread, at + i * sizeof(pollfd) + offsetof(pollfd, revents), set.host[i].revents) != 0) return -EFAULT;
+  return ready;
+}
+
+std::int64_t poll_until(Thread& thread, mm::Gva at, std::uint64_t count, const Deadline& deadline) {
+  std::vector<pollfd> guest;
+  auto set = read_poll_set(thread, at, count, guest);
+  if (!set) return -set.error();
+  std::int64_t ready = set->wait(thread, deadline);
+  if (ready == -EINTR) {
+    thread.restart = [=](Thread& t) { return poll_until(t, at, count, deadline); };
+    return kRestartBlock;
+  }
+  return ready < 0 ? ready : write_poll_set(thread, at, *set, ready);
+}
+
+std::int64_t sys_poll(Thread& thread, const Args& a) {
+  Deadline deadline;
+  if (const int ms = a.i32(2); ms >= 0) deadline = deadline_after({ms / 1000, ms % 1000 * 1'000'000});
+  return poll_until(thread, a[0], a.u32(1), deadline);
+}
+
+// The optional struct timespec of ppoll and pselect6.
+OrErrno<Deadline> read_deadline(Thread& thread, mm::Gva at) {
+  if (!at) return Deadline{};
+  auto wait = read_user<timespec>(thread.memory(), at);
+  if (!wait) return err(wait.error());
+  if (wait->tv_sec < 0 || wait->tv_nsec < 0 || wait->tv_nsec >= kNanosPerSecond) return err(EINVAL);
+  return deadline_after(*wait);
+}
+
+// The optional signal mask of ppoll, pselect6 and epoll_pwait.
+OrErrno<void> use_mask(Thread& thread, mm::Gva at, std::uint64_t size) {
+  if (!at) return {};
+  if (size != sizeof(SignalSet)) return err(EINVAL);
+  auto mask = read_user<SignalSet>(thread.memory(), at);
+  if (!mask) return err(mask.error());
+  thread.set_temporary_mask(*mask);
+  return {};
+}
+
+// Linux writes the time that is left back, and keeps its peace where it cannot.
+void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
+  if (at && deadline) (void)put(thread, at, time_left(*deadline));
+}
+
+std::int64_t sys_ppoll(Thread& thread, const Args& a) {
+  auto deadline = read_deadline(thread, a[2]);
+  if (!deadline) return -deadline.error();
+  std::vector<pollfd> guest;
+  auto set = read_poll_set(thread, a[0], a.u32(1), guest);
+  if (!set) return -set.error();
+  if (auto masked = use_mask(thread, a[3], a[4]); !masked) return -masked.error();
+  std::int64_t ready = set->wait(thread, *deadline);
+  write_time_left(thread, a[2], *deadline);
+  if (ready == -EINTR) return kRestartNoHand;
+  return ready < 0 ? ready : write_poll_set(thread, a[0], *set, ready);
+}
+
+// What select(2)'s three sets mean in poll's terms, as Linux defines it.
+constexpr short kSelectRead = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR;
+constexpr short kSelectWrite = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR;
+constexpr short kSelectExcept = POLLPRI;
+constexpr std::array<short, 3> kSelect{kSelectRead, kSelectWrite, kSelectExcept};
+
+std::int64_t select_until(Thread& thread, int count, const std::array<mm::Gva, 3>& at, const Deadline& deadline) {
+  if (count < 0) return -EINVAL;
+  count = std::min<int>(count, Limits::kOpenFiles);
+  const std::size_t words = (static_cast<std::size_t>(count) + 63) / 64;
+  std::array<std::vector<std::uint64_t>, 3> sets;
+  for (unsigned s = 0; s < 3; ++s) {
+    if (!at[s]) {
+      sets[s].resize(words);
+      continue;
+    }
+    auto user = read_user_array<std::uint64_t>(thread.memory(), at[s], words, words);
+    if (!user) return -user.error();
+    sets[s] = std::move(*user);
+  }
+  auto in = [&](unsigned s, int fd) { return sets[s][static_cast<std::size_t>(fd) / 64] >> (fd % 64) & 1; };
+
+  PollSet set;
+  std::vector<int> fds;
+  for (int fd = 0; fd < count; ++fd) {
+    short events = 0;
+    for (unsigned s = 0; s < 3; ++s)
+      if (in(s, fd)) events = static_cast<short>(events | kSelect[s]);
+    if (!events) continue;
+    fds.push_back(fd);
+    set.add(thread, fd, events);
+  }
+  if (set.invalid) return -EBADF;
+  std::int64_t ready = set.wait(thread, deadline);
+  if (ready < 0) return ready == -EINTR ? kRestartNoHand : ready;
+
+  std::array<std::vector<std::uint64_t>, 3> result;
+  for (auto& r : result) r.resize(words);
+  std::int64_t bits = 0;
+  for (std::size_t i = 0; i < fds.size(); ++i)
+    for (unsigned s = 0; s < 3; ++s)
+      if (in(s, fds[i]) && (set.host[i].revents & kSelect[s])) {
+        result[s][static_cast<std::size_t>(fds[i]) / 64] |= 1ull << (fds[i] % 64);
+        ++bits;
+      }
+  for (unsigned s = 0; s < 3; ++s)
+    if (at[s] && !thread.memory().write(at[s], std::as_bytes(std::span(result[s])))) return -EFAULT;
+  return bits;
+}
+
+std::int64_t sys_select(Thread& thread, const Args& a) {
+  Deadline deadline;
+  if (a[4]) {
+    auto wait = read_user<timeval>(thread.memory(), a[4]);
+    if (!wait) return -wait.error();
+    if (wait->tv_sec < 0 || wait->tv_usec < 0) return -EINVAL;
+    deadline = deadline_after({wait->tv_sec + wait->tv_usec / 1'000'000, wait->tv_usec % 1'000'000 * 1000});
+  }
+  std::int64_t r = select_until(thread, a.i32(0), {a[1], a[2], a[3]}, deadline);
+  if (a[4] && deadline) {
+    timespec left = time_left(*deadline);
+    (void)put(thread, a[4], timeval{left.tv_sec, left.tv_nsec / 1000});  // as write_time_left()
+  }
+  return r;
+}
+
+std::int64_t sys_pselect6(Thread& thread, const Args& a) {
+  auto deadline = read_deadline(thread, a[4]);
+  if (!deadline) return -deadline.error();
+  if (a[5]) {
+    struct MaskArgument {
+      std::uint64_t at, size;
+    };
+    auto mask = read_user<MaskArgument>(thread.memory(), a[5]);
+    if (!mask) return -mask.error();
+    if (auto masked = use_mask(thread, mask->at, mask->size); !masked) return -masked.error();
+  }
+  std::int64_t r = select_until(thread, a.i32(0), {a[1], a[2], a[3]}, *deadline);
+  write_time_left(thread, a[4], *deadline);
+  return r;
+}
+
+// --- epoll: a host epoll over the host's descriptors; what the guest attached to an entry passes through ---
+
+std::int64_t make_epoll(Thread& thread, bool close_on_exec) {
+  int host = epoll_create1(EPOLL_CLOEXEC);
+  if (host < 0) return -errno;
+  return as_result(install(thread, host, OpenFile::Kind::Epoll, O_RDWR, close_on_exec));
+}
+std::int64_t sys_epoll_create(Thread& thread, const Args& a) { return a.i32(0) <= 0 ? -EINVAL : make_epoll(thread, false); }
+std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {
+  return a.i32(0) & ~EPOLL_CLOEXEC ? -EINVAL : make_epoll(thread, a.i32(0) & EPOLL_CLOEXEC);
+}
+
+std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
+  epoll_event event{};
+  if (a.i32(1) != EPOLL_CTL_DEL) {
+    auto user = read_user<epoll_event>(thread.memory(), a[3]);
+    if (!user) return -user.error();
+    event = *user;
+  }
+  auto target = thread.process.files.get(a.i32(2));
+  if (!target) return -EBADF;
+  auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
+  if (!epoll) return -epoll.error();
+  if (target == *epoll) return -EINVAL;
+  return epoll_ctl((*epoll)->host.get(), a.i32(1), target->host.get(), &event) == 0 ? 0 : -errno;
+}
+
+std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {
+  constexpr int kAtOnce = 1024;
+  if (a.i32(2) <= 0 || a.i32(2) > static_cast<int>(INT32_MAX / sizeof(epoll_event))) return -EINVAL;
+  auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
+  if (!epoll) return -epoll.error();
+  if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
+  std::vector<epoll_event> events(static_cast<std::size_t>(std::min(a.i32(2), kAtOnce)));
+  std::int64_t ready;
+  do {
+    int ms = -1;
+    if (deadline) {
+      timespec left = time_left(*deadline);
+      ms = static_cast<int>(std::min<std::int64_t>(left.tv_sec * 1000 + (left.tv_nsec + 999'999) / 1'000'000, INT32_MAX));
+    }
+    ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
+                            reinterpret_cast<std::uint64_t>(events.data()), events.size(),
+                            static_cast<std::uint64_t>(ms), 0, sizeof(SignalSet));
+    // The host's milliseconds end 25 days out; longer waits go round.
+  } while (ready == 0 && deadline && time_left(*deadline).tv_sec > 0);
+  if (ready <= 0) return ready;
+  std::span<const epoll_event> got(events.data(), static_cast<std::size_t>(ready));
+  return thread.memory().write(a[1], std::as_bytes(got)) ? ready : -EFAULT;
+}
+
+Deadline from_milliseconds(int ms) {
+  if (ms < 0) return std::nullopt;
+  return deadline_after({ms / 1000, ms % 1000 * 1'000'000});
+}
+
+std::int64_t sys_epoll_wait(Thread& thread, const Args& a) { return epoll_until(thread, a, from_milliseconds(a.i32(3)), 0, 0); }
+std::int64_t sys_epoll_pwait(Thread& thread, const Args& a) {
+  return epoll_until(thread, a, from_milliseconds(a.i32(3)), a[4], a[5]);
+}
+std::int64_t sys_epoll_pwait2(Thread& thread, const Args& a) {
+  auto deadline = read_deadline(thread, a[3]);
+  return deadline ? epoll_until(thread, a, *deadline, a[4], a[5]) : -deadline.error();
+}
+
+}  // namespace
+
+std::span<const Definition> event_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_pipe, "pipe", sys_pipe},
+      {SYS_pipe2, "pipe2", sys_pipe2},
+      {SYS_eventfd, "eventfd", sys_eventfd},
+      {SYS_eventfd2, "eventfd2", sys_eventfd2},
+      {SYS_timerfd_create, "timerfd_create", sys_timerfd_create},
+      {SYS_timerfd_settime, "timerfd_settime", sys_timerfd_settime},
+      {SYS_timerfd_gettime, "timerfd_gettime", sys_timerfd_gettime},
+      {SYS_poll, "poll", sys_poll},
+      {SYS_ppoll, "ppoll", sys_ppoll},
+      {SYS_select, "select", sys_select},
+      {SYS_pselect6, "pselect6", sys_pselect6},
+      {SYS_epoll_create, "epoll_create", sys_epoll_create},
+      {SYS_epoll_create1, "epoll_create1", sys_epoll_create1},
+      {SYS_epoll_ctl, "epoll_ctl", sys_epoll_ctl},
+      {SYS_epoll_wait, "epoll_wait", sys_epoll_wait},
+      {SYS_epoll_pwait, "epoll_pwait", sys_epoll_pwait},
+      {SYS_epoll_pwait2, "epoll_pwait2", sys_epoll_pwait2},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,72 @@
+// Messages for fatal signals.
+#include "vmm/linux/fatal.hpp"
+
+#include <fmt/format.h>
+#include <string.h>
+
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::uint64_t kMiB = 1ull << 20;
+// How far from its stack pointer a function's frame is taken to reach.
+constexpr std::uint64_t kNearStack = kMiB;
+
+bool near(mm::Gva a, mm::Gva b) { return (a > b ? a - b : b - a) < kNearStack; }
+
+std::string where(Process& process, mm::Gva address) {
+  auto region = process.memory.find_region(address);
+  if (!region) return "not mapped";
+  std::string name = !region->name.empty() ? region->name : region->backing ? region->backing->identity().path : "";
+  if (name.empty()) name = "anonymous memory";
+  using mm::has, mm::Prot;
+  return fmt::format("{}, {}{}{}", name, has(region->prot, Prot::Read) ? 'r' : '-',
+                     has(region->prot, Prot::Write) ? 'w' : '-', has(region->prot, Prot::Exec) ? 'x' : '-');
+}
+
+std::string explain_access(Thread& thread, mm::Gva address) {
+  Process& process = thread.process;
+  mm::Gva pc = thread.regs().pc(), sp = thread.regs().sp();
+  if (address == pc) return fmt::format("jump to {:#x} ({})", address, where(process, address));
+  if (near(address, sp)) {
+    if (address < process.stack_top && process.stack_top - address > process.stack_limit - 256 * 1024 &&
+        process.stack_top - address < process.stack_limit + 16 * kMiB)
+      return fmt::format("stack overflow: the stack reached its limit of {} MiB at {:#x}, pc {:#x}",
+                         process.stack_limit / kMiB, address, pc);
+    if (auto guard = process.memory.find_region(address); guard && guard->prot == mm::Prot::None && !guard->backing)
+      return fmt::format("stack overflow: a thread's stack reached its guard page at {:#x}, pc {:#x}", address, pc);
+  }
+  bool write = thread.last_fault.error & 2;
+  return fmt::format("{} {:#x} ({}), pc {:#x}", write ? "write to" : "read from", address, where(process, address), pc);
+}
+
+}  // namespace
+
+std::string signal_name(int sig) {
+  if (const char* name = sig < 32 ? sigabbrev_np(sig) : nullptr) return std::string("SIG") + name;
+  return fmt::format("SIGRTMIN+{}", sig - 32);
+}
+
+Ending fatal_ending(Thread& thread, const siginfo_t& info) {
+  int sig = info.si_signo;
+  mm::Gva pc = thread.regs().pc();
+  auto address = reinterpret_cast<mm::Gva>(info.si_addr);
+  bool from_fault = info.si_code > 0 && info.si_code != SI_KERNEL;
+  std::string detail;
+  if ((sig == SIGSEGV || sig == SIGBUS) && from_fault) detail = explain_access(thread, address);
+  else if (sig == SIGSEGV && info.si_code == SI_KERNEL) detail = fmt::format("general protection at pc {:#x}", pc);
+  else if ((sig == SIGILL || sig == SIGFPE || sig == SIGTRAP) && info.si_code > 0) detail = fmt::format("at pc {:#x} ({})", pc, where(thread.process, pc));
+  const char* text = sigdescr_np(sig);
+  std::string message = fmt::format("the guest was ended by {}", signal_name(sig));
+  if (text) message += fmt::format(" ({})", text);
+  if (!detail.empty()) message += ": " + detail;
+  return {Ending::Kind::Signalled, sig, std::move(message)};
+}
+
+Ending out_of_memory(Process& process) {
+  return {Ending::Kind::Signalled, SIGKILL,
+          fmt::format("out of memory: the guest used all of --memory {}M", process.memory.usage().limit_bytes / kMiB)};
+}
+
+}  // namespace ramet::vmm

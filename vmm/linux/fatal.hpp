@@ -1,0 +1,22 @@
+// What people are told when a signal ends the program: which, where, and what it probably means.
+#pragma once
+
+#include <signal.h>
+
+#include "vmm/linux/process.hpp"
+
+namespace ramet::vmm {
+
+class Thread;
+
+// The ending by `info`, which nobody handled. Call without locks.
+Ending fatal_ending(Thread&, const siginfo_t& info);
+
+// The VM's memory is used up in the middle of an access, where no error can be returned. As Linux's
+// out-of-memory killer: SIGKILL.
+Ending out_of_memory(Process&);
+
+// "SIGSEGV", "SIGRTMIN+3".
+std::string signal_name(int sig);
+
+}  // namespace ramet::vmm

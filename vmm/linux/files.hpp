@@ -1,0 +1,108 @@
+// Files: what a guest may see of the host's files, and its table of open descriptors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <string>
+#include <vector>
+
+#include "guest-mm/backing.hpp"
+#include "vmm/error.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+
+class Process;
+
+// What the command line shares. Paths of the guest are absolute and normalised.
+struct Share {
+  std::string host;
+  std::string guest;        // "/" for --root
+  bool writable = false;
+};
+
+// A host descriptor that closes itself.
+class HostFd {
+ public:
+  HostFd() = default;
+  explicit HostFd(int fd) : fd_(fd) {}
+  HostFd(HostFd&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
+  HostFd& operator=(HostFd&& o) noexcept { std::swap(fd_, o.fd_); return *this; }
+  ~HostFd();
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+class MemoryCharge;  // files_memfd.cpp
+
+// An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
+struct OpenFile {
+  // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
+  enum class Kind : std::uint8_t { File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device };
+  Kind kind = Kind::File;
+  HostFd host;
+  std::string path;         // guest path when opened; empty for pipes and the like
+  bool writable_mount = false;
+  bool synthetic = false;   // a directory of /proc, /sys, /dev, or the parent of a mount point: no host directory
+  int mount = -1;           // index of the share it was found in; -1: none
+  int flags = 0;            // O_ACCMODE and O_PATH of the open; status flags live in the host's descriptor
+  std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
+  // Directories: where a listing stands that goes on after the host's own entries.
+  struct Listing;
+  std::shared_ptr<Listing> listing;
+  ~OpenFile();
+  OpenFile();
+};
+
+class Files {
+ public:
+  // Errors: a shared directory that does not exist or is not a directory, with the option that names it.
+  static std::expected<Files, Failure> create(const std::vector<Share>& shares);
+  Files(Files&&) noexcept;
+  Files& operator=(Files&&) noexcept;
+  ~Files();
+
+  // Descriptors 0, 1, 2 become duplicates of the given host descriptors (-1: closed).
+  void attach_stdio(int in, int out, int err);
+
+  // Null if fd is not open. The result stays valid when another thread closes fd.
+  std::shared_ptr<OpenFile> get(int fd) const;
+  // Lowest free number at or above `from`; EMFILE past the limit.
+  OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
+
+  // False if fd is not open.
+  bool close(int fd);
+
+  // Opens a guest path for the VMM itself (the loader): as open(2) by the guest, with its checks.
+  OrErrno<std::shared_ptr<OpenFile>> open(const std::string& guest_path, int flags, int mode = 0);
+
+  // True if some share covers guest_path: tells "not shared" from "does not exist" in messages.
+  bool shared(const std::string& guest_path) const;
+
+  // mmap of a descriptor: the backing for a private or a shared mapping of [offset, offset+length).
+  // EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
+  OrErrno<std::shared_ptr<mm::Backing>> backing(int fd, bool shared, bool writable, std::uint64_t offset,
+                                                std::uint64_t length, mm::Memory&);
+  // The same for a file that the loader opened; private only.
+  static OrErrno<std::shared_ptr<mm::Backing>> private_backing(const std::shared_ptr<OpenFile>&);
+
+  void set_process(Process*);  // for /proc/self; once, by Process's constructor
+  // What /proc/self/exe opens. Without it, Process::executable is opened as a guest path.
+  void set_executable(std::shared_ptr<OpenFile>);
+
+  struct State;                // files_state.hpp
+  State& state() { return *state_; }
+
+ private:
+  explicit Files(std::unique_ptr<State>);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ramet::vmm

@@ -1,0 +1,168 @@
+// Mapped files: private mappings read through the descriptor, shared ones are a host mapping that becomes
+// a bank of guest memory. And truncation, which must never leave a mapping beyond the end of its file.
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+
+namespace ramet::vmm {
+
+class FileBacking : public mm::Backing {
+ public:
+  FileBacking(std::shared_ptr<OpenFile> file, const struct stat& st)
+      : device_(st.st_dev), inode_(st.st_ino), file_(std::move(file)) {}
+  ~FileBacking() override {
+    if (bank_) memory_->remove(bank_);
+  }
+
+  // Maps exactly the pages of [offset, offset+length) and adds them to the guest's memory. Once.
+  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+    int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
+    void* host = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
+    if (host == MAP_FAILED) return err(errno);
+    std::span bytes(static_cast<std::byte*>(host), length);
+    // Only the bank's last user may unmap: the guest's memory may be in the middle of an access.
+    auto unmap = [bytes, file = file_] { ::munmap(bytes.data(), bytes.size()); };
+    auto bank = memory.add(bytes, unmap);
+    if (!bank) {
+      ::munmap(host, length);
+      return err(errno_of(bank.error()));
+    }
+    bank_ = std::move(*bank);
+    bank_offset_ = offset;
+    memory_ = &memory;
+    return {};
+  }
+
+  std::uint64_t size() const override {
+    struct stat st;
+    if (::fstat(file_->host.get(), &st) != 0) return 0;
+    // While the file shrinks, the smaller size counts before the host's file has it.
+    return std::min(static_cast<std::uint64_t>(st.st_size), limit_.load(std::memory_order_acquire));
+  }
+
+  mm::Result<> read(std::uint64_t offset, std::span<std::byte> dst) override {
+    while (!dst.empty()) {
+      if (offset > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) break;
+      ssize_t n = ::pread(file_->host.get(), dst.data(), dst.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return mm::fail(mm::Error::Io);
+      if (n == 0) break;
+      dst = dst.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    std::ranges::fill(dst, std::byte{0});
+    return {};
+  }
+
+  Shared shared() const override { return {bank_, bank_offset_}; }
+
+  mm::Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) override {
+    if (!bank_) return {};
+    if (offset < bank_offset_ || offset - bank_offset_ >= bank_->size()) return mm::fail(mm::Error::Invalid);
+    std::uint64_t start = mm::align_down(offset - bank_offset_, mm::kPageSize);
+    length = std::min(length, bank_->size() - start);
+    if (::msync(bank_->host() + start, length, wait ? MS_SYNC : MS_ASYNC) != 0) return mm::fail(mm::Error::Io);
+    return {};
+  }
+
+  Identity identity() const override {
+    struct stat st;
+    bool gone = ::fstat(file_->host.get(), &st) == 0 && st.st_nlink == 0;
+    return {major(device_), minor(device_), inode_, gone ? file_->path + " (deleted)" : file_->path};
+  }
+
+  bool is(const struct stat& st) const { return st.st_dev == device_ && st.st_ino == inode_; }
+  // Pairs with size()'s load: a fault after this sees the smaller size.
+  void limit(std::uint64_t bytes) { limit_.store(bytes, std::memory_order_release); }
+
+ private:
+  const dev_t device_;
+  const ino_t inode_;
+  const std::shared_ptr<OpenFile> file_;
+  std::shared_ptr<mm::Bank> bank_;
+  std::uint64_t bank_offset_ = 0;
+  mm::Memory* memory_ = nullptr;
+  std::atomic<std::uint64_t> limit_{std::numeric_limits<std::uint64_t>::max()};
+};
+
+namespace {
+
+// What mmap(2) asks of a file before it looks at anything else.
+OrErrno<struct stat> mappable(const OpenFile& file, bool shared, bool writable) {
+  if (file.flags & O_PATH) return err(EBADF);
+  int access = file.flags & O_ACCMODE;
+  if (access == O_WRONLY || (shared && writable && access != O_RDWR)) return err(EACCES);
+  struct stat st;
+  if (::fstat(file.host.get(), &st) != 0) return err(errno);
+  if (!S_ISREG(st.st_mode) || (file.kind != OpenFile::Kind::File && file.kind != OpenFile::Kind::Stdio)) return err(ENODEV);
+  return st;
+}
+
+bool is_zero_device(const OpenFile& file) {
+  struct stat st;
+  return file.kind == OpenFile::Kind::Device && ::fstat(file.host.get(), &st) == 0 && st.st_rdev == makedev(1, 5);
+}
+
+}  // namespace
+
+OrErrno<std::shared_ptr<mm::Backing>> Files::private_backing(const std::shared_ptr<OpenFile>& file) {
+  auto st = mappable(*file, false, false);
+  if (!st) return err(st.error());
+  return std::make_shared<FileBacking>(file, *st);
+}
+
+OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool writable, std::uint64_t offset,
+                                                     std::uint64_t length, mm::Memory& memory) {
+  auto file = get(fd);
+  if (!file) return err(EBADF);
+  if (is_zero_device(*file)) {
+    if ((file->flags & O_ACCMODE) == O_WRONLY) return err(EACCES);
+    return nullptr;
+  }
+  auto st = mappable(*file, shared, writable);
+  if (!st) return err(st.error());
+  constexpr auto kEnd = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+  if (length == 0 || offset % mm::kPageSize) return err(EINVAL);
+  if (length > kEnd - mm::kPageSize || offset > kEnd - mm::kPageSize - length) return err(EOVERFLOW);
+  auto backing = std::make_shared<FileBacking>(file, *st);
+  {
+    std::lock_guard guard(state_->backings_lock);
+    auto& all = state_->backings;
+    // Sweeps when the list is about to grow: at most half of it is dead then.
+    if (all.size() == all.capacity()) std::erase_if(all, [](const auto& b) { return b.expired(); });
+    all.push_back(backing);
+  }
+  if (shared) {
+    auto done = backing->share(offset, mm::align_up(length, mm::kPageSize), memory);
+    if (!done) return err(done.error());
+  }
+  return backing;
+}
+
+std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call) {
+  std::lock_guard one_at_a_time(state.truncate_lock);
+  struct stat st;
+  if (::fstat(fd, &st) != 0) return -errno;
+  std::vector<std::shared_ptr<FileBacking>> mapped;
+  if (new_size < static_cast<std::uint64_t>(st.st_size)) {
+    std::lock_guard guard(state.backings_lock);
+    for (const auto& weak : state.backings)
+      if (auto backing = weak.lock(); backing && backing->is(st)) mapped.push_back(std::move(backing));
+  }
+  for (const auto& backing : mapped) {
+    backing->limit(new_size);
+    if (state.process) state.process->memory.truncated(*backing, new_size);
+  }
+  std::int64_t result = call();
+  for (const auto& backing : mapped) backing->limit(std::numeric_limits<std::uint64_t>::max());
+  return result;
+}
+
+}  // namespace ramet::vmm

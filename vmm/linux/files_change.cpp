@@ -1,0 +1,266 @@
+// What changes the tree: names (mkdir, unlink, rename, link, ...) and attributes (chmod, chown, utimens).
+// Everything below a share that is not writable answers EROFS; mount points and their parents stay.
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+#include <utime.h>
+
+#include <cerrno>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+Files::State& state_of(Thread& t) { return t.process.files.state(); }
+
+// A guest must not leave programs behind that the host's users would run with the VMM's rights.
+mode_t harmless(mode_t mode, bool directory) { return mode & (directory ? 07777 : 01777); }
+
+OrErrno<Parent> parent_for(Thread& t, int dirfd, mm::Gva at) {
+  auto path = read_user_path(t.memory(), at);
+  if (!path) return err(path.error());
+  auto from = state_of(t).base(dirfd, *path);
+  if (!from) return err(from.error());
+  return state_of(t).parent(*from, *path, t.tid);
+}
+
+bool plain(const Parent& p) { return !p.name.empty() && p.name != "." && p.name != ".."; }
+std::string guest_path(const Parent& p) { return join(p.dir.path, p.name); }
+// The host never follows a last component in the calls below; the slash lets it insist on a directory.
+std::string host_name(const Parent& p) { return p.slash ? p.name + "/" : p.name; }
+
+// The place of a name that is to come into being. What is there already counts first: mkdir -p relies on it.
+std::int64_t check_new(Thread& t, const Parent& p) {
+  if (!plain(p)) return -EEXIST;
+  auto there = state_of(t).find(p.dir, p.name, false, t.tid);
+  if (there) return -EEXIST;
+  if (there.error() != ENOENT) return -there.error();
+  if (!p.dir.fd) return -EACCES;
+  if (!state_of(t).writable(p.dir)) return -EROFS;
+  if (forbidden_filesystem(p.dir.fd->get())) return -EACCES;
+  return 0;
+}
+
+// A name that is to go away.
+std::int64_t check_old(Thread& t, const Parent& p) {
+  if (!p.dir.fd || state_of(t).fixed(guest_path(p))) {
+    auto there = state_of(t).find(p.dir, p.name, false, t.tid);
+    if (!there) return -there.error();
+    return state_of(t).fixed(guest_path(p)) ? -EBUSY : -EPERM;
+  }
+  if (!state_of(t).writable(p.dir)) return -EROFS;
+  if (forbidden_filesystem(p.dir.fd->get())) return -EACCES;
+  return 0;
+}
+
+std::int64_t make_directory(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
+  auto p = parent_for(t, dirfd, at);
+  if (!p) return -p.error();
+  if (std::int64_t bad = check_new(t, *p)) return bad;
+  mode = state_of(t).masked(mode & 01777);
+  if (::mkdirat(p->dir.fd->get(), p->name.c_str(), mode) != 0) return -errno;
+  if (mode & state_of(t).host_umask) {
+    // The host's umask took off more than the guest's.
+    auto made = state_of(t).find(p->dir, p->name, false, t.tid);
+    if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) return -errno;
+  }
+  return 0;
+}
+
+std::int64_t remove_name(Thread& t, int dirfd, mm::Gva at, bool directory) {
+  auto p = parent_for(t, dirfd, at);
+  if (!p) return -p.error();
+  if (!plain(*p)) {
+    if (!directory) return -EISDIR;
+    return p->name == "." ? -EINVAL : p->name == ".." ? -ENOTEMPTY : -EBUSY;
+  }
+  if (std::int64_t bad = check_old(t, *p)) return bad;
+  return result_of(::unlinkat(p->dir.fd->get(), host_name(*p).c_str(), directory ? AT_REMOVEDIR : 0));
+}
+
+std::int64_t rename_name(Thread& t, int old_fd, mm::Gva old_at, int new_fd, mm::Gva new_at, unsigned flags) {
+  constexpr unsigned kNoReplace = 1, kExchange = 2;  // RENAME_*; RENAME_WHITEOUT makes a device: refused
+  if ((flags & ~(kNoReplace | kExchange)) || flags == (kNoReplace | kExchange)) return -EINVAL;
+  auto from = parent_for(t, old_fd, old_at);
+  if (!from) return -from.error();
+  auto to = parent_for(t, new_fd, new_at);
+  if (!to) return -to.error();
+  if (from->dir.mount != to->dir.mount) return -EXDEV;
+  if (!plain(*from) || !plain(*to)) return -EBUSY;
+  if (std::int64_t bad = check_old(t, *from)) return bad;
+  if (state_of(t).fixed(guest_path(*to))) return -EBUSY;
+  return result_of(::syscall(SYS_renameat2, from->dir.fd->get(), host_name(*from).c_str(), to->dir.fd->get(),
+                             host_name(*to).c_str(), flags));
+}
+
+std::int64_t link_name(Thread& t, int old_fd, mm::Gva old_at, int new_fd, mm::Gva new_at, int flags) {
+  if (flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) return -EINVAL;
+  auto found = locate(t, old_fd, old_at, (flags & AT_EMPTY_PATH) | (flags & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW));
+  if (!found) return -found.error();
+  auto to = parent_for(t, new_fd, new_at);
+  if (!to) return -to.error();
+  if (std::int64_t bad = check_new(t, *to)) return bad;
+  if ((found->file ? found->file->mount : found->node.mount) != to->dir.mount) return -EXDEV;
+  if (S_ISDIR(found->st.st_mode)) return -EPERM;
+  return result_of(::linkat(AT_FDCWD, fd_path(found->host()).c_str(), to->dir.fd->get(), host_name(*to).c_str(),
+                            AT_SYMLINK_FOLLOW));
+}
+
+std::int64_t symbolic_link(Thread& t, mm::Gva text_at, int dirfd, mm::Gva at) {
+  auto text = read_user_path(t.memory(), text_at);
+  if (!text) return -text.error();
+  if (text->empty()) return -ENOENT;
+  auto p = parent_for(t, dirfd, at);
+  if (!p) return -p.error();
+  if (std::int64_t bad = check_new(t, *p)) return bad;
+  return result_of(::symlinkat(text->c_str(), p->dir.fd->get(), host_name(*p).c_str()));
+}
+
+std::int64_t make_node(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
+  mode_t type = mode & S_IFMT;
+  if (type == S_IFDIR) return -EPERM;
+  if (type != 0 && type != S_IFREG && type != S_IFIFO && type != S_IFSOCK && type != S_IFCHR && type != S_IFBLK) return -EINVAL;
+  auto p = parent_for(t, dirfd, at);
+  if (!p) return -p.error();
+  if (std::int64_t bad = check_new(t, *p)) return bad;
+  if (type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK) return -EPERM;
+  if (p->slash) return -ENOENT;
+  mode_t bits = state_of(t).masked(harmless(mode, false));
+  return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0));
+}
+
+// An object whose attributes may change.
+std::int64_t check_change(Thread& t, const Found& found) {
+  if (found.synthetic()) return -EPERM;
+  if (!found.file) return state_of(t).writable(found.node) ? 0 : -EROFS;
+  using enum OpenFile::Kind;
+  // The host's own files and devices are lent for reading and writing, no more.
+  if (found.file->kind == Stdio || found.file->kind == Device) return -EPERM;
+  return found.file->mount < 0 || found.file->writable_mount ? 0 : -EROFS;
+}
+
+OrErrno<Found> file_found(Thread& t, int fd) {
+  Found found;
+  found.file = t.process.files.get(fd);
+  if (!found.file || (found.file->flags & O_PATH)) return err(EBADF);
+  auto st = stat_of(state_of(t), *found.file);
+  if (!st) return err(st.error());
+  found.st = *st;
+  return found;
+}
+
+std::int64_t change_mode(Thread& t, const OrErrno<Found>& found, mode_t mode) {
+  if (!found) return -found.error();
+  if (std::int64_t bad = check_change(t, *found)) return bad;
+  if (S_ISLNK(found->st.st_mode)) return -EOPNOTSUPP;
+  return result_of(::chmod(fd_path(found->host()).c_str(), harmless(mode & 07777, S_ISDIR(found->st.st_mode))));
+}
+
+std::int64_t change_owner(Thread& t, const OrErrno<Found>& found, unsigned uid, unsigned gid) {
+  if (!found) return -found.error();
+  if (std::int64_t bad = check_change(t, *found)) return bad;
+  return result_of(::fchownat(found->host(), "", uid, gid, AT_EMPTY_PATH));
+}
+
+std::int64_t change_times(Thread& t, const OrErrno<Found>& found, const timespec* times) {
+  if (!found) return -found.error();
+  if (std::int64_t bad = check_change(t, *found)) return bad;
+  if (S_ISLNK(found->st.st_mode)) return result_of(::utimensat(found->host(), "", times, AT_EMPTY_PATH));
+  return result_of(::utimensat(AT_FDCWD, fd_path(found->host()).c_str(), times, 0));
+}
+
+std::int64_t sys_mkdir(Thread& t, const Args& a) { return make_directory(t, AT_FDCWD, a[0], a.u32(1)); }
+std::int64_t sys_mkdirat(Thread& t, const Args& a) { return make_directory(t, a.i32(0), a[1], a.u32(2)); }
+std::int64_t sys_rmdir(Thread& t, const Args& a) { return remove_name(t, AT_FDCWD, a[0], true); }
+std::int64_t sys_unlink(Thread& t, const Args& a) { return remove_name(t, AT_FDCWD, a[0], false); }
+std::int64_t sys_unlinkat(Thread& t, const Args& a) {
+  if (a.i32(2) & ~AT_REMOVEDIR) return -EINVAL;
+  return remove_name(t, a.i32(0), a[1], a.i32(2) & AT_REMOVEDIR);
+}
+std::int64_t sys_rename(Thread& t, const Args& a) { return rename_name(t, AT_FDCWD, a[0], AT_FDCWD, a[1], 0); }
+std::int64_t sys_renameat(Thread& t, const Args& a) { return rename_name(t, a.i32(0), a[1], a.i32(2), a[3], 0); }
+std::int64_t sys_renameat2(Thread& t, const Args& a) { return rename_name(t, a.i32(0), a[1], a.i32(2), a[3], a.u32(4)); }
+std::int64_t sys_link(Thread& t, const Args& a) { return link_name(t, AT_FDCWD, a[0], AT_FDCWD, a[1], 0); }
+std::int64_t sys_linkat(Thread& t, const Args& a) { return link_name(t, a.i32(0), a[1], a.i32(2), a[3], a.i32(4)); }
+std::int64_t sys_symlink(Thread& t, const Args& a) { return symbolic_link(t, a[0], AT_FDCWD, a[1]); }
+std::int64_t sys_symlinkat(Thread& t, const Args& a) { return symbolic_link(t, a[0], a.i32(1), a[2]); }
+std::int64_t sys_mknod(Thread& t, const Args& a) { return make_node(t, AT_FDCWD, a[0], a.u32(1)); }
+std::int64_t sys_mknodat(Thread& t, const Args& a) { return make_node(t, a.i32(0), a[1], a.u32(2)); }
+
+std::int64_t sys_chmod(Thread& t, const Args& a) { return change_mode(t, locate(t, AT_FDCWD, a[0], 0), a.u32(1)); }
+std::int64_t sys_fchmod(Thread& t, const Args& a) { return change_mode(t, file_found(t, a.i32(0)), a.u32(1)); }
+std::int64_t sys_fchmodat(Thread& t, const Args& a) { return change_mode(t, locate(t, a.i32(0), a[1], 0), a.u32(2)); }
+std::int64_t sys_fchmodat2(Thread& t, const Args& a) {
+  if (a.i32(3) & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) return -EINVAL;
+  return change_mode(t, locate(t, a.i32(0), a[1], a.i32(3)), a.u32(2));
+}
+std::int64_t sys_chown(Thread& t, const Args& a) { return change_owner(t, locate(t, AT_FDCWD, a[0], 0), a.u32(1), a.u32(2)); }
+std::int64_t sys_lchown(Thread& t, const Args& a) {
+  return change_owner(t, locate(t, AT_FDCWD, a[0], AT_SYMLINK_NOFOLLOW), a.u32(1), a.u32(2));
+}
+std::int64_t sys_fchown(Thread& t, const Args& a) { return change_owner(t, file_found(t, a.i32(0)), a.u32(1), a.u32(2)); }
+std::int64_t sys_fchownat(Thread& t, const Args& a) {
+  if (a.i32(4) & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) return -EINVAL;
+  return change_owner(t, locate(t, a.i32(0), a[1], a.i32(4)), a.u32(2), a.u32(3));
+}
+
+std::int64_t sys_utimensat(Thread& t, const Args& a) {
+  if (a.i32(3) & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) return -EINVAL;
+  OrErrno<std::array<timespec, 2>> times;
+  if (a[2]) times = read_user<std::array<timespec, 2>>(t.memory(), a[2]);
+  if (!times) return -times.error();
+  // A null path means the descriptor itself.
+  auto found = a[1] == 0 && a.i32(0) != AT_FDCWD ? file_found(t, a.i32(0)) : locate(t, a.i32(0), a[1], a.i32(3));
+  return change_times(t, found, a[2] ? times->data() : nullptr);
+}
+
+std::int64_t times_of_day(Thread& t, int dirfd, mm::Gva path, mm::Gva at) {
+  OrErrno<std::array<timeval, 2>> given;
+  if (at) given = read_user<std::array<timeval, 2>>(t.memory(), at);
+  if (!given) return -given.error();
+  std::array<timespec, 2> times{};
+  for (std::size_t i = 0; at && i < 2; ++i) {
+    if ((*given)[i].tv_usec < 0 || (*given)[i].tv_usec >= 1'000'000) return -EINVAL;
+    times[i] = {(*given)[i].tv_sec, (*given)[i].tv_usec * 1000};
+  }
+  auto found = path == 0 && dirfd != AT_FDCWD ? file_found(t, dirfd) : locate(t, dirfd, path, 0);
+  return change_times(t, found, at ? times.data() : nullptr);
+}
+
+std::int64_t sys_utimes(Thread& t, const Args& a) { return times_of_day(t, AT_FDCWD, a[0], a[1]); }
+std::int64_t sys_futimesat(Thread& t, const Args& a) { return times_of_day(t, a.i32(0), a[1], a[2]); }
+std::int64_t sys_utime(Thread& t, const Args& a) {
+  OrErrno<utimbuf> given;
+  if (a[1]) given = read_user<utimbuf>(t.memory(), a[1]);
+  if (!given) return -given.error();
+  timespec times[2] = {{given->actime, 0}, {given->modtime, 0}};
+  return change_times(t, locate(t, AT_FDCWD, a[0], 0), a[1] ? times : nullptr);
+}
+
+// Extended attributes: none here, as on a file system without them.
+std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
+
+constexpr Definition kCalls[] = {
+    {83, "mkdir", sys_mkdir},         {258, "mkdirat", sys_mkdirat},       {84, "rmdir", sys_rmdir},
+    {87, "unlink", sys_unlink},       {263, "unlinkat", sys_unlinkat},     {82, "rename", sys_rename},
+    {264, "renameat", sys_renameat},  {316, "renameat2", sys_renameat2},   {86, "link", sys_link},
+    {265, "linkat", sys_linkat},      {88, "symlink", sys_symlink},        {266, "symlinkat", sys_symlinkat},
+    {133, "mknod", sys_mknod},        {259, "mknodat", sys_mknodat},       {90, "chmod", sys_chmod},
+    {91, "fchmod", sys_fchmod},       {268, "fchmodat", sys_fchmodat},     {452, "fchmodat2", sys_fchmodat2},
+    {92, "chown", sys_chown},         {93, "fchown", sys_fchown},          {94, "lchown", sys_lchown},
+    {260, "fchownat", sys_fchownat},  {280, "utimensat", sys_utimensat},   {132, "utime", sys_utime},
+    {235, "utimes", sys_utimes},      {261, "futimesat", sys_futimesat},   {188, "setxattr", no_attributes},
+    {189, "lsetxattr", no_attributes}, {190, "fsetxattr", no_attributes},  {191, "getxattr", no_attributes},
+    {192, "lgetxattr", no_attributes}, {193, "fgetxattr", no_attributes},  {194, "listxattr", no_attributes},
+    {195, "llistxattr", no_attributes}, {196, "flistxattr", no_attributes}, {197, "removexattr", no_attributes},
+    {198, "lremovexattr", no_attributes}, {199, "fremovexattr", no_attributes},
+};
+
+}  // namespace
+
+std::span<const Definition> change_calls() { return kCalls; }
+
+}  // namespace ramet::vmm

@@ -1,0 +1,241 @@
+// fcntl, ioctl, locks, and the calls that push a file's bytes to its disk.
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+Files::State& state_of(Thread& t) { return t.process.files.state(); }
+
+constexpr int kLargeFile = 0100000;  // O_LARGEFILE, which the C library defines as 0
+constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
+
+std::int64_t lock(Thread& t, const OpenFile& file, int command, mm::Gva at) {
+  if (file.flags & O_PATH) return -EBADF;
+  auto given = read_user<struct flock>(t.memory(), at);
+  if (!given) return -given.error();
+  struct flock& l = *given;
+  bool of_process = command == F_GETLK || command == F_SETLK || command == F_SETLKW;
+  if (of_process) state_of(t).locked_once.store(true, std::memory_order_relaxed);
+  if (command == F_SETLKW || command == F_OFD_SETLKW) {
+    std::int64_t result = t.blocking(SYS_fcntl, static_cast<std::uint64_t>(file.host.get()), static_cast<std::uint64_t>(command),
+                                     reinterpret_cast<std::uint64_t>(&l));
+    return result == -EINTR ? kRestartSys : result;
+  }
+  if (::fcntl(file.host.get(), command, &l) != 0) return -errno;
+  if (command != F_GETLK && command != F_OFD_GETLK) return 0;
+  // Host processes have no numbers here; the VMM's own locks are the guest's.
+  if (l.l_type != F_UNLCK && l.l_pid > 0) l.l_pid = l.l_pid == ::getpid() ? t.process.pid : -1;
+  auto written = write_user(t.memory(), at, l);
+  return written ? 0 : -written.error();
+}
+
+std::int64_t get_flags(const OpenFile& file) {
+  int host = ::fcntl(file.host.get(), F_GETFL);
+  if (host < 0) return -errno;
+  if (file.flags & O_PATH) return file.flags;
+  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC)) | kLargeFile;
+}
+
+std::int64_t set_flags(const OpenFile& file, int flags) {
+  if (file.flags & O_PATH) return -EBADF;
+  int host = ::fcntl(file.host.get(), F_GETFL);
+  if (host < 0) return -errno;
+  return result_of(::fcntl(file.host.get(), F_SETFL, (host & ~kStatusFlags) | (flags & kStatusFlags)));
+}
+
+std::int64_t sys_fcntl(Thread& t, const Args& a) {
+  auto& state = state_of(t);
+  int fd = a.i32(0), command = a.i32(1);
+  auto file = state.get(fd);
+  if (!file) return -EBADF;
+  int host = file->host.get();
+  switch (command) {
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC: {
+      if (a[2] >= kMaxDescriptors) return -EINVAL;
+      auto copy = state.install(file, command == F_DUPFD_CLOEXEC, a.i32(2));
+      return copy ? *copy : -copy.error();
+    }
+    case F_GETFD:
+    case F_SETFD: {
+      std::lock_guard guard(state.lock);
+      auto n = static_cast<std::size_t>(fd);
+      if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
+      if (command == F_GETFD) return state.slots[n].close_on_exec ? FD_CLOEXEC : 0;
+      state.slots[n].close_on_exec = a[2] & FD_CLOEXEC;
+      return 0;
+    }
+    case F_GETFL: return get_flags(*file);
+    case F_SETFL: return set_flags(*file, a.i32(2));
+    case F_GETLK: case F_SETLK: case F_SETLKW:
+    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock(t, *file, command, a[2]);
+    case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
+    case F_SETPIPE_SZ:
+      // What Linux lets ordinary users have; the VMM may be more than one.
+      if (a.u32(2) > (1u << 20)) return -EPERM;
+      return result_of(::fcntl(host, F_SETPIPE_SZ, a.i32(2)));
+    case F_GET_SEALS: return result_of(::fcntl(host, F_GET_SEALS));
+    case F_ADD_SEALS: return file->charge ? result_of(::fcntl(host, F_ADD_SEALS, a.i32(2))) : -EINVAL;
+    default: return -EINVAL;
+  }
+}
+
+std::int64_t sys_flock(Thread& t, const Args& a) {
+  auto file = state_of(t).get(a.i32(0));
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  if (file->kind == OpenFile::Kind::Synthetic || file->synthetic) return 0;
+  std::int64_t result = t.blocking(SYS_flock, static_cast<std::uint64_t>(file->host.get()), a.u32(1));
+  return result == -EINTR ? kRestartSys : result;
+}
+
+// --- ioctl ---
+
+// The kernel's own struct termios and termios2, which the C library's are not.
+struct KernelTermios {
+  std::uint32_t flags[4];
+  std::uint8_t line, characters[19];
+};
+struct KernelTermios2 {
+  KernelTermios base;
+  std::uint32_t input_speed, output_speed;
+};
+constexpr unsigned kGetTermios2 = 0x802C542A, kSetTermios2 = 0x402C542B;  // TCGETS2; TCSETSW2, TCSETSF2 follow
+
+template <class T>
+std::int64_t forward_get(Thread& t, int host, unsigned request, mm::Gva at) {
+  T value{};
+  if (::ioctl(host, request, &value) < 0) return -errno;
+  auto written = write_user(t.memory(), at, value);
+  return written ? 0 : -written.error();
+}
+
+template <class T>
+std::int64_t forward_set(Thread& t, int host, unsigned request, mm::Gva at) {
+  auto value = read_user<T>(t.memory(), at);
+  if (!value) return -value.error();
+  // May wait for output to drain.
+  std::int64_t result = t.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request, reinterpret_cast<std::uint64_t>(&*value));
+  return result == -EINTR ? kRestartSys : result;
+}
+
+std::int64_t terminal(Thread& t, int host, unsigned request, mm::Gva at) {
+  switch (request) {
+    case TCGETS: return forward_get<KernelTermios>(t, host, request, at);
+    case kGetTermios2: return forward_get<KernelTermios2>(t, host, request, at);
+    case TCSETS: case TCSETSW: case TCSETSF: return forward_set<KernelTermios>(t, host, request, at);
+    case kSetTermios2: case kSetTermios2 + 1: case kSetTermios2 + 2: return forward_set<KernelTermios2>(t, host, request, at);
+    case TIOCGWINSZ: return forward_get<winsize>(t, host, request, at);
+    case TIOCGPGRP: {
+      // The guest is a process group of its own; it has the terminal while the VMM's group does.
+      int group = 0;
+      if (::ioctl(host, TIOCGPGRP, &group) < 0) return -errno;
+      auto written = write_user(t.memory(), at, group == ::getpgrp() ? t.process.pid : 1);
+      return written ? 0 : -written.error();
+    }
+    case TIOCSPGRP: {
+      auto group = read_user<int>(t.memory(), at);
+      if (!group) return -group.error();
+      if (!::isatty(host)) return -ENOTTY;
+      return *group == t.process.pid ? 0 : -EPERM;
+    }
+    default: return -ENOTTY;
+  }
+}
+
+std::int64_t sys_ioctl(Thread& t, const Args& a) {
+  auto& state = state_of(t);
+  int fd = a.i32(0);
+  auto file = state.get(fd);
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  unsigned request = a.u32(1);
+  switch (request) {
+    case FIOCLEX:
+    case FIONCLEX: {
+      std::lock_guard guard(state.lock);
+      auto n = static_cast<std::size_t>(fd);
+      if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
+      state.slots[n].close_on_exec = request == FIOCLEX;
+      return 0;
+    }
+    case FIONBIO: {
+      auto on = read_user<int>(t.memory(), a[2]);
+      if (!on) return -on.error();
+      return result_of(::ioctl(file->host.get(), FIONBIO, &*on));
+    }
+    case FIONREAD:
+      if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;
+      return forward_get<int>(t, file->host.get(), request, a[2]);
+    default:
+      if (file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
+      return terminal(t, file->host.get(), request, a[2]);
+  }
+}
+
+// --- to the disk ---
+
+OrErrno<std::shared_ptr<OpenFile>> syncable(Thread& t, int fd) {
+  auto file = state_of(t).get(fd);
+  if (!file || (file->flags & O_PATH)) return err(EBADF);
+  if (file->synthetic || file->kind == OpenFile::Kind::Synthetic) return err(EINVAL);
+  return file;
+}
+
+std::int64_t sys_fsync(Thread& t, const Args& a) {
+  auto file = syncable(t, a.i32(0));
+  return file ? result_of(::fsync((*file)->host.get())) : -file.error();
+}
+std::int64_t sys_fdatasync(Thread& t, const Args& a) {
+  auto file = syncable(t, a.i32(0));
+  return file ? result_of(::fdatasync((*file)->host.get())) : -file.error();
+}
+std::int64_t sys_syncfs(Thread& t, const Args& a) {
+  auto file = syncable(t, a.i32(0));
+  return file ? result_of(::syncfs((*file)->host.get())) : -file.error();
+}
+
+// What the guest may have written: the file systems of its writable shares, not the whole host.
+std::int64_t sys_sync(Thread& t, const Args&) {
+  for (const Mount& m : state_of(t).mounts) {
+    if (!m.writable) continue;
+    HostFd directory(::open(fd_path(m.root.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (directory) static_cast<void>(::syncfs(directory.get()));  // sync(2) reports nothing
+  }
+  return 0;
+}
+
+std::int64_t sys_sync_file_range(Thread& t, const Args& a) {
+  auto file = syncable(t, a.i32(0));
+  return file ? result_of(::sync_file_range((*file)->host.get(), a.i64(1), a.i64(2), a.u32(3))) : -file.error();
+}
+std::int64_t sys_fadvise64(Thread& t, const Args& a) {
+  auto file = state_of(t).get(a.i32(0));
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  return -::posix_fadvise(file->host.get(), a.i64(1), a.i64(2), a.i32(3));
+}
+std::int64_t sys_readahead(Thread& t, const Args& a) {
+  auto file = syncable(t, a.i32(0));
+  return file ? result_of(::readahead((*file)->host.get(), a.i64(1), a[2])) : -file.error();
+}
+
+constexpr Definition kCalls[] = {
+    {72, "fcntl", sys_fcntl},     {16, "ioctl", sys_ioctl},         {73, "flock", sys_flock},
+    {74, "fsync", sys_fsync},     {75, "fdatasync", sys_fdatasync}, {306, "syncfs", sys_syncfs},
+    {162, "sync", sys_sync},      {277, "sync_file_range", sys_sync_file_range},
+    {221, "fadvise64", sys_fadvise64}, {187, "readahead", sys_readahead},
+};
+
+}  // namespace
+
+std::span<const Definition> control_calls() { return kCalls; }
+
+}  // namespace ramet::vmm

@@ -1,0 +1,113 @@
+// Copies between descriptors without the guest's memory: sendfile, copy_file_range, splice, tee.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+using Shared = std::shared_ptr<OpenFile>;
+
+OrErrno<Shared> open_for(Thread& t, int fd, bool write) {
+  auto file = t.process.files.get(fd);
+  if (!file || (file->flags & O_PATH)) return err(EBADF);
+  if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
+  if (file->kind == OpenFile::Kind::Directory) return err(EINVAL);
+  return file;
+}
+
+// An offset that the guest keeps, null for the file's own.
+struct Offset {
+  mm::Gva at;
+  std::int64_t value = 0;
+  std::int64_t* pointer() { return at ? &value : nullptr; }
+};
+
+OrErrno<Offset> offset_at(Thread& t, mm::Gva at) {
+  Offset o{at};
+  if (!at) return o;
+  auto value = read_user<std::int64_t>(t.memory(), at);
+  if (!value) return err(value.error());
+  o.value = *value;
+  return o;
+}
+
+std::int64_t put_back(Thread& t, const Offset& o, std::int64_t result) {
+  if (!o.at || result < 0) return result;
+  auto written = write_user(t.memory(), o.at, o.value);
+  return written ? result : -written.error();
+}
+
+// Memory files grow by ordinary writes only, which are counted; programs fall back to those.
+bool counted(const OpenFile& out) { return out.charge != nullptr; }
+
+std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
+std::uint64_t word(int fd) { return static_cast<std::uint64_t>(fd); }
+std::uint64_t bounded(std::uint64_t length) { return std::min(length, UserBuffers::kMaxBytes); }
+
+std::int64_t finish(Thread& t, std::int64_t result) {
+  return result == -EINTR ? kRestartSys : broken_pipe(t, result);
+}
+
+std::int64_t sys_sendfile(Thread& t, const Args& a) {
+  auto out = open_for(t, a.i32(0), true), in = open_for(t, a.i32(1), false);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  auto offset = offset_at(t, a[2]);
+  if (!offset) return -offset.error();
+  if (counted(**out)) return -EINVAL;
+  hold_back_sigpipe();
+  std::int64_t n = t.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), bounded(a[3]));
+  return put_back(t, *offset, finish(t, n));
+}
+
+std::int64_t sys_copy_file_range(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(2), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  if (a.u32(5) != 0) return -EINVAL;
+  auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
+  if (!from || !to) return -EFAULT;
+  if (counted(**out)) return -EXDEV;
+  std::int64_t n = result_of(::syscall(SYS_copy_file_range, (*in)->host.get(), from->pointer(), (*out)->host.get(),
+                                       to->pointer(), bounded(a[4]), 0));
+  return put_back(t, *to, put_back(t, *from, n));
+}
+
+std::int64_t sys_splice(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(2), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
+  if (!from || !to) return -EFAULT;
+  if (counted(**out)) return -EINVAL;
+  hold_back_sigpipe();
+  std::int64_t n = t.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
+                              word(to->pointer()), bounded(a[4]), a.u32(5));
+  return put_back(t, *to, put_back(t, *from, finish(t, n)));
+}
+
+std::int64_t sys_tee(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(1), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  hold_back_sigpipe();
+  return finish(t, t.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
+}
+
+constexpr Definition kCalls[] = {{40, "sendfile", sys_sendfile},
+                                 {326, "copy_file_range", sys_copy_file_range},
+                                 {275, "splice", sys_splice},
+                                 {276, "tee", sys_tee}};
+
+}  // namespace
+
+std::span<const Definition> copy_calls() { return kCalls; }
+
+}  // namespace ramet::vmm

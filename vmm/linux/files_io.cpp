@@ -1,0 +1,204 @@
+// Reading, writing and seeking.
+//
+// The guest's buffers go to the host as iovecs, at most IOV_MAX at a time; what the host leaves undone ends
+// the call with what was done, as Linux ends it.
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+
+// A write to a pipe without readers raises SIGPIPE in the VMM's own thread. Blocked there, it stays pending
+// until broken_pipe() takes it off; no other thread and no disposition of the process is touched.
+void hold_back_sigpipe() {
+  thread_local const bool held = [] {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGPIPE);
+    return pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0;
+  }();
+  static_cast<void>(held);
+}
+
+std::int64_t broken_pipe(Thread& t, std::int64_t result) {
+  if (result != -EPIPE) return result;
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGPIPE);
+  timespec at_once{};
+  static_cast<void>(sigtimedwait(&set, nullptr, &at_once));  // none pending is fine
+  siginfo_t info{};
+  info.si_signo = SIGPIPE;
+  info.si_code = SI_USER;
+  info.si_pid = t.process.pid;
+  static_cast<void>(send_to_thread(t.process, t.tid, info));  // a full queue cannot be: SIGPIPE is queued once
+  return result;
+}
+
+namespace {
+
+constexpr std::int64_t kCurrent = -1;  // at the file's own offset
+
+struct Transfer {
+  bool write;
+  std::int64_t offset = kCurrent;
+  int flags = 0;              // RWF_*
+};
+
+// One host call for up to IOV_MAX pieces.
+std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
+  std::int64_t offset = how.offset == kCurrent ? kCurrent : how.offset + static_cast<std::int64_t>(done);
+  long number = how.write ? SYS_pwritev2 : SYS_preadv2;
+  if (may_block(file)) {
+    // preadv2 at -1 is readv, on pipes and sockets too.
+    return t.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
+                      static_cast<std::uint64_t>(offset), offset == kCurrent ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
+  }
+  return result_of(how.write ? ::pwritev2(file.host.get(), iov.data(), static_cast<int>(iov.size()), offset, how.flags)
+                             : ::preadv2(file.host.get(), iov.data(), static_cast<int>(iov.size()), offset, how.flags));
+}
+
+std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> iov, std::uint64_t bytes, const Transfer& how) {
+  std::unique_lock<std::mutex> charged;
+  if (file.charge) {
+    charged = std::unique_lock(file.charge->lock);
+    if (how.write && bytes) {
+      struct stat st;
+      if (::fstat(file.host.get(), &st) != 0) return -errno;
+      int status = ::fcntl(file.host.get(), F_GETFL);
+      std::int64_t at = how.offset != kCurrent ? how.offset : ::lseek(file.host.get(), 0, SEEK_CUR);
+      if (status < 0 || at < 0) return -errno;
+      std::uint64_t from = (status & O_APPEND) || (how.flags & RWF_APPEND)
+                               ? std::max<std::uint64_t>(static_cast<std::uint64_t>(st.st_size), static_cast<std::uint64_t>(at))
+                               : static_cast<std::uint64_t>(at);
+      if (!file.charge->grow(std::max(from + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
+    }
+  }
+  if (how.write) hold_back_sigpipe();
+  std::uint64_t done = 0;
+  do {
+    auto piece = iov.first(std::min<std::size_t>(iov.size(), IOV_MAX));
+    std::uint64_t wanted = 0;
+    for (const iovec& v : piece) wanted += v.iov_len;
+    std::int64_t n = transfer_once(t, file, piece, how, done);
+    if (n < 0) {
+      if (done) break;
+      if (n == -EINTR) return kRestartSys;
+      return how.write ? broken_pipe(t, n) : n;
+    }
+    done += static_cast<std::uint64_t>(n);
+    if (static_cast<std::uint64_t>(n) < wanted) break;
+    // What has come from a pipe or a terminal is given before waiting for more.
+    if (!how.write && may_block(file)) break;
+    iov = iov.subspan(piece.size());
+  } while (!iov.empty());
+  return static_cast<std::int64_t>(done);
+}
+
+OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& t, int fd, bool write) {
+  auto file = t.process.files.get(fd);
+  if (!file || (file->flags & O_PATH)) return err(EBADF);
+  if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
+  if (file->kind == OpenFile::Kind::Directory) return err(write ? EBADF : EISDIR);
+  return file;
+}
+
+std::int64_t one_buffer(Thread& t, const Args& a, Transfer how) {
+  auto file = file_for(t, a.i32(0), how.write);
+  if (!file) return -file.error();
+  if (a.i64(2) < 0) return -EINVAL;
+  auto buffers = UserBuffers::one(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
+  if (!buffers) return -buffers.error();
+  return transfer(t, **file, buffers->iov(), buffers->bytes(), how);
+}
+
+std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
+  auto file = file_for(t, a.i32(0), how.write);
+  if (!file) return -file.error();
+  auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
+  if (!buffers) return -buffers.error();
+  return transfer(t, **file, buffers->iov(), buffers->bytes(), how);
+}
+
+std::int64_t sys_read(Thread& t, const Args& a) { return one_buffer(t, a, {.write = false}); }
+std::int64_t sys_write(Thread& t, const Args& a) { return one_buffer(t, a, {.write = true}); }
+std::int64_t sys_readv(Thread& t, const Args& a) { return many_buffers(t, a, {.write = false}); }
+std::int64_t sys_writev(Thread& t, const Args& a) { return many_buffers(t, a, {.write = true}); }
+
+// At an offset: files that cannot seek say ESPIPE, which -1 would not make the host say.
+std::int64_t at_offset(Thread& t, const Args& a, bool vector, bool write, bool flags_given) {
+  Transfer how{.write = write, .offset = a.i64(3)};
+  if (flags_given) {
+    constexpr int kKnown = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
+    how.flags = a.i32(5);
+    if (how.flags & ~kKnown) return -EOPNOTSUPP;
+    if (how.offset == kCurrent) return many_buffers(t, a, how);
+  }
+  if (how.offset < 0) return -EINVAL;
+  return vector ? many_buffers(t, a, how) : one_buffer(t, a, how);
+}
+
+std::int64_t sys_pread64(Thread& t, const Args& a) { return at_offset(t, a, false, false, false); }
+std::int64_t sys_pwrite64(Thread& t, const Args& a) { return at_offset(t, a, false, true, false); }
+std::int64_t sys_preadv(Thread& t, const Args& a) { return at_offset(t, a, true, false, false); }
+std::int64_t sys_pwritev(Thread& t, const Args& a) { return at_offset(t, a, true, true, false); }
+std::int64_t sys_preadv2(Thread& t, const Args& a) { return at_offset(t, a, true, false, true); }
+std::int64_t sys_pwritev2(Thread& t, const Args& a) { return at_offset(t, a, true, true, true); }
+
+std::int64_t sys_lseek(Thread& t, const Args& a) {
+  auto file = t.process.files.get(a.i32(0));
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  std::int64_t offset = a.i64(1);
+  int whence = a.i32(2);
+  std::unique_lock<std::mutex> charged;
+  if (file->charge) charged = std::unique_lock(file->charge->lock);
+  if (file->kind != OpenFile::Kind::Directory) return result_of(::lseek(file->host.get(), offset, whence));
+  // Positions past the host's own entries are ours, see files_directory.cpp.
+  std::lock_guard guard(file->listing->lock);
+  if (whence == SEEK_CUR && file->listing->position) {
+    whence = SEEK_SET;
+    offset += static_cast<std::int64_t>(kExtraEntries + file->listing->position);
+  }
+  if (whence == SEEK_SET && offset >= 0 && static_cast<std::uint64_t>(offset) > kExtraEntries) {
+    file->listing->position = static_cast<std::uint64_t>(offset) - kExtraEntries;
+    return offset;
+  }
+  if (file->synthetic) {
+    if (offset != 0 || (whence != SEEK_SET && whence != SEEK_CUR)) return -EINVAL;
+    file->listing->position = 0;
+    return 0;
+  }
+  std::int64_t result = result_of(::lseek(file->host.get(), offset, whence));
+  if (result >= 0) file->listing->position = 0;
+  return result;
+}
+
+constexpr Definition kCalls[] = {
+    {0, "read", sys_read},         {1, "write", sys_write},       {8, "lseek", sys_lseek},
+    {17, "pread64", sys_pread64},  {18, "pwrite64", sys_pwrite64}, {19, "readv", sys_readv},
+    {20, "writev", sys_writev},    {295, "preadv", sys_preadv},   {296, "pwritev", sys_pwritev},
+    {327, "preadv2", sys_preadv2}, {328, "pwritev2", sys_pwritev2},
+};
+
+}  // namespace
+
+std::span<const Definition> file_calls() {
+  static const std::vector<Definition> all = [] {
+    std::vector<Definition> v(std::begin(kCalls), std::end(kCalls));
+    for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), memfd_calls()})
+      v.insert(v.end(), part.begin(), part.end());
+    return v;
+  }();
+  return all;
+}
+
+}  // namespace ramet::vmm

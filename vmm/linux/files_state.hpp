@@ -1,0 +1,183 @@
+// What the files of one guest consist of, shared by the files_*.cpp: the descriptor table, the shares,
+// the walk from a guest path to a host object. Private to them.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "vmm/linux/files.hpp"
+#include "vmm/linux/limits.hpp"
+#include "vmm/linux/syscall.hpp"
+
+namespace ramet::vmm {
+
+class Thread;
+
+inline constexpr int kMaxDescriptors = static_cast<int>(Limits::kOpenFiles);
+
+struct OpenFile::Listing {
+  std::mutex lock;
+  std::uint64_t position = 0;  // 0: in the host's entries; else the key of the last extra entry given
+};
+
+// A share, as a host directory held open. Immutable once Files::create() is through.
+struct Mount {
+  std::string guest;  // absolute, normalised
+  HostFd root;        // O_PATH
+  bool writable = false;
+};
+
+// A place on the way of a path. Holds a descriptor, so it stays what it is when the host renames things.
+struct Node {
+  std::shared_ptr<const HostFd> fd;  // null: synthetic
+  int mount = -1;
+  std::string path;            // guest path; "/" or without trailing slash
+  bool base = false;           // the start of a relative path: `path` may have been renamed since
+};
+
+// What a path names.
+struct Found {
+  Node node;
+  std::shared_ptr<OpenFile> file;  // instead: this open file (AT_EMPTY_PATH, /proc/self/fd/N)
+  struct stat st{};
+  bool synthetic() const { return file ? file->synthetic || file->kind == OpenFile::Kind::Synthetic : !node.fd; }
+  int host() const { return file ? file->host.get() : node.fd ? node.fd->get() : -1; }
+  const std::string& path() const { return file ? file->path : node.path; }
+};
+
+// The directory and the name that a path would have, for calls that create or remove.
+struct Parent {
+  Node dir;
+  std::string name;     // one component; "." or ".." or empty (the root) as the path ended
+  bool slash = false;   // the path ended with one
+};
+
+class FileBacking;
+
+struct Files::State {
+  // --- descriptors, files_table.cpp ---
+  struct Slot {
+    std::shared_ptr<OpenFile> file;
+    bool close_on_exec = false;
+  };
+  mutable std::mutex lock;           // guards slots, cwd, umask; nothing else is locked under it
+  std::vector<Slot> slots;
+  std::shared_ptr<OpenFile> cwd;
+  mode_t umask = 022;
+  mode_t host_umask = 022;           // what the host takes off by itself
+  std::atomic<bool> locked_once{false};  // F_SETLK was used; statistic-like, pairs with nothing
+
+  std::vector<Mount> mounts;         // by guest path, parents first
+  Process* process = nullptr;
+  std::shared_ptr<OpenFile> executable;
+
+  // --- mapped files, files_backing.cpp ---
+  std::mutex backings_lock;          // guards backings
+  std::vector<std::weak_ptr<FileBacking>> backings;
+  std::mutex truncate_lock;          // one truncation at a time; lock order: truncate_lock > address space
+
+  // --- memfds, files_memfd.cpp ---
+  std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
+      std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
+
+  std::shared_ptr<OpenFile> get(int fd) const;
+  OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
+  // Installs both or none.
+  OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);
+  bool close(int fd);
+  // Drops the POSIX locks that close(2) drops.
+  void release_locks(const OpenFile&);
+  mode_t masked(mode_t mode) const;
+  std::shared_ptr<OpenFile> working_directory() const;
+
+  // --- mounts, files_mounts.cpp ---
+  int mount_at(std::string_view path) const;           // exactly there; -1: none
+  int covering_mount(std::string_view path) const;     // the deepest share that path is in; -1: none
+  bool mounts_below(std::string_view path) const;      // strictly
+  // True for what must stay where it is: mount points, their parents, /proc, /sys, /dev.
+  bool fixed(std::string_view path) const;
+  // Where a directory is now: its guest path even after renames. ENOENT if it is gone or has left its share.
+  OrErrno<std::string> current_path(const Node&) const;
+  bool writable(const Node& n) const { return n.mount >= 0 && mounts[static_cast<std::size_t>(n.mount)].writable; }
+
+  // --- walking, files_walk.cpp ---
+  Node root() const;
+  static Node node_of(const std::shared_ptr<OpenFile>&);  // Precondition: Kind::Directory
+  // AT_FDCWD: the working directory. Errors: EBADF, ENOTDIR.
+  OrErrno<Node> base(int dirfd, const std::string& path) const;
+  OrErrno<Found> find(const Node& base, const std::string& path, bool follow, int tid) const;
+  OrErrno<Parent> parent(const Node& base, const std::string& path, int tid) const;
+  // As find(); where only the last component is missing, fills `missing` beside ENOENT.
+  OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing) const;
+
+  // --- opening, files_open.cpp ---
+  // `thread` null: for the VMM itself, must not wait.
+  OrErrno<std::shared_ptr<OpenFile>> open(Thread* thread, const Node& base, const std::string& path, int flags,
+                                          mode_t mode);
+  OrErrno<std::shared_ptr<OpenFile>> open_found(Thread* thread, Found&, int flags, mode_t mode);
+  OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode);
+};
+
+// Offsets of the entries of a directory that are not the host's, see files_directory.cpp.
+inline constexpr std::uint64_t kExtraEntries = 0x7fff'ffff'0000'0000;
+
+// --- helpers ---
+std::string join(std::string_view directory, std::string_view name);
+std::string normalised(std::string_view absolute_path);   // lexically; ".." at the root stays there
+// True for procfs, sysfs and other file systems through which one reaches the kernel instead of files.
+bool forbidden_filesystem(int fd);
+std::string fd_path(int host_fd);                          // "/proc/self/fd/N", on the host
+std::shared_ptr<OpenFile> make_file(OpenFile::Kind, HostFd, int flags, std::string path = {});
+OpenFile::Kind kind_of(mode_t mode);
+bool may_block(const OpenFile&);
+
+// stat(2) of what was found: the host's, or made up for synthetic files.
+OrErrno<struct stat> stat_of(const Files::State&, const Found&);
+OrErrno<struct stat> stat_of(const Files::State&, const OpenFile&);
+
+// What an *at call names: dirfd, the guest's pointer to a path, and AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH of its flags.
+OrErrno<Found> locate(Thread&, int dirfd, mm::Gva path, int flags);
+
+// Truncates through `call`, having made sure that no mapping of the file reaches beyond new_size before
+// the host's file does not. `call` returns 0 or -errno. fd: any descriptor of the file.
+std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call);
+
+// Bounds what memory files may take. Held while a file may grow to `end` bytes; false: ENOSPC.
+class MemoryCharge {
+ public:
+  MemoryCharge(std::shared_ptr<std::atomic<std::uint64_t>> total, std::uint64_t limit) : total_(std::move(total)), limit_(limit) {}
+  ~MemoryCharge() { *total_ -= charged_; }
+  bool grow(std::uint64_t end);       // lock held
+  void shrink(std::uint64_t end);     // lock held
+  std::mutex lock;                    // held over each call that moves the offset or changes the size
+ private:
+  std::shared_ptr<std::atomic<std::uint64_t>> total_;
+  const std::uint64_t limit_;
+  std::uint64_t charged_ = 0;         // guarded by lock
+};
+
+// Sends SIGPIPE to the guest's thread if `result` is -EPIPE; returns result.
+std::int64_t broken_pipe(Thread&, std::int64_t result);
+// Host calls that may raise SIGPIPE: keeps the signal from the VMM. broken_pipe() takes it off.
+void hold_back_sigpipe();
+// -1 with errno as -errno.
+inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t>(errno) : r; }
+
+// Parts of the lists of calls.
+std::span<const Definition> descriptor_calls();  // files_table.cpp
+std::span<const Definition> open_calls();        // files_open.cpp
+std::span<const Definition> control_calls();     // files_control.cpp: fcntl, ioctl, flock
+std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee
+std::span<const Definition> stat_calls();        // files_stat.cpp
+std::span<const Definition> change_calls();      // files_change.cpp: names and attributes
+std::span<const Definition> directory_calls();   // files_directory.cpp: getdents, chdir, getcwd
+std::span<const Definition> memfd_calls();       // files_memfd.cpp: memfd_create, ftruncate, fallocate
+
+}  // namespace ramet::vmm

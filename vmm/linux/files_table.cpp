@@ -1,0 +1,214 @@
+// The descriptor table: open files by number, and the calls that only move them about.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+
+HostFd::~HostFd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+OpenFile::OpenFile() = default;
+OpenFile::~OpenFile() = default;
+
+std::shared_ptr<OpenFile> make_file(OpenFile::Kind kind, HostFd host, int flags, std::string path) {
+  auto file = std::make_shared<OpenFile>();
+  file->kind = kind;
+  file->host = std::move(host);
+  file->flags = flags;
+  file->path = std::move(path);
+  if (kind == OpenFile::Kind::Directory) file->listing = std::make_shared<OpenFile::Listing>();
+  return file;
+}
+
+bool may_block(const OpenFile& file) {
+  switch (file.kind) {
+    case OpenFile::Kind::File:
+    case OpenFile::Kind::Directory:
+    case OpenFile::Kind::Synthetic: return false;
+    default: return true;
+  }
+}
+
+std::shared_ptr<OpenFile> Files::State::get(int fd) const {
+  std::lock_guard guard(lock);
+  if (fd < 0 || static_cast<std::size_t>(fd) >= slots.size()) return nullptr;
+  return slots[static_cast<std::size_t>(fd)].file;
+}
+
+namespace {
+
+// Lowest free number at or above `from`, the table grown to hold it; -1 past the limit. Table locked.
+int free_slot(std::vector<Files::State::Slot>& slots, int from) {
+  auto n = static_cast<std::size_t>(from);
+  while (n < slots.size() && slots[n].file) ++n;
+  if (n >= kMaxDescriptors) return -1;
+  if (n >= slots.size()) slots.resize(n + 1);
+  return static_cast<int>(n);
+}
+
+}  // namespace
+
+OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {
+  if (from < 0 || from >= kMaxDescriptors) return err(EINVAL);
+  std::lock_guard guard(lock);
+  int fd = free_slot(slots, from);
+  if (fd < 0) return err(EMFILE);
+  slots[static_cast<std::size_t>(fd)] = {std::move(file), close_on_exec};
+  return fd;
+}
+
+OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile> a, std::shared_ptr<OpenFile> b,
+                                                       bool close_on_exec) {
+  std::lock_guard guard(lock);
+  int first = free_slot(slots, 0);
+  if (first < 0) return err(EMFILE);
+  int second = free_slot(slots, first + 1);
+  if (second < 0) return err(EMFILE);
+  slots[static_cast<std::size_t>(first)] = {std::move(a), close_on_exec};
+  slots[static_cast<std::size_t>(second)] = {std::move(b), close_on_exec};
+  return std::array{first, second};
+}
+
+bool Files::State::close(int fd) {
+  std::shared_ptr<OpenFile> file;  // gone after the table is free again: a host's close may take long
+  {
+    std::lock_guard guard(lock);
+    auto n = static_cast<std::size_t>(fd);
+    if (fd < 0 || n >= slots.size() || !slots[n].file) return false;
+    file = std::move(slots[n].file);
+    slots[n] = {};
+  }
+  release_locks(*file);
+  return true;
+}
+
+// The host drops a process's POSIX locks on a file when it closes any descriptor of it. The guest's dup
+// shares the host descriptor, and mappings keep it open, so its close is not always the host's.
+void Files::State::release_locks(const OpenFile& file) {
+  if (file.kind != OpenFile::Kind::File || !locked_once.load(std::memory_order_relaxed)) return;
+  struct flock all{};
+  all.l_type = F_UNLCK;
+  all.l_whence = SEEK_SET;
+  // Fails only for descriptors that cannot hold locks.
+  static_cast<void>(::fcntl(file.host.get(), F_SETLK, &all));
+}
+
+mode_t Files::State::masked(mode_t mode) const {
+  std::lock_guard guard(lock);
+  return mode & ~umask;
+}
+
+std::shared_ptr<OpenFile> Files::State::working_directory() const {
+  std::lock_guard guard(lock);
+  return cwd;
+}
+
+void Files::attach_stdio(int in, int out, int err_) {
+  const int host[] = {in, out, err_};
+  for (int fd = 0; fd < 3; ++fd) {
+    std::shared_ptr<OpenFile> file;
+    if (host[fd] >= 0) {
+      HostFd copy(::fcntl(host[fd], F_DUPFD_CLOEXEC, 0));
+      int flags = copy ? ::fcntl(copy.get(), F_GETFL) : -1;
+      if (flags >= 0) file = make_file(OpenFile::Kind::Stdio, std::move(copy), flags & O_ACCMODE);
+    }
+    std::lock_guard guard(state_->lock);
+    if (state_->slots.size() < 3) state_->slots.resize(3);
+    std::swap(state_->slots[static_cast<std::size_t>(fd)].file, file);
+  }
+}
+
+std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }
+
+bool Files::close(int fd) { return state_->close(fd); }
+
+OrErrno<int> Files::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {
+  return state_->install(std::move(file), close_on_exec, from);
+}
+
+namespace {
+
+Files::State& state_of(Thread& t) { return t.process.files.state(); }
+
+std::int64_t sys_close(Thread& t, const Args& a) {
+  return state_of(t).close(a.i32(0)) ? 0 : -EBADF;
+}
+
+std::int64_t sys_close_range(Thread& t, const Args& a) {
+  constexpr unsigned kUnshare = 2, kCloexec = 4;  // CLOSE_RANGE_*; the table has one owner already
+  std::uint64_t first = a.u32(0), last = a.u32(1);
+  unsigned flags = a.u32(2);
+  if ((flags & ~(kUnshare | kCloexec)) || first > last) return -EINVAL;
+  auto& state = state_of(t);
+  std::vector<std::shared_ptr<OpenFile>> closed;
+  {
+    std::lock_guard guard(state.lock);
+    for (std::uint64_t fd = first; fd <= last && fd < state.slots.size(); ++fd) {
+      if (!state.slots[fd].file) continue;
+      if (flags & kCloexec) {
+        state.slots[fd].close_on_exec = true;
+      } else {
+        closed.push_back(std::move(state.slots[fd].file));
+        state.slots[fd] = {};
+      }
+    }
+  }
+  for (const auto& file : closed) state.release_locks(*file);
+  return 0;
+}
+
+std::int64_t sys_dup(Thread& t, const Args& a) {
+  auto file = state_of(t).get(a.i32(0));
+  if (!file) return -EBADF;
+  auto fd = state_of(t).install(std::move(file), false);
+  return fd ? *fd : -fd.error();
+}
+
+std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
+  auto& state = state_of(t);
+  std::shared_ptr<OpenFile> replaced;
+  {
+    std::lock_guard guard(state.lock);
+    if (from >= state.slots.size() || !state.slots[from].file || to >= kMaxDescriptors) return -EBADF;
+    if (to >= state.slots.size()) state.slots.resize(to + 1);
+    replaced = std::exchange(state.slots[to].file, state.slots[from].file);
+    state.slots[to].close_on_exec = close_on_exec;
+  }
+  if (replaced) state.release_locks(*replaced);
+  return to;
+}
+
+std::int64_t sys_dup2(Thread& t, const Args& a) {
+  if (a.u32(0) == a.u32(1)) return state_of(t).get(a.i32(0)) ? a.i32(0) : -EBADF;
+  return dup_to(t, a.u32(0), a.u32(1), false);
+}
+
+std::int64_t sys_dup3(Thread& t, const Args& a) {
+  if ((a.u32(2) & ~unsigned(O_CLOEXEC)) || a.u32(0) == a.u32(1)) return -EINVAL;
+  return dup_to(t, a.u32(0), a.u32(1), a.u32(2) & O_CLOEXEC);
+}
+
+std::int64_t sys_umask(Thread& t, const Args& a) {
+  auto& state = state_of(t);
+  std::lock_guard guard(state.lock);
+  return std::exchange(state.umask, a.u32(0) & 0777);
+}
+
+constexpr Definition kCalls[] = {
+    {3, "close", sys_close}, {436, "close_range", sys_close_range}, {32, "dup", sys_dup},
+    {33, "dup2", sys_dup2},  {292, "dup3", sys_dup3},               {95, "umask", sys_umask},
+};
+
+}  // namespace
+
+std::span<const Definition> descriptor_calls() { return kCalls; }
+
+}  // namespace ramet::vmm

@@ -1,0 +1,35 @@
+// Resource limits of a guest program, and the kernel it believes to run on.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <array>
+#include <mutex>
+
+namespace ramet::vmm {
+
+// What uname(2) and /proc/version say. glibc refuses kernels older than it was built for.
+inline constexpr const char* kKernelRelease = "6.1.0-ramet";
+inline constexpr const char* kKernelVersion = "#1 SMP";
+
+struct Limits {
+  std::mutex lock;  // guards value
+  std::array<rlimit64, RLIM_NLIMITS> value = defaults();
+
+  static constexpr std::uint64_t kStackBytes = 8ull << 20;
+  static constexpr std::uint64_t kOpenFiles = 4096;
+
+  static std::array<rlimit64, RLIM_NLIMITS> defaults() {
+    std::array<rlimit64, RLIM_NLIMITS> v;
+    v.fill({RLIM64_INFINITY, RLIM64_INFINITY});
+    v[RLIMIT_STACK] = {kStackBytes, RLIM64_INFINITY};
+    v[RLIMIT_NOFILE] = {kOpenFiles, kOpenFiles};
+    v[RLIMIT_CORE] = {0, RLIM64_INFINITY};
+    v[RLIMIT_MEMLOCK] = {8ull << 20, 8ull << 20};
+    v[RLIMIT_NPROC] = v[RLIMIT_SIGPENDING] = {1024, 1024};
+    v[RLIMIT_NICE] = v[RLIMIT_RTPRIO] = {0, 0};
+    return v;
+  }
+};
+
+}  // namespace ramet::vmm

@@ -1,0 +1,270 @@
+// Loading a program: finding it, mapping its segments and its interpreter's. The first stack is laid out
+// by initial_stack.cpp.
+#include "vmm/linux/loader.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+
+#include "vmm/linux/elf.hpp"
+#include "vmm/linux/initial_stack.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+using mm::align_down, mm::align_up, mm::kBlockSize, mm::kPageSize;
+
+// Where position-independent programs go, as on Linux: far from both the bottom and the libraries.
+constexpr mm::Gva kPieBase = 0x5500'0000'0000;
+constexpr std::uint64_t kPieSpread = 1ull << 38, kBrkSpread = 32ull << 20, kStackSpread = 64ull << 20;
+constexpr mm::Gva kStackTop = 0x7fff'ffff'f000;
+constexpr std::uint64_t kMaxAlignment = 1ull << 30;
+// Programs up to this size are mapped at once: cheaper than the faults they would take. See bench.
+constexpr std::uint64_t kPopulateBytes = 256 << 10;
+constexpr std::uint64_t kInitialStack = 128 << 10;  // grows by faults from there
+constexpr unsigned kMaxScripts = 4;                // how often `#!` may lead to the next
+
+std::uint64_t random_below(std::uint64_t limit, std::uint64_t granule) {
+  std::uint64_t r = 0;
+  // The pool was initialised long ago; should it fail, a fixed address is only less hard to guess.
+  if (getrandom(&r, sizeof r, GRND_NONBLOCK) != sizeof r) return 0;
+  return align_down(r % limit, granule);
+}
+
+struct Program {
+  std::shared_ptr<OpenFile> file;
+  std::string name;           // for messages
+  std::uint64_t bytes = 0;
+
+  bool read(std::uint64_t offset, std::span<std::byte> out) const {
+    while (!out.empty()) {
+      ssize_t n = pread(file->host.get(), out.data(), out.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      out = out.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return true;
+  }
+};
+
+// --- finding ---
+
+std::unexpected<Failure> cannot_open(const std::string& name, int error) {
+  if (error == ENOENT || error == ENOTDIR) return failure(fmt::format("{} does not exist", name), 127);
+  return failure(fmt::format("{} cannot be opened: {}", name, strerror(error)), 126);
+}
+
+std::expected<Program, Failure> check_file(std::shared_ptr<OpenFile> file, const std::string& name) {
+  struct stat st;
+  if (fstat(file->host.get(), &st) != 0) return cannot_open(name, errno);
+  if (S_ISDIR(st.st_mode)) return failure(fmt::format("{} is a directory", name), 126);
+  if (!S_ISREG(st.st_mode)) return failure(fmt::format("{} is not a regular file", name), 126);
+  if (faccessat(file->host.get(), "", X_OK, AT_EMPTY_PATH | AT_EACCESS) != 0)
+    return failure(fmt::format("{} is not executable: chmod +x it", name), 126);
+  return Program{std::move(file), name, static_cast<std::uint64_t>(st.st_size)};
+}
+
+std::expected<Program, Failure> open_shared(Files& files, const std::string& guest_path) {
+  auto file = files.open(guest_path, O_RDONLY);
+  if (!file) return cannot_open(guest_path, file.error());
+  return check_file(std::move(*file), guest_path);
+}
+
+std::expected<Program, Failure> open_on_host(const std::string& path) {
+  char absolute[PATH_MAX];
+  if (!realpath(path.c_str(), absolute)) return cannot_open(path, errno);
+  // Not to hang on a pipe: what is not a regular file is refused below.
+  HostFd fd(open(absolute, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return cannot_open(path, errno);
+  auto file = std::make_shared<OpenFile>();
+  file->host = std::move(fd);
+  file->path = absolute;
+  return check_file(std::move(file), path);
+}
+
+// "#!interpreter argument": the interpreter and what stands before the script's own arguments.
+std::optional<std::vector<std::string>> script_line(const Program& program) {
+  std::array<char, 256> head{};  // BINPRM_BUF_SIZE
+  const std::size_t n = std::min<std::uint64_t>(program.bytes, head.size() - 1);
+  if (n < 2 || !program.read(0, std::as_writable_bytes(std::span(head).first(n))) || head[0] != '#' || head[1] != '!')
+    return std::nullopt;
+  std::string line(head.data() + 2);
+  if (auto end = line.find('\n'); end != line.npos) line.resize(end);
+  auto trim = [](std::string s) {
+    auto from = s.find_first_not_of(" \t"), to = s.find_last_not_of(" \t\r");
+    return from == s.npos ? std::string() : s.substr(from, to - from + 1);
+  };
+  line = trim(line);
+  auto space = line.find_first_of(" \t");
+  std::vector<std::string> words{line.substr(0, space)};
+  if (space != line.npos) words.push_back(trim(line.substr(space)));
+  return words;
+}
+
+// --- mapping ---
+
+std::unexpected<Failure> cannot_map(const Program& program, mm::Error error) {
+  if (error == mm::Error::NoMemory)
+    return failure(fmt::format("{} does not fit into the guest's memory: raise --memory", program.name), 126);
+  return failure(fmt::format("{} cannot be mapped: {}", program.name, mm::describe(error)), 126);
+}
+
+// Maps one segment whose addresses are moved by `bias`.
+mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Backing>& backing, const Segment& s,
+                         mm::Gva bias, bool populate) {
+  const mm::Gva start = align_down(bias + s.address, kPageSize);
+  const mm::Gva file_end = bias + s.address + s.file_bytes, end = align_up(bias + s.address + s.memory_bytes, kPageSize);
+  const mm::Gva mapped_end = s.file_bytes ? align_up(file_end, kPageSize) : start;
+  const bool writable = mm::has(s.prot, mm::Prot::Write);
+  if (mapped_end > start) {
+    auto at = memory.map({.address = start, .length = mapped_end - start, .prot = s.prot, .fixed = true, .populate = populate,
+                          .backing = backing, .offset = align_down(s.offset, kPageSize), .name = {}});
+    if (!at) return mm::fail(at.error());
+    // The rest of the last page is the beginning of .bss. All of it: dynamic linkers allocate behind their end.
+    if (writable && s.memory_bytes > s.file_bytes && file_end < mapped_end) {
+      std::vector<std::byte> zeroes(mapped_end - file_end);
+      if (auto r = memory.write(file_end, zeroes); !r) return r;
+    }
+  }
+  if (end > mapped_end) {
+    auto at = memory.map({.address = mapped_end, .length = end - mapped_end, .prot = s.prot, .fixed = true,
+                          .populate = populate, .backing = nullptr, .name = {}});
+    if (!at) return mm::fail(at.error());
+  }
+  return {};
+}
+
+// Maps the whole file; `base` is where its first page goes (ignored for programs with a fixed address).
+// Returns what is to be added to the file's addresses.
+std::expected<mm::Gva, Failure> map_program(Process& process, const Program& program, const ElfFile& elf, mm::Gva base) {
+  std::uint64_t bytes = 0, file_bytes = 0;
+  for (const Segment& s : elf.segments) {
+    bytes += s.memory_bytes;
+    file_bytes += s.file_bytes;
+  }
+  if (bytes > process.memory.memory().data().size())
+    return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126);
+  auto backing = Files::private_backing(program.file);
+  if (!backing) return cannot_open(program.name, backing.error());
+  const mm::Gva bias = elf.relocatable ? base - elf.start() : 0;
+  const bool populate = bytes <= kPopulateBytes;
+  for (const Segment& s : elf.segments)
+    if (auto r = map_segment(process.memory, *backing, s, bias, populate); !r) return cannot_map(program, r.error());
+  return bias;
+}
+
+// A free place for a relocatable file, aligned as it asks and to blocks.
+std::expected<mm::Gva, Failure> find_place(Process& process, const Program& program, const ElfFile& elf) {
+  const std::uint64_t alignment = std::clamp(elf.alignment, kBlockSize, kMaxAlignment);
+  const std::uint64_t span = elf.end() - elf.start();
+  auto at = process.memory.map({.address = 0, .length = span + alignment, .prot = mm::Prot::None, .backing = nullptr, .name = {}});
+  if (!at) return cannot_map(program, at.error());
+  // Only to find the gap: nobody else runs yet.
+  if (auto r = process.memory.unmap(*at, span + alignment); !r) return cannot_map(program, r.error());
+  return align_up(*at, alignment);
+}
+
+std::expected<ElfFile, Failure> read_program(const Program& program) {
+  return read_elf(program.name, program.bytes, [&](std::uint64_t offset, std::span<std::byte> out) { return program.read(offset, out); });
+}
+
+// The option that would share a file: its directory, or everything.
+std::string sharing_hint(const std::string& path) {
+  std::string directory = path.substr(0, path.rfind('/'));
+  return directory.empty() ? "add --root /" : fmt::format("add --root / or --dir {}", directory);
+}
+
+std::expected<Program, Failure> open_interpreter(Process& process, const Program& program, const std::string& path) {
+  auto opened = open_shared(process.files, path);
+  if (opened || process.files.shared(path)) {
+    if (opened) return opened;
+    return failure(fmt::format("{} needs the interpreter {}: {}", program.name, path, opened.error().message), 126);
+  }
+  return failure(fmt::format("{} needs the interpreter {}, which is not shared: {}", program.name, path, sharing_hint(path)), 126);
+}
+
+}  // namespace
+
+std::expected<Start, Failure> load(Process& process, const std::string& path, const std::vector<std::string>& arguments,
+                                   const std::vector<std::string>& environment, std::uint64_t stack_bytes) {
+  const bool has_root = process.files.shared("/");
+  std::string guest_path = has_root && !path.starts_with('/') ? "/" + path : path;
+  auto program = has_root ? open_shared(process.files, guest_path) : open_on_host(path);
+  if (!program) return std::unexpected(program.error());
+
+  std::vector<std::string> words{path};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  for (unsigned depth = 0;; ++depth) {
+    auto line = script_line(*program);
+    if (!line) break;
+    if (depth == kMaxScripts || line->front().empty())
+      return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program->name), 126);
+    words.front() = program->file->path;
+    words.insert(words.begin(), line->begin(), line->end());
+    auto interpreter = open_interpreter(process, *program, line->front());
+    if (!interpreter) return std::unexpected(interpreter.error());
+    program = std::move(interpreter);
+  }
+
+  auto elf = read_program(*program);
+  if (!elf) return std::unexpected(elf.error());
+  const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
+  const mm::Gva base = align_up(kPieBase + random_below(kPieSpread, kBlockSize), alignment);
+  auto bias = map_program(process, *program, *elf, base);
+  if (!bias) return std::unexpected(bias.error());
+
+  StackContents contents;
+  Start start{.pc = *bias + elf->entry, .sp = 0};
+  contents.entry = start.pc;
+  if (!elf->interpreter.empty()) {
+    auto interpreter = open_interpreter(process, *program, elf->interpreter);
+    if (!interpreter) return std::unexpected(interpreter.error());
+    auto interpreter_elf = read_program(*interpreter);
+    if (!interpreter_elf) return std::unexpected(interpreter_elf.error());
+    mm::Gva place = 0;
+    if (interpreter_elf->relocatable) {
+      auto found = find_place(process, *interpreter, *interpreter_elf);
+      if (!found) return std::unexpected(found.error());
+      place = *found;
+    }
+    auto interpreter_bias = map_program(process, *interpreter, *interpreter_elf, place);
+    if (!interpreter_bias) return std::unexpected(interpreter_bias.error());
+    contents.interpreter_base = *interpreter_bias + interpreter_elf->start();
+    start.pc = *interpreter_bias + interpreter_elf->entry;
+  }
+
+  process.brk_start = process.brk = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
+  process.executable = program->file->path;
+  process.arguments = words;
+  process.environment = environment;
+  process.files.set_executable(program->file);
+
+  process.stack_top = kStackTop - random_below(kStackSpread, kPageSize);
+  process.stack_limit = stack_bytes;
+  auto stack_prot = mm::Prot::Read | mm::Prot::Write;
+  if (elf->executable_stack && !process.deny_wx) stack_prot = stack_prot | mm::Prot::Exec;
+  const std::uint64_t stack_now = std::min(kInitialStack, stack_bytes);
+  auto stack = process.memory.map({.address = process.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
+                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
+  if (!stack) return cannot_map(*program, stack.error());
+  contents.program_headers = elf->headers ? *bias + elf->headers : 0;
+  contents.header_count = elf->header_count;
+  contents.arguments = &process.arguments;
+  contents.environment = &process.environment;
+  contents.executable = process.executable;
+  auto sp = build_stack(process, contents);
+  if (!sp) return std::unexpected(sp.error());
+  start.sp = *sp;
+  return start;
+}
+
+}  // namespace ramet::vmm

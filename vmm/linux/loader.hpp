@@ -1,0 +1,25 @@
+// ELF loader: maps a program (and its interpreter) into an address space and lays out the first stack.
+#pragma once
+
+#include <expected>
+#include <string>
+#include <vector>
+
+#include "vmm/error.hpp"
+#include "vmm/linux/process.hpp"
+
+namespace ramet::vmm {
+
+struct Start {
+  mm::Gva pc = 0, sp = 0;
+};
+
+// Opens the program on the host itself (HOST path: `ramet run PROGRAM` names a host file, unless --root
+// is given, where PROGRAM is a guest path first), checks and maps it, loads the interpreter from what was
+// shared, builds argc/argv/envp/auxv, and fills the process's executable, arguments, environment, brk.
+// Every refusal is one sentence with the documented status (126 not executable: wrong architecture,
+// truncated, malformed, interpreter missing; 127 not found). `stack_bytes`: RLIMIT_STACK.
+std::expected<Start, Failure> load(Process&, const std::string& program, const std::vector<std::string>& arguments,
+                                   const std::vector<std::string>& environment, std::uint64_t stack_bytes);
+
+}  // namespace ramet::vmm

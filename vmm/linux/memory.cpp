@@ -1,0 +1,323 @@
+// System calls about memory: arguments checked as Linux checks them, then handed to the address space.
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+using mm::align_up, mm::is_aligned, mm::kPageSize;
+
+constexpr mm::Gva kMinAddress = 0x10000, kMaxAddress = 0x7fff'ffff'f000;  // vm.mmap_min_addr, TASK_SIZE
+constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // MAP_32BIT: below 2 GiB
+constexpr int kMapSync = 0x80000;
+constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_GROWSDOWN | MAP_DENYWRITE |
+                            MAP_EXECUTABLE | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK |
+                            MAP_FIXED_NOREPLACE | MAP_HUGETLB;
+constexpr int kProtGrowsDown = 0x01000000, kProtGrowsUp = 0x02000000, kProtSem = 8;
+
+// The processor has no pages that can be written or executed and not read.
+mm::Prot prot_of(unsigned prot) {
+  auto p = mm::Prot(prot & (PROT_READ | PROT_WRITE | PROT_EXEC));
+  return p == mm::Prot::None ? p : p | mm::Prot::Read;
+}
+
+bool refused_wx(const Process& process, unsigned prot) {
+  return process.deny_wx && (prot & PROT_WRITE) && (prot & PROT_EXEC);
+}
+
+// Linux refuses at once what could never be served; what only might not be is promised.
+bool beyond_memory(Thread& thread, std::uint64_t length, bool writable, bool reserve) {
+  return writable && reserve && length > thread.memory().memory().data().size();
+}
+
+// --- mmap ---
+
+// MAP_32BIT: the highest gap below 2 GiB. 0: none.
+mm::Gva find_low_gap(mm::AddressSpace& memory, std::uint64_t length) {
+  mm::Gva end_of_last = kMinAddress, found = 0;
+  auto consider = [&](mm::Gva from, mm::Gva to) {
+    if (to > from && to - from >= length) found = to - length;
+  };
+  memory.visit_regions([&](const mm::Region& r) {
+    if (r.start >= kLowEnd && end_of_last >= kLowEnd) return;
+    consider(end_of_last, std::min(r.start, kLowEnd));
+    end_of_last = std::max(end_of_last, std::min(r.end, kLowEnd));
+  });
+  consider(end_of_last, kLowEnd);
+  return found;
+}
+
+std::int64_t map_low(Thread& thread, mm::MapRequest request) {
+  // Another thread may take the gap meanwhile; then there is another one, or there is none.
+  for (;;) {
+    request.address = find_low_gap(thread.memory(), align_up(request.length, kPageSize));
+    if (!request.address) return -ENOMEM;
+    request.fixed = request.no_replace = true;
+    auto at = thread.memory().map(request);
+    if (at) return static_cast<std::int64_t>(*at);
+    if (at.error() != mm::Error::Exists) return -errno_of(at.error());
+  }
+}
+
+std::int64_t sys_mmap(Thread& thread, const Args& a) {
+  const std::uint64_t address = a[0], length = a[1], offset = a[5];
+  const unsigned prot = a.u32(2);
+  int flags = a.i32(3);
+  if (!is_aligned(offset, kPageSize)) return -EINVAL;
+  const int type = flags & MAP_TYPE;
+  const bool anonymous = flags & MAP_ANONYMOUS;
+  std::shared_ptr<OpenFile> file = anonymous ? nullptr : thread.process.files.get(a.i32(4));
+  if (!anonymous && !file) return -EBADF;
+  if (length == 0) return -EINVAL;
+  if (length > kMaxAddress) return -ENOMEM;
+  const std::uint64_t bytes = align_up(length, kPageSize);
+  if (!anonymous && offset + bytes < offset) return -EOVERFLOW;
+  if (type != MAP_SHARED && type != MAP_PRIVATE && (type != MAP_SHARED_VALIDATE || anonymous)) return -EINVAL;
+  if (type == MAP_SHARED_VALIDATE && (flags & ~kKnownFlags)) return -EOPNOTSUPP;
+  if (flags & kMapSync) flags &= ~kMapSync;  // ignored without MAP_SHARED_VALIDATE
+  if (flags & MAP_HUGETLB) return -ENOMEM;   // there is no pool of huge pages to take from
+  const bool shared = type != MAP_PRIVATE;
+  const bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
+  if (fixed) {
+    if (!is_aligned(address, kPageSize)) return -EINVAL;
+    if (address > kMaxAddress - bytes) return -ENOMEM;
+    if (address < kMinAddress) return -EPERM;
+  }
+  if (refused_wx(thread.process, prot)) return -EACCES;
+  if (beyond_memory(thread, bytes, (prot & PROT_WRITE) && (anonymous || !shared), !(flags & MAP_NORESERVE)))
+    return -ENOMEM;
+
+  mm::MapRequest request;
+  request.address = fixed ? address : mm::align_down(address, kPageSize);
+  request.length = length;
+  request.prot = prot_of(prot);
+  request.fixed = fixed;
+  request.no_replace = flags & MAP_FIXED_NOREPLACE;
+  request.shared = shared;
+  request.grows_down = anonymous && !shared && (flags & MAP_GROWSDOWN);
+  request.populate = flags & (MAP_POPULATE | MAP_LOCKED);
+  if (!anonymous) {
+    auto backing = thread.process.files.backing(a.i32(4), shared, prot & PROT_WRITE, offset, bytes, thread.memory().memory());
+    if (!backing) return -backing.error();
+    request.backing = std::move(*backing);
+    request.offset = offset;
+    if (!request.backing) request.offset = 0;  // /dev/zero
+    if (shared && (file->flags & O_ACCMODE) == O_RDONLY) request.max_prot = mm::Prot::Read | mm::Prot::Exec;
+  }
+  if ((flags & MAP_32BIT) && !fixed) return map_low(thread, std::move(request));
+  auto at = thread.memory().map(request);
+  return at ? static_cast<std::int64_t>(*at) : -errno_of(at.error());
+}
+
+// --- the rest of the map ---
+
+// Rounds [address, address+length) to pages. EINVAL if misaligned, ENOMEM if it leaves user space.
+OrErrno<std::uint64_t> page_range(mm::Gva address, std::uint64_t length) {
+  if (!is_aligned(address, kPageSize)) return err(EINVAL);
+  if (length > kMaxAddress || address > kMaxAddress - align_up(length, kPageSize)) return err(ENOMEM);
+  return align_up(length, kPageSize);
+}
+
+std::int64_t sys_munmap(Thread& thread, const Args& a) {
+  auto bytes = page_range(a[0], a[1]);
+  if (!bytes || *bytes == 0) return -EINVAL;
+  auto r = thread.memory().unmap(a[0], *bytes);
+  return r ? 0 : -errno_of(r.error());
+}
+
+std::int64_t sys_mprotect(Thread& thread, const Args& a) {
+  unsigned prot = a.u32(2);
+  const unsigned grows = prot & (kProtGrowsDown | kProtGrowsUp);
+  if (grows == (kProtGrowsDown | kProtGrowsUp)) return -EINVAL;
+  prot &= ~grows;
+  auto bytes = page_range(a[0], a[1]);
+  if (!bytes) return -bytes.error();
+  if (*bytes == 0) return 0;
+  if (prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | kProtSem)) return -EINVAL;
+  if (refused_wx(thread.process, prot)) return -EACCES;
+  if (beyond_memory(thread, *bytes, prot & PROT_WRITE, true)) return -ENOMEM;
+  mm::Gva start = a[0], end = a[0] + *bytes;
+  if (grows) {
+    auto region = thread.memory().find_region(start);
+    if (!region) return -ENOMEM;
+    if (grows == kProtGrowsUp || !region->grows_down) return -EINVAL;
+    start = region->start;
+  }
+  auto r = thread.memory().protect(start, end - start, prot_of(prot));
+  return r ? 0 : -errno_of(r.error());
+}
+
+std::int64_t sys_mremap(Thread& thread, const Args& a) {
+  const std::uint64_t flags = a[3];
+  if (flags & ~std::uint64_t{MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP}) return -EINVAL;
+  mm::RemapRequest request{.address = a[0], .old_length = a[1], .new_length = a[2],
+                           .may_move = (flags & MREMAP_MAYMOVE) != 0, .fixed = (flags & MREMAP_FIXED) != 0,
+                           .dont_unmap = (flags & MREMAP_DONTUNMAP) != 0, .new_address = a[4]};
+  if ((request.fixed || request.dont_unmap) && !request.may_move) return -EINVAL;
+  if (!is_aligned(request.address, kPageSize) || request.new_length == 0) return -EINVAL;
+  if (request.new_length > kMaxAddress || request.old_length > kMaxAddress || request.address > kMaxAddress) return -EINVAL;
+  request.old_length = align_up(request.old_length, kPageSize);
+  request.new_length = align_up(request.new_length, kPageSize);
+  if (request.dont_unmap && request.old_length != request.new_length) return -EINVAL;
+  if (request.fixed) {
+    if (!is_aligned(request.new_address, kPageSize)) return -EINVAL;
+    if (request.new_address > kMaxAddress - request.new_length) return -EINVAL;
+    if (request.new_address < kMinAddress) return -EPERM;
+    if (request.new_address < request.address + request.old_length && request.address < request.new_address + request.new_length)
+      return -EINVAL;
+  }
+  auto region = thread.memory().find_region(request.address);
+  if (!region) return -EFAULT;
+  if (request.new_length > request.old_length &&
+      beyond_memory(thread, request.new_length, mm::has(region->prot, mm::Prot::Write) && !(region->shared && region->backing), true))
+    return -ENOMEM;
+  auto at = thread.memory().remap(request);
+  if (at) return static_cast<std::int64_t>(*at);
+  return at.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(at.error());
+}
+
+std::int64_t sys_madvise(Thread& thread, const Args& a) {
+  std::optional<mm::Advice> advice;
+  switch (a.i32(2)) {
+    case MADV_NORMAL:
+    case MADV_RANDOM:
+    case MADV_SEQUENTIAL:
+    case MADV_MERGEABLE:       // hints without an effect that a program could see
+    case MADV_UNMERGEABLE:
+    case MADV_DONTDUMP:
+    case MADV_DODUMP:
+    case MADV_COLD:
+    case MADV_PAGEOUT: break;
+    case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
+    case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
+    case MADV_FREE: advice = mm::Advice::Free; break;
+    case MADV_DONTFORK: advice = mm::Advice::DontFork; break;
+    case MADV_DOFORK: advice = mm::Advice::DoFork; break;
+    case MADV_HUGEPAGE: advice = mm::Advice::Huge; break;
+    case MADV_NOHUGEPAGE: advice = mm::Advice::NoHuge; break;
+    case MADV_POPULATE_READ: advice = mm::Advice::PopulateRead; break;
+    case MADV_POPULATE_WRITE: advice = mm::Advice::PopulateWrite; break;
+    default: return -EINVAL;
+  }
+  auto bytes = page_range(a[0], a[1]);
+  if (!bytes) return -EINVAL;
+  if (*bytes == 0) return 0;
+  if (!advice) return 0;
+  auto r = thread.memory().advise(a[0], *bytes, *advice);
+  if (r) return 0;
+  // Populating reports what the access would have met.
+  bool populate = *advice == mm::Advice::PopulateRead || *advice == mm::Advice::PopulateWrite;
+  if (populate && r.error() == mm::Error::NotPermitted) return -EINVAL;
+  return -errno_of(r.error());
+}
+
+std::int64_t sys_msync(Thread& thread, const Args& a) {
+  const int flags = a.i32(2);
+  if (flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) return -EINVAL;
+  if ((flags & MS_ASYNC) && (flags & MS_SYNC)) return -EINVAL;
+  auto bytes = page_range(a[0], a[1]);
+  if (!bytes) return -bytes.error();
+  if (*bytes == 0) return 0;
+  auto r = thread.memory().sync(a[0], *bytes, flags & MS_SYNC);
+  return r ? 0 : -errno_of(r.error());
+}
+
+std::int64_t sys_mincore(Thread& thread, const Args& a) {
+  auto bytes = page_range(a[0], a[1]);
+  if (!bytes) return -bytes.error();
+  // In parts: the guest chooses the length, and the answer is a byte for each page.
+  constexpr std::uint64_t kPart = 4096;
+  std::vector<std::uint8_t> part;
+  for (std::uint64_t page = 0, pages = *bytes / kPageSize; page < pages; page += part.size()) {
+    part.assign(std::min(kPart, pages - page), 0);
+    auto r = thread.memory().residency(a[0] + page * kPageSize, part.size() * kPageSize, part);
+    if (!r) return -errno_of(r.error());
+    if (!thread.memory().write(a[2] + page, std::as_bytes(std::span(part)))) return -EFAULT;
+  }
+  return 0;
+}
+
+std::int64_t sys_brk(Thread& thread, const Args& a) {
+  Process& process = thread.process;
+  std::lock_guard guard(process.brk_lock);
+  const mm::Gva wanted = a[0];
+  if (wanted < process.brk_start || wanted > kMaxAddress - kPageSize) return static_cast<std::int64_t>(process.brk);
+  const mm::Gva old_end = align_up(process.brk, kPageSize), new_end = align_up(wanted, kPageSize);
+  if (new_end > old_end) {
+    if (beyond_memory(thread, new_end - process.brk_start, true, true)) return static_cast<std::int64_t>(process.brk);
+    auto r = thread.memory().map({.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
+                                  .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"});
+    if (!r) return static_cast<std::int64_t>(process.brk);
+  } else if (new_end < old_end) {
+    if (!thread.memory().unmap(new_end, old_end - new_end)) return static_cast<std::int64_t>(process.brk);
+  }
+  process.brk = wanted;
+  return static_cast<std::int64_t>(wanted);
+}
+
+// --- locking: all memory of a guest is as resident as the host keeps it; checked, and accepted ---
+
+std::int64_t sys_mlock(Thread& thread, const Args& a) {
+  const mm::Gva start = mm::align_down(a[0], kPageSize);
+  if (a[1] > kMaxAddress || a[0] > kMaxAddress - a[1]) return -ENOMEM;
+  for (mm::Gva at = start; at < a[0] + a[1];) {
+    auto region = thread.memory().find_region(at);
+    if (!region) return -ENOMEM;
+    at = region->end;
+  }
+  return 0;
+}
+std::int64_t sys_mlock2(Thread& thread, const Args& a) { return a.u32(2) & ~1u ? -EINVAL : sys_mlock(thread, a); }
+std::int64_t sys_mlockall(Thread&, const Args& a) {
+  const unsigned flags = a.u32(0);
+  return flags == 0 || (flags & ~7u) || flags == MCL_ONFAULT ? -EINVAL : 0;
+}
+std::int64_t sys_munlockall(Thread&, const Args&) { return 0; }
+
+// Guest threads are host threads of this process, and the interrupts that the host kernel sends to their
+// processors leave guest mode and return through a full barrier: the host's own call is what is asked for.
+std::int64_t sys_membarrier(Thread&, const Args& a) {
+  constexpr int kServed = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED |
+                          MEMBARRIER_CMD_PRIVATE_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED |
+                          MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
+  const int command = a.i32(0);
+  if (a.u32(1) != 0) return -EINVAL;
+  if (command != MEMBARRIER_CMD_QUERY && (command & ~kServed)) return -EINVAL;
+  long r = syscall(SYS_membarrier, command, 0, 0);
+  if (r < 0) return -errno;
+  return command == MEMBARRIER_CMD_QUERY ? r & kServed : r;
+}
+
+}  // namespace
+
+std::span<const Definition> memory_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_mmap, "mmap", sys_mmap},
+      {SYS_munmap, "munmap", sys_munmap},
+      {SYS_mprotect, "mprotect", sys_mprotect},
+      {SYS_mremap, "mremap", sys_mremap},
+      {SYS_madvise, "madvise", sys_madvise},
+      {SYS_msync, "msync", sys_msync},
+      {SYS_mincore, "mincore", sys_mincore},
+      {SYS_brk, "brk", sys_brk},
+      {SYS_mlock, "mlock", sys_mlock},
+      {SYS_mlock2, "mlock2", sys_mlock2},
+      {SYS_munlock, "munlock", sys_mlock},
+      {SYS_mlockall, "mlockall", sys_mlockall},
+      {SYS_munlockall, "munlockall", sys_munlockall},
+      {SYS_membarrier, "membarrier", sys_membarrier},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,281 @@
+// /proc, /sys and /dev: which files there are. What they contain is in proc_content.cpp.
+#include "vmm/linux/proc.hpp"
+
+#include <dirent.h>
+#include <sched.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <functional>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/proc_content.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+using Type = ProcEntry::Type;
+
+struct Fixed {
+  std::string_view path;
+  Type type;
+  std::string_view target = {};  // Link: the text; Device: the host's node
+  unsigned minor = 0;
+};
+
+// Everything that does not depend on the process. Parents stand before their children.
+constexpr Fixed kFixed[] = {
+    {"/proc", Type::Directory},
+    {"/proc/meminfo", Type::File},
+    {"/proc/cpuinfo", Type::File},
+    {"/proc/stat", Type::File},
+    {"/proc/uptime", Type::File},
+    {"/proc/loadavg", Type::File},
+    {"/proc/version", Type::File},
+    {"/proc/filesystems", Type::File},
+    {"/proc/mounts", Type::Link, "self/mounts"},
+    {"/proc/sys", Type::Directory},
+    {"/proc/sys/kernel", Type::Directory},
+    {"/proc/sys/kernel/osrelease", Type::File},
+    {"/proc/sys/kernel/ostype", Type::File},
+    {"/proc/sys/kernel/pid_max", Type::File},
+    {"/proc/sys/kernel/random", Type::Directory},
+    {"/proc/sys/kernel/random/uuid", Type::File},
+    {"/proc/sys/vm", Type::Directory},
+    {"/proc/sys/vm/overcommit_memory", Type::File},
+    {"/proc/sys/vm/max_map_count", Type::File},
+    {"/proc/sys/vm/mmap_min_addr", Type::File},
+    {"/sys", Type::Directory},
+    {"/sys/devices", Type::Directory},
+    {"/sys/devices/system", Type::Directory},
+    {"/sys/devices/system/cpu", Type::Directory},
+    {"/sys/devices/system/cpu/online", Type::File},
+    {"/sys/devices/system/cpu/possible", Type::File},
+    {"/sys/devices/system/cpu/present", Type::File},
+    {"/sys/kernel", Type::Directory},
+    {"/sys/kernel/mm", Type::Directory},
+    {"/sys/kernel/mm/transparent_hugepage", Type::Directory},
+    {"/sys/kernel/mm/transparent_hugepage/enabled", Type::File},
+    {"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", Type::File},
+    {"/dev", Type::Directory},
+    {"/dev/null", Type::Device, "/dev/null", 3},
+    {"/dev/zero", Type::Device, "/dev/zero", 5},
+    {"/dev/full", Type::Device, "/dev/full", 7},
+    {"/dev/random", Type::Device, "/dev/random", 8},
+    {"/dev/urandom", Type::Device, "/dev/urandom", 9},
+    {"/dev/fd", Type::Link, "/proc/self/fd"},
+    {"/dev/stdin", Type::Link, "/proc/self/fd/0"},
+    {"/dev/stdout", Type::Link, "/proc/self/fd/1"},
+    {"/dev/stderr", Type::Link, "/proc/self/fd/2"},
+    {"/dev/pts", Type::Directory},
+};
+
+// Below /proc/<pid> and /proc/<pid>/task/<tid>.
+constexpr Fixed kProcess[] = {
+    {"maps", Type::File},      {"cmdline", Type::File}, {"environ", Type::File},   {"stat", Type::File},
+    {"statm", Type::File},     {"status", Type::File},  {"auxv", Type::File},      {"comm", Type::File},
+    {"cgroup", Type::File},    {"mounts", Type::File},  {"mountinfo", Type::File}, {"limits", Type::File},
+    {"exe", Type::Executable}, {"cwd", Type::Link},     {"root", Type::Link, "/"}, {"fd", Type::Directory},
+};
+
+constexpr std::string_view kTerminal = "/dev/tty";
+
+std::optional<int> number(std::string_view text) {
+  int value = 0;
+  auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (bad != std::errc() || end != text.data() + text.size() || value < 0) return {};
+  if (text.size() > 1 && text[0] == '0') return {};
+  return value;
+}
+
+// "maps" of "/proc/5/maps" with the process 5; "" for the directory itself. None for other paths.
+struct OfProcess {
+  std::string_view rest;
+  int tid;
+  bool task;        // under /proc/<pid>/task/<tid>
+};
+std::optional<OfProcess> of_process(const ProcContext& c, std::string_view path) {
+  if (!c.process || !path.starts_with("/proc/")) return {};
+  path.remove_prefix(6);
+  auto take = [&] {
+    std::string_view part = path.substr(0, path.find('/'));
+    path.remove_prefix(std::min(part.size() + 1, path.size()));
+    return part;
+  };
+  auto pid = number(take());
+  if (!pid || *pid != c.process->pid) return {};
+  if (!path.starts_with("task/")) return OfProcess{path, *pid, false};
+  take();
+  auto tid = number(take());
+  if (!tid) return {};
+  std::lock_guard guard(c.process->threads_lock);
+  if (!c.process->find_thread(*tid)) return {};
+  return OfProcess{path, *tid, true};
+}
+
+std::string description(const OpenFile& file) {
+  struct stat st;
+  std::uint64_t ino = ::fstat(file.host.get(), &st) == 0 ? st.st_ino : 0;
+  switch (file.kind) {
+    case OpenFile::Kind::Pipe:
+      if (file.path.empty()) return "pipe:[" + std::to_string(ino) + "]";
+      break;
+    case OpenFile::Kind::Socket: return "socket:[" + std::to_string(ino) + "]";
+    case OpenFile::Kind::Event: return "anon_inode:[eventfd]";
+    case OpenFile::Kind::Timer: return "anon_inode:[timerfd]";
+    case OpenFile::Kind::Epoll: return "anon_inode:[eventpoll]";
+    case OpenFile::Kind::Stdio:
+      if (::isatty(file.host.get())) return "/dev/tty";
+      return S_ISCHR(st.st_mode) ? "/dev/null" : "pipe:[" + std::to_string(ino) + "]";
+    default: break;
+  }
+  return file.charge ? file.path + " (deleted)" : file.path;
+}
+
+std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess& where) {
+  if (where.rest.empty()) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (where.rest == "task" && !where.task) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (where.rest.starts_with("fd/")) {
+    auto fd = number(where.rest.substr(3));
+    auto file = fd ? c.state.get(*fd) : nullptr;
+    if (!file) return {};
+    return ProcEntry{.type = Type::OpenFile, .target = description(*file), .file = file};
+  }
+  for (const Fixed& f : kProcess) {
+    if (f.path != where.rest) continue;
+    ProcEntry e{.type = f.type, .target = std::string(f.target), .file = nullptr};
+    if (f.path == "exe") e.target = c.process->executable;
+    if (f.path == "cwd") {
+      auto cwd = c.state.current_path(c.state.node_of(c.state.working_directory()));
+      e.target = cwd ? *cwd : c.state.working_directory()->path + " (deleted)";
+    }
+    return e;
+  }
+  return {};
+}
+
+unsigned char listing_type(Type type) {
+  switch (type) {
+    case Type::Directory: return DT_DIR;
+    case Type::File: return DT_REG;
+    case Type::Device: return DT_CHR;
+    default: return DT_LNK;
+  }
+}
+
+std::vector<ProcName> open_descriptors(const Files::State& state) {
+  std::vector<ProcName> names;
+  std::lock_guard guard(state.lock);
+  for (std::size_t fd = 0; fd < state.slots.size(); ++fd)
+    if (state.slots[fd].file) names.push_back({std::to_string(fd), DT_LNK, fd + 3});
+  return names;
+}
+
+std::vector<ProcName> tasks(Process& process) {
+  std::vector<ProcName> names;
+  std::lock_guard guard(process.threads_lock);
+  for (const auto& thread : process.threads)
+    names.push_back({std::to_string(thread->tid), DT_DIR, static_cast<std::uint64_t>(thread->tid) + 3});
+  std::ranges::sort(names, {}, &ProcName::key);
+  return names;
+}
+
+bool has_terminal() { return ::isatty(STDIN_FILENO); }
+
+bool cpu_directory(std::string_view path) {
+  constexpr std::string_view kPrefix = "/sys/devices/system/cpu/cpu";
+  if (!path.starts_with(kPrefix)) return false;
+  auto n = number(path.substr(kPrefix.size()));
+  auto cpus = host_cpus();
+  return n && std::ranges::find(cpus, *n) != cpus.end();
+}
+
+}  // namespace
+
+std::vector<int> host_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int i = 0; i < CPU_SETSIZE; ++i)
+      if (CPU_ISSET(i, &set)) cpus.push_back(i);
+  if (cpus.empty()) cpus.push_back(0);  // more than CPU_SETSIZE: there is one at least
+  return cpus;
+}
+
+std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& path) {
+  for (const Fixed& f : kFixed)
+    if (f.path == path) return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor};
+  if (path == kTerminal && has_terminal())
+    return ProcEntry{.type = Type::Device, .target = std::string(kTerminal), .file = nullptr};
+  if (cpu_directory(path)) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (c.process && path == "/proc/self")
+    return ProcEntry{.type = Type::Link, .target = std::to_string(c.process->pid), .file = nullptr};
+  if (c.process && path == "/proc/thread-self") {
+    std::string pid = std::to_string(c.process->pid), tid = c.tid ? std::to_string(c.tid) : pid;
+    return ProcEntry{.type = Type::Link, .target = pid + "/task/" + tid, .file = nullptr};
+  }
+  auto where = of_process(c, path);
+  return where ? entry_of_process(c, *where) : std::nullopt;
+}
+
+OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path) {
+  if (auto where = of_process(c, path)) return process_content(c, where->rest, where->tid);
+  return system_content(c, path);
+}
+
+std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
+  auto where = of_process(c, path);
+  if (where && where->rest == "fd") return open_descriptors(c.state);
+  if (where && where->rest == "task") return tasks(*c.process);
+  std::vector<ProcName> names;
+  auto add = [&](std::string name, unsigned char type) { names.push_back({std::move(name), type, names.size() + 3}); };
+  if (where && where->rest.empty()) {
+    for (const Fixed& f : kProcess) add(std::string(f.path), listing_type(f.type));
+    if (!where->task) add("task", DT_DIR);
+    return names;
+  }
+  std::string prefix = path == "/" ? "/" : path + "/";
+  for (const Fixed& f : kFixed)
+    if (f.path.starts_with(prefix) && f.path.find('/', prefix.size()) == f.path.npos)
+      add(std::string(f.path.substr(prefix.size())), listing_type(f.type));
+  if (path == "/dev" && has_terminal()) add("tty", DT_CHR);
+  if (path == "/proc" && c.process) {
+    add("self", DT_LNK);
+    add("thread-self", DT_LNK);
+    add(std::to_string(c.process->pid), DT_DIR);
+  }
+  if (path == "/sys/devices/system/cpu")
+    for (int cpu : host_cpus()) add("cpu" + std::to_string(cpu), DT_DIR);
+  return names;
+}
+
+struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
+  struct stat st{};
+  st.st_dev = makedev(0, path.starts_with("/proc") ? 21 : path.starts_with("/sys") ? 22 : 23);
+  st.st_ino = std::hash<std::string>{}(path) | 1;
+  st.st_nlink = entry.type == Type::Directory ? 2 : 1;
+  st.st_blksize = 4096;
+  switch (entry.type) {
+    case Type::Directory: st.st_mode = S_IFDIR | 0555; break;
+    case Type::File: st.st_mode = S_IFREG | 0444; break;
+    case Type::Device:
+      st.st_mode = S_IFCHR | 0666;
+      st.st_rdev = entry.minor ? makedev(1, entry.minor) : makedev(5, 0);
+      break;
+    default:
+      st.st_mode = S_IFLNK | 0777;
+      st.st_size = static_cast<off_t>(entry.type == Type::Link ? entry.target.size() : 64);
+  }
+  if (path.starts_with("/sys") && entry.type == Type::File) st.st_size = 4096;
+  struct timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  st.st_atim = st.st_mtim = st.st_ctim = now;
+  return st;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,301 @@
+// What the files of /proc and /sys contain, in the words of proc(5).
+#include "vmm/linux/proc_content.hpp"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::uint64_t kUserHz = 100;
+
+std::string maps(const mm::AddressSpace& memory) {
+  std::string out;
+  memory.visit_regions([&](const mm::Region& r) {
+    mm::Backing::Identity id;
+    if (r.backing) id = r.backing->identity();
+    std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ", r.start, r.end,
+                                   has(r.prot, mm::Prot::Read) ? 'r' : '-', has(r.prot, mm::Prot::Write) ? 'w' : '-',
+                                   has(r.prot, mm::Prot::Exec) ? 'x' : '-', r.shared ? 's' : 'p', r.backing ? r.offset : 0,
+                                   id.major, id.minor, id.inode);
+    const std::string& name = r.backing && !id.path.empty() ? id.path : r.name;
+    if (!name.empty()) {
+      // Linux pads to column 73 on 64-bit machines.
+      if (line.size() < 72) line.append(72 - line.size(), ' ');
+      line += ' ';
+      for (char c : name) line += c == '\n' ? std::string("\\012") : std::string(1, c);
+    }
+    out += line + "\n";
+  });
+  return out;
+}
+
+struct Sizes {
+  std::uint64_t total = 0, stack = 0, text = 0, data = 0, resident = 0, shared = 0, peak = 0, tables = 0;  // bytes
+};
+Sizes sizes(const mm::AddressSpace& memory) {
+  Sizes s;
+  memory.visit_regions([&](const mm::Region& r) {
+    s.total += r.length();
+    if (r.name == "[stack]") s.stack += r.length();
+    else if (has(r.prot, mm::Prot::Exec)) s.text += r.length();
+    else if (has(r.prot, mm::Prot::Write)) s.data += r.length();
+  });
+  mm::Usage u = memory.usage();
+  s.shared = u.shared_pages * mm::kPageSize;
+  s.resident = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize + s.shared;
+  s.peak = std::max(u.peak_bytes, s.resident);
+  s.tables = u.table_pages * mm::kPageSize;
+  return s;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& w : words) out.append(w).push_back('\0');
+  return out;
+}
+
+std::string name_of(const ProcContext& c, int tid) {
+  std::lock_guard guard(c.process->threads_lock);
+  Thread* thread = c.process->find_thread(tid);
+  std::string name = thread ? thread->name : "";
+  if (name.empty()) name = c.process->executable.substr(c.process->executable.rfind('/') + 1);
+  return name.substr(0, 15);
+}
+
+std::size_t thread_count(const ProcContext& c) {
+  std::lock_guard guard(c.process->threads_lock);
+  return std::max<std::size_t>(c.process->threads.size(), 1);
+}
+
+// Processor time of the VMM, which is the guest's but for what the VMM itself needs; in clock ticks.
+struct Ticks { std::uint64_t user, system; };
+Ticks ticks() {
+  rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return {};
+  auto of = [](const timeval& t) { return static_cast<std::uint64_t>(t.tv_sec) * kUserHz + static_cast<std::uint64_t>(t.tv_usec) / 10000; };
+  return {of(usage.ru_utime), of(usage.ru_stime)};
+}
+
+std::string stat(const ProcContext& c, int tid) {
+  Process& p = *c.process;
+  Sizes s = sizes(p.memory);
+  Ticks t = ticks();
+  // 52 fields, as proc(5) numbers them from 1.
+  return fmt::format(
+      "{} ({}) R 1 {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 20 0 {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
+      "0 0 0 0 0 {} 0 0 0 0 0\n",
+      tid, name_of(c, tid), p.pid, p.pid, t.user, t.system, thread_count(c), s.total, s.resident / mm::kPageSize, p.stack_top,
+      p.brk_start);
+}
+
+std::string statm(const ProcContext& c) {
+  Sizes s = sizes(c.process->memory);
+  auto pages = [](std::uint64_t bytes) { return bytes / mm::kPageSize; };
+  return fmt::format("{} {} {} {} 0 {} 0\n", pages(s.total), pages(s.resident), pages(s.shared), pages(s.text),
+                     pages(s.data + s.stack));
+}
+
+std::string status(const ProcContext& c, int tid) {
+  Process& p = *c.process;
+  Sizes s = sizes(p.memory);
+  mode_t umask;
+  {
+    std::lock_guard guard(c.state.lock);
+    umask = c.state.umask;
+  }
+  auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
+  SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
+  {
+    std::lock_guard threads(p.threads_lock);
+    std::lock_guard signals(p.signals.lock);
+    if (Thread* thread = p.find_thread(tid)) {
+      pending = thread->signals.pending.set;
+      blocked = thread->signals.blocked;
+    }
+    shared = p.signals.pending.set;
+    for (int n = 1; n <= kSignals; ++n) {
+      std::uint64_t handler = p.signals.actions[static_cast<std::size_t>(n - 1)].handler;
+      if (handler == 1) ignored |= bit_of(n);
+      if (handler > 1) caught |= bit_of(n);
+    }
+  }
+  unsigned uid = ::getuid(), gid = ::getgid();
+  return fmt::format(
+      "Name:\t{}\nUmask:\t{:04o}\nState:\tR (running)\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t1\nTracerPid:\t0\n"
+      "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t256\nGroups:\t\n"
+      "VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{:8} kB\nVmRSS:\t{:8} kB\n"
+      "VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t       0 kB\nVmPTE:\t{:8} kB\nVmSwap:\t       0 kB\n"
+      "Threads:\t{}\nSigQ:\t0/63000\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
+      "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
+      "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t0\n",
+      name_of(c, tid), umask, p.pid, tid, uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak),
+      kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught);
+}
+
+std::string mounts(const Files::State& state, bool info) {
+  std::string out;
+  int id = 1;
+  auto add = [&](std::string_view where, std::string_view type, bool writable) {
+    std::string_view mode = writable ? "rw" : "ro";
+    if (info) out += fmt::format("{} {} 0:{} / {} {},relatime - {} {} {}\n", id + 20, 20, id + 20, where, mode, type, type, mode);
+    else out += fmt::format("{} {} {} {},relatime 0 0\n", type, where, type, mode);
+    ++id;
+  };
+  if (state.mount_at("/") < 0) add("/", "tmpfs", false);
+  for (const Mount& m : state.mounts) {
+    std::string where;
+    for (char ch : m.guest) where += std::strchr(" \t\n\\", ch) ? fmt::format("\\{:03o}", static_cast<unsigned char>(ch)) : std::string(1, ch);
+    add(where, "ramet", m.writable);
+  }
+  add("/proc", "proc", false);
+  add("/sys", "sysfs", false);
+  add("/dev", "devtmpfs", false);
+  return out;
+}
+
+std::string limits() {
+  std::string out = "Limit                     Soft Limit           Hard Limit           Units     \n";
+  out += fmt::format("Max open files            {:<20} {:<20} files     \n", kMaxDescriptors, kMaxDescriptors);
+  return out;
+}
+
+std::string meminfo(const ProcContext& c) {
+  mm::Usage u{};
+  if (c.process) u = c.process->memory.usage();
+  std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
+  std::uint64_t total = u.limit_bytes / 1024, free = (u.limit_bytes - std::min(used, u.limit_bytes)) / 1024;
+  std::string out;
+  auto line = [&](std::string_view name, std::uint64_t kb) { out += fmt::format("{:<15} {:8} kB\n", std::string(name) + ":", kb); };
+  line("MemTotal", total);
+  line("MemFree", free);
+  line("MemAvailable", free);
+  for (std::string_view name : {"Buffers", "Cached", "SwapCached"}) line(name, 0);
+  line("Active", used / 1024);
+  line("Inactive", 0);
+  for (std::string_view name : {"SwapTotal", "SwapFree", "Dirty", "Writeback"}) line(name, 0);
+  line("AnonPages", used / 1024);
+  line("Mapped", u.shared_pages * mm::kPageSize / 1024);
+  line("Shmem", 0);
+  line("PageTables", u.table_pages * mm::kPageSize / 1024);
+  line("CommitLimit", total);
+  line("Committed_AS", used / 1024);
+  line("AnonHugePages", u.data_blocks_2m * mm::kBlockSize / 1024);
+  out += "HugePages_Total:       0\nHugePages_Free:        0\n";
+  line("Hugepagesize", mm::kBlockSize / 1024);
+  return out;
+}
+
+std::string cpuinfo(const ProcContext& c) {
+  std::string out;
+  auto cpus = host_cpus();
+  Machine::Features none;
+  const Machine::Features& f = c.process ? c.process->machine.features() : none;
+  std::string_view vendor = f.model_name.find("AMD") != f.model_name.npos     ? "AuthenticAMD"
+                            : f.model_name.find("Intel") != f.model_name.npos ? "GenuineIntel"
+                                                                              : "unknown";
+  for (std::size_t i = 0; i < cpus.size(); ++i)
+    out += fmt::format(
+        "processor\t: {}\nvendor_id\t: {}\nmodel name\t: {}\ncpu MHz\t\t: 1000.000\nphysical id\t: 0\nsiblings\t: {}\n"
+        "core id\t\t: {}\ncpu cores\t: {}\nfpu\t\t: yes\nflags\t\t: {}\nclflush size\t: 64\ncache_alignment\t: 64\n"
+        "address sizes\t: 40 bits physical, 48 bits virtual\n\n",
+        cpus[i], vendor, f.model_name, cpus.size(), i, cpus.size(), f.flags);
+  return out;
+}
+
+std::string kernel_stat() {
+  Ticks t = ticks();
+  std::string out = fmt::format("cpu  {} 0 {} 0 0 0 0 0 0 0\n", t.user, t.system);
+  for (int cpu : host_cpus()) out += fmt::format("cpu{} {} 0 {} 0 0 0 0 0 0 0\n", cpu, t.user, t.system);
+  timespec up{}, now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &up);
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return out + fmt::format("intr 0\nctxt 0\nbtime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n", now.tv_sec - up.tv_sec);
+}
+
+std::string uptime() {
+  timespec up{};
+  ::clock_gettime(CLOCK_BOOTTIME, &up);
+  return fmt::format("{}.{:02} 0.00\n", up.tv_sec, up.tv_nsec / 10'000'000);
+}
+
+std::string cpu_list() {
+  auto cpus = host_cpus();
+  std::string out;
+  for (std::size_t i = 0; i < cpus.size();) {
+    std::size_t j = i;
+    while (j + 1 < cpus.size() && cpus[j + 1] == cpus[j] + 1) ++j;
+    if (!out.empty()) out += ',';
+    out += j == i ? std::to_string(cpus[i]) : fmt::format("{}-{}", cpus[i], cpus[j]);
+    i = j + 1;
+  }
+  return out + "\n";
+}
+
+OrErrno<std::string> random_uuid() {
+  unsigned char b[16];
+  if (::getrandom(b, sizeof b, 0) != sizeof b) return err(EIO);
+  b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
+  b[8] = static_cast<unsigned char>((b[8] & 0x3f) | 0x80);
+  std::string out;
+  for (std::size_t i = 0; i < sizeof b; ++i) out += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
+  return out + "\n";
+}
+
+}  // namespace
+
+OrErrno<std::string> process_content(const ProcContext& c, std::string_view name, int tid) {
+  Process& p = *c.process;
+  if (name == "maps") return maps(p.memory);
+  if (name == "cmdline") return joined(p.arguments);
+  if (name == "environ") return joined(p.environment);
+  if (name == "auxv") {
+    std::string out;
+    for (const auto& [key, value] : p.auxv) {
+      out.append(reinterpret_cast<const char*>(&key), sizeof key);
+      out.append(reinterpret_cast<const char*>(&value), sizeof value);
+    }
+    return out;
+  }
+  if (name == "stat") return stat(c, tid);
+  if (name == "statm") return statm(c);
+  if (name == "status") return status(c, tid);
+  if (name == "comm") return name_of(c, tid) + "\n";
+  if (name == "cgroup") return std::string("0::/\n");
+  if (name == "mounts" || name == "mountinfo") return mounts(c.state, name == "mountinfo");
+  if (name == "limits") return limits();
+  return err(ENOENT);
+}
+
+OrErrno<std::string> system_content(const ProcContext& c, std::string_view path) {
+  if (path == "/proc/meminfo") return meminfo(c);
+  if (path == "/proc/cpuinfo") return cpuinfo(c);
+  if (path == "/proc/stat") return kernel_stat();
+  if (path == "/proc/uptime") return uptime();
+  if (path == "/proc/loadavg") return std::string("0.00 0.00 0.00 1/1 1\n");
+  if (path == "/proc/version") return fmt::format("Linux version {} (ramet) {}\n", kKernelRelease, kKernelVersion);
+  if (path == "/proc/filesystems") return std::string("nodev\tproc\nnodev\tsysfs\nnodev\tdevtmpfs\nnodev\ttmpfs\n");
+  if (path == "/proc/sys/kernel/osrelease") return std::string(kKernelRelease) + "\n";
+  if (path == "/proc/sys/kernel/ostype") return std::string("Linux\n");
+  if (path == "/proc/sys/kernel/pid_max") return std::string("4194304\n");
+  if (path == "/proc/sys/kernel/random/uuid") return random_uuid();
+  if (path == "/proc/sys/vm/overcommit_memory") return std::string("0\n");
+  if (path == "/proc/sys/vm/max_map_count") return std::string("65530\n");
+  if (path == "/proc/sys/vm/mmap_min_addr") return std::string("65536\n");
+  if (path.starts_with("/sys/devices/system/cpu/")) return cpu_list();
+  if (path == "/sys/kernel/mm/transparent_hugepage/enabled") return std::string("[always] madvise never\n");
+  if (path == "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") return std::to_string(mm::kBlockSize) + "\n";
+  return err(ENOENT);
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,18 @@
+// What the files of /proc and /sys contain.
+#pragma once
+
+#include <string_view>
+
+#include "vmm/linux/proc.hpp"
+
+namespace ramet::vmm {
+
+// CPUs the VMM may run on, by the host's numbers; never empty.
+std::vector<int> host_cpus();
+
+// A file of /proc/<pid>, by its name there, as thread tid sees it. Errors: ENOENT.
+OrErrno<std::string> process_content(const ProcContext&, std::string_view name, int tid);
+// A file that is the same for every process, by its path. Errors: ENOENT.
+OrErrno<std::string> system_content(const ProcContext&, std::string_view path);
+
+}  // namespace ramet::vmm

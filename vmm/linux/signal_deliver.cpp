@@ -1,0 +1,193 @@
+// Delivery: before each return to the guest, handlers get their frames, default actions are carried out,
+// and interrupted system calls are restarted or end with EINTR, all in Linux's order.
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "arch/x86_64/fault_signal.hpp"
+#include "arch/x86_64/signal_frame.hpp"
+#include "vmm/linux/fatal.hpp"
+#include "vmm/linux/signal_frame_user.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+
+using namespace arch::x86_64;
+
+namespace {
+
+constexpr std::uint64_t kRestorer = 0x04000000;  // SA_RESTORER, which <signal.h> leaves out
+constexpr std::uint64_t kFlagsOff = 0x100 | 0x400 | 0x10000;  // TF, DF, RF: off in a handler
+constexpr int kAutodisarm = static_cast<int>(1u << 31);
+
+bool is_restart(std::int64_t result) {
+  return result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHand || result == kRestartBlock;
+}
+
+// No handler runs: the call starts again.
+void restart_call(Thread& thread, std::int64_t result) {
+  UserRegs& regs = thread.regs();
+  if (result == kRestartBlock) regs.set_result(SYS_restart_syscall);  // else the number is still there
+  regs.set_pc(regs.pc() - UserRegs::kSyscallLength);
+}
+
+// What the interrupted code finds when a handler with these flags returns.
+void finish_call(Thread& thread, std::int64_t result, std::uint64_t action_flags) {
+  bool again = result == kRestartNoIntr || (result == kRestartSys && (action_flags & SA_RESTART));
+  if (again) restart_call(thread, result);
+  else thread.regs().set_result(static_cast<std::uint64_t>(is_restart(result) ? -EINTR : result));
+}
+
+// Builds the handler's frame and points the registers at the handler. False: the stack cannot take it.
+bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& action, SignalSet mask_to_save) {
+  if (!(action.flags & kRestorer)) return false;
+  UserRegs& regs = thread.regs();
+  const auto& features = thread.process.machine.features();
+  auto& alternate = thread.signals.altstack;
+
+  std::uint64_t sp = regs.sp() - kRedZone;
+  bool nested = on_alternate_stack(thread, regs.sp());
+  bool entering = (action.flags & SA_ONSTACK) && alternate.size != 0 && !on_alternate_stack(thread, sp);
+  if (entering) sp = alternate.sp + alternate.size;
+  FramePlace place = place_frame(sp, features.xsave_size);
+  if ((nested || entering) &&
+      !(place.frame > alternate.sp && place.frame - alternate.sp <= alternate.size))
+    return false;
+
+  FpState fp;
+  if (!thread.vcpu.get_fp(fp)) return false;
+  auto fp_bytes = describe_fp(fp, features.xsave_size, features.xcr0);
+
+  SignalFrame frame{};
+  frame.restorer = action.restorer;
+  frame.uc_flags = (features.xsave_size ? 1u : 0u) | 2u | 4u;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+  frame.stack_sp = alternate.sp;
+  frame.stack_flags = alternate.flags;
+  frame.stack_size = alternate.size;
+  frame.context = save_registers(regs);
+  frame.context.error = thread.last_fault.error;
+  frame.context.trap = thread.last_fault.trap;
+  frame.context.oldmask = mask_to_save;
+  frame.context.cr2 = thread.last_fault.address;
+  frame.context.fpstate = place.fp;
+  frame.mask = mask_to_save;
+  static_assert(sizeof info == sizeof frame.info);
+  std::memcpy(frame.info.data(), &info, sizeof info);
+
+  if (!thread.memory().write(place.fp, fp_bytes)) return false;
+  if (!write_user(thread.memory(), place.frame, frame)) return false;
+  if (alternate.flags & kAutodisarm) alternate = {};
+
+  regs.rdi = static_cast<std::uint64_t>(info.si_signo);
+  regs.rsi = place.frame + offsetof(SignalFrame, info);
+  regs.rdx = place.frame + offsetof(SignalFrame, uc_flags);
+  regs.rax = 0;
+  regs.set_sp(place.frame);
+  regs.set_pc(action.handler);
+  regs.rflags &= ~kFlagsOff;
+  thread.vcpu.reset_fp();
+  return true;
+}
+
+// One signal that somebody handles, or that ends the program, with the action as it was when taken.
+struct Delivery {
+  siginfo_t info;
+  SignalAction action;
+  SignalSet mask_to_save;
+};
+
+// Takes signals until one needs something done. Empty: none left.
+std::optional<Delivery> next_delivery(Thread& thread) {
+  ThreadSignals& own = thread.signals;
+  std::lock_guard guard(thread.process.signals.lock);
+  for (;;) {
+    std::optional<siginfo_t> info;
+    if (!own.faults.empty()) {
+      info = own.faults.front();
+      own.faults.pop_front();
+    } else {
+      info = take_signal(thread, ~own.blocked);
+    }
+    if (!info) return std::nullopt;
+    SignalAction& action = thread.process.signals.actions[info->si_signo - 1];
+    if (action.handler == 1 || (action.handler == 0 && (kDefaultIgnored & bit_of(info->si_signo)))) continue;
+    Delivery delivery{*info, action, own.saved_mask.value_or(own.blocked)};
+    if (action.handler != 0 && (action.flags & SA_RESETHAND)) action.handler = 0;
+    return delivery;
+  }
+}
+
+// The frame could not be built: SIGSEGV, and if that was the signal, nothing can handle it any more.
+void frame_failed(Thread& thread, int sig) {
+  if (sig == SIGSEGV) {
+    std::lock_guard guard(thread.process.signals.lock);
+    thread.process.signals.actions[SIGSEGV - 1].handler = 0;
+  }
+  siginfo_t info{};
+  info.si_signo = SIGSEGV;
+  info.si_code = SI_KERNEL;
+  std::lock_guard guard(thread.process.signals.lock);
+  if ((thread.signals.blocked & bit_of(SIGSEGV)) || thread.process.signals.actions[SIGSEGV - 1].handler == 1)
+    thread.process.signals.actions[SIGSEGV - 1].handler = 0;
+  thread.signals.blocked &= ~bit_of(SIGSEGV);
+  thread.signals.faults.push_back(info);
+}
+
+void restore_saved_mask(Thread& thread) {
+  SignalSet mask;
+  {
+    std::lock_guard guard(thread.process.signals.lock);
+    mask = *std::exchange(thread.signals.saved_mask, std::nullopt);
+  }
+  set_blocked(thread, mask);
+}
+
+}  // namespace
+
+bool on_alternate_stack(const Thread& thread, mm::Gva sp) {
+  const auto& a = thread.signals.altstack;
+  return !(a.flags & kAutodisarm) && sp > a.sp && sp - a.sp <= a.size;
+}
+
+void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
+  if (result == kNoResult) result.reset();
+  // A call that was not interrupted gives its mask back before handlers run. Only this thread sets it.
+  if (thread.signals.saved_mask && !(result && (is_restart(*result) || *result == -EINTR))) restore_saved_mask(thread);
+
+  while (thread.interruption_.raised() && !thread.process.ending()) {
+    thread.interruption_.clear();  // before looking: what comes later raises it again
+    thread.process.take_forwarded(thread);
+    while (auto delivery = next_delivery(thread)) {
+      const int sig = delivery->info.si_signo;
+      if (delivery->action.handler == 0) {
+        // The call's result belongs into the registers that the message is made from.
+        thread.process.end(fatal_ending(thread, delivery->info));
+        return;
+      }
+      if (result) {
+        finish_call(thread, *result, delivery->action.flags);
+        result.reset();  // the next handler interrupts the first one's first instruction
+      }
+      if (!push_frame(thread, delivery->info, delivery->action, delivery->mask_to_save)) {
+        frame_failed(thread, sig);
+        continue;
+      }
+      std::lock_guard guard(thread.process.signals.lock);
+      thread.signals.saved_mask.reset();  // the frame holds it
+      thread.signals.blocked |= delivery->action.mask & ~kUnblockable;
+      if (!(delivery->action.flags & SA_NODEFER)) thread.signals.blocked |= bit_of(sig);
+    }
+  }
+  if (result) {
+    if (is_restart(*result)) restart_call(thread, *result);
+    else thread.regs().set_result(static_cast<std::uint64_t>(*result));
+  }
+  if (thread.signals.saved_mask) {
+    restore_saved_mask(thread);  // may unblock something: looked at before the guest runs, see Thread::loop
+    if (thread.interruption_.raised() && !thread.process.ending()) deliver_signals(thread, std::nullopt);
+  }
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,162 @@
+// Pending signals: queueing them, choosing who takes them, taking them out.
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+
+#include "arch/x86_64/fault_signal.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::size_t kMaxQueued = 1024;  // real-time signals per queue (Linux: RLIMIT_SIGPENDING)
+constexpr SignalSet kSynchronous =
+    bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGTRAP) | bit_of(SIGFPE) | bit_of(SIGSYS);
+
+bool is_ignored(const Process& process, int sig) {
+  const std::uint64_t handler = process.signals.actions[sig - 1].handler;
+  return handler == 1 || (handler == 0 && (kDefaultIgnored & bit_of(sig)));
+}
+
+bool wants(const Thread& thread, SignalSet set) { return (set & (~thread.signals.blocked | thread.signals.awaited)) != 0; }
+
+std::int64_t queue(PendingSignals& pending, const siginfo_t& info) {
+  const int sig = info.si_signo;
+  const SignalSet bit = bit_of(sig);
+  if (sig < 32) {
+    if (pending.set & bit) return 0;  // a standard signal is pending once
+  } else if (pending.queue.size() >= kMaxQueued) {
+    if (info.si_code != SI_USER) return -EAGAIN;
+    pending.set |= bit;  // arrives without its information, as on Linux
+    return 0;
+  }
+  pending.queue.push_back(info);
+  pending.set |= bit;
+  return 0;
+}
+
+}  // namespace
+
+std::optional<siginfo_t> take_signal(PendingSignals& pending, SignalSet wanted) {
+  SignalSet found = pending.set & wanted;
+  if (!found) return std::nullopt;
+  if (found & kSynchronous) found &= kSynchronous;
+  const int sig = std::countr_zero(found) + 1;
+  siginfo_t info{};
+  info.si_signo = sig;
+  bool first = true, more = false;
+  for (auto it = pending.queue.begin(); it != pending.queue.end();) {
+    if (it->si_signo != sig) {
+      ++it;
+    } else if (first) {
+      info = *it;
+      it = pending.queue.erase(it);
+      first = false;
+    } else {
+      more = true;
+      break;
+    }
+  }
+  if (!more) pending.set &= ~bit_of(sig);
+  return info;
+}
+
+std::optional<siginfo_t> take_signal(Thread& thread, SignalSet wanted) {
+  if (auto own = take_signal(thread.signals.pending, wanted)) return own;
+  return take_signal(thread.process.signals.pending, wanted);
+}
+
+void discard_signals(PendingSignals& pending, SignalSet set) {
+  if (!(pending.set & set)) return;
+  pending.set &= ~set;
+  std::erase_if(pending.queue, [&](const siginfo_t& info) { return (bit_of(info.si_signo) & set) != 0; });
+}
+
+void set_blocked(Thread& thread, SignalSet set) {
+  Process& process = thread.process;
+  SignalSet left_to_others;
+  {
+    std::lock_guard guard(process.signals.lock);
+    left_to_others = process.signals.pending.set & set & ~thread.signals.blocked;
+    thread.signals.blocked = set & ~kUnblockable;
+    if ((thread.signals.pending.set | process.signals.pending.set) & ~thread.signals.blocked) thread.look_at_signals();
+  }
+  if (left_to_others) retarget_signals(process, thread, left_to_others);
+}
+
+void retarget_signals(Process& process, const Thread& except, SignalSet set) {
+  std::lock_guard threads(process.threads_lock);
+  std::lock_guard guard(process.signals.lock);
+  SignalSet homeless = process.signals.pending.set & set;
+  for (auto& thread : process.threads) {
+    if (!homeless) return;
+    if (thread.get() == &except || !wants(*thread, homeless)) continue;
+    thread->interrupt();
+    homeless &= thread->signals.blocked & ~thread->signals.awaited;
+  }
+}
+
+siginfo_t signal_from(const Process& sender, int sig, int code) {
+  siginfo_t info{};
+  info.si_signo = sig;
+  info.si_code = code;
+  info.si_pid = sender.pid;
+  info.si_uid = getuid();
+  return info;
+}
+
+std::int64_t send_to_process(Process& process, const siginfo_t& info) {
+  const int sig = info.si_signo;
+  if (sig < 0 || sig > kSignals) return -EINVAL;
+  std::lock_guard threads(process.threads_lock);
+  if (sig == 0) return 0;
+  std::lock_guard guard(process.signals.lock);
+  Thread* taker = nullptr;
+  for (auto& thread : process.threads) {
+    if (!wants(*thread, bit_of(sig))) continue;
+    taker = thread.get();
+    break;
+  }
+  // A blocked signal stays pending even if it would be ignored: the action may change before it is taken.
+  if (is_ignored(process, sig) && (!taker || !(taker->signals.awaited & bit_of(sig))) &&
+      (process.threads.empty() || !(process.threads.front()->signals.blocked & bit_of(sig))))
+    return 0;
+  std::int64_t r = queue(process.signals.pending, info);
+  if (r == 0 && taker) taker->interrupt();
+  return r;
+}
+
+std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) {
+  const int sig = info.si_signo;
+  if (sig < 0 || sig > kSignals) return -EINVAL;
+  std::lock_guard threads(process.threads_lock);
+  Thread* thread = process.find_thread(tid);
+  if (!thread) return -ESRCH;
+  if (sig == 0) return 0;
+  std::lock_guard guard(process.signals.lock);
+  if (is_ignored(process, sig) && !((thread->signals.blocked | thread->signals.awaited) & bit_of(sig))) return 0;
+  std::int64_t r = queue(thread->signals.pending, info);
+  if (r == 0 && wants(*thread, bit_of(sig))) thread->interrupt();
+  return r;
+}
+
+void send_fault(Thread& thread, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error) {
+  thread.last_fault.trap = trap;
+  thread.last_fault.error = error;
+  if (trap == arch::x86_64::kVectorPageFault) thread.last_fault.address = address;
+  siginfo_t info{};
+  info.si_signo = sig;
+  info.si_code = code;
+  info.si_addr = reinterpret_cast<void*>(address);
+  std::lock_guard guard(thread.process.signals.lock);
+  SignalAction& action = thread.process.signals.actions[sig - 1];
+  if (action.handler == 1 || (thread.signals.blocked & bit_of(sig))) action.handler = 0;
+  thread.signals.blocked &= ~bit_of(sig);
+  thread.signals.faults.push_back(info);
+  thread.look_at_signals();
+}
+
+}  // namespace ramet::vmm

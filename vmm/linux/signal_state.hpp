@@ -1,0 +1,84 @@
+// The signal state of processes and threads, and how signals are sent and delivered.
+#pragma once
+
+#include <signal.h>
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <optional>
+
+#include "guest-mm/types.hpp"
+
+namespace ramet::vmm {
+
+class Process;
+class Thread;
+
+inline constexpr int kSignals = 64;
+using SignalSet = std::uint64_t;                // bit n-1 is signal n
+constexpr SignalSet bit_of(int sig) { return 1ull << (sig - 1); }
+
+// The kernel's own struct sigaction (rt_sigaction), x86-64 and arm64 alike.
+struct SignalAction {
+  std::uint64_t handler = 0;                    // SIG_DFL 0, SIG_IGN 1
+  std::uint64_t flags = 0;
+  std::uint64_t restorer = 0;
+  SignalSet mask = 0;
+};
+
+// Pending signals in the order they came; a standard signal is queued once, real-time ones each.
+struct PendingSignals {
+  SignalSet set = 0;
+  std::deque<siginfo_t> queue;
+};
+
+struct ProcessSignals {
+  std::mutex lock;                              // guards this and every thread's ThreadSignals
+  std::array<SignalAction, kSignals> actions{};
+  PendingSignals pending;
+};
+
+struct ThreadSignals {
+  PendingSignals pending;
+  SignalSet blocked = 0;
+  SignalSet awaited = 0;                        // sigtimedwait: wakes for these although they are blocked
+  std::deque<siginfo_t> faults;                 // send_fault(): before all others, handled or fatal
+  std::optional<SignalSet> saved_mask;          // sigsuspend, ppoll, ...: restored after delivery
+  struct { mm::Gva sp = 0; std::uint64_t size = 0; int flags = SS_DISABLE; } altstack;
+};
+
+inline constexpr SignalSet kUnblockable = bit_of(SIGKILL) | bit_of(SIGSTOP);
+inline constexpr SignalSet kDefaultIgnored = bit_of(SIGCHLD) | bit_of(SIGURG) | bit_of(SIGWINCH) | bit_of(SIGCONT) |
+                                             // There is no job control inside: stopping is the host's affair.
+                                             bit_of(SIGSTOP) | bit_of(SIGTSTP) | bit_of(SIGTTIN) | bit_of(SIGTTOU);
+
+// Takes the next signal of `wanted` out of the queue, in Linux's order (lowest number first); under the lock.
+std::optional<siginfo_t> take_signal(PendingSignals&, SignalSet wanted);
+// From the thread's own queue first, then from the process's. Under the lock.
+std::optional<siginfo_t> take_signal(Thread&, SignalSet wanted);
+// Throws away what is pending of these signals; under the lock.
+void discard_signals(PendingSignals&, SignalSet);
+
+// Changes the caller's own mask. Signals it blocks from now on find another thread that takes them.
+void set_blocked(Thread&, SignalSet);
+// The caller will not take the process's pending signals of `set` any more: somebody else must look.
+void retarget_signals(Process&, const Thread& except, SignalSet set);
+
+siginfo_t signal_from(const Process& sender, int sig, int code);
+
+// Sends to the process (any thread that does not block it) or to one thread; interrupts whoever is to
+// take it. Ignored signals vanish. Real-time queue bounded (EAGAIN). Returns 0 or -errno.
+std::int64_t send_to_process(Process&, const siginfo_t&);
+std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
+
+// A fault of the thread itself (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP): delivered at once, and fatal
+// if it is blocked or ignored. error and trap go into the ucontext, as Linux fills them.
+void send_fault(Thread&, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error);
+
+// Before each return to the guest: runs handlers (builds frames), applies default actions, restarts
+// interrupted calls. `call_result` is the pending result of a system call, if the exit was one.
+void deliver_signals(Thread&, std::optional<std::int64_t> call_result);
+
+}  // namespace ramet::vmm

@@ -1,0 +1,288 @@
+// System calls about signals.
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "arch/x86_64/fault_signal.hpp"
+#include "arch/x86_64/signal_frame.hpp"
+#include "vmm/linux/signal_frame_user.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+
+using namespace arch::x86_64;
+
+namespace {
+
+constexpr std::uint64_t kSetSize = sizeof(SignalSet);
+constexpr int kAutodisarm = static_cast<int>(1u << 31);
+constexpr std::uint64_t kMinStack = 2048;  // MINSIGSTKSZ of the kernel
+constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
+bool valid(int sig) { return sig >= 1 && sig <= kSignals; }
+
+// --- actions and masks ---
+
+std::int64_t sys_rt_sigaction(Thread& thread, const Args& a) {
+  struct UserAction {  // the kernel's struct sigaction of x86-64
+    std::uint64_t handler, flags, restorer, mask;
+  };
+  const int sig = a.i32(0);
+  if (a[3] != kSetSize || !valid(sig)) return -EINVAL;
+  std::optional<UserAction> wanted;
+  if (a[1]) {
+    auto read = read_user<UserAction>(thread.memory(), a[1]);
+    if (!read) return -EFAULT;
+    if (kUnblockable & bit_of(sig)) return -EINVAL;
+    wanted = *read;
+  }
+  SignalAction old;
+  {
+    Process& process = thread.process;
+    // Threads too: an ignored signal is thrown away wherever it is pending.
+    std::lock_guard threads(process.threads_lock);
+    std::lock_guard guard(process.signals.lock);
+    SignalAction& action = process.signals.actions[sig - 1];
+    old = action;
+    if (wanted) {
+      action = {wanted->handler, wanted->flags, wanted->restorer, wanted->mask & ~kUnblockable};
+      if (action.handler == 1 || (action.handler == 0 && (kDefaultIgnored & bit_of(sig)))) {
+        discard_signals(process.signals.pending, bit_of(sig));
+        for (auto& t : process.threads) discard_signals(t->signals.pending, bit_of(sig));
+      }
+    }
+  }
+  if (!a[2]) return 0;
+  return write_user(thread.memory(), a[2], UserAction{old.handler, old.flags, old.restorer, old.mask}) ? 0 : -EFAULT;
+}
+
+std::int64_t sys_rt_sigprocmask(Thread& thread, const Args& a) {
+  if (a[3] != kSetSize) return -EINVAL;
+  const SignalSet old = thread.signals.blocked;  // only this thread changes it
+  if (a[1]) {
+    auto set = read_user<SignalSet>(thread.memory(), a[1]);
+    if (!set) return -EFAULT;
+    switch (a.i32(0)) {
+      case SIG_BLOCK: set_blocked(thread, old | *set); break;
+      case SIG_UNBLOCK: set_blocked(thread, old & ~*set); break;
+      case SIG_SETMASK: set_blocked(thread, *set); break;
+      default: return -EINVAL;
+    }
+  }
+  if (!a[2]) return 0;
+  return write_user(thread.memory(), a[2], old) ? 0 : -EFAULT;
+}
+
+std::int64_t sys_rt_sigpending(Thread& thread, const Args& a) {
+  if (a[1] > kSetSize) return -EINVAL;
+  SignalSet set;
+  {
+    std::lock_guard guard(thread.process.signals.lock);
+    set = (thread.signals.pending.set | thread.process.signals.pending.set) & thread.signals.blocked;
+  }
+  auto bytes = std::as_bytes(std::span(&set, 1)).first(a[1]);
+  return thread.memory().write(a[0], bytes) ? 0 : -EFAULT;
+}
+
+// --- waiting ---
+
+// Until a signal is to be delivered.
+std::int64_t wait_for_signal(Thread& thread) {
+  while (!thread.should_stop_waiting()) thread.blocking(SYS_pause);
+  return kRestartNoHand;
+}
+
+std::int64_t sys_pause(Thread& thread, const Args&) { return wait_for_signal(thread); }
+
+std::int64_t sys_rt_sigsuspend(Thread& thread, const Args& a) {
+  if (a[1] != kSetSize) return -EINVAL;
+  auto set = read_user<SignalSet>(thread.memory(), a[0]);
+  if (!set) return -EFAULT;
+  thread.set_temporary_mask(*set);
+  return wait_for_signal(thread);
+}
+
+std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
+  if (a[3] != kSetSize) return -EINVAL;
+  auto set = read_user<SignalSet>(thread.memory(), a[0]);
+  if (!set) return -EFAULT;
+  const SignalSet wanted = *set & ~kUnblockable;
+  timespec deadline{};
+  if (a[2]) {
+    auto time = read_user<timespec>(thread.memory(), a[2]);
+    if (!time) return -EFAULT;
+    if (time->tv_sec < 0 || time->tv_nsec < 0 || time->tv_nsec >= kNanosPerSecond) return -EINVAL;
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_nsec += time->tv_nsec;
+    if (deadline.tv_nsec >= kNanosPerSecond) {
+      deadline.tv_nsec -= kNanosPerSecond;
+      ++deadline.tv_sec;
+    }
+    if (__builtin_add_overflow(deadline.tv_sec, time->tv_sec, &deadline.tv_sec)) deadline.tv_sec = INT64_MAX;
+  }
+  std::optional<siginfo_t> info;
+  for (bool expired = false;;) {
+    bool stop = thread.should_stop_waiting();
+    {
+      std::lock_guard guard(thread.process.signals.lock);
+      info = take_signal(thread, wanted);
+      // Signals that are waited for are to wake this thread although it blocks them.
+      thread.signals.awaited = info || expired || stop ? 0 : wanted;
+    }
+    if (info) break;
+    if (stop) return -EINTR;
+    if (expired) return -EAGAIN;
+    std::int64_t r = a[2] ? thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, reinterpret_cast<std::uint64_t>(&deadline))
+                          : thread.blocking(SYS_pause);
+    expired = r != -EINTR;
+  }
+  // Others of the set may be pending still, and this thread looked away from them.
+  if (a[1] && !write_user(thread.memory(), a[1], *info)) return -EFAULT;
+  return info->si_signo;
+}
+
+// --- sending ---
+
+std::int64_t sys_kill(Thread& thread, const Args& a) {
+  Process& process = thread.process;
+  const int pid = a.i32(0), sig = a.i32(1);
+  // The process leads its own group, and is the only one there is.
+  if (pid != process.pid && pid != 0 && pid != -process.pid && pid != -1) return -ESRCH;
+  if (sig < 0 || sig > kSignals) return -EINVAL;
+  if (pid == -1) return -ESRCH;  // everybody but oneself
+  return send_to_process(process, signal_from(process, sig, SI_USER));
+}
+
+std::int64_t send_tkill(Thread& thread, int tid, int sig) {
+  if (tid <= 0) return -EINVAL;
+  return send_to_thread(thread.process, tid, signal_from(thread.process, sig, SI_TKILL));
+}
+std::int64_t sys_tkill(Thread& thread, const Args& a) { return send_tkill(thread, a.i32(0), a.i32(1)); }
+std::int64_t sys_tgkill(Thread& thread, const Args& a) {
+  if (a.i32(0) <= 0 || a.i32(1) <= 0) return -EINVAL;
+  return a.i32(0) == thread.process.pid ? send_tkill(thread, a.i32(1), a.i32(2)) : -ESRCH;
+}
+
+OrErrno<siginfo_t> read_info(Thread& thread, mm::Gva at, int sig) {
+  auto info = read_user<siginfo_t>(thread.memory(), at);
+  if (info) info->si_signo = sig;
+  return info;
+}
+std::int64_t sys_rt_sigqueueinfo(Thread& thread, const Args& a) {
+  auto info = read_info(thread, a[2], a.i32(1));
+  if (!info) return -EFAULT;
+  return a.i32(0) == thread.process.pid ? send_to_process(thread.process, *info) : -ESRCH;
+}
+std::int64_t sys_rt_tgsigqueueinfo(Thread& thread, const Args& a) {
+  if (a.i32(0) <= 0 || a.i32(1) <= 0) return -EINVAL;
+  auto info = read_info(thread, a[3], a.i32(2));
+  if (!info) return -EFAULT;
+  return a.i32(0) == thread.process.pid ? send_to_thread(thread.process, a.i32(1), *info) : -ESRCH;
+}
+
+// --- the alternate stack ---
+
+struct UserStack {
+  std::uint64_t sp;
+  std::int32_t flags;
+  std::uint32_t pad;
+  std::uint64_t size;
+};
+
+std::int64_t set_stack(Thread& thread, const UserStack& stack, mm::Gva sp) {
+  auto& own = thread.signals.altstack;
+  if (on_alternate_stack(thread, sp)) return -EPERM;
+  const int mode = stack.flags & ~kAutodisarm;
+  if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0) return -EINVAL;
+  if (mode == SS_DISABLE) {
+    own = {0, 0, stack.flags};
+    return 0;
+  }
+  if (stack.size < kMinStack) return -ENOMEM;
+  own = {stack.sp, stack.size, stack.flags};
+  return 0;
+}
+
+std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
+  const auto old = thread.signals.altstack;
+  const mm::Gva sp = thread.regs().sp();
+  const bool on = on_alternate_stack(thread, sp);
+  if (a[0]) {
+    auto stack = read_user<UserStack>(thread.memory(), a[0]);
+    if (!stack) return -EFAULT;
+    if (std::int64_t r = set_stack(thread, *stack, sp); r != 0) return r;
+  }
+  if (!a[1]) return 0;
+  const int state = old.size == 0 ? SS_DISABLE : on ? SS_ONSTACK : 0;
+  UserStack shown{old.sp, state | (old.flags & kAutodisarm), 0, old.size};
+  return write_user(thread.memory(), a[1], shown) ? 0 : -EFAULT;
+}
+
+// --- returning from a handler ---
+
+bool restore_fp(Thread& thread, mm::Gva at) {
+  if (!at) {
+    thread.vcpu.reset_fp();
+    return true;
+  }
+  const auto& features = thread.process.machine.features();
+  FpState current, fp;
+  if (!thread.vcpu.get_fp(current)) return false;
+  std::uint32_t mxcsr_mask;
+  std::memcpy(&mxcsr_mask, current.area.data() + 28, sizeof mxcsr_mask);
+  auto bytes = std::span(fp.area).first(frame_fp_bytes(features.xsave_size));
+  // A frame that a program made itself may hold the FXSAVE part only.
+  if (!thread.memory().read(at, bytes) && !thread.memory().read(at, std::span(fp.area).first(512))) return false;
+  sanitize_fp(fp, features.xsave_size, features.xcr0, mxcsr_mask);
+  return thread.vcpu.set_fp(fp).has_value();
+}
+
+std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
+  // The handler's RET took the restorer's address off the stack.
+  auto frame = read_user<SignalFrame>(thread.memory(), thread.regs().sp() - sizeof(std::uint64_t));
+  if (!frame || !restore_fp(thread, frame->context.fpstate)) {
+    send_fault(thread, SIGSEGV, SI_KERNEL, 0, kVectorProtection, 0);
+    return kNoResult;
+  }
+  set_blocked(thread, frame->mask);
+  thread.regs() = restore_registers(frame->context);
+  thread.restart = nullptr;
+  // Linux ignores what is wrong with the stack here, too.
+  static_cast<void>(set_stack(thread, {frame->stack_sp, frame->stack_flags, 0, frame->stack_size}, thread.regs().sp()));
+  return kNoResult;
+}
+
+// Goes on with a call that a signal without a handler interrupted.
+std::int64_t sys_restart_syscall(Thread& thread, const Args&) {
+  if (!thread.restart) return -EINTR;
+  auto restart = std::exchange(thread.restart, nullptr);
+  return restart(thread);
+}
+
+}  // namespace
+
+std::span<const Definition> signal_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_rt_sigaction, "rt_sigaction", sys_rt_sigaction},
+      {SYS_rt_sigprocmask, "rt_sigprocmask", sys_rt_sigprocmask},
+      {SYS_rt_sigpending, "rt_sigpending", sys_rt_sigpending},
+      {SYS_rt_sigsuspend, "rt_sigsuspend", sys_rt_sigsuspend},
+      {SYS_rt_sigtimedwait, "rt_sigtimedwait", sys_rt_sigtimedwait},
+      {SYS_rt_sigqueueinfo, "rt_sigqueueinfo", sys_rt_sigqueueinfo},
+      {SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo", sys_rt_tgsigqueueinfo},
+      {SYS_rt_sigreturn, "rt_sigreturn", sys_rt_sigreturn},
+      {SYS_restart_syscall, "restart_syscall", sys_restart_syscall},
+      {SYS_pause, "pause", sys_pause},
+      {SYS_kill, "kill", sys_kill},
+      {SYS_tkill, "tkill", sys_tkill},
+      {SYS_tgkill, "tgkill", sys_tgkill},
+      {SYS_sigaltstack, "sigaltstack", sys_sigaltstack},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,56 @@
+// How system calls are defined: each area's file exports a list of (number, name, handler), and
+// dispatch.cpp joins them into one table.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace ramet::vmm {
+
+class Thread;
+
+struct Args {
+  std::array<std::uint64_t, 6> v{};
+  std::uint64_t operator[](std::size_t i) const { return v[i]; }
+  // Arguments that Linux declares as int or unsigned int: the upper half is ignored.
+  int i32(std::size_t i) const { return static_cast<int>(v[i]); }
+  unsigned u32(std::size_t i) const { return static_cast<unsigned>(v[i]); }
+  std::int64_t i64(std::size_t i) const { return static_cast<std::int64_t>(v[i]); }
+};
+
+// Returns what the guest gets: a value, or -errno. Besides, for calls that a signal interrupted, the
+// kernel-internal codes below, which the thread loop turns into EINTR or a restart as Linux does.
+using Handler = std::int64_t (*)(Thread&, const Args&);
+
+inline constexpr std::int64_t kRestartSys = -512;      // restart if no handler ran or it has SA_RESTART
+inline constexpr std::int64_t kRestartNoIntr = -513;   // restart always
+inline constexpr std::int64_t kRestartNoHand = -514;   // restart if no handler ran
+inline constexpr std::int64_t kRestartBlock = -516;    // as NoHand, by thread.restart (remaining time)
+inline constexpr std::int64_t kNoResult = -600;        // registers were set by the handler (sigreturn)
+
+struct Definition {
+  unsigned number;
+  const char* name;
+  Handler handler;
+};
+
+std::span<const Definition> memory_calls();    // memory.cpp
+std::span<const Definition> thread_calls();    // threads.cpp
+std::span<const Definition> futex_calls();     // futex.cpp
+std::span<const Definition> signal_calls();    // signals.cpp
+std::span<const Definition> time_calls();      // time.cpp
+std::span<const Definition> system_calls();    // system.cpp: uname, limits, random, identity, ...
+std::span<const Definition> file_calls();      // files_io.cpp: open, read, write, close, dup, fcntl, ioctl
+std::span<const Definition> path_calls();      // files_path.cpp: stat family, rename, unlink, getdents, ...
+std::span<const Definition> event_calls();     // events.cpp: pipes, poll, select, epoll, eventfd, timerfd
+std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
+
+// Serves the call that thread's registers hold, and puts the result into them (signals.cpp decides on
+// restarts). Unknown calls give ENOSYS and are counted by number in the process.
+void dispatch(Thread&);
+
+// "openat", or "syscall_451" for numbers without a name.
+const char* syscall_name(unsigned number);
+
+}  // namespace ramet::vmm

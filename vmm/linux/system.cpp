@@ -1,0 +1,227 @@
+// System calls about the system and the program's identity: names, limits, usage, random bytes, users.
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "vmm/linux/limits.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
+  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
+}
+
+std::int64_t sys_uname(Thread& thread, const Args& a) {
+  utsname names{};
+  std::strcpy(names.sysname, "Linux");
+  std::strcpy(names.nodename, "ramet");
+  std::strcpy(names.release, kKernelRelease);
+  std::strcpy(names.version, kKernelVersion);
+  std::strcpy(names.machine, UserRegs::kMachine);
+  std::strcpy(names.domainname, "(none)");
+  return put(thread, a[0], names);
+}
+
+std::int64_t sys_sysinfo(Thread& thread, const Args& a) {
+  struct sysinfo host{};
+  if (sysinfo(&host) != 0) return -errno;
+  const mm::Usage usage = thread.memory().usage();
+  const std::uint64_t used = usage.data_pages_4k * mm::kPageSize + usage.data_blocks_2m * mm::kBlockSize;
+  struct sysinfo info{};
+  info.uptime = host.uptime;
+  info.totalram = usage.limit_bytes;
+  info.freeram = usage.limit_bytes - std::min(used, usage.limit_bytes);
+  info.procs = static_cast<unsigned short>(std::min<std::size_t>(thread.process.thread_count(), 65535));
+  info.mem_unit = 1;
+  return put(thread, a[0], info);
+}
+
+std::int64_t sys_getrandom(Thread& thread, const Args& a) {
+  if (a.u32(2) & ~7u) return -EINVAL;
+  auto buffers = UserBuffers::one(thread.memory(), a[0], a[1], mm::Access::Write);
+  if (!buffers) return a[1] == 0 ? 0 : -buffers.error();
+  std::int64_t done = 0;
+  for (const iovec& piece : buffers->iov()) {
+    // The host's pool has long been initialised, so this does not block; large requests come in parts.
+    for (std::size_t at = 0; at < piece.iov_len;) {
+      long r = syscall(SYS_getrandom, static_cast<char*>(piece.iov_base) + at, std::min<std::size_t>(piece.iov_len - at, 1 << 20), 0);
+      if (r < 0) {
+        if (errno == EINTR) return done ? done : kRestartSys;
+        return done ? done : -errno;
+      }
+      at += static_cast<std::size_t>(r);
+      done += r;
+    }
+    if (thread.should_stop_waiting()) break;
+  }
+  return done;
+}
+
+// --- limits ---
+
+std::int64_t prlimit(Thread& thread, unsigned resource, mm::Gva set, mm::Gva get) {
+  if (resource >= RLIM_NLIMITS) return -EINVAL;
+  Limits& limits = thread.process.limits;
+  std::lock_guard guard(limits.lock);
+  rlimit64& current = limits.value[resource];
+  const rlimit64 old = current;
+  if (set) {
+    auto wanted = read_user<rlimit64>(thread.memory(), set);
+    if (!wanted) return -wanted.error();
+    if (wanted->rlim_cur > wanted->rlim_max) return -EINVAL;
+    if (wanted->rlim_max > current.rlim_max) return -EPERM;
+    current = *wanted;
+  }
+  return get ? put(thread, get, old) : 0;
+}
+
+std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
+  if (a.i32(0) != 0 && a.i32(0) != thread.process.pid) return -ESRCH;
+  return prlimit(thread, a.u32(1), a[2], a[3]);
+}
+std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, a.u32(0), 0, a[1]) : -EFAULT; }
+std::int64_t sys_setrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, a.u32(0), a[1], 0) : -EFAULT; }
+
+std::int64_t sys_getrusage(Thread& thread, const Args& a) {
+  rusage usage{};
+  const int who = a.i32(0);
+  if (who == RUSAGE_SELF || who == RUSAGE_THREAD) {
+    if (getrusage(who, &usage) != 0) return -errno;
+    usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);
+  } else if (who != RUSAGE_CHILDREN) {
+    return -EINVAL;
+  }
+  return put(thread, a[1], usage);
+}
+
+// --- identity: the host user's ids, which cannot be changed ---
+
+std::int64_t sys_getuid(Thread&, const Args&) { return getuid(); }
+std::int64_t sys_getgid(Thread&, const Args&) { return getgid(); }
+std::int64_t sys_geteuid(Thread&, const Args&) { return geteuid(); }
+std::int64_t sys_getegid(Thread&, const Args&) { return getegid(); }
+std::int64_t sys_setuid(Thread&, const Args& a) { return a.u32(0) == getuid() ? 0 : -EPERM; }
+std::int64_t sys_setgid(Thread&, const Args& a) { return a.u32(0) == getgid() ? 0 : -EPERM; }
+
+bool all_are(const Args& a, unsigned count, unsigned id) {
+  for (unsigned i = 0; i < count; ++i)
+    if (a.u32(i) != id && a.i32(i) != -1) return false;
+  return true;
+}
+std::int64_t sys_setreuid(Thread&, const Args& a) { return all_are(a, 2, getuid()) ? 0 : -EPERM; }
+std::int64_t sys_setregid(Thread&, const Args& a) { return all_are(a, 2, getgid()) ? 0 : -EPERM; }
+std::int64_t sys_setresuid(Thread&, const Args& a) { return all_are(a, 3, getuid()) ? 0 : -EPERM; }
+std::int64_t sys_setresgid(Thread&, const Args& a) { return all_are(a, 3, getgid()) ? 0 : -EPERM; }
+
+std::int64_t put_three(Thread& thread, const Args& a, unsigned id) {
+  for (unsigned i = 0; i < 3; ++i)
+    if (put(thread, a[i], id) != 0) return -EFAULT;
+  return 0;
+}
+std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, getuid()); }
+std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, getgid()); }
+// setfsuid(2) returns the old id and changes nothing it may not.
+std::int64_t sys_setfsuid(Thread&, const Args&) { return getuid(); }
+std::int64_t sys_setfsgid(Thread&, const Args&) { return getgid(); }
+std::int64_t sys_getgroups(Thread&, const Args&) { return 0; }
+std::int64_t sys_setgroups(Thread&, const Args&) { return -EPERM; }
+
+bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
+std::int64_t sys_getppid(Thread&, const Args&) { return 0; }
+std::int64_t sys_getpgrp(Thread& thread, const Args&) { return thread.process.pid; }
+std::int64_t sys_getpgid(Thread& thread, const Args& a) { return is_self(thread, a.i32(0)) ? thread.process.pid : -ESRCH; }
+std::int64_t sys_getsid(Thread& thread, const Args& a) { return is_self(thread, a.i32(0)) ? thread.process.pid : -ESRCH; }
+// The program leads its own session and group from the start, as after a shell with job control.
+std::int64_t sys_setsid(Thread&, const Args&) { return -EPERM; }
+std::int64_t sys_setpgid(Thread& thread, const Args& a) {
+  if (a.i32(1) < 0) return -EINVAL;
+  if (!is_self(thread, a.i32(0))) return -ESRCH;
+  return is_self(thread, a.i32(1)) ? 0 : -EPERM;
+}
+
+std::int64_t sys_capget(Thread& thread, const Args& a) {
+  auto header = read_user<__user_cap_header_struct>(thread.memory(), a[0]);
+  if (!header) return -header.error();
+  unsigned words = 0;
+  switch (header->version) {
+    case _LINUX_CAPABILITY_VERSION_1: words = _LINUX_CAPABILITY_U32S_1; break;
+    case _LINUX_CAPABILITY_VERSION_2:
+    case _LINUX_CAPABILITY_VERSION_3: words = _LINUX_CAPABILITY_U32S_3; break;
+    default:
+      header->version = _LINUX_CAPABILITY_VERSION_3;
+      if (put(thread, a[0], *header) != 0) return -EFAULT;
+      return a[1] ? -EINVAL : 0;
+  }
+  if (!is_self(thread, header->pid)) return -ESRCH;
+  for (unsigned i = 0; a[1] && i < words; ++i)
+    if (put(thread, a[1] + i * sizeof(__user_cap_data_struct), __user_cap_data_struct{}) != 0) return -EFAULT;
+  return 0;
+}
+std::int64_t sys_capset(Thread&, const Args&) { return -EPERM; }
+
+std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a.u32(0) == 0xffffffff ? 0 : -EINVAL; }
+
+std::int64_t sys_getpriority(Thread& thread, const Args& a) {
+  if (a.u32(0) > PRIO_USER) return -EINVAL;
+  return a.u32(0) == PRIO_PROCESS && !is_self(thread, a.i32(1)) ? -ESRCH : 20;  // nice 0, as the raw call encodes it
+}
+std::int64_t sys_setpriority(Thread& thread, const Args& a) {
+  if (a.u32(0) > PRIO_USER) return -EINVAL;
+  if (a.u32(0) == PRIO_PROCESS && !is_self(thread, a.i32(1))) return -ESRCH;
+  return a.i32(2) < 0 ? -EACCES : 0;
+}
+
+}  // namespace
+
+std::span<const Definition> system_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_uname, "uname", sys_uname},
+      {SYS_sysinfo, "sysinfo", sys_sysinfo},
+      {SYS_getrandom, "getrandom", sys_getrandom},
+      {SYS_prlimit64, "prlimit64", sys_prlimit64},
+      {SYS_getrlimit, "getrlimit", sys_getrlimit},
+      {SYS_setrlimit, "setrlimit", sys_setrlimit},
+      {SYS_getrusage, "getrusage", sys_getrusage},
+      {SYS_getuid, "getuid", sys_getuid},
+      {SYS_getgid, "getgid", sys_getgid},
+      {SYS_geteuid, "geteuid", sys_geteuid},
+      {SYS_getegid, "getegid", sys_getegid},
+      {SYS_setuid, "setuid", sys_setuid},
+      {SYS_setgid, "setgid", sys_setgid},
+      {SYS_setreuid, "setreuid", sys_setreuid},
+      {SYS_setregid, "setregid", sys_setregid},
+      {SYS_setresuid, "setresuid", sys_setresuid},
+      {SYS_setresgid, "setresgid", sys_setresgid},
+      {SYS_getresuid, "getresuid", sys_getresuid},
+      {SYS_getresgid, "getresgid", sys_getresgid},
+      {SYS_setfsuid, "setfsuid", sys_setfsuid},
+      {SYS_setfsgid, "setfsgid", sys_setfsgid},
+      {SYS_getgroups, "getgroups", sys_getgroups},
+      {SYS_setgroups, "setgroups", sys_setgroups},
+      {SYS_getppid, "getppid", sys_getppid},
+      {SYS_getpgrp, "getpgrp", sys_getpgrp},
+      {SYS_getpgid, "getpgid", sys_getpgid},
+      {SYS_getsid, "getsid", sys_getsid},
+      {SYS_setsid, "setsid", sys_setsid},
+      {SYS_setpgid, "setpgid", sys_setpgid},
+      {SYS_capget, "capget", sys_capget},
+      {SYS_capset, "capset", sys_capset},
+      {SYS_personality, "personality", sys_personality},
+      {SYS_getpriority, "getpriority", sys_getpriority},
+      {SYS_setpriority, "setpriority", sys_setpriority},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

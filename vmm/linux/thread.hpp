@@ -1,0 +1,77 @@
+// Thread: one guest thread, run by one host thread on one vCPU.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "vmm/linux/blocking.hpp"
+#include "vmm/linux/process.hpp"
+#include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/syscall.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm {
+
+class Thread {
+ public:
+  Thread(Process& of, Vcpu& on, int id) : process(of), vcpu(on), tid(id) {}
+  Thread(const Thread&) = delete;
+  Thread& operator=(const Thread&) = delete;
+
+  Process& process;
+  Vcpu& vcpu;
+  const int tid;
+
+  mm::AddressSpace& memory() { return process.memory; }
+  UserRegs& regs() { return vcpu.regs(); }
+
+  // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
+  void loop();
+
+  // Makes the thread look at its signals and at Process::ending() soon: leaves guest mode, and any host
+  // call made through blocking(). From any thread.
+  void interrupt();
+  // The same for the thread itself: deliver_signals() will look, and blocking() not wait, from now on.
+  void look_at_signals() { interruption_.set(); }
+
+  // A host system call that may block for long. Returns its result or -errno. If interrupt() was called
+  // since the thread last looked at its signals, or while the call waits, returns -EINTR; there is no
+  // window in which an interruption gets lost. Every host call that can block goes through here.
+  std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0,
+                        std::uint64_t d = 0, std::uint64_t e = 0, std::uint64_t f = 0);
+
+  // True if a signal that is not blocked is pending, or the process ends: a waiting call must give up.
+  // False: the thread was interrupted for nothing that concerns it, and blocking() waits again.
+  bool should_stop_waiting();
+
+  // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
+  // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
+  void set_temporary_mask(SignalSet);
+
+  std::chrono::nanoseconds cpu_time() const;    // of a thread that lives, under threads_lock or its own
+
+  ThreadSignals signals;                        // guarded by process.signals.lock
+  mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
+  mm::Gva robust_list = 0;
+  std::string name;                             // PR_SET_NAME, at most 15 bytes
+  std::function<std::int64_t(Thread&)> restart; // what restart_syscall(2) runs, see kRestartBlock
+  bool exited = false;                          // exit(2) was called; set by its own host thread
+  int exit_status = 0;                          // its argument
+
+  // What the last fault left for signal frames (Linux: thread.trap_nr, error_code, cr2).
+  struct { std::uint64_t trap = 0, error = 0, address = 0; } last_fault;
+
+ private:
+  friend class Process;
+  friend void deliver_signals(Thread&, std::optional<std::int64_t>);
+  Interruption interruption_;
+  std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
+  std::atomic<bool> running_{false};            // host_ is valid
+  void handle(const Exit&);
+  void page_fault(const Exit&);
+  void exception(const Exit&);
+};
+
+}  // namespace ramet::vmm

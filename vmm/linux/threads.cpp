@@ -1,0 +1,287 @@
+// System calls about threads: making and ending them, their ids, names, scheduling and thread-local storage.
+#include <asm/prctl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
+
+std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
+  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
+}
+
+// A call that exists and whose present arguments ask for what is not served: counted as unknown calls are.
+std::int64_t unserved(Thread& thread, unsigned number) {
+  thread.process.count_call(number, false);
+  return -ENOSYS;
+}
+
+// --- making threads ---
+
+struct CloneRequest {
+  std::uint64_t flags = 0, stack_pointer = 0, parent_tid = 0, child_tid = 0, tls = 0;
+};
+
+std::int64_t clone(Thread& thread, unsigned number, const CloneRequest& c) {
+  const std::uint64_t flags = c.flags;
+  if ((flags & CLONE_SIGHAND) && !(flags & CLONE_VM)) return -EINVAL;
+  if ((flags & CLONE_THREAD) && !(flags & CLONE_SIGHAND)) return -EINVAL;
+  // Threads only: they share everything. Processes of their own are not made here.
+  constexpr std::uint64_t kShared = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+  constexpr std::uint64_t kRefused = CLONE_VFORK | CLONE_PTRACE | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS |
+                                     CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+  if ((flags & kShared) != kShared || (flags & kRefused)) return unserved(thread, number);
+  if ((flags & CLONE_SETTLS) && c.tls >= kUserEnd) return -EPERM;
+
+  FpState fp;
+  if (!thread.vcpu.get_fp(fp)) return -EAGAIN;
+  Process::Spawn spawn;
+  spawn.regs = thread.regs();
+  spawn.regs.set_result(0);
+  if (c.stack_pointer) spawn.regs.set_sp(c.stack_pointer);
+  spawn.fs_base = (flags & CLONE_SETTLS) ? c.tls : thread.vcpu.fs_base();
+  if (flags & CLONE_PARENT_SETTID) spawn.set_parent_tid = c.parent_tid;
+  if (flags & CLONE_CHILD_SETTID) spawn.set_child_tid = c.child_tid;
+  if (flags & CLONE_CHILD_CLEARTID) spawn.clear_child_tid = c.child_tid;
+  spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
+  spawn.fp = &fp;
+  spawn.name = thread.name;
+  return thread.process.spawn(spawn);
+}
+
+std::int64_t sys_clone(Thread& thread, const Args& a) {
+  return clone(thread, SYS_clone, {.flags = a[0] & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2], .child_tid = a[3], .tls = a[4]});
+}
+
+std::int64_t sys_clone3(Thread& thread, const Args& a) {
+  const std::uint64_t size = a[1];
+  if (size < CLONE_ARGS_SIZE_VER0) return -EINVAL;
+  if (size > mm::kPageSize) return -E2BIG;
+  clone_args args{};
+  std::vector<std::byte> bytes(size);
+  if (!thread.memory().read(a[0], bytes)) return -EFAULT;
+  std::memcpy(&args, bytes.data(), std::min<std::uint64_t>(size, sizeof args));
+  for (std::uint64_t i = sizeof args; i < size; ++i)
+    if (bytes[i] != std::byte{0}) return -E2BIG;
+  if (args.flags & (CLONE_DETACHED | CSIGNAL)) return -EINVAL;
+  if ((args.flags & CLONE_THREAD) && args.exit_signal) return -EINVAL;
+  if (args.exit_signal & ~std::uint64_t{CSIGNAL}) return -EINVAL;
+  if (args.set_tid_size || (args.flags & (CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND))) return unserved(thread, SYS_clone3);
+  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > kUserEnd || args.stack_size > kUserEnd - args.stack)
+    return -EINVAL;
+  return clone(thread, SYS_clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
+                                    .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls});
+}
+
+// --- ending ---
+
+std::int64_t sys_exit(Thread& thread, const Args& a) {
+  thread.exit_status = a.i32(0) & 0xff;
+  thread.exited = true;
+  return 0;
+}
+
+std::int64_t sys_exit_group(Thread& thread, const Args& a) {
+  thread.process.end({Ending::Kind::Exited, a.i32(0) & 0xff, {}});
+  thread.exited = true;
+  return 0;
+}
+
+// There are no child processes.
+std::int64_t sys_wait4(Thread&, const Args&) { return -ECHILD; }
+
+// --- ids and names ---
+
+std::int64_t sys_gettid(Thread& thread, const Args&) { return thread.tid; }
+std::int64_t sys_getpid(Thread& thread, const Args&) { return thread.process.pid; }
+std::int64_t sys_set_tid_address(Thread& thread, const Args& a) {
+  thread.clear_child_tid = a[0];
+  return thread.tid;
+}
+
+std::int64_t sys_prctl(Thread& thread, const Args& a) {
+  switch (a.i32(0)) {
+    case PR_SET_NAME: {
+      std::string name;  // read byte by byte: the name may end just before an unmapped page
+      for (mm::Gva at = a[1]; name.size() < 15; ++at) {
+        auto c = read_user<char>(thread.memory(), at);
+        if (!c) return -EFAULT;
+        if (!*c) break;
+        name += *c;
+      }
+      std::lock_guard guard(thread.process.threads_lock);  // /proc reads the names of all threads
+      thread.name = std::move(name);
+      return 0;
+    }
+    case PR_GET_NAME: {
+      std::array<char, 16> name{};
+      std::copy_n(thread.name.data(), std::min<std::size_t>(thread.name.size(), 15), name.data());
+      return put(thread, a[1], name);
+    }
+    case PR_SET_PDEATHSIG: return a[1] > kSignals ? -EINVAL : 0;  // the parent is the host: it ends all of this
+    case PR_GET_PDEATHSIG: return put(thread, a[1], 0);
+    case PR_GET_DUMPABLE: return 1;
+    case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
+    case PR_GET_KEEPCAPS: return 0;
+    case PR_SET_KEEPCAPS: return a[1] > 1 ? -EINVAL : 0;
+    case PR_SET_NO_NEW_PRIVS: return a[1] != 1 || a[2] || a[3] || a[4] ? -EINVAL : 0;
+    case PR_GET_NO_NEW_PRIVS: return 1;  // nothing a guest does can gain any
+    case PR_CAPBSET_READ: return a[1] > 63 ? -EINVAL : 0;
+    case PR_GET_SECCOMP: return 0;
+    case PR_SET_TIMERSLACK: return 0;
+    case PR_GET_TIMERSLACK: return 50000;
+    case PR_SET_THP_DISABLE: return 0;
+    case PR_GET_THP_DISABLE: return 0;
+    case PR_SET_VMA: return -EINVAL;  // as kernels without CONFIG_ANON_VMA_NAME
+    default: return -EINVAL;
+  }
+}
+
+std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
+  switch (a.i32(0)) {
+    case ARCH_SET_FS:
+      if (a[1] >= kUserEnd) return -EPERM;
+      thread.vcpu.set_fs_base(a[1]);
+      return 0;
+    case ARCH_SET_GS:
+      if (a[1] >= kUserEnd) return -EPERM;
+      thread.vcpu.set_gs_base(a[1]);
+      return 0;
+    case ARCH_GET_FS: return put(thread, a[1], thread.vcpu.fs_base());
+    case ARCH_GET_GS: return put(thread, a[1], thread.vcpu.gs_base());
+    default: return -EINVAL;  // CPUID faulting, shadow stacks, features by permission: none here
+  }
+}
+
+// --- scheduling: the host's, which guest threads are subject to as any host thread ---
+
+bool known_thread(Thread& thread, int tid) {
+  if (tid == 0 || tid == thread.tid) return true;
+  std::lock_guard guard(thread.process.threads_lock);
+  return thread.process.find_thread(tid) != nullptr;
+}
+
+std::int64_t sys_sched_yield(Thread&, const Args&) {
+  sched_yield();
+  return 0;
+}
+
+std::int64_t sys_sched_getaffinity(Thread& thread, const Args& a) {
+  if (a.i32(0) < 0 || !known_thread(thread, a.i32(0))) return -ESRCH;
+  const unsigned size = a.u32(1);
+  if (size % sizeof(std::uint64_t)) return -EINVAL;
+  std::array<std::byte, 1024> set{};  // room for 8192 processors
+  long used = syscall(SYS_sched_getaffinity, 0, std::min<std::size_t>(size, set.size()), set.data());
+  if (used < 0) return -errno;
+  return thread.memory().write(a[2], std::span(set).first(static_cast<std::size_t>(used))) ? used : -EFAULT;
+}
+
+// Which host processors serve which guest thread stays the host's decision; the set must name one there is.
+std::int64_t sys_sched_setaffinity(Thread& thread, const Args& a) {
+  if (a.i32(0) < 0 || !known_thread(thread, a.i32(0))) return -ESRCH;
+  std::array<std::byte, 1024> wanted{}, have{};
+  const std::size_t size = std::min<std::size_t>(a.u32(1), wanted.size());
+  if (!thread.memory().read(a[2], std::span(wanted).first(size))) return -EFAULT;
+  if (syscall(SYS_sched_getaffinity, 0, have.size(), have.data()) < 0) return -errno;
+  for (std::size_t i = 0; i < size; ++i)
+    if ((wanted[i] & have[i]) != std::byte{0}) return 0;
+  return -EINVAL;
+}
+
+std::int64_t sys_sched_getscheduler(Thread& thread, const Args& a) {
+  if (a.i32(0) < 0) return -EINVAL;
+  return known_thread(thread, a.i32(0)) ? SCHED_OTHER : -ESRCH;
+}
+std::int64_t sys_sched_getparam(Thread& thread, const Args& a) {
+  if (a.i32(0) < 0 || !a[1]) return -EINVAL;
+  return known_thread(thread, a.i32(0)) ? put(thread, a[1], sched_param{}) : -ESRCH;
+}
+std::int64_t set_parameters(Thread& thread, int tid, mm::Gva at) {
+  if (tid < 0 || !at) return -EINVAL;
+  auto param = read_user<sched_param>(thread.memory(), at);
+  if (!param) return -EFAULT;
+  if (!known_thread(thread, tid)) return -ESRCH;
+  return param->sched_priority == 0 ? 0 : -EINVAL;  // what the policies below allow
+}
+std::int64_t sys_sched_setparam(Thread& thread, const Args& a) { return set_parameters(thread, a.i32(0), a[1]); }
+std::int64_t sys_sched_setscheduler(Thread& thread, const Args& a) {
+  switch (a.i32(1) & ~SCHED_RESET_ON_FORK) {
+    case SCHED_OTHER:
+    case SCHED_BATCH:
+    case SCHED_IDLE: return set_parameters(thread, a.i32(0), a[2]);
+    case SCHED_FIFO:
+    case SCHED_RR:
+    case SCHED_DEADLINE: return -EPERM;
+    default: return -EINVAL;
+  }
+}
+std::int64_t priority_bound(int policy, bool upper) {
+  switch (policy) {
+    case SCHED_FIFO:
+    case SCHED_RR: return upper ? 99 : 1;
+    case SCHED_OTHER:
+    case SCHED_BATCH:
+    case SCHED_IDLE:
+    case SCHED_DEADLINE: return 0;
+    default: return -EINVAL;
+  }
+}
+std::int64_t sys_sched_get_priority_max(Thread&, const Args& a) { return priority_bound(a.i32(0), true); }
+std::int64_t sys_sched_get_priority_min(Thread&, const Args& a) { return priority_bound(a.i32(0), false); }
+std::int64_t sys_sched_rr_get_interval(Thread& thread, const Args& a) {
+  if (a.i32(0) < 0) return -EINVAL;
+  if (!known_thread(thread, a.i32(0))) return -ESRCH;
+  return put(thread, a[1], timespec{0, 4'000'000});
+}
+
+std::int64_t sys_getcpu(Thread& thread, const Args& a) {
+  unsigned cpu = 0, node = 0;
+  if (getcpu(&cpu, &node) != 0) return -errno;
+  if (a[0] && put(thread, a[0], cpu)) return -EFAULT;
+  return a[1] ? put(thread, a[1], node) : 0;
+}
+
+}  // namespace
+
+std::span<const Definition> thread_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_clone, "clone", sys_clone},
+      {SYS_clone3, "clone3", sys_clone3},
+      {SYS_exit, "exit", sys_exit},
+      {SYS_exit_group, "exit_group", sys_exit_group},
+      {SYS_wait4, "wait4", sys_wait4},
+      {SYS_waitid, "waitid", sys_wait4},
+      {SYS_gettid, "gettid", sys_gettid},
+      {SYS_getpid, "getpid", sys_getpid},
+      {SYS_set_tid_address, "set_tid_address", sys_set_tid_address},
+      {SYS_prctl, "prctl", sys_prctl},
+      {SYS_arch_prctl, "arch_prctl", sys_arch_prctl},
+      {SYS_sched_yield, "sched_yield", sys_sched_yield},
+      {SYS_sched_getaffinity, "sched_getaffinity", sys_sched_getaffinity},
+      {SYS_sched_setaffinity, "sched_setaffinity", sys_sched_setaffinity},
+      {SYS_sched_getscheduler, "sched_getscheduler", sys_sched_getscheduler},
+      {SYS_sched_setscheduler, "sched_setscheduler", sys_sched_setscheduler},
+      {SYS_sched_getparam, "sched_getparam", sys_sched_getparam},
+      {SYS_sched_setparam, "sched_setparam", sys_sched_setparam},
+      {SYS_sched_get_priority_max, "sched_get_priority_max", sys_sched_get_priority_max},
+      {SYS_sched_get_priority_min, "sched_get_priority_min", sys_sched_get_priority_min},
+      {SYS_sched_rr_get_interval, "sched_rr_get_interval", sys_sched_rr_get_interval},
+      {SYS_getcpu, "getcpu", sys_getcpu},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

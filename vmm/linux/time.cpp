@@ -1,0 +1,239 @@
+// System calls about time: clocks, sleeping, interval and POSIX timers.
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/times.h>
+#include <sys/timex.h>
+
+#include <cerrno>
+#include <ctime>
+
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
+bool valid(const timespec& t) { return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < kNanosPerSecond; }
+
+// The host clock for a guest clock id; CPU-time clocks of other threads and processes are refused.
+OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
+  if (id >= 0) {
+    constexpr clockid_t kLast = CLOCK_TAI;
+    if (id > kLast || id == 10) return err(EINVAL);  // 10 is CLOCK_SGI_CYCLE, gone from Linux
+    return id;
+  }
+  // Negative ids hold ~pid << 3, bit 2 set for a thread, and the kind of clock below (2: scheduler).
+  const int pid = ~(id >> 3);
+  const bool of_thread = id & 4;
+  if ((id & 3) > 2) return err(EINVAL);
+  if (of_thread && (pid == 0 || pid == thread.tid)) return CLOCK_THREAD_CPUTIME_ID;
+  if (!of_thread && (pid == 0 || pid == thread.process.pid)) return CLOCK_PROCESS_CPUTIME_ID;
+  return err(EINVAL);
+}
+
+std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
+  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
+}
+
+std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
+  auto clock = host_clock(thread, a.i32(0));
+  if (!clock) return -clock.error();
+  timespec now;
+  if (clock_gettime(*clock, &now) != 0) return -errno;
+  return put(thread, a[1], now);
+}
+
+std::int64_t sys_clock_getres(Thread& thread, const Args& a) {
+  auto clock = host_clock(thread, a.i32(0));
+  if (!clock) return -clock.error();
+  timespec resolution;
+  if (clock_getres(*clock, &resolution) != 0) return -errno;
+  return a[1] ? put(thread, a[1], resolution) : 0;
+}
+
+std::int64_t sys_clock_settime(Thread&, const Args&) { return -EPERM; }
+
+std::int64_t sys_gettimeofday(Thread& thread, const Args& a) {
+  timeval now;
+  if (gettimeofday(&now, nullptr) != 0) return -errno;
+  if (a[0] && put(thread, a[0], now) != 0) return -EFAULT;
+  struct timezone utc{};
+  if (a[1] && put(thread, a[1], utc) != 0) return -EFAULT;
+  return 0;
+}
+
+std::int64_t sys_time(Thread& thread, const Args& a) {
+  const std::int64_t now = ::time(nullptr);
+  if (a[0] && put(thread, a[0], now) != 0) return -EFAULT;
+  return now;
+}
+
+std::int64_t sys_times(Thread& thread, const Args& a) {
+  tms used{};
+  const clock_t ticks = ::times(&used);
+  if (a[0] && put(thread, a[0], used) != 0) return -EFAULT;
+  return ticks;
+}
+
+// Sleeps until `deadline` on `clock`. remaining: where the time left goes when a signal ends the sleep, 0
+// for absolute sleeps, which Linux starts again with the same arguments.
+std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm::Gva remaining, bool absolute) {
+  std::int64_t r = thread.blocking(SYS_clock_nanosleep, static_cast<std::uint64_t>(clock), TIMER_ABSTIME,
+                                   reinterpret_cast<std::uint64_t>(&deadline), 0);
+  if (r != -EINTR) return r;
+  if (absolute) return kRestartNoHand;
+  timespec now;
+  if (clock_gettime(clock, &now) != 0) return -errno;
+  std::int64_t left = (deadline.tv_sec - now.tv_sec) * kNanosPerSecond + deadline.tv_nsec - now.tv_nsec;
+  if (left <= 0) return 0;
+  timespec rest{left / kNanosPerSecond, left % kNanosPerSecond};
+  if (remaining && put(thread, remaining, rest) != 0) return -EFAULT;
+  thread.restart = [=](Thread& t) { return sleep_until(t, clock, deadline, remaining, false); };
+  return kRestartBlock;
+}
+
+std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva request, mm::Gva remaining) {
+  auto time = read_user<timespec>(thread.memory(), request);
+  if (!time) return -time.error();
+  if (!valid(*time)) return -EINVAL;
+  if (absolute) return sleep_until(thread, clock, *time, 0, true);
+  // A relative sleep does not follow changes of the wall clock.
+  if (clock == CLOCK_REALTIME) clock = CLOCK_MONOTONIC;
+  timespec deadline;
+  if (clock_gettime(clock, &deadline) != 0) return -errno;
+  if (__builtin_add_overflow(deadline.tv_sec, time->tv_sec, &deadline.tv_sec)) deadline.tv_sec = INT64_MAX - 1;
+  deadline.tv_nsec += time->tv_nsec;
+  if (deadline.tv_nsec >= kNanosPerSecond && deadline.tv_sec < INT64_MAX - 1) {
+    deadline.tv_nsec -= kNanosPerSecond;
+    ++deadline.tv_sec;
+  }
+  if (deadline.tv_nsec >= kNanosPerSecond) deadline.tv_nsec = kNanosPerSecond - 1;
+  return sleep_until(thread, clock, deadline, remaining, false);
+}
+
+std::int64_t sys_nanosleep(Thread& thread, const Args& a) { return sleep(thread, CLOCK_MONOTONIC, false, a[0], a[1]); }
+
+std::int64_t sys_clock_nanosleep(Thread& thread, const Args& a) {
+  auto clock = host_clock(thread, a.i32(0));
+  if (!clock || *clock == CLOCK_THREAD_CPUTIME_ID) return -EINVAL;
+  if (*clock == CLOCK_MONOTONIC_RAW || *clock == CLOCK_REALTIME_COARSE || *clock == CLOCK_MONOTONIC_COARSE)
+    return -EOPNOTSUPP;
+  return sleep(thread, *clock, a.i32(1) & TIMER_ABSTIME, a[2], a[3]);
+}
+
+// --- interval timers ---
+
+timespec to_timespec(const timeval& t) { return {t.tv_sec, t.tv_usec * 1000}; }
+timeval to_timeval(const timespec& t) { return {t.tv_sec, t.tv_nsec / 1000}; }
+
+std::int64_t sys_setitimer(Thread& thread, const Args& a) {
+  if (a.u32(0) > ITIMER_PROF) return -EINVAL;
+  itimerspec value{}, old{};
+  if (a[1]) {
+    auto user = read_user<itimerval>(thread.memory(), a[1]);
+    if (!user) return -user.error();
+    for (const timeval& t : {user->it_value, user->it_interval})
+      if (t.tv_sec < 0 || t.tv_usec < 0 || t.tv_usec >= 1'000'000) return -EINVAL;
+    value = {to_timespec(user->it_interval), to_timespec(user->it_value)};
+  }
+  if (std::int64_t r = thread.process.timers->set_interval_timer(a.i32(0), value, &old); r != 0) return r;
+  if (!a[2]) return 0;
+  return put(thread, a[2], itimerval{to_timeval(old.it_interval), to_timeval(old.it_value)});
+}
+
+std::int64_t sys_getitimer(Thread& thread, const Args& a) {
+  if (a.u32(0) > ITIMER_PROF) return -EINVAL;
+  itimerspec value;
+  if (std::int64_t r = thread.process.timers->get_interval_timer(a.i32(0), value); r != 0) return r;
+  return put(thread, a[1], itimerval{to_timeval(value.it_interval), to_timeval(value.it_value)});
+}
+
+std::int64_t sys_alarm(Thread& thread, const Args& a) {
+  itimerspec value{{}, {static_cast<time_t>(a.u32(0)), 0}}, old{};
+  if (std::int64_t r = thread.process.timers->set_interval_timer(ITIMER_REAL, value, &old); r != 0) return r;
+  // Seconds left of the old alarm, rounded, but never 0 for one that was still running.
+  std::int64_t left = old.it_value.tv_sec + (old.it_value.tv_nsec >= kNanosPerSecond / 2 ? 1 : 0);
+  return left == 0 && old.it_value.tv_nsec != 0 ? 1 : left;
+}
+
+// --- POSIX timers ---
+
+std::int64_t sys_timer_create(Thread& thread, const Args& a) {
+  auto clock = host_clock(thread, a.i32(0));
+  if (!clock) return -clock.error();
+  Timers::Notify notify{.signal = SIGALRM, .tid = 0, .value = {}};
+  if (a[1]) {
+    auto event = read_user<sigevent>(thread.memory(), a[1]);
+    if (!event) return -event.error();
+    notify.value = reinterpret_cast<std::uint64_t>(event->sigev_value.sival_ptr);
+    notify.signal = event->sigev_signo;
+    switch (event->sigev_notify) {
+      case SIGEV_NONE: notify.signal = 0; break;
+      case SIGEV_SIGNAL: break;
+      case SIGEV_THREAD_ID: {
+        notify.tid = event->_sigev_un._tid;
+        std::lock_guard guard(thread.process.threads_lock);
+        if (!thread.process.find_thread(notify.tid)) return -EINVAL;
+        break;
+      }
+      default: return -EINVAL;
+    }
+    if (event->sigev_notify != SIGEV_NONE && (notify.signal < 1 || notify.signal > kSignals)) return -EINVAL;
+  }
+  std::int64_t id = thread.process.timers->create(*clock, notify);
+  if (id < 0) return id;
+  if (put(thread, a[2], static_cast<int>(id)) != 0) {
+    thread.process.timers->remove(static_cast<int>(id));
+    return -EFAULT;
+  }
+  return 0;
+}
+
+std::int64_t sys_timer_settime(Thread& thread, const Args& a) {
+  auto value = read_user<itimerspec>(thread.memory(), a[2]);
+  if (!value) return a[2] ? -value.error() : -EINVAL;
+  if (!valid(value->it_value) || !valid(value->it_interval)) return -EINVAL;
+  itimerspec old{};
+  if (std::int64_t r = thread.process.timers->set(a.i32(0), a.i32(1) & TIMER_ABSTIME, *value, &old); r != 0) return r;
+  return a[3] ? put(thread, a[3], old) : 0;
+}
+
+std::int64_t sys_timer_gettime(Thread& thread, const Args& a) {
+  itimerspec value;
+  if (std::int64_t r = thread.process.timers->get(a.i32(0), value); r != 0) return r;
+  return put(thread, a[1], value);
+}
+
+std::int64_t sys_timer_getoverrun(Thread& thread, const Args& a) { return thread.process.timers->overrun(a.i32(0)); }
+std::int64_t sys_timer_delete(Thread& thread, const Args& a) { return thread.process.timers->remove(a.i32(0)); }
+
+}  // namespace
+
+std::span<const Definition> time_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_clock_gettime, "clock_gettime", sys_clock_gettime},
+      {SYS_clock_getres, "clock_getres", sys_clock_getres},
+      {SYS_clock_settime, "clock_settime", sys_clock_settime},
+      {SYS_settimeofday, "settimeofday", sys_clock_settime},
+      {SYS_clock_nanosleep, "clock_nanosleep", sys_clock_nanosleep},
+      {SYS_nanosleep, "nanosleep", sys_nanosleep},
+      {SYS_gettimeofday, "gettimeofday", sys_gettimeofday},
+      {SYS_time, "time", sys_time},
+      {SYS_times, "times", sys_times},
+      {SYS_getitimer, "getitimer", sys_getitimer},
+      {SYS_setitimer, "setitimer", sys_setitimer},
+      {SYS_alarm, "alarm", sys_alarm},
+      {SYS_timer_create, "timer_create", sys_timer_create},
+      {SYS_timer_settime, "timer_settime", sys_timer_settime},
+      {SYS_timer_gettime, "timer_gettime", sys_timer_gettime},
+      {SYS_timer_getoverrun, "timer_getoverrun", sys_timer_getoverrun},
+      {SYS_timer_delete, "timer_delete", sys_timer_delete},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,171 @@
+#include "vmm/linux/timers.hpp"
+
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <future>
+#include <system_error>
+
+#include "vmm/linux/process.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+// What host timers raise. Only the serving thread takes it, by sigwaitinfo; nobody else gets it,
+// because SIGEV_THREAD_ID names that thread. kStop ends the thread.
+int timer_signal() { return SIGRTMAX - 1; }
+constexpr int kStop = -1;
+
+sigset_t only_timer_signal() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, timer_signal());
+  return set;
+}
+
+}  // namespace
+
+Timers::~Timers() {
+  {
+    std::lock_guard guard(lock_);
+    for (auto& [id, timer] : timers_) timer_delete(timer.host);
+    timers_.clear();
+    if (!thread_.joinable()) return;
+    siginfo_t stop{};
+    stop.si_code = SI_QUEUE;
+    stop.si_value.sival_int = kStop;
+    // The queue may be full of expiries that are still being served: try until it takes the stop.
+    while (syscall(SYS_rt_tgsigqueueinfo, getpid(), server_, timer_signal(), &stop) != 0 && errno == EAGAIN) usleep(1000);
+  }
+  thread_.join();
+}
+
+bool Timers::start_thread_locked() {
+  if (server_ != 0) return true;
+  std::promise<pid_t> ready;
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);  // inherited: this thread takes no signal but by sigwaitinfo
+  try {
+    thread_ = std::thread([this, &ready] {
+      ready.set_value(static_cast<pid_t>(syscall(SYS_gettid)));
+      serve();
+    });
+    server_ = ready.get_future().get();
+  } catch (const std::system_error&) {
+    // no host thread to be had; the caller says EAGAIN
+  }
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  return server_ != 0;
+}
+
+void Timers::serve() {
+  const sigset_t set = only_timer_signal();
+  for (;;) {
+    siginfo_t host{};
+    if (sigwaitinfo(&set, &host) < 0) continue;
+    const int id = host.si_value.sival_int;
+    if (id == kStop) return;
+    siginfo_t info{};
+    int tid = 0;
+    {
+      std::lock_guard guard(lock_);
+      auto found = timers_.find(id);
+      if (found == timers_.end()) continue;  // deleted while its expiry was on the way
+      Timer& timer = found->second;
+      timer.last_overrun = host.si_overrun;
+      tid = timer.notify.tid;
+      info.si_signo = timer.notify.signal;
+      info.si_code = timer.posix ? SI_TIMER : SI_KERNEL;
+      if (timer.posix) {
+        info.si_timerid = id;
+        info.si_overrun = host.si_overrun;
+        info.si_value.sival_ptr = reinterpret_cast<void*>(timer.notify.value.value_or(id));
+      }
+    }
+    // A full queue or a thread that has gone loses the expiry, as Linux counts it as an overrun.
+    if (tid != 0) (void)send_to_thread(process_, tid, info);
+    else (void)send_to_process(process_, info);
+  }
+}
+
+std::int64_t Timers::create_locked(clockid_t clock, const Notify& notify, bool posix) {
+  if (timers_.size() >= kMaxTimers || !start_thread_locked()) return -EAGAIN;
+  const int id = next_id_++;
+  sigevent event{};
+  event.sigev_notify = notify.signal ? SIGEV_THREAD_ID : SIGEV_NONE;
+  event.sigev_signo = timer_signal();
+  event.sigev_value.sival_int = id;
+  event._sigev_un._tid = server_;
+  Timer timer{.host = {}, .notify = notify, .posix = posix, .last_overrun = 0};
+  if (timer_create(clock, &event, &timer.host) != 0) return -errno;
+  timers_.emplace(id, timer);
+  return id;
+}
+
+std::int64_t Timers::create(clockid_t clock, const Notify& notify) {
+  std::lock_guard guard(lock_);
+  return create_locked(clock, notify, true);
+}
+
+std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec* old) {
+  std::lock_guard guard(lock_);
+  auto found = timers_.find(id);
+  if (found == timers_.end()) return -EINVAL;
+  return timer_settime(found->second.host, flags, &value, old) == 0 ? 0 : -errno;
+}
+
+std::int64_t Timers::get(int id, itimerspec& value) {
+  std::lock_guard guard(lock_);
+  auto found = timers_.find(id);
+  if (found == timers_.end()) return -EINVAL;
+  return timer_gettime(found->second.host, &value) == 0 ? 0 : -errno;
+}
+
+std::int64_t Timers::overrun(int id) {
+  std::lock_guard guard(lock_);
+  auto found = timers_.find(id);
+  return found == timers_.end() ? -EINVAL : found->second.last_overrun;
+}
+
+std::int64_t Timers::remove(int id) {
+  std::lock_guard guard(lock_);
+  auto found = timers_.find(id);
+  if (found == timers_.end() || !found->second.posix) return -EINVAL;
+  timer_delete(found->second.host);
+  timers_.erase(found);
+  return 0;
+}
+
+std::int64_t Timers::interval_timer_locked(int which) {
+  static constexpr clockid_t kClocks[] = {CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_PROCESS_CPUTIME_ID};
+  static constexpr int kRaised[] = {SIGALRM, SIGVTALRM, SIGPROF};
+  if (interval_[which] < 0) {
+    std::int64_t id = create_locked(kClocks[which], {.signal = kRaised[which], .tid = 0, .value = {}}, false);
+    if (id < 0) return id;
+    interval_[which] = static_cast<int>(id);
+  }
+  return interval_[which];
+}
+
+std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
+  std::lock_guard guard(lock_);
+  if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
+    if (old) *old = {};
+    return 0;  // alarm(0) before any alarm needs no timer
+  }
+  std::int64_t id = interval_timer_locked(which);
+  if (id < 0) return id;
+  return timer_settime(timers_.at(static_cast<int>(id)).host, 0, &value, old) == 0 ? 0 : -errno;
+}
+
+std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {
+  std::lock_guard guard(lock_);
+  value = {};
+  if (interval_[which] < 0) return 0;
+  return timer_gettime(timers_.at(interval_[which]).host, &value) == 0 ? 0 : -errno;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,84 @@
+// Access to guest memory from system calls.
+#include "vmm/linux/user_memory.hpp"
+
+#include <limits.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace ramet::vmm {
+
+int errno_of(mm::Error e) {
+  switch (e) {
+    case mm::Error::NoMemory: return ENOMEM;
+    case mm::Error::NotMapped: return ENOMEM;
+    case mm::Error::NotPermitted: return EACCES;
+    case mm::Error::BeyondEnd: return EFAULT;
+    case mm::Error::Invalid: return EINVAL;
+    case mm::Error::Exists: return EEXIST;
+    case mm::Error::Io: return EIO;
+    case mm::Error::Pinned: return EBUSY;
+  }
+  return EINVAL;
+}
+
+OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
+  auto path = memory.read_string(at, PATH_MAX - 1);
+  if (path) return *path;
+  return err(path.error() == mm::Error::Invalid ? ENAMETOOLONG : EFAULT);
+}
+
+namespace {
+
+// Appends the host pieces of one guest buffer; returns how many bytes of it are there.
+OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access,
+                              std::vector<iovec>& iov, std::vector<std::shared_ptr<mm::Bank>>& keep) {
+  if (length == 0) return 0;
+  std::vector<mm::HostRange> pieces;
+  auto got = memory.gather(at, length, access, pieces);
+  if (!got) return err(EFAULT);
+  for (mm::HostRange& piece : pieces) {
+    // Frames that lie behind each other on the host are one piece to it.
+    if (!iov.empty() && static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == piece.bytes.data()) {
+      iov.back().iov_len += piece.bytes.size();
+    } else {
+      iov.push_back({piece.bytes.data(), piece.bytes.size()});
+    }
+    if (piece.keep && (keep.empty() || keep.back() != piece.keep)) keep.push_back(std::move(piece.keep));
+  }
+  return *got;
+}
+
+}  // namespace
+
+OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
+  UserBuffers buffers;
+  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.keep_);
+  if (!got) return err(got.error());
+  buffers.bytes_ = *got;
+  return buffers;
+}
+
+OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, std::uint64_t count, mm::Access access) {
+  struct Segment {
+    std::uint64_t base, length;
+  };
+  auto segments = read_user_array<Segment>(memory, iov, count, 1024);
+  if (!segments) return err(segments.error());
+  for (const Segment& s : *segments)
+    if (static_cast<std::int64_t>(s.length) < 0) return err(EINVAL);
+  UserBuffers buffers;
+  for (const Segment& s : *segments) {
+    std::uint64_t wanted = std::min(s.length, kMaxBytes - buffers.bytes_);
+    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.keep_);
+    if (!got) {
+      if (buffers.bytes_ == 0) return err(got.error());
+      break;
+    }
+    buffers.bytes_ += *got;
+    if (*got < wanted) break;
+  }
+  return buffers;
+}
+
+}  // namespace ramet::vmm

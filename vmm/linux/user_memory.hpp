@@ -1,0 +1,70 @@
+// Access to guest memory from system calls. Every pointer comes from a hostile program: nothing here
+// crashes, and a wrong one gives EFAULT.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <expected>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "guest-mm/address_space.hpp"
+#include "vmm/linux/syscall.hpp"
+
+namespace ramet::vmm {
+
+template <class T>
+using OrErrno = std::expected<T, int>;  // a positive errno
+inline std::unexpected<int> err(int e) { return std::unexpected<int>(e); }
+
+// What a failed memory operation is to a system call: map, unmap, protect, remap, advise.
+int errno_of(mm::Error);
+
+// Objects; T is one of the kernel's own structures.
+template <class T>
+  requires std::is_trivially_copyable_v<T>
+OrErrno<T> read_user(mm::AddressSpace& as, mm::Gva at) {
+  T value;
+  if (!as.read(at, std::as_writable_bytes(std::span(&value, 1)))) return err(EFAULT);
+  return value;
+}
+template <class T>
+  requires std::is_trivially_copyable_v<T>
+OrErrno<void> write_user(mm::AddressSpace& as, mm::Gva at, const T& value) {
+  if (!as.write(at, std::as_bytes(std::span(&value, 1)))) return err(EFAULT);
+  return {};
+}
+// count is checked against limit first (EINVAL).
+template <class T>
+OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::uint64_t count, std::uint64_t limit) {
+  if (count > limit) return err(EINVAL);
+  std::vector<T> values(count);
+  if (count && !as.read(at, std::as_writable_bytes(std::span(values)))) return err(EFAULT);
+  return values;
+}
+// ENAMETOOLONG past PATH_MAX, EFAULT.
+OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
+
+// Guest buffers as host iovecs, to be handed to readv/writev and the like. The banks stay alive with it.
+// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken. The host kernel returns EFAULT by itself
+// should a shared file have shrunk below a piece.
+class UserBuffers {
+ public:
+  static constexpr std::uint64_t kMaxBytes = 0x7ffff000;
+  // One buffer. A buffer that is only partly there gives the part; EFAULT if nothing is.
+  static OrErrno<UserBuffers> one(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
+  // The guest's own array of struct iovec (count at most 1024, else EINVAL).
+  static OrErrno<UserBuffers> vector(mm::AddressSpace&, mm::Gva iov, std::uint64_t count, mm::Access);
+  std::span<const iovec> iov() const { return iov_; }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::vector<iovec> iov_;
+  std::vector<std::shared_ptr<mm::Bank>> keep_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace ramet::vmm

@@ -1,0 +1,109 @@
+// Machine: the virtual CPUs and the guest-physical memory of one VM, whatever runs them.
+// Two implementations of these interfaces are planned beside vmm/kvm: KVM on arm64 and a software CPU.
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "arch/x86_64/user_state.hpp"
+#include "guest-mm/address_space.hpp"
+#include "guest-mm/tlb.hpp"
+#include "vmm/error.hpp"
+
+namespace ramet::vmm {
+
+using arch::x86_64::FpState;
+using arch::x86_64::UserRegs;
+
+struct Exit {
+  enum class Kind : std::uint8_t {
+    Syscall,     // regs() hold number and arguments; the program counter is past the instruction
+    PageFault,   // address, access
+    Exception,   // vector, error: any other exception of user code
+    Kicked,      // kick() was called, or a host signal arrived; the guest is between two instructions
+    HostFault,   // host memory behind a page cannot be reached (its file was truncated): SIGBUS at pc();
+                 // which page is not known, address is 0
+    Broken,      // the machine cannot go on (triple fault, KVM error); detail says why, for people
+  };
+  Kind kind = Kind::Kicked;
+  mm::Gva address = 0;
+  mm::Access access = mm::Access::Read;
+  bool present = false;        // PageFault: the hardware saw a present entry (protection, not absence)
+  std::uint8_t vector = 0;     // Exception
+  std::uint64_t error = 0;     // the hardware's error code, for the signal frame
+  std::string detail;          // Broken and HostFault, for people
+};
+
+// Counters of one vCPU, read by other threads while it runs.
+struct VcpuCounters {
+  mm::Counter syscalls, page_faults, exceptions, kicks;
+  mm::Counter flushes;         // local flushes done on entry
+  mm::Counter flush_exits;     // runs of the stub that only served a flush
+  std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
+};
+
+// One virtual CPU, driven by one host thread at a time; kick() by any thread.
+class Vcpu {
+ public:
+  virtual ~Vcpu() = default;
+
+  // Complete user-mode state while the guest is not running; edit it to change where run() continues.
+  virtual UserRegs& regs() = 0;
+
+  // Enters the guest with regs() and comes back with the next exit, regs() updated. Entries changed
+  // before the call are honoured. Never returns Exit::Kind::Syscall for a jump to the stub's address.
+  virtual Exit run() = 0;
+
+  // Makes the current run(), or else the next one, return Kicked. From any thread, and from a signal
+  // handler. Returns at once; does not wait.
+  virtual void kick() = 0;
+
+  // Thread-local-storage bases. They take effect with the next run(). get reads the live value
+  // (the guest may have changed it by WRFSBASE).
+  virtual void set_fs_base(std::uint64_t) = 0;
+  virtual void set_gs_base(std::uint64_t) = 0;
+  virtual std::uint64_t fs_base() = 0;
+  virtual std::uint64_t gs_base() = 0;
+
+  // x87/SSE/AVX state in the processor's own XSAVE (standard, not compacted) layout.
+  virtual Status get_fp(FpState&) = 0;
+  virtual Status set_fp(const FpState&) = 0;
+  virtual void reset_fp() = 0;   // the state execve(2) gives
+
+  virtual const VcpuCounters& counters() const = 0;
+};
+
+// The machine is the address space's Tlb and its memory's BankObserver.
+class Machine : public mm::Tlb, public mm::BankObserver {
+ public:
+  ~Machine() override = default;
+
+  // Installs stub, descriptor tables and the linear map of the table bank into the address space.
+  // Once, after the address space was created on this machine and before the first vCPU.
+  virtual Status attach(mm::AddressSpace&) = 0;
+
+  // A vCPU for one guest thread, CPL 3, zeroed registers, FP state as after execve. Reuses a released
+  // one where it can (KVM cannot delete vCPUs). Errors: too many.
+  virtual std::expected<Vcpu*, Failure> acquire_vcpu() = 0;
+  // The calling thread has left run() for good.
+  virtual void release_vcpu(Vcpu*) = 0;
+
+  // What the guest sees: AT_HWCAP, AT_HWCAP2 and the size of its XSAVE area (0: FXSAVE only, 512 bytes).
+  struct Features {
+    std::uint64_t hwcap = 0, hwcap2 = 0;
+    std::uint32_t xsave_size = 0;
+    std::uint64_t xcr0 = 0;
+    std::string model_name;    // for /proc/cpuinfo
+    std::string flags;         // for /proc/cpuinfo, space-separated
+  };
+  virtual const Features& features() const = 0;
+
+  // Sums over all vCPUs that ever ran.
+  struct Totals { std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, flush_exits; };
+  virtual Totals totals() const = 0;
+};
+
+}  // namespace ramet::vmm

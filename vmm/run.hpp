@@ -1,0 +1,61 @@
+// Running a program in a microVM: the library behind `ramet run`.
+#pragma once
+
+#include <chrono>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/error.hpp"
+#include "vmm/linux/files.hpp"
+#include "vmm/linux/process.hpp"
+
+namespace ramet::vmm {
+
+// What --memory may be.
+inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 30;
+
+struct RunOptions {
+  std::string program;
+  std::vector<std::string> arguments;           // without argv[0]
+  std::vector<std::string> environment;         // "NAME=VALUE"
+  std::vector<Share> shares;
+  std::uint64_t memory_bytes = 512ull << 20;
+  std::optional<std::chrono::nanoseconds> timeout;
+  bool huge_blocks = true;                      // off: --without huge-merge
+  bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
+};
+
+// A microVM without a program: memory, address space and a vCPU, ready to run one. Warm shells are
+// what makes a start fast.
+class Shell {
+ public:
+  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, bool huge_blocks = true);
+  ~Shell();
+  Machine& machine() { return *machine_; }
+  mm::AddressSpace& memory() { return *space_; }
+
+ private:
+  Shell() = default;
+  std::unique_ptr<mm::Memory> physical_;        // destroyed last
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<mm::AddressSpace> space_;
+};
+
+// What a run cost. Taken after the program has ended.
+struct Report {
+  Ending ending;
+  Machine::Totals exits{};
+  mm::Usage usage{};
+  std::vector<std::pair<std::string, std::uint64_t>> memory_counters;
+  std::vector<std::pair<std::string, std::uint64_t>> calls, unknown_calls;  // by name, most frequent first
+  unsigned threads = 0;                         // guest threads that ever ran
+  std::chrono::nanoseconds setup{}, run{}, teardown{};
+};
+
+// Loads the program into the shell (once per shell) and runs it with descriptors 0, 1, 2 of the host.
+std::expected<Report, Failure> run(Shell&, const RunOptions&);
+
+}  // namespace ramet::vmm
