@@ -38,7 +38,7 @@ struct AroundPlan {
 };
 
 inline constexpr unsigned kPagesPerBlock = kBlockSize / kPageSize;
-inline constexpr unsigned kMaxBlocksPerFault = 4;       // 8 MiB
+inline constexpr unsigned kMaxBlocksPerFault = 32;      // 64 MiB, reached by doubling
 inline constexpr unsigned kDenseWindows = 4;            // so many windows in 2 MiB: the rest follows at once
 inline constexpr unsigned kBlockHead = 16;              // a fault in the first 64 KiB of a block takes it whole
 

@@ -128,10 +128,12 @@ class Walker final : public PageTable {
         continue;
       }
       if (same_offset && is_aligned(va, kBlockSize) && end - va >= kBlockSize) {
-        // Whatever the PMD slot holds, a block or a table, changes place as a whole. (No place was
-        // prepared for a table without entries.)
-        if (table_at(to + (va - from), Level::Pmd)) {
-          move_entry(slot_in(*table_at(va, Level::Pmd), Level::Pmd, va), to + (va - from), batch);
+        // Whatever the PMD slot holds, a block or a table, changes place as a whole; but for a table
+        // without entries, for which no place was prepared.
+        const Slot whole = slot_in(*table_at(va, Level::Pmd), Level::Pmd, va);
+        const Entry e = load(whole);
+        if (!is_table(e, Level::Pmd) || tables_.entries(F::address(e, Level::Pmd)) > 0) {
+          move_entry(whole, to + (va - from), batch);
         }
         va += kBlockSize;
         continue;

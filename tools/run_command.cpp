@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,7 +38,12 @@ vmm::Share parse_dir(std::string text) {
   bool writable = !take_suffix(text, ":ro");
   if (writable) take_suffix(text, ":rw");
   auto colon = text.find(':');
-  if (colon == text.npos) return {.host = text, .guest = text, .writable = writable};
+  if (colon == text.npos) {
+    // Seen by the guest where it is on the host.
+    std::error_code error;
+    auto absolute = std::filesystem::absolute(text, error).lexically_normal();
+    return {.host = text, .guest = error ? text : absolute.string(), .writable = writable};
+  }
   return {.host = text.substr(0, colon), .guest = text.substr(colon + 1), .writable = writable};
 }
 
@@ -75,6 +81,8 @@ int run(const Options& options, const std::vector<std::string>& command) {
   for (const std::string& name : options.without)
     if (name == "huge-merge") run.huge_blocks = false;
   run.deny_wx = options.wx == "deny";
+  std::error_code no_directory;  // the current directory was removed: the guest starts in /
+  run.working_directory = std::filesystem::current_path(no_directory).string();
 
   auto shell = vmm::Shell::create(run.memory_bytes, run.huge_blocks);
   if (!shell) return refuse(shell.error().message, shell.error().status);

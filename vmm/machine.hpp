@@ -31,6 +31,7 @@ struct Exit {
   Kind kind = Kind::Kicked;
   mm::Gva address = 0;
   mm::Access access = mm::Access::Read;
+  bool by_fault = false;       // Syscall: this host's SYSCALL does not enter ring 0 by itself
   bool present = false;        // PageFault: the hardware saw a present entry (protection, not absence)
   std::uint8_t vector = 0;     // Exception
   std::uint64_t error = 0;     // the hardware's error code, for the signal frame

@@ -45,9 +45,9 @@ class ForwardSignals {
       action.sa_handler = forward;
       action.sa_flags = SA_RESTART;
       sigfillset(&action.sa_mask);
-      sigaction(kForwarded[i], nullptr, &old_[i]);
-      // What the caller ignores (nohup) stays ignored.
-      if (old_[i].sa_handler != SIG_IGN) sigaction(kForwarded[i], &action, nullptr);
+      sigaction(kForwarded[i], &action, &old_[i]);
+      // What the caller ignores (nohup) the program starts out ignoring, as over execve(2).
+      if (old_[i].sa_handler == SIG_IGN) process.signals.actions[kForwarded[i] - 1].handler = 1;
     }
     // A guest that writes into a closed pipe gets its own SIGPIPE; ramet must not die of the host's.
     struct sigaction ignore{};
@@ -135,6 +135,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   {
     Process process(shell.machine(), shell.memory(), std::move(*files));
     process.files.attach_stdio(0, 1, 2);
+    (void)process.files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
     process.deny_wx = options.deny_wx;
     auto start = load(process, options.program, options.arguments, options.environment, Limits::kStackBytes);
     if (!start) return std::unexpected(start.error());

@@ -22,6 +22,7 @@ struct RunOptions {
   std::vector<std::string> arguments;           // without argv[0]
   std::vector<std::string> environment;         // "NAME=VALUE"
   std::vector<Share> shares;
+  std::string working_directory = "/";          // a guest path; where it is no directory of the guest, /
   std::uint64_t memory_bytes = 512ull << 20;
   std::optional<std::chrono::nanoseconds> timeout;
   bool huge_blocks = true;                      // off: --without huge-merge

@@ -277,6 +277,13 @@ TEST_P(Map, A_stack_grows_down_to_its_limit_and_keeps_its_distance) {
   w.check_empty();
 }
 
+TEST_P(Map, A_new_mapping_keeps_its_distance_from_a_stack_above) {
+  World w(GetParam(), {.config = {.mmap_top = 0x7000'0000'0000}});
+  ASSERT_TRUE(w.as->map({.address = 0x6fff'ffff'c000, .length = 0x4000, .prot = kReadWrite, .fixed = true,
+                         .grows_down = true}));
+  EXPECT_EQ(w.map(0x1000), 0x6fff'ffff'c000 - kMiB - 0x1000);
+}
+
 TEST_P(Map, The_VMMs_own_pages_are_out_of_reach_for_user_code) {
   World w(GetParam());
   const auto frame = w.as->allocate_kernel_frame();

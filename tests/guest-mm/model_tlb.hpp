@@ -6,6 +6,8 @@
 // and verify() names it.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <map>
 #include <memory>
@@ -110,10 +112,13 @@ class ModelTlb : public Tlb {
     if (ignore_flushes) return;
     for (auto& vcpu : vcpus_) {
       std::lock_guard guard(vcpu->lock_);
-      if (request.everything) vcpu->cache_.clear();
-      for (const auto& r : request.ranges) {
-        vcpu->cache_.erase(vcpu->cache_.lower_bound(r.start), vcpu->cache_.lower_bound(r.end));
-      }
+      auto& cache = vcpu->cache_;
+      const auto drop = [&](auto from, auto to) {
+        for (auto i = from; i != to; ++i) note_conflict(i->first, i->second);
+        cache.erase(from, to);
+      };
+      if (request.everything) drop(cache.begin(), cache.end());
+      for (const auto& r : request.ranges) drop(cache.lower_bound(r.start), cache.lower_bound(r.end));
     }
     std::lock_guard guard(shadow_lock_);
     for (Gpa table : request.tables) shadow_.erase(table);
@@ -167,6 +172,13 @@ class ModelTlb : public Tlb {
     return true;
   }
 
+  // Break-before-make: while one translation is cached, the tables may not hold another frame.
+  void note_conflict(Gva va, const Translation& cached) {
+    if (format_ == Format::X86_64Stage1) return;
+    const auto now = walk(va, [](Gpa, unsigned, std::uint64_t) {});
+    if (now && now->gpa != cached.gpa) ++conflicts;
+  }
+
   std::optional<Translation> fill(Gva va) {
     // The shadow's own look at the tables and its record of them are one step for the host.
     std::lock_guard guard(shadow_lock_);
@@ -190,10 +202,8 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
       auto cached = cache_.find(page);
       if (cached == cache_.end()) {
         if (const auto filled = tlb_.fill(page)) cached = cache_.emplace(page, *filled).first;
-      } else if (tlb_.format_ != Format::X86_64Stage1) {
-        // Break-before-make: while one translation is cached, the tables may not hold another frame.
-        const auto now = tlb_.walk(page, [](Gpa, unsigned, std::uint64_t) {});
-        if (now && now->gpa != cached->second.gpa) ++tlb_.conflicts;
+      } else {
+        tlb_.note_conflict(page, cached->second);
       }
       if (cached != cache_.end()) {
         const Translation& t = cached->second;

@@ -82,6 +82,17 @@ TEST_P(Remap, A_move_to_a_fixed_place_replaces_what_was_there) {
   w.check_empty();
 }
 
+TEST_P(Remap, No_vcpu_ever_finds_two_frames_at_the_target) {
+  World w(GetParam());
+  const Gva a = w.map_at(0x1000'0000, 0x8000), b = w.map_at(0x2000'0000, 0x8000);
+  fill(w, a, 0x8000);
+  fill(w, b, 0x8000);
+  EXPECT_TRUE(w.as->remap({.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .fixed = true,
+                           .new_address = b}));
+  EXPECT_EQ(w.tlb.conflicts, 0u);  // arm64: the old entries went, were flushed, and only then the new came
+  w.check_empty();
+}
+
 TEST_P(Remap, Leaving_the_old_range_mapped_leaves_it_empty) {
   World w(GetParam());
   const Gva a = w.map(0x8000);

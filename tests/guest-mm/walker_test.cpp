@@ -1,6 +1,8 @@
 // The walker alone, over every entry format: leaves of all three sizes, splitting, moving, counting.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "guest-mm/page_table.hpp"
 #include "tests/guest-mm/world.hpp"
 
@@ -232,14 +234,49 @@ TEST_P(Walker, A_move_by_pages_splits_blocks_and_keeps_every_frame) {
 
 TEST_P(Walker, A_move_without_tables_to_be_had_leaves_everything_where_it_was) {
   map(0x4000'0000, Level::Pte, kData, {}, 16);
-  while (tables->allocate()) {}
-  const auto used = tables->used();
+  std::vector<Gpa> taken;
+  while (const auto t = tables->allocate()) taken.push_back(*t);
+  for (int left = 0; left < 3; ++left) {  // a PUD, a PMD and a PTE table are needed
+    const auto used = tables->used();
+    FlushBatch b = batch();
+    EXPECT_EQ(table->move(0x4000'0000, 0x80'0000'0000, 0x1'0000, b), fail(Error::NoMemory));
+    b.commit();
+    EXPECT_EQ(walk(0x4000'f000)->gpa, kData + 0xf000);
+    EXPECT_EQ(tables->used(), used);
+    EXPECT_EQ(table->audit(), "");
+    tables->free(taken.back());
+    taken.pop_back();
+  }
   FlushBatch b = batch();
-  EXPECT_EQ(table->move(0x4000'0000, 0x80'0000'0000, 0x1'0000, b), fail(Error::NoMemory));
+  EXPECT_TRUE(table->move(0x4000'0000, 0x80'0000'0000, 0x1'0000, b));
   b.commit();
-  EXPECT_EQ(walk(0x4000'f000)->gpa, kData + 0xf000);
+  EXPECT_EQ(walk(0x80'0000'f000)->gpa, kData + 0xf000);
+}
+
+TEST_P(Walker, Tables_without_entries_are_in_nobodys_way) {
+  map(0x4000'0000, Level::Pte, kData, {}, 512);
+  const auto used = tables->used();
+  ASSERT_TRUE(table->prepare(0x4020'0000, Level::Pte));      // in the range that moves
+  ASSERT_TRUE(table->prepare(0x80'4000'0000, Level::Pte));   // and where it goes to
+  FlushBatch b = batch();
+  ASSERT_TRUE(table->move(0x4000'0000, 0x80'4000'0000, 0x40'0000, b));
+  b.commit();
+  EXPECT_EQ(walk(0x80'4000'5000)->gpa, kData + 0x5000);
   EXPECT_EQ(tables->used(), used);
   EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, A_freed_table_is_told_of_even_if_no_entry_in_it_was_present_any_more) {
+  map(0x4000'0000, Level::Pte, kData);
+  FlushBatch b = batch();
+  table->update(0x4000'0000, 0x4000'1000,
+                [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+  b.commit();
+  const Gpa ptes = tlb.tables.at(0);
+  table->unmap(0x4000'0000, 0x4000'1000, b);
+  b.commit();
+  EXPECT_EQ(tlb.tables.size(), 4u);
+  EXPECT_TRUE(std::ranges::find(tlb.tables, ptes) != tlb.tables.end());
 }
 
 TEST_P(Walker, Visiting_skips_what_is_absent_however_long) {

@@ -1,6 +1,7 @@
 // A guest that is driven from a test: its system calls are made by number, on its own memory, without a vCPU.
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 

@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "arch/x86_64/host.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 
 namespace ramet::vmm::testing {
@@ -81,12 +82,15 @@ TEST_F(KvmKickTest, AKickForAReleasedVcpuHarmsNobody) {
 
 // The kicker waits for each kick to be answered: a lost one stops the test.
 TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
-  constexpr unsigned kKicks = 10'000;
+  // An emulated processor takes its time for each.
+  const unsigned kKicks = arch::x86_64::hypervisor_signature() == "TCGTCGTCGTCG" ? 500 : 10'000;
   // 1: inc %rbx; dec %ecx; jnz 1b; syscall   so that kicks meet user code, the stub and KVM
   code({0xb9, 0, 0x10, 0, 0, 0x48, 0xff, 0xc3, 0xff, 0xc9, 0x75, 0xf9, 0x0f, 0x05});
   Vcpu& v = vcpu();
+  // A kick that meets the end of a run may be answered twice, so the answers are not to be counted.
   std::atomic<unsigned> answered{0};
-  std::uint64_t calls = 0;
+  std::atomic<bool> done{false};
+  std::uint64_t calls = 0, wrong = 0;
   auto seed = std::random_device{}();
   SCOPED_TRACE(seed);
   std::thread kicker([&] {
@@ -97,22 +101,23 @@ TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
       v.kick();
       while (answered.load() == before) std::this_thread::yield();
     }
+    done = true;
   });
-  std::uint64_t spurious = 0;
-  while (answered.load() < kKicks) {
+  while (!done.load()) {
     Exit e = v.run();
     if (e.kind == Kind::Kicked) {
       answered++;
       continue;
     }
-    ASSERT_EXIT_KIND(e, Syscall);
+    EXPECT_EXIT_KIND(e, Syscall);
     calls++;
-    // Every iteration of the loop has been done exactly once.
-    if (v.regs().rbx != calls * 0x1000) spurious++;
+    // Every iteration of the guest's loop has been done exactly once.
+    if (v.regs().rbx != calls * 0x1000) wrong++;
     v.regs().rip = kCode;
   }
   kicker.join();
-  EXPECT_EQ(spurious, 0u);
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GE(answered.load(), 1u);
 }
 
 // System calls and page faults under fire: none is lost, none comes twice, no register changes.

@@ -9,6 +9,7 @@
 
 #include "arch/x86_64/cpu_state.hpp"
 #include "arch/x86_64/cpuid_names.hpp"
+#include "arch/x86_64/host.hpp"
 
 namespace ramet::vmm::kvm {
 namespace {
@@ -65,11 +66,19 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   }
   namespace cr4 = arch::x86_64::cr4;
   bool xsave = (f.leaf1_ecx & bit(26)) != 0 && (xcr0 & 3) == 3;
-  m.fsgsbase = (f.leaf7_ebx & bit(0)) != 0;
-  m.cr4 = cr4::kBase | (m.fsgsbase ? cr4::kFsgsbase : 0) | (xsave ? cr4::kOsxsave : 0) |
+  m.cr4 = cr4::kBase | ((f.leaf7_ebx & bit(0)) != 0 ? cr4::kFsgsbase : 0) | (xsave ? cr4::kOsxsave : 0) |
           ((f.leaf7_ebx & bit(7)) != 0 ? cr4::kSmep : 0) | ((f.leaf7_ecx & bit(2)) != 0 ? cr4::kUmip : 0);
+  m.giant_pages = (f.extended_edx & bit(26)) != 0;
+  auto host = arch::x86_64::host_cpu();
+  if (!host.virtualization) {
+    m.native_ring3 = true;
+    f = host.features;
+    if (!m.giant_pages) f.extended_edx &= ~bit(26);  // the shadowed tables are KVM's business
+    xcr0 &= host.xcr0;
+    xsave = host.xcr0 != 0;
+  }
   m.features.hwcap = f.leaf1_edx;
-  m.features.hwcap2 = m.fsgsbase ? bit(1) : 0;
+  m.features.hwcap2 = (m.cr4 & cr4::kFsgsbase) != 0 ? bit(1) : 0;
   m.features.xcr0 = xsave ? xcr0 : 0;
   m.features.xsave_size = xsave ? xsave_size(m.leaves, xcr0) : 0;
   m.features.model_name = brand[0] != 0 ? brand : "unknown";

@@ -7,6 +7,7 @@
 
 #include "arch/x86_64/stub.hpp"
 #include "vmm/kvm/exit_reason.hpp"
+#include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/machine.hpp"
 #include "vmm/kvm/vcpu.hpp"
 
@@ -35,7 +36,32 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
     }
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
+  if (!anyone_stale(generation)) return;
+  // Where user code runs on KVM's shadow tables in any case, the touches reach a running vCPU as well: KVM
+  // drops the shadows and, before the store completes, what every vCPU has cached of them.
+  if (model_.native_ring3 && touch_for_all()) return;
   expel(generation);
+}
+
+bool KvmMachine::touch_for_all() {
+  int self = prepare_thread_for_kicks();
+  std::lock_guard hold(vcpus_lock_);
+  for (const auto& v : vcpus_)  // the caller's own is idle, and nobody waits for it
+    if (v->last_run_by(self) && v->try_settle()) return true;
+  for (const auto& v : vcpus_)
+    if (v->try_settle()) return true;
+  return false;
+}
+
+static bool stale(const KvmVcpu& v, std::uint64_t generation) {
+  std::uint64_t g = v.guest_generation();
+  return g != 0 && g < generation;
+}
+
+bool KvmMachine::anyone_stale(std::uint64_t generation) const {
+  bool any = false;
+  for_each_vcpu([&](const KvmVcpu& v) { any = any || stale(v, generation); });
+  return any;
 }
 
 // A vCPU that faults on an entry which now allows the access walks the tables anew by itself, as the
@@ -45,17 +71,10 @@ void KvmMachine::flush_relaxed(const mm::FlushRequest&) {}
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
 // the guest and so never waited for here.
 void KvmMachine::expel(std::uint64_t generation) {
-  auto stale = [&](const KvmVcpu& v) {
-    std::uint64_t g = v.guest_generation();
-    return g != 0 && g < generation;
-  };
-  bool any = false;
   for_each_vcpu([&](KvmVcpu& v) {
-    if (!stale(v)) return;
-    v.interrupt_guest();
-    any = true;
+    if (stale(v, generation)) v.interrupt_guest();
   });
-  if (any) for_each_vcpu([&](KvmVcpu& v) { v.wait_outside(generation); });
+  for_each_vcpu([&](KvmVcpu& v) { v.wait_outside(generation); });
 }
 
 // --- a vCPU's side ---
@@ -66,6 +85,11 @@ void KvmVcpu::wait_outside(std::uint64_t generation) {
     if (g == 0 || g >= generation) return;
     guest_generation_.wait(g, std::memory_order_acquire);
   }
+}
+
+bool KvmVcpu::try_settle() {
+  std::unique_lock hold(busy_, std::try_to_lock);
+  return hold.owns_lock() && prepare() && settle();
 }
 
 Status KvmVcpu::announce() {
@@ -174,7 +198,11 @@ Status KvmVcpu::settle() {
     g = f.generation.load(std::memory_order_relaxed);
   }
   if (f.settled.load(std::memory_order_relaxed) >= g) return {};
-  if (auto ok = touch(tables); !ok) return ok;
+  if (auto ok = touch(tables); !ok) {
+    std::lock_guard hold_pending(f.lock);
+    f.pending.insert(f.pending.end(), tables.begin(), tables.end());
+    return ok;
+  }
   std::uint64_t s = f.settled.load(std::memory_order_relaxed);
   while (s < g && !f.settled.compare_exchange_weak(s, g, std::memory_order_release)) {
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vmm/kick_signal.hpp"
 #include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/machine.hpp"
 #include "vmm/kvm/vcpu.hpp"
@@ -33,7 +34,7 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   Fd vm_fd(vm);
   if ((*model)->intel)
     if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
-  install_kick_handler();
+  install_kick_signal();
   return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model));
 }
 
@@ -88,13 +89,17 @@ std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
       vcpu = free_.back();
       free_.pop_back();
       vcpu->recycle();
-    } else {
-      if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
-      auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
-      if (!created) return std::unexpected(created.error());
-      vcpu = created->get();
-      vcpus_.push_back(std::move(*created));
     }
+  }
+  if (!vcpu) {
+    // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes vcpus_lock_.
+    std::lock_guard one_at_a_time(creating_lock_);
+    if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
+    auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
+    if (!created) return std::unexpected(created.error());
+    vcpu = created->get();
+    std::lock_guard hold(vcpus_lock_);
+    vcpus_.push_back(std::move(*created));
   }
   // The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
   if (live_.fetch_add(1, std::memory_order_seq_cst) == 1 &&

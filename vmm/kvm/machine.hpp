@@ -63,7 +63,9 @@ class KvmMachine final : public Machine {
     std::lock_guard hold(vcpus_lock_);
     for (const auto& v : vcpus_) f(*v);
   }
-  void syscall_seen_in_ring3() { ring3_on_shadow_.store(true, std::memory_order_relaxed); }
+  // Does the touches for all vCPUs at once, on one that is not running. False: there is none.
+  bool touch_for_all();
+  bool anyone_stale(std::uint64_t generation) const;
   // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
   void expel(std::uint64_t generation);
 
@@ -77,13 +79,12 @@ class KvmMachine final : public Machine {
   std::vector<const mm::Bank*> slots_;          // index: memslot; null: free
   unsigned max_slots_, max_vcpus_;
 
-  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_. Order: settling > vcpus_lock_
+  std::mutex creating_lock_;                    // only its holder adds to vcpus_. Order: creating_lock_ > address space
+  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_. Order: settling, address space > vcpus_lock_
   std::deque<std::unique_ptr<KvmVcpu>> vcpus_;  // grows only
   std::vector<KvmVcpu*> free_;
   // vCPUs in use. seq_cst: pairs with KvmVcpu::announce(), which lets touches ride along only if it is 1.
   std::atomic<unsigned> live_{0};
-  // Ring 3 runs on KVM's shadow tables: SYSCALL has been seen to stay in it. Relaxed: becomes true once.
-  std::atomic<bool> ring3_on_shadow_{false};
 };
 
 }  // namespace ramet::vmm::kvm

@@ -84,7 +84,7 @@ Status KvmVcpu::prepare() {
     m.entries[1] = {.index = x86::msr::kLstar, .reserved = 0, .data = KernelHalf::kStubPage + x86::stub::syscall_entry()};
     m.entries[2] = {.index = x86::msr::kSfmask, .reserved = 0, .data = x86::msr::kSfmaskValue};
     if (call(fd_, kSetMsrs, &m) != 3) return failure("KVM refused the model-specific registers of SYSCALL");
-    if (machine_.features().xcr0 != 0) {
+    if ((machine_.model_.cr4 & x86::cr4::kOsxsave) != 0) {
       kvm_xcrs x = {};
       x.nr_xcrs = 1;
       x.xcrs[0].value = machine_.features().xcr0;
@@ -104,9 +104,9 @@ Status KvmVcpu::load_bases() {
   return {};
 }
 
-// Where user code can change the bases by itself, ours are only as new as the last look.
+// User code can change the bases by itself: where CR4 allows it, and where ring 3 runs natively anyway.
 std::uint64_t KvmVcpu::fs_base() {
-  if (bases_changed_ || !loaded_ || !machine_.model_.fsgsbase) return fs_base_;
+  if (bases_changed_ || !loaded_) return fs_base_;
   MsrList<2> m;
   m.entries[0].index = x86::msr::kFsBase, m.entries[1].index = x86::msr::kGsBase;
   if (call(fd_, kGetMsrs, &m) == 2) fs_base_ = m.entries[0].data, gs_base_ = m.entries[1].data;

@@ -82,7 +82,7 @@ Exit KvmVcpu::execute() {
       unsigned port = run_->io.port;
       if (port == stub::kSyscallPort) {
         take_user_registers();
-        return syscall_exit();
+        return syscall_exit(false);
       }
       if (port >= stub::kVectors) return broken(describe_exit(*run_));
       exit.vector = std::uint8_t(port);
@@ -141,11 +141,12 @@ KvmVcpu::Where KvmVcpu::where() {
 void KvmVcpu::take_user_registers() { regs_ = std::bit_cast<UserRegs>(sync()); }
 
 // The registers of SYSCALL: RCX and R11 hold what it saved.
-Exit KvmVcpu::syscall_exit() {
+Exit KvmVcpu::syscall_exit(bool by_fault) {
   regs_.rip = regs_.rcx;
   regs_.rflags = x86::resume_flags(regs_.r11);
   Exit exit;
   exit.kind = Exit::Kind::Syscall;
+  exit.by_fault = by_fault;
   return exit;
 }
 
@@ -186,10 +187,8 @@ Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
   // A KVM that runs ring 3 on shadow tables may let SYSCALL jump to LSTAR and stay in ring 3, where this
   // fault follows. User code that jumps there by itself has interrupts enabled, and cannot help it.
   if (fetch && address == KernelHalf::kStubPage + stub::syscall_entry() && regs_.rip == address &&
-      (regs_.rflags & x86::kInterruptFlag) == 0) {
-    machine_.syscall_seen_in_ring3();
-    return syscall_exit();
-  }
+      (regs_.rflags & x86::kInterruptFlag) == 0)
+    return syscall_exit(true);
   Exit exit;
   exit.kind = Exit::Kind::PageFault;
   exit.vector = kPageFault;
@@ -202,9 +201,10 @@ Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
 
 // --- kicks ---
 
-// seq_cst on both sides: either we see that the vCPU is in the guest, or announce() sees the kick.
+// seq_cst on both sides: either we see that the vCPU is in the guest, or run() sees the kick. A kick that
+// has not been taken yet answers this one as well; many in a row do not drown the thread in signals.
 void KvmVcpu::kick() {
-  kicked_.store(true, std::memory_order_seq_cst);
+  if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
   if (guest_generation() != 0) interrupt_guest();
 }
 

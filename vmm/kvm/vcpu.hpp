@@ -39,6 +39,9 @@ class KvmVcpu final : public Vcpu {
   // Makes it leave the guest, without a trace in kicked_; then: waits until it has.
   void interrupt_guest();
   void wait_outside(std::uint64_t generation);
+  // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
+  bool try_settle();
+  bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
 
  private:
   explicit KvmVcpu(KvmMachine& machine) : machine_(machine) {}
@@ -48,7 +51,7 @@ class KvmVcpu final : public Vcpu {
   Exit execute();
   void decode_trap(Exit&);
   Exit page_fault(std::uint64_t address, std::uint64_t error);
-  Exit syscall_exit();
+  Exit syscall_exit(bool by_fault);
   enum class Where : std::uint8_t { User, Entering, Leaving, Unknown };
   Where where();                    // after KVM_RUN was interrupted
   void take_user_registers();

@@ -16,8 +16,9 @@ void on_kick(int, siginfo_t*, void* context) { arch::x86_64::abort_interruptible
 
 }  // namespace
 
-// Not the first real-time signals: debuggers, profilers and libraries like those.
-int kick_signal() { return SIGRTMIN + 7; }
+// A standard signal: real-time ones are queued, and cannot be sent (EAGAIN) once some program of the same
+// user has filled the queue of RLIMIT_SIGPENDING. Nothing on Linux raises this one.
+int kick_signal() { return SIGSTKFLT; }
 
 void install_kick_signal() {
   static const bool installed = [] {

@@ -96,6 +96,8 @@ class Files {
   void set_process(Process*);  // for /proc/self; once, by Process's constructor
   // What /proc/self/exe opens. Without it, Process::executable is opened as a guest path.
   void set_executable(std::shared_ptr<OpenFile>);
+  // The working directory, / at first. False, and nothing changed, if the guest has no such directory.
+  bool enter_directory(const std::string& guest_path);
 
   struct State;                // files_state.hpp
   State& state() { return *state_; }

@@ -182,4 +182,9 @@ constexpr Definition kCalls[] = {
 
 std::span<const Definition> directory_calls() { return kCalls; }
 
+bool Files::enter_directory(const std::string& guest_path) {
+  auto found = state_->find(state_->root(), guest_path, true, 0);
+  return found && enter(*state_, *found) == 0;
+}
+
 }  // namespace ramet::vmm

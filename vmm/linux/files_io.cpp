@@ -168,7 +168,8 @@ std::int64_t sys_lseek(Thread& t, const Args& a) {
     whence = SEEK_SET;
     offset += static_cast<std::int64_t>(kExtraEntries + file->listing->position);
   }
-  if (whence == SEEK_SET && offset >= 0 && static_cast<std::uint64_t>(offset) > kExtraEntries) {
+  if (whence == SEEK_SET && offset >= 0 && static_cast<std::uint64_t>(offset) > kExtraEntries &&
+      static_cast<std::uint64_t>(offset) - kExtraEntries <= kMaxExtra) {
     file->listing->position = static_cast<std::uint64_t>(offset) - kExtraEntries;
     return offset;
   }

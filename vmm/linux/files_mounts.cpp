@@ -169,7 +169,7 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   state->umask = state->host_umask = read_host_umask();
   std::vector<Share> ordered = shares;
   for (Share& s : ordered) s.guest = normalised(s.guest);
-  std::ranges::stable_sort(ordered, {}, [](const Share& s) { return s.guest.size(); });
+  std::ranges::sort(ordered, {}, [](const Share& s) { return s.guest.size(); });
   for (const Share& s : ordered) {
     std::string option = s.guest == "/" ? "--root " + s.host : "--dir " + s.host + ":" + s.guest;
     for (std::string_view synthetic : kSynthetic)

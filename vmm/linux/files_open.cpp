@@ -19,6 +19,8 @@ namespace {
 // terminal, nor SIGIO.
 constexpr int kHostFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DIRECT | O_DSYNC | O_SYNC | O_NOATIME | O_TRUNC |
                            O_DIRECTORY | O_TMPFILE;
+// New files never run as somebody else: no set-user-id, no set-group-id.
+constexpr mode_t kModeBits = 01777;
 constexpr int kTmpfile = O_TMPFILE & ~O_DIRECTORY;
 
 bool wants_write(int flags) { return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC); }
@@ -137,7 +139,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
       if (entry) found.st = proc_stat(file.path, *entry);
       return open_synthetic(*this, found, flags, thread ? thread->tid : 0);
     }
-    if (file.kind == Stdio || file.kind == Device || (file.kind == Pipe && file.path.empty())) {
+    bool no_file = file.kind == Stdio || file.kind == Device || (file.kind == Pipe && file.path.empty());
+    if (no_file && !(file.flags & O_PATH)) {
       if (flags & O_DIRECTORY) return err(ENOTDIR);
       return duplicate(file, flags);
     }
@@ -167,7 +170,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
       return err(EISDIR);
     }
     if (wants_write(flags) && !may_write && !S_ISCHR(type)) return err(EROFS);
-    mode_t wanted = temporary ? masked(mode & 07777) : 0;
+    mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
     OrErrno<HostFd> fd = err(EIO);
     auto open_it = [&]() -> std::int64_t {
       fd = reopen(thread, host, flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), wanted, S_ISFIFO(type));
@@ -195,7 +198,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   if (!writable(where.dir)) return err(EROFS);
   if (forbidden_filesystem(where.dir.fd->get())) return err(EACCES);
   if ((flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT)) return err(EINVAL);
-  mode = masked(mode & 07777);
+  mode = masked(mode & kModeBits);
   open_how how{};
   how.flags = static_cast<std::uint64_t>((flags & kHostFlags & ~kTmpfile) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY);
   how.mode = mode;
@@ -215,6 +218,10 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
   if (flags & O_PATH) flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   if ((flags & O_TMPFILE) == kTmpfile) return err(EINVAL);
   if ((flags & O_CREAT) && (flags & O_DIRECTORY)) return err(EINVAL);
+  if ((flags & O_CREAT) && path.ends_with('/') && path.find_first_not_of('/') != path.npos) {
+    auto where = parent(from, path, tid);
+    return err(where ? EISDIR : where.error());
+  }
   bool follow = !(flags & O_NOFOLLOW) && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
   // Somebody else may create or remove the name between the look and the creation: look again.
   for (int attempt = 0; attempt < 100; ++attempt) {

@@ -125,8 +125,9 @@ struct Files::State {
   OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode);
 };
 
-// Offsets of the entries of a directory that are not the host's, see files_directory.cpp.
-inline constexpr std::uint64_t kExtraEntries = 0x7fff'ffff'0000'0000;
+// Offsets of the entries of a directory that are not the host's, see files_directory.cpp. ext4's own end
+// of a directory is 2^63-1: not among them.
+inline constexpr std::uint64_t kExtraEntries = 0x7fff'ffff'0000'0000, kMaxExtra = 0x7fff'ffff;
 
 // --- helpers ---
 std::string join(std::string_view directory, std::string_view name);

@@ -217,7 +217,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
     directory = mount.root.get();
     rest = whole.substr(mount.guest.size());
     if (rest.starts_with('/')) rest.erase(0, 1);
-    if (rest.empty()) rest = ".";
+    if (rest.empty()) rest.assign(1, '.');
     if (path.ends_with('/') || path.ends_with("/.")) rest += "/";
   }
   auto fd = open_beneath(directory, rest.c_str(), 0, RESOLVE_NO_SYMLINKS);

@@ -185,11 +185,12 @@ std::string sharing_hint(const std::string& path) {
 
 std::expected<Program, Failure> open_interpreter(Process& process, const Program& program, const std::string& path) {
   auto opened = open_shared(process.files, path);
-  if (opened || process.files.shared(path)) {
-    if (opened) return opened;
-    return failure(fmt::format("{} needs the interpreter {}: {}", program.name, path, opened.error().message), 126);
-  }
-  return failure(fmt::format("{} needs the interpreter {}, which is not shared: {}", program.name, path, sharing_hint(path)), 126);
+  if (opened) return opened;
+  const std::string needs = fmt::format("{} needs the interpreter {}", program.name, path);
+  if (!process.files.shared(path)) return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126);
+  if (opened.error().status != 127) return failure(fmt::format("{}: {}", needs, opened.error().message), 126);
+  // Debian's /lib64/ld-linux-x86-64.so.2 is a link into another directory.
+  return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs), 126);
 }
 
 }  // namespace

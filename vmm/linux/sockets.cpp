@@ -1,6 +1,7 @@
 // Socket calls. A sandboxed program has no network and cannot name the host's sockets; what there is are
 // connected pairs within the program itself (socketpair).
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -53,6 +54,14 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
 std::int64_t transfer(Thread& thread, int fd, long call, msghdr& message, int flags) {
   auto file = get(thread, fd);
   if (!file) return -file.error();
+  // The host takes IOV_MAX pieces. A stream may move a part; a message that is in more pieces is too long.
+  if (message.msg_iovlen > IOV_MAX) {
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (getsockopt((*file)->host.get(), SOL_SOCKET, SO_TYPE, &type, &length) != 0) return -errno;
+    if (type != SOCK_STREAM) return -EMSGSIZE;
+    message.msg_iovlen = IOV_MAX;
+  }
   // The guest gets its own SIGPIPE; the host's must not come to the VMM.
   const int host_flags = call == SYS_sendmsg ? flags | MSG_NOSIGNAL : flags;
   std::int64_t r = thread.blocking(call, static_cast<std::uint64_t>((*file)->host.get()),

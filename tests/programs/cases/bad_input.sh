@@ -92,9 +92,11 @@ test_bad_no_permission() {
 }
 
 test_bad_memory() {
-  expect 3 '' run --memory 32M "$G/crash" memory 100
+  expect 3 '' run --memory 32M "$G/crash" map 100  # at once: mmap refuses
   says ENOMEM
-  expect 0 '' run --memory 32M "$G/crash" memory 16
+  expect 137 'ramet: .*memory' run --memory 32M "$G/crash" fill 100  # bit by bit: Linux would kill it, too
+  says started
+  expect 0 '' run --memory 32M "$G/crash" fill 16
   says "got it all"
 }
 test_fatal_signals() {
@@ -104,7 +106,7 @@ test_fatal_signals() {
   expect 139 'ramet: .*stack' run "$G/crash" stack
   expect 139 'ramet: ' run "$G/crash" thread
   expect 139 'ramet: ' run "$G/crash" handler
-  expect 139 'ramet: ' run "$G/crash" triple
+  expect '139|132' 'ramet: ' run "$G/crash" triple  # some hosts make #UD of an INT n that ring 3 may not use
   expect 132 'ramet: ' run "$G/crash" ill
   expect 136 'ramet: ' run "$G/crash" fpe
   expect 134 '' run "$G/crash" abort

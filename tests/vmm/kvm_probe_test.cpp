@@ -1,0 +1,67 @@
+// The host probe: that it finds things out by trying, and says what to do.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "vmm/probe.hpp"
+
+namespace ramet::vmm::testing {
+namespace {
+
+const Finding* find(const std::vector<Finding>& all, std::string_view name) {
+  auto i = std::ranges::find(all, name, &Finding::name);
+  return i == all.end() ? nullptr : &*i;
+}
+
+TEST(Probe, AWorkingHostIsFoundToWork) {
+  if (access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "this host has no usable /dev/kvm";
+  HostFacts f = probe_host();
+  ASSERT_TRUE(f.kvm) << f.kvm_problem;
+  EXPECT_TRUE(f.flush_works);
+  EXPECT_GT(f.max_vcpus, 0u);
+  EXPECT_GT(f.max_memslots, 0u);
+  EXPECT_FALSE(f.cpu_model.empty());
+  // SYSCALL that stays in ring 3 is a sign of shadow paging, and so is not seeing the host's writes.
+  if (!f.syscall_enters_ring0) {
+    EXPECT_TRUE(f.ring3_native);
+  }
+}
+
+TEST(Probe, WithoutKvmTheProblemAndTheWayOutAreNamed) {
+  HostFacts f = probe_host("/nonexistent/kvm");
+  EXPECT_FALSE(f.kvm);
+  auto all = findings(f);
+  const Finding* kvm = find(all, "KVM");
+  ASSERT_NE(kvm, nullptr);
+  EXPECT_FALSE(kvm->ok);
+  EXPECT_TRUE(kvm->required);
+  EXPECT_NE(kvm->advice.find("load the kvm module"), kvm->advice.npos) << kvm->advice;
+  EXPECT_EQ(find(all, "SYSCALL"), nullptr) << "nothing is said about what was not tried";
+}
+
+TEST(Probe, EveryLackComesWithAdviceAndNothingElseDoes) {
+  HostFacts bad;
+  bad.kvm = true;  // and all that a host could lack lacking
+  HostFacts good;
+  good.kvm = good.flush_works = good.sse42 = good.avx = good.userfaultfd = good.io_uring = true;
+  good.max_vcpus = good.max_memslots = 4096;
+  good.huge_anonymous = "madvise", good.huge_shared = "advise";
+  good.memlock = ~0ull, good.max_map_count = 65530;
+  for (const Finding& f : findings(bad)) EXPECT_EQ(f.ok, f.advice.empty()) << f.name;
+  for (const Finding& f : findings(good)) {
+    EXPECT_TRUE(f.ok) << f.name;
+    EXPECT_TRUE(f.advice.empty()) << f.name;
+  }
+  for (const char* name : {"strict flush", "virtual CPUs", "memory slots", "SSE4.2 in guests", "AVX in guests", "userfaultfd",
+                           "io_uring", "huge pages, anonymous memory", "huge pages, shared memory", "locked memory",
+                           "mappings of a process"}) {
+    auto all = findings(bad);
+    const Finding* f = find(all, name);
+    ASSERT_NE(f, nullptr) << name;
+    EXPECT_FALSE(f->ok) << name;
+  }
+}
+
+}  // namespace
+}  // namespace ramet::vmm::testing

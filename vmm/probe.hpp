@@ -1,0 +1,43 @@
+// The host probe: what this host can do for guests, found out by trying, and what to do about what it lacks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ramet::vmm {
+
+struct HostFacts {
+  // KVM
+  bool kvm = false;
+  std::string kvm_problem;               // why not, and what to do; empty if kvm
+  unsigned max_vcpus = 0, max_memslots = 0;
+  bool syscall_enters_ring0 = false;     // by itself; else the machine serves the page fault at LSTAR
+  bool ring3_native = false;             // no hardware virtualization: ring 3 on shadow tables, CPUID not intercepted
+  bool sees_host_writes = false;         // KVM honours entries that the host takes away without being told
+  bool flush_works = false;              // and does so after the machine's strict flush
+  bool memory_fault_info = false;        // KVM_RUN says which guest page it could not reach
+  // what guests see
+  bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false, giant_pages = false;
+  std::string cpu_model;
+  // the host kernel
+  bool userfaultfd = false, io_uring = false;
+  std::string huge_anonymous, huge_shared;  // "always", "madvise", "never", ...; empty if unknown
+  std::uint64_t memlock = 0;             // bytes; ~0: unlimited
+  std::uint64_t max_map_count = 0;       // 0: unknown
+};
+
+// Runs a micro-guest. Some milliseconds.
+HostFacts probe_host(const std::string& kvm_device = "/dev/kvm");
+
+struct Finding {
+  std::string name, value;
+  bool ok = true;
+  bool required = false;                 // without it ramet runs no guests on KVM
+  std::string advice;                    // empty if ok
+};
+
+std::vector<Finding> findings(const HostFacts&);
+std::vector<Finding> doctor();
+
+}  // namespace ramet::vmm
