@@ -10,7 +10,7 @@ bool whole_block_in(const AroundInput& in, Gva block) {
   return block >= in.start && in.end >= kBlockSize && block <= in.end - kBlockSize;
 }
 
-// Blocks for this fault; 0: pages.
+// Blocks for this fault; 0: pages. Precondition: at least total/8 frames are free.
 unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwards) {
   const Gva block = align_down(in.address, kBlockSize);
   if (!in.blocks || !in.block_absent || !whole_block_in(in, block)) return 0;
@@ -20,6 +20,9 @@ unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwar
   if (upwards && before.pages >= kPagesPerBlock) {
     wanted = std::min(2 * (before.pages / kPagesPerBlock), kMaxBlocksPerFault);
   }
+  // Blocks that nobody asked for yet come out of what lies above the low-memory line only.
+  const std::uint64_t spare = (in.free_frames - in.total_frames / 8) / kPagesPerBlock;
+  wanted = static_cast<unsigned>(std::clamp<std::uint64_t>(wanted, 1, std::max<std::uint64_t>(spare, 1)));
   while (wanted > 1 && !whole_block_in(in, block + (wanted - 1) * kBlockSize)) --wanted;
   return wanted;
 }
@@ -57,6 +60,12 @@ AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
   AroundPlan plan;
   plan.start = std::max(window, in.start);
   plan.end = std::min(window + pages * kPageSize, in.end);
+  // A small region takes one exit, wherever in it the windows' bounds lie.
+  if (pages > 1 && !near_limit && in.end - in.start <= kWholeWindows * in.window * kPageSize) {
+    const Gva block = align_down(in.address, kBlockSize);
+    plan.start = std::max(block, in.start);
+    plan.end = std::min(block + kBlockSize, in.end);
+  }
   plan.next = {.up = plan.end, .down = plan.start, .pages = pages};
   return plan;
 }

@@ -1,5 +1,6 @@
 // First touches of anonymous memory, timed around the loop that touches. touch PATTERN [MIB [RUN]]
 //   region   one mapping, front to back
+//   advised  the same with MADV_HUGEPAGE, so that natively, too, it gets the largest pages there are
 //   runs     one mapping of 4 KiB pages (MADV_NOHUGEPAGE), aligned runs of RUN pages at shuffled places,
 //            front to back within a run
 //   chunks   RUN pages each in mappings of their own, too small for a huge page, one after the other
@@ -47,9 +48,9 @@ int main(int argc, char** argv) {
   }
 
   uint64_t start, end;
-  if (strcmp(argv[1], "region") == 0) {
+  if (strcmp(argv[1], "region") == 0 || strcmp(argv[1], "advised") == 0) {
     char* p = pages ? map(pages * kPage) : NULL;
-    madvise(p, pages * kPage, MADV_HUGEPAGE);  // natively, too, the largest pages there are
+    if (argv[1][0] == 'a') madvise(p, pages * kPage, MADV_HUGEPAGE);
     start = now();
     touch(p, pages);
     end = now();

@@ -119,12 +119,36 @@ TEST(FaultAround, Low_memory_means_no_growing_and_then_no_neighbours) {
   EXPECT_EQ(plan.start, in.address);
   EXPECT_EQ(pages(plan), 1u);
 }
+TEST(FaultAround, Blocks_ahead_leave_the_last_eighth_of_memory_to_those_who_touch_it) {
+  auto in = anonymous(kBase + 8 * kMiB);
+  const AroundState running{.up = in.address, .down = kBase, .pages = 4 * kPagesPerBlock};
+  in.free_frames = in.total_frames / 8 + 2 * kPagesPerBlock;
+  EXPECT_EQ(plan_around(in, running).blocks, 2u);
+  in.free_frames = in.total_frames / 8;
+  EXPECT_EQ(plan_around(in, running).blocks, 1u);
+}
 TEST(FaultAround, A_window_is_clipped_to_its_region) {
   auto in = anonymous(kBase + 0x3000, 0x7000);
   in.start = kBase + 0x2000;
   const auto plan = plan_around(in, {});
   EXPECT_EQ(plan.start, kBase + 0x2000);
   EXPECT_EQ(plan.end, kBase + 0x7000);
+}
+TEST(FaultAround, A_small_region_is_mapped_whole_but_for_what_lies_in_another_block) {
+  auto in = anonymous(kBase + kMiB + 0x5000);
+  in.start = kBase + kMiB + 0x3000;
+  in.end = in.start + 32 * kPageSize;
+  auto plan = plan_around(in, {});
+  EXPECT_EQ(plan.start, in.start);
+  EXPECT_EQ(plan.end, in.end);
+  in.end += kPageSize;
+  EXPECT_EQ(pages(plan_around(in, {})), 13u);
+  in.start = kBase + kBlockSize - 5 * kPageSize;
+  in.end = in.start + 16 * kPageSize;
+  in.address = kBase + kBlockSize + kPageSize;
+  plan = plan_around(in, {});
+  EXPECT_EQ(plan.start, kBase + kBlockSize);
+  EXPECT_EQ(plan.end, in.end);
 }
 TEST(FaultAround, A_window_of_one_page_switches_it_off) {
   auto in = anonymous(kBase);

@@ -132,6 +132,8 @@ static void restart(void) {
   }
   CHECK(pthread_join(target, NULL) == 0);
   CHECK(read_result == -1 && read_errno == EINTR);
+  // join() may be back a moment before the thread is gone.
+  for (int i = 0; i < 1000 && syscall(SYS_tgkill, getpid(), target_tid, 0) == 0; ++i) sleep_ms(1);
   CHECK_ERRNO(syscall(SYS_tgkill, getpid(), target_tid, SIGUSR1), ESRCH);
   puts("read() restarted with SA_RESTART, EINTR without");
 }

@@ -37,7 +37,7 @@ void KvmVcpu::recycle() {
   fs_base_ = gs_base_ = 0, bases_changed_ = true;
   reset_fp();
   if (in_user_) loaded_ = in_user_ = false;
-  run_->immediate_exit = 0;
+  std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
   kicked_.store(false, std::memory_order_relaxed);
 }
 

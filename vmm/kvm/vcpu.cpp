@@ -101,7 +101,7 @@ Exit KvmVcpu::execute() {
       exit.detail = describe_host_fault(*run_);
       return exit;
     }
-    run_->immediate_exit = 0;
+    std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
     switch (at) {
       case Where::User:
         entered();

@@ -69,6 +69,9 @@ class Files {
   Files& operator=(Files&&) noexcept;
   ~Files();
 
+  // An empty directory of the guest's own, gone with it. Before the first descriptor; nothing is shared there.
+  void add_scratch(const std::string& guest_path);
+
   // Descriptors 0, 1, 2 become duplicates of the given host descriptors (-1: closed).
   void attach_stdio(int in, int out, int err);
 

@@ -207,7 +207,7 @@ std::int64_t sys_syncfs(Thread& t, const Args& a) {
 std::int64_t sys_sync(Thread& t, const Args&) {
   for (const Mount& m : state_of(t).mounts) {
     if (!m.writable) continue;
-    HostFd directory(::open(fd_path(m.root.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    HostFd directory(::open(fd_path(m.directory().get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (directory) static_cast<void>(::syncfs(directory.get()));  // sync(2) reports nothing
   }
   return 0;

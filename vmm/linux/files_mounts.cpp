@@ -151,7 +151,7 @@ OrErrno<std::string> Files::State::current_path(const Node& node) const {
     if (n == sizeof text) return err(ENAMETOOLONG);
     return std::string(text, static_cast<std::size_t>(n));
   };
-  auto here = read_link(node.fd->get()), top = read_link(mount.root.get());
+  auto here = read_link(node.fd->get()), top = read_link(mount.directory().get());
   if (!here) return here;
   if (!top) return top;
   if (!here->starts_with('/') || !top->starts_with('/') || !within(*here, *top)) return err(ENOENT);

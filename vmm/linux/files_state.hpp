@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "vmm/linux/files.hpp"
+#include "vmm/linux/files_scratch.hpp"
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/syscall.hpp"
 
@@ -32,6 +33,8 @@ struct Mount {
   std::string guest;  // absolute, normalised
   HostFd root;        // O_PATH
   bool writable = false;
+  std::unique_ptr<Scratch> scratch;  // instead of root
+  const HostFd& directory() const { return scratch ? scratch->directory() : root; }
 };
 
 // A place on the way of a path. Holds a descriptor, so it stays what it is when the host renames things.

@@ -80,7 +80,7 @@ OrErrno<Found> finish(Node node, const ProcEntry* entry) {
 // Mounts live as long as the files of the guest: nothing to own.
 Node mount_node(const Files::State& state, int m) {
   const Mount& mount = state.mounts[static_cast<std::size_t>(m)];
-  return {std::shared_ptr<const HostFd>(std::shared_ptr<void>(), &mount.root), m, mount.guest};
+  return {std::shared_ptr<const HostFd>(std::shared_ptr<void>(), &mount.directory()), m, mount.guest};
 }
 
 struct Step {
@@ -158,7 +158,7 @@ OrErrno<Node> direct(const Files::State& state, const std::string& path) {
   std::string rest = path.substr(mount.guest.size());
   if (rest.starts_with('/')) rest.erase(0, 1);
   if (rest.empty()) return mount_node(state, m);
-  auto fd = open_beneath(mount.root.get(), rest.c_str(), O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+  auto fd = open_beneath(mount.directory().get(), rest.c_str(), O_DIRECTORY, RESOLVE_NO_SYMLINKS);
   if (!fd) {
     if (fd.error() == ENOENT && state.mounts_below(path)) return synthetic_node(path);
     return err(fd.error() == ELOOP ? ENOENT : fd.error());
@@ -214,7 +214,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
     rest = path;
   } else {
     const Mount& mount = mounts[static_cast<std::size_t>(m)];
-    directory = mount.root.get();
+    directory = mount.directory().get();
     rest = whole.substr(mount.guest.size());
     if (rest.starts_with('/')) rest.erase(0, 1);
     if (rest.empty()) rest.assign(1, '.');

@@ -118,6 +118,11 @@ Ending Process::run(mm::Gva pc, mm::Gva sp, std::optional<std::chrono::nanosecon
   machine.release_vcpu(*vcpu);
   timers.reset();
   if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
+  return ended();
+}
+
+Ending Process::ended() {
+  std::lock_guard threads_guard(threads_lock);
   std::lock_guard guard(ending_lock_);
   return result_ ? *result_ : Ending{Ending::Kind::Exited, leader_status_, {}};
 }

@@ -93,6 +93,7 @@ class Process {
 
   // Ends the whole program; the first caller's word counts. Interrupts every thread.
   void end(Ending);
+  Ending ended();                               // the first caller's word, or exit(2)'s status so far
   bool ending() const { return ending_.load(std::memory_order_acquire); }  // pairs with end()'s release
 
   // --- counters ---

@@ -1,5 +1,6 @@
 # Real programs: Debian's own binaries and programs over Debian's libraries.
-BUSYBOX=$(command -v busybox || echo /usr/bin/busybox)
+BUSYBOX=/usr/bin/busybox
+[ -x $BUSYBOX ] || BUSYBOX=/bin/busybox
 PYTHON=/usr/bin/python3
 here_guests=$here/../guests
 

@@ -1,0 +1,28 @@
+// The guest's own /tmp, where nothing is shared there: an empty directory of the host that nobody else
+// knows, made when a path first leads to it and removed with the guest.
+#pragma once
+
+#include <mutex>
+#include <string>
+
+#include "vmm/linux/files.hpp"
+
+namespace ramet::vmm {
+
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // O_PATH. Invalid if the host has no room for it; the guest then gets EBADF there. Thread-safe.
+  const HostFd& directory() const;
+
+ private:
+  mutable std::once_flag made_;
+  mutable std::string path_;  // empty: never made
+  mutable HostFd root_;
+};
+
+}  // namespace ramet::vmm
