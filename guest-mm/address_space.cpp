@@ -23,10 +23,10 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
   }
   std::unique_ptr<AddressSpace> space(new AddressSpace(config, memory, tlb));
   Impl& impl = *space->impl_;
-  auto frames = FramePool::create(memory.data());
+  auto frames = FramePool::create(memory.data(), [&memory](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); });
   if (!frames) return fail(frames.error());
   impl.frames = std::move(*frames);
-  auto tables = TablePool::create(memory.tables());
+  auto tables = TablePool::create(memory);
   if (!tables) return fail(tables.error());
   impl.tables = std::move(*tables);
   auto table = PageTable::create(config.format, memory, *impl.tables, space->counters_);

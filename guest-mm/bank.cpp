@@ -52,6 +52,10 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
   std::unique_ptr<Memory> memory(new Memory);
   memory->tables_ = std::move(*tables);
   memory->data_ = std::move(*data);
+  for (const auto& bank : {memory->tables_, memory->data_}) {
+    const std::uint64_t known = std::min(bank->size(), kFirstPiece);
+    memory->pieces_.push_back(Bank::adopt(bank->base(), {bank->host(), known}, {}));
+  }
   if (observer) {
     if (auto told = memory->observe(*observer); !told) return fail(told.error());
   }
@@ -61,14 +65,14 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
 Memory::~Memory() {
   if (!observer_) return;
   for (const auto& bank : added_) observer_->bank_removed(*bank);
-  observer_->bank_removed(*data_);
-  observer_->bank_removed(*tables_);
+  for (const auto& piece : pieces_) observer_->bank_removed(*piece);
 }
 
 Result<> Memory::observe(BankObserver& observer) {
-  std::vector<std::shared_ptr<Bank>> told{tables_, data_};
+  std::vector<std::shared_ptr<Bank>> told;
   {
     std::shared_lock guard(lock_);
+    told = pieces_;
     told.insert(told.end(), added_.begin(), added_.end());
   }
   for (std::size_t i = 0; i < told.size(); ++i) {
@@ -78,6 +82,16 @@ Result<> Memory::observe(BankObserver& observer) {
     }
   }
   observer_ = &observer;
+  return {};
+}
+
+Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
+  auto piece = Bank::adopt(start, {bank.at(start), end - start}, {});
+  if (observer_) {
+    if (auto told = observer_->bank_added(*piece); !told) return told;
+  }
+  std::unique_lock guard(lock_);
+  pieces_.push_back(std::move(piece));
   return {};
 }
 

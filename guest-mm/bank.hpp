@@ -1,4 +1,4 @@
-// Banks: contiguous host mappings that frames come from; each is one KVM memslot.
+// Banks: contiguous host mappings that frames come from; each is a KVM memslot, or a few.
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
@@ -42,7 +42,8 @@ class Bank {
   std::function<void()> release_;
 };
 
-// Who must know of banks that come and go: the machine, which keeps one memslot for each.
+// Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the
+// private bank and the table bank it is told in pieces, see Memory::announce().
 class BankObserver {
  public:
   virtual ~BankObserver() = default;
@@ -76,6 +77,13 @@ class Memory {
   Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release);
   void remove(const std::shared_ptr<Bank>&);
 
+  // The guest is about to use [start, end) of the private bank or the table bank for the first time; block-aligned,
+  // never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with shadow paging),
+  // so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not what may be.
+  // The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
+  Result<> announce(const Bank&, Gpa start, Gpa end);
+  static constexpr std::uint64_t kFirstPiece = 32ull << 20;
+
   // Host address of a guest-physical one; nullptr if no bank holds it.
   std::byte* host(Gpa gpa) const;
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
@@ -90,8 +98,9 @@ class Memory {
   Memory() = default;
   std::shared_ptr<Bank> data_, tables_;
   BankObserver* observer_ = nullptr;
-  mutable std::shared_mutex lock_;            // guards added_; never held while the observer is called
+  mutable std::shared_mutex lock_;            // guards what follows; never held while the observer is called
   std::vector<std::shared_ptr<Bank>> added_;  // by ascending base
+  std::vector<std::shared_ptr<Bank>> pieces_; // of the two fixed banks
 };
 
 }  // namespace ramet::mm

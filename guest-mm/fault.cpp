@@ -179,6 +179,10 @@ unsigned AddressSpace::Impl::map_blocks_locked(Region& region, Gva start, unsign
 }
 
 Result<> AddressSpace::Impl::map_pages_locked(Region& region, Gva start, Gva end, Access access, FlushBatch& batch) {
+  if (const Gva table_end = align_down(start, kBlockSize) + kBlockSize; end > table_end) {
+    if (auto done = map_pages_locked(region, start, table_end, access, batch); !done) return done;
+    return map_pages_locked(region, table_end, end, access, batch);
+  }
   if (auto ready = table->prepare(start, Level::Pte); !ready) return ready;
   struct Gap {
     Gva start, end;

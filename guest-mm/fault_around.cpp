@@ -62,9 +62,8 @@ AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
   plan.end = std::min(window + pages * kPageSize, in.end);
   // A small region takes one exit, wherever in it the windows' bounds lie.
   if (pages > 1 && !near_limit && in.end - in.start <= kWholeWindows * in.window * kPageSize) {
-    const Gva block = align_down(in.address, kBlockSize);
-    plan.start = std::max(block, in.start);
-    plan.end = std::min(block + kBlockSize, in.end);
+    plan.start = in.start;
+    plan.end = in.end;
   }
   plan.next = {.up = plan.end, .down = plan.start, .pages = pages};
   return plan;

@@ -31,7 +31,7 @@ struct AroundInput {
 
 struct AroundPlan {
   // blocks > 0: that many 2 MiB blocks from the aligned address on; if not even one can be had, and
-  // otherwise: the 4 KiB pages of [start, end) that are absent, which lie inside one 2 MiB.
+  // otherwise: the 4 KiB pages of [start, end) that are absent, at most 2 MiB.
   unsigned blocks = 0;
   Gva start = 0, end = 0;
   AroundState next;

@@ -13,13 +13,15 @@
 
 namespace ramet::mm {
 
-FramePool::FramePool(const Bank& bank)
-    : bank_(bank), frames_(static_cast<Index>(bank.size() >> kPageShift)), top_(frames_), huge_from_(frames_) {
+FramePool::FramePool(const Bank& bank, Announce announce)
+    : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)), top_(frames_),
+      known_bottom_(static_cast<Index>(std::min(bank.size(), Memory::kFirstPiece) >> kPageShift)), known_top_(frames_),
+      huge_from_(frames_) {
   lists_.fill(kNil);
 }
 
-Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank) {
-  std::unique_ptr<FramePool> pool(new FramePool(bank));
+Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce announce) {
+  std::unique_ptr<FramePool> pool(new FramePool(bank, std::move(announce)));
   void* meta = ::mmap(nullptr, sizeof(Frame) * std::uint64_t{pool->frames_}, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (meta == MAP_FAILED) return fail(Error::NoMemory);
@@ -48,10 +50,29 @@ void FramePool::unlink_locked(Index i) {
   if (f.order == kBlockOrder && !f.zero) --backed_blocks_;
 }
 
+// Each piece is as large as all before it from the same end, so that they stay few.
+bool FramePool::know_bottom_locked(Index end) {
+  if (end <= known_bottom_ || known_bottom_ == known_top_) return true;
+  const Index wanted = std::max(2 * known_bottom_, static_cast<Index>(align_up(end, Index{1} << kBlockOrder)));
+  const Index to = std::min(wanted, known_top_);
+  if (announce_ && !announce_(gpa(known_bottom_), gpa(to))) return false;
+  known_bottom_ = to;
+  return true;
+}
+
+bool FramePool::know_top_locked(Index start) {
+  if (start >= known_top_ || known_bottom_ == known_top_) return true;
+  constexpr Index kFirst = Memory::kFirstPiece >> kPageShift;
+  const Index step = std::min(std::max(frames_ - known_top_, kFirst), known_top_ - known_bottom_);
+  if (announce_ && !announce_(gpa(known_top_ - step), gpa(known_top_))) return false;
+  known_top_ -= step;
+  return true;
+}
+
 bool FramePool::take_fresh_locked(unsigned order, Index& out) {
   const Index size = Index{1} << order;
   if (order == kBlockOrder) {
-    if (top_ - bottom_ < size || !is_aligned(top_, size)) return false;
+    if (top_ - bottom_ < size || !is_aligned(top_, size) || !know_top_locked(top_ - size)) return false;
     top_ -= size;
     if (top_ < huge_from_) {
       huge_from_ -= std::min(kHugeStep, huge_from_);
@@ -63,7 +84,7 @@ bool FramePool::take_fresh_locked(unsigned order, Index& out) {
     return true;
   }
   const Index start = static_cast<Index>(align_up(bottom_, size));
-  if (start > top_ || top_ - start < size) return false;
+  if (start > top_ || top_ - start < size || !know_bottom_locked(start + size)) return false;
   // Frames skipped for alignment are free, in the largest pieces that are aligned.
   while (bottom_ < start) {
     const unsigned o = std::countr_zero(bottom_);

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 
@@ -36,8 +37,10 @@ class FramePool {
     std::uint64_t bytes() const { return pages() << kPageShift; }
   };
 
-  // The bank outlives the pool. Errors: NoMemory (book-keeping).
-  static Result<std::unique_ptr<FramePool>> create(const Bank&);
+  // The bank outlives the pool. Frames beyond Memory::kFirstPiece are announced, a piece at a time, before the
+  // first of them is handed out; called under the pool's lock. Errors: NoMemory (book-keeping).
+  using Announce = std::function<Result<>(Gpa start, Gpa end)>;
+  static Result<std::unique_ptr<FramePool>> create(const Bank&, Announce = {});
   ~FramePool();
   FramePool(const FramePool&) = delete;
   FramePool& operator=(const FramePool&) = delete;
@@ -74,24 +77,28 @@ class FramePool {
     std::uint8_t zero;    // the whole run holds zeroes: never used, or given back to the host
   };
 
-  explicit FramePool(const Bank&);
+  FramePool(const Bank&, Announce);
   std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
   Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
   // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
   bool take_locked(unsigned order, Index& out, bool& zero);
   bool take_fresh_locked(unsigned order, Index& out);
+  bool know_bottom_locked(Index end);
+  bool know_top_locked(Index start);
   void push_locked(Index, unsigned order, bool zero);
   void unlink_locked(Index);
   void free_run_locked(Index, unsigned order, bool zero);
   void fill(Run, Fill, bool zero) const;
 
   const Bank& bank_;
+  const Announce announce_;
   Index frames_ = 0;
   Frame* meta_ = nullptr;  // one per frame, zero-filled memory of its own
   mutable std::mutex lock_;  // innermost but for Memory's; guards everything below
   std::array<Index, kBlockOrder + 1> lists_;
   std::uint64_t backed_blocks_ = 0;  // blocks in the last list that the host still backs
   Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
+  Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
   std::uint64_t used_ = 0, peak_ = 0;
 };

@@ -7,8 +7,9 @@
 
 namespace ramet::mm {
 
-Result<std::unique_ptr<TablePool>> TablePool::create(const Bank& bank) {
-  std::unique_ptr<TablePool> pool(new TablePool(bank));
+Result<std::unique_ptr<TablePool>> TablePool::create(Memory& memory) {
+  std::unique_ptr<TablePool> pool(new TablePool(memory));
+  const Bank& bank = memory.tables();
   void* counts = ::mmap(nullptr, (bank.size() >> kPageShift) * sizeof(std::uint16_t), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (counts == MAP_FAILED) return fail(Error::NoMemory);
@@ -22,7 +23,14 @@ TablePool::~TablePool() {
 
 Result<Gpa> TablePool::allocate() {
   if (free_.empty()) {
-    if (fresh_ == bank_.size() >> kPageShift) return fail(Error::NoMemory);
+    const std::uint64_t all = bank_.size() >> kPageShift;
+    if (fresh_ == all) return fail(Error::NoMemory);
+    if (fresh_ == known_) {
+      const std::uint64_t to = std::min(2 * known_, all);
+      const auto told = memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift));
+      if (!told) return fail(told.error());
+      known_ = to;
+    }
     return bank_.base() + (fresh_++ << kPageShift);
   }
   const Gpa gpa = free_.back();

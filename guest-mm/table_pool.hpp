@@ -2,6 +2,7 @@
 // frames never become tables: a data frame can be written by guest code, a table must not.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -14,8 +15,8 @@ namespace ramet::mm {
 // Not thread-safe: under the address-space lock.
 class TablePool {
  public:
-  // The bank outlives the pool. Errors: NoMemory (book-keeping).
-  static Result<std::unique_ptr<TablePool>> create(const Bank&);
+  // The memory outlives the pool. Errors: NoMemory (book-keeping).
+  static Result<std::unique_ptr<TablePool>> create(Memory&);
   ~TablePool();
   TablePool(const TablePool&) = delete;
   TablePool& operator=(const TablePool&) = delete;
@@ -32,10 +33,13 @@ class TablePool {
   std::uint64_t used() const { return fresh_ - free_.size(); }
 
  private:
-  explicit TablePool(const Bank& bank) : bank_(bank) {}
+  explicit TablePool(Memory& memory)
+      : memory_(memory), bank_(memory.tables()), known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
+  Memory& memory_;
   const Bank& bank_;
   std::uint16_t* entries_ = nullptr;  // one per page of the bank, touched as used
   std::uint64_t fresh_ = 0;           // pages from here on were never used
+  std::uint64_t known_;               // pages from here on are not yet announced
   std::vector<Gpa> free_;
 };
 

@@ -123,6 +123,8 @@ void add_run(CLI::App& app, Action& action) {
     action = [sub, options] {
       auto command = sub->remaining();
       if (!command.empty() && command[0] == "--") command.erase(command.begin());
+      else if (!command.empty() && command[0].starts_with('-'))  // CLI11 takes what it does not know for the PROGRAM
+        return refuse(fmt::format("run has no option {} (see ramet run --help)", command[0]));
       return run(*options, command);
     };
   });

@@ -229,6 +229,17 @@ TEST_P(Map, First_touches_of_small_regions_take_at_most_one_fault_for_sixteen_pa
   w.check_empty();
 }
 
+TEST_P(Map, A_mapping_of_sixteen_pages_takes_one_fault_wherever_it_lies) {
+  World w(GetParam());
+  for (unsigned shift = 0; shift < 16; ++shift) {  // the last ones lie in two tables
+    const Gva a = w.map_at(0x1000'0000 + (shift + 1) * kBlockSize - shift * kPageSize, 16 * kPageSize);
+    for (Gva at = a + 16 * kPageSize; at > a; at -= kPageSize) ASSERT_TRUE(w.cpu().store(at - 8, 1));
+    EXPECT_EQ(w.as->counters().faults, shift + 1);
+    EXPECT_EQ(w.frames(), (shift + 1) * 16);
+  }
+  w.check_empty();
+}
+
 TEST_P(Map, A_thread_stack_costs_a_window_at_first) {
   World w(GetParam());
   const Gva a = w.map(8 * kMiB);

@@ -35,7 +35,7 @@ class Walker : public test::ForEachFormat {
   Walker() {
     memory = std::move(*Memory::create({4096 * test::kMiB, 2 * test::kMiB}));
     frames = std::move(*FramePool::create(memory->data()));
-    tables = std::move(*TablePool::create(memory->tables()));
+    tables = std::move(*TablePool::create(*memory));
     table = std::move(*PageTable::create(GetParam(), *memory, *tables, counters));
   }
   FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, counters); }

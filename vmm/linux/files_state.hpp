@@ -91,6 +91,7 @@ struct Files::State {
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
 
   std::shared_ptr<OpenFile> get(int fd) const;
+  std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
   // Installs both or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);

@@ -45,21 +45,29 @@ std::shared_ptr<OpenFile> Files::State::get(int fd) const {
 
 namespace {
 
-// Lowest free number at or above `from`, the table grown to hold it; -1 past the limit. Table locked.
-int free_slot(std::vector<Files::State::Slot>& slots, int from) {
+// Lowest free number at or above `from`, the table grown to hold it; -1 from `limit` on. Table locked.
+int free_slot(std::vector<Files::State::Slot>& slots, int from, std::size_t limit) {
   auto n = static_cast<std::size_t>(from);
   while (n < slots.size() && slots[n].file) ++n;
-  if (n >= kMaxDescriptors) return -1;
+  if (n >= limit) return -1;
   if (n >= slots.size()) slots.resize(n + 1);
   return static_cast<int>(n);
 }
 
 }  // namespace
 
+// RLIMIT_NOFILE, within what the table can hold.
+std::size_t Files::State::descriptor_limit() const {
+  if (!process) return kMaxDescriptors;
+  std::lock_guard guard(process->limits.lock);
+  return std::min<rlim64_t>(process->limits.value[RLIMIT_NOFILE].rlim_cur, kMaxDescriptors);
+}
+
 OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {
-  if (from < 0 || from >= kMaxDescriptors) return err(EINVAL);
+  const std::size_t limit = descriptor_limit();
+  if (from < 0 || static_cast<std::size_t>(from) >= limit) return err(from == 0 ? EMFILE : EINVAL);
   std::lock_guard guard(lock);
-  int fd = free_slot(slots, from);
+  int fd = free_slot(slots, from, limit);
   if (fd < 0) return err(EMFILE);
   slots[static_cast<std::size_t>(fd)] = {std::move(file), close_on_exec};
   return fd;
@@ -67,10 +75,11 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
 
 OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile> a, std::shared_ptr<OpenFile> b,
                                                        bool close_on_exec) {
+  const std::size_t limit = descriptor_limit();
   std::lock_guard guard(lock);
-  int first = free_slot(slots, 0);
+  int first = free_slot(slots, 0, limit);
   if (first < 0) return err(EMFILE);
-  int second = free_slot(slots, first + 1);
+  int second = free_slot(slots, first + 1, limit);
   if (second < 0) return err(EMFILE);
   slots[static_cast<std::size_t>(first)] = {std::move(a), close_on_exec};
   slots[static_cast<std::size_t>(second)] = {std::move(b), close_on_exec};
@@ -175,9 +184,10 @@ std::int64_t sys_dup(Thread& t, const Args& a) {
 std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
   auto& state = state_of(t);
   std::shared_ptr<OpenFile> replaced;
+  const std::size_t limit = state.descriptor_limit();
   {
     std::lock_guard guard(state.lock);
-    if (from >= state.slots.size() || !state.slots[from].file || to >= kMaxDescriptors) return -EBADF;
+    if (from >= state.slots.size() || !state.slots[from].file || to >= limit) return -EBADF;
     if (to >= state.slots.size()) state.slots.resize(to + 1);
     replaced = std::exchange(state.slots[to].file, state.slots[from].file);
     state.slots[to].close_on_exec = close_on_exec;

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
+#include <thread>
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/futex.hpp"
@@ -158,7 +160,6 @@ std::unique_ptr<Thread> Process::leave(Thread& thread) {
     auto it = std::ranges::find_if(threads, [&](const auto& t) { return t.get() == &thread; });
     owned = std::move(*it);
     threads.erase(it);
-    dead_cpu_time_ += thread.cpu_time();
     if (thread.tid == pid) leader_status_ = thread.exit_status;
   }
   retarget_signals(*this, thread, ~SignalSet{0});
@@ -230,13 +231,6 @@ std::size_t Process::thread_count() {
   return threads.size();
 }
 
-std::chrono::nanoseconds Process::cpu_time() {
-  std::lock_guard guard(threads_lock);
-  auto sum = dead_cpu_time_;
-  for (auto& thread : threads) sum += thread->cpu_time();
-  return sum;
-}
-
 void Process::end(Ending ending) {
   {
     std::lock_guard guard(ending_lock_);
@@ -244,7 +238,7 @@ void Process::end(Ending ending) {
     ending_.store(true, std::memory_order_release);
   }
   std::lock_guard guard(threads_lock);
-  for (auto& thread : threads) thread->interrupt();
+  for (auto& thread : threads) thread->alert();
 }
 
 void Process::forward_from_handler(SignalSet set) {

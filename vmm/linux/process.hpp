@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -52,7 +51,7 @@ class Process {
   std::vector<std::string> environment;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> auxv;  // /proc/self/auxv
   mm::Gva brk_start = 0, brk = 0;               // guarded by brk_lock
-  std::mutex brk_lock;
+  std::mutex brk_lock;                          // lock order: before AddressSpace's
   mm::Gva stack_top = 0;
   std::uint64_t stack_limit = 8ull << 20;       // what the loader laid out; see load()
   const int pid;                                // also the first thread's tid
@@ -88,8 +87,6 @@ class Process {
   std::vector<std::unique_ptr<Thread>> threads; // guarded by threads_lock
   std::size_t thread_count();
   unsigned threads_ever() const { return threads_ever_.load(std::memory_order_relaxed); }
-  // CPU time of all guest threads, past and present (CLOCK_PROCESS_CPUTIME_ID).
-  std::chrono::nanoseconds cpu_time();
 
   // Ends the whole program; the first caller's word counts. Interrupts every thread.
   void end(Ending);
@@ -113,7 +110,6 @@ class Process {
   std::optional<Ending> result_;
   // The following are guarded by threads_lock.
   std::optional<pthread_t> last_gone_;          // the host thread that ended last; joined by the next that ends
-  std::chrono::nanoseconds dead_cpu_time_{};
   int next_tid_;
   int leader_status_ = 0;                       // exit(2)'s argument of the first thread
 

@@ -125,7 +125,7 @@ std::int64_t send_to_process(Process& process, const siginfo_t& info) {
       (process.threads.empty() || !(process.threads.front()->signals.blocked & bit_of(sig))))
     return 0;
   std::int64_t r = queue(process.signals.pending, info);
-  if (r == 0 && taker) taker->interrupt();
+  if (r == 0 && taker) taker->alert();
   return r;
 }
 
@@ -139,7 +139,7 @@ std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) {
   std::lock_guard guard(process.signals.lock);
   if (is_ignored(process, sig) && !((thread->signals.blocked | thread->signals.awaited) & bit_of(sig))) return 0;
   std::int64_t r = queue(thread->signals.pending, info);
-  if (r == 0 && wants(*thread, bit_of(sig))) thread->interrupt();
+  if (r == 0 && wants(*thread, bit_of(sig))) thread->alert();
   return r;
 }
 

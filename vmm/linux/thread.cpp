@@ -1,9 +1,6 @@
 // The loop of one guest thread: enter the guest, serve what it came out for, deliver signals, repeat.
 #include "vmm/linux/thread.hpp"
 
-#include <fmt/format.h>
-#include <time.h>
-
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/fatal.hpp"
@@ -17,15 +14,7 @@ void Thread::loop() {
   running_.store(true, std::memory_order_release);
   install_kick_signal();
   deliver_signals(*this, std::nullopt);
-  while (!exited && !process.ending()) {
-    // A processor refuses to resume user code at such an address, so the fault is raised here.
-    if (!is_canonical(regs().pc())) {
-      send_fault(*this, SIGSEGV, SI_KERNEL, 0, kVectorProtection, 0);
-      deliver_signals(*this, std::nullopt);
-      continue;
-    }
-    handle(vcpu.run());
-  }
+  while (!exited && !process.ending()) handle(vcpu.run());
 }
 
 void Thread::handle(const Exit& e) {
@@ -62,6 +51,10 @@ void Thread::exception(const Exit& e) {
   send_fault(*this, signal.signal, signal.code, signal.at_pc ? regs().pc() : 0, e.vector, e.error);
 }
 
+bool Thread::is_current() const {
+  return running_.load(std::memory_order_acquire) && pthread_equal(host_.load(std::memory_order_acquire), pthread_self());
+}
+
 void Thread::interrupt() {
   if (running_.load(std::memory_order_acquire)) interruption_.raise(host_.load(std::memory_order_acquire));
   else interruption_.set();  // loop() looks before it enters the guest
@@ -94,15 +87,6 @@ void Thread::set_temporary_mask(SignalSet set) {
   set_blocked(*this, set);
   std::lock_guard guard(process.signals.lock);
   signals.saved_mask = old;
-}
-
-std::chrono::nanoseconds Thread::cpu_time() const {
-  clockid_t clock;
-  timespec used{};
-  if (!running_.load(std::memory_order_acquire) ||
-      pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) != 0 || clock_gettime(clock, &used) != 0)
-    return {};
-  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 }  // namespace ramet::vmm

@@ -33,8 +33,12 @@ class Thread {
   // Makes the thread look at its signals and at Process::ending() soon: leaves guest mode, and any host
   // call made through blocking(). From any thread.
   void interrupt();
-  // The same for the thread itself: deliver_signals() will look, and blocking() not wait, from now on.
+  // The same when called by the thread itself, in the middle of serving its guest, which ends with a look at
+  // signals anyway: cheaper, as nothing must be got out of the guest.
   void look_at_signals() { interruption_.set(); }
+  // For whoever has sent something: one of the two.
+  void alert() { is_current() ? look_at_signals() : interrupt(); }
+  bool is_current() const;                      // the caller is this thread's host thread
 
   // A host system call that may block for long. Returns its result or -errno. If interrupt() was called
   // since the thread last looked at its signals, or while the call waits, returns -EINTR; there is no
@@ -49,8 +53,6 @@ class Thread {
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
   void set_temporary_mask(SignalSet);
-
-  std::chrono::nanoseconds cpu_time() const;    // of a thread that lives, under threads_lock or its own
 
   ThreadSignals signals;                        // guarded by process.signals.lock
   mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
