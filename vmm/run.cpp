@@ -135,7 +135,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   {
     Process process(shell.machine(), shell.memory(), std::move(*files));
     process.files.attach_stdio(0, 1, 2);
-    if (!process.files.shared("/tmp")) process.files.add_scratch("/tmp");
+    process.files.add_scratch();
     (void)process.files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
     process.deny_wx = options.deny_wx;
     auto start = load(process, options.program, options.arguments, options.environment, Limits::kStackBytes);

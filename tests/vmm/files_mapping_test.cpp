@@ -36,9 +36,10 @@ TEST(Mapping, APrivateMappingReadsTheFileAndKeepsItsStores) {
 TEST(Mapping, ASharedMappingIsTheFile) {
   Work w;
   std::int64_t fd = w.g.open("/w/f", O_RDWR);
+  const auto banks = w.g.machine.banks;
   std::int64_t at = w.map(fd, PROT_READ | PROT_WRITE, MAP_SHARED, 2 * kPage, kPage);
   ASSERT_GT(at, 0);
-  EXPECT_EQ(w.g.machine.banks, 3);
+  EXPECT_EQ(w.g.machine.banks, banks + 1);
   ASSERT_TRUE(w.g.memory().write(as_word(at), std::as_bytes(std::span("xyz", 3))));
   EXPECT_EQ(w.g.call("msync", {as_word(at), 2 * kPage, MS_SYNC}), 0);
   EXPECT_EQ(w.s.text("f").substr(kPage, 4), "xyza");
@@ -46,7 +47,7 @@ TEST(Mapping, ASharedMappingIsTheFile) {
   w.g.call("pwrite64", {as_word(fd), w.g.put("Q"), 1, kPage + 1});
   EXPECT_EQ(w.g.bytes(as_word(at), 3), "xQz");
   EXPECT_EQ(w.g.call("munmap", {as_word(at), 2 * kPage}), 0);
-  EXPECT_EQ(w.g.machine.banks, 2);
+  EXPECT_EQ(w.g.machine.banks, banks);
 }
 
 TEST(Mapping, TheDescriptorDecidesWhatAMappingMayDo) {

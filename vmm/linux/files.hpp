@@ -69,8 +69,10 @@ class Files {
   Files& operator=(Files&&) noexcept;
   ~Files();
 
-  // An empty directory of the guest's own, gone with it. Before the first descriptor; nothing is shared there.
-  void add_scratch(const std::string& guest_path);
+  // Gives the guest empty directories of its own, gone with it, where programs look for a place for temporary
+  // files: /tmp unless it is shared, /var/tmp unless that is shared to be written or by itself (SQLite, Python
+  // and others try both). Once, before the first descriptor.
+  void add_scratch();
 
   // Descriptors 0, 1, 2 become duplicates of the given host descriptors (-1: closed).
   void attach_stdio(int in, int out, int err);

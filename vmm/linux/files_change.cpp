@@ -139,7 +139,9 @@ std::int64_t check_change(Thread& t, const Found& found) {
   using enum OpenFile::Kind;
   // The host's own files and devices are lent for reading and writing, no more.
   if (found.file->kind == Stdio || found.file->kind == Device) return -EPERM;
-  return found.file->mount < 0 || found.file->writable_mount ? 0 : -EROFS;
+  if (found.file->writable_mount) return 0;
+  // Of no share are the guest's own pipes and the like, but its program's file, too, which is the host's.
+  return found.file->mount < 0 && found.file->kind != File ? 0 : -EROFS;
 }
 
 OrErrno<Found> file_found(Thread& t, int fd) {

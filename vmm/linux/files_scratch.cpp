@@ -10,7 +10,7 @@
 
 namespace ramet::vmm {
 
-const HostFd& Scratch::directory() const {
+const HostFd& ScratchDirectory::directory() const {
   std::call_once(made_, [this] {
     std::error_code error;
     auto parent = std::filesystem::temp_directory_path(error);
@@ -22,16 +22,22 @@ const HostFd& Scratch::directory() const {
   return root_;
 }
 
-Scratch::~Scratch() {
+ScratchDirectory::~ScratchDirectory() {
   std::error_code error;  // what cannot be removed stays for the host's own cleaning of its /tmp
   if (!path_.empty()) std::filesystem::remove_all(path_, error);
 }
 
-void Files::add_scratch(const std::string& guest_path) {
-  Mount mount{.guest = guest_path, .root = {}, .writable = true, .scratch = std::make_unique<Scratch>()};
+void Files::add_scratch() {
   auto& mounts = state_->mounts;
-  auto place = std::ranges::find_if(mounts, [&](const Mount& m) { return m.guest.size() > guest_path.size(); });
-  mounts.insert(place, std::move(mount));
+  auto add = [&](const char* path) {
+    Mount mount{.guest = path, .root = {}, .writable = true, .scratch = std::make_unique<ScratchDirectory>()};
+    auto place = std::ranges::find_if(mounts, [&](const Mount& m) { return m.guest.size() > mount.guest.size(); });
+    mounts.insert(place, std::move(mount));
+  };
+  if (state_->covering_mount("/tmp") < 0) add("/tmp");
+  const int above = state_->covering_mount("/var/tmp");
+  const bool only_root = above >= 0 && mounts[static_cast<std::size_t>(above)].guest == "/";
+  if (above < 0 || (only_root && !mounts[static_cast<std::size_t>(above)].writable)) add("/var/tmp");
 }
 
 }  // namespace ramet::vmm

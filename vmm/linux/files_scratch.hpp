@@ -9,12 +9,12 @@
 
 namespace ramet::vmm {
 
-class Scratch {
+class ScratchDirectory {
  public:
-  Scratch() = default;
-  ~Scratch();
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  ScratchDirectory() = default;
+  ~ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
 
   // O_PATH. Invalid if the host has no room for it; the guest then gets EBADF there. Thread-safe.
   const HostFd& directory() const;

@@ -33,7 +33,7 @@ struct Mount {
   std::string guest;  // absolute, normalised
   HostFd root;        // O_PATH
   bool writable = false;
-  std::unique_ptr<Scratch> scratch;  // instead of root
+  std::unique_ptr<ScratchDirectory> scratch;  // instead of root
   const HostFd& directory() const { return scratch ? scratch->directory() : root; }
 };
 

@@ -88,9 +88,13 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
   if (absolute) return kRestartNoHand;
   timespec now;
   if (clock_gettime(clock, &now) != 0) return -errno;
-  std::int64_t left = (deadline.tv_sec - now.tv_sec) * kNanosPerSecond + deadline.tv_nsec - now.tv_nsec;
-  if (left <= 0) return 0;
-  timespec rest{left / kNanosPerSecond, left % kNanosPerSecond};
+  // Seconds and nanoseconds apart: the guest may ask for more seconds than a sum of nanoseconds can hold.
+  timespec rest{deadline.tv_sec - now.tv_sec, deadline.tv_nsec - now.tv_nsec};
+  if (rest.tv_nsec < 0) {
+    rest.tv_nsec += kNanosPerSecond;
+    --rest.tv_sec;
+  }
+  if (rest.tv_sec < 0 || (rest.tv_sec == 0 && rest.tv_nsec == 0)) return 0;
   if (remaining && put(thread, remaining, rest) != 0) return -EFAULT;
   thread.restart = [=](Thread& t) { return sleep_until(t, clock, deadline, remaining, false); };
   return kRestartBlock;
