@@ -158,16 +158,18 @@ int main(int argc, char** argv) {
   int out = fcntl(1, F_DUPFD, 100);
 
   std::uint64_t failed = 0, done = 0;
+  long call = -1;
   for (std::uint64_t i = 0; i < calls; ++i) {
-    if (i % 64 == 0) {
-      // Calls that wait are ended by an alarm; it is set anew as one of the calls may have switched it off.
+    if (i == 0 || call == SYS_alarm || call == SYS_setitimer) {
+      // Calls that wait are ended by an alarm, which the last call may have switched off.
       itimerval often{{0, 2000}, {0, 2000}};
       setitimer(ITIMER_REAL, &often, nullptr);
+    }
+    if (i % 64 == 0) {
       open_descriptors();
       lay_out_arena();
       dup2(out, 1);
     }
-    long call;
     do call = first + static_cast<long>(below(static_cast<std::uint64_t>(last - first) + 1));
     while (leave_out(call));
     std::uint64_t a[6];
