@@ -56,6 +56,20 @@ TEST(Bank, The_observer_hears_of_every_bank_and_of_its_end) {
   EXPECT_TRUE(slots.bases.empty());
 }
 
+TEST(Bank, The_observer_hears_of_a_large_bank_piece_by_piece) {
+  Slots slots;
+  {
+    const auto memory = std::move(*Memory::create({1024 * kMiB, 2 * kMiB}, &slots));
+    EXPECT_EQ(slots.bases, (std::set<Gpa>{Memory::kTableBase, Memory::kDataBase}));
+    const Gpa more = Memory::kDataBase + Memory::kFirstPiece;
+    ASSERT_TRUE(memory->announce(memory->data(), more, more + 64 * kMiB));
+    EXPECT_TRUE(slots.bases.contains(more));
+    slots.limit = 3;
+    EXPECT_EQ(memory->announce(memory->data(), more + 64 * kMiB, more + 66 * kMiB).error(), Error::NoMemory);
+  }
+  EXPECT_TRUE(slots.bases.empty());
+}
+
 TEST(Bank, A_freed_address_is_given_out_again) {
   const auto memory = std::move(*Memory::create({2 * kMiB, 2 * kMiB}));
   std::vector<std::byte> raw[3];

@@ -131,5 +131,65 @@ TEST(FramePool, Random_traffic_never_hands_out_a_frame_twice_and_keeps_exact_acc
   EXPECT_TRUE(p.pool->consistent());
 }
 
+// What the pool announced, and whether every frame handed out was known before.
+struct Announced {
+  explicit Announced(std::uint64_t bytes) : bank(*Bank::anonymous(Memory::kDataBase, bytes)) {
+    known[bank->base()] = bank->base() + std::min(bytes, Memory::kFirstPiece);
+    pool = std::move(*FramePool::create(*bank, [this](Gpa start, Gpa end) -> Result<> {
+      if (known.size() > limit) return fail(Error::NoMemory);
+      EXPECT_TRUE(start < end && bank->contains(start) && bank->contains(end - 1));
+      EXPECT_TRUE(is_aligned(start | end, kBlockSize));
+      for (auto [from, to] : known) EXPECT_TRUE(end <= from || to <= start) << "announced twice";
+      known[start] = end;
+      return {};
+    }));
+  }
+  bool holds(FramePool::Run r) const {
+    return std::ranges::any_of(known, [&](auto k) { return k.first <= r.gpa && r.gpa + r.bytes() <= k.second; });
+  }
+  std::shared_ptr<Bank> bank;
+  std::map<Gpa, Gpa> known;
+  std::size_t limit = 1000;
+  std::unique_ptr<FramePool> pool;
+};
+
+TEST(FramePool, Memory_is_announced_before_it_is_used_from_both_ends_and_in_few_pieces) {
+  Announced p(1024 * kMiB);
+  std::mt19937 random(11);
+  std::uint64_t got = 0;
+  for (; p.pool->used() < p.pool->total(); ++got) {
+    const auto run = p.pool->allocate_up_to(random() % 3 ? 512 : 1 + random() % 200, Fill::Overwrite);
+    ASSERT_TRUE(run);
+    ASSERT_TRUE(p.holds(*run)) << std::hex << run->gpa;
+  }
+  EXPECT_GT(got, 500u);
+  EXPECT_LE(p.known.size(), 10u);
+  EXPECT_TRUE(p.pool->consistent());
+}
+
+TEST(FramePool, A_small_use_of_a_large_bank_announces_little) {
+  Announced p(64ull << 30);
+  ASSERT_TRUE(p.pool->allocate(0, Fill::Overwrite));
+  EXPECT_EQ(p.known.size(), 1u);
+  ASSERT_TRUE(p.pool->allocate(9, Fill::Overwrite));
+  EXPECT_EQ(p.known.size(), 2u);
+  EXPECT_EQ(p.known.rbegin()->second - p.known.rbegin()->first, Memory::kFirstPiece);
+}
+
+TEST(FramePool, What_cannot_be_announced_is_not_handed_out) {
+  Announced p(128 * kMiB);
+  p.limit = 0;
+  EXPECT_EQ(p.pool->allocate(9, Fill::Overwrite).error(), Error::NoMemory);
+  std::uint64_t pages = 0;
+  while (auto run = p.pool->allocate(3, Fill::Overwrite)) {
+    ASSERT_TRUE(p.holds(*run));
+    pages += 8;
+  }
+  EXPECT_EQ(pages << kPageShift, Memory::kFirstPiece);
+  p.limit = 1000;
+  EXPECT_TRUE(p.pool->allocate(9, Fill::Overwrite));
+  EXPECT_TRUE(p.pool->consistent());
+}
+
 }  // namespace
 }  // namespace ramet::mm

@@ -191,5 +191,7 @@ int main(int argc, char** argv) {
   char line[64];
   int n = std::snprintf(line, sizeof line, "survived %llu calls\n", static_cast<unsigned long long>(done));
   std::fprintf(stderr, "wild: %llu of them failed\n", static_cast<unsigned long long>(failed));
-  return write(out, line, static_cast<std::size_t>(n)) == n ? 0 : 1;
+  // Its output may be gone: a call can have shut it down. The status tells as well.
+  (void)!write(out, line, static_cast<std::size_t>(n));
+  return 0;
 }

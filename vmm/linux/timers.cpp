@@ -113,21 +113,21 @@ std::int64_t Timers::create(clockid_t clock, const Notify& notify) {
 std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec* old) {
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  if (found == timers_.end()) return -EINVAL;
+  if (found == timers_.end() || !found->second.posix) return -EINVAL;
   return timer_settime(found->second.host, flags, &value, old) == 0 ? 0 : -errno;
 }
 
 std::int64_t Timers::get(int id, itimerspec& value) {
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  if (found == timers_.end()) return -EINVAL;
+  if (found == timers_.end() || !found->second.posix) return -EINVAL;
   return timer_gettime(found->second.host, &value) == 0 ? 0 : -errno;
 }
 
 std::int64_t Timers::overrun(int id) {
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  return found == timers_.end() ? -EINVAL : found->second.last_overrun;
+  return found == timers_.end() || !found->second.posix ? -EINVAL : found->second.last_overrun;
 }
 
 std::int64_t Timers::remove(int id) {
