@@ -28,7 +28,13 @@ OrErrno<std::shared_ptr<HostFd>> open_beneath(int directory, const char* path, i
   open_how how{};
   how.flags = static_cast<std::uint64_t>(flags | O_PATH | O_NOFOLLOW | O_CLOEXEC);
   how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  long fd = ::syscall(SYS_openat2, directory, path, &how, sizeof how);
+  // A rename meanwhile makes the host unsure whether the path stays beneath; without links and ".." it does.
+  constexpr int kTries = 64;
+  long fd = -1;
+  for (int i = 0; i < kTries; ++i) {
+    fd = ::syscall(SYS_openat2, directory, path, &how, sizeof how);
+    if (fd >= 0 || (errno != EXDEV && errno != EAGAIN)) break;
+  }
   if (fd < 0) return err(errno);
   return std::make_shared<HostFd>(static_cast<int>(fd));
 }
