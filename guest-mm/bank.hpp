@@ -82,7 +82,7 @@ class Memory {
   // so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not what may be.
   // The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
   Result<> announce(const Bank&, Gpa start, Gpa end);
-  static constexpr std::uint64_t kFirstPiece = 32ull << 20;
+  static constexpr std::uint64_t kFirstPiece = 8ull << 20;
 
   // Host address of a guest-physical one; nullptr if no bank holds it.
   std::byte* host(Gpa gpa) const;

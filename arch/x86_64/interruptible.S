@@ -37,4 +37,12 @@ ramet_interruptible_abort:
         ret
         .cfi_endproc
         .size   ramet_interruptible_syscall, . - ramet_interruptible_syscall
+
+// What the handler of the interrupting signal returns to; the kernel wants one from who installs it.
+        .globl  ramet_return_from_signal
+        .type   ramet_return_from_signal, @function
+ramet_return_from_signal:
+        movq    $15, %rax               // rt_sigreturn
+        syscall
+        .size   ramet_return_from_signal, . - ramet_return_from_signal
         .section .note.GNU-stack, "", @progbits

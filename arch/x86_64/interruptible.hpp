@@ -10,8 +10,6 @@
 // window; once the call waits, the kernel ends it or backs out to the SYSCALL, which is in the window too.
 #pragma once
 
-#include <ucontext.h>
-
 #include <cstdint>
 
 namespace ramet::arch::x86_64 {
@@ -20,7 +18,9 @@ namespace ramet::arch::x86_64 {
 extern "C" std::int64_t ramet_interruptible_syscall(const std::uint32_t* interrupted, long number,
                                                     const std::uint64_t arguments[6]);
 
-// For the handler of the signal that interrupts. Async-signal-safe.
-void abort_interruptible(ucontext_t&);
+// Makes `signal` the one that interrupts; other calls are restarted after it (SA_RESTART). By the system call
+// itself: under ThreadSanitizer a handler given to sigaction(3) runs at the thread's next library call, and a
+// thread that waits here makes none. False: not a signal that can be handled.
+bool install_interrupting_signal(int signal);
 
 }  // namespace ramet::arch::x86_64

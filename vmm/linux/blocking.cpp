@@ -2,7 +2,6 @@
 #include "vmm/linux/blocking.hpp"
 
 #include <signal.h>
-#include <ucontext.h>
 
 #include <cerrno>
 
@@ -10,26 +9,14 @@
 #include "vmm/kick_signal.hpp"
 
 namespace ramet::vmm {
-namespace {
-
-void on_kick(int, siginfo_t*, void* context) { arch::x86_64::abort_interruptible(*static_cast<ucontext_t*>(context)); }
-
-}  // namespace
 
 // A standard signal: real-time ones are queued, and cannot be sent (EAGAIN) once some program of the same
 // user has filled the queue of RLIMIT_SIGPENDING. Nothing on Linux raises this one.
 int kick_signal() { return SIGSTKFLT; }
 
 void install_kick_signal() {
-  static const bool installed = [] {
-    struct sigaction action{};
-    action.sa_sigaction = on_kick;
-    // SA_RESTART: calls that were not made through wait() must not notice.
-    action.sa_flags = SA_SIGINFO | SA_RESTART;
-    sigfillset(&action.sa_mask);
-    return sigaction(kick_signal(), &action, nullptr) == 0;
-  }();
-  static_cast<void>(installed);  // a valid signal number and a valid action: it cannot fail
+  // A valid signal number: it cannot fail.
+  [[maybe_unused]] static const bool installed = arch::x86_64::install_interrupting_signal(kick_signal());
   sigset_t kick;
   sigemptyset(&kick);
   sigaddset(&kick, kick_signal());

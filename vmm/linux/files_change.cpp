@@ -62,7 +62,7 @@ std::int64_t make_directory(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
   if (std::int64_t bad = check_new(t, *p)) return bad;
   mode = state_of(t).masked(mode & 01777);
   if (::mkdirat(p->dir.fd->get(), p->name.c_str(), mode) != 0) return -errno;
-  if (mode & state_of(t).host_umask) {
+  if (mode & state_of(t).host_umask()) {
     // The host's umask took off more than the guest's.
     auto made = state_of(t).find(p->dir, p->name, false, t.tid);
     if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) return -errno;

@@ -82,7 +82,7 @@ bool within(std::string_view path, std::string_view directory) {
   return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
 }
 
-// The umask the host applies. umask(2) cannot be read without changing it for all threads.
+// umask(2) cannot be read without changing it for all threads.
 mode_t read_host_umask() {
   std::ifstream status("/proc/self/status");
   std::string line;
@@ -105,6 +105,11 @@ void raise_descriptor_limit() {
 }
 
 }  // namespace
+
+mode_t Files::State::host_umask() const {
+  std::call_once(host_umask_read, [this] { host_umask_value = read_host_umask(); });
+  return host_umask_value;
+}
 
 int Files::State::mount_at(std::string_view path) const {
   for (std::size_t i = 0; i < mounts.size(); ++i)
@@ -166,7 +171,6 @@ Files::~Files() = default;
 std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   raise_descriptor_limit();
   auto state = std::make_unique<State>();
-  state->umask = state->host_umask = read_host_umask();
   std::vector<Share> ordered = shares;
   for (Share& s : ordered) s.guest = normalised(s.guest);
   std::ranges::sort(ordered, {}, [](const Share& s) { return s.guest.size(); });

@@ -182,7 +182,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
       open_it();
     }
     if (!fd) return err(fd.error());
-    if (temporary && (wanted & host_umask) && ::fchmod(fd->get(), wanted) != 0) return err(errno);
+    if (temporary && (wanted & host_umask()) && ::fchmod(fd->get(), wanted) != 0) return err(errno);
     file = make_file(temporary ? OpenFile::Kind::File : kind_of(type), std::move(*fd), flags & (O_ACCMODE | O_DIRECTORY),
                      temporary ? join(found.path(), "#tmp") : found.path());
   }
@@ -205,7 +205,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   HostFd fd(static_cast<int>(::syscall(SYS_openat2, where.dir.fd->get(), where.name.c_str(), &how, sizeof how)));
   if (!fd) return err(errno);
-  if ((mode & host_umask) && ::fchmod(fd.get(), mode) != 0) return err(errno);
+  if ((mode & host_umask()) && ::fchmod(fd.get(), mode) != 0) return err(errno);
   auto file = make_file(OpenFile::Kind::File, std::move(fd), flags & O_ACCMODE, join(where.dir.path, where.name));
   file->mount = where.dir.mount;
   file->writable_mount = true;

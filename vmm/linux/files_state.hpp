@@ -73,8 +73,11 @@ struct Files::State {
   mutable std::mutex lock;           // guards slots, cwd, umask; nothing else is locked under it
   std::vector<Slot> slots;
   std::shared_ptr<OpenFile> cwd;
-  mode_t umask = 022;
-  mode_t host_umask = 022;           // what the host takes off by itself
+  std::optional<mode_t> umask;       // empty: the host's
+  // What the host takes off by itself. Looked up when first needed: most guests create no file.
+  mode_t host_umask() const;
+  mutable std::once_flag host_umask_read;
+  mutable mode_t host_umask_value = 0;
   std::atomic<bool> locked_once{false};  // F_SETLK was used; statistic-like, pairs with nothing
 
   std::vector<Mount> mounts;         // by guest path, parents first

@@ -112,7 +112,7 @@ void Files::State::release_locks(const OpenFile& file) {
 
 mode_t Files::State::masked(mode_t mode) const {
   std::lock_guard guard(lock);
-  return mode & ~umask;
+  return mode & ~umask.value_or(host_umask());
 }
 
 std::shared_ptr<OpenFile> Files::State::working_directory() const {
@@ -209,7 +209,7 @@ std::int64_t sys_dup3(Thread& t, const Args& a) {
 std::int64_t sys_umask(Thread& t, const Args& a) {
   auto& state = state_of(t);
   std::lock_guard guard(state.lock);
-  return std::exchange(state.umask, a.u32(0) & 0777);
+  return std::exchange(state.umask, a.u32(0) & 0777).value_or(state.host_umask());
 }
 
 constexpr Definition kCalls[] = {

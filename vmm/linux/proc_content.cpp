@@ -112,7 +112,7 @@ std::string status(const ProcContext& c, int tid) {
   mode_t umask;
   {
     std::lock_guard guard(c.state.lock);
-    umask = c.state.umask;
+    umask = c.state.umask.value_or(c.state.host_umask());
   }
   auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
   SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
