@@ -8,14 +8,22 @@ namespace ramet::arch::x86_64 {
 
 #if defined(__x86_64__)
 
+CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index) {
+  // Leaves beyond the last one answer with the last one's contents.
+  static const std::uint32_t last = __get_cpuid_max(0, nullptr), last_extended = __get_cpuid_max(0x80000000, nullptr);
+  CpuidAnswer a;
+  if (function <= (function < 0x80000000 ? last : last_extended)) __cpuid_count(function, index, a.eax, a.ebx, a.ecx, a.edx);
+  return a;
+}
+
 HostCpu host_cpu() {
   HostCpu host;
   CpuidFeatures& f = host.features;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid(1, &a, &b, &c, &d) != 0) f.leaf1_ecx = c, f.leaf1_edx = d;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) f.leaf7_ebx = b, f.leaf7_ecx = c, f.leaf7_edx = d;
-  if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d) != 0) f.xsave_eax = a;
-  if (__get_cpuid(0x80000001, &a, &b, &c, &d) != 0) f.extended_ecx = c, f.extended_edx = d;
+  const CpuidAnswer one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001);
+  f.leaf1_ecx = one.ecx, f.leaf1_edx = one.edx;
+  f.leaf7_ebx = seven.ebx, f.leaf7_ecx = seven.ecx, f.leaf7_edx = seven.edx;
+  f.xsave_eax = cpuid(0xd, 1).eax;
+  f.extended_ecx = extended.ecx, f.extended_edx = extended.edx;
   host.virtualization = (f.leaf1_ecx >> 5 & 1) != 0 || (f.extended_ecx >> 2 & 1) != 0;
   if ((f.leaf1_ecx >> 27 & 1) != 0) {  // OSXSAVE
     unsigned low, high;
@@ -37,6 +45,7 @@ std::string hypervisor_signature() {
 
 std::string hypervisor_signature() { return ""; }
 HostCpu host_cpu() { return {}; }
+CpuidAnswer cpuid(std::uint32_t, std::uint32_t) { return {}; }
 
 #endif
 

@@ -16,8 +16,14 @@ struct HostCpu {
   std::uint64_t xcr0 = 0;      // 0: no XSAVE
 };
 
-// All zeroes on other architectures.
+// All zeroes on other architectures, like the next.
 HostCpu host_cpu();
+
+// What the processor answers; zeroes for a leaf it has not. Under a hypervisor each call costs microseconds.
+struct CpuidAnswer {
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index = 0);
 
 // What the hypervisor below calls itself ("KVMKVMKVM", "TCGTCGTCGTCG" for QEMU's emulator), empty if none.
 std::string hypervisor_signature();

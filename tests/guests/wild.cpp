@@ -120,6 +120,19 @@ sigjmp_buf back;
 void on_fault(int) { siglongjmp(back, 1); }
 void on_alarm(int) {}
 
+// What calls mapped goes again: touched by later calls, it would use up the guest's memory.
+struct Mapping {
+  std::uint64_t start, length;
+};
+Mapping mappings[64];
+unsigned mapped = 0;
+void unmap_all() {
+  while (mapped > 0) {
+    --mapped;
+    munmap(reinterpret_cast<void*>(mappings[mapped].start), mappings[mapped].length);
+  }
+}
+
 void open_descriptors() {
   for (int fd = 3; fd < 40; ++fd) close(fd);
   open("/data/file", O_RDWR | O_CREAT, 0600);
@@ -167,6 +180,7 @@ int main(int argc, char** argv) {
     }
     if (i % 64 == 0) {
       open_descriptors();
+      unmap_all();
       lay_out_arena();
       dup2(out, 1);
     }
@@ -185,6 +199,8 @@ int main(int argc, char** argv) {
     if (sigsetjmp(back, 1) == 0) {
       long result = syscall(call, a[0], a[1], a[2], a[3], a[4], a[5]);
       failed += result == -1;
+      if (result != -1 && (call == SYS_mmap || call == SYS_mremap))
+        mappings[mapped++] = {static_cast<std::uint64_t>(result), a[call == SYS_mmap ? 1 : 2]};
     }
     ++done;
   }

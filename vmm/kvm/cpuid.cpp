@@ -43,14 +43,50 @@ std::uint32_t xsave_size(const std::vector<kvm_cpuid_entry2>& leaves, std::uint6
   return end;
 }
 
-std::expected<CpuModel, Failure> ask(const Device& device) {
+using Leaves = std::vector<kvm_cpuid_entry2>;
+
+std::expected<Leaves, Failure> supported_leaves(const Device& device) {
   auto list = std::make_unique<LeafList>();
   list->header.count = kMaxLeaves;
   if (int r = call(device.fd, kGetSupportedCpuid, list.get()); r < 0)
     return failure(fmt::format("KVM_GET_SUPPORTED_CPUID: {}", std::strerror(-r)));
+  return Leaves(list->entries, list->entries + list->header.count);
+}
 
+// Where user code asks the processor itself, the leaves tell KVM no more than what ring 0 may use, and that is
+// long mode. Asking KVM would have it look up eighty leaves, each an exit to the hypervisor below.
+Leaves ring0_leaves(std::uint64_t xcr0) {
+  Leaves leaves;
+  auto add = [&](std::uint32_t function, std::uint32_t index, bool indexed) -> kvm_cpuid_entry2& {
+    const auto a = arch::x86_64::cpuid(function, index);
+    leaves.push_back({.function = function, .index = index, .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0u,
+                      .eax = a.eax, .ebx = a.ebx, .ecx = a.ecx, .edx = a.edx, .padding = {}});
+    return leaves.back();
+  };
+  add(0, 0, false).eax = 0xd;
+  add(1, 0, false).ecx &= bit(13);                     // CMPXCHG16B
+  add(0xd, 0, true);
+  for (std::uint32_t component = 2; component < 64; component++)
+    if ((xcr0 >> component & 1) != 0) add(0xd, component, true);
+  add(0x80000000, 0, false).eax = 0x80000008;
+  auto& extended = add(0x80000001, 0, false);
+  extended.ecx &= bit(0);                               // LAHF in long mode
+  extended.edx &= ~bit(26);                             // 1 GiB pages
+  add(0x80000008, 0, false);                            // address widths
+  return leaves;
+}
+
+std::expected<CpuModel, Failure> ask(const Device& device) {
+  const auto host = arch::x86_64::host_cpu();
   CpuModel m;
-  m.leaves.assign(list->entries, list->entries + list->header.count);
+  m.native_ring3 = !host.virtualization;
+  if (m.native_ring3) {
+    m.leaves = ring0_leaves(host.xcr0 & arch::x86_64::kXcr0);
+  } else {
+    auto leaves = supported_leaves(device);
+    if (!leaves) return std::unexpected(leaves.error());
+    m.leaves = std::move(*leaves);
+  }
   arch::x86_64::CpuidFeatures f;
   char brand[49] = {};
   std::uint64_t xcr0 = 0;
@@ -69,9 +105,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   m.cr4 = cr4::kBase | ((f.leaf7_ebx & bit(0)) != 0 ? cr4::kFsgsbase : 0) | (xsave ? cr4::kOsxsave : 0) |
           ((f.leaf7_ebx & bit(7)) != 0 ? cr4::kSmep : 0) | ((f.leaf7_ecx & bit(2)) != 0 ? cr4::kUmip : 0);
   m.giant_pages = (f.extended_edx & bit(26)) != 0;
-  auto host = arch::x86_64::host_cpu();
-  if (!host.virtualization) {
-    m.native_ring3 = true;
+  if (m.native_ring3) {
     f = host.features;
     if (!m.giant_pages) f.extended_edx &= ~bit(26);  // the shadowed tables are KVM's business
     xcr0 &= host.xcr0;

@@ -56,7 +56,7 @@ class KvmMachine final : public Machine {
 
  private:
   friend class KvmVcpu;
-  KvmMachine(Device device, Fd vm, const CpuModel& model);
+  KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic);
   bool set_slot(unsigned slot, const mm::Bank&, bool present);
   template <class F>
   void for_each_vcpu(F f) const {
@@ -72,6 +72,7 @@ class KvmMachine final : public Machine {
   Device device_;
   Fd vm_;
   const CpuModel& model_;
+  const bool has_apic_;  // a local APIC in the kernel: vCPUs but the first then wait to be started
   KernelHalf kernel_;
   FlushState flush_;
 

@@ -24,6 +24,10 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
   if (!page) return std::unexpected(page.error());
   v->page_ = *page;
   if (auto ok = set_cpuid(v->fd_, machine.model_, id); !ok) return std::unexpected(ok.error());
+  if (machine.has_apic_ && id != 0) {
+    kvm_mp_state runnable = {.mp_state = KVM_MP_STATE_RUNNABLE};
+    if (int r = call(v->fd_, KVM_SET_MP_STATE, &runnable); r < 0) return failure(fmt::format("KVM_SET_MP_STATE: {}", std::strerror(-r)));
+  }
   return v;
 }
 
