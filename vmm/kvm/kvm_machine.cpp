@@ -35,10 +35,10 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   if ((*model)->intel)
     if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
   // A local APIC in the kernel, which nothing uses: without one KVM patches its own code for the first vCPU that
-  // has none, and back for the last, which is a seventh of a start. A kernel that cannot is as good.
+  // has none, and back for the last. With shadow paging that is a seventh of a start; a KVM that cannot is as good.
   kvm_enable_cap local_apic = {};
   local_apic.cap = KVM_CAP_SPLIT_IRQCHIP;
-  const bool has_apic = call(vm_fd, KVM_ENABLE_CAP, &local_apic) == 0;
+  const bool has_apic = (*model)->native_ring3 && call(vm_fd, KVM_ENABLE_CAP, &local_apic) == 0;
   install_kick_signal();
   return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic));
 }
