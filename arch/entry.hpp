@@ -40,6 +40,7 @@ concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a)
   { F::with(e, a) } -> std::same_as<Entry>;           // the leaf e with other attributes
   { F::leaf_allowed(l) } -> std::same_as<bool>;
   { F::kBreakBeforeMake } -> std::convertible_to<bool>;  // a live entry may not change size or frame directly
+  { F::stable(e) } -> std::same_as<Entry>;            // the leaf e without what the hardware changes by itself
   { F::publish() } -> std::same_as<void>;             // barrier between writing entries and the walker's seeing them
 };
 
@@ -54,6 +55,9 @@ inline constexpr Entry kValidBit = 1;
 inline constexpr Entry kKeptInversion = 0x000f'ffff'ffff'f000;
 constexpr Entry kept(Entry leaf) { return (leaf ^ kKeptInversion) & ~kValidBit; }
 constexpr Entry restored(Entry kept_entry) { return (kept_entry ^ kKeptInversion) | kValidBit; }
-constexpr bool is_kept(Entry e) { return e != kNone && (e & kValidBit) == 0; }
+// What stands in a slot while a leaf and a table change places there and the hardware may hold neither
+// (break-before-make). Not kNone: whoever walks without a lock must not take it for room. No kept entry looks like it.
+inline constexpr Entry kChanging = 1ull << 1;
+constexpr bool is_kept(Entry e) { return e != kNone && e != kChanging && (e & kValidBit) == 0; }
 
 }  // namespace ramet::arch

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/rcu.hpp"
 
 namespace ramet::mm {
 
@@ -80,7 +81,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
     if (!m.regions.room(address, address + length, 1)) return fail(Error::NoMemory);
     if (request.fixed && !m.regions.free(address, address + length)) {
       auto gone = m.unmap_locked(address, address + length, batch);
-      batch.commit();
+      m.finish_locked(batch);
       if (!gone) return fail(gone.error());
     }
     Region region;
@@ -109,12 +110,25 @@ Result<> AddressSpace::Impl::split_ends_locked(Gva start, Gva end, FlushBatch& b
 
 Result<> AddressSpace::Impl::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
   if (!regions.room_to_remove(start, end)) return fail(Error::NoMemory);
-  if (auto done = split_ends_locked(start, end, batch); !done) return done;
+  regions.seize(start, end);
+  if (auto done = split_ends_locked(start, end, batch); !done) {
+    regions.release(start, end);
+    return done;
+  }
   table->unmap(start, end, batch);
-  regions.remove(start, end, [&](const Region& gone) {
-    if (gone.backing) batch.keep(gone.backing);
-  });
+  remove_regions_locked(start, end, batch);
   return {};
+}
+
+void AddressSpace::Impl::remove_regions_locked(Gva start, Gva end, FlushBatch& batch) {
+  bool backed = false;
+  regions.remove(start, end, [&](const Region& gone) {
+    if (!gone.backing) return;
+    batch.keep(gone.backing);
+    backed = true;
+  });
+  // Files are let go at once, not when some later change has the map free what it took out.
+  if (backed) regions.reclaim();
 }
 
 Result<> AddressSpace::unmap(Gva address, std::uint64_t length) {
@@ -123,7 +137,7 @@ Result<> AddressSpace::unmap(Gva address, std::uint64_t length) {
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
   auto done = m.unmap_locked(address, address + length, batch);
-  batch.commit();
+  m.finish_locked(batch);
   return done;
 }
 
@@ -132,68 +146,58 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
   const std::uint64_t kept = size > ~kPageSize ? size : align_up(size, kPageSize);
-  for (const auto& [start, region] : m.regions) {
-    if (region.backing.get() != &backing || region.offset_of(region.end) <= kept) continue;
-    const Gva from = kept <= region.offset ? start : start + (kept - region.offset);
-    m.table->unmap(from, region.end, batch);  // file pages are 4 KiB leaves: nothing to split
+  std::vector<const Region*> changed;
+  for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
+    if (r->backing.get() != &backing || r->offset_of(r->end) <= kept) continue;
+    const Gva from = kept <= r->offset ? r->start : r->start + (kept - r->offset);
+    r->sequence.begin();  // faults that saw the old size
+    m.table->unmap(from, r->end, batch);  // file pages are 4 KiB leaves: nothing to split
+    changed.push_back(r);
   }
-  batch.commit();
-}
-
-Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
-  Impl& m = *impl_;
-  const Bank& bank = m.memory.tables();
-  const bool aligned = is_aligned(address | gpa | length, kPageSize);
-  if (!aligned || length == 0 || length > bank.size() || !bank.contains(gpa) || !bank.contains(gpa + length - 1) ||
-      (address < m.config.end && address + length > m.config.start) || address + (length - 1) < address ||
-      prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) {
-    return fail(Error::Invalid);
-  }
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
-  const bool write = has(prot, Prot::Write);
-  const PageTable::Attributes attributes{.write = write, .execute = has(prot, Prot::Exec), .user = false,
-                                         .accessed = true, .dirty = write};
-  Result<> done;
-  for (std::uint64_t at = 0; at < length;) {
-    const bool block = is_aligned((address + at) | (gpa + at), kBlockSize) && length - at >= kBlockSize;
-    const auto level = block ? PageTable::Level::Pmd : PageTable::Level::Pte;
-    if (done = m.table->prepare(address + at, level); !done) break;
-    if (m.table->find(address + at).state != PageTable::State::Absent) {
-      done = fail(Error::Exists);
-      break;
-    }
-    m.table->map(address + at, level, gpa + at, 1, attributes, batch);
-    at += arch::span_of(level);
-  }
-  batch.commit();
-  return done;
+  m.finish_locked(batch);
+  for (const Region* r : changed) r->sequence.end();
 }
 
 Result<Gpa> AddressSpace::allocate_kernel_frame() {
   std::lock_guard guard(impl_->lock);
-  auto frame = impl_->tables->allocate();
-  if (frame) ++impl_->kernel_frames;
-  return frame;
+  return impl_->tables->allocate();
+}
+
+void AddressSpace::settle() {
+  FlushBatch batch = impl_->batch();
+  std::lock_guard guard(impl_->lock);
+  batch.settle_deferred();
+  batch.commit();
+}
+
+void AddressSpace::dump(const std::function<void(const Node&)>& see) const {
+  rcu::Reader reader;
+  impl_->table->dump([&](const PageTable::Node& n) {
+    // Bit 47 is the sign of an address.
+    const Gva start = static_cast<Gva>(static_cast<std::int64_t>(n.leaf.start << 16) >> 16);
+    see({.start = start, .level = n.leaf.level, .address = n.leaf.address, .table = n.table,
+         .kept = n.leaf.state == PageTable::State::Kept, .changing = n.leaf.state == PageTable::State::Changing,
+         .entries = n.entries, .attributes = n.leaf.attributes});
+  });
 }
 
 Gpa AddressSpace::root() const { return impl_->table->root(); }
 
 void AddressSpace::visit_regions(const std::function<void(const Region&)>& see) const {
   std::lock_guard guard(impl_->lock);
-  for (const auto& [start, region] : impl_->regions) see(region);
+  for (const Region* r = impl_->regions.at_or_after(0); r; r = impl_->regions.next(*r)) see(*r);
 }
 
 std::optional<Region> AddressSpace::find_region(Gva address) const {
   std::lock_guard guard(impl_->lock);
-  const Region* region = std::as_const(impl_->regions).find(address);
+  const Region* region = impl_->regions.find(address);
   if (!region) return std::nullopt;
   return *region;
 }
 
 Usage AddressSpace::usage() const {
   std::lock_guard guard(impl_->lock);
-  const auto& census = impl_->table->census();
+  const auto census = impl_->table->census();
   return {.data_pages_4k = census.pages,
           .data_blocks_2m = census.blocks + census.giants * arch::kEntriesPerTable,
           .shared_pages = census.shared_pages,

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/entry.hpp"
 #include "guest-mm/backing.hpp"
 #include "guest-mm/bank.hpp"
 #include "guest-mm/counters.hpp"
@@ -73,7 +74,8 @@ struct Usage {
   std::uint64_t limit_bytes = 0;     // size of the private bank
 };
 
-// Lock order: AddressSpace::lock_ > FramePool's lock > Memory's lock. Tlb::flush is called under lock_.
+// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. Tlb::flush is
+// called under the address-space lock. fault() tries to do without it: see speculative_fault.cpp.
 class AddressSpace {
  public:
   struct Config {
@@ -82,6 +84,15 @@ class AddressSpace {
     Gva end = 0x7fff'ffff'f000;          // exclusive
     Gva mmap_top = 0x7fff'f000'0000;     // free ranges are searched downwards from here
     bool blocks = true;                  // 2 MiB leaves
+    bool giants = false;                 // 1 GiB leaves: the processor has them
+    bool merge = true;                   // tables of like entries become leaves again (technique 5)
+    bool relaxed_flushes = true;         // technique 4; without it every flush is strict
+    bool speculative_faults = true;      // technique 3; without it every fault takes the lock
+    std::uint64_t speculative_frames = 0; // most frames in flight, taken by faults without the lock and not yet
+                                         // mapped; 0: an eighth of the private bank
+    // Entries are mapped accessed and, if writable, dirty. Off: only what the access asks for, and the processor sets
+    // the rest by itself; entries nobody used then go without a flush. For processors where that is cheap.
+    bool eager_accessed_dirty = true;
     unsigned around_pages = 16;          // first fault-around window, 4 KiB pages, a power of two up to 512;
                                          // 1 switches fault-around off
     std::uint64_t stack_limit = 8 << 20; // how far a grows_down region may grow, bytes (RLIMIT_STACK)
@@ -127,10 +138,38 @@ class AddressSpace {
   // Frames for such pages, from the table bank; never freed before the address space is.
   Result<Gpa> allocate_kernel_frame();
 
+  // The linear map: all of the private bank at `address` (aligned to 1 GiB) for ring 0, writable, in the largest
+  // leaves the processor has. Once. Errors: Invalid, Exists, NoMemory.
+  Result<> map_linear(Gva address);
+  // Changes a part of it; write and execute exclude each other. Splits as little as needed, and merges what became
+  // alike. Errors: Invalid (not in the bank), NoMemory.
+  Result<> protect_linear(Gpa, std::uint64_t length, Prot);
+  // The 2 MiB around the part are mapped by small pages from now on, and never merged. Errors as before.
+  Result<> keep_linear_4k(Gpa, std::uint64_t length);
+
+  // Splits all leaves of a range down to that level, as protecting parts of it would. For tests and measurements: they
+  // merge again when something in their table changes. Errors: Invalid, NoMemory.
+  Result<> split(Gva address, std::uint64_t length, arch::Level smallest);
+  // Merges every uniform table of a range that its rules allow. Returns the leaves made.
+  std::uint64_t merge(Gva address, std::uint64_t length);
+  // Flushes what rode along with nothing yet: tables that merges took away.
+  void settle();
+
   Gpa root() const;                       // CR3 / TTBR0
   // Visits regions in address order under the lock; the callback must not call back.
   void visit_regions(const std::function<void(const Region&)>&) const;
   std::optional<Region> find_region(Gva address) const;
+  // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
+  // as it was at some moment. The callback must not call back.
+  struct Node {
+    Gva start = 0;               // sign-extended
+    arch::Level level = arch::Level::Pte;
+    Gpa address = 0;             // of the table, or of the first byte mapped
+    bool table = false, kept = false, changing = false;
+    unsigned entries = 0;        // of a table
+    arch::Attributes attributes = {};
+  };
+  void dump(const std::function<void(const Node&)>&) const;
   Usage usage() const;
   const Counters& counters() const { return counters_; }
   Memory& memory() const { return memory_; }

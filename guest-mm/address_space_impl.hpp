@@ -1,9 +1,14 @@
 // Inside of the address space, for the files that implement it: address_space.cpp (map, unmap, kernel
-// mappings), protect.cpp, remap.cpp, advise.cpp, fault.cpp, user_access.cpp, audit.cpp.
+// mappings), protect.cpp, remap.cpp, advise.cpp, fault.cpp, speculative_fault.cpp, fill.cpp, merge.cpp, linear_map.cpp,
+// user_access.cpp, audit.cpp.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/flush.hpp"
@@ -25,14 +30,25 @@ struct AddressSpace::Impl {
   Counters& counters;
 
   mutable std::mutex lock;
-  // All below: under lock.
+  // All below: under lock, but for what speculative_fault() and dump() do within an rcu::Reader.
   std::unique_ptr<FramePool> frames;
   std::unique_ptr<TablePool> tables;
   std::unique_ptr<PageTable> table;
   RegionMap regions;
-  std::uint64_t kernel_frames = 0;
+  DeferredTables deferred;
+  std::optional<Gva> linear;                  // where the linear map begins
+  std::vector<std::pair<Gva, Gva>> keep_4k;   // parts of it that stay in small pages
+  // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
+  std::atomic<std::uint64_t> in_flight{0};
 
-  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, counters); }
+  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, config.relaxed_flushes, counters); }
+  // Merges what the batch found uniform, then commits it.
+  void finish_locked(FlushBatch&);
+  void merge_uniform_locked(FlushBatch&);
+  void merge_locked(Gva, arch::Level, FlushBatch&);
+  // Ring 0's mappings, in the largest leaves. Errors: Exists, NoMemory.
+  Result<> map_ring0_locked(Gva, Gpa, std::uint64_t length, Prot, FlushBatch&);
+  Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
 
   // Page-aligned, not empty, inside what a program may use. Rounds the length up.
   bool user_range(Gva address, std::uint64_t& length) const;
@@ -40,6 +56,8 @@ struct AddressSpace::Impl {
   Result<> split_ends_locked(Gva start, Gva end, FlushBatch&);
   // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).
   Result<> unmap_locked(Gva start, Gva end, FlushBatch&);
+  // The regions of a range whose entries have gone. What they hold goes with the batch.
+  void remove_regions_locked(Gva start, Gva end, FlushBatch&);
   // A place for a new mapping. Errors: NoMemory, NotPermitted, Exists, Invalid.
   Result<Gva> place_locked(const MapRequest&, std::uint64_t length);
 
@@ -50,20 +68,43 @@ struct AddressSpace::Impl {
   static PageTable::Change protection(const Region&, const PageTable::Leaf&);
   // How a fault ended, for the counters.
   enum class Resolved : std::uint8_t { Zero, File, Flipped, Spurious };
-  // Makes `address` accessible, or says why not; counts.
+  using Guard = PageTable::Guard;
+  using Published = PageTable::Published;
+  // Published::Done with how it ended, or why it has to be tried with the lock.
+  struct Settled {
+    Published how = Published::Done;
+    Resolved resolved = Resolved::Spurious;
+    std::optional<FlushBatch::Uniform> uniform = {};  // a table that could be a leaf now
+  };
+  // Without the lock; nothing if it takes the classic way.
+  std::optional<Resolved> speculative_fault(Gva address, Access);
+  std::optional<Settled> try_speculative(Gva address, Access);
+  // With it: makes `address` accessible, or says why not; counts.
   Result<FaultOutcome> fault_locked(Gva address, Access, bool by_vmm, FlushBatch&);
   Result<Resolved> resolve_locked(Gva address, Access, FlushBatch&);
+  Result<FaultOutcome> count(Result<Resolved>);
   // The region for a fault, grown downwards if that is what it takes.
-  Region* region_for_fault_locked(Gva address);
-  Result<Resolved> map_absent_locked(Region&, Gva address, Access, const PageTable::Leaf&, FlushBatch&);
-  AroundPlan plan_locked(const Region&, Gva address, Gva end, const PageTable::Leaf&) const;
+  const Region* region_for_fault_locked(Gva address);
+
+  // --- both ways: with a Guard of a region's sequence count, or with the lock and an empty one ---
+  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard);
+  AroundPlan plan(const Region&, Gva address, Gva end, const PageTable::Leaf&) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
   bool takes_blocks(const Region&) const;
-  // 4 KiB entries for what is absent in [start, end), which lies inside one 2 MiB.
-  Result<> map_pages_locked(Region&, Gva start, Gva end, Access, FlushBatch&);
-  Result<> map_run_locked(Region&, Gva start, std::uint64_t pages, Access, FlushBatch&);
-  // Up to `count` blocks from `start`; returns how many there are now. 0: no frames or no table.
-  unsigned map_blocks_locked(Region&, Gva start, unsigned count, Access, FlushBatch&);
+  // Frames for what is absent in [start, end), which lies inside one table of that level, published at once.
+  struct Window {
+    const Region& region;
+    Gva address;
+    Access access;
+    Guard guard;
+    PageTable::Level level;
+    Gva start, end;
+  };
+  // Errors: NoMemory (no frame, or with a guard over the budget), Io; NotMapped: there is no such table.
+  Result<PageTable::Outcome> fill(const Window&);
+  struct Runs;
+  Result<> take_frames(const Window&, Gpa table, Runs&);
+  Result<FramePool::Run> take_run(const Window&, Gpa table, Gva at, std::uint64_t pages, Fill);
   // Maps all of [start, end). Errors as fault(); what was mapped before the error stays.
   Result<> populate(Gva start, Gva end, Access, bool by_vmm);
 

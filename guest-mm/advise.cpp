@@ -20,20 +20,24 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
     if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
+    m.regions.seize(address, end);
     m.regions.change(address, end, change);
     return {};
   };
   switch (advice) {
     case Advice::Free:
       // Freed at once: the guest may find zeroes from now on, as MADV_FREE allows. Anonymous memory only.
-      for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
-        if (i->second.backing) return fail(Error::Invalid);
+      for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+        if (r->backing) return fail(Error::Invalid);
       }
       [[fallthrough]];
     case Advice::DontNeed: {
+      if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
+      m.regions.seize(address, end);  // or a fault would map a block across an end
       auto done = m.split_ends_locked(address, end, batch);
       if (done) m.table->unmap(address, end, batch);
-      batch.commit();
+      m.finish_locked(batch);
+      m.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
       return done;
     }
     case Advice::Huge: return edit([](Region& r) { r.huge = Region::Huge::Always; });
@@ -62,11 +66,10 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   {
     std::lock_guard guard(m.lock);
     if (!m.regions.covered(address, end)) result = fail(Error::NotMapped);  // after syncing what there is
-    for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
-      const Region& r = i->second;
-      if (!r.shared || !r.backing) continue;
-      const Gva from = std::max(address, r.start), to = std::min(end, r.end);
-      parts.push_back({r.backing, r.offset_of(from), to - from});
+    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+      if (!r->shared || !r->backing) continue;
+      const Gva from = std::max(address, r->start), to = std::min(end, r->end);
+      parts.push_back({r->backing, r->offset_of(from), to - from});
     }
   }
   // Without the lock: it may take as long as the disk takes.

@@ -9,13 +9,17 @@ std::string AddressSpace::audit() const {
   const Impl& m = *impl_;
   std::lock_guard guard(m.lock);
   Gva before = 0;
-  for (const auto& [start, region] : m.regions) {
-    if (start != region.start || region.start >= region.end || region.start < before || region.end > m.config.end ||
-        !is_aligned(region.start | region.end | region.offset, kPageSize)) {
+  std::size_t regions = 0;
+  for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
+    if (r->start >= r->end || r->start < before || r->end > m.config.end || !is_aligned(r->start | r->end | r->offset, kPageSize)) {
       return "a region overlaps another, is empty, misplaced or misaligned";
     }
-    before = region.end;
+    if (SequenceCount::changing(r->sequence.read())) return "a region stayed marked as changing";
+    before = r->end;
+    ++regions;
   }
+  if (regions != m.regions.size()) return "the count of regions differs from the map";
+  if (m.in_flight.load(std::memory_order_relaxed) != 0) return "frames are in flight and no fault is under way";
   if (auto wrong = m.table->audit(); !wrong.empty()) return wrong;
   if (!m.frames->consistent()) return "the frame pool's lists differ from its count";
 

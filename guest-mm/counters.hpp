@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "arch/entry.hpp"
+
 namespace ramet::mm {
 
 struct Counter {
@@ -20,6 +22,13 @@ struct Counters {
   Counter faults_flipped;     // an entry that was there gained permission: writable <-> executable flips
   Counter faults_spurious;    // the entry already allowed the access
   Counter faults_refused;     // became a signal
+  // faults settled without the address-space lock, and why others were not (the names of the Linux proposal)
+  Counter spf;                // settled speculatively
+  Counter spf_pte_lock;       // somebody held the table's lock
+  Counter spf_region_changed; // the region was being changed, or had changed when its table was locked
+  Counter spf_not_supported;  // no region there, a stack to grow, an entry that would lose something
+  Counter spf_table_changed;  // a table was missing, merged or split
+  Counter spf_budget;         // too many frames in flight, or none left
   Counter faults_vmm;         // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
   // what one fault mapped
   Counter pages_mapped;       // 4 KiB entries written by faults
@@ -32,8 +41,17 @@ struct Counters {
   Counter flush_ranges;       // ranges in strict flushes
   Counter flush_tables;       // table pages in strict flushes
   Counter flushes_avoided;    // batches that changed only entries which were never present
+  // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
+  Counter split_pmd, split_pud;    // leaves replaced by a table
+  Counter merge_pmd, merge_pud;    // tables replaced by a leaf
+  // uniform tables that stayed tables, and why
+  Counter merge_refused_keep_4k;   // the range is to stay in small pages, or takes no blocks
+  Counter merge_refused_region;    // the region does not cover all of it
+  Counter merge_refused_alignment; // the frames do not lie on a boundary of the larger leaf
+  Counter merge_refused_format;    // the processor has no such leaf, or it was switched off
+  Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
+  Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // structure
-  Counter blocks_split;       // 2 MiB (or 1 GiB) entries replaced by a table
   Counter tables_allocated;
   Counter tables_freed;
 };

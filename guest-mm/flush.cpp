@@ -39,7 +39,13 @@ void FlushBatch::Pending::clear() {
 
 void FlushBatch::lost(Gva start, Gva end, Gpa table) { strict_.add(start, end, table); }
 
-void FlushBatch::gained(Gva start, Gva end, Gpa table) { relaxed_.add(start, end, table); }
+void FlushBatch::gained(Gva start, Gva end, Gpa table) { (relaxed_flushes_ ? relaxed_ : strict_).add(start, end, table); }
+
+void FlushBatch::merged(Gpa table, Gpa parent) {
+  deferred_.merged.push_back(table);
+  deferred_.changed.push_back(parent);
+  if (deferred_.merged.size() >= DeferredTables::kMany || !relaxed_flushes_) settle_ = true;
+}
 
 void FlushBatch::release_frames(Gpa gpa, std::uint64_t pages) {
   if (!freed_frames_.empty()) {
@@ -59,6 +65,17 @@ void FlushBatch::release_table(Gpa gpa) {
 }
 
 void FlushBatch::flush() {
+  if (strict_.any || settle_) {
+    if (!deferred_.merged.empty()) {
+      strict_.any = true;
+      strict_.tables.insert(strict_.tables.end(), deferred_.merged.begin(), deferred_.merged.end());
+      strict_.tables.insert(strict_.tables.end(), deferred_.changed.begin(), deferred_.changed.end());
+      freed_tables_.insert(freed_tables_.end(), deferred_.merged.begin(), deferred_.merged.end());
+      deferred_.merged.clear();
+      deferred_.changed.clear();
+    }
+    settle_ = false;
+  }
   if (strict_.any) {
     // One strict flush absorbs the relaxed ones of its batch: both kinds drop the entries they name.
     for (const auto& range : relaxed_.ranges) strict_.ranges.push_back(range);
@@ -72,6 +89,7 @@ void FlushBatch::flush() {
     flushed_ = true;
   } else if (relaxed_.any) {
     counters_.flushes_relaxed.add();
+    tlb_.advance();  // before other vCPUs may be told: one that faults now finds its own generation old
     tlb_.flush_relaxed(relaxed_.request());
     flushed_ = true;
   }
@@ -86,7 +104,7 @@ void FlushBatch::commit() {
   for (const Frames& f : freed_frames_) frames_.free(f.gpa, f.pages);
   freed_frames_.clear();
   for (Gpa table : freed_tables_) {
-    tables_.free(table);
+    tables_.retire(table);
     counters_.tables_freed.add();
   }
   freed_tables_.clear();

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "arch/entry.hpp"
 #include "guest-mm/counters.hpp"
 #include "guest-mm/frame_pool.hpp"
 #include "guest-mm/table_pool.hpp"
@@ -14,11 +16,21 @@ namespace ramet::mm {
 
 class Backing;
 
+// Tables that merges took out of the tree. Processors may go on walking them, which is right as long as their pages
+// are nothing else: they ride along with the next strict flush, and no vCPU is kicked for them. With the
+// address-space lock.
+struct DeferredTables {
+  static constexpr std::size_t kMany = 64;  // so many are worth a flush of their own
+  std::vector<Gpa> merged, changed;         // the tables, and those that led to them
+};
+
 class FlushBatch {
  public:
-  FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, Counters& counters)
-      : tlb_(tlb), frames_(frames), tables_(tables), counters_(counters) {}
-  // Whoever fills a batch commits it, on every path, under the address-space lock. Backings are dropped
+  // Without `relaxed` every flush is strict (to see what the technique is worth).
+  FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, DeferredTables& deferred, bool relaxed, Counters& counters)
+      : tlb_(tlb), frames_(frames), tables_(tables), deferred_(deferred), relaxed_flushes_(relaxed), counters_(counters) {}
+  // Whoever fills a batch commits it, on every path, under the address-space lock; without the lock only if nothing
+  // but gained() was called. Backings are dropped
   // here, so a batch is declared before the lock is taken: their destructors may wait for the machine.
   ~FlushBatch();
   FlushBatch(const FlushBatch&) = delete;
@@ -31,9 +43,20 @@ class FlushBatch {
   // To be released once the flush is done.
   void release_frames(Gpa gpa, std::uint64_t pages);
   void release_table(Gpa gpa);
+  // A table became a leaf that says the same: see DeferredTables.
+  void merged(Gpa table, Gpa parent);
+  // The table of that level around the address could be a leaf. For AddressSpace, which decides whether it shall.
+  struct Uniform {
+    Gva at;
+    arch::Level level;
+  };
+  void uniform(Gva at, arch::Level level) { uniform_.push_back({at, level}); }
+  std::vector<Uniform> take_uniform() { return std::exchange(uniform_, {}); }
+  // All deferred tables go with this batch.
+  void settle_deferred() { settle_ = true; }
   void keep(std::shared_ptr<Backing> backing) { backings_.push_back(std::move(backing)); }
 
-  bool pending() const { return strict_.any || relaxed_.any; }
+  bool pending() const { return strict_.any || relaxed_.any || settle_; }
 
   // Flushes what was collected so far, releases nothing: the middle of break-before-make.
   void flush();
@@ -59,9 +82,12 @@ class FlushBatch {
   Tlb& tlb_;
   FramePool& frames_;
   TablePool& tables_;
+  DeferredTables& deferred_;
+  const bool relaxed_flushes_;
   Counters& counters_;
   Pending strict_, relaxed_;
-  bool flushed_ = false;
+  bool flushed_ = false, settle_ = false;
+  std::vector<Uniform> uniform_;
   std::vector<Frames> freed_frames_;
   std::vector<Gpa> freed_tables_;
   std::vector<std::shared_ptr<Backing>> backings_;

@@ -139,8 +139,52 @@ Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
     Index i = 0;
     if (!take_locked(order, i, zero)) return fail(Error::NoMemory);
     run.gpa = gpa(i);
-    used_ += run.pages();
-    peak_ = std::max(peak_, used_);
+    count_used_locked(run.pages());
+  }
+  fill(run, how, zero);
+  return run;
+}
+
+void FramePool::count_used_locked(std::uint64_t pages) {
+  const std::uint64_t now = used() + pages;
+  used_.store(now, std::memory_order_relaxed);
+  if (now > peak()) peak_.store(now, std::memory_order_relaxed);
+}
+
+bool FramePool::run_of_locked(Index i, Index& first, unsigned& order) const {
+  for (order = 0; order <= kBlockOrder; ++order) {
+    first = static_cast<Index>(align_down(i, 1ull << order));
+    if (meta_[first].free && meta_[first].order == order) return true;
+  }
+  return false;
+}
+
+Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill how) {
+  if (!bank_.contains(at)) return fail(Error::NoMemory);
+  const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
+  const unsigned aligned = i == 0 ? kBlockOrder : static_cast<unsigned>(std::countr_zero(i));
+  Run run{.gpa = at, .order = std::min(aligned, static_cast<unsigned>(std::bit_width(pages)) - 1)};
+  bool zero = true;
+  {
+    std::lock_guard guard(lock_);
+    Index first = 0;
+    unsigned order = 0;
+    if (run_of_locked(i, first, order)) {
+      zero = meta_[first].zero;
+      unlink_locked(first);
+      run.order = std::min(run.order, order);
+      while (order > run.order) {  // the halves that are not wanted go back
+        --order;
+        const Index middle = first + (Index{1} << order);
+        push_locked(i < middle ? middle : first, order, zero);
+        if (i >= middle) first = middle;
+      }
+    } else if (i == bottom_ && run.order < kBlockOrder && top_ - bottom_ >= run.pages() && know_bottom_locked(i + static_cast<Index>(run.pages()))) {
+      bottom_ += static_cast<Index>(run.pages());
+    } else {
+      return fail(Error::NoMemory);
+    }
+    count_used_locked(run.pages());
   }
   fill(run, how, zero);
   return run;
@@ -171,7 +215,7 @@ void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
 void FramePool::free(Gpa start, std::uint64_t pages) {
   std::lock_guard guard(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
-  used_ -= pages;
+  used_.store(used() - pages, std::memory_order_relaxed);
   while (pages > 0) {
     const unsigned aligned = i == 0 ? kBlockOrder : static_cast<unsigned>(std::countr_zero(i));
     const unsigned order = std::min({aligned, kBlockOrder, static_cast<unsigned>(std::bit_width(pages)) - 1});
@@ -179,16 +223,6 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
     i += Index{1} << order;
     pages -= 1ull << order;
   }
-}
-
-std::uint64_t FramePool::used() const {
-  std::lock_guard guard(lock_);
-  return used_;
-}
-
-std::uint64_t FramePool::peak() const {
-  std::lock_guard guard(lock_);
-  return peak_;
 }
 
 bool FramePool::consistent() const {
@@ -206,18 +240,16 @@ bool FramePool::consistent() const {
       before = i;
     }
   }
-  return backed == backed_blocks_ && listed + (top_ - bottom_) + used_ == frames_;
+  return backed == backed_blocks_ && listed + (top_ - bottom_) + used() == frames_;
 }
 
 bool FramePool::is_free(Gpa at) const {
   std::lock_guard guard(lock_);
   const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
   if (i >= bottom_ && i < top_) return true;
-  for (unsigned order = 0; order <= kBlockOrder; ++order) {
-    const Index first = static_cast<Index>(align_down(i, 1ull << order));
-    if (meta_[first].free && meta_[first].order == order) return true;
-  }
-  return false;
+  Index first = 0;
+  unsigned order = 0;
+  return run_of_locked(i, first, order);
 }
 
 }  // namespace ramet::mm

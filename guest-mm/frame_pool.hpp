@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -49,12 +50,14 @@ class FramePool {
   Result<Run> allocate(unsigned order, Fill);
   // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
   Result<Run> allocate_up_to(std::uint64_t pages, Fill);
+  // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
+  Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
   void free(Gpa gpa, std::uint64_t pages);
 
   std::uint64_t total() const { return frames_; }
-  std::uint64_t used() const;
-  std::uint64_t peak() const;  // most frames in use so far
+  std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }
+  std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }  // most frames in use so far
 
   // Recounts the lists: true if every frame is free once, fresh, or counted as used. For tests.
   bool consistent() const;
@@ -85,6 +88,9 @@ class FramePool {
   bool take_fresh_locked(unsigned order, Index& out);
   bool know_bottom_locked(Index end);
   bool know_top_locked(Index start);
+  // The free run that holds frame i; false if it is not in a list.
+  bool run_of_locked(Index i, Index& first, unsigned& order) const;
+  void count_used_locked(std::uint64_t pages);
   void push_locked(Index, unsigned order, bool zero);
   void unlink_locked(Index);
   void free_run_locked(Index, unsigned order, bool zero);
@@ -100,7 +106,7 @@ class FramePool {
   Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
   Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
-  std::uint64_t used_ = 0, peak_ = 0;
+  std::atomic<std::uint64_t> used_{0}, peak_{0};  // written with the lock; read as a statistic without it
 };
 
 }  // namespace ramet::mm

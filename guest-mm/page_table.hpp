@@ -4,10 +4,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "arch/entry.hpp"
 #include "guest-mm/counters.hpp"
 #include "guest-mm/flush.hpp"
+#include "guest-mm/region.hpp"
 #include "guest-mm/table_pool.hpp"
 #include "guest-mm/types.hpp"
 
@@ -15,7 +19,8 @@ namespace ramet::mm {
 
 enum class Format : std::uint8_t;
 
-// Not thread-safe: every call under the address-space lock. The hardware reads meanwhile.
+// Calls that change entries hold the address-space lock, all but publish() and upgrade(): those need it only if they
+// have no Guard. Looking (find, visit, table_at, absent) needs the lock or an rcu::Reader. The hardware reads meanwhile.
 class PageTable {
  public:
   using Level = arch::Level;
@@ -25,6 +30,7 @@ class PageTable {
     Absent,
     Present,
     Kept,     // the hardware sees nothing, the frame is remembered: a PROT_NONE page with contents
+    Changing, // a leaf and a table are changing places: seen only without the lock
   };
 
   // One slot that maps nothing or a frame. Absent: an empty slot, the largest around the address.
@@ -55,13 +61,69 @@ class PageTable {
   virtual void visit(Gva start, Gva end, const std::function<void(const Leaf&)>&) const = 0;
   // Entries in use in the table at `level` around the address; 0 if there is no table.
   virtual unsigned entries(Gva, Level) const = 0;
+  // The table of that level around the address, if there is one.
+  virtual std::optional<Gpa> table_at(Gva, Level) const = 0;
+  // The stretches of empty slots in [start, end), which lies inside the table; as many as fit into `out`.
+  struct Gap {
+    Gva start, end;
+  };
+  virtual unsigned absent(Gpa table, Level, Gva start, Gva end, std::span<Gap> out) const = 0;
+  // Where the frame of the empty slot at `at` would have to lie for the table to become one leaf; by the nearest
+  // entry. Nothing if that cannot be.
+  virtual std::optional<Gpa> place_for(Gpa table, Level, Gva at) const = 0;
+  // The whole tree as it is, from the top: tables first, then what they hold. For people (`ramet inspect`).
+  struct Node {
+    Leaf leaf;                 // state Present and `table`: a table, address and level are its own
+    bool table = false;
+    unsigned entries = 0;      // of the table
+  };
+  virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
   // Makes the tables above a leaf of that level. Errors: NoMemory; Invalid if a larger leaf is in the way.
   [[nodiscard]] virtual Result<> prepare(Gva, Level) = 0;
   // Maps `count` leaves of one table to consecutive frames. Precondition: prepared, and the slots absent.
   virtual void map(Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) = 0;
+
+  // What a fault without the address-space lock read before, and what must still be so under the table lock.
+  struct Guard {
+    const SequenceCount* sequence = nullptr;  // null: the caller holds the address-space lock
+    std::uint32_t value = 0;
+  };
+  enum class Published : std::uint8_t { Done, Busy, Changed, TableGone, OverBudget };
+  struct Run {
+    Gva start;
+    Gpa gpa;
+    std::uint64_t pages;
+  };
+  struct Publication {
+    Gpa table;
+    Level level;
+    std::span<const Run> runs;   // all in the table
+    Gva address;                 // of the access
+    Attributes attributes;       // of the entry for it
+    Attributes around;           // of the others
+    Guard guard;
+  };
+  struct Outcome {
+    Published how = Published::Done;
+    std::uint64_t mapped = 0;    // leaves
+    bool uniform = false;        // the table could be one leaf now
+  };
+  // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
+  // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.
+  virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
+  // Adds permission to a leaf that was read as `seen`. Changed: it is not like that any more, or would lose something.
+  virtual Published upgrade(const Leaf& seen, Attributes, Guard, FlushBatch&) = 0;
+
+  // Makes a leaf of the level above out of the table of that level around the address. The table goes to the batch.
+  enum class Merged : std::uint8_t { Done, NotUniform, Misaligned };
+  virtual Merged merge(Gva, Level, FlushBatch&) = 0;
+  // Whether it would find the table uniform.
+  virtual bool uniform(Gva, Level) const = 0;
   // Afterwards no leaf reaches across `boundary`. Splits as little as needed. Errors: NoMemory.
   [[nodiscard]] virtual Result<> split(Gva boundary, FlushBatch&) = 0;
+  // Splits the leaf around the address until it is of that level or smaller. Errors: NoMemory.
+  [[nodiscard]] virtual Result<> split_to(Gva, Level, FlushBatch&) = 0;
   // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split at both ends.
   virtual void unmap(Gva start, Gva end, FlushBatch&) = 0;
   // Gives every leaf what `rule` says: State::Absent is not allowed, Kept takes it from the hardware,
@@ -75,12 +137,9 @@ class PageTable {
   // nothing mapped at the destination. On an error (NoMemory) everything is where it was.
   [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) = 0;
 
-  const Census& census() const { return census_; }
+  virtual Census census() const = 0;
   // Recounts every table: entries in use against the books, and the census. Empty if all agrees.
   virtual std::string audit() const = 0;
-
- protected:
-  Census census_;
 };
 
 }  // namespace ramet::mm

@@ -27,14 +27,16 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   std::lock_guard guard(m.lock);
   if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
   bool differs = false;
-  for (auto i = m.regions.at_or_after(address); i != m.regions.end() && i->first < end; ++i) {
-    if (!has(i->second.max_prot, prot)) return fail(Error::NotPermitted);
-    differs = differs || i->second.prot != prot;
+  for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+    if (!has(r->max_prot, prot)) return fail(Error::NotPermitted);
+    differs = differs || r->prot != prot;
   }
   if (!differs) return {};
   if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
+  m.regions.seize(address, end);
   if (auto split = m.split_ends_locked(address, end, batch); !split) {
-    batch.commit();
+    m.finish_locked(batch);
+    m.regions.release(address, end);
     return split;
   }
   m.regions.change(address, end, [&](Region& region) {
@@ -42,7 +44,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
     m.table->update(region.start, region.end,
                     [&](const PageTable::Leaf& leaf) { return Impl::protection(region, leaf); }, batch);
   });
-  batch.commit();
+  m.finish_locked(batch);
   return {};
 }
 

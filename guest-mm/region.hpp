@@ -1,6 +1,7 @@
 // Region: a range of guest-virtual addresses with one protection and one backing (Linux: VMA).
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -10,6 +11,47 @@
 
 namespace ramet::mm {
 
+// Tells a fault without the lock whether its region was changed meanwhile. Odd while somebody changes the
+// region or what its entries may hold, and for ever once the region has been taken out of the map.
+// Who changes: under the address-space lock, begin() before the first table lock. Who faults: read() before
+// looking at the region, unchanged() under the table lock; that lock orders the two.
+class SequenceCount {
+ public:
+  SequenceCount() = default;
+  SequenceCount(const SequenceCount&) {}  // a copy is another region, and nobody has seen it
+  SequenceCount& operator=(const SequenceCount&) = delete;
+
+  std::uint32_t read() const { return value_.load(std::memory_order_acquire); }  // pairs with end()
+  static bool changing(std::uint32_t value) { return value & 1; }
+  bool unchanged(std::uint32_t value) const { return value_.load(std::memory_order_relaxed) == value; }  // table lock
+  void begin() { value_.fetch_add(1, std::memory_order_relaxed); }                // table lock
+  void end() { value_.fetch_add(1, std::memory_order_release); }                  // pairs with read()
+
+ private:
+  std::atomic<std::uint32_t> value_{0};
+};
+
+// AroundState, shared by threads that fault in one region. Each part is a hint: nothing is wrong if it is mixed.
+class AroundHint {
+ public:
+  AroundHint() = default;
+  AroundHint(const AroundHint& o) { store(o.load()); }
+  AroundHint& operator=(const AroundHint&) = delete;
+  AroundState load() const {
+    return {up_.load(std::memory_order_relaxed), down_.load(std::memory_order_relaxed), pages_.load(std::memory_order_relaxed)};
+  }
+  void store(const AroundState& s) {
+    up_.store(s.up, std::memory_order_relaxed);
+    down_.store(s.down, std::memory_order_relaxed);
+    pages_.store(s.pages, std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<Gva> up_{0}, down_{0};  // these pair with nothing
+  std::atomic<unsigned> pages_{0};
+};
+
+// A region in the map does not change but for what is mutable: it is replaced by another, see region_map.hpp.
 struct Region {
   Gva start = 0, end = 0;        // page-aligned, end exclusive
   Prot prot = Prot::None;
@@ -21,7 +63,8 @@ struct Region {
   std::uint64_t offset = 0;      // of start, in backing
   std::string name;
   Prot max_prot = kAllProt;      // what protect() may ask for: less for a shared file opened read-only
-  AroundState around;            // how recent faults went, see fault_around.hpp
+  mutable AroundHint around;     // how recent faults went, see fault_around.hpp
+  mutable SequenceCount sequence;
 
   std::uint64_t length() const { return end - start; }
   bool contains(Gva a) const { return a - start < end - start; }

@@ -2,40 +2,25 @@
 #include "guest-mm/region_map.hpp"
 
 #include <algorithm>
-#include <iterator>
+#include <memory>
 #include <utility>
 
 namespace ramet::mm {
 
-RegionMap::Map::iterator RegionMap::at_or_after(Gva address) {
-  auto next = map_.upper_bound(address);
-  if (next != map_.begin()) {
-    const auto before = std::prev(next);
-    if (before->second.end > address) return before;
-  }
-  return next;
-}
-
-RegionMap::Map::const_iterator RegionMap::at_or_after(Gva address) const {
-  return const_cast<RegionMap*>(this)->at_or_after(address);
-}
-
 const Region* RegionMap::find(Gva address) const {
-  const auto i = at_or_after(address);
-  return i != map_.end() && i->second.contains(address) ? &i->second : nullptr;
+  const Region* r = at_or_after(address);
+  return r && r->contains(address) ? r : nullptr;
 }
-
-Region* RegionMap::find(Gva address) { return const_cast<Region*>(std::as_const(*this).find(address)); }
 
 bool RegionMap::free(Gva start, Gva end) const {
-  const auto i = at_or_after(start);
-  return i == map_.end() || i->second.start >= end;
+  const Region* r = at_or_after(start);
+  return !r || r->start >= end;
 }
 
 bool RegionMap::covered(Gva start, Gva end) const {
-  for (auto i = at_or_after(start); start < end; ++i) {
-    if (i == map_.end() || i->second.start > start) return false;
-    start = i->second.end;
+  for (const Region* r = at_or_after(start); start < end; r = next(*r)) {
+    if (!r || r->start > start) return false;
+    start = r->end;
   }
   return true;
 }
@@ -44,83 +29,108 @@ bool RegionMap::room(Gva start, Gva end, std::size_t more) const {
   const Region* first = find(start);
   const Region* last = find(end);
   const std::size_t cuts = (first && first->start < start) + (last && last->start < end);
-  return map_.size() + cuts + more <= max_;
+  return size() + cuts + more <= max_;
 }
 
 bool RegionMap::room_to_remove(Gva start, Gva end) const {
   const Region* region = find(start);
-  return map_.size() < max_ || !region || region->start == start || region->end <= end;
+  return size() < max_ || !region || region->start == start || region->end <= end;
 }
 
-RegionMap::Map::iterator RegionMap::cut(Gva at) {
-  const auto i = at_or_after(at);
-  if (i == map_.end() || i->second.start >= at) return i;
-  Region right = i->second;
-  right.start = at;
-  if (right.backing) right.offset += at - i->second.start;
-  i->second.end = at;
-  return map_.emplace_hint(std::next(i), at, std::move(right));
+void RegionMap::cut(Gva at) {
+  const Region* old = find(at);
+  if (!old || old->start == at) return;
+  auto left = std::make_unique<Region>(*old), right = std::make_unique<Region>(*old);
+  left->end = right->start = at;
+  if (right->backing) right->offset = old->offset_of(at);
+  tree_.erase(old);
+  tree_.insert(std::move(left));
+  tree_.insert(std::move(right));
+}
+
+void RegionMap::seize(Gva start, Gva end) {
+  cut(start);
+  cut(end);
+  for (const Region* r = at_or_after(start); r && r->start < end; r = next(*r)) r->sequence.begin();
+}
+
+void RegionMap::release(Gva start, Gva end) {
+  for (const Region* r = at_or_after(start); r && r->start < end; r = next(*r)) r->sequence.end();
+  merge_around(start, end);
 }
 
 bool RegionMap::alike(const Region& left, const Region& right) {
-  return left.end == right.start && left.prot == right.prot && left.max_prot == right.max_prot &&
+  const bool settled = !SequenceCount::changing(left.sequence.read()) && !SequenceCount::changing(right.sequence.read());
+  return settled && left.end == right.start && left.prot == right.prot && left.max_prot == right.max_prot &&
          left.shared == right.shared && left.grows_down == right.grows_down && left.dont_fork == right.dont_fork &&
          left.huge == right.huge && left.backing == right.backing && left.name == right.name &&
          (!left.backing || left.offset + left.length() == right.offset);
 }
 
-RegionMap::Map::iterator RegionMap::try_merge(Map::iterator left) {
-  const auto right = std::next(left);
-  if (right == map_.end() || !alike(left->second, right->second)) return left;
-  left->second.end = right->second.end;
-  if (right->second.around.pages > left->second.around.pages) left->second.around = right->second.around;
-  map_.erase(right);
-  return left;
+const Region* RegionMap::try_merge(const Region* left) {
+  const Region* right = next(*left);
+  if (!right || !alike(*left, *right)) return left;
+  auto both = std::make_unique<Region>(*left);
+  both->end = right->end;
+  if (const AroundState s = right->around.load(); s.pages > left->around.load().pages) both->around.store(s);
+  tree_.erase(left);
+  tree_.erase(right);
+  const Region* merged = both.get();
+  tree_.insert(std::move(both));
+  return merged;
 }
 
 void RegionMap::merge_around(Gva start, Gva end) {
-  auto i = at_or_after(start == 0 ? 0 : start - 1);
-  while (i != map_.end() && i->second.start <= end) {
-    const Gva before = i->second.end;
-    i = try_merge(i);
-    if (i->second.end == before) ++i;
+  const Region* r = at_or_after(start == 0 ? 0 : start - 1);
+  while (r && r->start <= end) {
+    const Region* merged = try_merge(r);
+    r = merged == r ? next(*r) : merged;
   }
 }
 
 void RegionMap::insert(Region region) {
   const Gva start = region.start, end = region.end;
-  map_.emplace(start, std::move(region));
+  tree_.insert(std::make_unique<Region>(std::move(region)));
   merge_around(start, end);
 }
 
 void RegionMap::remove(Gva start, Gva end, const std::function<void(const Region&)>& taken) {
-  auto i = cut(start);
-  cut(end);
-  while (i != map_.end() && i->second.start < end) {
-    taken(i->second);
-    i = map_.erase(i);
+  const Region* r = at_or_after(start);
+  while (r && r->start < end) {
+    taken(*r);
+    const Region* gone = r;
+    r = next(*r);
+    tree_.erase(gone);
   }
   if (end >= hint_) {
     // The hole this leaves above the hint, with the free ranges beside it.
-    const Gva above = i == map_.end() ? top_ : std::min(i->second.start, top_);
-    const Gva below = i == map_.begin() ? bottom_ : std::prev(i)->second.end;
+    const Gva above = r ? std::min(r->start, top_) : top_;
+    const Region* left = last_below(start);
+    const Gva below = left ? left->end : bottom_;
     if (above > below) skipped_ = std::max(skipped_, above - below);
   }
 }
 
 void RegionMap::change(Gva start, Gva end, const std::function<void(Region&)>& edit) {
-  auto i = cut(start);
-  cut(end);
-  for (; i != map_.end() && i->second.start < end; ++i) edit(i->second);
+  for (const Region* r = at_or_after(start); r && r->start < end;) {
+    auto edited = std::make_unique<Region>(*r);
+    const Gva after = r->end;
+    edit(*edited);
+    tree_.erase(r);
+    tree_.insert(std::move(edited));
+    r = at_or_after(after);
+  }
   merge_around(start, end);
 }
 
-void RegionMap::extend_down(Map::iterator i, Gva start) {
-  auto node = map_.extract(i);
-  if (node.mapped().backing) node.mapped().offset -= node.key() - start;
-  node.key() = start;
-  node.mapped().start = start;
-  map_.insert(std::move(node));
+const Region* RegionMap::extend_down(const Region& old, Gva start) {
+  auto larger = std::make_unique<Region>(old);
+  if (larger->backing) larger->offset -= old.start - start;
+  larger->start = start;
+  const Region* placed = larger.get();
+  tree_.erase(&old);
+  tree_.insert(std::move(larger));
+  return placed;
 }
 
 Gva RegionMap::guarded_start(const Region& region) {
@@ -140,11 +150,12 @@ std::optional<Gva> RegionMap::find_free(std::uint64_t length, std::uint64_t alig
 
 std::optional<Gva> RegionMap::search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew) {
   Gva ceiling = hint_;
-  auto above = map_.lower_bound(ceiling);  // first region at or above the ceiling
-  if (above != map_.end()) ceiling = std::min(ceiling, std::max(guarded_start(above->second), bottom_));
-  for (;;) {
-    const bool last = above == map_.begin();
-    const Gva floor = last ? bottom_ : std::max(std::prev(above)->second.end, bottom_);
+  // First region at or above the ceiling.
+  const Region* above = at_or_after(ceiling);
+  if (above && above->start < ceiling) above = next(*above);
+  if (above) ceiling = std::min(ceiling, std::max(guarded_start(*above), bottom_));
+  for (const Region* below = last_below(hint_);; ) {
+    const Gva floor = below ? std::max(below->end, bottom_) : bottom_;
     if (ceiling > floor) {
       const std::uint64_t hole = ceiling - floor;
       if (hole >= length) {
@@ -156,9 +167,9 @@ std::optional<Gva> RegionMap::search_from_hint(std::uint64_t length, std::uint64
       }
       skipped_ = std::max(skipped_, hole);
     }
-    if (last || floor <= bottom_) return std::nullopt;
-    --above;
-    ceiling = std::min(std::max(guarded_start(above->second), bottom_), hint_);
+    if (!below || floor <= bottom_) return std::nullopt;
+    ceiling = std::min(std::max(guarded_start(*below), bottom_), hint_);
+    below = last_below(below->start);
   }
 }
 

@@ -1,33 +1,29 @@
 // Region map: the regions of one address space in address order, split and merged as operations need,
-// and the search for free ranges.
+// and the search for free ranges. Regions in the map do not change: they are replaced.
 #pragma once
 
 #include <functional>
-#include <map>
 #include <optional>
 
-#include "guest-mm/region.hpp"
+#include "guest-mm/region_tree.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
 
-// Not thread-safe: under the address-space lock.
+// Under the address-space lock, but for find(), at_or_after() and next() within an rcu::Reader.
+// Pointers stay valid until the map is changed (within a reader: until the reader leaves).
 class RegionMap {
  public:
-  using Map = std::map<Gva, Region>;  // by start
-
   // Free ranges are searched in [bottom, top), downwards.
   RegionMap(Gva bottom, Gva top, std::size_t max_regions) : bottom_(bottom), top_(top), max_(max_regions), hint_(top) {}
 
-  Region* find(Gva address);
   const Region* find(Gva address) const;
-  // First region that ends after `address`.
-  Map::iterator at_or_after(Gva address);
-  Map::const_iterator at_or_after(Gva address) const;
-  Map::iterator end() { return map_.end(); }
-  Map::const_iterator begin() const { return map_.begin(); }
-  Map::const_iterator end() const { return map_.end(); }
-  std::size_t size() const { return map_.size(); }
+  // First region that ends after `address`; null if none.
+  const Region* at_or_after(Gva address) const { return tree_.at_or_after(address); }
+  const Region* next(const Region& r) const { return tree_.at_or_after(r.end); }
+  // Last region that starts below `address`; null if none.
+  const Region* last_below(Gva address) const { return tree_.last_below(address); }
+  std::size_t size() const { return tree_.size(); }
 
   bool free(Gva start, Gva end) const;      // no region touches it
   bool covered(Gva start, Gva end) const;   // no hole in it
@@ -39,12 +35,19 @@ class RegionMap {
 
   // A new region, where there is none; merges with its neighbours where they allow it.
   void insert(Region);
-  // Takes [start, end) out, cutting regions at both ends. `taken` sees each piece.
+  // Cuts at both ends, and makes the sequence counts of what lies between odd: from now on no fault without the lock
+  // maps anything there. The entries may then be changed; remove(), change() or release() must follow.
+  void seize(Gva start, Gva end);
+  // The regions of a seized range are as they were.
+  void release(Gva start, Gva end);
+  // Takes a seized range out. `taken` sees each region.
   void remove(Gva start, Gva end, const std::function<void(const Region&)>& taken);
-  // Changes every region in [start, end), cutting at both ends, and merges what became alike.
+  // Replaces every region of a seized range by an edited copy, and merges what became alike.
   void change(Gva start, Gva end, const std::function<void(Region&)>& edit);
-  // Moves the start of a region down. Precondition: free.
-  void extend_down(Map::iterator, Gva start);
+  // Moves the start of a region down; returns the new one. Precondition: free.
+  const Region* extend_down(const Region&, Gva start);
+  // Waits until no fault looks at regions that were taken out, and drops them with what they hold.
+  void reclaim() { tree_.reclaim(); }
 
   // A free range of that length; its start is congruent to `skew` modulo `alignment` (a power of two).
   std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0);
@@ -53,14 +56,15 @@ class RegionMap {
   static constexpr std::uint64_t kGuardGap = 256 * kPageSize;
 
  private:
-  Map::iterator cut(Gva at);
-  Map::iterator try_merge(Map::iterator left);   // with the next one; the result holds both, or left as it was
+  void cut(Gva at);
+  // The region and the next one become one where they allow it; returns the one that is there now.
+  const Region* try_merge(const Region* left);
   void merge_around(Gva start, Gva end);
   static bool alike(const Region& left, const Region& right);
   static Gva guarded_start(const Region&);
   std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew);
 
-  Map map_;
+  RegionTree tree_;
   const Gva bottom_, top_;
   const std::size_t max_;
   // The search starts at hint_: above it there is no free range longer than skipped_. Without it, a

@@ -23,7 +23,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
   const auto finish = [&](Result<Gva> result) {
-    batch.commit();
+    m.finish_locked(batch);
     return result;
   };
   const Region* found = m.regions.find(address);
@@ -46,7 +46,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     if (region.backing) region.offset = region.offset_of(old_end);
     region.start = old_end;
     region.end = address + new_length;
-    region.around = {};
+    region.around.store({});
     m.regions.insert(std::move(region));
     return address;
   }
@@ -72,22 +72,26 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     target = *place;
   }
   const Gva from_end = address + old_length;
+  m.regions.seize(address, from_end);
+  const auto give_up = [&](Error error) {
+    m.finish_locked(batch);
+    m.regions.release(address, from_end);
+    return Result<Gva>(fail(error));
+  };
   // Old entries at the target are dropped before new ones are made (break-before-make).
   if (batch.pending()) batch.flush();
-  if (auto split = m.split_ends_locked(address, from_end, batch); !split) return finish(fail(split.error()));
-  if (auto moved = m.table->move(address, target, old_length, batch); !moved) return finish(fail(moved.error()));
+  if (auto split = m.split_ends_locked(address, from_end, batch); !split) return give_up(split.error());
+  if (auto moved = m.table->move(address, target, old_length, batch); !moved) return give_up(moved.error());
 
   if (region.backing) region.offset = region.offset_of(address);
   region.start = target;
   region.end = target + new_length;
-  region.around = {};
-  if (!request.dont_unmap) {
-    m.regions.remove(address, from_end, [&](const Region& gone) {
-      if (gone.backing) batch.keep(gone.backing);
-    });
-  }
+  region.around.store({});
+  if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
   m.regions.insert(std::move(region));
-  return finish(target);
+  m.finish_locked(batch);
+  if (request.dont_unmap) m.regions.release(address, from_end);  // nobody holds the old entries any more
+  return target;
 }
 
 }  // namespace ramet::mm

@@ -1,6 +1,7 @@
 // What guest-mm asks of whoever owns the translation caches: a machine's vCPUs, or the model in the tests.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -28,8 +29,19 @@ class Tlb {
   // own thread or from a thread that runs none. Must not call back into the address space.
   virtual void flush(const FlushRequest&) = 0;
 
-  // Relaxed: permission was only added. Other vCPUs may keep the old entries until they fault on them.
+  // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries;
+  // others may keep them until they fault on one that now allows the access (FaultOutcome::Spurious). Such a vCPU
+  // compares generation() with what it was at its last flush, drops everything if it has moved, and carries on
+  // (Amit, "mm: relaxed TLB flushes", 2022). Need not be called with the address-space lock.
   virtual void flush_relaxed(const FlushRequest&) = 0;
+
+  // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then
+  // walks the tables finds the entries that the flush was for.
+  std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+  void advance() { generation_.fetch_add(1, std::memory_order_release); }
+
+ private:
+  std::atomic<std::uint64_t> generation_{0};
 };
 
 }  // namespace ramet::mm

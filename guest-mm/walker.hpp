@@ -6,8 +6,9 @@
 //                   leaf 1G    leaf 2M    leaf 4K
 //
 // Two functions matter: walk() is the only one that goes through tables, write() is the only one that
-// changes an entry. Everything the books say about tables (entries in use, frames by size, what to flush)
-// is kept by write(), so it cannot be forgotten elsewhere.
+// changes an entry. Everything the books say about tables (entries in use, entries that continue the first, frames by
+// size, what to flush) is kept by write(), so it cannot be forgotten elsewhere. write() is called with the lock of the
+// entry's table held (TableLock); tables change places with the address-space lock held as well.
 #pragma once
 
 #include <algorithm>
@@ -31,24 +32,56 @@ class Walker final : public PageTable {
   Gpa root() const override { return root_; }
 
   Leaf find(Gva va) const override {
-    Gpa table = root_;
-    for (Level level = Level::Pgd;; level = below(level)) {
-      const Slot slot = slot_in(table, level, va);
-      const Entry e = load(slot);
-      if (!is_table(e, level)) return leaf_of(slot, e);
-      table = F::address(e, level);
-    }
+    const Slot slot = slot_of_leaf(va);
+    return leaf_of(slot, load(slot));
   }
 
   void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override {
-    walk(root_, Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
-         [](const Slot&, Gpa) {});
+    walk<Walking::Look>(root_, Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
+                       [](const Slot&, Gpa) {});
   }
 
   unsigned entries(Gva va, Level level) const override {
     const auto table = table_at(va, level);
-    return table ? tables_.entries(*table) : 0;
+    return table ? tables_.info(*table).entries.load(std::memory_order_relaxed) : 0;
   }
+
+  std::optional<Gpa> table_at(Gva va, Level target) const override {
+    Gpa table = root_;
+    for (Level level = Level::Pgd; level > target; level = below(level)) {
+      const Entry e = load(slot_in(table, level, va));
+      if (!is_table(e, level)) return std::nullopt;
+      table = F::address(e, level);
+    }
+    return table;
+  }
+
+  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const override {
+    const std::uint64_t span = arch::span_of(level);
+    unsigned n = 0;
+    for (Gva at = start; at < end && n < out.size(); at += span) {
+      Gva stop = at;
+      while (stop < end && load(slot_in(table, level, stop)) == arch::kNone) stop += span;
+      if (stop > at) out[n++] = {at, stop};
+      at = stop;
+    }
+    return n;
+  }
+
+  std::optional<Gpa> place_for(Gpa table, Level level, Gva at) const override {
+    const std::uint64_t span = arch::span_of(level), whole = span * arch::kEntriesPerTable;
+    const Gva first = align_down(at, whole);
+    for (const Gva beside : {at - span, at + span}) {
+      if (align_down(beside, whole) != first) continue;
+      const Entry e = load(slot_in(table, level, beside));
+      if (!F::present(e) || !F::is_leaf(e, level)) continue;
+      const Gpa base = F::address(e, level) - (beside - first);
+      if (is_aligned(base, whole)) return base + (at - first);
+    }
+    return std::nullopt;
+  }
+
+  void dump(const std::function<void(const Node&)>& see) const override { dump_table(root_, Level::Pgd, 0, see); }
 
   Result<> prepare(Gva va, Level target) override {
     Gpa table = root_;
@@ -62,8 +95,12 @@ class Walker final : public PageTable {
       if (e != arch::kNone) return fail(Error::Invalid);
       const auto fresh = take_table();
       if (!fresh) return fail(fresh.error());
+      TableLock lock(tables_.info(table));
       // Absent to present: no processor can hold anything about it, hence no batch.
-      write(slot, F::table(*fresh), nullptr);
+      if (Entry none = arch::kNone; !write(slot, none, F::table(*fresh), nullptr)) {
+        tables_.free(*fresh);  // a fault without the address-space lock put a larger leaf there
+        return fail(Error::Invalid);
+      }
       table = *fresh;
     }
     F::publish();
@@ -72,28 +109,116 @@ class Walker final : public PageTable {
 
   void map(Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) override {
     const Gpa table = *table_at(va, level);
+    TableLock lock(tables_.info(table));
     for (unsigned i = 0; i < count; ++i) {
       const std::uint64_t step = i * arch::span_of(level);
-      write(slot_in(table, level, va + step), F::leaf(pa + step, level, attributes), &batch);
+      replace(slot_in(table, level, va + step), F::leaf(pa + step, level, attributes), &batch);
     }
     F::publish();
   }
 
-  Result<> split(Gva boundary, FlushBatch& batch) override {
+  Outcome publish(const Publication& p, std::vector<Run>& left_over) override {
+    const auto give_back = [&](Published why) {
+      left_over.assign(p.runs.begin(), p.runs.end());
+      return Outcome{.how = why};
+    };
+    TableInfo& info = tables_.info(p.table);
+    if (p.guard.sequence && !TableLock::try_lock(info)) return give_back(Published::Busy);
+    std::optional<TableLock> lock;
+    if (p.guard.sequence) lock.emplace(info, TableLock::Adopt{});
+    else lock.emplace(info);
+    // From here to the end of the function nobody takes the table away, and a change of the region that began
+    // before is seen; one that begins now finds our entries when it gets the lock.
+    if (info.dead) return give_back(Published::TableGone);
+    if (p.guard.sequence && !p.guard.sequence->unchanged(p.guard.value)) return give_back(Published::Changed);
+    const std::uint64_t span = arch::span_of(p.level);
+    Outcome outcome;
+    for (const Run& run : p.runs) {
+      for (std::uint64_t done = 0; done < run.pages << kPageShift; done += span) {
+        const Gva at = run.start + done;
+        const Entry entry = F::leaf(run.gpa + done, p.level, p.address - at < span ? p.attributes : p.around);
+        if (Entry none = arch::kNone; write(slot_in(p.table, p.level, at), none, entry, nullptr)) ++outcome.mapped;
+        else left_over.push_back({at, run.gpa + done, span >> kPageShift});
+      }
+    }
+    F::publish();
+    outcome.uniform = is_uniform(info);
+    return outcome;
+  }
+
+  Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, FlushBatch& batch) override {
+    const auto table = table_at(seen.start, seen.level);
+    if (!table) return Published::TableGone;
+    TableInfo& info = tables_.info(*table);
+    if (!TableLock::try_lock(info)) return Published::Busy;
+    TableLock lock(info, TableLock::Adopt{});
+    if (info.dead) return Published::TableGone;
+    const Slot slot = slot_in(*table, seen.level, seen.start);
+    Entry e = load(slot);
+    if (!guard.sequence->unchanged(guard.value) || !F::present(e) || !F::is_leaf(e, seen.level) ||
+        F::address(e, seen.level) != seen.address) {
+      return Published::Changed;
+    }
+    const Entry next = F::with(e, attributes);
+    if (loses(e, next, seen.level)) return Published::Changed;
+    if (!write(slot, e, next, &batch)) return Published::Changed;
+    F::publish();
+    return Published::Done;
+  }
+
+  Merged merge(Gva va, Level level, FlushBatch& batch) override {
+    if (level >= Level::Pud || !F::leaf_allowed(above(level))) return Merged::NotUniform;
+    const auto parent_table = table_at(va, above(level));
+    if (!parent_table) return Merged::NotUniform;
+    const Slot parent = slot_in(*parent_table, above(level), va);
+    TableLock parent_lock(tables_.info(parent.table));
+    const Entry link = load(parent);
+    if (!is_table(link, parent.level)) return Merged::NotUniform;
+    const Gpa table = F::address(link, parent.level);
+    TableInfo& info = tables_.info(table);
+    TableLock lock(info);
+    if (!is_uniform(info)) return Merged::NotUniform;
+    const Entry first = load(slot_in(table, level, parent.start));
+    const Gpa gpa = F::address(first, level);
+    if (!is_aligned(gpa, arch::span_of(parent.level))) return Merged::Misaligned;
+    // Processors may still use the small entries and set accessed and dirty bits there. Dirty is never wrong.
+    Attributes attributes = F::attributes(first);
+    attributes.accessed = true;
+    attributes.dirty = attributes.write;
+    for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
+      attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;
+    }
+    info.dead = true;
+    count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
+    replace(parent, F::leaf(gpa, parent.level, attributes), &batch);
+    F::publish();
+    batch.merged(table, parent.table);
+    counters_.merged(parent.level).add();
+    return Merged::Done;
+  }
+
+  bool uniform(Gva va, Level level) const override {
+    const auto table = table_at(va, level);
+    return table && is_uniform(tables_.info(*table));
+  }
+
+  Result<> split(Gva boundary, FlushBatch& batch) override { return split_to(boundary, Level::Pte, batch); }
+
+  Result<> split_to(Gva boundary, Level smallest, FlushBatch& batch) override {
     // A giant leaf first becomes blocks, then the block with the boundary inside becomes pages.
     for (;;) {
       const Slot slot = slot_of_leaf(boundary);
       const Entry e = load(slot);
-      if (e == arch::kNone || is_aligned(boundary, arch::span_of(slot.level))) return {};
-      if (auto done = split_leaf(slot, e, batch); !done) return done;
+      if (e == arch::kNone || slot.level == smallest) return {};
+      if (smallest == Level::Pte && is_aligned(boundary, arch::span_of(slot.level))) return {};
+      if (auto done = split_leaf(slot, batch); !done) return done;
     }
   }
 
   void unmap(Gva start, Gva end, FlushBatch& batch) override {
-    walk(root_, Level::Pgd, start, end - 1,
-         [&](const Slot& slot, Entry e) {
-           const Leaf leaf = leaf_of(slot, e);
-           write(slot, arch::kNone, &batch);
+    walk<Walking::Change>(root_, Level::Pgd, start, end - 1,
+         [&](const Slot& slot, Entry) {
+           const Leaf leaf = leaf_of(slot, replace(slot, arch::kNone, &batch));
            if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
          },
          [&](const Slot& slot, Gpa table) { drop_if_empty(slot, table, batch); });
@@ -101,14 +226,18 @@ class Walker final : public PageTable {
   }
 
   void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) override {
-    walk(root_, Level::Pgd, start, end - 1,
+    walk<Walking::Change>(root_, Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry e) {
-           const Change change = rule(leaf_of(slot, e));
-           const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
-           const Entry next = F::with(live, change.attributes);
-           write(slot, change.state == State::Kept ? arch::kept(next) : next, &batch);
+           for (;;) {  // until the hardware does not set a bit meanwhile
+             const Change change = rule(leaf_of(slot, e));
+             const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
+             const Entry next = F::with(live, change.attributes);
+             if (write(slot, e, change.state == State::Kept ? arch::kept(next) : next, &batch)) break;
+           }
          },
-         [](const Slot&, Gpa) {});
+         [&](const Slot& slot, Gpa table) {
+           if (is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
+         });
     F::publish();
   }
 
@@ -132,7 +261,7 @@ class Walker final : public PageTable {
         // without entries, for which no place was prepared.
         const Slot whole = slot_in(*table_at(va, Level::Pmd), Level::Pmd, va);
         const Entry e = load(whole);
-        if (!is_table(e, Level::Pmd) || tables_.entries(F::address(e, Level::Pmd)) > 0) {
+        if (!is_table(e, Level::Pmd) || tables_.info(F::address(e, Level::Pmd)).entries.load(std::memory_order_relaxed) > 0) {
           move_entry(whole, to + (va - from), batch);
         }
         va += kBlockSize;
@@ -146,11 +275,16 @@ class Walker final : public PageTable {
     return {};
   }
 
+  Census census() const override {
+    return {.pages = pages_.load(std::memory_order_relaxed), .blocks = blocks_.load(std::memory_order_relaxed),
+            .giants = giants_.load(std::memory_order_relaxed), .shared_pages = shared_pages_.load(std::memory_order_relaxed)};
+  }
+
   std::string audit() const override {
     Census seen;
     std::string wrong;
     audit_table(root_, Level::Pgd, seen, wrong);
-    if (wrong.empty() && seen != census_) wrong = "the census of mapped frames differs from the page table";
+    if (wrong.empty() && seen != census()) wrong = "the census of mapped frames differs from the page table";
     return wrong;
   }
 
@@ -161,7 +295,10 @@ class Walker final : public PageTable {
     Gva start;  // the address the slot is for
   };
 
+  enum class Walking : std::uint8_t { Look, Change };
+
   static Level below(Level l) { return Level(unsigned(l) - 1); }
+  static Level above(Level l) { return Level(unsigned(l) + 1); }
   static bool is_table(Entry e, Level l) { return F::present(e) && !F::is_leaf(e, l); }
   static Slot slot_in(Gpa table, Level level, Gva va) { return {table, level, align_down(va, arch::span_of(level))}; }
   static Gva next_of(const Slot& slot) { return slot.start + arch::span_of(slot.level); }
@@ -171,15 +308,16 @@ class Walker final : public PageTable {
     auto* entries = reinterpret_cast<Entry*>(tables_.host(slot.table));
     return std::atomic_ref<Entry>(entries[arch::index_of(slot.level, slot.start)]);
   }
-  // Relaxed: only writers under the lock read entries here; the hardware's walker is served by publish().
-  Entry load(const Slot& slot) const { return entry(slot).load(std::memory_order_relaxed); }
+  // Acquire: pairs with the release in store() and write(): what is read through the entry was there before it.
+  Entry load(const Slot& slot) const { return entry(slot).load(std::memory_order_acquire); }
 
   Leaf leaf_of(const Slot& slot, Entry e) const {
     Leaf leaf;
     leaf.start = slot.start;
     leaf.level = slot.level;
     if (e == arch::kNone) return leaf;
-    leaf.state = F::present(e) ? State::Present : State::Kept;
+    leaf.state = e == arch::kChanging ? State::Changing : F::present(e) ? State::Present : State::Kept;
+    if (leaf.state == State::Changing) return leaf;
     if (leaf.state == State::Kept) e = arch::restored(e);
     leaf.address = F::address(e, slot.level);
     leaf.attributes = F::attributes(e);
@@ -197,56 +335,69 @@ class Walker final : public PageTable {
     }
   }
 
-  // The table of `target` level around the address.
-  std::optional<Gpa> table_at(Gva va, Level target) const {
-    Gpa table = root_;
-    for (Level level = Level::Pgd; level > target; level = below(level)) {
-      const Entry e = load(slot_in(table, level, va));
-      if (!is_table(e, level)) return std::nullopt;
-      table = F::address(e, level);
-    }
-    return table;
-  }
-
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
-  // the root. Costs what is present: an absent slot at any level is one step.
-  template <class OnLeaf, class OnTable>
+  // the root. Costs what is present: an absent slot at any level is one step. To change leaves, it holds the lock of
+  // their table: for pages over the whole table, for larger ones for each.
+  template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
+    std::optional<TableLock> lock;
+    if (W == Walking::Change && level == Level::Pte) lock.emplace(tables_.info(table));
     for (Gva va = align_down(start, span);; va += span) {
       const Slot slot{table, level, va};
       const Entry e = load(slot);
       if (is_table(e, level)) {
         const Gpa child = F::address(e, level);
-        walk(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
+        walk<W>(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
         on_table(slot, child);
       } else if (e != arch::kNone) {
-        on_leaf(slot, e);
+        if (W == Walking::Change && level > Level::Pte) {
+          TableLock one(tables_.info(table));
+          on_leaf(slot, load(slot));
+        } else {
+          on_leaf(slot, e);
+        }
       }
       if (last - va < span) return;
     }
   }
 
-  // The one write. Keeps the counts, and tells the batch what processors may still hold. No batch: the
-  // slot was absent, or its table is not reachable yet.
-  void write(const Slot& slot, Entry next, FlushBatch* batch) {
-    const Entry old = load(slot);
-    if (old == next) return;
+  // The one write, with the table's lock held. Keeps the counts, and tells the batch what processors may still hold.
+  // No batch: the slot was absent, or its table is not reachable yet. False if the entry is not `expected` any more,
+  // which then holds what it is: the hardware sets accessed and dirty bits at any time, and they must not get lost.
+  bool write(const Slot& slot, Entry& expected, Entry next, FlushBatch* batch) {
+    if (expected == next) return true;
+    const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
+    const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
+    if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
+    count(slot, old, next);
     if (F::present(old) && batch) {
-      if (F::kBreakBeforeMake && F::present(next) && needs_break(old, next, slot.level)) {
-        store(slot, arch::kNone);
+      if (breaks) {
         F::publish();
         batch->lost(slot.start, end, slot.table);
         batch->flush();
-      } else if (loses(old, next, slot.level)) {
+        store(slot, next);
+      } else if (!reshapes(old, next, slot.level) && loses(old, next, slot.level)) {
         batch->lost(slot.start, end, slot.table);
       } else {
         batch->gained(slot.start, end, slot.table);
       }
     }
-    count(slot, old, next);
-    store(slot, next);
+    return true;
+  }
+
+  // write() whatever the entry is by now; returns what it was.
+  Entry replace(const Slot& slot, Entry next, FlushBatch* batch) {
+    Entry old = load(slot);
+    while (!write(slot, old, next, batch)) {
+    }
+    return old;
+  }
+
+  // Only of a leaf that the hardware sees must nothing get lost: other entries change with the table's lock alone.
+  bool exchange(const Slot& slot, Entry& expected, Entry next) {
+    return entry(slot).compare_exchange_strong(expected, next, std::memory_order_acq_rel, std::memory_order_acquire);
   }
 
   // Release: pairs with the acquire of whoever walks in software (the model TLB, later the lock-free
@@ -257,31 +408,74 @@ class Walker final : public PageTable {
     return F::is_leaf(old, level) != F::is_leaf(next, level) || F::address(old, level) != F::address(next, level);
   }
 
-  // Precondition: old is present.
+  // A table that becomes the leaf that says the same: processors may go on with what they hold of the table, as long
+  // as its page is not used for anything else (FlushBatch::merged).
+  static bool reshapes(Entry old, Entry next, Level level) {
+    return is_table(old, level) && F::present(next) && F::is_leaf(next, level);
+  }
+
+  // Whether a processor could use the old entry for what the new one does not allow. Not if it never used the old
+  // entry, and it writes through a clean one only after looking at the tables again. Precondition: old is present.
   static bool loses(Entry old, Entry next, Level level) {
+    if (!F::is_leaf(old, level)) return true;
+    const Attributes a = F::attributes(old);
+    if (!a.accessed) return false;
     if (!F::present(next) || needs_break(old, next, level)) return true;
-    if (!F::is_leaf(old, level)) return false;
-    const Attributes a = F::attributes(old), b = F::attributes(next);
-    return (a.write && !b.write) || (a.execute && !b.execute) || a.user != b.user || (a.dirty && !b.dirty) ||
-           (a.accessed && !b.accessed);
+    const Attributes b = F::attributes(next);
+    return (a.write && a.dirty && !b.write) || (a.execute && !b.execute) || a.user != b.user || (a.dirty && !b.dirty) ||
+           !b.accessed;
+  }
+
+  // A table whose every entry continues the first, as in one larger leaf: same attributes, next frame; what the
+  // hardware sets by itself aside. Counted up and down with each write; a new first entry has all of them counted anew.
+  static bool is_uniform(const TableInfo& info) {
+    return info.continuing.load(std::memory_order_relaxed) == arch::kEntriesPerTable - 1;
+  }
+  static bool continues(Entry first, Level level, unsigned index, Entry e) {
+    return F::present(first) && F::present(e) && F::is_leaf(first, level) &&
+           F::stable(e) == F::stable(first) + index * arch::span_of(level);
   }
 
   void count(const Slot& slot, Entry old, Entry next) {
-    if (old == arch::kNone) ++tables_.entries(slot.table);
-    if (next == arch::kNone) --tables_.entries(slot.table);
-    count_leaf(census_, slot.level, old, -1);
-    count_leaf(census_, slot.level, next, +1);
+    TableInfo& info = tables_.info(slot.table);
+    // Relaxed: others read it as a hint.
+    if (old == arch::kNone) info.entries.fetch_add(1, std::memory_order_relaxed);
+    if (next == arch::kNone) info.entries.fetch_sub(1, std::memory_order_relaxed);
+    count_leaf(slot.level, old, -1);
+    count_leaf(slot.level, next, +1);
+    if (const unsigned index = arch::index_of(slot.level, slot.start); index == 0) {
+      if (F::stable(old) == F::stable(next) && F::present(old) == F::present(next)) return;
+      info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, next)), std::memory_order_relaxed);
+    } else {
+      const Entry first = load(slot_in(slot.table, slot.level, slot.start - index * arch::span_of(slot.level)));
+      const int change = continues(first, slot.level, index, next) - continues(first, slot.level, index, old);
+      if (change != 0) info.continuing.fetch_add(static_cast<std::uint16_t>(change), std::memory_order_relaxed);
+    }
   }
 
-  void count_leaf(Census& census, Level level, Entry e, int by) const {
-    if (e == arch::kNone || is_table(e, level)) return;
+  unsigned count_continuing(const Slot& slot, Entry first) const {
+    unsigned n = 0;
+    if (!F::present(first) || !F::is_leaf(first, slot.level)) return 0;
+    const auto* entries = reinterpret_cast<Entry*>(tables_.host(slot.table));
+    for (unsigned i = 1; i < arch::kEntriesPerTable; ++i) {
+      n += continues(first, slot.level, i, std::atomic_ref(const_cast<Entry&>(entries[i])).load(std::memory_order_relaxed));
+    }
+    return n;
+  }
+
+  // Relaxed: statistics, exact whenever no fault is under way.
+  void count_leaf(Level level, Entry e, int by) {
+    if (std::atomic<std::uint64_t>* total = total_for(level, e)) {
+      const std::uint64_t unit = total == &shared_pages_ ? arch::span_of(level) >> kPageShift : 1;
+      total->fetch_add(unit * static_cast<std::uint64_t>(static_cast<std::int64_t>(by)), std::memory_order_relaxed);
+    }
+  }
+  std::atomic<std::uint64_t>* total_for(Level level, Entry e) {
+    if (e == arch::kNone || e == arch::kChanging || is_table(e, level)) return nullptr;
     const Gpa gpa = F::address(arch::is_kept(e) ? arch::restored(e) : e, level);
-    const auto n = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
-    if (memory_.tables().contains(gpa)) return;  // the VMM's own mappings
-    if (!is_private(gpa)) census.shared_pages += n * (arch::span_of(level) >> kPageShift);
-    else if (level == Level::Pte) census.pages += n;
-    else if (level == Level::Pmd) census.blocks += n;
-    else census.giants += n;
+    if (memory_.tables().contains(gpa)) return nullptr;  // the VMM's own mappings
+    if (!is_private(gpa)) return &shared_pages_;
+    return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }
 
   Result<Gpa> take_table() {
@@ -291,25 +485,34 @@ class Walker final : public PageTable {
   }
 
   void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
-    if (tables_.entries(table) != 0) return;
-    write(parent, arch::kNone, &batch);
+    {
+      TableInfo& info = tables_.info(table);
+      TableLock lock(info);
+      if (info.entries.load(std::memory_order_relaxed) != 0) return;
+      info.dead = true;
+    }
+    TableLock lock(tables_.info(parent.table));
+    replace(parent, arch::kNone, &batch);
     batch.release_table(table);
   }
 
-  Result<> split_leaf(const Slot& slot, Entry e, FlushBatch& batch) {
+  Result<> split_leaf(const Slot& slot, FlushBatch& batch) {
     const auto table = take_table();
     if (!table) return fail(table.error());
-    const Leaf leaf = leaf_of(slot, e);
     const Level smaller = below(slot.level);
-    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-      const std::uint64_t step = i * arch::span_of(smaller);
-      const Entry part = F::leaf(leaf.address + step, smaller, leaf.attributes);
-      write(slot_in(*table, smaller, slot.start + step), leaf.state == State::Kept ? arch::kept(part) : part, nullptr);
-    }
+    TableLock lock(tables_.info(slot.table));
+    Entry e = load(slot);
+    do {  // until the hardware does not set a bit meanwhile
+      const Leaf leaf = leaf_of(slot, e);
+      for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
+        const std::uint64_t step = i * arch::span_of(smaller);
+        const Entry part = F::leaf(leaf.address + step, smaller, leaf.attributes);
+        replace(slot_in(*table, smaller, slot.start + step), leaf.state == State::Kept ? arch::kept(part) : part, nullptr);
+      }
+      F::publish();
+    } while (!write(slot, e, F::table(*table), &batch));
     F::publish();
-    write(slot, F::table(*table), &batch);
-    F::publish();
-    counters_.blocks_split.add();
+    counters_.split(slot.level).add();
     return {};
   }
 
@@ -323,7 +526,7 @@ class Walker final : public PageTable {
         continue;
       }
       if (slot.level == Level::Pud || (slot.level == Level::Pmd && !same_offset)) {
-        if (auto done = split_leaf(slot, e, batch); !done) return done;
+        if (auto done = split_leaf(slot, batch); !done) return done;
         continue;
       }
       const Gva block = align_down(va, kBlockSize);
@@ -336,11 +539,28 @@ class Walker final : public PageTable {
   }
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch) {
-    const Entry e = load(slot);
+    Entry e;
+    {
+      TableLock lock(tables_.info(slot.table));
+      e = replace(slot, arch::kNone, &batch);
+    }
     if (e == arch::kNone) return;
-    write(slot, arch::kNone, &batch);
     const Gpa table = *table_at(to, slot.level);
-    write(slot_in(table, slot.level, to), e, &batch);
+    TableLock lock(tables_.info(table));
+    replace(slot_in(table, slot.level, to), e, &batch);
+  }
+
+  void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const {
+    const TableInfo& info = tables_.info(table);
+    Leaf own;
+    own.start = start, own.level = level, own.state = State::Present, own.address = table;
+    see({.leaf = own, .table = true, .entries = info.entries.load(std::memory_order_relaxed)});
+    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
+      const Slot slot{table, level, start + i * arch::span_of(level)};
+      const Entry e = load(slot);
+      if (is_table(e, level)) dump_table(F::address(e, level), below(level), slot.start, see);
+      else if (e != arch::kNone) see({.leaf = leaf_of(slot, e), .table = false, .entries = 0});
+    }
   }
 
   void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const {
@@ -354,18 +574,27 @@ class Walker final : public PageTable {
         if (!memory_.tables().contains(F::address(e, level))) wrong = "a table lies outside the table bank";
         else audit_table(F::address(e, level), below(level), seen, wrong);
       } else {
-        count_leaf(seen, level, e, +1);
+        if (const auto* total = const_cast<Walker*>(this)->total_for(level, e)) {
+          if (total == &shared_pages_) seen.shared_pages += arch::span_of(level) >> kPageShift;
+          else ++(total == &pages_ ? seen.pages : total == &blocks_ ? seen.blocks : seen.giants);
+        }
         const Attributes a = leaf_of(slot, e).attributes;
         if (a.write && a.execute) wrong = "an entry is writable and executable";
+        if (e == arch::kChanging) wrong = "an entry stayed marked as changing";
       }
     }
-    if (used != tables_.entries(table)) wrong = "a table's count of entries differs from its entries";
+    const TableInfo& info = tables_.info(table);
+    const Slot first{table, level, 0};
+    if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";
+    if (info.continuing.load(std::memory_order_relaxed) != count_continuing(first, load(first))) wrong = "a table's count of continuing entries differs from its entries";
+    if (info.dead || info.locked.load(std::memory_order_relaxed)) wrong = "a table in the tree is dead or locked";
   }
 
   const Memory& memory_;
   TablePool& tables_;
   Counters& counters_;
   const Gpa root_;
+  std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, shared_pages_{0};  // see count_leaf()
 };
 
 }  // namespace ramet::mm

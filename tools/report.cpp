@@ -53,6 +53,7 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   line(r.exits.flush_exits, "  exits:flush");
   for (const auto& [name, value] : r.memory_counters) line(value, name);
   line(r.exits.flushes, "flushes:local");
+  line(r.exits.spurious, "flushes:spurious");
   const mm::Usage& u = r.usage;
   line(u.data_pages_4k, "frames:4K");
   line(u.data_blocks_2m, "frames:2M");
@@ -77,6 +78,7 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   auto& memory = j["memory"] = nlohmann::ordered_json::object();
   for (const auto& [name, value] : r.memory_counters) memory[name] = value;
   memory["flushes:local"] = r.exits.flushes;
+  memory["flushes:spurious"] = r.exits.spurious;
   j["frames"] = {{"4K", r.usage.data_pages_4k}, {"2M", r.usage.data_blocks_2m}, {"shared-file", r.usage.shared_pages},
                  {"table", r.usage.table_pages}, {"peak-bytes", r.usage.peak_bytes}, {"limit-bytes", r.usage.limit_bytes}};
   j["threads"] = r.threads;

@@ -78,13 +78,17 @@ int run(const Options& options, const std::vector<std::string>& command) {
       return refuse(fmt::format("--dir {}: the guest's path must be absolute; write HOST:/GUEST", dir));
     run.shares.push_back(share);
   }
-  for (const std::string& name : options.without)
-    if (name == "huge-merge") run.huge_blocks = false;
+  vmm::Techniques techniques;  // the others are not there yet: off in any case
+  for (const std::string& name : options.without) {
+    if (name == "speculative-faults") techniques.speculative_faults = false;
+    if (name == "relaxed-flushes") techniques.relaxed_flushes = false;
+    if (name == "huge-merge") techniques.huge_merge = false;
+  }
   run.deny_wx = options.wx == "deny";
   std::error_code no_directory;  // the current directory was removed: the guest starts in /
   run.working_directory = std::filesystem::current_path(no_directory).string();
 
-  auto shell = vmm::Shell::create(run.memory_bytes, run.huge_blocks);
+  auto shell = vmm::Shell::create(run.memory_bytes, techniques);
   if (!shell) return refuse(shell.error().message, shell.error().status);
   // The process ends with the run: the kernel takes VM and memory back at once, faster than piece by piece.
   static vmm::Shell* const left_to_the_kernel = shell->release();

@@ -42,6 +42,7 @@ struct Exit {
 struct VcpuCounters {
   mm::Counter syscalls, page_faults, exceptions, kicks;
   mm::Counter flushes;         // local flushes done on entry
+  mm::Counter spurious;        // of them, because of a fault that a relaxed flush had left behind
   mm::Counter flush_exits;     // runs of the stub that only served a flush
   std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
 };
@@ -57,6 +58,10 @@ class Vcpu {
   // Enters the guest with regs() and comes back with the next exit, regs() updated. Entries changed
   // before the call are honoured. Never returns Exit::Kind::Syscall for a jump to the stub's address.
   virtual Exit run() = 0;
+
+  // The last PageFault was for an access that its entry allows by now. If permission was given since this vCPU dropped
+  // all its translations, it drops them before it runs again.
+  virtual void spurious_fault() = 0;
 
   // Makes the current run(), or else the next one, return Kicked. From any thread, and from a signal
   // handler. Returns at once; does not wait.
@@ -99,11 +104,14 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     std::uint64_t xcr0 = 0;
     std::string model_name;    // for /proc/cpuinfo
     std::string flags;         // for /proc/cpuinfo, space-separated
+    bool giant_pages = false;  // 1 GiB leaves
+    // The processor's setting accessed and dirty bits takes a fault in the host.
+    bool dear_accessed_dirty = false;
   };
   virtual const Features& features() const = 0;
 
   // Sums over all vCPUs that ever ran.
-  struct Totals { std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, flush_exits; };
+  struct Totals { std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits; };
   virtual Totals totals() const = 0;
 };
 

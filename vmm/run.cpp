@@ -81,10 +81,15 @@ std::vector<std::pair<std::string, std::uint64_t>> by_name(const std::map<unsign
 std::vector<std::pair<std::string, std::uint64_t>> list(const mm::Counters& c) {
   return {{"faults", c.faults}, {"faults_zero", c.faults_zero}, {"faults_file", c.faults_file},
           {"faults_spurious", c.faults_spurious}, {"faults_refused", c.faults_refused}, {"faults_vmm", c.faults_vmm},
+          {"spf", c.spf}, {"spf:pte_lock", c.spf_pte_lock}, {"spf:region_changed", c.spf_region_changed},
+          {"spf:not_supported", c.spf_not_supported}, {"spf:table_changed", c.spf_table_changed}, {"spf:budget", c.spf_budget},
           {"pages_mapped", c.pages_mapped}, {"pages_around", c.pages_around}, {"blocks_mapped", c.blocks_mapped},
           {"blocks_around", c.blocks_around}, {"flushes", c.flushes}, {"flushes_relaxed", c.flushes_relaxed},
           {"flush_ranges", c.flush_ranges}, {"flush_tables", c.flush_tables}, {"flushes_avoided", c.flushes_avoided},
-          {"blocks_split", c.blocks_split}, {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
+          {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
+          {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
+          {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
+          {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
 }
 
 // Room for the tables of the guest's memory however sparsely it is used, within reason: a program that
@@ -100,7 +105,7 @@ Shell::~Shell() {
   if (physical_) physical_->unobserve();
 }
 
-std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, bool huge_blocks) {
+std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques) {
   install_kick_signal();
   std::unique_ptr<Shell> shell(new Shell);
   auto machine = create_kvm_machine();
@@ -115,7 +120,11 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   if (auto r = shell->physical_->observe(*shell->machine_); !r) return out_of_memory(r.error());
 
   mm::AddressSpace::Config config;
-  config.blocks = huge_blocks;
+  config.speculative_faults = techniques.speculative_faults;
+  config.relaxed_flushes = techniques.relaxed_flushes;
+  config.merge = techniques.huge_merge;
+  config.giants = shell->machine_->features().giant_pages;
+  config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
   std::uint64_t random = 0;
   if (getrandom(&random, sizeof random, GRND_NONBLOCK) == sizeof random)
     config.mmap_top -= mm::align_down(random % (1ull << 36), mm::kBlockSize);

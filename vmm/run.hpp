@@ -17,6 +17,11 @@ namespace ramet::vmm {
 // What --memory may be.
 inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 30;
 
+// What can be switched off, so that it can be measured (--without NAME).
+struct Techniques {
+  bool speculative_faults = true, relaxed_flushes = true, huge_merge = true;
+};
+
 struct RunOptions {
   std::string program;
   std::vector<std::string> arguments;           // without argv[0]
@@ -25,7 +30,6 @@ struct RunOptions {
   std::string working_directory = "/";          // a guest path; where it is no directory of the guest, /
   std::uint64_t memory_bytes = 512ull << 20;
   std::optional<std::chrono::nanoseconds> timeout;
-  bool huge_blocks = true;                      // off: --without huge-merge
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
 };
 
@@ -33,7 +37,7 @@ struct RunOptions {
 // what makes a start fast.
 class Shell {
  public:
-  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, bool huge_blocks = true);
+  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {});
   ~Shell();
   Machine& machine() { return *machine_; }
   mm::AddressSpace& memory() { return *space_; }

@@ -85,6 +85,10 @@ struct Stage1 : Descriptor {
     constexpr Entry all = kCommonBits | kUser | kReadOnly | kNotGlobal | kPrivilegedNoExecute | kUserNoExecute;
     return (e & ~all) | bits(a);
   }
+  // The hardware sets the access flag, and takes "read-only" from what may be written.
+  static constexpr Entry stable(Entry e) {
+    return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kReadOnly : 0));
+  }
 };
 
 // Stage 2 knows no user and kernel: both may use what it allows, and attributes() says user.
@@ -110,6 +114,9 @@ struct Stage2 : Descriptor {
   static constexpr Entry with(Entry e, Attributes a) {
     constexpr Entry all = kCommonBits | kRead | kWrite | kNoExecute;
     return (e & ~all) | bits(a);
+  }
+  static constexpr Entry stable(Entry e) {
+    return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kWrite : 0));
   }
 };
 

@@ -50,6 +50,7 @@ struct Stage1 {
     return (e & ~all) | bits(a);
   }
   static constexpr bool leaf_allowed(Level l) { return l <= Level::Pud; }
+  static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty); }
 
   // Stores become visible in program order on x86, to other processors' walkers as well: keeping the
   // compiler from moving them is enough. On another host a software CPU does the walking.

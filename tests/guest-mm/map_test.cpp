@@ -76,7 +76,7 @@ TEST_P(Map, Unmapping_the_middle_of_a_block_splits_it_and_keeps_the_rest) {
   EXPECT_EQ(w.as->usage().data_blocks_2m, 1u);
   EXPECT_EQ(w.as->counters().faults, 1u);
   ASSERT_TRUE(w.as->unmap(a + 0x3000, 0x2000));
-  EXPECT_EQ(w.as->counters().blocks_split, 1u);
+  EXPECT_EQ(w.as->counters().split_pmd, 1u);
   EXPECT_EQ(w.as->usage().data_pages_4k, 510u);
   EXPECT_EQ(w.as->usage().data_blocks_2m, 0u);
   for (Gva at = 0; at < 2 * kMiB; at += kPageSize) {

@@ -2,8 +2,8 @@
 //
 // A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables. The walk
 // here is written from the manuals and shares nothing with the code it checks. Nothing is dropped from a
-// cache but by a flush or by the vCPU's own fault, so a flush that was forgotten leaves a stale entry,
-// and verify() names it.
+// cache but by a flush, or by the vCPU's own fault where the architecture says so, so a flush that was forgotten
+// leaves a stale entry, and verify() names it. The walk sets accessed and dirty bits at any time.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,22 +25,38 @@ namespace ramet::mm::test {
 struct Translation {
   Gpa gpa = 0;            // of the 4 KiB page
   bool write = false, execute = false;
-  bool operator==(const Translation&) const = default;
+  bool dirty = true;      // x86-64: a store through an entry that is not dirty looks at the tables again
+  bool operator==(const Translation& o) const { return gpa == o.gpa && write == o.write && execute == o.execute; }
 };
+
+// What the walker writes into the leaf that it uses.
+enum class Sets { Nothing, Accessed, AccessedAndDirty };
 
 // The independent walk. `seen` is called with each table entry on the way.
 template <class Seen>
-std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen) {
+std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen,
+                                         Sets sets = Sets::Nothing) {
   Gpa table = root;
   for (int level = 3; level >= 0; --level) {
     const unsigned index = (va >> (12 + 9 * level)) & 511;
     auto* entries = reinterpret_cast<std::uint64_t*>(memory.host(table));
     // Acquire: pairs with the release store of the walker under test, as a hardware walk depends on it.
-    const std::uint64_t e = std::atomic_ref<std::uint64_t>(entries[index]).load(std::memory_order_acquire);
-    seen(table, index, e);
-    if ((e & 1) == 0) return std::nullopt;
+    std::atomic_ref<std::uint64_t> slot(entries[index]);
+    std::uint64_t e = slot.load(std::memory_order_acquire);
     const bool x86 = format == Format::X86_64Stage1;
-    const bool leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
+    bool leaf;
+    for (;;) {
+      if ((e & 1) == 0) {
+        seen(table, index, e);
+        return std::nullopt;
+      }
+      leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
+      if (!leaf || sets == Sets::Nothing) break;
+      const std::uint64_t used = x86 ? e | 1 << 5 | (sets == Sets::AccessedAndDirty && (e & 2) ? 1 << 6 : 0) : e | 1 << 10;
+      if (used == e) break;
+      if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // looked at once more, whole
+    }
+    seen(table, index, e);
     const std::uint64_t address = e & (x86 ? 0x000ffffffffff000ull : 0x0000fffffffff000ull);
     if (!leaf) {
       table = address;
@@ -55,6 +71,7 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
         t.write = e >> 1 & 1;
         user = e >> 2 & 1;
         t.execute = (e >> 63 & 1) == 0;
+        t.dirty = e >> 6 & 1;
         break;
       case Format::Arm64Stage1:
         t.write = (e >> 7 & 1) == 0;
@@ -91,10 +108,13 @@ class FakeVcpu {
  private:
   friend class ModelTlb;
   Result<std::uint64_t> access(Gva va, Access, std::uint64_t value);
+  void spurious();
+  static inline thread_local FakeVcpu* current = nullptr;  // whose fault this thread handles
   ModelTlb& tlb_;
   AddressSpace& as_;
   std::mutex lock_;  // held for one access, and while a flush empties the cache
   std::map<Gva, Translation> cache_;   // by 4 KiB page
+  std::uint64_t generation_ = 0;       // of relaxed flushes, when all was dropped last; the vCPU's own
 };
 
 class ModelTlb : public Tlb {
@@ -123,8 +143,8 @@ class ModelTlb : public Tlb {
     std::lock_guard guard(shadow_lock_);
     for (Gpa table : request.tables) shadow_.erase(table);
   }
-  // Other vCPUs may keep what they have; the model always does.
-  void flush_relaxed(const FlushRequest&) override { ++relaxed; }
+  // Other vCPUs may keep what they have; the model always does. The caller's own drops it.
+  void flush_relaxed(const FlushRequest&) override;
 
   // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
   std::string verify() {
@@ -132,7 +152,8 @@ class ModelTlb : public Tlb {
       std::lock_guard guard(vcpu->lock_);
       for (const auto& [va, cached] : vcpu->cache_) {
         const auto now = walk(va, [](Gpa, unsigned, std::uint64_t) {});
-        if (!now || now->gpa != cached.gpa || (cached.write && !now->write) || (cached.execute && !now->execute)) {
+        const bool writes = cached.write && cached.dirty;
+        if (!now || now->gpa != cached.gpa || (writes && !now->write) || (cached.execute && !now->execute)) {
           return "a vCPU still holds an old translation of " + std::to_string(va);
         }
       }
@@ -147,7 +168,7 @@ class ModelTlb : public Tlb {
     return {};
   }
 
-  std::atomic<unsigned> strict{0}, relaxed{0};  // statistics
+  std::atomic<unsigned> strict{0}, relaxed{0}, spurious_flushes{0};  // statistics
   std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
   bool ignore_flushes = false;                  // damage, to see that it is noticed
 
@@ -179,12 +200,14 @@ class ModelTlb : public Tlb {
     if (now && now->gpa != cached.gpa) ++conflicts;
   }
 
-  std::optional<Translation> fill(Gva va) {
-    // The shadow's own look at the tables and its record of them are one step for the host.
+  std::optional<Translation> fill(Gva va, Access access) {
+    // The shadow's own look at the tables and its record of them are one step for the host. It lets nobody write
+    // through an entry that is not dirty, or it would not see when that changes.
     std::lock_guard guard(shadow_lock_);
-    return walk(va, [&](Gpa table, unsigned index, std::uint64_t e) {
-      if (e & 1) shadow_[table][index] = e;
-    });
+    return hardware_walk(format_, as_->memory(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
+      const bool clean = format_ == Format::X86_64Stage1 && (e & 1 << 6) == 0;
+      if (e & 1) shadow_[table][index] = clean ? e & ~2ull : e;
+    }, access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed);
   }
 
   const Format format_;
@@ -194,6 +217,25 @@ class ModelTlb : public Tlb {
   std::map<Gpa, std::map<unsigned, std::uint64_t>> shadow_;  // entries as the host last saw them
 };
 
+// The entry allows the access by now, and permission was given since this vCPU dropped everything.
+inline void FakeVcpu::spurious() {
+  const std::uint64_t now = tlb_.generation();
+  if (now == generation_) return;
+  generation_ = now;
+  std::lock_guard guard(lock_);
+  cache_.clear();
+  ++tlb_.spurious_flushes;
+}
+
+inline void ModelTlb::flush_relaxed(const FlushRequest& request) {
+  ++relaxed;
+  FakeVcpu* own = FakeVcpu::current;
+  if (!own || own->tlb_.as_ != as_) return;
+  std::lock_guard guard(own->lock_);
+  if (request.everything) own->cache_.clear();
+  for (const auto& r : request.ranges) own->cache_.erase(own->cache_.lower_bound(r.start), own->cache_.lower_bound(r.end));
+}
+
 inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64_t value) {
   const Gva page = align_down(va, kPageSize);
   for (int attempt = 0; attempt < 10000; ++attempt) {
@@ -201,9 +243,14 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
       std::lock_guard guard(lock_);
       auto cached = cache_.find(page);
       if (cached == cache_.end()) {
-        if (const auto filled = tlb_.fill(page)) cached = cache_.emplace(page, *filled).first;
+        if (const auto filled = tlb_.fill(page, access)) cached = cache_.emplace(page, *filled).first;
       } else {
         tlb_.note_conflict(page, cached->second);
+        if (access == Access::Write && cached->second.write && !cached->second.dirty) {
+          const auto filled = tlb_.fill(page, access);
+          if (filled) cached->second = *filled;
+          else cache_.erase(cached), cached = cache_.end();
+        }
       }
       if (cached != cache_.end()) {
         const Translation& t = cached->second;
@@ -214,10 +261,15 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
           word.store(value, std::memory_order_relaxed);
           return value;
         }
-        cache_.erase(cached);  // a fault drops the entry that caused it
+        // On x86-64 a fault drops the entry that caused it; elsewhere somebody has to.
+        if (tlb_.format_ == Format::X86_64Stage1) cache_.erase(cached);
       }
     }
-    if (auto done = as_.fault(va, access); !done) return fail(done.error());
+    current = this;
+    const auto done = as_.fault(va, access);
+    current = nullptr;
+    if (!done) return fail(done.error());
+    if (done->kind == FaultOutcome::Kind::Spurious) spurious();
   }
   ADD_FAILURE() << "an access faults for ever";
   return fail(Error::Invalid);

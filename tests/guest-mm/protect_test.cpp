@@ -60,14 +60,14 @@ TEST_P(Protect, A_part_of_a_block_is_protected_alone) {
   const Gva a = w.map(4 * kMiB);
   for (Gva at = 0; at < 4 * kMiB; at += kPageSize) ASSERT_TRUE(w.cpu().store(a + at, at));
   ASSERT_TRUE(w.as->protect(a + 0x1000, 0x1000, kRead));
-  EXPECT_EQ(w.as->counters().blocks_split, 1u);
+  EXPECT_EQ(w.as->counters().split_pmd, 1u);
   EXPECT_TRUE(w.cpu().store(a, 1));
   EXPECT_EQ(w.cpu().store(a + 0x1000, 1), fail(Error::NotPermitted));
   EXPECT_TRUE(w.cpu().store(a + 0x2000, 1));
   EXPECT_EQ(w.as->usage().data_blocks_2m, 1u);
   w.check();
   ASSERT_TRUE(w.as->protect(a + 2 * kMiB, 2 * kMiB, kRead));  // exactly a block: nothing to split
-  EXPECT_EQ(w.as->counters().blocks_split, 1u);
+  EXPECT_EQ(w.as->counters().split_pmd, 1u);
   w.check_empty();
 }
 

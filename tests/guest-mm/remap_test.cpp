@@ -62,7 +62,7 @@ TEST_P(Remap, A_large_move_copies_nothing_and_splits_no_block) {
   const auto b = w.as->remap({.address = a, .old_length = 8 * kMiB, .new_length = 16 * kMiB, .may_move = true});
   ASSERT_TRUE(b);
   EXPECT_EQ(w.as->usage().data_blocks_2m, 4u);
-  EXPECT_EQ(w.as->counters().blocks_split, 0u);
+  EXPECT_EQ(w.as->counters().split_pmd, 0u);
   expect_filled(w, *b, 8 * kMiB, 0x10000);
   w.check_empty();
 }

@@ -9,6 +9,7 @@ class FakeVcpu : public Vcpu {
  public:
   UserRegs& regs() override { return regs_; }
   Exit run() override { return {.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
+  void spurious_fault() override {}
   void kick() override { ++kicks; }
   void set_fs_base(std::uint64_t v) override { fs_ = v; }
   void set_gs_base(std::uint64_t v) override { gs_ = v; }

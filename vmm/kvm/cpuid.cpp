@@ -111,6 +111,8 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
     xcr0 &= host.xcr0;
     xsave = host.xcr0 != 0;
   }
+  m.features.giant_pages = m.giant_pages;
+  m.features.dear_accessed_dirty = m.native_ring3;
   m.features.hwcap = f.leaf1_edx;
   m.features.hwcap2 = (m.cr4 & cr4::kFsgsbase) != 0 ? bit(1) : 0;
   m.features.xcr0 = xsave ? xcr0 : 0;

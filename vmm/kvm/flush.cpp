@@ -17,6 +17,7 @@ namespace x86 = arch::x86_64;
 namespace stub = arch::x86_64::stub;
 
 // Table pages that fit onto the stack in the vCPU's page, with room for the registers and the task segment.
+constexpr std::uint64_t kNever = ~0ull;  // no generation
 constexpr std::size_t kMaxTouches = 400;
 // Length of `pending` from which on it is worth looking for pages listed twice.
 constexpr std::size_t kManyPending = 4096;
@@ -64,9 +65,15 @@ bool KvmMachine::anyone_stale(std::uint64_t generation) const {
   return any;
 }
 
-// A vCPU that faults on an entry which now allows the access walks the tables anew by itself, as the
-// architecture demands; KVM's shadow of the entry is renewed by that fault. Nothing has to be dropped.
-void KvmMachine::flush_relaxed(const mm::FlushRequest&) {}
+// The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden. Shadow
+// paging needs no drop: KVM looks at the tables once more before it lets such a fault out.
+void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
+  if (model_.native_ring3) return;
+  const int self = prepare_thread_for_kicks();
+  std::lock_guard hold(vcpus_lock_);
+  for (const auto& v : vcpus_)
+    if (v->last_run_by(self)) v->drop_translations();
+}
 
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
 // the guest and so never waited for here.
@@ -78,6 +85,18 @@ void KvmMachine::expel(std::uint64_t generation) {
 }
 
 // --- a vCPU's side ---
+
+void KvmVcpu::drop_translations() {
+  relaxed_seen_ = machine_.generation();
+  reloaded_ = kNever;
+}
+
+void KvmVcpu::spurious_fault() {
+  if (relaxed_seen_ == machine_.generation()) return;
+  counters_.spurious.add();
+  if (machine_.model_.native_ring3) relaxed_seen_ = machine_.generation();
+  else drop_translations();
+}
 
 void KvmVcpu::wait_outside(std::uint64_t generation) {
   for (;;) {

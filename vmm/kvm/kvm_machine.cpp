@@ -124,7 +124,7 @@ Machine::Totals KvmMachine::totals() const {
   for_each_vcpu([&](const KvmVcpu& v) {
     const VcpuCounters& c = v.counters();
     t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions;
-    t.kicks += c.kicks, t.flushes += c.flushes, t.flush_exits += c.flush_exits;
+    t.kicks += c.kicks, t.flushes += c.flushes, t.spurious += c.spurious, t.flush_exits += c.flush_exits;
   });
   return t;
 }

@@ -20,6 +20,7 @@ class KvmVcpu final : public Vcpu {
 
   UserRegs& regs() override { return regs_; }
   Exit run() override;
+  void spurious_fault() override;
   void kick() override;
   // Bases have to be canonical, as arch_prctl(2) demands; run() returns Broken for others.
   void set_fs_base(std::uint64_t) override;
@@ -41,6 +42,8 @@ class KvmVcpu final : public Vcpu {
   void wait_outside(std::uint64_t generation);
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
   bool try_settle();
+  // Its own thread: the next entry drops all translations.
+  void drop_translations();
   bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
 
  private:
@@ -94,6 +97,7 @@ class KvmVcpu final : public Vcpu {
   std::mutex busy_;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
   std::uint64_t reloaded_ = 0;          // generation of the last CR3 reload
+  std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
   std::vector<mm::Gpa> riding_;         // touches that this entry does on its way into user code
 
   // seq_cst in announce() and in expel(): pairs with FlushState::generation. Release when it becomes 0:

@@ -33,7 +33,10 @@ void Thread::handle(const Exit& e) {
 
 void Thread::page_fault(const Exit& e) {
   auto outcome = memory().fault(e.address, e.access);
-  if (outcome) return;
+  if (outcome) {
+    if (outcome->kind == mm::FaultOutcome::Kind::Spurious) vcpu.spurious_fault();
+    return;
+  }
   // Linux does not tell user code what is mapped in the kernel's half: it always looks present.
   const bool present = e.present || static_cast<std::int64_t>(e.address) < 0;
   auto error = page_fault_error(present, e.access == mm::Access::Write, e.access == mm::Access::Execute);

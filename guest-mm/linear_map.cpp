@@ -1,0 +1,101 @@
+// The VMM's own mappings above the guest's: stub pages and tables (map_kernel), and the linear map of guest memory.
+#include <algorithm>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+using Level = PageTable::Level;
+
+static PageTable::Attributes for_ring0(Prot prot) {
+  const bool write = has(prot, Prot::Write);
+  return {.write = write, .execute = has(prot, Prot::Exec), .user = false, .accessed = true, .dirty = write};
+}
+
+Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
+  Impl& m = *impl_;
+  const Bank& bank = m.memory.tables();
+  const bool aligned = is_aligned(address | gpa | length, kPageSize);
+  if (!aligned || length == 0 || length > bank.size() || !bank.contains(gpa) || !bank.contains(gpa + length - 1) ||
+      (address < m.config.end && address + length > m.config.start) || address + (length - 1) < address ||
+      prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) {
+    return fail(Error::Invalid);
+  }
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  return m.map_ring0_locked(address, gpa, length, prot, batch);
+}
+
+Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_t length, Prot prot, FlushBatch& batch) {
+  Result<> done;
+  for (std::uint64_t at = 0; at < length;) {
+    const auto fits = [&](Level l) { return is_aligned((address + at) | (gpa + at), arch::span_of(l)) && length - at >= arch::span_of(l); };
+    const Level level = config.giants && fits(Level::Pud) ? Level::Pud : fits(Level::Pmd) ? Level::Pmd : Level::Pte;
+    if (done = table->prepare(address + at, level); !done) break;
+    if (table->find(address + at).state != PageTable::State::Absent) {
+      done = fail(Error::Exists);
+      break;
+    }
+    table->map(address + at, level, gpa + at, 1, for_ring0(prot), batch);
+    at += arch::span_of(level);
+  }
+  finish_locked(batch);
+  return done;
+}
+
+Result<> AddressSpace::map_linear(Gva address) {
+  Impl& m = *impl_;
+  const Bank& bank = m.memory.data();
+  if (!is_aligned(address, arch::span_of(Level::Pud)) || address < m.config.end || address + bank.size() < address) return fail(Error::Invalid);
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  if (m.linear) return fail(Error::Exists);
+  auto done = m.map_ring0_locked(address, bank.base(), bank.size(), Prot::Read | Prot::Write, batch);
+  if (done) m.linear = address;
+  return done;
+}
+
+// Where the part of the bank lies in the linear map; Invalid if it is not all in the bank.
+Result<Gva> AddressSpace::Impl::linear_locked(Gpa gpa, std::uint64_t length) const {
+  const Bank& bank = memory.data();
+  if (!linear || length == 0 || !is_aligned(gpa | length, kPageSize) || !bank.contains(gpa) || length > bank.end() - gpa) {
+    return fail(Error::Invalid);
+  }
+  return *linear + (gpa - bank.base());
+}
+
+Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) {
+  Impl& m = *impl_;
+  if (prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) return fail(Error::Invalid);
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  const auto start = m.linear_locked(gpa, length);
+  if (!start) return fail(start.error());
+  auto done = m.split_ends_locked(*start, *start + length, batch);
+  if (done) {
+    m.table->update(*start, *start + length, [&](const PageTable::Leaf& leaf) {
+      auto next = for_ring0(prot);
+      next.dirty = next.dirty || leaf.attributes.dirty;
+      return PageTable::Change{PageTable::State::Present, next};
+    }, batch);
+  }
+  m.finish_locked(batch);
+  return done;
+}
+
+Result<> AddressSpace::keep_linear_4k(Gpa gpa, std::uint64_t length) {
+  Impl& m = *impl_;
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  const auto start = m.linear_locked(gpa, length);
+  if (!start) return fail(start.error());
+  Result<> done;
+  for (Gva at = align_down(*start, kBlockSize); at < *start + length && done; at += kBlockSize) {
+    done = m.table->split_to(at, Level::Pte, batch);
+  }
+  if (done) m.keep_4k.emplace_back(*start, *start + length);
+  m.finish_locked(batch);
+  return done;
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,85 @@
+// Faults without the address-space lock (Zijlstra; Dufour, "Speculative page faults", 2018). In short:
+//
+//   region = look-up without locks; sequence = region.sequence; odd: classic
+//   entry  = walk without locks; a table is missing or changing: classic
+//   frames = within the budget of frames in flight, zeroed or read from the file
+//   lock the table, tried once; busy: classic
+//   the table is still in the tree, the region's sequence is as it was, the slots are still empty?  else classic
+//   publish the entries; unlock
+//
+// Once an unmap has made the sequence odd, no fault that began before can publish: it looks under the table lock,
+// which the unmap takes later to clear the table. Regions and tables are freed after a grace period (rcu.hpp).
+#include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/rcu.hpp"
+
+namespace ramet::mm {
+
+using State = PageTable::State;
+
+Result<FaultOutcome> AddressSpace::fault(Gva address, Access access) {
+  Impl& m = *impl_;
+  if (m.config.speculative_faults) {
+    if (const auto done = m.speculative_fault(align_down(address, kPageSize), access)) return m.count(*done);
+  }
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  return m.fault_locked(address, access, false, batch);
+}
+
+std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_fault(Gva address, Access access) {
+  std::optional<Settled> settled;
+  {
+    rcu::Reader reader;
+    settled = try_speculative(address, access);
+  }
+  if (!settled) {
+    counters.spf_not_supported.add();
+    return std::nullopt;
+  }
+  switch (settled->how) {
+    case Published::Done: break;
+    case Published::Busy: counters.spf_pte_lock.add(); return std::nullopt;
+    case Published::Changed: counters.spf_region_changed.add(); return std::nullopt;
+    case Published::TableGone: counters.spf_table_changed.add(); return std::nullopt;
+    case Published::OverBudget: counters.spf_budget.add(); return std::nullopt;
+  }
+  counters.spf.add();
+  if (settled->uniform) {
+    FlushBatch batch = this->batch();
+    std::lock_guard guard(lock);
+    batch.uniform(settled->uniform->at, settled->uniform->level);
+    finish_locked(batch);
+  }
+  return settled->resolved;
+}
+
+// Within an rcu::Reader. Nothing: not a case for it; the classic way finds the right error, too.
+std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(Gva address, Access access) {
+  const Region* region = regions.find(address);
+  if (!region) return std::nullopt;
+  const Guard guard{&region->sequence, region->sequence.read()};
+  if (SequenceCount::changing(guard.value)) return Settled{.how = Published::Changed};
+  if (!permits(region->prot, access)) return std::nullopt;
+  const PageTable::Leaf leaf = table->find(address);
+  switch (leaf.state) {
+    case State::Changing: return Settled{.how = Published::TableGone};
+    case State::Kept: return Settled{.how = Published::Changed};
+    case State::Present: {
+      if (allows(leaf.attributes, access)) return Settled{};
+      auto next = attributes(*region, access);
+      if (region->flips()) return std::nullopt;  // would lose the other permission: strict
+      next.dirty = next.dirty || leaf.attributes.dirty;
+      FlushBatch batch = this->batch();
+      const Published how = table->upgrade(leaf, next, guard, batch);
+      if (batch.pending()) batch.commit();
+      return Settled{.how = how, .resolved = Resolved::Flipped};
+    }
+    case State::Absent: break;
+  }
+  const auto settled = map_absent(*region, address, access, leaf, guard);
+  if (settled) return *settled;
+  if (settled.error() == Error::NoMemory) return Settled{.how = Published::OverBudget};
+  return std::nullopt;
+}
+
+}  // namespace ramet::mm
