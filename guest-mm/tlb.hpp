@@ -31,7 +31,8 @@ class Tlb {
 
   // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries;
   // others may keep them until they fault on one that now allows the access (FaultOutcome::Spurious). Such a vCPU
-  // compares generation() with what it was at its last flush, drops everything if it has moved, and carries on
+  // drops that entry, if its fault has not, compares generation() with what it was when it last dropped everything,
+  // drops everything again if it has moved, as more of its entries are likely to be old, and carries on
   // (Amit, "mm: relaxed TLB flushes", 2022). Need not be called with the address-space lock.
   virtual void flush_relaxed(const FlushRequest&) = 0;
 

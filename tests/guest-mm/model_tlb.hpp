@@ -108,7 +108,7 @@ class FakeVcpu {
  private:
   friend class ModelTlb;
   Result<std::uint64_t> access(Gva va, Access, std::uint64_t value);
-  void spurious();
+  void spurious(Gva page);
   static inline thread_local FakeVcpu* current = nullptr;  // whose fault this thread handles
   ModelTlb& tlb_;
   AddressSpace& as_;
@@ -168,7 +168,7 @@ class ModelTlb : public Tlb {
     return {};
   }
 
-  std::atomic<unsigned> strict{0}, relaxed{0}, spurious_flushes{0};  // statistics
+  std::atomic<unsigned> strict{0}, relaxed{0}, spurious{0}, spurious_flushes{0};  // statistics
   std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
   bool ignore_flushes = false;                  // damage, to see that it is noticed
 
@@ -217,12 +217,15 @@ class ModelTlb : public Tlb {
   std::map<Gpa, std::map<unsigned, std::uint64_t>> shadow_;  // entries as the host last saw them
 };
 
-// The entry allows the access by now, and permission was given since this vCPU dropped everything.
-inline void FakeVcpu::spurious() {
+// The entry allows the access by now: its translation goes, and all of them if permission was given since this vCPU
+// dropped everything, as there may be more like it.
+inline void FakeVcpu::spurious(Gva page) {
+  std::lock_guard guard(lock_);
+  cache_.erase(page);
+  ++tlb_.spurious;
   const std::uint64_t now = tlb_.generation();
   if (now == generation_) return;
   generation_ = now;
-  std::lock_guard guard(lock_);
   cache_.clear();
   ++tlb_.spurious_flushes;
 }
@@ -269,7 +272,7 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
     const auto done = as_.fault(va, access);
     current = nullptr;
     if (!done) return fail(done.error());
-    if (done->kind == FaultOutcome::Kind::Spurious) spurious();
+    if (done->kind == FaultOutcome::Kind::Spurious) spurious(page);
   }
   ADD_FAILURE() << "an access faults for ever";
   return fail(Error::Invalid);
