@@ -13,6 +13,7 @@ inline constexpr int kCannot = 125;  // ramet itself could not do its work
 using Action = std::function<int()>;
 
 void add_doctor(CLI::App& app, Action& action);
+void add_inspect(CLI::App& app, Action& action);
 void add_run(CLI::App& app, Action& action);
 
 }  // namespace ramet::tools

@@ -3,19 +3,48 @@
 #include <fmt/format.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 namespace ramet::tools {
+namespace {
+
+// Arguments and paths of a guest need not be UTF-8: what is not is replaced.
+std::string text_of(const nlohmann::ordered_json& value, int indent) {
+  return value.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::unexpected<vmm::Failure> cannot_write(const std::string& path) {
+  return vmm::failure(fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+}
+
+}  // namespace
 
 vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value) {
-  // Arguments and paths of a guest need not be UTF-8: what is not is replaced.
-  std::string text = value.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  const std::string text = text_of(value, 2) + "\n";
   std::FILE* file = std::fopen(path.c_str(), "w");
   bool ok = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
   if (file) ok = std::fclose(file) == 0 && ok;
-  if (!ok) return vmm::failure(fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  if (!ok) return cannot_write(path);
+  return {};
+}
+
+std::expected<std::unique_ptr<JsonArrayFile>, vmm::Failure> JsonArrayFile::create(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "we");
+  if (!file) return cannot_write(path);
+  return std::unique_ptr<JsonArrayFile>(new JsonArrayFile(path, file));
+}
+
+JsonArrayFile::~JsonArrayFile() { std::fclose(file_); }
+
+void JsonArrayFile::add(const nlohmann::ordered_json& element) {
+  fmt::print(file_, "{}\n{}", empty_ ? "[" : ",", text_of(element, -1));
+  empty_ = false;
+}
+
+vmm::Status JsonArrayFile::finish() {
+  fmt::print(file_, "{}\n", empty_ ? "[]" : "\n]");
+  if (std::fflush(file_) != 0 || std::ferror(file_)) return cannot_write(path_);
   return {};
 }
 

@@ -23,8 +23,8 @@ std::string grouped(std::uint64_t n) {
   return out;
 }
 
-void line(std::uint64_t value, std::string_view name, std::string_view note = {}) {
-  fmt::print(stderr, "{:>18}      {:<26}{}{}\n", grouped(value), name, note.empty() ? "" : "  # ", note);
+std::string line(std::uint64_t value, std::string_view name, std::string_view note = {}) {
+  return fmt::format("{:>18}      {:<26}{}{}\n", grouped(value), name, note.empty() ? "" : "  # ", note);
 }
 
 std::uint64_t exits(const vmm::Report& r) {
@@ -33,7 +33,7 @@ std::uint64_t exits(const vmm::Report& r) {
 
 constexpr std::size_t kCallsShown = 6;
 
-std::string most_frequent(const std::vector<std::pair<std::string, std::uint64_t>>& calls) {
+std::string most_frequent(const vmm::Counts& calls) {
   std::vector<std::string> parts;
   for (std::size_t i = 0; i < calls.size() && i < kCallsShown; ++i)
     parts.push_back(fmt::format("{} {}", calls[i].first, calls[i].second));
@@ -42,28 +42,45 @@ std::string most_frequent(const std::vector<std::pair<std::string, std::uint64_t
 
 }  // namespace
 
+std::string lines(const vmm::Counts& counts) {
+  std::string out;
+  for (const auto& [name, value] : counts) out += line(value, name);
+  return out;
+}
+
+std::string lines(const mm::Usage& u) {
+  return line(u.data_pages_4k, "frames:4K") + line(u.data_blocks_2m, "frames:2M") +
+         line(u.shared_pages, "frames:shared-file") + line(u.table_pages, "frames:table") +
+         line(u.peak_bytes >> 10, "memory-peak-KiB", fmt::format("of {} MiB", u.limit_bytes >> 20));
+}
+
+nlohmann::ordered_json to_json(const vmm::Counts& counts) {
+  auto j = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : counts) j[name] = value;
+  return j;
+}
+
+nlohmann::ordered_json to_json(const mm::Usage& u) {
+  return {{"4K", u.data_pages_4k}, {"2M", u.data_blocks_2m}, {"shared-file", u.shared_pages},
+          {"table", u.table_pages}, {"peak-bytes", u.peak_bytes}, {"limit-bytes", u.limit_bytes}};
+}
+
 void print_report(const vmm::Report& r, const std::vector<std::string>& command) {
   double run = seconds(r.run);
-  fmt::print(stderr, "\n Counters for '{}':\n\n", fmt::join(command, " "));
-  line(exits(r), "exits", run > 0 ? fmt::format("{:.1f} K/sec", static_cast<double>(exits(r)) / run / 1e3) : "");
-  line(r.exits.syscalls, "  exits:syscall", most_frequent(r.calls));
-  line(r.exits.page_faults, "  exits:page-fault");
-  line(r.exits.exceptions, "  exits:exception");
-  line(r.exits.kicks, "  exits:kick");
-  line(r.exits.flush_exits, "  exits:flush");
-  for (const auto& [name, value] : r.memory_counters) line(value, name);
-  line(r.exits.flushes, "flushes:local");
-  line(r.exits.spurious, "flushes:spurious");
-  const mm::Usage& u = r.usage;
-  line(u.data_pages_4k, "frames:4K");
-  line(u.data_blocks_2m, "frames:2M");
-  line(u.shared_pages, "frames:shared-file");
-  line(u.table_pages, "frames:table");
-  line(u.peak_bytes >> 10, "memory-peak-KiB", fmt::format("of {} MiB", u.limit_bytes >> 20));
-  line(r.threads, "threads");
-  if (!r.unknown_calls.empty())
-    for (const auto& [name, value] : r.unknown_calls) line(value, "not-served:" + name, "answered ENOSYS");
-  fmt::print(stderr, "\n{:>18.6f} seconds in the guest, {:.6f} set-up, {:.6f} teardown\n\n", run, seconds(r.setup),
+  std::string out = fmt::format("\n Counters for '{}':\n\n", fmt::join(command, " "));
+  out += line(exits(r), "exits", run > 0 ? fmt::format("{:.1f} K/sec", static_cast<double>(exits(r)) / run / 1e3) : "");
+  out += line(r.exits.syscalls, "  exits:syscall", most_frequent(r.calls));
+  out += line(r.exits.page_faults, "  exits:page-fault");
+  out += line(r.exits.exceptions, "  exits:exception");
+  out += line(r.exits.kicks, "  exits:kick");
+  out += line(r.exits.flush_exits, "  exits:flush");
+  out += lines(r.memory_counters);
+  out += line(r.exits.flushes, "flushes:local");
+  out += line(r.exits.spurious, "flushes:spurious");
+  out += lines(r.usage);
+  out += line(r.threads, "threads");
+  for (const auto& [name, value] : r.unknown_calls) out += line(value, "not-served:" + name, "answered ENOSYS");
+  fmt::print(stderr, "{}\n{:>18.6f} seconds in the guest, {:.6f} set-up, {:.6f} teardown\n\n", out, run, seconds(r.setup),
              seconds(r.teardown));
 }
 
@@ -75,17 +92,13 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};
   j["exits"] = {{"total", exits(r)},          {"syscall", r.exits.syscalls}, {"page-fault", r.exits.page_faults},
                 {"exception", r.exits.exceptions}, {"kick", r.exits.kicks},      {"flush", r.exits.flush_exits}};
-  auto& memory = j["memory"] = nlohmann::ordered_json::object();
-  for (const auto& [name, value] : r.memory_counters) memory[name] = value;
+  auto& memory = j["memory"] = to_json(r.memory_counters);
   memory["flushes:local"] = r.exits.flushes;
   memory["flushes:spurious"] = r.exits.spurious;
-  j["frames"] = {{"4K", r.usage.data_pages_4k}, {"2M", r.usage.data_blocks_2m}, {"shared-file", r.usage.shared_pages},
-                 {"table", r.usage.table_pages}, {"peak-bytes", r.usage.peak_bytes}, {"limit-bytes", r.usage.limit_bytes}};
+  j["frames"] = to_json(r.usage);
   j["threads"] = r.threads;
-  auto& calls = j["calls"] = nlohmann::ordered_json::object();
-  for (const auto& [name, value] : r.calls) calls[name] = value;
-  auto& unknown = j["not-served"] = nlohmann::ordered_json::object();
-  for (const auto& [name, value] : r.unknown_calls) unknown[name] = value;
+  j["calls"] = to_json(r.calls);
+  j["not-served"] = to_json(r.unknown_calls);
 
   return write_json(path, j);
 }

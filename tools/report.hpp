@@ -1,6 +1,8 @@
 // What a run cost, for people (as perf stat lays it out) and for programs (JSON).
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <string>
 #include <vector>
 
@@ -8,6 +10,12 @@
 #include "vmm/run.hpp"
 
 namespace ramet::tools {
+
+// A line each, as perf stat has it.
+std::string lines(const vmm::Counts&);
+std::string lines(const mm::Usage&);
+nlohmann::ordered_json to_json(const vmm::Counts&);
+nlohmann::ordered_json to_json(const mm::Usage&);
 
 // To standard error.
 void print_report(const vmm::Report&, const std::vector<std::string>& command);

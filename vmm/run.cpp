@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
@@ -71,14 +74,41 @@ class ForwardSignals {
   struct sigaction old_pipe_;
 };
 
-std::vector<std::pair<std::string, std::uint64_t>> by_name(const std::map<unsigned, std::uint64_t>& counts) {
-  std::vector<std::pair<std::string, std::uint64_t>> result;
+// Looks at intervals as long as it lives.
+class Watch {
+ public:
+  Watch(const Observer& observer, const mm::AddressSpace& space) {
+    if (!observer.look || observer.every.count() == 0) return;
+    thread_ = std::jthread([&observer, &space](std::stop_token stop) {
+      std::mutex lock;
+      std::condition_variable_any stopped;
+      std::unique_lock guard(lock);
+      while (!stopped.wait_for(guard, stop, observer.every, [&] { return stop.stop_requested(); })) {
+        observer.look(space, false);
+      }
+    });
+  }
+
+ private:
+  std::jthread thread_;
+};
+
+Counts by_name(const std::map<unsigned, std::uint64_t>& counts) {
+  Counts result;
   for (auto [number, count] : counts) result.emplace_back(syscall_name(number), count);
-  std::ranges::stable_sort(result, std::greater{}, &std::pair<std::string, std::uint64_t>::second);
+  std::ranges::stable_sort(result, std::greater{}, &Counts::value_type::second);
   return result;
 }
 
-std::vector<std::pair<std::string, std::uint64_t>> list(const mm::Counters& c) {
+// Room for the tables of the guest's memory however sparsely it is used, within reason: a program that
+// touches one page in each 2 MiB of --memory still fits. Taken from the host only as tables are made.
+std::uint64_t table_bytes(std::uint64_t memory_bytes) {
+  return mm::align_up(std::min<std::uint64_t>((8ull << 20) + memory_bytes / 32, 2ull << 30), mm::kBlockSize);
+}
+
+}  // namespace
+
+Counts list(const mm::Counters& c) {
   return {{"faults", c.faults}, {"faults_zero", c.faults_zero}, {"faults_file", c.faults_file},
           {"faults_spurious", c.faults_spurious}, {"faults_refused", c.faults_refused}, {"faults_vmm", c.faults_vmm},
           {"spf", c.spf}, {"spf:pte_lock", c.spf_pte_lock}, {"spf:region_changed", c.spf_region_changed},
@@ -91,14 +121,6 @@ std::vector<std::pair<std::string, std::uint64_t>> list(const mm::Counters& c) {
           {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
           {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
 }
-
-// Room for the tables of the guest's memory however sparsely it is used, within reason: a program that
-// touches one page in each 2 MiB of --memory still fits. Taken from the host only as tables are made.
-std::uint64_t table_bytes(std::uint64_t memory_bytes) {
-  return mm::align_up(std::min<std::uint64_t>((8ull << 20) + memory_bytes / 32, 2ull << 30), mm::kBlockSize);
-}
-
-}  // namespace
 
 Shell::~Shell() {
   space_.reset();
@@ -153,6 +175,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     report.setup = loaded - begin;
     {
       ForwardSignals forwarding(process);
+      Watch watch(options.observer, shell.memory());
       report.ending = process.run(start->pc, start->sp, options.timeout);
     }
     ended = Clock::now();
@@ -163,6 +186,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     report.threads = process.threads_ever();
     report.exits = shell.machine().totals();
     report.memory_counters = list(shell.memory().counters());
+    if (options.observer.look) options.observer.look(shell.memory(), true);
   }
   report.teardown = Clock::now() - *ended;
   return report;

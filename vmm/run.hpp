@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <expected>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,13 @@ struct Techniques {
   bool speculative_faults = true, relaxed_flushes = true, huge_merge = true;
 };
 
+// Somebody who looks at the address space: at intervals, from a thread that is no guest's, and at the end.
+struct Observer {
+  // `ended`: no guest thread runs any more, and this is the last time. Null: nobody looks.
+  std::function<void(const mm::AddressSpace&, bool ended)> look;
+  std::chrono::nanoseconds every{0};            // between two looks while the program runs; 0: only at the end
+};
+
 struct RunOptions {
   std::string program;
   std::vector<std::string> arguments;           // without argv[0]
@@ -31,6 +39,7 @@ struct RunOptions {
   std::uint64_t memory_bytes = 512ull << 20;
   std::optional<std::chrono::nanoseconds> timeout;
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
+  Observer observer;
 };
 
 // A microVM without a program: memory, address space and a vCPU, ready to run one. Warm shells are
@@ -49,13 +58,17 @@ class Shell {
   std::unique_ptr<mm::AddressSpace> space_;
 };
 
+using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
+// The memory manager's counters, by the names that people see.
+Counts list(const mm::Counters&);
+
 // What a run cost. Taken after the program has ended.
 struct Report {
   Ending ending;
   Machine::Totals exits{};
   mm::Usage usage{};
-  std::vector<std::pair<std::string, std::uint64_t>> memory_counters;
-  std::vector<std::pair<std::string, std::uint64_t>> calls, unknown_calls;  // by name, most frequent first
+  Counts memory_counters;
+  Counts calls, unknown_calls;  // by name, most frequent first
   unsigned threads = 0;                         // guest threads that ever ran
   std::chrono::nanoseconds setup{}, run{}, teardown{};
 };

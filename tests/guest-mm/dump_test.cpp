@@ -19,7 +19,7 @@ using Node = AddressSpace::Node;
 
 constexpr Gva kLinear = 0xffff'8000'0000'0000;
 constexpr std::uint64_t kFileBytes = 4 * kMiB, kAnonymousBytes = 8 * kMiB;
-constexpr std::uint64_t kTables = 6000;  // made and taken away again
+constexpr std::uint64_t kTables = 4000;  // made and taken away again
 
 // Three places where an address tells what a leaf there may map: files that come and go, far apart, so that whole
 // branches of tables do; the linear map, which is split and merged; anonymous memory, to which all that happens.
@@ -106,7 +106,8 @@ void change_anonymous_memory(World& w, unsigned round) {
   w.as->merge(at, kAnonymousBytes);
   if (round % 4) return;
   ASSERT_TRUE(w.as->unmap(part, kMiB));
-  ASSERT_TRUE(w.as->map({.address = at, .length = kAnonymousBytes, .prot = kReadWrite, .fixed = true, .populate = true}));
+  const MapRequest anew{.address = at, .length = kAnonymousBytes, .prot = kReadWrite, .fixed = true, .populate = true};
+  ASSERT_TRUE(w.as->map(anew));
 }
 
 TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_them) {

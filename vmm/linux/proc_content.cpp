@@ -21,22 +21,7 @@ constexpr std::uint64_t kUserHz = 100;
 
 std::string maps(const mm::AddressSpace& memory) {
   std::string out;
-  memory.visit_regions([&](const mm::Region& r) {
-    mm::Backing::Identity id;
-    if (r.backing) id = r.backing->identity();
-    std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ", r.start, r.end,
-                                   has(r.prot, mm::Prot::Read) ? 'r' : '-', has(r.prot, mm::Prot::Write) ? 'w' : '-',
-                                   has(r.prot, mm::Prot::Exec) ? 'x' : '-', r.shared ? 's' : 'p', r.backing ? r.offset : 0,
-                                   id.major, id.minor, id.inode);
-    const std::string& name = r.backing && !id.path.empty() ? id.path : r.name;
-    if (!name.empty()) {
-      // Linux pads to column 73 on 64-bit machines.
-      if (line.size() < 72) line.append(72 - line.size(), ' ');
-      line += ' ';
-      for (char c : name) line += c == '\n' ? std::string("\\012") : std::string(1, c);
-    }
-    out += line + "\n";
-  });
+  memory.visit_regions([&](const mm::Region& r) { out += maps_line(r) + "\n"; });
   return out;
 }
 
@@ -253,6 +238,23 @@ OrErrno<std::string> random_uuid() {
 }
 
 }  // namespace
+
+std::string maps_line(const mm::Region& r) {
+  mm::Backing::Identity id;
+  if (r.backing) id = r.backing->identity();
+  std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ", r.start, r.end,
+                                 has(r.prot, mm::Prot::Read) ? 'r' : '-', has(r.prot, mm::Prot::Write) ? 'w' : '-',
+                                 has(r.prot, mm::Prot::Exec) ? 'x' : '-', r.shared ? 's' : 'p', r.backing ? r.offset : 0,
+                                 id.major, id.minor, id.inode);
+  const std::string& name = r.backing && !id.path.empty() ? id.path : r.name;
+  if (!name.empty()) {
+    // Linux pads to column 73 on 64-bit machines.
+    if (line.size() < 72) line.append(72 - line.size(), ' ');
+    line += ' ';
+    for (char c : name) line += c == '\n' ? std::string("\\012") : std::string(1, c);
+  }
+  return line;
+}
 
 OrErrno<std::string> process_content(const ProcContext& c, std::string_view name, int tid) {
   Process& p = *c.process;

@@ -1,14 +1,19 @@
 // What the files of /proc and /sys contain.
 #pragma once
 
+#include <string>
 #include <string_view>
 
+#include "guest-mm/region.hpp"
 #include "vmm/linux/proc.hpp"
 
 namespace ramet::vmm {
 
 // CPUs the VMM may run on, by the host's numbers; never empty.
 std::vector<int> host_cpus();
+
+// A region as a line of /proc/<pid>/maps, without the end of line.
+std::string maps_line(const mm::Region&);
 
 // A file of /proc/<pid>, by its name there, as thread tid sees it. Errors: ENOENT.
 OrErrno<std::string> process_content(const ProcContext&, std::string_view name, int tid);

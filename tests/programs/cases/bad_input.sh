@@ -160,7 +160,7 @@ test_cli_misuse() {
   expect 125 'software|soft' "$RAMET" run --machine soft "$G/hello"
 }
 test_cli_help() {
-  for level in "" doctor run; do
+  for level in "" doctor run inspect; do
     # shellcheck disable=SC2086
     "$RAMET" $level --help >"$WORK/out" 2>&1 || fail "--help of '$level'"
     grep -q -- --help "$WORK/out" || fail "no help for '$level'"

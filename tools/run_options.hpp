@@ -1,0 +1,34 @@
+// What commands that run a program have in common: their options, PROGRAM [ARG...], and the run itself.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <expected>
+#include <string>
+#include <vector>
+
+#include "vmm/run.hpp"
+
+namespace ramet::tools {
+
+struct RunSettings {
+  std::string machine = "auto", memory = "512M", timeout, root, wx = "flip";
+  std::vector<std::string> dirs, environment, without;
+  bool stat = false;
+};
+
+// The settings outlive the command. What begins with PROGRAM is left to command_of().
+void add_run_options(CLI::App& command, RunSettings&);
+
+// Errors: there is no PROGRAM, or an unknown option before it.
+std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&);
+
+// Runs it to its end, and tells people what they want to know of that. Once in a process. Errors: as vmm::run(), and
+// settings that cannot be.
+std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings&, const std::vector<std::string>& command,
+                                                     vmm::Observer = {});
+
+// A message to standard error; returns the status.
+int refuse(const vmm::Failure&);
+
+}  // namespace ramet::tools
