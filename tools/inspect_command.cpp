@@ -47,7 +47,7 @@ int inspect(const Options& options, const CLI::App& sub) {
     dump.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     dump.ended = ended;
     if (file) file->add(to_json(dump));
-    else fmt::print(stderr, "{}", to_text(dump));
+    else std::fputs(to_text(dump).c_str(), stderr);
   };
   const auto report = run_program(options.run, *command, std::move(observer));
   if (!report) return refuse(report.error());

@@ -38,12 +38,13 @@ std::expected<std::unique_ptr<JsonArrayFile>, vmm::Failure> JsonArrayFile::creat
 JsonArrayFile::~JsonArrayFile() { std::fclose(file_); }
 
 void JsonArrayFile::add(const nlohmann::ordered_json& element) {
-  fmt::print(file_, "{}\n{}", empty_ ? "[" : ",", text_of(element, -1));
+  std::fputs(empty_ ? "[\n" : ",\n", file_);  // fputs: fmt::print throws where it cannot write
+  std::fputs(text_of(element, -1).c_str(), file_);
   empty_ = false;
 }
 
 vmm::Status JsonArrayFile::finish() {
-  fmt::print(file_, "{}\n", empty_ ? "[]" : "\n]");
+  std::fputs(empty_ ? "[]\n" : "\n]\n", file_);
   if (std::fflush(file_) != 0 || std::ferror(file_)) return cannot_write(path_);
   return {};
 }
