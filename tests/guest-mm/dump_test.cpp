@@ -19,7 +19,8 @@ using Node = AddressSpace::Node;
 
 constexpr Gva kLinear = 0xffff'8000'0000'0000;
 constexpr std::uint64_t kFileBytes = 4 * kMiB, kAnonymousBytes = 8 * kMiB;
-constexpr std::uint64_t kTables = 4000;  // made and taken away again
+constexpr std::uint64_t kTables = 8000;  // made and taken away again
+constexpr std::size_t kPhases = 4;
 
 // Three places where an address tells what a leaf there may map: files that come and go, far apart, so that whole
 // branches of tables do; the linear map, which is split and merged; anonymous memory, to which all that happens.
@@ -55,9 +56,9 @@ struct Places {
 };
 
 // One dump. A table has one place, and a table taken away is not used again while we look: none is seen twice. Before
-// it looks into table number `dwell` it lets the others go on, so that the table goes if it may; not for ever, as they
-// wait for us when they need tables back.
-std::string dump_once(const Places& places, std::size_t dwell) {
+// it looks into some of them, others in each phase, it lets the others go on, so that the table goes if it may; not for
+// ever, as they wait for us when they need tables back.
+std::string dump_once(const Places& places, std::size_t phase) {
   std::string wrong;
   const Counter& taken = places.w.as->counters().tables_allocated;
   std::unordered_set<Gpa> tables;
@@ -73,9 +74,9 @@ std::string dump_once(const Places& places, std::size_t dwell) {
     else if (!is_aligned(n.start, reach)) wrong = "a table in no table's place";
     else if (n.entries > arch::kEntriesPerTable) wrong = "a table with more entries than it has";
     else if (!tables.insert(n.address).second) wrong = "one table in two places";
-    if (tables.size() != dwell) return;
+    if (tables.size() % kPhases != phase) return;
     const std::uint64_t before = taken;
-    for (int turns = 0; turns < 200 && taken < before + 8; ++turns) std::this_thread::yield();
+    for (int turns = 0; turns < 400 && taken < before + 32; ++turns) std::this_thread::yield();
   });
   return wrong;
 }
@@ -122,7 +123,7 @@ TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_the
   std::atomic<bool> done{false};
   std::string wrong;
   std::thread dumper([&] {
-    for (unsigned i = 0; !done && wrong.empty(); ++i) wrong = dump_once(places, i % 16);
+    for (unsigned i = 0; !done && wrong.empty(); ++i) wrong = dump_once(places, i % kPhases);
   });
   // All of them to the end, so that tables pass from one to another.
   const auto repeat = [&](auto&& change) {
