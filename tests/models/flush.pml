@@ -53,13 +53,16 @@ inline look() {
   }
 }
 
+inline forget() { old.present = 0; old.frame = 0; old.write = 0; old.accessed = 0; old.dirty = 0 }
+
 // Walker::write: compare and exchange, with what was read before; again, if the processor has set a bit meanwhile.
 inline exchange(is_present, which, can_write, is_accessed, is_dirty) {
   d_step {
 #ifndef BROKEN_plain_store
     look();
 #endif
-    pte.present = is_present; pte.frame = which; pte.write = can_write; pte.accessed = is_accessed; pte.dirty = is_dirty;
+    pte.present = is_present; pte.frame = which; pte.write = can_write; pte.accessed = is_accessed;
+    pte.dirty = is_dirty;
     known_dirty[old.frame] = known_dirty[old.frame] || (old.present && old.dirty);
     spurious[0] = 0; spurious[1] = 0;
     changing = 1
@@ -142,7 +145,7 @@ classic:
      flush_relaxed();
      atomic { behind[me] = 0; drop() }
   fi;
-  atomic { space_lock = 0; for_write = 0; old.present = 0; old.frame = 0; old.write = 0; old.accessed = 0; old.dirty = 0 }
+  atomic { space_lock = 0; for_write = 0; forget() }
   goto enter
 }
 
@@ -221,7 +224,7 @@ proctype change() {
           known_dirty[1 - f] = 0
         }
      fi;
-     atomic { space_lock = 0; i = 0; f = 0; old.present = 0; old.frame = 0; old.write = 0; old.accessed = 0; old.dirty = 0 }
+     atomic { space_lock = 0; i = 0; f = 0; forget() }
   od
 }
 

@@ -18,7 +18,7 @@
 
 mtype = { Absent, ReadOnly, ReadWrite }                // entries
 mtype = { Unused, InUse, Deferred, Retired }           // table pages
-typedef Table { bit locked; bit dead; byte continuing; mtype entry[2] = Absent; mtype state = Unused; byte life }
+typedef Table { bit locked, dead; byte continuing; mtype entry[2] = Absent, state = Unused; byte life }
 
 Table table[PAGES];
 byte parent = BLOCK;
@@ -33,7 +33,9 @@ mtype cached[2] = Absent;
 mtype cached_block = Absent;
 
 // The processor walks on from the table that it knows of, if that yields anything new.
-#define leads_on(i) (cached_table != NONE && table[cached_table].entry[i] != Absent && table[cached_table].entry[i] != cached[i])
+#define found(i) table[cached_table].entry[i]
+#define leads_on(i) (cached_table != NONE && found(i) != Absent && found(i) != cached[i])
+#define cached_alive assert(table[cached_table].life == cached_life)
 #ifdef ARM64  // translations of both sizes at once are a fault of software
 #define one_size assert(cached_block == Absent || (cached[0] == Absent && cached[1] == Absent))
 #else
@@ -206,7 +208,8 @@ proctype fault() {
           fi
         }
         if
-        :: parent == BLOCK && block == ReadOnly -> d_step { block = ReadWrite; want[0] = ReadWrite; want[1] = ReadWrite }
+        :: parent == BLOCK && block == ReadOnly ->
+           d_step { block = ReadWrite; want[0] = ReadWrite; want[1] = ReadWrite }
         :: else
         fi;
         parent_locked = 0
@@ -262,8 +265,8 @@ end:
   do
   :: atomic { parent < PAGES && cached_table != parent -> cached_table = parent; cached_life = table[parent].life }
   :: atomic { parent == BLOCK && cached_block != block -> cached_block = block ; one_size }
-  :: atomic { leads_on(0) -> assert(table[cached_table].life == cached_life); cached[0] = table[cached_table].entry[0] ; one_size }
-  :: atomic { leads_on(1) -> assert(table[cached_table].life == cached_life); cached[1] = table[cached_table].entry[1] ; one_size }
+  :: atomic { leads_on(0) -> cached_alive; cached[0] = found(0) ; one_size }
+  :: atomic { leads_on(1) -> cached_alive; cached[1] = found(1) ; one_size }
   od
 }
 

@@ -328,6 +328,7 @@ init {
        f++
     :: else -> break
     od;
-    assert(link == NONE || (!table[link].dead && table[link].entries == (table[link].frame[0] != NONE) + (table[link].frame[1] != NONE)))
+    assert(link == NONE || !table[link].dead);
+    assert(link == NONE || table[link].entries == (table[link].frame[A] != NONE) + (table[link].frame[B] != NONE))
   }
 }
