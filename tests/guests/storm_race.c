@@ -111,18 +111,34 @@ static void fault_beside_unmapping(struct thread* t) {
 
 // --- the very pages: thread 0 unmaps and maps them, each time with a higher number in word 0. Another thread may
 // find a hole, a new page, or the number, but never one that had gone before it looked. What it stores must not
-// reach a frame that has another owner by now: thread 0 takes frames while the page is a hole, and checks them. ---
+// reach a frame that has another owner by now: thread 0, while the page is a hole, and thread 1, at any time, take
+// frames and check them. ---
 
 enum { kContested = 8, kTaken = 4 };
 static uint64_t published[kContested];
-static uint64_t* taken;
+static uint64_t* taken;  // kTaken pages each for threads 0 and 1
 
 static void prepare_contested(void) {
   field = map_pages(kContested);
-  taken = map_pages(kTaken);
+  taken = map_pages(2 * kTaken);
+}
+
+static void take(uint64_t* own, uint64_t round) {
+  for (size_t w = 0; w < kTaken * kWords; ++w) own[w] = stamp(round, w);
+}
+
+static void check_and_give(const struct thread* t, uint64_t* own, uint64_t round) {
+  for (size_t w = 0; w < kTaken * kWords; ++w)
+    want(t, "a word of memory that no other thread has", *(volatile uint64_t*)(own + w), stamp(round, w));
+  advise_pages(own, kTaken, MADV_DONTNEED);
 }
 
 static void contest(struct thread* t) {
+  uint64_t* own = taken + kTaken * kWords;
+  for (uint64_t round = 0; t->id == 1 && threads > 2 && !is_done(); ++round) {
+    take(own, round);
+    check_and_give(t, own, round);
+  }
   while (!is_done()) {
     size_t k = next_random(t) % kContested;
     uint64_t before = __atomic_load_n(&published[k], __ATOMIC_ACQUIRE), found = 0;
@@ -141,18 +157,14 @@ static void unmap_under_fault(struct thread* t) {
     uint64_t value;
     unmap_pages((void*)page, 1);
     want(t, "a load from an unmapped page", (uint64_t)try_load(page, &value), SEGV_MAPERR);
-    for (size_t i = 0; i < kTaken; ++i)
-      for (size_t w = 0; w < kWords; ++w) page_at(taken, i)[w] = stamp((uint64_t)r, i * kWords + w);
+    take(taken, (uint64_t)r);
     map_again(page);
     want(t, "word 0 of a page mapped again", page[0], 0);
     page[0] = (uint64_t)r + 1;
     __atomic_store_n(&published[k], (uint64_t)r + 1, __ATOMIC_RELEASE);
-    for (size_t i = 0; i < kTaken; ++i)
-      for (size_t w = 0; w < kWords; ++w)
-        want(t, "a page of thread 0 alone", page_at(taken, i)[w], stamp((uint64_t)r, i * kWords + w));
+    check_and_give(t, taken, (uint64_t)r);
     want(t, "the number just written", page[0], (uint64_t)r + 1);
     t->sum += page[0];
-    advise_pages(taken, kTaken, MADV_DONTNEED);
   }
   __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
 }
