@@ -30,7 +30,7 @@ test_storm_ebizzy() { storm ebizzy 3000 64; }
 
 # The results are the same with any of the techniques off.
 test_storm_without_techniques() {
-  rounds=$(scaled 100 4)
+  rounds=$(scaled 50 4)
   for technique in speculative-faults relaxed-flushes huge-merge; do
     for name in page_fault page_fault_shared fault_while_unmapping unmap_under_fault protect_under_writers \
       protect_same_table protect_restore upgrade remap advise; do
