@@ -224,5 +224,74 @@ TEST_P(Speculative, No_fault_publishes_after_its_region_has_gone) {
   w.check_empty();
 }
 
+// A vCPU may go on using what was unmapped until the flush returns; a fault that needs no lock must not get its frame.
+TEST_P(Speculative, Frames_are_given_to_nobody_before_the_flush) {
+  World w(GetParam(), {.vcpus = 3, .config = {.blocks = false, .around_pages = 1}});
+  const Gva old = w.map(kPageSize), other = w.map(2 * kPageSize);
+  ASSERT_TRUE(w.cpu(2).store(other, 1));  // the table is there
+  ASSERT_TRUE(w.cpu(1).store(old, 2));
+  bool flushed = false;
+  w.tlb.before_flush = [&] {
+    flushed = true;
+    EXPECT_TRUE(w.cpu(2).store(other + kPageSize, 3));
+    EXPECT_TRUE(w.cpu(1).store(old, 4));
+    EXPECT_EQ(w.cpu(2).load(other + kPageSize), 3u);
+  };
+  ASSERT_TRUE(w.as->unmap(old, kPageSize));
+  EXPECT_TRUE(flushed);
+  w.tlb.before_flush = nullptr;
+  w.check();
+  w.check_empty();
+}
+
+// Whoever reads tables without the lock may hold one that is taken out meanwhile: it must not become another.
+TEST_P(Speculative, A_table_taken_out_is_no_other_while_somebody_reads_it) {
+  World w(GetParam(), {.config = {.blocks = false}});
+  const Gva a = 0x2000'0000, b = 0x6000'0000;
+  w.map_at(a, 16 * kPageSize);
+  w.map_at(b, 16 * kPageSize);
+  ASSERT_TRUE(w.cpu().store(a, 1));
+  bool replaced = false;
+  w.as->dump([&](const AddressSpace::Node& node) {
+    if (node.table && node.level == arch::Level::Pte && node.start == a) {
+      std::thread([&] {
+        EXPECT_TRUE(w.as->unmap(a, 16 * kPageSize));
+        EXPECT_TRUE(w.cpu().store(b, 2));
+      }).join();
+      replaced = true;
+    }
+    EXPECT_FALSE(replaced && !node.table && node.start >= a && node.start < a + kBlockSize);
+  });
+  EXPECT_TRUE(replaced);
+  w.check();
+  w.check_empty();
+}
+
+// Regions that share a table, which comes and goes with their pages: a page published into a table that has just been
+// dropped would be lost, and so would one in a table that is somebody else's by now.
+TEST_P(Speculative, A_table_dropped_under_a_fault_takes_nothing_with_it) {
+  constexpr unsigned kThreads = 3;
+  World w(GetParam(), {.vcpus = kThreads, .config = {.blocks = false, .around_pages = 1}});
+  const Gva a = 0x2000'0000;
+  std::vector<std::thread> threads;
+  for (unsigned me = 0; me < kThreads; ++me) {
+    const Gva own = a + me * 0x10000;
+    ASSERT_TRUE(w.as->map({.address = own, .length = 4 * kPageSize, .prot = kReadWrite, .fixed = true}));
+    threads.emplace_back([&, me, own] {
+      for (std::uint64_t i = 1; i < 4000; ++i) {
+        const Gva at = own + i % 4 * kPageSize;
+        ASSERT_TRUE(w.cpu(me).store(at, i));
+        ASSERT_EQ(w.cpu(me).load(at), i) << "round " << i;
+        if (i % 3 == 0) {
+          ASSERT_TRUE(w.as->advise(own, 4 * kPageSize, Advice::DontNeed));
+        }
+      }
+    });
+  }
+  for (auto& t : threads) t.join();
+  w.check();
+  w.check_empty();
+}
+
 }  // namespace
 }  // namespace ramet::mm::test
