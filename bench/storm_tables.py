@@ -94,7 +94,7 @@ def blocks(bench):
     options = {"merging": (), "--without huge-merge": ("--without", "huge-merge")}
 
     def events(memory):
-        return {k: v for k, v in memory.items() if k.startswith(("merge", "split"))}
+        return {k: v for k, v in memory.items() if k.startswith(("merge:", "split:"))}
 
     def cycles(n, how):
         return bench.guest(storm(bench, "protect_restore", 1, n, size), "--memory", "2G", *options[how])
@@ -107,7 +107,7 @@ def blocks(bench):
         for n in lengths:
             printed, report = cycles(n, how)
             frames, found = report["frames"], events(report["memory"])
-            splits, merges = (sum(v for k, v in found.items() if k.startswith(kind) and "refused" not in k)
+            splits, merges = (sum(found.get(f"{kind}:{level}", 0) for level in ("PMD", "PUD"))
                               for kind in ("split", "merge"))
             bench.row(how, n, frames["2M"], splits, merges, frames["table"], f"{float(printed['ns_per_op']) / 1e3:.1f}",
                       value=frames["2M"], how=how, cycles=n, blocks=frames["2M"], tables=frames["table"],
@@ -123,7 +123,7 @@ def blocks(bench):
 
     def line(name, runs, key, target=None):
         ns = statistics.median(float(run[key]) for run in runs)
-        throughput = statistics.median(float(a["ns_per_read_before"]) / float(b[key]) for a, b in zip(healed, runs))
+        throughput = statistics.median(float(run["ns_per_read_before"]) / float(run[key]) for run in runs)
         bench.row(name, f"{ns:.1f}", f"{throughput:.3f}", value=throughput, ns=ns, target=target)
     line("never split", healed, "ns_per_read_before")
     line("split (--without huge-merge)", split, "ns_per_read_after")

@@ -12,7 +12,7 @@ storm() {
 }
 
 test_storm_page_fault() { storm page_fault 1000 64; }
-test_storm_page_fault_shared() { storm page_fault_shared 500 8; }
+test_storm_page_fault_shared() { storm page_fault_shared 300 8; }
 test_storm_page_fault_file() { storm page_fault_file 1000 16 "$DATA/file"; }
 test_storm_fault_while_unmapping() { storm fault_while_unmapping 2000 100; }
 test_storm_fault_beside_unmapping() { storm fault_beside_unmapping 1000 20; }
@@ -26,7 +26,7 @@ test_storm_mmap() { storm mmap 5000 100; }
 test_storm_remap() { storm remap 2000 64; }
 test_storm_advise() { storm advise 2000 64; }
 test_storm_futex() { storm futex 5000 100; }
-test_storm_ebizzy() { storm ebizzy 3000 64; }
+test_storm_ebizzy() { storm ebizzy 1500 64; }
 
 # The results are the same with any of the techniques off.
 test_storm_without_techniques() {
