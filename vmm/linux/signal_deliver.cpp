@@ -154,7 +154,7 @@ bool on_alternate_stack(const Thread& thread, mm::Gva sp) {
 void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
   if (result == kNoResult) result.reset();
   // A call that was not interrupted gives its mask back before handlers run. Only this thread sets it.
-  if (thread.signals.saved_mask && !(result && (is_restart(*result) || *result == -EINTR))) restore_saved_mask(thread);
+  if (thread.signals.saved_mask && !(result && (is_restart(result.value_or(0)) || result == -EINTR))) restore_saved_mask(thread);
 
   while (thread.interruption_.raised() && !thread.process.ending()) {
     thread.interruption_.clear();  // before looking: what comes later raises it again
@@ -181,7 +181,7 @@ void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
     }
   }
   if (result) {
-    if (is_restart(*result)) restart_call(thread, *result);
+    if (is_restart(result.value_or(0))) restart_call(thread, *result);
     else thread.regs().set_result(static_cast<std::uint64_t>(*result));
   }
   if (thread.signals.saved_mask) {
