@@ -99,8 +99,9 @@ bool FramePool::take_fresh_locked(unsigned order, Index& out) {
 bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
   unsigned found = order;
   while (found < kBlockOrder && lists_[found] == kNil) ++found;
-  // Whole blocks are the last to be cut up: fresh frames come before them.
-  if (found == kBlockOrder && order < kBlockOrder && take_fresh_locked(order, out)) {
+  // Whole blocks are cut up only if the host backs them: fresh frames cost it a fault each, and come before the others.
+  const bool backed = found == kBlockOrder && lists_[found] != kNil && !meta_[lists_[found]].zero;
+  if (found == kBlockOrder && order < kBlockOrder && !backed && take_fresh_locked(order, out)) {
     zero = true;
     return true;
   }
