@@ -99,6 +99,7 @@ struct AddressSpace::Impl {
     Guard guard;
     PageTable::Level level;
     Gva start, end;
+    std::optional<Gpa> table;  // where start and end lie, if it was looked up
   };
   // Errors: NoMemory (no frame, or with a guard over the budget), Io; NotMapped: there is no such table.
   Result<PageTable::Outcome> fill(const Window&);

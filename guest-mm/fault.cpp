@@ -89,7 +89,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     const bool block = takes_blocks(*region) && leaf.level >= PageTable::Level::Pmd && is_aligned(start, kBlockSize) &&
                        limit - start >= kBlockSize;
     if (block && table->prepare(start, PageTable::Level::Pmd)) {
-      const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize});
+      const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize, {}});
       if (filled && filled->mapped == 1) {
         start += kBlockSize;
         continue;
@@ -100,7 +100,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
       if (ready.error() == Error::Invalid) continue;  // a speculative fault put a block there
       return ready;
     }
-    const auto filled = fill({*region, start, access, {}, PageTable::Level::Pte, start, piece});
+    const auto filled = fill({*region, start, access, {}, PageTable::Level::Pte, start, piece, {}});
     if (!filled) return fail(filled.error());
     if (filled->uniform) changes.uniform(start, PageTable::Level::Pte);
     // A ragged window is filled bit by bit: go on where the first page is missing.
