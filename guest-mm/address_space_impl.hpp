@@ -74,7 +74,7 @@ struct AddressSpace::Impl {
   struct Settled {
     Published how = Published::Done;
     Resolved resolved = Resolved::Spurious;
-    std::optional<FlushBatch::Uniform> uniform = {};  // a table that could be a leaf now
+    std::optional<PageTable::Level> uniform = {};  // the table of that level around the address could be a leaf now
   };
   // Without the lock; nothing if it takes the classic way.
   std::optional<Resolved> speculative_fault(Gva address, Access);

@@ -54,7 +54,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       const auto settled = map_absent(*region, address, access, leaf, {});
       if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
       if (!settled) return fail(settled.error());
-      if (settled->uniform) batch.uniform(settled->uniform->at, settled->uniform->level);
+      if (settled->uniform) batch.uniform(address, *settled->uniform);
       return settled->resolved;
     }
     if (leaf.state == State::Present && allows(leaf.attributes, access)) return Resolved::Spurious;

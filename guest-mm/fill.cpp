@@ -198,7 +198,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   const auto settled = [&](const PageTable::Outcome& outcome, Level level) {
     Settled s{.how = outcome.how, .resolved = Resolved::Spurious, .uniform = {}};
     if (outcome.how != Published::Done) return s;
-    if (outcome.uniform) s.uniform = FlushBatch::Uniform{address, level};
+    if (outcome.uniform) s.uniform = level;
     if (outcome.mapped == 0) return s;  // somebody else was faster
     (level == Level::Pte ? counters.pages_mapped : counters.blocks_mapped).add(outcome.mapped);
     if (outcome.mapped > 1) (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);

@@ -193,9 +193,9 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
 
 Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) {
   unsigned order = std::min(static_cast<unsigned>(std::bit_width(pages)) - 1, kBlockOrder);
-  for (;; --order) {
-    if (auto run = allocate(order, how); run || order == 0) return run;
-  }
+  Result<Run> run = allocate(order, how);
+  while (!run && order > 0) run = allocate(--order, how);
+  return run;
 }
 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {

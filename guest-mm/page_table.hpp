@@ -107,8 +107,8 @@ class PageTable {
   };
   struct Outcome {
     Published how = Published::Done;
-    std::uint64_t mapped = 0;    // leaves
     bool uniform = false;        // the table could be one leaf now
+    std::uint32_t mapped = 0;    // leaves
   };
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.
