@@ -41,10 +41,7 @@ class Walker final : public PageTable {
                        [](const Slot&, Gpa) {});
   }
 
-  unsigned entries(Gva va, Level level) const override {
-    const auto table = table_at(va, level);
-    return table ? tables_.info(*table).entries.load(std::memory_order_relaxed) : 0;
-  }
+  unsigned entries(Gpa table) const override { return tables_.info(table).entries.load(std::memory_order_relaxed); }
 
   std::optional<Gpa> table_at(Gva va, Level target) const override {
     Gpa table = root_;
@@ -311,6 +308,7 @@ class Walker final : public PageTable {
     Leaf leaf;
     leaf.start = slot.start;
     leaf.level = slot.level;
+    leaf.table = slot.table;
     if (e == arch::kNone) return leaf;
     leaf.state = e == arch::kChanging ? State::Changing : F::present(e) ? State::Present : State::Kept;
     if (leaf.state == State::Changing) return leaf;
@@ -434,9 +432,11 @@ class Walker final : public PageTable {
 
   void count(const Slot& slot, Entry old, Entry next) {
     TableInfo& info = tables_.info(slot.table);
-    // Relaxed: others read it as a hint.
-    if (old == arch::kNone) info.entries.fetch_add(1, std::memory_order_relaxed);
-    if (next == arch::kNone) info.entries.fetch_sub(1, std::memory_order_relaxed);
+    // Relaxed, and not in one step: written with the lock, and others read it as a hint.
+    const auto add = [](std::atomic<std::uint16_t>& to, int n) {
+      to.store(static_cast<std::uint16_t>(to.load(std::memory_order_relaxed) + n), std::memory_order_relaxed);
+    };
+    add(info.entries, (old == arch::kNone) - (next == arch::kNone));
     count_leaf(slot.level, old, -1);
     count_leaf(slot.level, next, +1);
     if (const unsigned index = arch::index_of(slot.level, slot.start); index == 0) {
@@ -445,7 +445,7 @@ class Walker final : public PageTable {
     } else {
       const Entry first = load(slot_in(slot.table, slot.level, slot.start - index * arch::span_of(slot.level)));
       const int change = continues(first, slot.level, index, next) - continues(first, slot.level, index, old);
-      if (change != 0) info.continuing.fetch_add(static_cast<std::uint16_t>(change), std::memory_order_relaxed);
+      if (change != 0) add(info.continuing, change);
     }
   }
 
