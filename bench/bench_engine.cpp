@@ -2,74 +2,37 @@
 // so without exits, beside the same work done by Linux. A fault of Linux includes entering its kernel.
 // Both sides give out memory that was used before, so that both clear it: what the host needs to provide
 // memory in the first place is in neither.
-#include <sys/mman.h>
-
 #include <benchmark/benchmark.h>
 
-#include <cstdlib>
-#include <memory>
-
-#include "guest-mm/address_space.hpp"
+#include "bench/engine.hpp"
 
 namespace {
 
 using namespace ramet::mm;
+using bench::check, bench::kAt, bench::native_map;
 
 constexpr std::uint64_t kWindow = 16 * kBlockSize;  // less than the frame pool keeps backed when it is freed
-constexpr Gva kAt = 0x10'0000'0000;
 
-struct NoTlb final : Tlb {
-  void flush(const FlushRequest&) override {}
-  void flush_relaxed(const FlushRequest&) override {}
-};
-
-struct Engine {
-  NoTlb tlb;
-  std::unique_ptr<Memory> memory;
-  std::unique_ptr<AddressSpace> space;
-
-  explicit Engine(AddressSpace::Config config = {}) {
-    memory = std::move(Memory::create({.data_bytes = 256 << 20, .table_bytes = 16 << 20}).value());
-    space = std::move(AddressSpace::create(config, *memory, tlb).value());
+struct Engine : bench::Engine {
+  explicit Engine(AddressSpace::Config config = {}) : bench::Engine(config) {
     map(kWindow);  // the memory comes from the host here
-    touch_all();
+    touch(kAt, kWindow);
     unmap(kWindow);
   }
-  void map(std::uint64_t length) {
-    MapRequest request;
-    request.address = kAt, request.length = length, request.prot = Prot::Read | Prot::Write, request.fixed = true;
-    if (!space->map(request)) std::abort();
-  }
-  void unmap(std::uint64_t length) {
-    if (!space->unmap(kAt, length)) std::abort();
-  }
-  void protect(std::uint64_t length, Prot prot) {
-    if (!space->protect(kAt, length, prot)) std::abort();
-  }
+  void map(std::uint64_t length) { bench::Engine::map(kAt, length); }
+  void unmap(std::uint64_t length) { bench::Engine::unmap(kAt, length); }
+  void protect(std::uint64_t length, Prot prot) { bench::Engine::protect(kAt, length, prot); }
   // What a guest that writes all of it costs: a fault wherever the entry is not there yet.
   std::uint64_t fault_all(std::uint64_t length, std::uint64_t step) {
     std::uint64_t faults = 0;
-    for (Gva va = kAt; va < kAt + length; va += step, ++faults)
-      if (!space->fault(va, Access::Write)) std::abort();
+    for (Gva va = kAt; va < kAt + length; va += step, ++faults) fault(va);
     return faults;
-  }
-  void touch_all() {
-    for (Gva va = kAt; va < kAt + kWindow; va += kPageSize)
-      *space->word(va).value().word = 1;
   }
 };
 
-char* native_map(std::uint64_t length, int advice) {
-  char* p = static_cast<char*>(mmap(reinterpret_cast<void*>(kAt), length, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
-  if (p != reinterpret_cast<char*>(kAt)) std::abort();
-  madvise(p, length, advice);
-  return p;
-}
-
-std::uint64_t native_touch(char* p, std::uint64_t length, std::uint64_t step) {
+std::uint64_t native_touch(std::uint64_t length, std::uint64_t step) {
   std::uint64_t faults = 0;
-  for (std::uint64_t i = 0; i < length; i += step, ++faults) *const_cast<volatile char*>(p + i) = 1;
+  for (Gva va = kAt; va < kAt + length; va += step, ++faults) bench::native_touch(va);
   return faults;
 }
 
@@ -100,9 +63,9 @@ void native_faults(benchmark::State& state, int advice, std::uint64_t step) {
   std::uint64_t faults = 0, pages = 0;
   for (auto _ : state) {
     state.PauseTiming();
-    char* p = native_map(kWindow, advice);
+    char* p = native_map(kAt, kWindow, advice);
     state.ResumeTiming();
-    faults += native_touch(p, kWindow, step);
+    faults += native_touch(kWindow, step);
     pages += kWindow / kPageSize;
     state.PauseTiming();
     munmap(p, kWindow);
@@ -125,7 +88,7 @@ void engine_spurious(benchmark::State& state) {
   e.fault_all(kWindow, kBlockSize);
   Gva va = kAt;
   for (auto _ : state) {
-    if (!e.space->fault(va, Access::Write)) std::abort();
+    e.fault(va);
     va = kAt + (va - kAt + kPageSize) % kWindow;
   }
 }
@@ -139,7 +102,7 @@ void engine_map_unmap(benchmark::State& state) {
 }
 void native_map_unmap(benchmark::State& state) {
   const auto length = std::uint64_t(state.range(0));
-  for (auto _ : state) munmap(native_map(length, MADV_NORMAL), length);
+  for (auto _ : state) munmap(native_map(kAt, length, MADV_NORMAL), length);
 }
 void engine_map_touch_unmap(benchmark::State& state) {
   Engine e;
@@ -149,8 +112,8 @@ void engine_map_touch_unmap(benchmark::State& state) {
 void native_map_touch_unmap(benchmark::State& state) {
   const auto length = std::uint64_t(state.range(0));
   for (auto _ : state) {
-    char* p = native_map(length, MADV_NORMAL);
-    native_touch(p, length, kPageSize);
+    char* p = native_map(kAt, length, MADV_NORMAL);
+    native_touch(length, kPageSize);
     munmap(p, length);
   }
 }
@@ -171,11 +134,11 @@ void engine_protect(benchmark::State& state) {
   }
 }
 void native_protect(benchmark::State& state) {
-  char* p = native_map(kWindow, MADV_NOHUGEPAGE);
+  char* p = native_map(kAt, kWindow, MADV_NOHUGEPAGE);
   const auto length = std::uint64_t(state.range(0)) * kPageSize;
-  native_touch(p, length, kPageSize);
+  native_touch(length, kPageSize);
   for (auto _ : state)
-    if (mprotect(p, length, PROT_READ) || mprotect(p, length, PROT_READ | PROT_WRITE)) std::abort();
+    check(mprotect(p, length, PROT_READ) == 0 && mprotect(p, length, PROT_READ | PROT_WRITE) == 0);
   munmap(p, kWindow);
 }
 BENCHMARK(engine_protect)->Arg(1)->Arg(256);

@@ -74,7 +74,7 @@ struct AddressSpace::Impl {
   struct Settled {
     Published how = Published::Done;
     Resolved resolved = Resolved::Spurious;
-    std::optional<FlushBatch::Uniform> uniform = {};  // a table that could be a leaf now
+    std::optional<PageTable::Level> uniform = {};  // the table of that level around the address could be a leaf now
   };
   // Without the lock; nothing if it takes the classic way.
   std::optional<Resolved> speculative_fault(Gva address, Access);
@@ -99,6 +99,7 @@ struct AddressSpace::Impl {
     Guard guard;
     PageTable::Level level;
     Gva start, end;
+    std::optional<Gpa> table;  // where start and end lie, if it was looked up
   };
   // Errors: NoMemory (no frame, or with a guard over the budget), Io; NotMapped: there is no such table.
   Result<PageTable::Outcome> fill(const Window&);

@@ -54,7 +54,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       const auto settled = map_absent(*region, address, access, leaf, {});
       if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
       if (!settled) return fail(settled.error());
-      if (settled->uniform) batch.uniform(settled->uniform->at, settled->uniform->level);
+      if (settled->uniform) batch.uniform(address, *settled->uniform);
       return settled->resolved;
     }
     if (leaf.state == State::Present && allows(leaf.attributes, access)) return Resolved::Spurious;
@@ -89,7 +89,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     const bool block = takes_blocks(*region) && leaf.level >= PageTable::Level::Pmd && is_aligned(start, kBlockSize) &&
                        limit - start >= kBlockSize;
     if (block && table->prepare(start, PageTable::Level::Pmd)) {
-      const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize});
+      const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize, {}});
       if (filled && filled->mapped == 1) {
         start += kBlockSize;
         continue;
@@ -100,7 +100,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
       if (ready.error() == Error::Invalid) continue;  // a speculative fault put a block there
       return ready;
     }
-    const auto filled = fill({*region, start, access, {}, PageTable::Level::Pte, start, piece});
+    const auto filled = fill({*region, start, access, {}, PageTable::Level::Pte, start, piece, {}});
     if (!filled) return fail(filled.error());
     if (filled->uniform) changes.uniform(start, PageTable::Level::Pte);
     // A ragged window is filled bit by bit: go on where the first page is missing.

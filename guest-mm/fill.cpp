@@ -92,7 +92,7 @@ AroundPlan AddressSpace::Impl::plan(const Region& region, Gva address, Gva end, 
     const PageTable::Leaf before = table->find(block - 1);
     in.previous_is_block = before.state != State::Absent && before.level >= Level::Pmd;
   }
-  if (leaf.level == Level::Pte) in.populated = table->entries(address, Level::Pte);
+  if (leaf.level == Level::Pte) in.populated = table->entries(leaf.table);
   in.window = config.around_pages;
   in.total_frames = frames->total();
   // Pages of a shared file take none of the VM's frames.
@@ -164,7 +164,7 @@ Result<> AddressSpace::Impl::take_frames(const Window& w, Gpa in_table, Runs& ru
 }
 
 Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
-  const auto in_table = table->table_at(w.address, w.level);
+  const auto in_table = w.table ? w.table : table->table_at(w.address, w.level);
   if (!in_table) return fail(Error::NotMapped);
   const bool shared = w.region.shared && w.region.backing;
   Runs runs;
@@ -198,18 +198,19 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   const auto settled = [&](const PageTable::Outcome& outcome, Level level) {
     Settled s{.how = outcome.how, .resolved = Resolved::Spurious, .uniform = {}};
     if (outcome.how != Published::Done) return s;
-    if (outcome.uniform) s.uniform = FlushBatch::Uniform{address, level};
+    if (outcome.uniform) s.uniform = level;
     if (outcome.mapped == 0) return s;  // somebody else was faster
     (level == Level::Pte ? counters.pages_mapped : counters.blocks_mapped).add(outcome.mapped);
     if (outcome.mapped > 1) (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);
     s.resolved = region.backing ? Resolved::File : Resolved::Zero;
     return s;
   };
+  const auto found = [&](Level level) { return leaf.level == level ? std::optional(leaf.table) : std::nullopt; };
   if (planned.blocks > 0) {
     const Gva start = align_down(address, kBlockSize);
     const Gva stop = std::min(start + planned.blocks * kBlockSize, align_down(start, arch::span_of(Level::Pud)) + arch::span_of(Level::Pud));
     if (!locked || table->prepare(start, Level::Pmd)) {
-      const auto outcome = fill({region, address, access, guard, Level::Pmd, start, stop});
+      const auto outcome = fill({region, address, access, guard, Level::Pmd, start, stop, found(Level::Pmd)});
       if (!outcome && !locked) {
         if (outcome.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
         return fail(outcome.error());
@@ -227,16 +228,16 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   }
   const Gva block = align_down(address, kBlockSize);
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
-  auto outcome = fill({region, address, access, guard, Level::Pte, from, to});
+  auto outcome = fill({region, address, access, guard, Level::Pte, from, to, found(Level::Pte)});
   // What lies around the page must not keep the page itself from being mapped.
-  if (!outcome && locked) outcome = fill({region, address, access, guard, Level::Pte, address, address + kPageSize});
+  if (!outcome && locked) outcome = fill({region, address, access, guard, Level::Pte, address, address + kPageSize, found(Level::Pte)});
   if (!outcome && outcome.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
   if (!outcome) return fail(outcome.error());
   region.around.store(planned.next);
   // A small region that reaches into the next table.
   for (const auto& [start, stop] : {std::pair{planned.start, from}, std::pair{to, planned.end}}) {
     if (!locked || start >= stop || !table->prepare(start, Level::Pte)) continue;
-    const auto more = fill({region, start, access, guard, Level::Pte, start, stop});
+    const auto more = fill({region, start, access, guard, Level::Pte, start, stop, {}});
     if (more) outcome->mapped += more->mapped;
   }
   return settled(*outcome, Level::Pte);

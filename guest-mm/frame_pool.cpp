@@ -99,8 +99,9 @@ bool FramePool::take_fresh_locked(unsigned order, Index& out) {
 bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
   unsigned found = order;
   while (found < kBlockOrder && lists_[found] == kNil) ++found;
-  // Whole blocks are the last to be cut up: fresh frames come before them.
-  if (found == kBlockOrder && order < kBlockOrder && take_fresh_locked(order, out)) {
+  // Whole blocks are cut up only if the host backs them: fresh frames cost it a fault each, and come before the others.
+  const bool backed = found == kBlockOrder && lists_[found] != kNil && !meta_[lists_[found]].zero;
+  if (found == kBlockOrder && order < kBlockOrder && !backed && take_fresh_locked(order, out)) {
     zero = true;
     return true;
   }
@@ -192,9 +193,9 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
 
 Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) {
   unsigned order = std::min(static_cast<unsigned>(std::bit_width(pages)) - 1, kBlockOrder);
-  for (;; --order) {
-    if (auto run = allocate(order, how); run || order == 0) return run;
-  }
+  Result<Run> run = allocate(order, how);
+  while (!run && order > 0) run = allocate(--order, how);
+  return run;
 }
 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {

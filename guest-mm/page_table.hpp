@@ -38,6 +38,7 @@ class PageTable {
     Gva start = 0;
     Level level = Level::Pte;
     State state = State::Absent;
+    Gpa table = 0;               // that holds the slot
     Gpa address = 0;             // of the first byte of the leaf
     Attributes attributes = {};
     std::uint64_t span() const { return arch::span_of(level); }
@@ -59,8 +60,8 @@ class PageTable {
   virtual Leaf find(Gva) const = 0;
   // Visits present and kept leaves that touch [start, end), in order. Skips what is absent by whole tables.
   virtual void visit(Gva start, Gva end, const std::function<void(const Leaf&)>&) const = 0;
-  // Entries in use in the table at `level` around the address; 0 if there is no table.
-  virtual unsigned entries(Gva, Level) const = 0;
+  // Entries in use in a table.
+  virtual unsigned entries(Gpa table) const = 0;
   // The table of that level around the address, if there is one.
   virtual std::optional<Gpa> table_at(Gva, Level) const = 0;
   // The stretches of empty slots in [start, end), which lies inside the table; as many as fit into `out`.
@@ -106,8 +107,8 @@ class PageTable {
   };
   struct Outcome {
     Published how = Published::Done;
-    std::uint64_t mapped = 0;    // leaves
     bool uniform = false;        // the table could be one leaf now
+    std::uint32_t mapped = 0;    // leaves
   };
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.

@@ -47,7 +47,7 @@ std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_faul
   if (settled->uniform) {
     FlushBatch batch = this->batch();
     std::lock_guard guard(lock);
-    batch.uniform(settled->uniform->at, settled->uniform->level);
+    batch.uniform(address, *settled->uniform);
     finish_locked(batch);
   }
   return settled->resolved;

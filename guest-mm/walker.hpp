@@ -41,10 +41,7 @@ class Walker final : public PageTable {
                        [](const Slot&, Gpa) {});
   }
 
-  unsigned entries(Gva va, Level level) const override {
-    const auto table = table_at(va, level);
-    return table ? tables_.info(*table).entries.load(std::memory_order_relaxed) : 0;
-  }
+  unsigned entries(Gpa table) const override { return tables_.info(table).entries.load(std::memory_order_relaxed); }
 
   std::optional<Gpa> table_at(Gva va, Level target) const override {
     Gpa table = root_;
@@ -202,17 +199,13 @@ class Walker final : public PageTable {
     return table && is_uniform(tables_.info(*table));
   }
 
-  Result<> split(Gva boundary, FlushBatch& batch) override { return split_to(boundary, Level::Pte, batch); }
-
-  Result<> split_to(Gva boundary, Level smallest, FlushBatch& batch) override {
+  Result<> split(Gva boundary, FlushBatch& batch) override {
     // A giant leaf first becomes blocks, then the block with the boundary inside becomes pages.
-    for (;;) {
-      const Slot slot = slot_of_leaf(boundary);
-      const Entry e = load(slot);
-      if (e == arch::kNone || slot.level == smallest) return {};
-      if (smallest == Level::Pte && is_aligned(boundary, arch::span_of(slot.level))) return {};
-      if (auto done = split_leaf(slot, batch); !done) return done;
-    }
+    return split_while([&](const Slot& slot) { return !is_aligned(boundary, arch::span_of(slot.level)); }, boundary, batch);
+  }
+
+  Result<> split_to(Gva va, Level smallest, FlushBatch& batch) override {
+    return split_while([&](const Slot& slot) { return slot.level > smallest; }, va, batch);
   }
 
   void unmap(Gva start, Gva end, FlushBatch& batch) override {
@@ -315,6 +308,7 @@ class Walker final : public PageTable {
     Leaf leaf;
     leaf.start = slot.start;
     leaf.level = slot.level;
+    leaf.table = slot.table;
     if (e == arch::kNone) return leaf;
     leaf.state = e == arch::kChanging ? State::Changing : F::present(e) ? State::Present : State::Kept;
     if (leaf.state == State::Changing) return leaf;
@@ -438,9 +432,11 @@ class Walker final : public PageTable {
 
   void count(const Slot& slot, Entry old, Entry next) {
     TableInfo& info = tables_.info(slot.table);
-    // Relaxed: others read it as a hint.
-    if (old == arch::kNone) info.entries.fetch_add(1, std::memory_order_relaxed);
-    if (next == arch::kNone) info.entries.fetch_sub(1, std::memory_order_relaxed);
+    // Relaxed, and not in one step: written with the lock, and others read it as a hint.
+    const auto add = [](std::atomic<std::uint16_t>& to, int n) {
+      to.store(static_cast<std::uint16_t>(to.load(std::memory_order_relaxed) + n), std::memory_order_relaxed);
+    };
+    add(info.entries, (old == arch::kNone) - (next == arch::kNone));
     count_leaf(slot.level, old, -1);
     count_leaf(slot.level, next, +1);
     if (const unsigned index = arch::index_of(slot.level, slot.start); index == 0) {
@@ -449,7 +445,7 @@ class Walker final : public PageTable {
     } else {
       const Entry first = load(slot_in(slot.table, slot.level, slot.start - index * arch::span_of(slot.level)));
       const int change = continues(first, slot.level, index, next) - continues(first, slot.level, index, old);
-      if (change != 0) info.continuing.fetch_add(static_cast<std::uint16_t>(change), std::memory_order_relaxed);
+      if (change != 0) add(info.continuing, change);
     }
   }
 
@@ -472,8 +468,10 @@ class Walker final : public PageTable {
   }
   std::atomic<std::uint64_t>* total_for(Level level, Entry e) {
     if (e == arch::kNone || e == arch::kChanging || is_table(e, level)) return nullptr;
-    const Gpa gpa = F::address(arch::is_kept(e) ? arch::restored(e) : e, level);
-    if (memory_.tables().contains(gpa)) return nullptr;  // the VMM's own mappings
+    const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
+    const Gpa gpa = F::address(live, level);
+    // The VMM's own mappings: ring 0's, in stage 1, and tables.
+    if (!F::attributes(live).user || memory_.tables().contains(gpa)) return nullptr;
     if (!is_private(gpa)) return &shared_pages_;
     return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }
@@ -494,6 +492,15 @@ class Walker final : public PageTable {
     TableLock lock(tables_.info(parent.table));
     replace(parent, arch::kNone, &batch);
     batch.release_table(table);
+  }
+
+  template <class TooLarge>
+  Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) {
+    for (;;) {
+      const Slot slot = slot_of_leaf(va);
+      if (load(slot) == arch::kNone || !too_large(slot)) return {};
+      if (auto done = split_leaf(slot, batch); !done) return done;
+    }
   }
 
   Result<> split_leaf(const Slot& slot, FlushBatch& batch) {
