@@ -62,7 +62,10 @@ struct Totals {
 };
 
 vmm::Report run_hello(vmm::Shell& shell) {
-  auto report = vmm::run(shell, {.program = program, .memory_bytes = 64 << 20});
+  vmm::RunOptions options;
+  options.program = program;
+  options.memory_bytes = 64 << 20;
+  auto report = vmm::run(shell, options);
   if (!report) give_up(report.error().message);
   if (report->ending.status() != 0) give_up(program + " failed: " + report->ending.message);
   return std::move(*report);

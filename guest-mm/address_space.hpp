@@ -139,7 +139,7 @@ class AddressSpace {
   Result<Gpa> allocate_kernel_frame();
 
   // The linear map: all of the private bank at `address` (aligned to 1 GiB) for ring 0, writable, in the largest
-  // leaves the processor has. Once. Errors: Invalid, Exists, NoMemory.
+  // leaves the processor has. Once. Errors: Invalid (also for stage 2, which has no ring 0), Exists, NoMemory.
   Result<> map_linear(Gva address);
   // Changes a part of it; write and execute exclude each other. Splits as little as needed, and merges what became
   // alike. Errors: Invalid (not in the bank), NoMemory.

@@ -46,7 +46,7 @@ Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_
 Result<> AddressSpace::map_linear(Gva address) {
   Impl& m = *impl_;
   const Bank& bank = m.memory.data();
-  if (!is_aligned(address, arch::span_of(Level::Pud)) || address < m.config.end || address + bank.size() < address) return fail(Error::Invalid);
+  if (m.config.format == Format::Arm64Stage2 || !is_aligned(address, arch::span_of(Level::Pud)) || address < m.config.end || address + bank.size() < address) return fail(Error::Invalid);
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
   if (m.linear) return fail(Error::Exists);

@@ -199,17 +199,13 @@ class Walker final : public PageTable {
     return table && is_uniform(tables_.info(*table));
   }
 
-  Result<> split(Gva boundary, FlushBatch& batch) override { return split_to(boundary, Level::Pte, batch); }
-
-  Result<> split_to(Gva boundary, Level smallest, FlushBatch& batch) override {
+  Result<> split(Gva boundary, FlushBatch& batch) override {
     // A giant leaf first becomes blocks, then the block with the boundary inside becomes pages.
-    for (;;) {
-      const Slot slot = slot_of_leaf(boundary);
-      const Entry e = load(slot);
-      if (e == arch::kNone || slot.level == smallest) return {};
-      if (smallest == Level::Pte && is_aligned(boundary, arch::span_of(slot.level))) return {};
-      if (auto done = split_leaf(slot, batch); !done) return done;
-    }
+    return split_while([&](const Slot& slot) { return !is_aligned(boundary, arch::span_of(slot.level)); }, boundary, batch);
+  }
+
+  Result<> split_to(Gva va, Level smallest, FlushBatch& batch) override {
+    return split_while([&](const Slot& slot) { return slot.level > smallest; }, va, batch);
   }
 
   void unmap(Gva start, Gva end, FlushBatch& batch) override {
@@ -472,8 +468,10 @@ class Walker final : public PageTable {
   }
   std::atomic<std::uint64_t>* total_for(Level level, Entry e) {
     if (e == arch::kNone || e == arch::kChanging || is_table(e, level)) return nullptr;
-    const Gpa gpa = F::address(arch::is_kept(e) ? arch::restored(e) : e, level);
-    if (memory_.tables().contains(gpa)) return nullptr;  // the VMM's own mappings
+    const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
+    const Gpa gpa = F::address(live, level);
+    // The VMM's own mappings: ring 0's, in stage 1, and tables.
+    if (!F::attributes(live).user || memory_.tables().contains(gpa)) return nullptr;
     if (!is_private(gpa)) return &shared_pages_;
     return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }
@@ -494,6 +492,15 @@ class Walker final : public PageTable {
     TableLock lock(tables_.info(parent.table));
     replace(parent, arch::kNone, &batch);
     batch.release_table(table);
+  }
+
+  template <class TooLarge>
+  Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) {
+    for (;;) {
+      const Slot slot = slot_of_leaf(va);
+      if (load(slot) == arch::kNone || !too_large(slot)) return {};
+      if (auto done = split_leaf(slot, batch); !done) return done;
+    }
   }
 
   Result<> split_leaf(const Slot& slot, FlushBatch& batch) {

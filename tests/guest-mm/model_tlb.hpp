@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -129,6 +130,7 @@ class ModelTlb : public Tlb {
 
   void flush(const FlushRequest& request) override {
     ++strict;
+    if (before_flush) before_flush();
     if (ignore_flushes) return;
     for (auto& vcpu : vcpus_) {
       std::lock_guard guard(vcpu->lock_);
@@ -170,6 +172,7 @@ class ModelTlb : public Tlb {
 
   std::atomic<unsigned> strict{0}, relaxed{0}, spurious{0}, spurious_flushes{0};  // statistics
   std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
+  std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
   bool ignore_flushes = false;                  // damage, to see that it is noticed
 
   template <class Seen>

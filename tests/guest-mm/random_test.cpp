@@ -2,6 +2,7 @@
 // its protection, and the word stored in it.
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <random>
 #include <string>
@@ -13,6 +14,11 @@ namespace {
 
 constexpr Gva kBase = 0x1000'0000;
 constexpr unsigned kPages = 8 * 512;
+#if defined(RAMET_SANITIZED)
+constexpr int kOperations = 1500;   // of each schedule
+#else
+constexpr int kOperations = 20000;
+#endif
 constexpr std::uint64_t kWordOffset = 0x128;  // of the word looked at in each page
 
 struct Page {
@@ -24,7 +30,17 @@ struct Page {
 class Schedule {
  public:
   Schedule(Format format, unsigned seed)
-      : world(format, {.data = 64 * kMiB, .vcpus = 3}), rng(seed), model(kPages) {}
+      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed)}), rng(seed), model(kPages) {}
+
+  // Every combination of what may be switched off, over the seeds.
+  static AddressSpace::Config config(unsigned seed) {
+    AddressSpace::Config c;
+    c.eager_accessed_dirty = seed & 1;
+    c.merge = seed % 5 != 0;
+    c.relaxed_flushes = seed % 7 != 0;
+    c.speculative_faults = seed % 11 != 0;
+    return c;
+  }
 
   void step() {
     const auto [start, count] = pick_range();
@@ -32,7 +48,8 @@ class Schedule {
     const std::uint64_t length = count * kPageSize;
     const bool covered = all(start, count, [](const Page& p) { return p.mapped; });
     const auto unless = [](bool ok, Error e) { return ok ? Result<>() : Result<>(fail(e)); };
-    switch (roll() % 16) {
+    ++steps;
+    switch (roll() % 18) {
       case 0:
       case 1: {
         const Prot prot = pick_prot();
@@ -63,7 +80,14 @@ class Schedule {
       case 8:
         transfer(start, count);
         break;
+      case 9:
+        ASSERT_TRUE(world.as->split(at, length, arch::Level::Pte));
+        break;
+      case 10:
+        world.as->merge(at, length);
+        break;
       default:
+        steps += 16;
         for (int i = 0; i < 8; ++i) access(roll() % kPages);
         for (int i = 0; i < 8; ++i) access(start + roll() % count);
     }
@@ -76,6 +100,7 @@ class Schedule {
   }
 
   World world;
+  std::uint64_t steps = 0;  // operations and accesses
 
  private:
   std::pair<unsigned, unsigned> pick_range() {
@@ -169,16 +194,19 @@ TEST_P(Random, Schedules_agree_with_the_model) {
   // RAMET_SEED=n repeats the first schedule of a failed run.
   const char* fixed = std::getenv("RAMET_SEED");
   const unsigned first = fixed ? static_cast<unsigned>(std::strtoul(fixed, nullptr, 10)) : std::random_device{}();
+  std::uint64_t steps = 0;
   for (unsigned seed = first; seed != first + (fixed ? 1 : 4); ++seed) {
     SCOPED_TRACE("RAMET_SEED=" + std::to_string(seed));
     Schedule schedule(GetParam(), seed);
-    for (int i = 0; i < 800 && !HasFatalFailure(); ++i) {
+    for (int i = 0; i < kOperations && !HasFatalFailure(); ++i) {
       schedule.step();
-      if (i % 50 == 0) schedule.world.check();
+      if (i % 500 == 0) schedule.world.check();
     }
     if (HasFatalFailure()) return;
     schedule.finish();
+    steps += schedule.steps;
   }
+  std::printf("%llu steps from seed %u\n", static_cast<unsigned long long>(steps), first);
 }
 
 }  // namespace

@@ -151,10 +151,9 @@ bool on_alternate_stack(const Thread& thread, mm::Gva sp) {
   return !(a.flags & kAutodisarm) && sp > a.sp && sp - a.sp <= a.size;
 }
 
-void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
-  if (result == kNoResult) result.reset();
+void deliver_signals(Thread& thread, std::int64_t result) {
   // A call that was not interrupted gives its mask back before handlers run. Only this thread sets it.
-  if (thread.signals.saved_mask && !(result && (is_restart(*result) || *result == -EINTR))) restore_saved_mask(thread);
+  if (thread.signals.saved_mask && !(is_restart(result) || result == -EINTR)) restore_saved_mask(thread);
 
   while (thread.interruption_.raised() && !thread.process.ending()) {
     thread.interruption_.clear();  // before looking: what comes later raises it again
@@ -166,9 +165,9 @@ void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
         thread.process.end(fatal_ending(thread, delivery->info));
         return;
       }
-      if (result) {
-        finish_call(thread, *result, delivery->action.flags);
-        result.reset();  // the next handler interrupts the first one's first instruction
+      if (result != kNoResult) {
+        finish_call(thread, result, delivery->action.flags);
+        result = kNoResult;  // the next handler interrupts the first one's first instruction
       }
       if (!push_frame(thread, delivery->info, delivery->action, delivery->mask_to_save)) {
         frame_failed(thread, sig);
@@ -180,13 +179,13 @@ void deliver_signals(Thread& thread, std::optional<std::int64_t> result) {
       if (!(delivery->action.flags & SA_NODEFER)) thread.signals.blocked |= bit_of(sig);
     }
   }
-  if (result) {
-    if (is_restart(*result)) restart_call(thread, *result);
-    else thread.regs().set_result(static_cast<std::uint64_t>(*result));
+  if (result != kNoResult) {
+    if (is_restart(result)) restart_call(thread, result);
+    else thread.regs().set_result(static_cast<std::uint64_t>(result));
   }
   if (thread.signals.saved_mask) {
     restore_saved_mask(thread);  // may unblock something: looked at before the guest runs, see Thread::loop
-    if (thread.interruption_.raised() && !thread.process.ending()) deliver_signals(thread, std::nullopt);
+    if (thread.interruption_.raised() && !thread.process.ending()) deliver_signals(thread, kNoResult);
   }
 }
 

@@ -78,7 +78,7 @@ std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
 void send_fault(Thread&, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error);
 
 // Before each return to the guest: runs handlers (builds frames), applies default actions, restarts
-// interrupted calls. `call_result` is the pending result of a system call, if the exit was one.
-void deliver_signals(Thread&, std::optional<std::int64_t> call_result);
+// interrupted calls. `call_result` is the pending result of a system call; kNoResult if the exit was none.
+void deliver_signals(Thread&, std::int64_t call_result);
 
 }  // namespace ramet::vmm

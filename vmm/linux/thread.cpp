@@ -13,7 +13,7 @@ void Thread::loop() {
   host_.store(pthread_self(), std::memory_order_release);
   running_.store(true, std::memory_order_release);
   install_kick_signal();
-  deliver_signals(*this, std::nullopt);
+  deliver_signals(*this, kNoResult);
   while (!exited && !process.ending()) handle(vcpu.run());
 }
 
@@ -28,7 +28,7 @@ void Thread::handle(const Exit& e) {
       process.end({Ending::Kind::Broken, 0, e.detail});
       return;
   }
-  deliver_signals(*this, std::nullopt);
+  deliver_signals(*this, kNoResult);
 }
 
 void Thread::page_fault(const Exit& e) {

@@ -67,7 +67,7 @@ class Thread {
 
  private:
   friend class Process;
-  friend void deliver_signals(Thread&, std::optional<std::int64_t>);
+  friend void deliver_signals(Thread&, std::int64_t);
   Interruption interruption_;
   std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
   std::atomic<bool> running_{false};            // host_ is valid

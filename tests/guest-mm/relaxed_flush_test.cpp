@@ -1,0 +1,137 @@
+// Relaxed flushes: giving permission disturbs nobody, taking what nobody used needs no flush, and all of it is
+// counted.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "tests/guest-mm/world.hpp"
+
+namespace ramet::mm::test {
+namespace {
+
+class RelaxedFlush : public ForEachFormat {};
+RAMET_FOR_EACH_FORMAT(RelaxedFlush);
+
+constexpr unsigned kPages = 64;
+
+// A second vCPU holds the pages read-only; then they become writable.
+struct Upgrade {
+  explicit Upgrade(Format format, bool relaxed) : w(format, {.config = {.blocks = false, .relaxed_flushes = relaxed}}) {
+    a = w.map(kPages * kPageSize);
+    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(0).store(a + i * kPageSize, i));
+    EXPECT_TRUE(w.as->protect(a, kPages * kPageSize, kRead));
+    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(1).load(a + i * kPageSize));
+    strict = w.tlb.strict;
+    EXPECT_TRUE(w.as->protect(a, kPages * kPageSize, kReadWrite));
+    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(1).store(a + i * kPageSize, i));
+    w.check();
+  }
+  World w;
+  Gva a;
+  unsigned strict;
+};
+
+TEST_P(RelaxedFlush, An_upgrade_costs_another_vcpu_one_spurious_fault_however_many_pages) {
+  Upgrade u(GetParam(), true);
+  EXPECT_EQ(u.w.tlb.strict, u.strict);
+  EXPECT_EQ(u.w.tlb.relaxed, 1u);
+  EXPECT_EQ(u.w.tlb.spurious, 1u);
+  EXPECT_EQ(u.w.tlb.spurious_flushes, 1u);
+  EXPECT_EQ(u.w.as->counters().faults_spurious, 1u);
+}
+
+TEST_P(RelaxedFlush, Switched_off_an_upgrade_disturbs_every_vcpu) {
+  Upgrade u(GetParam(), false);
+  EXPECT_EQ(u.w.tlb.strict, u.strict + 1);
+  EXPECT_EQ(u.w.tlb.relaxed, 0u);
+  EXPECT_EQ(u.w.tlb.spurious, 0u);
+}
+
+TEST_P(RelaxedFlush, An_upgrade_maps_writable_at_once) {
+  World w(GetParam(), {.config = {.blocks = false}});
+  const Gva a = w.map(kPages * kPageSize);
+  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
+  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kRead));
+  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kReadWrite));
+  const auto faults = w.as->counters().faults.value.load();
+  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
+  EXPECT_EQ(w.as->counters().faults, faults);
+}
+
+TEST_P(RelaxedFlush, Instruction_fetches_find_new_permission_too) {
+  World w(GetParam(), {.config = {.blocks = false}});
+  const Gva a = w.map(kPages * kPageSize, kRead);
+  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu(1).load(a + i * kPageSize));
+  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kReadExec));
+  EXPECT_EQ(w.tlb.strict, 0u);
+  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu(1).fetch(a + i * kPageSize));
+  EXPECT_EQ(w.tlb.spurious, 1u);
+  w.check();
+}
+
+TEST_P(RelaxedFlush, Entries_nobody_used_go_without_a_flush) {
+  World w(GetParam(), {.config = {.blocks = false, .eager_accessed_dirty = false}});
+  const Gva a = w.map(16 * kPageSize);
+  ASSERT_TRUE(w.cpu().store(a, 1));  // maps all 16
+  EXPECT_EQ(w.as->usage().data_pages_4k, 16u);
+  ASSERT_TRUE(w.as->protect(a + 4 * kPageSize, 4 * kPageSize, kRead));
+  ASSERT_TRUE(w.as->unmap(a + 8 * kPageSize, 8 * kPageSize));
+  EXPECT_EQ(w.tlb.strict, 0u);
+  ASSERT_TRUE(w.as->unmap(a, kPageSize));
+  EXPECT_EQ(w.tlb.strict, 1u);
+  w.check();
+  w.check_empty();
+}
+
+TEST_P(RelaxedFlush, A_page_only_read_becomes_read_only_without_a_flush) {
+  for (const bool written : {false, true}) {
+    World w(GetParam(), {.config = {.blocks = false, .eager_accessed_dirty = false, .around_pages = 1}});
+    const Gva a = w.map(kPageSize);
+    ASSERT_TRUE(w.cpu(0).load(a));
+    ASSERT_TRUE(w.cpu(1).load(a));
+    if (written) {
+      ASSERT_TRUE(w.cpu(1).store(a, 7));
+    }
+    ASSERT_TRUE(w.as->protect(a, kPageSize, kRead));
+    EXPECT_EQ(w.tlb.strict, written ? 1u : 0u);
+    EXPECT_EQ(w.cpu(0).store(a, 8).error(), Error::NotPermitted);
+    EXPECT_EQ(w.cpu(1).store(a, 8).error(), Error::NotPermitted);
+    EXPECT_EQ(w.cpu(0).load(a), written ? 7u : 0u);
+    w.check();
+  }
+}
+
+// Whoever writes may do so until protect() returns, and not after; the walker sets dirty bits all the while.
+TEST_P(RelaxedFlush, A_protection_holds_from_the_moment_it_returns) {
+  for (const bool eager : {true, false}) {
+    World w(GetParam(), {.vcpus = 3, .config = {.blocks = false, .eager_accessed_dirty = eager, .around_pages = 1}});
+    const Gva a = w.map(4 * kPageSize);
+    std::atomic<bool> done{false};
+    std::vector<std::thread> writers;
+    for (unsigned me = 1; me < 3; ++me) {
+      writers.emplace_back([&, me] {
+        for (std::uint64_t i = 1; !done; ++i) (void)w.cpu(me).store(a + i % 4 * kPageSize + 8 * me, i);
+      });
+    }
+    for (unsigned round = 0; round < 2000; ++round) {
+      const Gva page = a + round % 4 * kPageSize;
+      ASSERT_TRUE(w.as->protect(page, kPageSize, kRead));
+      const auto first = w.cpu(0).load(page + 8), second = w.cpu(0).load(page + 16);
+      if (round % 8 == 0) std::this_thread::yield();
+      ASSERT_EQ(w.cpu(0).load(page + 8), first) << "round " << round;
+      ASSERT_EQ(w.cpu(0).load(page + 16), second) << "round " << round;
+      ASSERT_TRUE(w.as->protect(page, kPageSize, kReadWrite));
+      if (round % 16 == 0) {
+        ASSERT_TRUE(w.as->advise(page, kPageSize, Advice::DontNeed));
+      }
+    }
+    done = true;
+    for (auto& t : writers) t.join();
+    w.check();
+    w.check_empty();
+  }
+}
+
+}  // namespace
+}  // namespace ramet::mm::test
