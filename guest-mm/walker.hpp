@@ -510,17 +510,26 @@ class Walker final : public PageTable {
     TableLock lock(tables_.info(slot.table));
     Entry e = load(slot);
     do {  // until the hardware does not set a bit meanwhile
-      const Leaf leaf = leaf_of(slot, e);
-      for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-        const std::uint64_t step = i * arch::span_of(smaller);
-        const Entry part = F::leaf(leaf.address + step, smaller, leaf.attributes);
-        replace(slot_in(*table, smaller, slot.start + step), leaf.state == State::Kept ? arch::kept(part) : part, nullptr);
-      }
+      fill(*table, smaller, leaf_of(slot, e));
       F::publish();
     } while (!write(slot, e, F::table(*table), &batch));
+    count_leaf(smaller, load(slot_in(*table, smaller, slot.start)), static_cast<int>(arch::kEntriesPerTable));
     F::publish();
     counters_.split(slot.level).add();
     return {};
+  }
+
+  // Every entry of a table that nobody can reach yet: no need to write and count them one by one.
+  void fill(Gpa table, Level level, const Leaf& whole) {
+    const bool kept = whole.state == State::Kept;
+    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
+      const std::uint64_t step = i * arch::span_of(level);
+      const Entry part = F::leaf(whole.address + step, level, whole.attributes);
+      store(slot_in(table, level, whole.start + step), kept ? arch::kept(part) : part);
+    }
+    TableInfo& info = tables_.info(table);
+    info.entries.store(arch::kEntriesPerTable, std::memory_order_relaxed);
+    info.continuing.store(kept ? 0 : arch::kEntriesPerTable - 1, std::memory_order_relaxed);
   }
 
   Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch) {
