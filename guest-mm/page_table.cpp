@@ -4,7 +4,8 @@
 #include "arch/arm64/entry.hpp"
 #include "arch/x86_64/entry.hpp"
 #include "guest-mm/address_space.hpp"
-#include "guest-mm/walker.hpp"
+#include "guest-mm/walker_books.hpp"
+#include "guest-mm/walker_shape.hpp"
 
 namespace ramet::mm {
 

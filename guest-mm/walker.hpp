@@ -163,36 +163,7 @@ class Walker final : public PageTable {
     return Published::Done;
   }
 
-  Merged merge(Gva va, Level level, FlushBatch& batch) override {
-    if (level >= Level::Pud || !F::leaf_allowed(above(level))) return Merged::NotUniform;
-    const auto parent_table = table_at(va, above(level));
-    if (!parent_table) return Merged::NotUniform;
-    const Slot parent = slot_in(*parent_table, above(level), va);
-    TableLock parent_lock(tables_.info(parent.table));
-    const Entry link = load(parent);
-    if (!is_table(link, parent.level)) return Merged::NotUniform;
-    const Gpa table = F::address(link, parent.level);
-    TableInfo& info = tables_.info(table);
-    TableLock lock(info);
-    if (!is_uniform(info)) return Merged::NotUniform;
-    const Entry first = load(slot_in(table, level, parent.start));
-    const Gpa gpa = F::address(first, level);
-    if (!is_aligned(gpa, arch::span_of(parent.level))) return Merged::Misaligned;
-    // Processors may still use the small entries and set accessed and dirty bits there. Dirty is never wrong.
-    Attributes attributes = F::attributes(first);
-    attributes.accessed = true;
-    attributes.dirty = attributes.write;
-    for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
-      attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;
-    }
-    info.dead = true;
-    count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
-    replace(parent, F::leaf(gpa, parent.level, attributes), &batch);
-    F::publish();
-    batch.merged(table, parent.table);
-    counters_.merged(parent.level).add();
-    return Merged::Done;
-  }
+  Merged merge(Gva va, Level level, FlushBatch& batch) override;
 
   bool uniform(Gva va, Level level) const override {
     const auto table = table_at(va, level);
@@ -234,52 +205,14 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) override {
-    const bool same_offset = is_aligned(from - to, kBlockSize);
-    unmap(to, to + length, batch);  // tables without entries could stand where a whole table is to go
-    // First everything that can fail: blocks that cannot stay blocks, tables at the destination.
-    if (auto ready = prepare_move(from, to, length, same_offset, batch); !ready) {
-      unmap(to, to + length, batch);  // the tables that were made; nothing is mapped there
-      return ready;
-    }
-    const Gva end = from + length;
-    for (Gva va = from; va < end;) {
-      const Slot slot = slot_of_leaf(va);
-      if (load(slot) == arch::kNone && slot.level > Level::Pte) {
-        va = next_of(slot);
-        continue;
-      }
-      if (same_offset && is_aligned(va, kBlockSize) && end - va >= kBlockSize) {
-        // Whatever the PMD slot holds, a block or a table, changes place as a whole; but for a table
-        // without entries, for which no place was prepared.
-        const Slot whole = slot_in(*table_at(va, Level::Pmd), Level::Pmd, va);
-        const Entry e = load(whole);
-        if (!is_table(e, Level::Pmd) || tables_.info(F::address(e, Level::Pmd)).entries.load(std::memory_order_relaxed) > 0) {
-          move_entry(whole, to + (va - from), batch);
-        }
-        va += kBlockSize;
-        continue;
-      }
-      if (load(slot) != arch::kNone) move_entry(slot, to + (va - from), batch);
-      va = next_of(slot);
-    }
-    // Tables that are empty now go; the range holds no leaf any more.
-    unmap(from, end, batch);
-    return {};
-  }
+  Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) override;
 
   Census census() const override {
     return {.pages = pages_.load(std::memory_order_relaxed), .blocks = blocks_.load(std::memory_order_relaxed),
             .giants = giants_.load(std::memory_order_relaxed), .shared_pages = shared_pages_.load(std::memory_order_relaxed)};
   }
 
-  std::string audit() const override {
-    Census seen;
-    std::string wrong;
-    audit_table(root_, Level::Pgd, seen, wrong);
-    if (wrong.empty() && seen != census()) wrong = "the census of mapped frames differs from the page table";
-    return wrong;
-  }
+  std::string audit() const override;
 
  private:
   struct Slot {
@@ -503,108 +436,17 @@ class Walker final : public PageTable {
     }
   }
 
-  Result<> split_leaf(const Slot& slot, FlushBatch& batch) {
-    const auto table = take_table();
-    if (!table) return fail(table.error());
-    const Level smaller = below(slot.level);
-    TableLock lock(tables_.info(slot.table));
-    Entry e = load(slot);
-    do {  // until the hardware does not set a bit meanwhile
-      fill(*table, smaller, leaf_of(slot, e));
-      F::publish();
-    } while (!write(slot, e, F::table(*table), &batch));
-    count_leaf(smaller, load(slot_in(*table, smaller, slot.start)), static_cast<int>(arch::kEntriesPerTable));
-    F::publish();
-    counters_.split(slot.level).add();
-    return {};
-  }
+  Result<> split_leaf(const Slot& slot, FlushBatch& batch);
 
-  // Every entry of a table that nobody can reach yet: no need to write and count them one by one.
-  void fill(Gpa table, Level level, const Leaf& whole) {
-    const bool kept = whole.state == State::Kept;
-    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-      const std::uint64_t step = i * arch::span_of(level);
-      const Entry part = F::leaf(whole.address + step, level, whole.attributes);
-      store(slot_in(table, level, whole.start + step), kept ? arch::kept(part) : part);
-    }
-    TableInfo& info = tables_.info(table);
-    info.entries.store(arch::kEntriesPerTable, std::memory_order_relaxed);
-    info.continuing.store(kept ? 0 : arch::kEntriesPerTable - 1, std::memory_order_relaxed);
-  }
+  void fill(Gpa table, Level level, const Leaf& whole);
 
-  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch) {
-    const Gva end = from + length;
-    for (Gva va = from; va < end;) {
-      const Slot slot = slot_of_leaf(va);
-      const Entry e = load(slot);
-      if (e == arch::kNone) {
-        va = next_of(slot);
-        continue;
-      }
-      if (slot.level == Level::Pud || (slot.level == Level::Pmd && !same_offset)) {
-        if (auto done = split_leaf(slot, batch); !done) return done;
-        continue;
-      }
-      const Gva block = align_down(va, kBlockSize);
-      const bool whole = same_offset && block >= from && end - block >= kBlockSize;
-      if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte); !ready) return ready;
-      // Nothing more to make for the rest of the block, if the destination's table covers it as well.
-      va = same_offset ? block + kBlockSize : next_of(slot);
-    }
-    return {};
-  }
+  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch);
 
-  void move_entry(const Slot& slot, Gva to, FlushBatch& batch) {
-    Entry e;
-    {
-      TableLock lock(tables_.info(slot.table));
-      e = replace(slot, arch::kNone, &batch);
-    }
-    if (e == arch::kNone) return;
-    const Gpa table = *table_at(to, slot.level);
-    TableLock lock(tables_.info(table));
-    replace(slot_in(table, slot.level, to), e, &batch);
-  }
+  void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
 
-  void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const {
-    const TableInfo& info = tables_.info(table);
-    Leaf own;
-    own.start = start, own.level = level, own.state = State::Present, own.address = table;
-    see({.leaf = own, .table = true, .entries = info.entries.load(std::memory_order_relaxed)});
-    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-      const Slot slot{table, level, start + i * arch::span_of(level)};
-      const Entry e = load(slot);
-      if (is_table(e, level)) dump_table(F::address(e, level), below(level), slot.start, see);
-      else if (e != arch::kNone) see({.leaf = leaf_of(slot, e), .table = false, .entries = 0});
-    }
-  }
+  void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const;
 
-  void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const {
-    unsigned used = 0;
-    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-      const Slot slot{table, level, i * arch::span_of(level)};
-      const Entry e = load(slot);
-      if (e == arch::kNone) continue;
-      ++used;
-      if (is_table(e, level)) {
-        if (!memory_.tables().contains(F::address(e, level))) wrong = "a table lies outside the table bank";
-        else audit_table(F::address(e, level), below(level), seen, wrong);
-      } else {
-        if (const auto* total = const_cast<Walker*>(this)->total_for(level, e)) {
-          if (total == &shared_pages_) seen.shared_pages += arch::span_of(level) >> kPageShift;
-          else ++(total == &pages_ ? seen.pages : total == &blocks_ ? seen.blocks : seen.giants);
-        }
-        const Attributes a = leaf_of(slot, e).attributes;
-        if (a.write && a.execute) wrong = "an entry is writable and executable";
-        if (e == arch::kChanging) wrong = "an entry stayed marked as changing";
-      }
-    }
-    const TableInfo& info = tables_.info(table);
-    const Slot first{table, level, 0};
-    if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";
-    if (info.continuing.load(std::memory_order_relaxed) != count_continuing(first, load(first))) wrong = "a table's count of continuing entries differs from its entries";
-    if (info.dead || info.locked.load(std::memory_order_relaxed)) wrong = "a table in the tree is dead or locked";
-  }
+  void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const;
 
   const Memory& memory_;
   TablePool& tables_;

@@ -200,7 +200,7 @@ TEST(Signals, AFaultReachesItsHandlerWithAddressAndCause) {
   LinuxGuest g;
   g.handle(SIGSEGV);
   send_fault(*g.thread, SIGSEGV, SEGV_ACCERR, 0x1234, 14, 7);
-  deliver_signals(*g.thread, std::nullopt);
+  deliver_signals(*g.thread, kNoResult);
   ASSERT_TRUE(g.in_handler());
   EXPECT_EQ(g.info().si_code, SEGV_ACCERR);
   EXPECT_EQ(g.info().si_addr, reinterpret_cast<void*>(0x1234));
@@ -215,7 +215,7 @@ TEST(Signals, AFaultThatIsBlockedOrIgnoredIsFatal) {
     g.handle(SIGSEGV, 0, 0, ignored ? 1 : LinuxGuest::kHandler);
     if (!ignored) g.mask(SIG_BLOCK, bit_of(SIGSEGV));
     send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, 0x1234, 14, 4);
-    deliver_signals(*g.thread, std::nullopt);
+    deliver_signals(*g.thread, kNoResult);
     EXPECT_EQ(g.ending().code, SIGSEGV);
     EXPECT_EQ(g.process->ended().message,
               "the guest was ended by SIGSEGV (Segmentation fault): read from 0x1234 (not mapped), pc 0x401000");
@@ -229,13 +229,13 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
     g.process->stack_limit = LinuxGuest::kStack;
     g.regs().set_sp(g.stack - 64);
     send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, g.stack - 8, 14, 6);
-    deliver_signals(*g.thread, std::nullopt);
+    deliver_signals(*g.thread, kNoResult);
     EXPECT_NE(g.ending().message.find("stack overflow: the stack reached its limit"), std::string::npos) << g.ending().message;
   }
   LinuxGuest g;
   g.regs().set_pc(0xdead);
   send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, 0xdead, 14, 20);
-  deliver_signals(*g.thread, std::nullopt);
+  deliver_signals(*g.thread, kNoResult);
   EXPECT_NE(g.ending().message.find("jump to 0xdead (not mapped)"), std::string::npos) << g.ending().message;
 }
 
