@@ -36,7 +36,8 @@ Gva page(unsigned thread, unsigned i) { return kAt + thread * kBlockSize + 2 * i
 struct OurPages {
   Engine engine;
   explicit OurPages(bool relaxed)
-      : engine({.blocks = false, .relaxed_flushes = relaxed, .around_pages = 1}, 256 << 20, std::make_unique<KickingTlb>()) {
+      : engine({.blocks = false, .relaxed_flushes = relaxed, .around_pages = 1}, 256 << 20,
+               std::make_unique<KickingTlb>()) {
     for (unsigned t = 0; t < 2; ++t)
       for (unsigned i = 0; i < kPages; ++i) engine.map(page(t, i), kPageSize), engine.touch(page(t, i), kPageSize);
     word_ = engine.space->word(page(0, 0)).value().word;
@@ -53,7 +54,8 @@ struct OurPages {
 struct LinuxPages {
   LinuxPages() {
     for (unsigned t = 0; t < 2; ++t)
-      for (unsigned i = 0; i < kPages; ++i) native_map(page(t, i), kPageSize, MADV_NOHUGEPAGE), native_touch(page(t, i));
+      for (unsigned i = 0; i < kPages; ++i)
+        native_map(page(t, i), kPageSize, MADV_NOHUGEPAGE), native_touch(page(t, i));
   }
   ~LinuxPages() {
     for (unsigned t = 0; t < 2; ++t)

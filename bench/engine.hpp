@@ -34,14 +34,16 @@ struct Engine {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<AddressSpace> space;
 
-  explicit Engine(AddressSpace::Config config = {}, std::uint64_t bytes = 256 << 20, std::unique_ptr<Tlb> t = std::make_unique<NoTlb>())
+  explicit Engine(AddressSpace::Config config = {}, std::uint64_t bytes = 256 << 20,
+                  std::unique_ptr<Tlb> t = std::make_unique<NoTlb>())
       : tlb(std::move(t)) {
     memory = std::move(Memory::create({.data_bytes = bytes, .table_bytes = 16 << 20}).value());
     space = std::move(AddressSpace::create(config, *memory, *tlb).value());
   }
   void map(Gva at, std::uint64_t length, bool populate = false) {
     MapRequest request;
-    request.address = at, request.length = length, request.prot = kReadWrite, request.fixed = true, request.populate = populate;
+    request.address = at, request.length = length, request.prot = kReadWrite;
+    request.fixed = true, request.populate = populate;
     check(space->map(request).has_value());
   }
   void unmap(Gva at, std::uint64_t length) { check(space->unmap(at, length).has_value()); }
