@@ -55,7 +55,8 @@ Result<> AddressSpace::split(Gva address, std::uint64_t length, Level smallest) 
   Result<> done;
   for (Gva at = address; at < address + length && done;) {
     done = m.table->split_to(at, smallest, batch);
-    at = m.table->find(at).end();
+    const PageTable::Leaf leaf = m.table->find(at);
+    at = leaf.level == Level::Pte ? align_down(at, kBlockSize) + kBlockSize : leaf.end();
   }
   m.finish_locked(batch);
   return done;
