@@ -19,7 +19,6 @@ using Node = AddressSpace::Node;
 
 constexpr Gva kLinear = 0xffff'8000'0000'0000;
 constexpr std::uint64_t kFileBytes = 4 * kMiB, kAnonymousBytes = 8 * kMiB;
-constexpr std::uint64_t kTables = 8000;  // made and taken away again
 constexpr std::size_t kPhases = 4;
 
 // Three places where an address tells what a leaf there may map: files that come and go, far apart, so that whole
@@ -115,6 +114,7 @@ TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_the
   World w(GetParam());
   auto file = std::make_shared<TestFile>(*w.memory, kFileBytes);
   const Places places{w, *file};
+  const unsigned tables = scaled(8000, 1500);  // made and taken away again
   const bool ring0 = GetParam() != Format::Arm64Stage2;  // there is none behind stage 2: no linear map
   if (ring0) {
     ASSERT_TRUE(w.as->map_linear(kLinear));
@@ -130,7 +130,7 @@ TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_the
   });
   // All of them to the end, so that tables pass from one to another.
   const auto repeat = [&](auto&& change) {
-    for (unsigned i = 0; w.as->counters().tables_allocated < kTables; ++i) change(i);
+    for (unsigned i = 0; w.as->counters().tables_allocated < tables; ++i) change(i);
   };
   std::thread files([&] { repeat([&](unsigned i) { map_and_unmap_files(w, file, i); }); });
   std::thread linear([&] {
@@ -143,7 +143,7 @@ TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_the
   done = true;
   dumper.join();
   EXPECT_EQ(wrong, "");
-  EXPECT_GT(w.as->counters().merge_pmd, kTables / 8);
+  EXPECT_GT(w.as->counters().merge_pmd, tables / 8);
 
   ASSERT_TRUE(w.as->unmap(Places::kAnonymous, kAnonymousBytes));
   w.check();

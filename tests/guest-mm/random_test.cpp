@@ -14,11 +14,6 @@ namespace {
 
 constexpr Gva kBase = 0x1000'0000;
 constexpr unsigned kPages = 8 * 512;
-#if defined(RAMET_SANITIZED)
-constexpr int kOperations = 1500;   // of each schedule
-#else
-constexpr int kOperations = 20000;
-#endif
 constexpr std::uint64_t kWordOffset = 0x128;  // of the word looked at in each page
 
 struct Page {
@@ -198,7 +193,7 @@ TEST_P(Random, Schedules_agree_with_the_model) {
   for (unsigned seed = first; seed != first + (fixed ? 1 : 4); ++seed) {
     SCOPED_TRACE("RAMET_SEED=" + std::to_string(seed));
     Schedule schedule(GetParam(), seed);
-    for (int i = 0; i < kOperations && !HasFatalFailure(); ++i) {
+    for (unsigned i = 0; i < scaled(20000, 1500) && !HasFatalFailure(); ++i) {
       schedule.step();
       if (i % 500 == 0) schedule.world.check();
     }

@@ -114,7 +114,7 @@ TEST_P(RelaxedFlush, A_protection_holds_from_the_moment_it_returns) {
         for (std::uint64_t i = 1; !done; ++i) (void)w.cpu(me).store(a + i % 4 * kPageSize + 8 * me, i);
       });
     }
-    for (unsigned round = 0; round < 2000; ++round) {
+    for (unsigned round = 0; round < scaled(2000, 300); ++round) {
       const Gva page = a + round % 4 * kPageSize;
       ASSERT_TRUE(w.as->protect(page, kPageSize, kRead));
       const auto first = w.cpu(0).load(page + 8), second = w.cpu(0).load(page + 16);

@@ -176,7 +176,7 @@ TEST_P(Speculative, Out_of_frames_is_an_error_and_leaves_nothing_behind) {
 TEST_P(Speculative, Threads_that_fault_in_one_table_share_it) {
   constexpr unsigned kThreads = 4;
   World w(GetParam(), {.vcpus = kThreads, .config = {.blocks = false, .around_pages = 1}});
-  for (unsigned round = 0; round < 20; ++round) {
+  for (unsigned round = 0; round < scaled(20, 5); ++round) {
     const Gva a = w.map(2 * kMiB);
     std::vector<std::thread> threads;
     for (unsigned me = 0; me < kThreads; ++me) {
@@ -189,7 +189,7 @@ TEST_P(Speculative, Threads_that_fault_in_one_table_share_it) {
     w.check();
     ASSERT_TRUE(w.as->unmap(a, 2 * kMiB));
   }
-  EXPECT_GT(w.as->counters().spf, 1000u);
+  EXPECT_GT(w.as->counters().spf, scaled(1000, 250));
   w.check_empty();
 }
 
@@ -208,7 +208,7 @@ TEST_P(Speculative, No_fault_publishes_after_its_region_has_gone) {
       for (std::uint64_t i = 0; !done; ++i) (void)w.cpu(me).store(a + i % 16 * kPageSize, ~0ull);
     });
   }
-  for (unsigned round = 0; round < 1000; ++round) {
+  for (unsigned round = 0; round < scaled(1000, 200); ++round) {
     ASSERT_TRUE(w.as->map({.address = a, .length = length, .prot = kReadWrite, .fixed = true}));
     if (round % 4 == 0) std::this_thread::yield();
     ASSERT_TRUE(w.as->unmap(a, length));

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <ostream>
@@ -139,6 +140,16 @@ class TestFile : public Backing {
   std::byte* bytes_ = nullptr;
   std::shared_ptr<Bank> bank_;
 };
+
+// How often a test repeats something: less under sanitizers, and on emulated hosts (SCALE=small).
+inline unsigned scaled(unsigned full, unsigned small) {
+#if defined(RAMET_SANITIZED)
+  return small;
+#else
+  const char* scale = std::getenv("SCALE");
+  return scale && std::strcmp(scale, "small") == 0 ? small : full;
+#endif
+}
 
 // Scenarios run once for each entry format.
 class ForEachFormat : public ::testing::TestWithParam<Format> {};
