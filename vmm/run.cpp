@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "vmm/kick_signal.hpp"
@@ -77,8 +78,9 @@ class ForwardSignals {
 // Looks at intervals as long as it lives.
 class Watch {
  public:
-  Watch(const Observer& observer, const mm::AddressSpace& space) {
-    if (!observer.look || observer.every.count() == 0) return;
+  // Errors: the host gives no thread.
+  Status start(const Observer& observer, const mm::AddressSpace& space) try {
+    if (!observer.look || observer.every.count() == 0) return {};
     thread_ = std::jthread([&observer, &space](std::stop_token stop) {
       std::mutex lock;
       std::condition_variable_any stopped;
@@ -87,6 +89,9 @@ class Watch {
         observer.look(space, false);
       }
     });
+    return {};
+  } catch (const std::system_error& e) {
+    return failure(fmt::format("the host cannot start a thread to look at the guest: {}", e.what()));
   }
 
  private:
@@ -175,7 +180,8 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     report.setup = loaded - begin;
     {
       ForwardSignals forwarding(process);
-      Watch watch(options.observer, shell.memory());
+      Watch watch;
+      if (auto r = watch.start(options.observer, shell.memory()); !r) return std::unexpected(r.error());
       report.ending = process.run(start->pc, start->sp, options.timeout);
     }
     ended = Clock::now();
