@@ -142,7 +142,7 @@ class TestFile : public Backing {
 };
 
 // How often a test repeats something: less under sanitizers, and on emulated hosts (SCALE=small).
-inline unsigned scaled(unsigned full, unsigned small) {
+inline unsigned scaled([[maybe_unused]] unsigned full, unsigned small) {
 #if defined(RAMET_SANITIZED)
   return small;
 #else

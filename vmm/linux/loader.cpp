@@ -146,10 +146,9 @@ mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Bac
 // Maps the whole file; `base` is where its first page goes (ignored for programs with a fixed address).
 // Returns what is to be added to the file's addresses.
 std::expected<mm::Gva, Failure> map_program(Process& process, const Program& program, const ElfFile& elf, mm::Gva base) {
-  std::uint64_t bytes = 0, file_bytes = 0;
+  std::uint64_t bytes = 0;
   for (const Segment& s : elf.segments) {
     bytes += s.memory_bytes;
-    file_bytes += s.file_bytes;
   }
   if (bytes > process.memory.memory().data().size())
     return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126);
