@@ -22,6 +22,7 @@ namespace ramet::mm {
 class FramePool;
 class PageTable;
 class FlushBatch;
+class Pin;
 
 // The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
 // a template parameter of the walker below.
@@ -128,6 +129,10 @@ class AddressSpace {
   // Appends the host pieces of [address, address+length). On an error nothing after the last whole
   // page that was reachable is appended; returns the bytes appended, an error only if that is none.
   Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
+  // Pins all of [address, address+length) for a device that reads or writes it, faulted in and made exclusive first.
+  // Long-term: for longer than a system call. All or nothing; errors as fault(), NoMemory.
+  enum class PinTerm : std::uint8_t { Short, Long };
+  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm);
   // Host address of an aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
   struct HostWord { std::uint32_t* word; std::shared_ptr<Bank> keep; bool shared; };
   Result<HostWord> word(Gva address, Access access = Access::Write);

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/pin.hpp"
 
 namespace ramet::mm {
 namespace {
@@ -132,6 +133,16 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
     total += piece->bytes.size();
   }
   return total;
+}
+
+Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm) {
+  std::vector<HostRange> ranges;
+  for (std::uint64_t done = 0; done < length;) {
+    const auto got = gather(address + done, length - done, access, ranges);
+    if (!got) return fail(got.error());
+    done += *got;
+  }
+  return Pin(std::move(ranges));
 }
 
 Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
