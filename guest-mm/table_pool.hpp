@@ -83,7 +83,7 @@ class TablePool {
  private:
   // So many are worth a grace period, which costs microseconds.
   static constexpr std::size_t kEnoughRetired = 64;
-  // For ring 0: enough for a thousand vCPUs, or a quarter of a small bank.
+  // For ring 0: enough for a thousand vCPUs, or half of a small bank.
   static constexpr std::uint64_t kKernelFrames = 1024;
   struct Seal {
     std::weak_ptr<const Layer> users;
@@ -91,7 +91,7 @@ class TablePool {
     std::vector<Gpa> free, retired;    // when it was closed, and since
   };
   explicit TablePool(Memory& memory)
-      : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 2)), fresh_(first_),
+      : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
         known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift), sealed_(first_) {}
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
