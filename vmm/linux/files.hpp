@@ -71,7 +71,8 @@ class Files {
 
   // Gives the guest empty directories of its own, gone with it, where programs look for a place for temporary
   // files: /tmp unless it is shared, /var/tmp unless that is shared to be written or by itself (SQLite, Python
-  // and others try both). Once, before the first descriptor.
+  // and others try both); and /dev/shm, where C libraries keep shm_open's memory and named semaphores. Once, before the
+  // first descriptor.
   void add_scratch();
 
   // Descriptors 0, 1, 2 become duplicates of the given host descriptors (-1: closed).
