@@ -28,6 +28,10 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
                                   config.limit_bytes >> kPageShift);
   if (!frames) return fail(frames.error());
   impl.frames = std::move(*frames);
+  auto pins = PinBook::create(memory.data());
+  if (!pins) return fail(pins.error());
+  impl.pins = std::move(*pins);
+  impl.pins->freed = [&impl](Gpa first, std::uint64_t pages) { impl.frames->free(first, pages); };
   auto tables = TablePool::create(memory);
   if (!tables) return fail(tables.error());
   impl.tables = std::move(*tables);

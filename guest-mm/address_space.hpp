@@ -13,6 +13,7 @@
 #include "guest-mm/backing.hpp"
 #include "guest-mm/bank.hpp"
 #include "guest-mm/counters.hpp"
+#include "guest-mm/pin_book.hpp"
 #include "guest-mm/region.hpp"
 #include "guest-mm/tlb.hpp"
 #include "guest-mm/types.hpp"
@@ -60,10 +61,12 @@ struct FaultOutcome {
   enum class Kind : std::uint8_t { Mapped, Spurious } kind;
 };
 
-// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use.
+// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use; what is to be written is
+// pinned as well, so that a fork meanwhile does not part the guest from it.
 struct HostRange {
   std::span<std::byte> bytes;
   std::shared_ptr<Bank> keep;
+  PinHold pinned = {};
 };
 
 // Frames by what they hold, exact at any moment the lock is free.
@@ -90,6 +93,7 @@ class AddressSpace {
     bool giants = false;                 // 1 GiB leaves: the processor has them
     bool merge = true;                   // tables of like entries become leaves again (technique 5)
     bool relaxed_flushes = true;         // technique 4; without it every flush is strict
+    bool pinned_cow = true;              // technique 2; without it pins count for nothing
     bool speculative_faults = true;      // technique 3; without it every fault takes the lock
     std::uint64_t speculative_frames = 0; // most frames in flight, taken by faults without the lock and not yet
                                          // mapped; 0: an eighth of the private bank
@@ -137,7 +141,8 @@ class AddressSpace {
   enum class PinTerm : std::uint8_t { Short, Long };
   Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm);
   // Host address of an aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
-  struct HostWord { std::uint32_t* word; std::shared_ptr<Bank> keep; bool shared; };
+  // The word stays there while the result is held.
+  struct HostWord { std::uint32_t* word; std::shared_ptr<Bank> keep; bool shared; PinHold pinned = {}; };
   Result<HostWord> word(Gva address, Access access = Access::Write);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
@@ -165,8 +170,8 @@ class AddressSpace {
 
   // --- layers (freeze.cpp) ---
   // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what
-  // they wrote before their vCPU was told is in it, what they write afterwards is not. Errors: NoMemory; then
-  // nothing has changed.
+  // they wrote before their vCPU was told is in it, what they write afterwards is not. Pinned frames stay ours, and what
+  // they hold now is copied into the layer. Errors: NoMemory; then nothing has changed.
   Result<std::shared_ptr<const Snapshot>> freeze();
   // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
   // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.

@@ -32,6 +32,10 @@ struct AddressSpace::Impl {
   mutable std::mutex lock;
   // All below: under lock, but for what speculative_fault() and dump() do within an rcu::Reader.
   std::unique_ptr<FramePool> frames;
+  std::unique_ptr<PinBook> pins;
+  // Odd while a freeze looks at the pins. Pairs by fences with pin_fast(): a pin is counted before the freeze looks, or
+  // finds the sequence changed.
+  SequenceCount freezing;
   std::unique_ptr<TablePool> tables;
   std::unique_ptr<PageTable> table;
   RegionMap regions;
@@ -42,7 +46,7 @@ struct AddressSpace::Impl {
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
 
-  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, config.relaxed_flushes, counters); }
+  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, config.relaxed_flushes, counters, pins.get()); }
   // Merges what the batch found uniform, then commits it.
   void finish_locked(FlushBatch&);
   void merge_uniform_locked(FlushBatch&);
@@ -110,6 +114,20 @@ struct AddressSpace::Impl {
   struct Runs;
   Result<> take_frames(const Window&, Gpa table, Runs&);
   Result<FramePool::Run> take_run(const Window&, Gpa table, Gva at, std::uint64_t pages, Fill);
+  // A page of the VM's own, pinned without the lock; nothing if it takes the lock.
+  std::optional<Gpa> pin_fast(Gva page, Access);
+  // The same with it: faulted in, and copied if others see it. Errors as fault(). No frame: shared memory.
+  Result<PageTable::Leaf> pin_locked(Gva page, Access, FlushBatch&);
+  PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes);
+  // What a freeze does about pinned frames: copies to be had, made, and put where children find them.
+  struct PinnedPage {
+    Gva at;
+    Gpa frame, copy;
+    Gpa table = 0;
+    PageTable::Attributes attributes = {};
+  };
+  Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&);
+  void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.

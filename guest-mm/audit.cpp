@@ -51,10 +51,10 @@ std::string AddressSpace::audit() const {
       wrong = "a private region maps frames that are neither the VM's own nor a layer's";
     }
     const bool writable = !kept && m.table->find(leaf.start).attributes.write;
-    if (writable && !m.may_write(*region, leaf.address)) wrong = "a frame that others see is writable";
+    if (writable && !m.may_write(*region, leaf.address) && !m.pins->ever(leaf.address)) wrong = "a frame that others see is writable";
   });
   if (!wrong.empty()) return wrong;
-  if (private_pages != m.frames->used()) return "frames in use that no entry maps";
+  if (private_pages + m.pins->orphans() != m.frames->used()) return "frames in use that no entry maps";
   return {};
 }
 

@@ -54,6 +54,7 @@ struct Counters {
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
   Counter pages_copied;       // 4 KiB pages
+  Counter pages_copied_pinned; // for children, because a device may write to ours
   Counter tables_unshared;    // tables copied because something below them was to change
   Counter freezes;
   // structure

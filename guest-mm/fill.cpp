@@ -57,7 +57,7 @@ PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Acces
 }
 
 bool AddressSpace::Impl::may_write(const Region& region, Gpa frame) const {
-  return (region.shared && region.backing) || frames->exclusive(frame);
+  return (region.shared && region.backing) || frames->exclusive(frame) || pins->pinned(frame);
 }
 
 bool AddressSpace::Impl::allows(const PageTable::Leaf& leaf, Access access) {

@@ -102,7 +102,10 @@ void FlushBatch::commit() {
   flush();
   if (!flushed_) counters_.flushes_avoided.add();
   flushed_ = false;
-  for (const Frames& f : freed_frames_) frames_.free(f.gpa, f.pages);
+  for (const Frames& f : freed_frames_) {
+    if (pins_) pins_->free(f.gpa, f.pages);
+    else frames_.free(f.gpa, f.pages);
+  }
   freed_frames_.clear();
   for (Gpa table : freed_tables_) {
     tables_.retire(table);

@@ -9,6 +9,7 @@
 #include "arch/entry.hpp"
 #include "guest-mm/counters.hpp"
 #include "guest-mm/frame_pool.hpp"
+#include "guest-mm/pin_book.hpp"
 #include "guest-mm/table_pool.hpp"
 #include "guest-mm/tlb.hpp"
 
@@ -27,8 +28,9 @@ struct DeferredTables {
 class FlushBatch {
  public:
   // Without `relaxed` every flush is strict (to see what the technique is worth).
-  FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, DeferredTables& deferred, bool relaxed, Counters& counters)
-      : tlb_(tlb), frames_(frames), tables_(tables), deferred_(deferred), relaxed_flushes_(relaxed), counters_(counters) {}
+  FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, DeferredTables& deferred, bool relaxed, Counters& counters,
+             PinBook* pins = nullptr)
+      : tlb_(tlb), frames_(frames), tables_(tables), deferred_(deferred), pins_(pins), relaxed_flushes_(relaxed), counters_(counters) {}
   // For a fault without the address-space lock: it leaves deferred tables alone, and frees frames only.
   void without_lock() { locked_ = false; }
   // Whoever fills a batch commits it, on every path, under the address-space lock, or see without_lock(). Backings are
@@ -86,6 +88,7 @@ class FlushBatch {
   FramePool& frames_;
   TablePool& tables_;
   DeferredTables& deferred_;
+  PinBook* const pins_;  // null: nothing is ever pinned
   const bool relaxed_flushes_;
   Counters& counters_;
   Pending strict_, relaxed_;

@@ -1,5 +1,5 @@
 // Freeze: all memory there is becomes a layer, which children share with us. It costs a table and a flush, whatever
-// the size: the new root leads to the old tables, and forbids writing below; faults copy what is written.
+// the size: the root leads to the tables there are, and forbids writing below; faults copy what is written.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -22,6 +22,16 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   m.thaw_locked();
   batch.settle_deferred();  // tables that merges took away are no part of it
   batch.commit();
+  m.freezing.begin();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast()
+  auto pinned = m.pinned_pages_locked(batch);
+  batch.commit();
+  const auto root = pinned ? m.table->copy_root(m.config.end) : fail(pinned.error());
+  if (!root) {
+    for (std::size_t i = 0; pinned && i < pinned->size(); ++i) m.frames->free((*pinned)[i].copy, 1);
+    m.freezing.end();
+    return fail(root.error());
+  }
   layer->below = m.frames->last_layer();
   if (!layer->below) layer->below = memory_.layer();
   layer->data = memory_.shared_data();
@@ -33,15 +43,14 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   // Faults without the lock that found a table or a frame our own before it was sealed.
   rcu::synchronize();
   snapshot->census = m.table->census();
-  const auto old = m.table->renew_root(m.config.end, batch);
-  if (!old) {
-    layer.reset();  // nobody stands on it: the seals are undone
-    m.thaw_locked();
-    return fail(old.error());
-  }
+  m.table->share_root(m.config.end, batch);
+  batch.commit();  // no vCPU writes to what is shared any more, pinned or not
+  m.keep_pinned_locked(*pinned, batch);
   batch.commit();
+  m.freezing.end();
   snapshot->layer = std::move(layer);
-  snapshot->root = *old;
+  snapshot->root = *root;
+  m.tables->retire(*root);  // it is the layer's
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) snapshot->regions.push_back(*r);
   snapshot->config = m.config;
   counters_.freezes.add();

@@ -83,12 +83,13 @@ class PageTable {
   };
   virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
-  // --- sharing: a freeze leaves the whole tree to a layer, and goes on with a root of its own, whose entries lead to
-  // shared tables. A table is copied when something below it is to change: leaves stay, but those whose frames others
+  // --- sharing: a freeze leaves the whole tree but its root to a layer: the entries of the root lead to shared tables
+  // from then on. A table is copied when something below it is to change: leaves stay, but those whose frames others
   // may see can no longer be written. ---
-  // A new root that shares everything below `end` with the old one, which is returned. Strict: the batch says so.
-  // Errors: NoMemory.
-  virtual Result<Gpa> renew_root(Gva end, FlushBatch&) = 0;
+  // A copy of the root's entries below `end`, for children to begin with. Errors: NoMemory.
+  virtual Result<Gpa> copy_root(Gva end) = 0;
+  // Shares all tables below `end`. Strict: the batch says so.
+  virtual void share_root(Gva end, FlushBatch&) = 0;
   // Lets everything below `end` be as in a root of a layer, with so many frames. Precondition: nothing is mapped there.
   virtual void adopt_root(Gpa, Gva end, const Census&) = 0;
   // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
@@ -98,6 +99,8 @@ class PageTable {
   [[nodiscard]] virtual Result<> own_ends(Gva start, Gva end, FlushBatch&) = 0;
   // All tables of [start, end). Errors: NoMemory.
   [[nodiscard]] virtual Result<> own_range(Gva start, Gva end, FlushBatch&) = 0;
+  // Of a table that was just left to a layer, and that nobody walks yet: the page is on another frame.
+  virtual void substitute(Gpa table, Gva page, Gpa frame) = 0;
   // Whether publish() may be asked to write there.
   virtual bool writable(Gpa table) const = 0;
   // Makes the tables above a leaf of that level, our own. Errors: NoMemory; Invalid if a larger leaf is in the way.

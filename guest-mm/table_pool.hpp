@@ -77,11 +77,13 @@ class TablePool {
   bool writable(Gpa gpa) const {
     return bank_.contains(gpa) && info(gpa).born.load(std::memory_order_relaxed) >= sealed_.load(std::memory_order_acquire);
   }
+  void never_seal(Gpa gpa) { info(gpa).born.store(~0u, std::memory_order_relaxed); }
   bool own(Gpa gpa) const { return bank_.contains(gpa); }
 
   std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
   std::uint64_t used() const;  // without ring 0's
+  std::uint64_t left() const { return free_.size() + retired_.size() + ((bank_.size() >> kPageShift) - fresh_); }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:

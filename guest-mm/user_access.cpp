@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "guest-mm/address_space_impl.hpp"
-#include "guest-mm/pin.hpp"
 
 namespace ramet::mm {
 namespace {
@@ -125,25 +124,18 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
     }
     auto keep = memory_.bank_of(piece->gpa);
     if (!keep) break;
+    PinHold pinned;
+    if (access == Access::Write && !piece->shared) pinned = impl_->hold_locked(piece->gpa, address + total, piece->bytes.size());
     HostRange* last = out.size() > already ? &out.back() : nullptr;
-    if (last && last->bytes.data() + last->bytes.size() == piece->bytes.data() && last->keep.get() == keep.get()) {
+    // What is pinned stays in its own piece: each has one hold.
+    if (access != Access::Write && last && last->bytes.data() + last->bytes.size() == piece->bytes.data() && last->keep.get() == keep.get()) {
       last->bytes = {last->bytes.data(), last->bytes.size() + piece->bytes.size()};
     } else {
-      out.push_back({piece->bytes, std::move(keep)});
+      out.push_back({piece->bytes, std::move(keep), std::move(pinned)});
     }
     total += piece->bytes.size();
   }
   return total;
-}
-
-Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm) {
-  std::vector<HostRange> ranges;
-  for (std::uint64_t done = 0; done < length;) {
-    const auto got = gather(address + done, length - done, access, ranges);
-    if (!got) return fail(got.error());
-    done += *got;
-  }
-  return Pin(std::move(ranges));
 }
 
 Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
@@ -154,7 +146,9 @@ Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
   if (!piece) return fail(piece.error());
   auto keep = memory_.bank_of(piece->gpa);
   if (!keep) return fail(Error::BeyondEnd);
-  return HostWord{reinterpret_cast<std::uint32_t*>(piece->bytes.data()), std::move(keep), piece->shared};
+  PinHold pinned;
+  if (!piece->shared) pinned = impl_->hold_locked(piece->gpa, address, sizeof(std::uint32_t));
+  return HostWord{reinterpret_cast<std::uint32_t*>(piece->bytes.data()), std::move(keep), piece->shared, std::move(pinned)};
 }
 
 }  // namespace ramet::mm

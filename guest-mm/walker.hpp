@@ -28,9 +28,11 @@ class Walker final : public PageTable {
   using Entry = arch::Entry;
 
   Walker(const Memory& memory, TablePool& tables, const FramePool& frames, Counters& counters, Gpa root)
-      : memory_(memory), tables_(tables), frames_(frames), counters_(counters), root_(root) {}
+      : memory_(memory), tables_(tables), frames_(frames), counters_(counters), root_(root) {
+    tables_.never_seal(root);
+  }
 
-  Gpa root() const override { return root_.load(std::memory_order_acquire); }
+  Gpa root() const override { return root_; }
 
   Leaf find(Gva va) const override {
     bool shared = false;
@@ -93,12 +95,14 @@ class Walker final : public PageTable {
 
   void dump(const std::function<void(const Node&)>& see) const override { dump_table(root(), Level::Pgd, 0, see); }
 
-  Result<Gpa> renew_root(Gva end, FlushBatch& batch) override;
+  Result<Gpa> copy_root(Gva end) override;
+  void share_root(Gva end, FlushBatch& batch) override;
   void adopt_root(Gpa shared, Gva end, const Census&) override;
   Result<> own(Gva va, Level target, FlushBatch& batch) override;
   Result<> own_ends(Gva start, Gva end, FlushBatch& batch) override;
   Result<> own_range(Gva start, Gva end, FlushBatch& batch) override;
   bool writable(Gpa table) const override { return tables_.writable(table); }
+  void substitute(Gpa table, Gva page, Gpa frame) override;
   Published replace_leaves(std::span<const Replacement>, Guard, FlushBatch&) override;
 
   Result<> prepare(Gva va, Level target, FlushBatch& batch) override {
@@ -375,7 +379,7 @@ class Walker final : public PageTable {
   // Whether a processor could use the old entry for what the new one does not allow. Not if it never used the old
   // entry, and it writes through a clean one only after looking at the tables again. Precondition: old is present.
   static bool loses(Entry old, Entry next, Level level) {
-    if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level);
+    if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level) || (is_shared(next) && !is_shared(old));
     const Attributes a = F::attributes(old);
     if (!a.accessed) return false;
     if (!F::present(next) || needs_break(old, next, level)) return true;
@@ -481,7 +485,7 @@ class Walker final : public PageTable {
 
   Result<> own_towards(Gva boundary, FlushBatch& batch);
 
-  void copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsigned count, bool share);
+  void copy_shared(Gpa to, Gpa from, Level level, bool share);
 
   void leave(Gpa table, FlushBatch& batch);
 
@@ -496,7 +500,7 @@ class Walker final : public PageTable {
   TablePool& tables_;
   const FramePool& frames_;
   Counters& counters_;
-  std::atomic<Gpa> root_;  // release when it is renewed, acquire by who walks: what it leads to was there before
+  const Gpa root_;  // never shared
   std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, inherited_pages_{0}, shared_pages_{0};  // see count_leaf()
 };
 

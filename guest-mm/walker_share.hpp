@@ -8,9 +8,9 @@ namespace ramet::mm {
 
 // Entries of a table as somebody else may use it from now on: what is below cannot be written through them.
 template <arch::EntryFormat F>
-void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsigned count, bool share) {
+void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   const std::uint64_t span = arch::span_of(level);
-  for (unsigned i = first; i < first + count; ++i) {
+  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
     Entry e = load(Slot{from, level, i * span});
     if (is_table(e, level)) {
       if (share) e = F::shared_table(F::address(e, level));
@@ -62,7 +62,7 @@ Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
   if (!copy) return copy;
   // Ring 0's tables are no snapshot's: only where they lie they may be part of one.
   const bool ring0 = slot.start >> 47;
-  copy_shared(*copy, child, below(slot.level), 0, arch::kEntriesPerTable, !ring0);
+  copy_shared(*copy, child, below(slot.level), !ring0);
   F::publish();
   {
     TableLock lock(tables_.info(slot.table));
@@ -119,23 +119,25 @@ Result<> Walker<F>::own_range(Gva start, Gva end, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-Result<Gpa> Walker<F>::renew_root(Gva end, FlushBatch& batch) {
-  const auto fresh = take_table();
-  if (!fresh) return fresh;
-  const Gpa old = root();
-  const unsigned shared = arch::index_of(Level::Pgd, end - 1) + 1;
-  copy_shared(*fresh, old, Level::Pgd, 0, shared, true);
-  // Ring 0's part is used on as it is.
-  for (unsigned i = shared; i < arch::kEntriesPerTable; ++i) {
-    const Slot from = slot_in(old, Level::Pgd, i * arch::span_of(Level::Pgd));
-    store({*fresh, from.level, from.start}, load(from));
+Result<Gpa> Walker<F>::copy_root(Gva end) {
+  const auto copy = take_table();
+  if (!copy) return copy;
+  for (unsigned i = 0; i <= arch::index_of(Level::Pgd, end - 1); ++i) {
+    const Slot slot = slot_in(root_, Level::Pgd, i * arch::span_of(Level::Pgd));
+    store({*copy, slot.level, slot.start}, load(slot));
   }
-  tables_.info(*fresh).entries.store(static_cast<std::uint16_t>(entries(old)), std::memory_order_relaxed);
+  return copy;
+}
+
+template <arch::EntryFormat F>
+void Walker<F>::share_root(Gva end, FlushBatch& batch) {
+  TableLock lock(tables_.info(root_));
+  for (unsigned i = 0; i <= arch::index_of(Level::Pgd, end - 1); ++i) {
+    const Slot slot = slot_in(root_, Level::Pgd, i * arch::span_of(Level::Pgd));
+    const Entry e = load(slot);
+    if (is_table(e, Level::Pgd) && !is_shared(e)) replace(slot, F::shared_table(F::address(e, Level::Pgd)), &batch);
+  }
   F::publish();
-  root_.store(*fresh, std::memory_order_release);
-  batch.lost(0, end, old);
-  batch.release_table(old);
-  return old;
 }
 
 template <arch::EntryFormat F>
@@ -152,6 +154,16 @@ void Walker<F>::adopt_root(Gpa shared, Gva end, const Census& census) {
   inherited_pages_.store(census.pages + census.inherited_pages + kPagesPerBlock * (census.blocks + census.giants * arch::kEntriesPerTable),
                          std::memory_order_relaxed);
   shared_pages_.store(census.shared_pages, std::memory_order_relaxed);
+}
+
+template <arch::EntryFormat F>
+void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
+  const Slot slot = slot_in(table, Level::Pte, page);
+  const Entry e = load(slot);
+  const bool kept = arch::is_kept(e);
+  const Entry other = F::leaf(frame, Level::Pte, F::attributes(kept ? arch::restored(e) : e));
+  store(slot, kept ? arch::kept(other) : other);
+  F::publish();
 }
 
 // A whole tree that is shared leaves ours: nothing in it changes.

@@ -12,11 +12,13 @@ struct Failure {
   // Exit status of the program: 125 ramet could not do its work, 126 found but cannot be executed,
   // 127 not found (see the command line's documentation).
   int status = 125;
+  // What execve(2) of a guest gets for the same; 0: EIO.
+  int error = 0;
 };
 
 using Status = std::expected<void, Failure>;
-inline std::unexpected<Failure> failure(std::string message, int status = 125) {
-  return std::unexpected<Failure>(Failure{std::move(message), status});
+inline std::unexpected<Failure> failure(std::string message, int status = 125, int error = 0) {
+  return std::unexpected<Failure>(Failure{std::move(message), status, error});
 }
 
 }  // namespace ramet::vmm

@@ -105,6 +105,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     std::string model_name;    // for /proc/cpuinfo
     std::string flags;         // for /proc/cpuinfo, space-separated
     bool giant_pages = false;  // 1 GiB leaves
+    unsigned physical_bits = 40;  // of guest-physical addresses
     // The processor's setting accessed and dirty bits takes a fault in the host.
     bool dear_accessed_dirty = false;
   };

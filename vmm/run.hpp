@@ -12,16 +12,9 @@
 #include "vmm/error.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/shell.hpp"
 
 namespace ramet::vmm {
-
-// What --memory may be.
-inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 30;
-
-// What can be switched off, so that it can be measured (--without NAME).
-struct Techniques {
-  bool speculative_faults = true, relaxed_flushes = true, huge_merge = true;
-};
 
 // Somebody who looks at the address space: at intervals, from a thread that is no guest's, and at the end.
 struct Observer {
@@ -42,27 +35,11 @@ struct RunOptions {
   Observer observer;
 };
 
-// A microVM without a program: memory, address space and a vCPU, ready to run one. Warm shells are
-// what makes a start fast.
-class Shell {
- public:
-  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {});
-  ~Shell();
-  Machine& machine() { return *machine_; }
-  mm::AddressSpace& memory() { return *space_; }
-
- private:
-  Shell() = default;
-  std::unique_ptr<mm::Memory> physical_;        // destroyed last
-  std::unique_ptr<Machine> machine_;
-  std::unique_ptr<mm::AddressSpace> space_;
-};
-
 using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
 // The memory manager's counters, by the names that people see.
 Counts list(const mm::Counters&);
 
-// What a run cost. Taken after the program has ended.
+// What a run cost: all processes of the family, but for `usage`, the first one's. Taken after they have ended.
 struct Report {
   Ending ending;
   Machine::Totals exits{};

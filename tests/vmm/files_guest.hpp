@@ -11,6 +11,7 @@
 #include <map>
 
 #include "tests/vmm/fake_machine.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/linux/thread.hpp"
@@ -44,15 +45,13 @@ class Scratch {
 class Guest {
  public:
   explicit Guest(const std::vector<Share>& shares) {
-    physical_ = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
-    if (!physical_->observe(machine)) std::abort();
-    space_ = *mm::AddressSpace::create({}, *physical_, machine);
     auto files = Files::create(shares);
     if (!files) throw std::runtime_error(files.error().message);
-    process = std::make_unique<Process>(machine, *space_, std::move(*files));
-    process->executable = "/bin/program";
-    process->arguments = {"program", "argument"};
-    process->threads.push_back(std::make_unique<Thread>(*process, machine.vcpu, process->pid));
+    process = std::make_shared<Process>(family_, family_.first_id(), std::make_shared<Image>(shell_), std::move(*files));
+    if (!family_.add(process, 0, SIGCHLD, 1)) std::abort();
+    process->image()->executable = "/bin/program";
+    process->image()->arguments = {"program", "argument"};
+    process->threads.push_back(std::make_unique<Thread>(*process, process->image(), machine.vcpu, process->pid));
     thread = process->threads.back().get();
     buffer = *space_->map({.length = kBuffer, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
   }
@@ -148,8 +147,23 @@ class Guest {
   }
 
   mm::AddressSpace& memory() { return *space_; }
-  FakeMachine machine;
-  std::unique_ptr<Process> process;
+
+ private:
+  static std::shared_ptr<Shell> make_shell() {
+    auto machine = std::make_unique<FakeMachine>();
+    auto memory = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
+    if (!memory->observe(*machine)) std::abort();
+    auto space = *mm::AddressSpace::create({}, *memory, *machine);
+    return std::make_shared<Shell>(std::move(memory), std::move(machine), std::move(space));
+  }
+  std::shared_ptr<Shell> shell_ = make_shell();
+  Family family_{*shell_};
+  mm::AddressSpace* const space_ = &shell_->memory();
+  std::uint64_t next_ = 0;
+
+ public:
+  FakeMachine& machine = static_cast<FakeMachine&>(shell_->machine());
+  std::shared_ptr<Process> process;
   Thread* thread = nullptr;
   mm::Gva buffer = 0;
   static constexpr std::size_t kBuffer = 16 << 20;
@@ -161,9 +175,6 @@ class Guest {
     next_ = (at + data.size() + 15) & ~std::uint64_t{15};
     return at;
   }
-  std::unique_ptr<mm::Memory> physical_;
-  std::unique_ptr<mm::AddressSpace> space_;
-  std::uint64_t next_ = 0;
 };
 
 inline std::uint64_t as_word(std::int64_t v) { return static_cast<std::uint64_t>(v); }

@@ -52,8 +52,8 @@ TEST(Proc, EveryFileThatIsListedCanBeLookedAtAndOpened) {
 
 TEST(Proc, TheProgramIsDescribed) {
   Guest g({});
-  g.process->environment = {"A=1", "B=2"};
-  g.process->auxv = {{6, 4096}, {0, 0}};
+  g.process->image()->environment = {"A=1", "B=2"};
+  g.process->image()->auxv = {{6, 4096}, {0, 0}};
   EXPECT_EQ(g.cat("/proc/self/cmdline"), std::string("program\0argument\0", 17));
   EXPECT_EQ(g.cat("/proc/self/environ"), std::string("A=1\0B=2\0", 8));
   EXPECT_EQ(g.cat("/proc/self/auxv").size(), 32u);
@@ -73,7 +73,7 @@ TEST(Proc, TheExecutableOpensTheProgramEvenWhereItIsNotShared) {
   auto file = std::make_shared<OpenFile>();
   file->host = HostFd(::open((s.path / "elsewhere").c_str(), O_RDONLY));
   file->path = "/bin/program";
-  g.process->files.set_executable(file);
+  g.process->image()->file = file;
   EXPECT_EQ(g.cat("/proc/self/exe"), "ELF");
   EXPECT_EQ(g.open("/proc/self/exe", O_RDWR), -EROFS);
   EXPECT_TRUE(S_ISREG(g.mode("/proc/self/exe")));

@@ -92,7 +92,7 @@ TEST_F(LoaderTest, SegmentsHoldTheFileAndZeroesBehindItToTheEndOfThePage) {
   EXPECT_EQ(g.bytes(0x401008, 0x1ff8), std::string(0x1ff8, '\0'));
   EXPECT_FALSE(write_user(g.memory(), 0x400000, 1)) << "code is not writable";
   EXPECT_TRUE(write_user(g.memory(), 0x402ff0, 1));
-  EXPECT_GE(g.process->brk_start, 0x403000u);
+  EXPECT_GE(g.process->image()->brk_start, 0x403000u);
 }
 
 TEST_F(LoaderTest, PositionIndependentProgramsGoSomewhereElseEachTimeAlignedToABlock) {
@@ -151,8 +151,8 @@ TEST_F(LoaderTest, AScriptRunsItsInterpreterFromTheShares) {
   std::string script = add("script", "#! /bin/interp -x  y \nbody");
   auto start = load_it(g, script, {"argument"});
   ASSERT_TRUE(start) << start.error().message;
-  EXPECT_EQ(g.process->arguments, (std::vector<std::string>{"/bin/interp", "-x  y", script, "argument"}));
-  EXPECT_EQ(g.process->executable, "/bin/interp");
+  EXPECT_EQ(g.process->image()->arguments, (std::vector<std::string>{"/bin/interp", "-x  y", script, "argument"}));
+  EXPECT_EQ(g.process->image()->executable, "/bin/interp");
 }
 
 TEST_F(LoaderTest, ScriptsThatNameEachOtherEnd) {
@@ -166,7 +166,7 @@ TEST_F(LoaderTest, WithARootTheProgramIsAGuestPath) {
   add("bin/prog", program());
   Guest g({{scratch.path, "/", false}});
   ASSERT_TRUE(load_it(g, "bin/prog"));
-  EXPECT_EQ(g.process->executable, "/bin/prog");
+  EXPECT_EQ(g.process->image()->executable, "/bin/prog");
   expect_refused(scratch.path / "bin/prog", 127, "does not exist", {{scratch.path, "/", false}});
 }
 

@@ -225,8 +225,8 @@ TEST(Signals, AFaultThatIsBlockedOrIgnoredIsFatal) {
 TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
   {
     LinuxGuest g;
-    g.process->stack_top = g.stack + LinuxGuest::kStack;
-    g.process->stack_limit = LinuxGuest::kStack;
+    g.process->image()->stack_top = g.stack + LinuxGuest::kStack;
+    g.process->image()->stack_limit = LinuxGuest::kStack;
     g.regs().set_sp(g.stack - 64);
     send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, g.stack - 8, 14, 6);
     deliver_signals(*g.thread, kNoResult);

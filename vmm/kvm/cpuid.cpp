@@ -112,6 +112,9 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
     xsave = host.xcr0 != 0;
   }
   m.features.giant_pages = m.giant_pages;
+  // One bit is left to hypervisors that use the topmost for their own ends.
+  const unsigned bits = arch::x86_64::cpuid(0x80000008, 0).eax & 0xff;
+  m.features.physical_bits = bits > 41 ? std::min(bits - 1, 46u) : 40;
   m.features.dear_accessed_dirty = m.native_ring3;
   m.features.hwcap = f.leaf1_edx;
   m.features.hwcap2 = (m.cr4 & cr4::kFsgsbase) != 0 ? bit(1) : 0;

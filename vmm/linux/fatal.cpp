@@ -15,8 +15,8 @@ constexpr std::uint64_t kNearStack = kMiB;
 
 bool near(mm::Gva a, mm::Gva b) { return (a > b ? a - b : b - a) < kNearStack; }
 
-std::string where(Process& process, mm::Gva address) {
-  auto region = process.memory.find_region(address);
+std::string where(Thread& thread, mm::Gva address) {
+  auto region = thread.memory().find_region(address);
   if (!region) return "not mapped";
   std::string name = !region->name.empty() ? region->name : region->backing ? region->backing->identity().path : "";
   if (name.empty()) name = "anonymous memory";
@@ -26,19 +26,19 @@ std::string where(Process& process, mm::Gva address) {
 }
 
 std::string explain_access(Thread& thread, mm::Gva address) {
-  Process& process = thread.process;
+  const Image& image = thread.image();
   mm::Gva pc = thread.regs().pc(), sp = thread.regs().sp();
-  if (address == pc) return fmt::format("jump to {:#x} ({})", address, where(process, address));
+  if (address == pc) return fmt::format("jump to {:#x} ({})", address, where(thread, address));
   if (near(address, sp)) {
-    if (address < process.stack_top && process.stack_top - address > process.stack_limit - 256 * 1024 &&
-        process.stack_top - address < process.stack_limit + 16 * kMiB)
+    if (address < image.stack_top && image.stack_top - address > image.stack_limit - 256 * 1024 &&
+        image.stack_top - address < image.stack_limit + 16 * kMiB)
       return fmt::format("stack overflow: the stack reached its limit of {} MiB at {:#x}, pc {:#x}",
-                         process.stack_limit / kMiB, address, pc);
-    if (auto guard = process.memory.find_region(address); guard && guard->prot == mm::Prot::None && !guard->backing)
+                         image.stack_limit / kMiB, address, pc);
+    if (auto guard = thread.memory().find_region(address); guard && guard->prot == mm::Prot::None && !guard->backing)
       return fmt::format("stack overflow: a thread's stack reached its guard page at {:#x}, pc {:#x}", address, pc);
   }
   bool write = thread.last_fault.error & 2;
-  return fmt::format("{} {:#x} ({}), pc {:#x}", write ? "write to" : "read from", address, where(process, address), pc);
+  return fmt::format("{} {:#x} ({}), pc {:#x}", write ? "write to" : "read from", address, where(thread, address), pc);
 }
 
 }  // namespace
@@ -56,17 +56,21 @@ Ending fatal_ending(Thread& thread, const siginfo_t& info) {
   std::string detail;
   if ((sig == SIGSEGV || sig == SIGBUS) && from_fault) detail = explain_access(thread, address);
   else if (sig == SIGSEGV && info.si_code == SI_KERNEL) detail = fmt::format("general protection, or no room for a signal frame, at pc {:#x}", pc);
-  else if ((sig == SIGILL || sig == SIGFPE || sig == SIGTRAP) && info.si_code > 0) detail = fmt::format("at pc {:#x} ({})", pc, where(thread.process, pc));
-  const char* text = sigdescr_np(sig);
+  else if ((sig == SIGILL || sig == SIGFPE || sig == SIGTRAP) && info.si_code > 0) detail = fmt::format("at pc {:#x} ({})", pc, where(thread, pc));
+  Ending ending = killed_by(sig);
+  if (!detail.empty()) ending.message += ": " + detail;
+  return ending;
+}
+
+Ending killed_by(int sig) {
   std::string message = fmt::format("the guest was ended by {}", signal_name(sig));
-  if (text) message += fmt::format(" ({})", text);
-  if (!detail.empty()) message += ": " + detail;
+  if (const char* text = sigdescr_np(sig)) message += fmt::format(" ({})", text);
   return {Ending::Kind::Signalled, sig, std::move(message)};
 }
 
-Ending out_of_memory(Process& process) {
+Ending out_of_memory(Thread& thread) {
   return {Ending::Kind::Signalled, SIGKILL,
-          fmt::format("out of memory: the guest used all of --memory {}M", process.memory.usage().limit_bytes / kMiB)};
+          fmt::format("out of memory: the guest used all of --memory {}M", thread.memory().usage().limit_bytes / kMiB)};
 }
 
 }  // namespace ramet::vmm

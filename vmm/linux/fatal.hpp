@@ -14,7 +14,10 @@ Ending fatal_ending(Thread&, const siginfo_t& info);
 
 // The VM's memory is used up in the middle of an access, where no error can be returned. As Linux's
 // out-of-memory killer: SIGKILL.
-Ending out_of_memory(Process&);
+Ending out_of_memory(Thread&);
+
+// By a signal that tells nothing of its own: SIGKILL.
+Ending killed_by(int sig);
 
 // "SIGSEGV", "SIGRTMIN+3".
 std::string signal_name(int sig);

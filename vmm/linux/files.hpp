@@ -71,11 +71,19 @@ class Files {
 
   // Gives the guest empty directories of its own, gone with it, where programs look for a place for temporary
   // files: /tmp unless it is shared, /var/tmp unless that is shared to be written or by itself (SQLite, Python
-  // and others try both). Once, before the first descriptor.
+  // and others try both); and /dev/shm, where C libraries keep shm_open's memory and named semaphores. Once, before the
+  // first descriptor.
   void add_scratch();
 
   // Descriptors 0, 1, 2 become duplicates of the given host descriptors (-1: closed).
   void attach_stdio(int in, int out, int err);
+
+  // fork(2): a copy of the table, of the working directory and the umask; what is open is shared.
+  Files fork() const;
+  // execve(2): descriptors with FD_CLOEXEC.
+  void close_on_exec();
+  // The end of the process: all descriptors, and its POSIX locks.
+  void close_all();
 
   // Null if fd is not open. The result stays valid when another thread closes fd.
   std::shared_ptr<OpenFile> get(int fd) const;
@@ -98,9 +106,10 @@ class Files {
   // The same for a file that the loader opened; private only.
   static OrErrno<std::shared_ptr<mm::Backing>> private_backing(const std::shared_ptr<OpenFile>&);
 
-  void set_process(Process*);  // for /proc/self; once, by Process's constructor
-  // What /proc/self/exe opens. Without it, Process::executable is opened as a guest path.
-  void set_executable(std::shared_ptr<OpenFile>);
+  // mmap with MAP_SHARED and MAP_ANONYMOUS; counts against the guest's limit as memory files do. Errors: ENOMEM.
+  OrErrno<std::shared_ptr<mm::Backing>> shared_memory(std::uint64_t length, mm::Memory&);
+
+  void set_process(Process*);  // once, by Process's constructor
   // The working directory, / at first. False, and nothing changed, if the guest has no such directory.
   bool enter_directory(const std::string& guest_path);
 

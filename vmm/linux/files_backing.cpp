@@ -8,28 +8,36 @@
 #include <cerrno>
 #include <limits>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/shared_mapping.hpp"
 
 namespace ramet::vmm {
 
-class FileBacking : public mm::Backing {
+class FileBacking : public SharedMapping, public std::enable_shared_from_this<FileBacking> {
  public:
-  FileBacking(std::shared_ptr<OpenFile> file, const struct stat& st)
-      : device_(st.st_dev), inode_(st.st_ino), file_(std::move(file)) {}
+  FileBacking(std::shared_ptr<OpenFile> file, dev_t device, ino_t inode, std::shared_ptr<MappedFiles> known)
+      : device_(device), inode_(inode), file_(std::move(file)), known_(std::move(known)) {}
 
-  // Maps exactly the pages of [offset, offset+length) as a bank. Once.
-  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+  // Lets truncations find it.
+  void announce() {
+    if (!known_) return;
+    std::lock_guard guard(known_->lock);
+    auto& all = known_->backings;
+    // Sweeps when the list is about to grow: at most half of it is dead then.
+    if (all.size() == all.capacity()) std::erase_if(all, [](const auto& b) { return b.expired(); });
+    all.push_back(weak_from_this());
+  }
+
+  // Maps exactly the pages of [offset, offset+length) and adds them to the guest's memory. Once.
+  OrErrno<void> map(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
     void* host = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
     if (host == MAP_FAILED) return err(errno);
-    std::span bytes(static_cast<std::byte*>(host), length);
-    // Only the bank's last user may unmap: the guest's memory may be in the middle of an access.
-    auto unmap = [bytes, file = file_] { ::munmap(bytes.data(), bytes.size()); };
-    auto bank = memory.make_bank(bytes, unmap);
-    if (!bank) return err(errno_of(bank.error()));
-    bank_ = std::move(*bank);
-    bank_offset_ = offset;
+    auto mapping = std::make_shared<HostMapping>(std::span(static_cast<std::byte*>(host), length), file_);
+    auto shared = share(std::move(mapping), offset, memory);
+    if (!shared) return err(errno_of(shared.error()));
     return {};
   }
 
@@ -54,17 +62,6 @@ class FileBacking : public mm::Backing {
     return {};
   }
 
-  Shared shared() const override { return {bank_, bank_offset_}; }
-
-  mm::Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) override {
-    if (!bank_) return {};
-    if (offset < bank_offset_ || offset - bank_offset_ >= bank_->size()) return mm::fail(mm::Error::Invalid);
-    std::uint64_t start = mm::align_down(offset - bank_offset_, mm::kPageSize);
-    length = std::min(length, bank_->size() - start);
-    if (::msync(bank_->host() + start, length, wait ? MS_SYNC : MS_ASYNC) != 0) return mm::fail(mm::Error::Io);
-    return {};
-  }
-
   Identity identity() const override {
     struct stat st;
     bool gone = ::fstat(file_->host.get(), &st) == 0 && st.st_nlink == 0;
@@ -79,8 +76,7 @@ class FileBacking : public mm::Backing {
   const dev_t device_;
   const ino_t inode_;
   const std::shared_ptr<OpenFile> file_;
-  std::shared_ptr<mm::Bank> bank_;
-  std::uint64_t bank_offset_ = 0;
+  const std::shared_ptr<MappedFiles> known_;  // null: the VMM's own, never truncated for the guest
   std::atomic<std::uint64_t> limit_{std::numeric_limits<std::uint64_t>::max()};
 };
 
@@ -107,7 +103,7 @@ bool is_zero_device(const OpenFile& file) {
 OrErrno<std::shared_ptr<mm::Backing>> Files::private_backing(const std::shared_ptr<OpenFile>& file) {
   auto st = mappable(*file, false, false);
   if (!st) return err(st.error());
-  return std::make_shared<FileBacking>(file, *st);
+  return std::make_shared<FileBacking>(file, st->st_dev, st->st_ino, nullptr);
 }
 
 OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool writable, std::uint64_t offset,
@@ -123,35 +119,41 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool w
   constexpr auto kEnd = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
   if (length == 0 || offset % mm::kPageSize) return err(EINVAL);
   if (length > kEnd - mm::kPageSize || offset > kEnd - mm::kPageSize - length) return err(EOVERFLOW);
-  auto backing = std::make_shared<FileBacking>(file, *st);
-  {
-    std::lock_guard guard(state_->backings_lock);
-    auto& all = state_->backings;
-    // Sweeps when the list is about to grow: at most half of it is dead then.
-    if (all.size() == all.capacity()) std::erase_if(all, [](const auto& b) { return b.expired(); });
-    all.push_back(backing);
-  }
+  auto backing = std::make_shared<FileBacking>(file, st->st_dev, st->st_ino, state_->mapped);
+  backing->announce();
   if (shared) {
-    auto done = backing->share(offset, mm::align_up(length, mm::kPageSize), memory);
+    auto done = backing->map(offset, mm::align_up(length, mm::kPageSize), memory);
     if (!done) return err(done.error());
   }
   return backing;
 }
 
+OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length, mm::Memory& memory) {
+  auto charge = std::make_shared<MemoryCharge>(state_->memfd_bytes, memory.data().size());
+  {
+    std::lock_guard guard(charge->lock);
+    if (!charge->grow(length)) return err(ENOMEM);
+  }
+  auto backing = SharedMemory::create(length, std::move(charge), memory);
+  if (!backing) return err(ENOMEM);
+  return *backing;
+}
+
 std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call) {
-  std::lock_guard one_at_a_time(state.truncate_lock);
+  std::lock_guard one_at_a_time(state.mapped->truncate_lock);
   struct stat st;
   if (::fstat(fd, &st) != 0) return -errno;
   std::vector<std::shared_ptr<FileBacking>> mapped;
   if (new_size < static_cast<std::uint64_t>(st.st_size)) {
-    std::lock_guard guard(state.backings_lock);
-    for (const auto& weak : state.backings)
+    std::lock_guard guard(state.mapped->lock);
+    for (const auto& weak : state.mapped->backings)
       if (auto backing = weak.lock(); backing && backing->is(st)) mapped.push_back(std::move(backing));
   }
-  for (const auto& backing : mapped) {
-    backing->limit(new_size);
-    if (state.process) state.process->memory.truncated(*backing, new_size);
-  }
+  for (const auto& backing : mapped) backing->limit(new_size);
+  if (state.process && !mapped.empty())
+    for (const auto& process : state.process->family.all())
+      if (auto image = process->image())
+        for (const auto& backing : mapped) image->memory().truncated(*backing, new_size);
   std::int64_t result = call();
   for (const auto& backing : mapped) backing->limit(std::numeric_limits<std::uint64_t>::max());
   return result;

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
@@ -18,26 +19,6 @@ Files::State& state_of(Thread& t) { return t.process.files.state(); }
 
 constexpr int kLargeFile = 0100000;  // O_LARGEFILE, which the C library defines as 0
 constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
-
-std::int64_t lock(Thread& t, const OpenFile& file, int command, mm::Gva at) {
-  if (file.flags & O_PATH) return -EBADF;
-  auto given = read_user<struct flock>(t.memory(), at);
-  if (!given) return -given.error();
-  struct flock& l = *given;
-  bool of_process = command == F_GETLK || command == F_SETLK || command == F_SETLKW;
-  if (of_process) state_of(t).locked_once.store(true, std::memory_order_relaxed);
-  if (command == F_SETLKW || command == F_OFD_SETLKW) {
-    std::int64_t result = t.blocking(SYS_fcntl, static_cast<std::uint64_t>(file.host.get()), static_cast<std::uint64_t>(command),
-                                     reinterpret_cast<std::uint64_t>(&l));
-    return result == -EINTR ? kRestartSys : result;
-  }
-  if (::fcntl(file.host.get(), command, &l) != 0) return -errno;
-  if (command != F_GETLK && command != F_OFD_GETLK) return 0;
-  // Host processes have no numbers here; the VMM's own locks are the guest's.
-  if (l.l_type != F_UNLCK && l.l_pid > 0) l.l_pid = l.l_pid == ::getpid() ? t.process.pid : -1;
-  auto written = write_user(t.memory(), at, l);
-  return written ? 0 : -written.error();
-}
 
 std::int64_t get_flags(const OpenFile& file) {
   int host = ::fcntl(file.host.get(), F_GETFL);
@@ -78,7 +59,7 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     case F_GETFL: return get_flags(*file);
     case F_SETFL: return set_flags(*file, a.i32(2));
     case F_GETLK: case F_SETLK: case F_SETLKW:
-    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock(t, *file, command, a[2]);
+    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(t, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
     case F_SETPIPE_SZ:
       // What Linux lets ordinary users have; the VMM may be more than one.
@@ -136,17 +117,21 @@ std::int64_t terminal(Thread& t, int host, unsigned request, mm::Gva at) {
     case kSetTermios2: case kSetTermios2 + 1: case kSetTermios2 + 2: return forward_set<KernelTermios2>(t, host, request, at);
     case TIOCGWINSZ: return forward_get<winsize>(t, host, request, at);
     case TIOCGPGRP: {
-      // The guest is a process group of its own; it has the terminal while the VMM's group does.
+      // The family has the terminal while the VMM's group does; one of its groups then is in the foreground.
       int group = 0;
       if (::ioctl(host, TIOCGPGRP, &group) < 0) return -errno;
-      auto written = write_user(t.memory(), at, group == ::getpgrp() ? t.process.pid : 1);
+      auto written = write_user(t.memory(), at, group == ::getpgrp() ? t.process.family.foreground() : 1);
       return written ? 0 : -written.error();
     }
     case TIOCSPGRP: {
       auto group = read_user<int>(t.memory(), at);
       if (!group) return -group.error();
       if (!::isatty(host)) return -ENOTTY;
-      return *group == t.process.pid ? 0 : -EPERM;
+      Family& family = t.process.family;
+      const int session = family.relations(t.process.pid)->session;
+      if (session != family.first_id()) return -ENOTTY;  // the terminal is the first process's
+      auto done = family.set_foreground(session, *group);
+      return done ? 0 : -done.error();
     }
     default: return -ENOTTY;
   }

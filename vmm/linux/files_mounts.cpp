@@ -214,7 +214,6 @@ bool Files::shared(const std::string& guest_path) const {
 }
 
 void Files::set_process(Process* process) { state_->process = process; }
-void Files::set_executable(std::shared_ptr<OpenFile> file) { state_->executable = std::move(file); }
 
 OrErrno<std::shared_ptr<OpenFile>> Files::open(const std::string& guest_path, int flags, int mode) {
   return state_->open(nullptr, state_->root(), guest_path, flags, static_cast<mode_t>(mode));

@@ -38,6 +38,7 @@ void Files::add_scratch() {
   const int above = state_->covering_mount("/var/tmp");
   const bool only_root = above >= 0 && mounts[static_cast<std::size_t>(above)].guest == "/";
   if (above < 0 || (only_root && !mounts[static_cast<std::size_t>(above)].writable)) add("/var/tmp");
+  if (state_->covering_mount("/dev/shm") < 0) add("/dev/shm");
 }
 
 }  // namespace ramet::vmm

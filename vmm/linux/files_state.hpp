@@ -64,7 +64,17 @@ struct Parent {
 
 class FileBacking;
 
+// The files that the family has mapped, so that they can be truncated. Shared by all its processes.
+struct MappedFiles {
+  std::mutex lock;                   // guards backings
+  std::vector<std::weak_ptr<FileBacking>> backings;
+  std::mutex truncate_lock;          // one truncation at a time; lock order: truncate_lock > address space
+};
+
 struct Files::State {
+  State() = default;
+  State(const State& parent);        // fork(2)
+
   // --- descriptors, files_table.cpp ---
   struct Slot {
     std::shared_ptr<OpenFile> file;
@@ -78,16 +88,24 @@ struct Files::State {
   mode_t host_umask() const;
   mutable std::once_flag host_umask_read;
   mutable mode_t host_umask_value = 0;
-  std::atomic<bool> locked_once{false};  // F_SETLK was used; statistic-like, pairs with nothing
 
-  std::vector<Mount> mounts;         // by guest path, parents first
+  // --- POSIX locks, files_lock.cpp ---
+  // One description of our own for each file that the process has locked: its locks are the process's.
+  struct Locked {
+    dev_t device = 0;
+    ino_t inode = 0;
+    std::shared_ptr<HostFd> host;
+  };
+  mutable std::mutex locks_lock;     // guards locked; nothing else is locked under it
+  std::vector<Locked> locked;
+
+  // Of all processes of the family; not changed once the first runs. By guest path, parents first.
+  std::shared_ptr<std::vector<Mount>> all_mounts = std::make_shared<std::vector<Mount>>();
+  std::vector<Mount>& mounts = *all_mounts;
   Process* process = nullptr;
-  std::shared_ptr<OpenFile> executable;
 
   // --- mapped files, files_backing.cpp ---
-  std::mutex backings_lock;          // guards backings
-  std::vector<std::weak_ptr<FileBacking>> backings;
-  std::mutex truncate_lock;          // one truncation at a time; lock order: truncate_lock > address space
+  std::shared_ptr<MappedFiles> mapped = std::make_shared<MappedFiles>();
 
   // --- memfds, files_memfd.cpp ---
   std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
@@ -99,7 +117,7 @@ struct Files::State {
   // Installs both or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);
   bool close(int fd);
-  // Drops the POSIX locks that close(2) drops.
+  // Drops the POSIX locks that close(2) drops: all of the process's on that file.
   void release_locks(const OpenFile&);
   mode_t masked(mode_t mode) const;
   std::shared_ptr<OpenFile> working_directory() const;
@@ -182,6 +200,9 @@ inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t
 std::span<const Definition> descriptor_calls();  // files_table.cpp
 std::span<const Definition> open_calls();        // files_open.cpp
 std::span<const Definition> control_calls();     // files_control.cpp: fcntl, ioctl, flock
+
+// F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files_lock.cpp.
+std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);
 std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee
 std::span<const Definition> stat_calls();        // files_stat.cpp
 std::span<const Definition> change_calls();      // files_change.cpp: names and attributes

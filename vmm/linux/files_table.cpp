@@ -99,17 +99,6 @@ bool Files::State::close(int fd) {
   return true;
 }
 
-// The host drops a process's POSIX locks on a file when it closes any descriptor of it. The guest's dup
-// shares the host descriptor, and mappings keep it open, so its close is not always the host's.
-void Files::State::release_locks(const OpenFile& file) {
-  if (file.kind != OpenFile::Kind::File || !locked_once.load(std::memory_order_relaxed)) return;
-  struct flock all{};
-  all.l_type = F_UNLCK;
-  all.l_whence = SEEK_SET;
-  // Fails only for descriptors that cannot hold locks.
-  static_cast<void>(::fcntl(file.host.get(), F_SETLK, &all));
-}
-
 mode_t Files::State::masked(mode_t mode) const {
   std::lock_guard guard(lock);
   return mode & ~umask.value_or(host_umask());
@@ -133,6 +122,37 @@ void Files::attach_stdio(int in, int out, int err_) {
     if (state_->slots.size() < 3) state_->slots.resize(3);
     std::swap(state_->slots[static_cast<std::size_t>(fd)].file, file);
   }
+}
+
+Files::State::State(const State& parent)
+    : all_mounts(parent.all_mounts), mapped(parent.mapped), memfd_bytes(parent.memfd_bytes) {
+  std::lock_guard guard(parent.lock);
+  slots = parent.slots;
+  cwd = parent.cwd;
+  umask = parent.umask;
+}
+
+Files Files::fork() const { return Files(std::make_unique<State>(*state_)); }
+
+void Files::close_on_exec() {
+  std::vector<std::shared_ptr<OpenFile>> closed;
+  {
+    std::lock_guard guard(state_->lock);
+    for (State::Slot& slot : state_->slots)
+      if (slot.close_on_exec) closed.push_back(std::move(std::exchange(slot, {}).file));
+  }
+  for (const auto& file : closed)
+    if (file) state_->release_locks(*file);
+}
+
+void Files::close_all() {
+  std::vector<State::Slot> closed;
+  {
+    std::lock_guard guard(state_->lock);
+    closed.swap(state_->slots);
+  }
+  std::lock_guard guard(state_->locks_lock);
+  state_->locked.clear();
 }
 
 std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }

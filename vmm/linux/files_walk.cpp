@@ -115,7 +115,7 @@ OrErrno<Step> step(const Files::State& state, const Node& at, const std::string&
     if (entry->type == ProcEntry::Type::OpenFile && through) {
       result.file = entry->file;
     } else if (entry->type == ProcEntry::Type::Executable && through) {
-      result.file = state.executable;
+      result.file = entry->file;
       if (!result.file) result.link = entry->target;
     } else if (entry->type == ProcEntry::Type::Link && through) {
       result.link = entry->target;

@@ -1,6 +1,6 @@
 // Futexes. A guest futex is a host futex at the host address of the guest's word: the host kernel keeps
 // the queues, and two guest threads that wait at one guest address wait at one host address, since the
-// frame of a writable page stays where it is while it is mapped.
+// frame of a writable page stays where it is while it is mapped: a fork would have it copied, but for the waiter's pin.
 //
 // FUTEX_PRIVATE_FLAG is ours to choose: words of the private bank are private to this host process,
 // words of shared files may be waited for by others.
@@ -31,7 +31,7 @@ int flag(const Word& word) { return word.shared ? 0 : FUTEX_PRIVATE_FLAG; }
 OrErrno<Word> find_word(mm::AddressSpace& memory, mm::Gva at) {
   auto word = memory.word(at, mm::Access::Write);
   if (!word && word.error() == mm::Error::NotPermitted) word = memory.word(at, mm::Access::Read);
-  if (word) return *word;
+  if (word) return std::move(*word);
   return err(word.error() == mm::Error::Invalid ? EINVAL : EFAULT);
 }
 

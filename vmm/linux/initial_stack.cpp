@@ -44,14 +44,14 @@ class Strings {
 
 }  // namespace
 
-std::expected<mm::Gva, Failure> build_stack(Process& process, const StackContents& c) {
+std::expected<mm::Gva, Failure> build_stack(Image& image, const StackContents& c) {
   std::uint64_t total = 0;
   for (const auto* list : {c.arguments, c.environment})
     for (const std::string& s : *list) total += s.size() + 1 + sizeof(std::uint64_t);
-  if (total > process.stack_limit / 4)
+  if (total > image.stack_limit / 4)
     return failure(fmt::format("arguments and environment take {} KiB, more than a quarter of the stack", total >> 10), 126);
 
-  Strings strings(process.stack_top - 8);
+  Strings strings(image.stack_top - 8);
   const mm::Gva executable = strings.add_string(c.executable);
   std::vector<mm::Gva> environment, arguments;
   for (const std::string& s : *c.environment) environment.push_back(strings.add_string(s));
@@ -62,8 +62,8 @@ std::expected<mm::Gva, Failure> build_stack(Process& process, const StackContent
     return failure("the host gave no random bytes", 125);
   const mm::Gva random = strings.add({seed.data(), seed.size()});
 
-  const auto& features = process.machine.features();
-  auto& auxv = process.auxv;
+  const auto& features = image.machine().features();
+  auto& auxv = image.auxv;
   auxv = {{AT_HWCAP, features.hwcap},
           {AT_PAGESZ, mm::kPageSize},
           {AT_CLKTCK, static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK))},
@@ -94,10 +94,10 @@ std::expected<mm::Gva, Failure> build_stack(Process& process, const StackContent
 
   const std::string text = strings.bytes();
   const mm::Gva sp = mm::align_down(strings.bottom() - words.size() * sizeof(std::uint64_t), 16);
-  std::vector<std::byte> image(process.stack_top - 8 - sp);
-  std::memcpy(image.data(), words.data(), words.size() * sizeof(std::uint64_t));
-  std::memcpy(image.data() + (strings.bottom() - sp), text.data(), text.size());
-  if (!process.memory.write(sp, image))
+  std::vector<std::byte> bytes(image.stack_top - 8 - sp);
+  std::memcpy(bytes.data(), words.data(), words.size() * sizeof(std::uint64_t));
+  std::memcpy(bytes.data() + (strings.bottom() - sp), text.data(), text.size());
+  if (!image.memory().write(sp, bytes))
     return failure("the program's stack does not fit into the guest's memory: raise --memory", 126);
   return sp;
 }

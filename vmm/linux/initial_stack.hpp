@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "vmm/error.hpp"
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/image.hpp"
 
 namespace ramet::vmm {
 
@@ -19,8 +19,8 @@ struct StackContents {
   std::string executable;
 };
 
-// Writes it below process.stack_top, which is mapped; fills process.auxv; returns the stack pointer.
+// Writes it below image.stack_top, which is mapped; fills image.auxv; returns the stack pointer.
 // Errors: status 126, arguments and environment larger than a quarter of the stack (Linux: E2BIG).
-std::expected<mm::Gva, Failure> build_stack(Process&, const StackContents&);
+std::expected<mm::Gva, Failure> build_stack(Image&, const StackContents&);
 
 }  // namespace ramet::vmm

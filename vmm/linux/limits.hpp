@@ -18,6 +18,7 @@ struct Limits {
 
   static constexpr std::uint64_t kStackBytes = 8ull << 20;
   static constexpr std::uint64_t kOpenFiles = 4096;
+  static constexpr std::uint64_t kProcesses = 512;  // of the family, zombies included
 
   static std::array<rlimit64, RLIM_NLIMITS> defaults() {
     std::array<rlimit64, RLIM_NLIMITS> v;
@@ -26,7 +27,8 @@ struct Limits {
     v[RLIMIT_NOFILE] = {kOpenFiles, kOpenFiles};
     v[RLIMIT_CORE] = {0, RLIM64_INFINITY};
     v[RLIMIT_MEMLOCK] = {8ull << 20, 8ull << 20};
-    v[RLIMIT_NPROC] = v[RLIMIT_SIGPENDING] = {1024, 1024};
+    v[RLIMIT_NPROC] = {kProcesses, kProcesses};
+    v[RLIMIT_SIGPENDING] = {1024, 1024};
     v[RLIMIT_NICE] = v[RLIMIT_RTPRIO] = {0, 0};
     return v;
   }

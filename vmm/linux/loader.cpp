@@ -41,7 +41,7 @@ std::uint64_t random_below(std::uint64_t limit, std::uint64_t granule) {
 
 struct Program {
   std::shared_ptr<OpenFile> file;
-  std::string name;           // for messages
+  std::string name;           // as it was called; for messages
   std::uint64_t bytes = 0;
 
   bool read(std::uint64_t offset, std::span<std::byte> out) const {
@@ -59,17 +59,17 @@ struct Program {
 // --- finding ---
 
 std::unexpected<Failure> cannot_open(const std::string& name, int error) {
-  if (error == ENOENT || error == ENOTDIR) return failure(fmt::format("{} does not exist", name), 127);
-  return failure(fmt::format("{} cannot be opened: {}", name, strerror(error)), 126);
+  if (error == ENOENT || error == ENOTDIR) return failure(fmt::format("{} does not exist", name), 127, error);
+  return failure(fmt::format("{} cannot be opened: {}", name, strerror(error)), 126, error);
 }
 
 std::expected<Program, Failure> check_file(std::shared_ptr<OpenFile> file, const std::string& name) {
   struct stat st;
   if (fstat(file->host.get(), &st) != 0) return cannot_open(name, errno);
-  if (S_ISDIR(st.st_mode)) return failure(fmt::format("{} is a directory", name), 126);
-  if (!S_ISREG(st.st_mode)) return failure(fmt::format("{} is not a regular file", name), 126);
+  if (S_ISDIR(st.st_mode)) return failure(fmt::format("{} is a directory", name), 126, EACCES);
+  if (!S_ISREG(st.st_mode)) return failure(fmt::format("{} is not a regular file", name), 126, EACCES);
   if (faccessat(file->host.get(), "", X_OK, AT_EMPTY_PATH | AT_EACCESS) != 0)
-    return failure(fmt::format("{} is not executable: chmod +x it", name), 126);
+    return failure(fmt::format("{} is not executable: chmod +x it", name), 126, EACCES);
   return Program{std::move(file), name, static_cast<std::uint64_t>(st.st_size)};
 }
 
@@ -114,8 +114,8 @@ std::optional<std::vector<std::string>> script_line(const Program& program) {
 
 std::unexpected<Failure> cannot_map(const Program& program, mm::Error error) {
   if (error == mm::Error::NoMemory)
-    return failure(fmt::format("{} does not fit into the guest's memory: raise --memory", program.name), 126);
-  return failure(fmt::format("{} cannot be mapped: {}", program.name, mm::describe(error)), 126);
+    return failure(fmt::format("{} does not fit into the guest's memory: raise --memory", program.name), 126, ENOMEM);
+  return failure(fmt::format("{} cannot be mapped: {}", program.name, mm::describe(error)), 126, errno_of(error));
 }
 
 // Maps one segment whose addresses are moved by `bias`.
@@ -145,30 +145,30 @@ mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Bac
 
 // Maps the whole file; `base` is where its first page goes (ignored for programs with a fixed address).
 // Returns what is to be added to the file's addresses.
-std::expected<mm::Gva, Failure> map_program(Process& process, const Program& program, const ElfFile& elf, mm::Gva base) {
+std::expected<mm::Gva, Failure> map_program(Image& image, const Program& program, const ElfFile& elf, mm::Gva base) {
   std::uint64_t bytes = 0;
   for (const Segment& s : elf.segments) {
     bytes += s.memory_bytes;
   }
-  if (bytes > process.memory.memory().data().size())
-    return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126);
+  if (bytes > image.memory().memory().data().size())
+    return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126, ENOMEM);
   auto backing = Files::private_backing(program.file);
   if (!backing) return cannot_open(program.name, backing.error());
   const mm::Gva bias = elf.relocatable ? base - elf.start() : 0;
   const bool populate = bytes <= kPopulateBytes;
   for (const Segment& s : elf.segments)
-    if (auto r = map_segment(process.memory, *backing, s, bias, populate); !r) return cannot_map(program, r.error());
+    if (auto r = map_segment(image.memory(), *backing, s, bias, populate); !r) return cannot_map(program, r.error());
   return bias;
 }
 
 // A free place for a relocatable file, aligned as it asks and to blocks.
-std::expected<mm::Gva, Failure> find_place(Process& process, const Program& program, const ElfFile& elf) {
+std::expected<mm::Gva, Failure> find_place(Image& image, const Program& program, const ElfFile& elf) {
   const std::uint64_t alignment = std::clamp(elf.alignment, kBlockSize, kMaxAlignment);
   const std::uint64_t span = elf.end() - elf.start();
-  auto at = process.memory.map({.address = 0, .length = span + alignment, .prot = mm::Prot::None, .backing = nullptr, .name = {}});
+  auto at = image.memory().map({.address = 0, .length = span + alignment, .prot = mm::Prot::None, .backing = nullptr, .name = {}});
   if (!at) return cannot_map(program, at.error());
   // Only to find the gap: nobody else runs yet.
-  if (auto r = process.memory.unmap(*at, span + alignment); !r) return cannot_map(program, r.error());
+  if (auto r = image.memory().unmap(*at, span + alignment); !r) return cannot_map(program, r.error());
   return align_up(*at, alignment);
 }
 
@@ -186,10 +186,80 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
   auto opened = open_shared(process.files, path);
   if (opened) return opened;
   const std::string needs = fmt::format("{} needs the interpreter {}", program.name, path);
-  if (!process.files.shared(path)) return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126);
-  if (opened.error().status != 127) return failure(fmt::format("{}: {}", needs, opened.error().message), 126);
+  if (!process.files.shared(path)) return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126, ENOENT);
+  if (opened.error().status != 127) return failure(fmt::format("{}: {}", needs, opened.error().message), 126, opened.error().error);
   // Debian's /lib64/ld-linux-x86-64.so.2 is a link into another directory.
-  return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs), 126);
+  return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs), 126, ENOENT);
+}
+
+// `called`: the path that scripts and AT_EXECFN are to have.
+std::expected<Start, Failure> load(Process& process, Image& image, Program program, const std::string& called,
+                                   std::vector<std::string> words, const std::vector<std::string>& environment,
+                                   std::uint64_t stack_bytes) {
+  for (unsigned depth = 0;; ++depth) {
+    auto line = script_line(program);
+    if (!line) break;
+    if (depth == kMaxScripts || line->front().empty())
+      return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program.name), 126,
+                     line->front().empty() ? ENOEXEC : ELOOP);
+    if (words.empty()) words.emplace_back();
+    words.front() = depth == 0 ? called : program.name;
+    words.insert(words.begin(), line->begin(), line->end());
+    auto interpreter = open_interpreter(process, program, line->front());
+    if (!interpreter) return std::unexpected(interpreter.error());
+    program = std::move(*interpreter);
+  }
+
+  auto elf = read_program(program);
+  if (!elf) return failure(elf.error().message, elf.error().status, ENOEXEC);
+  const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
+  const mm::Gva base = align_up(kPieBase + random_below(kPieSpread, kBlockSize), alignment);
+  auto bias = map_program(image, program, *elf, base);
+  if (!bias) return std::unexpected(bias.error());
+
+  StackContents contents;
+  Start start{.pc = *bias + elf->entry, .sp = 0};
+  contents.entry = start.pc;
+  if (!elf->interpreter.empty()) {
+    auto interpreter = open_interpreter(process, program, elf->interpreter);
+    if (!interpreter) return std::unexpected(interpreter.error());
+    auto interpreter_elf = read_program(*interpreter);
+    if (!interpreter_elf) return failure(interpreter_elf.error().message, interpreter_elf.error().status, ELIBBAD);
+    mm::Gva place = 0;
+    if (interpreter_elf->relocatable) {
+      auto found = find_place(image, *interpreter, *interpreter_elf);
+      if (!found) return std::unexpected(found.error());
+      place = *found;
+    }
+    auto interpreter_bias = map_program(image, *interpreter, *interpreter_elf, place);
+    if (!interpreter_bias) return std::unexpected(interpreter_bias.error());
+    contents.interpreter_base = *interpreter_bias + interpreter_elf->start();
+    start.pc = *interpreter_bias + interpreter_elf->entry;
+  }
+
+  image.brk_start = image.brk = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
+  image.executable = program.file->path;
+  image.file = program.file;
+  image.arguments = std::move(words);
+  image.environment = environment;
+
+  image.stack_top = kStackTop - random_below(kStackSpread, kPageSize);
+  image.stack_limit = stack_bytes;
+  auto stack_prot = mm::Prot::Read | mm::Prot::Write;
+  if (elf->executable_stack && !process.deny_wx) stack_prot = stack_prot | mm::Prot::Exec;
+  const std::uint64_t stack_now = std::min(kInitialStack, stack_bytes);
+  auto stack = image.memory().map({.address = image.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
+                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
+  if (!stack) return cannot_map(program, stack.error());
+  contents.program_headers = elf->headers ? *bias + elf->headers : 0;
+  contents.header_count = elf->header_count;
+  contents.arguments = &image.arguments;
+  contents.environment = &image.environment;
+  contents.executable = called;
+  auto sp = build_stack(image, contents);
+  if (!sp) return std::unexpected(sp.error());
+  start.sp = *sp;
+  return start;
 }
 
 }  // namespace
@@ -200,71 +270,18 @@ std::expected<Start, Failure> load(Process& process, const std::string& path, co
   std::string guest_path = has_root && !path.starts_with('/') ? "/" + path : path;
   auto program = has_root ? open_shared(process.files, guest_path) : open_on_host(path);
   if (!program) return std::unexpected(program.error());
-
   std::vector<std::string> words{path};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  for (unsigned depth = 0;; ++depth) {
-    auto line = script_line(*program);
-    if (!line) break;
-    if (depth == kMaxScripts || line->front().empty())
-      return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program->name), 126);
-    words.front() = program->file->path;
-    words.insert(words.begin(), line->begin(), line->end());
-    auto interpreter = open_interpreter(process, *program, line->front());
-    if (!interpreter) return std::unexpected(interpreter.error());
-    program = std::move(interpreter);
-  }
+  const std::string called = program->file->path;
+  return load(process, *process.image(), std::move(*program), called, std::move(words), environment, stack_bytes);
+}
 
-  auto elf = read_program(*program);
-  if (!elf) return std::unexpected(elf.error());
-  const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
-  const mm::Gva base = align_up(kPieBase + random_below(kPieSpread, kBlockSize), alignment);
-  auto bias = map_program(process, *program, *elf, base);
-  if (!bias) return std::unexpected(bias.error());
-
-  StackContents contents;
-  Start start{.pc = *bias + elf->entry, .sp = 0};
-  contents.entry = start.pc;
-  if (!elf->interpreter.empty()) {
-    auto interpreter = open_interpreter(process, *program, elf->interpreter);
-    if (!interpreter) return std::unexpected(interpreter.error());
-    auto interpreter_elf = read_program(*interpreter);
-    if (!interpreter_elf) return std::unexpected(interpreter_elf.error());
-    mm::Gva place = 0;
-    if (interpreter_elf->relocatable) {
-      auto found = find_place(process, *interpreter, *interpreter_elf);
-      if (!found) return std::unexpected(found.error());
-      place = *found;
-    }
-    auto interpreter_bias = map_program(process, *interpreter, *interpreter_elf, place);
-    if (!interpreter_bias) return std::unexpected(interpreter_bias.error());
-    contents.interpreter_base = *interpreter_bias + interpreter_elf->start();
-    start.pc = *interpreter_bias + interpreter_elf->entry;
-  }
-
-  process.brk_start = process.brk = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
-  process.executable = program->file->path;
-  process.arguments = words;
-  process.environment = environment;
-  process.files.set_executable(program->file);
-
-  process.stack_top = kStackTop - random_below(kStackSpread, kPageSize);
-  process.stack_limit = stack_bytes;
-  auto stack_prot = mm::Prot::Read | mm::Prot::Write;
-  if (elf->executable_stack && !process.deny_wx) stack_prot = stack_prot | mm::Prot::Exec;
-  const std::uint64_t stack_now = std::min(kInitialStack, stack_bytes);
-  auto stack = process.memory.map({.address = process.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
-                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
-  if (!stack) return cannot_map(*program, stack.error());
-  contents.program_headers = elf->headers ? *bias + elf->headers : 0;
-  contents.header_count = elf->header_count;
-  contents.arguments = &process.arguments;
-  contents.environment = &process.environment;
-  contents.executable = process.executable;
-  auto sp = build_stack(process, contents);
-  if (!sp) return std::unexpected(sp.error());
-  start.sp = *sp;
-  return start;
+std::expected<Start, Failure> load(Process& process, Image& image, std::shared_ptr<OpenFile> file, const std::string& name,
+                                   const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
+                                   std::uint64_t stack_bytes) {
+  auto program = check_file(std::move(file), name);
+  if (!program) return std::unexpected(program.error());
+  return load(process, image, std::move(*program), name, arguments, environment, stack_bytes);
 }
 
 }  // namespace ramet::vmm

@@ -14,12 +14,18 @@ struct Start {
   mm::Gva pc = 0, sp = 0;
 };
 
-// Opens the program on the host itself (HOST path: `ramet run PROGRAM` names a host file, unless --root
+// Opens the first program of a family on the host itself (HOST path: `ramet run PROGRAM` names a host file, unless --root
 // is given, where PROGRAM is a guest path first), checks and maps it, loads the interpreter from what was
-// shared, builds argc/argv/envp/auxv, and fills the process's executable, arguments, environment, brk.
+// shared, builds argc/argv/envp/auxv, and fills the process's image, whose memory is empty.
 // Every refusal is one sentence with the documented status (126 not executable: wrong architecture,
 // truncated, malformed, interpreter missing; 127 not found). `stack_bytes`: RLIMIT_STACK.
 std::expected<Start, Failure> load(Process&, const std::string& program, const std::vector<std::string>& arguments,
                                    const std::vector<std::string>& environment, std::uint64_t stack_bytes);
+
+// The same for execve(2): `file` was opened by the guest as `name`, and goes into `image`, which nobody runs yet.
+// Failure::error is what the guest gets.
+std::expected<Start, Failure> load(Process&, Image& image, std::shared_ptr<OpenFile> file, const std::string& name,
+                                   const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
+                                   std::uint64_t stack_bytes);
 
 }  // namespace ramet::vmm

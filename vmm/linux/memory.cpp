@@ -114,6 +114,11 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
     if (!request.backing) request.offset = 0;  // /dev/zero
     if (shared && (file->flags & O_ACCMODE) == O_RDONLY) request.max_prot = mm::Prot::Read | mm::Prot::Exec;
   }
+  if (shared && !request.backing) {
+    auto backing = thread.process.files.shared_memory(bytes, thread.memory().memory());
+    if (!backing) return -backing.error();
+    request.backing = std::move(*backing);
+  }
   if ((flags & MAP_32BIT) && !fixed) return map_low(thread, std::move(request));
   auto at = thread.memory().map(request);
   return at ? static_cast<std::int64_t>(*at) : -errno_of(at.error());
@@ -248,20 +253,20 @@ std::int64_t sys_mincore(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_brk(Thread& thread, const Args& a) {
-  Process& process = thread.process;
-  std::lock_guard guard(process.brk_lock);
+  Image& image = thread.image();
+  std::lock_guard guard(image.brk_lock);
   const mm::Gva wanted = a[0];
-  if (wanted < process.brk_start || wanted > kMaxAddress - kPageSize) return static_cast<std::int64_t>(process.brk);
-  const mm::Gva old_end = align_up(process.brk, kPageSize), new_end = align_up(wanted, kPageSize);
+  if (wanted < image.brk_start || wanted > kMaxAddress - kPageSize) return static_cast<std::int64_t>(image.brk);
+  const mm::Gva old_end = align_up(image.brk, kPageSize), new_end = align_up(wanted, kPageSize);
   if (new_end > old_end) {
-    if (beyond_memory(thread, new_end - process.brk_start, true, true)) return static_cast<std::int64_t>(process.brk);
+    if (beyond_memory(thread, new_end - image.brk_start, true, true)) return static_cast<std::int64_t>(image.brk);
     auto r = thread.memory().map({.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
                                   .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"});
-    if (!r) return static_cast<std::int64_t>(process.brk);
+    if (!r) return static_cast<std::int64_t>(image.brk);
   } else if (new_end < old_end) {
-    if (!thread.memory().unmap(new_end, old_end - new_end)) return static_cast<std::int64_t>(process.brk);
+    if (!thread.memory().unmap(new_end, old_end - new_end)) return static_cast<std::int64_t>(image.brk);
   }
-  process.brk = wanted;
+  image.brk = wanted;
   return static_cast<std::int64_t>(wanted);
 }
 

@@ -10,6 +10,7 @@
 #include <charconv>
 #include <functional>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/proc_content.hpp"
 #include "vmm/linux/process.hpp"
@@ -97,6 +98,8 @@ struct OfProcess {
   std::string_view rest;
   int tid;
   bool task;        // under /proc/<pid>/task/<tid>
+  std::shared_ptr<Process> process;
+  ProcContext context() const { return {process->files.state(), process.get(), tid}; }
 };
 std::optional<OfProcess> of_process(const ProcContext& c, std::string_view path) {
   if (!c.process || !path.starts_with("/proc/")) return {};
@@ -107,14 +110,17 @@ std::optional<OfProcess> of_process(const ProcContext& c, std::string_view path)
     return part;
   };
   auto pid = number(take());
-  if (!pid || *pid != c.process->pid) return {};
-  if (!path.starts_with("task/")) return OfProcess{path, *pid, false};
+  auto process = pid ? c.process->family.find(*pid) : nullptr;
+  if (!process) return {};
+  if (!path.starts_with("task/")) return OfProcess{path, *pid, false, std::move(process)};
   take();
   auto tid = number(take());
   if (!tid) return {};
-  std::lock_guard guard(c.process->threads_lock);
-  if (!c.process->find_thread(*tid)) return {};
-  return OfProcess{path, *tid, true};
+  {
+    std::lock_guard guard(process->threads_lock);
+    if (!process->find_thread(*tid)) return {};
+  }
+  return OfProcess{path, *tid, true, std::move(process)};
 }
 
 std::string description(const OpenFile& file) {
@@ -148,7 +154,12 @@ std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess&
   for (const Fixed& f : kProcess) {
     if (f.path != where.rest) continue;
     ProcEntry e{.type = f.type, .target = std::string(f.target), .file = nullptr};
-    if (f.path == "exe") e.target = c.process->executable;
+    if (f.path == "exe") {
+      auto image = c.process->image();
+      if (!image) return {};
+      e.target = image->executable;
+      e.file = image->file;
+    }
     if (f.path == "cwd") {
       auto cwd = c.state.current_path(c.state.node_of(c.state.working_directory()));
       e.target = cwd ? *cwd : c.state.working_directory()->path + " (deleted)";
@@ -220,18 +231,18 @@ std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& pa
     return ProcEntry{.type = Type::Link, .target = pid + "/task/" + tid, .file = nullptr};
   }
   auto where = of_process(c, path);
-  return where ? entry_of_process(c, *where) : std::nullopt;
+  return where ? entry_of_process(where->context(), *where) : std::nullopt;
 }
 
 OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path) {
-  if (auto where = of_process(c, path)) return process_content(c, where->rest, where->tid);
+  if (auto where = of_process(c, path)) return process_content(where->context(), where->rest, where->tid);
   return system_content(c, path);
 }
 
 std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
   auto where = of_process(c, path);
-  if (where && where->rest == "fd") return open_descriptors(c.state);
-  if (where && where->rest == "task") return tasks(*c.process);
+  if (where && where->rest == "fd") return open_descriptors(where->process->files.state());
+  if (where && where->rest == "task") return tasks(*where->process);
   std::vector<ProcName> names;
   auto add = [&](std::string name, unsigned char type) { names.push_back({std::move(name), type, names.size() + 3}); };
   if (where && where->rest.empty()) {
@@ -247,7 +258,8 @@ std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
   if (path == "/proc" && c.process) {
     add("self", DT_LNK);
     add("thread-self", DT_LNK);
-    add(std::to_string(c.process->pid), DT_DIR);
+    for (const auto& process : c.process->family.all())  // by rising pid
+      names.push_back({std::to_string(process->pid), DT_DIR, static_cast<std::uint64_t>(process->pid) + 1000});
   }
   if (path == "/sys/devices/system/cpu")
     for (int cpu : host_cpus()) add("cpu" + std::to_string(cpu), DT_DIR);

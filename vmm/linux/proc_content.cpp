@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
@@ -54,7 +55,7 @@ std::string name_of(const ProcContext& c, int tid) {
   std::lock_guard guard(c.process->threads_lock);
   Thread* thread = c.process->find_thread(tid);
   std::string name = thread ? thread->name : "";
-  if (name.empty()) name = c.process->executable.substr(c.process->executable.rfind('/') + 1);
+  if (auto image = name.empty() ? c.process->image() : nullptr) name = image->executable.substr(image->executable.rfind('/') + 1);
   return name.substr(0, 15);
 }
 
@@ -63,37 +64,37 @@ std::size_t thread_count(const ProcContext& c) {
   return std::max<std::size_t>(c.process->threads.size(), 1);
 }
 
-// Processor time of the VMM, which is the guest's but for what the VMM itself needs; in clock ticks.
+// Processor time in clock ticks; the host's system time is what the VMM did for the guest.
 struct Ticks { std::uint64_t user, system; };
-Ticks ticks() {
-  rusage usage;
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return {};
+Ticks ticks(const rusage& usage) {
   auto of = [](const timeval& t) { return static_cast<std::uint64_t>(t.tv_sec) * kUserHz + static_cast<std::uint64_t>(t.tv_usec) / 10000; };
   return {of(usage.ru_utime), of(usage.ru_stime)};
 }
 
-std::string stat(const ProcContext& c, int tid) {
+std::string stat(const ProcContext& c, const Image& image, int tid) {
   Process& p = *c.process;
-  Sizes s = sizes(p.memory);
-  Ticks t = ticks();
+  Sizes s = sizes(image.memory());
+  Ticks t = ticks(p.usage());
+  Family::Relations r = p.family.relations(p.pid).value_or(Family::Relations{});
   // 52 fields, as proc(5) numbers them from 1.
   return fmt::format(
-      "{} ({}) R 1 {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 20 0 {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
+      "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 20 0 {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
       "0 0 0 0 0 {} 0 0 0 0 0\n",
-      tid, name_of(c, tid), p.pid, p.pid, t.user, t.system, thread_count(c), s.total, s.resident / mm::kPageSize, p.stack_top,
-      p.brk_start);
+      tid, name_of(c, tid), r.state, r.parent ? r.parent : 1, r.group, r.session, t.user, t.system, thread_count(c), s.total,
+      s.resident / mm::kPageSize, image.stack_top, image.brk_start);
 }
 
-std::string statm(const ProcContext& c) {
-  Sizes s = sizes(c.process->memory);
+std::string statm(const Image& image) {
+  Sizes s = sizes(image.memory());
   auto pages = [](std::uint64_t bytes) { return bytes / mm::kPageSize; };
   return fmt::format("{} {} {} {} 0 {} 0\n", pages(s.total), pages(s.resident), pages(s.shared), pages(s.text),
                      pages(s.data + s.stack));
 }
 
-std::string status(const ProcContext& c, int tid) {
+std::string status(const ProcContext& c, const Image& image, int tid) {
   Process& p = *c.process;
-  Sizes s = sizes(p.memory);
+  Sizes s = sizes(image.memory());
+  Family::Relations r = p.family.relations(p.pid).value_or(Family::Relations{});
   mode_t umask;
   {
     std::lock_guard guard(c.state.lock);
@@ -117,14 +118,14 @@ std::string status(const ProcContext& c, int tid) {
   }
   unsigned uid = ::getuid(), gid = ::getgid();
   return fmt::format(
-      "Name:\t{}\nUmask:\t{:04o}\nState:\tR (running)\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t1\nTracerPid:\t0\n"
+      "Name:\t{}\nUmask:\t{:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n"
       "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t256\nGroups:\t\n"
       "VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{:8} kB\nVmRSS:\t{:8} kB\n"
       "VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t       0 kB\nVmPTE:\t{:8} kB\nVmSwap:\t       0 kB\n"
       "Threads:\t{}\nSigQ:\t0/63000\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
       "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
       "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t0\n",
-      name_of(c, tid), umask, p.pid, tid, uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak),
+      name_of(c, tid), umask, r.state == 'T' ? "T (stopped)" : "R (running)", p.pid, tid, r.parent ? r.parent : 1, uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak),
       kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught);
 }
 
@@ -157,7 +158,7 @@ std::string limits() {
 
 std::string meminfo(const ProcContext& c) {
   mm::Usage u{};
-  if (c.process) u = c.process->memory.usage();
+  if (auto image = c.process ? c.process->image() : nullptr) u = image->memory().usage();
   std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
   std::uint64_t total = u.limit_bytes / 1024, free = (u.limit_bytes - std::min(used, u.limit_bytes)) / 1024;
   std::string out;
@@ -184,8 +185,8 @@ std::string meminfo(const ProcContext& c) {
 std::string cpuinfo(const ProcContext& c) {
   std::string out;
   auto cpus = host_cpus();
-  Machine::Features none;
-  const Machine::Features& f = c.process ? c.process->machine.features() : none;
+  Machine::Features f;
+  if (auto image = c.process ? c.process->image() : nullptr) f = image->machine().features();
   std::string_view vendor = f.model_name.find("AMD") != f.model_name.npos     ? "AuthenticAMD"
                             : f.model_name.find("Intel") != f.model_name.npos ? "GenuineIntel"
                                                                               : "unknown";
@@ -199,7 +200,8 @@ std::string cpuinfo(const ProcContext& c) {
 }
 
 std::string kernel_stat() {
-  Ticks t = ticks();
+  rusage all;
+  Ticks t = getrusage(RUSAGE_SELF, &all) == 0 ? ticks(all) : Ticks{};
   std::string out = fmt::format("cpu  {} 0 {} 0 0 0 0 0 0 0\n", t.user, t.system);
   for (int cpu : host_cpus()) out += fmt::format("cpu{} {} 0 {} 0 0 0 0 0 0 0\n", cpu, t.user, t.system);
   timespec up{}, now{};
@@ -257,21 +259,22 @@ std::string maps_line(const mm::Region& r) {
 }
 
 OrErrno<std::string> process_content(const ProcContext& c, std::string_view name, int tid) {
-  Process& p = *c.process;
-  if (name == "maps") return maps(p.memory);
-  if (name == "cmdline") return joined(p.arguments);
-  if (name == "environ") return joined(p.environment);
+  auto image = c.process->image();
+  if (!image) return err(ENOENT);  // it has ended
+  if (name == "maps") return maps(image->memory());
+  if (name == "cmdline") return joined(image->arguments);
+  if (name == "environ") return joined(image->environment);
   if (name == "auxv") {
     std::string out;
-    for (const auto& [key, value] : p.auxv) {
+    for (const auto& [key, value] : image->auxv) {
       out.append(reinterpret_cast<const char*>(&key), sizeof key);
       out.append(reinterpret_cast<const char*>(&value), sizeof value);
     }
     return out;
   }
-  if (name == "stat") return stat(c, tid);
-  if (name == "statm") return statm(c);
-  if (name == "status") return status(c, tid);
+  if (name == "stat") return stat(c, *image, tid);
+  if (name == "statm") return statm(*image);
+  if (name == "status") return status(c, *image, tid);
   if (name == "comm") return name_of(c, tid) + "\n";
   if (name == "cgroup") return std::string("0::/\n");
   if (name == "mounts" || name == "mountinfo") return mounts(c.state, name == "mountinfo");

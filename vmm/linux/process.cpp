@@ -1,4 +1,4 @@
-// The life of a guest program: its threads, its end, and the counters of its calls.
+// The life of a guest process: its threads, its image, its end.
 #include "vmm/linux/process.hpp"
 
 #include <fmt/format.h>
@@ -8,63 +8,22 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
-#include <thread>
+#include <climits>
 
+#include "vmm/forward_signals.hpp"
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/futex.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
+#include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 namespace {
 
-constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
-constexpr int kMaxTid = 1 << 22;                // Linux's PID_MAX_LIMIT
-constexpr std::size_t kMaxThreads = 4096;
-
-// Ends the program when its time is over. A thread of its own, so that it works whatever the guest does.
-class Watchdog {
- public:
-  Watchdog(Process& process, std::chrono::nanoseconds timeout)
-      : thread_([this, &process, timeout] {
-          std::unique_lock lock(lock_);
-          if (!done_.wait_for(lock, timeout, [this] { return over_; })) {
-            lock.unlock();
-            double seconds = std::chrono::duration<double>(timeout).count();
-            process.end({Ending::Kind::TimedOut, 0, fmt::format("stopped after --timeout {}s", seconds)});
-          }
-        }) {}
-  ~Watchdog() {
-    {
-      std::lock_guard guard(lock_);
-      over_ = true;
-    }
-    done_.notify_one();
-    thread_.join();
-  }
-
- private:
-  std::mutex lock_;  // guards over_
-  std::condition_variable done_;
-  bool over_ = false;
-  std::thread thread_;  // last: starts when the rest is there
-};
-
-// Blocks every signal but the kick and the host's own faults while a host thread for the guest is made.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t set;
-    sigfillset(&set);
-    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, kick_signal()}) sigdelset(&set, sig);
-    pthread_sigmask(SIG_BLOCK, &set, &old_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
-
- private:
-  sigset_t old_;
-};
+void wake_all(std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
 
 }  // namespace
 
@@ -78,48 +37,71 @@ int Ending::status() const {
   return 125;
 }
 
-Process::Process(Machine& on, mm::AddressSpace& space, Files opened)
-    : machine(on), memory(space), files(std::move(opened)), timers(std::make_unique<Timers>(*this)),
-      pid(static_cast<int>(getpid())), next_tid_(pid + 1) {
+int Ending::wait_status() const {
+  switch (kind) {
+    case Kind::Exited: return (code & 0xff) << 8;
+    case Kind::Signalled: return code;
+    default: return SIGKILL;
+  }
+}
+
+void add_usage(rusage& sum, const rusage& more) {
+  timeradd(&sum.ru_utime, &more.ru_utime, &sum.ru_utime);
+  timeradd(&sum.ru_stime, &more.ru_stime, &sum.ru_stime);
+  sum.ru_maxrss = std::max(sum.ru_maxrss, more.ru_maxrss);
+  sum.ru_minflt += more.ru_minflt;
+  sum.ru_nvcsw += more.ru_nvcsw;
+  sum.ru_nivcsw += more.ru_nivcsw;
+}
+
+Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
+    : family(of), files(std::move(opened)), timers(std::make_unique<Timers>(*this)), pid(id), image_(std::move(image)) {
   files.set_process(this);
 }
 
 Process::~Process() = default;
 
-Ending Process::run(mm::Gva pc, mm::Gva sp, std::optional<std::chrono::nanoseconds> timeout) {
+std::shared_ptr<Image> Process::image() const {
+  std::lock_guard guard(image_lock_);
+  return image_;
+}
+
+void Process::set_image(std::shared_ptr<Image> image) {
+  std::lock_guard guard(image_lock_);
+  image_ = std::move(image);
+}
+
+Ending Process::run(mm::Gva pc, mm::Gva sp) {
   install_kick_signal();
-  auto vcpu = machine.acquire_vcpu();
+  auto vcpu = machine().acquire_vcpu();
   if (!vcpu) return {Ending::Kind::Broken, 0, vcpu.error().message};
-  auto owned = std::make_unique<Thread>(*this, **vcpu, pid);
+  auto owned = std::make_unique<Thread>(*this, image(), **vcpu, pid);
   Thread& first = *owned;
   first.regs() = UserRegs{};
   first.regs().set_pc(pc);
   first.regs().set_sp(sp);
+  const std::string& executable = image_->executable;
   first.name = executable.substr(executable.rfind('/') + 1).substr(0, 15);
   {
     std::lock_guard guard(threads_lock);
     threads.push_back(std::move(owned));
   }
-  threads_ever_.fetch_add(1, std::memory_order_relaxed);
+  family.count_thread();
   first_.store(&first, std::memory_order_release);
-  {
-    std::optional<Watchdog> watchdog;
-    if (timeout) watchdog.emplace(*this, *timeout);
-    first.loop();
-    owned = leave(first);
-    // Others may go on without the first thread, as on Linux. The host's signals still come here.
-    while (std::uint32_t live = live_.load(std::memory_order_acquire)) {
-      std::int64_t r = first.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&live_), FUTEX_WAIT_PRIVATE, live);
-      if (r == -EINTR) {
-        first.interruption_.clear();
-        take_forwarded(first);
-      }
+  first.loop();
+  leave(first, owned);
+  // Others may go on without the first thread, as on Linux. The host's signals still come here.
+  for (;;) {
+    const std::uint32_t seen = departures_.load(std::memory_order_acquire);
+    if (thread_count() == 0) break;
+    std::int64_t r = first.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&departures_), FUTEX_WAIT_PRIVATE, seen);
+    if (r == -EINTR) {
+      first.interruption_.clear();
+      take_forwarded(first);
     }
   }
-  first_.store(nullptr, std::memory_order_release);
-  machine.release_vcpu(*vcpu);
-  timers.reset();
-  if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
+  first_.store(nullptr, std::memory_order_seq_cst);
+  ForwardSignals::settle();
   return ended();
 }
 
@@ -129,95 +111,107 @@ Ending Process::ended() {
   return result_ ? *result_ : Ending{Ending::Kind::Exited, leader_status_, {}};
 }
 
-void* Process::thread_main(void* argument) {
-  Thread& thread = *static_cast<Thread*>(argument);
-  Process& process = thread.process;
-  thread.loop();
-  std::optional<pthread_t> before;
-  {
-    auto owned = process.leave(thread);
-    process.machine.release_vcpu(&thread.vcpu);
-    std::lock_guard guard(process.threads_lock);
-    before = std::exchange(process.last_gone_, pthread_self());
-  }
-  // One ended host thread at most waits to be joined; its successor does it.
-  if (before) pthread_join(*before, nullptr);
-  if (process.live_.fetch_sub(1, std::memory_order_release) == 1)
-    syscall(SYS_futex, &process.live_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
-  return nullptr;
-}
-
 // What exit(2) does for the guest, and the end of the thread's being known. On its own host thread.
-std::unique_ptr<Thread> Process::leave(Thread& thread) {
-  release_robust_futexes(thread);
-  if (thread.clear_child_tid && !ending()) {
-    // An address that is gone meanwhile is the guest's own doing, and nobody can wait there.
-    if (write_user(memory, thread.clear_child_tid, std::uint32_t{0})) wake_futex(memory, thread.clear_child_tid, 1);
-  }
-  std::unique_ptr<Thread> owned;
+bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
+  thread.release_memory(!ending());
+  rusage used{};
+  getrusage(RUSAGE_THREAD, &used);
+  bool last;
   {
     std::lock_guard guard(threads_lock);
     auto it = std::ranges::find_if(threads, [&](const auto& t) { return t.get() == &thread; });
     owned = std::move(*it);
     threads.erase(it);
+    last = threads.empty();
     if (thread.tid == pid) leader_status_ = thread.exit_status;
+    add_usage(gone_, used);
   }
-  retarget_signals(*this, thread, ~SignalSet{0});
-  return owned;
+  if (!last) retarget_signals(*this, thread, ~SignalSet{0});
+  departures_.fetch_add(1, std::memory_order_release);
+  wake_all(departures_);
+  return last;
+}
+
+void Process::finish() {
+  timers.reset();
+  files.close_all();
+  const rusage used = usage();
+  set_image(nullptr);
+  tell_vfork_parent();
+  family.exited(*this, ended(), used);
+}
+
+void Process::tell_vfork_parent() {
+  if (!vfork_done) return;
+  vfork_done->store(1, std::memory_order_release);
+  wake_all(*vfork_done);
 }
 
 std::int64_t Process::spawn(const Spawn& s) {
-  if (ending()) return -EAGAIN;
-  auto vcpu = machine.acquire_vcpu();
+  if (ending() || survivor()) return -EAGAIN;
+  auto image = this->image();
+  auto vcpu = image->machine().acquire_vcpu();
   if (!vcpu) return -EAGAIN;
-  auto give_up = [&](std::int64_t result) {
-    machine.release_vcpu(*vcpu);
-    return result;
-  };
+  const int tid = s.leader ? pid : family.new_id();
+  auto owned = std::make_unique<Thread>(*this, image, **vcpu, tid);
   (*vcpu)->regs() = s.regs;
-  if (s.fs_base) (*vcpu)->set_fs_base(*s.fs_base);
-  if (s.fp && !(*vcpu)->set_fp(*s.fp)) return give_up(-EAGAIN);
-  int tid;
-  {
-    std::lock_guard guard(threads_lock);
-    do {
-      tid = next_tid_;
-      next_tid_ = tid + 1 < kMaxTid ? tid + 1 : 2;
-    } while (tid == pid || find_thread(tid));
-  }
-  if (s.set_parent_tid && !write_user(memory, s.set_parent_tid, tid)) return give_up(-EFAULT);
+  (*vcpu)->set_fs_base(s.fs_base);
+  (*vcpu)->set_gs_base(s.gs_base);
+  if (s.fp && !(*vcpu)->set_fp(*s.fp)) return -EAGAIN;
+  if (s.set_parent_tid && !write_user(image->memory(), s.set_parent_tid, tid)) return -EFAULT;
   // Linux stores this one from the child, which has nobody to tell of a bad address.
-  if (s.set_child_tid) static_cast<void>(write_user(memory, s.set_child_tid, tid));
-
-  auto owned = std::make_unique<Thread>(*this, **vcpu, tid);
+  if (s.set_child_tid) static_cast<void>(write_user(image->memory(), s.set_child_tid, tid));
   owned->clear_child_tid = s.clear_child_tid;
   owned->signals.blocked = s.signal_mask;
+  if (s.altstack_of) owned->signals.altstack = s.altstack_of->altstack;
   owned->name = s.name;
+  owned->look_at_signals();  // some may have come before the thread
 
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, kHostStack);
-  int error = EAGAIN;
   {
-    SignalsBlocked blocked;
-    // Under the lock, so that end() either finds the thread or is seen here.
+    // Under the lock, so that end() and become() either find the thread or are seen here.
     std::lock_guard guard(threads_lock);
-    if (!ending() && threads.size() < kMaxThreads) {
-      live_.fetch_add(1, std::memory_order_relaxed);
-      Thread* thread = owned.get();
-      threads.push_back(std::move(owned));
-      pthread_t host;
-      error = pthread_create(&host, &attributes, thread_main, thread);
-      if (error) {
-        threads.pop_back();
-        live_.fetch_sub(1, std::memory_order_relaxed);  // the caller lives too, or run() is still in its loop
-      }
+    if (ending() || survivor()) return -EAGAIN;
+    Thread* thread = owned.get();
+    threads.push_back(std::move(owned));
+    if (!family.start(shared_from_this(), thread)) {
+      owned = std::move(threads.back());
+      threads.pop_back();
+      return -EAGAIN;
     }
   }
-  pthread_attr_destroy(&attributes);
-  if (error) return give_up(-EAGAIN);
-  threads_ever_.fetch_add(1, std::memory_order_relaxed);
+  family.count_thread();
   return tid;
+}
+
+bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
+  {
+    std::lock_guard guard(threads_lock);
+    if (ending() || survivor()) return false;
+    survivor_.store(&caller, std::memory_order_release);
+    for (auto& thread : threads)
+      if (thread.get() != &caller) thread->alert();
+  }
+  for (;;) {
+    const std::uint32_t seen = departures_.load(std::memory_order_acquire);
+    if (thread_count() == 1) break;
+    caller.wait_while(departures_, seen);
+    if (ending()) return false;
+  }
+  caller.release_memory(true);
+  auto old = image();
+  const std::uint64_t peak = old->memory().usage().peak_bytes;
+  {
+    std::lock_guard guard(threads_lock);
+    peak_bytes_ = std::max(peak_bytes_, peak);
+    caller.move_to(next, vcpu, pid);
+    survivor_.store(nullptr, std::memory_order_release);
+  }
+  set_image(std::move(next));
+  ForwardSignals::settle();  // a handler may have been about to kick the old vCPU
+  old.reset();
+  tell_vfork_parent();
+  vfork_done.reset();
+  return true;
 }
 
 Thread* Process::find_thread(int tid) {
@@ -241,36 +235,38 @@ void Process::end(Ending ending) {
   for (auto& thread : threads) thread->alert();
 }
 
-void Process::forward_from_handler(SignalSet set) {
-  forwarded_.fetch_or(set, std::memory_order_release);
-  if (Thread* first = first_.load(std::memory_order_acquire)) first->interrupt();
+void Process::forward_from_handler(SignalSet set, bool from_terminal) {
+  (from_terminal ? forwarded_terminal_ : forwarded_).fetch_or(set, std::memory_order_release);
+  if (Thread* first = first_.load(std::memory_order_seq_cst)) first->interrupt();
 }
 
 void Process::take_forwarded(Thread& by) {
   if (&by != first_.load(std::memory_order_relaxed)) return;
-  std::uint64_t set = forwarded_.exchange(0, std::memory_order_acquire);
-  for (int sig = 1; set; ++sig, set >>= 1) {
-    if (!(set & 1)) continue;
-    siginfo_t info{};
-    info.si_signo = sig;
-    info.si_code = SI_KERNEL;
-    send_to_process(*this, info);
-  }
+  auto each = [](SignalSet set, auto send) {
+    for (int sig = 1; set; ++sig, set >>= 1) {
+      if (!(set & 1)) continue;
+      siginfo_t info{};
+      info.si_signo = sig;
+      info.si_code = SI_KERNEL;
+      send(info);
+    }
+  };
+  each(forwarded_.exchange(0, std::memory_order_acquire), [&](const siginfo_t& info) { send_to_process(*this, info); });
+  each(forwarded_terminal_.exchange(0, std::memory_order_acquire), [&](const siginfo_t& info) {
+    for (auto& process : family.group(family.foreground())) send_to_process(*process, info);
+  });
 }
 
-void Process::count_call(unsigned number, bool known) {
-  (known ? calls_ : unknown_)[number].fetch_add(1, std::memory_order_relaxed);
+rusage Process::usage() {
+  auto image = this->image();
+  const std::uint64_t peak = image ? image->memory().usage().peak_bytes : 0;
+  std::lock_guard guard(threads_lock);
+  rusage sum = gone_;
+  for (auto& thread : threads) add_usage(sum, thread->usage());
+  sum.ru_maxrss = static_cast<long>(std::max(peak, peak_bytes_) >> 10);
+  return sum;
 }
 
-namespace {
-std::map<unsigned, std::uint64_t> collect(const auto& counters) {
-  std::map<unsigned, std::uint64_t> result;
-  for (unsigned i = 0; i < counters.size(); ++i)
-    if (std::uint64_t n = counters[i].load(std::memory_order_relaxed)) result[i] = n;
-  return result;
-}
-}  // namespace
-std::map<unsigned, std::uint64_t> Process::unknown_calls() { return collect(unknown_); }
-std::map<unsigned, std::uint64_t> Process::calls() { return collect(calls_); }
+void Process::count_call(unsigned number, bool known) { family.count_call(number, known); }
 
 }  // namespace ramet::vmm

@@ -7,6 +7,7 @@
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/signal_frame.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
 #include "vmm/linux/thread.hpp"
@@ -44,7 +45,7 @@ void finish_call(Thread& thread, std::int64_t result, std::uint64_t action_flags
 bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& action, SignalSet mask_to_save) {
   if (!(action.flags & kRestorer)) return false;
   UserRegs& regs = thread.regs();
-  const auto& features = thread.process.machine.features();
+  const auto& features = thread.image().machine().features();
   auto& alternate = thread.signals.altstack;
 
   std::uint64_t sp = regs.sp() - kRedZone;
@@ -57,7 +58,7 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
     return false;
 
   FpState fp;
-  if (!thread.vcpu.get_fp(fp)) return false;
+  if (!thread.vcpu().get_fp(fp)) return false;
   auto fp_bytes = describe_fp(fp, features.xsave_size, features.xcr0);
 
   SignalFrame frame{};
@@ -87,7 +88,7 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   regs.set_sp(place.frame);
   regs.set_pc(action.handler);
   regs.rflags &= ~kFlagsOff;
-  thread.vcpu.reset_fp();
+  thread.vcpu().reset_fp();
   return true;
 }
 
@@ -113,6 +114,7 @@ std::optional<Delivery> next_delivery(Thread& thread) {
     if (!info) return std::nullopt;
     SignalAction& action = thread.process.signals.actions[info->si_signo - 1];
     if (action.handler == 1 || (action.handler == 0 && (kDefaultIgnored & bit_of(info->si_signo)))) continue;
+    if (action.handler == 0 && (kStopSignals & bit_of(info->si_signo))) thread.process.signals.stopping = true;
     Delivery delivery{*info, action, own.saved_mask.value_or(own.blocked)};
     if (action.handler != 0 && (action.flags & SA_RESETHAND)) action.handler = 0;
     return delivery;
@@ -135,6 +137,28 @@ void frame_failed(Thread& thread, int sig) {
   thread.signals.faults.push_back(info);
 }
 
+// A stop signal's default action. The terminal's ones do nothing to a group that nobody could continue.
+void stop(Thread& thread, int sig) {
+  Process& process = thread.process;
+  if (sig != SIGSTOP) {
+    auto self = process.family.relations(process.pid);
+    if (!self || process.family.orphaned_group(self->group)) return;
+  }
+  {
+    std::lock_guard threads(process.threads_lock);
+    std::lock_guard guard(process.signals.lock);
+    if (!std::exchange(process.signals.stopping, false)) return;  // SIGCONT came
+    process.signals.stopped.store(1, std::memory_order_release);
+    for (auto& other : process.threads)
+      if (other.get() != &thread) other->alert();
+  }
+  process.family.stopped(process.pid, sig);
+}
+
+void wait_while_stopped(Thread& thread) {
+  if (thread.process.signals.stopped.load(std::memory_order_acquire)) thread.wait_while(thread.process.signals.stopped, 1, false);
+}
+
 void restore_saved_mask(Thread& thread) {
   SignalSet mask;
   {
@@ -155,11 +179,18 @@ void deliver_signals(Thread& thread, std::int64_t result) {
   // A call that was not interrupted gives its mask back before handlers run. Only this thread sets it.
   if (thread.signals.saved_mask && !(is_restart(result) || result == -EINTR)) restore_saved_mask(thread);
 
-  while (thread.interruption_.raised() && !thread.process.ending()) {
+  while (thread.interruption_.raised() && !thread.must_end()) {
     thread.interruption_.clear();  // before looking: what comes later raises it again
     thread.process.take_forwarded(thread);
+    wait_while_stopped(thread);
+    if (thread.must_end()) break;
     while (auto delivery = next_delivery(thread)) {
       const int sig = delivery->info.si_signo;
+      if (delivery->action.handler == 0 && (kStopSignals & bit_of(sig))) {
+        stop(thread, sig);
+        wait_while_stopped(thread);
+        continue;
+      }
       if (delivery->action.handler == 0) {
         // The call's result belongs into the registers that the message is made from.
         thread.process.end(fatal_ending(thread, delivery->info));
@@ -185,7 +216,7 @@ void deliver_signals(Thread& thread, std::int64_t result) {
   }
   if (thread.signals.saved_mask) {
     restore_saved_mask(thread);  // may unblock something: looked at before the guest runs, see Thread::loop
-    if (thread.interruption_.raised() && !thread.process.ending()) deliver_signals(thread, kNoResult);
+    if (thread.interruption_.raised() && !thread.must_end()) deliver_signals(thread, kNoResult);
   }
 }
 

@@ -1,10 +1,15 @@
 // Pending signals: queueing them, choosing who takes them, taking them out.
+#include <linux/futex.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
+#include <climits>
 
 #include "arch/x86_64/fault_signal.hpp"
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/fatal.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/linux/thread.hpp"
@@ -108,40 +113,74 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
   return info;
 }
 
-std::int64_t send_to_process(Process& process, const siginfo_t& info) {
-  const int sig = info.si_signo;
-  if (sig < 0 || sig > kSignals) return -EINVAL;
-  std::lock_guard threads(process.threads_lock);
-  if (sig == 0) return 0;
-  std::lock_guard guard(process.signals.lock);
+namespace {
+
+// What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process go
+// on. True if it does. Under both locks.
+bool change_run_state(Process& process, int sig) {
+  const bool resume = sig == SIGCONT;
+  if (!resume && !(kStopSignals & bit_of(sig))) return false;
+  const SignalSet cancelled = resume ? kStopSignals : bit_of(SIGCONT);
+  discard_signals(process.signals.pending, cancelled);
+  for (auto& thread : process.threads) discard_signals(thread->signals.pending, cancelled);
+  if (!resume) return false;
+  process.signals.stopping = false;
+  if (!process.signals.stopped.exchange(0, std::memory_order_release)) return false;
+  syscall(SYS_futex, &process.signals.stopped, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  return true;
+}
+
+std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
+  const SignalSet bit = bit_of(info.si_signo);
   Thread* taker = nullptr;
   for (auto& thread : process.threads) {
-    if (!wants(*thread, bit_of(sig))) continue;
+    if (!wants(*thread, bit)) continue;
     taker = thread.get();
     break;
   }
   // A blocked signal stays pending even if it would be ignored: the action may change before it is taken.
-  if (is_ignored(process, sig) && (!taker || !(taker->signals.awaited & bit_of(sig))) &&
-      (process.threads.empty() || !(process.threads.front()->signals.blocked & bit_of(sig))))
+  if (is_ignored(process, info.si_signo) && (!taker || !(taker->signals.awaited & bit)) &&
+      (process.threads.empty() || !(process.threads.front()->signals.blocked & bit)))
     return 0;
   std::int64_t r = queue(process.signals.pending, info);
   if (r == 0 && taker) taker->alert();
   return r;
 }
 
-std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) {
-  const int sig = info.si_signo;
-  if (sig < 0 || sig > kSignals) return -EINVAL;
-  std::lock_guard threads(process.threads_lock);
-  Thread* thread = process.find_thread(tid);
-  if (!thread) return -ESRCH;
-  if (sig == 0) return 0;
-  std::lock_guard guard(process.signals.lock);
-  if (is_ignored(process, sig) && !((thread->signals.blocked | thread->signals.awaited) & bit_of(sig))) return 0;
-  std::int64_t r = queue(thread->signals.pending, info);
-  if (r == 0 && wants(*thread, bit_of(sig))) thread->alert();
+std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info) {
+  const SignalSet bit = bit_of(info.si_signo);
+  if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
+  std::int64_t r = queue(thread.signals.pending, info);
+  if (r == 0 && wants(thread, bit)) thread.alert();
   return r;
 }
+
+// tid 0: to the process.
+std::int64_t send(Process& process, int tid, const siginfo_t& info) {
+  const int sig = info.si_signo;
+  if (sig < 0 || sig > kSignals) return -EINVAL;
+  std::int64_t result = 0;
+  bool resumed = false;
+  {
+    std::lock_guard threads(process.threads_lock);
+    Thread* thread = tid ? process.find_thread(tid) : nullptr;
+    if (tid && !thread) return -ESRCH;
+    if (sig == 0) return 0;
+    if (sig != SIGKILL) {
+      std::lock_guard guard(process.signals.lock);
+      resumed = change_run_state(process, sig);
+      result = thread ? queue_for_thread(process, *thread, info) : queue_for_process(process, info);
+    }
+  }
+  if (sig == SIGKILL) process.end(killed_by(SIGKILL));
+  if (resumed) process.family.continued(process.pid);
+  return result;
+}
+
+}  // namespace
+
+std::int64_t send_to_process(Process& process, const siginfo_t& info) { return send(process, 0, info); }
+std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) { return send(process, tid, info); }
 
 void send_fault(Thread& thread, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error) {
   thread.last_fault.trap = trap;

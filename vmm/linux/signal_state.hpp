@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <mutex>
@@ -38,6 +39,10 @@ struct ProcessSignals {
   std::mutex lock;                              // guards this and every thread's ThreadSignals
   std::array<SignalAction, kSignals> actions{};
   PendingSignals pending;
+  // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for it
+  // without, before they go back to the guest.
+  std::atomic<std::uint32_t> stopped{0};
+  bool stopping = false;                        // a stop signal was taken and will be obeyed, unless SIGCONT comes first
 };
 
 struct ThreadSignals {
@@ -50,9 +55,8 @@ struct ThreadSignals {
 };
 
 inline constexpr SignalSet kUnblockable = bit_of(SIGKILL) | bit_of(SIGSTOP);
-inline constexpr SignalSet kDefaultIgnored = bit_of(SIGCHLD) | bit_of(SIGURG) | bit_of(SIGWINCH) | bit_of(SIGCONT) |
-                                             // There is no job control inside: stopping is the host's affair.
-                                             bit_of(SIGSTOP) | bit_of(SIGTSTP) | bit_of(SIGTTIN) | bit_of(SIGTTOU);
+inline constexpr SignalSet kDefaultIgnored = bit_of(SIGCHLD) | bit_of(SIGURG) | bit_of(SIGWINCH) | bit_of(SIGCONT);
+inline constexpr SignalSet kStopSignals = bit_of(SIGSTOP) | bit_of(SIGTSTP) | bit_of(SIGTTIN) | bit_of(SIGTTOU);
 
 // Takes the next signal of `wanted` out of the queue, in Linux's order (lowest number first); under the lock.
 std::optional<siginfo_t> take_signal(PendingSignals&, SignalSet wanted);
@@ -69,7 +73,8 @@ void retarget_signals(Process&, const Thread& except, SignalSet set);
 siginfo_t signal_from(const Process& sender, int sig, int code);
 
 // Sends to the process (any thread that does not block it) or to one thread; interrupts whoever is to
-// take it. Ignored signals vanish. Real-time queue bounded (EAGAIN). Returns 0 or -errno.
+// take it. Ignored signals vanish. Real-time queue bounded (EAGAIN). SIGKILL ends the process, SIGCONT lets it go on, at
+// once and whatever is blocked. Without the family's lock. Returns 0 or -errno.
 std::int64_t send_to_process(Process&, const siginfo_t&);
 std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
 

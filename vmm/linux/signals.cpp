@@ -3,11 +3,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
+#include <vector>
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/signal_frame.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -149,22 +153,39 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
 
 std::int64_t sys_kill(Thread& thread, const Args& a) {
   Process& process = thread.process;
+  Family& family = process.family;
   const int pid = a.i32(0), sig = a.i32(1);
-  // The process leads its own group, and is the only one there is.
-  if (pid != process.pid && pid != 0 && pid != -process.pid && pid != -1) return -ESRCH;
+  if (pid == INT_MIN) return -ESRCH;
+  std::vector<std::shared_ptr<Process>> targets;
+  if (pid > 0) {
+    if (!family.exists(pid)) return -ESRCH;
+    if (auto one = family.find(pid)) targets.push_back(std::move(one));
+  } else if (pid == -1) {  // everybody but oneself
+    targets = family.all();
+    std::erase_if(targets, [&](const auto& p) { return p.get() == &process; });
+  } else {
+    targets = family.group(pid == 0 ? family.relations(process.pid)->group : -pid);
+  }
+  if (targets.empty() && pid <= 0) return -ESRCH;
   if (sig < 0 || sig > kSignals) return -EINVAL;
-  if (pid == -1) return -ESRCH;  // everybody but oneself
-  return send_to_process(process, signal_from(process, sig, SI_USER));
+  const siginfo_t info = signal_from(process, sig, SI_USER);
+  std::int64_t result = 0;
+  for (const auto& target : targets) result = std::min(result, send_to_process(*target, info));
+  return result;
 }
 
-std::int64_t send_tkill(Thread& thread, int tid, int sig) {
-  if (tid <= 0) return -EINVAL;
-  return send_to_thread(thread.process, tid, signal_from(thread.process, sig, SI_TKILL));
+// tgid 0: of any process.
+std::int64_t send_tkill(Thread& thread, int tgid, int tid, const siginfo_t& info) {
+  auto process = tgid ? thread.process.family.find(tgid) : thread.process.family.find_by_thread(tid);
+  return process ? send_to_thread(*process, tid, info) : -ESRCH;
 }
-std::int64_t sys_tkill(Thread& thread, const Args& a) { return send_tkill(thread, a.i32(0), a.i32(1)); }
+std::int64_t sys_tkill(Thread& thread, const Args& a) {
+  if (a.i32(0) <= 0) return -EINVAL;
+  return send_tkill(thread, 0, a.i32(0), signal_from(thread.process, a.i32(1), SI_TKILL));
+}
 std::int64_t sys_tgkill(Thread& thread, const Args& a) {
   if (a.i32(0) <= 0 || a.i32(1) <= 0) return -EINVAL;
-  return a.i32(0) == thread.process.pid ? send_tkill(thread, a.i32(1), a.i32(2)) : -ESRCH;
+  return send_tkill(thread, a.i32(0), a.i32(1), signal_from(thread.process, a.i32(2), SI_TKILL));
 }
 
 OrErrno<siginfo_t> read_info(Thread& thread, mm::Gva at, int sig) {
@@ -172,16 +193,25 @@ OrErrno<siginfo_t> read_info(Thread& thread, mm::Gva at, int sig) {
   if (info) info->si_signo = sig;
   return info;
 }
+// A process may claim to be the kernel, or kill(2), to itself only.
+bool pretends(const Thread& thread, int pid, const siginfo_t& info) {
+  return (info.si_code >= 0 || info.si_code == SI_TKILL) && pid != thread.process.pid;
+}
 std::int64_t sys_rt_sigqueueinfo(Thread& thread, const Args& a) {
   auto info = read_info(thread, a[2], a.i32(1));
   if (!info) return -EFAULT;
-  return a.i32(0) == thread.process.pid ? send_to_process(thread.process, *info) : -ESRCH;
+  if (pretends(thread, a.i32(0), *info)) return -EPERM;
+  Family& family = thread.process.family;
+  auto process = family.find(a.i32(0));
+  if (!process) return family.exists(a.i32(0)) ? 0 : -ESRCH;
+  return send_to_process(*process, *info);
 }
 std::int64_t sys_rt_tgsigqueueinfo(Thread& thread, const Args& a) {
   if (a.i32(0) <= 0 || a.i32(1) <= 0) return -EINVAL;
   auto info = read_info(thread, a[3], a.i32(2));
   if (!info) return -EFAULT;
-  return a.i32(0) == thread.process.pid ? send_to_thread(thread.process, a.i32(1), *info) : -ESRCH;
+  if (pretends(thread, a.i32(0), *info)) return -EPERM;
+  return send_tkill(thread, a.i32(0), a.i32(1), *info);
 }
 
 // --- the alternate stack ---
@@ -226,19 +256,19 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
 
 bool restore_fp(Thread& thread, mm::Gva at) {
   if (!at) {
-    thread.vcpu.reset_fp();
+    thread.vcpu().reset_fp();
     return true;
   }
-  const auto& features = thread.process.machine.features();
+  const auto& features = thread.image().machine().features();
   FpState current, fp;
-  if (!thread.vcpu.get_fp(current)) return false;
+  if (!thread.vcpu().get_fp(current)) return false;
   std::uint32_t mxcsr_mask;
   std::memcpy(&mxcsr_mask, current.area.data() + 28, sizeof mxcsr_mask);
   auto bytes = std::span(fp.area).first(frame_fp_bytes(features.xsave_size));
   // A frame that a program made itself may hold the FXSAVE part only.
   if (!thread.memory().read(at, bytes) && !thread.memory().read(at, std::span(fp.area).first(512))) return false;
   sanitize_fp(fp, features.xsave_size, features.xcr0, mxcsr_mask);
-  return thread.vcpu.set_fp(fp).has_value();
+  return thread.vcpu().set_fp(fp).has_value();
 }
 
 std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {

@@ -37,6 +37,9 @@ struct Definition {
 
 std::span<const Definition> memory_calls();    // memory.cpp
 std::span<const Definition> thread_calls();    // threads.cpp
+std::span<const Definition> clone_calls();     // clone.cpp: clone, fork, vfork
+std::span<const Definition> exec_calls();      // exec.cpp
+std::span<const Definition> relation_calls();  // relations.cpp: wait4, waitid, parents, groups, sessions
 std::span<const Definition> futex_calls();     // futex.cpp
 std::span<const Definition> signal_calls();    // signals.cpp
 std::span<const Definition> time_calls();      // time.cpp

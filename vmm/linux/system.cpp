@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -21,6 +22,9 @@ namespace {
 std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
   return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
 }
+
+bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
+bool is_process(Thread& thread, int pid) { return pid == 0 || thread.process.family.exists(pid); }
 
 std::int64_t sys_uname(Thread& thread, const Args& a) {
   utsname names{};
@@ -70,9 +74,9 @@ std::int64_t sys_getrandom(Thread& thread, const Args& a) {
 
 // --- limits ---
 
-std::int64_t prlimit(Thread& thread, unsigned resource, mm::Gva set, mm::Gva get) {
+std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set, mm::Gva get) {
   if (resource >= RLIM_NLIMITS) return -EINVAL;
-  Limits& limits = thread.process.limits;
+  Limits& limits = of.limits;
   std::lock_guard guard(limits.lock);
   rlimit64& current = limits.value[resource];
   const rlimit64 old = current;
@@ -87,20 +91,24 @@ std::int64_t prlimit(Thread& thread, unsigned resource, mm::Gva set, mm::Gva get
 }
 
 std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
-  if (a.i32(0) != 0 && a.i32(0) != thread.process.pid) return -ESRCH;
-  return prlimit(thread, a.u32(1), a[2], a[3]);
+  if (is_self(thread, a.i32(0))) return prlimit(thread, thread.process, a.u32(1), a[2], a[3]);
+  auto process = thread.process.family.find(a.i32(0));
+  return process ? prlimit(thread, *process, a.u32(1), a[2], a[3]) : -ESRCH;
 }
-std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, a.u32(0), 0, a[1]) : -EFAULT; }
-std::int64_t sys_setrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, a.u32(0), a[1], 0) : -EFAULT; }
+std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), 0, a[1]) : -EFAULT; }
+std::int64_t sys_setrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), a[1], 0) : -EFAULT; }
 
 std::int64_t sys_getrusage(Thread& thread, const Args& a) {
   rusage usage{};
   const int who = a.i32(0);
-  if (who == RUSAGE_SELF || who == RUSAGE_THREAD) {
-    if (getrusage(who, &usage) != 0) return -errno;
-    usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);
-  } else if (who != RUSAGE_CHILDREN) {
-    return -EINVAL;
+  switch (who) {
+    case RUSAGE_SELF: usage = thread.process.usage(); break;
+    case RUSAGE_CHILDREN: usage = thread.process.family.children_usage(thread.process.pid); break;
+    case RUSAGE_THREAD:
+      if (getrusage(who, &usage) != 0) return -errno;
+      usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);
+      break;
+    default: return -EINVAL;
   }
   return put(thread, a[1], usage);
 }
@@ -137,19 +145,6 @@ std::int64_t sys_setfsgid(Thread&, const Args&) { return getgid(); }
 std::int64_t sys_getgroups(Thread&, const Args&) { return 0; }
 std::int64_t sys_setgroups(Thread&, const Args&) { return -EPERM; }
 
-bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
-std::int64_t sys_getppid(Thread&, const Args&) { return 0; }
-std::int64_t sys_getpgrp(Thread& thread, const Args&) { return thread.process.pid; }
-std::int64_t sys_getpgid(Thread& thread, const Args& a) { return is_self(thread, a.i32(0)) ? thread.process.pid : -ESRCH; }
-std::int64_t sys_getsid(Thread& thread, const Args& a) { return is_self(thread, a.i32(0)) ? thread.process.pid : -ESRCH; }
-// The program leads its own session and group from the start, as after a shell with job control.
-std::int64_t sys_setsid(Thread&, const Args&) { return -EPERM; }
-std::int64_t sys_setpgid(Thread& thread, const Args& a) {
-  if (a.i32(1) < 0) return -EINVAL;
-  if (!is_self(thread, a.i32(0))) return -ESRCH;
-  return is_self(thread, a.i32(1)) ? 0 : -EPERM;
-}
-
 std::int64_t sys_capget(Thread& thread, const Args& a) {
   auto header = read_user<__user_cap_header_struct>(thread.memory(), a[0]);
   if (!header) return -header.error();
@@ -163,7 +158,7 @@ std::int64_t sys_capget(Thread& thread, const Args& a) {
       if (put(thread, a[0], *header) != 0) return -EFAULT;
       return a[1] ? -EINVAL : 0;
   }
-  if (!is_self(thread, header->pid)) return -ESRCH;
+  if (!is_process(thread, header->pid)) return -ESRCH;
   for (unsigned i = 0; a[1] && i < words; ++i)
     if (put(thread, a[1] + i * sizeof(__user_cap_data_struct), __user_cap_data_struct{}) != 0) return -EFAULT;
   return 0;
@@ -174,11 +169,11 @@ std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a
 
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  return a.u32(0) == PRIO_PROCESS && !is_self(thread, a.i32(1)) ? -ESRCH : 20;  // nice 0, as the raw call encodes it
+  return a.u32(0) == PRIO_PROCESS && !is_process(thread, a.i32(1)) ? -ESRCH : 20;  // nice 0, as the raw call encodes it
 }
 std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  if (a.u32(0) == PRIO_PROCESS && !is_self(thread, a.i32(1))) return -ESRCH;
+  if (a.u32(0) == PRIO_PROCESS && !is_process(thread, a.i32(1))) return -ESRCH;
   return a.i32(2) < 0 ? -EACCES : 0;
 }
 
@@ -209,12 +204,6 @@ std::span<const Definition> system_calls() {
       {SYS_setfsgid, "setfsgid", sys_setfsgid},
       {SYS_getgroups, "getgroups", sys_getgroups},
       {SYS_setgroups, "setgroups", sys_setgroups},
-      {SYS_getppid, "getppid", sys_getppid},
-      {SYS_getpgrp, "getpgrp", sys_getpgrp},
-      {SYS_getpgid, "getpgid", sys_getpgid},
-      {SYS_getsid, "getsid", sys_getsid},
-      {SYS_setsid, "setsid", sys_setsid},
-      {SYS_setpgid, "setpgid", sys_setpgid},
       {SYS_capget, "capget", sys_capget},
       {SYS_capset, "capset", sys_capset},
       {SYS_personality, "personality", sys_personality},

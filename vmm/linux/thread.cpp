@@ -1,20 +1,31 @@
 // The loop of one guest thread: enter the guest, serve what it came out for, deliver signals, repeat.
 #include "vmm/linux/thread.hpp"
 
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include <bit>
+#include <cerrno>
+
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/fatal.hpp"
+#include "vmm/linux/futex.hpp"
+#include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 
 using namespace arch::x86_64;
+
+Thread::~Thread() { image_->machine().release_vcpu(&vcpu()); }
 
 void Thread::loop() {
   host_.store(pthread_self(), std::memory_order_release);
   running_.store(true, std::memory_order_release);
   install_kick_signal();
   deliver_signals(*this, kNoResult);
-  while (!exited && !process.ending()) handle(vcpu.run());
+  while (!exited && !must_end()) handle(vcpu().run());
 }
 
 void Thread::handle(const Exit& e) {
@@ -34,7 +45,7 @@ void Thread::handle(const Exit& e) {
 void Thread::page_fault(const Exit& e) {
   auto outcome = memory().fault(e.address, e.access);
   if (outcome) {
-    if (outcome->kind == mm::FaultOutcome::Kind::Spurious) vcpu.spurious_fault();
+    if (outcome->kind == mm::FaultOutcome::Kind::Spurious) vcpu().spurious_fault();
     return;
   }
   // Linux does not tell user code what is mapped in the kernel's half: it always looks present.
@@ -44,14 +55,14 @@ void Thread::page_fault(const Exit& e) {
     case mm::Error::NotPermitted: send_fault(*this, SIGSEGV, SEGV_ACCERR, e.address, kVectorPageFault, error); break;
     case mm::Error::BeyondEnd:
     case mm::Error::Io: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, kVectorPageFault, error); break;
-    case mm::Error::NoMemory: process.end(out_of_memory(process)); break;
+    case mm::Error::NoMemory: process.end(out_of_memory(*this)); break;
     default: send_fault(*this, SIGSEGV, SEGV_MAPERR, e.address, kVectorPageFault, error); break;
   }
 }
 
 void Thread::exception(const Exit& e) {
   FpState fp;
-  bool have_fp = fault_needs_fp(e.vector) && vcpu.get_fp(fp).has_value();
+  bool have_fp = fault_needs_fp(e.vector) && vcpu().get_fp(fp).has_value();
   FaultSignal signal = fault_signal(e.vector, have_fp ? &fp : nullptr);
   send_fault(*this, signal.signal, signal.code, signal.at_pc ? regs().pc() : 0, e.vector, e.error);
 }
@@ -63,7 +74,7 @@ bool Thread::is_current() const {
 void Thread::interrupt() {
   if (running_.load(std::memory_order_acquire)) interruption_.raise(host_.load(std::memory_order_acquire));
   else interruption_.set();  // loop() looks before it enters the guest
-  vcpu.kick();
+  vcpu().kick();
 }
 
 std::int64_t Thread::blocking(long number, std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d,
@@ -71,10 +82,61 @@ std::int64_t Thread::blocking(long number, std::uint64_t a, std::uint64_t b, std
   return interruption_.wait(number, {a, b, c, d, e, f});
 }
 
+void Thread::wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, bool killable) {
+  bool interrupted = false;
+  while (word.load(std::memory_order_acquire) == value && !must_end()) {
+    std::int64_t r = blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&word), FUTEX_WAIT_PRIVATE, value);
+    if (r != -EINTR) continue;
+    interruption_.clear();
+    interrupted = true;
+    process.take_forwarded(*this);
+    if (const int sig = killable ? fatal_signal() : 0) process.end(killed_by(sig));
+  }
+  if (interrupted) look_at_signals();
+}
+
+int Thread::fatal_signal() {
+  std::lock_guard guard(process.signals.lock);
+  SignalSet pending = (signals.pending.set | process.signals.pending.set) & ~signals.blocked & ~kDefaultIgnored & ~kStopSignals;
+  for (; pending; pending &= pending - 1)
+    if (const int n = std::countr_zero(pending); process.signals.actions[static_cast<std::size_t>(n)].handler == 0) return n + 1;
+  return 0;
+}
+
+void Thread::release_memory(bool clear_tid) {
+  release_robust_futexes(*this);
+  robust_list = 0;
+  const mm::Gva at = std::exchange(clear_child_tid, 0);
+  if (!at || !clear_tid) return;
+  // An address that is gone meanwhile is the guest's own doing, and nobody can wait there.
+  if (write_user(memory(), at, std::uint32_t{0})) wake_futex(memory(), at, 1);
+}
+
+void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
+  image_->machine().release_vcpu(&vcpu());
+  vcpu_.store(&on, std::memory_order_seq_cst);
+  image_ = std::move(next);
+  tid = new_tid;
+}
+
+rusage Thread::usage() const {
+  rusage used{};
+  if (is_current()) {
+    getrusage(RUSAGE_THREAD, &used);
+    return used;
+  }
+  clockid_t clock;
+  timespec time;
+  if (running_.load(std::memory_order_acquire) && pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 &&
+      clock_gettime(clock, &time) == 0)
+    used.ru_utime = {time.tv_sec, time.tv_nsec / 1000};
+  return used;
+}
+
 bool Thread::should_stop_waiting() {
   interruption_.clear();  // first: what comes after this interrupts again
   process.take_forwarded(*this);
-  bool stop = process.ending();
+  bool stop = must_end();
   if (!stop) {
     std::lock_guard guard(process.signals.lock);
     stop = ((signals.pending.set | process.signals.pending.set) & ~signals.blocked) != 0 || !signals.faults.empty();

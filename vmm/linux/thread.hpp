@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 
 #include "vmm/linux/blocking.hpp"
@@ -16,16 +17,19 @@ namespace ramet::vmm {
 
 class Thread {
  public:
-  Thread(Process& of, Vcpu& on, int id) : process(of), vcpu(on), tid(id) {}
+  // Owns the vCPU, which is one of the image's machine.
+  Thread(Process& of, std::shared_ptr<Image> in, Vcpu& on, int id) : process(of), tid(id), image_(std::move(in)), vcpu_(&on) {}
+  ~Thread();
   Thread(const Thread&) = delete;
   Thread& operator=(const Thread&) = delete;
 
   Process& process;
-  Vcpu& vcpu;
-  const int tid;
+  int tid;                                      // changed by execve(2) only, under threads_lock
 
-  mm::AddressSpace& memory() { return process.memory; }
-  UserRegs& regs() { return vcpu.regs(); }
+  Image& image() { return *image_; }
+  mm::AddressSpace& memory() { return image_->memory(); }
+  Vcpu& vcpu() { return *vcpu_.load(std::memory_order_relaxed); }
+  UserRegs& regs() { return vcpu().regs(); }
 
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
   void loop();
@@ -46,13 +50,28 @@ class Thread {
   std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0,
                         std::uint64_t d = 0, std::uint64_t e = 0, std::uint64_t f = 0);
 
-  // True if a signal that is not blocked is pending, or the process ends: a waiting call must give up.
+  // Waits until the word is not `value` any more, whatever signals come; they are looked at later. Returns early only if
+  // the thread must end, or, if `killable`, for a signal that ends the process (it does so here).
+  void wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, bool killable = true);
+
+  // The process ends, or goes on with another thread alone (execve).
+  bool must_end() const { return process.ending() || (process.survivor() && process.survivor() != this); }
+
+  // True if a signal that is not blocked is pending, or the thread must end: a waiting call must give up.
   // False: the thread was interrupted for nothing that concerns it, and blocking() waits again.
   bool should_stop_waiting();
 
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
   void set_temporary_mask(SignalSet);
+
+  // What the end of a thread's use of its memory means to others there: robust futexes, and its tid cleared.
+  void release_memory(bool clear_tid);
+  // execve(2): from now on the thread runs there. Its own host thread; under threads_lock.
+  void move_to(std::shared_ptr<Image>, Vcpu&, int new_tid);
+
+  // Processor time used so far. Under threads_lock.
+  rusage usage() const;
 
   ThreadSignals signals;                        // guarded by process.signals.lock
   mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
@@ -68,12 +87,15 @@ class Thread {
  private:
   friend class Process;
   friend void deliver_signals(Thread&, std::int64_t);
+  std::shared_ptr<Image> image_;
+  std::atomic<Vcpu*> vcpu_;                     // pairs: stored by move_to(), loaded by interrupt() in a signal handler
   Interruption interruption_;
   std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
   std::atomic<bool> running_{false};            // host_ is valid
   void handle(const Exit&);
   void page_fault(const Exit&);
   void exception(const Exit&);
+  int fatal_signal();                           // pending, not blocked, and nobody handles it; 0: none
 };
 
 }  // namespace ramet::vmm

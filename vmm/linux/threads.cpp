@@ -1,6 +1,5 @@
-// System calls about threads: making and ending them, their ids, names, scheduling and thread-local storage.
+// System calls about threads: ending them, their ids, names, scheduling and thread-local storage.
 #include <asm/prctl.h>
-#include <linux/sched.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -11,6 +10,7 @@
 #include <cstring>
 #include <vector>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 
@@ -21,69 +21,6 @@ constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
 
 std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
   return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
-}
-
-// A call that exists and whose present arguments ask for what is not served: counted as unknown calls are.
-std::int64_t unserved(Thread& thread, unsigned number) {
-  thread.process.count_call(number, false);
-  return -ENOSYS;
-}
-
-// --- making threads ---
-
-struct CloneRequest {
-  std::uint64_t flags = 0, stack_pointer = 0, parent_tid = 0, child_tid = 0, tls = 0;
-};
-
-std::int64_t clone(Thread& thread, unsigned number, const CloneRequest& c) {
-  const std::uint64_t flags = c.flags;
-  if ((flags & CLONE_SIGHAND) && !(flags & CLONE_VM)) return -EINVAL;
-  if ((flags & CLONE_THREAD) && !(flags & CLONE_SIGHAND)) return -EINVAL;
-  // Threads only: they share everything. Processes of their own are not made here.
-  constexpr std::uint64_t kShared = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
-  constexpr std::uint64_t kRefused = CLONE_VFORK | CLONE_PTRACE | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS |
-                                     CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
-  if ((flags & kShared) != kShared || (flags & kRefused)) return unserved(thread, number);
-  if ((flags & CLONE_SETTLS) && c.tls >= kUserEnd) return -EPERM;
-
-  FpState fp;
-  if (!thread.vcpu.get_fp(fp)) return -EAGAIN;
-  Process::Spawn spawn;
-  spawn.regs = thread.regs();
-  spawn.regs.set_result(0);
-  if (c.stack_pointer) spawn.regs.set_sp(c.stack_pointer);
-  spawn.fs_base = (flags & CLONE_SETTLS) ? c.tls : thread.vcpu.fs_base();
-  if (flags & CLONE_PARENT_SETTID) spawn.set_parent_tid = c.parent_tid;
-  if (flags & CLONE_CHILD_SETTID) spawn.set_child_tid = c.child_tid;
-  if (flags & CLONE_CHILD_CLEARTID) spawn.clear_child_tid = c.child_tid;
-  spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
-  spawn.fp = &fp;
-  spawn.name = thread.name;
-  return thread.process.spawn(spawn);
-}
-
-std::int64_t sys_clone(Thread& thread, const Args& a) {
-  return clone(thread, SYS_clone, {.flags = a[0] & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2], .child_tid = a[3], .tls = a[4]});
-}
-
-std::int64_t sys_clone3(Thread& thread, const Args& a) {
-  const std::uint64_t size = a[1];
-  if (size < CLONE_ARGS_SIZE_VER0) return -EINVAL;
-  if (size > mm::kPageSize) return -E2BIG;
-  clone_args args{};
-  std::vector<std::byte> bytes(size);
-  if (!thread.memory().read(a[0], bytes)) return -EFAULT;
-  std::memcpy(&args, bytes.data(), std::min<std::uint64_t>(size, sizeof args));
-  for (std::uint64_t i = sizeof args; i < size; ++i)
-    if (bytes[i] != std::byte{0}) return -E2BIG;
-  if (args.flags & (CLONE_DETACHED | CSIGNAL)) return -EINVAL;
-  if ((args.flags & CLONE_THREAD) && args.exit_signal) return -EINVAL;
-  if (args.exit_signal & ~std::uint64_t{CSIGNAL}) return -EINVAL;
-  if (args.set_tid_size || (args.flags & (CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND))) return unserved(thread, SYS_clone3);
-  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > kUserEnd || args.stack_size > kUserEnd - args.stack)
-    return -EINVAL;
-  return clone(thread, SYS_clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
-                                    .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls});
 }
 
 // --- ending ---
@@ -99,9 +36,6 @@ std::int64_t sys_exit_group(Thread& thread, const Args& a) {
   thread.exited = true;
   return 0;
 }
-
-// There are no child processes.
-std::int64_t sys_wait4(Thread&, const Args&) { return -ECHILD; }
 
 // --- ids and names ---
 
@@ -131,8 +65,15 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
       std::copy_n(thread.name.data(), std::min<std::size_t>(thread.name.size(), 15), name.data());
       return put(thread, a[1], name);
     }
-    case PR_SET_PDEATHSIG: return a[1] > kSignals ? -EINVAL : 0;  // the parent is the host: it ends all of this
-    case PR_GET_PDEATHSIG: return put(thread, a[1], 0);
+    case PR_SET_PDEATHSIG:
+      if (a[1] > kSignals) return -EINVAL;
+      thread.process.family.set_death_signal(thread.process.pid, static_cast<int>(a[1]));
+      return 0;
+    case PR_GET_PDEATHSIG: return put(thread, a[1], thread.process.family.death_signal(thread.process.pid));
+    case PR_SET_CHILD_SUBREAPER:
+      thread.process.family.set_subreaper(thread.process.pid, a[1] != 0);
+      return 0;
+    case PR_GET_CHILD_SUBREAPER: return put(thread, a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
     case PR_GET_DUMPABLE: return 1;
     case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
     case PR_GET_KEEPCAPS: return 0;
@@ -154,14 +95,14 @@ std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
   switch (a.i32(0)) {
     case ARCH_SET_FS:
       if (a[1] >= kUserEnd) return -EPERM;
-      thread.vcpu.set_fs_base(a[1]);
+      thread.vcpu().set_fs_base(a[1]);
       return 0;
     case ARCH_SET_GS:
       if (a[1] >= kUserEnd) return -EPERM;
-      thread.vcpu.set_gs_base(a[1]);
+      thread.vcpu().set_gs_base(a[1]);
       return 0;
-    case ARCH_GET_FS: return put(thread, a[1], thread.vcpu.fs_base());
-    case ARCH_GET_GS: return put(thread, a[1], thread.vcpu.gs_base());
+    case ARCH_GET_FS: return put(thread, a[1], thread.vcpu().fs_base());
+    case ARCH_GET_GS: return put(thread, a[1], thread.vcpu().gs_base());
     default: return -EINVAL;  // CPUID faulting, shadow stacks, features by permission: none here
   }
 }
@@ -169,9 +110,7 @@ std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
 // --- scheduling: the host's, which guest threads are subject to as any host thread ---
 
 bool known_thread(Thread& thread, int tid) {
-  if (tid == 0 || tid == thread.tid) return true;
-  std::lock_guard guard(thread.process.threads_lock);
-  return thread.process.find_thread(tid) != nullptr;
+  return tid == 0 || tid == thread.tid || thread.process.family.find_by_thread(tid) != nullptr;
 }
 
 std::int64_t sys_sched_yield(Thread&, const Args&) {
@@ -258,12 +197,8 @@ std::int64_t sys_getcpu(Thread& thread, const Args& a) {
 
 std::span<const Definition> thread_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_clone, "clone", sys_clone},
-      {SYS_clone3, "clone3", sys_clone3},
       {SYS_exit, "exit", sys_exit},
       {SYS_exit_group, "exit_group", sys_exit_group},
-      {SYS_wait4, "wait4", sys_wait4},
-      {SYS_waitid, "waitid", sys_wait4},
       {SYS_gettid, "gettid", sys_gettid},
       {SYS_getpid, "getpid", sys_getpid},
       {SYS_set_tid_address, "set_tid_address", sys_set_tid_address},

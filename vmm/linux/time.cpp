@@ -4,10 +4,12 @@
 #include <sys/time.h>
 #include <sys/times.h>
 #include <sys/timex.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <ctime>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -35,6 +37,14 @@ OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
   return err(EINVAL);
 }
 
+// The host's clock of the VMM counts all processes of the family.
+timespec processor_time(Process& process) {
+  const rusage used = process.usage();
+  timeval sum;
+  timeradd(&used.ru_utime, &used.ru_stime, &sum);
+  return {sum.tv_sec, sum.tv_usec * 1000};
+}
+
 std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
   return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
 }
@@ -44,6 +54,7 @@ std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   if (!clock) return -clock.error();
   timespec now;
   if (clock_gettime(*clock, &now) != 0) return -errno;
+  if (*clock == CLOCK_PROCESS_CPUTIME_ID) now = processor_time(thread.process);
   return put(thread, a[1], now);
 }
 
@@ -73,10 +84,13 @@ std::int64_t sys_time(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_times(Thread& thread, const Args& a) {
-  tms used{};
-  const clock_t ticks = ::times(&used);
+  const long hz = sysconf(_SC_CLK_TCK);
+  auto ticks = [hz](const timeval& t) { return static_cast<clock_t>(t.tv_sec * hz + t.tv_usec * hz / 1'000'000); };
+  const rusage own = thread.process.usage(), children = thread.process.family.children_usage(thread.process.pid);
+  const tms used{ticks(own.ru_utime), ticks(own.ru_stime), ticks(children.ru_utime), ticks(children.ru_stime)};
   if (a[0] && put(thread, a[0], used) != 0) return -EFAULT;
-  return ticks;
+  tms host;
+  return ::times(&host);
 }
 
 // Sleeps until `deadline` on `clock`. remaining: where the time left goes when a signal ends the sleep, 0

@@ -139,6 +139,15 @@ std::int64_t Timers::remove(int id) {
   return 0;
 }
 
+void Timers::remove_posix() {
+  std::lock_guard guard(lock_);
+  std::erase_if(timers_, [](auto& entry) {
+    if (!entry.second.posix) return false;
+    timer_delete(entry.second.host);
+    return true;
+  });
+}
+
 std::int64_t Timers::interval_timer_locked(int which) {
   static constexpr clockid_t kClocks[] = {CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_PROCESS_CPUTIME_ID};
   static constexpr int kRaised[] = {SIGALRM, SIGVTALRM, SIGPROF};

@@ -1,0 +1,153 @@
+// Pins, and what a freeze does about them (Xu, "mm: Break COW for pinned pages during fork()", 2020): the VM keeps a
+// pinned frame, its address and its permission; children get a copy of what it holds at that moment, at once. Read pins
+// count as well, and so does a page that mprotect made read-only: a frame is pinned, not a permission.
+#include "guest-mm/pin.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/rcu.hpp"
+
+namespace ramet::mm {
+
+using State = PageTable::State;
+using Level = PageTable::Level;
+
+// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so.
+std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
+  rcu::Reader reader;
+  const std::uint32_t sequence = freezing.read();
+  if (SequenceCount::changing(sequence)) return std::nullopt;
+  const Region* region = regions.find(page);
+  if (!region || region->shared || !permits(region->prot, access)) return std::nullopt;
+  const auto own = [&]() -> std::optional<Gpa> {
+    const PageTable::Leaf leaf = table->find(page);
+    if (leaf.state != State::Present || leaf.shared || !allows(leaf, access)) return std::nullopt;
+    const Gpa frame = leaf.address + (page - leaf.start);
+    return frames->exclusive(frame) ? std::optional(frame) : std::nullopt;
+  };
+  const auto frame = own();
+  if (!frame) return std::nullopt;
+  pins->add(*frame, page);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with freeze()
+  if (own() == frame && freezing.unchanged(sequence)) return frame;
+  pins->remove(*frame);
+  return std::nullopt;
+}
+
+Result<PageTable::Leaf> AddressSpace::Impl::pin_locked(Gva page, Access access, FlushBatch& batch) {
+  for (;;) {
+    const auto leaf = touch_locked(page, access, batch);
+    if (!leaf) return leaf;
+    const Region* region = regions.find(page);
+    if (may_write(*region, leaf->address + (page - leaf->start))) return leaf;
+    // For a device that reads as well: it is to see what the owner writes later.
+    if (leaf->shared) {
+      thaw_locked();
+      if (auto owned = table->own(page, leaf->level, batch); !owned) return fail(owned.error());
+    } else if (auto copied = copy_locked(*region, page, batch); !copied) {
+      return fail(copied.error());
+    }
+  }
+}
+
+PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) {
+  if (!config.pinned_cow) return {};
+  const Gpa from = align_down(first, kPageSize);
+  const std::uint64_t pages = (align_up(first + bytes, kPageSize) - from) >> kPageShift;
+  for (std::uint64_t i = 0; i < pages; ++i) pins->add(from + (i << kPageShift), align_down(at, kPageSize) + (i << kPageShift));
+  return {*pins, from, static_cast<std::uint32_t>(pages)};
+}
+
+Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm) {
+  Impl& m = *impl_;
+  if (length == 0 || address > m.config.end || length > m.config.end - address) return fail(Error::NotMapped);
+  std::vector<HostRange> ranges;
+  const auto add = [&](Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold hold) {
+    std::byte* host = keep->at(frame) + (at & (kPageSize - 1));
+    ranges.push_back({{host, bytes}, std::move(keep), std::move(hold)});
+  };
+  for (Gva at = address; at < address + length;) {
+    const Gva page = align_down(at, kPageSize);
+    const std::uint64_t bytes = std::min(page + kPageSize, address + length) - at;
+    if (const auto frame = m.pin_fast(page, access)) {
+      PinHold hold(*m.pins, *frame, 1);
+      if (!m.config.pinned_cow) hold = {};
+      add(at, *frame, bytes, memory_.bank_of(*frame), std::move(hold));
+    } else {
+      FlushBatch batch = m.batch();
+      std::lock_guard guard(m.lock);
+      const auto leaf = m.pin_locked(page, access, batch);
+      if (batch.pending()) batch.commit();
+      if (!leaf) return fail(leaf.error());
+      const Gpa own = leaf->address + (page - leaf->start);
+      auto keep = memory_.bank_of(own);
+      if (!keep) return fail(Error::BeyondEnd);
+      PinHold hold;
+      if (memory_.data().contains(own)) hold = m.hold_locked(own, page, kPageSize);
+      add(at, own, bytes, std::move(keep), std::move(hold));
+    }
+    at += bytes;
+  }
+  return Pin(std::move(ranges));
+}
+
+// All pinned pages that are mapped, in tables of their own, with frames for their copies. Errors: NoMemory.
+Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_pages_locked(FlushBatch& batch) {
+  std::vector<PinnedPage> pages;
+  pins->visit([&](Gpa frame, Gva at) { pages.push_back({.at = at, .frame = frame, .copy = 0}); });
+  std::erase_if(pages, [&](PinnedPage& p) {
+    PageTable::Leaf leaf = table->find(p.at);
+    if (leaf.state != State::Absent && p.frame - leaf.address < leaf.span() && p.frame - leaf.address == p.at - leaf.start) return false;
+    // It has moved since (mremap), or has been unmapped: then children have nothing of it.
+    bool found = false;
+    table->visit(0, config.end, [&](const PageTable::Leaf& l) {
+      if (p.frame - l.address >= l.span()) return;
+      p.at = l.start + (p.frame - l.address);
+      found = true;
+    });
+    return !found;
+  });
+  Result<> done;
+  if (tables->left() < 3 * pages.size() + 1) done = fail(Error::NoMemory);  // what keep_pinned_locked() will need
+  std::size_t copies = 0;
+  for (PinnedPage& p : pages) {
+    if (!done) break;
+    if (done = table->own(p.at, Level::Pte, batch); !done) break;
+    if (done = table->split_to(p.at, Level::Pte, batch); !done) break;
+    const auto copy = frames->allocate(0, Fill::Overwrite);
+    if (!copy) {
+      done = fail(copy.error());
+      break;
+    }
+    p.copy = copy->gpa;
+    ++copies;
+    const PageTable::Leaf leaf = table->find(p.at);
+    p.table = leaf.table;
+    p.attributes = leaf.attributes;
+  }
+  if (done) return pages;
+  for (std::size_t i = 0; i < copies; ++i) frames->free(pages[i].copy, 1);
+  return fail(done.error());
+}
+
+// The tree is shared by now, and nobody writes: the layer's tables get the copies, ours keep the frames.
+void AddressSpace::Impl::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatch& batch) {
+  for (const PinnedPage& p : pages) {
+    std::memcpy(memory.data().at(p.copy), memory.data().at(p.frame), kPageSize);
+    counters.pages_copied_pinned.add();
+  }
+  for (const PinnedPage& p : pages) {
+    if (!table->own(p.at, Level::Pte, batch)) std::abort();  // the tables were counted
+    table->update(p.at, p.at + kPageSize, [&](const PageTable::Leaf& leaf) {
+      return PageTable::Change{leaf.state, p.attributes};
+    }, batch);
+  }
+  for (const PinnedPage& p : pages) {
+    table->substitute(p.table, p.at, p.copy);
+    frames->free(p.copy, 1);  // it is the layer's from now on
+  }
+}
+
+}  // namespace ramet::mm

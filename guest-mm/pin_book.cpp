@@ -1,0 +1,99 @@
+// Counting pins.
+#include "guest-mm/pin_book.hpp"
+
+#include <sys/mman.h>
+
+namespace ramet::mm {
+
+template <class T>
+static T* book_memory(std::uint64_t n) {
+  void* at = ::mmap(nullptr, n * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return at == MAP_FAILED ? nullptr : static_cast<T*>(at);
+}
+
+Result<std::unique_ptr<PinBook>> PinBook::create(const Bank& bank) {
+  std::unique_ptr<PinBook> book(new PinBook(bank));
+  book->counts_ = book_memory<std::atomic<std::uint32_t>>(book->frames_);
+  book->where_ = book_memory<std::atomic<Gva>>(book->frames_);
+  book->in_block_ = book_memory<std::atomic<std::int32_t>>(kShards * book->blocks_);
+  if (!book->counts_ || !book->where_ || !book->in_block_) return fail(Error::NoMemory);
+  return book;
+}
+
+PinBook::~PinBook() {
+  if (counts_) ::munmap(counts_, frames_ * sizeof *counts_);
+  if (where_) ::munmap(where_, frames_ * sizeof *where_);
+  if (in_block_) ::munmap(in_block_, kShards * blocks_ * sizeof *in_block_);
+}
+
+// Each thread keeps to one of them, so that two rarely meet.
+unsigned PinBook::shard() {
+  static std::atomic<unsigned> next{0};  // pairs with nothing: any number is right
+  thread_local const unsigned mine = next.fetch_add(1, std::memory_order_relaxed) % kShards;
+  return mine;
+}
+
+void PinBook::add(Gpa frame, Gva at) {
+  const unsigned s = shard();
+  where(frame).store(at, std::memory_order_relaxed);
+  in_block(s, index(frame) / 512).fetch_add(1, std::memory_order_seq_cst);
+  shards_[s].total.fetch_add(1, std::memory_order_seq_cst);
+  count(frame).fetch_add(1, std::memory_order_seq_cst);
+}
+
+void PinBook::remove(Gpa frame) {
+  const unsigned s = shard();
+  const bool last = count(frame).fetch_sub(1, std::memory_order_seq_cst) == 1;
+  shards_[s].total.fetch_sub(1, std::memory_order_seq_cst);
+  in_block(s, index(frame) / 512).fetch_sub(1, std::memory_order_seq_cst);
+  if (!last || orphan_count_.load(std::memory_order_seq_cst) == 0) return;
+  {
+    std::lock_guard guard(orphans_lock_);
+    if (count(frame).load(std::memory_order_seq_cst) > 0 || orphans_.erase(frame) == 0) return;
+    orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+  freed(frame, 1);
+}
+
+std::int64_t PinBook::total() const {
+  std::int64_t sum = 0;
+  for (const Shard& s : shards_) sum += s.total.load(std::memory_order_seq_cst);
+  return sum;
+}
+
+void PinBook::visit(const std::function<void(Gpa, Gva)>& see) const {
+  if (!any()) return;
+  for (std::uint64_t block = 0; block < blocks_; ++block) {
+    std::int64_t pins = 0;
+    for (unsigned s = 0; s < kShards; ++s) pins += in_block(s, block).load(std::memory_order_seq_cst);
+    if (pins <= 0) continue;
+    for (std::uint64_t i = block * 512; i < std::min(frames_, (block + 1) * 512); ++i) {
+      const Gpa frame = bank_.base() + (i << kPageShift);
+      if (count(frame).load(std::memory_order_seq_cst) > 0) see(frame, where(frame).load(std::memory_order_relaxed));
+    }
+  }
+}
+
+void PinBook::free(Gpa start, std::uint64_t pages) {
+  if (!any()) return freed(start, pages);
+  Gpa from = start;
+  const Gpa end = start + (pages << kPageShift);
+  for (Gpa at = start; at < end; at += kPageSize) {
+    if (count(at).load(std::memory_order_seq_cst) == 0) continue;
+    {
+      std::lock_guard guard(orphans_lock_);
+      orphans_.insert(at);
+      orphan_count_.fetch_add(1, std::memory_order_seq_cst);
+      if (count(at).load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here
+        orphans_.erase(at);
+        orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
+        continue;
+      }
+    }
+    if (from < at) freed(from, (at - from) >> kPageShift);
+    from = at + kPageSize;
+  }
+  if (from < end) freed(from, (end - from) >> kPageShift);
+}
+
+}  // namespace ramet::mm

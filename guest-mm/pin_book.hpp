@@ -1,0 +1,91 @@
+// Pin book: how often each frame of a bank is pinned, exactly. Counting touches no cache line that all threads share;
+// an address space without pins finds that out from a few loads, and one with pins finds them by blocks.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+#include <utility>
+
+#include "guest-mm/bank.hpp"
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+class PinBook {
+ public:
+  // The bank outlives the book. Errors: NoMemory (book-keeping).
+  static Result<std::unique_ptr<PinBook>> create(const Bank&);
+  ~PinBook();
+  PinBook(const PinBook&) = delete;
+  PinBook& operator=(const PinBook&) = delete;
+
+  // One pin more for the frame, which is mapped at `at`. seq_cst: pairs with the fork that looks at the counts after it
+  // made its sequence odd, and with free(), which looks after the entry has gone; the caller looks at both again.
+  void add(Gpa frame, Gva at);
+  // One less; if it was the last, and the frame has been freed meanwhile, it goes to `freed`.
+  void remove(Gpa frame);
+  bool pinned(Gpa frame) const { return any() && bank_.contains(frame) && count(frame).load(std::memory_order_seq_cst) > 0; }
+  // Whether it ever was: it may stay writable where it is, as no child has ever seen it.
+  bool ever(Gpa frame) const { return bank_.contains(frame) && where(frame).load(std::memory_order_relaxed) != 0; }
+  bool any() const { return total() > 0; }
+  std::int64_t total() const;  // pins, not frames
+  // Every frame that is pinned, and where it was mapped when it was pinned last.
+  void visit(const std::function<void(Gpa, Gva)>&) const;
+
+  // The pieces of a run that nobody has pinned go to `freed` at once, the others with their last pin.
+  void free(Gpa, std::uint64_t pages);
+  std::function<void(Gpa, std::uint64_t pages)> freed;
+  // Frames that only pins hold.
+  std::uint64_t orphans() const { return orphan_count_.load(std::memory_order_seq_cst); }
+
+ private:
+  static constexpr unsigned kShards = 16;
+  struct alignas(64) Shard {
+    std::atomic<std::int64_t> total{0};
+  };
+  explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
+  static unsigned shard();
+  std::uint64_t index(Gpa frame) const { return (frame - bank_.base()) >> kPageShift; }
+  std::atomic<std::uint32_t>& count(Gpa frame) const { return counts_[index(frame)]; }
+  std::atomic<Gva>& where(Gpa frame) const { return where_[index(frame)]; }
+  // Pins in a block, counted by each shard for itself: only their sum means anything.
+  std::atomic<std::int32_t>& in_block(unsigned shard, std::uint64_t block) const { return in_block_[shard * blocks_ + block]; }
+
+  const Bank& bank_;
+  const std::uint64_t frames_, blocks_;
+  std::atomic<std::uint32_t>* counts_ = nullptr;   // memory of their own, touched as used
+  std::atomic<Gva>* where_ = nullptr;
+  std::atomic<std::int32_t>* in_block_ = nullptr;
+  std::array<Shard, kShards> shards_;
+  std::mutex orphans_lock_;                         // guards orphans_
+  std::unordered_set<Gpa> orphans_;
+  std::atomic<std::uint64_t> orphan_count_{0};      // seq_cst: written before free() looks at the count again, read by
+                                                    // remove() after it took its pin off
+};
+
+// One pin of a few frames in a row, taken off at its end.
+class PinHold {
+ public:
+  PinHold() = default;
+  PinHold(PinBook& book, Gpa first, std::uint32_t pages) : book_(&book), first_(first), pages_(pages) {}
+  PinHold(PinHold&& o) noexcept : book_(std::exchange(o.book_, nullptr)), first_(o.first_), pages_(o.pages_) {}
+  PinHold& operator=(PinHold&& o) noexcept {
+    std::swap(book_, o.book_), std::swap(first_, o.first_), std::swap(pages_, o.pages_);
+    return *this;
+  }
+  ~PinHold() {
+    for (std::uint32_t i = 0; book_ && i < pages_; ++i) book_->remove(first_ + (std::uint64_t{i} << kPageShift));
+  }
+
+ private:
+  PinBook* book_ = nullptr;
+  Gpa first_ = 0;
+  std::uint32_t pages_ = 0;
+};
+
+}  // namespace ramet::mm

@@ -1,0 +1,314 @@
+// Pins: memory that a device writes or reads while its VM is frozen, forked, protected, moved and unmapped.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "guest-mm/pin.hpp"
+#include "guest-mm/snapshot.hpp"
+#include "tests/guest-mm/world.hpp"
+
+namespace ramet::mm::test {
+namespace {
+
+class Pins : public ForEachFormat {};
+RAMET_FOR_EACH_FORMAT(Pins);
+
+using Term = AddressSpace::PinTerm;
+
+struct Genet {
+  explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
+  std::unique_ptr<World> make(unsigned vcpus = 3) { return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space}); }
+  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) {
+    auto w = make();
+    EXPECT_TRUE(w->as->adopt(of));
+    return w;
+  }
+  Format format;
+  AddressSpace::Config config;
+  std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
+};
+
+// What a device does: it knows host memory only.
+void dma_write(const Pin& pin, std::uint64_t offset, std::uint64_t value) {
+  for (const HostRange& r : pin.ranges()) {
+    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(r.bytes.data() + offset)).store(value);
+    offset -= r.bytes.size();
+  }
+  FAIL() << "beyond the pin";
+}
+std::uint64_t dma_read(const Pin& pin, std::uint64_t offset) {
+  for (const HostRange& r : pin.ranges()) {
+    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(r.bytes.data() + offset)).load();
+    offset -= r.bytes.size();
+  }
+  ADD_FAILURE() << "beyond the pin";
+  return 0;
+}
+
+TEST_P(Pins, A_device_writes_to_the_parent_and_to_nobody_else) {
+  for (const bool blocks : {false, true}) {
+    Genet g(GetParam(), {.blocks = blocks});
+    auto parent = g.make();
+    const Gva a = parent->map(4 * kMiB);
+    for (Gva at = a; at < a + 4 * kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, at));
+    auto pin = parent->as->pin(a + 0x5000, 0x3000, Access::Write, Term::Short);
+    ASSERT_TRUE(pin);
+    dma_write(*pin, 0, 1);
+    auto child = g.child(*parent->as->freeze());
+    dma_write(*pin, 0x1000, 2);  // the DMA goes on
+    EXPECT_TRUE(parent->cpu().store(a + 0x5008, 3));
+    EXPECT_TRUE(parent->cpu().store(a + 0x8000, 3));
+    dma_write(*pin, 0x2000, 4);
+    EXPECT_EQ(parent->cpu(1).load(a + 0x5000), 1u);
+    EXPECT_EQ(parent->cpu(1).load(a + 0x6000), 2u);
+    EXPECT_EQ(parent->cpu(1).load(a + 0x7000), 4u);
+    EXPECT_EQ(dma_read(*pin, 8), 3u);
+    EXPECT_EQ(child->cpu().load(a + 0x5000), 1u);
+    EXPECT_EQ(child->cpu().load(a + 0x5008), 0u);
+    EXPECT_EQ(child->cpu().load(a + 0x6000), a + 0x6000);
+    EXPECT_EQ(child->cpu().load(a + 0x7000), a + 0x7000);
+    EXPECT_EQ(child->cpu().load(a + 0x8000), a + 0x8000);
+    EXPECT_EQ(parent->as->counters().pages_copied_pinned, 3u);
+    EXPECT_TRUE(child->cpu().store(a + 0x5000, 9));
+    EXPECT_EQ(parent->cpu().load(a + 0x5000), 1u);
+    parent->check();
+    child->check();
+    child.reset();
+    pin = Pin();
+    for (Gva at = a; at < a + 4 * kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, at));
+    parent->check();
+    parent->check_empty();
+  }
+}
+
+// The damage that the technique is for.
+TEST_P(Pins, Without_the_technique_the_parent_loses_what_the_device_writes_and_the_child_gets_it) {
+  Genet g(GetParam(), {.pinned_cow = false});
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  const auto pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
+  auto child = g.child(*parent->as->freeze());
+  ASSERT_TRUE(parent->cpu().store(a + 8, 1));  // copies the page away from the device
+  dma_write(pin, 0, 2);
+  EXPECT_EQ(parent->cpu().load(a), 1u);
+  EXPECT_EQ(child->cpu().load(a), 2u);
+}
+
+TEST_P(Pins, A_device_that_reads_sees_what_the_owner_writes_later) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  auto first = g.child(*parent->as->freeze());  // the page is shared when it is pinned
+  const auto pin = *parent->as->pin(a, 2 * kPageSize, Access::Read, Term::Short);
+  ASSERT_TRUE(parent->cpu().store(a, 2));
+  EXPECT_EQ(dma_read(pin, 0), 2u);
+  auto second = g.child(*parent->as->freeze());
+  ASSERT_TRUE(parent->cpu().store(a, 3));
+  ASSERT_TRUE(parent->cpu().store(a + kPageSize, 4));  // nothing was there
+  EXPECT_EQ(dma_read(pin, 0), 3u);
+  EXPECT_EQ(dma_read(pin, kPageSize), 4u);
+  EXPECT_EQ(first->cpu().load(a), 1u);
+  EXPECT_EQ(second->cpu().load(a), 2u);
+  parent->check();
+}
+
+TEST_P(Pins, Read_only_by_mprotect_makes_no_difference) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  ASSERT_TRUE(parent->cpu().store(a + kPageSize, 1));
+  const auto pin = *parent->as->pin(a, 2 * kPageSize, Access::Write, Term::Short);
+  ASSERT_TRUE(parent->as->protect(a, kPageSize, kRead));
+  ASSERT_TRUE(parent->as->protect(a + kPageSize, kPageSize, Prot::None));
+  auto child = g.child(*parent->as->freeze());
+  ASSERT_TRUE(parent->as->protect(a, 2 * kPageSize, kReadWrite));
+  ASSERT_TRUE(child->as->protect(a, 2 * kPageSize, kReadWrite));
+  ASSERT_TRUE(parent->cpu().store(a + 8, 5));
+  ASSERT_TRUE(parent->cpu().store(a + kPageSize + 8, 5));
+  dma_write(pin, 0, 2);
+  dma_write(pin, kPageSize, 2);
+  for (const Gva at : {a, a + kPageSize}) {
+    EXPECT_EQ(parent->cpu().load(at), 2u);
+    EXPECT_EQ(child->cpu().load(at), 1u);
+    EXPECT_EQ(child->cpu().load(at + 8), 0u);
+  }
+  EXPECT_EQ(dma_read(pin, 8), 5u);
+  parent->check();
+  child->check();
+}
+
+TEST_P(Pins, A_pinned_frame_is_nobody_elses_until_it_is_let_go) {
+  World w(GetParam(), {.data = 2 * kMiB, .config = {.blocks = false, .around_pages = 1}});
+  const Gva a = w.map(kMiB);
+  ASSERT_TRUE(w.cpu().store(a, 1));
+  auto pin = *w.as->pin(a, kPageSize, Access::Write, Term::Short);
+  auto again = *w.as->pin(a, kPageSize, Access::Read, Term::Short);
+  ASSERT_TRUE(w.as->unmap(a, kPageSize));
+  w.check();
+  const Gva b = w.map(4 * kMiB);
+  Gva end = b;
+  while (w.cpu().store(end, 5)) end += kPageSize;
+  EXPECT_EQ((end - b) / kPageSize, 511u);  // all frames but one
+  dma_write(pin, 0, 7);
+  for (Gva at = b; at < end; at += kPageSize) ASSERT_EQ(w.cpu().load(at), 5u);
+  pin = Pin();
+  EXPECT_FALSE(w.cpu().store(end, 5));
+  again = Pin();
+  EXPECT_TRUE(w.cpu().store(end, 5));
+  w.check();
+  w.check_empty();
+}
+
+TEST_P(Pins, A_pinned_page_that_moved_is_found) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  const auto pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
+  const Gva to = 0x5000'0000'0000;
+  ASSERT_TRUE(parent->as->remap({.address = a, .old_length = kMiB, .new_length = kMiB, .may_move = true, .fixed = true, .new_address = to}));
+  auto child = g.child(*parent->as->freeze());
+  dma_write(pin, 0, 2);
+  ASSERT_TRUE(parent->cpu().store(to + 8, 1));
+  EXPECT_EQ(parent->cpu().load(to), 2u);
+  EXPECT_EQ(child->cpu().load(to), 1u);
+  parent->check();
+}
+
+TEST_P(Pins, A_freeze_that_cannot_copy_fails_and_changes_nothing) {
+  Genet g(GetParam(), {.blocks = false});
+  World w(GetParam(), {.data = 2 * kMiB, .config = g.config, .space = g.space});
+  const Gva a = w.map(2 * kMiB);
+  for (Gva at = a; at < a + 2 * kMiB - kPageSize; at += kPageSize) ASSERT_TRUE(w.cpu().store(at, at));
+  const auto pin = *w.as->pin(a, 4 * kPageSize, Access::Write, Term::Short);
+  EXPECT_EQ(w.as->freeze().error(), Error::NoMemory);
+  ASSERT_TRUE(w.cpu().store(a, 1));
+  dma_write(pin, 8, 2);
+  EXPECT_EQ(w.cpu().load(a + 8), 2u);
+  EXPECT_EQ(w.as->counters().pages_copied, 0u);
+  w.check();
+}
+
+TEST_P(Pins, Arguments_that_make_no_sense_are_refused) {
+  World w(GetParam());
+  const Gva a = w.map(kMiB), r = w.map(kMiB, kRead);
+  EXPECT_EQ(w.as->pin(a, 0, Access::Read, Term::Short).error(), Error::NotMapped);
+  EXPECT_EQ(w.as->pin(a, ~0ull, Access::Read, Term::Short).error(), Error::NotMapped);
+  EXPECT_EQ(w.as->pin(~0xfffull, kPageSize, Access::Read, Term::Short).error(), Error::NotMapped);
+  EXPECT_EQ(w.as->pin(r, kPageSize, Access::Write, Term::Short).error(), Error::NotPermitted);
+  EXPECT_EQ(w.as->pin(0x6000'0000'0000, kPageSize, Access::Write, Term::Short).error(), Error::NotMapped);
+  w.check();
+  w.check_empty();
+}
+
+// A child would find this under an address of the snapshot.
+std::uint64_t in_snapshot(const World& w, const Snapshot& snapshot, Format format, Gva at) {
+  // Hidden below shared tables (stage 2) is no less there.
+  Gpa table = snapshot.root;
+  for (int level = 3;; --level) {
+    const auto e = std::atomic_ref(reinterpret_cast<std::uint64_t*>(w.memory->host(table))[at >> (12 + 9 * level) & 511]).load();
+    table = e & (format == Format::X86_64Stage1 ? 0x000ffffffffff000ull : 0x0000fffffffff000ull);
+    if (level == 0) break;
+  }
+  return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(w.memory->host(table) + (at & 0xfff))).load();
+}
+
+TEST_P(Pins, No_snapshot_changes_however_pins_and_freezes_fall_together) {
+  Genet g(GetParam(), {.blocks = false});
+  auto w = g.make();
+  const Gva a = w->map(2 * kPageSize);
+  ASSERT_TRUE(w->cpu().store(a, 1));
+  ASSERT_TRUE(w->cpu().store(a + kPageSize, 1));
+  std::atomic<bool> done{false};
+  std::thread device([&] {
+    for (std::uint64_t n = 1; !done; ++n) {
+      const Gva page = a + n % 2 * kPageSize;
+      auto pin = w->as->pin(page, kPageSize, Access::Write, Term::Short);
+      ASSERT_TRUE(pin);
+      for (unsigned i = 0; i < 3; ++i) dma_write(*pin, 0, n * 4 + i);
+    }
+  });
+  for (unsigned i = 0; i < scaled(20000, 1000); ++i) {
+    const auto snapshot = *w->as->freeze();
+    for (const Gva page : {a, a + kPageSize}) {
+      const std::uint64_t before = in_snapshot(*w, *snapshot, GetParam(), page);
+      for (unsigned k = 0; k < 20; ++k) ASSERT_EQ(in_snapshot(*w, *snapshot, GetParam(), page), before) << "freeze " << i;
+    }
+  }
+  done = true;
+  device.join();
+  w->check();
+}
+
+// Devices write into pages that come and go, threads write beside them, and the VM is frozen all the while. A device
+// counts up in its word of a page, the owner in another: neither loses a step, and no child sees one change.
+TEST_P(Pins, Pins_race_with_freezes_writes_and_changes_of_protection) {
+  Genet g(GetParam());
+  auto parent = g.make(4);
+  constexpr std::uint64_t kPages = 32;
+  const Gva a = parent->map(kPages * kPageSize);
+  for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(parent->cpu().store(a + i * kPageSize, 0));
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  std::vector<std::uint64_t> by_device(kPages, 0), by_owner(kPages, 0);
+  for (unsigned t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937 random(t);
+      while (!done) {
+        const std::uint64_t i = random() % (kPages / 2) * 2 + t;
+        auto pin = parent->as->pin(a + i * kPageSize, kPageSize, random() % 2 ? Access::Write : Access::Read, Term::Short);
+        ASSERT_TRUE(pin);
+        for (auto n = random() % 40; n > 0; --n) {
+          dma_write(*pin, 64 + 8 * t, ++by_device[i]);
+          ASSERT_EQ(dma_read(*pin, 64 + 8 * t), by_device[i]);
+          if (n % 8 == 0) std::this_thread::yield();
+        }
+        pin = Pin();
+        ASSERT_EQ(parent->cpu(1 + t).load(a + i * kPageSize + 64 + 8 * t), by_device[i]);
+      }
+    });
+  }
+  threads.emplace_back([&] {
+    std::mt19937 random(7);
+    while (!done) {
+      const std::uint64_t i = random() % kPages;
+      ASSERT_TRUE(parent->cpu(3).store(a + i * kPageSize + 128, ++by_owner[i]));
+      ASSERT_EQ(parent->cpu(3).load(a + i * kPageSize + 128), by_owner[i]);
+    }
+  });
+  for (unsigned round = 0; round < scaled(200, 40); ++round) {
+    auto snapshot = *parent->as->freeze();
+    auto child = g.child(snapshot);
+    snapshot.reset();
+    std::vector<std::uint64_t> seen;
+    for (unsigned pass = 0; pass < 3; ++pass) {
+      std::size_t n = 0;
+      for (std::uint64_t i = 0; i < kPages; ++i) {
+        for (const unsigned word : {64, 72, 128}) {
+          const std::uint64_t now = *child->cpu().load(a + i * kPageSize + word);
+          if (pass == 0) seen.push_back(now);
+          else ASSERT_EQ(now, seen[n++]) << "a child's page changed";
+        }
+      }
+      std::this_thread::yield();
+    }
+    ASSERT_EQ(child->as->audit(), "");
+  }
+  done = true;
+  for (auto& t : threads) t.join();
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    EXPECT_EQ(parent->cpu().load(a + i * kPageSize + 64 + 8 * (i % 2)), by_device[i]);
+    EXPECT_EQ(parent->cpu().load(a + i * kPageSize + 128), by_owner[i]);
+  }
+  parent->check();
+  parent->check_empty();
+}
+
+}  // namespace
+}  // namespace ramet::mm::test

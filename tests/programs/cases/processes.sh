@@ -1,0 +1,90 @@
+# Several processes: fork, vfork, execve, wait, groups, and whole shell scripts.
+G=$GUESTS
+
+test_processes_basics() { same "$G/processes" basics; }
+test_processes_tree() { same "$G/processes" tree; }
+test_processes_many() { same "$G/processes" many; }
+test_processes_threaded() { same "$G/processes" threaded; }
+test_processes_pipeline() { same "$G/processes" pipeline; }
+test_processes_files() { same "$G/processes" files "$DATA"; }
+test_processes_shared() { same "$G/processes" shared "$DATA"; }
+test_processes_signals() { same "$G/processes" signals; }
+test_processes_orphans() { same "$G/processes" orphans; }
+test_processes_exec() { same -o "--dir $G" "$G/exec" "$DATA"; }
+
+test_musl_processes() {
+  for case in basics tree threaded pipeline signals orphans; do same "$G/musl_processes" "$case"; done
+  for case in files shared; do same "$G/musl_processes" "$case" "$DATA"; done
+  same -o "--dir $G" "$G/musl_exec" "$DATA"
+}
+
+# What they do must not depend on the techniques.
+test_processes_without_techniques() {
+  off="--without speculative-faults --without relaxed-flushes --without huge-merge"
+  for case in basics threaded; do same -o "$off" "$G/processes" "$case"; done
+  same -o "$off" "$G/processes" shared "$DATA"
+}
+
+# Forks without end are bounded, ended by --timeout with all that they made, and leave the VMM as it was.
+test_processes_bounded() {
+  expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/processes" limit
+  says '511 children'
+  says limited
+  expect 124 'stopped after' "$RAMET" run --timeout 3s "$G/processes" bomb
+}
+
+# Static busybox, which runs its own commands: nothing but the program is shared.
+test_shell() {
+  need "$BUSYBOX"
+  same "$BUSYBOX" sh -c '
+    for i in 1 2 3; do echo $i | cat | sed s/^/x/; done
+    seq 1 2000 | grep 7 | sort -rn | head -n 5 | tr "\n" " "; echo
+    (echo subshell; exit 3); echo status $?
+    a=$(echo outer $(echo inner)); echo "$a"
+    cat <<END
+here: $a
+END
+    i=0; while [ $i -lt 20 ]; do i=$((i + 1)); echo $i; done | wc -l
+    false || true && echo and-or
+    { echo group; exit 4; } | cat; echo pipeline $?
+    set -o pipefail; (exit 5) | cat; echo pipefail $?
+    f() { local x=1; echo function $1 $x; return 6; }; f word; echo $?
+    x=1; (x=2); echo variable $x
+    echo to stderr 2>&1 >&2 | cat
+    exec 5>&1; echo descriptor >&5
+    sh -c "exit 9"; echo $?
+    /no/such/program 2>/dev/null; echo missing $?
+    exec echo last'
+}
+
+test_shell_jobs() {
+  need "$BUSYBOX"
+  same -s 11 "$BUSYBOX" sh -c '
+    sleep 0.1 & wait $!; echo slept $?
+    (exit 7) & wait $!; echo background $?
+    for i in 1 2 3 4 5 6 7 8; do (echo job $i >"$1/$i") & done; wait
+    cat "$1"/*
+    sleep 100 & p=$!; kill $p; wait $p; echo killed $?
+    trap "echo trapped" USR1; kill -USR1 $$; echo after
+    (kill -USR2 $$) & trap "echo from a child" USR2; wait; wait; echo waited
+    trap "echo leaving" EXIT
+    sh -c "kill -9 \$\$"; echo nine $?
+    yes | head -n 2
+    mkfifo "$1/fifo"; echo through a fifo >"$1/fifo" & cat "$1/fifo"; wait; rm "$1/fifo"
+    exit 11' shell "$DATA"
+}
+
+test_shell_dynamic() {
+  need /bin/dash /bin/ls
+  ENVIRONMENT="PATH=/usr/bin:/bin"
+  same -o "--root /" /bin/dash -c '
+    ls / | sort | head -n 3
+    find /usr/lib -maxdepth 1 -name "lib*" | wc -l | grep -c .
+    printf "%s\n" c a b | sort | xargs echo
+    expr 6 \* 7; env -i A=b env'
+}
+
+test_python_children() {
+  need $PYTHON
+  SETUP="cp $here_guests/children.py ." same -o "--root /" $PYTHON "$DATA/children.py"
+}

@@ -1,0 +1,167 @@
+// System calls that make threads and processes: clone, clone3, fork, vfork.
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
+
+struct Request {
+  std::uint64_t flags = 0, stack_pointer = 0, parent_tid = 0, child_tid = 0, tls = 0;
+  int exit_signal = 0;
+};
+
+// What both threads and processes start with.
+std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, FpState& fp) {
+  if ((c.flags & CLONE_SETTLS) && c.tls >= kUserEnd) return err(EPERM);
+  if (!thread.vcpu().get_fp(fp)) return err(EAGAIN);
+  Process::Spawn spawn;
+  spawn.regs = thread.regs();
+  spawn.regs.set_result(0);
+  if (c.stack_pointer) spawn.regs.set_sp(c.stack_pointer);
+  spawn.fs_base = (c.flags & CLONE_SETTLS) ? c.tls : thread.vcpu().fs_base();
+  spawn.gs_base = thread.vcpu().gs_base();
+  if (c.flags & CLONE_CHILD_SETTID) spawn.set_child_tid = c.child_tid;
+  if (c.flags & CLONE_CHILD_CLEARTID) spawn.clear_child_tid = c.child_tid;
+  spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
+  spawn.fp = &fp;
+  spawn.name = thread.name;
+  return spawn;
+}
+
+std::int64_t make_thread(Thread& thread, const Request& c) {
+  FpState fp;
+  auto spawn = spawn_of(thread, c, fp);
+  if (!spawn) return -spawn.error();
+  if (c.flags & CLONE_PARENT_SETTID) spawn->set_parent_tid = c.parent_tid;
+  return thread.process.spawn(*spawn);
+}
+
+// What a new process has of its parent's but memory and descriptors.
+void inherit(Process& child, Process& parent, bool clear_handlers) {
+  child.deny_wx = parent.deny_wx;
+  {
+    std::lock_guard guard(parent.limits.lock);
+    child.limits.value = parent.limits.value;
+  }
+  std::lock_guard guard(parent.signals.lock);
+  child.signals.actions = parent.signals.actions;
+  if (!clear_handlers) return;
+  for (SignalAction& action : child.signals.actions)
+    if (action.handler != 1) action = {};
+}
+
+std::int64_t make_process(Thread& thread, const Request& c) {
+  Process& parent = thread.process;
+  Family& family = parent.family;
+  FpState fp;
+  auto spawn = spawn_of(thread, c, fp);
+  if (!spawn) return -spawn.error();
+  spawn->leader = true;
+  const bool share = c.flags & CLONE_VM, wait = c.flags & CLONE_VFORK;
+  if (!share || wait) spawn->altstack_of = &thread.signals;
+
+  // A place in the family first: what makes no process shall not cost one.
+  const int pid = family.new_id();
+  auto child = std::make_shared<Process>(family, pid, parent.image(), parent.files.fork());
+  inherit(*child, parent, c.flags & CLONE_CLEAR_SIGHAND);
+  std::uint64_t limit;
+  {
+    std::lock_guard guard(parent.limits.lock);
+    limit = parent.limits.value[RLIMIT_NPROC].rlim_cur;
+  }
+  const int parent_id = (c.flags & CLONE_PARENT) ? family.relations(parent.pid)->parent : parent.pid;
+  if (auto added = family.add(child, parent_id, c.exit_signal, limit); !added) return -added.error();
+  auto give_up = [&](std::int64_t result) {
+    family.forget(pid);
+    return result;
+  };
+  if (!share) {
+    auto shell = thread.image().shell->fork();
+    if (!shell) return give_up(-ENOMEM);
+    child->set_image(std::make_shared<Image>(thread.image(), family.own(std::move(*shell))));
+  }
+  if ((c.flags & CLONE_PARENT_SETTID) && !write_user(thread.memory(), c.parent_tid, pid)) return give_up(-EFAULT);
+  std::shared_ptr<std::atomic<std::uint32_t>> done;
+  if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);
+  if (std::int64_t r = child->spawn(*spawn); r < 0) return give_up(r);
+  child.reset();
+  if (done) thread.wait_while(*done, 0);
+  return pid;
+}
+
+std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
+  const std::uint64_t flags = c.flags;
+  if ((flags & CLONE_SIGHAND) && !(flags & CLONE_VM)) return -EINVAL;
+  if ((flags & CLONE_THREAD) && !(flags & CLONE_SIGHAND)) return -EINVAL;
+  if ((flags & CLONE_SIGHAND) && (flags & CLONE_CLEAR_SIGHAND)) return -EINVAL;
+  // Threads share everything, and processes nothing but memory; what lies between is not served.
+  constexpr std::uint64_t kShared = CLONE_FS | CLONE_FILES | CLONE_SIGHAND;
+  constexpr std::uint64_t kRefused = CLONE_PTRACE | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                                     CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_INTO_CGROUP;
+  const bool thread_wanted = flags & CLONE_THREAD;
+  if ((flags & kRefused) || (flags & kShared) != (thread_wanted ? kShared : 0) || (thread_wanted && (flags & CLONE_VFORK))) {
+    thread.process.count_call(number, false);  // exists, and asks for what is not served: counted as unknown calls are
+    return -EINVAL;
+  }
+  return thread_wanted ? make_thread(thread, c) : make_process(thread, c);
+}
+
+std::int64_t sys_clone(Thread& thread, const Args& a) {
+  return clone(thread, SYS_clone, {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
+                                   .child_tid = a[3], .tls = a[4], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
+}
+
+std::int64_t sys_clone3(Thread& thread, const Args& a) {
+  const std::uint64_t size = a[1];
+  if (size < CLONE_ARGS_SIZE_VER0) return -EINVAL;
+  if (size > mm::kPageSize) return -E2BIG;
+  clone_args args{};
+  std::vector<std::byte> bytes(size);
+  if (!thread.memory().read(a[0], bytes)) return -EFAULT;
+  std::memcpy(&args, bytes.data(), std::min<std::uint64_t>(size, sizeof args));
+  for (std::uint64_t i = sizeof args; i < size; ++i)
+    if (bytes[i] != std::byte{0}) return -E2BIG;
+  if (args.flags & (CLONE_DETACHED | CSIGNAL)) return -EINVAL;
+  if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) && args.exit_signal) return -EINVAL;
+  if ((args.exit_signal & ~std::uint64_t{CSIGNAL}) || args.exit_signal > kSignals) return -EINVAL;
+  if (args.set_tid_size) {
+    thread.process.count_call(SYS_clone3, false);
+    return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
+  }
+  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > kUserEnd || args.stack_size > kUserEnd - args.stack)
+    return -EINVAL;
+  return clone(thread, SYS_clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
+                                    .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls,
+                                    .exit_signal = static_cast<int>(args.exit_signal)});
+}
+
+std::int64_t sys_fork(Thread& thread, const Args&) { return clone(thread, SYS_fork, {.exit_signal = SIGCHLD}); }
+std::int64_t sys_vfork(Thread& thread, const Args&) {
+  return clone(thread, SYS_vfork, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD});
+}
+
+}  // namespace
+
+std::span<const Definition> clone_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_clone, "clone", sys_clone},
+      {SYS_clone3, "clone3", sys_clone3},
+      {SYS_fork, "fork", sys_fork},
+      {SYS_vfork, "vfork", sys_vfork},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

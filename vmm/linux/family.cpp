@@ -1,0 +1,493 @@
+#include "vmm/linux/family.hpp"
+
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include "vmm/linux/thread.hpp"
+#include "vmm/run.hpp"
+#include "vmm/signals_blocked.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
+constexpr int kMaxId = 1 << 22;                 // Linux's PID_MAX_LIMIT
+
+siginfo_t child_info(int pid, int code, int value) {
+  siginfo_t info{};
+  info.si_signo = SIGCHLD;
+  info.si_code = code;
+  info.si_pid = pid;
+  info.si_uid = ::getuid();
+  info.si_status = value;
+  return info;
+}
+
+}  // namespace
+
+Family::Family(Shell& like)
+    : first_(static_cast<int>(::getpid())), like_(like), pool_(like), next_id_(first_ + 1), foreground_(first_) {
+  like_.use_pool(&pool_);
+}
+
+Family::~Family() { like_.use_pool(nullptr); }
+
+// --- ids ---
+
+Family::Member* Family::member(int pid) {
+  auto found = members_.find(pid);
+  return found == members_.end() ? nullptr : &found->second;
+}
+
+bool Family::in_use(int id) {
+  for (auto& [pid, m] : members_) {
+    if (pid == id || m.group == id || m.session == id) return true;
+    if (!m.process) continue;
+    std::lock_guard guard(m.process->threads_lock);
+    if (m.process->find_thread(id)) return true;
+  }
+  return id == first_;
+}
+
+// Ids rise, and come again only after all others: as on Linux, one that was just freed does not.
+int Family::new_id() {
+  std::lock_guard guard(lock_);
+  int id;
+  do {
+    id = next_id_;
+    next_id_ = id + 1 < kMaxId ? id + 1 : 300;  // RESERVED_PIDS
+  } while (in_use(id));
+  return id;
+}
+
+std::shared_ptr<Process> Family::find(int pid) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  return m ? m->process : nullptr;
+}
+
+std::shared_ptr<Process> Family::find_by_thread(int tid) {
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_) {
+    if (!m.process) continue;
+    std::lock_guard threads(m.process->threads_lock);
+    if (m.process->find_thread(tid)) return m.process;
+  }
+  return nullptr;
+}
+
+bool Family::exists(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid) != nullptr;
+}
+
+std::vector<std::shared_ptr<Process>> Family::all() {
+  std::vector<std::shared_ptr<Process>> found;
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_)
+    if (m.process) found.push_back(m.process);
+  return found;
+}
+
+std::vector<std::shared_ptr<Process>> Family::group(int id) {
+  std::vector<std::shared_ptr<Process>> found;
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_)
+    if (m.process && m.group == id) found.push_back(m.process);
+  return found;
+}
+
+// --- coming and going ---
+
+std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, int parent, int exit_signal, std::uint64_t limit) {
+  std::lock_guard guard(lock_);
+  if (closing_ || members_.size() >= std::min<std::uint64_t>(limit, Limits::kProcesses)) return std::unexpected(EAGAIN);
+  Member& m = members_[process->pid];
+  m.process = process;
+  m.parent = parent;
+  m.exit_signal = exit_signal;
+  const Member* of = parent ? member(parent) : nullptr;
+  m.group = of ? of->group : process->pid;
+  m.session = of ? of->session : process->pid;
+  return {};
+}
+
+void Family::forget(int pid) {
+  std::lock_guard guard(lock_);
+  members_.erase(pid);
+}
+
+void Family::send(const Letters& letters) {
+  for (const auto& [to, info] : letters) static_cast<void>(send_to_process(*to, info));  // a full queue loses it, as on Linux
+}
+
+void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters& letters) {
+  if (sig && parent.process) {
+    siginfo_t letter = info;
+    letter.si_signo = sig;
+    letters.emplace_back(parent.process, letter);
+  }
+  parent.events.fetch_add(1, std::memory_order_release);
+  syscall(SYS_futex, &parent.events, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// A zombie goes, and its parent has its times.
+Family::Members::iterator Family::bury(Members::iterator zombie) {
+  if (Member* parent = member(zombie->second.parent)) {
+    add_usage(parent->children, zombie->second.usage);
+    add_usage(parent->children, zombie->second.children);
+  }
+  return members_.erase(zombie);
+}
+
+void Family::exited(Process& process, const Ending& ending, const rusage& usage) {
+  if (ending.kind == Ending::Kind::Broken && process.pid != first_)
+    fmt::print(stderr, "ramet: process {} was ended: {}\n", process.pid, ending.message);
+  Letters letters;
+  std::shared_ptr<Process> released;  // after the lock
+  {
+    std::lock_guard guard(lock_);
+    auto self = members_.find(process.pid);
+    Member& m = self->second;
+    released = std::move(m.process);
+    m.kind = ending.kind;
+    m.status = ending.wait_status();
+    m.usage = usage;
+    // Its children go to the nearest ancestor that asked for it, or to nobody.
+    int heir = m.parent;
+    for (Member* a = member(heir); heir && a && !(a->subreaper && a->process); a = member(heir)) heir = a->parent;
+    if (!member(heir)) heir = 0;
+    for (auto it = members_.begin(); it != members_.end();) {
+      Member& child = it->second;
+      if (child.parent != process.pid) {
+        ++it;
+        continue;
+      }
+      if (child.death_signal && child.process) {
+        siginfo_t info{};
+        info.si_signo = child.death_signal;
+        info.si_code = SI_USER;
+        info.si_pid = process.pid;
+        info.si_uid = ::getuid();
+        letters.emplace_back(child.process, info);
+      }
+      child.parent = heir;
+      child.exit_signal = SIGCHLD;
+      if (!child.process && !heir) {
+        it = members_.erase(it);
+        continue;
+      }
+      if (!child.process) tell_parent(*member(heir), SIGCHLD, child_info(it->first, CLD_EXITED, 0), letters);
+      ++it;
+    }
+    Member* parent = member(m.parent);
+    if (!parent || !parent->process) {
+      members_.erase(self);
+    } else {
+      bool reaped = false, silent = false;
+      if (m.exit_signal == SIGCHLD) {
+        std::lock_guard signals(parent->process->signals.lock);
+        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+        silent = action.handler == 1;
+        reaped = silent || (action.flags & SA_NOCLDWAIT);
+      }
+      const bool by_signal = ending.kind != Ending::Kind::Exited;
+      tell_parent(*parent, silent ? 0 : m.exit_signal,
+                  child_info(process.pid, by_signal ? CLD_KILLED : CLD_EXITED, by_signal ? m.status & 0x7f : m.status >> 8), letters);
+      if (reaped) bury(self);
+    }
+  }
+  send(letters);
+}
+
+void Family::executed(int pid) {
+  std::lock_guard guard(lock_);
+  Member& m = *member(pid);
+  m.exit_signal = SIGCHLD;
+  m.executed = true;
+}
+
+void Family::end_all() {
+  {
+    std::lock_guard guard(lock_);
+    closing_ = true;
+  }
+  for (auto& process : all()) process->end({Ending::Kind::Signalled, SIGKILL, {}});
+  while (std::uint32_t live = live_.load(std::memory_order_acquire))
+    syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
+  std::lock_guard guard(lock_);
+  if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
+}
+
+// --- host threads ---
+
+namespace {
+struct Start {
+  std::shared_ptr<Process> process;
+  Thread* thread;
+};
+}  // namespace
+
+bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
+  if (live_.fetch_add(1, std::memory_order_relaxed) >= kMaxThreads) {
+    live_.fetch_sub(1, std::memory_order_relaxed);  // the caller's host thread lives
+    return false;
+  }
+  auto start = std::make_unique<Start>(process, thread);
+  SignalsBlocked blocked;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kHostStack);
+  pthread_t host;
+  const int error = pthread_create(&host, &attributes, host_thread, start.get());
+  pthread_attr_destroy(&attributes);
+  if (error) {
+    live_.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
+  static_cast<void>(start.release());  // the thread's
+  return true;
+}
+
+void* Family::host_thread(void* argument) {
+  std::unique_ptr<Start> start(static_cast<Start*>(argument));
+  Family& family = start->process->family;
+  start->thread->loop();
+  {
+    std::unique_ptr<Thread> owned;
+    const bool last = start->process->leave(*start->thread, owned);
+    owned.reset();
+    if (last && start->process->pid != family.first_) start->process->finish();  // the first one's run() does it
+  }
+  start.reset();
+  std::optional<pthread_t> before;
+  {
+    std::lock_guard guard(family.lock_);
+    before = std::exchange(family.last_gone_, pthread_self());
+  }
+  // One ended host thread at most waits to be joined; its successor does it.
+  if (before) pthread_join(*before, nullptr);
+  if (family.live_.fetch_sub(1, std::memory_order_release) == 1)
+    syscall(SYS_futex, &family.live_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  return nullptr;
+}
+
+// --- shells ---
+
+std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
+  return std::shared_ptr<Shell>(shell.release(), [this](Shell* old) {
+    std::unique_ptr<Shell> owned(old);
+    const Machine::Totals t = owned->machine().totals();
+    const Counts counts = list(owned->memory().counters());
+    {
+      std::lock_guard guard(gone_lock_);
+      Machine::Totals& sum = gone_.totals;
+      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.kicks += t.kicks;
+      sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
+      gone_.memory.resize(counts.size());
+      for (std::size_t i = 0; i < counts.size(); ++i) gone_.memory[i] += counts[i].second;
+    }
+    pool_.give_back(std::move(owned));
+  });
+}
+
+Family::Gone Family::gone() {
+  std::lock_guard guard(gone_lock_);
+  return gone_;
+}
+
+// --- relations ---
+
+std::optional<Family::Relations> Family::relations(int pid) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  if (!m) return std::nullopt;
+  return Relations{m->parent, m->group, m->session, !m->process ? 'Z' : m->stop_signal ? 'T' : 'R'};
+}
+
+std::expected<void, int> Family::set_group(int caller, int pid, int group) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  const Member* by = member(caller);
+  if (!m || (pid != caller && m->parent != caller)) return std::unexpected(ESRCH);
+  if (m->session != by->session) return std::unexpected(EPERM);
+  if (pid != caller && m->executed) return std::unexpected(EACCES);
+  if (m->session == pid) return std::unexpected(EPERM);
+  if (group != pid) {
+    const bool there = std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == m->session; });
+    if (!there) return std::unexpected(EPERM);
+  }
+  m->group = group;
+  return {};
+}
+
+std::expected<int, int> Family::new_session(int pid) {
+  std::lock_guard guard(lock_);
+  for (auto& [other, m] : members_)
+    if (m.group == pid) return std::unexpected(EPERM);
+  Member* m = member(pid);
+  m->group = m->session = pid;
+  return pid;
+}
+
+bool Family::orphaned_group(int group) {
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_) {
+    if (m.group != group || !m.process) continue;
+    const Member* parent = member(m.parent);
+    if (parent && parent->process && parent->group != group && parent->session == m.session) return false;
+  }
+  return true;
+}
+
+void Family::set_subreaper(int pid, bool on) {
+  std::lock_guard guard(lock_);
+  member(pid)->subreaper = on;
+}
+
+bool Family::subreaper(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->subreaper;
+}
+
+void Family::set_death_signal(int pid, int sig) {
+  std::lock_guard guard(lock_);
+  member(pid)->death_signal = sig;
+}
+
+int Family::death_signal(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->death_signal;
+}
+
+int Family::foreground() {
+  std::lock_guard guard(lock_);
+  return foreground_;
+}
+
+std::expected<void, int> Family::set_foreground(int session, int group) {
+  std::lock_guard guard(lock_);
+  const bool there = std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == session; });
+  if (!there) return std::unexpected(EPERM);
+  foreground_ = group;
+  return {};
+}
+
+// --- waiting ---
+
+std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const Request& request) {
+  std::lock_guard guard(lock_);
+  const int own_group = member(parent)->group;
+  const bool peek = request.options & WNOWAIT;
+  bool any = false;
+  for (auto it = members_.begin(); it != members_.end(); ++it) {
+    Member& m = it->second;
+    if (m.parent != parent) continue;
+    if (request.which == Request::Which::Pid && it->first != request.id) continue;
+    if (request.which == Request::Which::Group && m.group != (request.id ? request.id : own_group)) continue;
+    const bool clone = m.exit_signal != SIGCHLD;
+    if (!(request.options & __WALL) && clone != ((request.options & __WCLONE) != 0)) continue;
+    any = true;
+    Child child{.pid = it->first, .usage = m.usage};
+    if (!m.process) {
+      if (!(request.options & WEXITED)) continue;
+      const bool by_signal = m.kind != Ending::Kind::Exited;
+      child.code = by_signal ? CLD_KILLED : CLD_EXITED;
+      child.value = by_signal ? m.status & 0x7f : m.status >> 8;
+      child.status = m.status;
+      add_usage(child.usage, m.children);
+      if (!peek) bury(it);
+      return child;
+    }
+    if (m.untold_stop && (request.options & WSTOPPED)) {
+      child.code = CLD_STOPPED;
+      child.value = m.untold_stop;
+      child.status = m.untold_stop << 8 | 0x7f;
+      if (!peek) m.untold_stop = 0;
+      return child;
+    }
+    if (m.untold_continue && (request.options & WCONTINUED)) {
+      child.code = CLD_CONTINUED;
+      child.value = SIGCONT;
+      child.status = 0xffff;
+      if (!peek) m.untold_continue = false;
+      return child;
+    }
+  }
+  if (!any) return std::unexpected(ECHILD);
+  return std::nullopt;
+}
+
+std::atomic<std::uint32_t>& Family::events(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->events;
+}
+
+void Family::stopped(int pid, int sig) {
+  Letters letters;
+  {
+    std::lock_guard guard(lock_);
+    Member* m = member(pid);
+    if (!m) return;
+    m->stop_signal = m->untold_stop = sig;
+    m->untold_continue = false;
+    if (Member* parent = member(m->parent); parent && parent->process) {
+      bool wanted;
+      {
+        std::lock_guard signals(parent->process->signals.lock);
+        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+        wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
+      }
+      tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, CLD_STOPPED, sig), letters);
+    }
+  }
+  send(letters);
+}
+
+void Family::continued(int pid) {
+  Letters letters;
+  {
+    std::lock_guard guard(lock_);
+    Member* m = member(pid);
+    if (!m) return;
+    m->stop_signal = m->untold_stop = 0;
+    m->untold_continue = true;
+    if (Member* parent = member(m->parent); parent && parent->process) {
+      bool wanted;
+      {
+        std::lock_guard signals(parent->process->signals.lock);
+        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+        wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
+      }
+      tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, CLD_CONTINUED, SIGCONT), letters);
+    }
+  }
+  send(letters);
+}
+
+rusage Family::children_usage(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->children;
+}
+
+// --- counters ---
+
+namespace {
+std::map<unsigned, std::uint64_t> collect(const auto& counters) {
+  std::map<unsigned, std::uint64_t> result;
+  for (unsigned i = 0; i < counters.size(); ++i)
+    if (std::uint64_t n = counters[i].load(std::memory_order_relaxed)) result[i] = n;
+  return result;
+}
+}  // namespace
+std::map<unsigned, std::uint64_t> Family::calls() const { return collect(calls_); }
+std::map<unsigned, std::uint64_t> Family::unknown_calls() const { return collect(unknown_); }
+
+}  // namespace ramet::vmm

@@ -1,0 +1,95 @@
+// Making shells.
+#include "vmm/shell.hpp"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include <algorithm>
+
+#include "guest-mm/snapshot.hpp"
+#include "vmm/kick_signal.hpp"
+#include "vmm/kvm/kvm_machine.hpp"
+#include "vmm/shell_pool.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+// Room for the tables of the guest's memory however sparsely it is used, within reason: a program that
+// touches one page in each 2 MiB of --memory still fits. Taken from the host only as tables are made.
+std::uint64_t table_bytes(std::uint64_t memory_bytes) {
+  return mm::align_up(std::min<std::uint64_t>((8ull << 20) + memory_bytes / 32, 2ull << 30), mm::kBlockSize);
+}
+
+// A VM has room for more frames than it may use at a time: those that its children still see take none of its memory
+// limit, only addresses.
+std::uint64_t bank_bytes(std::uint64_t memory_bytes) {
+  return memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
+}
+
+// Of all VMs of this program, so that any of them may become any other's child.
+std::shared_ptr<mm::PhysicalSpace> physical_space(const Machine& machine) {
+  static const auto space = std::make_shared<mm::PhysicalSpace>(machine.features().physical_bits);
+  return space;
+}
+
+}  // namespace
+
+Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine, std::unique_ptr<mm::AddressSpace> space)
+    : memory_bytes_(space->usage().limit_bytes), physical_(std::move(memory)), machine_(std::move(machine)), space_(std::move(space)) {}
+
+Shell::~Shell() {
+  space_.reset();
+  if (physical_) physical_->unobserve();
+}
+
+std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques) {
+  install_kick_signal();
+  std::unique_ptr<Shell> shell(new Shell);
+  shell->memory_bytes_ = memory_bytes;
+  shell->techniques_ = techniques;
+  auto machine = create_kvm_machine();
+  if (!machine) return std::unexpected(machine.error());
+  auto out_of_memory = [&](mm::Error e) {
+    return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
+  };
+  memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
+  auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes), .table_bytes = table_bytes(memory_bytes),
+                                      .space = physical_space(**machine)});
+  if (!physical) return out_of_memory(physical.error());
+  shell->physical_ = std::move(*physical);
+  shell->machine_ = std::move(*machine);
+  if (auto r = shell->physical_->observe(*shell->machine_); !r) return out_of_memory(r.error());
+
+  mm::AddressSpace::Config config;
+  config.limit_bytes = memory_bytes;
+  config.speculative_faults = techniques.speculative_faults;
+  config.relaxed_flushes = techniques.relaxed_flushes;
+  config.merge = techniques.huge_merge;
+  config.giants = shell->machine_->features().giant_pages;
+  config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
+  std::uint64_t random = 0;
+  if (getrandom(&random, sizeof random, GRND_NONBLOCK) == sizeof random)
+    config.mmap_top -= mm::align_down(random % (1ull << 36), mm::kBlockSize);
+  auto space = mm::AddressSpace::create(config, *shell->physical_, *shell->machine_);
+  if (!space) return out_of_memory(space.error());
+  shell->space_ = std::move(*space);
+  if (auto r = shell->machine_->attach(*shell->space_); !r) return std::unexpected(r.error());
+  return shell;
+}
+
+std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
+  auto child = another();
+  if (!child) return child;
+  auto snapshot = space_->freeze();
+  mm::Result<> done;
+  if (!snapshot) done = mm::fail(snapshot.error());
+  else done = (*child)->space_->adopt(*snapshot);
+  if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
+  return child;
+}
+
+std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
+  return pool_ ? pool_->take() : create(memory_bytes_, techniques_);
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,55 @@
+// Shell: a microVM without a program: machine, memory and address space, ready for one.
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <memory>
+
+#include "vmm/error.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm {
+
+// What --memory may be.
+inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 30;
+
+// What can be switched off, so that it can be measured (--without NAME).
+struct Techniques {
+  bool speculative_faults = true, relaxed_flushes = true, huge_merge = true;
+};
+
+class ShellPool;
+
+class Shell {
+ public:
+  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {});
+  // Of parts that belong together already.
+  Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>);
+  ~Shell();
+
+  Machine& machine() { return *machine_; }
+  mm::AddressSpace& memory() { return *space_; }
+
+  // An empty one with the same settings: a warm one where the pool has one.
+  std::expected<std::unique_ptr<Shell>, Failure> another() const;
+  // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
+  // shared memory stays shared, and what is marked MADV_DONTFORK is left out. While other threads of this guest run on,
+  // what they write meanwhile is in it or not, as on Linux. Errors: no host memory, no VM.
+  std::expected<std::unique_ptr<Shell>, Failure> fork();
+
+  // Where another() looks first. The pool outlives this, or is taken away (null) before it goes.
+  void use_pool(ShellPool* pool) { pool_ = pool; }
+  std::uint64_t memory_bytes() const { return memory_bytes_; }
+  const Techniques& techniques() const { return techniques_; }
+
+ private:
+  Shell() = default;
+  std::uint64_t memory_bytes_ = 0;
+  Techniques techniques_;
+  ShellPool* pool_ = nullptr;
+  std::unique_ptr<mm::Memory> physical_;        // destroyed last
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<mm::AddressSpace> space_;
+};
+
+}  // namespace ramet::vmm

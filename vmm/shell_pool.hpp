@@ -1,0 +1,43 @@
+// Warm shells: made before they are needed, taken apart after they are not, both by a thread of its own, so that
+// neither fork(2) nor execve(2) nor the end of a process waits for KVM.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "vmm/shell.hpp"
+
+namespace ramet::vmm {
+
+class ShellPool {
+ public:
+  // Shells like this one. The thread starts with the first take(): programs that never fork pay nothing.
+  explicit ShellPool(const Shell& like) : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()) {}
+  ~ShellPool();  // every shell that was given back is gone then
+  ShellPool(const ShellPool&) = delete;
+  ShellPool& operator=(const ShellPool&) = delete;
+
+  // A warm one, or else a new one. Errors: as Shell::create().
+  std::expected<std::unique_ptr<Shell>, Failure> take();
+  // Nobody uses it any more.
+  void give_back(std::unique_ptr<Shell>);
+
+ private:
+  static constexpr std::size_t kWarm = 2;     // as many as a fork and the child's execve take
+  static constexpr std::size_t kMostOld = 16; // beyond, whoever gives back takes apart by itself
+  void work();
+
+  const std::uint64_t memory_bytes_;
+  const Techniques techniques_;
+  std::mutex lock_;                           // guards what follows but thread_; a leaf
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<Shell>> warm_, old_;
+  bool wanted_ = false, stop_ = false;        // wanted_: one was taken since it last failed to make one
+  std::once_flag started_;
+  std::thread thread_;
+};
+
+}  // namespace ramet::vmm
