@@ -29,17 +29,20 @@ Shell::~Shell() {
   if (physical_) physical_->unobserve();
 }
 
-std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques) {
+std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques,
+                                                             std::shared_ptr<mm::PhysicalSpace> space_of_all) {
   install_kick_signal();
   std::unique_ptr<Shell> shell(new Shell);
   shell->memory_bytes_ = memory_bytes;
   shell->techniques_ = techniques;
+  shell->physical_space_ = space_of_all ? std::move(space_of_all) : std::make_shared<mm::PhysicalSpace>();
   auto machine = create_kvm_machine();
   if (!machine) return std::unexpected(machine.error());
   auto out_of_memory = [&](mm::Error e) {
     return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
-  auto physical = mm::Memory::create({.data_bytes = mm::align_up(memory_bytes, mm::kBlockSize), .table_bytes = table_bytes(memory_bytes)});
+  auto physical = mm::Memory::create({.data_bytes = mm::align_up(memory_bytes, mm::kBlockSize), .table_bytes = table_bytes(memory_bytes),
+                                      .space = shell->physical_space_});
   if (!physical) return out_of_memory(physical.error());
   shell->physical_ = std::move(*physical);
   shell->machine_ = std::move(*machine);
@@ -62,7 +65,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
-  return pool_ ? pool_->take() : create(memory_bytes_, techniques_);
+  return pool_ ? pool_->take() : create(memory_bytes_, techniques_, physical_space_);
 }
 
 }  // namespace ramet::vmm

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "vmm/linux/shared_mapping.hpp"
 #include "vmm/shell.hpp"
 
 namespace ramet::vmm {
@@ -39,13 +38,7 @@ mm::Result<> map_region(const mm::Region& region, mm::AddressSpace& child) {
   mm::MapRequest request{.address = region.start, .length = region.length(), .prot = region.prot, .fixed = true,
                          .shared = region.shared, .grows_down = region.grows_down, .backing = region.backing,
                          .offset = region.offset, .name = region.name, .max_prot = region.max_prot};
-  if (!region.shared) {
-    request.prot = mm::Prot::Read | mm::Prot::Write;
-  } else if (auto* shared = dynamic_cast<SharedMapping*>(region.backing.get())) {
-    auto backing = shared->in(child.memory());
-    if (!backing) return mm::fail(backing.error());
-    request.backing = std::move(*backing);
-  }
+  if (!region.shared) request.prot = mm::Prot::Read | mm::Prot::Write;
   auto at = child.map(request);
   if (!at) return mm::fail(at.error());
   if (region.huge == mm::Region::Huge::Always) return child.advise(region.start, region.length(), mm::Advice::Huge);
