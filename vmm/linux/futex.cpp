@@ -43,6 +43,10 @@ struct Wait {
 };
 
 std::int64_t wait(Thread& thread, const Wait& w) {
+  // Pinned, so that those who wake find it in the same place after another thread has forked.
+  using mm::Access, mm::AddressSpace;
+  auto pin = thread.memory().pin(w.at, sizeof(std::uint32_t), Access::Write, AddressSpace::PinTerm::Short);
+  if (!pin) pin = thread.memory().pin(w.at, sizeof(std::uint32_t), Access::Read, AddressSpace::PinTerm::Short);
   auto word = find_word(thread.memory(), w.at);
   if (!word) return -word.error();
   int operation = FUTEX_WAIT_BITSET | flag(*word) | (w.realtime ? FUTEX_CLOCK_REALTIME : 0);

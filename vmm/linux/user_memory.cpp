@@ -30,30 +30,47 @@ OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
 
 namespace {
 
+// Pinned, so that it stays where it is while a host call waits and another thread forks. Returns how many bytes of it
+// are there.
+OrErrno<mm::Pin> pin_buffer(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access, std::uint64_t& got) {
+  constexpr std::uint64_t kSmall = 256 << 10;
+  got = length;
+  if (length <= kSmall)
+    if (auto pin = memory.pin(at, length, access, mm::AddressSpace::PinTerm::Short)) return std::move(*pin);
+  // Large, or only partly there: as much as one host call may take.
+  std::vector<mm::HostRange> pieces;
+  auto there = memory.gather(at, length, access, pieces);
+  if (!there) return err(EFAULT);
+  got = *there;
+  auto pin = memory.pin(at, got, access, mm::AddressSpace::PinTerm::Short);
+  if (!pin) return err(EFAULT);
+  return std::move(*pin);
+}
+
 // Appends the host pieces of one guest buffer; returns how many bytes of it are there.
 OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access,
-                              std::vector<iovec>& iov, std::vector<std::shared_ptr<mm::Bank>>& keep) {
+                              std::vector<iovec>& iov, std::vector<mm::Pin>& pins) {
   if (length == 0) return 0;
-  std::vector<mm::HostRange> pieces;
-  auto got = memory.gather(at, length, access, pieces);
-  if (!got) return err(EFAULT);
-  for (mm::HostRange& piece : pieces) {
+  std::uint64_t got = 0;
+  auto pin = pin_buffer(memory, at, length, access, got);
+  if (!pin) return err(pin.error());
+  for (const mm::HostRange& piece : pin->ranges()) {
     // Frames that lie behind each other on the host are one piece to it.
     if (!iov.empty() && static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == piece.bytes.data()) {
       iov.back().iov_len += piece.bytes.size();
     } else {
       iov.push_back({piece.bytes.data(), piece.bytes.size()});
     }
-    if (piece.keep && (keep.empty() || keep.back() != piece.keep)) keep.push_back(std::move(piece.keep));
   }
-  return *got;
+  pins.push_back(std::move(*pin));
+  return got;
 }
 
 }  // namespace
 
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   UserBuffers buffers;
-  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.keep_);
+  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.pins_);
   if (!got) return err(got.error());
   buffers.bytes_ = *got;
   return buffers;
@@ -70,7 +87,7 @@ OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, 
   UserBuffers buffers;
   for (const Segment& s : *segments) {
     std::uint64_t wanted = std::min(s.length, kMaxBytes - buffers.bytes_);
-    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.keep_);
+    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.pins_);
     if (!got) {
       if (buffers.bytes_ == 0) return err(got.error());
       break;
