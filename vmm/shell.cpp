@@ -26,12 +26,6 @@ std::uint64_t bank_bytes(std::uint64_t memory_bytes) {
   return memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
 }
 
-// Of all VMs of this program, so that any of them may become any other's child.
-std::shared_ptr<mm::PhysicalSpace> physical_space(const Machine& machine) {
-  static const auto space = std::make_shared<mm::PhysicalSpace>(machine.features().physical_bits);
-  return space;
-}
-
 }  // namespace
 
 Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine, std::unique_ptr<mm::AddressSpace> space)
@@ -42,19 +36,22 @@ Shell::~Shell() {
   if (physical_) physical_->unobserve();
 }
 
-std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques) {
+std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques,
+                                                             std::shared_ptr<mm::PhysicalSpace> space_of_all) {
   install_kick_signal();
   std::unique_ptr<Shell> shell(new Shell);
   shell->memory_bytes_ = memory_bytes;
   shell->techniques_ = techniques;
   auto machine = create_kvm_machine();
   if (!machine) return std::unexpected(machine.error());
+  shell->physical_space_ = space_of_all ? std::move(space_of_all)
+                                        : std::make_shared<mm::PhysicalSpace>((*machine)->features().physical_bits);
   auto out_of_memory = [&](mm::Error e) {
     return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
   memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
   auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes), .table_bytes = table_bytes(memory_bytes),
-                                      .space = physical_space(**machine)});
+                                      .space = shell->physical_space_});
   if (!physical) return out_of_memory(physical.error());
   shell->physical_ = std::move(*physical);
   shell->machine_ = std::move(*machine);
@@ -89,7 +86,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
-  return pool_ ? pool_->take() : create(memory_bytes_, techniques_);
+  return pool_ ? pool_->take() : create(memory_bytes_, techniques_, physical_space_);
 }
 
 }  // namespace ramet::vmm

@@ -22,7 +22,9 @@ class ShellPool;
 
 class Shell {
  public:
-  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {});
+  // `space`: of all VMs that may share memory with it; null: a new one.
+  static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {},
+                                                               std::shared_ptr<mm::PhysicalSpace> space = {});
   // Of parts that belong together already.
   Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>);
   ~Shell();
@@ -30,7 +32,7 @@ class Shell {
   Machine& machine() { return *machine_; }
   mm::AddressSpace& memory() { return *space_; }
 
-  // An empty one with the same settings: a warm one where the pool has one.
+  // An empty one with the same settings, that can share memory with this: a warm one where the pool has one.
   std::expected<std::unique_ptr<Shell>, Failure> another() const;
   // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
   // shared memory stays shared, and what is marked MADV_DONTFORK is left out. While other threads of this guest run on,
@@ -41,11 +43,13 @@ class Shell {
   void use_pool(ShellPool* pool) { pool_ = pool; }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
+  const std::shared_ptr<mm::PhysicalSpace>& physical_space() const { return physical_space_; }
 
  private:
   Shell() = default;
   std::uint64_t memory_bytes_ = 0;
   Techniques techniques_;
+  std::shared_ptr<mm::PhysicalSpace> physical_space_;
   ShellPool* pool_ = nullptr;
   std::unique_ptr<mm::Memory> physical_;        // destroyed last
   std::unique_ptr<Machine> machine_;

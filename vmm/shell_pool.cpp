@@ -37,7 +37,7 @@ std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
   }
   changed_.notify_one();
   if (shell) return shell;
-  auto made = Shell::create(memory_bytes_, techniques_);
+  auto made = Shell::create(memory_bytes_, techniques_, space_);
   if (made) (*made)->use_pool(this);
   return made;
 }
@@ -56,7 +56,7 @@ void ShellPool::work() {
     changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < kWarm); });
     if (wanted_ && warm_.size() < kWarm && !stop_) {
       guard.unlock();
-      auto made = Shell::create(memory_bytes_, techniques_);
+      auto made = Shell::create(memory_bytes_, techniques_, space_);
       guard.lock();
       if (made) {
         (*made)->use_pool(this);

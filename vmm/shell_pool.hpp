@@ -15,7 +15,7 @@ namespace ramet::vmm {
 class ShellPool {
  public:
   // Shells like this one. The thread starts with the first take(): programs that never fork pay nothing.
-  explicit ShellPool(const Shell& like) : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()) {}
+  explicit ShellPool(const Shell& like) : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()), space_(like.physical_space()) {}
   ~ShellPool();  // every shell that was given back is gone then
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;
@@ -32,6 +32,7 @@ class ShellPool {
 
   const std::uint64_t memory_bytes_;
   const Techniques techniques_;
+  const std::shared_ptr<mm::PhysicalSpace> space_;
   std::mutex lock_;                           // guards what follows but thread_; a leaf
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Shell>> warm_, old_;

@@ -794,6 +794,73 @@ static void limit(void) {
   puts("limited");
 }
 
+// Wrong arguments to all that makes, ends and waits for processes. Guests only: it would make namespaces natively.
+static uint64_t state;
+static uint64_t next(void) {
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+  return state;
+}
+static long odd(void) {
+  static char place[256] __attribute__((aligned(16)));
+  switch (next() % 6) {
+    case 0: return 0;
+    case 1: return (long)next();
+    case 2: return (long)(next() % 64);
+    case 3: return (long)&place[next() % 200];
+    case 4: return (long)(0x7ffffffff000 - next() % 5000);
+    default: return -(long)(next() % 5000);
+  }
+}
+// The child ends at once and uses no stack.
+static long raw_clone(long number, long flags, long stack, long parent_tid, long child_tid, long tls) {
+  register long r10 __asm__("r10") = child_tid;
+  register long r8 __asm__("r8") = tls;
+  long result;
+  __asm__ volatile(
+      "syscall; test %%rax, %%rax; jnz 1f; mov $60, %%eax; xor %%edi, %%edi; syscall; 1:"
+      : "=a"(result)
+      : "a"(number), "D"(flags), "S"(stack), "d"(parent_tid), "r"(r10), "r"(r8)
+      : "rcx", "r11", "memory");
+  return result;
+}
+static void hostile(uint64_t seed) {
+  static const long kFlags[] = {0x100, 0x200, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000, 0x10000, 0x20000, 0x40000, 0x80000,
+                                0x100000, 0x200000, 0x400000, 0x800000, 0x1000000, 0x2000000, 0x10000000, 0x20000000, 0x80000000};
+  state = seed * 2 + 1;
+  static uint64_t arguments[16];
+  int status;
+  const uint64_t all = ~0ull;  // children end with any signal; glibc would leave out its own
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
+  for (int round = 0; round < 2000; ++round) {
+    long flags = (long)(next() % 4 ? SIGCHLD : next() % 256);
+    if ((flags & 0x7f) == SIGKILL || (flags & 0x7f) == SIGSTOP) flags = SIGCHLD;
+    for (uint64_t n = next() % 5; n; --n) flags |= kFlags[next() % (sizeof kFlags / sizeof *kFlags)];
+    if (next() % 3 == 0) flags |= 0x10f00;  // what threads share
+    switch (next() % 8) {
+      case 0:
+        raw_clone(SYS_clone, flags, next() % 2 ? 0 : odd(), odd(), odd(), odd());
+        break;
+      case 1:
+        for (int i = 0; i < 16; ++i) arguments[i] = next() % 2 ? 0 : (uint64_t)odd();
+        arguments[0] = (uint64_t)flags & ~0xffull;
+        if (next() % 2) arguments[4] = SIGCHLD;
+        raw_clone(SYS_clone3, next() % 8 ? (long)arguments : odd(), (long)(next() % 8 ? 88 : next() % 5000), 0, 0, 0);
+        break;
+      case 2: syscall(next() % 2 ? SYS_execve : SYS_execveat, odd(), odd(), odd(), odd(), odd()); break;
+      case 3: syscall(SYS_wait4, odd(), odd(), (int)odd() | WNOHANG, odd()); break;
+      case 4: syscall(SYS_waitid, next() % 5, odd(), odd(), (int)odd() | WNOHANG, odd()); break;
+      case 5: syscall(next() % 2 ? SYS_setpgid : SYS_getsid, odd(), odd()); break;
+      case 6: syscall(next() % 2 ? SYS_kill : SYS_tkill, odd(), 0); break;
+      default: syscall(SYS_prlimit64, odd(), next() % 20, 0, odd()); break;
+    }
+    while (waitpid(-1, &status, WNOHANG | __WALL) > 0) {
+    }
+  }
+  while (waitpid(-1, &status, __WALL) > 0) {
+  }
+  puts("survived");
+}
+
 static void bomb(void) {
   for (;;) fork();
 }
@@ -813,6 +880,7 @@ int main(int count, char** words) {
   else if (!strcmp(what, "orphans")) orphans();
   else if (!strcmp(what, "limit")) limit();
   else if (!strcmp(what, "bomb")) bomb();
+  else if (!strcmp(what, "hostile")) hostile(strtoull(directory, NULL, 0));
   else return 2;
   return 0;
 }

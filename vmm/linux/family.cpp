@@ -430,47 +430,30 @@ std::atomic<std::uint32_t>& Family::events(int pid) {
   return member(pid)->events;
 }
 
-void Family::stopped(int pid, int sig) {
+void Family::changed(int pid, int code, int sig) {
   Letters letters;
   {
     std::lock_guard guard(lock_);
     Member* m = member(pid);
     if (!m) return;
-    m->stop_signal = m->untold_stop = sig;
-    m->untold_continue = false;
-    if (Member* parent = member(m->parent); parent && parent->process) {
-      bool wanted;
-      {
-        std::lock_guard signals(parent->process->signals.lock);
-        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
-        wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
-      }
-      tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, CLD_STOPPED, sig), letters);
+    const bool stopped = code == CLD_STOPPED;
+    m->stop_signal = m->untold_stop = stopped ? sig : 0;
+    m->untold_continue = !stopped;
+    Member* parent = member(m->parent);
+    if (!parent || !parent->process) return;
+    bool wanted;
+    {
+      std::lock_guard signals(parent->process->signals.lock);
+      const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+      wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
     }
+    tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, code, sig), letters);
   }
   send(letters);
 }
 
-void Family::continued(int pid) {
-  Letters letters;
-  {
-    std::lock_guard guard(lock_);
-    Member* m = member(pid);
-    if (!m) return;
-    m->stop_signal = m->untold_stop = 0;
-    m->untold_continue = true;
-    if (Member* parent = member(m->parent); parent && parent->process) {
-      bool wanted;
-      {
-        std::lock_guard signals(parent->process->signals.lock);
-        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
-        wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
-      }
-      tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, CLD_CONTINUED, SIGCONT), letters);
-    }
-  }
-  send(letters);
-}
+void Family::stopped(int pid, int sig) { changed(pid, CLD_STOPPED, sig); }
+void Family::continued(int pid) { changed(pid, CLD_CONTINUED, SIGCONT); }
 
 rusage Family::children_usage(int pid) {
   std::lock_guard guard(lock_);

@@ -133,6 +133,7 @@ class Family {
   // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
   Members::iterator bury(Members::iterator);
+  void changed(int pid, int code, int sig);          // stopped or continued
   static void send(const Letters&);
   static void* host_thread(void*);
 

@@ -11,11 +11,11 @@
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
-#include "vmm/linux/shared_mapping.hpp"
+#include "vmm/linux/shared_memory.hpp"
 
 namespace ramet::vmm {
 
-class FileBacking : public SharedMapping, public std::enable_shared_from_this<FileBacking> {
+class FileBacking : public mm::Backing, public std::enable_shared_from_this<FileBacking> {
  public:
   FileBacking(std::shared_ptr<OpenFile> file, dev_t device, ino_t inode, std::shared_ptr<MappedFiles> known)
       : device_(device), inode_(inode), file_(std::move(file)), known_(std::move(known)) {}
@@ -30,14 +30,18 @@ class FileBacking : public SharedMapping, public std::enable_shared_from_this<Fi
     all.push_back(weak_from_this());
   }
 
-  // Maps exactly the pages of [offset, offset+length) and adds them to the guest's memory. Once.
-  OrErrno<void> map(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+  // Maps exactly the pages of [offset, offset+length) as a bank. Once.
+  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
     void* host = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
     if (host == MAP_FAILED) return err(errno);
-    auto mapping = std::make_shared<HostMapping>(std::span(static_cast<std::byte*>(host), length), file_);
-    auto shared = share(std::move(mapping), offset, memory);
-    if (!shared) return err(errno_of(shared.error()));
+    std::span bytes(static_cast<std::byte*>(host), length);
+    // Only the bank's last user may unmap: the guest's memory may be in the middle of an access.
+    auto unmap = [bytes, file = file_] { ::munmap(bytes.data(), bytes.size()); };
+    auto bank = memory.make_bank(bytes, unmap);
+    if (!bank) return err(errno_of(bank.error()));
+    bank_ = std::move(*bank);
+    bank_offset_ = offset;
     return {};
   }
 
@@ -62,6 +66,17 @@ class FileBacking : public SharedMapping, public std::enable_shared_from_this<Fi
     return {};
   }
 
+  Shared shared() const override { return {bank_, bank_offset_}; }
+
+  mm::Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) override {
+    if (!bank_) return {};
+    if (offset < bank_offset_ || offset - bank_offset_ >= bank_->size()) return mm::fail(mm::Error::Invalid);
+    std::uint64_t start = mm::align_down(offset - bank_offset_, mm::kPageSize);
+    length = std::min(length, bank_->size() - start);
+    if (::msync(bank_->host() + start, length, wait ? MS_SYNC : MS_ASYNC) != 0) return mm::fail(mm::Error::Io);
+    return {};
+  }
+
   Identity identity() const override {
     struct stat st;
     bool gone = ::fstat(file_->host.get(), &st) == 0 && st.st_nlink == 0;
@@ -77,6 +92,8 @@ class FileBacking : public SharedMapping, public std::enable_shared_from_this<Fi
   const ino_t inode_;
   const std::shared_ptr<OpenFile> file_;
   const std::shared_ptr<MappedFiles> known_;  // null: the VMM's own, never truncated for the guest
+  std::shared_ptr<mm::Bank> bank_;
+  std::uint64_t bank_offset_ = 0;
   std::atomic<std::uint64_t> limit_{std::numeric_limits<std::uint64_t>::max()};
 };
 
@@ -122,7 +139,7 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool w
   auto backing = std::make_shared<FileBacking>(file, st->st_dev, st->st_ino, state_->mapped);
   backing->announce();
   if (shared) {
-    auto done = backing->map(offset, mm::align_up(length, mm::kPageSize), memory);
+    auto done = backing->share(offset, mm::align_up(length, mm::kPageSize), memory);
     if (!done) return err(done.error());
   }
   return backing;

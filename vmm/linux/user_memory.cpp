@@ -32,7 +32,7 @@ namespace {
 
 // Appends the host pieces of one guest buffer; returns how many bytes of it are there.
 OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access,
-                              std::vector<iovec>& iov, std::vector<std::shared_ptr<mm::Bank>>& keep) {
+                              std::vector<iovec>& iov, std::vector<mm::HostRange>& held) {
   if (length == 0) return 0;
   std::vector<mm::HostRange> pieces;
   auto got = memory.gather(at, length, access, pieces);
@@ -44,7 +44,7 @@ OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_
     } else {
       iov.push_back({piece.bytes.data(), piece.bytes.size()});
     }
-    if (piece.keep && (keep.empty() || keep.back() != piece.keep)) keep.push_back(std::move(piece.keep));
+    held.push_back(std::move(piece));
   }
   return *got;
 }
@@ -53,7 +53,7 @@ OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_
 
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   UserBuffers buffers;
-  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.keep_);
+  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.held_);
   if (!got) return err(got.error());
   buffers.bytes_ = *got;
   return buffers;
@@ -70,7 +70,7 @@ OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, 
   UserBuffers buffers;
   for (const Segment& s : *segments) {
     std::uint64_t wanted = std::min(s.length, kMaxBytes - buffers.bytes_);
-    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.keep_);
+    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.held_);
     if (!got) {
       if (buffers.bytes_ == 0) return err(got.error());
       break;

@@ -48,7 +48,7 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 // ENAMETOOLONG past PATH_MAX, EFAULT.
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
-// Guest buffers as host iovecs, to be handed to readv/writev and the like. The banks stay alive with it.
+// Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it lives.
 // At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken. The host kernel returns EFAULT by itself
 // should a shared file have shrunk below a piece.
 class UserBuffers {
@@ -63,7 +63,7 @@ class UserBuffers {
 
  private:
   std::vector<iovec> iov_;
-  std::vector<std::shared_ptr<mm::Bank>> keep_;
+  std::vector<mm::HostRange> held_;
   std::uint64_t bytes_ = 0;
 };
 

@@ -33,6 +33,14 @@ test_processes_bounded() {
   expect 124 'stopped after' "$RAMET" run --timeout 3s "$G/processes" bomb
 }
 
+test_processes_hostile() {
+  for seed in ${SEED:-$(date +%s) 1 2 3}; do
+    echo "seed $seed"
+    expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/processes" hostile "$seed"
+    says survived
+  done
+}
+
 # Static busybox, which runs its own commands: nothing but the program is shared.
 test_shell() {
   need "$BUSYBOX"
