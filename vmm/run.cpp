@@ -14,6 +14,7 @@
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/loader.hpp"
 #include "vmm/linux/syscall.hpp"
 
@@ -192,6 +193,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     report.threads = process.threads_ever();
     report.exits = shell.machine().totals();
     report.memory_counters = list(shell.memory().counters());
+    report.device_counters = device_counters(process);
     if (options.observer.look) options.observer.look(shell.memory(), true);
   }
   report.teardown = Clock::now() - *ended;

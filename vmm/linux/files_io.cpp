@@ -80,7 +80,7 @@ std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> io
       std::uint64_t from = (status & O_APPEND) || (how.flags & RWF_APPEND)
                                ? std::max<std::uint64_t>(static_cast<std::uint64_t>(st.st_size), static_cast<std::uint64_t>(at))
                                : static_cast<std::uint64_t>(at);
-      if (!file.charge->grow(std::max(from + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
+      if (!file.charge->grow(std::max(from + file.charge->in_flight + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
     }
   }
   if (how.write) hold_back_sigpipe();

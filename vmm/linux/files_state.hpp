@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/files_scratch.hpp"
 #include "vmm/linux/limits.hpp"
@@ -93,6 +94,8 @@ struct Files::State {
   std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
 
+  Devices devices;                   // rings and the like
+
   std::shared_ptr<OpenFile> get(int fd) const;
   std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
@@ -165,6 +168,7 @@ class MemoryCharge {
   bool grow(std::uint64_t end);       // lock held
   void shrink(std::uint64_t end);     // lock held
   std::mutex lock;                    // held over each call that moves the offset or changes the size
+  std::uint64_t in_flight = 0;        // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
   std::shared_ptr<std::atomic<std::uint64_t>> total_;
   const std::uint64_t limit_;

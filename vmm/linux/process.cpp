@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/futex.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
@@ -119,6 +120,7 @@ Ending Process::run(mm::Gva pc, mm::Gva sp, std::optional<std::chrono::nanosecon
   first_.store(nullptr, std::memory_order_release);
   machine.release_vcpu(*vcpu);
   timers.reset();
+  let_go_of_pins(*this);
   if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
   return ended();
 }
