@@ -39,6 +39,14 @@ OrErrno<unsigned> entries_of(unsigned wanted, unsigned most, bool clamp) {
   return std::bit_ceil(wanted);
 }
 
+// An entry that cancels would itself wait behind a drain. -ENOENT: there is nothing; other errors: nothing to be done.
+int cancel_all(io_uring& host) {
+  io_uring_sync_cancel_reg all{};
+  all.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
+  all.timeout = {0, 0};
+  return io_uring_register_sync_cancel(&host, &all);
+}
+
 }  // namespace
 
 Uring& ring_of(const OpenFile& file) { return static_cast<Uring&>(*file.device); }
@@ -89,6 +97,7 @@ OrErrno<void> Uring::start() {
   params.cq_entries = queues_->cq_entries();
   if (int r = io_uring_queue_init_params(queues_->sq_entries(), &host_, &params); r < 0) return err(-r);
   host_open_ = true;
+  if (cancel_all(host_) == -EINVAL) return err(ENOSYS);  // before Linux 6.0: it could not be ended
   io_uring_ring_dontfork(&host_);
   ready_ = HostFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!ready_) return err(errno);
@@ -119,6 +128,7 @@ HostFd Uring::pollable() {
 Uring::~Uring() {
   let_go();
   if (bell_open_) io_uring_queue_exit(&bell_);
+  devices_.requests.fetch_sub(static_cast<unsigned>(backlog_.size()), std::memory_order_relaxed);
   devices_.rings.fetch_sub(1);
 }
 
@@ -128,31 +138,27 @@ void Uring::let_go() {
     std::lock_guard guard(lock_);
     if (std::exchange(gone_, true)) return;
   }
-  auto own = [&](auto prepare) {
-    flush_to_host(nullptr);  // then there is room
-    io_uring_sqe* sqe = io_uring_get_sqe(&host_);
-    prepare(sqe);
-    io_uring_sqe_set_data64(sqe, kOwn);
-    flush_to_host(nullptr);
-  };
   if (thread_.joinable()) {
-    // Again and again: what waited for another (a link, a drain) is there to be cancelled only when that has gone.
+    flush_to_host(nullptr);
+    // Again and again: what waits for another (a link, a drain) is there to be cancelled only when that has gone.
     for (;;) {
       move(By::Thread);
-      {
-        std::unique_lock guard(lock_);
-        if (requests_.empty()) break;
-      }
-      own([](io_uring_sqe* sqe) { io_uring_prep_cancel(sqe, nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL); });
       std::unique_lock guard(lock_);
-      changed_.wait_for(guard, std::chrono::milliseconds(10), [&] { return requests_.empty(); });
+      if (requests_.empty()) break;
+      guard.unlock();
+      cancel_all(host_);
+      guard.lock();
+      changed_.wait_for(guard, std::chrono::milliseconds(1), [&] { return requests_.empty(); });
     }
     {
       std::lock_guard guard(lock_);
       stopping_ = true;
     }
     changed_.notify_all();
-    own([](io_uring_sqe* sqe) { io_uring_prep_nop(sqe); });  // ends the thread's wait for the host
+    io_uring_sqe* sqe = io_uring_get_sqe(&host_);  // ends the thread's wait for the host
+    io_uring_prep_nop(sqe);
+    io_uring_sqe_set_data64(sqe, kOwn);
+    flush_to_host(nullptr);
     thread_.join();
   }
   if (std::exchange(host_open_, false)) io_uring_queue_exit(&host_);
@@ -224,7 +230,7 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   {
     std::lock_guard guard(lock_);
     if (gone_) return -ENXIO;
-    if (backlog_.size() >= queues_->cq_entries()) return -EBUSY;
+    if (!backlog_.empty() && full()) return -EBUSY;  // until the guest takes some
   }
   flush_to_host(&thread);
   if (io_uring_sq_ready(&host_) > 0) return -EAGAIN;
@@ -232,7 +238,7 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   count = std::min(count, queues_->submissions());
   unsigned submitted = 0;
   while (submitted < count) {
-    if (devices_.requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests) break;
+    if (full()) break;
     auto sqe = queues_->take();
     if (!sqe) break;
     ++submitted;
@@ -278,7 +284,6 @@ unsigned Uring::move(By by) {
     io_uring_cq_advance(&host_, n);
   }
   if (moved == 0) return 0;
-  devices_.requests.fetch_sub(moved, std::memory_order_relaxed);
   devices_.counters.completed.fetch_add(moved, std::memory_order_relaxed);
   if (by == By::Thread) devices_.counters.async.fetch_add(moved, std::memory_order_relaxed);
   if (requests_.empty()) changed_.notify_all();
@@ -288,7 +293,10 @@ unsigned Uring::move(By by) {
 
 void Uring::post_locked(const Completion& cqe) {
   flush_backlog_locked();
-  if (backlog_.empty() && queues_->put(cqe)) return;
+  if (backlog_.empty() && queues_->put(cqe)) {
+    devices_.requests.fetch_sub(1, std::memory_order_relaxed);
+    return;
+  }
   devices_.counters.overflows.fetch_add(1, std::memory_order_relaxed);
   backlog_.push_back(cqe);
   queues_->set_overflow(true);
@@ -296,7 +304,8 @@ void Uring::post_locked(const Completion& cqe) {
 
 void Uring::flush_backlog_locked() {
   if (backlog_.empty()) return;
-  while (!backlog_.empty() && queues_->put(backlog_.front())) backlog_.pop_front();
+  for (; !backlog_.empty() && queues_->put(backlog_.front()); backlog_.pop_front())
+    devices_.requests.fetch_sub(1, std::memory_order_relaxed);
   if (backlog_.empty()) queues_->set_overflow(false);
 }
 

@@ -91,6 +91,7 @@ class Uring : public PinHolder {
   // Moves what the host has done into the guest's queue. Returns how many.
   enum class By : std::uint8_t { Submitter, Thread };
   unsigned move(By);
+  bool full() const { return devices_.requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
   void post_locked(const Completion&);
   void flush_backlog_locked();
   void announce_locked(By);
@@ -123,7 +124,7 @@ class Uring : public PinHolder {
   std::uint64_t next_id_ = 1;                   // the host's user_data; 0: our own entries
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id
-  std::deque<Completion> backlog_;              // the guest's queue was full; bounded by submit()
+  std::deque<Completion> backlog_;              // the guest's queue was full; counted as requests still
   std::shared_ptr<OpenFile> eventfd_;
   bool eventfd_async_only_ = false;
   io_uring bell_{};                             // see register_eventfd()
