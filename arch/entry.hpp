@@ -33,6 +33,8 @@ template <class F>
 concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a) {
   { F::leaf(pa, l, a) } -> std::same_as<Entry>;       // pa aligned to span_of(l)
   { F::table(pa) } -> std::same_as<Entry>;            // pa page-aligned
+  { F::shared_table(pa) } -> std::same_as<Entry>;     // nothing below may be written through it, see kSharedTable
+  { F::kSharedHidden } -> std::convertible_to<bool>;  // nor read: the format cannot withhold writing alone
   { F::present(e) } -> std::same_as<bool>;            // the hardware may use it
   { F::is_leaf(e, l) } -> std::same_as<bool>;         // precondition: present
   { F::address(e, l) } -> std::same_as<std::uint64_t>;
@@ -58,6 +60,9 @@ constexpr Entry restored(Entry kept_entry) { return (kept_entry ^ kKeptInversion
 // What stands in a slot while a leaf and a table change places there and the hardware may hold neither
 // (break-before-make). Not kNone: whoever walks without a lock must not take it for room. No kept entry looks like it.
 inline constexpr Entry kChanging = 1ull << 1;
-constexpr bool is_kept(Entry e) { return e != kNone && e != kChanging && (e & kValidBit) == 0; }
+// In the entry of a table that others may use as well: what is below has to be copied before it changes. Software's in
+// every format, and no leaf has it.
+inline constexpr Entry kSharedTable = 1ull << 58;
+constexpr bool is_kept(Entry e) { return e != kNone && e != kChanging && (e & (kValidBit | kSharedTable)) == 0; }
 
 }  // namespace ramet::arch

@@ -24,13 +24,14 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
   }
   std::unique_ptr<AddressSpace> space(new AddressSpace(config, memory, tlb));
   Impl& impl = *space->impl_;
-  auto frames = FramePool::create(memory.data(), [&memory](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); });
+  auto frames = FramePool::create(memory.data(), [&memory](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); },
+                                  config.limit_bytes >> kPageShift);
   if (!frames) return fail(frames.error());
   impl.frames = std::move(*frames);
   auto tables = TablePool::create(memory);
   if (!tables) return fail(tables.error());
   impl.tables = std::move(*tables);
-  auto table = PageTable::create(config.format, memory, *impl.tables, space->counters_);
+  auto table = PageTable::create(config.format, memory, *impl.tables, *impl.frames, space->counters_);
   if (!table) return fail(table.error());
   impl.table = std::move(*table);
   return space;
@@ -94,6 +95,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
     region.backing = request.backing;
     region.offset = request.backing ? request.offset : 0;
     region.name = request.name;
+    if (auto known = m.attach_locked(region); !known) return fail(known.error());
     m.regions.insert(std::move(region));
   }
   if (request.populate && request.prot != Prot::None) {
@@ -104,6 +106,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
 }
 
 Result<> AddressSpace::Impl::split_ends_locked(Gva start, Gva end, FlushBatch& batch) {
+  if (auto done = table->own_ends(start, end, batch); !done) return done;
   if (auto done = table->split(start, batch); !done) return done;
   return table->split(end, batch);
 }
@@ -122,13 +125,33 @@ Result<> AddressSpace::Impl::unmap_locked(Gva start, Gva end, FlushBatch& batch)
 
 void AddressSpace::Impl::remove_regions_locked(Gva start, Gva end, FlushBatch& batch) {
   bool backed = false;
+  std::vector<std::shared_ptr<Backing>> unshared;
   regions.remove(start, end, [&](const Region& gone) {
     if (!gone.backing) return;
     batch.keep(gone.backing);
     backed = true;
+    if (gone.shared) unshared.push_back(gone.backing);
   });
+  for (const auto& backing : unshared) detach_locked(*backing, batch);
   // Files are let go at once, not when some later change has the map free what it took out.
   if (backed) regions.reclaim();
+}
+
+Result<> AddressSpace::Impl::attach_locked(const Region& region) {
+  if (!region.shared || !region.backing) return {};
+  const auto bank = region.backing->shared().bank;
+  if (std::ranges::find(attached, bank) != attached.end()) return {};
+  if (auto known = memory.attach(bank); !known) return known;
+  attached.push_back(bank);
+  return {};
+}
+
+void AddressSpace::Impl::detach_locked(const Backing& backing, FlushBatch& batch) {
+  const auto bank = backing.shared().bank;
+  for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r)) {
+    if (r->shared && r->backing && r->backing->shared().bank == bank) return;
+  }
+  if (std::erase(attached, bank) > 0) batch.detach(memory, bank);
 }
 
 Result<> AddressSpace::unmap(Gva address, std::uint64_t length) {
@@ -150,6 +173,8 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
     if (r->backing.get() != &backing || r->offset_of(r->end) <= kept) continue;
     const Gva from = kept <= r->offset ? r->start : r->start + (kept - r->offset);
+    // Without memory for a table of our own the entries stay: a store there finds the host's file gone, SIGBUS as well.
+    if (!m.table->own_ends(from, r->end, batch)) continue;
     r->sequence.begin();  // faults that saw the old size
     m.table->unmap(from, r->end, batch);  // file pages are 4 KiB leaves: nothing to split
     changed.push_back(r);
@@ -160,7 +185,7 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
 
 Result<Gpa> AddressSpace::allocate_kernel_frame() {
   std::lock_guard guard(impl_->lock);
-  return impl_->tables->allocate();
+  return impl_->tables->allocate_kernel();
 }
 
 void AddressSpace::settle() {
@@ -200,10 +225,12 @@ Usage AddressSpace::usage() const {
   const auto census = impl_->table->census();
   return {.data_pages_4k = census.pages,
           .data_blocks_2m = census.blocks + census.giants * arch::kEntriesPerTable,
+          .inherited_pages = census.inherited_pages,
           .shared_pages = census.shared_pages,
           .table_pages = impl_->tables->used(),
+          .table_limit_pages = impl_->tables->total(),
           .peak_bytes = impl_->frames->peak() << kPageShift,
-          .limit_bytes = impl_->memory.data().size()};
+          .limit_bytes = impl_->frames->total() << kPageShift};
 }
 
 }  // namespace ramet::mm

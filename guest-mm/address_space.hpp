@@ -23,6 +23,7 @@ class FramePool;
 class PageTable;
 class FlushBatch;
 class Pin;
+class Snapshot;
 
 // The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
 // a template parameter of the walker below.
@@ -69,8 +70,9 @@ struct HostRange {
 struct Usage {
   std::uint64_t data_pages_4k = 0;   // frames mapped by 4 KiB entries
   std::uint64_t data_blocks_2m = 0;  // frames mapped by 2 MiB entries, in blocks
+  std::uint64_t inherited_pages = 0; // frames of layers mapped, in 4 KiB pages; not the VM's own
   std::uint64_t shared_pages = 0;    // pages of shared files mapped; not from the private bank
-  std::uint64_t table_pages = 0;
+  std::uint64_t table_pages = 0, table_limit_pages = 0;
   std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
   std::uint64_t limit_bytes = 0;     // size of the private bank
 };
@@ -98,6 +100,7 @@ class AddressSpace {
                                          // 1 switches fault-around off
     std::uint64_t stack_limit = 8 << 20; // how far a grows_down region may grow, bytes (RLIMIT_STACK)
     std::size_t max_regions = 65530;     // vm.max_map_count
+    std::uint64_t limit_bytes = 0;       // most memory in use; 0: all of the private bank
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.
@@ -159,6 +162,15 @@ class AddressSpace {
   std::uint64_t merge(Gva address, std::uint64_t length);
   // Flushes what rode along with nothing yet: tables that merges took away.
   void settle();
+
+  // --- layers (freeze.cpp) ---
+  // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what
+  // they wrote before their vCPU was told is in it, what they write afterwards is not. Errors: NoMemory; then
+  // nothing has changed.
+  Result<std::shared_ptr<const Snapshot>> freeze();
+  // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
+  // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
+  Result<> adopt(std::shared_ptr<const Snapshot>);
 
   Gpa root() const;                       // CR3 / TTBR0
   // Visits regions in address order under the lock; the callback must not call back.

@@ -1,5 +1,5 @@
 // Inside of the address space, for the files that implement it: address_space.cpp (map, unmap, kernel
-// mappings), protect.cpp, remap.cpp, advise.cpp, fault.cpp, speculative_fault.cpp, fill.cpp, merge.cpp, linear_map.cpp,
+// mappings), freeze.cpp, cow.cpp, protect.cpp, remap.cpp, advise.cpp, fault.cpp, speculative_fault.cpp, fill.cpp, merge.cpp, linear_map.cpp,
 // user_access.cpp, audit.cpp.
 #pragma once
 
@@ -24,7 +24,7 @@ struct AddressSpace::Impl {
   Impl(const Config& c, Memory& m, Tlb& t, Counters& n)
       : config(c), memory(m), tlb(t), counters(n), regions(c.start, c.mmap_top, c.max_regions) {}
 
-  const Config config;
+  Config config;                              // adopt() takes over the snapshot's
   Memory& memory;
   Tlb& tlb;
   Counters& counters;
@@ -38,6 +38,7 @@ struct AddressSpace::Impl {
   DeferredTables deferred;
   std::optional<Gva> linear;                  // where the linear map begins
   std::vector<std::pair<Gva, Gva>> keep_4k;   // parts of it that stay in small pages
+  std::vector<std::shared_ptr<Bank>> attached;  // of shared regions
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
 
@@ -61,13 +62,16 @@ struct AddressSpace::Impl {
   // A place for a new mapping. Errors: NoMemory, NotPermitted, Exists, Invalid.
   Result<Gva> place_locked(const MapRequest&, std::uint64_t length);
 
-  // What an entry of the region may do after an access of that kind.
+  // What an entry of the region may do after an access of that kind: as the region says, and for a given frame.
   static PageTable::Attributes attributes(const Region&, Access);
-  static bool allows(const PageTable::Attributes&, Access);
+  PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
+  static bool allows(const PageTable::Leaf&, Access);
+  // Whether nobody else must be kept from seeing what is written there.
+  bool may_write(const Region&, Gpa frame) const;
   // What becomes of a leaf when its region gets another protection.
-  static PageTable::Change protection(const Region&, const PageTable::Leaf&);
+  PageTable::Change protection(const Region&, const PageTable::Leaf&) const;
   // How a fault ended, for the counters.
-  enum class Resolved : std::uint8_t { Zero, File, Flipped, Spurious };
+  enum class Resolved : std::uint8_t { Zero, File, Flipped, Copied, Spurious };
   using Guard = PageTable::Guard;
   using Published = PageTable::Published;
   // Published::Done with how it ended, or why it has to be tried with the lock.
@@ -87,7 +91,7 @@ struct AddressSpace::Impl {
   const Region* region_for_fault_locked(Gva address);
 
   // --- both ways: with a Guard of a region's sequence count, or with the lock and an empty one ---
-  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard);
+  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard, FlushBatch&);
   AroundPlan plan(const Region&, Gva address, Gva end, const PageTable::Leaf&) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
   bool takes_blocks(const Region&) const;
@@ -106,6 +110,19 @@ struct AddressSpace::Impl {
   struct Runs;
   Result<> take_frames(const Window&, Gpa table, Runs&);
   Result<FramePool::Run> take_run(const Window&, Gpa table, Gva at, std::uint64_t pages, Fill);
+  // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
+  bool thaw_locked();
+  // The machine knows the bank of a shared region from now on. Errors: NoMemory.
+  Result<> attach_locked(const Region&);
+  // Banks of which no region is left go with the batch.
+  void detach_locked(const Backing&, FlushBatch&);
+  // Copies pages of the table around the address that others see as well, and maps the copies writable (cow.cpp).
+  struct Copies;
+  Result<> take_copies(const Region&, Gva address, const PageTable::Leaf&, bool limited, Copies&);
+  void give_back(const Copies&);
+  std::optional<Settled> try_copy(const Region&, Gva address, const PageTable::Leaf&, Guard);
+  // False: something was different from what was seen; look once more. Errors: NoMemory.
+  Result<bool> copy_locked(const Region&, Gva address, FlushBatch&);
   // Maps all of [start, end). Errors as fault(); what was mapped before the error stays.
   Result<> populate(Gva start, Gva end, Access, bool by_vmm);
 

@@ -45,9 +45,13 @@ std::string AddressSpace::audit() const {
         if (m.frames->is_free(leaf.address + at)) wrong = "a mapped frame is free";
         ++private_pages;
       }
+    } else if (m.memory.inherited(leaf.address)) {
+      if (region->shared && region->backing) wrong = "a shared region maps frames of a layer";
     } else if (!region->shared || !region->backing) {
-      wrong = "a private region maps frames that are not the VM's own";
+      wrong = "a private region maps frames that are neither the VM's own nor a layer's";
     }
+    const bool writable = !kept && m.table->find(leaf.start).attributes.write;
+    if (writable && !m.may_write(*region, leaf.address)) wrong = "a frame that others see is writable";
   });
   if (!wrong.empty()) return wrong;
   if (private_pages != m.frames->used()) return "frames in use that no entry maps";

@@ -2,8 +2,10 @@
 #include "guest-mm/bank.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 
 namespace ramet::mm {
@@ -15,18 +17,24 @@ Bank::~Bank() {
   if (release_) release_();
 }
 
-Result<std::shared_ptr<Bank>> Bank::anonymous(Gpa base, std::uint64_t size) {
-  if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
+// A block-aligned range of the host's addresses; nullptr if there is none.
+static std::byte* reserve_aligned(std::uint64_t size) {
   // One block too much, so that an aligned start lies inside; the rest is given back.
   const std::uint64_t reserved = size + kBlockSize;
   void* raw = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (raw == MAP_FAILED) return fail(Error::NoMemory);
+  if (raw == MAP_FAILED) return nullptr;
   auto* start = static_cast<std::byte*>(raw);
   const std::uint64_t head = align_up(reinterpret_cast<std::uintptr_t>(raw), kBlockSize) -
                              reinterpret_cast<std::uintptr_t>(raw);
   if (head) ::munmap(start, head);
   ::munmap(start + head + size, kBlockSize - head);
-  auto* host = start + head;
+  return start + head;
+}
+
+Result<std::shared_ptr<Bank>> Bank::anonymous(Gpa base, std::uint64_t size) {
+  if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
+  std::byte* host = reserve_aligned(size);
+  if (!host) return fail(Error::NoMemory);
   // Whole blocks are asked for where they are used (FramePool); without this a host that gives huge pages
   // to everybody would spend 2 MiB on the first small frame. Hosts without huge pages refuse: no matter.
   (void)::madvise(host, size, MADV_NOHUGEPAGE);
@@ -35,8 +43,57 @@ Result<std::shared_ptr<Bank>> Bank::anonymous(Gpa base, std::uint64_t size) {
   return std::shared_ptr<Bank>(new Bank(base, {host, size}, [host, size] { ::munmap(host, size); }));
 }
 
-std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release) {
-  return std::shared_ptr<Bank>(new Bank(base, host, std::move(release)));
+Result<std::shared_ptr<Bank>> Bank::memory_file(Gpa base, std::uint64_t size) {
+  if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
+  const int file = ::memfd_create("ramet-tables", MFD_CLOEXEC);
+  if (file < 0) return fail(Error::NoMemory);
+  std::byte* host = ::ftruncate(file, static_cast<off_t>(size)) == 0 ? reserve_aligned(size) : nullptr;
+  if (!host || ::mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+    if (host) ::munmap(host, size);
+    ::close(file);
+    return fail(Error::NoMemory);
+  }
+  (void)::madvise(host, size, MADV_DONTDUMP);
+  std::shared_ptr<Bank> bank(new Bank(base, {host, size}, [host, size, file] {
+    ::munmap(host, size);
+    ::close(file);
+  }));
+  bank->file_ = file;
+  return bank;
+}
+
+Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
+  if (file_ < 0 || start >= end || !is_aligned(start | end, kPageSize) || !contains(start) || end > this->end()) return fail(Error::Invalid);
+  const std::uint64_t size = end - start;
+  void* host = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_, static_cast<off_t>(start - base_));
+  if (host == MAP_FAILED) return fail(Error::NoMemory);
+  (void)::madvise(host, size, MADV_DONTDUMP);
+  return adopt(start, {static_cast<std::byte*>(host), size}, [host, size] { ::munmap(host, size); });
+}
+
+std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only) {
+  std::shared_ptr<Bank> bank(new Bank(base, host, std::move(release)));
+  bank->read_only_ = read_only;
+  return bank;
+}
+
+// Takes a place in the space for a bank that `make` makes there; it is given back when the bank has gone.
+static Result<std::shared_ptr<Bank>> place(const std::shared_ptr<PhysicalSpace>& space, std::uint64_t size, Gpa lowest,
+                                           const std::function<Result<std::shared_ptr<Bank>>(Gpa)>& make) {
+  const auto base = space->take(size, lowest);
+  if (!base) return fail(base.error());
+  auto bank = make(*base);
+  if (!bank) {
+    space->give_back(*base);
+    return bank;
+  }
+  // The holder keeps the bank that was made, and ends with it.
+  auto inner = *bank;
+  Bank* plain = inner.get();
+  return std::shared_ptr<Bank>(plain, [inner = std::move(inner), space, at = *base](Bank*) mutable {
+    inner.reset();
+    space->give_back(at);
+  });
 }
 
 Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserver* observer) {
@@ -45,11 +102,13 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
   if (config.data_bytes > kAddedBase - kDataBase || config.table_bytes > kDataBase - kTableBase) {
     return fail(Error::NoMemory);
   }
-  auto tables = Bank::anonymous(kTableBase, table_bytes);
+  const auto space = config.space ? config.space : std::make_shared<PhysicalSpace>();
+  auto tables = place(space, table_bytes, kTableBase, [&](Gpa base) { return Bank::memory_file(base, table_bytes); });
   if (!tables) return fail(tables.error());
-  auto data = Bank::anonymous(kDataBase, data_bytes);
+  auto data = place(space, data_bytes, kDataBase, [&](Gpa base) { return Bank::anonymous(base, data_bytes); });
   if (!data) return fail(data.error());
   std::unique_ptr<Memory> memory(new Memory);
+  memory->space_ = space;
   memory->tables_ = std::move(*tables);
   memory->data_ = std::move(*data);
   for (const auto& bank : {memory->tables_, memory->data_}) {
@@ -62,9 +121,17 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
   return memory;
 }
 
+Memory::Banks Memory::added() const {
+  Banks banks;
+  for (const Added& a : added_) banks.push_back(a.bank);
+  return banks;
+}
+
 Memory::~Memory() {
   if (!observer_) return;
-  for (const auto& bank : added_) observer_->bank_removed(*bank);
+  for (const auto& banks : {added(), inherited_data_, inherited_tables_}) {
+    for (const auto& bank : banks) observer_->bank_removed(*bank);
+  }
   for (const auto& piece : pieces_) observer_->bank_removed(*piece);
 }
 
@@ -73,7 +140,7 @@ Result<> Memory::observe(BankObserver& observer) {
   {
     std::shared_lock guard(lock_);
     told = pieces_;
-    told.insert(told.end(), added_.begin(), added_.end());
+    for (const auto& banks : {added(), inherited_data_, inherited_tables_}) told.insert(told.end(), banks.begin(), banks.end());
   }
   for (std::size_t i = 0; i < told.size(); ++i) {
     if (auto added = observer.bank_added(*told[i]); !added) {
@@ -95,42 +162,110 @@ Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   return {};
 }
 
-Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::function<void()> release) {
+Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::function<void()> release) {
   if (host.empty() || !is_aligned(host.size(), kPageSize)) return fail(Error::Invalid);
-  std::shared_ptr<Bank> bank;
+  return place(space_, host.size(), kAddedBase, [&](Gpa base) -> Result<std::shared_ptr<Bank>> { return Bank::adopt(base, host, release); });
+}
+
+Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
+  std::lock_guard one_at_a_time(attaching_);
   {
     std::unique_lock guard(lock_);
-    Gpa base = kAddedBase;  // first fit: banks are few
-    auto place = added_.begin();
-    for (; place != added_.end() && (*place)->base() - base < host.size(); ++place) {
-      base = align_up((*place)->end(), kBlockSize);
+    const auto at = std::ranges::lower_bound(added_, bank->base(), {}, [](const Added& a) { return a.bank->base(); });
+    if (at != added_.end() && at->bank == bank) {
+      ++at->times;
+      return {};
     }
-    if (host.size() > kLimit - base) return fail(Error::NoMemory);
-    bank = Bank::adopt(base, host, std::move(release));
-    added_.insert(place, bank);
+    added_.insert(at, {bank, 1});
   }
   if (observer_) {
     if (auto told = observer_->bank_added(*bank); !told) {
       std::unique_lock guard(lock_);
-      std::erase(added_, bank);
-      return fail(told.error());
+      std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
+      return told;
     }
   }
-  return bank;
+  return {};
 }
 
-void Memory::remove(const std::shared_ptr<Bank>& bank) {
+void Memory::detach(const std::shared_ptr<Bank>& bank) {
+  std::lock_guard one_at_a_time(attaching_);
+  {
+    std::unique_lock guard(lock_);
+    const auto found = std::ranges::find(added_, bank, &Added::bank);
+    if (found == added_.end() || --found->times > 0) return;
+  }
   // First the machine forgets it, then the address may be given out again.
   if (observer_) observer_->bank_removed(*bank);
   std::unique_lock guard(lock_);
-  std::erase(added_, bank);
+  std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
+}
+
+Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::function<void()> release) {
+  auto bank = make_bank(host, std::move(release));
+  if (!bank) return bank;
+  if (auto attached = attach(*bank); !attached) return fail(attached.error());
+  return bank;
+}
+
+Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
+  // Parts of one bank that touch each other, closed by one freeze after another, become one.
+  std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;
+  for (const Layer* l = layer.get(); l; l = l->below.get()) {
+    for (const auto& part : l->data_parts) {
+      if (!part.empty()) data[part.start] = {l, part.end};
+    }
+    if (!l->table_part.empty()) tables[l->table_part.start] = {l, l->table_part.end};
+  }
+  const auto join = [](auto& parts) {
+    for (auto i = parts.begin(); i != parts.end();) {
+      const auto next = std::next(i);
+      if (next != parts.end() && i->second.second == next->first && i->second.first->data == next->second.first->data) {
+        i->second.second = next->second.second;
+        parts.erase(next);
+      } else {
+        i = next;
+      }
+    }
+  };
+  join(data);
+  join(tables);
+  Banks told;
+  const auto give_up = [&](Error error) {
+    for (const auto& bank : told)
+      if (observer_) observer_->bank_removed(*bank);
+    inherited_data_.clear();
+    inherited_tables_.clear();
+    return fail(error);
+  };
+  for (const auto& [start, part] : data) {
+    const auto& bank = part.first->data;
+    inherited_data_.push_back(Bank::adopt(start, {bank->at(start), part.second - start}, {}, true));
+  }
+  for (const auto& [start, part] : tables) {
+    auto copy = part.first->tables->private_copy(start, part.second);
+    if (!copy) return give_up(copy.error());
+    inherited_tables_.push_back(std::move(*copy));
+  }
+  layer_ = std::move(layer);
+  if (!observer_) return {};
+  for (const auto& banks : {inherited_data_, inherited_tables_}) {
+    for (const auto& bank : banks) {
+      if (auto added = observer_->bank_added(*bank); !added) return give_up(added.error());
+      told.push_back(bank);
+    }
+  }
+  return {};
 }
 
 std::byte* Memory::host(Gpa gpa) const {
   if (data_->contains(gpa)) return data_->at(gpa);
   if (tables_->contains(gpa)) return tables_->at(gpa);
+  for (const Banks* banks : {&inherited_data_, &inherited_tables_}) {
+    if (const Bank* bank = find(*banks, gpa)) return bank->at(gpa);
+  }
   std::shared_lock guard(lock_);
-  for (const auto& bank : added_) {
+  for (const auto& [bank, times] : added_) {
     if (bank->contains(gpa)) return bank->at(gpa);
   }
   return nullptr;
@@ -140,8 +275,11 @@ std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {
   // The fixed banks live as long as the Memory: no count to keep, and none to bounce between threads.
   if (data_->contains(gpa)) return {std::shared_ptr<Bank>(), data_.get()};
   if (tables_->contains(gpa)) return {std::shared_ptr<Bank>(), tables_.get()};
+  for (const Banks* banks : {&inherited_data_, &inherited_tables_}) {
+    if (const Bank* bank = find(*banks, gpa)) return {std::shared_ptr<Bank>(), const_cast<Bank*>(bank)};
+  }
   std::shared_lock guard(lock_);
-  for (const auto& bank : added_) {
+  for (const auto& [bank, times] : added_) {
     if (bank->contains(gpa)) return bank;
   }
   return nullptr;

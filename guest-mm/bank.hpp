@@ -1,14 +1,18 @@
 // Banks: contiguous host mappings that frames come from; each is a KVM memslot, or a few.
+// Layers: parts of a VM's banks that a freeze has closed, for other VMs to stand on.
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <shared_mutex>
 #include <span>
 #include <vector>
 
+#include "guest-mm/physical_space.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
@@ -20,8 +24,15 @@ class Bank {
   // a guest block can be a host huge page. Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> anonymous(Gpa base, std::uint64_t size);
 
-  // A host mapping that somebody else made (a shared file). `release` runs once, in the destructor.
-  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release);
+  // The same in a memory file, of which other VMs get private_copy()s. Without huge pages. Errors: NoMemory.
+  static Result<std::shared_ptr<Bank>> memory_file(Gpa base, std::uint64_t size);
+  // A copy-on-write mapping of a part of a memory file: what the file holds and nobody has written here. The part is
+  // page-aligned. Writes stay in the copy. Errors: NoMemory; Invalid if it is no memory file.
+  Result<std::shared_ptr<Bank>> private_copy(Gpa start, Gpa end) const;
+
+  // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
+  // destructor. A guest cannot write a read-only one, whatever its page tables say.
+  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only = false);
 
   ~Bank();
   Bank(const Bank&) = delete;
@@ -30,6 +41,7 @@ class Bank {
   Gpa base() const { return base_; }
   std::uint64_t size() const { return host_.size(); }
   Gpa end() const { return base_ + size(); }
+  bool read_only() const { return read_only_; }
   std::byte* host() const { return host_.data(); }
   bool contains(Gpa gpa) const { return gpa - base_ < size(); }
   // Precondition: contains(gpa).
@@ -40,6 +52,21 @@ class Bank {
   Gpa base_;
   std::span<std::byte> host_;
   std::function<void()> release_;
+  int file_ = -1;             // of memory_file(); closed by release_
+  bool read_only_ = false;
+};
+
+// What one freeze closed of a VM's banks: from then on nobody changes it, but for the accessed and dirty bits that the
+// VM's own processors set in the tables. Held by everybody who stands on it.
+struct Layer {
+  struct Part {
+    Gpa start = 0, end = 0;
+    bool empty() const { return start == end; }
+  };
+  std::shared_ptr<const Layer> below;      // what it refers to in turn; null: nothing
+  std::shared_ptr<Bank> data, tables;
+  std::array<Part, 2> data_parts;
+  Part table_part;
 };
 
 // Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the
@@ -56,8 +83,9 @@ class BankObserver {
 class Memory {
  public:
   struct Config {
-    std::uint64_t data_bytes;   // private bank: the VM's --memory, rounded up to kBlockSize
+    std::uint64_t data_bytes;   // private bank, rounded up to kBlockSize
     std::uint64_t table_bytes;  // table bank
+    std::shared_ptr<PhysicalSpace> space = {};  // of all VMs that may share memory; null: of this one alone
   };
   // Errors: NoMemory.
   static Result<std::unique_ptr<Memory>> create(const Config&, BankObserver* observer = nullptr);
@@ -65,17 +93,37 @@ class Memory {
 
   const Bank& data() const { return *data_; }
   const Bank& tables() const { return *tables_; }
+  const std::shared_ptr<Bank>& shared_data() const { return data_; }
+  const std::shared_ptr<Bank>& shared_tables() const { return tables_; }
 
   // Registers the machine and tells it of the banks there are. Once, before a vCPU runs.
   Result<> observe(BankObserver&);
   // The machine goes first, and all its slots with it: it is not told of banks any more. No vCPU runs.
   void unobserve() { observer_ = nullptr; }
 
-  // Adds a bank of `host`'s size at a free guest-physical address. Its memory must stay mapped until
-  // `release` runs, which happens when the last shared_ptr has gone: the Memory's own (dropped by
-  // remove()) and those of users in the middle of an access. Errors: NoMemory (no address or no slot).
+  // A bank over `host`, at an address that is free in every VM of the space. Its memory must stay mapped until
+  // `release` runs, which happens when the last shared_ptr has gone: of whoever made it, of each Memory it is attached
+  // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
+  Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release);
+  // From now on the guest can be given such a bank, which other VMs may have as well; until it is detached as often.
+  // Errors: NoMemory (the machine has no slot).
+  Result<> attach(const std::shared_ptr<Bank>&);
+  void detach(const std::shared_ptr<Bank>&);
+  // Both in one.
   Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release);
-  void remove(const std::shared_ptr<Bank>&);
+  void remove(const std::shared_ptr<Bank>& bank) { detach(bank); }
+
+  // Makes this VM stand on a layer and all below it: data read-only, tables in a copy of its own. Once, before a vCPU
+  // runs; the layers live as long as the Memory. Errors: NoMemory (no slot, no host memory).
+  Result<> inherit(std::shared_ptr<const Layer>);
+  const std::shared_ptr<const Layer>& layer() const { return layer_; }
+  // Whether a data frame belongs to a layer.
+  bool inherited(Gpa gpa) const { return find(inherited_data_, gpa) != nullptr; }
+  // Host address of a page table of a layer, as this VM sees it; nullptr if it is none.
+  std::byte* inherited_table(Gpa gpa) const {
+    const Bank* bank = find(inherited_tables_, gpa);
+    return bank ? bank->at(gpa) : nullptr;
+  }
 
   // The guest is about to use [start, end) of the private bank or the table bank for the first time; block-aligned,
   // never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with shadow paging),
@@ -92,14 +140,30 @@ class Memory {
   static constexpr Gpa kTableBase = 0;                  // the table bank lies first
   static constexpr Gpa kDataBase = 0x1'0000'0000;       // 4 GiB: the private bank
   static constexpr Gpa kAddedBase = 0x40'0000'0000;     // 256 GiB: shared files, later layers and pin banks
-  static constexpr Gpa kLimit = 0x100'0000'0000;        // 2^40: what arm64 hosts are sure to have
+  // Where such a bank lies in the first VM of a space; those of others lie above it.
 
  private:
   Memory() = default;
+  // Of layers: they change only in inherit().
+  using Banks = std::vector<std::shared_ptr<Bank>>;
+  static const Bank* find(const Banks& banks, Gpa gpa) {
+    for (const auto& bank : banks)
+      if (bank->contains(gpa)) return bank.get();
+    return nullptr;
+  }
+  Banks added() const;  // lock held, or nobody else is there
+  std::shared_ptr<PhysicalSpace> space_;
   std::shared_ptr<Bank> data_, tables_;
+  std::shared_ptr<const Layer> layer_;
+  Banks inherited_data_, inherited_tables_;
   BankObserver* observer_ = nullptr;
   mutable std::shared_mutex lock_;            // guards what follows; never held while the observer is called
-  std::vector<std::shared_ptr<Bank>> added_;  // by ascending base
+  std::mutex attaching_;                      // held by attach() and detach(). Order: before lock_
+  struct Added {
+    std::shared_ptr<Bank> bank;
+    unsigned times;
+  };
+  std::vector<Added> added_;                  // by ascending base
   std::vector<std::shared_ptr<Bank>> pieces_; // of the two fixed banks
 };
 

@@ -20,6 +20,7 @@ struct Counters {
   Counter faults_zero;        // anonymous memory mapped
   Counter faults_file;        // file-backed memory mapped
   Counter faults_flipped;     // an entry that was there gained permission: writable <-> executable flips
+  Counter faults_cow;         // a page that others see as well was copied to be written
   Counter faults_spurious;    // the entry already allowed the access
   Counter faults_refused;     // became a signal
   // faults settled without the address-space lock, and why others were not (the names of the Linux proposal)
@@ -51,6 +52,10 @@ struct Counters {
   Counter merge_refused_format;    // the processor has no such leaf, or it was switched off
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
+  // copy-on-write
+  Counter pages_copied;       // 4 KiB pages
+  Counter tables_unshared;    // tables copied because something below them was to change
+  Counter freezes;
   // structure
   Counter tables_allocated;
   Counter tables_freed;

@@ -18,6 +18,7 @@ Result<FaultOutcome> AddressSpace::Impl::count(Result<Resolved> resolved) {
     case Resolved::Zero: counters.faults_zero.add(); break;
     case Resolved::File: counters.faults_file.add(); break;
     case Resolved::Flipped: counters.faults_flipped.add(); break;
+    case Resolved::Copied: counters.faults_cow.add(); break;
     case Resolved::Spurious: counters.faults_spurious.add(); return FaultOutcome{FaultOutcome::Kind::Spurious};
   }
   return FaultOutcome{FaultOutcome::Kind::Mapped};
@@ -51,15 +52,30 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
   for (;;) {
     const PageTable::Leaf leaf = table->find(address);
     if (leaf.state == State::Absent) {
-      const auto settled = map_absent(*region, address, access, leaf, {});
+      const auto settled = map_absent(*region, address, access, leaf, {}, batch);
       if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
       if (!settled) return fail(settled.error());
       if (settled->uniform) batch.uniform(address, *settled->uniform);
       return settled->resolved;
     }
-    if (leaf.state == State::Present && allows(leaf.attributes, access)) return Resolved::Spurious;
+    if (leaf.state == State::Changing) {
+      TableLock wait(tables->info(leaf.table));  // a fault without our lock is about to finish a copy there
+      continue;
+    }
+    if (leaf.state == State::Present && allows(leaf, access)) return Resolved::Spurious;
+    if (leaf.shared) {
+      thaw_locked();
+      if (auto owned = table->own(address, leaf.level, batch); !owned) return fail(owned.error());
+      if (const auto now = table->find(address); allows(now, access)) return Resolved::Flipped;
+    }
+    if (access == Access::Write && !may_write(*region, leaf.address)) {
+      const auto copied = copy_locked(*region, address, batch);
+      if (!copied) return fail(copied.error());
+      if (*copied) return Resolved::Copied;
+      continue;
+    }
     table->update(leaf.start, leaf.end(), [&](const PageTable::Leaf& old) {
-      auto next = attributes(*region, access);
+      auto next = attributes(*region, access, old.address);
       next.dirty = next.dirty || old.attributes.dirty;
       return PageTable::Change{State::Present, next};
     }, batch);
@@ -77,7 +93,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     if (!permits(region->prot, access)) return fail(Error::NotPermitted);
     const PageTable::Leaf leaf = table->find(start);
     if (leaf.state != State::Absent) {
-      if (leaf.state != State::Present || !allows(leaf.attributes, access)) {
+      if (leaf.state != State::Present || !allows(leaf, access)) {
         if (auto done = fault_locked(start, access, by_vmm, changes); !done) return fail(done.error());
       }
       start = leaf.end();
@@ -88,7 +104,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     const Gva limit = std::min(end, *object_end);
     const bool block = takes_blocks(*region) && leaf.level >= PageTable::Level::Pmd && is_aligned(start, kBlockSize) &&
                        limit - start >= kBlockSize;
-    if (block && table->prepare(start, PageTable::Level::Pmd)) {
+    if (block && table->prepare(start, PageTable::Level::Pmd, changes)) {
       const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize, {}});
       if (filled && filled->mapped == 1) {
         start += kBlockSize;
@@ -96,7 +112,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
       }
     }
     const Gva piece = std::min(limit, align_down(start, kBlockSize) + kBlockSize);
-    if (auto ready = table->prepare(start, PageTable::Level::Pte); !ready) {
+    if (auto ready = table->prepare(start, PageTable::Level::Pte, changes); !ready) {
       if (ready.error() == Error::Invalid) continue;  // a speculative fault put a block there
       return ready;
     }

@@ -50,7 +50,19 @@ static PageTable::Attributes as_accessed(PageTable::Attributes a, bool accessed,
   return a;
 }
 
-bool AddressSpace::Impl::allows(const PageTable::Attributes& a, Access access) {
+PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Access access, Gpa frame) const {
+  PageTable::Attributes a = attributes(region, access);
+  if (a.write && !may_write(region, frame)) a.write = a.dirty = false;
+  return a;
+}
+
+bool AddressSpace::Impl::may_write(const Region& region, Gpa frame) const {
+  return (region.shared && region.backing) || frames->exclusive(frame);
+}
+
+bool AddressSpace::Impl::allows(const PageTable::Leaf& leaf, Access access) {
+  const PageTable::Attributes& a = leaf.attributes;
+  if (leaf.hidden) return false;
   switch (access) {
     case Access::Read: return true;
     case Access::Write: return a.write && a.dirty;  // not dirty: some processors need a fault to set it
@@ -165,7 +177,7 @@ Result<> AddressSpace::Impl::take_frames(const Window& w, Gpa in_table, Runs& ru
 
 Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
   const auto in_table = w.table ? w.table : table->table_at(w.address, w.level);
-  if (!in_table) return fail(Error::NotMapped);
+  if (!in_table || !table->writable(*in_table)) return fail(Error::NotMapped);
   const bool shared = w.region.shared && w.region.backing;
   Runs runs;
   const auto taken = take_frames(w, *in_table, runs);
@@ -190,7 +202,8 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
 }
 
 Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region& region, Gva address, Access access,
-                                                                   const PageTable::Leaf& leaf, Guard guard) {
+                                                                   const PageTable::Leaf& leaf, Guard guard,
+                                                                   FlushBatch& batch) {
   const bool locked = guard.sequence == nullptr;
   const auto end = end_of_object(region, address);
   if (!end) return fail(end.error());
@@ -205,11 +218,12 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
     s.resolved = region.backing ? Resolved::File : Resolved::Zero;
     return s;
   };
-  const auto found = [&](Level level) { return leaf.level == level ? std::optional(leaf.table) : std::nullopt; };
+  // With the lock a table that is found may still be shared; prepare() makes it our own.
+  const auto found = [&](Level level) { return !locked && leaf.level == level ? std::optional(leaf.table) : std::nullopt; };
   if (planned.blocks > 0) {
     const Gva start = align_down(address, kBlockSize);
     const Gva stop = std::min(start + planned.blocks * kBlockSize, align_down(start, arch::span_of(Level::Pud)) + arch::span_of(Level::Pud));
-    if (!locked || table->prepare(start, Level::Pmd)) {
+    if (!locked || table->prepare(start, Level::Pmd, batch)) {
       const auto outcome = fill({region, address, access, guard, Level::Pmd, start, stop, found(Level::Pmd)});
       if (!outcome && !locked) {
         if (outcome.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
@@ -224,7 +238,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
     planned.next = {.up = planned.end, .down = planned.start, .pages = config.around_pages};
   }
   if (locked) {
-    if (auto ready = table->prepare(address, Level::Pte); !ready) return fail(ready.error());
+    if (auto ready = table->prepare(address, Level::Pte, batch); !ready) return fail(ready.error());
   }
   const Gva block = align_down(address, kBlockSize);
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
@@ -236,7 +250,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   region.around.store(planned.next);
   // A small region that reaches into the next table.
   for (const auto& [start, stop] : {std::pair{planned.start, from}, std::pair{to, planned.end}}) {
-    if (!locked || start >= stop || !table->prepare(start, Level::Pte)) continue;
+    if (!locked || start >= stop || !table->prepare(start, Level::Pte, batch)) continue;
     const auto more = fill({region, start, access, guard, Level::Pte, start, stop, {}});
     if (more) outcome->mapped += more->mapped;
   }

@@ -10,6 +10,7 @@ namespace ramet::mm {
 
 FlushBatch::~FlushBatch() {
   assert(!strict_.any && !relaxed_.any && freed_frames_.empty() && freed_tables_.empty());
+  for (const auto& bank : banks_) memory_->detach(bank);
 }
 
 void FlushBatch::Pending::add(Gva start, Gva end, Gpa table) {
@@ -66,7 +67,7 @@ void FlushBatch::release_table(Gpa gpa) {
 
 void FlushBatch::flush() {
   if (strict_.any || settle_) {
-    if (!deferred_.merged.empty()) {
+    if (locked_ && !deferred_.merged.empty()) {
       strict_.any = true;
       strict_.tables.insert(strict_.tables.end(), deferred_.merged.begin(), deferred_.merged.end());
       strict_.tables.insert(strict_.tables.end(), deferred_.changed.begin(), deferred_.changed.end());

@@ -29,9 +29,10 @@ class FlushBatch {
   // Without `relaxed` every flush is strict (to see what the technique is worth).
   FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, DeferredTables& deferred, bool relaxed, Counters& counters)
       : tlb_(tlb), frames_(frames), tables_(tables), deferred_(deferred), relaxed_flushes_(relaxed), counters_(counters) {}
-  // Whoever fills a batch commits it, on every path, under the address-space lock; without the lock only if nothing
-  // but gained() was called. Backings are dropped
-  // here, so a batch is declared before the lock is taken: their destructors may wait for the machine.
+  // For a fault without the address-space lock: it leaves deferred tables alone, and frees frames only.
+  void without_lock() { locked_ = false; }
+  // Whoever fills a batch commits it, on every path, under the address-space lock, or see without_lock(). Backings are
+  // dropped here, so a batch is declared before the lock is taken: their destructors may wait for the machine.
   ~FlushBatch();
   FlushBatch(const FlushBatch&) = delete;
   FlushBatch& operator=(const FlushBatch&) = delete;
@@ -55,8 +56,10 @@ class FlushBatch {
   // All deferred tables go with this batch.
   void settle_deferred() { settle_ = true; }
   void keep(std::shared_ptr<Backing> backing) { backings_.push_back(std::move(backing)); }
+  // The bank is the machine's no more, once the flush is done and the lock is free: it may wait for vCPUs.
+  void detach(Memory& memory, std::shared_ptr<Bank> bank) { memory_ = &memory, banks_.push_back(std::move(bank)); }
 
-  bool pending() const { return strict_.any || relaxed_.any || settle_; }
+  bool pending() const { return strict_.any || relaxed_.any || settle_ || !freed_frames_.empty() || !freed_tables_.empty(); }
 
   // Flushes what was collected so far, releases nothing: the middle of break-before-make.
   void flush();
@@ -86,11 +89,13 @@ class FlushBatch {
   const bool relaxed_flushes_;
   Counters& counters_;
   Pending strict_, relaxed_;
-  bool flushed_ = false, settle_ = false;
+  bool flushed_ = false, settle_ = false, locked_ = true;
   std::vector<Uniform> uniform_;
   std::vector<Frames> freed_frames_;
   std::vector<Gpa> freed_tables_;
   std::vector<std::shared_ptr<Backing>> backings_;
+  Memory* memory_ = nullptr;
+  std::vector<std::shared_ptr<Bank>> banks_;
 };
 
 }  // namespace ramet::mm

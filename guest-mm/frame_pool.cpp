@@ -23,15 +23,16 @@ static std::unique_lock<std::mutex> lock_soon(std::mutex& lock) {
   return std::unique_lock(lock);
 }
 
-FramePool::FramePool(const Bank& bank, Announce announce)
-    : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)), top_(frames_),
+FramePool::FramePool(const Bank& bank, Announce announce, std::uint64_t limit)
+    : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)),
+      limit_(limit == 0 ? frames_ : std::min<std::uint64_t>(limit, frames_)), top_(frames_),
       known_bottom_(static_cast<Index>(std::min(bank.size(), Memory::kFirstPiece) >> kPageShift)), known_top_(frames_),
-      huge_from_(frames_) {
+      huge_from_(frames_), sealed_top_(frames_) {
   lists_.fill(kNil);
 }
 
-Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce announce) {
-  std::unique_ptr<FramePool> pool(new FramePool(bank, std::move(announce)));
+Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce announce, std::uint64_t limit) {
+  std::unique_ptr<FramePool> pool(new FramePool(bank, std::move(announce), limit));
   void* meta = ::mmap(nullptr, sizeof(Frame) * std::uint64_t{pool->frames_}, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (meta == MAP_FAILED) return fail(Error::NoMemory);
@@ -40,6 +41,12 @@ Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce 
 }
 
 FramePool::~FramePool() {
+  // The bank may live on in layers: what no layer holds goes back to the host now.
+  if (!seals_.empty()) {
+    const Index from = sealed_bottom_.load(std::memory_order_relaxed), to = sealed_top_.load(std::memory_order_relaxed);
+    if (from < bottom_) (void)::madvise(host(from), std::uint64_t{bottom_ - from} << kPageShift, MADV_DONTNEED);
+    if (top_ < to) (void)::madvise(host(top_), std::uint64_t{to - top_} << kPageShift, MADV_DONTNEED);
+  }
   if (meta_) ::munmap(meta_, sizeof(Frame) * std::uint64_t{frames_});
 }
 
@@ -148,6 +155,7 @@ Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
   {
     const auto guard = lock_soon(lock_);
     Index i = 0;
+    if (used() + run.pages() > limit_) return fail(Error::NoMemory);
     if (!take_locked(order, i, zero)) return fail(Error::NoMemory);
     run.gpa = gpa(i);
     count_used_locked(run.pages());
@@ -180,6 +188,7 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
     std::lock_guard guard(lock_);
     Index first = 0;
     unsigned order = 0;
+    if (sealed_locked(i) || used() + run.pages() > limit_) return fail(Error::NoMemory);
     if (run_of_locked(i, first, order)) {
       zero = meta_[first].zero;
       unlink_locked(first);
@@ -211,7 +220,7 @@ Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
   while (order < kBlockOrder) {
     const Index buddy = i ^ (Index{1} << order);
-    if (!meta_[buddy].free || meta_[buddy].order != order) break;
+    if (!meta_[buddy].free || meta_[buddy].order != order || sealed_locked(buddy)) break;
     zero = zero && meta_[buddy].zero;
     unlink_locked(buddy);
     i = std::min(i, buddy);
@@ -227,6 +236,19 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
   const auto guard = lock_soon(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   used_.store(used() - pages, std::memory_order_relaxed);
+  const Index open = sealed_bottom_.load(std::memory_order_relaxed), closed = sealed_top_.load(std::memory_order_relaxed);
+  while (pages > 0) {
+    // As far as all of it is sealed, or all of it is not.
+    const Index end = i < open ? open : i < closed ? closed : frames_;
+    const Index n = static_cast<Index>(std::min<std::uint64_t>(pages, end - i));
+    if (sealed_locked(i)) drop_locked(i, n);
+    else free_locked(i, n);
+    i += n;
+    pages -= n;
+  }
+}
+
+void FramePool::free_locked(Index i, std::uint64_t pages) {
   while (pages > 0) {
     const unsigned aligned = i == 0 ? kBlockOrder : static_cast<unsigned>(std::countr_zero(i));
     const unsigned order = std::min({aligned, kBlockOrder, static_cast<unsigned>(std::bit_width(pages)) - 1});
@@ -234,6 +256,76 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
     i += Index{1} << order;
     pages -= 1ull << order;
   }
+}
+
+// Each frame waits with the outermost seal that closed it.
+void FramePool::drop_locked(Index i, Index pages) {
+  while (pages > 0) {
+    Index top = frames_;  // of the next seal further out
+    auto seal = seals_.begin();
+    for (; i >= seal->bottom && i < seal->top; ++seal) top = seal->top;
+    const Index n = std::min(pages, (i < seal->bottom ? seal->bottom : top) - i);
+    seal->dropped.emplace_back(i, n);
+    seal->dropped_frames += n;
+    i += n;
+    pages -= n;
+  }
+}
+
+std::array<Layer::Part, 2> FramePool::seal() {
+  std::lock_guard guard(lock_);
+  const Index outer_bottom = sealed_bottom_.load(std::memory_order_relaxed), outer_top = sealed_top_.load(std::memory_order_relaxed);
+  std::uint64_t free = 0;
+  for (unsigned order = 0; order <= kBlockOrder; ++order) {
+    for (Index i = lists_[order]; i != kNil; i = meta_[i].next) free += 1ull << order;
+  }
+  seals_.push_back({.users = {}, .bottom = bottom_, .top = top_, .lists = lists_, .backed_blocks = backed_blocks_, .free = free, .dropped = {}});
+  lists_.fill(kNil);
+  backed_blocks_ = 0;
+  // Release: pairs with exclusive(). Who saw a frame as its own before may still be making an entry for it writable;
+  // the caller waits for those (AddressSpace::freeze).
+  sealed_bottom_.store(bottom_, std::memory_order_release);
+  sealed_top_.store(top_, std::memory_order_release);
+  return {Layer::Part{gpa(outer_bottom), gpa(bottom_)}, Layer::Part{gpa(top_), gpa(outer_top)}};
+}
+
+void FramePool::sealed_for(std::weak_ptr<const Layer> users) {
+  std::lock_guard guard(lock_);
+  seals_.back().users = std::move(users);
+}
+
+std::shared_ptr<const Layer> FramePool::last_layer() const {
+  std::lock_guard guard(lock_);
+  return seals_.empty() ? nullptr : seals_.back().users.lock();
+}
+
+bool FramePool::thawable() const {
+  std::lock_guard guard(lock_);
+  return !seals_.empty() && seals_.back().users.expired();
+}
+
+bool FramePool::thaw() {
+  std::lock_guard guard(lock_);
+  bool any = false;
+  while (!seals_.empty() && seals_.back().users.expired()) {
+    Seal seal = std::move(seals_.back());
+    seals_.pop_back();
+    sealed_bottom_.store(seals_.empty() ? 0 : seals_.back().bottom, std::memory_order_release);
+    sealed_top_.store(seals_.empty() ? frames_ : seals_.back().top, std::memory_order_release);
+    // The lists of then in front of those of now.
+    for (unsigned order = 0; order <= kBlockOrder; ++order) {
+      Index last = seal.lists[order];
+      if (last == kNil) continue;
+      while (meta_[last].next != kNil) last = meta_[last].next;
+      meta_[last].next = lists_[order];
+      if (lists_[order] != kNil) meta_[lists_[order]].prev = last;
+      lists_[order] = seal.lists[order];
+    }
+    backed_blocks_ += seal.backed_blocks;
+    for (const auto& [start, pages] : seal.dropped) free_locked(start, pages);
+    any = true;
+  }
+  return any;
 }
 
 bool FramePool::consistent() const {
@@ -251,7 +343,9 @@ bool FramePool::consistent() const {
       before = i;
     }
   }
-  return backed == backed_blocks_ && listed + (top_ - bottom_) + used() == frames_;
+  std::uint64_t held = 0;
+  for (const Seal& seal : seals_) held += seal.free + seal.dropped_frames;
+  return backed == backed_blocks_ && listed + (top_ - bottom_) + used() + held == frames_;
 }
 
 bool FramePool::is_free(Gpa at) const {

@@ -6,6 +6,10 @@
 // Runs smaller than a block come from the bottom, blocks from the top: host memory for the top is asked
 // for in huge pages, the bottom is not, so that a small guest costs the host only the pages it uses.
 // When the two meet, freed blocks are split. Book-keeping lies outside the bank and is touched as used.
+//
+// A freeze seals what lies outside the fresh frames: it now belongs to a layer, and no frame of it is handed out or
+// becomes zero while somebody else stands on that layer. When the last of them has gone, it is as before. Seals are a
+// stack, each further in than those before.
 #pragma once
 
 #include <array>
@@ -14,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "guest-mm/bank.hpp"
 #include "guest-mm/types.hpp"
@@ -41,7 +46,8 @@ class FramePool {
   // The bank outlives the pool. Frames beyond Memory::kFirstPiece are announced, a piece at a time, before the
   // first of them is handed out; called under the pool's lock. Errors: NoMemory (book-keeping).
   using Announce = std::function<Result<>(Gpa start, Gpa end)>;
-  static Result<std::unique_ptr<FramePool>> create(const Bank&, Announce = {});
+  // `limit`: most frames handed out at a time, 0: all. A bank larger than that has room for what seals hold.
+  static Result<std::unique_ptr<FramePool>> create(const Bank&, Announce = {}, std::uint64_t limit = 0);
   ~FramePool();
   FramePool(const FramePool&) = delete;
   FramePool& operator=(const FramePool&) = delete;
@@ -55,7 +61,24 @@ class FramePool {
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
   void free(Gpa gpa, std::uint64_t pages);
 
-  std::uint64_t total() const { return frames_; }
+  // Closes all frames that were ever handed out since the last seal. Two parts, either may be empty: from the bottom,
+  // from the top.
+  std::array<Layer::Part, 2> seal();
+  // Whose seal the last one is: sealed as long as it lives. Once per seal().
+  void sealed_for(std::weak_ptr<const Layer>);
+  // The layer of the last seal that is not undone; null if there is none.
+  std::shared_ptr<const Layer> last_layer() const;
+  // Undoes the seals that nobody stands on any more. True if there were any. thawable(): whether it would.
+  bool thaw();
+  bool thawable() const;
+  // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
+  bool exclusive(Gpa gpa) const {
+    if (!bank_.contains(gpa)) return false;
+    const Index i = static_cast<Index>((gpa - bank_.base()) >> kPageShift);
+    return i >= sealed_bottom_.load(std::memory_order_acquire) && i < sealed_top_.load(std::memory_order_acquire);
+  }
+
+  std::uint64_t total() const { return limit_; }
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }
   std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }  // most frames in use so far
 
@@ -80,7 +103,20 @@ class FramePool {
     std::uint8_t zero;    // the whole run holds zeroes: never used, or given back to the host
   };
 
-  FramePool(const Bank&, Announce);
+  struct Seal {
+    std::weak_ptr<const Layer> users;
+    Index bottom, top;                          // frames outside [bottom, top) are closed
+    std::array<Index, kBlockOrder + 1> lists;   // free when it was closed
+    std::uint64_t backed_blocks, free;          // in the lists
+    std::vector<std::pair<Index, Index>> dropped;  // freed since: start and number
+    std::uint64_t dropped_frames = 0;
+  };
+  FramePool(const Bank&, Announce, std::uint64_t limit);
+  bool sealed_locked(Index i) const {
+    return i < sealed_bottom_.load(std::memory_order_relaxed) || i >= sealed_top_.load(std::memory_order_relaxed);
+  }
+  void drop_locked(Index, Index pages);
+  void free_locked(Index, std::uint64_t pages);
   std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
   Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
   // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
@@ -99,6 +135,7 @@ class FramePool {
   const Bank& bank_;
   const Announce announce_;
   Index frames_ = 0;
+  std::uint64_t limit_ = 0;
   Frame* meta_ = nullptr;  // one per frame, zero-filled memory of its own
   mutable std::mutex lock_;  // innermost but for Memory's; guards everything below
   std::array<Index, kBlockOrder + 1> lists_;
@@ -106,6 +143,9 @@ class FramePool {
   Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
   Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
+  std::vector<Seal> seals_;
+  // Of the last seal. Written with the lock, release; read without it by exclusive().
+  std::atomic<Index> sealed_bottom_{0}, sealed_top_{0};
   std::atomic<std::uint64_t> used_{0}, peak_{0};  // written with the lock; read as a statistic without it
 };
 

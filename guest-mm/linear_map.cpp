@@ -31,7 +31,7 @@ Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_
   for (std::uint64_t at = 0; at < length;) {
     const auto fits = [&](Level l) { return is_aligned((address + at) | (gpa + at), arch::span_of(l)) && length - at >= arch::span_of(l); };
     const Level level = config.giants && fits(Level::Pud) ? Level::Pud : fits(Level::Pmd) ? Level::Pmd : Level::Pte;
-    if (done = table->prepare(address + at, level); !done) break;
+    if (done = table->prepare(address + at, level, batch); !done) break;
     if (table->find(address + at).state != PageTable::State::Absent) {
       done = fail(Error::Exists);
       break;
@@ -72,6 +72,7 @@ Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) 
   const auto start = m.linear_locked(gpa, length);
   if (!start) return fail(start.error());
   auto done = m.split_ends_locked(*start, *start + length, batch);
+  if (done) done = m.table->own_range(*start, *start + length, batch);
   if (done) {
     m.table->update(*start, *start + length, [&](const PageTable::Leaf& leaf) {
       auto next = for_ring0(prot);

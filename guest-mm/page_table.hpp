@@ -40,7 +40,9 @@ class PageTable {
     State state = State::Absent;
     Gpa table = 0;               // that holds the slot
     Gpa address = 0;             // of the first byte of the leaf
-    Attributes attributes = {};
+    Attributes attributes = {};  // without write below a shared table
+    bool shared = false;         // below one, or in one: own() it before it changes
+    bool hidden = false;         // and the hardware does not even see it
     std::uint64_t span() const { return arch::span_of(level); }
     Gva end() const { return start + span(); }
   };
@@ -48,12 +50,13 @@ class PageTable {
   // Frames mapped, present and kept, by where they come from.
   struct Census {
     std::uint64_t pages = 0, blocks = 0, giants = 0;  // private bank, by leaf level
+    std::uint64_t inherited_pages = 0;                // layers, in 4 KiB pages
     std::uint64_t shared_pages = 0;                   // other banks, in 4 KiB pages
     bool operator==(const Census&) const = default;
   };
 
   // Errors: NoMemory. All arguments outlive the table.
-  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, Counters&);
+  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, const FramePool&, Counters&);
   virtual ~PageTable() = default;
 
   virtual Gpa root() const = 0;
@@ -80,8 +83,25 @@ class PageTable {
   };
   virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
-  // Makes the tables above a leaf of that level. Errors: NoMemory; Invalid if a larger leaf is in the way.
-  [[nodiscard]] virtual Result<> prepare(Gva, Level) = 0;
+  // --- sharing: a freeze leaves the whole tree to a layer, and goes on with a root of its own, whose entries lead to
+  // shared tables. A table is copied when something below it is to change: leaves stay, but those whose frames others
+  // may see can no longer be written. ---
+  // A new root that shares everything below `end` with the old one, which is returned. Strict: the batch says so.
+  // Errors: NoMemory.
+  virtual Result<Gpa> renew_root(Gva end, FlushBatch&) = 0;
+  // Lets everything below `end` be as in a root of a layer, with so many frames. Precondition: nothing is mapped there.
+  virtual void adopt_root(Gpa, Gva end, const Census&) = 0;
+  // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
+  [[nodiscard]] virtual Result<> own(Gva, Level, FlushBatch&) = 0;
+  // The tables that reach across an end of [start, end), so that unmap() finds each other one wholly inside or outside.
+  // Errors: NoMemory.
+  [[nodiscard]] virtual Result<> own_ends(Gva start, Gva end, FlushBatch&) = 0;
+  // All tables of [start, end). Errors: NoMemory.
+  [[nodiscard]] virtual Result<> own_range(Gva start, Gva end, FlushBatch&) = 0;
+  // Whether publish() may be asked to write there.
+  virtual bool writable(Gpa table) const = 0;
+  // Makes the tables above a leaf of that level, our own. Errors: NoMemory; Invalid if a larger leaf is in the way.
+  [[nodiscard]] virtual Result<> prepare(Gva, Level, FlushBatch&) = 0;
   // Maps `count` leaves of one table to consecutive frames. Precondition: prepared, and the slots absent.
   virtual void map(Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) = 0;
 
@@ -113,6 +133,15 @@ class PageTable {
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.
   virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
+  // Copy-on-write: replaces leaves of one table, all as `seen`, by leaves on other frames with the same contents. Flushes
+  // before anybody can use the new ones. Guard as in publish(). Nothing is replaced unless it is Done.
+  struct Replacement {
+    Leaf seen;
+    Gpa frame;
+    Attributes attributes;
+  };
+  virtual Published replace_leaves(std::span<const Replacement>, Guard, FlushBatch&) = 0;
+
   // Adds permission to a leaf that was read as `seen`. Changed: it is not like that any more, or would lose something.
   virtual Published upgrade(const Leaf& seen, Attributes, Guard, FlushBatch&) = 0;
 
@@ -125,17 +154,17 @@ class PageTable {
   [[nodiscard]] virtual Result<> split(Gva boundary, FlushBatch&) = 0;
   // Splits the leaf around the address until it is of that level or smaller. Errors: NoMemory.
   [[nodiscard]] virtual Result<> split_to(Gva, Level, FlushBatch&) = 0;
-  // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split at both ends.
+  // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split, and own_ends().
   virtual void unmap(Gva start, Gva end, FlushBatch&) = 0;
   // Gives every leaf what `rule` says: State::Absent is not allowed, Kept takes it from the hardware,
-  // Present gives it back with the attributes. Precondition: split at both ends.
+  // Present gives it back with the attributes. Precondition: split, and own_range().
   struct Change {
     State state;
     Attributes attributes = {};
   };
   virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&) = 0;
-  // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split at both ends,
-  // nothing mapped at the destination. On an error (NoMemory) everything is where it was.
+  // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split and own_ends() at the
+  // source, nothing mapped at the destination. On an error (NoMemory) everything is where it was.
   [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) = 0;
 
   virtual Census census() const = 0;

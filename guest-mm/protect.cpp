@@ -5,13 +5,13 @@
 
 namespace ramet::mm {
 
-PageTable::Change AddressSpace::Impl::protection(const Region& region, const PageTable::Leaf& leaf) {
+PageTable::Change AddressSpace::Impl::protection(const Region& region, const PageTable::Leaf& leaf) const {
   const auto& old = leaf.attributes;
   if (region.prot == Prot::None) return {PageTable::State::Kept, old};
   // A page of a writable and executable region stays what it is, until the other access comes.
   const bool was_code = leaf.state == PageTable::State::Present && old.execute && !old.write;
   const Access as = region.flips() && was_code ? Access::Execute : Access::Write;
-  auto next = attributes(region, as);
+  auto next = attributes(region, as, leaf.address);
   next.dirty = next.dirty || old.dirty;
   return {PageTable::State::Present, next};
 }
@@ -34,7 +34,9 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   if (!differs) return {};
   if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
   m.regions.seize(address, end);
-  if (auto split = m.split_ends_locked(address, end, batch); !split) {
+  auto split = m.split_ends_locked(address, end, batch);
+  if (split) split = m.table->own_range(address, end, batch);
+  if (!split) {
     m.finish_locked(batch);
     m.regions.release(address, end);
     return split;
@@ -42,7 +44,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   m.regions.change(address, end, [&](Region& region) {
     region.prot = prot;
     m.table->update(region.start, region.end,
-                    [&](const PageTable::Leaf& leaf) { return Impl::protection(region, leaf); }, batch);
+                    [&](const PageTable::Leaf& leaf) { return m.protection(region, leaf); }, batch);
   });
   m.finish_locked(batch);
   return {};

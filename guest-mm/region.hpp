@@ -64,6 +64,7 @@ struct Region {
   std::string name;
   Prot max_prot = kAllProt;      // what protect() may ask for: less for a shared file opened read-only
   mutable AroundHint around;     // how recent faults went, see fault_around.hpp
+  mutable AroundHint copied;     // and copies on write: up is where the last one ended, pages how many it copied
   mutable SequenceCount sequence;
 
   std::uint64_t length() const { return end - start; }

@@ -16,6 +16,8 @@ class RegionMap {
  public:
   // Free ranges are searched in [bottom, top), downwards.
   RegionMap(Gva bottom, Gva top, std::size_t max_regions) : bottom_(bottom), top_(top), max_(max_regions), hint_(top) {}
+  // Other bounds from now on. Precondition: there is no region.
+  void search_in(Gva bottom, Gva top) { bottom_ = bottom, top_ = hint_ = top, skipped_ = 0; }
 
   const Region* find(Gva address) const;
   // First region that ends after `address`; null if none.
@@ -65,7 +67,7 @@ class RegionMap {
   std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew);
 
   RegionTree tree_;
-  const Gva bottom_, top_;
+  Gva bottom_, top_;
   const std::size_t max_;
   // The search starts at hint_: above it there is no free range longer than skipped_. Without it, a
   // program with thousands of regions would pay for all of them at each map.

@@ -87,8 +87,8 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   region.start = target;
   region.end = target + new_length;
   region.around.store({});
-  if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
   m.regions.insert(std::move(region));
+  if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
   m.finish_locked(batch);
   if (request.dont_unmap) m.regions.release(address, from_end);  // nobody holds the old entries any more
   return target;

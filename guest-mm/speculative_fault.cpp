@@ -65,9 +65,11 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
     case State::Changing: return Settled{.how = Published::TableGone};
     case State::Kept: return Settled{.how = Published::Changed};
     case State::Present: {
-      if (allows(leaf.attributes, access)) return Settled{};
-      auto next = attributes(*region, access);
+      if (allows(leaf, access)) return Settled{};
+      if (leaf.shared) return Settled{.how = Published::TableGone};
       if (region->flips()) return std::nullopt;  // would lose the other permission: strict
+      if (access == Access::Write && !may_write(*region, leaf.address)) return try_copy(*region, address, leaf, guard);
+      auto next = attributes(*region, access, leaf.address);
       next.dirty = next.dirty || leaf.attributes.dirty;
       FlushBatch batch = this->batch();
       const Published how = table->upgrade(leaf, next, guard, batch);
@@ -76,7 +78,9 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
     }
     case State::Absent: break;
   }
-  const auto settled = map_absent(*region, address, access, leaf, guard);
+  if (leaf.shared) return Settled{.how = Published::TableGone};
+  FlushBatch nothing = this->batch();  // what was absent needs no flush
+  const auto settled = map_absent(*region, address, access, leaf, guard, nothing);
   if (settled) return *settled;
   if (settled.error() == Error::NoMemory) return Settled{.how = Published::OverBudget};
   return std::nullopt;

@@ -50,7 +50,46 @@ Result<Gpa> TablePool::allocate() {
   return gpa;
 }
 
-void TablePool::retire(Gpa gpa) { retired_.push_back(gpa); }
+Result<Gpa> TablePool::allocate_kernel() {
+  if (kernel_ == first_) return fail(Error::NoMemory);
+  return bank_.base() + (kernel_++ << kPageShift);
+}
+
+void TablePool::retire(Gpa gpa) {
+  // A sealed one waits with the outermost seal that closed it.
+  for (Seal& seal : seals_) {
+    if (index(gpa) < seal.end) return seal.retired.push_back(gpa);
+  }
+  retired_.push_back(gpa);
+}
+
+Layer::Part TablePool::seal() {
+  const std::uint64_t from = sealed_.load(std::memory_order_relaxed);
+  seals_.push_back({.users = {}, .end = fresh_, .free = std::move(free_), .retired = std::move(retired_)});
+  free_.clear();
+  retired_.clear();
+  sealed_.store(fresh_, std::memory_order_release);
+  return {bank_.base() + (from << kPageShift), bank_.base() + (fresh_ << kPageShift)};
+}
+
+bool TablePool::thaw() {
+  bool any = false;
+  while (!seals_.empty() && seals_.back().users.expired()) {
+    Seal seal = std::move(seals_.back());
+    seals_.pop_back();
+    sealed_.store(seals_.empty() ? first_ : seals_.back().end, std::memory_order_release);
+    free_.insert(free_.end(), seal.free.begin(), seal.free.end());
+    retired_.insert(retired_.end(), seal.retired.begin(), seal.retired.end());
+    any = true;
+  }
+  return any;
+}
+
+std::uint64_t TablePool::used() const {
+  std::uint64_t unused = free_.size() + retired_.size();
+  for (const Seal& seal : seals_) unused += seal.free.size() + seal.retired.size();
+  return fresh_ - first_ - unused;
+}
 
 void TablePool::free(Gpa gpa) { free_.push_back(gpa); }
 

@@ -1,5 +1,9 @@
 // Table pool: the pages of page tables, from the table bank, and what is known of each. They never become data
 // frames, and data frames never become tables: a data frame can be written by guest code, a table must not.
+//
+//   bank:  [ ring 0's own frames | tables, sealed by freezes | tables that may be written | fresh ]
+//
+// Sealed tables belong to layers (see FramePool): nobody changes them while others stand on those.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +48,7 @@ class TableLock {
   std::atomic<bool>& locked_;
 };
 
-// Under the address-space lock, but for host() and info().
+// Under the address-space lock, but for host(), info(), own() and writable().
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -55,27 +59,51 @@ class TablePool {
 
   // A zeroed page. Errors: NoMemory.
   Result<Gpa> allocate();
+  // A zeroed page for ring 0's own use, which no layer ever contains; never given back. Errors: NoMemory.
+  Result<Gpa> allocate_kernel();
   // No processor's walker can reach the page any more; faults and dumps without a lock may still look at it. It is
   // handed out again after a grace period (rcu.hpp).
   void retire(Gpa);
   // A page that nobody but the caller has seen.
   void free(Gpa);
 
-  std::byte* host(Gpa gpa) const { return bank_.at(gpa); }
-  TableInfo& info(Gpa gpa) const { return infos_[(gpa - bank_.base()) >> kPageShift]; }
-  std::uint64_t used() const { return fresh_ - free_.size() - retired_.size(); }
+  // As FramePool's.
+  Layer::Part seal();
+  void sealed_for(std::weak_ptr<const Layer> users) { seals_.back().users = std::move(users); }
+  bool thaw();
+  // Whether the table is this pool's and not sealed. Acquire: pairs with seal(), see AddressSpace::freeze().
+  bool writable(Gpa gpa) const { return bank_.contains(gpa) && index(gpa) >= sealed_.load(std::memory_order_acquire); }
+  bool own(Gpa gpa) const { return bank_.contains(gpa); }
+
+  std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
+  TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
+  std::uint64_t used() const;  // without ring 0's
+  std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:
   // So many are worth a grace period, which costs microseconds.
   static constexpr std::size_t kEnoughRetired = 64;
+  // For ring 0: enough for a thousand vCPUs, or half of a small bank.
+  static constexpr std::uint64_t kKernelFrames = 1024;
+  struct Seal {
+    std::weak_ptr<const Layer> users;
+    std::uint64_t end;                 // pages before it are closed
+    std::vector<Gpa> free, retired;    // when it was closed, and since
+  };
   explicit TablePool(Memory& memory)
-      : memory_(memory), bank_(memory.tables()), known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
+      : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
+        known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift), sealed_(first_) {}
+  std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;
   TableInfo* infos_ = nullptr;        // one per page of the bank, touched as used
-  std::uint64_t fresh_ = 0;           // pages from here on were never used
+  const std::uint64_t first_;         // pages before it are ring 0's
+  std::uint64_t kernel_ = 0;          // of which these many are in use
+  std::uint64_t fresh_;               // pages from here on were never used
   std::uint64_t known_;               // pages from here on are not yet announced
   std::vector<Gpa> free_, retired_;
+  std::vector<Seal> seals_;
+  std::atomic<std::uint64_t> sealed_;  // of the last seal; written with the lock, release
 };
 
 }  // namespace ramet::mm

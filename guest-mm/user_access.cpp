@@ -39,7 +39,7 @@ Result<PageTable::Leaf> AddressSpace::Impl::touch_locked(Gva address, Access acc
   // Beyond the end lie the VMM's own mappings, and addresses that only look like ours.
   if (address >= config.end) return fail(Error::NotMapped);
   PageTable::Leaf leaf = table->find(address);
-  if (leaf.state == PageTable::State::Present && allows(leaf.attributes, access)) return leaf;
+  if (leaf.state == PageTable::State::Present && allows(leaf, access)) return leaf;
   if (auto done = fault_locked(address, access, true, batch); !done) return fail(done.error());
   return table->find(address);
 }
@@ -51,13 +51,14 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
   if (!first) return fail(first.error());
   Piece piece;
   piece.gpa = first->address + (address - first->start);
-  piece.shared = !memory.data().contains(piece.gpa);
+  const auto of_a_file = [&](Gpa gpa) { return !memory.data().contains(gpa) && !memory.inherited(gpa); };
+  piece.shared = of_a_file(piece.gpa);
   Gva end = first->end();
   while (end - address < length) {
     const auto next = touch_locked(end, access, batch);
     // What cannot be had ends the piece; it is an error only for whoever asks for it first.
     if (!next || next->address != piece.gpa + (end - address)) break;
-    if (memory.data().contains(next->address) == piece.shared) break;
+    if (of_a_file(next->address) != piece.shared) break;
     end = next->end();
   }
   std::byte* host = memory.host(piece.gpa);

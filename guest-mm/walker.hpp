@@ -17,6 +17,7 @@
 #include <string>
 
 #include "guest-mm/bank.hpp"
+#include "guest-mm/frame_pool.hpp"
 #include "guest-mm/page_table.hpp"
 
 namespace ramet::mm {
@@ -26,25 +27,37 @@ class Walker final : public PageTable {
  public:
   using Entry = arch::Entry;
 
-  Walker(const Memory& memory, TablePool& tables, Counters& counters, Gpa root)
-      : memory_(memory), tables_(tables), counters_(counters), root_(root) {}
+  Walker(const Memory& memory, TablePool& tables, const FramePool& frames, Counters& counters, Gpa root)
+      : memory_(memory), tables_(tables), frames_(frames), counters_(counters), root_(root) {}
 
-  Gpa root() const override { return root_; }
+  Gpa root() const override { return root_.load(std::memory_order_acquire); }
 
   Leaf find(Gva va) const override {
-    const Slot slot = slot_of_leaf(va);
-    return leaf_of(slot, load(slot));
+    bool shared = false;
+    const Slot slot = slot_of_leaf(va, &shared);
+    Leaf leaf = leaf_of(slot, load(slot));
+    if (shared) {
+      leaf.shared = true;
+      leaf.attributes.write = false;
+      leaf.hidden = F::kSharedHidden;
+    }
+    return leaf;
   }
 
   void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override {
-    walk<Walking::Look>(root_, Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
+    walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
                        [](const Slot&, Gpa) {});
   }
 
-  unsigned entries(Gpa table) const override { return tables_.info(table).entries.load(std::memory_order_relaxed); }
+  unsigned entries(Gpa table) const override {
+    if (tables_.own(table)) return tables_.info(table).entries.load(std::memory_order_relaxed);
+    unsigned n = 0;
+    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) n += load(Slot{table, Level::Pte, i * kPageSize}) != arch::kNone;
+    return n;
+  }
 
   std::optional<Gpa> table_at(Gva va, Level target) const override {
-    Gpa table = root_;
+    Gpa table = root();
     for (Level level = Level::Pgd; level > target; level = below(level)) {
       const Entry e = load(slot_in(table, level, va));
       if (!is_table(e, level)) return std::nullopt;
@@ -78,15 +91,25 @@ class Walker final : public PageTable {
     return std::nullopt;
   }
 
-  void dump(const std::function<void(const Node&)>& see) const override { dump_table(root_, Level::Pgd, 0, see); }
+  void dump(const std::function<void(const Node&)>& see) const override { dump_table(root(), Level::Pgd, 0, see); }
 
-  Result<> prepare(Gva va, Level target) override {
-    Gpa table = root_;
+  Result<Gpa> renew_root(Gva end, FlushBatch& batch) override;
+  void adopt_root(Gpa shared, Gva end, const Census&) override;
+  Result<> own(Gva va, Level target, FlushBatch& batch) override;
+  Result<> own_ends(Gva start, Gva end, FlushBatch& batch) override;
+  Result<> own_range(Gva start, Gva end, FlushBatch& batch) override;
+  bool writable(Gpa table) const override { return tables_.writable(table); }
+  Published replace_leaves(std::span<const Replacement>, Guard, FlushBatch&) override;
+
+  Result<> prepare(Gva va, Level target, FlushBatch& batch) override {
+    Gpa table = root();
     for (Level level = Level::Pgd; level > target; level = below(level)) {
       const Slot slot = slot_in(table, level, va);
       const Entry e = load(slot);
       if (is_table(e, level)) {
-        table = F::address(e, level);
+        const auto own = own_child(slot, e, batch);
+        if (!own) return fail(own.error());
+        table = *own;
         continue;
       }
       if (e != arch::kNone) return fail(Error::Invalid);
@@ -119,6 +142,7 @@ class Walker final : public PageTable {
       left_over.assign(p.runs.begin(), p.runs.end());
       return Outcome{.how = why};
     };
+    if (!tables_.own(p.table)) return give_back(Published::TableGone);
     TableInfo& info = tables_.info(p.table);
     if (p.guard.sequence && !TableLock::try_lock(info)) return give_back(Published::Busy);
     std::optional<TableLock> lock;
@@ -126,7 +150,7 @@ class Walker final : public PageTable {
     else lock.emplace(info);
     // From here to the end of the function nobody takes the table away, and a change of the region that began
     // before is seen; one that begins now finds our entries when it gets the lock.
-    if (info.dead) return give_back(Published::TableGone);
+    if (info.dead || !writable(p.table)) return give_back(Published::TableGone);
     if (p.guard.sequence && !p.guard.sequence->unchanged(p.guard.value)) return give_back(Published::Changed);
     const std::uint64_t span = arch::span_of(p.level);
     Outcome outcome;
@@ -145,11 +169,11 @@ class Walker final : public PageTable {
 
   Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, FlushBatch& batch) override {
     const auto table = table_at(seen.start, seen.level);
-    if (!table) return Published::TableGone;
+    if (!table || seen.shared || !tables_.own(*table)) return Published::TableGone;
     TableInfo& info = tables_.info(*table);
     if (!TableLock::try_lock(info)) return Published::Busy;
     TableLock lock(info, TableLock::Adopt{});
-    if (info.dead) return Published::TableGone;
+    if (info.dead || !writable(*table)) return Published::TableGone;
     const Slot slot = slot_in(*table, seen.level, seen.start);
     Entry e = load(slot);
     if (!guard.sequence->unchanged(guard.value) || !F::present(e) || !F::is_leaf(e, seen.level) ||
@@ -167,7 +191,7 @@ class Walker final : public PageTable {
 
   bool uniform(Gva va, Level level) const override {
     const auto table = table_at(va, level);
-    return table && is_uniform(tables_.info(*table));
+    return table && writable(*table) && is_uniform(tables_.info(*table));
   }
 
   Result<> split(Gva boundary, FlushBatch& batch) override {
@@ -180,17 +204,20 @@ class Walker final : public PageTable {
   }
 
   void unmap(Gva start, Gva end, FlushBatch& batch) override {
-    walk<Walking::Change>(root_, Level::Pgd, start, end - 1,
+    walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry) {
            const Leaf leaf = leaf_of(slot, replace(slot, arch::kNone, &batch));
            if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
          },
-         [&](const Slot& slot, Gpa table) { drop_if_empty(slot, table, batch); });
+         [&](const Slot& slot, Gpa table) {
+           if (writable(table)) drop_if_empty(slot, table, batch);
+           else drop_shared(slot, table, batch);
+         });
     F::publish();
   }
 
   void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) override {
-    walk<Walking::Change>(root_, Level::Pgd, start, end - 1,
+    walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry e) {
            for (;;) {  // until the hardware does not set a bit meanwhile
              const Change change = rule(leaf_of(slot, e));
@@ -200,7 +227,7 @@ class Walker final : public PageTable {
            }
          },
          [&](const Slot& slot, Gpa table) {
-           if (is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
+           if (writable(table) && is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
          });
     F::publish();
   }
@@ -209,7 +236,8 @@ class Walker final : public PageTable {
 
   Census census() const override {
     return {.pages = pages_.load(std::memory_order_relaxed), .blocks = blocks_.load(std::memory_order_relaxed),
-            .giants = giants_.load(std::memory_order_relaxed), .shared_pages = shared_pages_.load(std::memory_order_relaxed)};
+            .giants = giants_.load(std::memory_order_relaxed), .inherited_pages = inherited_pages_.load(std::memory_order_relaxed),
+            .shared_pages = shared_pages_.load(std::memory_order_relaxed)};
   }
 
   std::string audit() const override;
@@ -225,7 +253,8 @@ class Walker final : public PageTable {
 
   static Level below(Level l) { return Level(unsigned(l) - 1); }
   static Level above(Level l) { return Level(unsigned(l) + 1); }
-  static bool is_table(Entry e, Level l) { return F::present(e) && !F::is_leaf(e, l); }
+  static bool is_table(Entry e, Level l) { return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l); }
+  static bool is_shared(Entry e) { return e & arch::kSharedTable; }
   static Slot slot_in(Gpa table, Level level, Gva va) { return {table, level, align_down(va, arch::span_of(level))}; }
   static Gva next_of(const Slot& slot) { return slot.start + arch::span_of(slot.level); }
   bool is_private(Gpa gpa) const { return memory_.data().contains(gpa); }
@@ -252,19 +281,21 @@ class Walker final : public PageTable {
   }
 
   // The slot that find() ends at.
-  Slot slot_of_leaf(Gva va) const {
-    Gpa table = root_;
+  Slot slot_of_leaf(Gva va, bool* shared = nullptr) const {
+    Gpa table = root();
     for (Level level = Level::Pgd;; level = below(level)) {
       const Slot slot = slot_in(table, level, va);
       const Entry e = load(slot);
       if (!is_table(e, level)) return slot;
+      if (shared && is_shared(e)) *shared = true;
       table = F::address(e, level);
     }
   }
 
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
   // the root. Costs what is present: an absent slot at any level is one step. To change leaves, it holds the lock of
-  // their table: for pages over the whole table, for larger ones for each.
+  // their table: for pages over the whole table, for larger ones for each. It does not change what is shared: such a
+  // table is visited as a whole.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
@@ -275,7 +306,7 @@ class Walker final : public PageTable {
       const Entry e = load(slot);
       if (is_table(e, level)) {
         const Gpa child = F::address(e, level);
-        walk<W>(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
+        if (W == Walking::Look || writable(child)) walk<W>(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
         on_table(slot, child);
       } else if (e != arch::kNone) {
         if (W == Walking::Change && level > Level::Pte) {
@@ -344,7 +375,7 @@ class Walker final : public PageTable {
   // Whether a processor could use the old entry for what the new one does not allow. Not if it never used the old
   // entry, and it writes through a clean one only after looking at the tables again. Precondition: old is present.
   static bool loses(Entry old, Entry next, Level level) {
-    if (!F::is_leaf(old, level)) return true;
+    if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level);
     const Attributes a = F::attributes(old);
     if (!a.accessed) return false;
     if (!F::present(next) || needs_break(old, next, level)) return true;
@@ -395,7 +426,7 @@ class Walker final : public PageTable {
   // Relaxed: statistics, exact whenever no fault is under way.
   void count_leaf(Level level, Entry e, int by) {
     if (std::atomic<std::uint64_t>* total = total_for(level, e)) {
-      const std::uint64_t unit = total == &shared_pages_ ? arch::span_of(level) >> kPageShift : 1;
+      const std::uint64_t unit = total == &shared_pages_ || total == &inherited_pages_ ? arch::span_of(level) >> kPageShift : 1;
       total->fetch_add(unit * static_cast<std::uint64_t>(static_cast<std::int64_t>(by)), std::memory_order_relaxed);
     }
   }
@@ -405,7 +436,7 @@ class Walker final : public PageTable {
     const Gpa gpa = F::address(live, level);
     // The VMM's own mappings: ring 0's, in stage 1, and tables.
     if (!F::attributes(live).user || memory_.tables().contains(gpa)) return nullptr;
-    if (!is_private(gpa)) return &shared_pages_;
+    if (!is_private(gpa)) return memory_.inherited(gpa) ? &inherited_pages_ : &shared_pages_;
     return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }
 
@@ -430,8 +461,10 @@ class Walker final : public PageTable {
   template <class TooLarge>
   Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) {
     for (;;) {
-      const Slot slot = slot_of_leaf(va);
+      Slot slot = slot_of_leaf(va);
       if (load(slot) == arch::kNone || !too_large(slot)) return {};
+      if (auto owned = own(va, slot.level, batch); !owned) return owned;
+      slot = slot_of_leaf(va);
       if (auto done = split_leaf(slot, batch); !done) return done;
     }
   }
@@ -444,15 +477,25 @@ class Walker final : public PageTable {
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
 
+  Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch);
+
+  Result<> own_towards(Gva boundary, FlushBatch& batch);
+
+  void copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsigned count, bool share);
+
+  void drop_shared(const Slot& parent, Gpa table, FlushBatch& batch);
+
+
   void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const;
 
   void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const;
 
   const Memory& memory_;
   TablePool& tables_;
+  const FramePool& frames_;
   Counters& counters_;
-  const Gpa root_;
-  std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, shared_pages_{0};  // see count_leaf()
+  std::atomic<Gpa> root_;  // release when it is renewed, acquire by who walks: what it leads to was there before
+  std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, inherited_pages_{0}, shared_pages_{0};  // see count_leaf()
 };
 
 }  // namespace ramet::mm

@@ -8,10 +8,9 @@ namespace ramet::mm {
 
 template <arch::EntryFormat F>
 void Walker<F>::dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const {
-  const TableInfo& info = tables_.info(table);
   Leaf own;
-  own.start = start, own.level = level, own.state = State::Present, own.address = table;
-  see({.leaf = own, .table = true, .entries = info.entries.load(std::memory_order_relaxed)});
+  own.start = start, own.level = level, own.state = State::Present, own.address = table, own.shared = !writable(table);
+  see({.leaf = own, .table = true, .entries = entries(table)});
   for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
     const Slot slot{table, level, start + i * arch::span_of(level)};
     const Entry e = load(slot);
@@ -29,11 +28,13 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
     if (e == arch::kNone) continue;
     ++used;
     if (is_table(e, level)) {
-      if (!memory_.tables().contains(F::address(e, level))) wrong = "a table lies outside the table bank";
+      const Gpa below_here = F::address(e, level);
+      if (!tables_.own(below_here) && !memory_.inherited_table(below_here)) wrong = "a table lies outside the table bank";
       else audit_table(F::address(e, level), below(level), seen, wrong);
     } else {
       if (const auto* total = const_cast<Walker*>(this)->total_for(level, e)) {
         if (total == &shared_pages_) seen.shared_pages += arch::span_of(level) >> kPageShift;
+        else if (total == &inherited_pages_) seen.inherited_pages += arch::span_of(level) >> kPageShift;
         else ++(total == &pages_ ? seen.pages : total == &blocks_ ? seen.blocks : seen.giants);
       }
       const Attributes a = leaf_of(slot, e).attributes;
@@ -41,6 +42,7 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
       if (e == arch::kChanging) wrong = "an entry stayed marked as changing";
     }
   }
+  if (!tables_.own(table)) return;
   const TableInfo& info = tables_.info(table);
   const Slot first{table, level, 0};
   if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";
@@ -52,7 +54,7 @@ template <arch::EntryFormat F>
 std::string Walker<F>::audit() const {
   Census seen;
   std::string wrong;
-  audit_table(root_, Level::Pgd, seen, wrong);
+  audit_table(root(), Level::Pgd, seen, wrong);
   if (wrong.empty() && seen != census()) wrong = "the census of mapped frames differs from the page table";
   return wrong;
 }

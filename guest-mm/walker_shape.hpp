@@ -10,12 +10,13 @@ template <arch::EntryFormat F>
 PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   if (level >= Level::Pud || !F::leaf_allowed(above(level))) return Merged::NotUniform;
   const auto parent_table = table_at(va, above(level));
-  if (!parent_table) return Merged::NotUniform;
+  if (!parent_table || !writable(*parent_table)) return Merged::NotUniform;
   const Slot parent = slot_in(*parent_table, above(level), va);
   TableLock parent_lock(tables_.info(parent.table));
   const Entry link = load(parent);
-  if (!is_table(link, parent.level)) return Merged::NotUniform;
+  if (!is_table(link, parent.level) || is_shared(link)) return Merged::NotUniform;
   const Gpa table = F::address(link, parent.level);
+  if (!writable(table)) return Merged::NotUniform;
   TableInfo& info = tables_.info(table);
   TableLock lock(info);
   if (!is_uniform(info)) return Merged::NotUniform;
@@ -59,7 +60,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
       // without entries, for which no place was prepared.
       const Slot whole = slot_in(*table_at(va, Level::Pmd), Level::Pmd, va);
       const Entry e = load(whole);
-      if (!is_table(e, Level::Pmd) || tables_.info(F::address(e, Level::Pmd)).entries.load(std::memory_order_relaxed) > 0) {
+      if (!is_table(e, Level::Pmd) || entries(F::address(e, Level::Pmd)) > 0) {
         move_entry(whole, to + (va - from), batch);
       }
       va += kBlockSize;
@@ -120,7 +121,8 @@ Result<> Walker<F>::prepare_move(Gva from, Gva to, std::uint64_t length, bool sa
     }
     const Gva block = align_down(va, kBlockSize);
     const bool whole = same_offset && block >= from && end - block >= kBlockSize;
-    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte); !ready) return ready;
+    if (auto ready = own(va, whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
+    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
     // Nothing more to make for the rest of the block, if the destination's table covers it as well.
     va = same_offset ? block + kBlockSize : next_of(slot);
   }

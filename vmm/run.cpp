@@ -116,7 +116,7 @@ std::uint64_t table_bytes(std::uint64_t memory_bytes) {
 
 Counts list(const mm::Counters& c) {
   return {{"faults", c.faults}, {"faults_zero", c.faults_zero}, {"faults_file", c.faults_file},
-          {"faults_spurious", c.faults_spurious}, {"faults_refused", c.faults_refused}, {"faults_vmm", c.faults_vmm},
+          {"faults_flipped", c.faults_flipped}, {"faults_cow", c.faults_cow}, {"faults_spurious", c.faults_spurious}, {"faults_refused", c.faults_refused}, {"faults_vmm", c.faults_vmm},
           {"spf", c.spf}, {"spf:pte_lock", c.spf_pte_lock}, {"spf:region_changed", c.spf_region_changed},
           {"spf:not_supported", c.spf_not_supported}, {"spf:table_changed", c.spf_table_changed}, {"spf:budget", c.spf_budget},
           {"pages_mapped", c.pages_mapped}, {"pages_around", c.pages_around}, {"blocks_mapped", c.blocks_mapped},
@@ -125,6 +125,7 @@ Counts list(const mm::Counters& c) {
           {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
           {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
+          {"freezes", c.freezes}, {"pages_copied", c.pages_copied}, {"tables_unshared", c.tables_unshared},
           {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
 }
 

@@ -56,6 +56,7 @@ struct Descriptor {
 };
 
 struct Stage1 : Descriptor {
+  static constexpr Entry kTableReadOnly = 2ull << 61;  // APTable: no write at any exception level
   static constexpr Entry kNormalMemory = 0ull << 2;   // AttrIndx 0: MAIR_EL1.Attr0 is Normal write-back
   static constexpr Entry kUser = 1ull << 6;           // AP[1]
   static constexpr Entry kReadOnly = 1ull << 7;       // AP[2]
@@ -71,6 +72,8 @@ struct Stage1 : Descriptor {
            never | (a.execute ? 0 : maybe);
   }
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) { return pa | type(l) | bits(a); }
+  static constexpr Entry shared_table(std::uint64_t pa) { return table(pa) | kTableReadOnly | kSharedTable; }
+  static constexpr bool kSharedHidden = false;
   static constexpr Attributes attributes(Entry e) {
     const bool user = (e & kUser) != 0;
     const bool write = (e & kDirtyBitModifier) != 0;
@@ -102,6 +105,9 @@ struct Stage2 : Descriptor {
     return common(a) | kNormalMemory | kRead | (a.write && a.dirty ? kWrite : 0) | (a.execute ? 0 : kNoExecute);
   }
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) { return pa | type(l) | bits(a); }
+  // Table descriptors of stage 2 carry no permission: the hardware does not see the table at all.
+  static constexpr Entry shared_table(std::uint64_t pa) { return (table(pa) & ~kValid) | kSharedTable; }
+  static constexpr bool kSharedHidden = true;
   static constexpr Attributes attributes(Entry e) {
     const bool write = (e & kDirtyBitModifier) != 0;
     return {.write = write,

@@ -32,6 +32,8 @@ struct Stage1 {
   }
   // Tables allow everything; only leaves restrict. Accessed beforehand: the walker need not write it.
   static constexpr Entry table(std::uint64_t pa) { return pa | kPresent | kWrite | kUser | kAccessed; }
+  static constexpr Entry shared_table(std::uint64_t pa) { return (table(pa) & ~kWrite) | kSharedTable; }
+  static constexpr bool kSharedHidden = false;
   static constexpr bool present(Entry e) { return e & kPresent; }
   static constexpr bool is_leaf(Entry e, Level l) { return l == Level::Pte || (leaf_allowed(l) && (e & kPageSize)); }
   static constexpr std::uint64_t address(Entry e, Level l) {

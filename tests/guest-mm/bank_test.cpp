@@ -73,11 +73,12 @@ TEST(Bank, The_observer_hears_of_a_large_bank_piece_by_piece) {
 TEST(Bank, A_freed_address_is_given_out_again) {
   const auto memory = std::move(*Memory::create({2 * kMiB, 2 * kMiB}));
   std::vector<std::byte> raw[3];
-  const auto a = *memory->add(page_aligned(raw[0], 600), {});
+  auto a = *memory->add(page_aligned(raw[0], 600), {});
   const auto b = *memory->add(page_aligned(raw[1], 1), {});
   EXPECT_EQ(a->base(), Memory::kAddedBase);
   EXPECT_EQ(b->base(), Memory::kAddedBase + 4 * kMiB);
   memory->remove(a);
+  a.reset();
   EXPECT_EQ((*memory->add(page_aligned(raw[2], 600), {}))->base(), Memory::kAddedBase);
 }
 

@@ -42,12 +42,6 @@ TEST_P(Limits, Neighbours_never_take_the_last_frames) {
   w.check_empty();
 }
 
-// Leaves `left` pages in the table bank.
-void use_up_tables(World& w, unsigned left) {
-  const std::uint64_t total = w.memory->tables().size() / kPageSize;
-  while (w.as->usage().table_pages + left < total) ASSERT_TRUE(w.as->allocate_kernel_frame());
-}
-
 TEST_P(Limits, A_fault_without_table_pages_fails_and_works_when_there_are_some) {
   for (unsigned left = 0; left <= 3; ++left) {
     World w(GetParam(), {.tables = 2 * kMiB, .config = {.blocks = false}});

@@ -129,8 +129,7 @@ TEST_P(Merge, A_split_on_demand_merges_back_on_demand) {
 TEST_P(Merge, A_split_without_a_table_to_be_had_changes_nothing) {
   World w(GetParam(), {.tables = 2 * kMiB});
   const Gva a = blocks(w, 4);
-  std::vector<Gpa> taken;
-  while (const auto frame = w.as->allocate_kernel_frame()) taken.push_back(*frame);
+  use_up_tables(w, 0);
   EXPECT_EQ(w.as->protect(a + 0x5000, kPageSize, kRead).error(), Error::NoMemory);
   EXPECT_EQ(w.as->split(a, kBlockSize, arch::Level::Pte).error(), Error::NoMemory);
   EXPECT_EQ(w.as->usage().data_blocks_2m, 4u);

@@ -38,6 +38,7 @@ template <class Seen>
 std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen,
                                          Sets sets = Sets::Nothing) {
   Gpa table = root;
+  bool may_write = true;  // as far as the tables on the way say
   for (int level = 3; level >= 0; --level) {
     const unsigned index = (va >> (12 + 9 * level)) & 511;
     auto* entries = reinterpret_cast<std::uint64_t*>(memory.host(table));
@@ -53,13 +54,16 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
       }
       leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
       if (!leaf || sets == Sets::Nothing) break;
-      const std::uint64_t used = x86 ? e | 1 << 5 | (sets == Sets::AccessedAndDirty && (e & 2) ? 1 << 6 : 0) : e | 1 << 10;
+      const bool dirty = sets == Sets::AccessedAndDirty && (e & 2) && may_write;
+      const std::uint64_t used = x86 ? e | 1 << 5 | (dirty ? 1 << 6 : 0) : e | 1 << 10;
       if (used == e) break;
       if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // looked at once more, whole
     }
     seen(table, index, e);
     const std::uint64_t address = e & (x86 ? 0x000ffffffffff000ull : 0x0000fffffffff000ull);
     if (!leaf) {
+      if (x86 && (e >> 1 & 1) == 0) may_write = false;
+      if (format == Format::Arm64Stage1 && (e >> 62 & 1)) may_write = false;
       table = address;
       continue;
     }
@@ -86,6 +90,7 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
         break;
     }
     if (!user) return std::nullopt;
+    t.write = t.write && may_write;
     return t;
   }
   return std::nullopt;

@@ -144,6 +144,26 @@ TEST_P(Speculative, A_region_removed_while_its_fault_reads_gets_no_page) {
   w.check_empty();
 }
 
+// The region stays as it is, the table goes: its other entries were all there was in it.
+TEST_P(Speculative, A_table_removed_while_its_fault_reads_gets_no_page) {
+  World w(GetParam(), {.config = pages_only()});
+  auto file = std::make_shared<SlowFile>(*w.memory, 64 * 1024);
+  const Gva a = 0x2000'0000, other = a + kMiB;
+  ASSERT_TRUE(w.as->map({.address = a, .length = 64 * 1024, .prot = kRead, .fixed = true, .backing = file}));
+  w.map_at(other, 64 * 1024);
+  ASSERT_TRUE(w.cpu().store(other, 1));
+  file->hold();
+  std::thread reader([&] { EXPECT_TRUE(w.cpu(1).load(a)); });
+  file->wait_for_reader();
+  ASSERT_TRUE(w.as->unmap(other, 64 * 1024));
+  file->release();
+  reader.join();
+  EXPECT_EQ(w.as->counters().spf, 0u);
+  EXPECT_EQ(w.as->counters().spf_table_changed, 2u);  // and one for the first
+  w.check();
+  w.check_empty();
+}
+
 TEST_P(Speculative, Frames_in_flight_are_bounded_and_given_back) {
   World w(GetParam(), {.config = {.blocks = false, .speculative_frames = 15}});  // a window is 16
   const Gva a = w.map(2 * kMiB);

@@ -36,12 +36,12 @@ class Walker : public test::ForEachFormat {
     memory = std::move(*Memory::create({4096 * test::kMiB, 2 * test::kMiB}));
     frames = std::move(*FramePool::create(memory->data()));
     tables = std::move(*TablePool::create(*memory));
-    table = std::move(*PageTable::create(GetParam(), *memory, *tables, counters));
+    table = std::move(*PageTable::create(GetParam(), *memory, *tables, *frames, counters));
   }
   FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, true, counters); }
   void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {
     FlushBatch b = batch();
-    ASSERT_TRUE(table->prepare(va, level));
+    ASSERT_TRUE(table->prepare(va, level, b));
     table->map(va, level, gpa, count, a, b);
     b.commit();
   }
@@ -258,9 +258,9 @@ TEST_P(Walker, A_move_without_tables_to_be_had_leaves_everything_where_it_was) {
 TEST_P(Walker, Tables_without_entries_are_in_nobodys_way) {
   map(0x4000'0000, Level::Pte, kData, {}, 512);
   const auto used = tables->used();
-  ASSERT_TRUE(table->prepare(0x4020'0000, Level::Pte));      // in the range that moves
-  ASSERT_TRUE(table->prepare(0x80'4000'0000, Level::Pte));   // and where it goes to
   FlushBatch b = batch();
+  ASSERT_TRUE(table->prepare(0x4020'0000, Level::Pte, b));      // in the range that moves
+  ASSERT_TRUE(table->prepare(0x80'4000'0000, Level::Pte, b));   // and where it goes to
   ASSERT_TRUE(table->move(0x4000'0000, 0x80'4000'0000, 0x40'0000, b));
   b.commit();
   EXPECT_EQ(walk(0x80'4000'5000)->gpa, kData + 0x5000);

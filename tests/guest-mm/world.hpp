@@ -31,10 +31,11 @@ struct World {
     std::uint64_t data = 64 * kMiB, tables = 4 * kMiB;
     unsigned vcpus = 2;
     AddressSpace::Config config = {};
+    std::shared_ptr<PhysicalSpace> space = {};  // of VMs that share memory
   };
   explicit World(Format format) : World(format, Options()) {}
   World(Format format, Options options) : tlb(format) {
-    memory = std::move(*Memory::create({options.data, options.tables}));
+    memory = std::move(*Memory::create({options.data, options.tables, options.space}));
     options.config.format = format;
     as = std::move(*AddressSpace::create(options.config, *memory, tlb));
     tlb.attach(*as, options.vcpus);
@@ -48,7 +49,7 @@ struct World {
     EXPECT_EQ(tlb.verify(), "");
     EXPECT_EQ(tlb.conflicts, 0u);
     const Counters& c = as->counters();
-    EXPECT_EQ(c.faults, c.faults_zero + c.faults_file + c.faults_flipped + c.faults_spurious + c.faults_refused);
+    EXPECT_EQ(c.faults, c.faults_zero + c.faults_file + c.faults_flipped + c.faults_cow + c.faults_spurious + c.faults_refused);
   }
   // And after everything is unmapped nothing is left.
   void check_empty() {
@@ -84,7 +85,7 @@ struct World {
 // An object in memory: privately and, with a memory file behind it, shared as well.
 class TestFile : public Backing {
  public:
-  TestFile(Memory& memory, std::uint64_t size) : size_(size), memory_(memory) {
+  TestFile(Memory& memory, std::uint64_t size) : size_(size) {
     fd_ = ::memfd_create("test", MFD_CLOEXEC);
     capacity_ = align_up(size, kPageSize);
     EXPECT_EQ(::ftruncate(fd_, static_cast<off_t>(capacity_)), 0);
@@ -92,12 +93,9 @@ class TestFile : public Backing {
     bytes_ = static_cast<std::byte*>(at);
     for (std::uint64_t i = 0; i < size; ++i) bytes_[i] = byte_at(i);
     const std::uint64_t mapped = capacity_;
-    bank_ = *memory.add({bytes_, capacity_}, [at, mapped] { ::munmap(at, mapped); });
+    bank_ = *memory.make_bank({bytes_, capacity_}, [at, mapped] { ::munmap(at, mapped); });
   }
-  ~TestFile() override {
-    memory_.remove(bank_);
-    ::close(fd_);
-  }
+  ~TestFile() override { ::close(fd_); }
   static std::byte byte_at(std::uint64_t i) { return static_cast<std::byte>(i / 4096 * 7 + i % 251 + 1); }
   static std::uint64_t word_at(std::uint64_t i) {
     std::uint64_t word;
@@ -134,12 +132,23 @@ class TestFile : public Backing {
   std::uint64_t size_;
 
  private:
-  Memory& memory_;
   int fd_ = -1;
   std::uint64_t capacity_ = 0;
   std::byte* bytes_ = nullptr;
   std::shared_ptr<Bank> bank_;
 };
+
+// Leaves `left` tables to be had: pages of one file, each in a table of its own.
+inline void use_up_tables(World& w, unsigned left) {
+  const auto file = std::make_shared<TestFile>(*w.memory, kPageSize);
+  const Usage before = w.as->usage();
+  Gva at = 0x7000'0000'0000;
+  for (std::uint64_t n = before.table_pages; n + left < before.table_limit_pages; n = w.as->usage().table_pages) {
+    ASSERT_TRUE(w.as->map({.address = at, .length = kPageSize, .prot = Prot::Read, .fixed = true, .shared = true, .backing = file}));
+    ASSERT_TRUE(w.cpu().load(at));
+    at += kBlockSize;
+  }
+}
 
 // How often a test repeats something: less under sanitizers, and on emulated hosts (SCALE=small).
 inline unsigned scaled([[maybe_unused]] unsigned full, unsigned small) {

@@ -16,11 +16,11 @@ static siginfo_t seen;
 
 static void note(int signal, siginfo_t* info, void* context) {
   (void)context;
-  ++count;
   last = signal;
   seen = *info;
   value = info->si_value.sival_int;
   handled_by = (pid_t)syscall(SYS_gettid);
+  ++count;  // last: another thread waits for it
 }
 static void install(int signal, int flags) {
   struct sigaction action = {0}, old;

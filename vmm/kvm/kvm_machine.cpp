@@ -55,6 +55,8 @@ KvmMachine::~KvmMachine() = default;
 bool KvmMachine::set_slot(unsigned slot, const mm::Bank& bank, bool present) {
   kvm_userspace_memory_region region = {};
   region.slot = slot;
+  // What a guest in ring 0 stores there does not happen, and comes out as an MMIO exit.
+  region.flags = bank.read_only() ? KVM_MEM_READONLY : 0;
   region.guest_phys_addr = bank.base();
   region.memory_size = present ? bank.size() : 0;
   region.userspace_addr = reinterpret_cast<std::uint64_t>(bank.host());

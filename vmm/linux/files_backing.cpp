@@ -18,11 +18,8 @@ class FileBacking : public mm::Backing {
  public:
   FileBacking(std::shared_ptr<OpenFile> file, const struct stat& st)
       : device_(st.st_dev), inode_(st.st_ino), file_(std::move(file)) {}
-  ~FileBacking() override {
-    if (bank_) memory_->remove(bank_);
-  }
 
-  // Maps exactly the pages of [offset, offset+length) and adds them to the guest's memory. Once.
+  // Maps exactly the pages of [offset, offset+length) as a bank. Once.
   OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
     void* host = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
@@ -30,14 +27,10 @@ class FileBacking : public mm::Backing {
     std::span bytes(static_cast<std::byte*>(host), length);
     // Only the bank's last user may unmap: the guest's memory may be in the middle of an access.
     auto unmap = [bytes, file = file_] { ::munmap(bytes.data(), bytes.size()); };
-    auto bank = memory.add(bytes, unmap);
-    if (!bank) {
-      ::munmap(host, length);
-      return err(errno_of(bank.error()));
-    }
+    auto bank = memory.make_bank(bytes, unmap);
+    if (!bank) return err(errno_of(bank.error()));
     bank_ = std::move(*bank);
     bank_offset_ = offset;
-    memory_ = &memory;
     return {};
   }
 
@@ -89,7 +82,6 @@ class FileBacking : public mm::Backing {
   const std::shared_ptr<OpenFile> file_;
   std::shared_ptr<mm::Bank> bank_;
   std::uint64_t bank_offset_ = 0;
-  mm::Memory* memory_ = nullptr;
   std::atomic<std::uint64_t> limit_{std::numeric_limits<std::uint64_t>::max()};
 };
 

@@ -1,0 +1,31 @@
+// Which guest-physical addresses are taken, by all VMs that may ever share memory: a frame has the same address in
+// every VM that maps it, so no two banks lie in the same place.
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+class PhysicalSpace {
+ public:
+  // Addresses below 2^bits. 40 is what arm64 hosts are sure to have.
+  explicit PhysicalSpace(unsigned bits = 40) : limit_(Gpa{1} << bits) {}
+  PhysicalSpace(const PhysicalSpace&) = delete;
+  PhysicalSpace& operator=(const PhysicalSpace&) = delete;
+
+  // The lowest free range at or above `lowest`, block-aligned. Errors: NoMemory.
+  Result<Gpa> take(std::uint64_t size, Gpa lowest);
+  // What take() returned.
+  void give_back(Gpa base);
+  Gpa limit() const { return limit_; }
+
+ private:
+  const Gpa limit_;
+  std::mutex lock_;             // guards taken_
+  std::map<Gpa, Gpa> taken_;    // start to end
+};
+
+}  // namespace ramet::mm

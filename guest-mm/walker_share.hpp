@@ -1,0 +1,191 @@
+// The walker's members for tables that several address spaces share: whoever changes something below one copies it
+// first, from the root down. Included by page_table.cpp alone.
+#pragma once
+
+#include "guest-mm/walker.hpp"
+
+namespace ramet::mm {
+
+// Entries of a table as somebody else may use it from now on: what is below cannot be written through them.
+template <arch::EntryFormat F>
+void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsigned count, bool share) {
+  const std::uint64_t span = arch::span_of(level);
+  for (unsigned i = first; i < first + count; ++i) {
+    Entry e = load(Slot{from, level, i * span});
+    if (is_table(e, level)) {
+      if (share) e = F::shared_table(F::address(e, level));
+    } else if (e != arch::kNone) {
+      const bool kept = arch::is_kept(e);
+      const Entry live = kept ? arch::restored(e) : e;
+      const Gpa frame = F::address(live, level);
+      Attributes a = F::attributes(live);
+      // Ring 0's own, and files that are shared on purpose, stay as they are.
+      if (a.write && a.user && (is_private(frame) || memory_.inherited(frame)) && !frames_.exclusive(frame)) {
+        a.write = false;
+        e = kept ? arch::kept(F::with(live, a)) : F::with(live, a);
+      }
+    }
+    store(Slot{to, level, i * span}, e);
+  }
+  const Slot slot{to, level, 0};
+  TableInfo& info = tables_.info(to);
+  unsigned used = 0;
+  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) used += load(Slot{to, level, i * span}) != arch::kNone;
+  info.entries.store(static_cast<std::uint16_t>(used), std::memory_order_relaxed);
+  info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
+}
+
+// The table that the entry leads to, made our own.
+template <arch::EntryFormat F>
+Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
+  const Gpa child = F::address(e, slot.level);
+  if (writable(child)) {
+    if (!is_shared(e)) return child;
+    // Nobody else uses it any more; nor what it lets us write, all of which is as old as the table.
+    TableLock lock(tables_.info(slot.table));
+    replace(slot, F::table(child), &batch);
+    F::publish();
+    return child;
+  }
+  const auto copy = take_table();
+  if (!copy) return copy;
+  // Ring 0's tables are no snapshot's: only where they lie they may be part of one.
+  const bool ring0 = slot.start >> 47;
+  copy_shared(*copy, child, below(slot.level), 0, arch::kEntriesPerTable, !ring0);
+  F::publish();
+  {
+    TableLock lock(tables_.info(slot.table));
+    replace(slot, F::table(*copy), &batch);
+  }
+  F::publish();
+  counters_.tables_unshared.add();
+  if (tables_.own(child)) batch.release_table(child);
+  return copy;
+}
+
+template <arch::EntryFormat F>
+Result<> Walker<F>::own(Gva va, Level target, FlushBatch& batch) {
+  Gpa table = root();
+  for (Level level = Level::Pgd; level > target; level = below(level)) {
+    const Slot slot = slot_in(table, level, va);
+    const Entry e = load(slot);
+    if (!is_table(e, level)) return {};
+    const auto child = own_child(slot, e, batch);
+    if (!child) return fail(child.error());
+    table = *child;
+  }
+  return {};
+}
+
+template <arch::EntryFormat F>
+Result<> Walker<F>::own_towards(Gva boundary, FlushBatch& batch) {
+  Gpa table = root();
+  for (Level level = Level::Pgd; level > Level::Pte; level = below(level)) {
+    const Slot slot = slot_in(table, level, boundary);
+    const Entry e = load(slot);
+    if (slot.start == boundary || !is_table(e, level)) return {};
+    const auto child = own_child(slot, e, batch);
+    if (!child) return fail(child.error());
+    table = *child;
+  }
+  return {};
+}
+
+template <arch::EntryFormat F>
+Result<> Walker<F>::own_ends(Gva start, Gva end, FlushBatch& batch) {
+  if (auto done = own_towards(start, batch); !done) return done;
+  return own_towards(end, batch);
+}
+
+template <arch::EntryFormat F>
+Result<> Walker<F>::own_range(Gva start, Gva end, FlushBatch& batch) {
+  for (Gva va = start; va < end;) {
+    if (auto done = own(va, Level::Pte, batch); !done) return done;
+    const Leaf leaf = find(va);
+    va = leaf.level == Level::Pte ? align_down(va, kBlockSize) + kBlockSize : leaf.end();
+  }
+  return {};
+}
+
+template <arch::EntryFormat F>
+Result<Gpa> Walker<F>::renew_root(Gva end, FlushBatch& batch) {
+  const auto fresh = take_table();
+  if (!fresh) return fresh;
+  const Gpa old = root();
+  const unsigned shared = arch::index_of(Level::Pgd, end - 1) + 1;
+  copy_shared(*fresh, old, Level::Pgd, 0, shared, true);
+  // Ring 0's part is used on as it is.
+  for (unsigned i = shared; i < arch::kEntriesPerTable; ++i) {
+    const Slot from = slot_in(old, Level::Pgd, i * arch::span_of(Level::Pgd));
+    store({*fresh, from.level, from.start}, load(from));
+  }
+  tables_.info(*fresh).entries.store(static_cast<std::uint16_t>(entries(old)), std::memory_order_relaxed);
+  F::publish();
+  root_.store(*fresh, std::memory_order_release);
+  batch.lost(0, end, old);
+  batch.release_table(old);
+  return old;
+}
+
+template <arch::EntryFormat F>
+void Walker<F>::adopt_root(Gpa shared, Gva end, const Census& census) {
+  const Gpa own = root();
+  for (unsigned i = 0; i <= arch::index_of(Level::Pgd, end - 1); ++i) {
+    const Slot slot = slot_in(own, Level::Pgd, i * arch::span_of(Level::Pgd));
+    Entry old = load(slot);
+    const Entry e = load({shared, slot.level, slot.start});
+    TableLock lock(tables_.info(own));
+    write(slot, old, is_table(e, Level::Pgd) ? F::shared_table(F::address(e, Level::Pgd)) : e, nullptr);
+  }
+  F::publish();
+  inherited_pages_.store(census.pages + census.inherited_pages + kPagesPerBlock * (census.blocks + census.giants * arch::kEntriesPerTable),
+                         std::memory_order_relaxed);
+  shared_pages_.store(census.shared_pages, std::memory_order_relaxed);
+}
+
+// A whole tree that is shared leaves ours: nothing in it changes.
+template <arch::EntryFormat F>
+void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
+  walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
+                      [&](const Slot& slot, Entry e) {
+                        count_leaf(slot.level, e, -1);
+                        const Leaf leaf = leaf_of(slot, e);
+                        if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
+                      },
+                      [&](const Slot&, Gpa below) {
+                        if (tables_.own(below)) batch.release_table(below);
+                      });
+  TableLock lock(tables_.info(parent.table));
+  replace(parent, arch::kNone, &batch);
+  if (tables_.own(table)) batch.release_table(table);
+}
+
+template <arch::EntryFormat F>
+PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all, Guard guard, FlushBatch& batch) {
+  const Gpa table = all.front().seen.table;
+  if (all.front().seen.shared || !tables_.own(table)) return Published::TableGone;
+  TableInfo& info = tables_.info(table);
+  if (guard.sequence && !TableLock::try_lock(info)) return Published::Busy;
+  std::optional<TableLock> lock;
+  if (guard.sequence) lock.emplace(info, TableLock::Adopt{});
+  else lock.emplace(info);
+  if (info.dead || !writable(table)) return Published::TableGone;
+  if (guard.sequence && !guard.sequence->unchanged(guard.value)) return Published::Changed;
+  const auto same = [&](const Replacement& r) {
+    const Leaf now = leaf_of({table, r.seen.level, r.seen.start}, load({table, r.seen.level, r.seen.start}));
+    return now.state == State::Present && now.address == r.seen.address && !now.attributes.write;
+  };
+  if (!std::ranges::all_of(all, same)) return Published::Changed;
+  // Nobody may write the new frame while somebody still reads the old one: what is replaced is absent in between.
+  for (const Replacement& r : all) replace({table, r.seen.level, r.seen.start}, arch::kChanging, &batch);
+  F::publish();
+  if (batch.pending()) batch.flush();
+  for (const Replacement& r : all) {
+    replace({table, r.seen.level, r.seen.start}, F::leaf(r.frame, r.seen.level, r.attributes), nullptr);
+    if (is_private(r.seen.address)) batch.release_frames(r.seen.address, r.seen.span() >> kPageShift);
+  }
+  F::publish();
+  return Published::Done;
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,271 @@
+// Layers: freezing a VM's memory, growing children from it, copy-on-write, and what becomes of frames and tables when
+// the others have gone.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "guest-mm/snapshot.hpp"
+#include "tests/guest-mm/world.hpp"
+
+namespace ramet::mm::test {
+namespace {
+
+class Layers : public ForEachFormat {};
+RAMET_FOR_EACH_FORMAT(Layers);
+
+// A world whose memory others may share.
+World::Options in(const std::shared_ptr<PhysicalSpace>& space, AddressSpace::Config config = {}) {
+  return {.config = config, .space = space};
+}
+
+struct Genet {
+  explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
+  std::unique_ptr<World> make() { return std::make_unique<World>(format, in(space, config)); }
+  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) {
+    auto w = make();
+    EXPECT_TRUE(w->as->adopt(of));
+    return w;
+  }
+  Format format;
+  AddressSpace::Config config;
+  std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
+};
+
+void write_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {
+  for (Gva at = from; at < from + length; at += step) ASSERT_TRUE(w.cpu().store(at, at ^ what));
+}
+void expect_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {
+  for (Gva at = from; at < from + length; at += step) ASSERT_EQ(w.cpu().load(at), at ^ what) << std::hex << at;
+}
+
+TEST_P(Layers, A_child_has_its_parents_memory_and_neither_sees_what_the_other_writes_later) {
+  for (const bool blocks : {false, true}) {
+    Genet g(GetParam(), {.blocks = blocks});
+    auto parent = g.make();
+    const Gva a = parent->map(8 * kMiB);
+    write_words(*parent, a, 8 * kMiB, 1);
+    auto snapshot = parent->as->freeze();
+    ASSERT_TRUE(snapshot);
+    auto child = g.child(*snapshot);
+    expect_words(*child, a, 8 * kMiB, 1);
+    EXPECT_EQ(child->frames(), 0u);
+    write_words(*child, a, 4 * kMiB, 2, 3 * kPageSize);
+    write_words(*parent, a + 2 * kMiB, 4 * kMiB, 3, 5 * kPageSize);
+    for (Gva at = a; at < a + 8 * kMiB; at += kPageSize) {
+      const bool by_child = at < a + 4 * kMiB && (at - a) % (3 * kPageSize) == 0;
+      const bool by_parent = at >= a + 2 * kMiB && at < a + 6 * kMiB && (at - a - 2 * kMiB) % (5 * kPageSize) == 0;
+      ASSERT_EQ(child->cpu().load(at), at ^ (by_child ? 2 : 1));
+      ASSERT_EQ(parent->cpu().load(at), at ^ (by_parent ? 3 : 1));
+    }
+    EXPECT_EQ(child->as->counters().pages_copied, (4 * kMiB / kPageSize + 2) / 3);
+    parent->check();
+    child->check();
+    child->check_empty();
+    child.reset();
+    snapshot->reset();
+    expect_words(*parent, a + 6 * kMiB, 2 * kMiB, 1);
+    parent->check();
+    parent->check_empty();
+  }
+}
+
+TEST_P(Layers, A_child_that_writes_a_page_takes_a_page_and_the_tables_on_the_way) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(32 * kMiB);
+  write_words(*parent, a, 32 * kMiB, 1);
+  const auto snapshot = *parent->as->freeze();
+  auto child = g.child(snapshot);
+  const auto tables = child->as->usage().table_pages;
+  ASSERT_TRUE(child->cpu().store(a + 5 * kMiB, 7));
+  EXPECT_EQ(child->frames(), 1u);
+  EXPECT_EQ(child->as->usage().table_pages, tables + 3);
+  child->check();
+}
+
+TEST_P(Layers, What_nobody_else_sees_any_more_is_written_in_place) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB);
+  write_words(*parent, a, 4 * kMiB, 1);
+  const auto frames = parent->frames(), tables = parent->as->usage().table_pages;
+  for (unsigned round = 0; round < 50; ++round) {
+    auto snapshot = *parent->as->freeze();
+    auto child = g.child(snapshot);
+    snapshot.reset();
+    ASSERT_TRUE(child->cpu().store(a, round));
+    ASSERT_TRUE(parent->cpu().store(a + kMiB, round));  // a copy, as long as the child lives
+    child.reset();
+    const auto copied = parent->as->counters().pages_copied + 0;
+    write_words(*parent, a, 4 * kMiB, round);
+    ASSERT_EQ(parent->as->counters().pages_copied, copied);
+    ASSERT_EQ(parent->frames(), frames);
+    ASSERT_LE(parent->as->usage().table_pages, tables + 4);
+    parent->check();
+  }
+  EXPECT_LE(parent->as->usage().peak_bytes, (frames + 64) * kPageSize);
+  parent->check_empty();
+}
+
+TEST_P(Layers, A_grandchild_stands_on_all_layers_and_outlives_the_vms_they_came_from) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB), b = parent->map(kMiB);
+  write_words(*parent, a, 4 * kMiB, 1);
+  auto first = *parent->as->freeze();
+  auto child = g.child(first);
+  write_words(*child, a + kMiB, kMiB, 2);
+  write_words(*child, b, kMiB, 2);
+  auto second = *child->as->freeze();
+  auto grandchild = g.child(second);
+  write_words(*child, a, 4 * kMiB, 9);
+  write_words(*parent, a, 4 * kMiB, 8);
+  first.reset();
+  second.reset();
+  parent.reset();
+  child.reset();
+  expect_words(*grandchild, a, kMiB, 1);
+  expect_words(*grandchild, a + kMiB, kMiB, 2);
+  expect_words(*grandchild, a + 2 * kMiB, 2 * kMiB, 1);
+  expect_words(*grandchild, b, kMiB, 2);
+  write_words(*grandchild, a, 4 * kMiB, 3);
+  expect_words(*grandchild, a, 4 * kMiB, 3);
+  grandchild->check();
+  grandchild->check_empty();
+}
+
+TEST_P(Layers, Memory_operations_of_a_child_leave_its_parent_alone) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(16 * kMiB);
+  write_words(*parent, a, 16 * kMiB, 1);
+  const auto snapshot = *parent->as->freeze();
+  auto child = g.child(snapshot);
+  auto& as = *child->as;
+  ASSERT_TRUE(as.unmap(a + 0x3000, 3 * kMiB));
+  ASSERT_TRUE(as.protect(a + 4 * kMiB, kMiB, Prot::None));
+  ASSERT_TRUE(as.protect(a + 6 * kMiB, kMiB, kRead));
+  ASSERT_TRUE(as.advise(a + 8 * kMiB, kMiB + 0x5000, Advice::DontNeed));
+  const auto moved = as.remap({.address = a + 10 * kMiB, .old_length = 4 * kMiB, .new_length = 4 * kMiB, .may_move = true,
+                               .fixed = true, .new_address = 0x6000'0000'0000});
+  ASSERT_TRUE(moved);
+  child->check();
+  expect_words(*parent, a, 16 * kMiB, 1);
+  EXPECT_EQ(child->cpu().load(a + 0x3000).error(), Error::NotMapped);
+  EXPECT_EQ(child->cpu().load(a + 4 * kMiB).error(), Error::NotPermitted);
+  EXPECT_EQ(child->cpu().store(a + 6 * kMiB, 1).error(), Error::NotPermitted);
+  EXPECT_EQ(child->cpu().load(a + 8 * kMiB), 0u);
+  for (Gva at = 0; at < 4 * kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(*moved + at), (a + 10 * kMiB + at) ^ 1);
+  ASSERT_TRUE(as.protect(a + 4 * kMiB, kMiB, kReadWrite));
+  write_words(*child, a + 4 * kMiB, kMiB, 5);
+  write_words(*child, *moved, 4 * kMiB, 6);
+  expect_words(*parent, a, 16 * kMiB, 1);
+  child->check();
+  child->check_empty();
+  parent->check();
+}
+
+TEST_P(Layers, Shared_memory_stays_shared_and_what_is_not_to_be_forked_is_not) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  auto file = std::make_shared<TestFile>(*parent->memory, 64 * 1024);
+  const Gva shared = 0x2000'0000, alone = 0x3000'0000, own = 0x3001'0000;
+  ASSERT_TRUE(parent->as->map({.address = shared, .length = 64 * 1024, .prot = kReadWrite, .fixed = true, .shared = true, .backing = file}));
+  parent->map_at(alone, 0x10000);
+  parent->map_at(own, 0x10000);
+  ASSERT_TRUE(parent->as->advise(alone, 0x10000, Advice::DontFork));
+  write_words(*parent, shared, 0x10000, 1);
+  write_words(*parent, alone, 0x20000, 1);
+  const auto snapshot = *parent->as->freeze();
+  auto child = g.child(snapshot);
+  write_words(*child, shared, 0x10000, 2);
+  expect_words(*parent, shared, 0x10000, 2);
+  write_words(*parent, shared, 0x8000, 3);
+  expect_words(*child, shared, 0x8000, 3);
+  EXPECT_EQ(child->cpu().load(alone).error(), Error::NotMapped);
+  expect_words(*child, own, 0x10000, 1);
+  EXPECT_EQ(child->as->counters().pages_copied, 0u);
+  EXPECT_EQ(parent->as->counters().pages_copied, 0u);
+  parent.reset();
+  expect_words(*child, shared, 0x8000, 3);
+  child->check();
+  child->check_empty();
+}
+
+TEST_P(Layers, A_freeze_without_a_table_to_be_had_fails_and_changes_nothing) {
+  Genet g(GetParam());
+  World w(GetParam(), {.tables = 2 * kMiB, .space = g.space});
+  const Gva a = w.map(kMiB);
+  write_words(w, a, kMiB, 1);
+  use_up_tables(w, 0);
+  EXPECT_EQ(w.as->freeze().error(), Error::NoMemory);
+  write_words(w, a, kMiB, 2);
+  EXPECT_EQ(w.as->counters().pages_copied, 0u);
+  w.check();
+}
+
+TEST_P(Layers, A_copy_that_cannot_be_had_is_no_memory_and_the_page_stays) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB);
+  write_words(*parent, a, 4 * kMiB, 1);
+  const auto snapshot = *parent->as->freeze();
+  World child(GetParam(), {.data = 2 * kMiB, .space = g.space});
+  ASSERT_TRUE(child.as->adopt(snapshot));
+  Gva at = a;
+  while (child.cpu().store(at, at ^ 2)) at += kPageSize;
+  EXPECT_EQ(at - a, 2 * kMiB);
+  EXPECT_EQ(child.cpu().store(at, 1).error(), Error::NoMemory);
+  expect_words(child, a, 2 * kMiB, 2);
+  expect_words(child, at, 2 * kMiB, 1);
+  child.check();
+  child.check_empty();
+}
+
+// Writers go on while the VM is frozen and children come and go: each child sees, on every page, what some moment held
+// there, and it never changes under it.
+TEST_P(Layers, Threads_write_while_the_memory_is_frozen) {
+  Genet g(GetParam());
+  auto parent = std::make_unique<World>(GetParam(), World::Options{.vcpus = 3, .space = g.space});
+  constexpr std::uint64_t kPages = 256;
+  const Gva a = parent->map(kPages * kPageSize);
+  write_words(*parent, a, kPages * kPageSize, a);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> writers;
+  for (unsigned t = 1; t <= 2; ++t) {
+    writers.emplace_back([&, t] {
+      std::uint64_t n = 0;
+      // Both words of a page, one after the other: a child may see them differ by one step, no more.
+      while (!done) {
+        const Gva at = a + (n * 7 + t) % (kPages / 2) * 2 * kPageSize + (t - 1) * kPageSize;
+        ASSERT_TRUE(parent->cpu(t).store(at + 8, n));
+        ASSERT_TRUE(parent->cpu(t).store(at + 16, n));
+        ++n;
+      }
+    });
+  }
+  for (unsigned round = 0; round < scaled(150, 30); ++round) {
+    auto snapshot = *parent->as->freeze();
+    auto child = g.child(snapshot);
+    snapshot.reset();
+    std::vector<std::uint64_t> seen;
+    for (unsigned pass = 0; pass < 2; ++pass) {
+      for (std::uint64_t i = 0; i < kPages; ++i) {
+        const auto first = *child->cpu().load(a + i * kPageSize + 8), second = *child->cpu().load(a + i * kPageSize + 16);
+        ASSERT_GE(first, second);
+        if (pass == 0) seen.push_back(first);
+        else ASSERT_EQ(first, seen[i]);
+      }
+    }
+    ASSERT_TRUE(child->cpu().store(a + round % kPages * kPageSize + 8, ~0ull));
+    ASSERT_EQ(child->as->audit(), "");
+  }
+  done = true;
+  for (auto& w : writers) w.join();
+  parent->check();
+  parent->check_empty();
+}
+
+}  // namespace
+}  // namespace ramet::mm::test

@@ -1,0 +1,199 @@
+// VMs that share layers: user code on both sides of a freeze, and children that try to write what is not theirs.
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "guest-mm/snapshot.hpp"
+#include "tests/vmm/kvm_guest.hpp"
+#include "vmm/kvm/kvm_machine.hpp"
+
+namespace ramet::vmm::testing {
+namespace {
+
+using mm::Prot;
+
+class KvmLayersTest : public KvmTest {
+ protected:
+  static constexpr mm::Gva kProgram = 0x7000'0000'0000, kPlace = 0x7000'4000'0000;
+  static constexpr mm::Gva kStolen = 0x7fff'0000'0000;  // nothing is mapped around it
+  static constexpr std::uint64_t kPages = 1024;         // of which the first half are a block
+
+  struct Vm {
+    std::unique_ptr<Machine> machine;  // destroyed last but for the memory
+    std::unique_ptr<mm::Memory> memory;
+    std::unique_ptr<mm::AddressSpace> space;
+    Vcpu* vcpu = nullptr;
+
+    explicit Vm(const std::shared_ptr<mm::PhysicalSpace>& physical, const std::shared_ptr<const mm::Snapshot>& of = {}) {
+      machine = std::move(*create_kvm_machine("/dev/kvm"));
+      memory = std::move(*mm::Memory::create({.data_bytes = 64ull << 20, .table_bytes = 8ull << 20, .space = physical}));
+      EXPECT_TRUE(memory->observe(*machine));
+      space = std::move(*mm::AddressSpace::create({}, *memory, *machine));
+      EXPECT_TRUE(machine->attach(*space));
+      if (of) {
+        EXPECT_TRUE(space->adopt(of));
+      }
+      vcpu = *machine->acquire_vcpu();
+    }
+    ~Vm() {
+      space.reset();
+      memory->unobserve();
+      machine.reset();
+    }
+    std::uint64_t word(mm::Gva at) {
+      std::uint64_t w = 0;
+      EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
+      return w;
+    }
+  };
+
+  Exit run_program(Vm& vm, Vcpu& v) {
+    for (;;) {
+      Exit e = v.run();
+      if (e.kind == Kind::Kicked) continue;
+      if (e.kind != Kind::PageFault) return e;
+      const auto done = vm.space->fault(e.address, e.access);
+      if (!done) return e;
+      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
+    }
+  }
+  // Adds one to a word of each page.
+  Exit add(Vm& vm, Vcpu& v, mm::Gva from, std::uint64_t pages) {
+    v.regs().rip = kProgram;
+    v.regs().rdi = from;
+    v.regs().rsi = pages;
+    return run_program(vm, v);
+  }
+  void set_up(Vm& vm) {
+    // 1: incq (%rdi); add $4096,%rdi; dec %rsi; jnz 1b; syscall
+    const std::uint8_t program[] = {0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05};
+    ASSERT_TRUE(vm.space->map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    ASSERT_TRUE(vm.space->write(kProgram, std::as_bytes(std::span(program))));
+    ASSERT_TRUE(vm.space->protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
+    ASSERT_TRUE(vm.space->map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    ASSERT_EXIT_KIND(add(vm, *vm.vcpu, kPlace, kPages), Syscall);
+  }
+  // Puts an entry into the VM's own tables as code in ring 0 could.
+  void steal(Vm& vm, mm::Gpa target) {
+    constexpr std::uint64_t kTable = G::kPresent | G::kWritable | G::kUser | 0x20;
+    const auto words = [&](mm::Gpa gpa) { return reinterpret_cast<std::uint64_t*>(vm.memory->host(gpa)); };
+    mm::Gpa table = vm.space->root();
+    for (unsigned shift = 39; shift > 12; shift -= 9) {
+      const auto fresh = vm.space->allocate_kernel_frame();
+      ASSERT_TRUE(fresh);
+      // The root shares its entry with all else up there.
+      if (shift == 39 && (words(table)[kStolen >> 39 & 511] & 1)) std::memcpy(words(*fresh), words(words(table)[kStolen >> 39 & 511] & 0xffff'ffff'f000), mm::kPageSize);
+      words(table)[kStolen >> shift & 511] = *fresh | kTable;
+      table = *fresh;
+    }
+    words(table)[kStolen >> 12 & 511] = target | G::kUserRw;
+    vm.machine->flush({.ranges = {}, .tables = {}, .everything = true});
+  }
+  std::shared_ptr<mm::PhysicalSpace> physical = std::make_shared<mm::PhysicalSpace>();
+};
+
+TEST_F(KvmLayersTest, Each_side_goes_on_with_what_was_there) {
+  Vm parent(physical);
+  set_up(parent);
+  auto snapshot = *parent.space->freeze();
+  Vm child(physical, snapshot);
+  ASSERT_EXIT_KIND(add(child, *child.vcpu, kPlace, 600), Syscall);
+  ASSERT_EXIT_KIND(add(parent, *parent.vcpu, kPlace + 300 * mm::kPageSize, 600), Syscall);
+  ASSERT_EXIT_KIND(add(parent, *parent.vcpu, kPlace + 300 * mm::kPageSize, 600), Syscall);
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    ASSERT_EQ(child.word(kPlace + i * mm::kPageSize), i < 600 ? 2u : 1u) << i;
+    ASSERT_EQ(parent.word(kPlace + i * mm::kPageSize), i >= 300 && i < 900 ? 3u : 1u) << i;
+  }
+  EXPECT_EQ(parent.space->audit(), "");
+  EXPECT_EQ(child.space->audit(), "");
+}
+
+TEST_F(KvmLayersTest, Children_one_after_the_other_and_in_a_chain) {
+  Vm parent(physical);
+  set_up(parent);
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    auto snapshot = *parent.space->freeze();
+    Vm child(physical, snapshot);
+    auto below = *child.space->freeze();
+    Vm grandchild(physical, below);
+    snapshot.reset();
+    below.reset();
+    ASSERT_EXIT_KIND(add(grandchild, *grandchild.vcpu, kPlace, 20), Syscall);
+    ASSERT_EXIT_KIND(add(child, *child.vcpu, kPlace, 10), Syscall);
+    ASSERT_EXIT_KIND(add(grandchild, *grandchild.vcpu, kPlace, 20), Syscall);
+    ASSERT_EXIT_KIND(add(parent, *parent.vcpu, kPlace, 5), Syscall);
+    for (std::uint64_t i = 0; i < 30; ++i) {
+      const std::uint64_t before = i < 5 ? round + 1 : 1;
+      ASSERT_EQ(grandchild.word(kPlace + i * mm::kPageSize), i < 20 ? before + 2 : before);
+      ASSERT_EQ(child.word(kPlace + i * mm::kPageSize), i < 10 ? before + 1 : before);
+      ASSERT_EQ(parent.word(kPlace + i * mm::kPageSize), i < 5 ? before + 1 : before);
+    }
+  }
+  EXPECT_EQ(parent.space->audit(), "");
+}
+
+TEST_F(KvmLayersTest, A_child_that_writes_its_own_page_tables_cannot_write_its_parents_data) {
+  Vm parent(physical);
+  set_up(parent);
+  const auto snapshot = *parent.space->freeze();
+  for (const mm::Gpa target : {snapshot->layer->data_parts[0].start, snapshot->layer->data_parts[1].start}) {
+    const auto* bytes = reinterpret_cast<const std::uint64_t*>(parent.memory->host(target));
+    const std::uint64_t before = bytes[0];
+    Vm child(physical, snapshot);
+    steal(child, target);
+    Exit e = add(child, *child.vcpu, kStolen, 1);
+    EXPECT_NE(e.kind, Kind::Syscall) << "the store went through";
+    EXPECT_EQ(bytes[0], before);
+  }
+}
+
+TEST_F(KvmLayersTest, Nor_its_parents_page_tables) {
+  Vm parent(physical);
+  set_up(parent);
+  const auto snapshot = *parent.space->freeze();
+  const mm::Gpa target = snapshot->layer->table_part.start;
+  const std::vector<std::uint64_t> before(reinterpret_cast<std::uint64_t*>(parent.memory->host(target)),
+                                          reinterpret_cast<std::uint64_t*>(parent.memory->host(target)) + 512);
+  Vm child(physical, snapshot), sibling(physical, snapshot);
+  steal(child, target);
+  (void)add(child, *child.vcpu, kStolen, 1);  // goes into the child's own copy
+  EXPECT_EQ(std::memcmp(parent.memory->host(target), before.data(), mm::kPageSize), 0);
+  ASSERT_EXIT_KIND(add(sibling, *sibling.vcpu, kPlace, kPages), Syscall);
+  ASSERT_EXIT_KIND(add(parent, *parent.vcpu, kPlace, kPages), Syscall);
+  for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(sibling.word(kPlace + i * mm::kPageSize), 2u);
+}
+
+// A second vCPU runs user code while the memory is frozen: it adds to all pages in turn, so a snapshot has no page that
+// is ahead of one before it, and none that is two behind.
+TEST_F(KvmLayersTest, Code_runs_while_its_memory_is_frozen) {
+  Vm parent(physical);
+  set_up(parent);
+  constexpr std::uint64_t kSome = 64;
+  Vcpu* other = *parent.machine->acquire_vcpu();
+  std::atomic<bool> done{false};
+  std::uint64_t rounds = 0;
+  std::thread runner([&] {
+    for (; !done; ++rounds) ASSERT_EXIT_KIND(add(parent, *other, kPlace, kSome), Syscall);
+  });
+  for (unsigned i = 0; i < 40; ++i) {
+    auto snapshot = *parent.space->freeze();
+    Vm child(physical, snapshot);
+    snapshot.reset();
+    std::uint64_t first = child.word(kPlace), before = first;
+    for (std::uint64_t p = 1; p < kSome; ++p) {
+      const std::uint64_t now = child.word(kPlace + p * mm::kPageSize);
+      ASSERT_LE(now, before);
+      ASSERT_GE(now + 1, first);
+      before = now;
+    }
+    ASSERT_EXIT_KIND(add(child, *child.vcpu, kPlace, kSome), Syscall);
+    ASSERT_EQ(child.word(kPlace), first + 1);
+  }
+  done = true;
+  runner.join();
+  for (std::uint64_t p = 0; p < kSome; ++p) ASSERT_EQ(parent.word(kPlace + p * mm::kPageSize), rounds + 1);
+  EXPECT_EQ(parent.space->audit(), "");
+}
+
+}  // namespace
+}  // namespace ramet::vmm::testing
