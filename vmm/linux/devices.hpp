@@ -1,4 +1,4 @@
-// What of a process holds pins of its memory for longer than a system call: rings, gup_test, pipes with spliced pages.
+// What of a process holds pins of its memory for longer than a system call: rings, gup_test, pages in pipes.
 #pragma once
 
 #include <atomic>

@@ -195,7 +195,7 @@ constexpr Definition kCalls[] = {
 std::span<const Definition> file_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v(std::begin(kCalls), std::end(kCalls));
-    for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), memfd_calls()})
+    for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), vmsplice_calls(), memfd_calls()})
       v.insert(v.end(), part.begin(), part.end());
     return v;
   }();

@@ -64,6 +64,7 @@ struct Parent {
 };
 
 class FileBacking;
+class SplicedPages;
 
 struct Files::State {
   // --- descriptors, files_table.cpp ---
@@ -95,6 +96,7 @@ struct Files::State {
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
 
   Devices devices;                   // rings and the like
+  std::shared_ptr<SplicedPages> spliced_pages;  // files_vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;
   std::size_t descriptor_limit() const;
@@ -187,6 +189,7 @@ std::span<const Definition> descriptor_calls();  // files_table.cpp
 std::span<const Definition> open_calls();        // files_open.cpp
 std::span<const Definition> control_calls();     // files_control.cpp: fcntl, ioctl, flock
 std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee
+std::span<const Definition> vmsplice_calls();    // files_vmsplice.cpp
 std::span<const Definition> stat_calls();        // files_stat.cpp
 std::span<const Definition> change_calls();      // files_change.cpp: names and attributes
 std::span<const Definition> directory_calls();   // files_directory.cpp: getdents, chdir, getcwd

@@ -1,4 +1,4 @@
-# io_uring for guests; see guests/uring.c.
+# What pins a guest's memory: io_uring (see guests/uring.c), gup_test, vmsplice.
 uring() { same "$GUESTS/uring" "$1" "$DATA"; }
 
 test_uring_transfers() { uring transfers; }
@@ -16,3 +16,6 @@ test_uring_refused() { uring refused; }
 test_uring_probes() { uring probes; }
 test_uring_threads() { uring threads; }
 test_uring_end_in_flight() { uring end_in_flight; }
+
+test_gup_test() { same "$GUESTS/gup_test"; }
+test_vmsplice() { same "$GUESTS/vmsplice"; }
