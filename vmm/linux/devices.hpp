@@ -40,7 +40,7 @@ class Devices {
 
   struct {
     std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
-    std::atomic<std::uint64_t> async{0};         // completions that no enter was there to take
+    std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
     std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
     std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes, all between the host's file and pinned frames
     std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host

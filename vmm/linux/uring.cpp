@@ -95,6 +95,9 @@ OrErrno<void> Uring::start() {
   io_uring_params params{};
   params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL;  // a refused entry does not end the host's batch: we do
   params.cq_entries = queues_->cq_entries();
+  // Completions that the host finishes on the submitting thread bring it out of guest mode for that, unless the guest
+  // says that it will call soon enough.
+  if (flags_ & (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_DEFER_TASKRUN)) params.flags |= IORING_SETUP_COOP_TASKRUN;
   if (int r = io_uring_queue_init_params(queues_->sq_entries(), &host_, &params); r < 0) return err(-r);
   host_open_ = true;
   if (cancel_all(host_) == -EINVAL) return err(ENOSYS);  // before Linux 6.0: it could not be ended
@@ -142,7 +145,7 @@ void Uring::let_go() {
     flush_to_host(nullptr);
     // Again and again: what waits for another (a link, a drain) is there to be cancelled only when that has gone.
     for (;;) {
-      move(By::Thread);
+      move();
       std::unique_lock guard(lock_);
       if (requests_.empty()) break;
       guard.unlock();
@@ -166,7 +169,7 @@ void Uring::let_go() {
   files_.clear();
   std::lock_guard guard(lock_);
   eventfd_.reset();
-  announce_locked(By::Thread);  // whoever waits in the ring finds it gone
+  announce_locked(true);  // whoever waits in the ring finds it gone
 }
 
 // --- submission ---
@@ -218,7 +221,7 @@ void Uring::flush_to_host(Thread* thread) {
   while (io_uring_sq_ready(&host_) > 0) {
     const int r = io_uring_submit(&host_);
     if (r >= 0 || r == -EINTR) continue;
-    move(By::Submitter);
+    move();
     // What is left then goes with the next batch, or with the end.
     if (thread && thread->should_stop_waiting()) return;
     sched_yield();
@@ -234,6 +237,10 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   }
   flush_to_host(&thread);
   if (io_uring_sq_ready(&host_) > 0) return -EAGAIN;
+  {
+    std::lock_guard guard(lock_);
+    batch_ = next_id_;
+  }
   hold_back_sigpipe();
   count = std::min(count, queues_->submissions());
   unsigned submitted = 0;
@@ -246,7 +253,11 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   }
   queues_->publish_head();
   flush_to_host(&thread);
-  move(By::Submitter);
+  move();
+  {
+    std::lock_guard guard(lock_);
+    batch_ = ~0ull;
+  }
   // A write to a pipe that nobody reads, done at once: on Linux too the caller gets the signal.
   sigset_t pipe;
   sigemptyset(&pipe);
@@ -258,10 +269,10 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
 
 // --- completion ---
 
-unsigned Uring::move(By by) {
+unsigned Uring::move() {
   std::vector<std::unique_ptr<UringRequest>> done;  // closes files, outside of the lock
   std::lock_guard guard(lock_);
-  unsigned moved = 0;
+  unsigned moved = 0, later = 0;
   std::array<io_uring_cqe*, 64> cqes;
   while (unsigned n = io_uring_peek_batch_cqe(&host_, cqes.data(), cqes.size())) {
     for (const io_uring_cqe* cqe : std::span(cqes).first(n)) {
@@ -280,14 +291,15 @@ unsigned Uring::move(By by) {
       done.push_back(std::move(it->second));
       requests_.erase(it);
       ++moved;
+      later += cqe->user_data < batch_;
     }
     io_uring_cq_advance(&host_, n);
   }
   if (moved == 0) return 0;
   devices_.counters.completed.fetch_add(moved, std::memory_order_relaxed);
-  if (by == By::Thread) devices_.counters.async.fetch_add(moved, std::memory_order_relaxed);
+  devices_.counters.async.fetch_add(later, std::memory_order_relaxed);
   if (requests_.empty()) changed_.notify_all();
-  announce_locked(by);
+  announce_locked(later > 0);
   return moved;
 }
 
@@ -310,11 +322,11 @@ void Uring::flush_backlog_locked() {
 }
 
 // Completions were posted, or the ring has gone: to whoever waits for that.
-void Uring::announce_locked(By by) {
+void Uring::announce_locked(bool later) {
   posted_.fetch_add(1, std::memory_order_seq_cst);
   if (waiting_.load(std::memory_order_seq_cst)) syscall(SYS_futex, &posted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   if (watched_) ::eventfd_write(ready_.get(), 1);  // non-blocking; if it is full, it is readable
-  if (!eventfd_ || queues_->eventfd_disabled() || (eventfd_async_only_ && by == By::Submitter)) return;
+  if (!eventfd_ || queues_->eventfd_disabled() || (eventfd_async_only_ && !later)) return;
   io_uring_sqe* sqe = io_uring_get_sqe(&bell_);
   if (!sqe) return;  // the host has had no memory for the last ones: it will have signalled when it had
   io_uring_prep_nop(sqe);
@@ -329,7 +341,7 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
   waiting_.fetch_add(1, std::memory_order_seq_cst);
   for (;;) {
     const std::uint32_t seen = posted_.load(std::memory_order_seq_cst);
-    move(By::Submitter);
+    move();
     unsigned there;
     {
       std::lock_guard guard(lock_);
@@ -361,7 +373,7 @@ void Uring::serve() {
     guard.unlock();
     // Nothing of host_ that others change is looked at: only the kernel's side of the ring.
     io_uring_enter(static_cast<unsigned>(host_.ring_fd), 0, 1, IORING_ENTER_GETEVENTS, nullptr);
-    move(By::Thread);
+    move();
     guard.lock();
   }
 }

@@ -89,12 +89,11 @@ class Uring : public PinHolder {
   bool submit_one(Thread&, const io_uring_sqe&);
   void flush_to_host(Thread*);
   // Moves what the host has done into the guest's queue. Returns how many.
-  enum class By : std::uint8_t { Submitter, Thread };
-  unsigned move(By);
+  unsigned move();
   bool full() const { return devices_.requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
   void post_locked(const Completion&);
   void flush_backlog_locked();
-  void announce_locked(By);
+  void announce_locked(bool later);             // later: not only completions of entries that are being submitted
   std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind);
   std::shared_ptr<OpenFile> file_of(Thread&, const io_uring_sqe&);
 
@@ -122,6 +121,7 @@ class Uring : public PinHolder {
 
   std::mutex lock_;                             // guards the host's completion queue, queues_'s, and what follows
   std::uint64_t next_id_ = 1;                   // the host's user_data; 0: our own entries
+  std::uint64_t batch_ = ~0ull;                 // first id of those that are being submitted; none: the largest
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id
   std::deque<Completion> backlog_;              // the guest's queue was full; counted as requests still
