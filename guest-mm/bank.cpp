@@ -209,27 +209,22 @@ Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::functi
 }
 
 Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
-  // Parts of one bank that touch each other, closed by one freeze after another, become one.
+  // By start. Parts of one bank that touch each other, closed by one freeze after another, become one.
   std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;
   for (const Layer* l = layer.get(); l; l = l->below.get()) {
-    for (const auto& part : l->data_parts) {
-      if (!part.empty()) data[part.start] = {l, part.end};
-    }
-    if (!l->table_part.empty()) tables[l->table_part.start] = {l, l->table_part.end};
+    for (const auto& part : l->data_parts) data[part.start] = {l, part.end};
+    // The upper layer of a bank has all that the lower ones have.
+    tables.try_emplace(l->table_part.start, l, l->table_part.end);
   }
-  const auto join = [](auto& parts) {
-    for (auto i = parts.begin(); i != parts.end();) {
-      const auto next = std::next(i);
-      if (next != parts.end() && i->second.second == next->first && i->second.first->data == next->second.first->data) {
-        i->second.second = next->second.second;
-        parts.erase(next);
-      } else {
-        i = next;
-      }
+  for (auto i = data.begin(); i != data.end();) {
+    const auto next = std::next(i);
+    if (next != data.end() && i->second.second == next->first && i->second.first->data == next->second.first->data) {
+      i->second.second = next->second.second;
+      data.erase(next);
+    } else {
+      i = next;
     }
-  };
-  join(data);
-  join(tables);
+  }
   Banks told;
   const auto give_up = [&](Error error) {
     for (const auto& bank : told)

@@ -3,7 +3,6 @@
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -65,8 +64,8 @@ struct Layer {
   };
   std::shared_ptr<const Layer> below;      // what it refers to in turn; null: nothing
   std::shared_ptr<Bank> data, tables;
-  std::array<Part, 2> data_parts;
-  Part table_part;
+  std::vector<Part> data_parts;            // without those of the layers below
+  Part table_part;                         // with those that belong to the same bank
 };
 
 // Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the

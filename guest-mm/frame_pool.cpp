@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14
@@ -27,7 +28,7 @@ FramePool::FramePool(const Bank& bank, Announce announce, std::uint64_t limit)
     : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)),
       limit_(limit == 0 ? frames_ : std::min<std::uint64_t>(limit, frames_)), top_(frames_),
       known_bottom_(static_cast<Index>(std::min(bank.size(), Memory::kFirstPiece) >> kPageShift)), known_top_(frames_),
-      huge_from_(frames_), sealed_top_(frames_) {
+      huge_from_(frames_), sealed_by_(new std::atomic<std::uint32_t>[(frames_ >> kBlockOrder) + 1]()) {
   lists_.fill(kNil);
 }
 
@@ -42,10 +43,8 @@ Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce 
 
 FramePool::~FramePool() {
   // The bank may live on in layers: what no layer holds goes back to the host now.
-  if (!seals_.empty()) {
-    const Index from = sealed_bottom_.load(std::memory_order_relaxed), to = sealed_top_.load(std::memory_order_relaxed);
-    if (from < bottom_) (void)::madvise(host(from), std::uint64_t{bottom_ - from} << kPageShift, MADV_DONTNEED);
-    if (top_ < to) (void)::madvise(host(top_), std::uint64_t{to - top_} << kPageShift, MADV_DONTNEED);
+  for (Index i = 0; i < frames_ && last_seal_ > 0; i += Index{1} << kBlockOrder) {
+    if (!sealed(i) && (i < bottom_ || i >= top_)) (void)::madvise(host(i), kBlockSize, MADV_DONTNEED);
   }
   if (meta_) ::munmap(meta_, sizeof(Frame) * std::uint64_t{frames_});
 }
@@ -188,7 +187,7 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
     std::lock_guard guard(lock_);
     Index first = 0;
     unsigned order = 0;
-    if (sealed_locked(i) || used() + run.pages() > limit_) return fail(Error::NoMemory);
+    if (sealed(i) || used() + run.pages() > limit_) return fail(Error::NoMemory);
     if (run_of_locked(i, first, order)) {
       zero = meta_[first].zero;
       unlink_locked(first);
@@ -220,7 +219,7 @@ Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
   while (order < kBlockOrder) {
     const Index buddy = i ^ (Index{1} << order);
-    if (!meta_[buddy].free || meta_[buddy].order != order || sealed_locked(buddy)) break;
+    if (!meta_[buddy].free || meta_[buddy].order != order ) break;  // all of a block is sealed, or nothing
     zero = zero && meta_[buddy].zero;
     unlink_locked(buddy);
     i = std::min(i, buddy);
@@ -236,12 +235,11 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
   const auto guard = lock_soon(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   used_.store(used() - pages, std::memory_order_relaxed);
-  const Index open = sealed_bottom_.load(std::memory_order_relaxed), closed = sealed_top_.load(std::memory_order_relaxed);
   while (pages > 0) {
-    // As far as all of it is sealed, or all of it is not.
-    const Index end = i < open ? open : i < closed ? closed : frames_;
+    // Block by block: each is sealed as a whole, or not.
+    const Index end = static_cast<Index>(align_down(i, 1u << kBlockOrder)) + (Index{1} << kBlockOrder);
     const Index n = static_cast<Index>(std::min<std::uint64_t>(pages, end - i));
-    if (sealed_locked(i)) drop_locked(i, n);
+    if (sealed(i)) drop_locked(i, n);
     else free_locked(i, n);
     i += n;
     pages -= n;
@@ -258,35 +256,47 @@ void FramePool::free_locked(Index i, std::uint64_t pages) {
   }
 }
 
-// Each frame waits with the outermost seal that closed it.
+// Frames of a sealed block wait with its seal.
 void FramePool::drop_locked(Index i, Index pages) {
-  while (pages > 0) {
-    Index top = frames_;  // of the next seal further out
-    auto seal = seals_.begin();
-    for (; i >= seal->bottom && i < seal->top; ++seal) top = seal->top;
-    const Index n = std::min(pages, (i < seal->bottom ? seal->bottom : top) - i);
-    seal->dropped.emplace_back(i, n);
-    seal->dropped_frames += n;
-    i += n;
-    pages -= n;
-  }
+  const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_relaxed);
+  Seal& seal = *std::ranges::find(seals_, by, &Seal::number);
+  seal.dropped.emplace_back(i, pages);
+  seal.dropped_frames += pages;
 }
 
-std::array<Layer::Part, 2> FramePool::seal() {
+std::vector<Layer::Part> FramePool::seal() {
   std::lock_guard guard(lock_);
-  const Index outer_bottom = sealed_bottom_.load(std::memory_order_relaxed), outer_top = sealed_top_.load(std::memory_order_relaxed);
-  std::uint64_t free = 0;
-  for (unsigned order = 0; order <= kBlockOrder; ++order) {
-    for (Index i = lists_[order]; i != kNil; i = meta_[i].next) free += 1ull << order;
+  constexpr Index kBlock = Index{1} << kBlockOrder;
+  // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole blocks.
+  while (!is_aligned(bottom_, kBlock) && bottom_ < top_) {
+    const unsigned order = std::countr_zero(bottom_);
+    push_locked(bottom_, order, true);
+    bottom_ += Index{1} << order;
   }
-  seals_.push_back({.users = {}, .bottom = bottom_, .top = top_, .lists = lists_, .backed_blocks = backed_blocks_, .free = free, .dropped = {}});
-  lists_.fill(kNil);
-  backed_blocks_ = 0;
-  // Release: pairs with exclusive(). Who saw a frame as its own before may still be making an entry for it writable;
-  // the caller waits for those (AddressSpace::freeze).
-  sealed_bottom_.store(bottom_, std::memory_order_release);
-  sealed_top_.store(top_, std::memory_order_release);
-  return {Layer::Part{gpa(outer_bottom), gpa(bottom_)}, Layer::Part{gpa(top_), gpa(outer_top)}};
+  std::vector<Layer::Part> parts;
+  const std::uint32_t number = ++last_seal_;
+  for (Index i = 0; i < frames_; i += kBlock) {
+    if (i == bottom_) i = top_;  // fresh ones
+    if (i >= frames_) break;
+    if (sealed(i)) continue;
+    if (meta_[i].free && meta_[i].order == kBlockOrder) {
+      sealed_by_[i >> kBlockOrder].store(0, std::memory_order_relaxed);  // an old seal's number says nothing
+      continue;
+    }
+    // Release: pairs with exclusive(). Who saw a frame as its own before may still be making an entry for it
+    // writable; the caller waits for those (AddressSpace::freeze).
+    sealed_by_[i >> kBlockOrder].store(number, std::memory_order_release);
+    if (!parts.empty() && parts.back().end == gpa(i)) parts.back().end += kBlockSize;
+    else parts.push_back({gpa(i), gpa(i) + kBlockSize});
+  }
+  Seal seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = {}};
+  for (unsigned order = 0; order < kBlockOrder; ++order) {
+    for (Index i = lists_[order]; i != kNil; i = meta_[i].next) seal.free += 1ull << order;
+    seal.lists[order] = std::exchange(lists_[order], kNil);
+  }
+  seals_.push_back(std::move(seal));
+  sealed_.store(number, std::memory_order_release);
+  return parts;
 }
 
 void FramePool::sealed_for(std::weak_ptr<const Layer> users) {
@@ -310,10 +320,9 @@ bool FramePool::thaw() {
   while (!seals_.empty() && seals_.back().users.expired()) {
     Seal seal = std::move(seals_.back());
     seals_.pop_back();
-    sealed_bottom_.store(seals_.empty() ? 0 : seals_.back().bottom, std::memory_order_release);
-    sealed_top_.store(seals_.empty() ? frames_ : seals_.back().top, std::memory_order_release);
+    sealed_.store(seals_.empty() ? 0 : seals_.back().number, std::memory_order_release);
     // The lists of then in front of those of now.
-    for (unsigned order = 0; order <= kBlockOrder; ++order) {
+    for (unsigned order = 0; order < kBlockOrder; ++order) {
       Index last = seal.lists[order];
       if (last == kNil) continue;
       while (meta_[last].next != kNil) last = meta_[last].next;
@@ -321,7 +330,6 @@ bool FramePool::thaw() {
       if (lists_[order] != kNil) meta_[lists_[order]].prev = last;
       lists_[order] = seal.lists[order];
     }
-    backed_blocks_ += seal.backed_blocks;
     for (const auto& [start, pages] : seal.dropped) free_locked(start, pages);
     any = true;
   }

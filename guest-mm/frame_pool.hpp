@@ -7,9 +7,8 @@
 // for in huge pages, the bottom is not, so that a small guest costs the host only the pages it uses.
 // When the two meet, freed blocks are split. Book-keeping lies outside the bank and is touched as used.
 //
-// A freeze seals what lies outside the fresh frames: it now belongs to a layer, and no frame of it is handed out or
-// becomes zero while somebody else stands on that layer. When the last of them has gone, it is as before. Seals are a
-// stack, each further in than those before.
+// A freeze seals all blocks in which a frame is in use: they now belong to a layer, and no frame in them is handed out
+// while somebody else stands on that layer. When the last of them has gone, they are as before. Seals are a stack.
 #pragma once
 
 #include <array>
@@ -61,9 +60,8 @@ class FramePool {
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
   void free(Gpa gpa, std::uint64_t pages);
 
-  // Closes all frames that were ever handed out since the last seal. Two parts, either may be empty: from the bottom,
-  // from the top.
-  std::array<Layer::Part, 2> seal();
+  // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined.
+  std::vector<Layer::Part> seal();
   // Whose seal the last one is: sealed as long as it lives. Once per seal().
   void sealed_for(std::weak_ptr<const Layer>);
   // The layer of the last seal that is not undone; null if there is none.
@@ -74,8 +72,7 @@ class FramePool {
   // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
   bool exclusive(Gpa gpa) const {
     if (!bank_.contains(gpa)) return false;
-    const Index i = static_cast<Index>((gpa - bank_.base()) >> kPageShift);
-    return i >= sealed_bottom_.load(std::memory_order_acquire) && i < sealed_top_.load(std::memory_order_acquire);
+    return !sealed(static_cast<Index>((gpa - bank_.base()) >> kPageShift));
   }
 
   std::uint64_t total() const { return limit_; }
@@ -105,15 +102,17 @@ class FramePool {
 
   struct Seal {
     std::weak_ptr<const Layer> users;
-    Index bottom, top;                          // frames outside [bottom, top) are closed
-    std::array<Index, kBlockOrder + 1> lists;   // free when it was closed
-    std::uint64_t backed_blocks, free;          // in the lists
+    std::uint32_t number;                          // rising
+    std::array<Index, kBlockOrder> lists;          // runs that were free in its blocks
+    std::uint64_t free;                            // frames in them
     std::vector<std::pair<Index, Index>> dropped;  // freed since: start and number
     std::uint64_t dropped_frames = 0;
   };
   FramePool(const Bank&, Announce, std::uint64_t limit);
-  bool sealed_locked(Index i) const {
-    return i < sealed_bottom_.load(std::memory_order_relaxed) || i >= sealed_top_.load(std::memory_order_relaxed);
+  // A block is sealed from when the number of a seal is written there until that seal has been undone.
+  bool sealed(Index i) const {
+    const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_acquire);
+    return by != 0 && by <= sealed_.load(std::memory_order_acquire);
   }
   void drop_locked(Index, Index pages);
   void free_locked(Index, std::uint64_t pages);
@@ -144,8 +143,11 @@ class FramePool {
   Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
   std::vector<Seal> seals_;
-  // Of the last seal. Written with the lock, release; read without it by exclusive().
-  std::atomic<Index> sealed_bottom_{0}, sealed_top_{0};
+  std::uint32_t last_seal_ = 0;
+  // Numbers of seals: of the last one that is not undone, and for each block. Written with the lock, release; read
+  // without it by exclusive().
+  std::atomic<std::uint32_t> sealed_{0};
+  std::unique_ptr<std::atomic<std::uint32_t>[]> sealed_by_;
   std::atomic<std::uint64_t> used_{0}, peak_{0};  // written with the lock; read as a statistic without it
 };
 

@@ -41,12 +41,15 @@ Result<Gpa> TablePool::allocate() {
       if (!told) return fail(told.error());
       known_ = to;
     }
-    return bank_.base() + (fresh_++ << kPageShift);
+    const Gpa fresh = bank_.base() + (fresh_++ << kPageShift);
+    info(fresh).born.store(last_seal_, std::memory_order_relaxed);
+    return fresh;
   }
   const Gpa gpa = free_.back();
   free_.pop_back();
   std::memset(host(gpa), 0, kPageSize);
   new (&info(gpa)) TableInfo;
+  info(gpa).born.store(last_seal_, std::memory_order_relaxed);
   return gpa;
 }
 
@@ -57,19 +60,17 @@ Result<Gpa> TablePool::allocate_kernel() {
 
 void TablePool::retire(Gpa gpa) {
   // A sealed one waits with the outermost seal that closed it.
+  const std::uint32_t born = info(gpa).born.load(std::memory_order_relaxed);
   for (Seal& seal : seals_) {
-    if (index(gpa) < seal.end) return seal.retired.push_back(gpa);
+    if (born < seal.number) return seal.dropped.push_back(gpa);
   }
   retired_.push_back(gpa);
 }
 
 Layer::Part TablePool::seal() {
-  const std::uint64_t from = sealed_.load(std::memory_order_relaxed);
-  seals_.push_back({.users = {}, .end = fresh_, .free = std::move(free_), .retired = std::move(retired_)});
-  free_.clear();
-  retired_.clear();
-  sealed_.store(fresh_, std::memory_order_release);
-  return {bank_.base() + (from << kPageShift), bank_.base() + (fresh_ << kPageShift)};
+  seals_.push_back({.users = {}, .number = ++last_seal_, .dropped = {}});
+  sealed_.store(last_seal_, std::memory_order_release);
+  return {bank_.base() + (first_ << kPageShift), bank_.base() + (fresh_ << kPageShift)};
 }
 
 bool TablePool::thaw() {
@@ -77,9 +78,8 @@ bool TablePool::thaw() {
   while (!seals_.empty() && seals_.back().users.expired()) {
     Seal seal = std::move(seals_.back());
     seals_.pop_back();
-    sealed_.store(seals_.empty() ? first_ : seals_.back().end, std::memory_order_release);
-    free_.insert(free_.end(), seal.free.begin(), seal.free.end());
-    retired_.insert(retired_.end(), seal.retired.begin(), seal.retired.end());
+    sealed_.store(seals_.empty() ? 0 : seals_.back().number, std::memory_order_release);
+    retired_.insert(retired_.end(), seal.dropped.begin(), seal.dropped.end());
     any = true;
   }
   return any;
@@ -87,7 +87,7 @@ bool TablePool::thaw() {
 
 std::uint64_t TablePool::used() const {
   std::uint64_t unused = free_.size() + retired_.size();
-  for (const Seal& seal : seals_) unused += seal.free.size() + seal.retired.size();
+  for (const Seal& seal : seals_) unused += seal.dropped.size();
   return fresh_ - first_ - unused;
 }
 

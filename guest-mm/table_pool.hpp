@@ -1,9 +1,10 @@
 // Table pool: the pages of page tables, from the table bank, and what is known of each. They never become data
 // frames, and data frames never become tables: a data frame can be written by guest code, a table must not.
 //
-//   bank:  [ ring 0's own frames | tables, sealed by freezes | tables that may be written | fresh ]
+//   bank:  [ ring 0's own frames | tables, sealed by freezes or not | fresh ]
 //
-// Sealed tables belong to layers (see FramePool): nobody changes them while others stand on those.
+// Sealed tables belong to layers (see FramePool): nobody changes them while others stand on those. Free pages between
+// them are used on: all that a child could learn from one is where frames lie that it has no slot for.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +24,7 @@ struct TableInfo {
   bool dead = false;                       // taken out of the tree: nothing may be published here. Table lock.
   std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
+  std::atomic<std::uint32_t> born{0};      // seals made before it was handed out. Read by TablePool::writable().
 };
 
 // The lock of one table, under which its entries change: held for a few stores, or for the walk over one table.
@@ -67,12 +69,14 @@ class TablePool {
   // A page that nobody but the caller has seen.
   void free(Gpa);
 
-  // As FramePool's.
+  // Closes all tables there are; returns the part of the bank that holds tables. The rest as FramePool's.
   Layer::Part seal();
   void sealed_for(std::weak_ptr<const Layer> users) { seals_.back().users = std::move(users); }
   bool thaw();
   // Whether the table is this pool's and not sealed. Acquire: pairs with seal(), see AddressSpace::freeze().
-  bool writable(Gpa gpa) const { return bank_.contains(gpa) && index(gpa) >= sealed_.load(std::memory_order_acquire); }
+  bool writable(Gpa gpa) const {
+    return bank_.contains(gpa) && info(gpa).born.load(std::memory_order_relaxed) >= sealed_.load(std::memory_order_acquire);
+  }
   bool own(Gpa gpa) const { return bank_.contains(gpa); }
 
   std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
@@ -87,12 +91,12 @@ class TablePool {
   static constexpr std::uint64_t kKernelFrames = 1024;
   struct Seal {
     std::weak_ptr<const Layer> users;
-    std::uint64_t end;                 // pages before it are closed
-    std::vector<Gpa> free, retired;    // when it was closed, and since
+    std::uint32_t number;              // tables with `born` below are closed
+    std::vector<Gpa> dropped;          // of them, no more in our tree
   };
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
-        known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift), sealed_(first_) {}
+        known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;
@@ -103,7 +107,8 @@ class TablePool {
   std::uint64_t known_;               // pages from here on are not yet announced
   std::vector<Gpa> free_, retired_;
   std::vector<Seal> seals_;
-  std::atomic<std::uint64_t> sealed_;  // of the last seal; written with the lock, release
+  std::uint32_t last_seal_ = 0;
+  std::atomic<std::uint32_t> sealed_{0};  // number of the last seal that is not undone; written with the lock, release
 };
 
 }  // namespace ramet::mm

@@ -483,6 +483,8 @@ class Walker final : public PageTable {
 
   void copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsigned count, bool share);
 
+  void leave(Gpa table, FlushBatch& batch);
+
   void drop_shared(const Slot& parent, Gpa table, FlushBatch& batch);
 
 

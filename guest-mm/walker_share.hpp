@@ -35,6 +35,17 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, unsigned first, unsig
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
+// A shared table is in our tree no more. It may be ours again one day: who still knows it must not publish there.
+template <arch::EntryFormat F>
+void Walker<F>::leave(Gpa table, FlushBatch& batch) {
+  if (!tables_.own(table)) return;
+  {
+    TableLock lock(tables_.info(table));
+    tables_.info(table).dead = true;
+  }
+  batch.release_table(table);
+}
+
 // The table that the entry leads to, made our own.
 template <arch::EntryFormat F>
 Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
@@ -59,7 +70,7 @@ Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
   }
   F::publish();
   counters_.tables_unshared.add();
-  if (tables_.own(child)) batch.release_table(child);
+  leave(child, batch);
   return copy;
 }
 
@@ -152,12 +163,10 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
                         const Leaf leaf = leaf_of(slot, e);
                         if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
                       },
-                      [&](const Slot&, Gpa below) {
-                        if (tables_.own(below)) batch.release_table(below);
-                      });
+                      [&](const Slot&, Gpa below) { leave(below, batch); });
   TableLock lock(tables_.info(parent.table));
   replace(parent, arch::kNone, &batch);
-  if (tables_.own(table)) batch.release_table(table);
+  leave(table, batch);
 }
 
 template <arch::EntryFormat F>

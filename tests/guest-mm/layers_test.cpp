@@ -24,7 +24,8 @@ struct Genet {
   std::unique_ptr<World> make() { return std::make_unique<World>(format, in(space, config)); }
   std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) {
     auto w = make();
-    EXPECT_TRUE(w->as->adopt(of));
+    const auto done = w->as->adopt(of);
+    EXPECT_TRUE(done) << describe(done.error());
     return w;
   }
   Format format;
@@ -265,6 +266,127 @@ TEST_P(Layers, Threads_write_while_the_memory_is_frozen) {
   for (auto& w : writers) w.join();
   parent->check();
   parent->check_empty();
+}
+
+TEST_P(Layers, Copies_are_made_without_the_lock_once_the_tables_are_there) {
+  for (const bool speculative : {true, false}) {
+    Genet g(GetParam(), {.blocks = false, .speculative_faults = speculative});
+    auto parent = g.make();
+    const Gva a = parent->map(2 * kMiB);
+    write_words(*parent, a, 2 * kMiB, 1);
+    auto child = g.child(*parent->as->freeze());
+    for (Gva at = a; at < a + 2 * kMiB; at += 3 * kPageSize) ASSERT_TRUE(child->cpu().store(at, at ^ 2));
+    const Counters& c = child->as->counters();
+    EXPECT_EQ(c.faults_cow, c.faults);
+    EXPECT_EQ(c.pages_copied, c.faults);
+    EXPECT_EQ(c.spf, speculative ? c.faults - 1 : 0u);  // the first copied the tables
+    child->check();
+    child->check_empty();
+  }
+}
+
+TEST_P(Layers, Pages_written_in_order_are_copied_ahead) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(8 * kMiB);
+  write_words(*parent, a, 8 * kMiB, 1);
+  auto child = g.child(*parent->as->freeze());
+  write_words(*child, a, 8 * kMiB, 2);
+  EXPECT_LE(child->as->counters().faults, 80u);
+  EXPECT_EQ(child->as->counters().pages_copied, 2048u);
+  expect_words(*child, a, 8 * kMiB, 2);
+  child->check();
+}
+
+TEST_P(Layers, Blocks_are_copied_whole_where_the_program_wants_them) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(8 * kMiB);
+  ASSERT_TRUE(parent->as->advise(a, 8 * kMiB, Advice::Huge));
+  write_words(*parent, a, 8 * kMiB, 1);
+  auto child = g.child(*parent->as->freeze());
+  for (Gva at = a; at < a + 8 * kMiB; at += kBlockSize) ASSERT_TRUE(child->cpu().store(at + 0x5000, 7));
+  EXPECT_EQ(child->as->counters().faults, 4u);
+  EXPECT_EQ(child->as->counters().spf, 3u);
+  EXPECT_EQ(child->as->usage().data_blocks_2m, 4u);
+  EXPECT_EQ(child->as->counters().split_pmd, 0u);
+  expect_words(*child, a + 0x6000, kMiB, 1);
+  expect_words(*parent, a, 8 * kMiB, 1);
+  child->check();
+  child->check_empty();
+}
+
+// Threads of a child write the same pages at once, and read what others wrote.
+TEST_P(Layers, Copies_race_with_each_other_and_with_changes_of_the_region) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  constexpr std::uint64_t kPages = 1024;
+  const Gva a = parent->map(kPages * kPageSize);
+  write_words(*parent, a, kPages * kPageSize, 1);
+  for (unsigned round = 0; round < scaled(40, 8); ++round) {
+    World child(GetParam(), {.vcpus = 3, .space = g.space});
+    ASSERT_TRUE(child.as->adopt(*parent->as->freeze()));
+    std::vector<std::thread> writers;
+    for (unsigned t = 0; t < 2; ++t) {
+      writers.emplace_back([&, t] {
+        for (std::uint64_t i = 0; i < kPages; ++i) {
+          const Gva at = a + (i * 11 + round) % kPages * kPageSize;
+          ASSERT_TRUE(child.cpu(t).store(at + 8 + 8 * t, i + 1));
+          ASSERT_EQ(child.cpu(t).load(at + 8 + 8 * t), i + 1);
+          ASSERT_EQ(child.cpu(t).load(at), at ^ 1);
+        }
+      });
+    }
+    std::thread changer([&] {
+      for (unsigned i = 0; i < 200; ++i) {
+        const Gva part = a + (i * 37 % 960) * kPageSize;
+        ASSERT_TRUE(child.as->advise(part, 16 * kPageSize, Advice::DontFork));
+        ASSERT_TRUE(child.as->advise(part, 16 * kPageSize, Advice::DoFork));
+      }
+    });
+    for (auto& w : writers) w.join();
+    changer.join();
+    for (std::uint64_t i = 0; i < kPages; ++i) {
+      const Gva at = a + (i * 11 + round) % kPages * kPageSize;
+      ASSERT_EQ(child.cpu(2).load(at + 8), i + 1);
+      ASSERT_EQ(child.cpu(2).load(at + 16), i + 1);
+      ASSERT_EQ(parent->cpu().load(at + 8), 0u);
+    }
+    child.check();
+  }
+  parent->check();
+}
+
+// While a freeze waits for a fault that began before it, others find tables that are sealed and still in use.
+TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone) {
+  Genet g(GetParam(), {.blocks = false, .around_pages = 1});
+  auto parent = std::make_unique<World>(GetParam(), World::Options{.vcpus = 4, .config = g.config, .space = g.space});
+  auto file = std::make_shared<SlowFile>(*parent->memory, 2 * kPageSize);
+  const Gva of_file = 0x2000'0000, a = of_file + 0x10000;
+  ASSERT_TRUE(parent->as->map({.address = of_file, .length = 2 * kPageSize, .prot = kRead, .fixed = true, .backing = file}));
+  parent->map_at(a, 4 * kPageSize);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  ASSERT_TRUE(parent->as->protect(a, kPageSize, kRead));
+  ASSERT_TRUE(parent->as->protect(a, kPageSize, kReadWrite));
+  file->hold();
+  std::thread reader([&] { EXPECT_TRUE(parent->cpu(1).load(of_file)); });
+  file->wait_for_reader();
+  std::shared_ptr<const Snapshot> snapshot;
+  std::thread freezer([&] { snapshot = *parent->as->freeze(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // likely it waits by now; if not, the outcome is the same
+  std::thread writer([&] { EXPECT_TRUE(parent->cpu(2).store(a + kPageSize, 2)); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  file->release();
+  reader.join();
+  freezer.join();
+  writer.join();
+  auto child = g.child(snapshot);
+  const auto seen = child->cpu().load(a + kPageSize);
+  EXPECT_TRUE(seen == 0u || seen == 2u);
+  EXPECT_EQ(child->cpu().load(a), 1u);
+  EXPECT_EQ(parent->cpu().load(a + kPageSize), 2u);
+  parent->check();
+  child->check();
 }
 
 }  // namespace

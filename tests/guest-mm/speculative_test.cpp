@@ -22,36 +22,6 @@ AddressSpace::Config pages_only() {
   return c;
 }
 
-// A file whose reads can be held up.
-class SlowFile : public TestFile {
- public:
-  using TestFile::TestFile;
-  Result<> read(std::uint64_t offset, std::span<std::byte> out) override {
-    std::unique_lock guard(lock_);
-    if (hold_) {
-      waiting_ = true;
-      changed_.notify_all();
-      changed_.wait(guard, [&] { return !hold_; });
-    }
-    return TestFile::read(offset, out);
-  }
-  void hold() { hold_ = true; }
-  void wait_for_reader() {
-    std::unique_lock guard(lock_);
-    changed_.wait(guard, [&] { return waiting_; });
-  }
-  void release() {
-    std::lock_guard guard(lock_);
-    hold_ = false;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex lock_;
-  std::condition_variable changed_;
-  bool hold_ = false, waiting_ = false;
-};
-
 TEST_P(Speculative, Only_a_missing_table_needs_the_lock) {
   World w(GetParam(), {.config = pages_only()});
   const Gva a = w.map(2 * kMiB);

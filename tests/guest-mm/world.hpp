@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 #include <memory>
 #include <ostream>
 #include <vector>
@@ -136,6 +138,36 @@ class TestFile : public Backing {
   std::uint64_t capacity_ = 0;
   std::byte* bytes_ = nullptr;
   std::shared_ptr<Bank> bank_;
+};
+
+// A file whose reads can be held up.
+class SlowFile : public TestFile {
+ public:
+  using TestFile::TestFile;
+  Result<> read(std::uint64_t offset, std::span<std::byte> out) override {
+    std::unique_lock guard(lock_);
+    if (hold_) {
+      waiting_ = true;
+      changed_.notify_all();
+      changed_.wait(guard, [&] { return !hold_; });
+    }
+    return TestFile::read(offset, out);
+  }
+  void hold() { hold_ = true; }
+  void wait_for_reader() {
+    std::unique_lock guard(lock_);
+    changed_.wait(guard, [&] { return waiting_; });
+  }
+  void release() {
+    std::lock_guard guard(lock_);
+    hold_ = false;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex lock_;
+  std::condition_variable changed_;
+  bool hold_ = false, waiting_ = false;
 };
 
 // Leaves `left` tables to be had: pages of one file, each in a table of its own.

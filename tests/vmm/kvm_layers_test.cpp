@@ -136,7 +136,7 @@ TEST_F(KvmLayersTest, A_child_that_writes_its_own_page_tables_cannot_write_its_p
   Vm parent(physical);
   set_up(parent);
   const auto snapshot = *parent.space->freeze();
-  for (const mm::Gpa target : {snapshot->layer->data_parts[0].start, snapshot->layer->data_parts[1].start}) {
+  for (const mm::Gpa target : {snapshot->layer->data_parts[0].start, snapshot->layer->data_parts.back().start}) {
     const auto* bytes = reinterpret_cast<const std::uint64_t*>(parent.memory->host(target));
     const std::uint64_t before = bytes[0];
     Vm child(physical, snapshot);
