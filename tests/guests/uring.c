@@ -575,6 +575,14 @@ static void descriptor(void) {
   CHECK(found == 1 && poll(&look, 1, 0) == 1);
   CHECK(pthread_join(thread, NULL) == 0 && result(&ring, 1) == 1);
 
+  // By a place of this thread's instead of the descriptor.
+  CHECK(io_uring_register_ring_fd(&ring) == 1);
+  PREP(&ring, 1, io_uring_prep_nop);
+  CHECK(run(&ring) == 0 && ring.enter_ring_fd != ring.ring_fd);
+  CHECK(io_uring_unregister_ring_fd(&ring) == 1);
+  CHECK_ERRNO((int)syscall(SYS_io_uring_enter, 3, 0, 0, IORING_ENTER_REGISTERED_RING, NULL, 0), EBADF);
+  CHECK_ERRNO((int)syscall(SYS_io_uring_enter, 77, 0, 0, IORING_ENTER_REGISTERED_RING, NULL, 0), EINVAL);
+
   CHECK_ERRNO(read(ring.ring_fd, &byte, 1), EINVAL);
   CHECK_ERRNO(write(ring.ring_fd, &byte, 1), EINVAL);
   CHECK(fcntl(ring.ring_fd, F_GETFD) == FD_CLOEXEC);

@@ -42,7 +42,8 @@ bool RegisteredBuffers::register_with(io_uring& host) {
   std::vector<iovec> ranges;
   for (const Buffer& b : buffers_)
     for (const mm::HostRange& r : b.pin.ranges()) ranges.push_back({r.bytes.data(), r.bytes.size()});
-  registered_ = !ranges.empty() && ranges.size() <= kMaxBuffers &&
+  if (ranges.empty()) return true;
+  registered_ = ranges.size() <= kMaxBuffers &&
                 io_uring_register_buffers(&host, ranges.data(), static_cast<unsigned>(ranges.size())) == 0;
   return registered_;
 }

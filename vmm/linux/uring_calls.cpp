@@ -17,8 +17,10 @@ namespace {
 
 constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 
-OrErrno<std::shared_ptr<OpenFile>> ring_file(Thread& thread, int fd) {
-  auto file = thread.process.files.get(fd);
+OrErrno<std::shared_ptr<OpenFile>> ring_file(Thread& thread, int fd, bool registered = false) {
+  const auto place = static_cast<unsigned>(fd);
+  if (registered && place >= thread.rings.size()) return err(EINVAL);
+  auto file = registered ? thread.rings[place] : thread.process.files.get(fd);
   if (!file) return err(EBADF);
   if (file->kind != OpenFile::Kind::Uring) return err(EOPNOTSUPP);
   // Inherited over a fork: its entries would mean the memory of another process.
@@ -73,10 +75,11 @@ OrErrno<WaitArguments> wait_arguments(Thread& thread, unsigned flags, mm::Gva at
 }
 
 std::int64_t sys_io_uring_enter(Thread& thread, const Args& a) {
-  constexpr unsigned kServed = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT | IORING_ENTER_EXT_ARG;
+  constexpr unsigned kServed = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT | IORING_ENTER_EXT_ARG |
+                               IORING_ENTER_REGISTERED_RING;
   const unsigned to_submit = a.u32(1), flags = a.u32(3);
   if (flags & ~kServed) return -EINVAL;
-  auto file = ring_file(thread, a.i32(0));
+  auto file = ring_file(thread, a.i32(0), flags & IORING_ENTER_REGISTERED_RING);
   if (!file) return -file.error();
   Uring& ring = ring_of(**file);
   if (ring.single_issuer() && thread.tid != ring.issuer()) return -EEXIST;
@@ -97,10 +100,42 @@ std::int64_t sys_io_uring_enter(Thread& thread, const Args& a) {
   return submitted ? submitted : waited;
 }
 
+// Rings by places of the calling thread's own, instead of descriptors. Natively that saves a look-up.
+std::int64_t register_rings(Thread& thread, mm::Gva at, unsigned count, bool add) {
+  auto& rings = thread.rings;
+  if (count == 0 || count > rings.size()) return -EINVAL;
+  for (unsigned done = 0; done < count; ++done) {
+    auto stop = [&](int error) { return done ? static_cast<std::int64_t>(done) : -error; };
+    const mm::Gva where = at + done * sizeof(io_uring_rsrc_update);
+    auto update = read_user<io_uring_rsrc_update>(thread.memory(), where);
+    if (!update) return stop(EFAULT);
+    if (update->resv || (!add && update->data)) return stop(EINVAL);
+    if (add && update->offset == ~0u) {
+      update->offset = static_cast<std::uint32_t>(std::ranges::find(rings, nullptr) - rings.begin());
+      if (update->offset == rings.size()) return stop(EBUSY);
+    }
+    if (update->offset >= rings.size()) return stop(EINVAL);
+    auto& place = rings[update->offset];
+    if (!add) {
+      place.reset();
+      continue;
+    }
+    if (place) return stop(EBUSY);
+    auto file = ring_file(thread, static_cast<int>(update->data));
+    if (!file) return stop(file.error());
+    if (!write_user(thread.memory(), where, *update)) return stop(EFAULT);
+    place = std::move(*file);
+  }
+  return count;
+}
+
 std::int64_t sys_io_uring_register(Thread& thread, const Args& a) {
   auto file = ring_file(thread, a.i32(0));
   if (!file) return -file.error();
-  return ring_of(**file).register_call(thread, a.u32(1), a[2], a.u32(3));
+  const unsigned opcode = a.u32(1);
+  if (opcode == IORING_REGISTER_RING_FDS || opcode == IORING_UNREGISTER_RING_FDS)
+    return register_rings(thread, a[2], a.u32(3), opcode == IORING_REGISTER_RING_FDS);
+  return ring_of(**file).register_call(thread, opcode, a[2], a.u32(3));
 }
 
 }  // namespace
