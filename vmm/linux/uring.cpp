@@ -27,6 +27,7 @@ constexpr unsigned kServedSetup = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IOR
 constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
                                IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS;
+constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
 constexpr std::uint64_t kOwn = 0;  // user_data of entries that are no guest's
 
 // Entries up to `most`, a power of two. Errors: EINVAL.
@@ -102,6 +103,9 @@ OrErrno<void> Uring::start() {
   host_open_ = true;
   if (cancel_all(host_) == -EINVAL) return err(ENOSYS);  // before Linux 6.0: it could not be ended
   io_uring_ring_dontfork(&host_);
+  // Entries that wait each in a thread of the host's kernel: IOSQE_ASYNC reads of an empty pipe, say.
+  std::array<unsigned, 2> workers{0, kMaxWorkers};  // 0: for files on disks, as it is
+  if (int r = io_uring_register_iowq_max_workers(&host_, workers.data()); r < 0) return err(-r);
   ready_ = HostFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!ready_) return err(errno);
   sigset_t all, old;
