@@ -19,6 +19,7 @@ test_uring_end_in_flight() { uring end_in_flight; }
 
 test_gup_test() { same "$GUESTS/gup_test"; }
 test_vmsplice() { same "$GUESTS/vmsplice"; }
+test_pinned_fork() { same "$GUESTS/pinned_fork" "$(scaled 200 10)" "$DATA"; }
 
 # Queues full of nonsense. The entries write to standard output, too: only our own lines of it are kept.
 test_uring_wild() {
