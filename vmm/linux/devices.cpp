@@ -30,10 +30,10 @@ void Devices::refresh() {
   for (const auto& holder : all()) holder->refresh();
 }
 
-void let_go_of_pins(Process& process) { process.files.state().devices.let_go(); }
+void let_go_of_pins(Process& process) { process.files.state().devices->let_go(); }
 
 std::vector<std::pair<std::string, std::uint64_t>> device_counters(Process& process) {
-  const auto& c = process.files.state().devices.counters;
+  const auto& c = process.files.state().devices->counters();
   std::vector<std::pair<std::string, std::uint64_t>> counts{
       {"uring:submitted", c.submitted}, {"uring:completed", c.completed}, {"uring:refused", c.refused},
       {"uring:async", c.async},         {"uring:overflows", c.overflows}, {"uring:bytes", c.bytes},

@@ -25,9 +25,22 @@ class PinHolder {
   virtual void refresh() {}
 };
 
-// The holders of one process, and what bounds and counts them. Thread-safe.
+// What they did, of all processes of a guest. Statistics.
+struct DeviceCounters {
+  std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
+  std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
+  std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
+  std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes, all between the host's file and pinned frames
+  std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host
+  std::atomic<std::uint64_t> fixed_plain{0};   // into registered buffers, by address: several host buffers, or none
+  std::atomic<std::uint64_t> unregistered{0};  // buffers that the host would not register (RLIMIT_MEMLOCK)
+};
+
+// The holders of one process, and what bounds and counts them. Thread-safe. Rings that other processes inherited keep it.
 class Devices {
  public:
+  Devices() = default;
+  explicit Devices(const Devices& parent) : counters_(parent.counters_) {}  // of a forked process: nothing is held yet
   void add(const std::shared_ptr<PinHolder>&);
   void let_go();
   // Before a wait on descriptors that watched rings may be behind.
@@ -38,20 +51,13 @@ class Devices {
   std::atomic<unsigned> rings{0}, requests{0};
   std::atomic<bool> watched{false};
 
-  struct {
-    std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
-    std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
-    std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
-    std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes, all between the host's file and pinned frames
-    std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host
-    std::atomic<std::uint64_t> fixed_plain{0};   // into registered buffers, by address: several host buffers, or none
-    std::atomic<std::uint64_t> unregistered{0};  // buffers that the host would not register (RLIMIT_MEMLOCK)
-  } counters;
+  DeviceCounters& counters() { return *counters_; }
 
  private:
   std::vector<std::shared_ptr<PinHolder>> all();
   std::mutex lock_;  // guards holders_; a leaf
   std::vector<std::weak_ptr<PinHolder>> holders_;
+  const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();
 };
 
 // Before the process's memory goes or is replaced: at its end, in execve.

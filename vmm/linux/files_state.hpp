@@ -95,7 +95,7 @@ struct Files::State {
   std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
 
-  Devices devices;                   // rings and the like
+  const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
   std::shared_ptr<SplicedPages> spliced_pages;  // files_vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;

@@ -77,7 +77,7 @@ SplicedPages& spliced_pages(Thread& t) {
   std::lock_guard guard(state.lock);
   if (!state.spliced_pages) {
     state.spliced_pages = std::make_shared<SplicedPages>();
-    state.devices.add(state.spliced_pages);
+    state.devices->add(state.spliced_pages);
   }
   return *state.spliced_pages;
 }

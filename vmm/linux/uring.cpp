@@ -52,7 +52,7 @@ int cancel_all(io_uring& host) {
 
 Uring& ring_of(const OpenFile& file) { return static_cast<Uring&>(*file.device); }
 
-void refresh_rings(Process& process) { process.files.state().devices.refresh(); }
+void refresh_rings(Process& process) { process.files.state().devices->refresh(); }
 
 // --- making one ---
 
@@ -77,14 +77,14 @@ OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, 
   if (!charge->grow(UringQueues::bytes(*sq, *cq))) return err(ENOMEM);
   auto queues = UringQueues::create(*sq, *cq);
   if (!queues) return err(queues.error());
-  if (state.devices.rings.fetch_add(1) >= Devices::kMaxRings) {
-    state.devices.rings.fetch_sub(1);
+  if (state.devices->rings.fetch_add(1) >= Devices::kMaxRings) {
+    state.devices->rings.fetch_sub(1);
     return err(ENOMEM);
   }
   std::shared_ptr<Uring> ring(new Uring(thread, params, std::move(*queues)));
   ring->charge_ = std::move(charge);
   if (auto started = ring->start(); !started) return err(started.error());
-  state.devices.add(ring);
+  state.devices->add(ring);
   params.sq_entries = *sq;
   params.cq_entries = *cq;
   params.features = kFeatures & ring->host_.features;
@@ -135,8 +135,8 @@ HostFd Uring::pollable() {
 Uring::~Uring() {
   let_go();
   if (bell_open_) io_uring_queue_exit(&bell_);
-  devices_.requests.fetch_sub(static_cast<unsigned>(backlog_.size()), std::memory_order_relaxed);
-  devices_.rings.fetch_sub(1);
+  devices_->requests.fetch_sub(static_cast<unsigned>(backlog_.size()), std::memory_order_relaxed);
+  devices_->rings.fetch_sub(1);
 }
 
 void Uring::let_go() {
@@ -201,7 +201,7 @@ bool Uring::submit_one(Thread& thread, const io_uring_sqe& from) {
   if (!translated) {
     request->refused = translated.error().error;
     UringTranslation::refused(translated.error(), entry);
-    devices_.counters.refused.fetch_add(1, std::memory_order_relaxed);
+    devices_->counters().refused.fetch_add(1, std::memory_order_relaxed);
   } else {
     const auto time = reinterpret_cast<std::uint64_t>(&request->time);
     if (translation.timed_address) entry.addr = time;
@@ -214,8 +214,8 @@ bool Uring::submit_one(Thread& thread, const io_uring_sqe& from) {
     if (requests_.empty()) changed_.notify_all();  // the ring's thread has something to wait for
     requests_.emplace(entry.user_data, std::move(request));
   }
-  devices_.requests.fetch_add(1, std::memory_order_relaxed);
-  devices_.counters.submitted.fetch_add(1, std::memory_order_relaxed);
+  devices_->requests.fetch_add(1, std::memory_order_relaxed);
+  devices_->counters().submitted.fetch_add(1, std::memory_order_relaxed);
   *io_uring_get_sqe(&host_) = entry;  // as large as the guest's queue, and empty before each batch
   return translated || !translated.error().at_once || (flags_ & IORING_SETUP_SUBMIT_ALL);
 }
@@ -286,7 +286,7 @@ unsigned Uring::move() {
       std::int32_t result = cqe->res;
       if (request.refused && result != -ECANCELED) result = -request.refused;
       if (request.transfers && result > 0)
-        devices_.counters.bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
+        devices_->counters().bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
       // What the guest sees as completed is pinned no more.
       request.pins.clear();
       request.buffers.reset();
@@ -300,8 +300,8 @@ unsigned Uring::move() {
     io_uring_cq_advance(&host_, n);
   }
   if (moved == 0) return 0;
-  devices_.counters.completed.fetch_add(moved, std::memory_order_relaxed);
-  devices_.counters.async.fetch_add(later, std::memory_order_relaxed);
+  devices_->counters().completed.fetch_add(moved, std::memory_order_relaxed);
+  devices_->counters().async.fetch_add(later, std::memory_order_relaxed);
   if (requests_.empty()) changed_.notify_all();
   announce_locked(later > 0);
   return moved;
@@ -310,10 +310,10 @@ unsigned Uring::move() {
 void Uring::post_locked(const Completion& cqe) {
   flush_backlog_locked();
   if (backlog_.empty() && queues_->put(cqe)) {
-    devices_.requests.fetch_sub(1, std::memory_order_relaxed);
+    devices_->requests.fetch_sub(1, std::memory_order_relaxed);
     return;
   }
-  devices_.counters.overflows.fetch_add(1, std::memory_order_relaxed);
+  devices_->counters().overflows.fetch_add(1, std::memory_order_relaxed);
   backlog_.push_back(cqe);
   queues_->set_overflow(true);
 }
@@ -321,7 +321,7 @@ void Uring::post_locked(const Completion& cqe) {
 void Uring::flush_backlog_locked() {
   if (backlog_.empty()) return;
   for (; !backlog_.empty() && queues_->put(backlog_.front()); backlog_.pop_front())
-    devices_.requests.fetch_sub(1, std::memory_order_relaxed);
+    devices_->requests.fetch_sub(1, std::memory_order_relaxed);
   if (backlog_.empty()) queues_->set_overflow(false);
 }
 
@@ -389,7 +389,7 @@ void Uring::watch() {
     std::lock_guard guard(lock_);
     watched_ = true;
   }
-  devices_.watched.store(true, std::memory_order_relaxed);
+  devices_->watched.store(true, std::memory_order_relaxed);
   refresh();
 }
 

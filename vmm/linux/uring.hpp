@@ -90,7 +90,7 @@ class Uring : public PinHolder {
   void flush_to_host(Thread*);
   // Moves what the host has done into the guest's queue. Returns how many.
   unsigned move();
-  bool full() const { return devices_.requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
+  bool full() const { return devices_->requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
   void post_locked(const Completion&);
   void flush_backlog_locked();
   void announce_locked(bool later);             // later: not only completions of entries that are being submitted
@@ -105,7 +105,7 @@ class Uring : public PinHolder {
   std::int64_t probe(Thread&, mm::Gva, unsigned);
 
   mm::AddressSpace& memory_;
-  Devices& devices_;
+  const std::shared_ptr<Devices> devices_;
   const unsigned flags_;
   const int issuer_;                            // the thread that made it
   const std::unique_ptr<UringQueues> queues_;

@@ -188,7 +188,7 @@ std::int64_t Uring::register_buffers(Thread& thread, mm::Gva at, unsigned count)
   if (buffers_) return -EBUSY;
   auto buffers = RegisteredBuffers::pin(thread, at, count);
   if (!buffers) return -buffers.error();
-  if (!(*buffers)->register_with(host_)) devices_.counters.unregistered.fetch_add(count, std::memory_order_relaxed);
+  if (!(*buffers)->register_with(host_)) devices_->counters().unregistered.fetch_add(count, std::memory_order_relaxed);
   buffers_ = std::move(*buffers);
   return 0;
 }

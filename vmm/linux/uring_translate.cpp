@@ -211,7 +211,7 @@ UringTranslation::Result UringTranslation::transfer_fixed(io_uring_sqe& to, bool
   request_.buffers = ring_.buffers_;
   request_.iov = std::move(slice->pieces);
   aim(to, write);
-  auto& counters = ring_.devices_.counters;
+  auto& counters = ring_.devices_->counters();
   if (slice->host_index) {
     to.opcode = write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED;
     to.buf_index = *slice->host_index;
