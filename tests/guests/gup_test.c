@@ -84,8 +84,8 @@ static void sweeps(int fd) {
   char* memory = pages(PROT_READ | PROT_WRITE);
   for (unsigned number = 1; number <= 6; ++number)
     for (uint32_t at_once = 1; at_once <= kPages; at_once *= 8) {
-      struct sweep s = {.address = (uintptr_t)memory, .bytes = kPages * kPage, .pages_per_call = at_once, .gup_flags = 1,
-                        .which_pages = {1, 65, 3}};
+      struct sweep s = {.address = (uintptr_t)memory, .bytes = kPages * kPage, .pages_per_call = at_once,
+                        .gup_flags = 1, .which_pages = {1, 65, 3}};
       CHECK(ioctl(fd, SWEEP(number), &s) == 0 && s.bytes == kPages * kPage && s.address == (uintptr_t)memory);
       CHECK(s.which_pages[0] == 1 && s.which_pages[1] == (number == 6 ? 0 : 65));
     }

@@ -117,7 +117,8 @@ int main(int argc, char** argv) {
     if (in_flight) submit(&d, data[0], 0);
     const pid_t pid = child(d.memory, before, told[0], !read_only);
     if (in_flight) {
-      CHECK(pread(pattern_fd, block, kBytes, (off_t)after * kBytes) == kBytes && write(data[1], block, kBytes) == kBytes);
+      CHECK(pread(pattern_fd, block, kBytes, (off_t)after * kBytes) == kBytes);
+      CHECK(write(data[1], block, kBytes) == kBytes);
       finish(&d);
     } else {
       fetch(&d, after);

@@ -120,7 +120,8 @@ static void transfers(void) {
   PREP(&ring, 1, io_uring_prep_read, fd, buffer, kPage, kBytes);
   CHECK(run(&ring) == 0);
 
-  struct iovec iov[4] = {{buffer, 1}, {buffer + 3 * kPage - 1, 2}, {buffer + 9 * kPage, 0}, {buffer + 20 * kPage, 70000}};
+  struct iovec iov[4] = {
+      {buffer, 1}, {buffer + 3 * kPage - 1, 2}, {buffer + 9 * kPage, 0}, {buffer + 20 * kPage, 70000}};
   PREP(&ring, 1, io_uring_prep_readv, fd, iov, 4, 1000);
   CHECK(run(&ring) == 70003 && is_pattern(buffer, 1000, 1) && is_pattern(buffer + 3 * kPage - 1, 1001, 2) &&
         is_pattern(buffer + 20 * kPage, 1003, 70000));
@@ -143,7 +144,8 @@ static void transfers(void) {
   CHECK(run(&ring) == 0);
   PREP(&ring, 1, io_uring_prep_fsync, out, IORING_FSYNC_DATASYNC);
   CHECK(run(&ring) == 0);
-  CHECK(pread(out, buffer, 80000, 0) == 75001 && is_pattern(buffer, 0, 65001) && is_pattern(buffer + 65001, 5000, 10000));
+  CHECK(pread(out, buffer, 80000, 0) == 75001);
+  CHECK(is_pattern(buffer, 0, 65001) && is_pattern(buffer + 65001, 5000, 10000));
 
   // Many at once, out of order, of entries used again and again.
   unsigned char* many = pages(64);
@@ -153,7 +155,8 @@ static void transfers(void) {
     CHECK(io_uring_submit_and_wait(&ring, 8) == 8);
     int got[16];
     results(&ring, 8, got);
-    for (unsigned i = 0; i < 8; ++i) CHECK(got[i] == 6 * kPage && is_pattern(many + i * 8 * kPage, i * 12345, 6 * kPage));
+    for (unsigned i = 0; i < 8; ++i)
+      CHECK(got[i] == 6 * kPage && is_pattern(many + i * 8 * kPage, i * 12345, 6 * kPage));
   }
   nothing_waits(&ring);
 
@@ -219,7 +222,7 @@ static void fixed_buffers(void) {
   make(&ring, 8);
   enum { kBytes = 400000 };
   int fd = pattern_file("fixed", kBytes);
-  // Scattered on purpose: every other page was touched first, and part of it is written by several threads' kinds of access.
+  // Every other page is touched first, from the end: they need not lie behind each other.
   unsigned char* buffer = pages(64);
   for (int i = 63; i >= 0; i -= 2) buffer[i * kPage] = 1;
   unsigned char* small = malloc(10000);
@@ -390,7 +393,9 @@ static void links(void) {
   puts("links, drains");
 }
 
-static struct __kernel_timespec milliseconds(long ms) { return (struct __kernel_timespec){ms / 1000, ms % 1000 * 1000000}; }
+static struct __kernel_timespec milliseconds(long ms) {
+  return (struct __kernel_timespec){ms / 1000, ms % 1000 * 1000000};
+}
 
 static void timeouts(void) {
   struct io_uring ring;
@@ -776,7 +781,8 @@ static void refused(void) {
   CHECK_ERRNO((int)syscall(SYS_io_uring_enter, ring.ring_fd, 0, 0, 1u << 31, NULL, 0), EINVAL);
   CHECK_ERRNO((int)syscall(SYS_io_uring_enter, 9999, 0, 0, 0, NULL, 0), EBADF);
   CHECK_ERRNO((int)syscall(SYS_io_uring_enter, ring.ring_fd, 0, 1, IORING_ENTER_GETEVENTS, &byte, 3), EINVAL);
-  CHECK_ERRNO((int)syscall(SYS_io_uring_enter, ring.ring_fd, 0, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &byte, 3), EINVAL);
+  const unsigned extended = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+  CHECK_ERRNO((int)syscall(SYS_io_uring_enter, ring.ring_fd, 0, 1, extended, &byte, 3), EINVAL);
   CHECK_ERRNO((int)syscall(SYS_io_uring_register, ring.ring_fd, 9999, NULL, 0), EINVAL);
   CHECK_ERRNO((int)syscall(SYS_io_uring_register, file, IORING_UNREGISTER_BUFFERS, NULL, 0), EOPNOTSUPP);
   CHECK(lseek(file, 0, SEEK_END) == 0);
@@ -789,8 +795,8 @@ static void probes(void) {
   CHECK(probe);
   static const int kServed[] = {IORING_OP_NOP,      IORING_OP_READ,         IORING_OP_WRITE,        IORING_OP_READV,
                                 IORING_OP_WRITEV,   IORING_OP_READ_FIXED,   IORING_OP_WRITE_FIXED,  IORING_OP_FSYNC,
-                                IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,  IORING_OP_TIMEOUT,      IORING_OP_TIMEOUT_REMOVE,
-                                IORING_OP_LINK_TIMEOUT, IORING_OP_ASYNC_CANCEL};
+                                IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,  IORING_OP_TIMEOUT,
+                                IORING_OP_TIMEOUT_REMOVE, IORING_OP_LINK_TIMEOUT, IORING_OP_ASYNC_CANCEL};
   for (size_t i = 0; i < sizeof kServed / sizeof *kServed; ++i) CHECK(io_uring_opcode_supported(probe, kServed[i]));
   CHECK(!io_uring_opcode_supported(probe, 254));
   io_uring_free_probe(probe);
@@ -865,8 +871,8 @@ static void end_in_flight(void) {
 static const struct {
   const char* name;
   void (*run)(void);
-} kCases[] = {{"transfers", transfers}, {"fixed_buffers", fixed_buffers}, {"fixed_files", fixed_files}, {"links", links},
-              {"timeouts", timeouts}, {"polls", polls}, {"overflow", overflow},
+} kCases[] = {{"transfers", transfers}, {"fixed_buffers", fixed_buffers}, {"fixed_files", fixed_files},
+              {"links", links}, {"timeouts", timeouts}, {"polls", polls}, {"overflow", overflow},
               {"completions_without_calls", completions_without_calls}, {"descriptor", descriptor}, {"events", events},
               {"interrupted", interrupted}, {"refused", refused}, {"probes", probes}, {"threads", threads},
               {"end_in_flight", end_in_flight}};

@@ -64,7 +64,8 @@ static void fill(struct io_uring_sqe* sqe, uint64_t* seed) {
       IORING_OP_READ_FIXED, IORING_OP_FSYNC,    IORING_OP_WRITE_FIXED, IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
       IORING_OP_POLL_ADD,   IORING_OP_POLL_REMOVE, IORING_OP_LINK_TIMEOUT, IORING_OP_ASYNC_CANCEL};
   memset(sqe, 0, sizeof *sqe);
-  sqe->opcode = next_random(seed) % 16 ? kOperations[next_random(seed) % sizeof kOperations] : (unsigned char)next_random(seed);
+  sqe->opcode = (unsigned char)next_random(seed);
+  if (next_random(seed) % 16) sqe->opcode = kOperations[next_random(seed) % sizeof kOperations];
   sqe->flags = next_random(seed) % 2 ? 0 : (unsigned char)(next_random(seed) % 64);
   sqe->fd = next_random(seed) % 8 ? fds[next_random(seed) % 8] : (int)next_random(seed) % 16;
   sqe->addr = address(seed);
@@ -98,7 +99,11 @@ static void call(struct ring* r, uint64_t* seed) {
     case 2: syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, fds, 8); break;
     case 3: syscall(SYS_io_uring_register, r->fd, next_random(seed) % 32, address(seed), next_random(seed) % 10); break;
     case 4: syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_EVENTFD, &fds[2], 1); break;
-    case 5: CHECK(mprotect(area + next_random(seed) % 60 * kPage, 4 * kPage, PROT_READ | (next_random(seed) % 4 ? PROT_WRITE : 0)) == 0); break;
+    case 5: {
+      const int prot = PROT_READ | (next_random(seed) % 4 ? PROT_WRITE : 0);
+      CHECK(mprotect(area + next_random(seed) % 60 * kPage, 4 * kPage, prot) == 0);
+      break;
+    }
     case 6: madvise(area + next_random(seed) % 60 * kPage, 4 * kPage, MADV_DONTNEED); break;
     default:
       // A queue's worth of entries of ours at the right place, whatever was scribbled.
@@ -145,7 +150,8 @@ int main(int argc, char** argv) {
       CHECK(pthread_mutex_lock(&making) == 0);
       if (r->fd >= 0) {
         CHECK(close(r->fd) == 0);
-        if (next_random(&seed) % 2) CHECK(munmap(r->queues, r->queue_bytes) == 0 && munmap(r->entries, r->entry_bytes) == 0);
+        if (next_random(&seed) % 2)
+          CHECK(munmap(r->queues, r->queue_bytes) == 0 && munmap(r->entries, r->entry_bytes) == 0);
       }
       make(r, &seed);
       CHECK(pthread_mutex_unlock(&making) == 0);

@@ -26,14 +26,15 @@ class UringQueuesTest : public ::testing::Test {
   std::byte* map(std::uint64_t offset, std::uint64_t bytes) {
     const auto place = queues->place(offset, bytes);
     EXPECT_TRUE(place);
-    void* at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, queues->memory()->host.get(), static_cast<off_t>(*place));
+    const int file = queues->memory()->host.get();
+    void* at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, static_cast<off_t>(*place));
     EXPECT_NE(at, MAP_FAILED);
     return static_cast<std::byte*>(at);
   }
   std::uint32_t& word(std::uint32_t offset) { return *reinterpret_cast<std::uint32_t*>(rings + offset); }
   std::uint32_t& index(unsigned i) { return word(sq.array + i * 4); }
   io_uring_sqe& entry(unsigned i) { return *reinterpret_cast<io_uring_sqe*>(entries + i * sizeof(io_uring_sqe)); }
-  Completion& completion(unsigned i) { return *reinterpret_cast<Completion*>(rings + cq.cqes + i * sizeof(Completion)); }
+  Completion& completion(unsigned i) { return reinterpret_cast<Completion*>(rings + cq.cqes)[i]; }
 
   std::unique_ptr<UringQueues> queues;
   io_sqring_offsets sq{};

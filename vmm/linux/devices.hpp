@@ -30,13 +30,14 @@ struct DeviceCounters {
   std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
   std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
   std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
-  std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes, all between the host's file and pinned frames
+  std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes between files and pinned frames
   std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host
   std::atomic<std::uint64_t> fixed_plain{0};   // into registered buffers, by address: several host buffers, or none
   std::atomic<std::uint64_t> unregistered{0};  // buffers that the host would not register (RLIMIT_MEMLOCK)
 };
 
-// The holders of one process, and what bounds and counts them. Thread-safe. Rings that other processes inherited keep it.
+// The holders of one process, and what bounds and counts them. Thread-safe. Rings keep it: other processes may have
+// inherited them.
 class Devices {
  public:
   Devices() = default;

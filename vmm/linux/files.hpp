@@ -46,7 +46,9 @@ class PinHolder;     // devices.hpp
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
 struct OpenFile {
   // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
-  enum class Kind : std::uint8_t { File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest };
+  enum class Kind : std::uint8_t {
+    File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest
+  };
   Kind kind = Kind::File;
   HostFd host;
   std::string path;         // guest path when opened; empty for pipes and the like

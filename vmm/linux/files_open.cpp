@@ -134,7 +134,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
     mount = file.mount;
     may_write = file.writable_mount;
     using enum OpenFile::Kind;
-    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring) return err(ENXIO);
+    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring)
+      return err(ENXIO);
     if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
       found.node.path = file.path;
       auto entry = proc_lookup({*this, process, thread ? thread->tid : 0}, file.path);

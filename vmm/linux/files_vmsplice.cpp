@@ -2,8 +2,9 @@
 //
 // What goes into a pipe are the host's pages under the guest's frames. The host's kernel holds those until somebody has
 // read them, so the host never gives them to anybody else. But we would: a frame that the guest unmaps is free for its
-// next page, and the reader would find that one's contents. So the frames stay pinned until the pipe has moved on. What a
-// pipe hands over to another (splice, tee) is beyond what we see: there a reader may find later contents of the writer.
+// next page, and the reader would find that one's contents. So the frames stay pinned until the pipe has moved on. What
+// a pipe hands over to another (splice, tee) is beyond what we see: there a reader may find later contents of the
+// writer; as may one who reads after the writer has ended, whose frames are free then.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -55,7 +56,7 @@ class SplicedPages : public PinHolder {
   static bool trim(Pipe& pipe) {
     int left = 0, size = 0;
     HostFd reader(::open(fd_path(pipe.path.get()).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-    if (reader && (::ioctl(reader.get(), FIONREAD, &left) != 0 || (size = ::fcntl(reader.get(), F_GETPIPE_SZ)) < 0)) left = 0;
+    if (reader && ::ioctl(reader.get(), FIONREAD, &left) == 0) size = std::max(::fcntl(reader.get(), F_GETPIPE_SZ), 0);
     const std::size_t places = static_cast<std::size_t>(size) / mm::kPageSize;
     auto& pieces = pipe.pieces;
     while (!pieces.empty() &&
@@ -87,7 +88,8 @@ std::int64_t finish(Thread& t, std::int64_t result) {
 }
 
 // As many buffers as can be had in one call of the host; what is left undone the guest does again.
-std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count, unsigned flags) {
+std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
+                     unsigned flags) {
   struct Segment {
     std::uint64_t base, length;
   };
@@ -104,8 +106,9 @@ std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segmen
     std::vector<iovec> iov;
     for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.data(), r.bytes.size()});
     hold_back_sigpipe();
+    const std::size_t pieces = std::min<std::size_t>(iov.size(), UIO_MAXIOV);
     const std::int64_t n = t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
-                                      reinterpret_cast<std::uint64_t>(iov.data()), std::min<std::size_t>(iov.size(), UIO_MAXIOV),
+                                      reinterpret_cast<std::uint64_t>(iov.data()), pieces,
                                       (flags & ~unsigned{SPLICE_F_GIFT}) | (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
     if (n < 0) return done ? done : finish(t, n);
     if (n > 0) spliced_pages(t).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));

@@ -57,8 +57,8 @@ void refresh_rings(Process& process) { process.files.state().devices->refresh();
 // --- making one ---
 
 Uring::Uring(Thread& thread, const io_uring_params& params, std::unique_ptr<UringQueues> queues)
-    : memory_(thread.memory()), devices_(thread.process.files.state().devices), flags_(params.flags), issuer_(thread.tid),
-      queues_(std::move(queues)) {}
+    : memory_(thread.memory()), devices_(thread.process.files.state().devices), flags_(params.flags),
+      issuer_(thread.tid), queues_(std::move(queues)) {}
 
 OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, io_uring_params& params) {
   if (params.flags & ~kServedSetup) return err(EINVAL);
@@ -328,7 +328,8 @@ void Uring::flush_backlog_locked() {
 // Completions were posted, or the ring has gone: to whoever waits for that.
 void Uring::announce_locked(bool later) {
   posted_.fetch_add(1, std::memory_order_seq_cst);
-  if (waiting_.load(std::memory_order_seq_cst)) syscall(SYS_futex, &posted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  if (waiting_.load(std::memory_order_seq_cst))
+    syscall(SYS_futex, &posted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   if (watched_) ::eventfd_write(ready_.get(), 1);  // non-blocking; if it is full, it is readable
   if (!eventfd_ || queues_->eventfd_disabled() || (eventfd_async_only_ && !later)) return;
   io_uring_sqe* sqe = io_uring_get_sqe(&bell_);
@@ -358,8 +359,9 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
       break;
     }
     const timespec* deadline = how.deadline ? &*how.deadline : nullptr;
-    std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&posted_), FUTEX_WAIT_BITSET_PRIVATE, seen,
-                                     reinterpret_cast<std::uint64_t>(deadline), 0, FUTEX_BITSET_MATCH_ANY);
+    const std::int64_t r =
+        thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&posted_), FUTEX_WAIT_BITSET_PRIVATE, seen,
+                        reinterpret_cast<std::uint64_t>(deadline), 0, FUTEX_BITSET_MATCH_ANY);
     if (r == -ETIMEDOUT) result = -ETIME;
     if (r == -EINTR && thread.should_stop_waiting()) result = -EINTR;
   }

@@ -1,6 +1,6 @@
-// io_uring for guests: the guest's queues are ours, and behind them stands one ring of the host. Each entry of the guest
-// becomes exactly one of the host's, on the host addresses of pinned guest memory, so that links, drains and the counts
-// of timeouts mean what they mean to the host; an entry that is refused here becomes one that the host refuses.
+// io_uring for guests: the guest's queues are ours, and behind them stands one ring of the host. Each entry of the
+// guest becomes exactly one of the host's, on the host addresses of pinned guest memory, so that links, drains and the
+// counts of timeouts mean what they mean to the host; an entry that is refused here becomes one that the host refuses.
 //
 //   guest:  fill entries ─> enter ─┐                               ┌─> completion in the guest's memory
 //   host thread of the guest:      take, check, pin ─> host ring   │

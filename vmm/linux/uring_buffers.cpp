@@ -14,7 +14,8 @@ constexpr std::uint64_t kMaxBufferBytes = 1ull << 30;      // and its largest bu
 
 }  // namespace
 
-OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& thread, mm::Gva iovecs, std::uint64_t count) {
+OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& thread, mm::Gva iovecs,
+                                                                   std::uint64_t count) {
   struct Segment {
     std::uint64_t base, length;
   };
@@ -48,7 +49,8 @@ bool RegisteredBuffers::register_with(io_uring& host) {
   return registered_;
 }
 
-OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::Gva address, std::uint64_t length) const {
+OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::Gva address,
+                                                           std::uint64_t length) const {
   if (index >= buffers_.size()) return err(EFAULT);
   const Buffer& buffer = buffers_[index];
   if (address < buffer.start || address - buffer.start > buffer.length ||

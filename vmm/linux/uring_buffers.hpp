@@ -1,5 +1,5 @@
-// Registered buffers of a ring: guest memory pinned for as long as it is registered, and registered with the host's ring
-// as well, so that the host kernel moves data into frames whose addresses it looked up once.
+// Registered buffers of a ring: guest memory pinned for as long as it is registered, and registered with the host's
+// ring as well, so that the host kernel moves data into frames whose addresses it looked up once.
 #pragma once
 
 #include <liburing.h>

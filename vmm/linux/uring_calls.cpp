@@ -75,8 +75,8 @@ OrErrno<WaitArguments> wait_arguments(Thread& thread, unsigned flags, mm::Gva at
 }
 
 std::int64_t sys_io_uring_enter(Thread& thread, const Args& a) {
-  constexpr unsigned kServed = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT | IORING_ENTER_EXT_ARG |
-                               IORING_ENTER_REGISTERED_RING;
+  constexpr unsigned kServed = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT |
+                               IORING_ENTER_EXT_ARG | IORING_ENTER_REGISTERED_RING;
   const unsigned to_submit = a.u32(1), flags = a.u32(3);
   if (flags & ~kServed) return -EINVAL;
   auto file = ring_file(thread, a.i32(0), flags & IORING_ENTER_REGISTERED_RING);
@@ -169,8 +169,8 @@ std::int64_t Uring::register_call(Thread& thread, unsigned opcode, mm::Gva at, u
       files_.clear();  // requests in flight hold theirs
       return 0;
     case IORING_REGISTER_FILES_UPDATE: return update_files(thread, at, count);
-    case IORING_REGISTER_EVENTFD:
-    case IORING_REGISTER_EVENTFD_ASYNC: return register_eventfd(thread, at, count, opcode == IORING_REGISTER_EVENTFD_ASYNC);
+    case IORING_REGISTER_EVENTFD: return register_eventfd(thread, at, count, false);
+    case IORING_REGISTER_EVENTFD_ASYNC: return register_eventfd(thread, at, count, true);
     case IORING_UNREGISTER_EVENTFD: {
       if (!nothing) return -EINVAL;
       std::lock_guard guard(lock_);
@@ -197,7 +197,8 @@ std::int64_t Uring::unregister_buffers(Thread& thread) {
   if (!buffers_) return -ENXIO;
   // Some kernels wait for the entries in flight that use them.
   if (buffers_->registered()) {
-    const std::int64_t r = thread.blocking(SYS_io_uring_register, static_cast<std::uint64_t>(host_.ring_fd), IORING_UNREGISTER_BUFFERS);
+    const auto host = static_cast<std::uint64_t>(host_.ring_fd);
+    const std::int64_t r = thread.blocking(SYS_io_uring_register, host, IORING_UNREGISTER_BUFFERS);
     if (r < 0) return r;
   }
   buffers_.reset();

@@ -78,7 +78,8 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
   to.flags = from_.flags & kServedFlags & ~IOSQE_FIXED_FILE;
   to.fd = -1;
   request_.opcode = to.opcode = from_.opcode;
-  if (!uring_serves(from_.opcode) || (from_.flags & ~kServedFlags) || from_.ioprio || from_.personality) return malformed();
+  if (!uring_serves(from_.opcode) || (from_.flags & ~kServedFlags)) return malformed();
+  if (from_.ioprio || from_.personality) return malformed();
   switch (from_.opcode) {
     case IORING_OP_NOP: return from_.rw_flags ? malformed() : Result{};
     case IORING_OP_READ:
@@ -142,7 +143,8 @@ UringTranslation::Result UringTranslation::charge(bool write, std::uint64_t byte
 }
 
 // Pins one buffer and appends its pieces. A buffer that is only partly there gives the part, as with read(2).
-UringTranslation::Result UringTranslation::pin(mm::Gva at, std::uint64_t length, mm::Access access, std::uint64_t& total) {
+UringTranslation::Result UringTranslation::pin(mm::Gva at, std::uint64_t length, mm::Access access,
+                                               std::uint64_t& total) {
   length = std::min(length, UserBuffers::kMaxBytes - total);
   if (length == 0) return {};
   auto pin = thread_.memory().pin(at, length, access, mm::AddressSpace::PinTerm::Short);

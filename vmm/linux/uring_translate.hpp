@@ -12,8 +12,8 @@ bool uring_serves(unsigned opcode);
 enum UringKind : std::uint8_t { kOther, kPoll, kTimeout, kLinkTimeout };
 UringKind uring_kind(std::uint8_t opcode);
 
-// Why an entry is not done. Linux looks at an entry's form when it takes it (then the batch ends, and a chain is given up
-// before it starts), at descriptors and the like when its turn comes.
+// Why an entry is not done. Linux looks at an entry's form when it takes it (then the batch ends, and a chain is given
+// up before it starts), at descriptors and the like when its turn comes.
 struct UringRefusal {
   int error;
   bool at_once = false;
