@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -113,6 +114,9 @@ static void call(struct ring* r, uint64_t* seed) {
   }
 }
 
+// Some kernels wait in IORING_UNREGISTER_BUFFERS for reads in flight, and here those may wait for ever.
+static void interrupt(int signal) { (void)signal; }
+
 static void* disturb(void* arg) {
   uint64_t seed = (uintptr_t)arg;
   while (!over) {
@@ -132,6 +136,9 @@ int main(int argc, char** argv) {
   uint64_t seed = strtoull(argv[1], NULL, 0) * 2 + 1;
   const long rounds = atol(argv[2]);
   signal(SIGPIPE, SIG_IGN);
+  struct sigaction alarm = {.sa_handler = interrupt};
+  const struct itimerval often = {{0, 50000}, {0, 50000}};
+  CHECK(sigaction(SIGALRM, &alarm, NULL) == 0 && setitimer(ITIMER_REAL, &often, NULL) == 0);
   area = mmap(NULL, kArea, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(area != MAP_FAILED && chdir(argv[3]) == 0);
   CHECK(pipe2(fds, O_NONBLOCK) == 0);
@@ -143,7 +150,12 @@ int main(int argc, char** argv) {
   fds[7] = open("/dev/zero", O_RDWR);
   for (int i = 0; i < kRings; ++i) make(&rings[i], &seed);
   pthread_t other;
+  sigset_t timer;
+  sigemptyset(&timer);
+  sigaddset(&timer, SIGALRM);
+  CHECK(pthread_sigmask(SIG_BLOCK, &timer, NULL) == 0);  // it is this thread that makes the calls
   CHECK(pthread_create(&other, NULL, disturb, (void*)(uintptr_t)next_random(&seed)) == 0);
+  CHECK(pthread_sigmask(SIG_UNBLOCK, &timer, NULL) == 0);
   for (long round = 0; round < rounds; ++round) {
     struct ring* r = &rings[next_random(&seed) % kRings];
     if (r->fd < 0 || next_random(&seed) % 512 == 0) {
