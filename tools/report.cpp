@@ -77,6 +77,7 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   out += lines(r.memory_counters);
   out += line(r.exits.flushes, "flushes:local");
   out += line(r.exits.spurious, "flushes:spurious");
+  out += lines(r.device_counters);
   out += lines(r.usage);
   out += line(r.threads, "threads");
   for (const auto& [name, value] : r.unknown_calls) out += line(value, "not-served:" + name, "answered ENOSYS");
@@ -95,6 +96,7 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   auto& memory = j["memory"] = to_json(r.memory_counters);
   memory["flushes:local"] = r.exits.flushes;
   memory["flushes:spurious"] = r.exits.spurious;
+  j["devices"] = to_json(r.device_counters);
   j["frames"] = to_json(r.usage);
   j["threads"] = r.threads;
   j["calls"] = to_json(r.calls);

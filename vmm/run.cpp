@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "vmm/forward_signals.hpp"
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/loader.hpp"
 #include "vmm/linux/syscall.hpp"
@@ -144,6 +145,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
       report.memory_counters = list(shell.memory().counters());
     }
     process->finish();
+    report.device_counters = device_counters(*process);
     report.calls = by_name(family.calls());
     report.unknown_calls = by_name(family.unknown_calls());
     report.threads = family.threads_ever();

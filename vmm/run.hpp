@@ -44,7 +44,7 @@ struct Report {
   Ending ending;
   Machine::Totals exits{};
   mm::Usage usage{};
-  Counts memory_counters;
+  Counts memory_counters, device_counters;
   Counts calls, unknown_calls;  // by name, most frequent first
   unsigned threads = 0;                         // guest threads that ever ran
   std::chrono::nanoseconds setup{}, run{}, teardown{};

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -137,6 +138,7 @@ struct PollSet {
     auto file = fd < 0 ? nullptr : thread.process.files.get(fd);
     const bool bad = fd >= 0 && !file;
     invalid += bad;
+    if (file && file->kind == OpenFile::Kind::Uring) ring_of(*file).watch();
     host.push_back({.fd = file ? file->host.get() : -1, .events = events, .revents = static_cast<short>(bad ? POLLNVAL : 0)});
     keep.push_back(std::move(file));
   }
@@ -331,6 +333,7 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (target == *epoll) return -EINVAL;
+  if (target->kind == OpenFile::Kind::Uring) ring_of(*target).watch();
   return epoll_ctl((*epoll)->host.get(), a.i32(1), target->host.get(), &event) == 0 ? 0 : -errno;
 }
 
@@ -343,6 +346,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   std::vector<epoll_event> events(static_cast<std::size_t>(std::min(a.i32(2), kAtOnce)));
   std::int64_t ready;
   do {
+    refresh_rings(thread.process);
     int ms = -1;
     if (deadline) {
       timespec left = time_left(*deadline);

@@ -41,11 +41,14 @@ class HostFd {
 };
 
 class MemoryCharge;  // files_memfd.cpp
+class PinHolder;     // devices.hpp
 
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
 struct OpenFile {
   // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
-  enum class Kind : std::uint8_t { File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device };
+  enum class Kind : std::uint8_t {
+    File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest
+  };
   Kind kind = Kind::File;
   HostFd host;
   std::string path;         // guest path when opened; empty for pipes and the like
@@ -54,6 +57,7 @@ struct OpenFile {
   int mount = -1;           // index of the share it was found in; -1: none
   int flags = 0;            // O_ACCMODE and O_PATH of the open; status flags live in the host's descriptor
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
+  std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

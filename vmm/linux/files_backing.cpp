@@ -12,6 +12,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/shared_memory.hpp"
+#include "vmm/linux/uring.hpp"
 
 namespace ramet::vmm {
 
@@ -127,6 +128,7 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool w
                                                      std::uint64_t length, mm::Memory& memory) {
   auto file = get(fd);
   if (!file) return err(EBADF);
+  if (file->kind == OpenFile::Kind::Uring) file = ring_of(*file).queues().memory();
   if (is_zero_device(*file)) {
     if ((file->flags & O_ACCMODE) == O_WRONLY) return err(EACCES);
     return nullptr;

@@ -9,6 +9,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
 
@@ -161,6 +162,7 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
       if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;
       return forward_get<int>(t, file->host.get(), request, a[2]);
     default:
+      if (file->kind == OpenFile::Kind::GupTest) return static_cast<GupTest&>(*file->device).ioctl(t, request, a[2]);
       if (file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
       return terminal(t, file->host.get(), request, a[2]);
   }

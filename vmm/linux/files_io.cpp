@@ -80,7 +80,7 @@ std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> io
       std::uint64_t from = (status & O_APPEND) || (how.flags & RWF_APPEND)
                                ? std::max<std::uint64_t>(static_cast<std::uint64_t>(st.st_size), static_cast<std::uint64_t>(at))
                                : static_cast<std::uint64_t>(at);
-      if (!file.charge->grow(std::max(from + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
+      if (!file.charge->grow(std::max(from + file.charge->in_flight + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
     }
   }
   if (how.write) hold_back_sigpipe();
@@ -195,7 +195,7 @@ constexpr Definition kCalls[] = {
 std::span<const Definition> file_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v(std::begin(kCalls), std::end(kCalls));
-    for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), memfd_calls()})
+    for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), vmsplice_calls(), memfd_calls()})
       v.insert(v.end(), part.begin(), part.end());
     return v;
   }();

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/proc.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
@@ -77,7 +78,7 @@ OrErrno<HostFd> content_file(const std::string& bytes) {
   return reader;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> open_synthetic(const Files::State& state, const Found& found, int flags, int tid) {
+OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Found& found, int flags, int tid) {
   const std::string& path = found.node.path;
   auto kept = flags & (O_ACCMODE | O_PATH | O_DIRECTORY);
   if (S_ISDIR(found.st.st_mode)) {
@@ -105,6 +106,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(const Files::State& state, con
     bool terminal = entry->minor == 0;
     return make_file(terminal ? OpenFile::Kind::Stdio : OpenFile::Kind::Device, std::move(host), kept, path);
   }
+  if (path == kGupTestPath) return open_gup_test(*state.devices, flags & O_ACCMODE);
   if (wants_write(flags)) return err(EACCES);
   auto bytes = proc_content(context, path);
   if (!bytes) return err(bytes.error());
@@ -132,8 +134,9 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
     mount = file.mount;
     may_write = file.writable_mount;
     using enum OpenFile::Kind;
-    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll) return err(ENXIO);
-    if (file.kind == Synthetic || file.synthetic) {
+    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring)
+      return err(ENXIO);
+    if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
       found.node.path = file.path;
       auto entry = proc_lookup({*this, process, thread ? thread->tid : 0}, file.path);
       if (entry) found.st = proc_stat(file.path, *entry);

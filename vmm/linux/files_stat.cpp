@@ -17,7 +17,7 @@
 namespace ramet::vmm {
 
 OrErrno<struct stat> stat_of(const Files::State& state, const OpenFile& file) {
-  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic) {
+  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic || file.kind == OpenFile::Kind::GupTest) {
     auto entry = proc_lookup({state, state.process, 0}, file.path);
     if (!entry) entry = ProcEntry{.type = file.synthetic ? ProcEntry::Type::Directory : ProcEntry::Type::File, .target = {}, .file = nullptr};
     return proc_stat(file.path, *entry);
@@ -129,7 +129,7 @@ std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags)
   auto found = locate(t, dirfd, at, flags);
   if (!found) return -found.error();
   if (found->synthetic()) {
-    if ((mode & W_OK) && !S_ISCHR(found->st.st_mode) && !S_ISLNK(found->st.st_mode)) return -EACCES;
+    if ((mode & W_OK) && !(found->st.st_mode & S_IWUSR)) return -EACCES;
     if ((mode & X_OK) && !S_ISDIR(found->st.st_mode) && !S_ISLNK(found->st.st_mode)) return -EACCES;
     return 0;
   }

@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/files_scratch.hpp"
 #include "vmm/linux/limits.hpp"
@@ -63,6 +64,7 @@ struct Parent {
 };
 
 class FileBacking;
+class SplicedPages;
 
 // The files that the family has mapped, so that they can be truncated. Shared by all its processes.
 struct MappedFiles {
@@ -110,6 +112,9 @@ struct Files::State {
   // --- memfds, files_memfd.cpp ---
   std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
+
+  const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
+  std::shared_ptr<SplicedPages> spliced_pages;  // files_vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;
   std::size_t descriptor_limit() const;
@@ -183,6 +188,7 @@ class MemoryCharge {
   bool grow(std::uint64_t end);       // lock held
   void shrink(std::uint64_t end);     // lock held
   std::mutex lock;                    // held over each call that moves the offset or changes the size
+  std::uint64_t in_flight = 0;        // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
   std::shared_ptr<std::atomic<std::uint64_t>> total_;
   const std::uint64_t limit_;
@@ -204,6 +210,7 @@ std::span<const Definition> control_calls();     // files_control.cpp: fcntl, io
 // F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files_lock.cpp.
 std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);
 std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee
+std::span<const Definition> vmsplice_calls();    // files_vmsplice.cpp
 std::span<const Definition> stat_calls();        // files_stat.cpp
 std::span<const Definition> change_calls();      // files_change.cpp: names and attributes
 std::span<const Definition> directory_calls();   // files_directory.cpp: getdents, chdir, getcwd

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -70,7 +71,8 @@ std::int64_t map_low(Thread& thread, mm::MapRequest request) {
 }
 
 std::int64_t sys_mmap(Thread& thread, const Args& a) {
-  const std::uint64_t address = a[0], length = a[1], offset = a[5];
+  const std::uint64_t address = a[0], length = a[1];
+  std::uint64_t offset = a[5];
   const unsigned prot = a.u32(2);
   int flags = a.i32(3);
   if (!is_aligned(offset, kPageSize)) return -EINVAL;
@@ -92,6 +94,11 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
     if (!is_aligned(address, kPageSize)) return -EINVAL;
     if (address > kMaxAddress - bytes) return -ENOMEM;
     if (address < kMinAddress) return -EPERM;
+  }
+  if (file && file->kind == OpenFile::Kind::Uring) {
+    auto place = ring_of(*file).queues().place(offset, bytes);
+    if (!place) return -place.error();
+    offset = *place;
   }
   if (refused_wx(thread.process, prot)) return -EACCES;
   if (beyond_memory(thread, bytes, (prot & PROT_WRITE) && (anonymous || !shared), !(flags & MAP_NORESERVE)))

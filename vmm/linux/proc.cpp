@@ -12,6 +12,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/proc_content.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
@@ -58,6 +59,8 @@ constexpr Fixed kFixed[] = {
     {"/sys/devices/system/cpu/possible", Type::File},
     {"/sys/devices/system/cpu/present", Type::File},
     {"/sys/kernel", Type::Directory},
+    {"/sys/kernel/debug", Type::Directory},
+    {kGupTestPath, Type::File},
     {"/sys/kernel/mm", Type::Directory},
     {"/sys/kernel/mm/transparent_hugepage", Type::Directory},
     {"/sys/kernel/mm/transparent_hugepage/enabled", Type::File},
@@ -134,6 +137,7 @@ std::string description(const OpenFile& file) {
     case OpenFile::Kind::Event: return "anon_inode:[eventfd]";
     case OpenFile::Kind::Timer: return "anon_inode:[timerfd]";
     case OpenFile::Kind::Epoll: return "anon_inode:[eventpoll]";
+    case OpenFile::Kind::Uring: return "anon_inode:[io_uring]";
     case OpenFile::Kind::Stdio:
       if (::isatty(file.host.get())) return "/dev/tty";
       return S_ISCHR(st.st_mode) ? "/dev/null" : "pipe:[" + std::to_string(ino) + "]";
@@ -274,7 +278,7 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
   st.st_blksize = 4096;
   switch (entry.type) {
     case Type::Directory: st.st_mode = S_IFDIR | 0555; break;
-    case Type::File: st.st_mode = S_IFREG | 0444; break;
+    case Type::File: st.st_mode = S_IFREG | (path == kGupTestPath ? 0600 : 0444); break;
     case Type::Device:
       st.st_mode = S_IFCHR | 0666;
       st.st_rdev = entry.minor ? makedev(1, entry.minor) : makedev(5, 0);
@@ -283,7 +287,7 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
       st.st_mode = S_IFLNK | 0777;
       st.st_size = static_cast<off_t>(entry.type == Type::Link ? entry.target.size() : 64);
   }
-  if (path.starts_with("/sys") && entry.type == Type::File) st.st_size = 4096;
+  if (path.starts_with("/sys") && entry.type == Type::File && path != kGupTestPath) st.st_size = 4096;
   struct timespec now;
   ::clock_gettime(CLOCK_REALTIME, &now);
   st.st_atim = st.st_mtim = st.st_ctim = now;

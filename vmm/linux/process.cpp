@@ -12,6 +12,7 @@
 
 #include "vmm/forward_signals.hpp"
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/futex.hpp"
 #include "vmm/linux/thread.hpp"
@@ -134,6 +135,7 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
 
 void Process::finish() {
   timers.reset();
+  let_go_of_pins(*this);  // before the memory goes
   files.close_all();
   const rusage used = usage();
   set_image(nullptr);
@@ -198,6 +200,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
     if (ending()) return false;
   }
   caller.release_memory(true);
+  let_go_of_pins(*this);
   auto old = image();
   const std::uint64_t peak = old->memory().usage().peak_bytes;
   {

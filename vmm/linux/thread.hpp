@@ -1,6 +1,7 @@
 // Thread: one guest thread, run by one host thread on one vCPU.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -76,6 +77,7 @@ class Thread {
   ThreadSignals signals;                        // guarded by process.signals.lock
   mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
   mm::Gva robust_list = 0;
+  std::array<std::shared_ptr<OpenFile>, 16> rings;  // IORING_REGISTER_RING_FDS
   std::string name;                             // PR_SET_NAME, at most 15 bytes
   std::function<std::int64_t(Thread&)> restart; // what restart_syscall(2) runs, see kRestartBlock
   bool exited = false;                          // exit(2) was called; set by its own host thread

@@ -1,0 +1,70 @@
+// What of a process holds pins of its memory for longer than a system call: rings, gup_test, pages in pipes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace ramet::vmm {
+
+class Process;
+
+// Stands behind an open file, which other processes may share after a fork; the memory is that of the process
+// that made it, and nobody else's.
+class PinHolder {
+ public:
+  virtual ~PinHolder() = default;
+  // Gives all pins back, having stopped what uses them. May be called again, and from any thread that serves the
+  // guest. The file stays, and does nothing more.
+  virtual void let_go() = 0;
+  // Makes its host descriptor say whether there is something to read; see Uring::watch().
+  virtual void refresh() {}
+};
+
+// What they did, of all processes of a guest. Statistics.
+struct DeviceCounters {
+  std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
+  std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
+  std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
+  std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes between files and pinned frames
+  std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host
+  std::atomic<std::uint64_t> fixed_plain{0};   // into registered buffers, by address: several host buffers, or none
+  std::atomic<std::uint64_t> unregistered{0};  // buffers that the host would not register (RLIMIT_MEMLOCK)
+};
+
+// The holders of one process, and what bounds and counts them. Thread-safe. Rings keep it: other processes may have
+// inherited them.
+class Devices {
+ public:
+  Devices() = default;
+  explicit Devices(const Devices& parent) : counters_(parent.counters_) {}  // of a forked process: nothing is held yet
+  void add(const std::shared_ptr<PinHolder>&);
+  void let_go();
+  // Before a wait on descriptors that watched rings may be behind.
+  void refresh();
+
+  // What rings cost the host outside of the guest's memory. All threads; nothing is published by them.
+  static constexpr unsigned kMaxRings = 256, kMaxRequests = 1u << 16;
+  std::atomic<unsigned> rings{0}, requests{0};
+  std::atomic<bool> watched{false};
+
+  DeviceCounters& counters() { return *counters_; }
+
+ private:
+  std::vector<std::shared_ptr<PinHolder>> all();
+  std::mutex lock_;  // guards holders_; a leaf
+  std::vector<std::weak_ptr<PinHolder>> holders_;
+  const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();
+};
+
+// Before the process's memory goes or is replaced: at its end, in execve.
+void let_go_of_pins(Process&);
+
+// By the names that people see; those that are not 0.
+std::vector<std::pair<std::string, std::uint64_t>> device_counters(Process&);
+
+}  // namespace ramet::vmm

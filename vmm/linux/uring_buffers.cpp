@@ -1,0 +1,79 @@
+// Registered buffers of a ring.
+#include "vmm/linux/uring_buffers.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm/linux/thread.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::uint64_t kMaxBuffers = 1u << 14;            // Linux's IORING_MAX_REG_BUFFERS
+constexpr std::uint64_t kMaxBufferBytes = 1ull << 30;      // and its largest buffer
+
+}  // namespace
+
+OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& thread, mm::Gva iovecs,
+                                                                   std::uint64_t count) {
+  struct Segment {
+    std::uint64_t base, length;
+  };
+  if (count == 0) return err(EINVAL);
+  auto segments = read_user_array<Segment>(thread.memory(), iovecs, count, kMaxBuffers);
+  if (!segments) return err(segments.error());
+  auto table = std::make_shared<RegisteredBuffers>();
+  std::size_t host_index = 0;
+  for (const Segment& s : *segments) {
+    if ((s.base && !s.length) || (!s.base && s.length) || s.length > kMaxBufferBytes) return err(EFAULT);
+    Buffer buffer{.start = s.base, .length = s.length, .pin = {}, .first_host_index = host_index};
+    if (s.length) {
+      // The host's kernel may write into any of them.
+      auto pin = thread.memory().pin(s.base, s.length, mm::Access::Write, mm::AddressSpace::PinTerm::Long);
+      if (!pin) return err(pin.error() == mm::Error::NoMemory ? ENOMEM : EFAULT);
+      buffer.pin = std::move(*pin);
+      host_index += buffer.pin.ranges().size();
+    }
+    table->buffers_.push_back(std::move(buffer));
+  }
+  return table;
+}
+
+bool RegisteredBuffers::register_with(io_uring& host) {
+  std::vector<iovec> ranges;
+  for (const Buffer& b : buffers_)
+    for (const mm::HostRange& r : b.pin.ranges()) ranges.push_back({r.bytes.data(), r.bytes.size()});
+  if (ranges.empty()) return true;
+  registered_ = ranges.size() <= kMaxBuffers &&
+                io_uring_register_buffers(&host, ranges.data(), static_cast<unsigned>(ranges.size())) == 0;
+  return registered_;
+}
+
+OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::Gva address,
+                                                           std::uint64_t length) const {
+  if (index >= buffers_.size()) return err(EFAULT);
+  const Buffer& buffer = buffers_[index];
+  if (address < buffer.start || address - buffer.start > buffer.length ||
+      length > buffer.length - (address - buffer.start))
+    return err(EFAULT);
+  Slice slice;
+  std::uint64_t skip = address - buffer.start;
+  std::size_t host_index = buffer.first_host_index;
+  for (const mm::HostRange& r : buffer.pin.ranges()) {
+    if (length == 0) break;
+    if (skip < r.bytes.size()) {
+      const std::uint64_t n = std::min<std::uint64_t>(length, r.bytes.size() - skip);
+      if (registered_ && slice.pieces.empty()) slice.host_index = static_cast<std::uint16_t>(host_index);
+      slice.pieces.push_back({r.bytes.data() + skip, n});
+      length -= n;
+      skip = 0;
+    } else {
+      skip -= r.bytes.size();
+    }
+    ++host_index;
+  }
+  if (slice.pieces.size() != 1) slice.host_index.reset();
+  return slice;
+}
+
+}  // namespace ramet::vmm
