@@ -2,6 +2,7 @@
 #include "vmm/linux/uring.hpp"
 
 #include <linux/futex.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -28,7 +29,7 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS;
 constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
-constexpr std::uint64_t kOwn = 0;  // user_data of entries that are no guest's
+constexpr int kMaxAttempts = 1000;   // a millisecond apart, to cancel what is in flight
 
 // Entries up to `most`, a power of two. Errors: EINVAL.
 OrErrno<unsigned> entries_of(unsigned wanted, unsigned most, bool clamp) {
@@ -107,7 +108,8 @@ OrErrno<void> Uring::start() {
   std::array<unsigned, 2> workers{0, kMaxWorkers};  // 0: for files on disks, as it is
   if (int r = io_uring_register_iowq_max_workers(&host_, workers.data()); r < 0) return err(-r);
   ready_ = HostFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!ready_) return err(errno);
+  stop_ = HostFd(::eventfd(0, EFD_CLOEXEC));
+  if (!ready_ || !stop_) return err(errno);
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);  // the new thread's from its start
@@ -148,7 +150,8 @@ void Uring::let_go() {
   if (thread_.joinable()) {
     flush_to_host(nullptr);
     // Again and again: what waits for another (a link, a drain) is there to be cancelled only when that has gone.
-    for (;;) {
+    // Some kernels leave entries behind a drain for ever; closing the ring ends those, and they have not begun.
+    for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
       move();
       std::unique_lock guard(lock_);
       if (requests_.empty()) break;
@@ -162,17 +165,16 @@ void Uring::let_go() {
       stopping_ = true;
     }
     changed_.notify_all();
-    io_uring_sqe* sqe = io_uring_get_sqe(&host_);  // ends the thread's wait for the host
-    io_uring_prep_nop(sqe);
-    io_uring_sqe_set_data64(sqe, kOwn);
-    flush_to_host(nullptr);
+    ::eventfd_write(stop_.get(), 1);  // ends the thread's wait for the host
     thread_.join();
   }
-  if (std::exchange(host_open_, false)) io_uring_queue_exit(&host_);
   buffers_.reset();
   files_.clear();
   std::lock_guard guard(lock_);
+  if (std::exchange(host_open_, false)) io_uring_queue_exit(&host_);
   eventfd_.reset();
+  devices_->requests.fetch_sub(static_cast<unsigned>(requests_.size()), std::memory_order_relaxed);
+  requests_.clear();
   announce_locked(true);  // whoever waits in the ring finds it gone
 }
 
@@ -276,12 +278,12 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
 unsigned Uring::move() {
   std::vector<std::unique_ptr<UringRequest>> done;  // closes files, outside of the lock
   std::lock_guard guard(lock_);
+  if (!host_open_) return 0;
   unsigned moved = 0, later = 0;
   std::array<io_uring_cqe*, 64> cqes;
   while (unsigned n = io_uring_peek_batch_cqe(&host_, cqes.data(), cqes.size())) {
     for (const io_uring_cqe* cqe : std::span(cqes).first(n)) {
       auto it = requests_.find(cqe->user_data);
-      if (it == requests_.end()) continue;  // kOwn
       UringRequest& request = *it->second;
       std::int32_t result = cqe->res;
       if (request.refused && result != -ECANCELED) result = -request.refused;
@@ -377,8 +379,8 @@ void Uring::serve() {
       continue;
     }
     guard.unlock();
-    // Nothing of host_ that others change is looked at: only the kernel's side of the ring.
-    io_uring_enter(static_cast<unsigned>(host_.ring_fd), 0, 1, IORING_ENTER_GETEVENTS, nullptr);
+    std::array<pollfd, 2> fds{{{host_.ring_fd, POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
+    ::poll(fds.data(), fds.size(), -1);
     move();
     guard.lock();
   }

@@ -120,7 +120,7 @@ class Uring : public PinHolder {
   bool files_registered_ = false;
 
   std::mutex lock_;                             // guards the host's completion queue, queues_'s, and what follows
-  std::uint64_t next_id_ = 1;                   // the host's user_data; 0: our own entries
+  std::uint64_t next_id_ = 1;                   // the host's user_data
   std::uint64_t batch_ = ~0ull;                 // first id of those that are being submitted; none: the largest
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id
@@ -129,6 +129,7 @@ class Uring : public PinHolder {
   bool eventfd_async_only_ = false;
   io_uring bell_{};                             // see register_eventfd()
   bool bell_open_ = false;
+  HostFd stop_;                                 // eventfd: the ring's thread is to end
   HostFd ready_;                                // eventfd, readable while the guest has completions; see watch()
   bool watched_ = false;
   bool gone_ = false, stopping_ = false;
