@@ -125,7 +125,8 @@ void Files::attach_stdio(int in, int out, int err_) {
 }
 
 Files::State::State(const State& parent)
-    : all_mounts(parent.all_mounts), mapped(parent.mapped), memfd_bytes(parent.memfd_bytes) {
+    : all_mounts(parent.all_mounts), mapped(parent.mapped), memfd_bytes(parent.memfd_bytes),
+      devices(std::make_shared<Devices>(*parent.devices)) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;
   cwd = parent.cwd;

@@ -200,6 +200,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
     if (ending()) return false;
   }
   caller.release_memory(true);
+  caller.rings = {};
   let_go_of_pins(*this);
   auto old = image();
   const std::uint64_t peak = old->memory().usage().peak_bytes;
