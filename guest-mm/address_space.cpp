@@ -224,6 +224,8 @@ std::optional<Region> AddressSpace::find_region(Gva address) const {
   return *region;
 }
 
+std::uint64_t AddressSpace::limit_bytes() const { return impl_->frames->total() << kPageShift; }
+
 Usage AddressSpace::usage() const {
   std::lock_guard guard(impl_->lock);
   const auto census = impl_->table->census();

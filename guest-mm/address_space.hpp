@@ -193,6 +193,7 @@ class AddressSpace {
   };
   void dump(const std::function<void(const Node&)>&) const;
   Usage usage() const;
+  std::uint64_t limit_bytes() const;      // most memory of its own in use at a time
   const Counters& counters() const { return counters_; }
   Memory& memory() const { return memory_; }
 

@@ -19,7 +19,10 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   auto layer = std::make_shared<Layer>();
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
-  m.thaw_locked();
+  // The layer to stand on, held: it must not go while we look, or its frames would be in no layer of ours.
+  while (!(layer->below = m.frames->last_layer()) && m.thaw_locked()) {
+  }
+  if (!layer->below) layer->below = memory_.layer();
   batch.settle_deferred();  // tables that merges took away are no part of it
   batch.commit();
   m.freezing.begin();
@@ -32,8 +35,6 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
     m.freezing.end();
     return fail(root.error());
   }
-  layer->below = m.frames->last_layer();
-  if (!layer->below) layer->below = memory_.layer();
   layer->data = memory_.shared_data();
   layer->tables = memory_.shared_tables();
   layer->table_part = m.tables->seal();

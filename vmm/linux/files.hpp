@@ -111,7 +111,7 @@ class Files {
   static OrErrno<std::shared_ptr<mm::Backing>> private_backing(const std::shared_ptr<OpenFile>&);
 
   // mmap with MAP_SHARED and MAP_ANONYMOUS; counts against the guest's limit as memory files do. Errors: ENOMEM.
-  OrErrno<std::shared_ptr<mm::Backing>> shared_memory(std::uint64_t length, mm::Memory&);
+  OrErrno<std::shared_ptr<mm::Backing>> shared_memory(std::uint64_t length, mm::AddressSpace&);
 
   void set_process(Process*);  // once, by Process's constructor
   // The working directory, / at first. False, and nothing changed, if the guest has no such directory.

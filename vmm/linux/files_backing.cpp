@@ -147,13 +147,13 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool w
   return backing;
 }
 
-OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length, mm::Memory& memory) {
-  auto charge = std::make_shared<MemoryCharge>(state_->memfd_bytes, memory.data().size());
+OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length, mm::AddressSpace& space) {
+  auto charge = std::make_shared<MemoryCharge>(state_->memfd_bytes, space.limit_bytes());
   {
     std::lock_guard guard(charge->lock);
     if (!charge->grow(length)) return err(ENOMEM);
   }
-  auto backing = SharedMemory::create(length, std::move(charge), memory);
+  auto backing = SharedMemory::create(length, std::move(charge), space.memory());
   if (!backing) return err(ENOMEM);
   return *backing;
 }

@@ -150,7 +150,7 @@ std::expected<mm::Gva, Failure> map_program(Image& image, const Program& program
   for (const Segment& s : elf.segments) {
     bytes += s.memory_bytes;
   }
-  if (bytes > image.memory().memory().data().size())
+  if (bytes > image.memory().limit_bytes())
     return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126, ENOMEM);
   auto backing = Files::private_backing(program.file);
   if (!backing) return cannot_open(program.name, backing.error());

@@ -38,7 +38,7 @@ bool refused_wx(const Process& process, unsigned prot) {
 
 // Linux refuses at once what could never be served; what only might not be is promised.
 bool beyond_memory(Thread& thread, std::uint64_t length, bool writable, bool reserve) {
-  return writable && reserve && length > thread.memory().memory().data().size();
+  return writable && reserve && length > thread.memory().limit_bytes();
 }
 
 // --- mmap ---
@@ -122,7 +122,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
     if (shared && (file->flags & O_ACCMODE) == O_RDONLY) request.max_prot = mm::Prot::Read | mm::Prot::Exec;
   }
   if (shared && !request.backing) {
-    auto backing = thread.process.files.shared_memory(bytes, thread.memory().memory());
+    auto backing = thread.process.files.shared_memory(bytes, thread.memory());
     if (!backing) return -backing.error();
     request.backing = std::move(*backing);
   }
