@@ -21,9 +21,10 @@ std::uint64_t table_bytes(std::uint64_t memory_bytes) {
 }
 
 // A VM has room for more frames than it may use at a time: those that its children still see take none of its memory
-// limit, only addresses.
-std::uint64_t bank_bytes(std::uint64_t memory_bytes) {
-  return memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
+// limit, only addresses; of those, a thousand VMs find enough.
+std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
+  const std::uint64_t wanted = memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
+  return std::max(memory_bytes, std::min(wanted, addresses / 1024));
 }
 
 }  // namespace
@@ -50,8 +51,8 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
     return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
   memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
-  auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes), .table_bytes = table_bytes(memory_bytes),
-                                      .space = shell->physical_space_});
+  auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes, shell->physical_space_->limit()),
+                                      .table_bytes = table_bytes(memory_bytes), .space = shell->physical_space_});
   if (!physical) return out_of_memory(physical.error());
   shell->physical_ = std::move(*physical);
   shell->machine_ = std::move(*machine);

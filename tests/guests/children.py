@@ -41,8 +41,8 @@ if __name__ == "__main__":
         subprocess.run(["/bin/sleep", "100"], timeout=0.2)
     except subprocess.TimeoutExpired:
         print("timed out")
-    one = subprocess.Popen(["/usr/bin/seq", "1", "500"], stdout=subprocess.PIPE)
-    two = subprocess.Popen(["/usr/bin/wc", "-l"], stdin=one.stdout, stdout=subprocess.PIPE)
+    one = subprocess.Popen(["seq", "1", "500"], stdout=subprocess.PIPE)
+    two = subprocess.Popen(["wc", "-l"], stdin=one.stdout, stdout=subprocess.PIPE)
     one.stdout.close()
     print(two.communicate()[0].decode().strip(), one.wait(), two.wait())
     print(os.system("exit 3") >> 8, os.popen("echo popen").read().strip())

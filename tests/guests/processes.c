@@ -781,8 +781,10 @@ static void limit(void) {
       _exit(0);
     }
   }
-  CHECK(errno == EAGAIN);
+  const int refused = errno;
   printf("%d children\n", made);
+  fflush(stdout);
+  CHECK(refused == EAGAIN);
   close(hold[1]);
   for (int i = 0; i < made; ++i) CHECK(wait(NULL) > 0);
   struct rlimit few = {3, 3};

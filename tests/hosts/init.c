@@ -64,7 +64,7 @@ static int run(char* command) {
 
 int main(void) {
   const struct { const char *type, *target; } mounts[] = {
-      {"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}};
+      {"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/dev/shm"}};
   for (size_t i = 0; i < sizeof mounts / sizeof mounts[0]; ++i) {
     mkdir(mounts[i].target, 0755);
     mount(mounts[i].type, mounts[i].target, mounts[i].type, 0, NULL);
