@@ -116,8 +116,9 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     Family family(shell);
     // The caller's; what further processes run in is the family's.
     std::shared_ptr<Shell> borrowed(&shell, [](Shell*) {});
-    auto process = std::make_shared<Process>(family, family.first_id(), std::make_shared<Image>(std::move(borrowed)), std::move(*files));
-    if (!family.add(process, 0, SIGCHLD, Limits::kProcesses)) return failure("a family without room for its first process");
+    auto image = std::make_shared<Image>(std::move(borrowed));
+    auto process = std::make_shared<Process>(family, family.first_id(), std::move(image), std::move(*files));
+    if (!family.add(process, 0, SIGCHLD, Limits::kProcesses)) return failure("no room for the first process");
     process->files.attach_stdio(0, 1, 2);
     process->files.add_scratch();
     (void)process->files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
@@ -138,9 +139,9 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     ended = Clock::now();
     report.run = *ended - loaded;
     {
-      auto image = process->image();  // what it ended with: execve may have replaced the first
-      report.usage = image->memory().usage();
-      if (options.observer.look) options.observer.look(image->memory(), true);
+      auto last = process->image();  // what it ended with: execve may have replaced the first
+      report.usage = last->memory().usage();
+      if (options.observer.look) options.observer.look(last->memory(), true);
       report.exits = shell.machine().totals();
       report.memory_counters = list(shell.memory().counters());
     }

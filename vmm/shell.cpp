@@ -29,8 +29,10 @@ std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
 
 }  // namespace
 
-Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine, std::unique_ptr<mm::AddressSpace> space)
-    : memory_bytes_(space->usage().limit_bytes), physical_(std::move(memory)), machine_(std::move(machine)), space_(std::move(space)) {}
+Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine,
+             std::unique_ptr<mm::AddressSpace> space)
+    : memory_bytes_(space->usage().limit_bytes), physical_(std::move(memory)), machine_(std::move(machine)),
+      space_(std::move(space)) {}
 
 Shell::~Shell() {
   space_.reset();

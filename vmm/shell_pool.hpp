@@ -15,7 +15,8 @@ namespace ramet::vmm {
 class ShellPool {
  public:
   // Shells like this one. The thread starts with the first take(): programs that never fork pay nothing.
-  explicit ShellPool(const Shell& like) : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()), space_(like.physical_space()) {}
+  explicit ShellPool(const Shell& like)
+      : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()), space_(like.physical_space()) {}
   ~ShellPool();  // every shell that was given back is gone then
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;

@@ -53,7 +53,8 @@ static int say(int count, char** words) {
   } else if (!strcmp(words[2], "pid")) {
     char name[17] = {0};
     CHECK(pthread_getname_np(pthread_self(), name, sizeof name) == 0);
-    printf("the same process: %d, its leader: %d, name %s\n", atoi(words[3]) == getpid(), syscall(SYS_gettid) == getpid(), name);
+    const int leader = syscall(SYS_gettid) == getpid();
+    printf("the same process: %d, its leader: %d, name %s\n", atoi(words[3]) == getpid(), leader, name);
   } else if (!strcmp(words[2], "exit")) {
     return atoi(words[3]);
   }
@@ -271,7 +272,8 @@ static void spawning(void) {
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
-  CHECK(posix_spawn(&pid, self, &actions, &attributes, (char*[]){"exec", "say", "arguments", "spawned", NULL}, (char*[]){"S=1", NULL}) == 0);
+  char* spawned[] = {"exec", "say", "arguments", "spawned", NULL};
+  CHECK(posix_spawn(&pid, self, &actions, &attributes, spawned, (char*[]){"S=1", NULL}) == 0);
   close(out[1]);
   char text[1000];
   size_t length = 0;

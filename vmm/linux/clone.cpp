@@ -108,10 +108,11 @@ std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
   if ((flags & CLONE_SIGHAND) && (flags & CLONE_CLEAR_SIGHAND)) return -EINVAL;
   // Threads share everything, and processes nothing but memory; what lies between is not served.
   constexpr std::uint64_t kShared = CLONE_FS | CLONE_FILES | CLONE_SIGHAND;
-  constexpr std::uint64_t kRefused = CLONE_PTRACE | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
-                                     CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_INTO_CGROUP;
+  constexpr std::uint64_t kRefused = CLONE_PTRACE | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS |
+                                     CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_INTO_CGROUP;
   const bool thread_wanted = flags & CLONE_THREAD;
-  if ((flags & kRefused) || (flags & kShared) != (thread_wanted ? kShared : 0) || (thread_wanted && (flags & CLONE_VFORK))) {
+  const bool refused = (flags & kRefused) || (thread_wanted && (flags & CLONE_VFORK));
+  if (refused || (flags & kShared) != (thread_wanted ? kShared : 0)) {
     thread.process.count_call(number, false);  // exists, and asks for what is not served: counted as unknown calls are
     return -EINVAL;
   }
@@ -119,8 +120,9 @@ std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
 }
 
 std::int64_t sys_clone(Thread& thread, const Args& a) {
-  return clone(thread, SYS_clone, {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
-                                   .child_tid = a[3], .tls = a[4], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
+  return clone(thread, SYS_clone,
+               {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
+                .child_tid = a[3], .tls = a[4], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
 }
 
 std::int64_t sys_clone3(Thread& thread, const Args& a) {

@@ -32,6 +32,10 @@ siginfo_t child_info(int pid, int code, int value) {
 
 }  // namespace
 
+siginfo_t Family::Member::end_info(int pid) const {
+  return status & 0x7f ? child_info(pid, CLD_KILLED, status & 0x7f) : child_info(pid, CLD_EXITED, status >> 8);
+}
+
 Family::Family(Shell& like)
     : first_(static_cast<int>(::getpid())), like_(like), pool_(like), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
@@ -106,7 +110,8 @@ std::vector<std::shared_ptr<Process>> Family::group(int id) {
 
 // --- coming and going ---
 
-std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, int parent, int exit_signal, std::uint64_t limit) {
+std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, int parent, int exit_signal,
+                                     std::uint64_t limit) {
   std::lock_guard guard(lock_);
   if (closing_ || members_.size() >= std::min<std::uint64_t>(limit, Limits::kProcesses)) return std::unexpected(EAGAIN);
   Member& m = members_[process->pid];
@@ -125,7 +130,8 @@ void Family::forget(int pid) {
 }
 
 void Family::send(const Letters& letters) {
-  for (const auto& [to, info] : letters) static_cast<void>(send_to_process(*to, info));  // a full queue loses it, as on Linux
+  // A full queue loses it, as on Linux.
+  for (const auto& [to, info] : letters) static_cast<void>(send_to_process(*to, info));
 }
 
 void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters& letters) {
@@ -157,7 +163,6 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
     auto self = members_.find(process.pid);
     Member& m = self->second;
     released = std::move(m.process);
-    m.kind = ending.kind;
     m.status = ending.wait_status();
     m.usage = usage;
     // Its children go to the nearest ancestor that asked for it, or to nobody.
@@ -184,7 +189,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
         it = members_.erase(it);
         continue;
       }
-      if (!child.process) tell_parent(*member(heir), SIGCHLD, child_info(it->first, CLD_EXITED, 0), letters);
+      if (!child.process) tell_parent(*member(heir), SIGCHLD, child.end_info(it->first), letters);
       ++it;
     }
     Member* parent = member(m.parent);
@@ -198,9 +203,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
         silent = action.handler == 1;
         reaped = silent || (action.flags & SA_NOCLDWAIT);
       }
-      const bool by_signal = ending.kind != Ending::Kind::Exited;
-      tell_parent(*parent, silent ? 0 : m.exit_signal,
-                  child_info(process.pid, by_signal ? CLD_KILLED : CLD_EXITED, by_signal ? m.status & 0x7f : m.status >> 8), letters);
+      tell_parent(*parent, silent ? 0 : m.exit_signal, m.end_info(process.pid), letters);
       if (reaped) bury(self);
     }
   }
@@ -289,8 +292,8 @@ std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
     {
       std::lock_guard guard(gone_lock_);
       Machine::Totals& sum = gone_.totals;
-      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.kicks += t.kicks;
-      sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
+      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions;
+      sum.kicks += t.kicks, sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
       gone_.memory.resize(counts.size());
       for (std::size_t i = 0; i < counts.size(); ++i) gone_.memory[i] += counts[i].second;
     }
@@ -312,6 +315,10 @@ std::optional<Family::Relations> Family::relations(int pid) {
   return Relations{m->parent, m->group, m->session, !m->process ? 'Z' : m->stop_signal ? 'T' : 'R'};
 }
 
+bool Family::group_in(int session, int group) const {
+  return std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == session; });
+}
+
 std::expected<void, int> Family::set_group(int caller, int pid, int group) {
   std::lock_guard guard(lock_);
   Member* m = member(pid);
@@ -320,10 +327,7 @@ std::expected<void, int> Family::set_group(int caller, int pid, int group) {
   if (m->session != by->session) return std::unexpected(EPERM);
   if (pid != caller && m->executed) return std::unexpected(EACCES);
   if (m->session == pid) return std::unexpected(EPERM);
-  if (group != pid) {
-    const bool there = std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == m->session; });
-    if (!there) return std::unexpected(EPERM);
-  }
+  if (group != pid && !group_in(m->session, group)) return std::unexpected(EPERM);
   m->group = group;
   return {};
 }
@@ -374,8 +378,7 @@ int Family::foreground() {
 
 std::expected<void, int> Family::set_foreground(int session, int group) {
   std::lock_guard guard(lock_);
-  const bool there = std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == session; });
-  if (!there) return std::unexpected(EPERM);
+  if (!group_in(session, group)) return std::unexpected(EPERM);
   foreground_ = group;
   return {};
 }
@@ -393,14 +396,14 @@ std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const 
     if (request.which == Request::Which::Pid && it->first != request.id) continue;
     if (request.which == Request::Which::Group && m.group != (request.id ? request.id : own_group)) continue;
     const bool clone = m.exit_signal != SIGCHLD;
-    if (!(request.options & __WALL) && clone != ((request.options & __WCLONE) != 0)) continue;
+    if (!(request.options & static_cast<int>(__WALL)) && clone != ((request.options & static_cast<int>(__WCLONE)) != 0)) continue;
     any = true;
     Child child{.pid = it->first, .usage = m.usage};
     if (!m.process) {
       if (!(request.options & WEXITED)) continue;
-      const bool by_signal = m.kind != Ending::Kind::Exited;
-      child.code = by_signal ? CLD_KILLED : CLD_EXITED;
-      child.value = by_signal ? m.status & 0x7f : m.status >> 8;
+      const siginfo_t info = m.end_info(it->first);
+      child.code = info.si_code;
+      child.value = info.si_status;
       child.status = m.status;
       add_usage(child.usage, m.children);
       if (!peek) bury(it);

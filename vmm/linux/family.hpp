@@ -1,5 +1,5 @@
-// Family: all processes of one guest, in one VMM process (Linux: a pid namespace): their ids, who is whose parent, groups
-// and sessions, zombies and waiting. Each process has a microVM of its own.
+// Family: all processes of one guest, in one VMM process (Linux: a pid namespace): their ids, who is whose parent,
+// groups and sessions, zombies and waiting. Each process has a microVM of its own.
 //
 // Ids are the first process's host pid and what follows it; they mean nothing on the host, and no id of the host means
 // anything here. Orphans have no parent in the family: getppid(2) says 1, and they are reaped at once.
@@ -44,8 +44,8 @@ class Family {
   std::vector<std::shared_ptr<Process>> group(int id);
 
   // --- coming and going ---
-  // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or the
-  // family ends).
+  // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or
+  // the family ends).
   std::expected<void, int> add(const std::shared_ptr<Process>&, int parent, int exit_signal, std::uint64_t limit);
   // The process could not be started after all.
   void forget(int pid);
@@ -108,7 +108,9 @@ class Family {
 
   // --- counters of calls, by number ---
   std::map<unsigned, std::uint64_t> calls() const, unknown_calls() const;
-  void count_call(unsigned number, bool known) { (known ? calls_ : unknown_)[number].fetch_add(1, std::memory_order_relaxed); }
+  void count_call(unsigned number, bool known) {
+    (known ? calls_ : unknown_)[number].fetch_add(1, std::memory_order_relaxed);
+  }
 
  private:
   struct Member {
@@ -116,13 +118,13 @@ class Family {
     int parent = 0, group = 0, session = 0;
     int exit_signal = 0, death_signal = 0;
     bool subreaper = false, executed = false;
-    Ending::Kind kind = Ending::Kind::Exited;        // of a zombie
-    int status = 0;
+    int status = 0;                                  // of a zombie, as wait4(2) gives it
     int stop_signal = 0;                             // it is stopped
     int untold_stop = 0;                             // that no wait has told yet
     bool untold_continue = false;
     rusage usage{}, children{};
     std::atomic<std::uint32_t> events{0};
+    siginfo_t end_info(int pid) const;               // SIGCHLD's, of a zombie
   };
   using Members = std::map<int, Member>;
   // What is to be sent once the lock is free.
@@ -130,6 +132,7 @@ class Family {
 
   Member* member(int pid);                           // lock held; null: none
   bool in_use(int id);
+  bool group_in(int session, int group) const;       // lock held
   // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
   Members::iterator bury(Members::iterator);

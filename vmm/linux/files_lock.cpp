@@ -1,8 +1,9 @@
 // POSIX record locks, and those of open file descriptions.
 //
 // POSIX locks belong to a process. The host would take all processes of the family for one, so theirs are locks of an
-// open file description that each process has for each file it locks, opened anew and used for nothing else: they conflict
-// with each other's, with those of other VMMs, and with every lock of the host. Deadlocks are not told (EDEADLK).
+// open file description that each process has for each file it locks, opened anew and used for nothing else: they
+// conflict with each other's, with those of other VMMs, and with every lock of the host. Deadlocks are not told
+// (EDEADLK).
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -47,8 +48,8 @@ bool holds(const HostFd& fd, const struct flock& lock) {
   for (std::string line; std::getline(info, line);) {
     char kind[16], mode[16], type[16];
     long long pid, start;
-    if (std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid, &start) == 5 && start == lock.l_start)
-      return true;
+    const int fields = std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid, &start);
+    if (fields == 5 && start == lock.l_start) return true;
   }
   return false;
 }
@@ -88,7 +89,8 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
   std::shared_ptr<HostFd> holder;
   if (command == F_GETLK || command == F_SETLK || command == F_SETLKW) {
     const int access = file.flags & O_ACCMODE;
-    if (command != F_GETLK && ((l.l_type == F_RDLCK && access == O_WRONLY) || (l.l_type == F_WRLCK && access == O_RDONLY))) return -EBADF;
+    const bool wrong_access = (l.l_type == F_RDLCK && access == O_WRONLY) || (l.l_type == F_WRLCK && access == O_RDONLY);
+    if (command != F_GETLK && wrong_access) return -EBADF;
     if (l.l_whence == SEEK_CUR) {  // the guest's description knows where
       const off_t current = ::lseek(host, 0, SEEK_CUR);
       if (current < 0) return -errno;

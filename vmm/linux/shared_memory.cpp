@@ -8,7 +8,8 @@
 
 namespace ramet::vmm {
 
-mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(std::uint64_t length, std::shared_ptr<void> charge, mm::Memory& memory) {
+mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(std::uint64_t length, std::shared_ptr<void> charge,
+                                                              mm::Memory& memory) {
   length = mm::align_up(length, mm::kPageSize);
   void* host = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (host == MAP_FAILED) return mm::fail(mm::Error::NoMemory);

@@ -1,5 +1,5 @@
-// Anonymous memory that processes share: that of mmap with MAP_SHARED and MAP_ANONYMOUS. A bank of its own, which every VM
-// of the family can map.
+// Anonymous memory that processes share: that of mmap with MAP_SHARED and MAP_ANONYMOUS. A bank of its own, which every
+// VM of the family can map.
 #pragma once
 
 #include <memory>

@@ -156,7 +156,7 @@ void stop(Thread& thread, int sig) {
 }
 
 void wait_while_stopped(Thread& thread) {
-  if (thread.process.signals.stopped.load(std::memory_order_acquire)) thread.wait_while(thread.process.signals.stopped, 1, false);
+  thread.wait_while(thread.process.signals.stopped, 1, false);
 }
 
 void restore_saved_mask(Thread& thread) {

@@ -97,9 +97,11 @@ void Thread::wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, b
 
 int Thread::fatal_signal() {
   std::lock_guard guard(process.signals.lock);
-  SignalSet pending = (signals.pending.set | process.signals.pending.set) & ~signals.blocked & ~kDefaultIgnored & ~kStopSignals;
-  for (; pending; pending &= pending - 1)
-    if (const int n = std::countr_zero(pending); process.signals.actions[static_cast<std::size_t>(n)].handler == 0) return n + 1;
+  SignalSet pending = (signals.pending.set | process.signals.pending.set) & ~signals.blocked;
+  for (pending &= ~(kDefaultIgnored | kStopSignals); pending; pending &= pending - 1) {
+    const auto n = static_cast<std::size_t>(std::countr_zero(pending));
+    if (process.signals.actions[n].handler == 0) return static_cast<int>(n) + 1;
+  }
   return 0;
 }
 
@@ -125,10 +127,10 @@ rusage Thread::usage() const {
     getrusage(RUSAGE_THREAD, &used);
     return used;
   }
+  if (!running_.load(std::memory_order_acquire)) return used;
   clockid_t clock;
   timespec time;
-  if (running_.load(std::memory_order_acquire) && pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 &&
-      clock_gettime(clock, &time) == 0)
+  if (pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
     used.ru_utime = {time.tv_sec, time.tv_nsec / 1000};
   return used;
 }

@@ -19,7 +19,8 @@ namespace ramet::vmm {
 class Thread {
  public:
   // Owns the vCPU, which is one of the image's machine.
-  Thread(Process& of, std::shared_ptr<Image> in, Vcpu& on, int id) : process(of), tid(id), image_(std::move(in)), vcpu_(&on) {}
+  Thread(Process& of, std::shared_ptr<Image> in, Vcpu& on, int id)
+      : process(of), tid(id), image_(std::move(in)), vcpu_(&on) {}
   ~Thread();
   Thread(const Thread&) = delete;
   Thread& operator=(const Thread&) = delete;
