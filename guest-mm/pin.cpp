@@ -14,9 +14,9 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins as
-// well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began when
-// the frame was still part of a layer.
+// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins
+// as well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began
+// when the frame was still part of a layer.
 std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
   rcu::Reader reader;
   const std::uint32_t sequence = freezing.read();
