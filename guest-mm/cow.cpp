@@ -48,7 +48,7 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
   for (Gva at = leaf.start; at < end; at += leaf.span()) {
     const PageTable::Leaf seen = at == leaf.start ? leaf : table->find(at);
     const bool same_kind = seen.state == State::Present && seen.table == leaf.table && seen.level == leaf.level && !seen.shared;
-    if (!same_kind || may_write(region, seen.address)) break;
+    if (!same_kind || may_write(region, seen)) break;
     Result<FramePool::Run> run = fail(Error::NoMemory);
     if (block) {
       run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite);

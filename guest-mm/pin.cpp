@@ -46,7 +46,7 @@ Result<PageTable::Leaf> AddressSpace::Impl::pin_locked(Gva page, Access access, 
     const auto leaf = touch_locked(page, copies ? Access::Write : access, batch);
     if (!leaf) return leaf;
     const Region* region = regions.find(page);  // a fault may have grown it
-    if (may_write(*region, leaf->address + (page - leaf->start))) return leaf;
+    if (may_write(*region, *leaf) || pins->pinned(leaf->address + (page - leaf->start))) return leaf;
     // For a device that reads as well: it is to see what the owner writes later.
     if (leaf->shared) {
       thaw_locked();

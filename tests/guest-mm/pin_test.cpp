@@ -117,6 +117,21 @@ TEST_P(Pins, A_device_that_reads_sees_what_the_owner_writes_later) {
   parent->check();
 }
 
+TEST_P(Pins, A_device_that_reads_what_its_owner_may_not_write_sees_it_written_later) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  ASSERT_TRUE(parent->as->protect(a, kMiB, kRead));
+  auto child = g.child(*parent->as->freeze());
+  const auto pin = *parent->as->pin(a, kPageSize, Access::Read, Term::Short);
+  ASSERT_TRUE(parent->as->protect(a, kMiB, kReadWrite));
+  ASSERT_TRUE(parent->cpu().store(a, 2));
+  EXPECT_EQ(dma_read(pin, 0), 2u);
+  EXPECT_EQ(child->cpu().load(a), 1u);
+  parent->check();
+}
+
 TEST_P(Pins, Read_only_by_mprotect_makes_no_difference) {
   Genet g(GetParam());
   auto parent = g.make();
@@ -193,6 +208,47 @@ TEST_P(Pins, A_freeze_that_cannot_copy_fails_and_changes_nothing) {
   EXPECT_EQ(w.cpu().load(a + 8), 2u);
   EXPECT_EQ(w.as->counters().pages_copied, 0u);
   w.check();
+}
+
+TEST_P(Pins, What_was_pinned_when_a_child_was_made_is_pinned_again_while_the_child_lives) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  auto pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
+  auto child = g.child(*parent->as->freeze());
+  const std::byte* where = pin.ranges()[0].bytes.data();
+  pin = Pin();
+  pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
+  EXPECT_EQ(pin.ranges()[0].bytes.data(), where);  // no child has seen it: no copy
+  dma_write(pin, 0, 2);
+  EXPECT_EQ(parent->cpu().load(a), 2u);
+  EXPECT_EQ(child->cpu().load(a), 1u);
+  auto second = g.child(*parent->as->freeze());
+  pin = Pin();
+  auto third = g.child(*parent->as->freeze());  // which is shown the frame
+  pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
+  dma_write(pin, 0, 3);
+  EXPECT_EQ(parent->cpu().load(a), 3u);
+  EXPECT_EQ(second->cpu().load(a), 2u);
+  EXPECT_EQ(third->cpu().load(a), 2u);
+  parent->check();
+}
+
+// It is still writable, as no child has seen it; writing beside it in order copies up to it, and goes on behind it.
+TEST_P(Pins, A_page_that_was_pinned_when_a_child_was_made_is_no_obstacle_to_copies) {
+  Genet g(GetParam(), {.blocks = false, .eager_accessed_dirty = false});
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  for (Gva at = a; at < a + kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, 1));
+  auto pin = *parent->as->pin(a + 5 * kPageSize, kPageSize, Access::Write, Term::Short);
+  auto child = g.child(*parent->as->freeze());
+  pin = Pin();
+  for (Gva at = a; at < a + kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, 2));
+  EXPECT_EQ(parent->as->counters().pages_copied, kMiB / kPageSize - 1);
+  for (Gva at = a; at < a + kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(at), 1u);
+  parent->check();
+  child->check();
 }
 
 TEST_P(Pins, Arguments_that_make_no_sense_are_refused) {
