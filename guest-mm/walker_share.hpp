@@ -198,12 +198,23 @@ template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
   const Level level = first.level;
+  auto* const mine = reinterpret_cast<Entry*>(tables_.host(table));
+  auto* const theirs = reinterpret_cast<Entry*>(tables_.host(base));
   bool changed = false;
   TableLock lock(tables_.info(table));
   for (unsigned i = 0; i < entries; ++i) {
+    const Entry now = std::atomic_ref(mine[i]).load(std::memory_order_acquire);
+    const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
+    const auto as = [&](Entry e) { return now == e || (F::present(now) && F::present(e) && F::stable(now) == F::stable(e)); };
+    // Nearly all are what a copy of a page that is written by nobody looks like: found out without a look at its bank.
+    if (level == Level::Pte && F::present(source)) {
+      Attributes read_only = F::attributes(source);
+      read_only.write = false;
+      if (as(F::with(source, read_only))) continue;
+    }
+    const Entry then = inherited(source, level, true);
+    if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};
-    const Entry now = load(slot), then = inherited(load({base, level, slot.start}), level, true);
-    if (now == then || (F::present(now) && F::present(then) && F::stable(now) == F::stable(then))) continue;
     if (is_table(now, level)) {
       const Gpa child = F::address(now, level);
       if (is_table(then, level) && writable(child) && !is_shared(now)) {

@@ -37,11 +37,17 @@ siginfo_t Family::Member::end_info(int pid) const {
 }
 
 Family::Family(Shell& like)
-    : first_(static_cast<int>(::getpid())), like_(like), pool_(like), next_id_(first_ + 1), foreground_(first_) {
+    : first_(static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
 
 Family::~Family() { like_.use_pool(nullptr); }
+
+std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell() {
+  auto shell = Shell::create(like_.memory_bytes(), like_.techniques(), like_.physical_space());
+  if (shell) (*shell)->use_pool(&pool_);
+  return shell;
+}
 
 // --- ids ---
 
