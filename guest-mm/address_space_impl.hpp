@@ -87,6 +87,10 @@ struct AddressSpace::Impl {
   static bool allows(const PageTable::Leaf&, Access);
   // Whether nobody else must be kept from seeing what is written there.
   bool may_write(const Region&, Gpa frame) const;
+  // A writable entry stays so though its frame is sealed: it was pinned when it was sealed, and no child has seen it.
+  bool may_write(const Region& region, const PageTable::Leaf& leaf) const {
+    return (!leaf.shared && leaf.attributes.write) || may_write(region, leaf.address);
+  }
   // What becomes of a leaf when its region gets another protection.
   PageTable::Change protection(const Region&, const PageTable::Leaf&) const;
   // How a fault ended, for the counters.

@@ -49,7 +49,7 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
   for (Gva at = leaf.start; at < end; at += leaf.span()) {
     const PageTable::Leaf seen = at == leaf.start ? leaf : table->find(at);
     const bool same_kind = seen.state == State::Present && seen.table == leaf.table && seen.level == leaf.level && !seen.shared;
-    if (!same_kind || may_write(region, seen.address)) break;
+    if (!same_kind || may_write(region, seen)) break;
     Result<FramePool::Run> run = fail(Error::NoMemory);
     if (block) {
       run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite);
@@ -82,7 +82,8 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
                                                                       const PageTable::Leaf& leaf, Guard guard) {
   // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
   if (leaf.level > Level::Pmd || (leaf.level == Level::Pmd && region.huge != Region::Huge::Always)) return std::nullopt;
-  if (frames->thawable()) return std::nullopt;
+  // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see pin_fast().
+  if (frames->thawable() || region.flips()) return std::nullopt;
   Copies copies;
   Settled settled{.how = Published::OverBudget, .resolved = Resolved::Copied};
   FlushBatch batch = this->batch();

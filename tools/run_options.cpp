@@ -95,8 +95,9 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& options,
       return vmm::failure(fmt::format("--dir {}: the guest's path must be absolute; write HOST:/GUEST", dir));
     run.shares.push_back(share);
   }
-  vmm::Techniques techniques;  // the others are not there yet: off in any case
+  vmm::Techniques techniques;  // deferred-exec is not there yet: off in any case
   for (const std::string& name : options.without) {
+    if (name == "pinned-cow") techniques.pinned_cow = false;
     if (name == "speculative-faults") techniques.speculative_faults = false;
     if (name == "relaxed-flushes") techniques.relaxed_flushes = false;
     if (name == "huge-merge") techniques.huge_merge = false;

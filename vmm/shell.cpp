@@ -62,6 +62,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 
   mm::AddressSpace::Config config;
   config.limit_bytes = memory_bytes;
+  config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;
   config.merge = techniques.huge_merge;
