@@ -130,6 +130,8 @@ struct AddressSpace::Impl {
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();
+  // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
+  Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.
   Result<> attach_locked(const Region&);
   // Banks of which no region is left go with the batch.
