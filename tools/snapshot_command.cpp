@@ -1,5 +1,6 @@
 // `ramet snapshot`: programs saved to files, and continued from them.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -37,7 +38,14 @@ struct Restored {
   std::unique_ptr<vmm::Shell> shell;
   std::unique_ptr<vmm::Files> files;  // what it has mapped; kept as long as the shell
   std::vector<std::shared_ptr<mm::Bank>> banks;
+  std::shared_ptr<vmm::snapshot::Pager> pager;
 };
+
+// The guest waits for a page that cannot be had, and goes no further.
+[[noreturn]] void give_up(const vmm::Failure& failure) {
+  refuse(failure);
+  _exit(kCannot);
+}
 
 std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, Prepared& prepared, bool memory_given) {
   const std::uint64_t saved = file->state().memory_bytes;
@@ -49,7 +57,12 @@ std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>&
   auto files = vmm::Files::create(prepared.run.shares);
   if (!files) return std::unexpected(files.error());
   r.files = std::make_unique<vmm::Files>(std::move(*files));
-  auto banks = restore_memory(file, *r.shell, *r.files);
+  auto pager = vmm::snapshot::Pager::create(file, give_up);
+  if (!pager) return std::unexpected(pager.error());
+  r.pager = std::move(*pager);
+  if (!r.pager->eager().empty()) refuse({.message = fmt::format("{}; all of {} is read first", r.pager->eager(), file->path())});
+  r.pager->fetch_ahead();
+  auto banks = restore_memory(file, r.pager, *r.shell, *r.files);
   if (!banks) return std::unexpected(banks.error());
   r.banks = std::move(*banks);
   prepared.run.from = file;
@@ -110,6 +123,7 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   prepared->run.arguments.assign(words->begin() + 1, words->end());
   const auto report = run_in(std::move(restored->shell), prepared->run, settings.run.stat, *words);
   if (!report) return refuse(report.error());
+  restored->pager->keep_working_set();
   if (!settings.json.empty())
     if (auto written = write_report(settings.json, *report, *words); !written) return refuse(written.error());
   return report->ending.status();

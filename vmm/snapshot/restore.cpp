@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -97,24 +96,6 @@ Status restore_files(const File& file, Process& process) {
 }
 
 // --- memory ---
-
-// A bank over the pages of one file, in the place that the shell's memory gives it.
-std::expected<std::shared_ptr<mm::Bank>, Failure> map_payload(const std::shared_ptr<const File>& file, mm::Memory& memory) {
-  const std::uint64_t bytes = file->header().payload_pages * kPageBytes;
-  const int prot = file->header().compressed() ? PROT_READ | PROT_WRITE : PROT_READ;
-  const int flags = MAP_PRIVATE | (file->header().compressed() ? MAP_ANONYMOUS | MAP_NORESERVE : 0);
-  void* host = ::mmap(nullptr, bytes, prot, flags, file->header().compressed() ? -1 : file->descriptor(),
-                      file->header().compressed() ? 0 : sizeof(Header));
-  if (host == MAP_FAILED) return failure(fmt::format("cannot map the pages of {}: {}", file->path(), std::strerror(errno)));
-  const std::span pages(static_cast<std::byte*>(host), bytes);
-  auto bank = memory.make_bank(pages, [pages, file] { ::munmap(pages.data(), pages.size()); });
-  if (!bank) return failure(fmt::format("no room for the pages of {}: {}", file->path(), mm::describe(bank.error())));
-  for (std::uint64_t i = 0; i < file->blocks().size(); ++i) {
-    auto block = pages.subspan(i * kBlockBytes, file->pages_in(i) * kPageBytes);
-    if (auto good = file->header().compressed() ? file->unpack(i, block) : file->check(i); !good) return std::unexpected(good.error());
-  }
-  return *bank;
-}
 
 std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(const File& file, mm::Memory& memory, Files& files) {
   const ProcessState& state = file.state();
@@ -277,20 +258,21 @@ Status check_processor(const File& file, const Machine::Features& here) {
   return {};
 }
 
-std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(const std::shared_ptr<const File>& file, Shell& shell,
+std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(const std::shared_ptr<const File>& file,
+                                                                            const std::shared_ptr<Pager>& pager, Shell& shell,
                                                                             Files& files) {
   if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
   if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
   mm::Memory& memory = shell.memory().memory();
-  std::vector<std::shared_ptr<mm::Bank>> banks;
-  std::vector<std::shared_ptr<const File>> chain;
-  for (auto f = file; f; f = f->parent()) chain.push_back(f);
+  std::size_t sources = 0;
+  for (auto f = file; f; f = f->parent()) ++sources;
+  std::vector<std::shared_ptr<mm::Bank>> banks(sources);
   std::shared_ptr<const mm::Layer> layer;
-  banks.resize(chain.size());
-  for (std::size_t i = chain.size(); i-- > 0;) {
-    if (chain[i]->header().payload_pages == 0) continue;
-    auto bank = map_payload(chain[i], memory);
-    if (!bank) return std::unexpected(bank.error());
+  for (std::size_t i = sources; i-- > 0;) {
+    const auto pages = pager->pages(i);
+    if (pages.empty()) continue;
+    auto bank = memory.make_bank(pages, [pager] {});  // the pager stays as long as somebody stands on its pages
+    if (!bank) return failure(fmt::format("no room for the pages of {}: {}", file->path(), mm::describe(bank.error())));
     auto here = std::make_shared<mm::Layer>();
     here->below = layer;
     here->data = *bank;
