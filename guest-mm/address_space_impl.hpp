@@ -132,6 +132,8 @@ struct AddressSpace::Impl {
   bool thaw_locked();
   // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
   Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&);
+  // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
+  Result<> leave_out_locked(const Snapshot&, FlushBatch&);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.
   Result<> attach_locked(const Region&);
   // Banks of which no region is left go with the batch.

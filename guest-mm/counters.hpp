@@ -57,6 +57,7 @@ struct Counters {
   Counter pages_copied_pinned; // for children, because a device may write to ours
   Counter tables_unshared;    // tables copied because something below them was to change
   Counter freezes;
+  Counter resets;
   // structure
   Counter tables_allocated;
   Counter tables_freed;

@@ -58,6 +58,30 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   return snapshot;
 }
 
+// Whether faults and changes of protection find the same there.
+static bool same(const Region& a, const Region& b) {
+  return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
+         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.huge == b.huge && a.backing == b.backing &&
+         a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
+}
+
+// What a child of the snapshot begins with, besides tables.
+static std::vector<const Region*> inherited_regions(const Snapshot& snapshot) {
+  std::vector<const Region*> regions;
+  for (const Region& r : snapshot.regions)
+    if (!r.dont_fork) regions.push_back(&r);
+  return regions;
+}
+
+Result<> AddressSpace::Impl::leave_out_locked(const Snapshot& snapshot, FlushBatch& batch) {
+  for (const Region& r : snapshot.regions) {
+    if (!r.dont_fork) continue;
+    if (auto cut = table->own_ends(r.start, r.end, batch); !cut) return cut;
+    table->unmap(r.start, r.end, batch);
+  }
+  return {};
+}
+
 Result<> AddressSpace::adopt(std::shared_ptr<const Snapshot> snapshot) {
   Impl& m = *impl_;
   FlushBatch batch = m.batch();
@@ -70,23 +94,57 @@ Result<> AddressSpace::adopt(std::shared_ptr<const Snapshot> snapshot) {
   m.config.stack_limit = snapshot->config.stack_limit;
   m.regions.search_in(m.config.start, m.config.mmap_top);
   m.table->adopt_root(snapshot->root, m.config.end, snapshot->census);
-  for (const Region& r : snapshot->regions) {
-    if (r.dont_fork) {
-      if (auto cut = m.table->own_ends(r.start, r.end, batch); !cut) {
-        batch.commit();
-        return cut;
-      }
-      m.table->unmap(r.start, r.end, batch);
-      continue;
-    }
-    if (auto has = m.attach_locked(r); !has) {
-      batch.commit();
-      return has;
-    }
-    m.regions.insert(r);
+  auto done = m.leave_out_locked(*snapshot, batch);
+  for (const Region* r : inherited_regions(*snapshot)) {
+    if (done) done = m.attach_locked(*r);
+    if (done) m.regions.insert(*r);
   }
   batch.commit();
-  return {};
+  return done;
+}
+
+Result<> AddressSpace::reset(const Snapshot& snapshot) {
+  Impl& m = *impl_;
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  if (snapshot.layer != memory_.layer()) return fail(Error::Invalid);
+  const auto before = inherited_regions(snapshot);
+  for (const Region* r : before) {
+    if (auto has = m.attach_locked(*r); !has) return has;
+  }
+  m.freezing.begin();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast()
+  if (m.pins->any()) {
+    m.freezing.end();
+    return fail(Error::Pinned);
+  }
+  const Gva start = m.config.start, end = m.config.end;
+  m.regions.seize(start, end);
+  batch.settle_deferred();
+  m.table->restore_root(snapshot.root, end, snapshot.census, batch);
+  batch.commit();
+  m.freezing.end();
+  auto done = m.leave_out_locked(snapshot, batch);
+  std::size_t alike = 0;
+  for (const Region* r = m.regions.at_or_after(0); r && alike < before.size() && same(*r, *before[alike]); ++alike) {
+    r = m.regions.next(*r);
+  }
+  if (alike == before.size() && alike == m.regions.size()) {
+    m.regions.release(start, end);
+  } else {
+    std::vector<std::shared_ptr<Backing>> unshared;
+    m.regions.remove(start, end, [&](const Region& gone) {
+      if (gone.backing) batch.keep(gone.backing);
+      if (gone.backing && gone.shared) unshared.push_back(gone.backing);
+    });
+    for (const Region* r : before) m.regions.insert(*r);
+    for (const auto& backing : unshared) m.detach_locked(*backing, batch);
+    m.regions.reclaim();
+  }
+  m.config.stack_limit = snapshot.config.stack_limit;
+  batch.commit();
+  counters_.resets.add();
+  return done;
 }
 
 }  // namespace ramet::mm

@@ -92,6 +92,9 @@ class PageTable {
   virtual void share_root(Gva end, FlushBatch&) = 0;
   // Lets everything below `end` be as in a root of a layer, with so many frames. Precondition: nothing is mapped there.
   virtual void adopt_root(Gpa, Gva end, const Census&) = 0;
+  // Back to what adopt_root() made, whatever was changed since: the cost follows that. Frames of our own and tables
+  // without changes go with the batch. Precondition: no fault maps anything there meanwhile.
+  virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) = 0;
   // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
   [[nodiscard]] virtual Result<> own(Gva, Level, FlushBatch&) = 0;
   // The tables that reach across an end of [start, end), so that unmap() finds each other one wholly inside or outside.

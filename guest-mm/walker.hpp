@@ -98,6 +98,7 @@ class Walker final : public PageTable {
   Result<Gpa> copy_root(Gva end) override;
   void share_root(Gva end, FlushBatch& batch) override;
   void adopt_root(Gpa shared, Gva end, const Census&) override;
+  void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) override;
   Result<> own(Gva va, Level target, FlushBatch& batch) override;
   Result<> own_ends(Gva start, Gva end, FlushBatch& batch) override;
   Result<> own_range(Gva start, Gva end, FlushBatch& batch) override;
@@ -491,6 +492,18 @@ class Walker final : public PageTable {
 
   void drop_shared(const Slot& parent, Gpa table, FlushBatch& batch);
 
+  void leave_tree(const Slot& parent, Gpa table, FlushBatch& batch);
+
+  Entry inherited(Entry e, Level level, bool share) const;
+
+  struct Restored {
+    Slot slot;
+    Entry entry;
+  };
+  bool restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
+               FlushBatch& batch);
+
+  void count_inherited(const Census& census);
 
   void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const;
 

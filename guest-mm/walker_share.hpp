@@ -6,26 +6,26 @@
 
 namespace ramet::mm {
 
-// Entries of a table as somebody else may use it from now on: what is below cannot be written through them.
+// An entry as somebody else may use it from now on: what is below cannot be written through it.
+template <arch::EntryFormat F>
+arch::Entry Walker<F>::inherited(Entry e, Level level, bool share) const {
+  if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
+  if (e == arch::kNone) return e;
+  const bool kept = arch::is_kept(e);
+  const Entry live = kept ? arch::restored(e) : e;
+  const Gpa frame = F::address(live, level);
+  Attributes a = F::attributes(live);
+  // Ring 0's own, and files that are shared on purpose, stay as they are.
+  if (!a.write || !a.user || !(is_private(frame) || memory_.inherited(frame)) || frames_.exclusive(frame)) return e;
+  a.write = false;
+  return kept ? arch::kept(F::with(live, a)) : F::with(live, a);
+}
+
 template <arch::EntryFormat F>
 void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   const std::uint64_t span = arch::span_of(level);
   for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-    Entry e = load(Slot{from, level, i * span});
-    if (is_table(e, level)) {
-      if (share) e = F::shared_table(F::address(e, level));
-    } else if (e != arch::kNone) {
-      const bool kept = arch::is_kept(e);
-      const Entry live = kept ? arch::restored(e) : e;
-      const Gpa frame = F::address(live, level);
-      Attributes a = F::attributes(live);
-      // Ring 0's own, and files that are shared on purpose, stay as they are.
-      if (a.write && a.user && (is_private(frame) || memory_.inherited(frame)) && !frames_.exclusive(frame)) {
-        a.write = false;
-        e = kept ? arch::kept(F::with(live, a)) : F::with(live, a);
-      }
-    }
-    store(Slot{to, level, i * span}, e);
+    store(Slot{to, level, i * span}, inherited(load(Slot{from, level, i * span}), level, share));
   }
   const Slot slot{to, level, 0};
   TableInfo& info = tables_.info(to);
@@ -151,8 +151,13 @@ void Walker<F>::adopt_root(Gpa shared, Gva end, const Census& census) {
     write(slot, old, is_table(e, Level::Pgd) ? F::shared_table(F::address(e, Level::Pgd)) : e, nullptr);
   }
   F::publish();
-  inherited_pages_.store(census.pages + census.inherited_pages + kPagesPerBlock * (census.blocks + census.giants * arch::kEntriesPerTable),
-                         std::memory_order_relaxed);
+  count_inherited(census);
+}
+
+template <arch::EntryFormat F>
+void Walker<F>::count_inherited(const Census& census) {
+  const std::uint64_t in_blocks = kPagesPerBlock * (census.blocks + census.giants * arch::kEntriesPerTable);
+  inherited_pages_.store(census.pages + census.inherited_pages + in_blocks, std::memory_order_relaxed);
   shared_pages_.store(census.shared_pages, std::memory_order_relaxed);
 }
 
@@ -166,9 +171,9 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// A whole tree that is shared leaves ours: nothing in it changes.
+// Everything of ours below goes with the batch; nothing in the tables changes, which may be shared.
 template <arch::EntryFormat F>
-void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
+void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
                       [&](const Slot& slot, Entry e) {
                         count_leaf(slot.level, e, -1);
@@ -176,9 +181,81 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
                         if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
                       },
                       [&](const Slot&, Gpa below) { leave(below, batch); });
+  leave(table, batch);
+}
+
+// A whole tree that is shared leaves ours.
+template <arch::EntryFormat F>
+void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   TableLock lock(tables_.info(parent.table));
   replace(parent, arch::kNone, &batch);
-  leave(table, batch);
+  leave_tree(parent, table, batch);
+}
+
+// Tables of ours in which something was changed stay, as what wrote there once will write there again; in the others
+// there is nothing to find any more, and we share what they were copied from.
+template <arch::EntryFormat F>
+bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
+                        FlushBatch& batch) {
+  const Level level = first.level;
+  auto* const mine = reinterpret_cast<Entry*>(tables_.host(table));
+  auto* const theirs = reinterpret_cast<Entry*>(tables_.host(base));
+  bool changed = false;
+  TableLock lock(tables_.info(table));
+  for (unsigned i = 0; i < entries; ++i) {
+    const Entry now = std::atomic_ref(mine[i]).load(std::memory_order_acquire);
+    const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
+    const auto as = [&](Entry e) { return now == e || (F::present(now) && F::present(e) && F::stable(now) == F::stable(e)); };
+    // Nearly all are what a copy of a page that is written by nobody looks like: found out without a look at its bank.
+    if (level == Level::Pte && F::present(source)) {
+      Attributes read_only = F::attributes(source);
+      read_only.write = false;
+      if (as(F::with(source, read_only))) continue;
+    }
+    const Entry then = inherited(source, level, true);
+    if (as(then)) continue;
+    const Slot slot{table, level, first.start + i * arch::span_of(level)};
+    if (is_table(now, level)) {
+      const Gpa child = F::address(now, level);
+      if (is_table(then, level) && writable(child) && !is_shared(now)) {
+        const Slot inside{child, below(level), slot.start};
+        if (restore(child, F::address(then, level), inside, arch::kEntriesPerTable, changes, batch)) {
+          changed = true;
+          continue;
+        }
+        leave(child, batch);
+      } else {
+        leave_tree(slot, child, batch);
+        changed = true;
+      }
+    } else {
+      if (now != arch::kNone) {
+        const Leaf leaf = leaf_of(slot, now);
+        if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
+      }
+      changed = true;
+    }
+    replace(slot, arch::kChanging, &batch);
+    changes.push_back({slot, then});
+  }
+  return changed;
+}
+
+template <arch::EntryFormat F>
+void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch& batch) {
+  std::vector<Restored> changes;
+  restore(root_, base, {root_, Level::Pgd, 0}, arch::index_of(Level::Pgd, end - 1) + 1, changes, batch);
+  F::publish();
+  batch.flush();  // what is replaced is absent in between
+  for (const Restored& r : changes) {
+    TableLock lock(tables_.info(r.slot.table));
+    replace(r.slot, r.entry, nullptr);
+  }
+  F::publish();
+  pages_.store(0, std::memory_order_relaxed);
+  blocks_.store(0, std::memory_order_relaxed);
+  giants_.store(0, std::memory_order_relaxed);
+  count_inherited(census);
 }
 
 template <arch::EntryFormat F>

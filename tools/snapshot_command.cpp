@@ -30,7 +30,8 @@ struct SaveSettings {
 struct ContinueSettings {
   RunSettings run;
   std::string json;
-  bool memory_given = false;
+  unsigned copies = 1, jobs = 1;
+  bool memory_given = false, eager = false;
 };
 
 // What continues a file: its memory in a shell of its own.
@@ -47,7 +48,8 @@ struct Restored {
   _exit(kCannot);
 }
 
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, Prepared& prepared, bool memory_given) {
+std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, Prepared& prepared, bool memory_given,
+                                              bool eager = false) {
   const std::uint64_t saved = file->state().memory_bytes;
   if (!memory_given) prepared.run.memory_bytes = std::clamp(saved, vmm::kMinMemory, vmm::kMaxMemory);
   Restored r;
@@ -57,10 +59,10 @@ std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>&
   auto files = vmm::Files::create(prepared.run.shares);
   if (!files) return std::unexpected(files.error());
   r.files = std::make_unique<vmm::Files>(std::move(*files));
-  auto pager = vmm::snapshot::Pager::create(file, give_up);
+  auto pager = vmm::snapshot::Pager::create(file, give_up, !eager);
   if (!pager) return std::unexpected(pager.error());
   r.pager = std::move(*pager);
-  if (!r.pager->eager().empty()) refuse({.message = fmt::format("{}; all of {} is read first", r.pager->eager(), file->path())});
+  if (!r.pager->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", r.pager->not_lazy(), file->path())});
   r.pager->fetch_ahead();
   auto banks = restore_memory(file, r.pager, *r.shell, *r.files);
   if (!banks) return std::unexpected(banks.error());

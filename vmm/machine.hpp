@@ -91,6 +91,9 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Once, after the address space was created on this machine and before the first vCPU.
   virtual Status attach(mm::AddressSpace&) = 0;
 
+  // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
+  virtual Status warm_up() = 0;
+
   // A vCPU for one guest thread, CPL 3, zeroed registers, FP state as after execve. Reuses a released
   // one where it can (KVM cannot delete vCPUs). Errors: too many.
   virtual std::expected<Vcpu*, Failure> acquire_vcpu() = 0;

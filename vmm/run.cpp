@@ -120,7 +120,7 @@ Counts list(const mm::Counters& c) {
           {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
           {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
-          {"freezes", c.freezes}, {"pages_copied", c.pages_copied},
+          {"freezes", c.freezes}, {"resets", c.resets}, {"pages_copied", c.pages_copied},
           {"pages_copied_pinned", c.pages_copied_pinned}, {"tables_unshared", c.tables_unshared},
           {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
 }

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 
-#include "guest-mm/snapshot.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 #include "vmm/shell_pool.hpp"
+#include "vmm/snapshot.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -86,6 +86,24 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   else done = (*child)->space_->adopt(*snapshot);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
   return child;
+}
+
+std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
+  auto memory = space_->freeze();
+  if (!memory) return failure(fmt::format("no snapshot can be taken: {}", mm::describe(memory.error())));
+  return std::make_shared<Snapshot>(*this, std::move(*memory));
+}
+
+Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
+  if (auto r = space_->adopt(snapshot); !r) return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
+  origin_ = std::move(snapshot);
+  return {};
+}
+
+Status Shell::reset() {
+  if (!origin_) return failure("only what was spawned from a snapshot can be reset");
+  if (auto r = space_->reset(*origin_); !r) return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));
+  return {};
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {

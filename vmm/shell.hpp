@@ -19,6 +19,7 @@ struct Techniques {
 };
 
 class ShellPool;
+class Snapshot;
 
 class Shell {
  public:
@@ -39,6 +40,15 @@ class Shell {
   // what they write meanwhile is in it or not, as on Linux. Errors: no host memory, no VM.
   std::expected<std::unique_ptr<Shell>, Failure> fork();
 
+  // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run meanwhile,
+  // see AddressSpace::freeze(). Errors: no memory.
+  std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
+  // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
+  Status adopt(std::shared_ptr<const mm::Snapshot>);
+  // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no pages.
+  // Errors: it adopted none; pages are pinned. Then nothing has changed.
+  Status reset();
+
   // Where another() looks first. The pool outlives this, or is taken away (null) before it goes.
   void use_pool(ShellPool* pool) { pool_ = pool; }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
@@ -51,6 +61,7 @@ class Shell {
   Techniques techniques_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
   ShellPool* pool_ = nullptr;
+  std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to
   std::unique_ptr<mm::Memory> physical_;        // destroyed last
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<mm::AddressSpace> space_;

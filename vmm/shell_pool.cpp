@@ -17,7 +17,7 @@ ShellPool::~ShellPool() {
   if (thread_.joinable()) thread_.join();
 }
 
-std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
+void ShellPool::start() {
   std::call_once(started_, [this] {
     SignalsBlocked blocked;
     try {
@@ -26,20 +26,35 @@ std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
       // No host thread to be had: every shell is made when it is taken.
     }
   });
-  std::unique_ptr<Shell> shell;
   {
     std::lock_guard guard(lock_);
     wanted_ = true;
+  }
+  changed_.notify_one();
+}
+
+std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
+  std::unique_ptr<Shell> shell;
+  {
+    std::lock_guard guard(lock_);
     if (!warm_.empty()) {
       shell = std::move(warm_.back());
       warm_.pop_back();
     }
   }
-  changed_.notify_one();
+  start();
   if (shell) return shell;
-  auto made = Shell::create(memory_bytes_, techniques_, space_);
-  if (made) (*made)->use_pool(this);
-  return made;
+  return make_();
+}
+
+void ShellPool::put(std::unique_ptr<Shell> shell) {
+  std::lock_guard guard(lock_);
+  if (warm_.size() < most_warm_) warm_.push_back(std::move(shell));
+}
+
+std::size_t ShellPool::warm() const {
+  std::lock_guard guard(lock_);
+  return warm_.size();
 }
 
 void ShellPool::give_back(std::unique_ptr<Shell> shell) {
@@ -53,13 +68,13 @@ void ShellPool::give_back(std::unique_ptr<Shell> shell) {
 void ShellPool::work() {
   std::unique_lock guard(lock_);
   for (;;) {
-    changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < kWarm); });
-    if (wanted_ && warm_.size() < kWarm && !stop_) {
+    changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
+    if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
-      auto made = Shell::create(memory_bytes_, techniques_, space_);
+      auto made = make_();
+      const bool warm = made && (*made)->machine().warm_up();
       guard.lock();
-      if (made) {
-        (*made)->use_pool(this);
+      if (warm) {
         warm_.push_back(std::move(*made));
       } else {
         wanted_ = false;  // the host has no more; whoever takes the next one is told

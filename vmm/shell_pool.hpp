@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -14,27 +15,32 @@ namespace ramet::vmm {
 
 class ShellPool {
  public:
-  // Shells like this one. The thread starts with the first take(): programs that never fork pay nothing.
-  explicit ShellPool(const Shell& like)
-      : memory_bytes_(like.memory_bytes()), techniques_(like.techniques()), space_(like.physical_space()) {}
+  using Make = std::function<std::expected<std::unique_ptr<Shell>, Failure>()>;
+  // `make` is called by any thread. The pool's own starts with the first take(): who never takes pays nothing.
+  explicit ShellPool(Make make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {}
   ~ShellPool();  // every shell that was given back is gone then
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;
 
-  // A warm one, or else a new one. Errors: as Shell::create().
+  static constexpr std::size_t kWarm = 2;     // as many as a fork and the child's execve take
+
+  // Makes warm ones from now on.
+  void start();
+  // A warm one, or else a new one. Errors: as `make`.
   std::expected<std::unique_ptr<Shell>, Failure> take();
   // Nobody uses it any more.
   void give_back(std::unique_ptr<Shell>);
+  // Is as a new one: to be taken again.
+  void put(std::unique_ptr<Shell>);
+  std::size_t warm() const;
 
  private:
-  static constexpr std::size_t kWarm = 2;     // as many as a fork and the child's execve take
   static constexpr std::size_t kMostOld = 16; // beyond, whoever gives back takes apart by itself
   void work();
 
-  const std::uint64_t memory_bytes_;
-  const Techniques techniques_;
-  const std::shared_ptr<mm::PhysicalSpace> space_;
-  std::mutex lock_;                           // guards what follows but thread_; a leaf
+  const Make make_;
+  const std::size_t most_warm_;
+  mutable std::mutex lock_;                         // guards what follows but thread_; a leaf
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Shell>> warm_, old_;
   bool wanted_ = false, stop_ = false;        // wanted_: one was taken since it last failed to make one

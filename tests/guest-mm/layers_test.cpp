@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "guest-mm/pin.hpp"
 #include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/world.hpp"
 
@@ -107,6 +108,99 @@ TEST_P(Layers, What_nobody_else_sees_any_more_is_written_in_place) {
   }
   EXPECT_LE(parent->as->usage().peak_bytes, (frames + 64) * kPageSize);
   parent->check_empty();
+}
+
+TEST_P(Layers, Reset_brings_back_memory_and_regions_and_frees_what_was_written) {
+  for (const bool blocks : {false, true}) {
+    Genet g(GetParam(), {.blocks = blocks});
+    auto parent = g.make();
+    const Gva a = parent->map(8 * kMiB), b = parent->map(4 * kMiB), hidden = parent->map(kMiB);
+    write_words(*parent, a, 8 * kMiB, 1);
+    write_words(*parent, b, 2 * kMiB, 1);
+    write_words(*parent, hidden, kMiB, 1);
+    ASSERT_TRUE(parent->as->advise(hidden, kMiB, Advice::DontFork));
+    ASSERT_TRUE(parent->as->protect(b, kMiB, Prot::None));
+    const auto snapshot = *parent->as->freeze();
+    auto child = g.child(snapshot);
+    std::size_t regions = 0;
+    child->as->visit_regions([&](const Region&) { ++regions; });
+    for (unsigned round = 0; round < 6; ++round) {
+      write_words(*child, a + round * kMiB, kMiB, 2, 3 * kPageSize);
+      if (round & 1) {
+        ASSERT_TRUE(child->as->unmap(a + 2 * kMiB, 3 * kMiB));
+        ASSERT_TRUE(child->as->protect(a, kMiB, Prot::Read));
+        ASSERT_TRUE(child->as->protect(b, kMiB, kReadWrite));
+        write_words(*child, b, 4 * kMiB, 3);
+        const Gva c = child->map(6 * kMiB);
+        write_words(*child, c, 6 * kMiB, 4);
+        ASSERT_TRUE(child->as->remap({.address = b, .old_length = 4 * kMiB, .new_length = 8 * kMiB, .may_move = true}));
+        ASSERT_TRUE(child->as->advise(a + 5 * kMiB, kMiB, Advice::DontNeed));
+      }
+      if (round == 3) {
+        ASSERT_TRUE(child->as->freeze());  // and nobody stands on it
+      }
+      const auto done = child->as->reset(*snapshot);
+      ASSERT_TRUE(done) << describe(done.error());
+      child->check();
+      EXPECT_EQ(child->frames(), 0u);
+      std::size_t now = 0;
+      child->as->visit_regions([&](const Region&) { ++now; });
+      EXPECT_EQ(now, regions);
+      expect_words(*child, a, 8 * kMiB, 1);
+      expect_words(*child, b + kMiB, kMiB, 1);
+      EXPECT_FALSE(child->cpu().load(b));
+      EXPECT_FALSE(child->cpu().load(hidden));
+      EXPECT_EQ(child->cpu().load(b + 3 * kMiB), 0u);
+      ASSERT_TRUE(child->as->reset(*snapshot));  // takes the zero page, and tables of the last round, away again
+      child->check();
+      EXPECT_EQ(child->frames(), 0u);
+    }
+    EXPECT_EQ(child->as->counters().resets, 12u);
+    expect_words(*parent, a, 8 * kMiB, 1);
+    child->check_empty();
+    parent->check();
+  }
+}
+
+TEST_P(Layers, Reset_after_one_page_changes_one_table_and_keeps_it_for_the_next) {
+  Genet g(GetParam(), {.blocks = false});
+  auto parent = g.make();
+  const Gva a = parent->map(64 * kMiB);
+  write_words(*parent, a, 64 * kMiB, 1);
+  const auto snapshot = *parent->as->freeze();
+  auto child = g.child(snapshot);
+  for (unsigned round = 0; round < 4; ++round) {
+    const auto unshared = child->as->counters().tables_unshared + 0;
+    ASSERT_TRUE(child->cpu().store(a + 5 * kMiB, round));
+    EXPECT_EQ(child->as->counters().tables_unshared - unshared, round == 0 ? 3u : 0u);
+    ASSERT_TRUE(child->as->reset(*snapshot));
+    ASSERT_EQ(child->cpu().load(a + 5 * kMiB), (a + 5 * kMiB) ^ 1);
+  }
+  const auto tables = child->as->usage().table_pages;
+  ASSERT_TRUE(child->as->reset(*snapshot));
+  EXPECT_EQ(child->as->usage().table_pages, tables - 3);
+  child->check();
+}
+
+TEST_P(Layers, Reset_refuses_what_is_pinned_and_strangers) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  write_words(*parent, a, kMiB, 1);
+  const auto snapshot = *parent->as->freeze(), other = *parent->as->freeze();
+  auto child = g.child(snapshot);
+  {
+    auto pin = child->as->pin(a, kPageSize, Access::Write, AddressSpace::PinTerm::Short);
+    ASSERT_TRUE(pin);
+    ASSERT_TRUE(child->cpu().store(a, 5));
+    EXPECT_EQ(child->as->reset(*snapshot).error(), Error::Pinned);
+    EXPECT_EQ(child->cpu().load(a), 5u);
+  }
+  EXPECT_EQ(child->as->reset(*other).error(), Error::Invalid);
+  EXPECT_EQ(parent->as->reset(*other).error(), Error::Invalid);
+  ASSERT_TRUE(child->as->reset(*snapshot));
+  EXPECT_EQ(child->cpu().load(a), a ^ 1);
+  child->check();
 }
 
 TEST_P(Layers, A_grandchild_stands_on_all_layers_and_outlives_the_vms_they_came_from) {

@@ -35,6 +35,7 @@ class FakeMachine : public Machine {
   void bank_removed(const mm::Bank&) override { --banks; }
   Status attach(mm::AddressSpace&) override { return {}; }
   std::expected<Vcpu*, Failure> acquire_vcpu() override { return &vcpu; }
+  Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
   const Features& features() const override { return features_; }
   Totals totals() const override { return {}; }

@@ -6,6 +6,7 @@
 #include "guest-mm/snapshot.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
+#include "vmm/snapshot.hpp"
 
 namespace ramet::vmm::testing {
 namespace {
@@ -193,6 +194,97 @@ TEST_F(KvmLayersTest, Code_runs_while_its_memory_is_frozen) {
   runner.join();
   for (std::uint64_t p = 0; p < kSome; ++p) ASSERT_EQ(parent.word(kPlace + p * mm::kPageSize), rounds + 1);
   EXPECT_EQ(parent.space->audit(), "");
+}
+
+// The same by Shell and Snapshot, which warm VMs wait behind.
+class SnapshotTest : public KvmLayersTest {
+ protected:
+  static std::uint64_t word(Shell& vm, mm::Gva at) {
+    std::uint64_t w = 0;
+    EXPECT_TRUE(vm.memory().read(at, std::as_writable_bytes(std::span(&w, 1))));
+    return w;
+  }
+  // Has the VM add one to a word of each page, on a vCPU taken for it.
+  void add(Shell& vm, mm::Gva from, std::uint64_t pages) {
+    auto vcpu = vm.machine().acquire_vcpu();
+    ASSERT_TRUE(vcpu) << vcpu.error().message;
+    auto& v = **vcpu;
+    v.regs().rip = kProgram, v.regs().rdi = from, v.regs().rsi = pages;
+    for (Exit e = v.run(); e.kind != Kind::Syscall; e = v.run()) {
+      if (e.kind == Kind::Kicked) continue;
+      ASSERT_EXIT_KIND(e, PageFault);
+      ASSERT_TRUE(vm.memory().fault(e.address, e.access));
+    }
+    vm.machine().release_vcpu(&v);
+  }
+  std::unique_ptr<Shell> parent() {
+    auto vm = *Shell::create(64ull << 20);
+    const std::uint8_t program[] = {0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05};
+    mm::AddressSpace& m = vm->memory();
+    EXPECT_TRUE(m.map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    EXPECT_TRUE(m.write(kProgram, std::as_bytes(std::span(program))));
+    EXPECT_TRUE(m.protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
+    EXPECT_TRUE(m.map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    add(*vm, kPlace, kPages);
+    return vm;
+  }
+  void expect_words(Shell& vm, std::uint64_t written, std::uint64_t value) {
+    for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(word(vm, kPlace + i * mm::kPageSize), i < written ? value : 1) << i;
+    EXPECT_EQ(vm.memory().audit(), "");
+  }
+};
+
+TEST_F(SnapshotTest, Spawned_vms_are_reset_and_used_again_and_go_on_without_it) {
+  auto vm = parent();
+  auto snapshot = *vm->freeze();
+  EXPECT_FALSE(vm->reset());  // it was not spawned
+  std::vector<std::unique_ptr<Shell>> children;
+  for (std::uint64_t round = 0; round < 8; ++round) {
+    auto child = snapshot->spawn();
+    ASSERT_TRUE(child) << child.error().message;
+    const std::uint64_t pages = round * round * 13 + 1;
+    add(**child, kPlace, pages);
+    expect_words(**child, pages, 2);
+    ASSERT_TRUE((*child)->reset());
+    expect_words(**child, 0, 1);
+    add(**child, kPlace, kPages / 2);
+    add(**child, kPlace, kPages / 2);
+    expect_words(**child, kPages / 2, 3);
+    if (round & 1) snapshot->take_back(std::move(*child));
+    else children.push_back(std::move(*child));
+  }
+  add(*vm, kPlace, kPages);
+  expect_words(*vm, kPages, 2);
+  auto grandchildren = *children[0]->freeze();
+  auto grandchild = *grandchildren->spawn();
+  expect_words(*grandchild, kPages / 2, 3);
+  add(*grandchild, kPlace, kPages / 2);
+  ASSERT_TRUE(grandchild->reset());
+  snapshot.reset();
+  grandchildren.reset();
+  vm.reset();
+  children.resize(2);
+  expect_words(*grandchild, kPages / 2, 3);
+  expect_words(*children[1], kPages / 2, 3);
+}
+
+TEST_F(SnapshotTest, Threads_spawn_from_one_snapshot_at_once) {
+  auto vm = parent();
+  auto snapshot = *vm->freeze();
+  snapshot->keep_warm();
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (unsigned i = 0; i < 10; ++i) {
+        auto child = *snapshot->spawn();
+        add(*child, kPlace, 10 * t + i + 1);
+        if (t & 1) snapshot->take_back(std::move(child));
+      }
+    });
+  }
+  add(*vm, kPlace, kPages);
+  for (auto& t : threads) t.join();
+  expect_words(**snapshot->spawn(), 0, 1);
 }
 
 }  // namespace

@@ -111,6 +111,15 @@ bool KvmVcpu::try_settle() {
   return hold.owns_lock() && prepare() && settle();
 }
 
+Status KvmVcpu::warm_up() {
+  std::lock_guard hold(busy_);
+  tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+  if (auto ok = prepare(); !ok) return ok;
+  if (auto ok = settle(); !ok) return ok;
+  const mm::Gpa root = machine_.kernel_.root();
+  return touch({&root, 1});
+}
+
 Status KvmVcpu::announce() {
   FlushState& f = machine_.flush_;
   for (;;) {

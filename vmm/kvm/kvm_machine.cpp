@@ -70,8 +70,27 @@ mm::Result<> KvmMachine::bank_added(const mm::Bank& bank) {
     if (slots_.size() == max_slots_) return mm::fail(mm::Error::NoMemory);
     slot = slots_.insert(slots_.end(), nullptr);
   }
-  if (!set_slot(unsigned(slot - slots_.begin()), bank, true)) return mm::fail(mm::Error::NoMemory);
+  const auto number = unsigned(slot - slots_.begin());
+  if (bank.read_only()) {
+    late_.push_back(number);
+    any_late_.store(true, std::memory_order_release);
+  } else if (!set_slot(number, bank, true)) {
+    return mm::fail(mm::Error::NoMemory);
+  }
   *slot = &bank;
+  return {};
+}
+
+Status KvmMachine::settle_slots() {
+  if (!any_late_.load(std::memory_order_acquire)) return {};
+  std::lock_guard hold(slots_lock_);
+  while (!late_.empty()) {
+    const mm::Bank& bank = *slots_[late_.back()];
+    if (!set_slot(late_.back(), bank, true))
+      return failure(fmt::format("KVM cannot give the guest {} MiB of its parent's memory: {}", bank.size() >> 20, std::strerror(errno)));
+    late_.pop_back();
+  }
+  any_late_.store(false, std::memory_order_release);
   return {};
 }
 
@@ -79,6 +98,10 @@ void KvmMachine::bank_removed(const mm::Bank& bank) {
   std::lock_guard hold(slots_lock_);
   auto slot = std::ranges::find(slots_, &bank);
   if (slot == slots_.end()) return;
+  if (std::erase(late_, unsigned(slot - slots_.begin())) > 0) {
+    *slot = nullptr;
+    return;
+  }
   // If KVM cannot delete the slot (it may be out of memory), its number stays taken: reusing it would fail.
   if (set_slot(unsigned(slot - slots_.begin()), bank, false)) *slot = nullptr;
 }
@@ -86,6 +109,15 @@ void KvmMachine::bank_removed(const mm::Bank& bank) {
 // --- vCPUs ---
 
 Status KvmMachine::attach(mm::AddressSpace& space) { return kernel_.install(space); }
+
+Status KvmMachine::warm_up() {
+  if (auto ok = settle_slots(); !ok) return ok;
+  auto vcpu = acquire_vcpu();
+  if (!vcpu) return std::unexpected(vcpu.error());
+  auto ok = static_cast<KvmVcpu*>(*vcpu)->warm_up();
+  release_vcpu(*vcpu);
+  return ok;
+}
 
 std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
   if (!kernel_.installed()) return failure("the machine has no address space yet");

@@ -40,7 +40,8 @@ class KvmMachine final : public Machine {
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
   ~KvmMachine() override;
 
-  // mm::BankObserver: one memslot a bank
+  // mm::BankObserver: one memslot a bank. Those of layers are known before a vCPU runs, and may be large, which costs
+  // KVM time by the page: KVM hears of them when a vCPU enters next (settle_slots).
   mm::Result<> bank_added(const mm::Bank&) override;
   void bank_removed(const mm::Bank&) override;
 
@@ -49,6 +50,7 @@ class KvmMachine final : public Machine {
   void flush_relaxed(const mm::FlushRequest&) override;
 
   Status attach(mm::AddressSpace&) override;
+  Status warm_up() override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   const Features& features() const override { return model_.features; }
@@ -58,6 +60,7 @@ class KvmMachine final : public Machine {
   friend class KvmVcpu;
   KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic);
   bool set_slot(unsigned slot, const mm::Bank&, bool present);
+  Status settle_slots();
   template <class F>
   void for_each_vcpu(F f) const {
     std::lock_guard hold(vcpus_lock_);
@@ -76,8 +79,11 @@ class KvmMachine final : public Machine {
   KernelHalf kernel_;
   FlushState flush_;
 
-  std::mutex slots_lock_;                       // guards slots_
+  std::mutex slots_lock_;                       // guards slots_ and late_
   std::vector<const mm::Bank*> slots_;          // index: memslot; null: free
+  std::vector<unsigned> late_;                  // of which KVM has not heard yet
+  // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
+  std::atomic<bool> any_late_{false};
   unsigned max_slots_, max_vcpus_;
 
   std::mutex creating_lock_;                    // only its holder adds to vcpus_. Order: creating_lock_ > address space

@@ -79,6 +79,7 @@ Status KvmVcpu::load_ring0() {
 
 Status KvmVcpu::prepare() {
   if (!fp_reset_) return fp_reset_;
+  if (auto ok = machine_.settle_slots(); !ok) return ok;
   if (!x86::canonical(fs_base_) || !x86::canonical(gs_base_))
     return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", fs_base_, gs_base_));
   if (!loaded_) {

@@ -42,6 +42,8 @@ class KvmVcpu final : public Vcpu {
   void wait_outside(std::uint64_t generation);
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
   bool try_settle();
+  // All that the first entry would do but the way into user code itself; what is pending is touched.
+  Status warm_up();
   // Its own thread: the next entry drops all translations.
   void drop_translations();
   bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }

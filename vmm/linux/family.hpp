@@ -141,6 +141,7 @@ class Family {
   void changed(int pid, int code, int sig);          // stopped or continued
   static void send(const Letters&);
   static void* host_thread(void*);
+  std::expected<std::unique_ptr<Shell>, Failure> new_shell();
 
   const int first_;
   Shell& like_;

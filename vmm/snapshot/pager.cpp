@@ -39,7 +39,7 @@ HostFd new_userfaultfd() {
 
 }  // namespace
 
-std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged) {
+std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged, bool lazy) {
   std::shared_ptr<Pager> pager(new Pager);
   pager->damaged_ = std::move(damaged);
   std::size_t files = 0;
@@ -51,9 +51,10 @@ std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_p
     f = f->parent();
     if (auto mapped = pager->map(range); !mapped) return std::unexpected(mapped.error());
   }
-  if (auto opened = pager->open_userfaultfd(); !opened) {
-    pager->eager_ = opened.error().message;
-    pager->userfaultfd_ = HostFd();
+  if (lazy)
+    if (auto opened = pager->open_userfaultfd(); !opened) pager->not_lazy_ = opened.error().message, lazy = false;
+  if (!lazy) {
+    pager->userfaultfd_ = HostFd();  // also forgets what it knew of the ranges
     for (Range& range : pager->ranges_)
       if (auto read = pager->read_all(range); !read) return std::unexpected(read.error());
     return pager;
@@ -203,7 +204,7 @@ void Pager::damaged(const Failure& failure) const {
 // --- the working set: a file of 64-bit words: magic, identity of the snapshot, hash of what follows, blocks ---
 
 void Pager::fetch_ahead() {
-  if (!eager_.empty()) return;
+  if (threads_.empty()) return;  // all is there
   std::ifstream in(working_set_path(), std::ios::binary);
   std::array<std::uint64_t, 4> head{};
   std::vector<std::uint64_t> blocks(kMaxWorkingSet);

@@ -28,17 +28,17 @@ class Pager {
   // page nor go on without it. Called on a thread of the pager's.
   using Damaged = std::function<void(const Failure&)>;
 
-  // The file and its parents. Where the host gives no userfaultfd, all pages are read and checked now. Errors: damaged
-  // (only then), no host memory or threads.
-  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged);
+  // The file and its parents. Where the host gives no userfaultfd, and if it is not to be `lazy`, all pages are read and
+  // checked now. Errors: damaged (only then), no host memory or threads.
+  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged, bool lazy = true);
   ~Pager();
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
 
   // Where the pages of each file are: its own, its parent's... Read-only, as long as the pager.
   std::span<std::byte> pages(std::size_t source) const { return {ranges_[source].host, ranges_[source].bytes}; }
-  // Why the pages were all read at the start; empty: they were not.
-  const std::string& eager() const { return eager_; }
+  // Why they could not be; empty: they can.
+  const std::string& not_lazy() const { return not_lazy_; }
 
   // What was touched, in that order, is kept beside the file, and fetched ahead the next time. Both do nothing about a
   // file that is not there or cannot be: it is a hint.
@@ -80,7 +80,7 @@ class Pager {
 
   std::vector<Range> ranges_;
   Damaged damaged_;
-  std::string eager_;
+  std::string not_lazy_;
   HostFd userfaultfd_, stop_;
   std::vector<std::jthread> threads_;
   std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics

@@ -74,7 +74,7 @@ test_shell_jobs() {
     cat "$1"/*
     sleep 100 & p=$!; kill $p; wait $p; echo killed $?
     trap "echo trapped" USR1; kill -USR1 $$; echo after
-    (kill -USR2 $$) & trap "echo from a child" USR2; wait; wait; echo waited
+    trap "echo from a child" USR2; (kill -USR2 $$) & wait; wait; echo waited
     trap "echo leaving" EXIT
     sh -c "kill -9 \$\$"; echo nine $?
     yes | head -n 2

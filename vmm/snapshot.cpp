@@ -1,0 +1,29 @@
+#include "vmm/snapshot.hpp"
+
+#include <fmt/format.h>
+
+namespace ramet::vmm {
+namespace {
+
+ShellPool::Make spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
+  return [bytes = of.memory_bytes(), techniques = of.techniques(), space = of.physical_space(),
+          memory = std::move(memory)]() -> std::expected<std::unique_ptr<Shell>, Failure> {
+    auto shell = Shell::create(bytes, techniques, space);
+    if (!shell) return shell;
+    if (auto r = (*shell)->adopt(memory); !r) return std::unexpected(r.error());
+    return shell;
+  };
+}
+
+}  // namespace
+
+Snapshot::Snapshot(const Shell& of, std::shared_ptr<const mm::Snapshot> memory)
+    : memory_(std::move(memory)), pool_(spawner(of, memory_), kWarm) {}
+
+std::expected<std::unique_ptr<Shell>, Failure> Snapshot::spawn() { return pool_.take(); }
+
+void Snapshot::take_back(std::unique_ptr<Shell> shell) {
+  if (shell->reset()) pool_.put(std::move(shell));
+}
+
+}  // namespace ramet::vmm
