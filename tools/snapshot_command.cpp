@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tools/commands.hpp"
+#include "tools/copies.hpp"
 #include "tools/json_file.hpp"
 #include "tools/parse.hpp"
 #include "tools/report.hpp"
@@ -34,24 +35,23 @@ struct ContinueSettings {
   bool memory_given = false, eager = false;
 };
 
-// What continues a file: its memory in a shell of its own.
-struct Restored {
-  std::unique_ptr<vmm::Shell> shell;
-  std::unique_ptr<vmm::Files> files;  // what it has mapped; kept as long as the shell
-  std::vector<std::shared_ptr<mm::Bank>> banks;
-  std::shared_ptr<vmm::snapshot::Pager> pager;
-};
-
 // The guest waits for a page that cannot be had, and goes no further.
 [[noreturn]] void give_up(const vmm::Failure& failure) {
   refuse(failure);
   _exit(kCannot);
 }
 
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, Prepared& prepared, bool memory_given,
-                                              bool eager = false) {
-  const std::uint64_t saved = file->state().memory_bytes;
-  if (!memory_given) prepared.run.memory_bytes = std::clamp(saved, vmm::kMinMemory, vmm::kMaxMemory);
+using PagerPtr = std::shared_ptr<vmm::snapshot::Pager>;
+
+std::expected<PagerPtr, vmm::Failure> open_pages(const std::shared_ptr<const File>& file, bool eager) {
+  auto pager = vmm::snapshot::Pager::create(file, give_up, !eager);
+  if (!pager) return pager;
+  if (!(*pager)->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
+  (*pager)->fetch_ahead();
+  return pager;
+}
+
+std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, const PagerPtr& pager, const Prepared& prepared) {
   Restored r;
   auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques);
   if (!shell) return std::unexpected(shell.error());
@@ -59,17 +59,14 @@ std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>&
   auto files = vmm::Files::create(prepared.run.shares);
   if (!files) return std::unexpected(files.error());
   r.files = std::make_unique<vmm::Files>(std::move(*files));
-  auto pager = vmm::snapshot::Pager::create(file, give_up, !eager);
-  if (!pager) return std::unexpected(pager.error());
-  r.pager = std::move(*pager);
-  if (!r.pager->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", r.pager->not_lazy(), file->path())});
-  r.pager->fetch_ahead();
-  auto banks = restore_memory(file, r.pager, *r.shell, *r.files);
+  auto banks = restore_memory(file, pager, *r.shell, *r.files);
   if (!banks) return std::unexpected(banks.error());
   r.banks = std::move(*banks);
-  prepared.run.from = file;
   return r;
 }
+
+// The limit it was saved with.
+std::uint64_t saved_memory(const File& file) { return std::clamp(file.state().memory_bytes, vmm::kMinMemory, vmm::kMaxMemory); }
 
 int save(SaveSettings& settings, const CLI::App& sub) {
   const bool continues = !settings.parent.empty();
@@ -90,7 +87,11 @@ int save(SaveSettings& settings, const CLI::App& sub) {
     auto file = File::open(settings.parent);
     if (!file) return refuse(file.error());
     options.passed_reads = (*file)->state().at_hook ? 0 : 1;
-    auto opened = restore(*file, *prepared, settings.memory_given);
+    if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
+    auto pager = open_pages(*file, false);
+    if (!pager) return refuse(pager.error());
+    prepared->run.from = *file;
+    auto opened = restore(*file, *pager, *prepared);
     if (!opened) return refuse(opened.error());
     restored = std::move(*opened);
     shell = std::move(restored.shell);
@@ -118,14 +119,28 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!words) return refuse(words.error());
   auto prepared = prepare(settings.run);
   if (!prepared) return refuse(prepared.error());
+  if (settings.copies == 0 || settings.jobs == 0) return refuse({.message = "--copies and --jobs are numbers from 1 on"});
+  if (settings.copies > 1 && (settings.run.stat || !settings.json.empty()))
+    return refuse({.message = "--stat and --json tell of one copy; they do not go with --copies"});
   auto file = File::open(words->front());
   if (!file) return refuse(file.error());
-  auto restored = restore(*file, *prepared, settings.memory_given);
-  if (!restored) return refuse(restored.error());
+  if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
   prepared->run.arguments.assign(words->begin() + 1, words->end());
+  auto pager = open_pages(*file, settings.eager);
+  if (!pager) return refuse(pager.error());
+  prepared->run.from = *file;
+  if (settings.copies > 1) {
+    const auto status = run_copies(settings.copies, settings.jobs, prepared->run, [&] { return restore(*file, *pager, *prepared); });
+    return status ? *status : refuse(status.error());
+  }
+  auto restored = restore(*file, *pager, *prepared);
+  if (!restored) return refuse(restored.error());
   const auto report = run_in(std::move(restored->shell), prepared->run, settings.run.stat, *words);
   if (!report) return refuse(report.error());
-  restored->pager->keep_working_set();
+  const auto counts = (*pager)->counts();
+  if (settings.run.stat)
+    fmt::print(stderr, "{}", lines({{"snapshot:touched", counts.faults}, {"snapshot:blocks", counts.blocks}, {"snapshot:ahead", counts.ahead}}));
+  (*pager)->keep_working_set();
   if (!settings.json.empty())
     if (auto written = write_report(settings.json, *report, *words); !written) return refuse(written.error());
   return report->ending.status();
@@ -196,6 +211,10 @@ void add_snapshot(CLI::App& app, Action& action) {
   sub->footer("Share what the program was run with (--root, --dir): what it has open is opened again by its path, and must be\n"
               "what it was. Each ARG goes to a program that was saved by ramet_snapshot_arguments(). The status is as for run.");
   add_run_options(*sub, continuing->run);
+  sub->add_option("--copies", continuing->copies, "so many programs go on from FILE, each with all of standard input; their output\n"
+                                                  "comes in order, the status is the first that is not 0");
+  sub->add_option("--jobs", continuing->jobs, "how many of them at a time");
+  sub->add_flag("--eager", continuing->eager, "read and check all of FILE first, instead of what is touched when it is touched");
   sub->add_option("--json", continuing->json, "write the same results to FILE");
   sub->callback([&action, sub, continuing] {
     continuing->memory_given = sub->count("--memory") > 0;

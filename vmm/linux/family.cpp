@@ -35,13 +35,9 @@ siginfo_t Family::Member::end_info(int pid) const {
   return status & 0x7f ? child_info(pid, CLD_KILLED, status & 0x7f) : child_info(pid, CLD_EXITED, status >> 8);
 }
 
-<<<<<<< HEAD
 Family::Family(Shell& like, int first_id)
-    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_(like), next_id_(first_ + 1), foreground_(first_) {
-=======
-Family::Family(Shell& like)
-    : first_(static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }), next_id_(first_ + 1), foreground_(first_) {
->>>>>>> 66d454828e2c7827cb708b6a754003f799eea3cf
+    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }),
+      next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
 
