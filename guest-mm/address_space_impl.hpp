@@ -149,6 +149,8 @@ struct AddressSpace::Impl {
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();
+  // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
+  Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&);
   // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
   Result<> leave_out_locked(const Snapshot&, FlushBatch&);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.
