@@ -251,6 +251,69 @@ TEST_P(Pins, A_page_that_was_pinned_when_a_child_was_made_is_no_obstacle_to_copi
   child->check();
 }
 
+TEST_P(Pins, What_is_pinned_for_long_is_in_no_childs_memory) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB);
+  for (Gva at = a; at < a + 4 * kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, at));
+  const Gva pinned = a + kBlockSize - 3 * kPageSize;  // in two tables
+  auto pin = *parent->as->pin(pinned, 6 * kPageSize, Access::Write, Term::Long);
+  EXPECT_EQ(parent->as->counters().pages_moved_pinned, 6u);
+  dma_write(pin, 0, 1);
+  auto child = g.child(*parent->as->freeze());
+  dma_write(pin, 0, 2);
+  for (Gva at = pinned; at < pinned + 6 * kPageSize; at += kPageSize) {
+    const Gpa frame = parent->tlb.walk(at, [](Gpa, unsigned, std::uint64_t) {})->gpa;
+    EXPECT_EQ(child->memory->host(frame), nullptr);
+    EXPECT_EQ(child->cpu().load(at), at == pinned ? 1u : at);
+  }
+  EXPECT_EQ(parent->cpu().load(pinned), 2u);
+  // Pinned no more, it is there still, and so it is copied for children.
+  pin = Pin();
+  auto second = g.child(*parent->as->freeze());
+  ASSERT_TRUE(parent->cpu().store(pinned, 3));
+  EXPECT_EQ(second->cpu().load(pinned), 2u);
+  EXPECT_EQ(second->memory->host(parent->tlb.walk(pinned, [](Gpa, unsigned, std::uint64_t) {})->gpa), nullptr);
+  for (World* w : {parent.get(), child.get(), second.get()}) w->check();
+  second.reset();
+  child.reset();
+  parent->check_empty();
+}
+
+TEST_P(Pins, What_is_pinned_already_does_not_move) {
+  Genet g(GetParam());
+  auto w = g.make();
+  const Gva a = w->map(kMiB);
+  ASSERT_TRUE(w->cpu().store(a, 1));
+  const auto brief = *w->as->pin(a, kPageSize, Access::Write, Term::Short);
+  const auto lasting = *w->as->pin(a, 2 * kPageSize, Access::Write, Term::Long);
+  EXPECT_EQ(w->as->counters().pages_moved_pinned, 1u);
+  EXPECT_EQ(lasting.ranges()[0].bytes.data(), brief.ranges()[0].bytes.data());
+  dma_write(brief, 0, 2);
+  EXPECT_EQ(w->cpu().load(a), 2u);
+  w->check();
+}
+
+// Tables and blocks change places around it; the frame stays.
+TEST_P(Pins, A_block_with_a_pinned_page_splits_and_merges_in_place) {
+  Genet g(GetParam());
+  auto w = g.make();
+  const Gva a = 0x2000'0000;
+  w->map_at(a, kBlockSize);
+  ASSERT_TRUE(w->as->advise(a, kBlockSize, Advice::Huge));
+  ASSERT_TRUE(w->cpu().store(a, 1));
+  const auto pin = *w->as->pin(a + 0x5000, kPageSize, Access::Write, Term::Short);
+  for (std::uint64_t round = 1; round < 4; ++round) {
+    ASSERT_TRUE(w->as->split(a, kBlockSize, arch::Level::Pte));
+    dma_write(pin, 0, 2 * round);
+    EXPECT_EQ(w->cpu().load(a + 0x5000), 2 * round);
+    EXPECT_EQ(w->as->merge(a, kBlockSize), 1u);
+    dma_write(pin, 0, 2 * round + 1);
+    EXPECT_EQ(w->cpu().load(a + 0x5000), 2 * round + 1);
+  }
+  w->check();
+}
+
 TEST_P(Pins, Arguments_that_make_no_sense_are_refused) {
   World w(GetParam());
   const Gva a = w.map(kMiB), r = w.map(kMiB, kRead);
