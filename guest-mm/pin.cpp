@@ -3,6 +3,7 @@
 // count as well, and so does a page that mprotect made read-only: a frame is pinned, not a permission.
 #include "guest-mm/pin.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -181,10 +182,9 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
     return !found;
   });
   Result<> done;
-  if (tables->left() < 3 * pages.size() + 1) done = fail(Error::NoMemory);  // what keep_pinned_locked() will need
+  std::ranges::sort(pages, {}, &PinnedPage::at);
   std::size_t copies = 0;
   for (PinnedPage& p : pages) {
-    if (!done) break;
     if (done = table->own(p.at, Level::Pte, batch); !done) break;
     if (done = table->split_to(p.at, Level::Pte, batch); !done) break;
     const auto copy = frames->allocate(0, Fill::Overwrite);
@@ -198,6 +198,15 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
     p.table = leaf.table;
     p.attributes = leaf.attributes;
   }
+  // What copy_root() and keep_pinned_locked() will need: a root, and the tables on the way to all pages.
+  std::uint64_t needed = 1;
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    for (const Level level : {Level::Pmd, Level::Pud, Level::Pgd}) {
+      const std::uint64_t span = arch::span_of(level);
+      needed += i == 0 || pages[i].at / span != pages[i - 1].at / span;
+    }
+  }
+  if (done && tables->left() < needed) done = fail(Error::NoMemory);
   if (done) return pages;
   for (std::size_t i = 0; i < copies; ++i) frames->free(pages[i].copy, 1);
   return fail(done.error());

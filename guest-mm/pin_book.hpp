@@ -46,7 +46,7 @@ class PinBook {
 
  private:
   static constexpr unsigned kShards = 16;
-  struct alignas(64) Shard {
+  struct alignas(128) Shard {
     std::atomic<std::int64_t> total{0};
   };
   explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
