@@ -137,7 +137,8 @@ class AddressSpace {
   // page that was reachable is appended; returns the bytes appended, an error only if that is none.
   Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
   // Pins all of [address, address+length) for a device that reads or writes it, faulted in and made exclusive first.
-  // Long-term: for longer than a system call. All or nothing; errors as fault(), NoMemory.
+  // Long-term: for longer than a system call; into the pin bank, which is in no child's memory, unless pinned already.
+  // All or nothing. Errors: as fault(), NoMemory.
   enum class PinTerm : std::uint8_t { Short, Long };
   Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm);
   // Host address of an aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.

@@ -137,6 +137,8 @@ struct AddressSpace::Impl {
   std::optional<Gpa> pin_fast(Gva page, Access);
   // The same with it: faulted in, and copied if others see it. Errors as fault(). No frame: shared memory.
   Result<PageTable::Leaf> pin_locked(Gva page, Access, FlushBatch&);
+  // Of one table. Errors as fault(), NoMemory.
+  Result<> move_apart_locked(Gva start, Gva end, Access, FlushBatch&);
   PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes);
   // What a freeze does about pinned frames: copies to be had, made, and put where children find them.
   struct PinnedPage {

@@ -55,6 +55,7 @@ struct Counters {
   // copy-on-write
   Counter pages_copied;       // 4 KiB pages
   Counter pages_copied_pinned; // for children, because a device may write to ours
+  Counter pages_moved_pinned; // into the pin bank, by long-term pins
   Counter tables_unshared;    // tables copied because something below them was to change
   Counter freezes;
   Counter resets;

@@ -13,7 +13,7 @@ using Level = PageTable::Level;
 
 // Copies pages that others may be writing to: if they are, the entry has changed and the copy is thrown away. Not
 // memcpy, which ThreadSanitizer watches: to it, that is a data race.
-[[gnu::no_sanitize("thread")]] static void copy_unsteady(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+__attribute__((no_sanitize("thread"))) static void copy_unsteady(std::byte* to, const std::byte* from, std::uint64_t bytes) {
   using Chunk [[gnu::vector_size(64), gnu::may_alias]] = std::uint64_t;
   for (std::uint64_t at = 0; at < bytes; at += sizeof(Chunk)) {
     *reinterpret_cast<Chunk*>(to + at) = *reinterpret_cast<const Chunk*>(from + at);

@@ -240,10 +240,48 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
     const Index end = static_cast<Index>(align_down(i, 1u << kBlockOrder)) + (Index{1} << kBlockOrder);
     const Index n = static_cast<Index>(std::min<std::uint64_t>(pages, end - i));
     if (sealed(i)) drop_locked(i, n);
+    else if (apart(gpa(i))) free_apart_locked(i, n);
     else free_locked(i, n);
     i += n;
     pages -= n;
   }
+}
+
+Result<Gpa> FramePool::allocate_apart() {
+  std::lock_guard guard(lock_);
+  if (used() >= limit_) return fail(Error::NoMemory);
+  auto block = std::ranges::find_if(apart_, [](const Apart& a) { return !a.used.all(); });
+  if (block == apart_.end()) {
+    Index first = 0;
+    bool zero = false;
+    if (!take_locked(kBlockOrder, first, zero)) return fail(Error::NoMemory);
+    // A few pages are used of it, and the host would give all.
+    if (zero) (void)::madvise(host(first), kBlockSize, MADV_NOHUGEPAGE);
+    sealed_by(gpa(first)).store(kApart, std::memory_order_release);  // pairs with apart()
+    block = apart_.insert(apart_.end(), {.first = first, .used = {}});
+  }
+  Index i = 0;
+  while (block->used[i]) ++i;
+  block->used.set(i);
+  count_used_locked(1);
+  return gpa(block->first + i);
+}
+
+void FramePool::free_apart_locked(Index i, Index pages) {
+  const auto block = std::ranges::find_if(apart_, [&](const Apart& a) { return i - a.first < a.used.size(); });
+  for (; pages > 0; ++i, --pages) block->used.reset(i - block->first);
+  if (block->used.any()) return;
+  const Index first = block->first;
+  apart_.erase(block);
+  sealed_by(gpa(first)).store(0, std::memory_order_release);
+  free_run_locked(first, kBlockOrder, false);
+}
+
+void FramePool::visit_apart(const std::function<void(Gpa)>& see) const {
+  std::lock_guard guard(lock_);
+  for (const Apart& block : apart_)
+    for (Index i = 0; i < block.used.size(); ++i)
+      if (block.used[i]) see(gpa(block.first + i));
 }
 
 void FramePool::free_locked(Index i, std::uint64_t pages) {
@@ -278,7 +316,7 @@ std::vector<Layer::Part> FramePool::seal() {
   for (Index i = 0; i < frames_; i += kBlock) {
     if (i == bottom_) i = top_;  // fresh ones
     if (i >= frames_) break;
-    if (sealed(i)) continue;
+    if (sealed(i) || apart(gpa(i))) continue;
     if (meta_[i].free && meta_[i].order == kBlockOrder) {
       sealed_by_[i >> kBlockOrder].store(0, std::memory_order_relaxed);  // an old seal's number says nothing
       continue;
@@ -353,6 +391,7 @@ bool FramePool::consistent() const {
   }
   std::uint64_t held = 0;
   for (const Seal& seal : seals_) held += seal.free + seal.dropped_frames;
+  for (const Apart& block : apart_) held += block.used.size() - block.used.count();
   return backed == backed_blocks_ && listed + (top_ - bottom_) + used() + held == frames_;
 }
 
@@ -360,6 +399,8 @@ bool FramePool::is_free(Gpa at) const {
   std::lock_guard guard(lock_);
   const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
   if (i >= bottom_ && i < top_) return true;
+  for (const Apart& block : apart_)
+    if (i - block.first < block.used.size()) return !block.used[i - block.first];
   Index first = 0;
   unsigned order = 0;
   return run_of_locked(i, first, order);

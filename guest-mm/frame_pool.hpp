@@ -9,10 +9,12 @@
 //
 // A freeze seals all blocks in which a frame is in use: they now belong to a layer, and no frame in them is handed out
 // while somebody else stands on that layer. When the last of them has gone, they are as before. Seals are a stack.
+// Blocks of the pin bank are left out: what devices write there for long is in no layer.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -57,6 +59,12 @@ class FramePool {
   Result<Run> allocate_up_to(std::uint64_t pages, Fill);
   // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
   Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
+  // One frame, never used or not, of the pin bank: blocks that no seal closes, so that no other VM ever finds them in
+  // its memory. It grows by a block at a time. Errors: NoMemory.
+  Result<Gpa> allocate_apart();
+  bool apart(Gpa gpa) const { return bank_.contains(gpa) && sealed_by(gpa).load(std::memory_order_acquire) == kApart; }
+  // Those handed out.
+  void visit_apart(const std::function<void(Gpa)>&) const;
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
   void free(Gpa gpa, std::uint64_t pages);
 
@@ -100,6 +108,17 @@ class FramePool {
     std::uint8_t zero;    // the whole run holds zeroes: never used, or given back to the host
   };
 
+  // A block of the pin bank.
+  struct Apart {
+    Index first;
+    std::bitset<1u << kBlockOrder> used;
+  };
+  static constexpr std::uint32_t kApart = ~std::uint32_t{0};  // no seal has that number
+  std::atomic<std::uint32_t>& sealed_by(Gpa gpa) const {
+    return sealed_by_[(gpa - bank_.base()) >> (kPageShift + kBlockOrder)];
+  }
+  void free_apart_locked(Index, Index pages);
+
   struct Seal {
     std::weak_ptr<const Layer> users;
     std::uint32_t number;                          // rising
@@ -142,9 +161,10 @@ class FramePool {
   Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
   Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
+  std::vector<Apart> apart_;
   std::vector<Seal> seals_;
   std::uint32_t last_seal_ = 0;
-  // Numbers of seals: of the last one that is not undone, and for each block. Written with the lock, release; read
+  // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock, release; read
   // without it by exclusive().
   std::atomic<std::uint32_t> sealed_{0};
   std::unique_ptr<std::atomic<std::uint32_t>[]> sealed_by_;

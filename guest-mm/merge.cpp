@@ -17,6 +17,7 @@ void AddressSpace::Impl::finish_locked(FlushBatch& batch) {
   batch.commit();
 }
 
+// A merge moves no frame, so pinned ones do not hinder it.
 // Rules: a range that is to stay in small pages, and a region that takes no blocks (file pages, pages that flip between
 // writable and executable, MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would
 // give what lies beside it the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.

@@ -3,6 +3,7 @@
 // count as well, and so does a page that mprotect made read-only: a frame is pinned, not a permission.
 #include "guest-mm/pin.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -57,6 +58,57 @@ Result<PageTable::Leaf> AddressSpace::Impl::pin_locked(Gva page, Access access, 
   }
 }
 
+// A long-term pin's pages go to the pin bank first: what its device writes is then out of the reach even of a child that
+// broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write. A page
+// that is pinned already stays where it is, and so does one that flips between writable and executable.
+Result<> AddressSpace::Impl::move_apart_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
+  constexpr unsigned kRounds = 8;  // a guest that writes all the time gets its way
+  const auto movable = [&](Gva page, const PageTable::Leaf& leaf) {
+    const Region* region = regions.find(page);
+    const Gpa frame = leaf.address + (page - leaf.start);
+    return region && !region->shared && !region->flips() && memory.data().contains(frame) && !frames->apart(frame) &&
+           !pins->pinned(frame);
+  };
+  for (unsigned round = 0; round < kRounds; ++round) {
+    bool any = false;
+    for (Gva page = start; page < end; page += kPageSize) {
+      const auto leaf = pin_locked(page, access, batch);
+      if (!leaf) return fail(leaf.error());
+      if (!movable(page, *leaf)) continue;
+      any = true;
+      if (auto split = table->split_to(page, Level::Pte, batch); !split) return split;
+      table->update(page, page + kPageSize, [](const PageTable::Leaf& old) {
+        auto read_only = old.attributes;
+        read_only.write = false;
+        return PageTable::Change{old.state, read_only};
+      }, batch);
+    }
+    if (!any) return {};
+    batch.commit();
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast(), which wants a writable entry
+    std::vector<PageTable::Replacement> moves;
+    Result<> done;
+    for (Gva page = start; page < end && done; page += kPageSize) {
+      const PageTable::Leaf leaf = table->find(page);
+      if (leaf.state != State::Present || leaf.attributes.write || !movable(page, leaf)) continue;
+      if (const auto to = frames->allocate_apart()) {
+        std::memcpy(memory.data().at(*to), memory.data().at(leaf.address), kPageSize);
+        moves.push_back({leaf, *to, attributes(*regions.find(page), Access::Write)});
+      } else {
+        done = fail(to.error());
+      }
+    }
+    const bool moved = done && !moves.empty() && table->replace_leaves(moves, {}, batch) == Published::Done;
+    for (const auto& m : moves) {
+      if (moved) counters.pages_moved_pinned.add();
+      else frames->free(m.frame, 1);
+    }
+    batch.commit();
+    if (!done) return done;
+  }
+  return {};
+}
+
 PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) {
   if (!config.pinned_cow) return {};
   const Gpa from = align_down(first, kPageSize);
@@ -65,7 +117,7 @@ PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) 
   return {*pins, from, static_cast<std::uint32_t>(pages)};
 }
 
-Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm) {
+Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term) {
   Impl& m = *impl_;
   if (length == 0 || address > m.config.end || length > m.config.end - address) return fail(Error::NotMapped);
   std::vector<HostRange> ranges;
@@ -73,6 +125,17 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
     std::byte* host = keep->at(frame) + (at & (kPageSize - 1));
     ranges.push_back({{host, bytes}, std::move(keep), std::move(hold)});
   };
+  const Gva last = align_up(address + length, kPageSize);
+  for (Gva at = align_down(address, kPageSize); term == PinTerm::Long && m.config.pinned_cow && at < last;) {
+    constexpr std::uint64_t kPiece = 64 * kPageSize;  // of one table
+    const Gva end = std::min(last, align_down(at, kPiece) + kPiece);
+    FlushBatch batch = m.batch();
+    std::lock_guard guard(m.lock);
+    const auto moved = m.move_apart_locked(at, end, access, batch);
+    batch.commit();
+    if (!moved) return fail(moved.error());
+    at = end;
+  }
   for (Gva at = address; at < address + length;) {
     const Gva page = align_down(at, kPageSize);
     const std::uint64_t bytes = std::min(page + kPageSize, address + length) - at;
@@ -101,7 +164,11 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
 // All pinned pages that are mapped, in tables of their own, with frames for their copies. Errors: NoMemory.
 Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_pages_locked(FlushBatch& batch) {
   std::vector<PinnedPage> pages;
-  pins->visit([&](Gpa frame, Gva at) { pages.push_back({.at = at, .frame = frame, .copy = 0}); });
+  pins->visit([&](Gpa frame, Gva at) {
+    if (!frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
+  });
+  // All of the pin bank, pinned now or not: no child can be shown it there.
+  frames->visit_apart([&](Gpa frame) { pages.push_back({.at = pins->last_place(frame), .frame = frame, .copy = 0}); });
   std::erase_if(pages, [&](PinnedPage& p) {
     PageTable::Leaf leaf = table->find(p.at);
     if (leaf.state != State::Absent && p.frame - leaf.address < leaf.span() && p.frame - leaf.address == p.at - leaf.start) return false;
@@ -115,10 +182,9 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
     return !found;
   });
   Result<> done;
-  if (tables->left() < 3 * pages.size() + 1) done = fail(Error::NoMemory);  // what keep_pinned_locked() will need
+  std::ranges::sort(pages, {}, &PinnedPage::at);
   std::size_t copies = 0;
   for (PinnedPage& p : pages) {
-    if (!done) break;
     if (done = table->own(p.at, Level::Pte, batch); !done) break;
     if (done = table->split_to(p.at, Level::Pte, batch); !done) break;
     const auto copy = frames->allocate(0, Fill::Overwrite);
@@ -132,6 +198,15 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
     p.table = leaf.table;
     p.attributes = leaf.attributes;
   }
+  // What copy_root() and keep_pinned_locked() will need: a root, and the tables on the way to all pages.
+  std::uint64_t needed = 1;
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    for (const Level level : {Level::Pmd, Level::Pud, Level::Pgd}) {
+      const std::uint64_t span = arch::span_of(level);
+      needed += i == 0 || pages[i].at / span != pages[i - 1].at / span;
+    }
+  }
+  if (done && tables->left() < needed) done = fail(Error::NoMemory);
   if (done) return pages;
   for (std::size_t i = 0; i < copies; ++i) frames->free(pages[i].copy, 1);
   return fail(done.error());

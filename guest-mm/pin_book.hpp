@@ -32,6 +32,7 @@ class PinBook {
   bool pinned(Gpa frame) const { return any() && bank_.contains(frame) && count(frame).load(std::memory_order_seq_cst) > 0; }
   // Whether it ever was: it may stay writable where it is, as no child has ever seen it.
   bool ever(Gpa frame) const { return bank_.contains(frame) && where(frame).load(std::memory_order_relaxed) != 0; }
+  Gva last_place(Gpa frame) const { return where(frame).load(std::memory_order_relaxed); }
   bool any() const { return total() > 0; }
   std::int64_t total() const;  // pins, not frames
   // Every frame that is pinned, and where it was mapped when it was pinned last.
@@ -45,7 +46,7 @@ class PinBook {
 
  private:
   static constexpr unsigned kShards = 16;
-  struct alignas(64) Shard {
+  struct alignas(128) Shard {
     std::atomic<std::int64_t> total{0};
   };
   explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}

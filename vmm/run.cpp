@@ -121,8 +121,8 @@ Counts list(const mm::Counters& c) {
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
           {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
           {"freezes", c.freezes}, {"resets", c.resets}, {"pages_copied", c.pages_copied},
-          {"pages_copied_pinned", c.pages_copied_pinned}, {"tables_unshared", c.tables_unshared},
-          {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
+          {"pages_copied_pinned", c.pages_copied_pinned}, {"pages_moved_pinned", c.pages_moved_pinned},
+          {"tables_unshared", c.tables_unshared}, {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
 }
 
 std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {

@@ -251,6 +251,69 @@ TEST_P(Pins, A_page_that_was_pinned_when_a_child_was_made_is_no_obstacle_to_copi
   child->check();
 }
 
+TEST_P(Pins, What_is_pinned_for_long_is_in_no_childs_memory) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB);
+  for (Gva at = a; at < a + 4 * kMiB; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, at));
+  const Gva pinned = a + kBlockSize - 3 * kPageSize;  // in two tables
+  auto pin = *parent->as->pin(pinned, 6 * kPageSize, Access::Write, Term::Long);
+  EXPECT_EQ(parent->as->counters().pages_moved_pinned, 6u);
+  dma_write(pin, 0, 1);
+  auto child = g.child(*parent->as->freeze());
+  dma_write(pin, 0, 2);
+  for (Gva at = pinned; at < pinned + 6 * kPageSize; at += kPageSize) {
+    const Gpa frame = parent->tlb.walk(at, [](Gpa, unsigned, std::uint64_t) {})->gpa;
+    EXPECT_EQ(child->memory->host(frame), nullptr);
+    EXPECT_EQ(child->cpu().load(at), at == pinned ? 1u : at);
+  }
+  EXPECT_EQ(parent->cpu().load(pinned), 2u);
+  // Pinned no more, it is there still, and so it is copied for children.
+  pin = Pin();
+  auto second = g.child(*parent->as->freeze());
+  ASSERT_TRUE(parent->cpu().store(pinned, 3));
+  EXPECT_EQ(second->cpu().load(pinned), 2u);
+  EXPECT_EQ(second->memory->host(parent->tlb.walk(pinned, [](Gpa, unsigned, std::uint64_t) {})->gpa), nullptr);
+  for (World* w : {parent.get(), child.get(), second.get()}) w->check();
+  second.reset();
+  child.reset();
+  parent->check_empty();
+}
+
+TEST_P(Pins, What_is_pinned_already_does_not_move) {
+  Genet g(GetParam());
+  auto w = g.make();
+  const Gva a = w->map(kMiB);
+  ASSERT_TRUE(w->cpu().store(a, 1));
+  const auto brief = *w->as->pin(a, kPageSize, Access::Write, Term::Short);
+  const auto lasting = *w->as->pin(a, 2 * kPageSize, Access::Write, Term::Long);
+  EXPECT_EQ(w->as->counters().pages_moved_pinned, 1u);
+  EXPECT_EQ(lasting.ranges()[0].bytes.data(), brief.ranges()[0].bytes.data());
+  dma_write(brief, 0, 2);
+  EXPECT_EQ(w->cpu().load(a), 2u);
+  w->check();
+}
+
+// Tables and blocks change places around it; the frame stays.
+TEST_P(Pins, A_block_with_a_pinned_page_splits_and_merges_in_place) {
+  Genet g(GetParam());
+  auto w = g.make();
+  const Gva a = 0x2000'0000;
+  w->map_at(a, kBlockSize);
+  ASSERT_TRUE(w->as->advise(a, kBlockSize, Advice::Huge));
+  ASSERT_TRUE(w->cpu().store(a, 1));
+  const auto pin = *w->as->pin(a + 0x5000, kPageSize, Access::Write, Term::Short);
+  for (std::uint64_t round = 1; round < 4; ++round) {
+    ASSERT_TRUE(w->as->split(a, kBlockSize, arch::Level::Pte));
+    dma_write(pin, 0, 2 * round);
+    EXPECT_EQ(w->cpu().load(a + 0x5000), 2 * round);
+    EXPECT_EQ(w->as->merge(a, kBlockSize), 1u);
+    dma_write(pin, 0, 2 * round + 1);
+    EXPECT_EQ(w->cpu().load(a + 0x5000), 2 * round + 1);
+  }
+  w->check();
+}
+
 TEST_P(Pins, Arguments_that_make_no_sense_are_refused) {
   World w(GetParam());
   const Gva a = w.map(kMiB), r = w.map(kMiB, kRead);
@@ -334,6 +397,95 @@ TEST_P(Pins, No_snapshot_changes_however_pins_and_freezes_fall_together) {
   done = true;
   device.join();
   w->check();
+}
+
+// All of it at once, 100,000 freezes in the three formats together: devices that pin, write and unpin, an owner that
+// writes, pages that turn read-only and back, and children. A device counts up in its word of a page, the owner in
+// another. No step is lost; in a snapshot nothing is older than in the one before, and nothing changes.
+TEST_P(Pins, A_hundred_thousand_freezes_while_devices_write) {
+  Genet g(GetParam(), {.blocks = false});
+  auto parent = g.make(4);
+  constexpr std::uint64_t kPages = 6;
+  constexpr unsigned kDevice = 64, kOwner = 128;  // where the words are
+  const Gva a = parent->map(kPages * kPageSize);
+  const auto page = [&](std::uint64_t i) { return a + i * kPageSize; };
+  for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(parent->cpu().store(page(i), 1));
+  std::atomic<bool> done{false};
+  std::vector<std::uint64_t> by_device(kPages, 0), by_owner(kPages, 0);
+  std::atomic<std::uint64_t> pins{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937 random(t);
+      while (!done) {
+        const std::uint64_t i = random() % (kPages / 2) * 2 + t;
+        const Access access = random() % 2 ? Access::Write : Access::Read;
+        const auto pin = parent->as->pin(page(i), kPageSize, access, random() % 8 ? Term::Short : Term::Long);
+        if (!pin) {  // it is read-only just now
+          ASSERT_EQ(pin.error(), Error::NotPermitted);
+          continue;
+        }
+        ++pins;
+        for (auto n = random() % 16; n > 0; --n) {
+          dma_write(*pin, kDevice, ++by_device[i]);
+          ASSERT_EQ(dma_read(*pin, kDevice), by_device[i]);
+        }
+      }
+    });
+  }
+  threads.emplace_back([&] {
+    std::mt19937 random(7);
+    while (!done) {
+      const std::uint64_t i = random() % kPages;
+      const auto stored = parent->cpu(3).store(page(i) + kOwner, by_owner[i] + 1);
+      if (stored) ++by_owner[i];
+      else ASSERT_EQ(stored.error(), Error::NotPermitted);
+      ASSERT_EQ(parent->cpu(3).load(page(i) + kOwner), by_owner[i]);
+    }
+  });
+  std::mt19937 random(11);
+  std::vector<std::uint64_t> last(2 * kPages, 0);
+  std::shared_ptr<const Snapshot> before;
+  const auto word = [&](const Snapshot& s, std::size_t k) {
+    return in_snapshot(*parent, s, GetParam(), page(k / 2) + (k % 2 ? kOwner : kDevice));
+  };
+  const unsigned freezes = scaled(33'400, 600);
+  for (unsigned n = 0; n < freezes && !HasFatalFailure(); ++n) {
+    if (random() % 8 == 0) {
+      ASSERT_TRUE(parent->as->protect(page(random() % kPages), kPageSize, random() % 3 ? kReadWrite : kRead));
+    }
+    const auto snapshot = *parent->as->freeze();
+    for (std::size_t k = 0; k < last.size(); ++k) {
+      if (before) {
+        ASSERT_EQ(word(*before, k), last[k]) << "the snapshot before changed";
+      }
+      const std::uint64_t now = word(*snapshot, k);
+      ASSERT_GE(now, last[k]) << "the parent lost something";
+      last[k] = now;
+    }
+    if (n % 256 == 0) {
+      auto child = g.child(snapshot);
+      for (std::size_t k = 0; k < last.size(); ++k) {
+        ASSERT_EQ(child->cpu().load(page(k / 2) + (k % 2 ? kOwner : kDevice)), last[k]);
+      }
+      for (std::uint64_t i = 0; i < kPages; ++i) (void)child->cpu().store(page(i), n);  // refused where read-only
+      ASSERT_EQ(child->as->audit(), "");
+    }
+    before = random() % 2 ? snapshot : nullptr;
+    for (std::size_t k = 0; k < last.size(); ++k) ASSERT_EQ(word(*snapshot, k), last[k]);
+  }
+  done = true;
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(parent->as->counters().freezes, freezes);
+  EXPECT_GT(pins, 0u);
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    EXPECT_EQ(parent->cpu().load(page(i) + kDevice), by_device[i]);
+    EXPECT_EQ(parent->cpu().load(page(i) + kOwner), by_owner[i]);
+    EXPECT_EQ(parent->cpu().load(page(i)), 1u);
+  }
+  before.reset();
+  parent->check();
+  parent->check_empty();
 }
 
 // Devices write into pages that come and go, threads write beside them, and the VM is frozen all the while. A device

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <thread>
 
+#include "guest-mm/pin.hpp"
 #include "guest-mm/snapshot.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
@@ -15,7 +16,7 @@ using mm::Prot;
 
 class KvmLayersTest : public KvmTest {
  protected:
-  static constexpr mm::Gva kProgram = 0x7000'0000'0000, kPlace = 0x7000'4000'0000;
+  static constexpr mm::Gva kProgram = 0x7000'0000'0000, kReader = kProgram + 64, kPlace = 0x7000'4000'0000;
   static constexpr mm::Gva kStolen = 0x7fff'0000'0000;  // nothing is mapped around it
   static constexpr std::uint64_t kPages = 1024;         // of which the first half are a block
 
@@ -65,11 +66,18 @@ class KvmLayersTest : public KvmTest {
     v.regs().rsi = pages;
     return run_program(vm, v);
   }
+  Exit look(Vm& vm, mm::Gva at) {
+    vm.vcpu->regs().rip = kReader;
+    vm.vcpu->regs().rdi = at;
+    return run_program(vm, *vm.vcpu);
+  }
   void set_up(Vm& vm) {
     // 1: incq (%rdi); add $4096,%rdi; dec %rsi; jnz 1b; syscall
     const std::uint8_t program[] = {0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05};
     ASSERT_TRUE(vm.space->map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     ASSERT_TRUE(vm.space->write(kProgram, std::as_bytes(std::span(program))));
+    const std::uint8_t reader[] = {0x48, 0x8b, 0x07, 0x0f, 0x05};  // mov (%rdi),%rax; syscall
+    ASSERT_TRUE(vm.space->write(kReader, std::as_bytes(std::span(reader))));
     ASSERT_TRUE(vm.space->protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
     ASSERT_TRUE(vm.space->map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     ASSERT_EXIT_KIND(add(vm, *vm.vcpu, kPlace, kPages), Syscall);
@@ -162,6 +170,35 @@ TEST_F(KvmLayersTest, Nor_its_parents_page_tables) {
   ASSERT_EXIT_KIND(add(sibling, *sibling.vcpu, kPlace, kPages), Syscall);
   ASSERT_EXIT_KIND(add(parent, *parent.vcpu, kPlace, kPages), Syscall);
   for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(sibling.word(kPlace + i * mm::kPageSize), 2u);
+}
+
+// A frame of the parent's that is pinned only for now lies in the layer, and so in the child's memory, though no entry
+// leads there; one that is pinned for long does not.
+TEST_F(KvmLayersTest, What_devices_write_for_long_is_out_of_reach) {
+  using Term = mm::AddressSpace::PinTerm;
+  Vm parent(physical);
+  set_up(parent);
+  const auto brief = *parent.space->pin(kPlace, mm::kPageSize, mm::Access::Write, Term::Short);
+  const auto lasting = *parent.space->pin(kPlace + mm::kPageSize, mm::kPageSize, mm::Access::Write, Term::Long);
+  const auto frame = [&](const mm::Pin& pin) {
+    const mm::Bank& bank = parent.memory->data();
+    return bank.base() + static_cast<mm::Gpa>(pin.ranges()[0].bytes.data() - bank.host());
+  };
+  const auto snapshot = *parent.space->freeze();
+  for (const mm::Pin* pin : {&brief, &lasting}) {
+    Vm child(physical, snapshot);
+    auto& word = *reinterpret_cast<std::uint64_t*>(pin->ranges()[0].bytes.data());
+    word = 4711;  // the device goes on
+    steal(child, frame(*pin));
+    const Exit e = look(child, kStolen);
+    EXPECT_EQ(e.kind == Kind::Syscall && child.vcpu->regs().rax == 4711, pin == &brief);
+    Vm other(physical, snapshot);
+    steal(other, frame(*pin));
+    EXPECT_NE(add(other, *other.vcpu, kStolen, 1).kind, Kind::Syscall);
+    EXPECT_EQ(word, 4711u);
+    EXPECT_EQ(other.word(kPlace + (pin == &lasting) * mm::kPageSize), 1u);
+  }
+  EXPECT_EQ(parent.space->audit(), "");
 }
 
 // A second vCPU runs user code while the memory is frozen: it adds to all pages in turn, so a snapshot has no page that

@@ -20,6 +20,13 @@ test_uring_end_in_flight() { uring end_in_flight; }
 test_gup_test() { same "$GUESTS/gup_test"; }
 test_vmsplice() { same "$GUESTS/vmsplice"; }
 test_pinned_fork() { same "$GUESTS/pinned_fork" "$(scaled 200 10)" "$DATA"; }
+# Pins, forks and the rest in any order; tests/README.md says how to run it with 100,000 forks.
+test_pin_storm() {
+  seed=${SEED:-$(date +%s)}
+  echo "seed $seed (repeat with SEED=$seed)"
+  same "$GUESTS/pin_storm" "$seed" "$(scaled 600 20)" "$DATA"
+}
+
 # What the technique is for: without it the parent loses what the device writes, and the child is shown it. With it, as
 # on Linux, neither.
 test_pinned_damage() {
