@@ -140,14 +140,14 @@ void Pager::touched(std::uint64_t address) {
   faults_.fetch_add(1, std::memory_order_relaxed);
   const auto range = std::ranges::find_if(ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
   const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
+  if (range->states[block].load(std::memory_order_relaxed) == Empty) {
+    std::lock_guard guard(lock_);
+    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+  }
   if (!serve(*range, block)) {
     // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
     if (range->states[block].load(std::memory_order_acquire) == There) wake(*range, block);
     return;
-  }
-  {
-    std::lock_guard guard(lock_);
-    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
   }
   // Memory that is read from its start on comes in ever larger pieces.
   const bool onwards = range->next.load(std::memory_order_relaxed) == block;
