@@ -176,6 +176,9 @@ class AddressSpace {
   // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
   // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
   Result<> adopt(std::shared_ptr<const Snapshot>);
+  // Copies at once what was written soon after earlier freezes, as far as there is memory: a fork saves both sides the
+  // faults that they would begin with.
+  void copy_hot(const Snapshot&);
   // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows what
   // was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
   Result<> reset(const Snapshot&);

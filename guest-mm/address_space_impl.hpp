@@ -3,6 +3,7 @@
 // user_access.cpp, audit.cpp.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -18,6 +19,19 @@
 #include "guest-mm/table_pool.hpp"
 
 namespace ramet::mm {
+
+// The pages that were the first to be written after freezes: a stack, a heap's books. They will be after the next one.
+// Hints: relaxed, and nothing is wrong if one is lost or there twice.
+class HotPages {
+ public:
+  void note(Gva page);
+  std::vector<Gva> at_freeze();
+
+ private:
+  static constexpr unsigned kMost = 8, kEachTime = 4;
+  std::array<std::atomic<Gva>, kMost> pages_{};
+  std::atomic<unsigned> next_{0}, since_freeze_{0};
+};
 
 // Functions whose name ends in _locked are called with `lock` held.
 struct AddressSpace::Impl {
@@ -40,6 +54,7 @@ struct AddressSpace::Impl {
   std::unique_ptr<PageTable> table;
   RegionMap regions;
   DeferredTables deferred;
+  HotPages hot;
   std::optional<Gva> linear;                  // where the linear map begins
   std::vector<std::pair<Gva, Gva>> keep_4k;   // parts of it that stay in small pages
   std::vector<std::shared_ptr<Bank>> attached;  // of shared regions
@@ -72,6 +87,10 @@ struct AddressSpace::Impl {
   static bool allows(const PageTable::Leaf&, Access);
   // Whether nobody else must be kept from seeing what is written there.
   bool may_write(const Region&, Gpa frame) const;
+  // A writable entry stays so though its frame is sealed: it was pinned when it was sealed, and no child has seen it.
+  bool may_write(const Region& region, const PageTable::Leaf& leaf) const {
+    return (!leaf.shared && leaf.attributes.write) || may_write(region, leaf.address);
+  }
   // What becomes of a leaf when its region gets another protection.
   PageTable::Change protection(const Region&, const PageTable::Leaf&) const;
   // How a fault ended, for the counters.

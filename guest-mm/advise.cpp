@@ -20,9 +20,12 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
     if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
-    m.regions.seize(address, end);
-    m.regions.change(address, end, change);
-    return {};
+    m.regions.seize(address, end);  // or a fault would map a block across an end
+    auto cut = m.split_ends_locked(address, end, batch);
+    if (cut) m.regions.change(address, end, change);
+    else m.regions.release(address, end);
+    m.finish_locked(batch);
+    return cut;
   };
   switch (advice) {
     case Advice::Free:

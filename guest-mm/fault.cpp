@@ -68,14 +68,14 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       if (auto owned = table->own(address, leaf.level, batch); !owned) return fail(owned.error());
       if (const auto now = table->find(address); allows(now, access)) return Resolved::Flipped;
     }
-    if (access == Access::Write && !may_write(*region, leaf.address)) {
+    if (access == Access::Write && !may_write(*region, leaf)) {
       const auto copied = copy_locked(*region, address, batch);
       if (!copied) return fail(copied.error());
       if (*copied) return Resolved::Copied;
       continue;
     }
     table->update(leaf.start, leaf.end(), [&](const PageTable::Leaf& old) {
-      auto next = attributes(*region, access, old.address);
+      auto next = access == Access::Write ? attributes(*region, access) : attributes(*region, access, old.address);
       next.dirty = next.dirty || old.attributes.dirty;
       return PageTable::Change{State::Present, next};
     }, batch);

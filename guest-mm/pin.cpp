@@ -14,7 +14,9 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so.
+// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins
+// as well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began
+// when the frame was still part of a layer.
 std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
   rcu::Reader reader;
   const std::uint32_t sequence = freezing.read();
@@ -23,7 +25,7 @@ std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
   if (!region || region->shared || !permits(region->prot, access)) return std::nullopt;
   const auto own = [&]() -> std::optional<Gpa> {
     const PageTable::Leaf leaf = table->find(page);
-    if (leaf.state != State::Present || leaf.shared || !allows(leaf, access)) return std::nullopt;
+    if (leaf.state != State::Present || leaf.shared || !allows(leaf, Access::Write)) return std::nullopt;
     const Gpa frame = leaf.address + (page - leaf.start);
     return frames->exclusive(frame) ? std::optional(frame) : std::nullopt;
   };
@@ -38,10 +40,13 @@ std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
 
 Result<PageTable::Leaf> AddressSpace::Impl::pin_locked(Gva page, Access access, FlushBatch& batch) {
   for (;;) {
-    const auto leaf = touch_locked(page, access, batch);
+    const Region* before = regions.find(page);
+    // As pin_fast(). Nobody copies in a region that does not permit writing.
+    const bool copies = before && !before->shared && has(before->prot, Prot::Write);
+    const auto leaf = touch_locked(page, copies ? Access::Write : access, batch);
     if (!leaf) return leaf;
-    const Region* region = regions.find(page);
-    if (may_write(*region, leaf->address + (page - leaf->start))) return leaf;
+    const Region* region = regions.find(page);  // a fault may have grown it
+    if (may_write(*region, *leaf) || pins->pinned(leaf->address + (page - leaf->start))) return leaf;
     // For a device that reads as well: it is to see what the owner writes later.
     if (leaf->shared) {
       thaw_locked();

@@ -68,8 +68,8 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
       if (allows(leaf, access)) return Settled{};
       if (leaf.shared) return Settled{.how = Published::TableGone};
       if (region->flips()) return std::nullopt;  // would lose the other permission: strict
-      if (access == Access::Write && !may_write(*region, leaf.address)) return try_copy(*region, address, leaf, guard);
-      auto next = attributes(*region, access, leaf.address);
+      if (access == Access::Write && !may_write(*region, leaf)) return try_copy(*region, address, leaf, guard);
+      auto next = access == Access::Write ? attributes(*region, access) : attributes(*region, access, leaf.address);
       next.dirty = next.dirty || leaf.attributes.dirty;
       FlushBatch batch = this->batch();
       const Published how = table->upgrade(leaf, next, guard, batch);

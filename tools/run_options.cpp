@@ -93,8 +93,9 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
       return vmm::failure(fmt::format("--dir {}: the guest's path must be absolute; write HOST:/GUEST", dir));
     run.shares.push_back(share);
   }
-  vmm::Techniques& techniques = prepared.techniques;  // the others are not there yet: off in any case
+  vmm::Techniques& techniques = prepared.techniques;  // deferred-exec is not there yet: off in any case
   for (const std::string& name : options.without) {
+    if (name == "pinned-cow") techniques.pinned_cow = false;
     if (name == "speculative-faults") techniques.speculative_faults = false;
     if (name == "relaxed-flushes") techniques.relaxed_flushes = false;
     if (name == "huge-merge") techniques.huge_merge = false;

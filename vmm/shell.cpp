@@ -62,6 +62,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 
   mm::AddressSpace::Config config;
   config.limit_bytes = memory_bytes;
+  config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;
   config.merge = techniques.huge_merge;
@@ -85,6 +86,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   if (!snapshot) done = mm::fail(snapshot.error());
   else done = (*child)->space_->adopt(*snapshot);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
+  space_->copy_hot(**snapshot);
   return child;
 }
 

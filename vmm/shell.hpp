@@ -15,7 +15,7 @@ inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 3
 
 // What can be switched off, so that it can be measured (--without NAME).
 struct Techniques {
-  bool speculative_faults = true, relaxed_flushes = true, huge_merge = true;
+  bool pinned_cow = true, speculative_faults = true, relaxed_flushes = true, huge_merge = true;
 };
 
 class ShellPool;

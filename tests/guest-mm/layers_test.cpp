@@ -288,6 +288,24 @@ TEST_P(Layers, Shared_memory_stays_shared_and_what_is_not_to_be_forked_is_not) {
   child->check_empty();
 }
 
+TEST_P(Layers, A_part_of_a_block_is_left_out) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = 0x2000'0000;
+  parent->map_at(a, kBlockSize);
+  ASSERT_TRUE(parent->as->advise(a, kBlockSize, Advice::Huge));
+  write_words(*parent, a, kBlockSize, 1);
+  ASSERT_TRUE(parent->as->advise(a + 0x10000, 0x10000, Advice::DontFork));
+  parent->check();
+  auto child = g.child(*parent->as->freeze());
+  expect_words(*child, a, 0x10000, 1);
+  EXPECT_EQ(child->cpu().load(a + 0x10000).error(), Error::NotMapped);
+  EXPECT_EQ(child->cpu().load(a + 0x1f000).error(), Error::NotMapped);
+  expect_words(*child, a + 0x20000, kBlockSize - 0x20000, 1);
+  child->check();
+  expect_words(*parent, a, kBlockSize, 1);
+}
+
 TEST_P(Layers, A_freeze_without_a_table_to_be_had_fails_and_changes_nothing) {
   Genet g(GetParam());
   World w(GetParam(), {.tables = 2 * kMiB, .space = g.space});
