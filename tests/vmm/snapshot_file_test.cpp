@@ -158,8 +158,8 @@ TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
   constexpr unsigned kPages = 1000;
   for (const bool compress : {false, true}) {
     const auto file = *File::open(write("file", kPages, compress));
-    for (const bool lazy : {true, false}) {
-      auto pager = Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, lazy);
+    for (const auto how : {Pager::How::Lazily, Pager::How::Checked, Pager::How::Copied}) {
+      auto pager = Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, how);
       ASSERT_TRUE(pager) << pager.error().message;
       std::vector<std::jthread> threads;
       std::atomic<unsigned> wrong{0};
@@ -174,7 +174,7 @@ TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
       }
       threads.clear();
       EXPECT_EQ(wrong, 0u);
-      if (lazy && (*pager)->not_lazy().empty()) {
+      if (how == Pager::How::Lazily && (*pager)->not_lazy().empty()) {
         EXPECT_EQ((*pager)->counts().blocks, (kPages + kBlockPages - 1) / kBlockPages);
       }
     }
@@ -208,7 +208,8 @@ TEST_F(SnapshotFile, NobodySeesADamagedPage) {
   bad[sizeof(Header) + 300 * kPageBytes + 5] ^= 4;
   put("file", bad);
   const auto file = *File::open(path("file"));
-  EXPECT_FALSE(Pager::create(file, {}, false));
+  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Checked));
+  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Copied));
   EXPECT_EXIT(
       {
         auto pager = *Pager::create(file, [](const Failure& f) {

@@ -195,3 +195,18 @@ test_snapshot_foreign() {
   echo more >>"$DATA/read"
   expect 125 'read open, which has changed since' "$RAMET" snapshot run --dir "$DATA" "$WORK/open"
 }
+
+test_snapshot_inspect() {
+  save hook --when ready "$G/resume" hook
+  expect 0 'frames' "$RAMET" inspect "$WORK/hook"
+}
+
+# A file that its own program could truncate is read first; the program does its worst.
+test_snapshot_within_reach() {
+  fresh
+  "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
+  printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"
+  "$RAMET" snapshot run --dir "$DATA" "$DATA/self" <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || fail "run: $(cat "$WORK/err")"
+  says 'still here'
+  [ ! -s "$DATA/self" ] || fail "the program did not truncate the file"
+}
