@@ -3,19 +3,10 @@
 
 #include <expected>
 #include <functional>
-#include <memory>
-#include <vector>
 
-#include "vmm/run.hpp"
+#include "tools/continue.hpp"
 
 namespace ramet::tools {
-
-// What continues a file: its memory in a shell of its own.
-struct Restored {
-  std::unique_ptr<vmm::Shell> shell;
-  std::unique_ptr<vmm::Files> files;  // what it has mapped; kept as long as the shell
-  std::vector<std::shared_ptr<mm::Bank>> banks;
-};
 
 // Runs `copies` programs, `jobs` at a time, each in what `restore` makes, which is called from several threads. Each gets
 // all of our standard input; what they write comes in order, and nothing of one before all of the ones before it.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "tools/commands.hpp"
+#include "tools/continue.hpp"
 #include "tools/dump.hpp"
 #include "tools/json_file.hpp"
 #include "tools/parse.hpp"
@@ -21,12 +22,35 @@ struct Options {
   std::string every, json;
 };
 
+// A snapshot file's, as a program finds it that goes on from there.
+int inspect_file(const Options& options, const std::vector<std::string>& words) {
+  if (words.size() > 1) return refuse({.message = fmt::format("inspect takes one FILE, and not {} (or --run PROGRAM)", words[1])});
+  auto prepared = prepare(options.run);
+  if (!prepared) return refuse(prepared.error());
+  const auto file = vmm::snapshot::File::open(words.front());
+  if (!file) return refuse(file.error());
+  prepared->run.memory_bytes = saved_memory(**file);
+  const auto pager = open_pages(*file, prepared->run.shares);
+  if (!pager) return refuse(pager.error());
+  const auto restored = restore(*file, *pager, *prepared);
+  if (!restored) return refuse(restored.error());
+  Dump dump = take_dump(restored->shell->memory());
+  dump.ended = true;
+  if (options.json.empty()) {
+    std::fputs(to_text(dump).c_str(), stderr);
+    return 0;
+  }
+  auto out = JsonArrayFile::create(options.json);
+  if (!out) return refuse(out.error());
+  (*out)->add(to_json(dump));
+  const auto written = (*out)->finish();
+  return written ? 0 : refuse(written.error());
+}
+
 int inspect(const Options& options, const CLI::App& sub) {
   const auto command = command_of(sub);
   if (!command) return refuse(command.error());
-  if (!options.start) {
-    return refuse({.message = "this build has no snapshot files yet; use ramet inspect --run PROGRAM"});
-  }
+  if (!options.start) return inspect_file(options, *command);
   vmm::Observer observer;
   if (!options.every.empty()) {
     const auto every = parse_duration(options.every);
@@ -61,7 +85,7 @@ int inspect(const Options& options, const CLI::App& sub) {
 void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("inspect", "Show what a program's address space looks like: "
-                                                "ramet inspect --run [OPTIONS] PROGRAM [ARG...]");
+                                                "ramet inspect --run [OPTIONS] PROGRAM [ARG...], or what a snapshot FILE holds: ramet inspect [OPTIONS] FILE");
   sub->footer("Regions with the leaves and page tables that map them, page tables by level, frames and counters, to\n"
               "standard error or FILE. Everything from PROGRAM on goes to the program. The exit status is as for run.");
   sub->add_flag("--run", options->start, "run PROGRAM, and show its address space at its end");

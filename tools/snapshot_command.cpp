@@ -1,6 +1,5 @@
 // `ramet snapshot`: programs saved to files, and continued from them.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "tools/commands.hpp"
+#include "tools/continue.hpp"
 #include "tools/copies.hpp"
 #include "tools/json_file.hpp"
 #include "tools/parse.hpp"
@@ -35,39 +35,6 @@ struct ContinueSettings {
   bool memory_given = false, eager = false;
 };
 
-// The guest waits for a page that cannot be had, and goes no further.
-[[noreturn]] void give_up(const vmm::Failure& failure) {
-  refuse(failure);
-  _exit(kCannot);
-}
-
-using PagerPtr = std::shared_ptr<vmm::snapshot::Pager>;
-
-std::expected<PagerPtr, vmm::Failure> open_pages(const std::shared_ptr<const File>& file, bool eager) {
-  auto pager = vmm::snapshot::Pager::create(file, give_up, !eager);
-  if (!pager) return pager;
-  if (!(*pager)->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
-  (*pager)->fetch_ahead();
-  return pager;
-}
-
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, const PagerPtr& pager, const Prepared& prepared) {
-  Restored r;
-  auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques);
-  if (!shell) return std::unexpected(shell.error());
-  r.shell = std::move(*shell);
-  auto files = vmm::Files::create(prepared.run.shares);
-  if (!files) return std::unexpected(files.error());
-  r.files = std::make_unique<vmm::Files>(std::move(*files));
-  auto banks = restore_memory(file, pager, *r.shell, *r.files);
-  if (!banks) return std::unexpected(banks.error());
-  r.banks = std::move(*banks);
-  return r;
-}
-
-// The limit it was saved with.
-std::uint64_t saved_memory(const File& file) { return std::clamp(file.state().memory_bytes, vmm::kMinMemory, vmm::kMaxMemory); }
-
 int save(SaveSettings& settings, const CLI::App& sub) {
   const bool continues = !settings.parent.empty();
   auto words = sub.remaining();
@@ -88,7 +55,7 @@ int save(SaveSettings& settings, const CLI::App& sub) {
     if (!file) return refuse(file.error());
     options.passed_reads = (*file)->state().at_hook ? 0 : 1;
     if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
-    auto pager = open_pages(*file, false);
+    auto pager = open_pages(*file, prepared->run.shares);
     if (!pager) return refuse(pager.error());
     prepared->run.from = *file;
     auto opened = restore(*file, *pager, *prepared);
@@ -126,7 +93,7 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!file) return refuse(file.error());
   if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
   prepared->run.arguments.assign(words->begin() + 1, words->end());
-  auto pager = open_pages(*file, settings.eager);
+  auto pager = open_pages(*file, prepared->run.shares, settings.eager);
   if (!pager) return refuse(pager.error());
   prepared->run.from = *file;
   if (settings.copies > 1) {

@@ -8,6 +8,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/snapshot/saving.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -19,6 +20,7 @@ OrErrno<Shared> open_for(Thread& t, int fd, bool write) {
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
   if (file->kind == OpenFile::Kind::Directory) return err(EINVAL);
+  if (!write && t.process.saving && t.process.saving->at_read(t, *file)) return err(static_cast<int>(-kRestartNoIntr));
   return file;
 }
 

@@ -39,7 +39,7 @@ HostFd new_userfaultfd() {
 
 }  // namespace
 
-std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged, bool lazy) {
+std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged, How how) {
   std::shared_ptr<Pager> pager(new Pager);
   pager->damaged_ = std::move(damaged);
   std::size_t files = 0;
@@ -51,12 +51,12 @@ std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_p
     f = f->parent();
     if (auto mapped = pager->map(range); !mapped) return std::unexpected(mapped.error());
   }
-  if (lazy)
-    if (auto opened = pager->open_userfaultfd(); !opened) pager->not_lazy_ = opened.error().message, lazy = false;
-  if (!lazy) {
+  if (how == How::Lazily)
+    if (auto opened = pager->open_userfaultfd(); !opened) pager->not_lazy_ = opened.error().message, how = How::Checked;
+  if (how != How::Lazily) {
     pager->userfaultfd_ = HostFd();  // also forgets what it knew of the ranges
     for (Range& range : pager->ranges_)
-      if (auto read = pager->read_all(range); !read) return std::unexpected(read.error());
+      if (auto read = read_all(range, how == How::Copied); !read) return std::unexpected(read.error());
     return pager;
   }
   if (auto started = pager->start(); !started) return std::unexpected(started.error());
@@ -85,14 +85,14 @@ Status Pager::map(Range& range) const {
   return {};
 }
 
-Status Pager::read_all(Range& range) {
-  const bool compressed = range.file->header().compressed();
-  if (range.bytes && (compressed ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
+Status Pager::read_all(Range& range, bool copied) {
+  copied = copied || range.file->header().compressed();
+  if (range.bytes && (copied ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
                                  : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, range.file->descriptor(),
                                           sizeof(Header)) == MAP_FAILED))
     return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
   for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
-    if (auto good = compressed ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
+    if (auto good = copied ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
     range.states[i].store(There, std::memory_order_relaxed);
   }
   return {};
@@ -140,14 +140,14 @@ void Pager::touched(std::uint64_t address) {
   faults_.fetch_add(1, std::memory_order_relaxed);
   const auto range = std::ranges::find_if(ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
   const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
+  if (range->states[block].load(std::memory_order_relaxed) == Empty) {
+    std::lock_guard guard(lock_);
+    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+  }
   if (!serve(*range, block)) {
     // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
     if (range->states[block].load(std::memory_order_acquire) == There) wake(*range, block);
     return;
-  }
-  {
-    std::lock_guard guard(lock_);
-    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
   }
   // Memory that is read from its start on comes in ever larger pieces.
   const bool onwards = range->next.load(std::memory_order_relaxed) == block;

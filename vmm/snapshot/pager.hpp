@@ -28,9 +28,13 @@ class Pager {
   // page nor go on without it. Called on a thread of the pager's.
   using Damaged = std::function<void(const Failure&)>;
 
-  // The file and its parents. Where the host gives no userfaultfd, and if it is not to be `lazy`, all pages are read and
-  // checked now. Errors: damaged (only then), no host memory or threads.
-  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged, bool lazy = true);
+  enum class How : std::uint8_t {
+    Lazily,   // as above; where the host gives no userfaultfd, as Checked
+    Checked,  // all pages are checked now, and mapped or decompressed
+    Copied,   // all pages are checked and copied now: somebody could write or truncate the files later
+  };
+  // Of the file and its parents. Errors: damaged (not if Lazily), no host memory or threads.
+  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged, How = How::Lazily);
   ~Pager();
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
@@ -66,7 +70,7 @@ class Pager {
   };
   Pager() = default;
   Status map(Range&) const;
-  Status read_all(Range&);
+  static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();
   void answer();                                    // one thread's work

@@ -40,8 +40,8 @@ test_inspect_json() {
   done
 }
 test_inspect_bad() {
-  expect 125 '--run' "$RAMET" inspect "$G/hello"
-  expect 125 'no snapshot files yet' "$RAMET" inspect "$WORK/file"
+  expect 125 'hello is not a snapshot file' "$RAMET" inspect "$G/hello"
+  expect 125 'cannot open .*file' "$RAMET" inspect "$WORK/file"
   expect 125 'PROGRAM' "$RAMET" inspect
   expect 125 'PROGRAM' inspect
   expect 125 'every' inspect --every often "$G/hello"

@@ -119,3 +119,94 @@ test_snapshot_refused() {
     [ ! -e "$WORK/none" ] || fail "a file although nothing was saved"
   done
 }
+
+test_snapshot_copies() {
+  save hook --when ready "$G/resume" hook
+  printf 'in\n' >"$WORK/in"
+  "$RAMET" snapshot run --copies "$(scaled 40 5)" --jobs 3 "$WORK/hook" x <"$WORK/in" >"$WORK/out" 2>"$WORK/err"
+  [ $? = 1 ] || fail "not the status of the first copy"
+  for n in $(seq "$(scaled 40 5)"); do printf 'before\ncopy %s\nargument x\nline: in\n' "$n"; done >"$WORK/wanted"
+  cmp "$WORK/wanted" "$WORK/out" || { show "$WORK/out" "$WORK/err"; fail "the outputs of the copies"; }
+  expect 125 'numbers from 1' "$RAMET" snapshot run --copies 0 "$WORK/hook"
+}
+
+# Whenever the one who saves is killed: the file is what it was, or a whole new one.
+test_snapshot_killed() {
+  old=0 new=0
+  save whole --when ready "$G/resume" touch "$(scaled 24 8)"
+  for n in $(seq 1 "$(scaled 70 20)"); do
+    echo before >"$WORK/file"
+    "$RAMET" snapshot save -o "$WORK/file" --when ready "$G/resume" touch "$(scaled 24 8)" </dev/null >/dev/null 2>&1 &
+    sleep "$(printf 0.%03d $((n * 4)))"
+    kill -9 $! 2>/dev/null
+    wait $! 2>/dev/null
+    if [ "$(head -c 7 "$WORK/file")" = "before" ]; then old=$((old + 1)); continue; fi
+    "$RAMET" snapshot verify "$WORK/file" || fail "killed in round $n: half a file"
+    new=$((new + 1))
+  done
+  echo "killed: $old times the old file, $new times a new one"
+}
+
+# flip FILE OFFSET: the lowest bit of a byte
+flip() {
+  byte=$(dd if="$1" bs=1 skip="$2" count=1 2>/dev/null | od -An -tu1 | tr -d ' ')
+  # shellcheck disable=SC2059
+  printf "\\$(printf %o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+# A damaged file is refused, or runs as if it was not: then what is damaged was not touched.
+test_snapshot_damaged() {
+  for compress in '' --compress; do
+    # shellcheck disable=SC2086
+    save whole $compress --when ready "$G/resume" hook
+    size=$(wc -c <"$WORK/whole")
+    refused=0
+    for n in $(seq 1 "$(scaled 60 12)"); do
+      offset=$((size * n / 61))
+      cp "$WORK/whole" "$WORK/bad"
+      flip "$WORK/bad" $offset
+      expect 125 'bad is damaged' "$RAMET" snapshot verify "$WORK/bad" >"$WORK/said" || fail "offset $offset"
+      "$RAMET" snapshot run "$WORK/bad" </dev/null >"$WORK/out" 2>"$WORK/err"
+      case $? in
+        1) printf 'before\ncopy 1\n' | cmp - "$WORK/out" || fail "offset $offset: ran on what is damaged" ;;
+        125) grep -q 'bad is damaged' "$WORK/err" || fail "offset $offset: $(cat "$WORK/err")"; refused=$((refused + 1)) ;;
+        *) fail "offset $offset: $(cat "$WORK/err")" ;;
+      esac
+      expect 125 'bad is damaged' "$RAMET" snapshot run --eager "$WORK/bad" >"$WORK/said" || fail "offset $offset"
+      rm -f "$WORK/bad.ws"
+    done
+    echo "damaged files refused when they were run: $refused"
+    [ $refused -gt 0 ] || fail "none was refused"
+  done
+}
+
+test_snapshot_foreign() {
+  expect 125 'cannot open .*nowhere' "$RAMET" snapshot run "$WORK/nowhere"
+  expect 125 'not a snapshot file' "$RAMET" snapshot run "$G/hello"
+  expect 125 'not a snapshot file' "$RAMET" snapshot info "$WORK"
+  : >"$WORK/empty"
+  expect 125 'too short' "$RAMET" snapshot verify "$WORK/empty"
+  expect 125 'FILE|output' "$RAMET" snapshot save "$G/resume" hook
+  expect 125 'cannot write /nowhere' "$RAMET" snapshot save --when ready -o /nowhere/file "$G/resume" hook
+  SETUP='seq 1 9000 | head -c 40000 >read'
+  fresh
+  save open --dir "$DATA" "$G/resume" "$DATA"
+  expect 125 'which is not shared' "$RAMET" snapshot run "$WORK/open"
+  echo more >>"$DATA/read"
+  expect 125 'read open, which has changed since' "$RAMET" snapshot run --dir "$DATA" "$WORK/open"
+}
+
+test_snapshot_inspect() {
+  save hook --when ready "$G/resume" hook
+  expect 0 'frames' "$RAMET" inspect "$WORK/hook"
+}
+
+# A file that its own program could truncate is read first; the program does its worst.
+test_snapshot_within_reach() {
+  fresh
+  "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
+  printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"
+  "$RAMET" snapshot run --dir "$DATA" "$DATA/self" <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || fail "run: $(cat "$WORK/err")"
+  says 'still here'
+  [ ! -s "$DATA/self" ] || fail "the program did not truncate the file"
+}

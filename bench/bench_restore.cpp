@@ -1,0 +1,137 @@
+// What continuing a snapshot file costs: from opening it to the program's first instruction, and until it has read a word
+// of every page; plain files and compressed ones, with and without what the first run noted for fetching ahead.
+// bench_restore [Google Benchmark's options]; RESTORE_MIB sets the size, 1024 without it.
+#include <benchmark/benchmark.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmm/run.hpp"
+#include "vmm/snapshot/restore.hpp"
+
+namespace {
+
+using namespace ramet;
+using Clock = std::chrono::steady_clock;
+
+[[noreturn]] void give_up(const std::string& why) {
+  std::cerr << "bench_restore: " << why << "\n";
+  std::_Exit(1);
+}
+
+template <class T>
+T must(std::expected<T, vmm::Failure> r) {
+  if (!r) give_up(r.error().message);
+  if constexpr (!std::is_void_v<T>) return std::move(*r);
+}
+
+std::string mib() {
+  const char* given = std::getenv("RESTORE_MIB");
+  return given ? given : "1024";
+}
+
+double microseconds_per_tick() {
+  static const double rate = [] {
+    const auto begin = Clock::now();
+    const std::uint64_t from = __rdtsc();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const std::uint64_t to = __rdtsc();
+    return std::chrono::duration<double, std::micro>(Clock::now() - begin).count() / double(to - from);
+  }();
+  return rate;
+}
+
+// The files of all runs, gone at the end.
+class Directory {
+ public:
+  Directory() {
+    std::string name = (std::filesystem::temp_directory_path() / "ramet-restore-XXXXXX").string();
+    if (!::mkdtemp(name.data())) give_up("no temporary directory");
+    path_ = name;
+  }
+  ~Directory() { std::filesystem::remove_all(path_); }
+  std::string saved(bool compress) {
+    const std::string file = path_ / (compress ? "compressed" : "plain");
+    if (std::filesystem::exists(file)) return file;
+    vmm::RunOptions options;
+    options.program = RESTORE_GUEST;
+    options.arguments = {mib()};
+    options.memory_bytes = (std::stoull(mib()) + 64) << 20;
+    options.saving = std::make_shared<vmm::snapshot::Saving>(
+        vmm::snapshot::SaveOptions{.path = file, .hook = {}, .compress = compress, .shares = {}});
+    auto shell = must(vmm::Shell::create(options.memory_bytes));
+    auto report = must(vmm::run(*shell, options));
+    if (!options.saving->outcome()) give_up("the program was not saved: " + report.ending.message);
+    must(*options.saving->outcome());
+    return file;
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+Directory& directory() {
+  static Directory one;
+  return one;
+}
+
+double median(std::vector<double> all) {
+  std::ranges::nth_element(all, all.begin() + long(all.size() / 2));
+  return all[all.size() / 2];
+}
+
+void restore(benchmark::State& state, bool compress, bool ahead) {
+  const std::string path = directory().saved(compress);
+  std::filesystem::remove(path + ".ws");
+  std::vector<double> first, last;
+  std::uint64_t touched = 0;
+  for (auto _ : state) {
+    const int out = ::memfd_create("out", MFD_CLOEXEC);
+    const std::uint64_t begin = __rdtsc();
+    auto file = must(vmm::snapshot::File::open(path));
+    auto shell = must(vmm::Shell::create(file->state().memory_bytes));
+    auto files = must(vmm::Files::create({}));
+    auto pager = must(vmm::snapshot::Pager::create(file, [](const vmm::Failure& f) { give_up(f.message); }));
+    if (ahead) pager->fetch_ahead();
+    must(vmm::snapshot::restore_memory(file, pager, *shell, files));
+    vmm::RunOptions options;
+    options.standard = {0, out, 2};
+    options.from = file;
+    auto report = must(vmm::run(*shell, options));
+    std::array<char, 200> text{};
+    unsigned long long at_first = 0, at_last = 0;
+    if (::pread(out, text.data(), text.size() - 1, 0) < 0 || std::sscanf(text.data(), "%llu %llu", &at_first, &at_last) != 2)
+      give_up("the program said nothing: " + report.ending.message);
+    ::close(out);
+    first.push_back(double(at_first - begin) * microseconds_per_tick());
+    last.push_back(double(at_last - begin) * microseconds_per_tick() / 1000);
+    touched = pager->counts().faults;
+    if (ahead) pager->keep_working_set();
+    state.SetIterationTime(first.back() / 1e6);
+  }
+  state.counters["first_us"] = median(first);
+  state.counters["first_least_us"] = *std::ranges::min_element(first);
+  state.counters["last_ms"] = median(last);
+  state.counters["touches"] = double(touched);
+  state.counters["file_MiB"] = double(std::filesystem::file_size(path) >> 20);
+}
+
+BENCHMARK_CAPTURE(restore, mapped, false, false)->UseManualTime()->Iterations(7)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(restore, mapped_ahead, false, true)->UseManualTime()->Iterations(7)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(restore, compressed, true, false)->UseManualTime()->Iterations(5)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(restore, compressed_ahead, true, true)->UseManualTime()->Iterations(5)->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+
+BENCHMARK_MAIN();

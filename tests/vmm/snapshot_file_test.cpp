@@ -1,0 +1,306 @@
+// Snapshot files by themselves: what is damaged, cut, foreign or hostile is refused with the reason.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "tests/vmm/files_guest.hpp"
+#include "vmm/run.hpp"
+#include "vmm/snapshot/pager.hpp"
+#include "vmm/snapshot/restore.hpp"
+#include "vmm/snapshot/writer.hpp"
+
+namespace ramet::vmm::snapshot {
+namespace {
+
+using Page = std::array<std::byte, kPageBytes>;
+
+Page page(unsigned n) {
+  Page p;
+  std::mt19937 random(n);
+  for (auto& b : p) b = static_cast<std::byte>(random() % 7);
+  return p;
+}
+
+class SnapshotFile : public testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return scratch.path / name; }
+
+  // With so many pages, mapped nowhere.
+  std::string write(const std::string& name, unsigned pages, bool compress, const Hash& parent = {}, const ProcessState& state = {}) {
+    auto writer = *Writer::create(path(name), compress);
+    for (unsigned i = 0; i < pages; ++i) EXPECT_TRUE(writer->add(page(i)));
+    EXPECT_TRUE(writer->finish(*snapshot::to_text(state), {}, parent));
+    return path(name);
+  }
+  std::string bytes(const std::string& name) const { return scratch.text(name); }
+  void put(const std::string& name, const std::string& bytes) const { scratch.file(name, bytes); }
+
+  // Why a file with these bytes is no good; empty: it is good.
+  std::string refused(const std::string& bytes) {
+    put("tried", bytes);
+    auto file = File::open(path("tried"));
+    if (!file) return file.error().message;
+    auto good = (*file)->verify();
+    return good ? "" : good.error().message;
+  }
+  // The header changed, and right again.
+  std::string with_header(std::string all, const std::function<void(Header&)>& change) {
+    Header h;
+    std::memcpy(&h, all.data(), sizeof h);
+    change(h);
+    h.identity = identity_of(h);
+    std::memcpy(all.data(), &h, sizeof h);
+    return all;
+  }
+  static bool says(const std::string& message, const std::string& part) {
+    if (message.find(part) != message.npos) return true;
+    ADD_FAILURE() << "'" << message << "' does not say '" << part << "'";
+    return false;
+  }
+
+  Scratch scratch;
+};
+
+TEST_F(SnapshotFile, EveryFlippedBitIsFound) {
+  for (const bool compress : {false, true}) {
+    const std::string name = write("file", 70, compress);
+    const std::string good = bytes("file");
+    const auto refused_now = [&] {
+      const auto file = File::open(name);
+      return !file || !(*file)->verify();
+    };
+    ASSERT_FALSE(refused_now());
+    HostFd fd(::open(name.c_str(), O_RDWR | O_CLOEXEC));
+    std::mt19937 random(1);
+    // All of what the header says, much of the lists, some of the pages.
+    for (std::size_t i = 0; i < good.size(); i += i < 160 ? 1 : i + 2000 > good.size() ? 1 + random() % 10 : 1 + random() % 2000) {
+      const auto bad = static_cast<char>(good[i] ^ 1 << random() % 8);
+      ASSERT_EQ(::pwrite(fd.get(), &bad, 1, static_cast<off_t>(i)), 1);
+      ASSERT_TRUE(refused_now()) << "byte " << i << " of " << good.size();
+      ASSERT_EQ(::pwrite(fd.get(), &good[i], 1, static_cast<off_t>(i)), 1);
+    }
+  }
+}
+
+TEST_F(SnapshotFile, IsRefusedIfCutShortOrLonger) {
+  write("file", 3, false);
+  const std::string good = bytes("file");
+  for (std::size_t length = 0; length < good.size(); length += 97) ASSERT_NE(refused(good.substr(0, length)), "") << length;
+  ASSERT_NE(refused(good + "x"), "");
+}
+
+TEST_F(SnapshotFile, OfAnotherVersionIsRefused) {
+  write("file", 1, false);
+  says(refused(with_header(bytes("file"), [](Header& h) { h.version = 7; })), "version 7");
+  says(refused(with_header(bytes("file"), [](Header& h) { h.magic[0] = 'X'; })), "not a snapshot");
+  says(refused(with_header(bytes("file"), [](Header& h) { h.flags = 8; })), "flags");
+}
+
+TEST_F(SnapshotFile, PartsThatLieElsewhereAreRefused) {
+  write("file", 3, false);
+  std::mt19937 random(2);
+  for (int i = 0; i < 300; ++i) {
+    const std::string bad = with_header(bytes("file"), [&](Header& h) {
+      auto* words = reinterpret_cast<std::uint64_t*>(&h);
+      const std::uint64_t values[] = {0, 1, 8, 4096, random(), ~0ull, ~0ull << 12, 1ull << 63, words[2] + 8, words[2] - 8};
+      words[2 + random() % 14] = values[random() % std::size(values)];
+    });
+    refused(bad);  // whatever it says, it comes back
+  }
+}
+
+TEST_F(SnapshotFile, NeedsItsParent) {
+  const auto parent = *File::open(write("parent", 2, false));
+  ProcessState state;
+  state.parent = "/nowhere/parent";  // beside the file it is found as well
+  const auto child = File::open(write("child", 1, false, parent->header().identity, state));
+  ASSERT_TRUE(child) << child.error().message;
+  EXPECT_EQ((*child)->source(1)->path(), path("parent"));
+  EXPECT_EQ((*child)->source(2), nullptr);
+  write("parent", 3, false);
+  const auto other = File::open(path("child"));
+  ASSERT_FALSE(other);
+  says(other.error().message, "needs another parent");
+  fs::remove(path("parent"));
+  const auto none = File::open(path("child"));
+  ASSERT_FALSE(none);
+  says(none.error().message, "needs its parent");
+}
+
+TEST_F(SnapshotFile, OfAnotherProcessorIsRefused) {
+  ProcessState state;
+  state.processor = {"Old", "fpu sse2", 7, 832};
+  const auto file = *File::open(write("file", 1, false, {}, state));
+  Machine::Features here{.xsave_size = 832, .xcr0 = 7, .model_name = "New", .flags = "avx fpu sse2"};
+  EXPECT_TRUE(check_processor(*file, here));
+  here.flags = "fpu avx";
+  says(check_processor(*file, here).error().message, "has not sse2");
+  here.flags = "fpu sse2", here.xcr0 = 3;
+  says(check_processor(*file, here).error().message, "another layout");
+}
+
+TEST_F(SnapshotFile, IsWrittenWhollyOrNotAtAll) {
+  put("file", "before");
+  {
+    auto writer = *Writer::create(path("file"), false);
+    ASSERT_TRUE(writer->add(page(1)));
+  }
+  EXPECT_EQ(bytes("file"), "before");
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path), {}), 1);
+  EXPECT_FALSE(Writer::create("/nowhere/file", false));
+}
+
+// Threads touch all pages at once, in their own orders; each finds what was written, lazily and eagerly.
+TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
+  constexpr unsigned kPages = 1000;
+  for (const bool compress : {false, true}) {
+    const auto file = *File::open(write("file", kPages, compress));
+    for (const auto how : {Pager::How::Lazily, Pager::How::Checked, Pager::How::Copied}) {
+      auto pager = Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, how);
+      ASSERT_TRUE(pager) << pager.error().message;
+      std::vector<std::jthread> threads;
+      std::atomic<unsigned> wrong{0};
+      for (unsigned t = 0; t < 4; ++t) {
+        threads.emplace_back([&, t] {
+          for (unsigned i = 0; i < kPages; ++i) {
+            const unsigned n = (i * (2 * t + 1) + t * 250) % kPages;
+            const Page expected = page(n);
+            if (std::memcmp((*pager)->pages(0).data() + n * kPageBytes, expected.data(), kPageBytes) != 0) ++wrong;
+          }
+        });
+      }
+      threads.clear();
+      EXPECT_EQ(wrong, 0u);
+      if (how == Pager::How::Lazily && (*pager)->not_lazy().empty()) {
+        EXPECT_EQ((*pager)->counts().blocks, (kPages + kBlockPages - 1) / kBlockPages);
+      }
+    }
+  }
+}
+
+TEST_F(SnapshotFile, WhatWasTouchedIsFetchedAhead) {
+  const auto file = *File::open(write("file", 640, false));
+  const auto pager = [&] { return *Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }); };
+  const auto touch = [](const Pager& p, unsigned n) { return std::to_integer<int>(*static_cast<volatile std::byte*>(&p.pages(0)[n * kPageBytes])); };
+  {
+    auto first = pager();
+    if (!first->not_lazy().empty()) GTEST_SKIP() << first->not_lazy();
+    touch(*first, 300), touch(*first, 100);
+    first->keep_working_set();
+  }
+  auto second = pager();
+  second->fetch_ahead();
+  while (second->counts().ahead < 2) std::this_thread::yield();
+  EXPECT_EQ(second->counts().faults, 0u);
+  touch(*second, 300), touch(*second, 100);
+  EXPECT_EQ(second->counts().faults, 0u);
+  put("file.ws", "rubbish");
+  pager()->fetch_ahead();
+}
+
+TEST_F(SnapshotFile, NobodySeesADamagedPage) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  write("file", 640, false);
+  std::string bad = bytes("file");
+  bad[sizeof(Header) + 300 * kPageBytes + 5] ^= 4;
+  put("file", bad);
+  const auto file = *File::open(path("file"));
+  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Checked));
+  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Copied));
+  EXPECT_EXIT(
+      {
+        auto pager = *Pager::create(file, [](const Failure& f) {
+          std::fputs(f.message.c_str(), stderr);
+          _exit(42);
+        });
+        const volatile std::byte* pages = pager->pages(0).data();
+        for (unsigned i = 0; i < 640; ++i) static_cast<void>(pages[i * kPageBytes]);
+        _exit(0);
+      },
+      testing::ExitedWithCode(42), "checksum");
+}
+
+// --- hostile files: every checksum is right, and the values are what nobody saved ---
+
+// Replaces one value somewhere in it by another.
+void distort(nlohmann::json& value, std::mt19937_64& random) {
+  if (value.is_structured() && !value.empty()) {
+    auto at = value.begin();
+    std::advance(at, static_cast<long>(random() % value.size()));
+    return distort(*at, random);
+  }
+  const std::uint64_t words[] = {0, 1, 2, 63, 4096, 1ull << 46, 1ull << 47, 1ull << 62, 1ull << 63, ~0ull, ~0ull << 12, random()};
+  if (value.is_number() && random() % 4 == 0) value = value.get<std::uint64_t>() + (random() % 2 ? 1 : ~4095ull);
+  else if (value.is_number()) value = words[random() % std::size(words)];
+  else if (value.is_boolean()) value = !value.get<bool>();
+  else if (value.is_string() && random() % 2) value = std::string(random() % 5000, 'f');
+  else if (value.is_string()) value = "/../../etc/passwd";
+  else value = nlohmann::json::array({7});
+}
+
+TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
+  // A program that was saved for real.
+  const char* guests = std::getenv("GUESTS");
+  const std::string program = std::string(guests ? guests : "guests") + "/resume";
+  if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
+  auto shell = Shell::create(64 << 20);
+  if (!shell) GTEST_SKIP() << shell.error().message;
+  RunOptions options;
+  options.program = program, options.arguments = {"hook"};
+  options.standard = {-1, -1, -1};
+  options.saving = std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = "ready", .shares = {}});
+  const auto report = run(**shell, options);
+  ASSERT_TRUE(report && options.saving->outcome() && *options.saving->outcome());
+  const auto file = *File::open(path("file"));
+  const auto good = nlohmann::json::parse(*snapshot::to_text(file->state()));
+
+  const unsigned seed = std::random_device{}();
+  const char* given = std::getenv("SEED");
+  std::mt19937_64 random(given ? static_cast<unsigned>(std::atol(given)) : seed);
+  SCOPED_TRACE("SEED=" + std::to_string(seed));
+  const char* scale = std::getenv("SCALE");
+  const int rounds = scale && std::string(scale) == "small" ? 20 : 200;
+  unsigned refused = 0, ran = 0;
+  for (int i = 0; i < rounds; ++i) {
+    auto state = good;
+    std::vector<snapshot::Run> runs(file->runs().begin(), file->runs().end());
+    if (random() % 4) {
+      for (auto n = 1 + random() % 3; n; --n) distort(state, random);
+    } else {
+      auto* words = reinterpret_cast<std::uint64_t*>(&runs[random() % runs.size()]);
+      words[random() % 3] += random() % 2 ? random() % 5 * 4096 : random() * 0x1'0000'0001ull;
+    }
+    {
+      auto writer = *Writer::create(path("tried"), false);
+      for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
+        for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes)) ASSERT_TRUE(writer->add(all.first(kPageBytes)));
+      ASSERT_TRUE(writer->finish(state.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), runs, {}));
+    }
+    auto tried = File::open(path("tried"));
+    if (!tried) {
+      ++refused;
+      continue;
+    }
+    auto again = *Shell::create(64 << 20);
+    auto files = *Files::create({});
+    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; });
+    if (!restore_memory(*tried, pager, *again, files)) {
+      ++refused;
+      continue;
+    }
+    RunOptions next;
+    next.timeout = std::chrono::milliseconds(500);
+    next.standard = {-1, -1, -1};
+    next.from = *tried;
+    if (run(*again, next)) ++ran;
+    else ++refused;
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_GT(ran, 0u);
+}
+
+}  // namespace
+}  // namespace ramet::vmm::snapshot

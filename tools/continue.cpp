@@ -1,0 +1,69 @@
+#include "tools/continue.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tools/commands.hpp"
+#include "vmm/snapshot/restore.hpp"
+
+namespace ramet::tools {
+
+using vmm::snapshot::File;
+using vmm::snapshot::Pager;
+
+namespace {
+
+// The guest waits for a page that cannot be had, and goes no further.
+[[noreturn]] void give_up(const vmm::Failure& failure) {
+  refuse(failure);
+  _exit(kCannot);
+}
+
+bool may_be_written(const File& file, const std::vector<vmm::Share>& shares) {
+  std::error_code gone;  // then nothing matches
+  for (const File* f = &file; f; f = f->parent().get()) {
+    const std::string path = std::filesystem::weakly_canonical(f->path(), gone).string();
+    for (const vmm::Share& share : shares) {
+      std::string top = std::filesystem::weakly_canonical(share.host, gone).string();
+      if (!top.ends_with('/')) top += '/';
+      if (share.writable && path.starts_with(top)) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::uint64_t saved_memory(const File& file) {
+  return std::clamp(file.state().memory_bytes, vmm::kMinMemory, vmm::kMaxMemory);
+}
+
+std::expected<std::shared_ptr<Pager>, vmm::Failure> open_pages(const std::shared_ptr<const File>& file,
+                                                             const std::vector<vmm::Share>& shares, bool eager) {
+  const auto how = may_be_written(*file, shares) ? Pager::How::Copied : eager ? Pager::How::Checked : Pager::How::Lazily;
+  auto pager = Pager::create(file, give_up, how);
+  if (!pager) return pager;
+  if (!(*pager)->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
+  (*pager)->fetch_ahead();
+  return pager;
+}
+
+std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, const std::shared_ptr<Pager>& pager,
+                                              const Prepared& prepared) {
+  Restored r;
+  auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques);
+  if (!shell) return std::unexpected(shell.error());
+  r.shell = std::move(*shell);
+  auto files = vmm::Files::create(prepared.run.shares);
+  if (!files) return std::unexpected(files.error());
+  r.files = std::make_unique<vmm::Files>(std::move(*files));
+  auto banks = restore_memory(file, pager, *r.shell, *r.files);
+  if (!banks) return std::unexpected(banks.error());
+  r.banks = std::move(*banks);
+  return r;
+}
+
+}  // namespace ramet::tools
