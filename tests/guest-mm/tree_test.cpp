@@ -254,11 +254,7 @@ class Tree {
       unsigned end = i;
       while (end < kPages && readable(s.model[end])) ++end;
       bytes.resize((end - i) * kPageSize);
-<<<<<<< HEAD
-      if (end > i) { ASSERT_TRUE(s.world->as->read(at(i), bytes)); }
-=======
       ASSERT_TRUE(s.world->as->read(at(i), bytes));
->>>>>>> ecb8d86696ace0f045c4c230ec6f95f734d0c2e7
       for (std::size_t k = 0; i < end; ++i, k += kPageSize) {
         ASSERT_EQ(std::memcmp(&bytes[k], s.model[i].content->data(), kPageSize), 0) << "page " << i;
       }
