@@ -13,7 +13,7 @@ target_compile_options(ramet_flags INTERFACE
 set(RAMET_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, comma-separated")
 if(RAMET_SANITIZE)
   # The first finding ends the program, so that no test passes over it.
-  add_compile_options(-fsanitize=${RAMET_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=${RAMET_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${RAMET_SANITIZE})
   add_compile_definitions(RAMET_SANITIZED)  # for tests: smaller numbers
 endif()

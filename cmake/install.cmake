@@ -16,6 +16,8 @@ foreach(room ${rooms})
 endforeach()
 
 install(TARGETS ${targets} EXPORT ramet-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+# For programs that run as guests.
+install(FILES ${PROJECT_SOURCE_DIR}/vmm/include/ramet_guest.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS ramet RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(EXPORT ramet-targets NAMESPACE ramet:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/ramet)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/ramet-config.cmake.in ${PROJECT_BINARY_DIR}/ramet-config.cmake

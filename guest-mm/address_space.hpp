@@ -177,9 +177,28 @@ class AddressSpace {
   // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
   // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
   Result<> adopt(std::shared_ptr<const Snapshot>);
+  // Copies at once what was written soon after earlier freezes, as far as there is memory: a fork saves both sides the
+  // faults that they would begin with.
+  void copy_hot(const Snapshot&);
   // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows what
   // was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
   Result<> reset(const Snapshot&);
+
+  // --- contents that outlive the VM (contents.cpp) ---
+  // Pages of private memory with consecutive addresses, of the guest and of frames.
+  struct Stretch {
+    Gva start = 0;
+    Gpa frame = 0;
+    std::uint64_t pages = 0;
+  };
+  // Visits what private regions hold, in address order, under the lock; the callback must not call back.
+  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const;
+  // Becomes a space with these regions, in address order, whose private memory holds what lies in the data of `layer`:
+  // copied when it is written. Stretches in address order, each inside one private region. Once, before anything was
+  // mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space is of no use then.
+  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>);
+  Gva mmap_top() const;                   // where free ranges are searched from, downwards
+  std::int64_t pins() const;              // that are there now, not frames
 
   Gpa root() const;                       // CR3 / TTBR0
   // Visits regions in address order under the lock; the callback must not call back.

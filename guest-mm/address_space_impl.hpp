@@ -3,6 +3,7 @@
 // user_access.cpp, audit.cpp.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -18,6 +19,19 @@
 #include "guest-mm/table_pool.hpp"
 
 namespace ramet::mm {
+
+// The pages that were the first to be written after freezes: a stack, a heap's books. They will be after the next one.
+// Hints: relaxed, and nothing is wrong if one is lost or there twice.
+class HotPages {
+ public:
+  void note(Gva page);
+  std::vector<Gva> at_freeze();
+
+ private:
+  static constexpr unsigned kMost = 8, kEachTime = 4;
+  std::array<std::atomic<Gva>, kMost> pages_{};
+  std::atomic<unsigned> next_{0}, since_freeze_{0};
+};
 
 // Functions whose name ends in _locked are called with `lock` held.
 struct AddressSpace::Impl {
@@ -40,6 +54,7 @@ struct AddressSpace::Impl {
   std::unique_ptr<PageTable> table;
   RegionMap regions;
   DeferredTables deferred;
+  HotPages hot;
   std::optional<Gva> linear;                  // where the linear map begins
   std::vector<std::pair<Gva, Gva>> keep_4k;   // parts of it that stay in small pages
   std::vector<std::shared_ptr<Bank>> attached;  // of shared regions
@@ -136,6 +151,8 @@ struct AddressSpace::Impl {
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();
+  // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
+  Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&);
   // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
   Result<> leave_out_locked(const Snapshot&, FlushBatch&);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.

@@ -213,8 +213,8 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;
   for (const Layer* l = layer.get(); l; l = l->below.get()) {
     for (const auto& part : l->data_parts) data[part.start] = {l, part.end};
-    // The upper layer of a bank has all that the lower ones have.
-    tables.try_emplace(l->table_part.start, l, l->table_part.end);
+    // The upper layer of a bank has all that the lower ones have. What comes from a file has no tables.
+    if (!l->table_part.empty()) tables.try_emplace(l->table_part.start, l, l->table_part.end);
   }
   for (auto i = data.begin(); i != data.end();) {
     const auto next = std::next(i);
@@ -246,7 +246,7 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   if (!observer_) return {};
   for (const auto& banks : {inherited_data_, inherited_tables_}) {
     for (const auto& bank : banks) {
-      if (auto added = observer_->bank_added(*bank); !added) return give_up(added.error());
+      if (auto added = observer_->bank_inherited(*bank); !added) return give_up(added.error());
       told.push_back(bank);
     }
   }

@@ -65,7 +65,7 @@ struct Layer {
   std::shared_ptr<const Layer> below;      // what it refers to in turn; null: nothing
   std::shared_ptr<Bank> data, tables;
   std::vector<Part> data_parts;            // without those of the layers below
-  Part table_part;                         // with those that belong to the same bank
+  Part table_part;                         // with those that belong to the same bank; empty: it has no tables
 };
 
 // Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the
@@ -74,6 +74,8 @@ class BankObserver {
  public:
   virtual ~BankObserver() = default;
   virtual Result<> bank_added(const Bank&) = 0;
+  // The same before a vCPU has run: of a layer. Whoever finds it dear may wait with it until one does.
+  virtual Result<> bank_inherited(const Bank& bank) { return bank_added(bank); }
   virtual void bank_removed(const Bank&) = 0;
 };
 

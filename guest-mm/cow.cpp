@@ -4,6 +4,7 @@
 #include <array>
 
 #include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/snapshot.hpp"
 
 namespace ramet::mm {
 
@@ -69,8 +70,9 @@ void AddressSpace::Impl::give_back(const Copies& copies) {
   for (const auto& c : copies.all()) frames->free(c.frame, c.seen.span() >> kPageShift);
 }
 
-static void note_copied(const Region& region, std::span<const PageTable::Replacement> done, Counters& counters) {
+static void note_copied(const Region& region, std::span<const PageTable::Replacement> done, Counters& counters, HotPages& hot) {
   std::uint64_t pages = 0;
+  hot.note(done.front().seen.start);
   for (const auto& c : done) pages += c.seen.span() >> kPageShift;
   counters.pages_copied.add(pages);
   region.copied.store({.up = done.back().seen.end(), .down = 0, .pages = static_cast<unsigned>(done.size())});
@@ -89,7 +91,7 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
   if (take_copies(region, address, leaf, true, copies)) {
     settled.how = table->replace_leaves(copies.all(), guard, batch);
   }
-  if (settled.how == Published::Done) note_copied(region, copies.all(), counters);
+  if (settled.how == Published::Done) note_copied(region, copies.all(), counters, hot);
   else give_back(copies);
   in_flight.fetch_sub(copies.counted, std::memory_order_relaxed);
   batch.commit();
@@ -112,9 +114,40 @@ Result<bool> AddressSpace::Impl::copy_locked(const Region& region, Gva address, 
     give_back(copies);
     return false;
   }
-  note_copied(region, copies.all(), counters);
+  note_copied(region, copies.all(), counters, hot);
   if (leaf.level == Level::Pte && table->uniform(address, Level::Pte)) batch.uniform(address, Level::Pte);
   return true;
+}
+
+void HotPages::note(Gva page) {
+  if (since_freeze_.load(std::memory_order_relaxed) >= kEachTime) return;
+  for (const auto& p : pages_) {
+    if (p.load(std::memory_order_relaxed) == page) return;
+  }
+  since_freeze_.fetch_add(1, std::memory_order_relaxed);
+  pages_[next_.fetch_add(1, std::memory_order_relaxed) % kMost].store(page, std::memory_order_relaxed);
+}
+
+std::vector<Gva> HotPages::at_freeze() {
+  since_freeze_.store(0, std::memory_order_relaxed);
+  std::vector<Gva> all;
+  for (const auto& p : pages_) {
+    if (const Gva page = p.load(std::memory_order_relaxed)) all.push_back(page);
+  }
+  return all;
+}
+
+void AddressSpace::copy_hot(const Snapshot& snapshot) {
+  Impl& m = *impl_;
+  FlushBatch batch = m.batch();
+  std::lock_guard guard(m.lock);
+  for (const Gva page : snapshot.hot) {
+    const PageTable::Leaf leaf = m.table->find(page);
+    const Region* region = m.regions.find(page);
+    if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte) continue;
+    if (!m.fault_locked(page, Access::Write, true, batch)) break;  // as good as before, only later
+  }
+  batch.commit();
 }
 
 }  // namespace ramet::mm

@@ -54,6 +54,7 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   m.tables->retire(*root);  // it is the layer's
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) snapshot->regions.push_back(*r);
   snapshot->config = m.config;
+  snapshot->hot = m.hot.at_freeze();
   counters_.freezes.add();
   return snapshot;
 }

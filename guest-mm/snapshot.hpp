@@ -16,6 +16,7 @@ class Snapshot {
   Gpa root = 0;                       // of its page table, in the layer
   PageTable::Census census;
   std::vector<Region> regions;
+  std::vector<Gva> hot;               // pages that were soon written after earlier freezes
   AddressSpace::Config config;
 };
 

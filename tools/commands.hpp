@@ -15,5 +15,6 @@ using Action = std::function<int()>;
 void add_doctor(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_run(CLI::App& app, Action& action);
+void add_snapshot(CLI::App& app, Action& action);
 
 }  // namespace ramet::tools

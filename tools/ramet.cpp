@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   ramet::tools::Action action;
   ramet::tools::add_doctor(app, action);
   ramet::tools::add_run(app, action);
+  ramet::tools::add_snapshot(app, action);
   ramet::tools::add_inspect(app, action);
   try {
     app.parse(argc, argv);

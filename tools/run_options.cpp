@@ -68,12 +68,10 @@ std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&
   return command;
 }
 
-std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& options,
-                                                     const std::vector<std::string>& command, vmm::Observer observer) {
+std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   if (options.machine == "soft") return vmm::failure("this build has no software CPU; use --machine kvm");
-  vmm::RunOptions run;
-  run.program = command[0];
-  run.arguments.assign(command.begin() + 1, command.end());
+  Prepared prepared;
+  vmm::RunOptions& run = prepared.run;
   run.environment = options.environment;
   for (const std::string& entry : run.environment)
     if (entry.find('=') == entry.npos || entry[0] == '=')
@@ -95,26 +93,39 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& options,
       return vmm::failure(fmt::format("--dir {}: the guest's path must be absolute; write HOST:/GUEST", dir));
     run.shares.push_back(share);
   }
-  vmm::Techniques techniques;  // deferred-exec is not there yet: off in any case
+  vmm::Techniques& techniques = prepared.techniques;  // deferred-exec is not there yet: off in any case
   for (const std::string& name : options.without) {
     if (name == "pinned-cow") techniques.pinned_cow = false;
     if (name == "speculative-faults") techniques.speculative_faults = false;
     if (name == "relaxed-flushes") techniques.relaxed_flushes = false;
     if (name == "huge-merge") techniques.huge_merge = false;
   }
-  run.observer = std::move(observer);
   run.deny_wx = options.wx == "deny";
   std::error_code no_directory;  // the current directory was removed: the guest starts in /
   run.working_directory = std::filesystem::current_path(no_directory).string();
+  return prepared;
+}
 
-  auto shell = vmm::Shell::create(run.memory_bytes, techniques);
+std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings, const std::vector<std::string>& command,
+                                                     vmm::Observer observer) {
+  auto prepared = prepare(settings);
+  if (!prepared) return std::unexpected(prepared.error());
+  prepared->run.program = command[0];
+  prepared->run.arguments.assign(command.begin() + 1, command.end());
+  prepared->run.observer = std::move(observer);
+  auto shell = vmm::Shell::create(prepared->run.memory_bytes, prepared->techniques);
   if (!shell) return std::unexpected(shell.error());
+  return run_in(std::move(*shell), prepared->run, settings.stat, command);
+}
+
+std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell> shell, const vmm::RunOptions& run, bool stat,
+                                                const std::vector<std::string>& command) {
   // The process ends with the run: the kernel takes VM and memory back at once, faster than piece by piece.
-  static vmm::Shell* const left_to_the_kernel = shell->release();
+  static vmm::Shell* const left_to_the_kernel = shell.release();
   auto report = vmm::run(*left_to_the_kernel, run);
   if (!report) return report;
   if (!report->ending.message.empty()) refuse({.message = report->ending.message});
-  if (options.stat) print_report(*report, command);
+  if (stat) print_report(*report, command);
   return report;
 }
 

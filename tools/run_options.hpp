@@ -23,6 +23,19 @@ void add_run_options(CLI::App& command, RunSettings&);
 // Errors: there is no PROGRAM, or an unknown option before it.
 std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&);
 
+// What the settings say, but for the program.
+struct Prepared {
+  vmm::RunOptions run;
+  vmm::Techniques techniques;
+};
+// Errors: settings that cannot be.
+std::expected<Prepared, vmm::Failure> prepare(const RunSettings&);
+
+// Runs what is in the options in the shell, to its end, and tells people what they want to know of that. Once in a
+// process. Errors: as vmm::run().
+std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell>, const vmm::RunOptions&, bool stat,
+                                                const std::vector<std::string>& command);
+
 // Runs it to its end, and tells people what they want to know of that. Once in a process. Errors: as vmm::run(), and
 // settings that cannot be.
 std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings&, const std::vector<std::string>& command,

@@ -15,6 +15,8 @@
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/loader.hpp"
 #include "vmm/linux/syscall.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/snapshot/restore.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -88,6 +90,23 @@ void add(Report& report, const Family::Gone& gone) {
   for (std::size_t i = 0; i < gone.memory.size(); ++i) report.memory_counters[i].second += gone.memory[i];
 }
 
+// The one thread that a new program has.
+std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Process& process, const RunOptions& options) {
+  (void)process.files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
+  auto start = load(process, options.program, options.arguments, options.environment, Limits::kStackBytes);
+  if (!start) return std::unexpected(start.error());
+  auto thread = process.make_thread(process.pid);
+  if (!thread) return std::unexpected(thread.error());
+  (*thread)->regs() = UserRegs{};
+  (*thread)->regs().set_pc(start->pc);
+  (*thread)->regs().set_sp(start->sp);
+  const std::string executable = process.image()->executable;
+  (*thread)->name = executable.substr(executable.rfind('/') + 1).substr(0, 15);
+  std::vector<std::unique_ptr<Thread>> threads;
+  threads.push_back(std::move(*thread));
+  return threads;
+}
+
 }  // namespace
 
 Counts list(const mm::Counters& c) {
@@ -113,18 +132,19 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   Report report;
   std::optional<Clock::time_point> ended;
   {
-    Family family(shell);
+    Family family(shell, options.from ? options.from->state().pid : 0);
     // The caller's; what further processes run in is the family's.
     std::shared_ptr<Shell> borrowed(&shell, [](Shell*) {});
     auto image = std::make_shared<Image>(std::move(borrowed));
     auto process = std::make_shared<Process>(family, family.first_id(), std::move(image), std::move(*files));
     if (!family.add(process, 0, SIGCHLD, Limits::kProcesses)) return failure("no room for the first process");
-    process->files.attach_stdio(0, 1, 2);
+    process->files.attach_stdio(options.standard[0], options.standard[1], options.standard[2]);
     process->files.add_scratch();
-    (void)process->files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
     process->deny_wx = options.deny_wx;
-    auto start = load(*process, options.program, options.arguments, options.environment, Limits::kStackBytes);
-    if (!start) return std::unexpected(start.error());
+    process->saving = options.saving;
+    auto threads = options.from ? snapshot::restore_process(*options.from, *process, options.copy, options.arguments)
+                                : load_program(*process, options);
+    if (!threads) return std::unexpected(threads.error());
     const auto loaded = Clock::now();
     report.setup = loaded - begin;
     {
@@ -133,7 +153,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
       if (auto r = watch.start(options.observer, *process); !r) return std::unexpected(r.error());
       std::optional<Watchdog> watchdog;
       if (options.timeout) watchdog.emplace(*process, *options.timeout);
-      report.ending = process->run(start->pc, start->sp);
+      report.ending = process->run(std::move(*threads));
       family.end_all();
     }
     ended = Clock::now();

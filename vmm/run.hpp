@@ -1,6 +1,7 @@
 // Running a program in a microVM: the library behind `ramet run`.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <expected>
 #include <functional>
@@ -13,6 +14,8 @@
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/shell.hpp"
+#include "vmm/snapshot/file.hpp"
+#include "vmm/snapshot/saving.hpp"
 
 namespace ramet::vmm {
 
@@ -33,6 +36,13 @@ struct RunOptions {
   std::optional<std::chrono::nanoseconds> timeout;
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
   Observer observer;
+  std::array<int, 3> standard = {0, 1, 2};      // host descriptors for those of the guest; -1: closed
+  // To be saved, see Saving; null: not.
+  std::shared_ptr<snapshot::Saving> saving;
+  // Goes on from this file, whose memory the shell has already (snapshot::restore_memory). `program`, `environment` and
+  // `working_directory` are the file's then, `arguments` what ramet_guest.h's call hands over.
+  std::shared_ptr<const snapshot::File> from;
+  unsigned copy = 1;                            // its number, for the same call
 };
 
 using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
@@ -50,7 +60,7 @@ struct Report {
   std::chrono::nanoseconds setup{}, run{}, teardown{};
 };
 
-// Loads the program into the shell (once per shell) and runs it with descriptors 0, 1, 2 of the host.
+// Loads the program into the shell (once per shell) and runs it.
 std::expected<Report, Failure> run(Shell&, const RunOptions&);
 
 }  // namespace ramet::vmm

@@ -86,6 +86,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   if (!snapshot) done = mm::fail(snapshot.error());
   else done = (*child)->space_->adopt(*snapshot);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
+  space_->copy_hot(**snapshot);
   return child;
 }
 

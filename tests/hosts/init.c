@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void insert_modules(void) {
@@ -88,10 +89,11 @@ int main(void) {
     line[strcspn(line, "\n")] = 0;
     if (!*line) continue;
     strcpy(command, line);
+    const time_t begin = time(NULL);
     int status = run(command);
     ++count;
     failed += status != 0 && status != 77;
-    printf("\nHOST test %d rc=%d %s\n", count, status, line);
+    printf("\nHOST test %d rc=%d %s (%lld s)\n", count, status, line, (long long)(time(NULL) - begin));
   }
   printf("HOST end %d tests, %d failed\n", count, failed);
   fflush(stdout);

@@ -63,7 +63,7 @@ bool KvmMachine::set_slot(unsigned slot, const mm::Bank& bank, bool present) {
   return call(vm_, KVM_SET_USER_MEMORY_REGION, &region) == 0;
 }
 
-mm::Result<> KvmMachine::bank_added(const mm::Bank& bank) {
+mm::Result<> KvmMachine::add_slot(const mm::Bank& bank, bool now) {
   std::lock_guard hold(slots_lock_);
   auto slot = std::ranges::find(slots_, nullptr);
   if (slot == slots_.end()) {
@@ -71,7 +71,7 @@ mm::Result<> KvmMachine::bank_added(const mm::Bank& bank) {
     slot = slots_.insert(slots_.end(), nullptr);
   }
   const auto number = unsigned(slot - slots_.begin());
-  if (bank.read_only()) {
+  if (!now) {
     late_.push_back(number);
     any_late_.store(true, std::memory_order_release);
   } else if (!set_slot(number, bank, true)) {

@@ -40,9 +40,10 @@ class KvmMachine final : public Machine {
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
   ~KvmMachine() override;
 
-  // mm::BankObserver: one memslot a bank. Those of layers are known before a vCPU runs, and may be large, which costs
-  // KVM time by the page: KVM hears of them when a vCPU enters next (settle_slots).
-  mm::Result<> bank_added(const mm::Bank&) override;
+  // mm::BankObserver: one memslot a bank. Of those of layers, which may be large and cost time by the page, KVM hears
+  // when a vCPU enters (settle_slots): that is the child's time and not its parent's.
+  mm::Result<> bank_added(const mm::Bank& bank) override { return add_slot(bank, true); }
+  mm::Result<> bank_inherited(const mm::Bank& bank) override { return add_slot(bank, false); }
   void bank_removed(const mm::Bank&) override;
 
   // mm::Tlb
@@ -60,6 +61,7 @@ class KvmMachine final : public Machine {
   friend class KvmVcpu;
   KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic);
   bool set_slot(unsigned slot, const mm::Bank&, bool present);
+  mm::Result<> add_slot(const mm::Bank&, bool now);
   Status settle_slots();
   template <class F>
   void for_each_vcpu(F f) const {

@@ -18,7 +18,7 @@ const Table& table() {
     Table t{};
     for (auto calls : {memory_calls(), thread_calls(), clone_calls(), exec_calls(), relation_calls(), futex_calls(),
                        signal_calls(), time_calls(), system_calls(), file_calls(), path_calls(), event_calls(),
-                       socket_calls(), uring_calls()})
+                       socket_calls(), uring_calls(), snapshot_calls()})
       for (const Definition& d : calls)
         if (d.number < t.size()) t[d.number] = d.handler;
     return t;

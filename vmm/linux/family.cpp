@@ -18,7 +18,6 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
-constexpr int kMaxId = 1 << 22;                 // Linux's PID_MAX_LIMIT
 
 siginfo_t child_info(int pid, int code, int value) {
   siginfo_t info{};
@@ -36,8 +35,9 @@ siginfo_t Family::Member::end_info(int pid) const {
   return status & 0x7f ? child_info(pid, CLD_KILLED, status & 0x7f) : child_info(pid, CLD_EXITED, status >> 8);
 }
 
-Family::Family(Shell& like)
-    : first_(static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }), next_id_(first_ + 1), foreground_(first_) {
+Family::Family(Shell& like, int first_id)
+    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }),
+      next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
 
@@ -75,6 +75,11 @@ int Family::new_id() {
     next_id_ = id + 1 < kMaxId ? id + 1 : 300;  // RESERVED_PIDS
   } while (in_use(id));
   return id;
+}
+
+std::size_t Family::size() {
+  std::lock_guard guard(lock_);
+  return members_.size();
 }
 
 std::shared_ptr<Process> Family::find(int pid) {

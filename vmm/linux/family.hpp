@@ -27,7 +27,7 @@ namespace ramet::vmm {
 class Family {
  public:
   // `like`: what the shells of further processes are to be like; it outlives the family.
-  explicit Family(Shell& like);
+  explicit Family(Shell& like, int first_id = 0);    // 0: the host's id of this process
   ~Family();
   Family(const Family&) = delete;
   Family& operator=(const Family&) = delete;
@@ -42,6 +42,8 @@ class Family {
   bool exists(int pid);                              // zombies do
   std::vector<std::shared_ptr<Process>> all();       // that run
   std::vector<std::shared_ptr<Process>> group(int id);
+  std::size_t size();                                // zombies count
+  static constexpr int kMaxId = 1 << 22;             // ids are below (Linux's PID_MAX_LIMIT)
 
   // --- coming and going ---
   // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or

@@ -57,6 +57,7 @@ struct OpenFile {
   int mount = -1;           // index of the share it was found in; -1: none
   int flags = 0;            // O_ACCMODE and O_PATH of the open; status flags live in the host's descriptor
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
+  int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
   std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
@@ -107,6 +108,11 @@ class Files {
   // EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
   OrErrno<std::shared_ptr<mm::Backing>> backing(int fd, bool shared, bool writable, std::uint64_t offset,
                                                 std::uint64_t length, mm::Memory&);
+  // Of a file, the same. `shared` ones are mapped once, wholly.
+  OrErrno<std::shared_ptr<mm::Backing>> backing(const std::shared_ptr<OpenFile>&, bool shared, bool writable,
+                                                std::uint64_t offset, std::uint64_t length, mm::Memory&);
+  // The file behind a backing; null: it is memory.
+  static std::shared_ptr<OpenFile> file_of(const mm::Backing&);
   // The same for a file that the loader opened; private only.
   static OrErrno<std::shared_ptr<mm::Backing>> private_backing(const std::shared_ptr<OpenFile>&);
 

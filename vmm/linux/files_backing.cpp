@@ -84,6 +84,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
     return {major(device_), minor(device_), inode_, gone ? file_->path + " (deleted)" : file_->path};
   }
 
+  const std::shared_ptr<OpenFile>& file() const { return file_; }
   bool is(const struct stat& st) const { return st.st_dev == device_ && st.st_ino == inode_; }
   // Pairs with size()'s load: a fault after this sees the smaller size.
   void limit(std::uint64_t bytes) { limit_.store(bytes, std::memory_order_release); }
@@ -128,6 +129,17 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool w
                                                      std::uint64_t length, mm::Memory& memory) {
   auto file = get(fd);
   if (!file) return err(EBADF);
+  return backing(file, shared, writable, offset, length, memory);
+}
+
+std::shared_ptr<OpenFile> Files::file_of(const mm::Backing& backing) {
+  const auto* of_file = dynamic_cast<const FileBacking*>(&backing);
+  return of_file ? of_file->file() : nullptr;
+}
+
+OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenFile>& opened, bool shared, bool writable,
+                                                     std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+  auto file = opened;
   if (file->kind == OpenFile::Kind::Uring) file = ring_of(*file).queues().memory();
   if (is_zero_device(*file)) {
     if ((file->flags & O_ACCMODE) == O_WRONLY) return err(EACCES);

@@ -14,6 +14,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/snapshot/saving.hpp"
 
 namespace ramet::vmm {
 
@@ -109,6 +110,7 @@ OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& t, int fd, bool write) {
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
   if (file->kind == OpenFile::Kind::Directory) return err(write ? EBADF : EISDIR);
+  if (!write && t.process.saving && t.process.saving->at_read(t, *file)) return err(static_cast<int>(-kRestartNoIntr));
   return file;
 }
 

@@ -22,6 +22,11 @@ const HostFd& ScratchDirectory::directory() const {
   return root_;
 }
 
+bool ScratchDirectory::used() const {
+  std::error_code error;
+  return !path_.empty() && !std::filesystem::is_empty(path_, error);
+}
+
 ScratchDirectory::~ScratchDirectory() {
   std::error_code error;  // what cannot be removed stays for the host's own cleaning of its /tmp
   if (!path_.empty()) std::filesystem::remove_all(path_, error);

@@ -18,6 +18,8 @@ class ScratchDirectory {
 
   // O_PATH. Invalid if the host has no room for it; the guest then gets EBADF there. Thread-safe.
   const HostFd& directory() const;
+  // Whether something lies in it. While no guest thread runs.
+  bool used() const;
 
  private:
   mutable std::once_flag made_;

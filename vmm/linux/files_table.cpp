@@ -117,6 +117,7 @@ void Files::attach_stdio(int in, int out, int err_) {
       HostFd copy(::fcntl(host[fd], F_DUPFD_CLOEXEC, 0));
       int flags = copy ? ::fcntl(copy.get(), F_GETFL) : -1;
       if (flags >= 0) file = make_file(OpenFile::Kind::Stdio, std::move(copy), flags & O_ACCMODE);
+      if (file) file->standard = fd;
     }
     std::lock_guard guard(state_->lock);
     if (state_->slots.size() < 3) state_->slots.resize(3);

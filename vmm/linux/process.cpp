@@ -72,22 +72,29 @@ void Process::set_image(std::shared_ptr<Image> image) {
   image_ = std::move(image);
 }
 
-Ending Process::run(mm::Gva pc, mm::Gva sp) {
-  install_kick_signal();
+std::expected<std::unique_ptr<Thread>, Failure> Process::make_thread(int tid) {
   auto vcpu = machine().acquire_vcpu();
-  if (!vcpu) return {Ending::Kind::Broken, 0, vcpu.error().message};
-  auto owned = std::make_unique<Thread>(*this, image(), **vcpu, pid);
-  Thread& first = *owned;
-  first.regs() = UserRegs{};
-  first.regs().set_pc(pc);
-  first.regs().set_sp(sp);
-  const std::string& executable = image_->executable;
-  first.name = executable.substr(executable.rfind('/') + 1).substr(0, 15);
+  if (!vcpu) return std::unexpected(vcpu.error());
+  return std::make_unique<Thread>(*this, image(), **vcpu, tid);
+}
+
+Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
+  install_kick_signal();
+  Thread& first = *all.front();
+  std::unique_ptr<Thread> owned;
   {
     std::lock_guard guard(threads_lock);
-    threads.push_back(std::move(owned));
+    threads = std::move(all);
+    for (const auto& thread : threads) {
+      family.count_thread();
+      if (thread.get() == &first || family.start(shared_from_this(), thread.get())) continue;
+      std::lock_guard ending_guard(ending_lock_);
+      result_ = Ending{Ending::Kind::Broken, 0, "the host has no threads for those of the program"};
+      ending_.store(true, std::memory_order_release);
+      threads.resize(static_cast<std::size_t>(&thread - threads.data()));  // the others never began
+      break;
+    }
   }
-  family.count_thread();
   first_.store(&first, std::memory_order_release);
   first.loop();
   leave(first, owned);

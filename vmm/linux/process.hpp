@@ -18,11 +18,15 @@
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/image.hpp"
 #include "vmm/linux/limits.hpp"
+#include "vmm/linux/parking.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
 
+namespace snapshot {
+class Saving;
+}
 class Family;
 class Thread;
 class Timers;
@@ -56,6 +60,11 @@ class Process : public std::enable_shared_from_this<Process> {
   mm::AddressSpace& memory() const { return image_->memory(); }
   Machine& machine() const { return image_->machine(); }
 
+  // Stops all threads but one, which looks at them.
+  Parking parking;
+  // Set before run(): whoever waits for the moment to save the process. Not of its children.
+  std::shared_ptr<snapshot::Saving> saving;
+
   // Policy, set before run().
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
 
@@ -64,9 +73,11 @@ class Process : public std::enable_shared_from_this<Process> {
   void forward_from_handler(SignalSet set, bool from_terminal);
   void take_forwarded(Thread& by);              // does something on the first thread only
 
-  // For the family's first process: runs its first thread on the calling host thread, at pc with stack pointer sp,
-  // until the whole process has ended.
-  Ending run(mm::Gva pc, mm::Gva sp);
+  // A thread on a vCPU of the process's image, for run(). Errors: no vCPU.
+  std::expected<std::unique_ptr<Thread>, Failure> make_thread(int tid);
+  // For the family's first process: runs these threads, the first on the calling host thread, until the whole process
+  // has ended.
+  Ending run(std::vector<std::unique_ptr<Thread>>);
   // Releases what it held: files, memory, timers. Once, after its last thread has gone.
   void finish();
 

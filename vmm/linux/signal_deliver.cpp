@@ -211,6 +211,8 @@ void deliver_signals(Thread& thread, std::int64_t result) {
     }
   }
   if (result != kNoResult) {
+    // Given up for the sake of Parking: what the call was to wait for is still to come.
+    if (thread.process.parking.asked() && (result == -EINTR || result == kRestartBlock)) result = kRestartNoIntr;
     if (is_restart(result)) restart_call(thread, result);
     else thread.regs().set_result(static_cast<std::uint64_t>(result));
   }

@@ -49,6 +49,7 @@ std::span<const Definition> path_calls();      // files_path.cpp: stat family, r
 std::span<const Definition> event_calls();     // events.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
 std::span<const Definition> uring_calls();     // uring_calls.cpp
+std::span<const Definition> snapshot_calls();  // ../snapshot/saving.cpp: what ramet_guest.h makes
 
 // Serves the call that thread's registers hold, and puts the result into them (signals.cpp decides on
 // restarts). Unknown calls give ENOSYS and are counted by number in the process.

@@ -25,7 +25,10 @@ void Thread::loop() {
   running_.store(true, std::memory_order_release);
   install_kick_signal();
   deliver_signals(*this, kNoResult);
-  while (!exited && !must_end()) handle(vcpu().run());
+  while (!exited && !must_end()) {
+    if (process.parking.asked()) process.parking.park();
+    handle(vcpu().run());
+  }
 }
 
 void Thread::handle(const Exit& e) {
@@ -138,7 +141,7 @@ rusage Thread::usage() const {
 bool Thread::should_stop_waiting() {
   interruption_.clear();  // first: what comes after this interrupts again
   process.take_forwarded(*this);
-  bool stop = must_end();
+  bool stop = must_end() || process.parking.asked();
   if (!stop) {
     std::lock_guard guard(process.signals.lock);
     stop = ((signals.pending.set | process.signals.pending.set) & ~signals.blocked) != 0 || !signals.faults.empty();

@@ -4,6 +4,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <future>
 #include <system_error>
@@ -137,6 +138,11 @@ std::int64_t Timers::remove(int id) {
   timer_delete(found->second.host);
   timers_.erase(found);
   return 0;
+}
+
+std::size_t Timers::posix_count() {
+  std::lock_guard guard(lock_);
+  return static_cast<std::size_t>(std::ranges::count_if(timers_, [](const auto& entry) { return entry.second.posix; }));
 }
 
 void Timers::remove_posix() {

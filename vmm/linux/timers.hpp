@@ -38,6 +38,7 @@ class Timers {
   std::int64_t get(int id, itimerspec& value);
   std::int64_t overrun(int id);
   std::int64_t remove(int id);
+  std::size_t posix_count(); // how many there are of those
   void remove_posix();        // execve(2): all that timer_create made
 
   // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; which is one of them.

@@ -1,0 +1,182 @@
+// Has one of everything that a snapshot keeps, waits for its input, and then checks that all of it is still there.
+//   resume DIRECTORY       prints each line of its input, between checks before and after
+//   resume hook [NAME]     says where it may be saved, and what it was continued with
+//   resume touch MIB       touches memory, waits for its input, and adds the memory up
+//   resume holds WHAT      has something open that cannot be saved, and reads its input
+#define _GNU_SOURCE
+#include "../../vmm/include/ramet_guest.h"
+#include "check.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t usr1, usr2;
+static __thread int of_thread = 1;
+static void on_usr1(int sig) { (void)sig, usr1++; }
+static void on_usr2(int sig) { (void)sig, usr2++; }
+
+static unsigned long sum_of(const unsigned char* p, size_t n) {
+  unsigned long sum = 0;
+  for (size_t i = 0; i < n; i++) sum = sum * 31 + p[i];
+  return sum;
+}
+
+static void fill(unsigned char* p, size_t n, unsigned seed) {
+  for (size_t i = 0; i < n; i++) p[i] = (unsigned char)((seed = seed * 1103515245u + 12345u) >> 16);
+}
+
+static int everything(const char* directory) {
+  enum { kHeap = 3 << 20, kHidden = 64 << 10, kFile = 40000 };
+  char path[4096];
+
+  unsigned char* heap = malloc(kHeap);
+  fill(heap, kHeap, 1);
+  const unsigned long heap_sum = sum_of(heap, kHeap);
+  unsigned char* hidden = mmap(NULL, kHidden, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  fill(hidden, kHidden, 2);
+  const unsigned long hidden_sum = sum_of(hidden, kHidden);
+  CHECK(mprotect(hidden, kHidden, PROT_NONE) == 0);
+  unsigned char* holes = mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  for (size_t i = 0; i < 8 << 20; i += 300000) holes[i] = (unsigned char)(i >> 12 | 1);
+
+  // Files: read in the middle, written at the end, mapped both ways.
+  snprintf(path, sizeof path, "%s/read", directory);
+  int in = open(path, O_RDONLY);
+  CHECK(in >= 0 && lseek(in, 1000, SEEK_SET) == 1000);
+  const unsigned char* mapped = mmap(NULL, kFile, PROT_READ, MAP_PRIVATE, in, 0);
+  CHECK(mapped != MAP_FAILED);
+  const int first = mapped[0];
+  snprintf(path, sizeof path, "%s/written", directory);
+  int out = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  CHECK(out >= 0 && ftruncate(out, 8192) == 0);
+  unsigned char* shared = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
+  CHECK(shared != MAP_FAILED);
+  shared[5000] = 'a';
+  const int again = dup2(in, 77);
+  CHECK(again == 77 && chdir(directory) == 0);
+  umask(027);
+
+  // Signals: one pending and blocked, handlers, an alternate stack, a timer far away.
+  struct sigaction action = {.sa_handler = on_usr1};
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  action.sa_handler = on_usr2;
+  CHECK(sigaction(SIGUSR2, &action, NULL) == 0);
+  sigset_t set, old;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && raise(SIGUSR1) == 0);
+  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16}, was;
+  CHECK(sigaltstack(&stack, NULL) == 0);
+  struct itimerval timer = {.it_value = {.tv_sec = 5000}, .it_interval = {.tv_sec = 7}};
+  CHECK(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+  of_thread = 42;
+  const pid_t pid = getpid();
+  double number = 1.0 / 3;
+  __asm__ volatile("" : "+x"(number));
+
+  printf("before\n");
+  char line[256];
+  while (fgets(line, sizeof line, stdin)) printf("line: %s", line);
+
+  CHECK(number == 1.0 / 3 && of_thread == 42 && getpid() == pid);
+  CHECK(sum_of(heap, kHeap) == heap_sum);
+  CHECK(mprotect(hidden, kHidden, PROT_READ) == 0 && sum_of(hidden, kHidden) == hidden_sum);
+  for (size_t i = 0; i < 8 << 20; i++) CHECK(holes[i] == (i % 300000 ? 0 : (unsigned char)(i >> 12 | 1)));
+  CHECK(lseek(in, 0, SEEK_CUR) == 1000 && lseek(again, 10, SEEK_CUR) == 1010 && lseek(in, 0, SEEK_CUR) == 1010);
+  CHECK(mapped[0] == first);
+  unsigned long file_sum = sum_of(mapped, kFile);
+  unsigned char check[kFile];
+  CHECK(pread(in, check, kFile, 0) == kFile && sum_of(check, kFile) == file_sum);
+  CHECK(shared[5000] == 'a');
+  shared[5001] = 'b';
+  CHECK(write(out, "end", 3) == 3);
+  CHECK(pread(out, check, 8195, 0) == 8195 && check[5000] == 'a' && check[5001] == 'b' && check[8192] == 'e');
+  CHECK(fcntl(out, F_GETFD) == FD_CLOEXEC && (fcntl(out, F_GETFL) & O_APPEND));
+  CHECK(umask(0) == 027);
+  char where[4096], expected[4096];
+  CHECK(getcwd(where, sizeof where) && realpath(directory, expected) && strcmp(where, expected) == 0);
+  CHECK(usr1 == 0 && sigpending(&old) == 0 && sigismember(&old, SIGUSR1));
+  CHECK(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0 && usr1 == 1);
+  CHECK(raise(SIGUSR2) == 0 && usr2 == 1);
+  CHECK(sigaltstack(NULL, &was) == 0 && was.ss_sp == stack.ss_sp && was.ss_size == stack.ss_size);
+  CHECK(getitimer(ITIMER_REAL, &timer) == 0 && timer.it_value.tv_sec > 4000 && timer.it_interval.tv_sec == 7);
+  void* more = sbrk(1 << 16);
+  CHECK(more != (void*)-1);
+  memset(more, 1, 1 << 16);
+  // A child sees the same.
+  fflush(stdout);
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) _exit(sum_of(heap, kHeap) == heap_sum && sum_of(mapped, kFile) == file_sum ? 9 : 1);
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 9);
+  printf("after\n");
+  return 5;
+}
+
+static int hook(const char* name) {
+  char arguments[64];
+  printf("before\n");
+  ramet_snapshot("another");
+  const long copy = ramet_snapshot_arguments(name, arguments, sizeof arguments);
+  printf("copy %ld\n", copy);
+  for (const char* a = arguments; *a; a += strlen(a) + 1) printf("argument %s\n", a);
+  char line[256];
+  if (fgets(line, sizeof line, stdin)) printf("line: %s", line);
+  return (int)copy;
+}
+
+static int touch(size_t mib) {
+  const size_t n = mib << 20;
+  unsigned char* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(p != MAP_FAILED);
+  for (size_t i = 0; i < n; i += 4096) *(uint64_t*)(p + i) = i * 0x9e3779b97f4a7c15u | 1;
+  ramet_snapshot("ready");
+  char line[256];
+  const char* got = fgets(line, sizeof line, stdin);
+  if (got && line[0] == 'q') return 0;
+  for (size_t i = 0; i < n; i += 4096) CHECK(*(uint64_t*)(p + i) == (i * 0x9e3779b97f4a7c15u | 1));
+  printf("%zu MiB\n", mib);
+  return 0;
+}
+
+static int holds(const char* what) {
+  int fd[2] = {-1, -1};
+  if (strcmp(what, "pipe") == 0) CHECK(pipe(fd) == 0);
+  else if (strcmp(what, "socket") == 0) CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fd) == 0);
+  else if (strcmp(what, "epoll") == 0) CHECK((fd[0] = epoll_create1(0)) >= 0);
+  else if (strcmp(what, "eventfd") == 0) CHECK((fd[0] = eventfd(0, 0)) >= 0);
+  else if (strcmp(what, "timerfd") == 0) CHECK((fd[0] = timerfd_create(CLOCK_MONOTONIC, 0)) >= 0);
+  else if (strcmp(what, "memory") == 0) CHECK((fd[0] = memfd_create("m", 0)) >= 0);
+  else if (strcmp(what, "temporary") == 0) CHECK((fd[0] = open("/tmp/resume", O_CREAT | O_RDWR, 0600)) >= 0);
+  else if (strcmp(what, "shared") == 0)
+    CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+  else if (strcmp(what, "child") == 0) {
+    if (fork() == 0) {
+      pause();
+      _exit(0);
+    }
+  } else return 2;
+  char c;
+  return (int)read(0, &c, 1);
+}
+
+int main(int argc, char** argv) {
+  if (argc == 3 && strcmp(argv[1], "touch") == 0) return touch((size_t)atol(argv[2]));
+  if (argc == 3 && strcmp(argv[1], "holds") == 0) return holds(argv[2]);
+  if (argc >= 2 && strcmp(argv[1], "hook") == 0) return hook(argc > 2 ? argv[2] : "ready");
+  if (argc == 2) return everything(argv[1]);
+  return 2;
+}

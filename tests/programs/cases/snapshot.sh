@@ -1,0 +1,121 @@
+# Programs that are saved to a file and continued from it.
+G=$GUESTS
+BUSYBOX=/usr/bin/busybox
+[ -x $BUSYBOX ] || BUSYBOX=/bin/busybox
+PYTHON=/usr/bin/python3
+SNAP=$WORK/program.snap
+INPUT='one
+two
+'
+
+# resumes [-s STATUS] [-o "RAMET OPTIONS"] [-w WHEN] [-c] PROGRAM [ARG...]
+# What the program prints when it is saved, and then when it is continued with INPUT, is together what it prints
+# natively; and so are its status and its folder.
+resumes() {
+  want=0 options= when=first-read compress=
+  while :; do
+    case $1 in
+      -s) want=$2; shift 2 ;;
+      -o) options=$2; shift 2 ;;
+      -w) when=$2; shift 2 ;;
+      -c) compress=--compress; shift ;;
+      *) break ;;
+    esac
+  done
+  printf %s "$INPUT" >"$WORK/input"
+  fresh
+  env -i "$@" <"$WORK/input" >"$WORK/native.out" 2>"$WORK/native.err"
+  status=$?
+  [ $status = "$want" ] || { show "$WORK/native.out" "$WORK/native.err"; fail "native: status $status, not $want"; }
+  rm -rf "$WORK/native"
+  mv "$DATA" "$WORK/native"
+  fresh
+  # shellcheck disable=SC2086
+  "$RAMET" snapshot save --timeout "$LIMIT" --dir "$DATA" $options $compress --when "$when" -o "$SNAP" "$@" \
+    <"$WORK/input" >"$WORK/guest.out" 2>"$WORK/guest.err" || { show "$WORK/guest.out" "$WORK/guest.err"; fail "save: status $?"; }
+  "$RAMET" snapshot verify "$SNAP" || fail "verify"
+  "$RAMET" snapshot info "$SNAP" >"$WORK/info" || fail "info"
+  # shellcheck disable=SC2086
+  "$RAMET" snapshot run --timeout "$LIMIT" --dir "$DATA" $options "$SNAP" <"$WORK/input" >>"$WORK/guest.out" 2>>"$WORK/guest.err"
+  status=$?
+  [ $status = "$want" ] || { show "$WORK/guest.out" "$WORK/guest.err"; fail "run: status $status, not $want"; }
+  cmp "$WORK/native.out" "$WORK/guest.out" || { show "$WORK/native.out" "$WORK/guest.out"; fail "the outputs differ"; }
+  diff -r "$WORK/native" "$DATA" >"$WORK/difference" 2>&1 || { show "$WORK/difference"; fail "the folders differ"; }
+  echo "resumes: $(basename "$1"), $(wc -c <"$WORK/guest.out") bytes of output, status $status"
+}
+
+test_snapshot_everything() {
+  SETUP='seq 1 9000 | head -c 40000 >read'
+  resumes -s 5 "$G/resume" "$DATA"
+  resumes -s 5 -c "$G/resume" "$DATA"
+}
+test_snapshot_threads() {
+  for round in 1 2 3; do resumes "$G/resume_threads"; done
+}
+test_snapshot_lua() {
+  SETUP='cat >count.lua <<EOF
+local t = {}
+for i = 1, 20000 do t[i] = tostring(i) end
+print(#t)
+for line in io.lines() do print(line, #table.concat(t)) end
+EOF'
+  resumes "$G/script" "$DATA/count.lua"
+}
+test_snapshot_shell() {
+  INPUT='for i in 1 2 3; do echo $i | sort; done
+exit 7
+'
+  resumes -s 7 "$BUSYBOX" sh
+}
+test_snapshot_python() {
+  need "$PYTHON"
+  resumes -o "--root /" "$PYTHON" -c 'import json, re, sys
+table = {i: str(i) for i in range(50000)}
+print("before")
+for line in sys.stdin: print(json.dumps([line.strip(), len(table), re.sub("o", "0", line)]))'
+}
+
+# save NAME [OPTION...] PROGRAM [ARG...]: to $WORK/NAME
+save() {
+  name=$1
+  shift
+  "$RAMET" snapshot save --timeout "$LIMIT" -o "$WORK/$name" "$@" </dev/null >"$WORK/save.out" 2>"$WORK/save.err" ||
+    { show "$WORK/save.err"; fail "save $*"; }
+}
+continue_with() { "$RAMET" snapshot run --timeout "$LIMIT" "$@"; }
+
+test_snapshot_hook() {
+  save hook --when ready "$G/resume" hook
+  expect 1 '' continue_with "$WORK/hook" one 'two words'
+  says 'copy 1'
+  says 'argument one'
+  says 'argument two words'
+  save first --when exit-hook "$G/resume" hook
+  expect 0 '' continue_with "$WORK/first"
+  says 'copy 0'
+  expect 125 'takes no arguments' continue_with "$WORK/first" more
+  expect 125 'ended \(status 0\) before it came to nowhere' "$RAMET" snapshot save --when nowhere -o "$WORK/none" "$G/resume" hook
+  [ ! -e "$WORK/none" ] || fail "a file although nothing was saved"
+  expect 0 '' "$RAMET" run "$G/resume" hook
+  says 'copy 0'
+}
+
+# A file holds what has changed since its parent, and needs just that parent.
+test_snapshot_parent() {
+  save base --when ready "$G/resume" hook
+  save child --parent "$WORK/base" --when first-read
+  expect 125 'nothing was saved' "$RAMET" snapshot save --parent "$WORK/child" -o "$WORK/none"  # there is no second read
+  expect 1 '' continue_with "$WORK/child"
+  says 'copy 1'
+  save big --when ready "$G/resume" touch "$(scaled 64 16)"
+  save small --parent "$WORK/big"
+  [ "$(wc -c <"$WORK/small")" -lt 2000000 ] || fail "the second file holds all of the first"
+}
+
+test_snapshot_refused() {
+  for pair in 'pipe:a pipe' 'socket:a socket' 'epoll:an epoll instance' 'eventfd:an eventfd' 'timerfd:a timerfd' \
+    'memory:a memory file' 'shared:memory that processes share' 'temporary:share a directory' 'child:processes besides'; do
+    expect 125 "cannot be saved: .*${pair#*:}" "$RAMET" snapshot save -o "$WORK/none" "$G/resume" holds "${pair%%:*}"
+    [ ! -e "$WORK/none" ] || fail "a file although nothing was saved"
+  done
+}

@@ -1,0 +1,119 @@
+#include "tools/copies.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "tools/commands.hpp"
+#include "tools/run_options.hpp"
+#include "vmm/signals_blocked.hpp"
+
+namespace ramet::tools {
+namespace {
+
+using vmm::HostFd;
+
+// All there is, from where the descriptors stand. False: errno says why.
+bool pour(int from, int to) {
+  std::array<char, 1 << 16> buffer;
+  for (;;) {
+    const ssize_t n = ::read(from, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n == 0;
+    for (ssize_t done = 0; done < n;) {
+      const ssize_t written = ::write(to, buffer.data() + done, static_cast<std::size_t>(n - done));
+      if (written < 0 && errno != EINTR) return false;
+      if (written > 0) done += written;
+    }
+  }
+}
+
+HostFd memory_file() { return HostFd(::memfd_create("ramet", MFD_CLOEXEC)); }
+
+struct Copy {
+  HostFd out, err;
+  int status = 0;
+  std::string message;   // for people, after what it wrote
+  bool done = false;
+};
+
+}  // namespace
+
+std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, const vmm::RunOptions& options,
+                                            const std::function<std::expected<Restored, vmm::Failure>()>& restore) try {
+  ::signal(SIGPIPE, SIG_IGN);  // whatever copy ends first
+  const HostFd input = memory_file();
+  if (!input || !pour(0, input.get())) return vmm::failure(fmt::format("cannot read the input: {}", std::strerror(errno)));
+  const std::string input_path = fmt::format("/proc/self/fd/{}", input.get());
+  std::mutex lock;  // guards what follows
+  std::condition_variable changed;
+  std::vector<Copy> all(copies);
+  unsigned next = 0;
+
+  const auto run_one = [&](unsigned number, Copy& copy) -> std::expected<int, vmm::Failure> {
+    copy.out = memory_file(), copy.err = memory_file();
+    const HostFd own_input(::open(input_path.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
+    if (!copy.out || !copy.err || !own_input) return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
+    auto restored = restore();
+    if (!restored) return std::unexpected(restored.error());
+    vmm::RunOptions run = options;
+    run.standard = {own_input.get(), copy.out.get(), copy.err.get()};
+    run.copy = number;
+    const auto report = vmm::run(*restored->shell, run);
+    if (!report) return std::unexpected(report.error());
+    copy.message = report->ending.message;
+    return report->ending.status();
+  };
+  const auto work = [&] {
+    for (;;) {
+      unsigned n;
+      {
+        std::lock_guard guard(lock);
+        if (next == copies) return;
+        n = next++;
+      }
+      const auto status = run_one(n + 1, all[n]);
+      std::lock_guard guard(lock);
+      all[n].status = status ? *status : status.error().status;
+      if (!status) all[n].message = status.error().message;
+      all[n].done = true;
+      changed.notify_one();
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (unsigned i = 0; i < std::min(copies, jobs); ++i) threads.emplace_back(work);
+  int result = 0;
+  for (Copy& copy : all) {
+    {
+      std::unique_lock guard(lock);
+      changed.wait(guard, [&] { return copy.done; });
+    }
+    for (auto [from, to] : {std::pair(copy.out.get(), 1), std::pair(copy.err.get(), 2)}) {
+      if (from >= 0) ::lseek(from, 0, SEEK_SET);
+      if (from < 0 || pour(from, to) || errno == EPIPE) continue;
+      std::lock_guard guard(lock);
+      next = copies;  // no more of them
+      return vmm::failure(fmt::format("cannot write the output: {}", std::strerror(errno)));
+    }
+    if (!copy.message.empty()) refuse({.message = copy.message});
+    copy.out = HostFd(), copy.err = HostFd();
+    if (result == 0) result = copy.status;
+  }
+  return result;
+} catch (const std::system_error& e) {
+  return vmm::failure(fmt::format("the host cannot start threads for the copies: {}", e.what()));
+}
+
+}  // namespace ramet::tools

@@ -1,0 +1,33 @@
+// Parking: one thread of a process stops all others between two instructions of the guest, to look at the process as a
+// whole. System calls that wait are given up, and start again from their beginning when the threads go on.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <mutex>
+
+namespace ramet::vmm {
+
+class Thread;
+
+class Parking {
+ public:
+  // Set: every thread but one is to come to park(). Seq_cst: pairs with the threads' look before they enter the guest,
+  // which comes after the interruption that follows the store.
+  bool asked() const { return asked_.load(std::memory_order_seq_cst); }
+  // The thread's own host thread, which neither runs the guest nor serves it: waits until release().
+  void park();
+  // Until all others are parked. False: the process ends, is stopped by a signal or runs another program, or another
+  // thread has asked; nobody is parked then.
+  bool stop_others(Thread& by);
+  void release();
+
+ private:
+  std::mutex lock_;                   // guards parked_. Lock order: before Process::threads_lock
+  std::condition_variable changed_;
+  std::atomic<bool> asked_{false};
+  std::size_t parked_ = 0;
+};
+
+}  // namespace ramet::vmm

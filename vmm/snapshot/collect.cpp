@@ -1,0 +1,272 @@
+#include "vmm/snapshot/collect.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
+#include "vmm/snapshot/file.hpp"
+
+namespace ramet::vmm::snapshot {
+namespace {
+
+std::unexpected<Failure> refused(const std::string& why) { return failure("the program cannot be saved: " + why); }
+
+class Collector {
+ public:
+  explicit Collector(Thread& first) : first_(first), process_(first.process), files_(process_.files.state()) {}
+
+  Status threads(bool hook);
+  Status process();
+  Status files();
+  Status memory();
+  ProcessState state;
+
+ private:
+  Status add_thread(Thread&, const UserRegs&);
+  // Index of a file that can be opened again. Errors: why it cannot, to follow "it has ... open, which".
+  std::expected<int, std::string> add(const std::shared_ptr<OpenFile>&);
+  std::expected<FileState, std::string> describe(const OpenFile&);
+  std::expected<int, std::string> add_mapping(const mm::Region&, const std::shared_ptr<OpenFile>&);
+
+  Thread& first_;
+  Process& process_;
+  Files::State& files_;
+  std::map<const OpenFile*, int> known_;
+  std::map<const mm::Backing*, int> mappings_;
+};
+
+std::vector<std::string> to_text(const PendingSignals& pending) {
+  std::vector<std::string> all;
+  for (const siginfo_t& info : pending.queue) all.push_back(to_hex(std::as_bytes(std::span(&info, 1))));
+  return all;
+}
+
+Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
+  FpState fp;
+  if (auto got = thread.vcpu().get_fp(fp); !got) return got;
+  std::span<const std::byte> area = fp.area;
+  while (!area.empty() && area.back() == std::byte{0}) area = area.first(area.size() - 1);
+  ThreadState t;
+  t.tid = thread.tid;
+  t.name = thread.name;
+  t.regs.resize(sizeof regs / sizeof(std::uint64_t));
+  std::memcpy(t.regs.data(), &regs, sizeof regs);
+  t.fs_base = thread.vcpu().fs_base();
+  t.gs_base = thread.vcpu().gs_base();
+  t.fp = to_hex(area);
+  t.clear_child_tid = thread.clear_child_tid;
+  t.robust_list = thread.robust_list;
+  std::lock_guard guard(process_.signals.lock);
+  t.blocked = thread.signals.blocked;
+  t.pending = to_text(thread.signals.pending);
+  t.altstack = thread.signals.altstack.sp;
+  t.altstack_size = thread.signals.altstack.size;
+  t.altstack_flags = thread.signals.altstack.flags;
+  state.threads.push_back(std::move(t));
+  return {};
+}
+
+Status Collector::threads(bool hook) {
+  if (process_.family.size() != 1) return refused("it has processes besides its first one; only one can be saved");
+  UserRegs regs = first_.regs();
+  if (!hook) regs.set_pc(regs.pc() - UserRegs::kSyscallLength);  // the number of the call is still there
+  state.at_hook = hook;
+  if (auto added = add_thread(first_, regs); !added) return added;
+  std::vector<Thread*> others;
+  {
+    std::lock_guard guard(process_.threads_lock);
+    for (auto& thread : process_.threads)
+      if (thread.get() != &first_) others.push_back(thread.get());  // parked: they stay
+  }
+  for (Thread* thread : others)
+    if (auto added = add_thread(*thread, thread->regs()); !added) return added;
+  return {};
+}
+
+Status Collector::process() {
+  const auto& features = process_.machine().features();
+  state.processor = {features.model_name, features.flags, features.xcr0, features.xsave_size};
+  state.pid = process_.pid;
+  state.deny_wx = process_.deny_wx;
+  {
+    std::lock_guard guard(process_.signals.lock);
+    for (const SignalAction& a : process_.signals.actions) state.actions.push_back({a.handler, a.flags, a.restorer, a.mask});
+    state.pending = to_text(process_.signals.pending);
+  }
+  {
+    std::lock_guard guard(process_.limits.lock);
+    for (const rlimit64& limit : process_.limits.value) state.limits.push_back({limit.rlim_cur, limit.rlim_max});
+  }
+  if (process_.timers->posix_count()) return refused("it has timers of timer_create(2)");
+  for (int which = 0; which < 3; ++which) {
+    itimerspec t{};
+    process_.timers->get_interval_timer(which, t);
+    state.timers.push_back({t.it_value.tv_sec, t.it_value.tv_nsec, t.it_interval.tv_sec, t.it_interval.tv_nsec});
+  }
+  Image& image = first_.image();
+  state.executable = image.executable;
+  state.arguments = image.arguments;
+  state.environment = image.environment;
+  for (auto [key, value] : image.auxv) state.auxv.push_back({key, value});
+  state.stack_top = image.stack_top;
+  state.stack_limit = image.stack_limit;
+  state.brk_start = image.brk_start;
+  std::lock_guard guard(image.brk_lock);
+  state.brk = image.brk;
+  return {};
+}
+
+const char* kind_name(const OpenFile& file) {
+  using enum OpenFile::Kind;
+  switch (file.kind) {
+    case Pipe: return "a pipe";
+    case Event: return "an eventfd";
+    case Timer: return "a timerfd";
+    case Epoll: return "an epoll instance";
+    case Socket: return "a socket";
+    case Uring: return "an io_uring";
+    case GupTest: return "the device gup_test";
+    default: return nullptr;
+  }
+}
+
+std::expected<FileState, std::string> Collector::describe(const OpenFile& file) {
+  FileState f;
+  f.kind = static_cast<int>(file.kind);
+  f.standard = file.standard;
+  if (file.standard >= 0) return f;
+  if (const char* name = kind_name(file)) return std::unexpected(fmt::format("is {}", name));
+  if (file.charge) return std::unexpected("is a memory file");
+  if (file.mount >= 0 && files_.mounts[static_cast<std::size_t>(file.mount)].scratch)
+    return std::unexpected("lies in a directory that goes with the program; share one instead (--dir)");
+  f.path = file.path;
+  const int status = ::fcntl(file.host.get(), F_GETFL);
+  f.flags = file.flags | (status < 0 ? 0 : status & (O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME));
+  auto found = files_.find(files_.root(), file.path, !(file.flags & O_NOFOLLOW), first_.tid);
+  if (!found) return std::unexpected("cannot be found by its path any more");
+  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic) return f;
+  struct stat st;
+  if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)
+    return std::unexpected("is another file than its path leads to now");
+  f.device = st.st_dev, f.inode = st.st_ino, f.size = static_cast<std::uint64_t>(st.st_size);
+  f.modified = st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec;
+  return f;
+}
+
+std::expected<int, std::string> Collector::add(const std::shared_ptr<OpenFile>& file) {
+  if (auto found = known_.find(file.get()); found != known_.end()) return found->second;
+  auto described = describe(*file);
+  if (!described) return std::unexpected(described.error());
+  if (file->standard < 0 && !(file->flags & O_PATH) && file->host) {
+    const off_t offset = ::lseek(file->host.get(), 0, SEEK_CUR);
+    described->offset = offset < 0 ? 0 : offset;
+  }
+  if (file->listing && file->listing->position)
+    described->offset = static_cast<std::int64_t>(kExtraEntries + file->listing->position);
+  state.files.push_back(std::move(*described));
+  return known_[file.get()] = static_cast<int>(state.files.size() - 1);
+}
+
+Status Collector::files() {
+  for (const Mount& mount : files_.mounts)
+    if (mount.scratch && mount.scratch->used())
+      return refused(fmt::format("it has files in {}, which goes with it; share a directory there (--dir)", mount.guest));
+  {
+    std::lock_guard guard(files_.locks_lock);
+    if (!files_.locked.empty()) return refused("it holds locks on files");
+  }
+  // Nobody changes them now, and looking at files takes their lock.
+  for (std::size_t fd = 0; fd < files_.slots.size(); ++fd) {
+    const auto& slot = files_.slots[fd];
+    if (!slot.file) continue;
+    auto index = add(slot.file);
+    if (!index) {
+      const std::string name = slot.file->path.empty() ? "" : fmt::format(" ({})", slot.file->path);
+      return refused(fmt::format("its descriptor {}{} {}", fd, name, index.error()));
+    }
+    state.descriptors.push_back({static_cast<int>(fd), *index, slot.close_on_exec});
+  }
+  state.umask = files_.umask ? static_cast<int>(*files_.umask) : -1;
+  if (files_.cwd->synthetic) {
+    state.directory = files_.cwd->path;
+  } else {
+    auto path = files_.current_path(Files::State::node_of(files_.cwd));
+    if (!path) return refused("its working directory is gone");
+    state.directory = *path;
+  }
+  if (const auto& file = first_.image().file) {
+    if (auto index = add(file)) state.executable_file = *index;  // else /proc/self/exe leads where `executable` does
+  }
+  return {};
+}
+
+std::expected<int, std::string> Collector::add_mapping(const mm::Region& region, const std::shared_ptr<OpenFile>& file) {
+  const auto* backing = region.backing.get();
+  if (auto found = mappings_.find(backing); found != mappings_.end()) return found->second;
+  auto index = add(file);
+  if (!index) return index;
+  MappingState m{.file = *index, .shared = region.shared};
+  if (region.shared) {
+    const auto shared = backing->shared();
+    m.offset = shared.bank_offset, m.length = shared.bank->size();
+  }
+  state.mappings.push_back(m);
+  return mappings_[backing] = static_cast<int>(state.mappings.size() - 1);
+}
+
+Status Collector::memory() {
+  mm::AddressSpace& space = first_.memory();
+  if (space.pins() != 0) return refused("it has memory that is pinned for devices");
+  state.memory_bytes = space.limit_bytes();
+  state.mmap_top = space.mmap_top();
+  std::vector<mm::Region> regions;
+  space.visit_regions([&](const mm::Region& r) { regions.push_back(r); });
+  for (const mm::Region& r : regions) {
+    RegionState s{.start = r.start, .end = r.end, .prot = static_cast<int>(r.prot), .max_prot = static_cast<int>(r.max_prot),
+                  .huge = static_cast<int>(r.huge), .shared = r.shared, .grows_down = r.grows_down,
+                  .dont_fork = r.dont_fork, .offset = r.offset, .name = r.name};
+    if (r.backing) {
+      const auto file = Files::file_of(*r.backing);
+      std::expected<int, std::string> index = std::unexpected("is memory that processes share");
+      if (file && file->standard < 0) index = add_mapping(r, file);
+      if (index) {
+        s.mapping = *index;
+      } else if (r.shared) {
+        return refused(fmt::format("its mapping of {} at {:#x} {}", r.backing->identity().path, r.start, index.error()));
+      } else {
+        // It can be had from nowhere else; what lies beyond the end of the file reads as zeroes then.
+        s.offset = 0;
+        if (r.prot != mm::Prot::None) {
+          auto filled = space.advise(r.start, r.end - r.start, mm::Advice::PopulateRead);
+          if (!filled && filled.error() != mm::Error::BeyondEnd)
+            return refused(fmt::format("{} cannot be read: {}", r.backing->identity().path, mm::describe(filled.error())));
+        }
+      }
+    }
+    state.regions.push_back(std::move(s));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::expected<ProcessState, Failure> collect(Thread& first, bool hook) {
+  Collector c(first);
+  Status done = c.threads(hook);
+  if (done) done = c.process();
+  if (done) done = c.files();
+  if (done) done = c.memory();
+  if (!done) return std::unexpected(done.error());
+  return std::move(c.state);
+}
+
+}  // namespace ramet::vmm::snapshot

@@ -1,0 +1,247 @@
+#include "vmm/snapshot/pager.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <system_error>
+
+#include "vmm/signals_blocked.hpp"
+
+namespace ramet::vmm::snapshot {
+namespace {
+
+constexpr std::uint64_t kMostAhead = 8;            // blocks that one touch brings
+constexpr std::size_t kMaxWorkingSet = 1u << 16;   // blocks
+constexpr std::uint64_t kWorkingSetMagic = 0x31'53'57'54'45'4d'41'52;
+
+// One that tells of what the kernel touches as well, as KVM does.
+HostFd new_userfaultfd() {
+  HostFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+  if (device) {
+    HostFd fd(::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+    if (fd) return fd;
+  }
+  return HostFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+}
+
+}  // namespace
+
+std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged, bool lazy) {
+  std::shared_ptr<Pager> pager(new Pager);
+  pager->damaged_ = std::move(damaged);
+  std::size_t files = 0;
+  for (auto f = file; f; f = f->parent()) ++files;
+  pager->ranges_ = std::vector<Range>(files);
+  auto f = file;
+  for (Range& range : pager->ranges_) {
+    range.file = f;
+    f = f->parent();
+    if (auto mapped = pager->map(range); !mapped) return std::unexpected(mapped.error());
+  }
+  if (lazy)
+    if (auto opened = pager->open_userfaultfd(); !opened) pager->not_lazy_ = opened.error().message, lazy = false;
+  if (!lazy) {
+    pager->userfaultfd_ = HostFd();  // also forgets what it knew of the ranges
+    for (Range& range : pager->ranges_)
+      if (auto read = pager->read_all(range); !read) return std::unexpected(read.error());
+    return pager;
+  }
+  if (auto started = pager->start(); !started) return std::unexpected(started.error());
+  return pager;
+}
+
+Pager::~Pager() {
+  ending_.store(true, std::memory_order_relaxed);
+  if (stop_) {
+    const std::uint64_t one = 1;
+    (void)!::write(stop_.get(), &one, sizeof one);  // an eventfd's first write cannot fail
+  }
+  threads_.clear();
+  for (const Range& range : ranges_)
+    if (range.host) ::munmap(range.host, range.bytes);
+}
+
+Status Pager::map(Range& range) const {
+  range.bytes = range.file->header().payload_pages * kPageBytes;
+  if (range.bytes == 0) return {};
+  void* host = ::mmap(nullptr, range.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (host == MAP_FAILED) return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
+  range.host = static_cast<std::byte*>(host);
+  (void)::madvise(host, range.bytes, MADV_DONTDUMP);
+  range.states = std::make_unique<std::atomic<std::uint8_t>[]>(range.file->blocks().size());
+  return {};
+}
+
+Status Pager::read_all(Range& range) {
+  const bool compressed = range.file->header().compressed();
+  if (range.bytes && (compressed ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
+                                 : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, range.file->descriptor(),
+                                          sizeof(Header)) == MAP_FAILED))
+    return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
+  for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
+    if (auto good = compressed ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
+    range.states[i].store(There, std::memory_order_relaxed);
+  }
+  return {};
+}
+
+Status Pager::open_userfaultfd() {
+  userfaultfd_ = new_userfaultfd();
+  if (!userfaultfd_)
+    return failure(fmt::format("this host gives no userfaultfd: {} (as root, or with the sysctl vm.unprivileged_userfaultfd=1, it does)",
+                               std::strerror(errno)));
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  if (::ioctl(userfaultfd_.get(), UFFDIO_API, &api) != 0) return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
+  for (const Range& range : ranges_) {
+    if (range.bytes == 0) continue;
+    uffdio_register all{.range = {reinterpret_cast<std::uint64_t>(range.host), range.bytes},
+                        .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+    if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &all) != 0) return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
+  }
+  return {};
+}
+
+Status Pager::start() try {
+  stop_ = HostFd(::eventfd(0, EFD_CLOEXEC));
+  if (!stop_) return failure(fmt::format("the host gives no eventfd: {}", std::strerror(errno)));
+  SignalsBlocked blocked;
+  const unsigned count = std::clamp(std::thread::hardware_concurrency(), 2u, 4u);
+  for (unsigned i = 0; i < count; ++i) threads_.emplace_back([this] { answer(); });
+  return {};
+} catch (const std::system_error& e) {
+  return failure(fmt::format("the host cannot start threads to serve pages: {}", e.what()));
+}
+
+void Pager::answer() {
+  std::array<pollfd, 2> wanted{{{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0}, {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
+  for (;;) {
+    if (::poll(wanted.data(), wanted.size(), -1) < 0) continue;
+    if (wanted[1].revents) return;
+    uffd_msg message;
+    if (::read(userfaultfd_.get(), &message, sizeof message) != sizeof message) continue;  // another thread has it
+    if (message.event == UFFD_EVENT_PAGEFAULT) touched(message.arg.pagefault.address);
+  }
+}
+
+void Pager::touched(std::uint64_t address) {
+  faults_.fetch_add(1, std::memory_order_relaxed);
+  const auto range = std::ranges::find_if(ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
+  const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
+  if (!serve(*range, block)) {
+    // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
+    if (range->states[block].load(std::memory_order_acquire) == There) wake(*range, block);
+    return;
+  }
+  {
+    std::lock_guard guard(lock_);
+    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+  }
+  // Memory that is read from its start on comes in ever larger pieces.
+  const bool onwards = range->next.load(std::memory_order_relaxed) == block;
+  const std::uint64_t window = onwards ? std::min(2 * range->window.load(std::memory_order_relaxed), kMostAhead) : 1;
+  range->window.store(window, std::memory_order_relaxed);
+  range->next.store(block + window, std::memory_order_relaxed);
+  const std::uint64_t end = std::min<std::uint64_t>(block + window, range->file->blocks().size());
+  for (std::uint64_t more = block + 1; more < end; ++more)
+    if (serve(*range, more)) ahead_.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool Pager::serve(Range& range, std::uint64_t block) {
+  std::uint8_t state = Empty;
+  if (!range.states[block].compare_exchange_strong(state, Taken, std::memory_order_acquire)) return false;
+  put(range, block);
+  range.states[block].store(There, std::memory_order_release);
+  wake(range, block);
+  blocks_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void Pager::put(Range& range, std::uint64_t block) {
+  const std::span<std::byte> place = range.block(block);
+  const File& file = *range.file;
+  if (!file.header().compressed()) {
+    if (auto good = file.check(block); !good) damaged(good.error());
+    const auto offset = static_cast<off_t>(file.blocks()[block].offset);
+    if (::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(), offset) != MAP_FAILED) return;
+    // Too many mappings (vm.max_map_count): then by a copy.
+  }
+  thread_local std::vector<std::byte> aside(kBlockBytes);
+  if (auto good = file.unpack(block, std::span(aside).first(place.size())); !good) damaged(good.error());
+  for (std::uint64_t done = 0; done < place.size();) {
+    uffdio_copy copy{.dst = reinterpret_cast<std::uint64_t>(place.data()) + done, .src = reinterpret_cast<std::uint64_t>(aside.data()) + done,
+                     .len = place.size() - done, .mode = UFFDIO_COPY_MODE_DONTWAKE, .copy = 0};
+    if (::ioctl(userfaultfd_.get(), UFFDIO_COPY, &copy) == 0) return;
+    // EAGAIN: somebody maps something else meanwhile.
+    if (errno != EAGAIN) damaged({.message = fmt::format("the host has no memory for the pages of {}: {}", file.path(), std::strerror(errno))});
+    if (copy.copy > 0) done += static_cast<std::uint64_t>(copy.copy);
+  }
+}
+
+void Pager::wake(const Range& range, std::uint64_t block) const {
+  const std::span<std::byte> place = range.block(block);
+  uffdio_range all{reinterpret_cast<std::uint64_t>(place.data()), place.size()};
+  (void)::ioctl(userfaultfd_.get(), UFFDIO_WAKE, &all);  // of a range that is ours: it cannot fail
+}
+
+void Pager::damaged(const Failure& failure) const {
+  damaged_(failure);
+  std::abort();
+}
+
+// --- the working set: a file of 64-bit words: magic, identity of the snapshot, hash of what follows, blocks ---
+
+void Pager::fetch_ahead() {
+  if (threads_.empty()) return;  // all is there
+  std::ifstream in(working_set_path(), std::ios::binary);
+  std::array<std::uint64_t, 4> head{};
+  std::vector<std::uint64_t> blocks(kMaxWorkingSet);
+  in.read(reinterpret_cast<char*>(head.data()), sizeof head);
+  in.read(reinterpret_cast<char*>(blocks.data()), static_cast<std::streamsize>(blocks.size() * sizeof(std::uint64_t)));
+  blocks.resize(static_cast<std::size_t>(in.gcount()) / sizeof(std::uint64_t));
+  const Hash& identity = ranges_[0].file->header().identity;
+  if (head[0] != kWorkingSetMagic || head[1] != identity[0] || head[2] != identity[1] ||
+      head[3] != short_hash_of(std::as_bytes(std::span(blocks))))
+    return;
+  SignalsBlocked blocked;
+  threads_.emplace_back([this, blocks = std::move(blocks)] {
+    for (const std::uint64_t entry : blocks) {
+      const std::uint64_t source = entry >> 32, block = entry & 0xffff'ffff;
+      if (ending_.load(std::memory_order_relaxed)) return;
+      if (source < ranges_.size() && block < ranges_[source].file->blocks().size() && serve(ranges_[source], block))
+        ahead_.fetch_add(1, std::memory_order_relaxed);
+    }
+  });
+}
+
+void Pager::keep_working_set() const {
+  std::vector<std::uint64_t> words;
+  {
+    std::lock_guard guard(lock_);
+    words = order_;
+  }
+  if (words.empty() || ::access(working_set_path().c_str(), F_OK) == 0) return;
+  const Hash& identity = ranges_[0].file->header().identity;
+  const std::uint64_t hash = short_hash_of(std::as_bytes(std::span(words)));
+  words.insert(words.begin(), {kWorkingSetMagic, identity[0], identity[1], hash});
+  std::ofstream out(working_set_path(), std::ios::binary);
+  out.write(reinterpret_cast<const char*>(words.data()), static_cast<std::streamsize>(words.size() * sizeof(std::uint64_t)));
+}
+
+Pager::Counts Pager::counts() const {
+  return {faults_.load(std::memory_order_relaxed), blocks_.load(std::memory_order_relaxed), ahead_.load(std::memory_order_relaxed)};
+}
+
+}  // namespace ramet::vmm::snapshot

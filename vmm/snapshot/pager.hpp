@@ -1,0 +1,92 @@
+// Pager: the pages of snapshot files in the host's memory, each block there when it is first touched: by a vCPU (stage
+// 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and no lock
+// is held while they do: a block is taken by whoever changes its state from Empty, made ready aside, and put in its
+// place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmm/error.hpp"
+#include "vmm/linux/files.hpp"
+#include "vmm/snapshot/file.hpp"
+
+namespace ramet::vmm::snapshot {
+
+class Pager {
+ public:
+  // Told of a block that is damaged while somebody waits for it. It must not return: the guest can neither have the
+  // page nor go on without it. Called on a thread of the pager's.
+  using Damaged = std::function<void(const Failure&)>;
+
+  // The file and its parents. Where the host gives no userfaultfd, and if it is not to be `lazy`, all pages are read and
+  // checked now. Errors: damaged (only then), no host memory or threads.
+  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged, bool lazy = true);
+  ~Pager();
+  Pager(const Pager&) = delete;
+  Pager& operator=(const Pager&) = delete;
+
+  // Where the pages of each file are: its own, its parent's... Read-only, as long as the pager.
+  std::span<std::byte> pages(std::size_t source) const { return {ranges_[source].host, ranges_[source].bytes}; }
+  // Why they could not be; empty: they can.
+  const std::string& not_lazy() const { return not_lazy_; }
+
+  // What was touched, in that order, is kept beside the file, and fetched ahead the next time. Both do nothing about a
+  // file that is not there or cannot be: it is a hint.
+  void fetch_ahead();
+  void keep_working_set() const;
+
+  struct Counts {
+    std::uint64_t faults = 0, blocks = 0, ahead = 0;  // told by the host; made ready in all, and of those for nobody yet
+  };
+  Counts counts() const;
+
+ private:
+  enum State : std::uint8_t { Empty, Taken, There };
+  struct Range {
+    std::shared_ptr<const File> file;
+    std::byte* host = nullptr;
+    std::uint64_t bytes = 0;
+    // Release when a block becomes There: pairs with the acquire of whoever finds it so.
+    std::unique_ptr<std::atomic<std::uint8_t>[]> states;
+    // Where the next touch would be if memory is read from its start on, and how many blocks the last one brought.
+    // Hints, they pair with nothing.
+    std::atomic<std::uint64_t> next{0}, window{1};
+    std::span<std::byte> block(std::uint64_t n) const { return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes}; }
+    Range() = default;
+  };
+  Pager() = default;
+  Status map(Range&) const;
+  Status read_all(Range&);
+  Status open_userfaultfd();
+  Status start();
+  void answer();                                    // one thread's work
+  void touched(std::uint64_t address);
+  // Makes a block ready, unless somebody else does or has. True: it has.
+  bool serve(Range&, std::uint64_t block);
+  void put(Range&, std::uint64_t block);
+  void wake(const Range&, std::uint64_t block) const;
+  [[noreturn]] void damaged(const Failure&) const;
+  std::string working_set_path() const { return ranges_[0].file->path() + ".ws"; }
+
+  std::vector<Range> ranges_;
+  Damaged damaged_;
+  std::string not_lazy_;
+  HostFd userfaultfd_, stop_;
+  std::vector<std::jthread> threads_;
+  std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics
+  std::atomic<bool> ending_{false};                 // relaxed: the thread that fetches ahead looks now and then
+  mutable std::mutex lock_;                         // guards order_; a leaf
+  std::vector<std::uint64_t> order_;                // blocks that were touched: source << 32 | block
+};
+
+}  // namespace ramet::vmm::snapshot

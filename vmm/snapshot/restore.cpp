@@ -1,0 +1,328 @@
+#include "vmm/snapshot/restore.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+#include <set>
+#include <sstream>
+
+#include "arch/x86_64/cpu_state.hpp"
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/timers.hpp"
+
+namespace ramet::vmm::snapshot {
+namespace {
+
+// Values that no saved program has.
+std::unexpected<Failure> impossible(const File& file, std::string_view what) {
+  return failure(fmt::format("{} is no snapshot that ramet wrote: its {} cannot be", file.path(), what));
+}
+
+// --- files ---
+
+constexpr int kReopenFlags = O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;
+
+std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files::State& files, const FileState& saved) {
+  const auto cannot = [&](std::string_view why) {
+    return failure(fmt::format("{} cannot be continued: the program has {} open, which {}", file.path(), saved.path, why));
+  };
+  auto found = files.find(files.root(), saved.path, !(saved.flags & O_NOFOLLOW), 0);
+  if (!found) {
+    const bool shared = files.covering_mount(normalised(saved.path)) >= 0;
+    return cannot(shared ? fmt::format("cannot be found any more: {}", std::strerror(found.error()))
+                         : "is not shared with it now (--dir, --root)");
+  }
+  const mode_t type = found->st.st_mode;
+  if (!found->synthetic() && !S_ISREG(type) && !S_ISDIR(type) && !S_ISCHR(type) && !(saved.flags & O_PATH))
+    return cannot("is something else now");
+  if (S_ISREG(type) && !found->synthetic()) {
+    // What is only read must be as it was; what is written must be the same file.
+    const struct stat& st = found->st;
+    const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
+                          ? static_cast<std::uint64_t>(st.st_size) == saved.size && st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec == saved.modified
+                          : st.st_dev == saved.device && st.st_ino == saved.inode;
+    if (!same) return cannot("has changed since");
+  }
+  auto opened = files.open_found(nullptr, *found, saved.flags & kReopenFlags, 0);
+  if (!opened) return cannot(fmt::format("cannot be opened: {}", std::strerror(opened.error())));
+  if (static_cast<int>((*opened)->kind) != saved.kind) return cannot("is something else now");
+  if ((*opened)->listing && saved.offset > static_cast<std::int64_t>(kExtraEntries)) {
+    (*opened)->listing->position = std::min(static_cast<std::uint64_t>(saved.offset) - kExtraEntries, kMaxExtra);
+  } else if (saved.offset && !(saved.flags & O_PATH) && (*opened)->host &&
+             ::lseek((*opened)->host.get(), saved.offset, SEEK_SET) < 0) {
+    return cannot("cannot be read from where the program was");
+  }
+  return std::move(*opened);
+}
+
+bool index_ok(int index, std::size_t size) { return index >= 0 && static_cast<std::size_t>(index) < size; }
+
+Status restore_files(const File& file, Process& process) {
+  const ProcessState& state = file.state();
+  Files::State& files = process.files.state();
+  std::vector<std::shared_ptr<OpenFile>> standard{process.files.get(0), process.files.get(1), process.files.get(2)};
+  std::vector<std::shared_ptr<OpenFile>> opened(state.files.size());
+  std::vector<Files::State::Slot> slots;
+  for (const DescriptorState& d : state.descriptors) {
+    if (!index_ok(d.file, opened.size()) || d.fd < 0 || d.fd >= kMaxDescriptors) return impossible(file, "descriptors");
+    auto& slot = opened[static_cast<std::size_t>(d.file)];
+    const FileState& saved = state.files[static_cast<std::size_t>(d.file)];
+    if (!slot && saved.standard >= 0) {
+      if (saved.standard > 2) return impossible(file, "descriptors");
+      slot = standard[static_cast<std::size_t>(saved.standard)];
+      if (!slot) return failure(fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed", file.path(), d.fd));
+    } else if (!slot) {
+      auto again = reopen(file, files, saved);
+      if (!again) return std::unexpected(again.error());
+      slot = std::move(*again);
+    }
+    if (slots.size() <= static_cast<std::size_t>(d.fd)) slots.resize(static_cast<std::size_t>(d.fd) + 1);
+    slots[static_cast<std::size_t>(d.fd)] = {slot, d.close_on_exec};
+  }
+  if (!process.files.enter_directory(state.directory))
+    return failure(fmt::format("{} cannot be continued: its working directory {} is not shared with it now (--dir, --root)",
+                               file.path(), state.directory));
+  std::lock_guard guard(files.lock);
+  files.slots = std::move(slots);
+  if (state.umask >= 0) files.umask = static_cast<mode_t>(state.umask) & 0777;
+  return {};
+}
+
+// --- memory ---
+
+std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(const File& file, mm::Memory& memory, Files& files) {
+  const ProcessState& state = file.state();
+  std::vector<std::shared_ptr<mm::Backing>> backings;
+  for (const MappingState& m : state.mappings) {
+    if (!index_ok(m.file, state.files.size())) return impossible(file, "mappings");
+    auto opened = reopen(file, files.state(), state.files[static_cast<std::size_t>(m.file)]);
+    if (!opened) return std::unexpected(opened.error());
+    auto backing = files.backing(*opened, m.shared, false, m.shared ? m.offset : 0, m.shared ? m.length : kPageBytes, memory);
+    if (!backing || !*backing)
+      return failure(fmt::format("{} cannot be continued: {} cannot be mapped", file.path(), (*opened)->path));
+    backings.push_back(std::move(*backing));
+  }
+  return backings;
+}
+
+constexpr int kProtBits = static_cast<int>(mm::kAllProt);
+
+std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file, std::span<const std::shared_ptr<mm::Backing>> backings) {
+  const ProcessState& state = file.state();
+  std::vector<mm::Region> regions;
+  for (const RegionState& s : state.regions) {
+    mm::Region r;
+    r.start = s.start, r.end = s.end, r.offset = s.offset;
+    r.shared = s.shared, r.grows_down = s.grows_down, r.dont_fork = s.dont_fork;
+    r.name = s.name;
+    const bool known_huge = s.huge >= 0 && s.huge <= static_cast<int>(mm::Region::Huge::Never);
+    if ((s.prot & ~kProtBits) || (s.max_prot & ~kProtBits) || !known_huge || s.name.size() > 64) return impossible(file, "regions");
+    r.prot = static_cast<mm::Prot>(s.prot), r.max_prot = static_cast<mm::Prot>(s.max_prot);
+    r.huge = static_cast<mm::Region::Huge>(s.huge);
+    if (s.mapping != -1) {
+      if (!index_ok(s.mapping, backings.size())) return impossible(file, "regions");
+      const MappingState& m = state.mappings[static_cast<std::size_t>(s.mapping)];
+      const FileState& f = state.files[static_cast<std::size_t>(m.file)];
+      const bool writable = (f.flags & O_ACCMODE) == O_RDWR;
+      if (m.shared != s.shared || (s.shared && !writable && mm::has(r.max_prot, mm::Prot::Write)) ||
+          s.offset > (1ull << 62)) return impossible(file, "regions");
+      r.backing = backings[static_cast<std::size_t>(s.mapping)];
+    } else if (s.shared || s.offset) {
+      return impossible(file, "regions");
+    }
+    regions.push_back(std::move(r));
+  }
+  return regions;
+}
+
+// --- threads ---
+
+bool take_pending(const std::vector<std::string>& saved, PendingSignals& pending) {
+  if (saved.size() > 2048) return false;
+  for (const std::string& text : saved) {
+    siginfo_t info{};
+    if (!from_hex(text, std::as_writable_bytes(std::span(&info, 1))) || info.si_signo < 1 || info.si_signo > kSignals) return false;
+    pending.set |= bit_of(info.si_signo);
+    pending.queue.push_back(info);
+  }
+  return true;
+}
+
+Status restore_thread(const File& file, const ThreadState& saved, Thread& thread) {
+  UserRegs regs;
+  static_assert(sizeof regs % sizeof(std::uint64_t) == 0);
+  FpState fp;
+  if (saved.regs.size() != sizeof regs / sizeof(std::uint64_t) || !from_hex(saved.fp, fp.area) || saved.name.size() > 15 ||
+      !arch::x86_64::canonical(saved.fs_base) || !arch::x86_64::canonical(saved.gs_base) ||
+      !take_pending(saved.pending, thread.signals.pending))
+    return impossible(file, "threads");
+  std::memcpy(static_cast<void*>(&regs), saved.regs.data(), sizeof regs);
+  regs.rflags = arch::x86_64::sanitize_flags(regs.rflags);
+  thread.regs() = regs;
+  thread.vcpu().set_fs_base(saved.fs_base);
+  thread.vcpu().set_gs_base(saved.gs_base);
+  if (auto set = thread.vcpu().set_fp(fp); !set) return set;
+  thread.name = saved.name;
+  thread.clear_child_tid = saved.clear_child_tid;
+  thread.robust_list = saved.robust_list;
+  thread.signals.blocked = saved.blocked & ~kUnblockable;
+  thread.signals.altstack = {saved.altstack, saved.altstack_size, saved.altstack_flags};
+  thread.look_at_signals();
+  return {};
+}
+
+Status restore_policy(const File& file, Process& process) {
+  const ProcessState& state = file.state();
+  if (state.actions.size() != kSignals || !take_pending(state.pending, process.signals.pending)) return impossible(file, "signals");
+  for (std::size_t i = 0; i < kSignals; ++i) {
+    const SignalActionState& a = state.actions[i];
+    process.signals.actions[i] = {a.handler, a.flags, a.restorer, a.mask};
+  }
+  for (const int sig : {SIGKILL, SIGSTOP}) process.signals.actions[static_cast<std::size_t>(sig - 1)] = {};
+  if (state.limits.size() != process.limits.value.size()) return impossible(file, "limits");
+  for (std::size_t i = 0; i < state.limits.size(); ++i) {
+    rlimit64& limit = process.limits.value[i];  // never above what a program starts with
+    limit.rlim_max = std::min<rlim64_t>(limit.rlim_max, state.limits[i][1]);
+    limit.rlim_cur = std::min<rlim64_t>(limit.rlim_max, state.limits[i][0]);
+  }
+  process.deny_wx = process.deny_wx || state.deny_wx;
+  if (state.timers.size() != 3) return impossible(file, "timers");
+  for (int which = 0; which < 3; ++which) {
+    const auto& t = state.timers[static_cast<std::size_t>(which)];
+    if (process.timers->set_interval_timer(which, {.it_interval = {t[2], t[3]}, .it_value = {t[0], t[1]}}, nullptr) != 0)
+      return impossible(file, "timers");
+  }
+  return {};
+}
+
+Status restore_image(const File& file, Image& image) {
+  const ProcessState& state = file.state();
+  constexpr std::uint64_t kEnd = 1ull << 47;
+  if (state.brk_start > state.brk || state.brk >= kEnd || state.stack_top >= kEnd) return impossible(file, "addresses");
+  image.executable = state.executable;
+  image.arguments = state.arguments;
+  image.environment = state.environment;
+  for (const auto& [key, value] : state.auxv) image.auxv.emplace_back(key, value);
+  image.stack_top = state.stack_top;
+  image.stack_limit = state.stack_limit;
+  image.brk_start = state.brk_start;
+  image.brk = state.brk;
+  return {};
+}
+
+// The answer to ramet_guest.h's call.
+Status answer_hook(const File& file, Thread& thread, unsigned copy, const std::vector<std::string>& arguments) {
+  if (!file.state().at_hook) {
+    if (arguments.empty()) return {};
+    return failure(fmt::format("{} was saved when it read its input, and takes no arguments", file.path()));
+  }
+  const auto call = thread.regs().syscall_arguments();
+  thread.regs().set_result(copy);
+  const mm::Gva at = call[1];
+  if (call[2] == 0) {
+    if (arguments.empty()) return {};
+    return failure(fmt::format("{} was saved by a call that takes no arguments (see ramet_guest.h)", file.path()));
+  }
+  std::string text;
+  for (const std::string& argument : arguments) text += argument + '\0';
+  text += '\0';
+  if (text.size() > call[2]) {
+    text.resize(call[2]);
+    text.back() = '\0';
+  }
+  if (thread.memory().write(at, std::as_bytes(std::span(text)))) return {};
+  return failure(fmt::format("{} has no memory where its arguments are to go", file.path()));
+}
+
+}  // namespace
+
+Status check_processor(const File& file, const Machine::Features& here) {
+  const ProcessorState& seen = file.state().processor;
+  std::istringstream had(here.flags), wanted(seen.features);
+  const std::set<std::string> have{std::istream_iterator<std::string>(had), {}};
+  std::string missing;
+  for (std::string feature; wanted >> feature;)
+    if (!have.contains(feature)) missing += (missing.empty() ? "" : ", ") + feature;
+  const std::string saved_on = fmt::format("{} was saved on another processor ({})", file.path(), seen.model);
+  if (!missing.empty()) return failure(fmt::format("{}; this one has not {}", saved_on, missing));
+  if (seen.xcr0 != here.xcr0 || seen.xsave_size != here.xsave_size)
+    return failure(fmt::format("{}, whose register state has another layout (XCR0 {:#x}, {} bytes; here {:#x}, {})", saved_on,
+                               seen.xcr0, seen.xsave_size, here.xcr0, here.xsave_size));
+  return {};
+}
+
+std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(const std::shared_ptr<const File>& file,
+                                                                            const std::shared_ptr<Pager>& pager, Shell& shell,
+                                                                            Files& files) {
+  if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
+  if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
+  mm::Memory& memory = shell.memory().memory();
+  std::size_t sources = 0;
+  for (auto f = file; f; f = f->parent()) ++sources;
+  std::vector<std::shared_ptr<mm::Bank>> banks(sources);
+  std::shared_ptr<const mm::Layer> layer;
+  for (std::size_t i = sources; i-- > 0;) {
+    const auto pages = pager->pages(i);
+    if (pages.empty()) continue;
+    auto bank = memory.make_bank(pages, [pager] {});  // the pager stays as long as somebody stands on its pages
+    if (!bank) return failure(fmt::format("no room for the pages of {}: {}", file->path(), mm::describe(bank.error())));
+    auto here = std::make_shared<mm::Layer>();
+    here->below = layer;
+    here->data = *bank;
+    here->data_parts = {{(*bank)->base(), (*bank)->end()}};
+    layer = std::move(here);
+    banks[i] = std::move(*bank);
+  }
+  auto backings = map_files(*file, memory, files);
+  if (!backings) return std::unexpected(backings.error());
+  auto regions = make_regions(*file, *backings);
+  if (!regions) return std::unexpected(regions.error());
+  std::vector<mm::AddressSpace::Stretch> contents;
+  contents.reserve(file->runs().size());
+  for (const Run& run : file->runs()) {
+    if (run.source >= banks.size() || !banks[run.source] || run.page >= kMaxPages ||
+        (run.page + run.pages) * kPageBytes > banks[run.source]->size())
+      return impossible(*file, "list of pages");
+    contents.push_back({run.start, banks[run.source]->base() + run.page * kPageBytes, run.pages});
+  }
+  auto restored = shell.memory().restore(std::move(layer), file->state().mmap_top, *regions, contents);
+  if (!restored && restored.error() == mm::Error::Invalid) return impossible(*file, "memory");
+  if (!restored) return failure(fmt::format("no room for the memory of {}: {}", file->path(), mm::describe(restored.error())));
+  return banks;
+}
+
+std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(const File& file, Process& process, unsigned copy,
+                                                                            const std::vector<std::string>& arguments) {
+  const ProcessState& state = file.state();
+  auto image = process.image();
+  Status done = restore_files(file, process);
+  if (done) done = restore_policy(file, process);
+  if (done) done = restore_image(file, *image);
+  if (!done) return std::unexpected(done.error());
+  if (index_ok(state.executable_file, state.files.size())) {
+    auto executable = reopen(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);
+    if (!executable) return std::unexpected(executable.error());
+    image->file = std::move(*executable);
+  }
+  if (state.threads.empty() || state.threads.size() > Family::kMaxThreads) return impossible(file, "threads");
+  std::set<int> ids;
+  std::vector<std::unique_ptr<Thread>> threads;
+  for (const ThreadState& saved : state.threads) {
+    if (saved.tid < 1 || saved.tid >= Family::kMaxId || !ids.insert(saved.tid).second) return impossible(file, "threads");
+    auto thread = process.make_thread(saved.tid);
+    if (!thread) return std::unexpected(thread.error());
+    if (auto ready = restore_thread(file, saved, **thread); !ready) return std::unexpected(ready.error());
+    threads.push_back(std::move(*thread));
+  }
+  if (auto answered = answer_hook(file, *threads.front(), copy, arguments); !answered) return std::unexpected(answered.error());
+  return threads;
+}
+
+}  // namespace ramet::vmm::snapshot

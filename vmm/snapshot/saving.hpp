@@ -1,0 +1,62 @@
+// Saving: waits in a running process for the moment to save it, and writes the file.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/error.hpp"
+#include "vmm/snapshot/file.hpp"
+
+namespace ramet::mm {
+class Bank;
+}
+
+namespace ramet::vmm {
+
+class Thread;
+struct OpenFile;
+
+namespace snapshot {
+
+struct SaveOptions {
+  std::string path;                    // of the file
+  bool at_read = false;                // at the first read of standard input; else where the program says so
+  std::string hook;                    // by this name; empty: by any
+  unsigned passed_reads = 0;           // so many do not count: the one that the parent was saved at
+  bool compress = false;
+  std::vector<std::string> shares;     // for people, see ProcessState
+};
+
+// One process's, once. The program ends when it is saved, or cannot be.
+class Saving {
+ public:
+  explicit Saving(SaveOptions options) : options_(std::move(options)) {}
+
+  // The process goes on from that file, whose pages lie in these banks (see restore_memory()): what it has not changed
+  // since is not written again. Before it runs.
+  void continues(std::shared_ptr<const File>, std::vector<std::shared_ptr<mm::Bank>>);
+
+  // The thread is about to read from the file, and holds nothing. True: the call is to start again.
+  bool at_read(Thread&, const OpenFile&);
+  // The program says that it is there.
+  void at_hook(Thread&, const std::string& name);
+
+  // How it went; none: the moment never came. After the process has ended.
+  const std::optional<Status>& outcome() const { return outcome_; }
+
+ private:
+  void save(Thread&, bool hook, const std::string& when);
+  Status write(Thread&, ProcessState&);
+
+  const SaveOptions options_;
+  std::shared_ptr<const File> parent_;
+  std::vector<std::shared_ptr<mm::Bank>> banks_;
+  std::atomic<unsigned> reads_{0};     // pairs with nothing: who gets which number does not matter
+  std::optional<Status> outcome_;      // written by the thread that saves, while all others are parked
+};
+
+}  // namespace snapshot
+}  // namespace ramet::vmm

@@ -1,0 +1,107 @@
+// What a snapshot file keeps of a process besides its pages, as plain data, and its form in the file (JSON). Whoever
+// reads it from a file checks every value before it is used: see restore.cpp.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <expected>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm/error.hpp"
+
+namespace ramet::vmm::snapshot {
+
+struct SignalActionState {
+  std::uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
+};
+
+struct ThreadState {
+  int tid = 0;
+  std::string name;
+  std::vector<std::uint64_t> regs;                 // UserRegs, in its order
+  std::uint64_t fs_base = 0, gs_base = 0;
+  std::string fp;                                  // XSAVE area, hexadecimal, without zeroes at its end
+  std::uint64_t clear_child_tid = 0, robust_list = 0;
+  std::uint64_t blocked = 0;                       // signals
+  std::vector<std::string> pending;                // siginfo_t, hexadecimal
+  std::uint64_t altstack = 0, altstack_size = 0;
+  int altstack_flags = 0;
+};
+
+// A file that is open or mapped, to be opened again by its path.
+struct FileState {
+  int kind = 0;                                    // OpenFile::Kind
+  int standard = -1;                               // 0, 1, 2: ramet's own standard input, output, error
+  std::string path;                                // of the guest
+  int flags = 0;                                   // open(2)'s, those that matter later
+  std::int64_t offset = 0;
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t modified = 0;                       // ns since 1970
+};
+
+struct DescriptorState {
+  int fd = 0, file = 0;                            // file: index into files
+  bool close_on_exec = false;
+};
+
+struct MappingState {
+  int file = 0;
+  bool shared = false;
+  std::uint64_t offset = 0, length = 0;            // of shared ones: what of the file is mapped
+};
+
+struct RegionState {
+  std::uint64_t start = 0, end = 0;
+  int prot = 0, max_prot = 0, huge = 0;
+  bool shared = false, grows_down = false, dont_fork = false;
+  int mapping = -1;                                // index into mappings; -1: anonymous
+  std::uint64_t offset = 0;
+  std::string name;
+};
+
+struct ProcessorState {
+  std::string model, features;
+  std::uint64_t xcr0 = 0;
+  std::uint32_t xsave_size = 0;
+};
+
+struct ProcessState {
+  std::string when;                                // "first-read", or the name that the program gave
+  bool at_hook = false;                            // the first thread of `threads` made the call
+  std::string parent;                              // path of the parent file; empty: none
+  std::vector<std::string> shares;                 // for people: what the program saw of the host's files
+  ProcessorState processor;
+  int pid = 0;
+  std::vector<ThreadState> threads;                // the one that came to the point is the first
+  std::vector<SignalActionState> actions;          // of signals 1, 2, ...
+  std::vector<std::string> pending;
+  std::vector<std::array<std::uint64_t, 2>> limits;
+  bool deny_wx = false;
+  int umask = -1;                                  // -1: the host's
+  std::string directory;                           // the working directory
+  std::vector<std::array<std::int64_t, 4>> timers; // ITIMER_*: value and interval, as itimerspec has them
+  std::string executable;
+  int executable_file = -1;
+  std::vector<std::string> arguments, environment;
+  std::vector<std::array<std::uint64_t, 2>> auxv;
+  std::uint64_t stack_top = 0, stack_limit = 0, brk_start = 0, brk = 0;
+  std::uint64_t memory_bytes = 0, mmap_top = 0;
+  std::vector<FileState> files;
+  std::vector<DescriptorState> descriptors;
+  std::vector<MappingState> mappings;
+  std::vector<RegionState> regions;
+};
+
+// Errors: some name in it is not UTF-8.
+std::expected<std::string, Failure> to_text(const ProcessState&);
+// Errors: it is not what to_text() makes.
+std::expected<ProcessState, Failure> from_text(std::string_view);
+
+std::string to_hex(std::span<const std::byte>);
+// Fills `out` from its start; false, if that is no hexadecimal text or does not fit.
+bool from_hex(std::string_view, std::span<std::byte> out);
+
+}  // namespace ramet::vmm::snapshot
