@@ -1,5 +1,5 @@
-// What continuing a snapshot file costs: from opening it to the program's first instruction, and until it has read a word
-// of every page; plain files and compressed ones, with and without what the first run noted for fetching ahead.
+// What continuing a snapshot file costs: from opening it to the program's first instruction, and until it has read a
+// word of every page; plain files and compressed ones, with and without what the first run noted for fetching ahead.
 // bench_restore [Google Benchmark's options]; RESTORE_MIB sets the size, 1024 without it.
 #include <benchmark/benchmark.h>
 #include <stdlib.h>
@@ -111,7 +111,8 @@ void restore(benchmark::State& state, bool compress, bool ahead) {
     auto report = must(vmm::run(*shell, options));
     std::array<char, 200> text{};
     unsigned long long at_first = 0, at_last = 0;
-    if (::pread(out, text.data(), text.size() - 1, 0) < 0 || std::sscanf(text.data(), "%llu %llu", &at_first, &at_last) != 2)
+    if (::pread(out, text.data(), text.size() - 1, 0) < 0 ||
+        std::sscanf(text.data(), "%llu %llu", &at_first, &at_last) != 2)
       give_up("the program said nothing: " + report.ending.message);
     ::close(out);
     first.push_back(double(at_first - begin) * microseconds_per_tick());

@@ -46,7 +46,8 @@ Result<> AddressSpace::Impl::map_stretch_locked(const Region& region, const Stre
     const std::uint64_t span = arch::span_of(level), reach = span * arch::kEntriesPerTable;
     Gva stop = std::min(align_down(end, span), align_down(at, reach) + reach);
     // Small pages end where blocks can begin.
-    if (!block && takes_blocks(region) && is_aligned(at - frame, kBlockSize)) stop = std::min(stop, align_down(at, kBlockSize) + kBlockSize);
+    if (!block && takes_blocks(region) && is_aligned(at - frame, kBlockSize))
+      stop = std::min(stop, align_down(at, kBlockSize) + kBlockSize);
     if (auto ready = table->prepare(at, level, batch); !ready) return ready;
     table->map(at, level, frame, static_cast<unsigned>((stop - at) / span), attributes, batch);
     at = stop;
@@ -75,8 +76,9 @@ Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top,
     Gva last = m.config.start;
     auto next = contents.begin();
     for (const Region& r : regions) {
-      if (r.start < last || r.start >= r.end || r.end > m.config.end || !is_aligned(r.start | r.end | r.offset, kPageSize) ||
-          !has(kAllProt, r.max_prot) || !has(r.max_prot, r.prot) || (r.shared && !(r.backing && r.backing->shared().bank))) {
+      if (r.start < last || r.start >= r.end || r.end > m.config.end ||
+          !is_aligned(r.start | r.end | r.offset, kPageSize) || !has(kAllProt, r.max_prot) ||
+          !has(r.max_prot, r.prot) || (r.shared && !(r.backing && r.backing->shared().bank))) {
         return fail(Error::Invalid);
       }
       if (auto known = m.attach_locked(r); !known) return known;

@@ -43,16 +43,19 @@ std::uint64_t saved_memory(const File& file) {
 
 std::expected<std::shared_ptr<Pager>, vmm::Failure> open_pages(const std::shared_ptr<const File>& file,
                                                              const std::vector<vmm::Share>& shares, bool eager) {
-  const auto how = may_be_written(*file, shares) ? Pager::How::Copied : eager ? Pager::How::Checked : Pager::How::Lazily;
+  const auto how = may_be_written(*file, shares) ? Pager::How::Copied
+                   : eager                       ? Pager::How::Checked
+                                                 : Pager::How::Lazily;
   auto pager = Pager::create(file, give_up, how);
   if (!pager) return pager;
-  if (!(*pager)->not_lazy().empty()) refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
+  if (!(*pager)->not_lazy().empty())
+    refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
   (*pager)->fetch_ahead();
   return pager;
 }
 
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file, const std::shared_ptr<Pager>& pager,
-                                              const Prepared& prepared) {
+std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file,
+                                              const std::shared_ptr<Pager>& pager, const Prepared& prepared) {
   Restored r;
   auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques);
   if (!shell) return std::unexpected(shell.error());

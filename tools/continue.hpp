@@ -14,11 +14,11 @@ namespace ramet::tools {
 // The limit it was saved with, in bytes.
 std::uint64_t saved_memory(const vmm::snapshot::File&);
 
-// The pages of a file, as they are touched, or all of them now: if asked for, if the host cannot do otherwise (people are
-// told), or if the program could change the file, which lies in a share that it may write. A page that is found damaged
-// later ends the command, with a message.
-std::expected<std::shared_ptr<vmm::snapshot::Pager>, vmm::Failure> open_pages(const std::shared_ptr<const vmm::snapshot::File>&,
-                                                                             const std::vector<vmm::Share>&, bool eager = false);
+// The pages of a file, as they are touched, or all of them now: if asked for, if the host cannot do otherwise (people
+// are told), or if the program could change the file, which lies in a share that it may write. A page that is found
+// damaged later ends the command, with a message.
+std::expected<std::shared_ptr<vmm::snapshot::Pager>, vmm::Failure> open_pages(
+    const std::shared_ptr<const vmm::snapshot::File>&, const std::vector<vmm::Share>&, bool eager = false);
 
 struct Restored {
   std::unique_ptr<vmm::Shell> shell;

@@ -55,7 +55,8 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
                                             const std::function<std::expected<Restored, vmm::Failure>()>& restore) try {
   ::signal(SIGPIPE, SIG_IGN);  // whatever copy ends first
   const HostFd input = memory_file();
-  if (!input || !pour(0, input.get())) return vmm::failure(fmt::format("cannot read the input: {}", std::strerror(errno)));
+  if (!input || !pour(0, input.get()))
+    return vmm::failure(fmt::format("cannot read the input: {}", std::strerror(errno)));
   const std::string input_path = fmt::format("/proc/self/fd/{}", input.get());
   std::mutex lock;  // guards what follows
   std::condition_variable changed;
@@ -65,7 +66,8 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
   const auto run_one = [&](unsigned number, Copy& copy) -> std::expected<int, vmm::Failure> {
     copy.out = memory_file(), copy.err = memory_file();
     const HostFd own_input(::open(input_path.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
-    if (!copy.out || !copy.err || !own_input) return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
+    if (!copy.out || !copy.err || !own_input)
+      return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
     auto restored = restore();
     if (!restored) return std::unexpected(restored.error());
     vmm::RunOptions run = options;

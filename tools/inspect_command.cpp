@@ -24,7 +24,8 @@ struct Options {
 
 // A snapshot file's, as a program finds it that goes on from there.
 int inspect_file(const Options& options, const std::vector<std::string>& words) {
-  if (words.size() > 1) return refuse({.message = fmt::format("inspect takes one FILE, and not {} (or --run PROGRAM)", words[1])});
+  if (words.size() > 1)
+    return refuse({.message = fmt::format("inspect takes one FILE, and not {} (or --run PROGRAM)", words[1])});
   auto prepared = prepare(options.run);
   if (!prepared) return refuse(prepared.error());
   const auto file = vmm::snapshot::File::open(words.front());
@@ -84,8 +85,10 @@ int inspect(const Options& options, const CLI::App& sub) {
 
 void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("inspect", "Show what a program's address space looks like: "
-                                                "ramet inspect --run [OPTIONS] PROGRAM [ARG...], or what a snapshot FILE holds: ramet inspect [OPTIONS] FILE");
+  CLI::App* sub = app.add_subcommand(
+      "inspect",
+      "Show what a program's address space looks like: "
+      "ramet inspect --run [OPTIONS] PROGRAM [ARG...], or what a snapshot FILE holds: ramet inspect [OPTIONS] FILE");
   sub->footer("Regions with the leaves and page tables that map them, page tables by level, frames and counters, to\n"
               "standard error or FILE. Everything from PROGRAM on goes to the program. The exit status is as for run.");
   sub->add_flag("--run", options->start, "run PROGRAM, and show its address space at its end");

@@ -43,9 +43,13 @@ int save(SaveSettings& settings, const CLI::App& sub) {
   if (!command) return refuse(command.error());
   auto prepared = prepare(settings.run);
   if (!prepared) return refuse(prepared.error());
-  vmm::snapshot::SaveOptions options{.path = settings.output, .at_read = settings.when == "first-read",
-                                     .hook = settings.when == "exit-hook" || settings.when == "first-read" ? "" : settings.when,
-                                     .passed_reads = 0, .compress = settings.compress, .shares = {}};
+  vmm::snapshot::SaveOptions options{
+      .path = settings.output,
+      .at_read = settings.when == "first-read",
+      .hook = settings.when == "exit-hook" || settings.when == "first-read" ? "" : settings.when,
+      .passed_reads = 0,
+      .compress = settings.compress,
+      .shares = {}};
   for (const vmm::Share& share : prepared->run.shares)
     options.shares.push_back(fmt::format("{}:{}:{}", share.host, share.guest, share.writable ? "rw" : "ro"));
   std::unique_ptr<vmm::Shell> shell;
@@ -77,8 +81,10 @@ int save(SaveSettings& settings, const CLI::App& sub) {
   if (!report) return refuse(report.error());
   const auto& outcome = prepared->run.saving->outcome();
   if (outcome) return *outcome ? 0 : kCannot;  // run_in() has said why
-  const std::string moment = settings.when == "first-read" ? "it read its input" : fmt::format("it came to {}", settings.when);
-  return refuse({.message = fmt::format("nothing was saved: the program ended (status {}) before {}", report->ending.status(), moment)});
+  const std::string moment =
+      settings.when == "first-read" ? "it read its input" : fmt::format("it came to {}", settings.when);
+  return refuse({.message = fmt::format("nothing was saved: the program ended (status {}) before {}",
+                                        report->ending.status(), moment)});
 }
 
 int run(ContinueSettings& settings, const CLI::App& sub) {
@@ -86,7 +92,8 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!words) return refuse(words.error());
   auto prepared = prepare(settings.run);
   if (!prepared) return refuse(prepared.error());
-  if (settings.copies == 0 || settings.jobs == 0) return refuse({.message = "--copies and --jobs are numbers from 1 on"});
+  if (settings.copies == 0 || settings.jobs == 0)
+    return refuse({.message = "--copies and --jobs are numbers from 1 on"});
   if (settings.copies > 1 && (settings.run.stat || !settings.json.empty()))
     return refuse({.message = "--stat and --json tell of one copy; they do not go with --copies"});
   auto file = File::open(words->front());
@@ -97,7 +104,8 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!pager) return refuse(pager.error());
   prepared->run.from = *file;
   if (settings.copies > 1) {
-    const auto status = run_copies(settings.copies, settings.jobs, prepared->run, [&] { return restore(*file, *pager, *prepared); });
+    const auto status =
+        run_copies(settings.copies, settings.jobs, prepared->run, [&] { return restore(*file, *pager, *prepared); });
     return status ? *status : refuse(status.error());
   }
   auto restored = restore(*file, *pager, *prepared);
@@ -106,7 +114,10 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!report) return refuse(report.error());
   const auto counts = (*pager)->counts();
   if (settings.run.stat)
-    fmt::print(stderr, "{}", lines({{"snapshot:touched", counts.faults}, {"snapshot:blocks", counts.blocks}, {"snapshot:ahead", counts.ahead}}));
+    fmt::print(stderr, "{}",
+               lines({{"snapshot:touched", counts.faults},
+                      {"snapshot:blocks", counts.blocks},
+                      {"snapshot:ahead", counts.ahead}}));
   (*pager)->keep_working_set();
   if (!settings.json.empty())
     if (auto written = write_report(settings.json, *report, *words); !written) return refuse(written.error());
@@ -125,7 +136,8 @@ int info(const std::string& path) {
   fmt::print("processor       {}\n", s.processor.model);
   std::uint64_t pages = 0, parents = 0;
   for (const auto& run : (*file)->runs()) (run.source ? parents : pages) += run.pages;
-  fmt::print("memory          {} KiB here, {} KiB in parents, limit {} MiB\n", pages * 4, parents * 4, s.memory_bytes >> 20);
+  fmt::print("memory          {} KiB here, {} KiB in parents, limit {} MiB\n", pages * 4, parents * 4,
+             s.memory_bytes >> 20);
   fmt::print("file            {} KiB{}\n", h.file_bytes >> 10, h.compressed() ? ", compressed" : "");
   fmt::print("threads         {}\n", s.threads.size());
   for (const std::string& share : s.shares) fmt::print("share           {}\n", share);
@@ -157,15 +169,18 @@ void add_snapshot(CLI::App& app, Action& action) {
   auto saving = std::make_shared<SaveSettings>();
   CLI::App* sub = snapshot->add_subcommand("save", "Run a program up to some moment, and save it: "
                                                    "ramet snapshot save [OPTIONS] -o FILE PROGRAM [ARG...]");
-  sub->footer("The program ends where it is saved. FILE is complete, or what it was before. A program of one process can be\n"
-              "saved, with any number of threads; what cannot be had again (pipes, sockets, epoll, io_uring, files in the\n"
-              "guest's own /tmp) is refused by name. Status 0: saved; 125: not, and why.");
-  sub->add_option("--when", saving->when, "first-read: when it first reads standard input, before it gets any; NAME: where it\n"
-                                          "calls ramet_snapshot(NAME), see ramet_guest.h; exit-hook: at the first such call")
+  sub->footer(
+      "The program ends where it is saved. FILE is complete, or what it was before. A program of one process can be\n"
+      "saved, with any number of threads; what cannot be had again (pipes, sockets, epoll, io_uring, files in the\n"
+      "guest's own /tmp) is refused by name. Status 0: saved; 125: not, and why.");
+  sub->add_option("--when", saving->when,
+                  "first-read: when it first reads standard input, before it gets any; NAME: where it\n"
+                  "calls ramet_snapshot(NAME), see ramet_guest.h; exit-hook: at the first such call")
       ->capture_default_str();
   sub->add_option("-o,--output", saving->output, "the snapshot file")->required();
-  sub->add_option("--parent", saving->parent, "continue this snapshot instead of a PROGRAM, and save only what has changed; "
-                                              "the new file needs it");
+  sub->add_option("--parent", saving->parent,
+                  "continue this snapshot instead of a PROGRAM, and save only what has changed; "
+                  "the new file needs it");
   sub->add_flag("--compress", saving->compress, "smaller, and slower to continue");
   add_run_options(*sub, saving->run);
   sub->callback([&action, sub, saving] {
@@ -175,13 +190,17 @@ void add_snapshot(CLI::App& app, Action& action) {
 
   auto continuing = std::make_shared<ContinueSettings>();
   sub = snapshot->add_subcommand("run", "Continue a saved program: ramet snapshot run [OPTIONS] FILE [ARG...]");
-  sub->footer("Share what the program was run with (--root, --dir): what it has open is opened again by its path, and must be\n"
-              "what it was. Each ARG goes to a program that was saved by ramet_snapshot_arguments(). The status is as for run.");
+  sub->footer(
+      "Share what the program was run with (--root, --dir): what it has open is opened again by its path, and must be\n"
+      "what it was. Each ARG goes to a program that was saved by ramet_snapshot_arguments(). The status is as for "
+      "run.");
   add_run_options(*sub, continuing->run);
-  sub->add_option("--copies", continuing->copies, "so many programs go on from FILE, each with all of standard input; their output\n"
-                                                  "comes in order, the status is the first that is not 0");
+  sub->add_option("--copies", continuing->copies,
+                  "so many programs go on from FILE, each with all of standard input; their output\n"
+                  "comes in order, the status is the first that is not 0");
   sub->add_option("--jobs", continuing->jobs, "how many of them at a time");
-  sub->add_flag("--eager", continuing->eager, "read and check all of FILE first, instead of what is touched when it is touched");
+  sub->add_flag("--eager", continuing->eager,
+                "read and check all of FILE first, instead of what is touched when it is touched");
   sub->add_option("--json", continuing->json, "write the same results to FILE");
   sub->callback([&action, sub, continuing] {
     continuing->memory_given = sub->count("--memory") > 0;

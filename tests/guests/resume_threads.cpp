@@ -46,9 +46,8 @@ void relay(int number, int of, int rounds) {
 // In registers all the time: the sum of 1/i*i.
 double compute() {
   double sum = 0;
-  constexpr unsigned long kTerms = 1000000;
-  for (unsigned long i = 1; computing.load(std::memory_order_relaxed) || i <= kTerms; ++i)
-    sum += i <= kTerms ? 1.0 / (double(i) * double(i)) : 0;
+  for (unsigned long i = 1; computing.load(std::memory_order_relaxed) || i <= 1000000; ++i)
+    sum += i <= 1000000 ? 1.0 / (double(i) * double(i)) : 0;
   return sum;
 }
 

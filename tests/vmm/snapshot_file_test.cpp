@@ -29,7 +29,8 @@ class SnapshotFile : public testing::Test {
   std::string path(const std::string& name) const { return scratch.path / name; }
 
   // With so many pages, mapped nowhere.
-  std::string write(const std::string& name, unsigned pages, bool compress, const Hash& parent = {}, const ProcessState& state = {}) {
+  std::string write(const std::string& name, unsigned pages, bool compress, const Hash& parent = {},
+                    const ProcessState& state = {}) {
     auto writer = *Writer::create(path(name), compress);
     for (unsigned i = 0; i < pages; ++i) EXPECT_TRUE(writer->add(page(i)));
     EXPECT_TRUE(writer->finish(*snapshot::to_text(state), {}, parent));
@@ -76,7 +77,9 @@ TEST_F(SnapshotFile, EveryFlippedBitIsFound) {
     HostFd fd(::open(name.c_str(), O_RDWR | O_CLOEXEC));
     std::mt19937 random(1);
     // All of what the header says, much of the lists, some of the pages.
-    for (std::size_t i = 0; i < good.size(); i += i < 160 ? 1 : i + 2000 > good.size() ? 1 + random() % 10 : 1 + random() % 2000) {
+    for (std::size_t i = 0; i < good.size(); i += i < 160                  ? 1
+                                                  : i + 2000 > good.size() ? 1 + random() % 10
+                                                                           : 1 + random() % 2000) {
       const auto bad = static_cast<char>(good[i] ^ 1 << random() % 8);
       ASSERT_EQ(::pwrite(fd.get(), &bad, 1, static_cast<off_t>(i)), 1);
       ASSERT_TRUE(refused_now()) << "byte " << i << " of " << good.size();
@@ -88,7 +91,8 @@ TEST_F(SnapshotFile, EveryFlippedBitIsFound) {
 TEST_F(SnapshotFile, IsRefusedIfCutShortOrLonger) {
   write("file", 3, false);
   const std::string good = bytes("file");
-  for (std::size_t length = 0; length < good.size(); length += 97) ASSERT_NE(refused(good.substr(0, length)), "") << length;
+  for (std::size_t length = 0; length < good.size(); length += 97)
+    ASSERT_NE(refused(good.substr(0, length)), "") << length;
   ASSERT_NE(refused(good + "x"), "");
 }
 
@@ -105,7 +109,8 @@ TEST_F(SnapshotFile, PartsThatLieElsewhereAreRefused) {
   for (int i = 0; i < 300; ++i) {
     const std::string bad = with_header(bytes("file"), [&](Header& h) {
       auto* words = reinterpret_cast<std::uint64_t*>(&h);
-      const std::uint64_t values[] = {0, 1, 8, 4096, random(), ~0ull, ~0ull << 12, 1ull << 63, words[2] + 8, words[2] - 8};
+      const std::uint64_t values[] = {0,     1,           8,          4096,         random(),
+                                      ~0ull, ~0ull << 12, 1ull << 63, words[2] + 8, words[2] - 8};
       words[2 + random() % 14] = values[random() % std::size(values)];
     });
     refused(bad);  // whatever it says, it comes back
@@ -184,7 +189,9 @@ TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
 TEST_F(SnapshotFile, WhatWasTouchedIsFetchedAhead) {
   const auto file = *File::open(write("file", 640, false));
   const auto pager = [&] { return *Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }); };
-  const auto touch = [](const Pager& p, unsigned n) { return std::to_integer<int>(*static_cast<volatile std::byte*>(&p.pages(0)[n * kPageBytes])); };
+  const auto touch = [](const Pager& p, unsigned n) {
+    return std::to_integer<int>(*static_cast<volatile std::byte*>(&p.pages(0)[n * kPageBytes]));
+  };
   {
     auto first = pager();
     if (!first->not_lazy().empty()) GTEST_SKIP() << first->not_lazy();
@@ -232,7 +239,8 @@ void distort(nlohmann::json& value, std::mt19937_64& random) {
     std::advance(at, static_cast<long>(random() % value.size()));
     return distort(*at, random);
   }
-  const std::uint64_t words[] = {0, 1, 2, 63, 4096, 1ull << 46, 1ull << 47, 1ull << 62, 1ull << 63, ~0ull, ~0ull << 12, random()};
+  const std::uint64_t words[] = {0,          1,          2,          63,    4096,        1ull << 46,
+                                 1ull << 47, 1ull << 62, 1ull << 63, ~0ull, ~0ull << 12, random()};
   if (value.is_number() && random() % 4 == 0) value = value.get<std::uint64_t>() + (random() % 2 ? 1 : ~4095ull);
   else if (value.is_number()) value = words[random() % std::size(words)];
   else if (value.is_boolean()) value = !value.get<bool>();
@@ -251,7 +259,8 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
   RunOptions options;
   options.program = program, options.arguments = {"hook"};
   options.standard = {-1, -1, -1};
-  options.saving = std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = "ready", .shares = {}});
+  options.saving =
+      std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = "ready", .shares = {}});
   const auto report = run(**shell, options);
   ASSERT_TRUE(report && options.saving->outcome() && *options.saving->outcome());
   const auto file = *File::open(path("file"));
@@ -276,7 +285,8 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
     {
       auto writer = *Writer::create(path("tried"), false);
       for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
-        for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes)) ASSERT_TRUE(writer->add(all.first(kPageBytes)));
+        for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes))
+          ASSERT_TRUE(writer->add(all.first(kPageBytes)));
       ASSERT_TRUE(writer->finish(state.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), runs, {}));
     }
     auto tried = File::open(path("tried"));

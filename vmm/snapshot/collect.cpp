@@ -99,7 +99,8 @@ Status Collector::process() {
   state.deny_wx = process_.deny_wx;
   {
     std::lock_guard guard(process_.signals.lock);
-    for (const SignalAction& a : process_.signals.actions) state.actions.push_back({a.handler, a.flags, a.restorer, a.mask});
+    for (const SignalAction& a : process_.signals.actions)
+      state.actions.push_back({a.handler, a.flags, a.restorer, a.mask});
     state.pending = to_text(process_.signals.pending);
   }
   {
@@ -179,7 +180,8 @@ std::expected<int, std::string> Collector::add(const std::shared_ptr<OpenFile>& 
 Status Collector::files() {
   for (const Mount& mount : files_.mounts)
     if (mount.scratch && mount.scratch->used())
-      return refused(fmt::format("it has files in {}, which goes with it; share a directory there (--dir)", mount.guest));
+      return refused(
+          fmt::format("it has files in {}, which goes with it; share a directory there (--dir)", mount.guest));
   {
     std::lock_guard guard(files_.locks_lock);
     if (!files_.locked.empty()) return refused("it holds locks on files");
@@ -209,7 +211,8 @@ Status Collector::files() {
   return {};
 }
 
-std::expected<int, std::string> Collector::add_mapping(const mm::Region& region, const std::shared_ptr<OpenFile>& file) {
+std::expected<int, std::string> Collector::add_mapping(const mm::Region& region,
+                                                       const std::shared_ptr<OpenFile>& file) {
   const auto* backing = region.backing.get();
   if (auto found = mappings_.find(backing); found != mappings_.end()) return found->second;
   auto index = add(file);
@@ -231,9 +234,16 @@ Status Collector::memory() {
   std::vector<mm::Region> regions;
   space.visit_regions([&](const mm::Region& r) { regions.push_back(r); });
   for (const mm::Region& r : regions) {
-    RegionState s{.start = r.start, .end = r.end, .prot = static_cast<int>(r.prot), .max_prot = static_cast<int>(r.max_prot),
-                  .huge = static_cast<int>(r.huge), .shared = r.shared, .grows_down = r.grows_down,
-                  .dont_fork = r.dont_fork, .offset = r.offset, .name = r.name};
+    RegionState s{.start = r.start,
+                  .end = r.end,
+                  .prot = static_cast<int>(r.prot),
+                  .max_prot = static_cast<int>(r.max_prot),
+                  .huge = static_cast<int>(r.huge),
+                  .shared = r.shared,
+                  .grows_down = r.grows_down,
+                  .dont_fork = r.dont_fork,
+                  .offset = r.offset,
+                  .name = r.name};
     if (r.backing) {
       const auto file = Files::file_of(*r.backing);
       std::expected<int, std::string> index = std::unexpected("is memory that processes share");
@@ -241,14 +251,16 @@ Status Collector::memory() {
       if (index) {
         s.mapping = *index;
       } else if (r.shared) {
-        return refused(fmt::format("its mapping of {} at {:#x} {}", r.backing->identity().path, r.start, index.error()));
+        return refused(
+            fmt::format("its mapping of {} at {:#x} {}", r.backing->identity().path, r.start, index.error()));
       } else {
         // It can be had from nowhere else; what lies beyond the end of the file reads as zeroes then.
         s.offset = 0;
         if (r.prot != mm::Prot::None) {
           auto filled = space.advise(r.start, r.end - r.start, mm::Advice::PopulateRead);
           if (!filled && filled.error() != mm::Error::BeyondEnd)
-            return refused(fmt::format("{} cannot be read: {}", r.backing->identity().path, mm::describe(filled.error())));
+            return refused(
+                fmt::format("{} cannot be read: {}", r.backing->identity().path, mm::describe(filled.error())));
         }
       }
     }

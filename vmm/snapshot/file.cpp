@@ -20,7 +20,9 @@ File::~File() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-Failure File::damaged(const std::string& what) const { return {.message = fmt::format("{} is damaged: {}", path_, what)}; }
+Failure File::damaged(const std::string& what) const {
+  return {.message = fmt::format("{} is damaged: {}", path_, what)};
+}
 
 std::expected<std::shared_ptr<const File>, Failure> File::open(const std::string& path) { return open(path, 0); }
 
@@ -29,7 +31,8 @@ std::expected<std::shared_ptr<const File>, Failure> File::open(const std::string
   file->path_ = path;
   file->fd_ = HostFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat st;
-  if (!file->fd_ || ::fstat(file->fd_.get(), &st) != 0) return failure(fmt::format("cannot open {}: {}", path, std::strerror(errno)));
+  if (!file->fd_ || ::fstat(file->fd_.get(), &st) != 0)
+    return failure(fmt::format("cannot open {}: {}", path, std::strerror(errno)));
   if (!S_ISREG(st.st_mode)) return failure(fmt::format("{} is not a snapshot file", path));
   const auto size = static_cast<std::uint64_t>(st.st_size);
   if (size < sizeof(Header)) return failure(fmt::format("{} is not a snapshot file: it is too short", path));
@@ -46,8 +49,10 @@ Status File::read_header() {
   const Header& h = header();
   if (h.magic != kMagic) return failure(fmt::format("{} is not a snapshot file", path_));
   if (h.version != kVersion)
-    return failure(fmt::format("{} is a snapshot of version {}; this ramet knows version {}", path_, h.version, kVersion));
-  if (h.identity != identity_of(h)) return std::unexpected(damaged("its header does not have the checksum it should have"));
+    return failure(
+        fmt::format("{} is a snapshot of version {}; this ramet knows version {}", path_, h.version, kVersion));
+  if (h.identity != identity_of(h))
+    return std::unexpected(damaged("its header does not have the checksum it should have"));
   if (h.file_bytes != bytes_.size())
     return std::unexpected(damaged(fmt::format("it has {} bytes and should have {}", bytes_.size(), h.file_bytes)));
   if (h.flags & ~kCompressed) return std::unexpected(damaged("it has flags that its version does not know"));
@@ -57,16 +62,20 @@ Status File::read_header() {
 Status File::read_parts() {
   const Header& h = header();
   const auto part = [&](const Part& p, const char* name) -> std::expected<std::span<const std::byte>, Failure> {
-    if (p.offset < sizeof(Header) || p.offset % alignof(Run) || p.offset > bytes_.size() || p.bytes > bytes_.size() - p.offset)
+    if (p.offset < sizeof(Header) || p.offset % alignof(Run) || p.offset > bytes_.size() ||
+        p.bytes > bytes_.size() - p.offset)
       return std::unexpected(damaged(fmt::format("its {} reach beyond its end", name)));
     const auto bytes = bytes_.subspan(p.offset, p.bytes);
-    if (hash_of(bytes) != p.hash) return std::unexpected(damaged(fmt::format("its {} do not have the checksum they should have", name)));
+    if (hash_of(bytes) != p.hash)
+      return std::unexpected(damaged(fmt::format("its {} do not have the checksum they should have", name)));
     return bytes;
   };
-  const auto runs = part(h.runs, "lists"), blocks = part(h.blocks, "block tables"), state = part(h.state, "process states");
+  const auto runs = part(h.runs, "lists"), blocks = part(h.blocks, "block tables"),
+             state = part(h.state, "process states");
   for (const auto* p : {&runs, &blocks, &state})
     if (!*p) return std::unexpected(p->error());
-  if (h.payload_pages > kMaxPages || blocks->size() != sizeof(Block) * ((h.payload_pages + kBlockPages - 1) / kBlockPages) ||
+  if (h.payload_pages > kMaxPages ||
+      blocks->size() != sizeof(Block) * ((h.payload_pages + kBlockPages - 1) / kBlockPages) ||
       runs->size() % sizeof(Run) || state->size() > kMaxState)
     return std::unexpected(damaged("its parts have sizes that cannot be"));
   runs_ = {reinterpret_cast<const Run*>(runs->data()), runs->size() / sizeof(Run)};
@@ -80,7 +89,8 @@ Status File::read_parts() {
     offset += b.bytes;
   }
   const std::uint64_t padding = h.state.offset - offset;  // up to the next multiple of eight bytes
-  if (h.state.offset < offset || padding >= alignof(Run)) return std::unexpected(damaged("its parts do not lie where they should"));
+  if (h.state.offset < offset || padding >= alignof(Run))
+    return std::unexpected(damaged("its parts do not lie where they should"));
   if (std::ranges::any_of(bytes_.subspan(offset, padding), [](std::byte b) { return b != std::byte{0}; }))
     return std::unexpected(damaged("there is something between its parts"));
   if (h.runs.offset != h.state.offset + h.state.bytes || h.blocks.offset != h.runs.offset + h.runs.bytes ||
@@ -131,7 +141,8 @@ Status File::unpack(std::uint64_t block, std::span<std::byte> out) const {
     return {};
   }
   if (ZSTD_decompress(out.data(), out.size(), in.data(), in.size()) == out.size()) return {};
-  return std::unexpected(damaged(fmt::format("the {} bytes from {} on cannot be decompressed", in.size(), blocks_[block].offset)));
+  return std::unexpected(
+      damaged(fmt::format("the {} bytes from {} on cannot be decompressed", in.size(), blocks_[block].offset)));
 }
 
 Status File::verify() const {

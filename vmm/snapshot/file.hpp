@@ -36,7 +36,9 @@ class File {
 
   // The pages of a block, and the bytes of the file that hold them.
   std::uint64_t pages_in(std::uint64_t block) const;
-  std::span<const std::byte> stored(std::uint64_t block) const { return bytes_.subspan(blocks_[block].offset, blocks_[block].bytes); }
+  std::span<const std::byte> stored(std::uint64_t block) const {
+    return bytes_.subspan(blocks_[block].offset, blocks_[block].bytes);
+  }
   // Errors: the block is damaged.
   Status check(std::uint64_t block) const;
   // check(), and then the pages of a compressed block; `out` has room for exactly them. Errors: damaged.

@@ -39,7 +39,8 @@ HostFd new_userfaultfd() {
 
 }  // namespace
 
-std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged, How how) {
+std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged,
+                                                             How how) {
   std::shared_ptr<Pager> pager(new Pager);
   pager->damaged_ = std::move(damaged);
   std::size_t files = 0;
@@ -78,7 +79,8 @@ Status Pager::map(Range& range) const {
   range.bytes = range.file->header().payload_pages * kPageBytes;
   if (range.bytes == 0) return {};
   void* host = ::mmap(nullptr, range.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (host == MAP_FAILED) return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
+  if (host == MAP_FAILED)
+    return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
   range.host = static_cast<std::byte*>(host);
   (void)::madvise(host, range.bytes, MADV_DONTDUMP);
   range.states = std::make_unique<std::atomic<std::uint8_t>[]>(range.file->blocks().size());
@@ -88,8 +90,8 @@ Status Pager::map(Range& range) const {
 Status Pager::read_all(Range& range, bool copied) {
   copied = copied || range.file->header().compressed();
   if (range.bytes && (copied ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
-                                 : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, range.file->descriptor(),
-                                          sizeof(Header)) == MAP_FAILED))
+                             : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED,
+                                      range.file->descriptor(), sizeof(Header)) == MAP_FAILED))
     return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
   for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
     if (auto good = copied ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
@@ -101,15 +103,18 @@ Status Pager::read_all(Range& range, bool copied) {
 Status Pager::open_userfaultfd() {
   userfaultfd_ = new_userfaultfd();
   if (!userfaultfd_)
-    return failure(fmt::format("this host gives no userfaultfd: {} (as root, or with the sysctl vm.unprivileged_userfaultfd=1, it does)",
-                               std::strerror(errno)));
+    return failure(fmt::format(
+        "this host gives no userfaultfd: {} (as root, or with the sysctl vm.unprivileged_userfaultfd=1, it does)",
+        std::strerror(errno)));
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
-  if (::ioctl(userfaultfd_.get(), UFFDIO_API, &api) != 0) return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
+  if (::ioctl(userfaultfd_.get(), UFFDIO_API, &api) != 0)
+    return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
   for (const Range& range : ranges_) {
     if (range.bytes == 0) continue;
     uffdio_register all{.range = {reinterpret_cast<std::uint64_t>(range.host), range.bytes},
                         .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
-    if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &all) != 0) return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
+    if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &all) != 0)
+      return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
   }
   return {};
 }
@@ -126,7 +131,8 @@ Status Pager::start() try {
 }
 
 void Pager::answer() {
-  std::array<pollfd, 2> wanted{{{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0}, {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
+  std::array<pollfd, 2> wanted{{{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0},
+                                {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
   for (;;) {
     if (::poll(wanted.data(), wanted.size(), -1) < 0) continue;
     if (wanted[1].revents) return;
@@ -138,11 +144,13 @@ void Pager::answer() {
 
 void Pager::touched(std::uint64_t address) {
   faults_.fetch_add(1, std::memory_order_relaxed);
-  const auto range = std::ranges::find_if(ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
+  const auto range = std::ranges::find_if(
+      ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
   const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
   if (range->states[block].load(std::memory_order_relaxed) == Empty) {
     std::lock_guard guard(lock_);
-    if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+    if (order_.size() < kMaxWorkingSet)
+      order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
   }
   if (!serve(*range, block)) {
     // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
@@ -175,17 +183,24 @@ void Pager::put(Range& range, std::uint64_t block) {
   if (!file.header().compressed()) {
     if (auto good = file.check(block); !good) damaged(good.error());
     const auto offset = static_cast<off_t>(file.blocks()[block].offset);
-    if (::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(), offset) != MAP_FAILED) return;
+    if (::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(),
+               offset) != MAP_FAILED)
+      return;
     // Too many mappings (vm.max_map_count): then by a copy.
   }
   thread_local std::vector<std::byte> aside(kBlockBytes);
   if (auto good = file.unpack(block, std::span(aside).first(place.size())); !good) damaged(good.error());
   for (std::uint64_t done = 0; done < place.size();) {
-    uffdio_copy copy{.dst = reinterpret_cast<std::uint64_t>(place.data()) + done, .src = reinterpret_cast<std::uint64_t>(aside.data()) + done,
-                     .len = place.size() - done, .mode = UFFDIO_COPY_MODE_DONTWAKE, .copy = 0};
+    uffdio_copy copy{.dst = reinterpret_cast<std::uint64_t>(place.data()) + done,
+                     .src = reinterpret_cast<std::uint64_t>(aside.data()) + done,
+                     .len = place.size() - done,
+                     .mode = UFFDIO_COPY_MODE_DONTWAKE,
+                     .copy = 0};
     if (::ioctl(userfaultfd_.get(), UFFDIO_COPY, &copy) == 0) return;
     // EAGAIN: somebody maps something else meanwhile.
-    if (errno != EAGAIN) damaged({.message = fmt::format("the host has no memory for the pages of {}: {}", file.path(), std::strerror(errno))});
+    if (errno != EAGAIN)
+      damaged({.message =
+                   fmt::format("the host has no memory for the pages of {}: {}", file.path(), std::strerror(errno))});
     if (copy.copy > 0) done += static_cast<std::uint64_t>(copy.copy);
   }
 }
@@ -237,11 +252,13 @@ void Pager::keep_working_set() const {
   const std::uint64_t hash = short_hash_of(std::as_bytes(std::span(words)));
   words.insert(words.begin(), {kWorkingSetMagic, identity[0], identity[1], hash});
   std::ofstream out(working_set_path(), std::ios::binary);
-  out.write(reinterpret_cast<const char*>(words.data()), static_cast<std::streamsize>(words.size() * sizeof(std::uint64_t)));
+  out.write(reinterpret_cast<const char*>(words.data()),
+            static_cast<std::streamsize>(words.size() * sizeof(std::uint64_t)));
 }
 
 Pager::Counts Pager::counts() const {
-  return {faults_.load(std::memory_order_relaxed), blocks_.load(std::memory_order_relaxed), ahead_.load(std::memory_order_relaxed)};
+  return {faults_.load(std::memory_order_relaxed), blocks_.load(std::memory_order_relaxed),
+          ahead_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace ramet::vmm::snapshot

@@ -1,7 +1,7 @@
 // Pager: the pages of snapshot files in the host's memory, each block there when it is first touched: by a vCPU (stage
-// 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and no lock
-// is held while they do: a block is taken by whoever changes its state from Empty, made ready aside, and put in its
-// place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
+// 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and no
+// lock is held while they do: a block is taken by whoever changes its state from Empty, made ready aside, and put in
+// its place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,8 @@ class Pager {
     Copied,   // all pages are checked and copied now: somebody could write or truncate the files later
   };
   // Of the file and its parents. Errors: damaged (not if Lazily), no host memory or threads.
-  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged, How = How::Lazily);
+  static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged,
+                                                               How = How::Lazily);
   ~Pager();
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
@@ -50,7 +51,8 @@ class Pager {
   void keep_working_set() const;
 
   struct Counts {
-    std::uint64_t faults = 0, blocks = 0, ahead = 0;  // told by the host; made ready in all, and of those for nobody yet
+    std::uint64_t faults = 0, blocks = 0,
+                  ahead = 0;  // told by the host; made ready in all, and of those for nobody yet
   };
   Counts counts() const;
 
@@ -65,7 +67,9 @@ class Pager {
     // Where the next touch would be if memory is read from its start on, and how many blocks the last one brought.
     // Hints, they pair with nothing.
     std::atomic<std::uint64_t> next{0}, window{1};
-    std::span<std::byte> block(std::uint64_t n) const { return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes}; }
+    std::span<std::byte> block(std::uint64_t n) const {
+      return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes};
+    }
     Range() = default;
   };
   Pager() = default;

@@ -27,11 +27,14 @@ std::unexpected<Failure> impossible(const File& file, std::string_view what) {
 
 // --- files ---
 
-constexpr int kReopenFlags = O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;
+constexpr int kReopenFlags =
+    O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;
 
-std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files::State& files, const FileState& saved) {
+std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files::State& files,
+                                                         const FileState& saved) {
   const auto cannot = [&](std::string_view why) {
-    return failure(fmt::format("{} cannot be continued: the program has {} open, which {}", file.path(), saved.path, why));
+    return failure(
+        fmt::format("{} cannot be continued: the program has {} open, which {}", file.path(), saved.path, why));
   };
   auto found = files.find(files.root(), saved.path, !(saved.flags & O_NOFOLLOW), 0);
   if (!found) {
@@ -46,7 +49,8 @@ std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files
     // What is only read must be as it was; what is written must be the same file.
     const struct stat& st = found->st;
     const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
-                          ? static_cast<std::uint64_t>(st.st_size) == saved.size && st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec == saved.modified
+                          ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
+                                st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec == saved.modified
                           : st.st_dev == saved.device && st.st_ino == saved.inode;
     if (!same) return cannot("has changed since");
   }
@@ -77,7 +81,9 @@ Status restore_files(const File& file, Process& process) {
     if (!slot && saved.standard >= 0) {
       if (saved.standard > 2) return impossible(file, "descriptors");
       slot = standard[static_cast<std::size_t>(saved.standard)];
-      if (!slot) return failure(fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed", file.path(), d.fd));
+      if (!slot)
+        return failure(fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed",
+                                   file.path(), d.fd));
     } else if (!slot) {
       auto again = reopen(file, files, saved);
       if (!again) return std::unexpected(again.error());
@@ -87,8 +93,9 @@ Status restore_files(const File& file, Process& process) {
     slots[static_cast<std::size_t>(d.fd)] = {slot, d.close_on_exec};
   }
   if (!process.files.enter_directory(state.directory))
-    return failure(fmt::format("{} cannot be continued: its working directory {} is not shared with it now (--dir, --root)",
-                               file.path(), state.directory));
+    return failure(
+        fmt::format("{} cannot be continued: its working directory {} is not shared with it now (--dir, --root)",
+                    file.path(), state.directory));
   std::lock_guard guard(files.lock);
   files.slots = std::move(slots);
   if (state.umask >= 0) files.umask = static_cast<mode_t>(state.umask) & 0777;
@@ -97,14 +104,16 @@ Status restore_files(const File& file, Process& process) {
 
 // --- memory ---
 
-std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(const File& file, mm::Memory& memory, Files& files) {
+std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(const File& file, mm::Memory& memory,
+                                                                            Files& files) {
   const ProcessState& state = file.state();
   std::vector<std::shared_ptr<mm::Backing>> backings;
   for (const MappingState& m : state.mappings) {
     if (!index_ok(m.file, state.files.size())) return impossible(file, "mappings");
     auto opened = reopen(file, files.state(), state.files[static_cast<std::size_t>(m.file)]);
     if (!opened) return std::unexpected(opened.error());
-    auto backing = files.backing(*opened, m.shared, false, m.shared ? m.offset : 0, m.shared ? m.length : kPageBytes, memory);
+    auto backing =
+        files.backing(*opened, m.shared, false, m.shared ? m.offset : 0, m.shared ? m.length : kPageBytes, memory);
     if (!backing || !*backing)
       return failure(fmt::format("{} cannot be continued: {} cannot be mapped", file.path(), (*opened)->path));
     backings.push_back(std::move(*backing));
@@ -114,7 +123,8 @@ std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(cons
 
 constexpr int kProtBits = static_cast<int>(mm::kAllProt);
 
-std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file, std::span<const std::shared_ptr<mm::Backing>> backings) {
+std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file,
+                                                             std::span<const std::shared_ptr<mm::Backing>> backings) {
   const ProcessState& state = file.state();
   std::vector<mm::Region> regions;
   for (const RegionState& s : state.regions) {
@@ -123,7 +133,8 @@ std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file, s
     r.shared = s.shared, r.grows_down = s.grows_down, r.dont_fork = s.dont_fork;
     r.name = s.name;
     const bool known_huge = s.huge >= 0 && s.huge <= static_cast<int>(mm::Region::Huge::Never);
-    if ((s.prot & ~kProtBits) || (s.max_prot & ~kProtBits) || !known_huge || s.name.size() > 64) return impossible(file, "regions");
+    if ((s.prot & ~kProtBits) || (s.max_prot & ~kProtBits) || !known_huge || s.name.size() > 64)
+      return impossible(file, "regions");
     r.prot = static_cast<mm::Prot>(s.prot), r.max_prot = static_cast<mm::Prot>(s.max_prot);
     r.huge = static_cast<mm::Region::Huge>(s.huge);
     if (s.mapping != -1) {
@@ -148,7 +159,8 @@ bool take_pending(const std::vector<std::string>& saved, PendingSignals& pending
   if (saved.size() > 2048) return false;
   for (const std::string& text : saved) {
     siginfo_t info{};
-    if (!from_hex(text, std::as_writable_bytes(std::span(&info, 1))) || info.si_signo < 1 || info.si_signo > kSignals) return false;
+    if (!from_hex(text, std::as_writable_bytes(std::span(&info, 1))) || info.si_signo < 1 || info.si_signo > kSignals)
+      return false;
     pending.set |= bit_of(info.si_signo);
     pending.queue.push_back(info);
   }
@@ -159,8 +171,8 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   UserRegs regs;
   static_assert(sizeof regs % sizeof(std::uint64_t) == 0);
   FpState fp;
-  if (saved.regs.size() != sizeof regs / sizeof(std::uint64_t) || !from_hex(saved.fp, fp.area) || saved.name.size() > 15 ||
-      !arch::x86_64::canonical(saved.fs_base) || !arch::x86_64::canonical(saved.gs_base) ||
+  if (saved.regs.size() != sizeof regs / sizeof(std::uint64_t) || !from_hex(saved.fp, fp.area) ||
+      saved.name.size() > 15 || !arch::x86_64::canonical(saved.fs_base) || !arch::x86_64::canonical(saved.gs_base) ||
       !take_pending(saved.pending, thread.signals.pending))
     return impossible(file, "threads");
   std::memcpy(static_cast<void*>(&regs), saved.regs.data(), sizeof regs);
@@ -180,7 +192,8 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
 
 Status restore_policy(const File& file, Process& process) {
   const ProcessState& state = file.state();
-  if (state.actions.size() != kSignals || !take_pending(state.pending, process.signals.pending)) return impossible(file, "signals");
+  if (state.actions.size() != kSignals || !take_pending(state.pending, process.signals.pending))
+    return impossible(file, "signals");
   for (std::size_t i = 0; i < kSignals; ++i) {
     const SignalActionState& a = state.actions[i];
     process.signals.actions[i] = {a.handler, a.flags, a.restorer, a.mask};
@@ -196,7 +209,8 @@ Status restore_policy(const File& file, Process& process) {
   if (state.timers.size() != 3) return impossible(file, "timers");
   for (int which = 0; which < 3; ++which) {
     const auto& t = state.timers[static_cast<std::size_t>(which)];
-    if (process.timers->set_interval_timer(which, {.it_interval = {t[2], t[3]}, .it_value = {t[0], t[1]}}, nullptr) != 0)
+    if (process.timers->set_interval_timer(which, {.it_interval = {t[2], t[3]}, .it_value = {t[0], t[1]}}, nullptr) !=
+        0)
       return impossible(file, "timers");
   }
   return {};
@@ -253,14 +267,14 @@ Status check_processor(const File& file, const Machine::Features& here) {
   const std::string saved_on = fmt::format("{} was saved on another processor ({})", file.path(), seen.model);
   if (!missing.empty()) return failure(fmt::format("{}; this one has not {}", saved_on, missing));
   if (seen.xcr0 != here.xcr0 || seen.xsave_size != here.xsave_size)
-    return failure(fmt::format("{}, whose register state has another layout (XCR0 {:#x}, {} bytes; here {:#x}, {})", saved_on,
-                               seen.xcr0, seen.xsave_size, here.xcr0, here.xsave_size));
+    return failure(fmt::format("{}, whose register state has another layout (XCR0 {:#x}, {} bytes; here {:#x}, {})",
+                               saved_on, seen.xcr0, seen.xsave_size, here.xcr0, here.xsave_size));
   return {};
 }
 
 std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(const std::shared_ptr<const File>& file,
-                                                                            const std::shared_ptr<Pager>& pager, Shell& shell,
-                                                                            Files& files) {
+                                                                              const std::shared_ptr<Pager>& pager,
+                                                                              Shell& shell, Files& files) {
   if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
   if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
   mm::Memory& memory = shell.memory().memory();
@@ -294,12 +308,13 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
   }
   auto restored = shell.memory().restore(std::move(layer), file->state().mmap_top, *regions, contents);
   if (!restored && restored.error() == mm::Error::Invalid) return impossible(*file, "memory");
-  if (!restored) return failure(fmt::format("no room for the memory of {}: {}", file->path(), mm::describe(restored.error())));
+  if (!restored)
+    return failure(fmt::format("no room for the memory of {}: {}", file->path(), mm::describe(restored.error())));
   return banks;
 }
 
-std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(const File& file, Process& process, unsigned copy,
-                                                                            const std::vector<std::string>& arguments) {
+std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
+    const File& file, Process& process, unsigned copy, const std::vector<std::string>& arguments) {
   const ProcessState& state = file.state();
   auto image = process.image();
   Status done = restore_files(file, process);
@@ -315,13 +330,15 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(con
   std::set<int> ids;
   std::vector<std::unique_ptr<Thread>> threads;
   for (const ThreadState& saved : state.threads) {
-    if (saved.tid < 1 || saved.tid >= Family::kMaxId || !ids.insert(saved.tid).second) return impossible(file, "threads");
+    if (saved.tid < 1 || saved.tid >= Family::kMaxId || !ids.insert(saved.tid).second)
+      return impossible(file, "threads");
     auto thread = process.make_thread(saved.tid);
     if (!thread) return std::unexpected(thread.error());
     if (auto ready = restore_thread(file, saved, **thread); !ready) return std::unexpected(ready.error());
     threads.push_back(std::move(*thread));
   }
-  if (auto answered = answer_hook(file, *threads.front(), copy, arguments); !answered) return std::unexpected(answered.error());
+  if (auto answered = answer_hook(file, *threads.front(), copy, arguments); !answered)
+    return std::unexpected(answered.error());
   return threads;
 }
 

@@ -17,10 +17,12 @@ namespace ramet::vmm::snapshot {
 // Errors: the program has seen features of a processor that this one has not.
 Status check_processor(const File&, const Machine::Features&);
 
-// The memory of the program, in an empty shell, on the pages that the pager has of the file. `files` has what it has mapped. Returns the banks that hold the pages:
-// of the file, of its parent, ...; null where a file has none. Errors: damaged, something that was mapped cannot be had, no host memory.
+// The memory of the program, in an empty shell, on the pages that the pager has of the file. `files` has what it has
+// mapped. Returns the banks that hold the pages: of the file, of its parent, ...; null where a file has none. Errors:
+// damaged, something that was mapped cannot be had, no host memory.
 std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(const std::shared_ptr<const File>&,
-                                                                            const std::shared_ptr<Pager>&, Shell&, Files& files);
+                                                                              const std::shared_ptr<Pager>&, Shell&,
+                                                                              Files& files);
 
 // All else, into a process whose image has the memory already. It becomes copy number `copy`, from 1 on; `arguments`
 // are for ramet_guest.h's call. Returns its threads, for Process::run(). Errors: damaged, a file that cannot be opened

@@ -73,7 +73,10 @@ class Pages {
       const auto bank = memory_.bank_of(frame);
       const std::uint64_t bytes = piece(at, std::min(end - at, bank->end() - frame));
       if (auto old = in_parent(frame)) {
-        append(region, {.start = at, .page = old->page, .pages = static_cast<std::uint32_t>(bytes / kPageBytes), .source = old->source});
+        append(region, {.start = at,
+                        .page = old->page,
+                        .pages = static_cast<std::uint32_t>(bytes / kPageBytes),
+                        .source = old->source});
       } else if (auto done = add_own(region, at, {bank->at(frame), bytes}); !done) {
         return done;
       }
@@ -102,7 +105,8 @@ class Pages {
     if (!region.backing && all_zero(bytes)) return {};  // as memory that was never touched
     if (bytes.size() == mm::kBlockSize)  // a block stays one if it lies in the file as it lies in memory
       if (auto done = writer_.skip(-writer_.pages() % mm::kPagesPerBlock); !done) return done;
-    append(region, {.start = at, .page = writer_.pages(), .pages = static_cast<std::uint32_t>(bytes.size() / kPageBytes)});
+    append(region,
+           {.start = at, .page = writer_.pages(), .pages = static_cast<std::uint32_t>(bytes.size() / kPageBytes)});
     for (; !bytes.empty(); bytes = bytes.subspan(kPageBytes))
       if (auto done = writer_.add(bytes.first(kPageBytes)); !done) return done;
     return {};
@@ -112,7 +116,8 @@ class Pages {
   void append(const mm::Region& region, const Run& run) {
     if (!runs_.empty() && run.start != region.start) {
       Run& last = runs_.back();
-      if (last.source == run.source && last.start + last.pages * kPageBytes == run.start && last.page + last.pages == run.page) {
+      if (last.source == run.source && last.start + last.pages * kPageBytes == run.start &&
+          last.page + last.pages == run.page) {
         last.pages += run.pages;
         return;
       }

@@ -29,7 +29,9 @@ Writer::~Writer() {
   if (!partial_.empty()) ::unlink(partial_.c_str());
 }
 
-Failure Writer::cannot_write() const { return {.message = fmt::format("cannot write {}: {}", path_, std::strerror(errno))}; }
+Failure Writer::cannot_write() const {
+  return {.message = fmt::format("cannot write {}: {}", path_, std::strerror(errno))};
+}
 
 Status Writer::put(std::span<const std::byte> bytes) {
   offset_ += bytes.size();
@@ -95,7 +97,8 @@ Status Writer::finish(std::string_view state, std::span<const Run> runs, const H
     return std::unexpected(cannot_write());
   partial_.clear();
   const std::size_t cut = path_.rfind('/');
-  const HostFd directory(::open(cut == path_.npos ? "." : path_.substr(0, cut + 1).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const HostFd directory(
+      ::open(cut == path_.npos ? "." : path_.substr(0, cut + 1).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory || ::fsync(directory.get()) != 0) return std::unexpected(cannot_write());
   return {};
 }
