@@ -149,7 +149,10 @@ void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters
   if (sig && parent.process) {
     siginfo_t letter = info;
     letter.si_signo = sig;
-    letters.emplace_back(parent.process, letter);
+    // SIGCHLD is there before anybody who waits can be told, as on Linux. Others may stop, end or continue a process,
+    // which takes our lock.
+    if (sig == SIGCHLD) send({{parent.process, letter}});
+    else letters.emplace_back(parent.process, letter);
   }
   parent.events.fetch_add(1, std::memory_order_release);
   syscall(SYS_futex, &parent.events, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
