@@ -89,7 +89,8 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
   FlushBatch batch = this->batch();
   batch.without_lock();
   if (take_copies(region, address, leaf, true, copies)) {
-    settled.how = table->replace_leaves(copies.all(), guard, batch);
+    // None: what shared the page with us went meanwhile.
+    settled.how = copies.count == 0 ? Published::Changed : table->replace_leaves(copies.all(), guard, batch);
   }
   if (settled.how == Published::Done) note_copied(region, copies.all(), counters, hot);
   else give_back(copies);
@@ -110,6 +111,7 @@ Result<bool> AddressSpace::Impl::copy_locked(const Region& region, Gva address, 
     leaf = table->find(address);
     if (taken = take_copies(region, address, leaf, false, copies); !taken) return fail(taken.error());
   }
+  if (copies.count == 0) return false;  // it became our own meanwhile
   if (table->replace_leaves(copies.all(), {}, batch) != Published::Done) {
     give_back(copies);
     return false;

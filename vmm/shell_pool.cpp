@@ -72,9 +72,8 @@ void ShellPool::work() {
     if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
       auto made = make_();
-      const bool warm = made && (*made)->machine().warm_up();
       guard.lock();
-      if (warm) {
+      if (made) {
         warm_.push_back(std::move(*made));
       } else {
         wanted_ = false;  // the host has no more; whoever takes the next one is told

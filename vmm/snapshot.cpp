@@ -11,6 +11,7 @@ ShellPool::Make spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> mem
     auto shell = Shell::create(bytes, techniques, space);
     if (!shell) return shell;
     if (auto r = (*shell)->adopt(memory); !r) return std::unexpected(r.error());
+    if (auto r = (*shell)->machine().warm_up(); !r) return std::unexpected(r.error());
     return shell;
   };
 }
