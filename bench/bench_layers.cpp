@@ -1,39 +1,26 @@
 // What snapshots cost: spawning a VM from a warm snapshot up to its first instruction, resetting one, freezing and
 // forking by size, and what a child costs the host. bench_layers [Google Benchmark's options]
 #include <benchmark/benchmark.h>
-#include <x86intrin.h>
 
-#include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
-#include <iostream>
 #include <memory>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "bench/samples.hpp"
+#include "bench/vms.hpp"
 #include "vmm/snapshot.hpp"
 
 namespace {
 
 using namespace ramet;
-using Clock = std::chrono::steady_clock;
+using bench::give_up, bench::microseconds, bench::must, bench::nanoseconds, bench::Samples;
 
 constexpr mm::Gva kProgram = 0x7000'0000'0000, kPlace = 0x7000'4000'0000;
 constexpr std::uint64_t kMiB = 1ull << 20;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::cerr << "bench_layers: " << why << "\n";
-  std::exit(1);
-}
-
-template <class T>
-T must(std::expected<T, vmm::Failure> r) {
-  if (!r) give_up(r.error().message);
-  return std::move(*r);
-}
 
 // rdi: where, rsi: how many pages, rdx: bytes from one to the next. r8: the time stamp at the first instruction.
 constexpr std::uint8_t kCode[] = {0x49, 0x89, 0xd1,              // mov %rdx,%r9
@@ -75,27 +62,11 @@ std::unique_ptr<vmm::Shell> parent(std::uint64_t mib, bool blocks) {
   return vm;
 }
 
-double microseconds_per_tick() {
-  static const double rate = [] {
-    const auto begin = Clock::now();
-    const std::uint64_t from = __rdtsc();
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    const std::uint64_t to = __rdtsc();
-    return std::chrono::duration<double, std::micro>(Clock::now() - begin).count() / double(to - from);
-  }();
-  return rate;
-}
-
-double median(std::vector<double> all) {
-  std::ranges::nth_element(all, all.begin() + long(all.size() / 2));
-  return all[all.size() / 2];
-}
-
 // From spawn() to the first instruction of user code.
 void spawn(benchmark::State& state, bool warm) {
   auto vm = parent(std::uint64_t(state.range(0)), true);
   auto snapshot = must(vm->freeze());
-  std::vector<double> times, calls;
+  Samples times, calls;
   for (auto _ : state) {
     if (!warm) {
       snapshot = must(vm->freeze());  // of which nobody has made a VM yet
@@ -103,16 +74,15 @@ void spawn(benchmark::State& state, bool warm) {
       snapshot->keep_warm();
       while (snapshot->warm() < vmm::Snapshot::kWarm) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    const std::uint64_t begin = __rdtsc();
+    const std::uint64_t begin = ramet_ticks();
     auto child = must(snapshot->spawn());
-    const std::uint64_t spawned = __rdtsc();
+    const std::uint64_t spawned = ramet_ticks();
     const std::uint64_t first = run(*child, kPlace, 0);
-    const double us = double(first - begin) * microseconds_per_tick();
-    times.push_back(us), calls.push_back(double(spawned - begin) * microseconds_per_tick());
-    state.SetIterationTime(us / 1e6);
+    times.add(microseconds(begin, first)), calls.add(microseconds(begin, spawned));
+    state.SetIterationTime(times.values.back() / 1e6);
   }
-  state.counters["median_us"] = median(times);
-  state.counters["call_us"] = median(calls);
+  state.counters["median_us"] = times.median();
+  state.counters["call_us"] = calls.median();
 }
 
 // A VM that is used again and again: its pages written, then reset, then its first instruction.
@@ -121,34 +91,29 @@ void reset(benchmark::State& state, std::uint64_t step) {
   auto vm = parent(64, false);
   auto snapshot = must(vm->freeze());
   auto child = must(snapshot->spawn());
-  std::vector<double> times, next;
+  Samples times, next;
   for (auto _ : state) {
     run(*child, kPlace, pages, step);
-    const auto begin = Clock::now();
-    if (auto r = child->reset(); !r) give_up(r.error().message);
-    const std::chrono::duration<double> took = Clock::now() - begin;
-    const std::uint64_t enter = __rdtsc();
-    next.push_back(double(run(*child, kPlace, 0) - enter) * microseconds_per_tick());
-    times.push_back(took.count() * 1e6);
-    state.SetIterationTime(took.count());
+    times.add(nanoseconds([&] { must(child->reset()); }) / 1e3);
+    const std::uint64_t enter = ramet_ticks();
+    next.add(microseconds(enter, run(*child, kPlace, 0)));
+    state.SetIterationTime(times.values.back() / 1e6);
   }
-  state.counters["median_us"] = median(times);
-  state.counters["entry_us"] = median(next);
+  state.counters["median_us"] = times.median();
+  state.counters["entry_us"] = next.median();
 }
 
 // The parent's side alone: what a guest's fork(2) waits for, besides its own exit.
 void freeze(benchmark::State& state) {
   auto vm = parent(std::uint64_t(state.range(0)), true);
-  std::vector<double> times;
+  Samples times;
   for (auto _ : state) {
     run(*vm, kPlace, 1);
-    const auto begin = Clock::now();
-    auto snapshot = must(vm->freeze());
-    const std::chrono::duration<double> took = Clock::now() - begin;
-    times.push_back(took.count() * 1e6);
-    state.SetIterationTime(took.count());
+    std::shared_ptr<vmm::Snapshot> snapshot;
+    times.add(nanoseconds([&] { snapshot = must(vm->freeze()); }) / 1e3);
+    state.SetIterationTime(times.values.back() / 1e6);
   }
-  state.counters["median_us"] = median(times);
+  state.counters["median_us"] = times.median();
 }
 
 // A write to a page of the parent's, by a child that has written others before.
@@ -156,17 +121,14 @@ void copy_on_write(benchmark::State& state, std::uint64_t step) {
   auto vm = parent(64, false);
   auto snapshot = must(vm->freeze());
   const std::uint64_t pages = 64 * kMiB / step;
-  std::vector<double> times;
+  Samples times;
   for (auto _ : state) {
     auto child = must(snapshot->spawn());
     run(*child, kPlace, 0);
-    const auto begin = Clock::now();
-    run(*child, kPlace, pages, step);
-    const std::chrono::duration<double> took = Clock::now() - begin;
-    times.push_back(took.count() * 1e6 / double(pages));
-    state.SetIterationTime(took.count() / double(pages));
+    times.add(nanoseconds([&] { run(*child, kPlace, pages, step); }) / 1e3 / double(pages));
+    state.SetIterationTime(times.values.back() / 1e6);
   }
-  state.counters["median_us"] = median(times);
+  state.counters["median_us"] = times.median();
 }
 
 // KiB of this process by /proc/self/smaps_rollup, and what the kernel keeps for its VMs.

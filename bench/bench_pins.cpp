@@ -11,75 +11,60 @@
 namespace ramet::mm::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr std::uint64_t kBytes = 64 << 20;
 
-// VMs that may share memory.
-struct Member {
-  NoTlb tlb;
-  std::unique_ptr<Memory> memory;
-  std::unique_ptr<AddressSpace> space;
-  explicit Member(const std::shared_ptr<PhysicalSpace>& all, bool pinned_cow = true) {
-    memory = std::move(Memory::create({.data_bytes = 4 * kBytes, .table_bytes = 16 << 20, .space = all}).value());
-    space = std::move(AddressSpace::create({.blocks = false, .pinned_cow = pinned_cow}, *memory, tlb).value());
-  }
-  void fill() {
-    check(space->map({.address = kAt, .length = kBytes, .prot = kReadWrite, .fixed = true}).has_value());
-    for (Gva va = kAt; va < kAt + kBytes; va += kPageSize) *space->word(va).value().word = 1;
-  }
-};
-
-double microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
-
-double median(std::vector<double> all) {
-  std::ranges::nth_element(all, all.begin() + static_cast<long>(all.size() / 2));
-  return all[all.size() / 2];
+// One of those that may share memory.
+Engine member(const std::shared_ptr<PhysicalSpace>& all, bool pinned_cow = true) {
+  return Engine({.blocks = false, .pinned_cow = pinned_cow}, 4 * kBytes, std::make_unique<NoTlb>(), all);
+}
+Engine filled(const std::shared_ptr<PhysicalSpace>& all, bool pinned_cow = true) {
+  Engine e = member(all, pinned_cow);
+  e.map(kAt, kBytes);
+  e.touch(kAt, kBytes);
+  return e;
 }
 
-// One fork; the child is made before, as a warm shell is.
-double fork_once(Member& parent, const std::shared_ptr<PhysicalSpace>& all) {
-  Member child(all);
-  const auto begin = Clock::now();
-  auto snapshot = parent.space->freeze().value();
-  check(child.space->adopt(snapshot).has_value());
-  return microseconds(Clock::now() - begin);
+// Nanoseconds of one fork; the child is made before, as a warm shell is.
+double fork_once(Engine& parent, const std::shared_ptr<PhysicalSpace>& all) {
+  Engine child = member(all);
+  return nanoseconds([&] {
+    auto snapshot = parent.space->freeze().value();
+    check(child.space->adopt(snapshot).has_value());
+  });
 }
 
 void fork(benchmark::State& state) {
   const auto all = std::make_shared<PhysicalSpace>();
-  Member parent(all);
-  parent.fill();
+  Engine parent = filled(all);
   const auto pages = static_cast<std::uint64_t>(state.range(0));
   Pin pin;
   if (pages) pin = parent.space->pin(kAt, pages * kPageSize, Access::Write, AddressSpace::PinTerm::Long).value();
-  std::vector<double> times;
+  Samples times;
   for (auto _ : state) {
-    times.push_back(fork_once(parent, all));
-    state.SetIterationTime(times.back() / 1e6);
+    times.add(fork_once(parent, all));
+    state.SetIterationTime(times.values.back() / 1e9);
   }
-  state.counters["median_us"] = median(times);
-  if (pages) state.counters["us_a_page"] = median(times) / double(pages);
+  state.counters["median_us"] = times.median() / 1e3;
+  if (pages) state.counters["us_a_page"] = times.median() / 1e3 / double(pages);
 }
 
 // A space that has never been pinned: with pins counted at all, and without the technique. In turn.
 void fork_never_pinned(benchmark::State& state) {
   const auto all = std::make_shared<PhysicalSpace>();
-  Member with(all, true), without(all, false);
-  with.fill();
-  without.fill();
-  std::vector<double> on, off;
+  Engine with = filled(all, true), without = filled(all, false);
+  Samples on, off;
   for (auto _ : state) {
-    on.push_back(fork_once(with, all));
-    off.push_back(fork_once(without, all));
-    state.SetIterationTime(on.back() / 1e6);
+    on.add(fork_once(with, all));
+    off.add(fork_once(without, all));
+    state.SetIterationTime(on.values.back() / 1e9);
   }
-  state.counters["on_us"] = median(on);
-  state.counters["off_us"] = median(off);
-  state.counters["ratio"] = median(on) / median(off);
+  state.counters["on_us"] = on.median() / 1e3;
+  state.counters["off_us"] = off.median() / 1e3;
+  state.counters["ratio"] = ratio(on, off);
 }
 
-// Pins a second, all threads together; each has pages of its own.
-double pins_a_second(AddressSpace& space, unsigned threads) {
+// Pins a nanosecond, all threads together; each has pages of its own.
+double pin_rate(AddressSpace& space, unsigned threads) {
   constexpr unsigned kPins = 200'000;
   std::barrier start(threads + 1);
   std::vector<std::thread> all;
@@ -93,25 +78,23 @@ double pins_a_second(AddressSpace& space, unsigned threads) {
     });
   }
   start.arrive_and_wait();
-  const auto begin = Clock::now();
-  for (auto& t : all) t.join();
-  return threads * kPins / microseconds(Clock::now() - begin) * 1e6;
+  return threads * kPins / nanoseconds([&] {
+    for (auto& t : all) t.join();
+  });
 }
 
 void fast_pins(benchmark::State& state) {
-  Member vm(std::make_shared<PhysicalSpace>());
-  vm.fill();
-  std::vector<double> one, two, ratio;
+  Engine vm = filled(std::make_shared<PhysicalSpace>());
+  Samples one, two;
   for (auto _ : state) {
-    const auto begin = Clock::now();
-    one.push_back(pins_a_second(*vm.space, 1));
-    two.push_back(pins_a_second(*vm.space, 2));
-    ratio.push_back(two.back() / one.back());
-    state.SetIterationTime(microseconds(Clock::now() - begin) / 1e6);
+    state.SetIterationTime(1e-9 * nanoseconds([&] {
+      one.add(pin_rate(*vm.space, 1));
+      two.add(pin_rate(*vm.space, 2));
+    }));
   }
-  state.counters["one_ns"] = 1e9 / median(one);
-  state.counters["two_ns"] = 1e9 / median(two);
-  state.counters["two_to_one"] = median(ratio);
+  state.counters["one_ns"] = 1 / one.median();
+  state.counters["two_ns"] = 1 / two.median();
+  state.counters["two_to_one"] = ratio(two, one);
 }
 
 BENCHMARK(fork)->Arg(0)->Arg(1)->Arg(256)->Arg(4096)->UseManualTime()->Iterations(60)->Unit(benchmark::kMicrosecond);

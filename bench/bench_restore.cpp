@@ -5,51 +5,25 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
-#include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <string>
-#include <thread>
-#include <vector>
 
+#include "bench/samples.hpp"
+#include "bench/vms.hpp"
 #include "vmm/run.hpp"
 #include "vmm/snapshot/restore.hpp"
 
 namespace {
 
 using namespace ramet;
-using Clock = std::chrono::steady_clock;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::cerr << "bench_restore: " << why << "\n";
-  std::_Exit(1);
-}
-
-template <class T>
-T must(std::expected<T, vmm::Failure> r) {
-  if (!r) give_up(r.error().message);
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
+using bench::give_up, bench::microseconds, bench::must, bench::Samples;
 
 std::string mib() {
   const char* given = std::getenv("RESTORE_MIB");
   return given ? given : "1024";
-}
-
-double microseconds_per_tick() {
-  static const double rate = [] {
-    const auto begin = Clock::now();
-    const std::uint64_t from = __rdtsc();
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    const std::uint64_t to = __rdtsc();
-    return std::chrono::duration<double, std::micro>(Clock::now() - begin).count() / double(to - from);
-  }();
-  return rate;
 }
 
 // The files of all runs, gone at the end.
@@ -86,19 +60,14 @@ Directory& directory() {
   return one;
 }
 
-double median(std::vector<double> all) {
-  std::ranges::nth_element(all, all.begin() + long(all.size() / 2));
-  return all[all.size() / 2];
-}
-
 void restore(benchmark::State& state, bool compress, bool ahead) {
   const std::string path = directory().saved(compress);
   std::filesystem::remove(path + ".ws");
-  std::vector<double> first, last;
+  Samples first, last;
   std::uint64_t touched = 0;
   for (auto _ : state) {
     const int out = ::memfd_create("out", MFD_CLOEXEC);
-    const std::uint64_t begin = __rdtsc();
+    const std::uint64_t begin = ramet_ticks();
     auto file = must(vmm::snapshot::File::open(path));
     auto shell = must(vmm::Shell::create(file->state().memory_bytes));
     auto files = must(vmm::Files::create({}));
@@ -115,15 +84,15 @@ void restore(benchmark::State& state, bool compress, bool ahead) {
         std::sscanf(text.data(), "%llu %llu", &at_first, &at_last) != 2)
       give_up("the program said nothing: " + report.ending.message);
     ::close(out);
-    first.push_back(double(at_first - begin) * microseconds_per_tick());
-    last.push_back(double(at_last - begin) * microseconds_per_tick() / 1000);
+    first.add(microseconds(begin, at_first));
+    last.add(microseconds(begin, at_last) / 1e3);
     touched = pager->counts().faults;
     if (ahead) pager->keep_working_set();
-    state.SetIterationTime(first.back() / 1e6);
+    state.SetIterationTime(first.values.back() / 1e6);
   }
-  state.counters["first_us"] = median(first);
-  state.counters["first_least_us"] = *std::ranges::min_element(first);
-  state.counters["last_ms"] = median(last);
+  state.counters["first_us"] = first.median();
+  state.counters["first_least_us"] = first.least();
+  state.counters["last_ms"] = last.median();
   state.counters["touches"] = double(touched);
   state.counters["file_MiB"] = double(std::filesystem::file_size(path) >> 20);
 }

@@ -9,34 +9,26 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <string>
 
+#include "bench/vms.hpp"
 #include "vmm/kvm/ioctl.hpp"
 #include "vmm/run.hpp"
 
 namespace {
 
 using namespace ramet;
+using bench::give_up, bench::must;
 using Clock = std::chrono::steady_clock;
 
 std::string program;
 
 double microseconds(std::chrono::nanoseconds t) { return double(t.count()) / 1e3; }
 
-[[noreturn]] void give_up(const std::string& why) {
-  std::cerr << "bench_start: " << why << "\n";
-  std::exit(1);
-}
-
-std::unique_ptr<vmm::Shell> new_shell() {
-  auto shell = vmm::Shell::create(64 << 20);
-  if (!shell) give_up(shell.error().message);
-  return std::move(*shell);
-}
+std::unique_ptr<vmm::Shell> new_shell() { return must(vmm::Shell::create(64 << 20)); }
 
 // Sums of what the runs report, as averages in microseconds and counts.
 struct Totals {
@@ -65,10 +57,9 @@ vmm::Report run_hello(vmm::Shell& shell) {
   vmm::RunOptions options;
   options.program = program;
   options.memory_bytes = 64 << 20;
-  auto report = vmm::run(shell, options);
-  if (!report) give_up(report.error().message);
-  if (report->ending.status() != 0) give_up(program + " failed: " + report->ending.message);
-  return std::move(*report);
+  auto report = must(vmm::run(shell, options));
+  if (report.ending.status() != 0) give_up(program + " failed: " + report.ending.message);
+  return report;
 }
 
 void cold(benchmark::State& state) {

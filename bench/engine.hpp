@@ -1,10 +1,8 @@
-// What the engine's benchmarks share: an address space driven by plain host threads, the same work done by Linux,
-// and medians of things measured in turn, so that whatever else the machine does meets all of them.
+// What the engine's benchmarks share: an address space driven by plain host threads, and the same work done by Linux.
 #pragma once
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -12,9 +10,12 @@
 #include <thread>
 #include <vector>
 
+#include "bench/samples.hpp"
 #include "guest-mm/address_space.hpp"
 
 namespace ramet::mm::bench {
+
+using ramet::bench::nanoseconds, ramet::bench::ratio, ramet::bench::Samples;
 
 inline constexpr Gva kAt = 0x10'0000'0000;
 inline constexpr Prot kRead = Prot::Read, kReadWrite = Prot::Read | Prot::Write;
@@ -34,10 +35,11 @@ struct Engine {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<AddressSpace> space;
 
+  // `all`: for those that may share memory.
   explicit Engine(AddressSpace::Config config = {}, std::uint64_t bytes = 256 << 20,
-                  std::unique_ptr<Tlb> t = std::make_unique<NoTlb>())
+                  std::unique_ptr<Tlb> t = std::make_unique<NoTlb>(), std::shared_ptr<PhysicalSpace> all = nullptr)
       : tlb(std::move(t)) {
-    memory = std::move(Memory::create({.data_bytes = bytes, .table_bytes = 16 << 20}).value());
+    memory = std::move(Memory::create({.data_bytes = bytes, .table_bytes = 16 << 20, .space = std::move(all)}).value());
     space = std::move(AddressSpace::create(config, *memory, *tlb).value());
   }
   void map(Gva at, std::uint64_t length, bool populate = false) {
@@ -65,29 +67,5 @@ inline char* native_map(Gva at, std::uint64_t length, int advice) {
 }
 
 inline void native_touch(Gva at) { *reinterpret_cast<volatile char*>(at) = 1; }
-
-template <class Work>
-double nanoseconds(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
-}
-
-struct Samples {
-  std::vector<double> values;
-  void add(double v) { values.push_back(v); }
-  double median() const {
-    std::vector<double> sorted = values;
-    std::ranges::sort(sorted);
-    return sorted.empty() ? 0 : sorted[sorted.size() / 2];
-  }
-};
-
-// The median of the pairs' ratios.
-inline double ratio(const Samples& a, const Samples& b) {
-  Samples r;
-  for (std::size_t i = 0; i < a.values.size(); ++i) r.add(a.values[i] / b.values[i]);
-  return r.median();
-}
 
 }  // namespace ramet::mm::bench

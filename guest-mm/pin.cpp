@@ -169,18 +169,22 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
   });
   // All of the pin bank, pinned now or not: no child can be shown it there.
   frames->visit_apart([&](Gpa frame) { pages.push_back({.at = pins->last_place(frame), .frame = frame, .copy = 0}); });
-  std::erase_if(pages, [&](PinnedPage& p) {
-    PageTable::Leaf leaf = table->find(p.at);
-    if (leaf.state != State::Absent && p.frame - leaf.address < leaf.span() && p.frame - leaf.address == p.at - leaf.start) return false;
-    // It has moved since (mremap), or has been unmapped: then children have nothing of it.
-    bool found = false;
-    table->visit(0, config.end, [&](const PageTable::Leaf& l) {
-      if (p.frame - l.address >= l.span()) return;
-      p.at = l.start + (p.frame - l.address);
-      found = true;
-    });
-    return !found;
+  const auto moved = std::ranges::partition(pages, [&](const PinnedPage& p) {
+    const PageTable::Leaf l = table->find(p.at);
+    return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;
   });
+  if (!moved.empty()) {
+    // Since they were pinned they have moved (mremap), or been unmapped: then children have nothing of them.
+    constexpr Gva kNowhere = ~Gva{0};
+    for (PinnedPage& p : moved) p.at = kNowhere;
+    std::ranges::sort(moved, {}, &PinnedPage::frame);
+    table->visit(0, config.end, [&](const PageTable::Leaf& l) {
+      for (auto p = std::ranges::lower_bound(moved, l.address, {}, &PinnedPage::frame);
+           p != moved.end() && p->frame - l.address < l.span(); ++p)
+        p->at = l.start + (p->frame - l.address);
+    });
+    std::erase_if(pages, [](const PinnedPage& p) { return p.at == kNowhere; });
+  }
   Result<> done;
   std::ranges::sort(pages, {}, &PinnedPage::at);
   std::size_t copies = 0;

@@ -109,7 +109,11 @@ Status Shell::reset() {
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
-  return pool_ ? pool_->take() : create(memory_bytes_, techniques_, physical_space_);
+  return pool_ ? pool_->take() : maker()();
+}
+
+MakeShell Shell::maker() const {
+  return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_] { return create(bytes, techniques, space); };
 }
 
 }  // namespace ramet::vmm

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <memory>
 
 #include "vmm/error.hpp"
@@ -18,8 +19,12 @@ struct Techniques {
   bool pinned_cow = true, speculative_faults = true, relaxed_flushes = true, huge_merge = true;
 };
 
+class Shell;
 class ShellPool;
 class Snapshot;
+
+// Errors: no host memory, no VM. Called by any thread.
+using MakeShell = std::function<std::expected<std::unique_ptr<Shell>, Failure>()>;
 
 class Shell {
  public:
@@ -33,7 +38,9 @@ class Shell {
   Machine& machine() { return *machine_; }
   mm::AddressSpace& memory() { return *space_; }
 
-  // An empty one with the same settings, that can share memory with this: a warm one where the pool has one.
+  // Makes empty ones with the same settings, that can share memory with this, which need not be there any more.
+  MakeShell maker() const;
+  // An empty one as maker() makes them: a warm one where the pool has one.
   std::expected<std::unique_ptr<Shell>, Failure> another() const;
   // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
   // shared memory stays shared, and what is marked MADV_DONTFORK is left out. While other threads of this guest run on,

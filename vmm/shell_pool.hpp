@@ -3,7 +3,6 @@
 #pragma once
 
 #include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -15,9 +14,8 @@ namespace ramet::vmm {
 
 class ShellPool {
  public:
-  using Make = std::function<std::expected<std::unique_ptr<Shell>, Failure>()>;
-  // `make` is called by any thread. The pool's own starts with the first take(): who never takes pays nothing.
-  explicit ShellPool(Make make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {}
+  // The pool's own thread starts with the first take(): who never takes pays nothing.
+  explicit ShellPool(MakeShell make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {}
   ~ShellPool();  // every shell that was given back is gone then
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;
@@ -38,7 +36,7 @@ class ShellPool {
   static constexpr std::size_t kMostOld = 16; // beyond, whoever gives back takes apart by itself
   void work();
 
-  const Make make_;
+  const MakeShell make_;
   const std::size_t most_warm_;
   mutable std::mutex lock_;                         // guards what follows but thread_; a leaf
   std::condition_variable changed_;

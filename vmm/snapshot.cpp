@@ -5,10 +5,9 @@
 namespace ramet::vmm {
 namespace {
 
-ShellPool::Make spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
-  return [bytes = of.memory_bytes(), techniques = of.techniques(), space = of.physical_space(),
-          memory = std::move(memory)]() -> std::expected<std::unique_ptr<Shell>, Failure> {
-    auto shell = Shell::create(bytes, techniques, space);
+MakeShell spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
+  return [make = of.maker(), memory = std::move(memory)]() -> std::expected<std::unique_ptr<Shell>, Failure> {
+    auto shell = make();
     if (!shell) return shell;
     if (auto r = (*shell)->adopt(memory); !r) return std::unexpected(r.error());
     if (auto r = (*shell)->machine().warm_up(); !r) return std::unexpected(r.error());

@@ -7,32 +7,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/ticks.h"
+
 enum { kPage = 4096, kScattered = 256, kSequence = 2048 };
-
-static uint64_t ticks(void) {
-#if defined(__x86_64__)
-  uint32_t low, high;
-  __asm__ volatile("lfence\n\trdtsc" : "=a"(low), "=d"(high));
-  return (uint64_t)high << 32 | low;
-#else
-  uint64_t t;
-  __asm__ volatile("isb\n\tmrs %0, cntvct_el0" : "=r"(t));
-  return t;
-#endif
-}
-
-static double ns_per_tick(void) {
-  struct timespec a, b;
-  clock_gettime(CLOCK_MONOTONIC, &a);
-  uint64_t from = ticks();
-  usleep(50000);
-  clock_gettime(CLOCK_MONOTONIC, &b);
-  uint64_t to = ticks();
-  return ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / (double)(to - from);
-}
 
 static int ascending(const void* a, const void* b) {
   const uint64_t x = *(const uint64_t*)a, y = *(const uint64_t*)b;
@@ -65,21 +44,21 @@ int main(int argc, char** argv) {
   memset(p, 1, bytes + need);
 
   for (size_t i = 0; i < rounds; ++i) {
-    const uint64_t from = ticks();
+    const uint64_t from = ramet_ticks();
     const pid_t pid = fork();
-    const uint64_t to = ticks();
+    const uint64_t to = ramet_ticks();
     if (pid < 0) return 1;
     if (pid == 0) {
       report->began = to;
       *(volatile char*)small = 2;
-      report->first_write = ticks() - to;
+      report->first_write = ramet_ticks() - to;
       // Every fourth page in an order that no pattern follows, then pages one after the other.
-      const uint64_t at = ticks();
+      const uint64_t at = ramet_ticks();
       for (size_t k = 1; k < kScattered; ++k) *(volatile char*)(small + k * 167 % kScattered * 4 * kPage) = 2;
-      const uint64_t then = ticks();
+      const uint64_t then = ramet_ticks();
       report->scattered = then - at;
       for (size_t k = 0; k < kSequence; ++k) *(volatile char*)(small + (4 * kScattered + k) * kPage) = 2;
-      report->sequence = ticks() - then;
+      report->sequence = ramet_ticks() - then;
       _exit(0);
     }
     forks[i] = to - from;

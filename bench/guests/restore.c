@@ -1,12 +1,12 @@
 // Touches memory, says where it may be saved, and when it goes on from there: the time stamps of its first instruction,
 // and of when it has read a word of every page: restore MIB
-#include "../../vmm/include/ramet_guest.h"
-
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <x86intrin.h>
+
+#include "arch/ticks.h"
+#include "vmm/include/ramet_guest.h"
 
 int main(int argc, char** argv) {
   const size_t bytes = (size_t)atol(argc > 1 ? argv[1] : "64") << 20;
@@ -17,10 +17,10 @@ int main(int argc, char** argv) {
   for (size_t i = 0; i < bytes; i += 4096)
     for (size_t word = 0; word < 256; word++) *(uint64_t*)(p + i + 8 * word) = state = state * 6364136223846793005u + 1442695040888963407u;
   ramet_snapshot("ready");
-  const uint64_t first = __rdtsc();
+  const uint64_t first = ramet_ticks();
   uint64_t sum = 0;
   for (size_t i = 0; i < bytes; i += 4096) sum += *(volatile uint64_t*)(p + i);
-  const uint64_t last = __rdtsc();
+  const uint64_t last = ramet_ticks();
   printf("%llu %llu %llu\n", (unsigned long long)first, (unsigned long long)last, (unsigned long long)sum);
   return 0;
 }

@@ -3,7 +3,6 @@
 // that was never pinned. pin_storm SEED FORKS DIRECTORY
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <liburing.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -11,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "ring.h"
 
 enum { kPage = 4096, kBytes = 4 * kPage, kRegions = 4, kStreams = 2, kChildren = 3, kPatterns = 64 };
 
@@ -52,14 +51,7 @@ static void submit(struct region* r, int fd, uint64_t offset) {
   else io_uring_prep_read(sqe, fd, r->memory, kBytes, offset);
   CHECK(io_uring_submit(&r->ring) == 1);
 }
-static void finish(struct region* r) {
-  struct io_uring_cqe* cqe;
-  int e;
-  do e = io_uring_wait_cqe(&r->ring, &cqe);
-  while (e == -EINTR);
-  CHECK(e == 0 && cqe->res == kBytes);
-  io_uring_cqe_seen(&r->ring, cqe);
-}
+static void finish(struct region* r) { CHECK(completed(&r->ring) == kBytes); }
 static bool as_it_should_be(const struct region* r) { return memcmp(r->memory, r->copy, kBytes) == 0; }
 static void store(struct region* r) {
   const unsigned at = roll(kBytes), n = roll(kBytes - at) + 1, byte = roll(256);

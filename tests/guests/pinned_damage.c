@@ -3,14 +3,13 @@
 // parent's, and nobody else's. And a long-term pin of gup_test reads what the parent writes after the fork.
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <liburing.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "ring.h"
 
 enum { kPage = 4096, kPages = 16, kBytes = kPages * kPage, kBefore = 0x11, kAfter = 0x22 };
 
@@ -66,8 +65,7 @@ static void read_fixed(void) {
   for (int i = 0; i < kPages; ++i) memory[i * kPage] = 0x33;  // copies the page, where anybody thinks it must be
   io_uring_prep_read_fixed(io_uring_get_sqe(&ring), fd, memory, kBytes, 0, 0);
   CHECK(io_uring_submit(&ring) == 1);
-  struct io_uring_cqe* cqe;
-  CHECK(io_uring_wait_cqe(&ring, &cqe) == 0 && cqe->res == kBytes);
+  CHECK(completed(&ring) == kBytes);
   const unsigned got = count(memory, kAfter);
   printf("read_fixed: the parent lost %u bytes, the child saw %u\n", kBytes - got, ask(c));
   io_uring_queue_exit(&ring);

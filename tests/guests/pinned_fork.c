@@ -2,7 +2,6 @@
 // parent's pages, and in nobody else's. pinned_fork ROUNDS DIRECTORY
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <liburing.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "ring.h"
 
 enum { kPage = 4096, kPages = 16, kBytes = kPages * kPage, kStreams = 2 };
 
@@ -44,14 +43,7 @@ static void submit(struct device* d, int fd, uint64_t offset) {
   io_uring_prep_read_fixed(sqe, fd, d->memory, kBytes, offset, 0);
   CHECK(io_uring_submit(&d->ring) == 1);
 }
-static void finish(struct device* d) {
-  struct io_uring_cqe* cqe;
-  int r;
-  do r = io_uring_wait_cqe(&d->ring, &cqe);
-  while (r == -EINTR);
-  CHECK(r == 0 && cqe->res == kBytes);
-  io_uring_cqe_seen(&d->ring, cqe);
-}
+static void finish(struct device* d) { CHECK(completed(&d->ring) == kBytes); }
 static void fetch(struct device* d, unsigned number) {
   submit(d, pattern_fd, (uint64_t)(number % 256) * kBytes);
   finish(d);

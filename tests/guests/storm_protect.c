@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "arch/ticks.h"
+
 // --- each thread makes its pages read-only and writable again. Pages of one thread stand in a 2 MiB block of their
 // own, or take turns with those of all other threads in one block ---
 
@@ -106,7 +108,6 @@ enum { kRestrict, kUpgrade, kAccess, kSteps };
 static uint64_t* taken[kSteps];  // ticks that each round took
 static double ns_per_tick;
 
-static uint64_t ticks(void) { return __builtin_ia32_rdtsc(); }
 
 static void prepare_page(void) {
   region = map_pages(1);
@@ -123,19 +124,19 @@ static void upgrade(struct thread* t) {
     return;
   }
   volatile uint64_t* page = region;
-  uint64_t begin_ns = now(), begin_ticks = ticks();
+  uint64_t begin_ns = now(), begin_ticks = ramet_ticks();
   for (int r = 0; r < rounds; ++r, ++t->operations) {
-    uint64_t a = ticks();
+    uint64_t a = ramet_ticks();
     protect_pages(region, 1, PROT_READ);
-    uint64_t b = ticks();
+    uint64_t b = ramet_ticks();
     protect_pages(region, 1, kRW);
-    uint64_t c = ticks();
+    uint64_t c = ramet_ticks();
     page[0] = stamp((uint64_t)r, 4);
-    uint64_t d = ticks();
+    uint64_t d = ramet_ticks();
     taken[kRestrict][r] = b - a, taken[kUpgrade][r] = c - b, taken[kAccess][r] = d - c;
     t->sum += page[0];
   }
-  ns_per_tick = (double)(now() - begin_ns) / (double)(ticks() - begin_ticks);
+  ns_per_tick = (double)(now() - begin_ns) / (double)(ramet_ticks() - begin_ticks);
   __atomic_store_n(&done, 1, __ATOMIC_RELAXED);
 }
 

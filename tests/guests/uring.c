@@ -2,7 +2,6 @@
 // uring CASE DIRECTORY; `uring --list` names the cases.
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "ring.h"
 
 enum { kPage = 4096 };
 static const char* directory;
@@ -93,11 +92,7 @@ static void results(struct io_uring* ring, unsigned count, int* out) {
 }
 static int run(struct io_uring* ring) {
   CHECK(io_uring_submit(ring) == 1);
-  struct io_uring_cqe* cqe;
-  CHECK(io_uring_wait_cqe(ring, &cqe) == 0);
-  int res = cqe->res;
-  io_uring_cqe_seen(ring, cqe);
-  return res;
+  return completed(ring);
 }
 static void nothing_waits(struct io_uring* ring) {
   struct io_uring_cqe* cqe;

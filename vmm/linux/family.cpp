@@ -36,15 +36,15 @@ siginfo_t Family::Member::end_info(int pid) const {
 }
 
 Family::Family(Shell& like, int first_id)
-    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_([this] { return new_shell(); }),
+    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_([this, make = like.maker()] { return new_shell(make); }),
       next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
 
 Family::~Family() { like_.use_pool(nullptr); }
 
-std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell() {
-  auto shell = Shell::create(like_.memory_bytes(), like_.techniques(), like_.physical_space());
+std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell(const MakeShell& make) {
+  auto shell = make();
   if (shell) (*shell)->use_pool(&pool_);
   return shell;
 }

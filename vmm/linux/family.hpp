@@ -141,7 +141,7 @@ class Family {
   void changed(int pid, int code, int sig);          // stopped or continued
   static void send(const Letters&);
   static void* host_thread(void*);
-  std::expected<std::unique_ptr<Shell>, Failure> new_shell();
+  std::expected<std::unique_ptr<Shell>, Failure> new_shell(const MakeShell&);
 
   const int first_;
   Shell& like_;
