@@ -40,7 +40,7 @@ uint64_t now(void) {
 void meet(void) { pthread_barrier_wait(&all); }
 
 void timed(const char* name, double value) {
-  if (timing) printf("%s %.1f\n", name, value);
+  if (timing) printf("%s %.6g\n", name, value);
 }
 
 uint64_t* map_pages(size_t pages) {
