@@ -205,13 +205,11 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
   for (unsigned i = 0; i < entries; ++i) {
     const Entry now = std::atomic_ref(mine[i]).load(std::memory_order_acquire);
     const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
-    const auto as = [&](Entry e) { return now == e || (F::present(now) && F::present(e) && F::stable(now) == F::stable(e)); };
+    if (now == arch::kNone && source == arch::kNone) continue;
+    const bool present = F::present(now);
     // Nearly all are what a copy of a page that is written by nobody looks like: found out without a look at its bank.
-    if (level == Level::Pte && F::present(source)) {
-      Attributes read_only = F::attributes(source);
-      read_only.write = false;
-      if (as(F::with(source, read_only))) continue;
-    }
+    if (level == Level::Pte && present && F::present(source) && F::stable(now) == F::stable_read_only(source)) continue;
+    const auto as = [&](Entry e) { return now == e || (present && F::present(e) && F::stable(now) == F::stable(e)); };
     const Entry then = inherited(source, level, true);
     if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};

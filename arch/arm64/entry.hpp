@@ -92,6 +92,9 @@ struct Stage1 : Descriptor {
   static constexpr Entry stable(Entry e) {
     return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kReadOnly : 0));
   }
+  static constexpr Entry stable_read_only(Entry e) {
+    return (e & ~(kAccessFlag | kSoftDirty | kDirtyBitModifier)) | kReadOnly;
+  }
 };
 
 // Stage 2 knows no user and kernel: both may use what it allows, and attributes() says user.
@@ -123,6 +126,9 @@ struct Stage2 : Descriptor {
   }
   static constexpr Entry stable(Entry e) {
     return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kWrite : 0));
+  }
+  static constexpr Entry stable_read_only(Entry e) {
+    return e & ~(kAccessFlag | kSoftDirty | kDirtyBitModifier | kWrite);
   }
 };
 

@@ -53,6 +53,7 @@ struct Stage1 {
   }
   static constexpr bool leaf_allowed(Level l) { return l <= Level::Pud; }
   static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty); }
+  static constexpr Entry stable_read_only(Entry e) { return stable(e) & ~kWrite; }
 
   // Stores become visible in program order on x86, to other processors' walkers as well: keeping the
   // compiler from moving them is enough. On another host a software CPU does the walking.

@@ -88,6 +88,13 @@ TYPED_TEST(EveryFormat, Changing_attributes_is_as_good_as_encoding_anew) {
     });
   });
 }
+TYPED_TEST(EveryFormat, A_leaf_that_lost_writing_is_told_apart_from_nothing_but_other_leaves) {
+  for_all_attributes<TypeParam>([](Attributes a) {
+    const Entry e = TypeParam::leaf(0x1'0020'0000, Level::Pmd, a);
+    a.write = false;
+    EXPECT_EQ(TypeParam::stable_read_only(e), TypeParam::stable(TypeParam::with(e, a)));
+  });
+}
 TYPED_TEST(EveryFormat, A_kept_entry_is_invisible_to_the_hardware_and_comes_back_whole) {
   for (const Level level : {Level::Pte, Level::Pmd, Level::Pud}) {
     for_all_attributes<TypeParam>([&](Attributes a) {
