@@ -246,7 +246,7 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   if (!observer_) return {};
   for (const auto& banks : {inherited_data_, inherited_tables_}) {
     for (const auto& bank : banks) {
-      if (auto added = observer_->bank_inherited(*bank); !added) return give_up(added.error());
+      if (auto added = observer_->bank_added(*bank); !added) return give_up(added.error());
       told.push_back(bank);
     }
   }

@@ -74,8 +74,6 @@ class BankObserver {
  public:
   virtual ~BankObserver() = default;
   virtual Result<> bank_added(const Bank&) = 0;
-  // The same before a vCPU has run: of a layer. Whoever finds it dear may wait with it until one does.
-  virtual Result<> bank_inherited(const Bank& bank) { return bank_added(bank); }
   virtual void bank_removed(const Bank&) = 0;
 };
 

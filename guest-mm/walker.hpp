@@ -494,7 +494,10 @@ class Walker final : public PageTable {
 
   void leave_tree(const Slot& parent, Gpa table, FlushBatch& batch);
 
-  Entry inherited(Entry e, Level level, bool share) const;
+  struct Withheld {
+    Entry from = arch::kNone, to = arch::kNone;  // without the address
+  };
+  Entry inherited(Entry e, Level level, bool share, Withheld& last) const;
 
   struct Restored {
     Slot slot;

@@ -6,31 +6,41 @@
 
 namespace ramet::mm {
 
-// An entry as somebody else may use it from now on: what is below cannot be written through it.
+// An entry as somebody else may use it from now on: what is below cannot be written through it. A table's entries are
+// mostly alike but for their frames: `last` remembers what became of the one before.
 template <arch::EntryFormat F>
-arch::Entry Walker<F>::inherited(Entry e, Level level, bool share) const {
+arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& last) const {
   if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
   if (e == arch::kNone) return e;
   const bool kept = arch::is_kept(e);
   const Entry live = kept ? arch::restored(e) : e;
   const Gpa frame = F::address(live, level);
-  Attributes a = F::attributes(live);
-  // Ring 0's own, and files that are shared on purpose, stay as they are.
-  if (!a.write || !a.user || !(is_private(frame) || memory_.inherited(frame)) || frames_.exclusive(frame)) return e;
-  a.write = false;
-  return kept ? arch::kept(F::with(live, a)) : F::with(live, a);
+  if (live - frame != last.from) {
+    if (F::stable(live) == F::stable_read_only(live)) return e;
+    Attributes a = F::attributes(live);
+    if (!a.user) return e;  // ring 0's own
+    a.write = false;
+    last = {.from = live - frame, .to = F::with(live, a) - frame};
+  }
+  // Files that are shared on purpose stay as they are.
+  if (!(is_private(frame) || memory_.inherited(frame)) || frames_.exclusive(frame)) return e;
+  return kept ? arch::kept(last.to + frame) : last.to + frame;
 }
 
 template <arch::EntryFormat F>
 void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
-  const std::uint64_t span = arch::span_of(level);
-  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
-    store(Slot{to, level, i * span}, inherited(load(Slot{from, level, i * span}), level, share));
-  }
+  auto* const source = reinterpret_cast<Entry*>(tables_.host(from));
+  auto* const copy = reinterpret_cast<Entry*>(tables_.host(to));  // zeroes, and nobody else's yet
   const Slot slot{to, level, 0};
   TableInfo& info = tables_.info(to);
+  Withheld last;
   unsigned used = 0;
-  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) used += load(Slot{to, level, i * span}) != arch::kNone;
+  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
+    const Entry e = std::atomic_ref(source[i]).load(std::memory_order_acquire);
+    if (e == arch::kNone) continue;
+    ++used;
+    std::atomic_ref(copy[i]).store(inherited(e, level, share, last), std::memory_order_release);
+  }
   info.entries.store(static_cast<std::uint16_t>(used), std::memory_order_relaxed);
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
@@ -201,6 +211,7 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
   auto* const mine = reinterpret_cast<Entry*>(tables_.host(table));
   auto* const theirs = reinterpret_cast<Entry*>(tables_.host(base));
   bool changed = false;
+  Withheld last;
   TableLock lock(tables_.info(table));
   for (unsigned i = 0; i < entries; ++i) {
     const Entry now = std::atomic_ref(mine[i]).load(std::memory_order_acquire);
@@ -210,7 +221,7 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     // Nearly all are what a copy of a page that is written by nobody looks like: found out without a look at its bank.
     if (level == Level::Pte && present && F::present(source) && F::stable(now) == F::stable_read_only(source)) continue;
     const auto as = [&](Entry e) { return now == e || (present && F::present(e) && F::stable(now) == F::stable(e)); };
-    const Entry then = inherited(source, level, true);
+    const Entry then = inherited(source, level, true, last);
     if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};
     if (is_table(now, level)) {

@@ -77,6 +77,8 @@ class Vcpu {
   // x87/SSE/AVX state in the processor's own XSAVE (standard, not compacted) layout.
   virtual Status get_fp(FpState&) = 0;
   virtual Status set_fp(const FpState&) = 0;
+  // The same of what get_fp() of another vCPU gave, but done and reported by the next run().
+  virtual void copy_fp(const FpState&) = 0;
   virtual void reset_fp() = 0;   // the state execve(2) gives
 
   virtual const VcpuCounters& counters() const = 0;
@@ -91,6 +93,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Once, after the address space was created on this machine and before the first vCPU.
   virtual Status attach(mm::AddressSpace&) = 0;
 
+  // Makes beforehand the vCPU that the next acquire_vcpu() gives; it does not run. After attach(). Errors: too many.
+  virtual Status make_vcpu() = 0;
   // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
   virtual Status warm_up() = 0;
 

@@ -41,6 +41,7 @@ std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
       shell = std::move(warm_.back());
       warm_.pop_back();
     }
+    last_take_ = std::chrono::steady_clock::now();
   }
   start();
   if (shell) return shell;
@@ -69,7 +70,9 @@ void ShellPool::work() {
   std::unique_lock guard(lock_);
   for (;;) {
     changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
-    if (wanted_ && warm_.size() < most_warm_ && !stop_) {
+    if (!urgent_locked() && std::chrono::steady_clock::now() < last_take_ + kQuiet) {
+      changed_.wait_until(guard, last_take_ + kQuiet);
+    } else if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
       auto made = make_();
       guard.lock();

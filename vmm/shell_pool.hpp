@@ -2,6 +2,7 @@
 // neither fork(2) nor execve(2) nor the end of a process waits for KVM.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -34,13 +35,18 @@ class ShellPool {
 
  private:
   static constexpr std::size_t kMostOld = 16; // beyond, whoever gives back takes apart by itself
+  // Whoever took one makes a process of it now, and VMs that are made and taken apart meanwhile would have the kernel's
+  // lock of this process's address space in its way: so long the pool waits, unless it has run out.
+  static constexpr std::chrono::milliseconds kQuiet{2};
   void work();
+  bool urgent_locked() const { return stop_ || (wanted_ && warm_.empty()) || old_.size() >= kMostOld; }
 
   const MakeShell make_;
   const std::size_t most_warm_;
   mutable std::mutex lock_;                         // guards what follows but thread_; a leaf
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Shell>> warm_, old_;
+  std::chrono::steady_clock::time_point last_take_{};
   bool wanted_ = false, stop_ = false;        // wanted_: one was taken since it last failed to make one
   std::once_flag started_;
   std::thread thread_;

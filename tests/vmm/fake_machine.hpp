@@ -17,6 +17,7 @@ class FakeVcpu : public Vcpu {
   std::uint64_t gs_base() override { return gs_; }
   Status get_fp(FpState& s) override { s = {}; return {}; }
   Status set_fp(const FpState&) override { return {}; }
+  void copy_fp(const FpState&) override {}
   void reset_fp() override {}
   const VcpuCounters& counters() const override { return counters_; }
   std::atomic<unsigned> kicks{0};
@@ -35,6 +36,7 @@ class FakeMachine : public Machine {
   void bank_removed(const mm::Bank&) override { --banks; }
   Status attach(mm::AddressSpace&) override { return {}; }
   std::expected<Vcpu*, Failure> acquire_vcpu() override { return &vcpu; }
+  Status make_vcpu() override { return {}; }
   Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
   const Features& features() const override { return features_; }

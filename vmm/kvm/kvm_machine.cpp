@@ -63,7 +63,7 @@ bool KvmMachine::set_slot(unsigned slot, const mm::Bank& bank, bool present) {
   return call(vm_, KVM_SET_USER_MEMORY_REGION, &region) == 0;
 }
 
-mm::Result<> KvmMachine::add_slot(const mm::Bank& bank, bool now) {
+mm::Result<> KvmMachine::add_slot(const mm::Bank& bank) {
   std::lock_guard hold(slots_lock_);
   auto slot = std::ranges::find(slots_, nullptr);
   if (slot == slots_.end()) {
@@ -71,7 +71,7 @@ mm::Result<> KvmMachine::add_slot(const mm::Bank& bank, bool now) {
     slot = slots_.insert(slots_.end(), nullptr);
   }
   const auto number = unsigned(slot - slots_.begin());
-  if (!now) {
+  if (kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0) {
     late_.push_back(number);
     any_late_.store(true, std::memory_order_release);
   } else if (!set_slot(number, bank, true)) {
@@ -87,7 +87,7 @@ Status KvmMachine::settle_slots() {
   while (!late_.empty()) {
     const mm::Bank& bank = *slots_[late_.back()];
     if (!set_slot(late_.back(), bank, true))
-      return failure(fmt::format("KVM cannot give the guest {} MiB of its parent's memory: {}", bank.size() >> 20, std::strerror(errno)));
+      return failure(fmt::format("KVM cannot give the guest another {} MiB of memory: {}", bank.size() >> 20, std::strerror(errno)));
     late_.pop_back();
   }
   any_late_.store(false, std::memory_order_release);
@@ -110,36 +110,50 @@ void KvmMachine::bank_removed(const mm::Bank& bank) {
 
 Status KvmMachine::attach(mm::AddressSpace& space) { return kernel_.install(space); }
 
+Status KvmMachine::make_vcpu() {
+  auto vcpu = create_vcpu();
+  if (!vcpu) return std::unexpected(vcpu.error());
+  std::lock_guard hold(vcpus_lock_);
+  free_.push_back(*vcpu);
+  return {};
+}
+
 Status KvmMachine::warm_up() {
   if (auto ok = settle_slots(); !ok) return ok;
-  auto vcpu = acquire_vcpu();
+  auto vcpu = create_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
-  auto ok = static_cast<KvmVcpu*>(*vcpu)->warm_up();
-  release_vcpu(*vcpu);
-  return ok;
+  if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
+  std::lock_guard hold(vcpus_lock_);
+  free_.push_back(*vcpu);
+  return {};
+}
+
+std::expected<KvmVcpu*, Failure> KvmMachine::create_vcpu() {
+  if (!kernel_.installed()) return failure("the machine has no address space yet");
+  // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes vcpus_lock_.
+  std::lock_guard one_at_a_time(creating_lock_);
+  if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
+  auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
+  if (!created) return std::unexpected(created.error());
+  std::lock_guard hold(vcpus_lock_);
+  return vcpus_.emplace_back(std::move(*created)).get();
 }
 
 std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
-  if (!kernel_.installed()) return failure("the machine has no address space yet");
   KvmVcpu* vcpu = nullptr;
   {
     std::lock_guard hold(vcpus_lock_);
     if (!free_.empty()) {
       vcpu = free_.back();
       free_.pop_back();
-      vcpu->recycle();
     }
   }
   if (!vcpu) {
-    // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes vcpus_lock_.
-    std::lock_guard one_at_a_time(creating_lock_);
-    if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
-    auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
+    auto created = create_vcpu();
     if (!created) return std::unexpected(created.error());
-    vcpu = created->get();
-    std::lock_guard hold(vcpus_lock_);
-    vcpus_.push_back(std::move(*created));
+    vcpu = *created;
   }
+  vcpu->recycle();
   // The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
   if (live_.fetch_add(1, std::memory_order_seq_cst) == 1 &&
       flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))

@@ -40,10 +40,9 @@ class KvmMachine final : public Machine {
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
   ~KvmMachine() override;
 
-  // mm::BankObserver: one memslot a bank. Of those of layers, which may be large and cost time by the page, KVM hears
-  // when a vCPU enters (settle_slots): that is the child's time and not its parent's.
-  mm::Result<> bank_added(const mm::Bank& bank) override { return add_slot(bank, true); }
-  mm::Result<> bank_inherited(const mm::Bank& bank) override { return add_slot(bank, false); }
+  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
+  // KVM hears of when that enters (settle_slots): slots cost time, which is then the child's and not its parent's.
+  mm::Result<> bank_added(const mm::Bank& bank) override { return add_slot(bank); }
   void bank_removed(const mm::Bank&) override;
 
   // mm::Tlb
@@ -51,6 +50,7 @@ class KvmMachine final : public Machine {
   void flush_relaxed(const mm::FlushRequest&) override;
 
   Status attach(mm::AddressSpace&) override;
+  Status make_vcpu() override;
   Status warm_up() override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
@@ -61,8 +61,9 @@ class KvmMachine final : public Machine {
   friend class KvmVcpu;
   KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic);
   bool set_slot(unsigned slot, const mm::Bank&, bool present);
-  mm::Result<> add_slot(const mm::Bank&, bool now);
+  mm::Result<> add_slot(const mm::Bank&);
   Status settle_slots();
+  std::expected<KvmVcpu*, Failure> create_vcpu();
   template <class F>
   void for_each_vcpu(F f) const {
     std::lock_guard hold(vcpus_lock_);

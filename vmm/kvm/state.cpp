@@ -37,6 +37,7 @@ KvmVcpu::~KvmVcpu() {
 
 void KvmVcpu::recycle() {
   std::lock_guard hold(busy_);
+  if (std::exchange(untouched_, false)) return;
   regs_ = {};
   fs_base_ = gs_base_ = 0, bases_changed_ = true;
   reset_fp();
@@ -97,6 +98,9 @@ Status KvmVcpu::prepare() {
     }
     loaded_ = true;
   }
+  if (fp_copied_) {
+    if (auto ok = load_fp(*fp_copied_); !ok) return ok;
+  }
   return bases_changed_ ? load_bases() : Status{};
 }
 
@@ -138,7 +142,18 @@ void KvmVcpu::set_gs_base(std::uint64_t base) {
 static_assert(sizeof(XsaveArea) == sizeof(FpState::area));
 constexpr std::size_t kComponents = 512;  // XSTATE_BV
 
+Status KvmVcpu::load_fp(const FpState& fp) {
+  const int r = call(fd_, kSetXsave, const_cast<std::byte*>(fp.area.data()));
+  fp_copied_.reset();  // the newer one counts
+  if (r < 0) return failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r)));
+  return {};
+}
+
 Status KvmVcpu::get_fp(FpState& fp) {
+  if (fp_copied_) {
+    fp = *fp_copied_;
+    return {};
+  }
   if (int r = call(fd_, kGetXsave, fp.area.data()); r < 0) return failure(fmt::format("KVM_GET_XSAVE: {}", std::strerror(-r)));
   // KVM may list components that it gives no guest; x87 and SSE are always there in full.
   std::uint64_t components;
@@ -156,15 +171,13 @@ Status KvmVcpu::set_fp(const FpState& fp) {
   if (machine_.features().xsave_size == 0) header[0] = 3, header[1] = 0;  // FXSAVE users have no header
   if ((header[0] & ~served) != 0 || header[1] != 0) return failure("the FP state has components that this machine has not");
   std::memcpy(&copy.area[kComponents], header, sizeof header);
-  if (int r = call(fd_, kSetXsave, copy.area.data()); r < 0) return failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r)));
-  return {};
+  return load_fp(copy);
 }
 
 void KvmVcpu::reset_fp() {
   FpState fp;
   x86::reset(fp);
-  int r = call(fd_, kSetXsave, fp.area.data());
-  fp_reset_ = r < 0 ? failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r))) : Status{};
+  fp_reset_ = load_fp(fp);
 }
 
 }  // namespace ramet::vmm::kvm

@@ -29,11 +29,12 @@ class KvmVcpu final : public Vcpu {
   std::uint64_t gs_base() override;
   Status get_fp(FpState&) override;
   Status set_fp(const FpState&) override;
+  void copy_fp(const FpState& fp) override { fp_copied_ = std::make_unique<FpState>(fp); }
   void reset_fp() override;
   const VcpuCounters& counters() const override { return counters_; }
 
   // --- for KvmMachine ---
-  // Back to what acquire_vcpu() promises, for the next thread.
+  // Back to what acquire_vcpu() promises, for the next thread; of one that had none yet it is so.
   void recycle();
   // The generation whose entries the guest uses, 0 while it is not running user code.
   std::uint64_t guest_generation() const { return guest_generation_.load(std::memory_order_seq_cst); }
@@ -66,6 +67,7 @@ class KvmVcpu final : public Vcpu {
   // state.cpp
   Status load_ring0();              // control registers and segments
   Status load_bases();
+  Status load_fp(const FpState&);
 
   // flush.cpp
   Status announce();                // publishes that user code is about to run; does touches first
@@ -92,6 +94,8 @@ class KvmVcpu final : public Vcpu {
   std::uint64_t fs_base_ = 0, gs_base_ = 0;
   bool bases_changed_ = false;      // fs_base_ and gs_base_ are newer than the CPU's
   bool loaded_ = false;             // the registers that prepare() loads are there
+  bool untouched_ = true;           // nobody has acquired it yet
+  std::unique_ptr<FpState> fp_copied_;  // for prepare() to load
   Status fp_reset_;                 // how the last reset_fp() went; run() reports it
   bool in_user_ = false;            // the CPU stands in ring 3, at regs_
 

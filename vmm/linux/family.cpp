@@ -45,7 +45,9 @@ Family::~Family() { like_.use_pool(nullptr); }
 
 std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell(const MakeShell& make) {
   auto shell = make();
-  if (shell) (*shell)->use_pool(&pool_);
+  if (!shell) return shell;
+  if (auto r = (*shell)->machine().make_vcpu(); !r) return std::unexpected(r.error());
+  (*shell)->use_pool(&pool_);
   return shell;
 }
 

@@ -46,9 +46,12 @@ test_uring_wild() {
   { "$RAMET" run --timeout "$LIMIT" --memory 64M --stat --dir "$DATA" "$GUESTS/uring_wild" "$seed" "$rounds" "$DATA" \
       </dev/null 2>&1 >/dev/null
     echo $? >"$WORK/status"
-  } | tr -s '\0' '\n' | grep -aoE '^ramet:.{0,200}|uring_wild.{0,200}|^ .{0,30} (exits|uring:).{0,20}|'\
+  } | tr -s '\0' '\n' | tee "$WORK/all" | grep -aoE '^ramet:.{0,200}|uring_wild.{0,200}|^ .{0,30} (exits|uring:).{0,20}|'\
 '.{0,80}(Sanitizer|runtime error).{0,200}' >"$WORK/err"
   head -n 20 "$WORK/err"
   grep -qaE 'Sanitizer|runtime error' "$WORK/err" && fail "a sanitizer spoke"
-  [ "$(cat "$WORK/status")" = 0 ] || fail "status $(cat "$WORK/status"): it did not get to its end"
+  [ "$(cat "$WORK/status")" = 0 ] || {
+    tail -c 1000 "$WORK/all" | tr -cd '[:print:]\n'
+    fail "status $(cat "$WORK/status"): it did not get to its end"
+  }
 }
