@@ -1,7 +1,5 @@
 // What a fault costs the engine: without the address-space lock (speculative), with it (classic), and in Linux; alone,
 // and while other threads fault, map and unmap. Frames are recycled, so that both sides clear memory they have.
-#include <sched.h>
-
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -113,14 +111,6 @@ BENCHMARK(ready_frames)->UseManualTime()->Iterations(1000)->Unit(benchmark::kNan
 constexpr std::uint64_t kOwn = 2 * kBlockSize, kElsewhere = 64 * kPageSize;  // a faulting thread's region, the third's
 constexpr auto kPiece = std::chrono::milliseconds(100);
 
-// The faulting threads have a processor each, or the scheduler would be half of what is measured.
-void pin(unsigned thread) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(thread % std::max(1u, std::thread::hardware_concurrency()), &set);
-  (void)::sched_setaffinity(0, sizeof set, &set);
-}
-
 struct Storm {
   Engine engine;
   std::atomic<bool> stop{false};  // nothing else depends on it
@@ -141,7 +131,7 @@ struct Storm {
       std::vector<std::jthread> threads;
       for (unsigned i = 0; i < 2; ++i) {
         threads.emplace_back([&, i] {
-          pin(i);
+          stay_on_processor(i);
           std::uint64_t n = 0;
           while (going()) {
             engine.drop(own(i), kOwn);

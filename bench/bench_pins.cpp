@@ -2,6 +2,7 @@
 // many of its pages are pinned. The engine alone, without exits. bench_pins [Google Benchmark's options]
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <barrier>
 
 #include "bench/engine.hpp"
@@ -63,38 +64,50 @@ void fork_never_pinned(benchmark::State& state) {
   state.counters["ratio"] = ratio(on, off);
 }
 
-// Pins a nanosecond, all threads together; each has pages of its own.
-double pin_rate(AddressSpace& space, unsigned threads) {
-  constexpr unsigned kPins = 200'000;
-  std::barrier start(threads + 1);
-  std::vector<std::thread> all;
-  for (unsigned t = 0; t < threads; ++t) {
-    all.emplace_back([&, t] {
-      start.arrive_and_wait();
-      for (unsigned i = 0; i < kPins; ++i) {
-        const Gva page = kAt + t * (kBytes / 2) + i % 1024 * kPageSize;
-        benchmark::DoNotOptimize(space.pin(page, kPageSize, Access::Write, AddressSpace::PinTerm::Short).value());
-      }
-    });
+// What so many threads do in a nanosecond, all together: `work(thread, i)` for each i below `count`.
+template <class Work>
+double rate(unsigned threads, unsigned count, Work&& work) {
+  std::barrier start(threads);
+  std::vector<double> took(threads);
+  {
+    std::vector<std::jthread> all;
+    for (unsigned t = 0; t < threads; ++t) {
+      all.emplace_back([&, t] {
+        stay_on_processor(t);
+        start.arrive_and_wait();
+        took[t] = nanoseconds([&] {
+          for (unsigned i = 0; i < count; ++i) work(t, i);
+        });
+      });
+    }
   }
-  start.arrive_and_wait();
-  return threads * kPins / nanoseconds([&] {
-    for (auto& t : all) t.join();
-  });
+  return threads * count / *std::ranges::max_element(took);
 }
 
+// By one thread and by two, each with pages of its own; beside them work that shares nothing, which says how much two
+// processors of this machine can do at all.
 void fast_pins(benchmark::State& state) {
   Engine vm = filled(std::make_shared<PhysicalSpace>());
-  Samples one, two;
+  const auto pin = [&](unsigned t, unsigned i) {
+    const Gva page = kAt + t * (kBytes / 2) + i % 1024 * kPageSize;
+    benchmark::DoNotOptimize(vm.space->pin(page, kPageSize, Access::Write, AddressSpace::PinTerm::Short).value());
+  };
+  const auto nothing_shared = [](unsigned, unsigned i) {
+    unsigned long n = i;
+    for (unsigned k = 0; k < 50; ++k) benchmark::DoNotOptimize(n = n * 6364136223846793005u + 1);
+  };
+  constexpr unsigned kTimes = 200'000;
+  Samples one, two, alone, both;
   for (auto _ : state) {
     state.SetIterationTime(1e-9 * nanoseconds([&] {
-      one.add(pin_rate(*vm.space, 1));
-      two.add(pin_rate(*vm.space, 2));
+      one.add(rate(1, kTimes, pin)), two.add(rate(2, kTimes, pin));
+      alone.add(rate(1, kTimes, nothing_shared)), both.add(rate(2, kTimes, nothing_shared));
     }));
   }
   state.counters["one_ns"] = 1 / one.median();
   state.counters["two_ns"] = 1 / two.median();
   state.counters["two_to_one"] = ratio(two, one);
+  state.counters["nothing_shared_two_to_one"] = ratio(both, alone);
 }
 
 BENCHMARK(fork)->Arg(0)->Arg(1)->Arg(256)->Arg(4096)->UseManualTime()->Iterations(60)->Unit(benchmark::kMicrosecond);

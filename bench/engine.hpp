@@ -1,8 +1,10 @@
 // What the engine's benchmarks share: an address space driven by plain host threads, and the same work done by Linux.
 #pragma once
 
+#include <sched.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -64,6 +66,14 @@ inline char* native_map(Gva at, std::uint64_t length, int advice) {
   check(p == reinterpret_cast<char*>(at));
   (void)::madvise(p, length, advice);
   return p;
+}
+
+// Threads that are compared have a processor each, or the scheduler would be half of what is measured.
+inline void stay_on_processor(unsigned number) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(number % std::max(1u, std::thread::hardware_concurrency()), &set);
+  (void)::sched_setaffinity(0, sizeof set, &set);
 }
 
 inline void native_touch(Gva at) { *reinterpret_cast<volatile char*>(at) = 1; }
