@@ -846,6 +846,28 @@ static void threads(void) {
   printf("%d threads, %d rounds\n", kThreads, kRounds);
 }
 
+// Entries about rings, the own and another, that come to their turn when both descriptors are closed already.
+static void rings_in_entries(void) {
+  for (int round = 0; round < 20; ++round) {
+    struct io_uring one, other;
+    struct __kernel_timespec soon = {0, 2000000};
+    CHECK(io_uring_queue_init(8, &one, 0) == 0 && io_uring_queue_init(8, &other, 0) == 0);
+    const int rings[] = {one.ring_fd, other.ring_fd};
+    for (int i = 0; i < 2; ++i) {
+      struct io_uring* ring = i ? &other : &one;
+      PREP(ring, 1, io_uring_prep_timeout, &soon, 0, 0)->flags |= IOSQE_IO_HARDLINK;
+      PREP(ring, 2, io_uring_prep_read, rings[i], pages(1), 8, 0)->flags |= IOSQE_IO_HARDLINK;
+      PREP(ring, 3, io_uring_prep_fsync, rings[!i], 0)->flags |= IOSQE_IO_HARDLINK;
+      PREP(ring, 4, io_uring_prep_cancel_fd, rings[i], 0)->flags |= IOSQE_IO_HARDLINK;
+      PREP(ring, 5, io_uring_prep_nop);
+      CHECK(io_uring_submit(ring) == 5);
+    }
+    CHECK(close(rings[0]) == 0 && close(rings[1]) == 0);
+    if (round % 2) usleep(3000);
+  }
+  printf("rings that are named in entries end with their descriptors\n");
+}
+
 // The program ends with entries in flight, in a thread of its own and in this one.
 static void end_in_flight(void) {
   static struct io_uring ring;
@@ -870,7 +892,8 @@ static const struct {
               {"links", links}, {"timeouts", timeouts}, {"polls", polls}, {"overflow", overflow},
               {"completions_without_calls", completions_without_calls}, {"descriptor", descriptor}, {"events", events},
               {"interrupted", interrupted}, {"refused", refused}, {"probes", probes}, {"threads", threads},
-              {"end_in_flight", end_in_flight}};
+              {"end_in_flight", end_in_flight},
+              {"rings_in_entries", rings_in_entries}};
 
 int main(int argc, char** argv) {
   if (argc == 2 && strcmp(argv[1], "--list") == 0) {

@@ -231,7 +231,7 @@ UringTranslation::Result UringTranslation::fsync(io_uring_sqe& to) {
   if (from_.fsync_flags & ~IORING_FSYNC_DATASYNC) return malformed();
   request_.file = ring_.file_of(thread_, from_);
   if (!request_.file || (request_.file->flags & O_PATH)) return refuse(EBADF);
-  if (request_.file->synthetic || request_.file->kind == OpenFile::Kind::Synthetic) return refuse(EINVAL);
+  if (request_.file->synthetic || request_.file->kind == OpenFile::Kind::Synthetic || request_.file->kind == OpenFile::Kind::Uring) return refuse(EINVAL);
   to.fd = request_.file->host.get();
   to.off = from_.off;
   to.len = from_.len;
@@ -296,6 +296,7 @@ UringTranslation::Result UringTranslation::cancel(io_uring_sqe& to) {
     case IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL:
       request_.file = ring_.file_of(thread_, from_);
       if (!request_.file) return refuse(EBADF);
+      if (request_.file->kind == OpenFile::Kind::Uring) return refuse(ENOENT);  // nothing is ever in flight for one
       to.fd = request_.file->host.get();
       to.cancel_flags = from_.cancel_flags;
       return {};

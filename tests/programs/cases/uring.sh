@@ -16,6 +16,7 @@ test_uring_refused() { uring refused; }
 test_uring_probes() { uring probes; }
 test_uring_threads() { uring threads; }
 test_uring_end_in_flight() { uring end_in_flight; }
+test_uring_rings_in_entries() { uring rings_in_entries; }
 
 test_gup_test() { same "$GUESTS/gup_test"; }
 test_vmsplice() { same "$GUESTS/vmsplice"; }
