@@ -67,7 +67,7 @@ TEST(Blocking, NoInterruptionIsLostWhereverItFallsAroundTheStartOfAWait) {
     for (unsigned round = 0; round < kRounds; ++round) {
       for (auto spin = random() % 2000; spin > 0; --spin) asm volatile("");
       interruption.raise(owner);
-      while (seen.load() == round) std::this_thread::yield();
+      seen.wait(round);
     }
   });
   unsigned lost = 0;
@@ -75,6 +75,7 @@ TEST(Blocking, NoInterruptionIsLostWhereverItFallsAroundTheStartOfAWait) {
     if (wait_long(interruption) != -EINTR) ++lost;
     interruption.clear();
     seen.store(round + 1);
+    seen.notify_one();
   }
   interrupter.join();
   EXPECT_EQ(lost, 0u);
