@@ -208,6 +208,22 @@ Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::functi
   return bank;
 }
 
+// Those below that end with it end one after the other: in each other's destructors a long chain would need more stack
+// than a thread has.
+Layer::~Layer() {
+  thread_local std::shared_ptr<const Layer>* next_to_end = nullptr;
+  if (next_to_end) {
+    *next_to_end = std::move(below);
+    return;
+  }
+  std::shared_ptr<const Layer> next = std::move(below);
+  next_to_end = &next;
+  while (next) {
+    const auto ending = std::move(next);
+  }
+  next_to_end = nullptr;
+}
+
 Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   // By start. Parts of one bank that touch each other, closed by one freeze after another, become one.
   std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;

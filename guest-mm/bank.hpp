@@ -62,6 +62,7 @@ struct Layer {
     Gpa start = 0, end = 0;
     bool empty() const { return start == end; }
   };
+  ~Layer();
   std::shared_ptr<const Layer> below;      // what it refers to in turn; null: nothing
   std::shared_ptr<Bank> data, tables;
   std::vector<Part> data_parts;            // without those of the layers below

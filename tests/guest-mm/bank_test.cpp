@@ -95,6 +95,23 @@ TEST(Bank, Memory_is_released_when_its_last_user_has_gone) {
   EXPECT_EQ(released, 1);
 }
 
+TEST(Layer, A_chain_longer_than_the_stack_is_deep_ends_with_its_last_user) {
+  std::weak_ptr<const Layer> bottom;
+  std::shared_ptr<const Layer> top, middle;
+  constexpr unsigned kLayers = 500'000;
+  for (unsigned i = 0; i < kLayers; ++i) {
+    auto layer = std::make_shared<Layer>();
+    layer->below = std::move(top);
+    top = std::move(layer);
+    if (i == 0) bottom = top;
+    if (i == kLayers / 2) middle = top;
+  }
+  top.reset();
+  EXPECT_FALSE(bottom.expired());
+  middle.reset();
+  EXPECT_TRUE(bottom.expired());
+}
+
 TEST(Bank, A_bank_the_machine_has_no_slot_for_is_refused_and_leaves_nothing) {
   Slots slots;
   slots.limit = 2;
