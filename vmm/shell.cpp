@@ -113,7 +113,9 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
 }
 
 MakeShell Shell::maker() const {
-  return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_] { return create(bytes, techniques, space); };
+  return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_] {
+    return create(bytes, techniques, space);
+  };
 }
 
 }  // namespace ramet::vmm

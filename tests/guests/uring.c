@@ -850,8 +850,9 @@ static void threads(void) {
 static void rings_in_entries(void) {
   for (int round = 0; round < 20; ++round) {
     struct io_uring one, other;
-    struct __kernel_timespec soon = {0, 2000000};
-    CHECK(io_uring_queue_init(8, &one, 0) == 0 && io_uring_queue_init(8, &other, 0) == 0);
+    struct __kernel_timespec soon = milliseconds(2);
+    make(&one, 8);
+    make(&other, 8);
     const int rings[] = {one.ring_fd, other.ring_fd};
     for (int i = 0; i < 2; ++i) {
       struct io_uring* ring = i ? &other : &one;
@@ -892,8 +893,7 @@ static const struct {
               {"links", links}, {"timeouts", timeouts}, {"polls", polls}, {"overflow", overflow},
               {"completions_without_calls", completions_without_calls}, {"descriptor", descriptor}, {"events", events},
               {"interrupted", interrupted}, {"refused", refused}, {"probes", probes}, {"threads", threads},
-              {"end_in_flight", end_in_flight},
-              {"rings_in_entries", rings_in_entries}};
+              {"end_in_flight", end_in_flight}, {"rings_in_entries", rings_in_entries}};
 
 int main(int argc, char** argv) {
   if (argc == 2 && strcmp(argv[1], "--list") == 0) {

@@ -36,8 +36,8 @@ siginfo_t Family::Member::end_info(int pid) const {
 }
 
 Family::Family(Shell& like, int first_id)
-    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like), pool_([this, make = like.maker()] { return new_shell(make); }),
-      next_id_(first_ + 1), foreground_(first_) {
+    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+      pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
 

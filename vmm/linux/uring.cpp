@@ -202,8 +202,6 @@ bool Uring::submit_one(Thread& thread, const io_uring_sqe& from) {
   auto translated = translation.run(entry);
   if (!translated) {
     request->refused = translated.error().error;
-    // Entries that name rings are all refused, and hold none: it would end in the thread that it has to wait for.
-    if (request->file && request->file->kind == OpenFile::Kind::Uring) request->file.reset();
     UringTranslation::refused(translated.error(), entry);
     devices_->counters().refused.fetch_add(1, std::memory_order_relaxed);
   } else {

@@ -105,15 +105,22 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
 
 // --- reads and writes ---
 
+// Rings are refused, with `of_ring`, and never held: a ring could hold itself, or end in the thread it has to wait for.
+UringTranslation::Result UringTranslation::take_file(int of_ring) {
+  auto file = ring_.file_of(thread_, from_);
+  if (!file) return refuse(EBADF);
+  if (file->kind == OpenFile::Kind::Uring) return refuse(of_ring);
+  request_.file = std::move(file);
+  return {};
+}
+
 // As file_for() in files_io.cpp.
 UringTranslation::Result UringTranslation::transfer_file(bool write) {
-  request_.file = ring_.file_of(thread_, from_);
-  if (!request_.file) return refuse(EBADF);
+  if (auto taken = take_file(EINVAL); !taken) return taken;
   const OpenFile& file = *request_.file;
   if (file.flags & O_PATH) return refuse(EBADF);
   if ((file.flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return refuse(EBADF);
   if (file.kind == OpenFile::Kind::Directory) return refuse(write ? EBADF : EISDIR);
-  if (file.kind == OpenFile::Kind::Uring) return refuse(EINVAL);
   if (from_.rw_flags & ~kReadWriteFlags) return refuse(EOPNOTSUPP);
   request_.transfers = true;
   return {};
@@ -229,9 +236,9 @@ UringTranslation::Result UringTranslation::transfer_fixed(io_uring_sqe& to, bool
 UringTranslation::Result UringTranslation::fsync(io_uring_sqe& to) {
   if (from_.addr || from_.buf_index || from_.splice_fd_in) return malformed();
   if (from_.fsync_flags & ~IORING_FSYNC_DATASYNC) return malformed();
-  request_.file = ring_.file_of(thread_, from_);
-  if (!request_.file || (request_.file->flags & O_PATH)) return refuse(EBADF);
-  if (request_.file->synthetic || request_.file->kind == OpenFile::Kind::Synthetic || request_.file->kind == OpenFile::Kind::Uring) return refuse(EINVAL);
+  if (auto taken = take_file(EINVAL); !taken) return taken;
+  if (request_.file->flags & O_PATH) return refuse(EBADF);
+  if (request_.file->synthetic || request_.file->kind == OpenFile::Kind::Synthetic) return refuse(EINVAL);
   to.fd = request_.file->host.get();
   to.off = from_.off;
   to.len = from_.len;
@@ -242,10 +249,8 @@ UringTranslation::Result UringTranslation::fsync(io_uring_sqe& to) {
 UringTranslation::Result UringTranslation::poll_add(io_uring_sqe& to) {
   // One that fires again and again would fill the guest's queue without its submitting anything.
   if (from_.len || from_.off || from_.addr || from_.buf_index) return malformed();
-  request_.file = ring_.file_of(thread_, from_);
-  if (!request_.file || (request_.file->flags & O_PATH)) return refuse(EBADF);
-  // A ring that waits for rings could hold itself, and be held for ever.
-  if (request_.file->kind == OpenFile::Kind::Uring) return refuse(EOPNOTSUPP);
+  if (auto taken = take_file(EOPNOTSUPP); !taken) return taken;
+  if (request_.file->flags & O_PATH) return refuse(EBADF);
   to.fd = request_.file->host.get();
   to.poll32_events = from_.poll32_events;
   return {};
@@ -294,9 +299,7 @@ UringTranslation::Result UringTranslation::cancel(io_uring_sqe& to) {
     case IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL: to.cancel_flags = from_.cancel_flags; return {};
     case IORING_ASYNC_CANCEL_FD:
     case IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL:
-      request_.file = ring_.file_of(thread_, from_);
-      if (!request_.file) return refuse(EBADF);
-      if (request_.file->kind == OpenFile::Kind::Uring) return refuse(ENOENT);  // nothing is ever in flight for one
+      if (auto taken = take_file(ENOENT); !taken) return taken;  // nothing is ever in flight for a ring
       to.fd = request_.file->host.get();
       to.cancel_flags = from_.cancel_flags;
       return {};

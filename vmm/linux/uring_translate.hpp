@@ -33,6 +33,7 @@ class UringTranslation {
   using Result = std::expected<void, UringRefusal>;
   Result transfer(io_uring_sqe& to, bool write);
   Result transfer_fixed(io_uring_sqe& to, bool write);
+  Result take_file(int of_ring);
   Result transfer_file(bool write);
   Result charge(bool write, std::uint64_t bytes);
   Result pin(mm::Gva at, std::uint64_t length, mm::Access, std::uint64_t& total);
