@@ -31,9 +31,9 @@ struct Tree {
 
 TEST(Paths, AFileBelowAShareIsReadByItsGuestPath) {
   Tree t;
-  Guest g({t.share("shared", "/work")});
-  EXPECT_EQ(g.cat("/work/file"), "file");
-  EXPECT_EQ(g.cat("/work//./sub/../sub///inner"), "inner");
+  Guest g({t.share("shared", "/data")});
+  EXPECT_EQ(g.cat("/data/file"), "file");
+  EXPECT_EQ(g.cat("/data//./sub/../sub///inner"), "inner");
   EXPECT_EQ(g.cat("/file"), error(ENOENT));
   EXPECT_EQ(g.cat((t.top.path / "shared/file").string()), error(ENOENT));
 }
@@ -58,11 +58,11 @@ TEST(Paths, DotDotOutOfAShareLeadsToItsGuestParent) {
 TEST(Paths, AbsoluteLinksStartAtTheGuestsRoot) {
   Tree t;
   t.top.link("shared/absolute", (t.top.path / "outside/secret").string());
-  t.top.link("shared/inside", "/work/file");
-  Guest g({t.share("shared", "/work")});
-  EXPECT_EQ(g.cat("/work/absolute"), error(ENOENT));
-  EXPECT_EQ(g.cat("/work/inside"), "file");
-  EXPECT_EQ(g.link("/work/inside"), "/work/file");
+  t.top.link("shared/inside", "/data/file");
+  Guest g({t.share("shared", "/data")});
+  EXPECT_EQ(g.cat("/data/absolute"), error(ENOENT));
+  EXPECT_EQ(g.cat("/data/inside"), "file");
+  EXPECT_EQ(g.link("/data/inside"), "/data/file");
 }
 
 TEST(Paths, RelativeLinksCannotClimbOut) {
@@ -70,10 +70,10 @@ TEST(Paths, RelativeLinksCannotClimbOut) {
   t.top.link("shared/up", "../outside/secret");
   t.top.link("shared/sub/upup", "../../outside");
   t.top.link("shared/fine", "sub/../file");
-  Guest g({t.share("shared", "/work"), t.share("other", "/outside")});
-  EXPECT_EQ(g.cat("/work/up"), error(ENOENT));  // the guest's /outside, where there is no such file
-  EXPECT_EQ(g.cat("/work/sub/upup/theirs"), "theirs");
-  EXPECT_EQ(g.cat("/work/fine"), "file");
+  Guest g({t.share("shared", "/data"), t.share("other", "/outside")});
+  EXPECT_EQ(g.cat("/data/up"), error(ENOENT));  // the guest's /outside, where there is no such file
+  EXPECT_EQ(g.cat("/data/sub/upup/theirs"), "theirs");
+  EXPECT_EQ(g.cat("/data/fine"), "file");
 }
 
 TEST(Paths, ChainsOfLinksEndAfterForty) {
@@ -90,15 +90,15 @@ TEST(Paths, ChainsOfLinksEndAfterForty) {
 
 TEST(Paths, LinksThatTheGuestMakesAreFollowedInItsOwnTree) {
   Tree t;
-  Guest g({t.share("shared", "/work", true)});
+  Guest g({t.share("shared", "/data", true)});
   std::string outside = (t.top.path / "outside").string();
-  ASSERT_EQ(g.call("symlink", {g.put(outside), g.put("/work/escape")}), 0);
-  EXPECT_EQ(g.cat("/work/escape/secret"), error(ENOENT));
-  ASSERT_EQ(g.call("symlink", {g.put("../../../../../../../../../" + outside), g.put("/work/climb")}), 0);
-  EXPECT_EQ(g.cat("/work/climb/secret"), error(ENOENT));
+  ASSERT_EQ(g.call("symlink", {g.put(outside), g.put("/data/escape")}), 0);
+  EXPECT_EQ(g.cat("/data/escape/secret"), error(ENOENT));
+  ASSERT_EQ(g.call("symlink", {g.put("../../../../../../../../../" + outside), g.put("/data/climb")}), 0);
+  EXPECT_EQ(g.cat("/data/climb/secret"), error(ENOENT));
   // Creation through a dangling link stays inside as well.
-  ASSERT_EQ(g.call("symlink", {g.put(outside + "/made"), g.put("/work/dangling")}), 0);
-  EXPECT_EQ(g.open("/work/dangling", O_CREAT | O_WRONLY), -ENOENT);
+  ASSERT_EQ(g.call("symlink", {g.put(outside + "/made"), g.put("/data/dangling")}), 0);
+  EXPECT_EQ(g.open("/data/dangling", O_CREAT | O_WRONLY), -ENOENT);
   EXPECT_FALSE(fs::exists(outside + "/made"));
 }
 
@@ -129,19 +129,19 @@ TEST(Paths, AMountPointIsFoundThroughTheLinksThatLeadThere) {
 
 TEST(Paths, ADirectoryThatIsRenamedUnderneathKeepsTheGuestInside) {
   Tree t;
-  Guest g({t.share("shared", "/work", true)});
-  ASSERT_EQ(g.call("chdir", {g.put("/work/sub")}), 0);
+  Guest g({t.share("shared", "/data", true)});
+  ASSERT_EQ(g.call("chdir", {g.put("/data/sub")}), 0);
   // The host moves it somewhere else within the share: the working directory follows.
   fs::create_directories(t.top.path / "shared/new/place");
   fs::rename(t.top.path / "shared/sub", t.top.path / "shared/new/place/sub");
-  EXPECT_EQ(g.cwd(), "/work/new/place/sub");
+  EXPECT_EQ(g.cwd(), "/data/new/place/sub");
   EXPECT_EQ(g.cat("inner"), "inner");
   EXPECT_EQ(g.cat("../../../file"), "file");
   // And out of the share: nothing above it can be reached any more.
   fs::rename(t.top.path / "shared/new/place/sub", t.top.path / "outside/sub");
   EXPECT_EQ(g.cat("../secret"), error(ENOENT));
   EXPECT_EQ(g.cwd(), error(ENOENT));
-  EXPECT_EQ(g.cat("../../work/file"), error(ENOENT));
+  EXPECT_EQ(g.cat("../../data/file"), error(ENOENT));
 }
 
 TEST(Paths, RenamesWhileThePathIsWalkedNeverLeadOut) {
@@ -175,13 +175,13 @@ TEST(Paths, ALinkSwappedForADirectoryNeverLeadsOut) {
   t.top.dir("shared/spot");
   t.top.file("shared/spot/secret", "decoy");
   fs::create_directory_symlink(t.top.path / "outside", t.top.path / "shared/bad");
-  Guest g({t.share("shared", "/work")});
+  Guest g({t.share("shared", "/data")});
   std::atomic<bool> stop{false};
   std::thread host([&] {
     auto a = t.top.path / "shared/spot", b = t.top.path / "shared/bad";
     while (!stop) ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), 2 /* RENAME_EXCHANGE */);
   });
-  for (int i = 0; i < 5000; ++i) EXPECT_NE(g.cat("/work/spot/secret"), "secret");
+  for (int i = 0; i < 5000; ++i) EXPECT_NE(g.cat("/data/spot/secret"), "secret");
   stop = true;
   host.join();
 }
@@ -225,54 +225,54 @@ TEST(Paths, DevicesBelowAShareAreRefusedExceptTheHarmlessOnes) {
   };
   if (!node("null", S_IFCHR, 1, 3) || !node("mem", S_IFCHR, 1, 1) || !node("disk", S_IFBLK, 254, 0) || !node("kvm", S_IFCHR, 10, 232))
     GTEST_SKIP() << "needs the right to make device nodes";
-  Guest g({t.share("shared", "/work")});
-  EXPECT_EQ(g.open("/work/mem"), -EACCES);
-  EXPECT_EQ(g.open("/work/disk"), -EACCES);
-  EXPECT_EQ(g.open("/work/kvm", O_RDWR), -EACCES);
+  Guest g({t.share("shared", "/data")});
+  EXPECT_EQ(g.open("/data/mem"), -EACCES);
+  EXPECT_EQ(g.open("/data/disk"), -EACCES);
+  EXPECT_EQ(g.open("/data/kvm", O_RDWR), -EACCES);
   // As a path only it can be looked at, and not be opened through that either.
-  std::int64_t fd = g.open("/work/mem", O_PATH);
+  std::int64_t fd = g.open("/data/mem", O_PATH);
   ASSERT_GE(fd, 0);
   EXPECT_EQ(g.read_all(fd), error(EBADF));
   EXPECT_EQ(g.open("/proc/self/fd/" + std::to_string(fd)), -EACCES);
-  EXPECT_GE(g.open("/work/null", O_RDWR), 0);
+  EXPECT_GE(g.open("/data/null", O_RDWR), 0);
 }
 
 TEST(Paths, SocketsOfTheHostCannotBeOpened) {
   Tree t;
   ASSERT_EQ(::mknod((t.top.path / "shared/sock").c_str(), S_IFSOCK | 0666, 0), 0);
-  Guest g({t.share("shared", "/work", true)});
-  EXPECT_EQ(g.open("/work/sock", O_RDWR), -ENXIO);
+  Guest g({t.share("shared", "/data", true)});
+  EXPECT_EQ(g.open("/data/sock", O_RDWR), -ENXIO);
 }
 
 TEST(Paths, SlashesAtTheEndAskForADirectory) {
   Tree t;
   t.top.link("shared/todir", "sub");
   t.top.link("shared/tofile", "file");
-  Guest g({t.share("shared", "/work", true)});
-  EXPECT_EQ(g.cat("/work/file/"), error(ENOTDIR));
-  EXPECT_EQ(g.cat("/work/file/."), error(ENOTDIR));
-  EXPECT_EQ(g.cat("/work/file/.."), error(ENOTDIR));
-  EXPECT_EQ(g.mode("/work/tofile/"), -ENOTDIR);
-  EXPECT_TRUE(S_ISDIR(g.mode("/work/todir/", "lstat")));
-  EXPECT_TRUE(S_ISLNK(g.mode("/work/todir", "lstat")));
-  EXPECT_EQ(g.open("/work/new/", O_CREAT | O_WRONLY), -EISDIR);
-  EXPECT_EQ(g.call("mkdir", {g.put("/work/newdir/"), 0755}), 0);
+  Guest g({t.share("shared", "/data", true)});
+  EXPECT_EQ(g.cat("/data/file/"), error(ENOTDIR));
+  EXPECT_EQ(g.cat("/data/file/."), error(ENOTDIR));
+  EXPECT_EQ(g.cat("/data/file/.."), error(ENOTDIR));
+  EXPECT_EQ(g.mode("/data/tofile/"), -ENOTDIR);
+  EXPECT_TRUE(S_ISDIR(g.mode("/data/todir/", "lstat")));
+  EXPECT_TRUE(S_ISLNK(g.mode("/data/todir", "lstat")));
+  EXPECT_EQ(g.open("/data/new/", O_CREAT | O_WRONLY), -EISDIR);
+  EXPECT_EQ(g.call("mkdir", {g.put("/data/newdir/"), 0755}), 0);
 }
 
 TEST(Paths, WrongPathsHaveLinuxsErrors) {
   Tree t;
-  Guest g({t.share("shared", "/work")});
+  Guest g({t.share("shared", "/data")});
   EXPECT_EQ(g.cat(""), error(ENOENT));
-  EXPECT_EQ(g.cat("/work/" + std::string(256, 'n')), error(ENAMETOOLONG));
+  EXPECT_EQ(g.cat("/data/" + std::string(256, 'n')), error(ENAMETOOLONG));
   std::string deep;
   while (deep.size() < 5000) deep += "/d";
   EXPECT_EQ(g.cat(deep), error(ENAMETOOLONG));
   EXPECT_EQ(g.call("open", {0x10, O_RDONLY, 0}), -EFAULT);
   EXPECT_EQ(g.call("openat", {77, g.put("x"), O_RDONLY, 0}), -EBADF);
-  std::int64_t file = g.open("/work/file");
+  std::int64_t file = g.open("/data/file");
   EXPECT_EQ(g.call("openat", {as_word(file), g.put("x"), O_RDONLY, 0}), -ENOTDIR);
   // An absolute path does not look at the descriptor.
-  EXPECT_GE(g.call("openat", {77, g.put("/work/file"), O_RDONLY, 0}), 0);
+  EXPECT_GE(g.call("openat", {77, g.put("/data/file"), O_RDONLY, 0}), 0);
 }
 
 TEST(Paths, SharesThatCannotBeAreRefusedByName) {
