@@ -185,7 +185,7 @@ class AddressSpace {
   Result<> reset(const Snapshot&);
 
   // --- contents that outlive the VM (contents.cpp) ---
-  // Pages of private memory with consecutive addresses, of the guest and of frames.
+  // Pages of private memory with consecutive addresses, of the guest and of frames; those may be of several banks.
   struct Stretch {
     Gva start = 0;
     Gpa frame = 0;

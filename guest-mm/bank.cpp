@@ -269,17 +269,17 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   return {};
 }
 
-std::byte* Memory::host(Gpa gpa) const {
-  if (data_->contains(gpa)) return data_->at(gpa);
-  if (tables_->contains(gpa)) return tables_->at(gpa);
+std::span<std::byte> Memory::host_range(Gpa gpa) const {
+  if (data_->contains(gpa)) return data_->from(gpa);
+  if (tables_->contains(gpa)) return tables_->from(gpa);
   for (const Banks* banks : {&inherited_data_, &inherited_tables_}) {
-    if (const Bank* bank = find(*banks, gpa)) return bank->at(gpa);
+    if (const Bank* bank = find(*banks, gpa)) return bank->from(gpa);
   }
   std::shared_lock guard(lock_);
   for (const auto& [bank, times] : added_) {
-    if (bank->contains(gpa)) return bank->at(gpa);
+    if (bank->contains(gpa)) return bank->from(gpa);
   }
-  return nullptr;
+  return {};
 }
 
 std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {

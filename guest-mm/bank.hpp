@@ -45,6 +45,7 @@ class Bank {
   bool contains(Gpa gpa) const { return gpa - base_ < size(); }
   // Precondition: contains(gpa).
   std::byte* at(Gpa gpa) const { return host() + (gpa - base_); }
+  std::span<std::byte> from(Gpa gpa) const { return host_.subspan(gpa - base_); }
 
  private:
   Bank(Gpa base, std::span<std::byte> host, std::function<void()> release);
@@ -132,8 +133,10 @@ class Memory {
   Result<> announce(const Bank&, Gpa start, Gpa end);
   static constexpr std::uint64_t kFirstPiece = 8ull << 20;
 
-  // Host address of a guest-physical one; nullptr if no bank holds it.
-  std::byte* host(Gpa gpa) const;
+  // Host memory from a guest-physical address to the end of its bank; empty if no bank holds it. The next bank may
+  // begin right there, but lies elsewhere in the host.
+  std::span<std::byte> host_range(Gpa gpa) const;
+  std::byte* host(Gpa gpa) const { return host_range(gpa).data(); }
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
   std::shared_ptr<Bank> bank_of(Gpa gpa) const;
 

@@ -50,19 +50,18 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
   if (!first) return fail(first.error());
   Piece piece;
   piece.gpa = first->address + (address - first->start);
-  const auto of_a_file = [&](Gpa gpa) { return !memory.data().contains(gpa) && !memory.inherited(gpa); };
-  piece.shared = of_a_file(piece.gpa);
+  piece.shared = !memory.data().contains(piece.gpa) && !memory.inherited(piece.gpa);
+  const auto host = memory.host_range(piece.gpa);
+  if (host.empty()) return fail(Error::BeyondEnd);  // its bank has gone: the file was unmapped behind our back
+  length = std::min<std::uint64_t>(length, host.size());
   Gva end = first->end();
   while (end - address < length) {
     const auto next = touch_locked(end, access, batch);
     // What cannot be had ends the piece; it is an error only for whoever asks for it first.
     if (!next || next->address != piece.gpa + (end - address)) break;
-    if (of_a_file(next->address) != piece.shared) break;
     end = next->end();
   }
-  std::byte* host = memory.host(piece.gpa);
-  if (!host) return fail(Error::BeyondEnd);  // its bank has gone: the file was unmapped behind our back
-  piece.bytes = {host, std::min(length, end - address)};
+  piece.bytes = host.first(std::min(length, end - address));
   return piece;
 }
 

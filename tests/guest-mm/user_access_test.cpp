@@ -147,5 +147,42 @@ TEST_P(UserAccess, A_bank_stays_while_a_piece_of_it_is_in_use) {
   w.check_empty();
 }
 
+// Physical addresses of two banks may follow each other; their host addresses do not.
+TEST_P(UserAccess, No_piece_reaches_from_one_bank_into_the_next) {
+  const auto space = std::make_shared<PhysicalSpace>();
+  const World::Options options{.data = 2 * kMiB, .config = {.blocks = false, .merge = false, .around_pages = 1}, .space = space};
+  World parent(GetParam(), options);
+  constexpr Gva a = 0x1000'0000;
+  constexpr std::uint64_t kPages = 512, kBytes = (kPages + 2) * kPageSize;
+  parent.map_at(a, kBytes);
+  for (Gva i = 0; i < kPages; ++i) ASSERT_TRUE(parent.cpu().store(a + i * kPageSize, i));
+  World child(GetParam(), options);
+  World below(GetParam(), options);
+  const auto first = parent.as->freeze();
+  ASSERT_TRUE(child.as->adopt(*first));
+  for (Gva i = kPages; i < kPages + 2; ++i) ASSERT_TRUE(child.cpu().store(a + i * kPageSize, i));
+  const auto second = child.as->freeze();
+  ASSERT_TRUE(below.as->adopt(*second));
+
+  for (World* w : {&child, &below}) {
+    unsigned stretches = 0;
+    w->as->visit_contents([&](const Region&, const AddressSpace::Stretch&) { ++stretches; });
+    ASSERT_EQ(stretches, 1u) << "the frames do not follow each other: nothing is tested";
+    std::vector<std::byte> read(kBytes);
+    ASSERT_TRUE(w->as->read(a, read));
+    std::vector<HostRange> gathered;
+    ASSERT_EQ(w->as->gather(a, kBytes, Access::Read, gathered), kBytes);
+    std::vector<std::byte> joined;
+    for (const HostRange& r : gathered) joined.insert(joined.end(), r.bytes.begin(), r.bytes.end());
+    for (const auto& bytes : {read, joined}) {
+      for (std::uint64_t i = 0; i < kPages + 2; ++i) {
+        std::uint64_t word;
+        std::memcpy(&word, &bytes[i * kPageSize], sizeof word);
+        ASSERT_EQ(word, i);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ramet::mm::test
