@@ -52,7 +52,10 @@ static unsigned char* pages(size_t count) {
   return p;
 }
 
-static void make(struct io_uring* ring, unsigned entries) { CHECK(io_uring_queue_init(entries, ring, 0) == 0); }
+static void make(struct io_uring* ring, unsigned entries) {
+  errno = -io_uring_queue_init(entries, ring, 0);
+  CHECK(errno == 0);
+}
 
 static struct io_uring_sqe* entry(struct io_uring* ring, uint64_t user_data) {
   struct io_uring_sqe* sqe = io_uring_get_sqe(ring);

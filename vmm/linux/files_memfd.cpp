@@ -87,7 +87,10 @@ std::int64_t sys_fallocate(Thread& t, const Args& a) {
     charged = std::unique_lock((*file)->charge->lock);
     if (!(mode & FALLOC_FL_PUNCH_HOLE) && !(*file)->charge->grow(static_cast<std::uint64_t>(end))) return -ENOSPC;
   }
-  return result_of(::fallocate((*file)->host.get(), mode, offset, length));
+  // Given up for a signal, and then begun anew; a kick of the vCPU alone does not count.
+  const std::int64_t result = t.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()), static_cast<std::uint64_t>(mode),
+                                         static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length));
+  return result == -EINTR ? kRestartSys : result;
 }
 
 std::int64_t sys_memfd_create(Thread& t, const Args& a) {

@@ -53,9 +53,14 @@ OrErrno<std::unique_ptr<UringQueues>> UringQueues::create(unsigned sq, unsigned 
   const std::uint64_t entries = mm::align_up(sq * sizeof(io_uring_sqe), mm::kPageSize), rings = bytes(sq, cq) - entries;
   HostFd host(static_cast<int>(::memfd_create("io_uring", MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   if (!host) return err(errno);
-  // All of it now, and never less: our own accesses must not fail later.
-  if (::fallocate(host.get(), 0, 0, static_cast<off_t>(rings)) != 0 ||
-      ::fallocate(host.get(), 0, IORING_OFF_SQES, static_cast<off_t>(entries)) != 0 ||
+  // All of it now, and never less: our own accesses must not fail later. Kicks of the vCPU interrupt that.
+  const auto reserve = [&](off_t offset, std::uint64_t length) {
+    int r;
+    do r = ::fallocate(host.get(), 0, offset, static_cast<off_t>(length));
+    while (r != 0 && errno == EINTR);
+    return r == 0;
+  };
+  if (!reserve(0, rings) || !reserve(IORING_OFF_SQES, entries) ||
       ::fcntl(host.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) != 0)
     return err(errno == ENOSPC ? ENOMEM : errno);
   std::unique_ptr<UringQueues> queues(new UringQueues(sq, cq));
