@@ -67,6 +67,8 @@ static int everything(const char* directory) {
   const int again = dup2(in, 77);
   CHECK(again == 77 && chdir(directory) == 0);
   umask(027);
+  const int null = open("/dev/null", O_RDWR), random = open("/dev/urandom", O_RDONLY);
+  CHECK(null >= 0 && random >= 0);
 
   // Signals: one pending and blocked, handlers, an alternate stack, a timer far away.
   struct sigaction action = {.sa_handler = on_usr1};
@@ -104,6 +106,7 @@ static int everything(const char* directory) {
   CHECK(write(out, "end", 3) == 3);
   CHECK(pread(out, check, 8195, 0) == 8195 && check[5000] == 'a' && check[5001] == 'b' && check[8192] == 'e');
   CHECK(fcntl(out, F_GETFD) == FD_CLOEXEC && (fcntl(out, F_GETFL) & O_APPEND));
+  CHECK(write(null, "gone", 4) == 4 && read(null, check, 4) == 0 && read(random, check, 4) == 4);
   CHECK(umask(0) == 027);
   char where[4096], expected[4096];
   CHECK(getcwd(where, sizeof where) && realpath(directory, expected) && strcmp(where, expected) == 0);

@@ -155,6 +155,7 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
   auto found = files_.find(files_.root(), file.path, !(file.flags & O_NOFOLLOW), first_.tid);
   if (!found) return std::unexpected("cannot be found by its path any more");
   if (file.synthetic || file.kind == OpenFile::Kind::Synthetic) return f;
+  if (file.kind == OpenFile::Kind::Device && found->synthetic()) return f;  // ours, wherever the host's are
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)
     return std::unexpected("is another file than its path leads to now");
