@@ -45,7 +45,9 @@ struct MapRequest {
   Prot max_prot = kAllProt;     // what protect() may later ask for: without Write for a file opened read-only
 };
 
-enum class Advice : std::uint8_t { DontNeed, Free, Huge, NoHuge, DontFork, DoFork, WillNeed, PopulateRead, PopulateWrite };
+enum class Advice : std::uint8_t {
+  DontNeed, Free, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, PopulateRead, PopulateWrite
+};
 
 struct RemapRequest {
   Gva address = 0;

@@ -27,13 +27,13 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     m.finish_locked(batch);
     return cut;
   };
+  if (advice == Advice::Free || advice == Advice::WipeOnFork) {
+    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+      if (r->backing) return fail(Error::Invalid);  // anonymous memory only; what is shared has a backing
+    }
+  }
   switch (advice) {
-    case Advice::Free:
-      // Freed at once: the guest may find zeroes from now on, as MADV_FREE allows. Anonymous memory only.
-      for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
-        if (r->backing) return fail(Error::Invalid);
-      }
-      [[fallthrough]];
+    case Advice::Free:  // at once: the guest may find zeroes from now on, as MADV_FREE allows
     case Advice::DontNeed: {
       if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
       m.regions.seize(address, end);  // or a fault would map a block across an end
@@ -47,6 +47,8 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     case Advice::NoHuge: return edit([](Region& r) { r.huge = Region::Huge::Never; });
     case Advice::DontFork: return edit([](Region& r) { r.dont_fork = true; });
     case Advice::DoFork: return edit([](Region& r) { r.dont_fork = false; });
+    case Advice::WipeOnFork: return edit([](Region& r) { r.wipe_on_fork = true; });
+    case Advice::KeepOnFork: return edit([](Region& r) { r.wipe_on_fork = false; });
     case Advice::WillNeed: return {};  // nothing to read ahead: files are the host's to cache
     case Advice::PopulateRead:
     case Advice::PopulateWrite: break;  // handled above

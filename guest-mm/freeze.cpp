@@ -62,8 +62,8 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
 // Whether faults and changes of protection find the same there.
 static bool same(const Region& a, const Region& b) {
   return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
-         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.huge == b.huge && a.backing == b.backing &&
-         a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
+         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork && a.huge == b.huge &&
+         a.backing == b.backing && a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
 }
 
 // What a child of the snapshot begins with, besides tables.
@@ -76,7 +76,7 @@ static std::vector<const Region*> inherited_regions(const Snapshot& snapshot) {
 
 Result<> AddressSpace::Impl::leave_out_locked(const Snapshot& snapshot, FlushBatch& batch) {
   for (const Region& r : snapshot.regions) {
-    if (!r.dont_fork) continue;
+    if (!r.dont_fork && !r.wipe_on_fork) continue;
     if (auto cut = table->own_ends(r.start, r.end, batch); !cut) return cut;
     table->unmap(r.start, r.end, batch);
   }

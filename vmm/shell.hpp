@@ -43,8 +43,9 @@ class Shell {
   // An empty one as maker() makes them: a warm one where the pool has one.
   std::expected<std::unique_ptr<Shell>, Failure> another() const;
   // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
-  // shared memory stays shared, and what is marked MADV_DONTFORK is left out. While other threads of this guest run on,
-  // what they write meanwhile is in it or not, as on Linux. Errors: no host memory, no VM.
+  // shared memory stays shared, what is marked MADV_DONTFORK is left out, and MADV_WIPEONFORK is zeroes there. While
+  // other threads of this guest run on, what they write meanwhile is in it or not, as on Linux. Errors: no host memory,
+  // no VM.
   std::expected<std::unique_ptr<Shell>, Failure> fork();
 
   // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run meanwhile,

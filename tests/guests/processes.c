@@ -529,6 +529,10 @@ static void shared(const char* directory) {
   private[0] = 'p';
   char* forgotten = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(forgotten != MAP_FAILED && madvise(forgotten, 4096, MADV_DONTFORK) == 0);
+  char* wiped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(wiped != MAP_FAILED && madvise(wiped, 4096, MADV_WIPEONFORK) == 0);
+  CHECK_ERRNO(madvise(mapped, 4096, MADV_WIPEONFORK), EINVAL);
+  strcpy(wiped, "a key");
   char* hidden = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(hidden != MAP_FAILED);
   strcpy(hidden, "behind no access");
@@ -543,6 +547,12 @@ static void shared(const char* directory) {
     ((char*)mapped)[100] = 'c';
     CHECK_ERRNO(msync(forgotten, 4096, MS_ASYNC), ENOMEM);
     CHECK(forgotten[4096] == 0);
+    CHECK(wiped[0] == 0);
+    wiped[0] = 'c';
+    const pid_t grandchild = fork();
+    if (grandchild == 0) _exit(wiped[0]);
+    ends_well(grandchild);
+    CHECK(wiped[0] == 'c');
     CHECK(mprotect(hidden, 4096, PROT_READ) == 0 && strcmp(hidden, "behind no access") == 0);
     CHECK(strcmp(constant, "read only") == 0);
     CHECK(mprotect(constant, 4096, PROT_READ | PROT_WRITE) == 0);
@@ -551,7 +561,7 @@ static void shared(const char* directory) {
     _exit(0);
   }
   ends_well(pid);
-  CHECK(private[0] == 'p' && ((char*)mapped)[100] == 'c' && strcmp(constant, "read only") == 0);
+  CHECK(private[0] == 'p' && ((char*)mapped)[100] == 'c' && strcmp(constant, "read only") == 0 && strcmp(wiped, "a key") == 0);
   pid = fork();
   if (pid == 0) _exit(((volatile char*)mapped)[8192]);
   CHECK(WTERMSIG(status_of(pid)) == SIGBUS);

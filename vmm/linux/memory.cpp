@@ -215,6 +215,8 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_FREE: advice = mm::Advice::Free; break;
     case MADV_DONTFORK: advice = mm::Advice::DontFork; break;
     case MADV_DOFORK: advice = mm::Advice::DoFork; break;
+    case MADV_WIPEONFORK: advice = mm::Advice::WipeOnFork; break;
+    case MADV_KEEPONFORK: advice = mm::Advice::KeepOnFork; break;
     case MADV_HUGEPAGE: advice = mm::Advice::Huge; break;
     case MADV_NOHUGEPAGE: advice = mm::Advice::NoHuge; break;
     case MADV_POPULATE_READ: advice = mm::Advice::PopulateRead; break;

@@ -243,6 +243,7 @@ Status Collector::memory() {
                   .shared = r.shared,
                   .grows_down = r.grows_down,
                   .dont_fork = r.dont_fork,
+                  .wipe_on_fork = r.wipe_on_fork,
                   .offset = r.offset,
                   .name = r.name};
     if (r.backing) {

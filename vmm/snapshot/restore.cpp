@@ -131,6 +131,7 @@ std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file,
     mm::Region r;
     r.start = s.start, r.end = s.end, r.offset = s.offset;
     r.shared = s.shared, r.grows_down = s.grows_down, r.dont_fork = s.dont_fork;
+    r.wipe_on_fork = s.wipe_on_fork;
     r.name = s.name;
     const bool known_huge = s.huge >= 0 && s.huge <= static_cast<int>(mm::Region::Huge::Never);
     if ((s.prot & ~kProtBits) || (s.max_prot & ~kProtBits) || !known_huge || s.name.size() > 64)
@@ -142,7 +143,7 @@ std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file,
       const MappingState& m = state.mappings[static_cast<std::size_t>(s.mapping)];
       const FileState& f = state.files[static_cast<std::size_t>(m.file)];
       const bool writable = (f.flags & O_ACCMODE) == O_RDWR;
-      if (m.shared != s.shared || (s.shared && !writable && mm::has(r.max_prot, mm::Prot::Write)) ||
+      if (s.wipe_on_fork || m.shared != s.shared || (s.shared && !writable && mm::has(r.max_prot, mm::Prot::Write)) ||
           s.offset > (1ull << 62)) return impossible(file, "regions");
       r.backing = backings[static_cast<std::size_t>(s.mapping)];
     } else if (s.shared || s.offset) {

@@ -14,7 +14,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offse
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,
-                                   mapping, offset, name)
+                                   wipe_on_fork, mapping, offset, name)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, xcr0, xsave_size)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, threads, actions,
                                    pending, limits, deny_wx, umask, directory, timers, executable, executable_file,

@@ -56,7 +56,7 @@ struct MappingState {
 struct RegionState {
   std::uint64_t start = 0, end = 0;
   int prot = 0, max_prot = 0, huge = 0;
-  bool shared = false, grows_down = false, dont_fork = false;
+  bool shared = false, grows_down = false, dont_fork = false, wipe_on_fork = false;
   int mapping = -1;                                // index into mappings; -1: anonymous
   std::uint64_t offset = 0;
   std::string name;
