@@ -114,6 +114,7 @@ static void basics(void) {
   memset(&info, 0, sizeof info);
   CHECK(waitid(P_PID, (id_t)pid, &info, WEXITED) == 0 && info.si_status == 9);
   CHECK_ERRNO(waitid(P_PID, (id_t)pid, &info, WEXITED), ECHILD);
+  CHECK(info.si_signo == 0 && info.si_pid == 0);
   pid = child_of(wait_for_ever, NULL);
   kill(pid, SIGKILL);
   CHECK(waitid(P_ALL, 0, &info, WEXITED) == 0 && info.si_code == CLD_KILLED && info.si_status == SIGKILL);

@@ -65,9 +65,8 @@ std::int64_t sys_waitid(Thread& thread, const Args& a) {
     default: return -EINVAL;
   }
   auto child = wait_for(thread, request);
-  if (!child) return child.error();
   siginfo_t info{};
-  if (*child) {
+  if (child && *child) {
     info.si_signo = SIGCHLD;
     info.si_code = (*child)->code;
     info.si_pid = (*child)->pid;
@@ -75,7 +74,8 @@ std::int64_t sys_waitid(Thread& thread, const Args& a) {
     info.si_status = (*child)->value;
     if (a[4] && !write_user(thread.memory(), a[4], (*child)->usage)) return -EFAULT;
   }
-  return a[2] && !write_user(thread.memory(), a[2], info) ? -EFAULT : 0;
+  if (a[2] && !write_user(thread.memory(), a[2], info)) return -EFAULT;  // zeroes after an error, too
+  return child ? 0 : child.error();
 }
 
 // --- parents, groups, sessions ---
