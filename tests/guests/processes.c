@@ -77,6 +77,19 @@ static void changes_its_own(void* parent) {
   CHECK_ERRNO(wait(NULL), ECHILD);
 }
 
+static void less_important(void* unused) {
+  (void)unused;
+  CHECK(nice(3) == 3 && getpriority(PRIO_PROCESS, 0) == 3 && getpriority(PRIO_PROCESS, getppid()) == 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    CHECK(getpriority(PRIO_PROCESS, 0) == 3 && setpriority(PRIO_PROCESS, getpid(), 100) == 0);
+    CHECK(getpriority(PRIO_PROCESS, 0) == 19);
+    _exit(0);
+  }
+  ends_well(pid);
+  CHECK_ERRNO(setpriority(PRIO_PROCESS, pid, 5), ESRCH);
+}
+
 static void basics(void) {
   heap = malloc(100);
   strcpy(heap, "parent's");
@@ -86,6 +99,7 @@ static void basics(void) {
   ends_well(pid);
   CHECK(variable == 1 && strcmp(heap, "parent's") == 0);
   CHECK_ERRNO(waitpid(pid, NULL, 0), ECHILD);
+  ends_well(child_of(less_important, NULL));
   puts("memory is the child's own");
 
   int status = status_of(child_of(exit_with, (void*)0x142));

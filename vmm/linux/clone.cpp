@@ -51,6 +51,7 @@ std::int64_t make_thread(Thread& thread, const Request& c) {
 // What a new process has of its parent's but memory and descriptors.
 void inherit(Process& child, Process& parent, bool clear_handlers) {
   child.deny_wx = parent.deny_wx;
+  child.nice = parent.nice.load();
   {
     std::lock_guard guard(parent.limits.lock);
     child.limits.value = parent.limits.value;

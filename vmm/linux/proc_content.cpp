@@ -78,10 +78,10 @@ std::string stat(const ProcContext& c, const Image& image, int tid) {
   Family::Relations r = p.family.relations(p.pid).value_or(Family::Relations{});
   // 52 fields, as proc(5) numbers them from 1.
   return fmt::format(
-      "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 20 0 {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
+      "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 {} {} {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
       "0 0 0 0 0 {} 0 0 0 0 0\n",
-      tid, name_of(c, tid), r.state, r.parent ? r.parent : 1, r.group, r.session, t.user, t.system, thread_count(c), s.total,
-      s.resident / mm::kPageSize, image.stack_top, image.brk_start);
+      tid, name_of(c, tid), r.state, r.parent ? r.parent : 1, r.group, r.session, t.user, t.system, 20 + p.nice, +p.nice, thread_count(c),
+      s.total, s.resident / mm::kPageSize, image.stack_top, image.brk_start);
 }
 
 std::string statm(const Image& image) {

@@ -52,6 +52,7 @@ class Process : public std::enable_shared_from_this<Process> {
   Limits limits;                                // RLIMIT_*, see limits.hpp
   std::unique_ptr<Timers> timers;               // alarms and interval timers, see timers.hpp
   const int pid;                                // also the leader's tid
+  std::atomic<int> nice{0};                     // setpriority(2): told, and without effect; pairs with nothing
 
   // What it runs; null once it has ended. From any thread.
   std::shared_ptr<Image> image() const;

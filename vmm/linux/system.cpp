@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/limits.hpp"
@@ -167,14 +169,37 @@ std::int64_t sys_capset(Thread&, const Args&) { return -EPERM; }
 
 std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a.u32(0) == 0xffffffff ? 0 : -EINVAL; }
 
+// Whom getpriority and setpriority mean. Threads have no priority of their own here.
+std::vector<std::shared_ptr<Process>> meant(Thread& thread, int which, int who) {
+  Family& family = thread.process.family;
+  if (which == PRIO_USER && who != 0 && static_cast<uid_t>(who) != ::getuid()) return {};
+  if (which == PRIO_USER) return family.all();
+  if (which == PRIO_PGRP) return family.group(who ? who : family.relations(thread.process.pid)->group);
+  auto process = family.find_by_thread(who ? who : thread.tid);
+  if (!process) return {};
+  return {std::move(process)};
+}
+
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  return a.u32(0) == PRIO_PROCESS && !is_process(thread, a.i32(1)) ? -ESRCH : 20;  // nice 0, as the raw call encodes it
+  std::int64_t highest = -ESRCH;
+  for (const auto& process : meant(thread, a.i32(0), a.i32(1)))
+    highest = std::max<std::int64_t>(highest, 20 - process->nice);  // as the raw call encodes it
+  return highest;
 }
 std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  if (a.u32(0) == PRIO_PROCESS && !is_process(thread, a.i32(1))) return -ESRCH;
-  return a.i32(2) < 0 ? -EACCES : 0;
+  const int nice = std::clamp(a.i32(2), -20, 19);
+  std::int64_t result = -ESRCH;
+  for (const auto& process : meant(thread, a.i32(0), a.i32(1))) {
+    if (nice < process->nice) {
+      result = -EACCES;  // as without CAP_SYS_NICE
+    } else {
+      process->nice = nice;
+      if (result == -ESRCH) result = 0;
+    }
+  }
+  return result;
 }
 
 }  // namespace
