@@ -90,6 +90,17 @@ static void less_important(void* unused) {
   CHECK_ERRNO(setpriority(PRIO_PROCESS, pid, 5), ESRCH);
 }
 
+static char state_of(pid_t pid) {
+  char path[64], line[256];
+  snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  const int fd = open(path, O_RDONLY);
+  CHECK(fd >= 0);
+  const ssize_t n = read(fd, line, sizeof line - 1);
+  CHECK(n > 0 && close(fd) == 0);
+  line[n] = 0;
+  return strrchr(line, ')')[2];
+}
+
 static void basics(void) {
   heap = malloc(100);
   strcpy(heap, "parent's");
@@ -117,6 +128,10 @@ static void basics(void) {
   struct rusage usage;
   CHECK(wait4(pid, &status, 0, &usage) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
   CHECK_ERRNO(kill(pid, 0), ESRCH);
+  CHECK(state_of(getpid()) == 'R');
+  pid = child_of(wait_for_ever, NULL);
+  while (state_of(pid) != 'S') sched_yield();
+  CHECK(kill(pid, SIGKILL) == 0 && status_of(pid) == SIGKILL);
   puts("statuses of wait4");
 
   pid = child_of(exit_with, (void*)9);

@@ -20,6 +20,8 @@ class Interruption {
   // The owner has seen it: waits may begin again. Look at what raise() announced *after* this.
   void clear() { word_.store(0, std::memory_order_seq_cst); }
   bool raised() const { return word_.load(std::memory_order_seq_cst) != 0; }
+  // The owner is in a wait() just now, or was. For people: it pairs with nothing.
+  bool waiting() const { return waiting_.load(std::memory_order_relaxed); }
 
   // The owner only. Result of the host call or -errno; -EINTR only if raised.
   std::int64_t wait(long number, const std::array<std::uint64_t, 6>& arguments);

@@ -64,6 +64,22 @@ std::size_t thread_count(const ProcContext& c) {
   return std::max<std::size_t>(c.process->threads.size(), 1);
 }
 
+// As proc(5) has it: a process that runs has threads that wait.
+char state_of(const ProcContext& c, int tid, const Family::Relations& r) {
+  if (r.state != 'R') return r.state;
+  std::lock_guard guard(c.process->threads_lock);
+  const Thread* thread = c.process->find_thread(tid);
+  return thread && thread->waiting() ? 'S' : 'R';
+}
+
+std::string_view describe_state(char state) {
+  switch (state) {
+    case 'S': return "S (sleeping)";
+    case 'T': return "T (stopped)";
+    default: return "R (running)";
+  }
+}
+
 // Processor time in clock ticks; the host's system time is what the VMM did for the guest.
 struct Ticks { std::uint64_t user, system; };
 Ticks ticks(const rusage& usage) {
@@ -80,8 +96,8 @@ std::string stat(const ProcContext& c, const Image& image, int tid) {
   return fmt::format(
       "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 {} {} {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
       "0 0 0 0 0 {} 0 0 0 0 0\n",
-      tid, name_of(c, tid), r.state, r.parent ? r.parent : 1, r.group, r.session, t.user, t.system, 20 + p.nice, +p.nice, thread_count(c),
-      s.total, s.resident / mm::kPageSize, image.stack_top, image.brk_start);
+      tid, name_of(c, tid), state_of(c, tid, r), r.parent ? r.parent : 1, r.group, r.session, t.user, t.system,
+      20 + p.nice, +p.nice, thread_count(c), s.total, s.resident / mm::kPageSize, image.stack_top, image.brk_start);
 }
 
 std::string statm(const Image& image) {
@@ -125,8 +141,8 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       "Threads:\t{}\nSigQ:\t0/63000\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
       "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
       "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t0\n",
-      name_of(c, tid), umask, r.state == 'T' ? "T (stopped)" : "R (running)", p.pid, tid, r.parent ? r.parent : 1, uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak),
-      kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught);
+      name_of(c, tid), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
+      uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught);
 }
 
 std::string mounts(const Files::State& state, bool info) {

@@ -52,6 +52,9 @@ class Thread {
   std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0,
                         std::uint64_t d = 0, std::uint64_t e = 0, std::uint64_t f = 0);
 
+  // It is in such a call, as /proc tells. From any thread.
+  bool waiting() const { return interruption_.waiting(); }
+
   // Waits until the word is not `value` any more, whatever signals come; they are looked at later. Returns early only if
   // the thread must end, or, if `killable`, for a signal that ends the process (it does so here).
   void wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, bool killable = true);
