@@ -42,7 +42,10 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
 template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
-  unmap(to, to + length, batch);  // tables without entries could stand where a whole table is to go
+  // Tables without entries could stand where a whole table is to go; those at the ends hold others' entries as well, and
+  // a shared one would go as a whole.
+  if (auto ends = own_ends(to, to + length, batch); !ends) return ends;
+  unmap(to, to + length, batch);
   // First everything that can fail: blocks that cannot stay blocks, tables at the destination.
   if (auto ready = prepare_move(from, to, length, same_offset, batch); !ready) {
     unmap(to, to + length, batch);  // the tables that were made; nothing is mapped there

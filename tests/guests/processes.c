@@ -596,6 +596,21 @@ static void shared(const char* directory) {
   if (pid == 0) _exit(((volatile char*)mapped)[8192]);
   CHECK(WTERMSIG(status_of(pid)) == SIGBUS);
   puts("private, forgotten and hidden pages");
+
+  // What is moved to beside other memory, whose page tables a child shares, leaves that as it was.
+  enum { kBlock = 2 << 20, kPiece = 1 << 16 };
+  char* area = mmap(NULL, 4 * kBlock, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(area != MAP_FAILED);
+  char* block = (char*)(((uintptr_t)area + kBlock - 1) & -(uintptr_t)kBlock);
+  char* moves = mmap(NULL, kPiece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(moves != MAP_FAILED && mprotect(block, 4096, PROT_READ | PROT_WRITE) == 0);
+  strcpy(block, "neighbour");
+  strcpy(moves, "moves");
+  pid = child_of(wait_for_ever, NULL);
+  moves = mremap(moves, kPiece, kPiece, MREMAP_MAYMOVE | MREMAP_FIXED, block + kBlock - kPiece);
+  CHECK(moves == block + kBlock - kPiece && strcmp(moves, "moves") == 0 && strcmp(block, "neighbour") == 0);
+  CHECK(kill(pid, SIGKILL) == 0 && status_of(pid) == SIGKILL);
+  puts("moved pages");
 }
 
 // --- signals ---
