@@ -288,6 +288,46 @@ TEST_P(Layers, Shared_memory_stays_shared_and_what_is_not_to_be_forked_is_not) {
   child->check_empty();
 }
 
+TEST_P(Layers, What_is_wiped_on_fork_is_zeroes_in_children_and_theirs) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = 0x2000'0000, wiped = a + 0x10000;
+  parent->map_at(a, 0x30000);
+  write_words(*parent, a, 0x30000, 1);
+  ASSERT_TRUE(parent->as->advise(wiped, 0x10000, Advice::WipeOnFork));
+  auto child = g.child(*parent->as->freeze());
+  expect_words(*child, a, 0x10000, 1);
+  for (Gva at = wiped; at < wiped + 0x10000; at += kPageSize) EXPECT_EQ(child->cpu().load(at), 0u);
+  expect_words(*child, wiped + 0x10000, 0x10000, 1);
+  write_words(*child, wiped, 0x10000, 2);
+  auto grandchild = g.child(*child->as->freeze());
+  EXPECT_EQ(grandchild->cpu().load(wiped), 0u);
+  expect_words(*child, wiped, 0x10000, 2);
+  expect_words(*parent, wiped, 0x10000, 1);
+  grandchild->check();
+  child->check();
+  parent->check();
+}
+
+TEST_P(Layers, What_is_moved_beside_memory_of_a_layer_leaves_it_as_it_was) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva neighbour = 0x2000'0000, from = 0x3000'0000, to = neighbour + kBlockSize - 0x10000;
+  parent->map_at(neighbour, 0x10000);
+  parent->map_at(from, 0x10000);
+  write_words(*parent, neighbour, 0x10000, 1);
+  write_words(*parent, from, 0x10000, from ^ to);  // what is expected at the other address
+  auto child = g.child(*parent->as->freeze());
+  for (World* w : {parent.get(), child.get()}) {
+    const auto at = w->as->remap({.address = from, .old_length = 0x10000, .new_length = 0x10000, .may_move = true,
+                                  .fixed = true, .new_address = to});
+    ASSERT_EQ(at, to);
+    expect_words(*w, neighbour, 0x10000, 1);
+    expect_words(*w, to, 0x10000, 0);
+    w->check();
+  }
+}
+
 TEST_P(Layers, A_part_of_a_block_is_left_out) {
   Genet g(GetParam());
   auto parent = g.make();
