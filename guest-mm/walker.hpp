@@ -299,13 +299,15 @@ class Walker final : public PageTable {
 
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
   // the root. Costs what is present: an absent slot at any level is one step. To change leaves, it holds the lock of
-  // their table: for pages over the whole table, for larger ones for each. It does not change what is shared: such a
-  // table is visited as a whole.
+  // their table: for pages over the whole table, for larger ones for each. Faults without the address-space lock publish
+  // blocks as well, in slots that were empty: it lets go by who has the table already, and later ones see that the
+  // region changes. It does not change what is shared: such a table is visited as a whole.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
     std::optional<TableLock> lock;
-    if (W == Walking::Change && level == Level::Pte) lock.emplace(tables_.info(table));
+    if (W == Walking::Change && level <= Level::Pmd) lock.emplace(tables_.info(table));
+    if (level > Level::Pte) lock.reset();
     for (Gva va = align_down(start, span);; va += span) {
       const Slot slot{table, level, va};
       const Entry e = load(slot);
@@ -481,6 +483,13 @@ class Walker final : public PageTable {
   Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch);
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
+
+  // Faults without the address-space lock that began before the regions there were seized have published, or never will.
+  void pass_faults(Gva start, Gva end) {
+    walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {
+      if (writable(table)) TableLock pass(tables_.info(table));
+    });
+  }
 
   Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch);
 

@@ -43,6 +43,7 @@ template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
   unmap(to, to + length, batch);  // tables without entries could stand where a whole table is to go
+  pass_faults(from, from + length);
   // First everything that can fail: blocks that cannot stay blocks, tables at the destination.
   if (auto ready = prepare_move(from, to, length, same_offset, batch); !ready) {
     unmap(to, to + length, batch);  // the tables that were made; nothing is mapped there

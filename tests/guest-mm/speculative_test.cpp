@@ -217,6 +217,31 @@ TEST_P(Speculative, No_fault_publishes_after_its_region_has_gone) {
   w.check_empty();
 }
 
+// The same with a block, which is published in a slot that unmap finds empty.
+TEST_P(Speculative, No_block_is_published_after_its_region_has_gone) {
+  World w(GetParam());
+  const Gva a = 0x2000'0000, beside = a + kBlockSize;
+  w.map_at(beside, kPageSize);
+  ASSERT_TRUE(w.cpu().store(beside, 1));  // keeps the table
+  std::atomic<bool> done{false};
+  std::jthread faults([&] {
+    while (!done) (void)w.as->fault(a, Access::Write);
+  });
+  for (unsigned round = 0; round < scaled(5000, 300) && !HasFailure(); ++round) {
+    w.map_at(a, kBlockSize);
+    ASSERT_TRUE(w.as->advise(a, kBlockSize, Advice::Huge));
+    const std::uint64_t faulted = w.as->counters().faults + 1 + round % 2;
+    while (w.as->counters().faults < faulted) std::this_thread::yield();
+    ASSERT_TRUE(w.as->unmap(a, kBlockSize));
+    EXPECT_FALSE(w.tlb.walk(a, [](Gpa, unsigned, std::uint64_t) {})) << "round " << round;
+  }
+  done = true;
+  faults.join();
+  EXPECT_GT(w.as->counters().blocks_mapped, 0u);
+  w.check();
+  w.check_empty();
+}
+
 // A vCPU may go on using what was unmapped until the flush returns; a fault that needs no lock must not get its frame.
 TEST_P(Speculative, Frames_are_given_to_nobody_before_the_flush) {
   World w(GetParam(), {.vcpus = 3, .config = {.blocks = false, .around_pages = 1}});

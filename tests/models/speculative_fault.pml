@@ -221,6 +221,9 @@ inline clear_a() {
   f = NONE;
   gone = 0;
   if
+#ifdef BROKEN_empty_without_lock
+  :: t != NONE && table[t].frame[A] == NONE
+#endif
   :: t != NONE ->
      lock(table[t].locked);
      d_step {
