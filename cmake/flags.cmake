@@ -17,6 +17,18 @@ target_compile_options(ramet_flags INTERFACE
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wshadow=local>
   $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow>)
 
+# What nearly every unit includes is read once for each target, which takes a third off the time to compile. Not in the
+# release tree: it shows that each file includes what it uses.
+option(RAMET_PRECOMPILE "Precompile the standard headers" OFF)
+function(ramet_precompile target)  # and further headers: <...>
+  if(RAMET_PRECOMPILE)
+    target_precompile_headers(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${PROJECT_SOURCE_DIR}/cmake/precompiled.hpp> ${ARGN})
+  endif()
+endfunction()
+if(RAMET_PRECOMPILE)  # what ccache wants to know (CCACHE_SLOPPINESS=pch_defines,time_macros)
+  add_compile_options($<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess> "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:SHELL:-Xclang -fno-pch-timestamp>")
+endif()
+
 if(RAMET_SANITIZE)
   # The first finding ends the program, so that no test passes over it.
   add_compile_options(-fsanitize=${RAMET_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)

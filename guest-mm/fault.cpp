@@ -55,6 +55,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       const auto settled = map_absent(*region, address, access, leaf, {}, batch);
       if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
       if (!settled) return fail(settled.error());
+      if (table->find(address).state == State::Absent) continue;  // or a table, where a block was to go
       if (settled->uniform) batch.uniform(address, *settled->uniform);
       return settled->resolved;
     }

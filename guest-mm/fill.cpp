@@ -237,10 +237,15 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
     }
     planned.next = {.up = planned.end, .down = planned.start, .pages = config.around_pages};
   }
+  const Gva block = align_down(address, kBlockSize);
   if (locked) {
     if (auto ready = table->prepare(address, Level::Pte, batch); !ready) return fail(ready.error());
+    if (leaf.level > Level::Pte && config.speculative_faults) tables->stock_up();
+  } else if (leaf.level == Level::Pmd) {
+    // What reaches into the next table is mapped at once with the lock.
+    if (planned.start < block || planned.end > block + kBlockSize) return Settled{.how = Published::TableGone};
+    if (const auto added = table->add_table(leaf.table, address, guard); added != Published::Done) return Settled{.how = added};
   }
-  const Gva block = align_down(address, kBlockSize);
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
   auto outcome = fill({region, address, access, guard, Level::Pte, from, to, found(Level::Pte)});
   // What lies around the page must not keep the page itself from being mapped.

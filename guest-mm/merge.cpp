@@ -39,6 +39,10 @@ void AddressSpace::Impl::merge_locked(Gva at, Level level, FlushBatch& batch) {
   } else {
     return counters.merge_refused_region.add();
   }
+  // Blocks lie in one bank each; what a giant is made of may lie in two, and be freed apart.
+  if (larger == Level::Pud && memory.host_range(table->find(start).address).size() < span) {
+    return counters.merge_refused_alignment.add();
+  }
   switch (table->merge(at, level, batch)) {
     case PageTable::Merged::Done: merge_locked(at, larger, batch); break;
     case PageTable::Merged::Misaligned: counters.merge_refused_alignment.add(); break;

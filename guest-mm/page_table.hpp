@@ -139,6 +139,9 @@ class PageTable {
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.
   virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
+  // An empty table in an empty slot of a PMD table, for a fault without the address-space lock. TableGone, too, if no
+  // table is to be had without it.
+  virtual Published add_table(Gpa pmd_table, Gva, Guard) = 0;
   // Copy-on-write: replaces leaves of one table, all as `seen`, by leaves on other frames with the same contents. Flushes
   // before anybody can use the new ones. Guard as in publish(). Nothing is replaced unless it is Done.
   struct Replacement {

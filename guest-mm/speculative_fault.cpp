@@ -1,7 +1,8 @@
 // Faults without the address-space lock (Zijlstra; Dufour, "Speculative page faults", 2018). In short:
 //
 //   region = look-up without locks; sequence = region.sequence; odd: classic
-//   entry  = walk without locks; a table is missing or changing: classic
+//   entry  = walk without locks; changing: classic
+//   the last table is missing? one that was put by goes into its slot, as entries are published; none left: classic
 //   frames = within the budget of frames in flight, zeroed or read from the file
 //   lock the table, tried once; busy: classic
 //   the table is still in the tree, the region's sequence is as it was, the slots are still empty?  else classic

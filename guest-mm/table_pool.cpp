@@ -34,7 +34,10 @@ Result<Gpa> TablePool::allocate() {
     free_.swap(retired_);
   }
   if (free_.empty()) {
-    if (fresh_ == all) return fail(Error::NoMemory);
+    if (fresh_ == all) {
+      const auto last = take_stocked();
+      return last ? Result<Gpa>(*last) : fail(Error::NoMemory);
+    }
     if (fresh_ == known_) {
       const std::uint64_t to = std::min(2 * known_, all);
       const auto told = memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift));
@@ -67,6 +70,33 @@ void TablePool::retire(Gpa gpa) {
   retired_.push_back(gpa);
 }
 
+void TablePool::stock_up() {
+  const std::uint64_t spare = left() / 8;  // what is left is for those with the lock
+  if (stocked() > 0 || spare == 0) return;
+  const std::size_t wanted = std::min<std::uint64_t>(stock_next_, spare);
+  stock_next_ = std::min(2 * stock_next_, kMostStocked);
+  for (std::size_t i = 0; i < wanted; ++i) {
+    const auto page = allocate();
+    if (!page) return;
+    put_back(*page);
+  }
+}
+
+std::optional<Gpa> TablePool::take_stocked() {
+  std::lock_guard guard(stock_lock_);
+  if (stock_.empty()) return std::nullopt;
+  const Gpa page = stock_.back();
+  stock_.pop_back();
+  // As young as what is not sealed now. A seal made meanwhile closes it, and what it would be put into.
+  info(page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
+  return page;
+}
+
+void TablePool::put_back(Gpa page) {
+  std::lock_guard guard(stock_lock_);
+  stock_.push_back(page);
+}
+
 Layer::Part TablePool::seal() {
   seals_.push_back({.users = {}, .number = ++last_seal_, .dropped = {}});
   sealed_.store(last_seal_, std::memory_order_release);
@@ -86,7 +116,7 @@ bool TablePool::thaw() {
 }
 
 std::uint64_t TablePool::used() const {
-  std::uint64_t unused = free_.size() + retired_.size();
+  std::uint64_t unused = free_.size() + retired_.size() + stocked();
   for (const Seal& seal : seals_) unused += seal.dropped.size();
   return fresh_ - first_ - unused;
 }

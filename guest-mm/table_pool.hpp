@@ -11,6 +11,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "guest-mm/bank.hpp"
@@ -50,7 +52,7 @@ class TableLock {
   std::atomic<bool>& locked_;
 };
 
-// Under the address-space lock, but for host(), info(), own() and writable().
+// Under the address-space lock, but for host(), info(), own(), writable(), and what says that it is not.
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -69,6 +71,13 @@ class TablePool {
   // A page that nobody but the caller has seen.
   void free(Gpa);
 
+  // Zeroed pages for faults without the address-space lock. They run out, and then stock_up() puts some by, more each
+  // time; it is told of a table that was missing.
+  void stock_up();
+  // One of them; nothing if there is none. Without the lock, as is putting it back, which nobody else has seen.
+  std::optional<Gpa> take_stocked();
+  void put_back(Gpa);
+
   // Closes all tables there are; returns the part of the bank that holds tables. The rest as FramePool's.
   Layer::Part seal();
   void sealed_for(std::weak_ptr<const Layer> users) { seals_.back().users = std::move(users); }
@@ -83,7 +92,7 @@ class TablePool {
   std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
   std::uint64_t used() const;  // without ring 0's
-  std::uint64_t left() const { return free_.size() + retired_.size() + ((bank_.size() >> kPageShift) - fresh_); }
+  std::uint64_t left() const { return free_.size() + retired_.size() + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:
@@ -108,6 +117,14 @@ class TablePool {
   std::uint64_t fresh_;               // pages from here on were never used
   std::uint64_t known_;               // pages from here on are not yet announced
   std::vector<Gpa> free_, retired_;
+  static constexpr std::size_t kMostStocked = 64;
+  std::size_t stocked() const {
+    std::lock_guard guard(stock_lock_);
+    return stock_.size();
+  }
+  mutable std::mutex stock_lock_;     // innermost; guards stock_
+  std::vector<Gpa> stock_;
+  std::size_t stock_next_ = 2;        // how many the next stock_up() puts by
   std::vector<Seal> seals_;
   std::uint32_t last_seal_ = 0;
   std::atomic<std::uint32_t> sealed_{0};  // number of the last seal that is not undone; written with the lock, release

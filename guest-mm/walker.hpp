@@ -110,23 +110,22 @@ class Walker final : public PageTable {
     Gpa table = root();
     for (Level level = Level::Pgd; level > target; level = below(level)) {
       const Slot slot = slot_in(table, level, va);
-      const Entry e = load(slot);
-      if (is_table(e, level)) {
-        const auto own = own_child(slot, e, batch);
-        if (!own) return fail(own.error());
-        table = *own;
-        continue;
+      Entry e = load(slot);
+      if (e == arch::kNone) {
+        const auto fresh = take_table();
+        if (!fresh) return fail(fresh.error());
+        TableLock lock(tables_.info(table));
+        // Absent to present: no processor can hold anything about it, hence no batch.
+        if (write(slot, e, F::table(*fresh), nullptr)) {
+          table = *fresh;
+          continue;
+        }
+        tables_.free(*fresh);  // a fault without the address-space lock put a table there, or a larger leaf
       }
-      if (e != arch::kNone) return fail(Error::Invalid);
-      const auto fresh = take_table();
-      if (!fresh) return fail(fresh.error());
-      TableLock lock(tables_.info(table));
-      // Absent to present: no processor can hold anything about it, hence no batch.
-      if (Entry none = arch::kNone; !write(slot, none, F::table(*fresh), nullptr)) {
-        tables_.free(*fresh);  // a fault without the address-space lock put a larger leaf there
-        return fail(Error::Invalid);
-      }
-      table = *fresh;
+      if (!is_table(e, level)) return fail(Error::Invalid);
+      const auto own = own_child(slot, e, batch);
+      if (!own) return fail(own.error());
+      table = *own;
     }
     F::publish();
     return {};
@@ -170,6 +169,26 @@ class Walker final : public PageTable {
     F::publish();
     outcome.uniform = is_uniform(info);
     return outcome;
+  }
+
+  Published add_table(Gpa pmd_table, Gva va, Guard guard) override {
+    if (!tables_.own(pmd_table)) return Published::TableGone;
+    TableInfo& info = tables_.info(pmd_table);
+    const auto fresh = tables_.take_stocked();
+    if (!fresh) return Published::TableGone;
+    const auto put = [&] {
+      if (!TableLock::try_lock(info)) return Published::Busy;
+      TableLock lock(info, TableLock::Adopt{});
+      if (info.dead || !writable(pmd_table)) return Published::TableGone;
+      if (!guard.sequence->unchanged(guard.value)) return Published::Changed;
+      Entry none = arch::kNone;
+      return write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr) ? Published::Done : Published::Changed;
+    };
+    const Published done = put();
+    if (done == Published::Done) counters_.tables_allocated.add();
+    else tables_.put_back(*fresh);
+    F::publish();
+    return done;
   }
 
   Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, FlushBatch& batch) override {
@@ -299,13 +318,15 @@ class Walker final : public PageTable {
 
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
   // the root. Costs what is present: an absent slot at any level is one step. To change leaves, it holds the lock of
-  // their table: for pages over the whole table, for larger ones for each. It does not change what is shared: such a
-  // table is visited as a whole.
+  // their table: for pages over the whole table, for larger ones for each. Faults without the address-space lock publish
+  // blocks as well, in slots that were empty: it lets go by who has the table already, and later ones see that the
+  // region changes. It does not change what is shared: such a table is visited as a whole.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
     std::optional<TableLock> lock;
-    if (W == Walking::Change && level == Level::Pte) lock.emplace(tables_.info(table));
+    if (W == Walking::Change && level <= Level::Pmd) lock.emplace(tables_.info(table));
+    if (level > Level::Pte) lock.reset();
     for (Gva va = align_down(start, span);; va += span) {
       const Slot slot{table, level, va};
       const Entry e = load(slot);
@@ -481,6 +502,13 @@ class Walker final : public PageTable {
   Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch);
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
+
+  // Faults without the address-space lock that began before the regions there were seized have published, or never will.
+  void pass_faults(Gva start, Gva end) {
+    walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {
+      if (writable(table)) TableLock pass(tables_.info(table));
+    });
+  }
 
   Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch);
 

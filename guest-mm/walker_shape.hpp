@@ -46,6 +46,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
   // a shared one would go as a whole.
   if (auto ends = own_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
+  pass_faults(from, from + length);
   // First everything that can fail: blocks that cannot stay blocks, tables at the destination.
   if (auto ready = prepare_move(from, to, length, same_offset, batch); !ready) {
     unmap(to, to + length, batch);  // the tables that were made; nothing is mapped there

@@ -1,9 +1,11 @@
 // The subcommands of `ramet`. Each file adds one to the command line; what it runs returns the status.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <functional>
+
+namespace CLI {
+class App;
+}
 
 namespace ramet::tools {
 

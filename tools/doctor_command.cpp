@@ -1,4 +1,5 @@
 // `ramet doctor`: what this host can do, and what to do about what it lacks.
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <cstdio>

@@ -1,4 +1,5 @@
 // `ramet inspect`: a program's address space while it runs, and at its end.
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <cstdio>

@@ -1,4 +1,6 @@
 // The `ramet` program: parses the command line and runs one subcommand.
+#include <CLI/CLI.hpp>
+
 #include <cstdio>
 
 #include "tools/commands.hpp"

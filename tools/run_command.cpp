@@ -1,4 +1,6 @@
 // `ramet run`: a program to its end, the report to people and programs.
+#include <CLI/CLI.hpp>
+
 #include <memory>
 #include <string>
 

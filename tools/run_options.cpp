@@ -1,5 +1,6 @@
 #include "tools/run_options.hpp"
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <cstdio>

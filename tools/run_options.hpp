@@ -1,13 +1,15 @@
 // What commands that run a program have in common: their options, PROGRAM [ARG...], and the run itself.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <expected>
 #include <string>
 #include <vector>
 
 #include "vmm/run.hpp"
+
+namespace CLI {
+class App;
+}
 
 namespace ramet::tools {
 

@@ -1,4 +1,5 @@
 // `ramet snapshot`: programs saved to files, and continued from them.
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -229,5 +229,34 @@ TEST_P(LinearMap, Without_giant_pages_it_is_made_of_blocks) {
   w.check();
 }
 
+// Banks that follow each other in the guest's physical memory are neither one in the host's nor one VM's.
+TEST_P(Merge, A_giant_never_reaches_from_one_bank_into_the_next) {
+  constexpr Gpa kFrames = 0x80'0000'0000;
+  constexpr Gva a = 1ull << 39;
+  constexpr std::uint64_t kGiant = 1ull << 30;
+  for (const std::uint64_t piece : {kGiant, kGiant / 2}) {
+    std::shared_ptr<Layer> layer;
+    for (Gpa base = kFrames; base < kFrames + kGiant; base += piece) {
+      auto upper = std::make_shared<Layer>();
+      upper->below = std::move(layer);
+      upper->data = *Bank::anonymous(base, piece);
+      upper->data_parts = {{base, base + piece}};
+      layer = std::move(upper);
+    }
+    World w(GetParam(), {.config = with_giants()});
+    Region region;
+    region.start = a, region.end = a + kGiant;
+    region.prot = kReadWrite, region.max_prot = kAllProt;
+    const AddressSpace::Stretch all[] = {{a, kFrames, piece >> kPageShift}, {a + piece, kFrames + piece, piece >> kPageShift}};
+    ASSERT_TRUE(w.as->restore(layer, a + kGiant, {&region, 1}, std::span(all, kGiant / piece)));
+    ASSERT_TRUE(w.as->protect(a, kBlockSize, Prot::None));
+    ASSERT_TRUE(w.as->protect(a, kBlockSize, kReadWrite));
+    const Counters& c = w.as->counters();
+    EXPECT_EQ(c.merge_pud, piece == kGiant ? 1u : 0u);
+    EXPECT_EQ(c.merge_refused_alignment, piece == kGiant ? 0u : 1u);
+    w.check();
+  }
+}
+
 }  // namespace
 }  // namespace ramet::mm::test

@@ -37,6 +37,32 @@ TEST_P(Speculative, Only_a_missing_table_needs_the_lock) {
   w.check_empty();
 }
 
+// Tables are put by where one was missing, twice as many each time.
+TEST_P(Speculative, Missing_tables_need_the_lock_less_and_less) {
+  World w(GetParam(), {.data = 256 * kMiB, .config = pages_only()});
+  const Gva a = w.map_at(0x4000'0000, 200 * kMiB);
+  for (Gva at = a; at < a + 200 * kMiB; at += kBlockSize) ASSERT_TRUE(w.cpu().store(at, at));
+  const Counters& c = w.as->counters();
+  EXPECT_EQ(c.faults, 100u);
+  EXPECT_EQ(c.spf_table_changed, 6u);  // before 2, 4, 8, 16, 32 and 64 tables
+  EXPECT_EQ(c.spf, 94u);
+  const std::uint64_t with_tables = w.as->usage().table_pages;
+  EXPECT_EQ(with_tables, w.empty_tables + 100 + 2);
+  w.check();
+  w.check_empty();
+}
+
+TEST_P(Speculative, The_last_tables_are_for_those_with_the_lock) {
+  World w(GetParam(), {.data = 256 * kMiB, .config = pages_only()});
+  const Gva a = w.map_at(0x4000'0000, 200 * kMiB);
+  ASSERT_TRUE(w.cpu().store(a, a));  // a table, and two are put by
+  use_up_tables(w, 3);
+  for (unsigned i = 1; i < 4; ++i) ASSERT_TRUE(w.cpu().store(a + i * kBlockSize, i));
+  EXPECT_EQ(w.cpu().store(a + 4 * kBlockSize, 1), fail(Error::NoMemory));
+  w.check();
+  w.check_empty();
+}
+
 TEST_P(Speculative, Blocks_take_part) {
   World w(GetParam());
   const Gva a = w.map(16 * kMiB);
@@ -216,6 +242,39 @@ TEST_P(Speculative, No_fault_publishes_after_its_region_has_gone) {
   w.check();
   w.check_empty();
 }
+
+// The same with what is published in a slot that unmap finds empty.
+void expect_nothing_late(Format format, bool blocks) {
+  AddressSpace::Config config = pages_only();
+  config.blocks = blocks;
+  World w(format, {.config = config});
+  const Gva a = 0x2000'0000, beside = a + kBlockSize;
+  w.map_at(beside, kPageSize);
+  ASSERT_TRUE(w.cpu().store(beside, 1));  // keeps the table above
+  std::atomic<bool> done{false};
+  std::jthread faults([&] {
+    while (!done) (void)w.as->fault(a, Access::Write);
+  });
+  for (unsigned round = 0; round < scaled(5000, 300) && !::testing::Test::HasFailure(); ++round) {
+    w.map_at(a, kBlockSize);
+    EXPECT_TRUE(w.as->advise(a, kBlockSize, Advice::Huge));
+    EXPECT_TRUE(w.as->advise(a, kBlockSize, Advice::DontNeed));  // a page that was there before it
+    const std::uint64_t faulted = w.as->counters().faults + 1 + round % 2;
+    while (w.as->counters().faults < faulted) std::this_thread::yield();
+    EXPECT_TRUE(w.as->unmap(a, kBlockSize));
+    w.as->dump([&](const AddressSpace::Node& node) {
+      const bool late = node.start == a && node.level <= (node.table ? arch::Level::Pte : arch::Level::Pmd);
+      EXPECT_FALSE(late) << "round " << round;
+    });
+  }
+  done = true;
+  faults.join();
+  EXPECT_GT(blocks ? w.as->counters().blocks_mapped : w.as->counters().tables_freed, scaled(2000, 100));
+  w.check();
+  w.check_empty();
+}
+TEST_P(Speculative, No_block_is_published_after_its_region_has_gone) { expect_nothing_late(GetParam(), true); }
+TEST_P(Speculative, No_table_is_published_after_its_region_has_gone) { expect_nothing_late(GetParam(), false); }
 
 // A vCPU may go on using what was unmapped until the flush returns; a fault that needs no lock must not get its frame.
 TEST_P(Speculative, Frames_are_given_to_nobody_before_the_flush) {

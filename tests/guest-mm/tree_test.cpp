@@ -202,8 +202,8 @@ class Tree {
     const std::uint64_t value = rng_();
     const auto done = s.world->cpu(roll() % 2).store(at(page) + word, value);
     const bool permitted = mapped(p) && has(p.prot, Prot::Write);
-    const auto refused = fail(mapped(p) ? Error::NotPermitted : Error::NotMapped);
-    ASSERT_EQ(done, permitted ? Result<>() : Result<>(refused));
+    const auto not_so = fail(mapped(p) ? Error::NotPermitted : Error::NotMapped);
+    ASSERT_EQ(done, permitted ? Result<>() : Result<>(not_so));
     if (done) std::memcpy(p.content->data() + word, &value, 8);
   }
   void write(Space& s, unsigned start, unsigned count) {

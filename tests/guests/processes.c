@@ -197,19 +197,19 @@ static void grow(struct tree* tree, int depth, int width) {
   for (int i = 0; i < width; ++i) CHECK(status_of(pids[i]) == (depth + 1) << 8);
 }
 
-static void tree(void) {
+static void tree(int width) {
+  CHECK(width <= 8);
   struct tree* tree = shared_memory(sizeof *tree);
   fflush(stdout);
-  grow(tree, 0, 6);  // 1 + 6 + 36 + 216
+  grow(tree, 0, width);  // of 6: 1 + 6 + 36 + 216
   printf("%d processes, %d deep\n", atomic_load(&tree->processes), atomic_load(&tree->deepest));
 }
 
-static void many(void) {
-  enum { kMany = 200 };
+static void many(int number) {
   int hold[2];
   CHECK(pipe(hold) == 0);
-  pid_t pids[kMany];
-  for (int i = 0; i < kMany; ++i) {
+  pid_t pids[number];
+  for (int i = 0; i < number; ++i) {
     pids[i] = fork();
     CHECK(pids[i] >= 0);
     if (pids[i] == 0) {
@@ -220,10 +220,10 @@ static void many(void) {
     for (int j = 0; j < i; ++j) CHECK(pids[i] != pids[j]);
   }
   close(hold[1]);
-  for (int i = 0; i < kMany; ++i) CHECK(status_of(pids[i]) == (i & 0x7f) << 8);
-  printf("%d processes at a time\n", kMany);
-  for (int i = 0; i < 300; ++i) ends_well(child_of(exit_with, NULL));
-  puts("300 one after the other");
+  for (int i = 0; i < number; ++i) CHECK(status_of(pids[i]) == (i & 0x7f) << 8);
+  printf("%d processes at a time\n", number);
+  for (int i = 0; i < number; ++i) ends_well(child_of(exit_with, NULL));
+  printf("%d one after the other\n", number);
 }
 
 // --- threads ---
@@ -243,8 +243,9 @@ static void uses_memory_alone(void* unused) {
   for (int i = 0; i < 100; ++i) free(malloc(5000));
   CHECK(syscall(SYS_tgkill, getpid(), getpid(), 0) == 0);
 }
+static int forks_each;
 static void* forks(void* count) {
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < forks_each; ++i) {
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
@@ -270,7 +271,8 @@ static void leader_leaves(void* unused) {
   syscall(SYS_exit, 1);
 }
 
-static void threaded(void) {
+static void threaded(int rounds) {
+  forks_each = rounds;
   pthread_t noise[3], forking[3];
   atomic_int forked = 0;
   for (int i = 0; i < 3; ++i) CHECK(pthread_create(&noise[i], NULL, churn, NULL) == 0);
@@ -927,10 +929,11 @@ int main(int count, char** words) {
   CHECK(count >= 2);
   const char* what = words[1];
   const char* directory = count > 2 ? words[2] : ".";
+  const int number = count > 2 ? atoi(words[2]) : 0;
   if (!strcmp(what, "basics")) basics();
-  else if (!strcmp(what, "tree")) tree();
-  else if (!strcmp(what, "many")) many();
-  else if (!strcmp(what, "threaded")) threaded();
+  else if (!strcmp(what, "tree")) tree(number);
+  else if (!strcmp(what, "many")) many(number);
+  else if (!strcmp(what, "threaded")) threaded(number);
   else if (!strcmp(what, "pipeline")) pipeline();
   else if (!strcmp(what, "files")) files(directory);
   else if (!strcmp(what, "shared")) shared(directory);

@@ -5,7 +5,7 @@
 //
 // Two addresses in one leaf table. A's region is unmapped and mapped again, or changed, while threads fault on A and
 // B; B's region stays. Whoever unmaps A finds the table empty or not, depending on B. fault() is
-// AddressSpace::speculative_fault with Walker::publish, then the classic way; change() is unmap, map, protect and
+// AddressSpace::speculative_fault with Walker::add_table and publish, then the classic way; change() is unmap, map, protect and
 // advise, with RegionMap::seize, FlushBatch::commit and TablePool::retire. How a strict flush works is in flush.pml.
 //
 // The lives are for the assertions only: what is freed begins another life.
@@ -34,6 +34,7 @@ byte life[5];
 mtype frame[FRAMES] = Free;
 byte map[2] = NONE;        // RegionMap: the region of each address
 byte link = NONE;          // the parent's slot: the leaf table
+bit link_locked;           // the parent's lock
 bit space_lock;            // the address-space lock
 byte in_flight;            // AddressSpace: frames that faults without the lock have taken and not yet mapped
 byte really_in_flight;
@@ -120,10 +121,41 @@ proctype fault(byte me, faults) {
      atomic {
        t = link;
        if
-       :: t == NONE -> goto classic
-       :: else -> table_life = life[TABLES + t]
+       :: t != NONE -> table_life = life[TABLES + t]
+       :: else  // below
        fi
      }
+     if
+     :: t == NONE ->  // Walker::add_table, with one that TablePool::take_stocked() had or not
+        atomic {
+          if
+          :: link_locked -> goto classic
+          :: !link_locked && state[TABLES] == Unused -> t = 0
+          :: !link_locked && state[TABLES] != Unused && state[TABLES + 1] == Unused -> t = 1
+          :: else -> goto classic
+          fi;
+          link_locked = 1;
+          state[TABLES + t] = InUse;
+          table_life = life[TABLES + t]
+        }
+        atomic {
+          same_region;
+          if
+#ifndef BROKEN_table_without_check
+          :: region[r].sequence != s -> state[TABLES + t] = Unused; link_locked = 0; goto classic
+#endif
+          :: link != NONE -> state[TABLES + t] = Unused; link_locked = 0; goto classic
+          :: else
+          fi
+        }
+        d_step {
+          assert(state[REGIONS + r] == InUse);  // its unmap has not returned
+          table[t].dead = 0;
+          link = t;
+          link_locked = 0
+        }
+     :: else
+     fi;
      atomic {
        same_table;
        if
@@ -193,7 +225,15 @@ classic:
      :: r == NONE  // refused: nothing is mapped here
      :: else ->
         if
-        :: link == NONE -> allocate(TABLES, t); atomic { table[t].dead = 0; link = t }
+        :: link == NONE ->
+           allocate(TABLES, t);
+           atomic {
+             !link_locked;
+             if
+             :: link == NONE -> table[t].dead = 0; link = t
+             :: else -> state[TABLES + t] = Unused; t = link
+             fi
+           }
         :: else -> t = link
         fi;
         lock(table[t].locked);
@@ -215,12 +255,25 @@ done:
   finished++
 }
 
+// Walker::walk lets go by who has the parent's lock.
+inline pass() {
+#ifndef BROKEN_no_pass
+  !link_locked
+#else
+  skip
+#endif
+}
+
 // Walker::unmap and drop_if_empty, then FlushBatch::commit.
 inline clear_a() {
+  pass();
   t = link;
   f = NONE;
   gone = 0;
   if
+#ifdef BROKEN_empty_without_lock
+  :: t != NONE && table[t].frame[A] == NONE
+#endif
   :: t != NONE ->
      lock(table[t].locked);
      d_step {
@@ -237,7 +290,7 @@ inline clear_a() {
      table[t].locked = 0;
      atomic { !table[t].locked -> gone = (table[t].entries == 0); table[t].dead = gone }
      if
-     :: gone -> link = NONE
+     :: gone -> atomic { !link_locked -> link = NONE }
      :: else
      fi
   :: else
@@ -282,7 +335,8 @@ proctype change() {
         insert_region(ReadOnly)
      :: clear_a();                   // advise: the frames go, the region stays
         region[r].sequence++         // release
-     :: t = link;                    // protect: the entry changes, and a copy takes the region's place
+     :: pass();
+        t = link;                    // protect: the entry changes, and a copy takes the region's place
         if
         :: t != NONE ->
            lock(table[t].locked);
@@ -307,7 +361,7 @@ init {
     state[REGIONS + 2] = InUse;
     map[A] = 0;
     map[B] = 2;
-    run fault(0, 2);
+    run fault(0, 1);
     run fault(1, 1);
     run change()
   }

@@ -2,9 +2,9 @@
 G=$GUESTS
 
 test_processes_basics() { same "$G/processes" basics; }
-test_processes_tree() { same "$G/processes" tree; }
-test_processes_many() { same "$G/processes" many; }
-test_processes_threaded() { same "$G/processes" threaded; }
+test_processes_tree() { same "$G/processes" tree "$(scaled 6 3)"; }
+test_processes_many() { same "$G/processes" many "$(scaled 200 30)"; }
+test_processes_threaded() { same "$G/processes" threaded "$(scaled 10 3)"; }
 test_processes_pipeline() { same "$G/processes" pipeline; }
 test_processes_files() { same "$G/processes" files "$DATA"; }
 test_processes_shared() { same "$G/processes" shared "$DATA"; }
@@ -13,7 +13,10 @@ test_processes_orphans() { same "$G/processes" orphans; }
 test_processes_exec() { same -o "--dir $G" "$G/exec" "$DATA"; }
 
 test_musl_processes() {
-  for case in basics tree threaded pipeline signals orphans; do same "$G/musl_processes" "$case"; done
+  for case in basics pipeline signals orphans "tree $(scaled 6 3)" "threaded $(scaled 10 3)"; do
+    # shellcheck disable=SC2086
+    same "$G/musl_processes" $case
+  done
   for case in files shared; do same "$G/musl_processes" "$case" "$DATA"; done
   same -o "--dir $G" "$G/musl_exec" "$DATA"
 }
@@ -21,15 +24,18 @@ test_musl_processes() {
 # What they do must not depend on the techniques.
 test_processes_without_techniques() {
   off="--without speculative-faults --without relaxed-flushes --without huge-merge"
-  for case in basics threaded; do same -o "$off" "$G/processes" "$case"; done
+  same -o "$off" "$G/processes" basics
+  same -o "$off" "$G/processes" threaded "$(scaled 10 3)"
   same -o "$off" "$G/processes" shared "$DATA"
 }
 
 # Forks without end are bounded, ended by --timeout with all that they made, and leave the VMM as it was.
-test_processes_bounded() {
+test_processes_limit() {
   expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/processes" limit
   says '511 children'
   says limited
+}
+test_processes_bomb() {
   expect 124 'stopped after' "$RAMET" run --timeout 3s "$G/processes" bomb
 }
 

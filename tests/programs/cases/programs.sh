@@ -29,7 +29,7 @@ test_busybox_gzip() {
   echo "$(wc -c <"$DATA/input") bytes, packed $(wc -c <"$WORK/packed")"
 }
 
-test_sqlite_static() { same "$GUESTS/sql" "$DATA/database" "$(scaled 1000000 20000)"; }
+test_sqlite_static() { same "$GUESTS/sql" "$DATA/database" "$(scaled 400000 20000)"; }
 test_lua_static() { SETUP="cp $here_guests/script.lua ." same "$GUESTS/script" "$DATA/script.lua" "$(scaled 200000 5000)"; }
 test_go() { same "$GUESTS/gc" "$(scaled 4 1)"; }
 
