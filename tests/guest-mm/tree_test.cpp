@@ -67,7 +67,7 @@ class Tree {
     ++steps;
     Space& s = *spaces_[roll() % spaces_.size()];
     const auto [start, count] = pick_range();
-    switch (roll() % 24) {
+    switch (roll() % 25) {
       case 0:
       case 1: freeze(s); break;
       case 2:
@@ -88,6 +88,7 @@ class Tree {
       case 17: device(s); break;
       case 18: write(s, start, count); break;
       case 19: expect_equal(s); break;
+      case 20: move(s, start, std::min(count, kPages / 2)); break;
       default:
         for (unsigned i = 0; i < 16; ++i) store(s, roll() % 2 ? roll() % kPages : start + roll() % count);
     }
@@ -184,6 +185,17 @@ class Tree {
     const bool covered = all(s, start, count, mapped);
     ASSERT_EQ(s.world->as->protect(at(start), count * kPageSize, prot).has_value(), covered);
     for (unsigned i = start; covered && i < start + count; ++i) s.model[i].prot = prot;
+  }
+  // To where it does not overlap. A part of one region, as mremap(2) wants it.
+  void move(Space& s, unsigned start, unsigned count) {
+    const unsigned to = roll() % 4 ? roll() % kPages : (start + 512) % kPages;
+    if (to + count > kPages || (to < start + count && start < to + count)) return;
+    const auto region = s.world->as->find_region(at(start));
+    if (!region || region->end < at(start + count)) return;
+    const std::uint64_t bytes = count * kPageSize;
+    ASSERT_EQ(s.world->as->remap({.address = at(start), .old_length = bytes, .new_length = bytes, .may_move = true,
+                                  .fixed = true, .new_address = at(to)}), at(to));
+    for (unsigned i = 0; i < count; ++i) s.model[to + i] = std::exchange(s.model[start + i], {});
   }
   void advise(Space& s, unsigned start, unsigned count) {
     constexpr Advice choices[] = {Advice::DontNeed, Advice::DontFork, Advice::DoFork, Advice::Huge, Advice::NoHuge};
