@@ -270,16 +270,8 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
 }
 
 std::span<std::byte> Memory::host_range(Gpa gpa) const {
-  if (data_->contains(gpa)) return data_->from(gpa);
-  if (tables_->contains(gpa)) return tables_->from(gpa);
-  for (const Banks* banks : {&inherited_data_, &inherited_tables_}) {
-    if (const Bank* bank = find(*banks, gpa)) return bank->from(gpa);
-  }
-  std::shared_lock guard(lock_);
-  for (const auto& [bank, times] : added_) {
-    if (bank->contains(gpa)) return bank->from(gpa);
-  }
-  return {};
+  const auto bank = bank_of(gpa);
+  return bank ? bank->from(gpa) : std::span<std::byte>();
 }
 
 std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {

@@ -325,8 +325,8 @@ class Walker final : public PageTable {
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
     std::optional<TableLock> lock;
-    if (W == Walking::Change && level <= Level::Pmd) lock.emplace(tables_.info(table));
-    if (level > Level::Pte) lock.reset();
+    if (W == Walking::Change && level == Level::Pte) lock.emplace(tables_.info(table));
+    if (W == Walking::Change && level == Level::Pmd) pass(table);
     for (Gva va = align_down(start, span);; va += span) {
       const Slot slot{table, level, va};
       const Entry e = load(slot);
@@ -504,9 +504,10 @@ class Walker final : public PageTable {
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
 
   // Faults without the address-space lock that began before the regions there were seized have published, or never will.
+  void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
   void pass_faults(Gva start, Gva end) {
     walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {
-      if (writable(table)) TableLock pass(tables_.info(table));
+      if (writable(table)) pass(table);
     });
   }
 

@@ -5,8 +5,9 @@
 //
 // Two addresses in one leaf table. A's region is unmapped and mapped again, or changed, while threads fault on A and
 // B; B's region stays. Whoever unmaps A finds the table empty or not, depending on B. fault() is
-// AddressSpace::speculative_fault with Walker::add_table and publish, then the classic way; change() is unmap, map, protect and
-// advise, with RegionMap::seize, FlushBatch::commit and TablePool::retire. How a strict flush works is in flush.pml.
+// AddressSpace::speculative_fault with Walker::add_table and publish, then the classic way; change() is unmap, map,
+// protect and advise, with Walker::pass, RegionMap::seize, FlushBatch::commit and TablePool::retire. How a strict flush
+// works is in flush.pml.
 //
 // The lives are for the assertions only: what is freed begins another life.
 
