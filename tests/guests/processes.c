@@ -111,6 +111,11 @@ static void basics(void) {
   CHECK(variable == 1 && strcmp(heap, "parent's") == 0);
   CHECK_ERRNO(waitpid(pid, NULL, 0), ECHILD);
   ends_well(child_of(less_important, NULL));
+  uint64_t arguments[11] = {[4] = SIGCHLD};  // of clone3: identifiers to be had, and how many
+  arguments[8] = (uint64_t)&pid;
+  CHECK_ERRNO(syscall(SYS_clone3, arguments, 88), EINVAL);
+  arguments[8] = 0, arguments[9] = 1;
+  CHECK_ERRNO(syscall(SYS_clone3, arguments, 88), EINVAL);
   puts("memory is the child's own");
 
   int status = status_of(child_of(exit_with, (void*)0x142));
@@ -903,7 +908,7 @@ static void hostile(uint64_t seed) {
       case 1:
         for (int i = 0; i < 16; ++i) arguments[i] = next() % 2 ? 0 : (uint64_t)odd();
         arguments[0] = (uint64_t)flags & ~0xffull;
-        if (next() % 2) arguments[4] = SIGCHLD;
+        if (next() % 2 || arguments[4] == SIGKILL || arguments[4] == SIGSTOP) arguments[4] = SIGCHLD;
         raw_clone(SYS_clone3, next() % 8 ? (long)arguments : odd(), (long)(next() % 8 ? 88 : next() % 5000), 0, 0, 0);
         break;
       case 2: syscall(next() % 2 ? SYS_execve : SYS_execveat, odd(), odd(), odd(), odd(), odd()); break;

@@ -139,6 +139,8 @@ std::int64_t sys_clone3(Thread& thread, const Args& a) {
   if (args.flags & (CLONE_DETACHED | CSIGNAL)) return -EINVAL;
   if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) && args.exit_signal) return -EINVAL;
   if ((args.exit_signal & ~std::uint64_t{CSIGNAL}) || args.exit_signal > kSignals) return -EINVAL;
+  constexpr std::uint64_t kMaxPidNsLevel = 32;  // MAX_PID_NS_LEVEL of Linux
+  if ((args.set_tid == 0) != (args.set_tid_size == 0) || args.set_tid_size > kMaxPidNsLevel) return -EINVAL;
   if (args.set_tid_size) {
     thread.process.count_call(SYS_clone3, false);
     return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
