@@ -16,7 +16,6 @@ function(ramet_room name)
     add_library(${target} STATIC ${sources})
     set(visibility PUBLIC)
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ramet_flags>)
-    ramet_precompile(${target})
   else()  # headers only on this processor
     add_library(${target} INTERFACE)
     set(visibility INTERFACE)

@@ -17,14 +17,14 @@
 namespace ramet::tools {
 namespace {
 
-struct Options {
+struct InspectOptions {
   RunSettings run;
   bool start = false;
   std::string every, json;
 };
 
 // A snapshot file's, as a program finds it that goes on from there.
-int inspect_file(const Options& options, const std::vector<std::string>& words) {
+int inspect_file(const InspectOptions& options, const std::vector<std::string>& words) {
   if (words.size() > 1)
     return refuse({.message = fmt::format("inspect takes one FILE, and not {} (or --run PROGRAM)", words[1])});
   auto prepared = prepare(options.run);
@@ -49,7 +49,7 @@ int inspect_file(const Options& options, const std::vector<std::string>& words) 
   return written ? 0 : refuse(written.error());
 }
 
-int inspect(const Options& options, const CLI::App& sub) {
+int inspect(const InspectOptions& options, const CLI::App& sub) {
   const auto command = command_of(sub);
   if (!command) return refuse(command.error());
   if (!options.start) return inspect_file(options, *command);
@@ -85,7 +85,7 @@ int inspect(const Options& options, const CLI::App& sub) {
 }  // namespace
 
 void add_inspect(CLI::App& app, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InspectOptions>();
   CLI::App* sub = app.add_subcommand(
       "inspect",
       "Show what a program's address space looks like: "

@@ -11,12 +11,12 @@
 namespace ramet::tools {
 namespace {
 
-struct Options {
+struct RunCommandOptions {
   RunSettings run;
   std::string json;
 };
 
-int run(const Options& options, const CLI::App& sub) {
+int run(const RunCommandOptions& options, const CLI::App& sub) {
   const auto command = command_of(sub);
   if (!command) return refuse(command.error());
   const auto report = run_program(options.run, *command);
@@ -29,7 +29,7 @@ int run(const Options& options, const CLI::App& sub) {
 }  // namespace
 
 void add_run(CLI::App& app, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunCommandOptions>();
   CLI::App* sub = app.add_subcommand("run", "Run a Linux ELF program in a microVM: ramet run [OPTIONS] PROGRAM [ARG...]");
   sub->footer("Everything from PROGRAM on goes to the program. The exit status is the program's own, 128+N for a\n"
               "fatal signal N, 124 after --timeout, 125 where ramet could not do its work, 126 and 127 as shells use them.");

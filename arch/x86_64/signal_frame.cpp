@@ -3,10 +3,11 @@
 
 #include <cstring>
 
+#include "arch/x86_64/cpu_state.hpp"
+
 namespace ramet::arch::x86_64 {
 namespace {
 
-constexpr std::uint16_t kUserCs = 0x33, kUserSs = 0x2b;  // what Linux programs see
 constexpr std::uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;
 constexpr std::size_t kMxcsr = 24, kSoftware = 464, kHeader = 512, kLegacy = 512, kHeaderBytes = 64;
 constexpr std::uint32_t kDefaultMxcsrMask = 0xffbf;

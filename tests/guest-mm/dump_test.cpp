@@ -17,7 +17,6 @@ RAMET_FOR_EACH_FORMAT(Dump);
 using Level = arch::Level;
 using Node = AddressSpace::Node;
 
-constexpr Gva kLinear = 0xffff'8000'0000'0000;
 constexpr std::uint64_t kFileBytes = 4 * kMiB, kAnonymousBytes = 8 * kMiB;
 constexpr std::size_t kPhases = 4;
 

@@ -6,11 +6,10 @@
 #include <random>
 
 #include "guest-mm/frame_pool.hpp"
+#include "tests/guest-mm/world.hpp"
 
-namespace ramet::mm {
+namespace ramet::mm::test {
 namespace {
-
-constexpr std::uint64_t kMiB = 1 << 20;
 
 struct Pool {
   explicit Pool(std::uint64_t bytes)
@@ -192,4 +191,4 @@ TEST(FramePool, What_cannot_be_announced_is_not_handed_out) {
 }
 
 }  // namespace
-}  // namespace ramet::mm
+}  // namespace ramet::mm::test

@@ -15,25 +15,6 @@ namespace {
 class Layers : public ForEachFormat {};
 RAMET_FOR_EACH_FORMAT(Layers);
 
-// A world whose memory others may share.
-World::Options in(const std::shared_ptr<PhysicalSpace>& space, AddressSpace::Config config = {}) {
-  return {.config = config, .space = space};
-}
-
-struct Genet {
-  explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
-  std::unique_ptr<World> make() { return std::make_unique<World>(format, in(space, config)); }
-  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) {
-    auto w = make();
-    const auto done = w->as->adopt(of);
-    EXPECT_TRUE(done) << describe(done.error());
-    return w;
-  }
-  Format format;
-  AddressSpace::Config config;
-  std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
-};
-
 void write_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {
   for (Gva at = from; at < from + length; at += step) ASSERT_TRUE(w.cpu().store(at, at ^ what));
 }

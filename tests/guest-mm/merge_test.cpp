@@ -163,8 +163,6 @@ TEST_P(Merge, After_random_protections_restored_every_block_is_back) {
   w.check_empty();
 }
 
-constexpr Gva kLinear = 0xffff'8000'0000'0000;
-
 AddressSpace::Config with_giants() {
   AddressSpace::Config c;
   c.giants = true;

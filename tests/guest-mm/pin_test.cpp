@@ -18,19 +18,6 @@ RAMET_FOR_EACH_FORMAT(Pins);
 
 using Term = AddressSpace::PinTerm;
 
-struct Genet {
-  explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
-  std::unique_ptr<World> make(unsigned vcpus = 3) { return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space}); }
-  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) {
-    auto w = make();
-    EXPECT_TRUE(w->as->adopt(of));
-    return w;
-  }
-  Format format;
-  AddressSpace::Config config;
-  std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
-};
-
 // What a device does: it knows host memory only.
 void dma_write(const Pin& pin, std::uint64_t offset, std::uint64_t value) {
   for (const HostRange& r : pin.ranges()) {

@@ -13,18 +13,18 @@ namespace {
 class RelaxedFlush : public ForEachFormat {};
 RAMET_FOR_EACH_FORMAT(RelaxedFlush);
 
-constexpr unsigned kPages = 64;
+constexpr unsigned kFewPages = 64;
 
 // A second vCPU holds the pages read-only; then they become writable.
 struct Upgrade {
   explicit Upgrade(Format format, bool relaxed) : w(format, {.config = {.blocks = false, .relaxed_flushes = relaxed}}) {
-    a = w.map(kPages * kPageSize);
-    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(0).store(a + i * kPageSize, i));
-    EXPECT_TRUE(w.as->protect(a, kPages * kPageSize, kRead));
-    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(1).load(a + i * kPageSize));
+    a = w.map(kFewPages * kPageSize);
+    for (unsigned i = 0; i < kFewPages; ++i) EXPECT_TRUE(w.cpu(0).store(a + i * kPageSize, i));
+    EXPECT_TRUE(w.as->protect(a, kFewPages * kPageSize, kRead));
+    for (unsigned i = 0; i < kFewPages; ++i) EXPECT_TRUE(w.cpu(1).load(a + i * kPageSize));
     strict = w.tlb.strict;
-    EXPECT_TRUE(w.as->protect(a, kPages * kPageSize, kReadWrite));
-    for (unsigned i = 0; i < kPages; ++i) EXPECT_TRUE(w.cpu(1).store(a + i * kPageSize, i));
+    EXPECT_TRUE(w.as->protect(a, kFewPages * kPageSize, kReadWrite));
+    for (unsigned i = 0; i < kFewPages; ++i) EXPECT_TRUE(w.cpu(1).store(a + i * kPageSize, i));
     w.check();
   }
   World w;
@@ -50,22 +50,22 @@ TEST_P(RelaxedFlush, Switched_off_an_upgrade_disturbs_every_vcpu) {
 
 TEST_P(RelaxedFlush, An_upgrade_maps_writable_at_once) {
   World w(GetParam(), {.config = {.blocks = false}});
-  const Gva a = w.map(kPages * kPageSize);
-  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
-  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kRead));
-  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kReadWrite));
+  const Gva a = w.map(kFewPages * kPageSize);
+  for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
+  ASSERT_TRUE(w.as->protect(a, kFewPages * kPageSize, kRead));
+  ASSERT_TRUE(w.as->protect(a, kFewPages * kPageSize, kReadWrite));
   const auto faults = w.as->counters().faults.value.load();
-  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
+  for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
   EXPECT_EQ(w.as->counters().faults, faults);
 }
 
 TEST_P(RelaxedFlush, Instruction_fetches_find_new_permission_too) {
   World w(GetParam(), {.config = {.blocks = false}});
-  const Gva a = w.map(kPages * kPageSize, kRead);
-  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu(1).load(a + i * kPageSize));
-  ASSERT_TRUE(w.as->protect(a, kPages * kPageSize, kReadExec));
+  const Gva a = w.map(kFewPages * kPageSize, kRead);
+  for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu(1).load(a + i * kPageSize));
+  ASSERT_TRUE(w.as->protect(a, kFewPages * kPageSize, kReadExec));
   EXPECT_EQ(w.tlb.strict, 0u);
-  for (unsigned i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu(1).fetch(a + i * kPageSize));
+  for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu(1).fetch(a + i * kPageSize));
   EXPECT_EQ(w.tlb.spurious, 1u);
   w.check();
 }

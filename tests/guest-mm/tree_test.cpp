@@ -15,8 +15,8 @@
 namespace ramet::mm::test {
 namespace {
 
-constexpr Gva kBase = 0x1000'0000;
-constexpr unsigned kPages = 2 * 512 + 64;
+constexpr Gva kTreeBase = 0x1000'0000;
+constexpr unsigned kTreePages = 2 * 512 + 64;
 
 using Content = std::array<std::byte, kPageSize>;
 struct Page {
@@ -46,7 +46,7 @@ struct Pinned {
 };
 struct Space {
   std::unique_ptr<World> world;
-  Model model = Model(kPages);
+  Model model = Model(kTreePages);
   std::weak_ptr<Frozen> adopted;
   std::vector<Pinned> pins;  // go first
 };
@@ -60,7 +60,7 @@ class Tree {
     config_.relaxed_flushes = seed % 7 != 0;
     config_.speculative_faults = seed % 11 != 0;
     add();
-    map(*spaces_[0], 0, kPages, kReadWrite);
+    map(*spaces_[0], 0, kTreePages, kReadWrite);
   }
 
   void step() {
@@ -88,9 +88,9 @@ class Tree {
       case 17: device(s); break;
       case 18: write(s, start, count); break;
       case 19: expect_equal(s); break;
-      case 20: move(s, start, std::min(count, kPages / 2)); break;
+      case 20: move(s, start, std::min(count, kTreePages / 2)); break;
       default:
-        for (unsigned i = 0; i < 16; ++i) store(s, roll() % 2 ? roll() % kPages : start + roll() % count);
+        for (unsigned i = 0; i < 16; ++i) store(s, roll() % 2 ? roll() % kTreePages : start + roll() % count);
     }
   }
 
@@ -112,16 +112,16 @@ class Tree {
  private:
   unsigned roll() { return static_cast<unsigned>(rng_()); }
   std::pair<unsigned, unsigned> pick_range() {
-    unsigned start = roll() % kPages;
+    unsigned start = roll() % kTreePages;
     unsigned count = 1 + (roll() % 4 ? roll() % 20 : roll() % 700);
     if (roll() % 8 == 0) start = start / 512 * 512, count = 512;
-    return {start, std::min(count, kPages - start)};
+    return {start, std::min(count, kTreePages - start)};
   }
   Prot pick_prot() {
     constexpr Prot choices[] = {Prot::None, kRead, kReadWrite, kReadWrite, kReadWrite, kReadWrite, kAllProt};
     return choices[roll() % std::size(choices)];
   }
-  static Gva at(unsigned page) { return kBase + page * kPageSize; }
+  static Gva at(unsigned page) { return kTreeBase + page * kPageSize; }
   static bool all(const Space& s, unsigned start, unsigned count, auto&& f) {
     return std::all_of(s.model.begin() + start, s.model.begin() + start + count, f);
   }
@@ -188,8 +188,8 @@ class Tree {
   }
   // To where it does not overlap. A part of one region, as mremap(2) wants it.
   void move(Space& s, unsigned start, unsigned count) {
-    const unsigned to = roll() % 4 ? roll() % kPages : (start + 512) % kPages;
-    if (to + count > kPages || (to < start + count && start < to + count)) return;
+    const unsigned to = roll() % 4 ? roll() % kTreePages : (start + 512) % kTreePages;
+    if (to + count > kTreePages || (to < start + count && start < to + count)) return;
     const auto region = s.world->as->find_region(at(start));
     if (!region || region->end < at(start + count)) return;
     const std::uint64_t bytes = count * kPageSize;
@@ -262,15 +262,15 @@ class Tree {
   void expect_equal(Space& s) {
     std::vector<std::byte> bytes;
     const auto readable = [](const Page& p) { return mapped(p) && p.prot != Prot::None; };
-    for (unsigned i = 0; i < kPages;) {
+    for (unsigned i = 0; i < kTreePages;) {
       unsigned end = i;
-      while (end < kPages && readable(s.model[end])) ++end;
+      while (end < kTreePages && readable(s.model[end])) ++end;
       bytes.resize((end - i) * kPageSize);
       if (end > i) { ASSERT_TRUE(s.world->as->read(at(i), bytes)); }
       for (std::size_t k = 0; i < end; ++i, k += kPageSize) {
         ASSERT_EQ(std::memcmp(&bytes[k], s.model[i].content->data(), kPageSize), 0) << "page " << i;
       }
-      if (i < kPages) {
+      if (i < kTreePages) {
         std::byte b;
         ASSERT_FALSE(s.world->as->read(at(i++), {&b, 1}));
       }

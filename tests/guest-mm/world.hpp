@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/model_tlb.hpp"
 
 namespace ramet::mm {
@@ -27,6 +28,7 @@ namespace ramet::mm::test {
 
 inline constexpr Prot kRead = Prot::Read, kReadWrite = Prot::Read | Prot::Write, kReadExec = Prot::Read | Prot::Exec;
 inline constexpr std::uint64_t kMiB = 1 << 20;
+inline constexpr Gva kLinear = 0xffff'8000'0000'0000;  // where tests put a linear map
 
 struct World {
   struct Options {
@@ -82,6 +84,23 @@ struct World {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<AddressSpace> as;
   std::uint64_t empty_tables = 0;
+};
+
+// VMs that share memory, each of which may be grown from another's snapshot.
+struct Genet {
+  explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
+  std::unique_ptr<World> make(unsigned vcpus = 3) const {
+    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space});
+  }
+  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) const {
+    auto w = make();
+    const auto done = w->as->adopt(of);
+    EXPECT_TRUE(done) << describe(done.error());
+    return w;
+  }
+  Format format;
+  AddressSpace::Config config;
+  std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
 };
 
 // An object in memory: privately and, with a memory file behind it, shared as well.

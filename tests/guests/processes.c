@@ -932,6 +932,7 @@ static void bomb(void) {
 
 int main(int count, char** words) {
   CHECK(count >= 2);
+  for (int sig = SIGHUP; sig <= SIGQUIT; ++sig) signal(sig, SIG_DFL);  // nohup(1) and shells may have ignored them
   const char* what = words[1];
   const char* directory = count > 2 ? words[2] : ".";
   const int number = count > 2 ? atoi(words[2]) : 0;

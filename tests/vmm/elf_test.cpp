@@ -11,13 +11,13 @@ namespace ramet::vmm {
 namespace {
 
 // A small valid program: code at 0x400000 and data with .bss behind it. Tests break it in one place.
-struct Image {
+struct Program {
   Elf64_Ehdr header{};
   std::vector<Elf64_Phdr> headers;
   std::vector<std::byte> tail;  // after the headers
   std::uint64_t size = 0x3000;
 
-  Image() {
+  Program() {
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_ident[EI_CLASS] = ELFCLASS64;
     header.e_ident[EI_DATA] = ELFDATA2LSB;
@@ -53,7 +53,7 @@ std::expected<ElfFile, Failure> read(const std::vector<std::byte>& file) {
 }
 
 // The message of the refusal; "" if it was taken.
-std::string refusal(const Image& image) {
+std::string refusal(const Program& image) {
   auto elf = read(image.bytes());
   if (elf) return "";
   EXPECT_EQ(elf.error().status, 126);
@@ -62,7 +62,7 @@ std::string refusal(const Image& image) {
 }
 
 TEST(Elf, AValidProgramGivesItsSegments) {
-  auto elf = read(Image().bytes());
+  auto elf = read(Program().bytes());
   ASSERT_TRUE(elf) << elf.error().message;
   EXPECT_FALSE(elf->relocatable);
   EXPECT_EQ(elf->entry, 0x400100u);
@@ -83,7 +83,7 @@ TEST(Elf, AnEmptyFileAndOneThatIsNotElfAreNamedAsSuch) {
 }
 
 TEST(Elf, ATruncatedFileIsNamedAsSuchAtEveryLength) {
-  auto whole = Image().bytes();
+  auto whole = Program().bytes();
   for (std::size_t length = 20; length < 0x1800; length += 7) {
     auto elf = read({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
     ASSERT_FALSE(elf) << length;
@@ -92,7 +92,7 @@ TEST(Elf, ATruncatedFileIsNamedAsSuchAtEveryLength) {
 }
 
 TEST(Elf, AnotherArchitectureIsNamedBesideTheOneSupported) {
-  Image image;
+  Program image;
   image.header.e_machine = EM_AARCH64;
   EXPECT_EQ(refusal(image), "is built for arm64 (aarch64); this machine runs x86-64 programs");
   image.header.e_machine = EM_386;
@@ -103,7 +103,7 @@ TEST(Elf, AnotherArchitectureIsNamedBesideTheOneSupported) {
 }
 
 TEST(Elf, FilesThatAreNoProgramsAreNamedAsWhatTheyAre) {
-  Image image;
+  Program image;
   image.header.e_type = ET_REL;
   EXPECT_EQ(refusal(image), "is an object file, not a program: link it first");
   image.header.e_type = ET_CORE;
@@ -113,12 +113,12 @@ TEST(Elf, FilesThatAreNoProgramsAreNamedAsWhatTheyAre) {
 // Each breaks the valid image in one way.
 struct Malformed {
   const char* what;
-  void (*change)(Image&);
+  void (*change)(Program&);
 };
 class MalformedElf : public testing::TestWithParam<Malformed> {};
 
 TEST_P(MalformedElf, IsRefused) {
-  Image image;
+  Program image;
   GetParam().change(image);
   std::string why = refusal(image);
   EXPECT_TRUE(why.starts_with("is malformed") || why.starts_with("is truncated")) << GetParam().what << ": " << why;
@@ -127,33 +127,33 @@ TEST_P(MalformedElf, IsRefused) {
 INSTANTIATE_TEST_SUITE_P(
     Each, MalformedElf,
     testing::Values(
-        Malformed{"header size", [](Image& i) { i.header.e_phentsize = 55; }},
-        Malformed{"no headers", [](Image& i) { i.headers.clear(); }},
-        Malformed{"too many headers", [](Image& i) { i.header.e_phnum = 0xffff; }},
-        Malformed{"headers beyond the end", [](Image& i) { i.header.e_phoff = i.size - 8; }},
-        Malformed{"header offset overflows", [](Image& i) { i.header.e_phoff = ~0ull - 16; }},
-        Malformed{"nothing to load", [](Image& i) { i.headers[0].p_type = i.headers[1].p_type = PT_NOTE; }},
-        Malformed{"file part larger", [](Image& i) { i.headers[1].p_filesz = 0x6000; }},
-        Malformed{"offset overflows", [](Image& i) { i.headers[1].p_offset = ~0ull & ~0xfffull; }},
-        Malformed{"size overflows", [](Image& i) { i.headers[1].p_filesz = i.headers[1].p_memsz = ~0ull; }},
-        Malformed{"memory size overflows", [](Image& i) { i.headers[1].p_memsz = ~0ull - 0x401000; }},
-        Malformed{"kernel address", [](Image& i) { i.headers[1].p_vaddr = 0xffff'8000'0000'1000; }},
-        Malformed{"ends beyond user memory", [](Image& i) { i.headers[1].p_vaddr = 0x7fff'ffff'e000; }},
-        Malformed{"address and offset disagree", [](Image& i) { i.headers[1].p_vaddr += 8; }},
-        Malformed{"overlap", [](Image& i) { i.headers[1].p_vaddr = 0x400000; i.headers[1].p_offset = 0; }},
-        Malformed{"order", [](Image& i) { std::swap(i.headers[0], i.headers[1]); }},
-        Malformed{"address 0", [](Image& i) { i.headers.pop_back(); i.headers[0].p_vaddr = 0; }},
-        Malformed{"type", [](Image& i) { i.header.e_type = 77; }},
-        Malformed{"interpreter without end", [](Image& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 4, 4, 1}); }},
-        Malformed{"interpreter too long", [](Image& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 5000, 5000, 1}); }},
-        Malformed{"interpreter without name", [](Image& i) { i.headers.push_back({PT_INTERP, PF_R, 0x2000, 0, 0, 4, 4, 1}); }},
-        Malformed{"interpreter beyond the end", [](Image& i) { i.headers.push_back({PT_INTERP, PF_R, ~0ull, 0, 0, 9, 9, 1}); }}));
+        Malformed{"header size", [](Program& i) { i.header.e_phentsize = 55; }},
+        Malformed{"no headers", [](Program& i) { i.headers.clear(); }},
+        Malformed{"too many headers", [](Program& i) { i.header.e_phnum = 0xffff; }},
+        Malformed{"headers beyond the end", [](Program& i) { i.header.e_phoff = i.size - 8; }},
+        Malformed{"header offset overflows", [](Program& i) { i.header.e_phoff = ~0ull - 16; }},
+        Malformed{"nothing to load", [](Program& i) { i.headers[0].p_type = i.headers[1].p_type = PT_NOTE; }},
+        Malformed{"file part larger", [](Program& i) { i.headers[1].p_filesz = 0x6000; }},
+        Malformed{"offset overflows", [](Program& i) { i.headers[1].p_offset = ~0ull & ~0xfffull; }},
+        Malformed{"size overflows", [](Program& i) { i.headers[1].p_filesz = i.headers[1].p_memsz = ~0ull; }},
+        Malformed{"memory size overflows", [](Program& i) { i.headers[1].p_memsz = ~0ull - 0x401000; }},
+        Malformed{"kernel address", [](Program& i) { i.headers[1].p_vaddr = 0xffff'8000'0000'1000; }},
+        Malformed{"ends beyond user memory", [](Program& i) { i.headers[1].p_vaddr = 0x7fff'ffff'e000; }},
+        Malformed{"address and offset disagree", [](Program& i) { i.headers[1].p_vaddr += 8; }},
+        Malformed{"overlap", [](Program& i) { i.headers[1].p_vaddr = 0x400000; i.headers[1].p_offset = 0; }},
+        Malformed{"order", [](Program& i) { std::swap(i.headers[0], i.headers[1]); }},
+        Malformed{"address 0", [](Program& i) { i.headers.pop_back(); i.headers[0].p_vaddr = 0; }},
+        Malformed{"type", [](Program& i) { i.header.e_type = 77; }},
+        Malformed{"interpreter without end", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 4, 4, 1}); }},
+        Malformed{"interpreter too long", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 5000, 5000, 1}); }},
+        Malformed{"interpreter without name", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0x2000, 0, 0, 4, 4, 1}); }},
+        Malformed{"interpreter beyond the end", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, ~0ull, 0, 0, 9, 9, 1}); }}));
 
 TEST(Elf, WhateverIsReadKeepsItsGuarantees) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
-  const auto whole = Image().bytes();
+  const auto whole = Program().bytes();
   unsigned taken = 0;
   for (unsigned round = 0; round < 100000; ++round) {
     auto file = whole;

@@ -8,11 +8,6 @@
 namespace ramet::vmm {
 namespace {
 
-struct Work {
-  Scratch s;
-  Guest g{{{s.path.string(), "/w", true}}};
-};
-
 TEST(Change, NamesAreMadeMovedAndRemoved) {
   Work w;
   Guest& g = w.g;

@@ -11,7 +11,6 @@ namespace ramet::vmm {
 namespace {
 
 using Names = std::set<std::string>;
-Names as_set(const std::vector<std::string>& v) { return {v.begin(), v.end()}; }
 
 TEST(Directory, TheRootShowsHostMountsAndSyntheticNamesOnce) {
   Scratch s;

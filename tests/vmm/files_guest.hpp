@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "tests/vmm/fake_machine.hpp"
 #include "vmm/linux/family.hpp"
@@ -177,7 +178,14 @@ class Guest {
   }
 };
 
+// A program with one directory that it may write, as /w.
+struct Work {
+  Scratch s;
+  Guest g{{{s.path.string(), "/w", true}}};
+};
+
 inline std::uint64_t as_word(std::int64_t v) { return static_cast<std::uint64_t>(v); }
+inline std::set<std::string> as_set(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
 inline std::string error(int e) { return "error " + std::to_string(e); }
 
 }  // namespace ramet::vmm

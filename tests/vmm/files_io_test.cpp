@@ -10,11 +10,6 @@
 namespace ramet::vmm {
 namespace {
 
-struct Work {
-  Scratch s;
-  Guest g{{{s.path.string(), "/w", true}}};
-};
-
 std::array<int, 2> make_pipe(Guest& g, int flags = 0) {
   std::uint64_t at = g.room(8);
   EXPECT_EQ(g.call("pipe2", {at, as_word(flags)}), 0);

@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::uint64_t kPage = 4096;
 
-struct Work {
-  Work() { s.file("f", std::string(3 * kPage, 'a')); }
+struct Mapped {
+  Mapped() { s.file("f", std::string(3 * kPage, 'a')); }
   std::int64_t map(std::int64_t fd, int prot, int flags, std::uint64_t length = 3 * kPage, std::uint64_t offset = 0) {
     return g.call("mmap", {0, length, as_word(prot), as_word(flags), as_word(fd), offset});
   }
@@ -23,7 +23,7 @@ struct Work {
 };
 
 TEST(Mapping, APrivateMappingReadsTheFileAndKeepsItsStores) {
-  Work w;
+  Mapped w;
   std::int64_t fd = w.g.open("/w/f");
   std::int64_t at = w.map(fd, PROT_READ | PROT_WRITE, MAP_PRIVATE);
   ASSERT_GT(at, 0);
@@ -34,7 +34,7 @@ TEST(Mapping, APrivateMappingReadsTheFileAndKeepsItsStores) {
 }
 
 TEST(Mapping, ASharedMappingIsTheFile) {
-  Work w;
+  Mapped w;
   std::int64_t fd = w.g.open("/w/f", O_RDWR);
   const auto banks = w.g.machine.banks;
   std::int64_t at = w.map(fd, PROT_READ | PROT_WRITE, MAP_SHARED, 2 * kPage, kPage);
@@ -51,7 +51,7 @@ TEST(Mapping, ASharedMappingIsTheFile) {
 }
 
 TEST(Mapping, TheDescriptorDecidesWhatAMappingMayDo) {
-  Work w;
+  Mapped w;
   std::int64_t reader = w.g.open("/w/f"), writer = w.g.open("/w/f", O_WRONLY), readonly = w.g.open("/ro/f"), both = w.g.open("/w/f", O_RDWR);
   EXPECT_EQ(w.map(reader, PROT_READ | PROT_WRITE, MAP_SHARED), -EACCES);
   EXPECT_EQ(w.map(readonly, PROT_READ | PROT_WRITE, MAP_SHARED), -EACCES);
@@ -69,7 +69,7 @@ TEST(Mapping, TheDescriptorDecidesWhatAMappingMayDo) {
 }
 
 TEST(Mapping, ZeroesComeFromTheZeroDevice) {
-  Work w;
+  Mapped w;
   std::int64_t at = w.map(w.g.open("/dev/zero", O_RDWR), PROT_READ | PROT_WRITE, MAP_PRIVATE);
   ASSERT_GT(at, 0);
   EXPECT_EQ(w.g.bytes(as_word(at), 4), std::string(4, '\0'));
@@ -78,7 +78,7 @@ TEST(Mapping, ZeroesComeFromTheZeroDevice) {
 TEST(Mapping, PagesBeyondATruncatedFileAreGone) {
   for (int flags : {MAP_SHARED, MAP_PRIVATE}) {
     for (int how = 0; how < 3; ++how) {
-      Work w;
+      Mapped w;
       std::int64_t fd = w.g.open("/w/f", O_RDWR), at = w.map(fd, PROT_READ, flags);
       ASSERT_GT(at, 0);
       for (std::uint64_t page = 0; page < 3; ++page) EXPECT_TRUE(w.readable(at + static_cast<std::int64_t>(page * kPage)));
@@ -97,14 +97,14 @@ TEST(Mapping, PagesBeyondATruncatedFileAreGone) {
 }
 
 TEST(Mapping, AFailedTruncationLeavesTheFileMapped) {
-  Work w;
+  Mapped w;
   std::int64_t reader = w.g.open("/w/f"), at = w.map(reader, PROT_READ, MAP_SHARED);
   EXPECT_EQ(w.g.call("ftruncate", {as_word(reader), 0}), -EINVAL);
   EXPECT_TRUE(w.readable(at + static_cast<std::int64_t>(2 * kPage)));
 }
 
 TEST(Mapping, MapsAreListedAsLinuxListsThem) {
-  Work w;
+  Mapped w;
   std::int64_t fd = w.g.open("/w/f"), at = w.map(fd, PROT_READ | PROT_EXEC, MAP_PRIVATE, 2 * kPage, kPage);
   struct stat st;
   ASSERT_EQ(::stat((w.s.path / "f").c_str(), &st), 0);

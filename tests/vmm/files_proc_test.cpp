@@ -8,8 +8,6 @@
 namespace ramet::vmm {
 namespace {
 
-std::set<std::string> as_set(const std::vector<std::string>& v) { return {v.begin(), v.end()}; }
-
 TEST(Proc, EveryFileThatIsListedCanBeLookedAtAndOpened) {
   Guest g({});
   std::string pid = std::to_string(g.process->pid);

@@ -37,7 +37,7 @@ std::string program(Elf64_Half type = ET_EXEC, const std::string& interpreter = 
   return file;
 }
 
-struct LoaderTest : testing::Test {
+struct LoaderTest : ::testing::Test {
   std::string add(const std::string& name, const std::string& bytes, mode_t mode = 0755) {
     scratch.file(name, bytes);
     std::string path = scratch.path / name;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::uint64_t kPrivate = MAP_PRIVATE | MAP_ANONYMOUS, kNoFd = ~0ull;
 
-struct MemoryCalls : testing::Test {
+struct MemoryCalls : ::testing::Test {
   std::int64_t mmap(std::uint64_t address, std::uint64_t length, std::uint64_t prot, std::uint64_t flags, std::uint64_t fd = kNoFd,
                     std::uint64_t offset = 0) {
     return g.syscall(SYS_mmap, {address, length, prot, flags, fd, offset});

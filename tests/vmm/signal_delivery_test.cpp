@@ -251,7 +251,7 @@ struct Restart {
   std::int64_t code;
   bool without, with, with_restart;  // starts again
 };
-class RestartTest : public testing::TestWithParam<Restart> {};
+class RestartTest : public ::testing::TestWithParam<Restart> {};
 
 TEST_P(RestartTest, FollowsLinux) {
   const Restart& p = GetParam();
@@ -277,7 +277,7 @@ TEST_P(RestartTest, FollowsLinux) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(EachCode, RestartTest,
-                         testing::Values(Restart{kRestartSys, true, false, true}, Restart{kRestartNoIntr, true, true, true},
+                         ::testing::Values(Restart{kRestartSys, true, false, true}, Restart{kRestartNoIntr, true, true, true},
                                          Restart{kRestartNoHand, true, false, false}, Restart{kRestartBlock, true, false, false}));
 
 TEST(Signals, ATemporaryMaskHoldsUntilTheHandlerHasRun) {

@@ -24,7 +24,7 @@ Page page(unsigned n) {
   return p;
 }
 
-class SnapshotFile : public testing::Test {
+class SnapshotFile : public ::testing::Test {
  protected:
   std::string path(const std::string& name) const { return scratch.path / name; }
 
@@ -227,7 +227,7 @@ TEST_F(SnapshotFile, NobodySeesADamagedPage) {
         for (unsigned i = 0; i < 640; ++i) static_cast<void>(pages[i * kPageBytes]);
         _exit(0);
       },
-      testing::ExitedWithCode(42), "checksum");
+      ::testing::ExitedWithCode(42), "checksum");
 }
 
 // --- hostile files: every checksum is right, and the values are what nobody saved ---

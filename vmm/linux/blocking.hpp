@@ -9,6 +9,8 @@
 
 namespace ramet::vmm {
 
+inline constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
 // What interrupts one host thread. Thread has one; tests use it alone.
 class Interruption {
  public:

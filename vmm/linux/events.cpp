@@ -19,11 +19,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
-
-std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
-  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
-}
 
 // A guest descriptor for a host descriptor that was just made.
 OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec) {
@@ -41,7 +36,7 @@ std::int64_t as_result(const OrErrno<int>& fd) { return fd ? *fd : -fd.error(); 
 std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
   if (flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) return -EINVAL;
   // Before there is anything to undo: is the result's place writable?
-  if (put(thread, at, std::array<int, 2>{-1, -1}) != 0) return -EFAULT;
+  if (put_user(thread.memory(), at, std::array<int, 2>{-1, -1}) != 0) return -EFAULT;
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
   HostFd write_end(host[1]);
@@ -56,7 +51,7 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
     thread.process.files.close(*in);
     return -out.error();
   }
-  return put(thread, at, std::array<int, 2>{*in, *out});
+  return put_user(thread.memory(), at, std::array<int, 2>{*in, *out});
 }
 
 std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, a[0], 0); }
@@ -92,7 +87,7 @@ std::int64_t sys_timerfd_settime(Thread& thread, const Args& a) {
   if (!file) return -file.error();
   itimerspec old{};
   if (timerfd_settime((*file)->host.get(), a.i32(1), &*value, &old) != 0) return -errno;
-  return a[3] ? put(thread, a[3], old) : 0;
+  return a[3] ? put_user(thread.memory(), a[3], old) : 0;
 }
 
 std::int64_t sys_timerfd_gettime(Thread& thread, const Args& a) {
@@ -100,7 +95,7 @@ std::int64_t sys_timerfd_gettime(Thread& thread, const Args& a) {
   if (!file) return -file.error();
   itimerspec value{};
   if (timerfd_gettime((*file)->host.get(), &value) != 0) return -errno;
-  return put(thread, a[1], value);
+  return put_user(thread.memory(), a[1], value);
 }
 
 // --- poll and select: both wait in the host's ppoll ---
@@ -168,7 +163,7 @@ OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, 
 
 std::int64_t write_poll_set(Thread& thread, mm::Gva at, const PollSet& set, std::int64_t ready) {
   for (std::size_t i = 0; i < set.host.size(); ++i)
-    if (put(thread, at + i * sizeof(pollfd) + offsetof(pollfd, revents), set.host[i].revents) != 0) return -EFAULT;
+    if (put_user(thread.memory(), at + i * sizeof(pollfd) + offsetof(pollfd, revents), set.host[i].revents) != 0) return -EFAULT;
   return ready;
 }
 
@@ -211,7 +206,7 @@ OrErrno<void> use_mask(Thread& thread, mm::Gva at, std::uint64_t size) {
 
 // Linux writes the time that is left back, and keeps its peace where it cannot.
 void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
-  if (at && deadline) (void)put(thread, at, time_left(*deadline));
+  if (at && deadline) (void)put_user(thread.memory(), at, time_left(*deadline));
 }
 
 std::int64_t sys_ppoll(Thread& thread, const Args& a) {
@@ -288,7 +283,7 @@ std::int64_t sys_select(Thread& thread, const Args& a) {
   std::int64_t r = select_until(thread, a.i32(0), {a[1], a[2], a[3]}, deadline);
   if (a[4] && deadline) {
     timespec left = time_left(*deadline);
-    (void)put(thread, a[4], timeval{left.tv_sec, left.tv_nsec / 1000});  // as write_time_left()
+    (void)put_user(thread.memory(), a[4], timeval{left.tv_sec, left.tv_nsec / 1000});  // as write_time_left()
   }
   return r;
 }

@@ -248,7 +248,7 @@ void Family::end_all() {
 // --- host threads ---
 
 namespace {
-struct Start {
+struct HostStart {
   std::shared_ptr<Process> process;
   Thread* thread;
 };
@@ -259,7 +259,7 @@ bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
     live_.fetch_sub(1, std::memory_order_relaxed);  // the caller's host thread lives
     return false;
   }
-  auto start = std::make_unique<Start>(process, thread);
+  auto start = std::make_unique<HostStart>(process, thread);
   SignalsBlocked blocked;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
@@ -276,7 +276,7 @@ bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
 }
 
 void* Family::host_thread(void* argument) {
-  std::unique_ptr<Start> start(static_cast<Start*>(argument));
+  std::unique_ptr<HostStart> start(static_cast<HostStart*>(argument));
   Family& family = start->process->family;
   start->thread->loop();
   {

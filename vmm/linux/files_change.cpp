@@ -14,8 +14,6 @@
 namespace ramet::vmm {
 namespace {
 
-Files::State& state_of(Thread& t) { return t.process.files.state(); }
-
 // A guest must not leave programs behind that the host's users would run with the VMM's rights.
 mode_t harmless(mode_t mode, bool directory) { return mode & (directory ? 07777 : 01777); }
 
@@ -245,24 +243,25 @@ std::int64_t sys_utime(Thread& t, const Args& a) {
 // Extended attributes: none here, as on a file system without them.
 std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
 
-constexpr Definition kCalls[] = {
-    {83, "mkdir", sys_mkdir},         {258, "mkdirat", sys_mkdirat},       {84, "rmdir", sys_rmdir},
-    {87, "unlink", sys_unlink},       {263, "unlinkat", sys_unlinkat},     {82, "rename", sys_rename},
-    {264, "renameat", sys_renameat},  {316, "renameat2", sys_renameat2},   {86, "link", sys_link},
-    {265, "linkat", sys_linkat},      {88, "symlink", sys_symlink},        {266, "symlinkat", sys_symlinkat},
-    {133, "mknod", sys_mknod},        {259, "mknodat", sys_mknodat},       {90, "chmod", sys_chmod},
-    {91, "fchmod", sys_fchmod},       {268, "fchmodat", sys_fchmodat},     {452, "fchmodat2", sys_fchmodat2},
-    {92, "chown", sys_chown},         {93, "fchown", sys_fchown},          {94, "lchown", sys_lchown},
-    {260, "fchownat", sys_fchownat},  {280, "utimensat", sys_utimensat},   {132, "utime", sys_utime},
-    {235, "utimes", sys_utimes},      {261, "futimesat", sys_futimesat},   {188, "setxattr", no_attributes},
-    {189, "lsetxattr", no_attributes}, {190, "fsetxattr", no_attributes},  {191, "getxattr", no_attributes},
-    {192, "lgetxattr", no_attributes}, {193, "fgetxattr", no_attributes},  {194, "listxattr", no_attributes},
-    {195, "llistxattr", no_attributes}, {196, "flistxattr", no_attributes}, {197, "removexattr", no_attributes},
-    {198, "lremovexattr", no_attributes}, {199, "fremovexattr", no_attributes},
-};
-
 }  // namespace
 
-std::span<const Definition> change_calls() { return kCalls; }
+std::span<const Definition> change_calls() {
+  static constexpr Definition kCalls[] = {
+      {83, "mkdir", sys_mkdir},         {258, "mkdirat", sys_mkdirat},       {84, "rmdir", sys_rmdir},
+      {87, "unlink", sys_unlink},       {263, "unlinkat", sys_unlinkat},     {82, "rename", sys_rename},
+      {264, "renameat", sys_renameat},  {316, "renameat2", sys_renameat2},   {86, "link", sys_link},
+      {265, "linkat", sys_linkat},      {88, "symlink", sys_symlink},        {266, "symlinkat", sys_symlinkat},
+      {133, "mknod", sys_mknod},        {259, "mknodat", sys_mknodat},       {90, "chmod", sys_chmod},
+      {91, "fchmod", sys_fchmod},       {268, "fchmodat", sys_fchmodat},     {452, "fchmodat2", sys_fchmodat2},
+      {92, "chown", sys_chown},         {93, "fchown", sys_fchown},          {94, "lchown", sys_lchown},
+      {260, "fchownat", sys_fchownat},  {280, "utimensat", sys_utimensat},   {132, "utime", sys_utime},
+      {235, "utimes", sys_utimes},      {261, "futimesat", sys_futimesat},   {188, "setxattr", no_attributes},
+      {189, "lsetxattr", no_attributes}, {190, "fsetxattr", no_attributes},  {191, "getxattr", no_attributes},
+      {192, "lgetxattr", no_attributes}, {193, "fgetxattr", no_attributes},  {194, "listxattr", no_attributes},
+      {195, "llistxattr", no_attributes}, {196, "flistxattr", no_attributes}, {197, "removexattr", no_attributes},
+      {198, "lremovexattr", no_attributes}, {199, "fremovexattr", no_attributes},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -16,8 +16,6 @@
 namespace ramet::vmm {
 namespace {
 
-Files::State& state_of(Thread& t) { return t.process.files.state(); }
-
 constexpr int kLargeFile = 0100000;  // O_LARGEFILE, which the C library defines as 0
 constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
 
@@ -214,15 +212,16 @@ std::int64_t sys_readahead(Thread& t, const Args& a) {
   return file ? result_of(::readahead((*file)->host.get(), a.i64(1), a[2])) : -file.error();
 }
 
-constexpr Definition kCalls[] = {
-    {72, "fcntl", sys_fcntl},     {16, "ioctl", sys_ioctl},         {73, "flock", sys_flock},
-    {74, "fsync", sys_fsync},     {75, "fdatasync", sys_fdatasync}, {306, "syncfs", sys_syncfs},
-    {162, "sync", sys_sync},      {277, "sync_file_range", sys_sync_file_range},
-    {221, "fadvise64", sys_fadvise64}, {187, "readahead", sys_readahead},
-};
-
 }  // namespace
 
-std::span<const Definition> control_calls() { return kCalls; }
+std::span<const Definition> control_calls() {
+  static constexpr Definition kCalls[] = {
+      {72, "fcntl", sys_fcntl},     {16, "ioctl", sys_ioctl},         {73, "flock", sys_flock},
+      {74, "fsync", sys_fsync},     {75, "fdatasync", sys_fdatasync}, {306, "syncfs", sys_syncfs},
+      {162, "sync", sys_sync},      {277, "sync_file_range", sys_sync_file_range},
+      {221, "fadvise64", sys_fadvise64}, {187, "readahead", sys_readahead},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -103,13 +103,14 @@ std::int64_t sys_tee(Thread& t, const Args& a) {
   return finish(t, t.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
 }
 
-constexpr Definition kCalls[] = {{40, "sendfile", sys_sendfile},
-                                 {326, "copy_file_range", sys_copy_file_range},
-                                 {275, "splice", sys_splice},
-                                 {276, "tee", sys_tee}};
-
 }  // namespace
 
-std::span<const Definition> copy_calls() { return kCalls; }
+std::span<const Definition> copy_calls() {
+  static constexpr Definition kCalls[] = {
+      {40, "sendfile", sys_sendfile}, {326, "copy_file_range", sys_copy_file_range},
+      {275, "splice", sys_splice},    {276, "tee", sys_tee},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -173,14 +173,15 @@ std::int64_t sys_fchdir(Thread& t, const Args& a) {
 
 std::int64_t sys_chroot(Thread&, const Args&) { return -EPERM; }
 
-constexpr Definition kCalls[] = {
-    {217, "getdents64", sys_getdents64}, {78, "getdents", sys_getdents}, {79, "getcwd", sys_getcwd},
-    {80, "chdir", sys_chdir},            {81, "fchdir", sys_fchdir},     {161, "chroot", sys_chroot},
-};
-
 }  // namespace
 
-std::span<const Definition> directory_calls() { return kCalls; }
+std::span<const Definition> directory_calls() {
+  static constexpr Definition kCalls[] = {
+      {217, "getdents64", sys_getdents64}, {78, "getdents", sys_getdents}, {79, "getcwd", sys_getcwd},
+      {80, "chdir", sys_chdir},            {81, "fchdir", sys_fchdir},     {161, "chroot", sys_chroot},
+  };
+  return kCalls;
+}
 
 bool Files::enter_directory(const std::string& guest_path) {
   auto found = state_->find(state_->root(), guest_path, true, 0);

@@ -109,13 +109,14 @@ std::int64_t sys_memfd_create(Thread& t, const Args& a) {
   return fd ? *fd : -fd.error();
 }
 
-constexpr Definition kCalls[] = {
-    {76, "truncate", sys_truncate}, {77, "ftruncate", sys_ftruncate}, {285, "fallocate", sys_fallocate},
-    {319, "memfd_create", sys_memfd_create},
-};
-
 }  // namespace
 
-std::span<const Definition> memfd_calls() { return kCalls; }
+std::span<const Definition> memfd_calls() {
+  static constexpr Definition kCalls[] = {
+      {76, "truncate", sys_truncate}, {77, "ftruncate", sys_ftruncate}, {285, "fallocate", sys_fallocate},
+      {319, "memfd_create", sys_memfd_create},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -285,11 +285,12 @@ std::int64_t sys_openat2(Thread& t, const Args& a) {
   return open_at(t, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode));
 }
 
-constexpr Definition kCalls[] = {
-    {2, "open", sys_open}, {257, "openat", sys_openat}, {85, "creat", sys_creat}, {437, "openat2", sys_openat2}};
-
 }  // namespace
 
-std::span<const Definition> open_calls() { return kCalls; }
+std::span<const Definition> open_calls() {
+  static constexpr Definition kCalls[] = {
+      {2, "open", sys_open}, {257, "openat", sys_openat}, {85, "creat", sys_creat}, {437, "openat2", sys_openat2}};
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

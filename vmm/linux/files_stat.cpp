@@ -199,15 +199,16 @@ std::int64_t sys_fstatfs(Thread& t, const Args& a) {
   return found.file ? give_statfs(t, found, a[1]) : -EBADF;
 }
 
-constexpr Definition kCalls[] = {
-    {4, "stat", sys_stat},         {5, "fstat", sys_fstat},           {6, "lstat", sys_lstat},
-    {262, "newfstatat", sys_newfstatat}, {332, "statx", sys_statx},   {21, "access", sys_access},
-    {269, "faccessat", sys_faccessat},   {439, "faccessat2", sys_faccessat2}, {89, "readlink", sys_readlink},
-    {267, "readlinkat", sys_readlinkat}, {137, "statfs", sys_statfs}, {138, "fstatfs", sys_fstatfs},
-};
-
 }  // namespace
 
-std::span<const Definition> stat_calls() { return kCalls; }
+std::span<const Definition> stat_calls() {
+  static constexpr Definition kCalls[] = {
+      {4, "stat", sys_stat},         {5, "fstat", sys_fstat},           {6, "lstat", sys_lstat},
+      {262, "newfstatat", sys_newfstatat}, {332, "statx", sys_statx},   {21, "access", sys_access},
+      {269, "faccessat", sys_faccessat},   {439, "faccessat2", sys_faccessat2}, {89, "readlink", sys_readlink},
+      {267, "readlinkat", sys_readlinkat}, {137, "statfs", sys_statfs}, {138, "fstatfs", sys_fstatfs},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

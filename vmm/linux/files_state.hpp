@@ -195,6 +195,8 @@ class MemoryCharge {
   std::uint64_t charged_ = 0;         // guarded by lock
 };
 
+// What the thread's process has.
+Files::State& state_of(Thread&);
 // Sends SIGPIPE to the guest's thread if `result` is -EPIPE; returns result.
 std::int64_t broken_pipe(Thread&, std::int64_t result);
 // Host calls that may raise SIGPIPE: keeps the signal from the VMM. broken_pipe() takes it off.

@@ -165,9 +165,9 @@ OrErrno<int> Files::install(std::shared_ptr<OpenFile> file, bool close_on_exec, 
   return state_->install(std::move(file), close_on_exec, from);
 }
 
-namespace {
-
 Files::State& state_of(Thread& t) { return t.process.files.state(); }
+
+namespace {
 
 std::int64_t sys_close(Thread& t, const Args& a) {
   return state_of(t).close(a.i32(0)) ? 0 : -EBADF;
@@ -234,13 +234,14 @@ std::int64_t sys_umask(Thread& t, const Args& a) {
   return std::exchange(state.umask, a.u32(0) & 0777).value_or(state.host_umask());
 }
 
-constexpr Definition kCalls[] = {
-    {3, "close", sys_close}, {436, "close_range", sys_close_range}, {32, "dup", sys_dup},
-    {33, "dup2", sys_dup2},  {292, "dup3", sys_dup3},               {95, "umask", sys_umask},
-};
-
 }  // namespace
 
-std::span<const Definition> descriptor_calls() { return kCalls; }
+std::span<const Definition> descriptor_calls() {
+  static constexpr Definition kCalls[] = {
+      {3, "close", sys_close}, {436, "close_range", sys_close_range}, {32, "dup", sys_dup},
+      {33, "dup2", sys_dup2},  {292, "dup3", sys_dup3},               {95, "umask", sys_umask},
+  };
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -134,10 +134,11 @@ std::int64_t sys_vmsplice(Thread& t, const Args& a) {
                               reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags));
 }
 
-constexpr Definition kCalls[] = {{278, "vmsplice", sys_vmsplice}};
-
 }  // namespace
 
-std::span<const Definition> vmsplice_calls() { return kCalls; }
+std::span<const Definition> vmsplice_calls() {
+  static constexpr Definition kCalls[] = {{278, "vmsplice", sys_vmsplice}};
+  return kCalls;
+}
 
 }  // namespace ramet::vmm

@@ -20,7 +20,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 using Word = mm::AddressSpace::HostWord;
 
 std::uint64_t as_argument(const void* p) { return reinterpret_cast<std::uint64_t>(p); }

@@ -21,7 +21,6 @@ namespace {
 
 constexpr std::uint64_t kRestorer = 0x04000000;  // SA_RESTORER, which <signal.h> leaves out
 constexpr std::uint64_t kFlagsOff = 0x100 | 0x400 | 0x10000;  // TF, DF, RF: off in a handler
-constexpr int kAutodisarm = static_cast<int>(1u << 31);
 
 bool is_restart(std::int64_t result) {
   return result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHand || result == kRestartBlock;

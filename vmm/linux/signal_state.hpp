@@ -18,6 +18,7 @@ class Process;
 class Thread;
 
 inline constexpr int kSignals = 64;
+inline constexpr int kAutodisarm = static_cast<int>(1u << 31);  // SS_AUTODISARM, which <signal.h> leaves out
 using SignalSet = std::uint64_t;                // bit n-1 is signal n
 constexpr SignalSet bit_of(int sig) { return 1ull << (sig - 1); }
 

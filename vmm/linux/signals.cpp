@@ -23,9 +23,7 @@ using namespace arch::x86_64;
 namespace {
 
 constexpr std::uint64_t kSetSize = sizeof(SignalSet);
-constexpr int kAutodisarm = static_cast<int>(1u << 31);
 constexpr std::uint64_t kMinStack = 2048;  // MINSIGSTKSZ of the kernel
-constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 
 bool valid(int sig) { return sig >= 1 && sig <= kSignals; }
 

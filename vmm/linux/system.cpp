@@ -21,10 +21,6 @@
 namespace ramet::vmm {
 namespace {
 
-std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
-  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
-}
-
 bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
 bool is_process(Thread& thread, int pid) { return pid == 0 || thread.process.family.exists(pid); }
 
@@ -36,7 +32,7 @@ std::int64_t sys_uname(Thread& thread, const Args& a) {
   std::strcpy(names.version, kKernelVersion);
   std::strcpy(names.machine, UserRegs::kMachine);
   std::strcpy(names.domainname, "(none)");
-  return put(thread, a[0], names);
+  return put_user(thread.memory(), a[0], names);
 }
 
 std::int64_t sys_sysinfo(Thread& thread, const Args& a) {
@@ -50,7 +46,7 @@ std::int64_t sys_sysinfo(Thread& thread, const Args& a) {
   info.freeram = usage.limit_bytes - std::min(used, usage.limit_bytes);
   info.procs = static_cast<unsigned short>(std::min<std::size_t>(thread.process.thread_count(), 65535));
   info.mem_unit = 1;
-  return put(thread, a[0], info);
+  return put_user(thread.memory(), a[0], info);
 }
 
 std::int64_t sys_getrandom(Thread& thread, const Args& a) {
@@ -89,7 +85,7 @@ std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set
     if (wanted->rlim_max > current.rlim_max) return -EPERM;
     current = *wanted;
   }
-  return get ? put(thread, get, old) : 0;
+  return get ? put_user(thread.memory(), get, old) : 0;
 }
 
 std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
@@ -112,7 +108,7 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
       break;
     default: return -EINVAL;
   }
-  return put(thread, a[1], usage);
+  return put_user(thread.memory(), a[1], usage);
 }
 
 // --- identity: the host user's ids, which cannot be changed ---
@@ -136,7 +132,7 @@ std::int64_t sys_setresgid(Thread&, const Args& a) { return all_are(a, 3, getgid
 
 std::int64_t put_three(Thread& thread, const Args& a, unsigned id) {
   for (unsigned i = 0; i < 3; ++i)
-    if (put(thread, a[i], id) != 0) return -EFAULT;
+    if (put_user(thread.memory(), a[i], id) != 0) return -EFAULT;
   return 0;
 }
 std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, getuid()); }
@@ -157,12 +153,12 @@ std::int64_t sys_capget(Thread& thread, const Args& a) {
     case _LINUX_CAPABILITY_VERSION_3: words = _LINUX_CAPABILITY_U32S_3; break;
     default:
       header->version = _LINUX_CAPABILITY_VERSION_3;
-      if (put(thread, a[0], *header) != 0) return -EFAULT;
+      if (put_user(thread.memory(), a[0], *header) != 0) return -EFAULT;
       return a[1] ? -EINVAL : 0;
   }
   if (!is_process(thread, header->pid)) return -ESRCH;
   for (unsigned i = 0; a[1] && i < words; ++i)
-    if (put(thread, a[1] + i * sizeof(__user_cap_data_struct), __user_cap_data_struct{}) != 0) return -EFAULT;
+    if (put_user(thread.memory(), a[1] + i * sizeof(__user_cap_data_struct), __user_cap_data_struct{}) != 0) return -EFAULT;
   return 0;
 }
 std::int64_t sys_capset(Thread&, const Args&) { return -EPERM; }

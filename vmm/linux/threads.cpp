@@ -19,10 +19,6 @@ namespace {
 
 constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
 
-std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
-  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
-}
-
 // --- ending ---
 
 std::int64_t sys_exit(Thread& thread, const Args& a) {
@@ -63,17 +59,17 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
     case PR_GET_NAME: {
       std::array<char, 16> name{};
       std::copy_n(thread.name.data(), std::min<std::size_t>(thread.name.size(), 15), name.data());
-      return put(thread, a[1], name);
+      return put_user(thread.memory(), a[1], name);
     }
     case PR_SET_PDEATHSIG:
       if (a[1] > kSignals) return -EINVAL;
       thread.process.family.set_death_signal(thread.process.pid, static_cast<int>(a[1]));
       return 0;
-    case PR_GET_PDEATHSIG: return put(thread, a[1], thread.process.family.death_signal(thread.process.pid));
+    case PR_GET_PDEATHSIG: return put_user(thread.memory(), a[1], thread.process.family.death_signal(thread.process.pid));
     case PR_SET_CHILD_SUBREAPER:
       thread.process.family.set_subreaper(thread.process.pid, a[1] != 0);
       return 0;
-    case PR_GET_CHILD_SUBREAPER: return put(thread, a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
+    case PR_GET_CHILD_SUBREAPER: return put_user(thread.memory(), a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
     case PR_GET_DUMPABLE: return 1;
     case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
     case PR_GET_KEEPCAPS: return 0;
@@ -101,8 +97,8 @@ std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
       if (a[1] >= kUserEnd) return -EPERM;
       thread.vcpu().set_gs_base(a[1]);
       return 0;
-    case ARCH_GET_FS: return put(thread, a[1], thread.vcpu().fs_base());
-    case ARCH_GET_GS: return put(thread, a[1], thread.vcpu().gs_base());
+    case ARCH_GET_FS: return put_user(thread.memory(), a[1], thread.vcpu().fs_base());
+    case ARCH_GET_GS: return put_user(thread.memory(), a[1], thread.vcpu().gs_base());
     default: return -EINVAL;  // CPUID faulting, shadow stacks, features by permission: none here
   }
 }
@@ -146,7 +142,7 @@ std::int64_t sys_sched_getscheduler(Thread& thread, const Args& a) {
 }
 std::int64_t sys_sched_getparam(Thread& thread, const Args& a) {
   if (a.i32(0) < 0 || !a[1]) return -EINVAL;
-  return known_thread(thread, a.i32(0)) ? put(thread, a[1], sched_param{}) : -ESRCH;
+  return known_thread(thread, a.i32(0)) ? put_user(thread.memory(), a[1], sched_param{}) : -ESRCH;
 }
 std::int64_t set_parameters(Thread& thread, int tid, mm::Gva at) {
   if (tid < 0 || !at) return -EINVAL;
@@ -183,14 +179,14 @@ std::int64_t sys_sched_get_priority_min(Thread&, const Args& a) { return priorit
 std::int64_t sys_sched_rr_get_interval(Thread& thread, const Args& a) {
   if (a.i32(0) < 0) return -EINVAL;
   if (!known_thread(thread, a.i32(0))) return -ESRCH;
-  return put(thread, a[1], timespec{0, 4'000'000});
+  return put_user(thread.memory(), a[1], timespec{0, 4'000'000});
 }
 
 std::int64_t sys_getcpu(Thread& thread, const Args& a) {
   unsigned cpu = 0, node = 0;
   if (getcpu(&cpu, &node) != 0) return -errno;
-  if (a[0] && put(thread, a[0], cpu)) return -EFAULT;
-  return a[1] ? put(thread, a[1], node) : 0;
+  if (a[0] && put_user(thread.memory(), a[0], cpu)) return -EFAULT;
+  return a[1] ? put_user(thread.memory(), a[1], node) : 0;
 }
 
 }  // namespace

@@ -17,7 +17,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 
 bool valid(const timespec& t) { return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < kNanosPerSecond; }
 
@@ -45,17 +44,13 @@ timespec processor_time(Process& process) {
   return {sum.tv_sec, sum.tv_usec * 1000};
 }
 
-std::int64_t put(Thread& thread, mm::Gva at, const auto& value) {
-  return write_user(thread.memory(), at, value) ? 0 : -EFAULT;
-}
-
 std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   auto clock = host_clock(thread, a.i32(0));
   if (!clock) return -clock.error();
   timespec now;
   if (clock_gettime(*clock, &now) != 0) return -errno;
   if (*clock == CLOCK_PROCESS_CPUTIME_ID) now = processor_time(thread.process);
-  return put(thread, a[1], now);
+  return put_user(thread.memory(), a[1], now);
 }
 
 std::int64_t sys_clock_getres(Thread& thread, const Args& a) {
@@ -63,7 +58,7 @@ std::int64_t sys_clock_getres(Thread& thread, const Args& a) {
   if (!clock) return -clock.error();
   timespec resolution;
   if (clock_getres(*clock, &resolution) != 0) return -errno;
-  return a[1] ? put(thread, a[1], resolution) : 0;
+  return a[1] ? put_user(thread.memory(), a[1], resolution) : 0;
 }
 
 std::int64_t sys_clock_settime(Thread&, const Args&) { return -EPERM; }
@@ -71,15 +66,15 @@ std::int64_t sys_clock_settime(Thread&, const Args&) { return -EPERM; }
 std::int64_t sys_gettimeofday(Thread& thread, const Args& a) {
   timeval now;
   if (gettimeofday(&now, nullptr) != 0) return -errno;
-  if (a[0] && put(thread, a[0], now) != 0) return -EFAULT;
+  if (a[0] && put_user(thread.memory(), a[0], now) != 0) return -EFAULT;
   struct timezone utc{};
-  if (a[1] && put(thread, a[1], utc) != 0) return -EFAULT;
+  if (a[1] && put_user(thread.memory(), a[1], utc) != 0) return -EFAULT;
   return 0;
 }
 
 std::int64_t sys_time(Thread& thread, const Args& a) {
   const std::int64_t now = ::time(nullptr);
-  if (a[0] && put(thread, a[0], now) != 0) return -EFAULT;
+  if (a[0] && put_user(thread.memory(), a[0], now) != 0) return -EFAULT;
   return now;
 }
 
@@ -88,7 +83,7 @@ std::int64_t sys_times(Thread& thread, const Args& a) {
   auto ticks = [hz](const timeval& t) { return static_cast<clock_t>(t.tv_sec * hz + t.tv_usec * hz / 1'000'000); };
   const rusage own = thread.process.usage(), children = thread.process.family.children_usage(thread.process.pid);
   const tms used{ticks(own.ru_utime), ticks(own.ru_stime), ticks(children.ru_utime), ticks(children.ru_stime)};
-  if (a[0] && put(thread, a[0], used) != 0) return -EFAULT;
+  if (a[0] && put_user(thread.memory(), a[0], used) != 0) return -EFAULT;
   tms host;
   return ::times(&host);
 }
@@ -109,7 +104,7 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
     --rest.tv_sec;
   }
   if (rest.tv_sec < 0 || (rest.tv_sec == 0 && rest.tv_nsec == 0)) return 0;
-  if (remaining && put(thread, remaining, rest) != 0) return -EFAULT;
+  if (remaining && put_user(thread.memory(), remaining, rest) != 0) return -EFAULT;
   thread.restart = [=](Thread& t) { return sleep_until(t, clock, deadline, remaining, false); };
   return kRestartBlock;
 }
@@ -160,14 +155,14 @@ std::int64_t sys_setitimer(Thread& thread, const Args& a) {
   }
   if (std::int64_t r = thread.process.timers->set_interval_timer(a.i32(0), value, &old); r != 0) return r;
   if (!a[2]) return 0;
-  return put(thread, a[2], itimerval{to_timeval(old.it_interval), to_timeval(old.it_value)});
+  return put_user(thread.memory(), a[2], itimerval{to_timeval(old.it_interval), to_timeval(old.it_value)});
 }
 
 std::int64_t sys_getitimer(Thread& thread, const Args& a) {
   if (a.u32(0) > ITIMER_PROF) return -EINVAL;
   itimerspec value;
   if (std::int64_t r = thread.process.timers->get_interval_timer(a.i32(0), value); r != 0) return r;
-  return put(thread, a[1], itimerval{to_timeval(value.it_interval), to_timeval(value.it_value)});
+  return put_user(thread.memory(), a[1], itimerval{to_timeval(value.it_interval), to_timeval(value.it_value)});
 }
 
 std::int64_t sys_alarm(Thread& thread, const Args& a) {
@@ -204,7 +199,7 @@ std::int64_t sys_timer_create(Thread& thread, const Args& a) {
   }
   std::int64_t id = thread.process.timers->create(*clock, notify);
   if (id < 0) return id;
-  if (put(thread, a[2], static_cast<int>(id)) != 0) {
+  if (put_user(thread.memory(), a[2], static_cast<int>(id)) != 0) {
     thread.process.timers->remove(static_cast<int>(id));
     return -EFAULT;
   }
@@ -217,13 +212,13 @@ std::int64_t sys_timer_settime(Thread& thread, const Args& a) {
   if (!valid(value->it_value) || !valid(value->it_interval)) return -EINVAL;
   itimerspec old{};
   if (std::int64_t r = thread.process.timers->set(a.i32(0), a.i32(1) & TIMER_ABSTIME, *value, &old); r != 0) return r;
-  return a[3] ? put(thread, a[3], old) : 0;
+  return a[3] ? put_user(thread.memory(), a[3], old) : 0;
 }
 
 std::int64_t sys_timer_gettime(Thread& thread, const Args& a) {
   itimerspec value;
   if (std::int64_t r = thread.process.timers->get(a.i32(0), value); r != 0) return r;
-  return put(thread, a[1], value);
+  return put_user(thread.memory(), a[1], value);
 }
 
 std::int64_t sys_timer_getoverrun(Thread& thread, const Args& a) { return thread.process.timers->overrun(a.i32(0)); }

@@ -15,7 +15,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 
 OrErrno<std::shared_ptr<OpenFile>> ring_file(Thread& thread, int fd, bool registered = false) {
   const auto place = static_cast<unsigned>(fd);

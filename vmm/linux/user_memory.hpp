@@ -37,6 +37,11 @@ OrErrno<void> write_user(mm::AddressSpace& as, mm::Gva at, const T& value) {
   if (!as.write(at, std::as_bytes(std::span(&value, 1)))) return err(EFAULT);
   return {};
 }
+// As the last thing a call does: 0 or -EFAULT.
+template <class T>
+std::int64_t put_user(mm::AddressSpace& as, mm::Gva at, const T& value) {
+  return write_user(as, at, value) ? 0 : -EFAULT;
+}
 // count is checked against limit first (EINVAL).
 template <class T>
 OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::uint64_t count, std::uint64_t limit) {

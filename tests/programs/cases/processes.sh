@@ -40,7 +40,7 @@ test_processes_bomb() {
 }
 
 test_processes_hostile() {
-  for seed in ${SEED:-$(date +%s) 1 2 3}; do
+  for seed in ${SEED:-$(date +%s) $(scaled '1 2 3' '')}; do
     echo "seed $seed"
     expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/processes" hostile "$seed"
     says survived
