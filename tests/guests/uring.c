@@ -459,6 +459,10 @@ static void timeouts(void) {
   CHECK(io_uring_submit(&ring) == 1);
   CHECK(io_uring_wait_cqes(&ring, &cqe, 2, &soon, NULL) == 0);  // one of two: that is what there is
   io_uring_cq_advance(&ring, 1);
+  // One that fires again (IORING_TIMEOUT_MULTISHOT): refused, or twice if it says twice.
+  PREP(&ring, 1, io_uring_prep_timeout, &soon, 2, 1u << 6);
+  if (run(&ring) != -EINVAL) CHECK(result(&ring, 1) == -ETIME);
+  nothing_waits(&ring);
   io_uring_queue_exit(&ring);
   puts("timeouts");
 }
