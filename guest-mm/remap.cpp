@@ -27,14 +27,15 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     return result;
   };
   const Region* found = m.regions.find(address);
-  if (!found || found->end - address < old_length) return fail(Error::NotMapped);
+  if (!found) return fail(Error::NotMapped);
 
-  if (!moving && new_length <= old_length) {
+  if (!moving && new_length <= old_length) {  // no more than an unmap: it may reach over regions and holes, as on Linux
     if (new_length == old_length) return address;
     auto cut = m.unmap_locked(address + new_length, address + old_length, batch);
     if (!cut) return finish(fail(cut.error()));
     return finish(address);
   }
+  if (found->end - address < old_length) return fail(Error::NotMapped);
 
   Region region = *found;  // a copy: the map changes below
   if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);

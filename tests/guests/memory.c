@@ -98,6 +98,11 @@ static void remapping(void) {
   CHECK_ERRNO((intptr_t)mremap(target, kPage, 2 * kPage, 0), ENOMEM);
   CHECK_ERRNO((intptr_t)mremap(q, kPage, kPage, 0), EFAULT);  // nothing is mapped there any more
   CHECK_ERRNO((intptr_t)mremap(target + 1, kPage, kPage, 0), EINVAL);
+  // Made smaller over different protections and a hole, as by munmap.
+  p = anonymous(6, kRW);
+  CHECK(mprotect(p + kPage, kPage, PROT_READ) == 0 && munmap(p + 3 * kPage, kPage) == 0);
+  CHECK(mremap(p, 6 * kPage, kPage, 0) == p && store(p) == 0);
+  CHECK(load(p + kPage) == SEGV_MAPERR && load(p + 2 * kPage) == SEGV_MAPERR && load(p + 5 * kPage) == SEGV_MAPERR);
   puts("mremap");
 }
 
@@ -121,6 +126,8 @@ static void advice(void) {
   CHECK_ERRNO(madvise(p, kPage, 4711), EINVAL);
   CHECK(munmap(p + kPage, kPage) == 0);
   CHECK_ERRNO(madvise(p, 3 * kPage, MADV_DONTNEED), ENOMEM);
+  CHECK_ERRNO(madvise(p + kPage, kPage, MADV_NORMAL), ENOMEM);
+  CHECK_ERRNO(madvise(p + kPage, kPage, MADV_DONTDUMP), ENOMEM);
   puts("madvise");
 }
 

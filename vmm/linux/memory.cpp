@@ -199,7 +199,7 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_madvise(Thread& thread, const Args& a) {
-  std::optional<mm::Advice> advice;
+  mm::Advice advice;
   switch (a.i32(2)) {
     case MADV_NORMAL:
     case MADV_RANDOM:
@@ -209,7 +209,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_DONTDUMP:
     case MADV_DODUMP:
     case MADV_COLD:
-    case MADV_PAGEOUT: break;
+    case MADV_PAGEOUT:         // and neither has this one; it looks whether the memory is there
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
     case MADV_FREE: advice = mm::Advice::Free; break;
@@ -226,11 +226,10 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
   auto bytes = page_range(a[0], a[1]);
   if (!bytes) return -EINVAL;
   if (*bytes == 0) return 0;
-  if (!advice) return 0;
-  auto r = thread.memory().advise(a[0], *bytes, *advice);
+  auto r = thread.memory().advise(a[0], *bytes, advice);
   if (r) return 0;
   // Populating reports what the access would have met.
-  bool populate = *advice == mm::Advice::PopulateRead || *advice == mm::Advice::PopulateWrite;
+  bool populate = advice == mm::Advice::PopulateRead || advice == mm::Advice::PopulateWrite;
   if (populate && r.error() == mm::Error::NotPermitted) return -EINVAL;
   return -errno_of(r.error());
 }
