@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -154,6 +155,34 @@ static void reservations(void) {
   puts("a reservation of 64 GiB");
 }
 
+// RLIMIT_AS and RLIMIT_DATA: ulimit -v and -d of shells.
+static void limits(void) {
+  struct rlimit none, some;
+  const size_t mib = 1 << 20;
+  char* p = anonymous(8, kRW);
+  CHECK(getrlimit(RLIMIT_AS, &none) == 0);
+  some = none;
+  some.rlim_cur = 1024 * mib;
+  CHECK(setrlimit(RLIMIT_AS, &some) == 0);
+  CHECK_ERRNO((intptr_t)mmap(NULL, 2048 * mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), ENOMEM);
+  CHECK_ERRNO((intptr_t)mremap(p, 8 * kPage, 2048 * mib, MREMAP_MAYMOVE), ENOMEM);
+  CHECK_ERRNO((intptr_t)sbrk(2000 * (intptr_t)mib), ENOMEM);
+  char* half = mmap(NULL, 700 * mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(half != MAP_FAILED);
+  // What is replaced does not count.
+  CHECK(mmap(half, 700 * mib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == half);
+  CHECK(munmap(half, 700 * mib) == 0 && setrlimit(RLIMIT_AS, &none) == 0);
+  CHECK(getrlimit(RLIMIT_DATA, &none) == 0);
+  some = none;
+  some.rlim_cur = 64 * mib;
+  CHECK(setrlimit(RLIMIT_DATA, &some) == 0);
+  CHECK_ERRNO((intptr_t)mmap(NULL, 100 * mib, kRW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ENOMEM);
+  half = mmap(NULL, 100 * mib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(half != MAP_FAILED && munmap(half, 100 * mib) == 0 && setrlimit(RLIMIT_DATA, &none) == 0);
+  CHECK(munmap(p, 8 * kPage) == 0);
+  puts("limits");
+}
+
 static void program_break(void) {
   // The call itself: musl's functions do not serve programs.
   long start = syscall(SYS_brk, 0), page = (start + kPage - 1) & ~(long)(kPage - 1), end = page + 3 * kPage;
@@ -187,6 +216,7 @@ int main(void) {
   advice();
   residency();
   reservations();
+  limits();
   program_break();
   descend(0);
   printf("a stack of %d KiB\n", depth_reached * 16);
