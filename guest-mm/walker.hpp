@@ -146,16 +146,8 @@ class Walker final : public PageTable {
       left_over.assign(p.runs.begin(), p.runs.end());
       return Outcome{.how = why};
     };
-    if (!tables_.own(p.table)) return give_back(Published::TableGone);
-    TableInfo& info = tables_.info(p.table);
-    if (p.guard.sequence && !TableLock::try_lock(info)) return give_back(Published::Busy);
     std::optional<TableLock> lock;
-    if (p.guard.sequence) lock.emplace(info, TableLock::Adopt{});
-    else lock.emplace(info);
-    // From here to the end of the function nobody takes the table away, and a change of the region that began
-    // before is seen; one that begins now finds our entries when it gets the lock.
-    if (info.dead || !writable(p.table)) return give_back(Published::TableGone);
-    if (p.guard.sequence && !p.guard.sequence->unchanged(p.guard.value)) return give_back(Published::Changed);
+    if (const Published in = enter(lock, p.table, p.guard); in != Published::Done) return give_back(in);
     const std::uint64_t span = arch::span_of(p.level);
     Outcome outcome;
     for (const Run& run : p.runs) {
@@ -167,24 +159,17 @@ class Walker final : public PageTable {
       }
     }
     F::publish();
-    outcome.uniform = is_uniform(info);
+    outcome.uniform = is_uniform(tables_.info(p.table));
     return outcome;
   }
 
   Published add_table(Gpa pmd_table, Gva va, Guard guard) override {
-    if (!tables_.own(pmd_table)) return Published::TableGone;
-    TableInfo& info = tables_.info(pmd_table);
-    const auto fresh = tables_.take_stocked();
+    const auto fresh = tables_.take_stocked();  // before the look at the PMD table: a seal in between closes both
     if (!fresh) return Published::TableGone;
-    const auto put = [&] {
-      if (!TableLock::try_lock(info)) return Published::Busy;
-      TableLock lock(info, TableLock::Adopt{});
-      if (info.dead || !writable(pmd_table)) return Published::TableGone;
-      if (!guard.sequence->unchanged(guard.value)) return Published::Changed;
-      Entry none = arch::kNone;
-      return write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr) ? Published::Done : Published::Changed;
-    };
-    const Published done = put();
+    std::optional<TableLock> lock;
+    Published done = enter(lock, pmd_table, guard);
+    Entry none = arch::kNone;
+    if (done == Published::Done && !write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr)) done = Published::Changed;
     if (done == Published::Done) counters_.tables_allocated.add();
     else tables_.put_back(*fresh);
     F::publish();
@@ -193,17 +178,12 @@ class Walker final : public PageTable {
 
   Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, FlushBatch& batch) override {
     const auto table = table_at(seen.start, seen.level);
-    if (!table || seen.shared || !tables_.own(*table)) return Published::TableGone;
-    TableInfo& info = tables_.info(*table);
-    if (!TableLock::try_lock(info)) return Published::Busy;
-    TableLock lock(info, TableLock::Adopt{});
-    if (info.dead || !writable(*table)) return Published::TableGone;
+    if (!table || seen.shared) return Published::TableGone;
+    std::optional<TableLock> lock;
+    if (const Published in = enter(lock, *table, guard); in != Published::Done) return in;
     const Slot slot = slot_in(*table, seen.level, seen.start);
     Entry e = load(slot);
-    if (!guard.sequence->unchanged(guard.value) || !F::present(e) || !F::is_leaf(e, seen.level) ||
-        F::address(e, seen.level) != seen.address) {
-      return Published::Changed;
-    }
+    if (!F::present(e) || !F::is_leaf(e, seen.level) || F::address(e, seen.level) != seen.address) return Published::Changed;
     const Entry next = F::with(e, attributes);
     if (loses(e, next, seen.level)) return Published::Changed;
     if (!write(slot, e, next, &batch)) return Published::Changed;
@@ -302,6 +282,20 @@ class Walker final : public PageTable {
     leaf.address = F::address(e, slot.level);
     leaf.attributes = F::attributes(e);
     return leaf;
+  }
+
+  // How entries are written by who may not hold the address-space lock: with the table's lock, which is tried once where
+  // there is a sequence to check. Done: until `lock` goes, nobody takes the table away; a change of the region that began
+  // before was seen, and one that begins later finds what is written when it gets the lock.
+  Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const {
+    if (!tables_.own(table)) return Published::TableGone;
+    TableInfo& info = tables_.info(table);
+    if (guard.sequence && !TableLock::try_lock(info)) return Published::Busy;
+    if (guard.sequence) lock.emplace(info, TableLock::Adopt{});
+    else lock.emplace(info);
+    if (info.dead || !writable(table)) return Published::TableGone;
+    if (guard.sequence && !guard.sequence->unchanged(guard.value)) return Published::Changed;
+    return Published::Done;
   }
 
   // The slot that find() ends at.

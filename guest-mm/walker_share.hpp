@@ -270,14 +270,9 @@ void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch
 template <arch::EntryFormat F>
 PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all, Guard guard, FlushBatch& batch) {
   const Gpa table = all.front().seen.table;
-  if (all.front().seen.shared || !tables_.own(table)) return Published::TableGone;
-  TableInfo& info = tables_.info(table);
-  if (guard.sequence && !TableLock::try_lock(info)) return Published::Busy;
+  if (all.front().seen.shared) return Published::TableGone;
   std::optional<TableLock> lock;
-  if (guard.sequence) lock.emplace(info, TableLock::Adopt{});
-  else lock.emplace(info);
-  if (info.dead || !writable(table)) return Published::TableGone;
-  if (guard.sequence && !guard.sequence->unchanged(guard.value)) return Published::Changed;
+  if (const Published in = enter(lock, table, guard); in != Published::Done) return in;
   const auto same = [&](const Replacement& r) {
     const Leaf now = leaf_of({table, r.seen.level, r.seen.start}, load({table, r.seen.level, r.seen.start}));
     return now.state == State::Present && now.address == r.seen.address && !now.attributes.write;
