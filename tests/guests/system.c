@@ -52,6 +52,7 @@ static void identity(void) {
   CHECK(atoi(name.release) >= 4);
   CHECK(getpid() > 0 && getppid() >= 0 && syscall(SYS_gettid) == getpid());
   CHECK(getuid() == geteuid() && getgid() == getegid());
+  CHECK_ERRNO(syscall(SYS_getgroups, -1, NULL), EINVAL);
   CHECK(sysconf(_SC_PAGESIZE) == 4096 && sysconf(_SC_NPROCESSORS_ONLN) >= 1);
   cpu_set_t cpus;
   CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) >= 1);
