@@ -98,6 +98,11 @@ static void remapping(void) {
   CHECK_ERRNO((intptr_t)mremap(target, kPage, 2 * kPage, 0), ENOMEM);
   CHECK_ERRNO((intptr_t)mremap(q, kPage, kPage, 0), EFAULT);  // nothing is mapped there any more
   CHECK_ERRNO((intptr_t)mremap(target + 1, kPage, kPage, 0), EINVAL);
+  char* mixed = anonymous(4, kRW);
+  CHECK(mprotect(mixed + 2 * kPage, 2 * kPage, PROT_READ) == 0);
+  CHECK_ERRNO((intptr_t)mremap(mixed, 4 * kPage, 8 * kPage, MREMAP_MAYMOVE), EFAULT);
+  CHECK(mremap(mixed, 4 * kPage, kPage, 0) == mixed);  // cuts like munmap, whatever there is
+  CHECK(load(mixed) == 0 && load(mixed + kPage) == SEGV_MAPERR && load(mixed + 3 * kPage) == SEGV_MAPERR);
   puts("mremap");
 }
 
@@ -119,8 +124,13 @@ static void advice(void) {
   CHECK(madvise(p, kPage, MADV_DONTFORK) == 0 && madvise(p, kPage, MADV_DOFORK) == 0);
   CHECK_ERRNO(madvise(p + 1, kPage, MADV_DONTNEED), EINVAL);
   CHECK_ERRNO(madvise(p, kPage, 4711), EINVAL);
+  CHECK_ERRNO(madvise(p, SIZE_MAX, MADV_NORMAL), EINVAL);
+  CHECK_ERRNO(madvise(p, (size_t)1 << 62, MADV_NORMAL), ENOMEM);
   CHECK(munmap(p + kPage, kPage) == 0);
+  memset(p + 2 * kPage, 5, kPage);
+  CHECK_ERRNO(madvise(p, 3 * kPage, MADV_RANDOM), ENOMEM);
   CHECK_ERRNO(madvise(p, 3 * kPage, MADV_DONTNEED), ENOMEM);
+  CHECK(p[0] == 0 && p[2 * kPage] == 0);  // what there is was advised
   puts("madvise");
 }
 
