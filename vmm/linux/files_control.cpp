@@ -23,7 +23,7 @@ std::int64_t get_flags(const OpenFile& file) {
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
   if (file.flags & O_PATH) return file.flags;
-  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC)) | kLargeFile;
+  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | kLargeFile));
 }
 
 std::int64_t set_flags(const OpenFile& file, int flags) {
