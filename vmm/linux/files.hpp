@@ -42,6 +42,7 @@ class HostFd {
 
 class MemoryCharge;  // files_memfd.cpp
 class PinHolder;     // devices.hpp
+struct SocketEnds;   // sockets.hpp
 
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
 struct OpenFile {
@@ -59,6 +60,7 @@ struct OpenFile {
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
   std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
+  std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

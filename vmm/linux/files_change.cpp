@@ -245,6 +245,22 @@ std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
 
 }  // namespace
 
+OrErrno<HostFd> make_socket_node(Thread& t, const std::string& path) {
+  auto from = state_of(t).base(AT_FDCWD, path);
+  if (!from) return err(from.error());
+  auto p = state_of(t).parent(*from, path, t.tid);
+  if (!p) return err(p.error());
+  if (std::int64_t bad = check_new(t, *p)) return err(static_cast<int>(-bad));
+  if (p->slash) return err(ENOENT);
+  const int dir = p->dir.fd->get();
+  if (::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(t).masked(0777), 0) != 0) return err(errno);
+  HostFd node(::openat(dir, p->name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat st{};
+  if (!node || ::fstat(node.get(), &st) != 0) return err(errno);
+  if (!S_ISSOCK(st.st_mode)) return err(EEXIST);  // somebody was quicker
+  return node;
+}
+
 std::span<const Definition> change_calls() {
   static constexpr Definition kCalls[] = {
       {83, "mkdir", sys_mkdir},         {258, "mkdirat", sys_mkdirat},       {84, "rmdir", sys_rmdir},

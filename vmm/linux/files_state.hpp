@@ -64,6 +64,7 @@ struct Parent {
 };
 
 class FileBacking;
+class SocketNames;
 class SplicedPages;
 
 // The files that the family has mapped, so that they can be truncated. Shared by all its processes.
@@ -74,7 +75,7 @@ struct MappedFiles {
 };
 
 struct Files::State {
-  State() = default;
+  State();
   State(const State& parent);        // fork(2)
 
   // --- descriptors, files_table.cpp ---
@@ -114,6 +115,7 @@ struct Files::State {
       std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
 
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
+  const std::shared_ptr<SocketNames> sockets;  // sockets.hpp; of all processes of the family
   std::shared_ptr<SplicedPages> spliced_pages;  // files_vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;
@@ -211,6 +213,8 @@ std::span<const Definition> descriptor_calls();  // files_table.cpp
 std::span<const Definition> open_calls();        // files_open.cpp
 std::span<const Definition> control_calls();     // files_control.cpp: fcntl, ioctl, flock
 
+// The file of a socket's name; its O_PATH descriptor. Errors: EEXIST, and those of mknod(2). files_change.cpp.
+OrErrno<HostFd> make_socket_node(Thread&, const std::string& path);
 // F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files_lock.cpp.
 std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);
 std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee

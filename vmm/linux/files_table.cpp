@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/sockets.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
 
@@ -125,9 +126,11 @@ void Files::attach_stdio(int in, int out, int err_) {
   }
 }
 
+Files::State::State() : sockets(std::make_shared<SocketNames>()) {}
+
 Files::State::State(const State& parent)
     : all_mounts(parent.all_mounts), mapped(parent.mapped), memfd_bytes(parent.memfd_bytes),
-      devices(std::make_shared<Devices>(*parent.devices)) {
+      devices(std::make_shared<Devices>(*parent.devices)), sockets(parent.sockets) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;
   cwd = parent.cwd;

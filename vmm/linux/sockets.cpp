@@ -1,12 +1,15 @@
-// Socket calls. A sandboxed program has no network and cannot name the host's sockets; what there is are
-// connected pairs within the program itself (socketpair).
+// Socket calls but for those about names. A sandboxed program has no network and cannot name the host's sockets; what there
+// is are sockets within its family (AF_UNIX). See sockets.hpp.
+#include "vmm/linux/sockets.hpp"
+
 #include <fcntl.h>
 #include <limits.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
+#include <cstring>
 
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 
@@ -16,129 +19,167 @@ namespace {
 constexpr int kSendFlags = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR | MSG_MORE;
 constexpr int kReceiveFlags = MSG_DONTWAIT | MSG_PEEK | MSG_WAITALL | MSG_TRUNC | MSG_CMSG_CLOEXEC;
 
-OrErrno<std::shared_ptr<OpenFile>> get(Thread& thread, int fd) {
-  auto file = thread.process.files.get(fd);
-  if (!file) return err(EBADF);
-  if (file->kind != OpenFile::Kind::Socket) return err(ENOTSOCK);
-  return file;
-}
-
-std::int64_t sys_socket(Thread&, const Args&) { return -EAFNOSUPPORT; }
-
-std::int64_t sys_socketpair(Thread& thread, const Args& a) {
-  constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+std::int64_t sys_socket(Thread& thread, const Args& a) {
   const int type = a.i32(1);
   if (a.i32(0) != AF_UNIX) return -EAFNOSUPPORT;
-  if ((type & ~kFlags) != SOCK_STREAM && (type & ~kFlags) != SOCK_DGRAM && (type & ~kFlags) != SOCK_SEQPACKET)
-    return -ESOCKTNOSUPPORT;
+  HostFd host(::socket(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2)));
+  if (!host) return -errno;
+  auto fd = thread.process.files.install(make_socket(std::move(host)), type & SOCK_CLOEXEC);
+  return fd ? *fd : -fd.error();
+}
+
+std::int64_t sys_socketpair(Thread& thread, const Args& a) {
+  const int type = a.i32(1);
+  if (a.i32(0) != AF_UNIX) return -EAFNOSUPPORT;
   std::array<int, 2> guest{-1, -1};
   if (!write_user(thread.memory(), a[3], guest)) return -EFAULT;  // before there is anything to undo
   int host[2];
-  if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
-  std::array<HostFd, 2> ends{HostFd(host[0]), HostFd(host[1])};
-  for (std::size_t i = 0; i < 2; ++i) {
-    auto file = std::make_shared<OpenFile>();
-    file->kind = OpenFile::Kind::Socket;
-    file->host = std::move(ends[i]);
-    file->flags = O_RDWR;
-    auto fd = thread.process.files.install(std::move(file), type & SOCK_CLOEXEC);
-    if (!fd) {
-      if (i == 1) thread.process.files.close(guest[0]);
-      return -fd.error();
-    }
-    guest[i] = *fd;
-  }
-  return write_user(thread.memory(), a[3], guest) ? 0 : -EFAULT;
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
+  auto one = make_socket(HostFd(host[0])), other = make_socket(HostFd(host[1]));
+  auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
+  if (!pair) return -pair.error();
+  if (write_user(thread.memory(), a[3], *pair)) return 0;
+  for (int fd : *pair) thread.process.files.close(fd);
+  return -EFAULT;
 }
 
-std::int64_t transfer(Thread& thread, int fd, long call, msghdr& message, int flags) {
-  auto file = get(thread, fd);
-  if (!file) return -file.error();
-  // The host takes IOV_MAX pieces. A stream may move a part; a message that is in more pieces is too long.
-  if (message.msg_iovlen > IOV_MAX) {
-    int type = 0;
-    socklen_t length = sizeof type;
-    if (getsockopt((*file)->host.get(), SOL_SOCKET, SO_TYPE, &type, &length) != 0) return -errno;
-    if (type != SOCK_STREAM) return -EMSGSIZE;
-    message.msg_iovlen = IOV_MAX;
-  }
-  // The guest gets its own SIGPIPE; the host's must not come to the VMM.
-  const int host_flags = call == SYS_sendmsg ? flags | MSG_NOSIGNAL : flags;
-  std::int64_t r = thread.blocking(call, static_cast<std::uint64_t>((*file)->host.get()),
-                                   reinterpret_cast<std::uint64_t>(&message), static_cast<std::uint64_t>(host_flags));
-  if (r == -EPIPE && call == SYS_sendmsg && !(flags & MSG_NOSIGNAL))
-    (void)send_to_thread(thread.process, thread.tid, signal_from(thread.process, SIGPIPE, SI_USER));
+// The host's message for the guest's buffers. A stream may move a part; a message that is in more pieces than the host
+// takes is too long.
+std::int64_t fill(msghdr& message, const UserBuffers& buffers, const OpenFile& file) {
+  message.msg_iov = const_cast<iovec*>(buffers.iov().data());
+  message.msg_iovlen = buffers.iov().size();
+  if (message.msg_iovlen <= IOV_MAX) return 0;
+  if (type_of(file) != SOCK_STREAM) return -EMSGSIZE;
+  message.msg_iovlen = IOV_MAX;
+  return 0;
+}
+
+std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& message, int flags) {
+  const std::int64_t r = thread.blocking(number, static_cast<std::uint64_t>(file.host.get()),
+                                         reinterpret_cast<std::uint64_t>(&message), static_cast<std::uint64_t>(flags));
   return r == -EINTR ? kRestartSys : r;
 }
 
-// One buffer, with an address that must be absent: the sockets of a pair are connected.
-std::int64_t send_buffer(Thread& thread, const Args& a) {
-  if (a.i32(3) & ~kSendFlags) return -EOPNOTSUPP;
-  if (a[4]) return -EISCONN;
-  auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], mm::Access::Read);
-  if (!buffers) return -buffers.error();
+// `user`: its name and its ancillary data, or those of sendto(2).
+std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const msghdr& user, int flags) {
+  if (flags & ~kSendFlags) return -EOPNOTSUPP;
   msghdr message{};
-  message.msg_iov = const_cast<iovec*>(buffers->iov().data());
-  message.msg_iovlen = buffers->iov().size();
-  return transfer(thread, a.i32(0), SYS_sendmsg, message, a.i32(3));
-}
-
-std::int64_t receive_buffer(Thread& thread, const Args& a) {
-  if (a.i32(3) & ~kReceiveFlags) return -EOPNOTSUPP;
-  auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], mm::Access::Write);
-  if (!buffers) return -buffers.error();
-  msghdr message{};
-  message.msg_iov = const_cast<iovec*>(buffers->iov().data());
-  message.msg_iovlen = buffers->iov().size();
-  std::int64_t r = transfer(thread, a.i32(0), SYS_recvmsg, message, a.i32(3));
-  // The peer has no name: an address that was asked for comes back empty.
-  if (r >= 0 && a[5] && !write_user(thread.memory(), a[5], socklen_t{0})) return -EFAULT;
+  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  HostAddress to;
+  if (user.msg_name && user.msg_namelen) {
+    if (type_of(file) == SOCK_DGRAM) {
+      auto found = address_for(thread, SOCK_DGRAM, reinterpret_cast<mm::Gva>(user.msg_name), user.msg_namelen);
+      if (!found) return -found.error();
+      to = *found;
+    }
+    message.msg_name = &to.bytes;  // others have a peer: the host says what is wrong
+    message.msg_namelen = to.length;
+  }
+  auto ticket = rights_to_send(thread, user);
+  if (!ticket) return -ticket.error();
+  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))] = {};
+  if (*ticket) {
+    const int fd = ticket->get();
+    const cmsghdr header{.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    std::memcpy(control, &header, sizeof header);
+    std::memcpy(control + CMSG_LEN(0), &fd, sizeof fd);
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
+  // The guest gets its own SIGPIPE; the host's must not come to the VMM.
+  const std::int64_t r = call(thread, SYS_sendmsg, file, message, flags | MSG_NOSIGNAL);
+  if (r < 0 && *ticket) (void)state_of(thread).sockets->take(*ticket, false);
+  if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+    (void)send_to_thread(thread.process, thread.tid, signal_from(thread.process, SIGPIPE, SI_USER));
   return r;
 }
 
-// sendmsg and recvmsg without ancillary data: descriptors are the guest's numbers, not the host's.
+std::int64_t sys_sendto(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
+  auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], mm::Access::Read);
+  if (!buffers) return -buffers.error();
+  msghdr user{};
+  user.msg_name = reinterpret_cast<void*>(a[4]);
+  user.msg_namelen = static_cast<socklen_t>(std::min<std::uint64_t>(a[5], UINT32_MAX));
+  return send(thread, **file, *buffers, user, a.i32(3));
+}
+
 std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
-  if (a.i32(2) & ~kSendFlags) return -EOPNOTSUPP;
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
   auto user = read_user<msghdr>(thread.memory(), a[1]);
   if (!user) return -user.error();
-  if (user->msg_name && user->msg_namelen) return -EISCONN;
-  if (user->msg_control && user->msg_controllen) return -EOPNOTSUPP;
   auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Read);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
+  return send(thread, **file, *buffers, *user, a.i32(2));
+}
+
+std::int64_t sys_recvfrom(Thread& thread, const Args& a) {
+  if (a.i32(3) & ~kReceiveFlags) return -EOPNOTSUPP;
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
+  auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], mm::Access::Write);
+  if (!buffers) return -buffers.error();
   msghdr message{};
-  message.msg_iov = const_cast<iovec*>(buffers->iov().data());
-  message.msg_iovlen = buffers->iov().size();
-  return transfer(thread, a.i32(0), SYS_sendmsg, message, a.i32(2));
+  if (std::int64_t bad = fill(message, *buffers, **file)) return bad;
+  HostAddress from;
+  message.msg_name = &from.bytes;
+  message.msg_namelen = from.length;
+  const std::int64_t r = call(thread, SYS_recvmsg, **file, message, a.i32(3));
+  if (r < 0 || !a[4]) return r;
+  from.length = message.msg_namelen;
+  const std::int64_t bad = from.length ? give_name_at(thread, name_of(thread, from).get(), a[4], a[5])
+                                       : put_user(thread.memory(), a[5], socklen_t{0});
+  return bad ? bad : r;
 }
 
 std::int64_t sys_recvmsg(Thread& thread, const Args& a) {
-  if (a.i32(2) & ~kReceiveFlags) return -EOPNOTSUPP;
+  const int flags = a.i32(2);
+  if (flags & ~kReceiveFlags) return -EOPNOTSUPP;
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
   auto user = read_user<msghdr>(thread.memory(), a[1]);
   if (!user) return -user.error();
   auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Write);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
-  message.msg_iov = const_cast<iovec*>(buffers->iov().data());
-  message.msg_iovlen = buffers->iov().size();
-  std::int64_t r = transfer(thread, a.i32(0), SYS_recvmsg, message, a.i32(2));
+  if (std::int64_t bad = fill(message, *buffers, **file)) return bad;
+  HostAddress from;
+  message.msg_name = &from.bytes;
+  message.msg_namelen = from.length;
+  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))];
+  if (user->msg_control && user->msg_controllen) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
+  const std::int64_t r = call(thread, SYS_recvmsg, **file, message, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
-  user->msg_namelen = 0;
-  user->msg_controllen = 0;
-  user->msg_flags = message.msg_flags;
+  user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
+  if (std::int64_t bad = give_rights(thread, message, *user, flags)) return bad;
+  from.length = message.msg_namelen;
+  if (user->msg_name && from.length) {
+    auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
+    if (!length) return -length.error();
+    user->msg_namelen = *length;
+  } else {
+    user->msg_namelen = 0;
+  }
   return write_user(thread.memory(), a[1], *user) ? r : -EFAULT;
 }
 
 std::int64_t sys_shutdown(Thread& thread, const Args& a) {
-  auto file = get(thread, a.i32(0));
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   return shutdown((*file)->host.get(), a.i32(1)) == 0 ? 0 : -errno;
 }
 
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
-  auto file = get(thread, a.i32(0));
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   const int name = a.i32(2);
-  if (a.i32(1) != SOL_SOCKET || (name != SO_TYPE && name != SO_ERROR && name != SO_SNDBUF && name != SO_RCVBUF && name != SO_DOMAIN))
+  if (a.i32(1) != SOL_SOCKET || (name != SO_TYPE && name != SO_ERROR && name != SO_SNDBUF && name != SO_RCVBUF && name != SO_DOMAIN &&
+      name != SO_PROTOCOL && name != SO_ACCEPTCONN && name != SO_REUSEADDR && name != SO_KEEPALIVE))
     return -ENOPROTOOPT;
   auto room = read_user<socklen_t>(thread.memory(), a[4]);
   if (!room) return -room.error();
@@ -151,10 +192,11 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
-  auto file = get(thread, a.i32(0));
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   const int name = a.i32(2);
-  if (a.i32(1) != SOL_SOCKET || (name != SO_SNDBUF && name != SO_RCVBUF)) return -ENOPROTOOPT;
+  if (a.i32(1) != SOL_SOCKET || (name != SO_SNDBUF && name != SO_RCVBUF && name != SO_REUSEADDR && name != SO_KEEPALIVE))
+    return -ENOPROTOOPT;
   if (a[4] < sizeof(int)) return -EINVAL;
   auto value = read_user<int>(thread.memory(), a[3]);
   if (!value) return -value.error();
@@ -163,19 +205,43 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
 
 }  // namespace
 
+OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread& thread, int fd) {
+  auto file = thread.process.files.get(fd);
+  if (!file || (file->flags & O_PATH)) return err(EBADF);
+  if (!file->socket) return err(ENOTSOCK);
+  return file;
+}
+
+int type_of(const OpenFile& file) {
+  int type = 0;
+  socklen_t length = sizeof type;
+  return ::getsockopt(file.host.get(), SOL_SOCKET, SO_TYPE, &type, &length) == 0 ? type : 0;
+}
+
+std::shared_ptr<OpenFile> make_socket(HostFd host) {
+  auto file = make_file(OpenFile::Kind::Socket, std::move(host), O_RDWR);
+  file->socket = std::make_shared<SocketEnds>();
+  return file;
+}
+
 std::span<const Definition> socket_calls() {
-  static constexpr Definition kCalls[] = {
-      {SYS_socket, "socket", sys_socket},
-      {SYS_socketpair, "socketpair", sys_socketpair},
-      {SYS_sendto, "sendto", send_buffer},
-      {SYS_recvfrom, "recvfrom", receive_buffer},
-      {SYS_sendmsg, "sendmsg", sys_sendmsg},
-      {SYS_recvmsg, "recvmsg", sys_recvmsg},
-      {SYS_shutdown, "shutdown", sys_shutdown},
-      {SYS_getsockopt, "getsockopt", sys_getsockopt},
-      {SYS_setsockopt, "setsockopt", sys_setsockopt},
-  };
-  return kCalls;
+  static const std::vector<Definition> all = [] {
+    std::vector<Definition> v{
+        {SYS_socket, "socket", sys_socket},
+        {SYS_socketpair, "socketpair", sys_socketpair},
+        {SYS_sendto, "sendto", sys_sendto},
+        {SYS_recvfrom, "recvfrom", sys_recvfrom},
+        {SYS_sendmsg, "sendmsg", sys_sendmsg},
+        {SYS_recvmsg, "recvmsg", sys_recvmsg},
+        {SYS_shutdown, "shutdown", sys_shutdown},
+        {SYS_getsockopt, "getsockopt", sys_getsockopt},
+        {SYS_setsockopt, "setsockopt", sys_setsockopt},
+    };
+    const auto names = socket_name_calls();
+    v.insert(v.end(), names.begin(), names.end());
+    return v;
+  }();
+  return all;
 }
 
 }  // namespace ramet::vmm

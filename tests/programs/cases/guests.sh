@@ -17,6 +17,17 @@ test_mapped_files() { same "$G/mapped_files" "$DATA"; }
 test_events() { same "$G/events"; }
 test_futex() { same "$G/futex"; }
 test_system() { same -o "--dir $G" "$G/system"; }
+test_sockets() { same "$G/sockets" "$DATA"; }
+# A socket of the host's in a shared directory is a file to look at, no more.
+test_sockets_of_the_host() {
+  fresh
+  "$G/sockets" listen "$DATA/host" >"$WORK/listener" &
+  listener=$!
+  while [ ! -S "$DATA/host" ]; do sleep 0.1; done
+  expect 0 '' "$RAMET" run --dir "$DATA" "$G/sockets" refused "$DATA/host"
+  says refused
+  "$G/sockets" knock "$DATA/host" && wait $listener || fail "the listener was not there"
+}
 test_rwx() { same "$G/rwx"; }
 
 test_musl_hello() { same "$G/musl_hello"; }

@@ -98,6 +98,10 @@ test_shell_dynamic() {
     expr 6 \* 7; env -i A=b env'
 }
 
+test_python_servers() {
+  need $PYTHON
+  SETUP="cp $here_guests/servers.py ." same -o "--root /" $PYTHON "$DATA/servers.py"
+}
 test_python_children() {
   need $PYTHON
   SETUP="cp $here_guests/children.py ." same -o "--root /" $PYTHON "$DATA/children.py"

@@ -1,0 +1,109 @@
+// Sockets of a guest: AF_UNIX, among the processes of one family. Each is a socket of the host, but the guest's names and
+// descriptors are not the host's: a guest can name no socket of the host, nor one of another guest.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vmm/linux/files.hpp"
+#include "vmm/linux/syscall.hpp"
+
+namespace ramet::vmm {
+
+class Thread;
+
+// What a socket is bound to.
+struct SocketName {
+  int type = 0;              // SOCK_STREAM and so on: each has abstract names of its own
+  std::string guest;         // sun_path as the guest gave it; abstract ones begin with a zero byte
+  std::string host;          // the host's socket has this abstract name, which is used once only
+  HostFd node;               // O_PATH of the file of a name in the file system: its inode is not used again meanwhile
+};
+
+// The two ends as the guest knows them.
+struct SocketEnds {
+  std::mutex lock;           // guards the rest; outermost, held while the socket is bound
+  std::shared_ptr<const SocketName> own, peer;
+};
+
+// The names of a family's sockets, and what is under way from one process to another. Thread-safe.
+class SocketNames {
+ public:
+  // Binds the host's socket of `file`. `guest`: an abstract name, or what `node` was made for; empty: one is chosen.
+  // Errors: EADDRINUSE, and what bind(2) gives.
+  OrErrno<std::shared_ptr<const SocketName>> bind(const std::shared_ptr<OpenFile>& file, std::string guest, HostFd node);
+  // Null: nobody is bound to it now.
+  std::shared_ptr<const SocketName> abstract(int type, const std::string& guest) const;
+  std::shared_ptr<const SocketName> at(const struct stat& node) const;
+  std::shared_ptr<const SocketName> on_host(const std::string& host) const;
+
+  // SCM_RIGHTS: the host passes a ticket, the end of a pipe, that stands for open files of the guest. The files stay
+  // open until the ticket is taken; those of tickets that went down with a socket are closed when the next is made.
+  // Errors: ETOOMANYREFS past kMaxPassed, EMFILE.
+  static constexpr std::size_t kMaxPassed = 1024;
+  OrErrno<HostFd> pass(std::vector<std::shared_ptr<OpenFile>>);
+  // `keep`: MSG_PEEK. Empty for what is not a ticket of this family.
+  std::vector<std::shared_ptr<OpenFile>> take(const HostFd& ticket, bool keep);
+
+ private:
+  struct Bound {
+    std::weak_ptr<OpenFile> socket;  // gone: so is the name
+    std::shared_ptr<const SocketName> name;
+  };
+  struct Passed {
+    HostFd other_end;
+    std::vector<std::shared_ptr<OpenFile>> files;
+  };
+  using Inode = std::pair<dev_t, ino_t>;
+  template <class Key>
+  static std::shared_ptr<const SocketName> find(const std::map<Key, Bound>&, const Key&);
+
+  mutable std::mutex lock_;          // guards the rest; innermost
+  std::map<std::pair<int, std::string>, Bound> abstract_;
+  std::map<std::string, Bound> host_;
+  std::map<Inode, Bound> nodes_;
+  std::map<ino_t, Passed> passed_;
+  std::string prefix_;               // of the names on the host
+  std::uint64_t made_ = 0, chosen_ = 0;
+};
+
+// A descriptor of the guest's. Errors: EBADF, ENOTSOCK.
+OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread&, int fd);
+std::shared_ptr<OpenFile> make_socket(HostFd);
+
+// An address of the host's.
+struct HostAddress {
+  sockaddr_un bytes{};
+  socklen_t length = sizeof bytes;
+};
+int type_of(const OpenFile& socket);  // SO_TYPE
+// What a struct sockaddr of the guest's stands for, to a socket of that type. Errors: EFAULT, EINVAL, ENOENT and others of
+// the path, ECONNREFUSED, EPROTOTYPE.
+OrErrno<HostAddress> address_for(Thread&, int type, mm::Gva at, std::uint64_t length);
+// Gives a name in the guest's struct sockaddr, cut to `room` bytes; the whole length. Null: the unnamed socket.
+OrErrno<socklen_t> give_name(Thread&, const SocketName*, mm::Gva at, socklen_t room);
+// The same where the call has a pointer to the length, before and after. `at` 0: not wanted.
+std::int64_t give_name_at(Thread&, const SocketName*, mm::Gva at, mm::Gva length_at);
+// Whose address the host has told.
+std::shared_ptr<const SocketName> name_of(Thread&, const HostAddress&);
+
+// Ancillary data of sendmsg(2): the ticket for what SCM_RIGHTS names; no descriptor: there was nothing.
+OrErrno<HostFd> rights_to_send(Thread&, const msghdr& user);
+// Ancillary data of recvmsg(2): installs what `received`, the host's message, has brought, and fills the guest's control
+// buffer; msg_controllen and msg_flags of `user` are what the guest is to see.
+std::int64_t give_rights(Thread&, const msghdr& received, msghdr& user, int flags);
+
+// Parts of the list of calls.
+std::span<const Definition> socket_name_calls();  // socket_names.cpp
+
+}  // namespace ramet::vmm
