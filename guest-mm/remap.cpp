@@ -38,13 +38,12 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   const Region* found = m.regions.find(address);
   if (!found) return fail(Error::NotMapped);
 
-  if (!moving && new_length <= old_length) {  // as munmap: the end may be of other regions
+  if (!moving && new_length <= old_length) {  // no more than an unmap: it may reach over regions and holes, as on Linux
     if (new_length == old_length) return address;
     auto cut = m.unmap_locked(address + new_length, address + old_length, batch);
     if (!cut) return finish(fail(cut.error()));
     return finish(address);
   }
-
   if (found->end - address < old_length) return fail(Error::NotMapped);
   if (request.backing && found->backing != request.in_place_of) return fail(Error::NotMapped);
   Region region = *found;  // a copy: the map changes below

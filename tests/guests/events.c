@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -45,6 +46,7 @@ static void pipes(void) {
   CHECK(pthread_join(writer, NULL) == 0);
   printf("pipe: %llu bytes, sum %llu\n", (unsigned long long)bytes, (unsigned long long)sum);
   CHECK(close(p[0]) == 0 && pipe2(p, O_NONBLOCK) == 0);
+  CHECK(fcntl(p[0], F_GETFL) == O_NONBLOCK && fcntl(p[1], F_GETFL) == (O_WRONLY | O_NONBLOCK));
   CHECK_ERRNO(read(p[0], buffer, 1), EAGAIN);
   ssize_t filled = 0, n;
   while ((n = write(p[1], buffer, sizeof buffer)) > 0) filled += n;
@@ -82,6 +84,13 @@ static void polling(void) {
   CHECK(pselect(p[0] + 1, &reads, NULL, NULL, &soon, NULL) == 0 && !FD_ISSET(p[0], &reads));
   CHECK(close(p[1]) == 0 && poll(fds, 1, -1) == 1 && (fds[0].revents & POLLHUP));
   CHECK(close(p[0]) == 0 && poll(fds, 1, 0) == 1 && fds[0].revents == POLLNVAL);
+  struct rlimit files, few;
+  CHECK(getrlimit(RLIMIT_NOFILE, &files) == 0);
+  few = files;
+  few.rlim_cur = 2;
+  CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0 && poll(fds, 2, 0) >= 0);
+  CHECK_ERRNO(poll(fds, 3, 0), EINVAL);
+  CHECK(setrlimit(RLIMIT_NOFILE, &files) == 0);
   puts("poll, select, pselect");
 }
 

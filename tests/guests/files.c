@@ -36,7 +36,10 @@ static void reading_and_writing(void) {
   CHECK(lseek(fd, 1000, SEEK_END) == 1020 && write(fd, "x", 1) == 1);  // leaves a hole
   CHECK(pread(fd, buffer, 1, 500) == 1 && buffer[0] == 0);
   CHECK(ftruncate(fd, 20) == 0 && lseek(fd, 0, SEEK_END) == 20);
-  CHECK(fsync(fd) == 0 && fdatasync(fd) == 0);
+  CHECK(fsync(fd) == 0 && fdatasync(fd) == 0 && syncfs(fd) == 0);
+  int processes = open("/proc", O_RDONLY | O_DIRECTORY);
+  CHECK(processes >= 0 && syncfs(processes) == 0 && close(processes) == 0);
+  CHECK_ERRNO(syncfs(processes), EBADF);
   CHECK(fallocate(fd, 0, 0, 100) == 0 && lseek(fd, 0, SEEK_END) == 100);
   CHECK_ERRNO(lseek(fd, -1, SEEK_SET), EINVAL);
   CHECK_ERRNO(pread(fd, buffer, 1, -1), EINVAL);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -98,11 +99,11 @@ static void remapping(void) {
   CHECK_ERRNO((intptr_t)mremap(target, kPage, 2 * kPage, 0), ENOMEM);
   CHECK_ERRNO((intptr_t)mremap(q, kPage, kPage, 0), EFAULT);  // nothing is mapped there any more
   CHECK_ERRNO((intptr_t)mremap(target + 1, kPage, kPage, 0), EINVAL);
-  char* mixed = anonymous(4, kRW);
-  CHECK(mprotect(mixed + 2 * kPage, 2 * kPage, PROT_READ) == 0);
-  CHECK_ERRNO((intptr_t)mremap(mixed, 4 * kPage, 8 * kPage, MREMAP_MAYMOVE), EFAULT);
-  CHECK(mremap(mixed, 4 * kPage, kPage, 0) == mixed);  // cuts like munmap, whatever there is
-  CHECK(load(mixed) == 0 && load(mixed + kPage) == SEGV_MAPERR && load(mixed + 3 * kPage) == SEGV_MAPERR);
+  // Made smaller over different protections and a hole, as by munmap.
+  p = anonymous(6, kRW);
+  CHECK(mprotect(p + kPage, kPage, PROT_READ) == 0 && munmap(p + 3 * kPage, kPage) == 0);
+  CHECK(mremap(p, 6 * kPage, kPage, 0) == p && store(p) == 0);
+  CHECK(load(p + kPage) == SEGV_MAPERR && load(p + 2 * kPage) == SEGV_MAPERR && load(p + 5 * kPage) == SEGV_MAPERR);
   puts("mremap");
 }
 
@@ -131,6 +132,8 @@ static void advice(void) {
   CHECK_ERRNO(madvise(p, 3 * kPage, MADV_RANDOM), ENOMEM);
   CHECK_ERRNO(madvise(p, 3 * kPage, MADV_DONTNEED), ENOMEM);
   CHECK(p[0] == 0 && p[2 * kPage] == 0);  // what there is was advised
+  CHECK_ERRNO(madvise(p + kPage, kPage, MADV_NORMAL), ENOMEM);
+  CHECK_ERRNO(madvise(p + kPage, kPage, MADV_DONTDUMP), ENOMEM);
   puts("madvise");
 }
 
@@ -155,6 +158,34 @@ static void reservations(void) {
   CHECK(store(p + size / 2) == 0 && store(p + size / 2 - 1) == SEGV_ACCERR && store(p + size / 2 + 4 * kPage) == SEGV_ACCERR);
   CHECK(munmap(p, size) == 0 && load(p + size / 2) == SEGV_MAPERR);
   puts("a reservation of 64 GiB");
+}
+
+// RLIMIT_AS and RLIMIT_DATA: ulimit -v and -d of shells.
+static void limits(void) {
+  struct rlimit none, some;
+  const size_t mib = 1 << 20;
+  char* p = anonymous(8, kRW);
+  CHECK(getrlimit(RLIMIT_AS, &none) == 0);
+  some = none;
+  some.rlim_cur = 1024 * mib;
+  CHECK(setrlimit(RLIMIT_AS, &some) == 0);
+  CHECK_ERRNO((intptr_t)mmap(NULL, 2048 * mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), ENOMEM);
+  CHECK_ERRNO((intptr_t)mremap(p, 8 * kPage, 2048 * mib, MREMAP_MAYMOVE), ENOMEM);
+  CHECK_ERRNO((intptr_t)sbrk(2000 * (intptr_t)mib), ENOMEM);
+  char* half = mmap(NULL, 700 * mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(half != MAP_FAILED);
+  // What is replaced does not count.
+  CHECK(mmap(half, 700 * mib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == half);
+  CHECK(munmap(half, 700 * mib) == 0 && setrlimit(RLIMIT_AS, &none) == 0);
+  CHECK(getrlimit(RLIMIT_DATA, &none) == 0);
+  some = none;
+  some.rlim_cur = 64 * mib;
+  CHECK(setrlimit(RLIMIT_DATA, &some) == 0);
+  CHECK_ERRNO((intptr_t)mmap(NULL, 100 * mib, kRW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ENOMEM);
+  half = mmap(NULL, 100 * mib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(half != MAP_FAILED && munmap(half, 100 * mib) == 0 && setrlimit(RLIMIT_DATA, &none) == 0);
+  CHECK(munmap(p, 8 * kPage) == 0);
+  puts("limits");
 }
 
 static void program_break(void) {
@@ -190,6 +221,7 @@ int main(void) {
   advice();
   residency();
   reservations();
+  limits();
   program_break();
   descend(0);
   printf("a stack of %d KiB\n", depth_reached * 16);

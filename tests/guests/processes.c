@@ -116,6 +116,11 @@ static void basics(void) {
   CHECK_ERRNO(syscall(SYS_clone3, arguments, 88), EINVAL);
   arguments[8] = 0, arguments[9] = 1;
   CHECK_ERRNO(syscall(SYS_clone3, arguments, 88), EINVAL);
+  fflush(stdout);
+  pid = (pid_t)syscall(SYS_clone, CLONE_PARENT_SETTID | SIGCHLD, NULL, wild_address, NULL, NULL);  // nobody is told
+  if (pid == 0) _exit(0);
+  CHECK(pid > 0);
+  ends_well(pid);
   puts("memory is the child's own");
 
   int status = status_of(child_of(exit_with, (void*)0x142));
@@ -448,6 +453,8 @@ static void files(const char* directory) {
   CHECK(lock_from_child(fd, F_RDLCK, 2, 1) == EAGAIN);
   CHECK(lock_from_child(fd, F_WRLCK, 6, 0) == 0);
   CHECK(lock_from_child(fd, F_WRLCK, 0, 2) == 0);
+  struct flock none = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+  CHECK_ERRNO(fcntl(fd, F_GETLK, &none), EINVAL);
   pid_t parent = getpid();
   pid = fork();
   if (pid == 0) {

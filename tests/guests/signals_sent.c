@@ -159,6 +159,27 @@ static void timers(void) {
   CHECK(timer_getoverrun(timer) >= 0);
   CHECK(timer_delete(timer) == 0);
 
+  // Two timers with one signal have one each; what expires while it waits is counted.
+  timer_t two[2];
+  event.sigev_signo = SIGUSR1;
+  block(SIG_BLOCK, SIGUSR1);
+  for (int i = 0; i < 2; ++i) {
+    event.sigev_value.sival_int = i;
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &two[i]) == 0 && timer_settime(two[i], 0, &spec, NULL) == 0);
+  }
+  sleep_ms(50);
+  sigset_t waited;
+  siginfo_t info;
+  sigemptyset(&waited);
+  sigaddset(&waited, SIGUSR1);
+  for (int i = 0; i < 2; ++i) {
+    CHECK(sigwaitinfo(&waited, &info) == SIGUSR1 && info.si_code == SI_TIMER && info.si_value.sival_int == i);
+    CHECK(info.si_overrun >= 1 && timer_getoverrun(two[i]) == info.si_overrun);
+  }
+  for (int i = 0; i < 2; ++i) CHECK(timer_delete(two[i]) == 0);
+  CHECK(signal(SIGUSR1, SIG_IGN) != SIG_ERR);
+  block(SIG_UNBLOCK, SIGUSR1);
+
   // A sleep that a signal ends says how much was left.
   count = 0;
   struct itimerval once = {.it_value = {.tv_usec = 5000}};

@@ -54,6 +54,7 @@ static void identity(void) {
   CHECK(getpid() > 0 && getppid() >= 0 && syscall(SYS_gettid) == getpid());
   CHECK(syscall((1l << 32) | SYS_getpid) == getpid());  // a number is 32 bits
   CHECK(getuid() == geteuid() && getgid() == getegid());
+  CHECK_ERRNO(syscall(SYS_getgroups, -1, NULL), EINVAL);
   CHECK(sysconf(_SC_PAGESIZE) == 4096 && sysconf(_SC_NPROCESSORS_ONLN) >= 1);
   cpu_set_t cpus;
   CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) >= 1);

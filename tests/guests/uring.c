@@ -459,6 +459,20 @@ static void timeouts(void) {
   CHECK(io_uring_submit(&ring) == 1);
   CHECK(io_uring_wait_cqes(&ring, &cqe, 2, &soon, NULL) == 0);  // one of two: that is what there is
   io_uring_cq_advance(&ring, 1);
+  // One that runs out ends a wait for more than there is; one that is removed does not.
+  PREP(&ring, 1, io_uring_prep_timeout, &soon, 0, 0);
+  CHECK(io_uring_submit_and_wait(&ring, 5) == 1);
+  CHECK(io_uring_cq_ready(&ring) == 1 && completed(&ring) == -ETIME);
+  PREP(&ring, 1, io_uring_prep_timeout, &late, 0, 0);
+  PREP(&ring, 2, io_uring_prep_timeout_remove, 1, 0);
+  PREP(&ring, 3, io_uring_prep_timeout, &soon, 0, 0);
+  CHECK(io_uring_submit_and_wait(&ring, 5) == 3 && io_uring_cq_ready(&ring) == 3);
+  results(&ring, 3, got);
+  CHECK(got[1] == -ECANCELED && got[2] == 0 && got[3] == -ETIME);
+  // One that fires again (IORING_TIMEOUT_MULTISHOT): refused, or twice if it says twice.
+  PREP(&ring, 1, io_uring_prep_timeout, &soon, 2, 1u << 6);
+  if (run(&ring) != -EINVAL) CHECK(result(&ring, 1) == -ETIME);
+  nothing_waits(&ring);
   io_uring_queue_exit(&ring);
   puts("timeouts");
 }

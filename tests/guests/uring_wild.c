@@ -77,7 +77,7 @@ static void fill(struct io_uring_sqe* sqe, uint64_t* seed) {
   if (sqe->opcode == IORING_OP_TIMEOUT || sqe->opcode == IORING_OP_LINK_TIMEOUT) sqe->len = 1;
   if (sqe->opcode == IORING_OP_POLL_ADD) sqe->len = 0, sqe->off = 0, sqe->addr = 0, sqe->buf_index = 0;
   if (sqe->opcode == IORING_OP_ASYNC_CANCEL) sqe->addr = next_random(seed) % 32, sqe->off = 0;
-  if (next_random(seed) % 4 == 0) sqe->rw_flags = (int)next_random(seed) & 31;
+  if (next_random(seed) % 4 == 0) sqe->rw_flags = (int)next_random(seed) & 127;
   if (next_random(seed) % 64 == 0)
     for (size_t i = 0; i < sizeof *sqe; ++i) ((unsigned char*)sqe)[i] = (unsigned char)next_random(seed);
 }

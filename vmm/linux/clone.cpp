@@ -93,7 +93,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
     if (!shell) return give_up(-ENOMEM);
     child->set_image(std::make_shared<Image>(thread.image(), family.own(std::move(*shell))));
   }
-  if ((c.flags & CLONE_PARENT_SETTID) && !write_user(thread.memory(), c.parent_tid, pid)) return give_up(-EFAULT);
+  if (c.flags & CLONE_PARENT_SETTID) static_cast<void>(write_user(thread.memory(), c.parent_tid, pid));  // as for threads
   std::shared_ptr<std::atomic<std::uint32_t>> done;
   if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);
   if (std::int64_t r = child->spawn(*spawn); r < 0) return give_up(r);

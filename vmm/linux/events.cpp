@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <optional>
 
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -153,7 +154,8 @@ struct PollSet {
 };
 
 OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, std::vector<pollfd>& guest) {
-  auto user = read_user_array<pollfd>(thread.memory(), at, count, Limits::kOpenFiles);
+  const std::size_t limit = thread.process.files.state().descriptor_limit();
+  auto user = read_user_array<pollfd>(thread.memory(), at, count, limit);
   if (!user) return err(user.error());
   guest = std::move(*user);
   PollSet set;

@@ -184,8 +184,9 @@ std::int64_t sys_fdatasync(Thread& t, const Args& a) {
   return file ? result_of(::fdatasync((*file)->host.get())) : -file.error();
 }
 std::int64_t sys_syncfs(Thread& t, const Args& a) {
-  auto file = syncable(t, a.i32(0));
-  return file ? result_of(::syncfs((*file)->host.get())) : -file.error();
+  auto file = state_of(t).get(a.i32(0));
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  return result_of(::syncfs(file->host.get()));  // /proc and its like stand on memory files, and have such a system
 }
 
 // What the guest may have written: the file systems of its writable shares, not the whole host.

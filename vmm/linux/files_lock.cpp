@@ -85,6 +85,7 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
   auto given = read_user<struct flock>(t.memory(), at);
   if (!given) return -given.error();
   struct flock& l = *given;
+  if (command == F_GETLK && l.l_type != F_RDLCK && l.l_type != F_WRLCK) return -EINVAL;  // F_OFD_GETLK may ask so
   int host = file.host.get();
   std::shared_ptr<HostFd> holder;
   if (command == F_GETLK || command == F_SETLK || command == F_SETLKW) {

@@ -41,6 +41,27 @@ bool beyond_memory(Thread& thread, std::uint64_t length, bool writable, bool res
   return writable && reserve && length > thread.memory().limit_bytes();
 }
 
+// RLIMIT_AS and RLIMIT_DATA: whether `more` bytes (`data`: private and writable) are too many besides what is mapped
+// outside of [from, to). What there is is summed up only for programs that set one of them.
+bool beyond_limits(Thread& thread, std::uint64_t more, bool data, mm::Gva from = 0, mm::Gva to = 0) {
+  Limits& limits = thread.process.limits;
+  rlim64_t most, most_data;
+  {
+    std::lock_guard guard(limits.lock);
+    most = limits.value[RLIMIT_AS].rlim_cur;
+    most_data = data ? limits.value[RLIMIT_DATA].rlim_cur : RLIM64_INFINITY;
+  }
+  if (most == RLIM64_INFINITY && most_data == RLIM64_INFINITY) return false;
+  std::uint64_t all = more, all_data = more;
+  thread.memory().visit_regions([&](const mm::Region& r) {
+    const mm::Gva start = std::max(r.start, from), end = std::min(r.end, to);
+    const std::uint64_t counted = r.length() - (end > start ? end - start : 0);
+    all += counted;
+    if (mm::has(r.prot, mm::Prot::Write) && !r.shared && !r.grows_down) all_data += counted;
+  });
+  return all > most || all_data > most_data;
+}
+
 // --- mmap ---
 
 // MAP_32BIT: the highest gap below 2 GiB. 0: none.
@@ -103,6 +124,9 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   if (refused_wx(thread.process, prot)) return -EACCES;
   if (beyond_memory(thread, bytes, (prot & PROT_WRITE) && (anonymous || !shared), !(flags & MAP_NORESERVE)))
     return -ENOMEM;
+
+  const mm::Gva replaced_to = flags & MAP_FIXED ? address + bytes : address;
+  if (beyond_limits(thread, bytes, (prot & PROT_WRITE) && !shared, address, replaced_to)) return -ENOMEM;
 
   mm::MapRequest request;
   request.address = fixed ? address : mm::align_down(address, kPageSize);
@@ -207,6 +231,9 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
   if (request.new_length > request.old_length &&
       beyond_memory(thread, request.new_length, mm::has(region->prot, mm::Prot::Write) && !(region->shared && region->backing), true))
     return -ENOMEM;
+  if (request.new_length > request.old_length &&
+      beyond_limits(thread, request.new_length - request.old_length, mm::has(region->prot, mm::Prot::Write) && !region->shared))
+    return -ENOMEM;
   if (region->shared && region->backing && request.new_length > request.old_length) {
     if (auto larger = larger_backing(thread, *region, request); !larger) return -larger.error();
   }
@@ -226,7 +253,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_DONTDUMP:
     case MADV_DODUMP:
     case MADV_COLD:
-    case MADV_PAGEOUT:
+    case MADV_PAGEOUT:         // and neither has this one; it looks whether the memory is there
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
     case MADV_DONTNEED_LOCKED:
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
@@ -284,7 +311,8 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
   if (wanted < image.brk_start || wanted > kMaxAddress - kPageSize) return static_cast<std::int64_t>(image.brk);
   const mm::Gva old_end = align_up(image.brk, kPageSize), new_end = align_up(wanted, kPageSize);
   if (new_end > old_end) {
-    if (beyond_memory(thread, new_end - image.brk_start, true, true)) return static_cast<std::int64_t>(image.brk);
+    if (beyond_memory(thread, new_end - image.brk_start, true, true) || beyond_limits(thread, new_end - old_end, true))
+      return static_cast<std::int64_t>(image.brk);
     auto r = thread.memory().map({.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
                                   .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"});
     if (!r) return static_cast<std::int64_t>(image.brk);

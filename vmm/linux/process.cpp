@@ -167,8 +167,8 @@ std::int64_t Process::spawn(const Spawn& s) {
   (*vcpu)->set_fs_base(s.fs_base);
   (*vcpu)->set_gs_base(s.gs_base);
   if (s.fp) (*vcpu)->copy_fp(*s.fp);
-  if (s.set_parent_tid && !write_user(image->memory(), s.set_parent_tid, tid)) return -EFAULT;
-  // Linux stores this one from the child, which has nobody to tell of a bad address.
+  // Linux tells nobody of bad addresses.
+  if (s.set_parent_tid) static_cast<void>(write_user(image->memory(), s.set_parent_tid, tid));
   if (s.set_child_tid) static_cast<void>(write_user(image->memory(), s.set_child_tid, tid));
   owned->clear_child_tid = s.clear_child_tid;
   owned->signals.blocked = s.signal_mask;

@@ -11,6 +11,7 @@
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -185,6 +186,7 @@ void deliver_signals(Thread& thread, std::int64_t result) {
     if (thread.must_end()) break;
     while (auto delivery = next_delivery(thread)) {
       const int sig = delivery->info.si_signo;
+      thread.process.timers->taken(delivery->info);
       if (delivery->action.handler == 0 && (kStopSignals & bit_of(sig))) {
         stop(thread, sig);
         wait_while_stopped(thread);

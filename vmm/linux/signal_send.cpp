@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <climits>
@@ -28,10 +29,23 @@ bool is_ignored(const Process& process, int sig) {
 
 bool wants(const Thread& thread, SignalSet set) { return (set & (~thread.signals.blocked | thread.signals.awaited)) != 0; }
 
+// A timer has one signal at a time: what expires while that is pending is its overruns.
+bool overrun(PendingSignals& pending, const siginfo_t& info) {
+  for (siginfo_t& queued : pending.queue) {
+    if (queued.si_code != SI_TIMER || queued.si_signo != info.si_signo || queued.si_timerid != info.si_timerid) continue;
+    const std::int64_t sum = std::int64_t{queued.si_overrun} + info.si_overrun + 1;
+    queued.si_overrun = static_cast<int>(std::min<std::int64_t>(sum, INT_MAX));  // DELAYTIMER_MAX
+    return true;
+  }
+  return false;
+}
+
 std::int64_t queue(PendingSignals& pending, const siginfo_t& info) {
   const int sig = info.si_signo;
   const SignalSet bit = bit_of(sig);
-  if (sig < 32) {
+  const bool of_timer = info.si_code == SI_TIMER;  // queued each by each, whatever the signal
+  if (of_timer && overrun(pending, info)) return 0;
+  if (sig < 32 && !of_timer) {
     if (pending.set & bit) return 0;  // a standard signal is pending once
   } else if (pending.queue.size() >= kMaxQueued) {
     if (info.si_code != SI_USER) return -EAGAIN;

@@ -30,7 +30,7 @@ struct SignalAction {
   SignalSet mask = 0;
 };
 
-// Pending signals in the order they came; a standard signal is queued once, real-time ones each.
+// Pending signals in the order they came; a standard signal is queued once, real-time ones each, a timer's once a timer.
 struct PendingSignals {
   SignalSet set = 0;
   std::deque<siginfo_t> queue;

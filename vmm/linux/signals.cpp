@@ -14,6 +14,7 @@
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -142,6 +143,7 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
                           : thread.blocking(SYS_pause);
     expired = r != -EINTR;
   }
+  thread.process.timers->taken(*info);
   // Others of the set may be pending still, and this thread looked away from them.
   if (a[1] && !write_user(thread.memory(), a[1], *info)) return -EFAULT;
   return info->si_signo;

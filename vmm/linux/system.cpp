@@ -140,7 +140,7 @@ std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thr
 // setfsuid(2) returns the old id and changes nothing it may not.
 std::int64_t sys_setfsuid(Thread&, const Args&) { return getuid(); }
 std::int64_t sys_setfsgid(Thread&, const Args&) { return getgid(); }
-std::int64_t sys_getgroups(Thread&, const Args&) { return 0; }
+std::int64_t sys_getgroups(Thread&, const Args& a) { return a.i32(0) < 0 ? -EINVAL : 0; }
 std::int64_t sys_setgroups(Thread&, const Args&) { return -EPERM; }
 
 std::int64_t sys_capget(Thread& thread, const Args& a) {

@@ -76,7 +76,6 @@ void Timers::serve() {
       auto found = timers_.find(id);
       if (found == timers_.end()) continue;  // deleted while its expiry was on the way
       Timer& timer = found->second;
-      timer.last_overrun = host.si_overrun;
       tid = timer.notify.tid;
       info.si_signo = timer.notify.signal;
       info.si_code = timer.posix ? SI_TIMER : SI_KERNEL;
@@ -123,6 +122,13 @@ std::int64_t Timers::get(int id, itimerspec& value) {
   auto found = timers_.find(id);
   if (found == timers_.end() || !found->second.posix) return -EINVAL;
   return timer_gettime(found->second.host, &value) == 0 ? 0 : -errno;
+}
+
+void Timers::taken(const siginfo_t& info) {
+  if (info.si_code != SI_TIMER) return;
+  std::lock_guard guard(lock_);
+  auto found = timers_.find(info.si_timerid);  // programs make such signals, too
+  if (found != timers_.end()) found->second.last_overrun = info.si_overrun;
 }
 
 std::int64_t Timers::overrun(int id) {

@@ -36,7 +36,10 @@ class Timers {
   // 0 or -errno (EINVAL: no such timer). `old` may be null.
   std::int64_t set(int id, int flags, const itimerspec& value, itimerspec* old);
   std::int64_t get(int id, itimerspec& value);
+  // Of the expiry that the program was told of last.
   std::int64_t overrun(int id);
+  // The program takes this signal, a timer's or any other. Without the lock of ProcessSignals.
+  void taken(const siginfo_t&);
   std::int64_t remove(int id);
   std::size_t posix_count(); // how many there are of those
   void remove_posix();        // execve(2): all that timer_create made

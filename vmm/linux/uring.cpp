@@ -287,6 +287,7 @@ unsigned Uring::move() {
       UringRequest& request = *it->second;
       std::int32_t result = cqe->res;
       if (request.refused && result != -ECANCELED) result = -request.refused;
+      timeouts_ += request.opcode == IORING_OP_TIMEOUT && (result == -ETIME || result == 0);
       if (request.transfers && result > 0)
         devices_->counters().bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
       // What the guest sees as completed is pinned no more.
@@ -345,18 +346,22 @@ void Uring::announce_locked(bool later) {
 std::int64_t Uring::wait(Thread& thread, const Wait& how) {
   const unsigned wanted = std::min(how.completions, queues_->cq_entries());
   std::int64_t result = 0;
+  std::optional<std::uint64_t> timeouts;
   waiting_.fetch_add(1, std::memory_order_seq_cst);
   for (;;) {
     const std::uint32_t seen = posted_.load(std::memory_order_seq_cst);
     move();
     unsigned there;
+    bool enough;
     {
       std::lock_guard guard(lock_);
       flush_backlog_locked();
       there = queues_->completions();
-      if (there < wanted && gone_) result = -ENXIO;
+      if (!timeouts) timeouts = timeouts_;
+      enough = there >= wanted || *timeouts != timeouts_;
+      if (!enough && gone_) result = -ENXIO;
     }
-    if (there >= wanted || result < 0) {
+    if (enough || result < 0) {
       if (there > 0 || wanted == 0) result = 0;  // as Linux: what is there counts more than why no more is
       break;
     }

@@ -121,6 +121,7 @@ class Uring : public PinHolder {
 
   std::mutex lock_;                             // guards the host's completion queue, queues_'s, and what follows
   std::uint64_t next_id_ = 1;                   // the host's user_data
+  std::uint64_t timeouts_ = 0;                  // that ran out: each ends all waits, however few completions there are
   std::uint64_t batch_ = ~0ull;                 // first id of those that are being submitted; none: the largest
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id

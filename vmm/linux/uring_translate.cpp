@@ -19,6 +19,9 @@ namespace {
 
 constexpr unsigned kServedFlags = IOSQE_FIXED_FILE | IOSQE_IO_DRAIN | IOSQE_IO_LINK | IOSQE_IO_HARDLINK | IOSQE_ASYNC;
 constexpr int kReadWriteFlags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;  // as files_io.cpp
+// One entry, one completion: what fires again and again is not served, nor is what later kernels may think of.
+constexpr unsigned kTimeoutFlags =
+    IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME | IORING_TIMEOUT_ETIME_SUCCESS;
 constexpr std::uint8_t kNoOperation = 0xff;
 
 std::unexpected<UringRefusal> refuse(int error) { return std::unexpected(UringRefusal{error, false}); }
@@ -93,6 +96,7 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
     case IORING_OP_TIMEOUT:
     case IORING_OP_LINK_TIMEOUT:
       if (from_.len != 1 || from_.buf_index || from_.splice_fd_in) return malformed();
+      if (from_.timeout_flags & ~kTimeoutFlags) return malformed();
       to.len = 1;
       to.off = from_.off;
       to.timeout_flags = from_.timeout_flags;
@@ -273,6 +277,7 @@ UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
   } else {
     const unsigned flags = from_.timeout_flags;
     if (from_.len || (flags && !(flags & IORING_TIMEOUT_UPDATE_MASK))) return malformed();
+    if (flags & ~(IORING_TIMEOUT_UPDATE_MASK | kTimeoutFlags)) return malformed();
     kind = flags & IORING_LINK_TIMEOUT_UPDATE ? kLinkTimeout : kTimeout;
     to.timeout_flags = flags;
     if (flags) {
