@@ -56,6 +56,10 @@ struct RemapRequest {
   bool fixed = false;           // MREMAP_FIXED
   bool dont_unmap = false;      // MREMAP_DONTUNMAP
   Gva new_address = 0;
+  // Growing a shared region beyond what its bank shows: a backing of the same object whose bank shows all of the new
+  // range, in place of this one. NotMapped if the region has another one by now.
+  std::shared_ptr<Backing> backing = {};
+  std::shared_ptr<Backing> in_place_of = {};
 };
 
 // How a fault ended.

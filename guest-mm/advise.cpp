@@ -17,7 +17,8 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
 
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
-  if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
+  // Holes are an error after the rest has been advised.
+  const Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
     if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
     m.regions.seize(address, end);  // or a fault would map a block across an end
@@ -25,7 +26,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     if (cut) m.regions.change(address, end, change);
     else m.regions.release(address, end);
     m.finish_locked(batch);
-    return cut;
+    return cut ? whole : cut;
   };
   if (advice == Advice::Free || advice == Advice::WipeOnFork) {
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
@@ -41,7 +42,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
       if (done) m.table->unmap(address, end, batch);
       m.finish_locked(batch);
       m.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
-      return done;
+      return done ? whole : done;
     }
     case Advice::Huge: return edit([](Region& r) { r.huge = Region::Huge::Always; });
     case Advice::NoHuge: return edit([](Region& r) { r.huge = Region::Huge::Never; });
@@ -49,7 +50,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     case Advice::DoFork: return edit([](Region& r) { r.dont_fork = false; });
     case Advice::WipeOnFork: return edit([](Region& r) { r.wipe_on_fork = true; });
     case Advice::KeepOnFork: return edit([](Region& r) { r.wipe_on_fork = false; });
-    case Advice::WillNeed: return {};  // nothing to read ahead: files are the host's to cache
+    case Advice::WillNeed: return whole;  // nothing to read ahead: files are the host's to cache
     case Advice::PopulateRead:
     case Advice::PopulateWrite: break;  // handled above
   }

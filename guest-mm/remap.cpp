@@ -3,6 +3,15 @@
 
 namespace ramet::mm {
 
+Result<> AddressSpace::Impl::map_anew_locked(Region region, Gva start, Gva end, FlushBatch& batch) {
+  const auto backing = region.backing;
+  auto done = attach_locked(region);
+  if (done) done = unmap_locked(start, end, batch);
+  if (done) regions.insert(std::move(region));
+  else detach_locked(*backing, batch);
+  return done;
+}
+
 Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   Impl& m = *impl_;
   std::uint64_t old_length = request.old_length, new_length = request.new_length;
@@ -36,20 +45,25 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     return finish(address);
   }
   if (found->end - address < old_length) return fail(Error::NotMapped);
-
+  if (request.backing && found->backing != request.in_place_of) return fail(Error::NotMapped);
   Region region = *found;  // a copy: the map changes below
   if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);
-  if (request.dont_unmap && region.backing) return fail(Error::Invalid);
   const Gva old_end = address + old_length;
   if (!moving && region.end == old_end && new_length <= m.config.end - address &&
       m.regions.free(old_end, address + new_length)) {
-    if (!m.regions.room(old_end, address + new_length, 1)) return fail(Error::NoMemory);
-    if (region.backing) region.offset = region.offset_of(old_end);
-    region.start = old_end;
+    if (!m.regions.room(address, address + new_length, 1)) return fail(Error::NoMemory);
+    const Gva start = request.backing ? address : old_end;
+    if (region.backing) region.offset = region.offset_of(start);
+    region.start = start;
     region.end = address + new_length;
     region.around.store({});
-    m.regions.insert(std::move(region));
-    return address;
+    if (!request.backing) {
+      m.regions.insert(std::move(region));
+      return address;
+    }
+    region.backing = request.backing;
+    if (auto anew = m.map_anew_locked(std::move(region), address, old_end, batch); !anew) return finish(fail(anew.error()));
+    return finish(address);
   }
   if (!request.may_move) return fail(Error::NoMemory);
 
@@ -73,6 +87,15 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     target = *place;
   }
   const Gva from_end = address + old_length;
+  if (request.backing) {
+    region.offset = region.offset_of(address);
+    region.start = target;
+    region.end = target + new_length;
+    region.around.store({});
+    region.backing = request.backing;
+    if (auto anew = m.map_anew_locked(std::move(region), address, from_end, batch); !anew) return finish(fail(anew.error()));
+    return finish(target);
+  }
   m.regions.seize(address, from_end);
   const auto give_up = [&](Error error) {
     m.finish_locked(batch);

@@ -44,6 +44,30 @@ TEST_P(File, A_shared_mapping_is_the_object_itself) {
   w.check_empty();
 }
 
+TEST_P(File, A_shared_mapping_grows_through_a_larger_bank_of_the_same_object) {
+  FileWorld w(GetParam());
+  const auto larger = std::make_shared<TestFile>(*w.memory, 2 * kMiB);
+  for (const bool moves : {false, true}) {
+    const Gva a = w.map_file(kMiB, kReadWrite, true);
+    EXPECT_EQ(w.cpu().load(a), TestFile::word_at(0));
+    const Gva wall = moves ? w.map_at(a + kMiB, kPageSize) : 0;
+    RemapRequest request{.address = a + 0x1000, .old_length = kMiB - 0x1000, .new_length = 2 * kMiB - 0x1000,
+                         .may_move = moves, .backing = larger, .in_place_of = larger};
+    EXPECT_EQ(w.as->remap(request), fail(Error::NotMapped)) << "it is another object's";
+    request.in_place_of = w.file;
+    const auto b = w.as->remap(request);
+    ASSERT_TRUE(b);
+    EXPECT_EQ(*b == a + 0x1000, !moves);
+    EXPECT_EQ(w.cpu().load(*b), TestFile::word_at(0x1000));
+    EXPECT_EQ(w.cpu().load(*b + 2 * kMiB - 0x2000), TestFile::word_at(2 * kMiB - 0x1000));
+    EXPECT_EQ(w.cpu().load(a), TestFile::word_at(0)) << "what was not asked to grow stays";
+    ASSERT_TRUE(w.as->unmap(a, kPageSize));
+    ASSERT_TRUE(w.as->unmap(*b, 2 * kMiB - 0x1000));
+    if (wall) ASSERT_TRUE(w.as->unmap(wall, kPageSize));
+  }
+  w.check_empty();
+}
+
 TEST_P(File, Reading_a_file_in_order_takes_few_faults_and_few_reads) {
   FileWorld w(GetParam(), 8 * kMiB);
   const Gva a = w.map_file(8 * kMiB, kRead, false);

@@ -67,7 +67,7 @@ class Schedule {
       case 6:
         ASSERT_EQ(world.as->advise(at, length, roll() % 2 ? Advice::DontNeed : Advice::Free),
                   unless(covered, Error::NotMapped));
-        if (covered) each(start, count, [](Page& p) { p.word = 0; });
+        each(start, count, [](Page& p) { p.word = 0; });  // beside holes as well
         break;
       case 7:
         move(start, count);

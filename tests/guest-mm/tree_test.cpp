@@ -202,7 +202,8 @@ class Tree {
     const Advice advice = choices[roll() % std::size(choices)];
     const bool covered = all(s, start, count, mapped);
     ASSERT_EQ(s.world->as->advise(at(start), count * kPageSize, advice).has_value(), covered);
-    for (unsigned i = start; covered && i < start + count; ++i) {
+    for (unsigned i = start; i < start + count; ++i) {  // beside holes as well
+      if (!mapped(s.model[i])) continue;
       if (advice == Advice::DontNeed) s.model[i].content = std::make_shared<Content>();
       if (advice == Advice::DontFork || advice == Advice::DoFork) s.model[i].dont_fork = advice == Advice::DontFork;
     }

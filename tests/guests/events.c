@@ -96,6 +96,7 @@ static void polling(void) {
 
 static void epolls(void) {
   int epoll = epoll_create1(EPOLL_CLOEXEC), p[2], event = eventfd(0, EFD_NONBLOCK);
+  CHECK(fcntl(event, F_GETFL) == (O_RDWR | O_NONBLOCK));
   struct epoll_event out[4], add = {.events = EPOLLIN, .data.u64 = 0x1122334455667788};
   CHECK(epoll >= 0 && event >= 0 && pipe(p) == 0);
   CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, p[0], &add) == 0);

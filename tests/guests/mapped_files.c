@@ -74,6 +74,25 @@ int main(int argc, char** argv) {
   CHECK(mremap(private, 10 * kPage, 10 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place && place[7] == 'p');
   CHECK(madvise(place, kPage, MADV_DONTNEED) == 0 && place[7] == 0);  // private pages come from the file again
 
+  // A mapping that grows shows more of the file, at its place or elsewhere, as do others that stay.
+  CHECK(pwrite(fd, "ten", 3, 10 * kPage) == 3 && pwrite(fd, "thirty", 6, 30 * kPage) == 6);
+  char* hole = map(-1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 64, 0);
+  CHECK(munmap(hole, 64 * kPage) == 0);
+  char* grown = mmap(hole, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 9 * kPage);
+  CHECK(grown == hole && memcmp(grown + kPage, "ten", 3) == 0);
+  CHECK(mremap(grown, 2 * kPage, 4 * kPage, 0) == grown && memcmp(grown + kPage, "ten", 3) == 0);
+  grown[3 * kPage] = 'g';
+  CHECK(pread(fd, page, 1, 12 * kPage) == 1 && page[0] == 'g');
+  CHECK(mremap(grown + kPage, 3 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, hole + 32 * kPage) == hole + 32 * kPage);
+  grown = hole + 32 * kPage;
+  CHECK(memcmp(grown, "ten", 3) == 0 && grown[2 * kPage] == 'g' && memcmp(grown + 20 * kPage, "thirty", 6) == 0);
+  grown[20 * kPage] = 'T';
+  CHECK(pread(fd, page, 2, 30 * kPage) == 2 && page[0] == 'T' && page[1] == 'h');
+  char* again = mremap(grown, 21 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  CHECK(again != MAP_FAILED && again != grown && again[20 * kPage] == 'T');
+  again[0] = 'X';
+  CHECK(grown[0] == 'X');  // of a shared mapping, both places show the file
+
   char* anonymous = map(-1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 4, 0);
   anonymous[kPage] = 's';
   CHECK(anonymous[kPage] == 's');

@@ -125,8 +125,13 @@ static void advice(void) {
   CHECK(madvise(p, kPage, MADV_DONTFORK) == 0 && madvise(p, kPage, MADV_DOFORK) == 0);
   CHECK_ERRNO(madvise(p + 1, kPage, MADV_DONTNEED), EINVAL);
   CHECK_ERRNO(madvise(p, kPage, 4711), EINVAL);
+  CHECK_ERRNO(madvise(p, SIZE_MAX, MADV_NORMAL), EINVAL);
+  CHECK_ERRNO(madvise(p, (size_t)1 << 62, MADV_NORMAL), ENOMEM);
   CHECK(munmap(p + kPage, kPage) == 0);
+  memset(p + 2 * kPage, 5, kPage);
+  CHECK_ERRNO(madvise(p, 3 * kPage, MADV_RANDOM), ENOMEM);
   CHECK_ERRNO(madvise(p, 3 * kPage, MADV_DONTNEED), ENOMEM);
+  CHECK(p[0] == 0 && p[2 * kPage] == 0);  // what there is was advised
   CHECK_ERRNO(madvise(p + kPage, kPage, MADV_NORMAL), ENOMEM);
   CHECK_ERRNO(madvise(p + kPage, kPage, MADV_DONTDUMP), ENOMEM);
   puts("madvise");

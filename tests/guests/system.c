@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdint.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -51,6 +52,7 @@ static void identity(void) {
   CHECK(uname(&name) == 0 && strcmp(name.sysname, "Linux") == 0 && strcmp(name.machine, "x86_64") == 0);
   CHECK(atoi(name.release) >= 4);
   CHECK(getpid() > 0 && getppid() >= 0 && syscall(SYS_gettid) == getpid());
+  CHECK(syscall((1l << 32) | SYS_getpid) == getpid());  // a number is 32 bits
   CHECK(getuid() == geteuid() && getgid() == getegid());
   CHECK_ERRNO(syscall(SYS_getgroups, -1, NULL), EINVAL);
   CHECK(sysconf(_SC_PAGESIZE) == 4096 && sysconf(_SC_NPROCESSORS_ONLN) >= 1);
@@ -115,6 +117,18 @@ static void pseudo_files(const char* program) {
       found = mode[0] == 'r' && mode[1] == 'w';
   }
   CHECK(found);
+  // Read again from its beginning, an open file shows how things are now.
+  int maps = open("/proc/self/maps", O_RDONLY);
+  CHECK(maps >= 0);
+  memset(text, 0, sizeof text);
+  CHECK(pread(maps, text, sizeof text - 1, 0) > 0);
+  void* fresh = mmap(NULL, 4096, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  char line[32];
+  snprintf(line, sizeof line, "%lx-", (unsigned long)fresh);
+  CHECK(strstr(text, line) == NULL && read(maps, text, 1) == 1 && lseek(maps, 0, SEEK_SET) == 0);
+  for (size_t n = 0, more; (more = (size_t)read(maps, text + n, sizeof text - 1 - n)) > 0; n += more) {
+  }
+  CHECK(strstr(text, line) != NULL && close(maps) == 0 && munmap(fresh, 4096) == 0);
   CHECK(slurp("/proc/meminfo", text, sizeof text) > 0 && strstr(text, "MemTotal:") && strstr(text, "MemAvailable:"));
   CHECK(slurp("/proc/cpuinfo", text, sizeof text) > 0 && strstr(text, "processor") && strstr(text, "flags") && strstr(text, " sse2"));
   CHECK(slurp("/proc/self/cmdline", text, sizeof text) > strlen(program) && strcmp(text, program) == 0);

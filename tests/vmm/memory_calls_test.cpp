@@ -118,6 +118,7 @@ TEST_F(MemoryCalls, AdviceAndLocksCheckTheirRange) {
   EXPECT_EQ(g.syscall(SYS_madvise, {at + 1, 4096, MADV_DONTNEED}), -EINVAL);
   EXPECT_EQ(g.syscall(SYS_madvise, {at, 4096, 12345}), -EINVAL);
   EXPECT_EQ(g.syscall(SYS_madvise, {0x10000, 4096, MADV_DONTNEED}), -ENOMEM);
+  EXPECT_EQ(g.syscall(SYS_madvise, {0x10000, 4096, MADV_RANDOM}), -ENOMEM);
   ASSERT_TRUE(write_user(g.memory(), at, 5));
   EXPECT_EQ(g.syscall(SYS_madvise, {at, 8192, MADV_DONTNEED}), 0);
   EXPECT_EQ(g.get<int>(at), 0);

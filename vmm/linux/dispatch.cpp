@@ -1,4 +1,5 @@
 // The table of system calls, and how one is served.
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -30,9 +31,9 @@ const Table& table() {
 
 void dispatch(Thread& thread) {
   const UserRegs& regs = thread.regs();
-  std::uint64_t number = regs.syscall_number();
+  const auto number = static_cast<std::uint32_t>(regs.syscall_number());  // as Linux, which looks at no more of it
   Handler handler = number < Process::kMaxCall ? table()[number] : nullptr;
-  unsigned counted = number < Process::kMaxCall ? static_cast<unsigned>(number) : Process::kMaxCall - 1;
+  unsigned counted = std::min(number, Process::kMaxCall - 1);
   thread.process.count_call(counted, handler != nullptr);
   std::int64_t result = handler ? handler(thread, Args{regs.syscall_arguments()}) : -ENOSYS;
   if (thread.exited) return;

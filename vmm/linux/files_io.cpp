@@ -85,6 +85,10 @@ std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> io
     }
   }
   if (how.write) hold_back_sigpipe();
+  if (file.kind == OpenFile::Kind::Synthetic && bytes > 0) {
+    const bool beginning = how.offset == kCurrent ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : how.offset == 0;
+    if (beginning) refresh_synthetic(t, file);
+  }
   std::uint64_t done = 0;
   do {
     auto piece = iov.first(std::min<std::size_t>(iov.size(), IOV_MAX));

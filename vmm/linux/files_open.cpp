@@ -117,6 +117,16 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
 
 }  // namespace
 
+void refresh_synthetic(Thread& thread, const OpenFile& file) {
+  auto& state = state_of(thread);
+  auto bytes = proc_content({state, state.process, thread.tid}, file.path);
+  if (!bytes) return;  // of a process that has ended: what it was
+  auto host = content_file(*bytes);
+  const off_t at = ::lseek(file.host.get(), 0, SEEK_CUR);
+  // Sealed contents cannot change, so others take their place; who is reading them reads on undisturbed.
+  if (host && at >= 0 && ::lseek(host->get(), at, SEEK_SET) == at) ::dup3(host->get(), file.host.get(), O_CLOEXEC);
+}
+
 OpenFile::Kind kind_of(mode_t mode) {
   if (S_ISDIR(mode)) return OpenFile::Kind::Directory;
   if (S_ISFIFO(mode)) return OpenFile::Kind::Pipe;

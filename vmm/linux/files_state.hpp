@@ -169,6 +169,8 @@ bool forbidden_filesystem(int fd);
 std::string fd_path(int host_fd);                          // "/proc/self/fd/N", on the host
 std::shared_ptr<OpenFile> make_file(OpenFile::Kind, HostFd, int flags, std::string path = {});
 OpenFile::Kind kind_of(mode_t mode);
+// A file of /proc or /sys is about to be read from its beginning: it shows how things are now. Kind::Synthetic only.
+void refresh_synthetic(Thread&, const OpenFile&);
 bool may_block(const OpenFile&);
 
 // stat(2) of what was found: the host's, or made up for synthetic files.

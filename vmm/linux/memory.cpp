@@ -193,6 +193,20 @@ std::int64_t sys_mprotect(Thread& thread, const Args& a) {
   return r ? 0 : -errno_of(r.error());
 }
 
+// A shared mapping of a file shows what it was asked for; when it grows, more of the file.
+OrErrno<void> larger_backing(Thread& thread, const mm::Region& region, mm::RemapRequest& request) {
+  auto file = Files::file_of(*region.backing);
+  const std::uint64_t offset = region.offset_of(request.address);
+  const auto shown = region.backing->shared();
+  if (!file || offset + request.new_length - shown.bank_offset <= shown.bank->size()) return {};
+  auto larger = thread.process.files.backing(file, true, mm::has(region.max_prot, mm::Prot::Write), offset,
+                                             request.new_length, thread.memory().memory());
+  if (!larger) return err(larger.error());
+  request.backing = std::move(*larger);
+  request.in_place_of = region.backing;
+  return {};
+}
+
 std::int64_t sys_mremap(Thread& thread, const Args& a) {
   const std::uint64_t flags = a[3];
   if (flags & ~std::uint64_t{MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP}) return -EINVAL;
@@ -220,6 +234,9 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
   if (request.new_length > request.old_length &&
       beyond_limits(thread, request.new_length - request.old_length, mm::has(region->prot, mm::Prot::Write) && !region->shared))
     return -ENOMEM;
+  if (region->shared && region->backing && request.new_length > request.old_length) {
+    if (auto larger = larger_backing(thread, *region, request); !larger) return -larger.error();
+  }
   auto at = thread.memory().remap(request);
   if (at) return static_cast<std::int64_t>(*at);
   return at.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(at.error());
@@ -238,6 +255,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_COLD:
     case MADV_PAGEOUT:         // and neither has this one; it looks whether the memory is there
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
+    case MADV_DONTNEED_LOCKED:
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
     case MADV_FREE: advice = mm::Advice::Free; break;
     case MADV_DONTFORK: advice = mm::Advice::DontFork; break;
@@ -250,10 +268,9 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_POPULATE_WRITE: advice = mm::Advice::PopulateWrite; break;
     default: return -EINVAL;
   }
-  auto bytes = page_range(a[0], a[1]);
-  if (!bytes) return -EINVAL;
-  if (*bytes == 0) return 0;
-  auto r = thread.memory().advise(a[0], *bytes, advice);
+  const std::uint64_t bytes = align_up(a[1], kPageSize);  // 0 if it wraps
+  if (!is_aligned(a[0], kPageSize) || bytes < a[1] || a[0] + bytes < a[0]) return -EINVAL;
+  auto r = thread.memory().advise(a[0], bytes, advice);
   if (r) return 0;
   // Populating reports what the access would have met.
   bool populate = advice == mm::Advice::PopulateRead || advice == mm::Advice::PopulateWrite;
