@@ -76,9 +76,6 @@ struct AddressSpace::Impl {
   Result<> split_ends_locked(Gva start, Gva end, FlushBatch&);
   // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).
   Result<> unmap_locked(Gva start, Gva end, FlushBatch&);
-  // Puts `region`, of a shared object, where it says, instead of [start, end): pages are not moved but found again.
-  // Errors: NoMemory.
-  Result<> map_anew_locked(Region region, Gva start, Gva end, FlushBatch&);
   // The regions of a range whose entries have gone. What they hold goes with the batch.
   void remove_regions_locked(Gva start, Gva end, FlushBatch&);
   // A place for a new mapping. Errors: NoMemory, NotPermitted, Exists, Invalid.

@@ -3,15 +3,6 @@
 
 namespace ramet::mm {
 
-Result<> AddressSpace::Impl::map_anew_locked(Region region, Gva start, Gva end, FlushBatch& batch) {
-  const auto backing = region.backing;
-  auto done = attach_locked(region);
-  if (done) done = unmap_locked(start, end, batch);
-  if (done) regions.insert(std::move(region));
-  else detach_locked(*backing, batch);
-  return done;
-}
-
 Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   Impl& m = *impl_;
   std::uint64_t old_length = request.old_length, new_length = request.new_length;
@@ -49,21 +40,32 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   Region region = *found;  // a copy: the map changes below
   if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);
   const Gva old_end = address + old_length;
+  // The region at [start, end), with what it has from `from` on.
+  const auto insert = [&](Gva from, Gva start, Gva end) {
+    if (region.backing) region.offset = region.offset_of(from);
+    region.start = start;
+    region.end = end;
+    region.around.store({});
+    m.regions.insert(std::move(region));
+  };
+  // At `target` through the larger bank: pages are not moved but found again.
+  const auto map_anew = [&](Gva target) {
+    region.backing = request.backing;
+    auto done = m.attach_locked(region);
+    if (done) done = m.unmap_locked(address, old_end, batch);
+    if (!done) {
+      m.detach_locked(*request.backing, batch);
+      return finish(fail(done.error()));
+    }
+    insert(address, target, target + new_length);
+    return finish(target);
+  };
   if (!moving && region.end == old_end && new_length <= m.config.end - address &&
       m.regions.free(old_end, address + new_length)) {
-    if (!m.regions.room(address, address + new_length, 1)) return fail(Error::NoMemory);
-    const Gva start = request.backing ? address : old_end;
-    if (region.backing) region.offset = region.offset_of(start);
-    region.start = start;
-    region.end = address + new_length;
-    region.around.store({});
-    if (!request.backing) {
-      m.regions.insert(std::move(region));
-      return address;
-    }
-    region.backing = request.backing;
-    if (auto anew = m.map_anew_locked(std::move(region), address, old_end, batch); !anew) return finish(fail(anew.error()));
-    return finish(address);
+    if (!m.regions.room(request.backing ? address : old_end, address + new_length, 1)) return fail(Error::NoMemory);
+    if (request.backing) return map_anew(address);
+    insert(old_end, old_end, address + new_length);
+    return address;
   }
   if (!request.may_move) return fail(Error::NoMemory);
 
@@ -87,15 +89,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     target = *place;
   }
   const Gva from_end = address + old_length;
-  if (request.backing) {
-    region.offset = region.offset_of(address);
-    region.start = target;
-    region.end = target + new_length;
-    region.around.store({});
-    region.backing = request.backing;
-    if (auto anew = m.map_anew_locked(std::move(region), address, from_end, batch); !anew) return finish(fail(anew.error()));
-    return finish(target);
-  }
+  if (request.backing) return map_anew(target);
   m.regions.seize(address, from_end);
   const auto give_up = [&](Error error) {
     m.finish_locked(batch);
@@ -107,11 +101,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   if (auto split = m.split_ends_locked(address, from_end, batch); !split) return give_up(split.error());
   if (auto moved = m.table->move(address, target, old_length, batch); !moved) return give_up(moved.error());
 
-  if (region.backing) region.offset = region.offset_of(address);
-  region.start = target;
-  region.end = target + new_length;
-  region.around.store({});
-  m.regions.insert(std::move(region));
+  insert(address, target, target + new_length);
   if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
   m.finish_locked(batch);
   if (request.dont_unmap) m.regions.release(address, from_end);  // nobody holds the old entries any more

@@ -20,7 +20,6 @@
 namespace ramet::vmm {
 namespace {
 
-
 // A guest descriptor for a host descriptor that was just made.
 OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec) {
   auto file = std::make_shared<OpenFile>();
@@ -154,7 +153,7 @@ struct PollSet {
 };
 
 OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, std::vector<pollfd>& guest) {
-  const std::size_t limit = thread.process.files.state().descriptor_limit();
+  const std::size_t limit = state_of(thread).descriptor_limit();
   auto user = read_user_array<pollfd>(thread.memory(), at, count, limit);
   if (!user) return err(user.error());
   guest = std::move(*user);

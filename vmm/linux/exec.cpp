@@ -41,7 +41,7 @@ OrErrno<std::vector<std::string>> read_strings(Thread& thread, mm::Gva at, std::
 
 // The file to run, opened as the guest may open it.
 OrErrno<std::shared_ptr<OpenFile>> open_program(Thread& thread, int dirfd, const std::string& path, int flags) {
-  auto& state = thread.process.files.state();
+  auto& state = state_of(thread);
   if (path.empty()) {
     if (!(flags & AT_EMPTY_PATH)) return err(ENOENT);
     Found found;

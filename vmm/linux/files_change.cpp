@@ -17,12 +17,13 @@ namespace {
 // A guest must not leave programs behind that the host's users would run with the VMM's rights.
 mode_t harmless(mode_t mode, bool directory) { return mode & (directory ? 07777 : 01777); }
 
+OrErrno<Parent> parent_of(Thread& t, int dirfd, const std::string& path) {
+  auto from = state_of(t).base(dirfd, path);
+  return from ? state_of(t).parent(*from, path, t.tid) : err(from.error());
+}
 OrErrno<Parent> parent_for(Thread& t, int dirfd, mm::Gva at) {
   auto path = read_user_path(t.memory(), at);
-  if (!path) return err(path.error());
-  auto from = state_of(t).base(dirfd, *path);
-  if (!from) return err(from.error());
-  return state_of(t).parent(*from, *path, t.tid);
+  return path ? parent_of(t, dirfd, *path) : err(path.error());
 }
 
 bool plain(const Parent& p) { return !p.name.empty() && p.name != "." && p.name != ".."; }
@@ -246,9 +247,7 @@ std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
 }  // namespace
 
 OrErrno<HostFd> make_socket_node(Thread& t, const std::string& path) {
-  auto from = state_of(t).base(AT_FDCWD, path);
-  if (!from) return err(from.error());
-  auto p = state_of(t).parent(*from, path, t.tid);
+  auto p = parent_of(t, AT_FDCWD, path);
   if (!p) return err(p.error());
   if (std::int64_t bad = check_new(t, *p)) return err(static_cast<int>(-bad));
   if (p->slash) return err(ENOENT);

@@ -75,7 +75,7 @@ std::int64_t sys_flock(Thread& t, const Args& a) {
   if (!file || (file->flags & O_PATH)) return -EBADF;
   if (file->kind == OpenFile::Kind::Synthetic || file->synthetic) return 0;
   std::int64_t result = t.blocking(SYS_flock, static_cast<std::uint64_t>(file->host.get()), a.u32(1));
-  return result == -EINTR ? kRestartSys : result;
+  return restartable(result);
 }
 
 // --- ioctl ---
@@ -105,7 +105,7 @@ std::int64_t forward_set(Thread& t, int host, unsigned request, mm::Gva at) {
   if (!value) return -value.error();
   // May wait for output to drain.
   std::int64_t result = t.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request, reinterpret_cast<std::uint64_t>(&*value));
-  return result == -EINTR ? kRestartSys : result;
+  return restartable(result);
 }
 
 std::int64_t terminal(Thread& t, int host, unsigned request, mm::Gva at) {

@@ -54,7 +54,7 @@ std::uint64_t word(int fd) { return static_cast<std::uint64_t>(fd); }
 std::uint64_t bounded(std::uint64_t length) { return std::min(length, UserBuffers::kMaxBytes); }
 
 std::int64_t finish(Thread& t, std::int64_t result) {
-  return result == -EINTR ? kRestartSys : broken_pipe(t, result);
+  return broken_pipe(t, restartable(result));
 }
 
 std::int64_t sys_sendfile(Thread& t, const Args& a) {

@@ -91,7 +91,7 @@ OrErrno<bool> host_entries(const OpenFile& directory, const std::vector<ProcName
 }
 
 std::int64_t list(Thread& t, const Args& a, bool old_layout) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto file = state.get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;
@@ -126,7 +126,7 @@ std::int64_t sys_getdents64(Thread& t, const Args& a) { return list(t, a, false)
 std::int64_t sys_getdents(Thread& t, const Args& a) { return list(t, a, true); }
 
 std::int64_t sys_getcwd(Thread& t, const Args& a) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto path = state.current_path(state.node_of(state.working_directory()));
   if (!path) return -path.error();
   std::size_t length = path->size() + 1;
@@ -150,7 +150,7 @@ std::int64_t enter(Files::State& state, Found& found) {
 }
 
 std::int64_t sys_chdir(Thread& t, const Args& a) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto path = read_user_path(t.memory(), a[0]);
   if (!path) return -path.error();
   auto from = state.base(AT_FDCWD, *path);
@@ -161,7 +161,7 @@ std::int64_t sys_chdir(Thread& t, const Args& a) {
 }
 
 std::int64_t sys_fchdir(Thread& t, const Args& a) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto file = state.get(a.i32(0));
   if (!file) return -EBADF;
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;

@@ -98,7 +98,7 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
       if (__builtin_add_overflow(l.l_start, current, &l.l_start)) return -EOVERFLOW;
       l.l_whence = SEEK_SET;
     }
-    auto found = lock_holder(t.process.files.state(), host, command != F_GETLK);
+    auto found = lock_holder(state_of(t), host, command != F_GETLK);
     if (!found) return -found.error();
     holder = std::move(*found);
     host = holder->get();
@@ -108,7 +108,7 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
   if (command == F_OFD_SETLKW) {
     std::int64_t result = t.blocking(SYS_fcntl, static_cast<std::uint64_t>(host), static_cast<std::uint64_t>(command),
                                      reinterpret_cast<std::uint64_t>(&l));
-    return result == -EINTR ? kRestartSys : result;
+    return restartable(result);
   }
   if (::fcntl(host, command, &l) != 0) return -errno;
   if (command != F_OFD_GETLK) return 0;

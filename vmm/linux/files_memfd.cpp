@@ -54,12 +54,12 @@ std::int64_t sys_ftruncate(Thread& t, const Args& a) {
   auto file = writable_file(t, a.i32(0));
   if (!file) return -file.error();
   if ((*file)->kind != OpenFile::Kind::File && (*file)->kind != OpenFile::Kind::Stdio) return -EINVAL;
-  return resize(t.process.files.state(), **file, a.i64(1));
+  return resize(state_of(t), **file, a.i64(1));
 }
 
 std::int64_t sys_truncate(Thread& t, const Args& a) {
   if (a.i64(1) < 0) return -EINVAL;
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto path = read_user_path(t.memory(), a[0]);
   if (!path) return -path.error();
   auto from = state.base(AT_FDCWD, *path);
@@ -90,7 +90,7 @@ std::int64_t sys_fallocate(Thread& t, const Args& a) {
   // Given up for a signal, and then begun anew; a kick of the vCPU alone does not count.
   const std::int64_t result = t.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()), static_cast<std::uint64_t>(mode),
                                          static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length));
-  return result == -EINTR ? kRestartSys : result;
+  return restartable(result);
 }
 
 std::int64_t sys_memfd_create(Thread& t, const Args& a) {
@@ -103,7 +103,7 @@ std::int64_t sys_memfd_create(Thread& t, const Args& a) {
   if (!host) return -errno;
   auto file = make_file(OpenFile::Kind::File, std::move(host), O_RDWR, "/memfd:" + *name);
   file->writable_mount = true;
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   file->charge = std::make_shared<MemoryCharge>(state.memfd_bytes, t.memory().usage().limit_bytes);
   auto fd = state.install(std::move(file), flags & MFD_CLOEXEC);
   return fd ? *fd : -fd.error();

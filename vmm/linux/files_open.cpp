@@ -257,7 +257,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
 namespace {
 
 std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto path = read_user_path(t.memory(), at);
   if (!path) return -path.error();
   auto from = state.base(dirfd, *path);

@@ -33,7 +33,7 @@ OrErrno<struct stat> stat_of(const Files::State& state, const Found& found) {
 }
 
 OrErrno<Found> locate(Thread& t, int dirfd, mm::Gva at, int flags) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   // Since Linux 6.11 a null pointer does for the empty path.
   OrErrno<std::string> path = at == 0 && (flags & AT_EMPTY_PATH) ? std::string() : read_user_path(t.memory(), at);
   if (!path) return err(path.error());
@@ -55,7 +55,7 @@ namespace {
 
 std::int64_t give_stat(Thread& t, const OrErrno<Found>& found, mm::Gva out) {
   if (!found) return -found.error();
-  auto st = stat_of(t.process.files.state(), *found);
+  auto st = stat_of(state_of(t), *found);
   if (!st) return -st.error();
   auto written = write_user(t.memory(), out, *st);
   return written ? 0 : -written.error();
@@ -125,7 +125,7 @@ std::int64_t sys_statx(Thread& t, const Args& a) {
 
 std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags) {
   if ((mode & ~(R_OK | W_OK | X_OK)) || (flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_EACCESS))) return -EINVAL;
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   auto found = locate(t, dirfd, at, flags);
   if (!found) return -found.error();
   if (found->synthetic()) {
@@ -147,7 +147,7 @@ std::int64_t sys_faccessat2(Thread& t, const Args& a) { return check_access(t, a
 
 std::int64_t read_link(Thread& t, int dirfd, mm::Gva at, mm::Gva out, int size) {
   if (size <= 0) return -EINVAL;
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   // The empty path names a link that was opened with O_PATH|O_NOFOLLOW.
   auto found = locate(t, dirfd, at, AT_SYMLINK_NOFOLLOW | (dirfd == AT_FDCWD ? 0 : AT_EMPTY_PATH));
   if (!found) return -found.error();
@@ -181,7 +181,7 @@ std::int64_t give_statfs(Thread& t, const Found& found, mm::Gva out) {
     fs.f_flags = ST_RDONLY;
   } else {
     if (::fstatfs(found.host(), &fs) != 0) return -errno;
-    bool writable = found.file ? found.file->writable_mount : t.process.files.state().writable(found.node);
+    bool writable = found.file ? found.file->writable_mount : state_of(t).writable(found.node);
     if (!writable) fs.f_flags |= ST_RDONLY;
   }
   auto written = write_user(t.memory(), out, fs);

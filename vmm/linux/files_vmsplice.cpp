@@ -74,7 +74,7 @@ class SplicedPages : public PinHolder {
 namespace {
 
 SplicedPages& spliced_pages(Thread& t) {
-  auto& state = t.process.files.state();
+  auto& state = state_of(t);
   std::lock_guard guard(state.lock);
   if (!state.spliced_pages) {
     state.spliced_pages = std::make_shared<SplicedPages>();
@@ -84,7 +84,7 @@ SplicedPages& spliced_pages(Thread& t) {
 }
 
 std::int64_t finish(Thread& t, std::int64_t result) {
-  return result == -EINTR ? kRestartSys : broken_pipe(t, result);
+  return broken_pipe(t, restartable(result));
 }
 
 // As many buffers as can be had in one call of the host; what is left undone the guest does again.

@@ -157,7 +157,7 @@ std::int64_t sys_get_robust_list(Thread& thread, const Args& a) {
     return -EPERM;  // the list of a running thread is its own business
   }
   if (!write_user(thread.memory(), a[2], std::uint64_t{sizeof(RobustHead)})) return -EFAULT;
-  return write_user(thread.memory(), a[1], head) ? 0 : -EFAULT;
+  return put_user(thread.memory(), a[1], head);
 }
 
 }  // namespace

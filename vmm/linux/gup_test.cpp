@@ -73,7 +73,7 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
   // Linux writes the pages that kDump names to the kernel's log, which a guest here has none of.
   for (std::uint32_t& page : s.which_pages)
     if (request == kDump && page > s.bytes / mm::kPageSize) page = 0;
-  return write_user(thread.memory(), at, s) ? 0 : -EFAULT;
+  return put_user(thread.memory(), at, s);
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ std::int64_t sys_rt_sigaction(Thread& thread, const Args& a) {
     }
   }
   if (!a[2]) return 0;
-  return write_user(thread.memory(), a[2], UserAction{old.handler, old.flags, old.restorer, old.mask}) ? 0 : -EFAULT;
+  return put_user(thread.memory(), a[2], UserAction{old.handler, old.flags, old.restorer, old.mask});
 }
 
 std::int64_t sys_rt_sigprocmask(Thread& thread, const Args& a) {
@@ -77,7 +77,7 @@ std::int64_t sys_rt_sigprocmask(Thread& thread, const Args& a) {
     }
   }
   if (!a[2]) return 0;
-  return write_user(thread.memory(), a[2], old) ? 0 : -EFAULT;
+  return put_user(thread.memory(), a[2], old);
 }
 
 std::int64_t sys_rt_sigpending(Thread& thread, const Args& a) {
@@ -249,7 +249,7 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
   if (!a[1]) return 0;
   const int state = old.size == 0 ? SS_DISABLE : on ? SS_ONSTACK : 0;
   UserStack shown{old.sp, state | (old.flags & kAutodisarm), 0, old.size};
-  return write_user(thread.memory(), a[1], shown) ? 0 : -EFAULT;
+  return put_user(thread.memory(), a[1], shown);
 }
 
 // --- returning from a handler ---

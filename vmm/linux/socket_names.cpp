@@ -27,6 +27,12 @@ HostAddress address_of(const SocketName& name) {
 }
 const sockaddr* generic(const HostAddress& address) { return reinterpret_cast<const sockaddr*>(&address.bytes); }
 
+using End = std::shared_ptr<const SocketName> SocketEnds::*;
+std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
+  std::lock_guard guard(file.socket->lock);
+  return file.socket.get()->*end;
+}
+
 SocketNames& names_of(Thread& t) { return *state_of(t).sockets; }
 
 // The path or abstract name in the guest's struct sockaddr_un; empty: only the family is there.
@@ -74,7 +80,7 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   }
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
-  if (r != 0) return r == -EINTR ? kRestartSys : r;
+  if (r != 0) return restartable(r);
   auto peer = name_of(t, address);
   std::lock_guard guard((*file)->socket->lock);
   (*file)->socket->peer = std::move(peer);
@@ -101,13 +107,10 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   do {
     const std::int64_t r = t.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
                                       static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
-    if (r < 0) return r == -EINTR ? kRestartSys : r;
+    if (r < 0) return restartable(r);
     accepted = make_socket(HostFd(static_cast<int>(r)));
   } while (!is_own(accepted->host.get()));
-  {
-    std::lock_guard guard((*file)->socket->lock);
-    accepted->socket->own = (*file)->socket->own;
-  }
+  accepted->socket->own = name_at(**file, &SocketEnds::own);
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
     accepted->socket->peer = name_of(t, address);
@@ -122,12 +125,7 @@ std::int64_t sys_accept4(Thread& t, const Args& a) { return accept(t, a.i32(0), 
 std::int64_t sys_getsockname(Thread& t, const Args& a) {
   auto file = socket_at(t, a.i32(0));
   if (!file) return -file.error();
-  std::shared_ptr<const SocketName> name;
-  {
-    std::lock_guard guard((*file)->socket->lock);
-    name = (*file)->socket->own;
-  }
-  return a[1] ? give_name_at(t, name.get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(t, name_at(**file, &SocketEnds::own).get(), a[1], a[2]) : -EFAULT;
 }
 
 std::int64_t sys_getpeername(Thread& t, const Args& a) {
@@ -135,12 +133,7 @@ std::int64_t sys_getpeername(Thread& t, const Args& a) {
   if (!file) return -file.error();
   HostAddress address;
   if (::getpeername((*file)->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) != 0) return -errno;
-  std::shared_ptr<const SocketName> name;
-  {
-    std::lock_guard guard((*file)->socket->lock);
-    name = (*file)->socket->peer;
-  }
-  return a[1] ? give_name_at(t, name.get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(t, name_at(**file, &SocketEnds::peer).get(), a[1], a[2]) : -EFAULT;
 }
 
 }  // namespace

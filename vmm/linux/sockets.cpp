@@ -57,7 +57,7 @@ std::int64_t fill(msghdr& message, const UserBuffers& buffers, const OpenFile& f
 std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& message, int flags) {
   const std::int64_t r = thread.blocking(number, static_cast<std::uint64_t>(file.host.get()),
                                          reinterpret_cast<std::uint64_t>(&message), static_cast<std::uint64_t>(flags));
-  return r == -EINTR ? kRestartSys : r;
+  return restartable(r);
 }
 
 // `user`: its name and its ancillary data, or those of sendto(2).
@@ -115,6 +115,16 @@ std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
   return send(thread, **file, *buffers, *user, a.i32(2));
 }
 
+// `message` has the ancillary data's place, if any; `from`: who sent it, of no length if nobody by name.
+std::int64_t receive(Thread& thread, const OpenFile& file, const UserBuffers& buffers, msghdr& message, HostAddress& from, int flags) {
+  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  message.msg_name = &from.bytes;
+  message.msg_namelen = from.length;
+  const std::int64_t r = call(thread, SYS_recvmsg, file, message, flags);
+  from.length = message.msg_namelen;
+  return r;
+}
+
 std::int64_t sys_recvfrom(Thread& thread, const Args& a) {
   if (a.i32(3) & ~kReceiveFlags) return -EOPNOTSUPP;
   auto file = socket_at(thread, a.i32(0));
@@ -122,13 +132,9 @@ std::int64_t sys_recvfrom(Thread& thread, const Args& a) {
   auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], mm::Access::Write);
   if (!buffers) return -buffers.error();
   msghdr message{};
-  if (std::int64_t bad = fill(message, *buffers, **file)) return bad;
   HostAddress from;
-  message.msg_name = &from.bytes;
-  message.msg_namelen = from.length;
-  const std::int64_t r = call(thread, SYS_recvmsg, **file, message, a.i32(3));
+  const std::int64_t r = receive(thread, **file, *buffers, message, from, a.i32(3));
   if (r < 0 || !a[4]) return r;
-  from.length = message.msg_namelen;
   const std::int64_t bad = from.length ? give_name_at(thread, name_of(thread, from).get(), a[4], a[5])
                                        : put_user(thread.memory(), a[5], socklen_t{0});
   return bad ? bad : r;
@@ -144,20 +150,16 @@ std::int64_t sys_recvmsg(Thread& thread, const Args& a) {
   auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Write);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
-  if (std::int64_t bad = fill(message, *buffers, **file)) return bad;
-  HostAddress from;
-  message.msg_name = &from.bytes;
-  message.msg_namelen = from.length;
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))];
   if (user->msg_control && user->msg_controllen) {
     message.msg_control = control;
     message.msg_controllen = sizeof control;
   }
-  const std::int64_t r = call(thread, SYS_recvmsg, **file, message, flags | MSG_CMSG_CLOEXEC);
+  HostAddress from;
+  const std::int64_t r = receive(thread, **file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
   if (std::int64_t bad = give_rights(thread, message, *user, flags)) return bad;
-  from.length = message.msg_namelen;
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
     if (!length) return -length.error();
@@ -188,7 +190,7 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   if (getsockopt((*file)->host.get(), SOL_SOCKET, name, &value, &length) != 0) return -errno;
   length = std::min<socklen_t>(*room, sizeof value);
   if (!thread.memory().write(a[3], std::as_bytes(std::span(&value, 1)).first(length))) return -EFAULT;
-  return write_user(thread.memory(), a[4], length) ? 0 : -EFAULT;
+  return put_user(thread.memory(), a[4], length);
 }
 
 std::int64_t sys_setsockopt(Thread& thread, const Args& a) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <span>
 
@@ -28,6 +29,9 @@ inline constexpr std::int64_t kRestartNoIntr = -513;   // restart always
 inline constexpr std::int64_t kRestartNoHand = -514;   // restart if no handler ran
 inline constexpr std::int64_t kRestartBlock = -516;    // as NoHand, by thread.restart (remaining time)
 inline constexpr std::int64_t kNoResult = -600;        // registers were set by the handler (sigreturn)
+
+// Of a call of the host's that a signal may end: EINTR becomes a restart.
+inline std::int64_t restartable(std::int64_t result) { return result == -EINTR ? kRestartSys : result; }
 
 struct Definition {
   unsigned number;

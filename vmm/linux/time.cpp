@@ -17,7 +17,6 @@
 namespace ramet::vmm {
 namespace {
 
-
 bool valid(const timespec& t) { return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < kNanosPerSecond; }
 
 // The host clock for a guest clock id; CPU-time clocks of other threads and processes are refused.

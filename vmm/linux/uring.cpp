@@ -58,7 +58,7 @@ void refresh_rings(Process& process) { process.files.state().devices->refresh();
 // --- making one ---
 
 Uring::Uring(Thread& thread, const io_uring_params& params, std::unique_ptr<UringQueues> queues)
-    : memory_(thread.memory()), devices_(thread.process.files.state().devices), flags_(params.flags),
+    : memory_(thread.memory()), devices_(state_of(thread).devices), flags_(params.flags),
       issuer_(thread.tid), queues_(std::move(queues)) {}
 
 OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, io_uring_params& params) {
@@ -73,7 +73,7 @@ OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, 
   if (!cq) return err(cq.error());
   if (*cq < *sq) return err(EINVAL);
 
-  auto& state = thread.process.files.state();
+  auto& state = state_of(thread);
   auto charge = std::make_unique<MemoryCharge>(state.memfd_bytes, thread.memory().usage().limit_bytes);
   if (!charge->grow(UringQueues::bytes(*sq, *cq))) return err(ENOMEM);
   auto queues = UringQueues::create(*sq, *cq);

@@ -15,7 +15,6 @@
 namespace ramet::vmm {
 namespace {
 
-
 OrErrno<std::shared_ptr<OpenFile>> ring_file(Thread& thread, int fd, bool registered = false) {
   const auto place = static_cast<unsigned>(fd);
   if (registered && place >= thread.rings.size()) return err(EINVAL);
