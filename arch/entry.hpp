@@ -42,6 +42,7 @@ concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a)
   { F::with(e, a) } -> std::same_as<Entry>;           // the leaf e with other attributes
   { F::leaf_allowed(l) } -> std::same_as<bool>;
   { F::kBreakBeforeMake } -> std::convertible_to<bool>;  // a live entry may not change size or frame directly
+  { F::accessed(e) } -> std::same_as<Entry>;          // the leaf e as if the hardware had used it
   { F::stable(e) } -> std::same_as<Entry>;            // the leaf e without what the hardware changes by itself
   { F::stable_read_only(e) } -> std::same_as<Entry>;  // the same of that leaf without write permission, quickly
   { F::publish() } -> std::same_as<void>;             // barrier between writing entries and the walker's seeing them

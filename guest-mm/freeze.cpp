@@ -47,7 +47,6 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   m.table->share_root(m.config.end, batch);
   batch.commit();  // no vCPU writes to what is shared any more, pinned or not
   m.keep_pinned_locked(*pinned, batch);
-  batch.commit();
   m.freezing.end();
   snapshot->layer = std::move(layer);
   snapshot->root = *root;

@@ -228,6 +228,7 @@ void AddressSpace::Impl::keep_pinned_locked(const std::vector<PinnedPage>& pages
       return PageTable::Change{leaf.state, p.attributes};
     }, batch);
   }
+  batch.commit();  // before: a vCPU that still walked in the layer's tables would read the copy, the device writes the page
   for (const PinnedPage& p : pages) {
     table->substitute(p.table, p.at, p.copy);
     frames->free(p.copy, 1);  // it is the layer's from now on

@@ -12,6 +12,8 @@ template <arch::EntryFormat F>
 arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& last) const {
   if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
   if (e == arch::kNone) return e;
+  // Processors may go on with the shared table until they are told, and will not say here that they did.
+  e = F::accessed(e);
   const bool kept = arch::is_kept(e);
   const Entry live = kept ? arch::restored(e) : e;
   const Gpa frame = F::address(live, level);

@@ -88,6 +88,7 @@ struct Stage1 : Descriptor {
     constexpr Entry all = kCommonBits | kUser | kReadOnly | kNotGlobal | kPrivilegedNoExecute | kUserNoExecute;
     return (e & ~all) | bits(a);
   }
+  static constexpr Entry accessed(Entry e) { return e | kAccessFlag; }
   // The hardware sets the access flag, and takes "read-only" from what may be written.
   static constexpr Entry stable(Entry e) {
     return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kReadOnly : 0));
@@ -124,6 +125,7 @@ struct Stage2 : Descriptor {
     constexpr Entry all = kCommonBits | kRead | kWrite | kNoExecute;
     return (e & ~all) | bits(a);
   }
+  static constexpr Entry accessed(Entry e) { return e | kAccessFlag; }
   static constexpr Entry stable(Entry e) {
     return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kWrite : 0));
   }

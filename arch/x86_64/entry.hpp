@@ -52,6 +52,7 @@ struct Stage1 {
     return (e & ~all) | bits(a);
   }
   static constexpr bool leaf_allowed(Level l) { return l <= Level::Pud; }
+  static constexpr Entry accessed(Entry e) { return e | kAccessed; }
   static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty); }
   static constexpr Entry stable_read_only(Entry e) { return stable(e) & ~kWrite; }
 

@@ -1,13 +1,15 @@
 // Fake vCPUs with translation caches that really go stale, and a model of a shadow-paging host.
 //
-// A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables. The walk
-// here is written from the manuals and shares nothing with the code it checks. Nothing is dropped from a
-// cache but by a flush, or by the vCPU's own fault where the architecture says so, so a flush that was forgotten
-// leaves a stale entry, and verify() names it. The walk sets accessed and dirty bits at any time.
+// A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables, from the top or from the
+// last table that it walked for these 2 MiB. The walk here is written from the manuals and shares nothing with the code
+// it checks. Nothing is dropped from a cache but by a flush, or by the vCPU's own fault where the architecture says so,
+// so a flush that was forgotten leaves a stale entry, and verify() names it. The walk sets accessed and dirty bits at
+// any time.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -30,16 +32,25 @@ struct Translation {
   bool operator==(const Translation& o) const { return gpa == o.gpa && write == o.write && execute == o.execute; }
 };
 
+// A walk cut short: the table of the last level, as a processor caches it (Intel: paging-structure cache, Arm: walk
+// cache).
+struct LastTable {
+  Gpa table = 0;
+  bool may_write = true;  // as far as the tables on the way there say
+};
+
 // What the walker writes into the leaf that it uses.
 enum class Sets { Nothing, Accessed, AccessedAndDirty };
 
-// The independent walk. `seen` is called with each table entry on the way.
+// The independent walk. `seen` is called with each table entry on the way. Begins at `*last`, if there is one, or says
+// there where it passed.
 template <class Seen>
 std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen,
-                                         Sets sets = Sets::Nothing) {
-  Gpa table = root;
-  bool may_write = true;  // as far as the tables on the way say
-  for (int level = 3; level >= 0; --level) {
+                                         Sets sets = Sets::Nothing, std::optional<LastTable>* last = nullptr) {
+  const bool cut_short = last && *last;
+  Gpa table = cut_short ? (*last)->table : root;
+  bool may_write = !cut_short || (*last)->may_write;
+  for (int level = cut_short ? 0 : 3; level >= 0; --level) {
     const unsigned index = (va >> (12 + 9 * level)) & 511;
     auto* entries = reinterpret_cast<std::uint64_t*>(memory.host(table));
     // Acquire: pairs with the release store of the walker under test, as a hardware walk depends on it.
@@ -54,8 +65,9 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
       }
       leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
       if (!leaf || sets == Sets::Nothing) break;
-      const bool dirty = sets == Sets::AccessedAndDirty && (e & 2) && may_write;
-      const std::uint64_t used = x86 ? e | 1 << 5 | (dirty ? 1 << 6 : 0) : e | 1 << 10;
+      const bool write = sets == Sets::AccessedAndDirty, writable = (e & 2) && may_write;
+      if (x86 && write && !writable) return std::nullopt;  // an access that faults need not leave a trace
+      const std::uint64_t used = x86 ? e | 1 << 5 | (write ? 1 << 6 : 0) : e | 1 << 10;
       if (used == e) break;
       if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // looked at once more, whole
     }
@@ -65,6 +77,7 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
       if (x86 && (e >> 1 & 1) == 0) may_write = false;
       if (format == Format::Arm64Stage1 && (e >> 62 & 1)) may_write = false;
       table = address;
+      if (level == 1 && last) *last = {.table = table, .may_write = may_write};
       continue;
     }
     const std::uint64_t span = 1ull << (12 + 9 * level);
@@ -115,11 +128,14 @@ class FakeVcpu {
   friend class ModelTlb;
   Result<std::uint64_t> access(Gva va, Access, std::uint64_t value);
   void spurious(Gva page);
+  void drop(Gva start, Gva end);  // what a flush of the range drops
+  void drop_all() { cache_.clear(), walks_.clear(); }
   static inline thread_local FakeVcpu* current = nullptr;  // whose fault this thread handles
   ModelTlb& tlb_;
   AddressSpace& as_;
   std::mutex lock_;  // held for one access, and while a flush empties the cache
   std::map<Gva, Translation> cache_;   // by 4 KiB page
+  std::map<Gva, std::optional<LastTable>> walks_;  // by 2 MiB
   std::uint64_t generation_ = 0;       // of relaxed flushes, when all was dropped last; the vCPU's own
 };
 
@@ -139,16 +155,17 @@ class ModelTlb : public Tlb {
     if (ignore_flushes) return;
     for (auto& vcpu : vcpus_) {
       std::lock_guard guard(vcpu->lock_);
-      auto& cache = vcpu->cache_;
-      const auto drop = [&](auto from, auto to) {
-        for (auto i = from; i != to; ++i) note_conflict(i->first, i->second);
-        cache.erase(from, to);
-      };
-      if (request.everything) drop(cache.begin(), cache.end());
-      for (const auto& r : request.ranges) drop(cache.lower_bound(r.start), cache.lower_bound(r.end));
+      for (const auto& r : request.ranges) vcpu->drop(r.start, r.end);
+      if (request.everything) vcpu->drop(0, ~Gva{0});
+      std::erase_if(vcpu->walks_, [&](const auto& walk) {
+        return walk.second && std::ranges::find(request.tables, walk.second->table) != request.tables.end();
+      });
     }
-    std::lock_guard guard(shadow_lock_);
-    for (Gpa table : request.tables) shadow_.erase(table);
+    {
+      std::lock_guard guard(shadow_lock_);
+      for (Gpa table : request.tables) shadow_.erase(table);
+    }
+    if (after_flush) after_flush();
   }
   // Other vCPUs may keep what they have; the model always does. The caller's own drops it.
   void flush_relaxed(const FlushRequest&) override;
@@ -178,6 +195,7 @@ class ModelTlb : public Tlb {
   std::atomic<unsigned> strict{0}, relaxed{0}, spurious{0}, spurious_flushes{0};  // statistics
   std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
   std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
+  std::function<void()> after_flush;            // and at once afterwards
   bool ignore_flushes = false;                  // damage, to see that it is noticed
 
   template <class Seen>
@@ -208,14 +226,14 @@ class ModelTlb : public Tlb {
     if (now && now->gpa != cached.gpa) ++conflicts;
   }
 
-  std::optional<Translation> fill(Gva va, Access access) {
+  std::optional<Translation> fill(Gva va, Access access, std::optional<LastTable>& last) {
     // The shadow's own look at the tables and its record of them are one step for the host. It lets nobody write
     // through an entry that is not dirty, or it would not see when that changes.
     std::lock_guard guard(shadow_lock_);
     return hardware_walk(format_, as_->memory(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
       const bool clean = format_ == Format::X86_64Stage1 && (e & 1 << 6) == 0;
       if (e & 1) shadow_[table][index] = clean ? e & ~2ull : e;
-    }, access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed);
+    }, access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed, &last);
   }
 
   const Format format_;
@@ -225,16 +243,23 @@ class ModelTlb : public Tlb {
   std::map<Gpa, std::map<unsigned, std::uint64_t>> shadow_;  // entries as the host last saw them
 };
 
+inline void FakeVcpu::drop(Gva start, Gva end) {
+  const auto first = cache_.lower_bound(start), last = cache_.lower_bound(end);
+  for (auto i = first; i != last; ++i) tlb_.note_conflict(i->first, i->second);
+  cache_.erase(first, last);
+  walks_.erase(walks_.lower_bound(align_down(start, kBlockSize)), walks_.lower_bound(end));
+}
+
 // The entry allows the access by now: its translation goes, and all of them if permission was given since this vCPU
 // dropped everything, as there may be more like it.
 inline void FakeVcpu::spurious(Gva page) {
   std::lock_guard guard(lock_);
-  cache_.erase(page);
+  drop(page, page + kPageSize);
   ++tlb_.spurious;
   const std::uint64_t now = tlb_.generation();
   if (now == generation_) return;
   generation_ = now;
-  cache_.clear();
+  drop_all();
   ++tlb_.spurious_flushes;
 }
 
@@ -243,22 +268,24 @@ inline void ModelTlb::flush_relaxed(const FlushRequest& request) {
   FakeVcpu* own = FakeVcpu::current;
   if (!own || own->tlb_.as_ != as_) return;
   std::lock_guard guard(own->lock_);
-  if (request.everything) own->cache_.clear();
-  for (const auto& r : request.ranges) own->cache_.erase(own->cache_.lower_bound(r.start), own->cache_.lower_bound(r.end));
+  if (request.everything) own->drop_all();
+  for (const auto& r : request.ranges) own->drop(r.start, r.end);
 }
 
 inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64_t value) {
   const Gva page = align_down(va, kPageSize);
+  const bool x86 = tlb_.format_ == Format::X86_64Stage1;
   for (int attempt = 0; attempt < 10000; ++attempt) {
     {
       std::lock_guard guard(lock_);
       auto cached = cache_.find(page);
+      auto& last = walks_[align_down(page, kBlockSize)];
       if (cached == cache_.end()) {
-        if (const auto filled = tlb_.fill(page, access)) cached = cache_.emplace(page, *filled).first;
+        if (const auto filled = tlb_.fill(page, access, last)) cached = cache_.emplace(page, *filled).first;
       } else {
         tlb_.note_conflict(page, cached->second);
         if (access == Access::Write && cached->second.write && !cached->second.dirty) {
-          const auto filled = tlb_.fill(page, access);
+          const auto filled = tlb_.fill(page, access, last);
           if (filled) cached->second = *filled;
           else cache_.erase(cached), cached = cache_.end();
         }
@@ -272,9 +299,9 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
           word.store(value, std::memory_order_relaxed);
           return value;
         }
-        // On x86-64 a fault drops the entry that caused it; elsewhere somebody has to.
-        if (tlb_.format_ == Format::X86_64Stage1) cache_.erase(cached);
       }
+      // On x86-64 a fault drops the entries that caused it; elsewhere somebody has to.
+      if (x86) drop(page, page + kPageSize);
     }
     current = this;
     const auto done = as_.fault(va, access);

@@ -7,7 +7,8 @@
 // guest that writes to the page: the processor, then AddressSpace::fault with try_copy and Walker::replace_leaves.
 // change() holds the address-space lock: AddressSpace::freeze with pinned_pages_locked and keep_pinned_locked, advise
 // (DontNeed) with PinBook::free. child() ends at any time; then Impl::thaw_locked makes the frames the owner's again.
-// A flush is one step here, see flush.pml.
+// A flush is one step here, see flush.pml; but a processor may go on in the table that the layer took until freeze()
+// flushes.
 
 #define PINS 2
 #define STORES 2
@@ -33,9 +34,12 @@ bit orphan[FRAMES];        // freed, but for a pin
 
 bit child_lives;           // somebody stands on the layer
 byte layer_entry = NONE;   // what the child sees
+bit walks_layer;           // a processor of the owner's may read it as well
 byte finished;
 
 #define exclusive(f) (!sealed[f])
+// What the owner reads.
+#define reads_its_own (entry == NONE || !walks_layer || layer_entry == entry)
 #define may_write(f) (exclusive(f) || pins[f] > 0)
 
 inline lock(bit_) { atomic { !bit_ -> bit_ = 1 } }
@@ -218,6 +222,7 @@ proctype owner() {
      n++;
 again:
      atomic {  // the processor
+       assert(reads_its_own);
        if
        :: entry != NONE && !changing && !below_shared && writable -> write_to(entry); goto stored
        :: else
@@ -288,8 +293,13 @@ inline freeze() {
 #endif
   if
   :: copy != NONE ->
-     d_step { below_shared = 0; table_sealed = 0; writable = was_writable }  // own, and the attributes that it had
+     // own, and the attributes that it had
+     d_step { below_shared = 0; table_sealed = 0; writable = was_writable; walks_layer = 1 }
+#ifndef BROKEN_copy_before_flush
+     walks_layer = 0;
+#endif
      d_step { layer_entry = copy; give_back(copy) }
+     walks_layer = 0
   :: else
   fi;
   assert(layer_entry == NONE || used[layer_entry]);
