@@ -16,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -128,6 +129,7 @@ class FakeVcpu {
   friend class ModelTlb;
   Result<std::uint64_t> access(Gva va, Access, std::uint64_t value);
   void spurious(Gva page);
+  void walk_ahead(Gva page);
   void drop(Gva start, Gva end);  // what a flush of the range drops
   void drop_all() { cache_.clear(), walks_.clear(); }
   static inline thread_local FakeVcpu* current = nullptr;  // whose fault this thread handles
@@ -136,6 +138,7 @@ class FakeVcpu {
   std::mutex lock_;  // held for one access, and while a flush empties the cache
   std::map<Gva, Translation> cache_;   // by 4 KiB page
   std::map<Gva, std::optional<LastTable>> walks_;  // by 2 MiB
+  std::minstd_rand ahead_;             // where to look, as a processor speculates
   std::uint64_t generation_ = 0;       // of relaxed flushes, when all was dropped last; the vCPU's own
 };
 
@@ -250,6 +253,13 @@ inline void FakeVcpu::drop(Gva start, Gva end) {
   walks_.erase(walks_.lower_bound(align_down(start, kBlockSize)), walks_.lower_bound(end));
 }
 
+// Processors look at pages that nobody asked them for.
+inline void FakeVcpu::walk_ahead(Gva page) {
+  const Gva other = page ^ (ahead_() % 64 << kPageShift);
+  if (cache_.contains(other)) return;
+  if (const auto filled = tlb_.fill(other, Access::Read, walks_[align_down(other, kBlockSize)])) cache_.emplace(other, *filled);
+}
+
 // The entry allows the access by now: its translation goes, and all of them if permission was given since this vCPU
 // dropped everything, as there may be more like it.
 inline void FakeVcpu::spurious(Gva page) {
@@ -278,6 +288,7 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
   for (int attempt = 0; attempt < 10000; ++attempt) {
     {
       std::lock_guard guard(lock_);
+      walk_ahead(page);
       auto cached = cache_.find(page);
       auto& last = walks_[align_down(page, kBlockSize)];
       if (cached == cache_.end()) {

@@ -511,10 +511,6 @@ TEST_P(Pins, Pins_race_with_freezes_writes_and_changes_of_protection) {
       ASSERT_EQ(parent->cpu(3).load(a + i * kPageSize + 128), by_owner[i]);
     }
   });
-  threads.emplace_back([&] {  // processors walk ahead of what they do
-    std::mt19937 random(9);
-    while (!done) (void)parent->cpu(1 + random() % 2).load(a + random() % kPages * kPageSize);
-  });
   for (unsigned round = 0; round < scaled(200, 40); ++round) {
     auto snapshot = *parent->as->freeze();
     auto child = g.child(snapshot);
