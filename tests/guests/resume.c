@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -166,6 +167,7 @@ static int holds(const char* what) {
   else if (strcmp(what, "temporary") == 0) CHECK((fd[0] = open("/tmp/resume", O_CREAT | O_RDWR, 0600)) >= 0);
   else if (strcmp(what, "shared") == 0)
     CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+  else if (strcmp(what, "segment") == 0) CHECK(shmget(IPC_PRIVATE, 4096, 0600) >= 0);
   else if (strcmp(what, "child") == 0) {
     if (fork() == 0) {
       pause();

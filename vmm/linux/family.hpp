@@ -20,6 +20,7 @@
 
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/syscall.hpp"
+#include "vmm/linux/sysv_memory.hpp"
 #include "vmm/shell_pool.hpp"
 
 namespace ramet::vmm {
@@ -107,6 +108,8 @@ class Family {
   void stopped(int pid, int sig);                    // tells the parent
   void continued(int pid);
   rusage children_usage(int pid);                    // of those that were waited for
+
+  SysvMemory sysv_memory;                            // shared by all of its processes
 
   // --- counters of calls, by number ---
   std::map<unsigned, std::uint64_t> calls() const, unknown_calls() const;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -141,7 +142,13 @@ std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thr
 std::int64_t sys_setfsuid(Thread&, const Args&) { return getuid(); }
 std::int64_t sys_setfsgid(Thread&, const Args&) { return getgid(); }
 std::int64_t sys_getgroups(Thread&, const Args& a) { return a.i32(0) < 0 ? -EINVAL : 0; }
-std::int64_t sys_setgroups(Thread&, const Args&) { return -EPERM; }
+// Root may have none, or its own, which gives it nothing: servers make sure of that as they start.
+std::int64_t sys_setgroups(Thread& thread, const Args& a) {
+  if (getuid() != 0) return -EPERM;
+  auto groups = read_user_array<gid_t>(thread.memory(), a[1], a.u32(0), NGROUPS_MAX);
+  if (!groups) return -groups.error();
+  return std::ranges::all_of(*groups, [](gid_t group) { return group == getgid(); }) ? 0 : -EPERM;
+}
 
 std::int64_t sys_capget(Thread& thread, const Args& a) {
   auto header = read_user<__user_cap_header_struct>(thread.memory(), a[0]);

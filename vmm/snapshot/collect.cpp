@@ -230,6 +230,10 @@ std::expected<int, std::string> Collector::add_mapping(const mm::Region& region,
 Status Collector::memory() {
   mm::AddressSpace& space = first_.memory();
   if (space.pins() != 0) return refused("it has memory that is pinned for devices");
+  {
+    std::lock_guard guard(process_.family.sysv_memory.lock);
+    if (!process_.family.sysv_memory.segments.empty()) return refused("it has System V shared memory (shmget)");
+  }
   state.memory_bytes = space.limit_bytes();
   state.mmap_top = space.mmap_top();
   std::vector<mm::Region> regions;

@@ -114,7 +114,8 @@ test_snapshot_parent() {
 
 test_snapshot_refused() {
   for pair in 'pipe:a pipe' 'socket:a socket' 'epoll:an epoll instance' 'eventfd:an eventfd' 'timerfd:a timerfd' \
-    'memory:a memory file' 'shared:memory that processes share' 'temporary:share a directory' 'child:processes besides'; do
+    'memory:a memory file' 'shared:memory that processes share' 'segment:System V' 'temporary:share a directory' \
+    'child:processes besides'; do
     expect 125 "cannot be saved: .*${pair#*:}" "$RAMET" snapshot save -o "$WORK/none" "$G/resume" holds "${pair%%:*}"
     [ ! -e "$WORK/none" ] || fail "a file although nothing was saved"
   done

@@ -1,0 +1,32 @@
+// System V shared memory (shmget(2)): the segments of a family, as an IPC namespace has them. A segment's memory is that
+// of a shared anonymous mapping, which goes with its last user. Differences from Linux: no SHM_STAT, SHM_INFO and
+// /proc/sysvipc; shm_lpid and shm_dtime tell of calls, not of mappings that end with their process; shmat(2) does not
+// look at RLIMIT_AS.
+#pragma once
+
+#include <sys/shm.h>
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "guest-mm/backing.hpp"
+
+namespace ramet::vmm {
+
+struct SysvMemory {
+  static constexpr std::size_t kMaxSegments = 4096;  // SHMMNI of Linux
+
+  struct Segment {
+    std::weak_ptr<mm::Backing> memory;
+    std::shared_ptr<mm::Backing> kept;  // until IPC_RMID; from then on only those who have it mapped keep it
+    shmid_ds state{};                   // but shm_nattch, which is counted when somebody asks
+  };
+
+  std::mutex lock;  // guards what follows. Lock order: before Family's and AddressSpace's
+  std::map<int, Segment> segments;
+  int next_id = 0;
+};
+
+}  // namespace ramet::vmm
