@@ -58,6 +58,7 @@ void inherit(Process& child, Process& parent, bool clear_handlers) {
   }
   std::lock_guard guard(parent.signals.lock);
   child.signals.actions = parent.signals.actions;
+  child.signals.fds = parent.signals.fds;
   if (!clear_handlers) return;
   for (SignalAction& action : child.signals.actions)
     if (action.handler != 1) action = {};

@@ -43,12 +43,13 @@ class HostFd {
 class MemoryCharge;  // files_memfd.cpp
 class PinHolder;     // devices.hpp
 struct SocketEnds;   // sockets.hpp
+struct SignalFd;     // signalfd.hpp
 
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
 struct OpenFile {
   // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
   enum class Kind : std::uint8_t {
-    File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest
+    File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest, Signal
   };
   Kind kind = Kind::File;
   HostFd host;
@@ -61,6 +62,7 @@ struct OpenFile {
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
   std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
   std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
+  std::shared_ptr<SignalFd> signals;     // of a Signal
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;
@@ -94,6 +96,7 @@ class Files {
 
   // Null if fd is not open. The result stays valid when another thread closes fd.
   std::shared_ptr<OpenFile> get(int fd) const;
+  bool holds(const OpenFile&) const;     // some descriptor leads there
   // Lowest free number at or above `from`; EMFILE past the limit.
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
 

@@ -57,6 +57,8 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     }
     case F_GETFL: return get_flags(*file);
     case F_SETFL: return set_flags(*file, a.i32(2));
+    case F_SETOWN:  // as FIOASYNC: servers ask for it and do not depend on it
+      return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -EINVAL;
     case F_GETLK: case F_SETLK: case F_SETLKW:
     case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(t, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
@@ -155,6 +157,11 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
       auto on = read_user<int>(t.memory(), a[2]);
       if (!on) return -on.error();
       return result_of(::ioctl(file->host.get(), FIONBIO, &*on));
+    }
+    case FIOASYNC: {  // checked, and accepted; SIGIO is not sent
+      auto on = read_user<int>(t.memory(), a[2]);
+      if (!on) return -on.error();
+      return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -ENOTTY;
     }
     case FIONREAD:
       if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;

@@ -13,6 +13,7 @@
 
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/signalfd.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/snapshot/saving.hpp"
 
@@ -69,6 +70,10 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
 }
 
 std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> iov, std::uint64_t bytes, const Transfer& how) {
+  if (file.kind == OpenFile::Kind::Signal) {
+    if (how.offset != kCurrent) return -ESPIPE;
+    return how.write ? -EINVAL : read_signals(t, file, iov, bytes);
+  }
   std::unique_lock<std::mutex> charged;
   if (file.charge) {
     charged = std::unique_lock(file.charge->lock);

@@ -144,7 +144,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
     mount = file.mount;
     may_write = file.writable_mount;
     using enum OpenFile::Kind;
-    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring)
+    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring || file.kind == Signal)
       return err(ENXIO);
     if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
       found.node.path = file.path;

@@ -162,6 +162,11 @@ void Files::close_all() {
 
 std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }
 
+bool Files::holds(const OpenFile& file) const {
+  std::lock_guard guard(state_->lock);
+  return std::ranges::any_of(state_->slots, [&](const State::Slot& slot) { return slot.file.get() == &file; });
+}
+
 bool Files::close(int fd) { return state_->close(fd); }
 
 OrErrno<int> Files::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {

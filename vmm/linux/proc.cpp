@@ -137,6 +137,7 @@ std::string description(const OpenFile& file) {
     case OpenFile::Kind::Event: return "anon_inode:[eventfd]";
     case OpenFile::Kind::Timer: return "anon_inode:[timerfd]";
     case OpenFile::Kind::Epoll: return "anon_inode:[eventpoll]";
+    case OpenFile::Kind::Signal: return "anon_inode:[signalfd]";
     case OpenFile::Kind::Uring: return "anon_inode:[io_uring]";
     case OpenFile::Kind::Stdio:
       if (::isatty(file.host.get())) return "/dev/tty";

@@ -13,6 +13,7 @@
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/signalfd.hpp"
 #include "vmm/linux/thread.hpp"
 
 namespace ramet::vmm {
@@ -184,6 +185,7 @@ std::int64_t send(Process& process, int tid, const siginfo_t& info) {
       std::lock_guard guard(process.signals.lock);
       resumed = change_run_state(process, sig);
       result = thread ? queue_for_thread(process, *thread, info) : queue_for_process(process, info);
+      if (!process.signals.fds.empty()) tell_signal_fds(process, sig);
     }
   }
   if (sig == SIGKILL) process.end(killed_by(SIGKILL));

@@ -7,8 +7,10 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "guest-mm/types.hpp"
 
@@ -16,6 +18,7 @@ namespace ramet::vmm {
 
 class Process;
 class Thread;
+struct OpenFile;
 
 inline constexpr int kSignals = 64;
 inline constexpr int kAutodisarm = static_cast<int>(1u << 31);  // SS_AUTODISARM, which <signal.h> leaves out
@@ -40,6 +43,7 @@ struct ProcessSignals {
   std::mutex lock;                              // guards this and every thread's ThreadSignals
   std::array<SignalAction, kSignals> actions{};
   PendingSignals pending;
+  std::vector<std::weak_ptr<OpenFile>> fds;     // signalfds it made or inherited; some may be closed
   // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for it
   // without, before they go back to the guest.
   std::atomic<std::uint32_t> stopped{0};

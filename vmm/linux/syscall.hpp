@@ -47,6 +47,7 @@ std::span<const Definition> exec_calls();      // exec.cpp
 std::span<const Definition> relation_calls();  // relations.cpp: wait4, waitid, parents, groups, sessions
 std::span<const Definition> futex_calls();     // futex.cpp
 std::span<const Definition> signal_calls();    // signals.cpp
+std::span<const Definition> signalfd_calls();  // signalfd.cpp
 std::span<const Definition> time_calls();      // time.cpp
 std::span<const Definition> system_calls();    // system.cpp: uname, limits, random, identity, ...
 std::span<const Definition> file_calls();      // files_io.cpp: open, read, write, close, dup, fcntl, ioctl

@@ -132,6 +132,7 @@ const char* kind_name(const OpenFile& file) {
     case Pipe: return "a pipe";
     case Event: return "an eventfd";
     case Timer: return "a timerfd";
+    case Signal: return "a signalfd";
     case Epoll: return "an epoll instance";
     case Socket: return "a socket";
     case Uring: return "an io_uring";

@@ -10,6 +10,7 @@ test_processes_files() { same "$G/processes" files "$DATA"; }
 test_processes_shared() { same "$G/processes" shared "$DATA"; }
 test_processes_signals() { same "$G/processes" signals; }
 test_processes_orphans() { same "$G/processes" orphans; }
+test_signalfd() { same "$G/signalfd"; }
 test_shm() { same -o "--dir $G" "$G/shm"; }
 test_shm_limit() {
   expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/shm" limit

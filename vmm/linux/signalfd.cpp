@@ -1,0 +1,175 @@
+#include "vmm/linux/signalfd.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::size_t kRecord = sizeof(signalfd_siginfo);
+
+void raise(const OpenFile& file) {
+  // A full socket is readable already.
+  static_cast<void>(::send(file.signals->teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+// Not readable any more, unless there is something for one of those who have it open. They queue first and raise then:
+// what is queued after this has looked is raised again.
+void settle(Family& family, const OpenFile& file) {
+  char bytes[256];
+  while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
+  }
+  const SignalSet mask = file.signals->mask;
+  for (const auto& process : family.all()) {
+    std::lock_guard threads(process->threads_lock);
+    std::lock_guard guard(process->signals.lock);
+    const auto& fds = process->signals.fds;
+    if (std::ranges::none_of(fds, [&](const auto& f) { return f.lock().get() == &file; })) continue;
+    SignalSet pending = process->signals.pending.set;
+    for (const auto& thread : process->threads) pending |= thread->signals.pending.set;
+    if (pending & mask) raise(file);
+  }
+}
+
+// As Linux fills it, by what kind of signal it is.
+signalfd_siginfo record_of(const siginfo_t& info) {
+  signalfd_siginfo r{};
+  r.ssi_signo = static_cast<std::uint32_t>(info.si_signo);
+  r.ssi_errno = info.si_errno;
+  r.ssi_code = info.si_code;
+  if (info.si_code == SI_TIMER) {
+    r.ssi_tid = static_cast<std::uint32_t>(info.si_timerid);
+    r.ssi_overrun = static_cast<std::uint32_t>(info.si_overrun);
+    r.ssi_ptr = reinterpret_cast<std::uint64_t>(info.si_value.sival_ptr);
+    r.ssi_int = info.si_value.sival_int;
+    return r;
+  }
+  const bool fault = info.si_signo == SIGSEGV || info.si_signo == SIGBUS || info.si_signo == SIGILL || info.si_signo == SIGFPE;
+  if (info.si_code > 0 && fault) {
+    r.ssi_addr = reinterpret_cast<std::uint64_t>(info.si_addr);
+    return r;
+  }
+  r.ssi_pid = static_cast<std::uint32_t>(info.si_pid);
+  r.ssi_uid = info.si_uid;
+  if (info.si_code > 0 && info.si_signo == SIGCHLD) {
+    r.ssi_status = info.si_status;
+    r.ssi_utime = static_cast<std::uint64_t>(info.si_utime);
+    r.ssi_stime = static_cast<std::uint64_t>(info.si_stime);
+  } else if (info.si_code < 0 && info.si_code != SI_TKILL) {
+    r.ssi_ptr = reinterpret_cast<std::uint64_t>(info.si_value.sival_ptr);
+    r.ssi_int = info.si_value.sival_int;
+  }
+  return r;
+}
+
+std::vector<signalfd_siginfo> take(Thread& thread, SignalSet mask, std::uint64_t most) {
+  std::vector<siginfo_t> taken;
+  {
+    std::lock_guard guard(thread.process.signals.lock);
+    while (taken.size() < most) {
+      auto info = take_signal(thread, mask);
+      if (!info) break;
+      taken.push_back(*info);
+    }
+  }
+  std::vector<signalfd_siginfo> records;
+  for (const siginfo_t& info : taken) {
+    thread.process.timers->taken(info);
+    records.push_back(record_of(info));
+  }
+  return records;
+}
+
+std::int64_t make(Thread& thread, const Args& a, int flags) {
+  if ((flags & ~(SFD_CLOEXEC | SFD_NONBLOCK)) || a[2] != sizeof(SignalSet)) return -EINVAL;
+  auto set = read_user<SignalSet>(thread.memory(), a[1]);
+  if (!set) return -EFAULT;
+  Process& process = thread.process;
+  int fd = a.i32(0);
+  std::shared_ptr<OpenFile> file;
+  if (fd != -1) {
+    file = process.files.get(fd);
+    if (!file) return -EBADF;
+    if (file->kind != OpenFile::Kind::Signal) return -EINVAL;
+    file->signals->mask = *set & ~kUnblockable;
+  } else {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return -errno;
+    file = std::make_shared<OpenFile>();
+    file->kind = OpenFile::Kind::Signal;
+    file->host = HostFd(ends[0]);
+    file->flags = O_RDWR;
+    file->signals = std::make_shared<SignalFd>(*set & ~kUnblockable, HostFd(ends[1]));
+    if ((flags & SFD_NONBLOCK) && ::fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0) return -errno;
+    auto installed = process.files.install(file, flags & SFD_CLOEXEC);
+    if (!installed) return -installed.error();
+    fd = *installed;
+    std::lock_guard guard(process.signals.lock);
+    process.signals.fds.push_back(file);
+  }
+  settle(process.family, *file);
+  return fd;
+}
+
+std::int64_t sys_signalfd(Thread& thread, const Args& a) { return make(thread, a, 0); }
+std::int64_t sys_signalfd4(Thread& thread, const Args& a) { return make(thread, a, a.i32(3)); }
+
+}  // namespace
+
+void tell_signal_fds(Process& process, int sig) {
+  std::erase_if(process.signals.fds, [&](const auto& known) {
+    auto file = known.lock();
+    if (!file) return true;
+    if (!(file->signals->mask & bit_of(sig))) return false;
+    if (!process.files.holds(*file)) return true;  // closed, and open in other processes
+    raise(*file);
+    return false;
+  });
+}
+
+std::int64_t read_signals(Thread& thread, const OpenFile& file, std::span<const iovec> iov, std::uint64_t bytes) {
+  constexpr std::uint64_t kMost = 64;  // at once: the guest chooses the length
+  if (bytes < kRecord) return -EINVAL;
+  for (;;) {
+    const auto records = take(thread, file.signals->mask, std::min<std::uint64_t>(bytes / kRecord, kMost));
+    settle(thread.process.family, file);
+    if (!records.empty()) {
+      auto from = std::as_bytes(std::span(records));
+      for (const iovec& v : iov) {
+        const std::size_t n = std::min(v.iov_len, from.size());
+        if (n) std::memcpy(v.iov_base, from.data(), n);
+        from = from.subspan(n);
+      }
+      return static_cast<std::int64_t>(records.size() * kRecord);
+    }
+    const int status = ::fcntl(file.host.get(), F_GETFL);
+    if (status < 0) return -errno;
+    if (status & O_NONBLOCK) return -EAGAIN;
+    pollfd wait{.fd = file.host.get(), .events = POLLIN, .revents = 0};
+    const std::int64_t r = thread.blocking(SYS_ppoll, reinterpret_cast<std::uint64_t>(&wait), 1);
+    if (r < 0) return restartable(r);
+  }
+}
+
+std::span<const Definition> signalfd_calls() {
+  static constexpr Definition kCalls[] = {
+      {SYS_signalfd, "signalfd", sys_signalfd},
+      {SYS_signalfd4, "signalfd4", sys_signalfd4},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,29 @@
+// signalfd(2): a descriptor to read pending signals from. What a process has pending is known here only, and who polls
+// or waits in an epoll does that in the host: so the descriptor is one end of a host socket, with a byte in it while
+// somebody who has it open may have a signal for it. Too early a byte is harmless: the read that finds no signal takes it
+// away. A missing one would not be.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+
+#include "vmm/linux/files.hpp"
+#include "vmm/linux/signal_state.hpp"
+
+namespace ramet::vmm {
+
+struct SignalFd {
+  std::atomic<SignalSet> mask;  // a store is followed by a look at what is pending; pairs with nothing else
+  HostFd teller;                // the socket's other end
+};
+
+// The signal was queued for the process: descriptors that want it become readable. Under the process's signals.lock.
+void tell_signal_fds(Process&, int sig);
+
+// read(2) of one, into host memory: whole signalfd_siginfo. Waits unless O_NONBLOCK. Returns bytes or -errno.
+std::int64_t read_signals(Thread&, const OpenFile&, std::span<const iovec>, std::uint64_t bytes);
+
+}  // namespace ramet::vmm
