@@ -111,6 +111,7 @@ class AddressSpace {
     std::uint64_t stack_limit = 8 << 20; // how far a grows_down region may grow, bytes (RLIMIT_STACK)
     std::size_t max_regions = 65530;     // vm.max_map_count
     std::uint64_t limit_bytes = 0;       // most memory in use; 0: all of the private bank
+    std::size_t many_layers = 16;        // a freeze upon so many looks which of them are still referred to
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.

@@ -147,8 +147,10 @@ struct AddressSpace::Impl {
     Gpa table = 0;
     PageTable::Attributes attributes = {};
   };
+  std::vector<Layer::Below> referred_to_locked(std::vector<Layer::Below>) const;
   Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&);
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
+  bool was_reset = false;  // refers again to all that memory.layer() does, though a layer of our own may not
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();
   // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.

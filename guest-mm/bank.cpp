@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <mutex>
 
@@ -211,26 +212,48 @@ Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::functi
 // Those below that end with it end one after the other: in each other's destructors a long chain would need more stack
 // than a thread has.
 Layer::~Layer() {
-  thread_local std::shared_ptr<const Layer>* next_to_end = nullptr;
-  if (next_to_end) {
-    *next_to_end = std::move(below);
+  thread_local std::vector<Below>* to_end = nullptr;
+  if (to_end) {
+    std::ranges::move(below, std::back_inserter(*to_end));
     return;
   }
-  std::shared_ptr<const Layer> next = std::move(below);
-  next_to_end = &next;
-  while (next) {
-    const auto ending = std::move(next);
+  to_end = &below;
+  while (!below.empty()) {
+    const Below ending = std::move(below.back());
+    below.pop_back();
   }
-  next_to_end = nullptr;
+  to_end = nullptr;
+}
+
+std::vector<Layer::Below> Layer::from(const std::shared_ptr<const Layer>& top) {
+  std::vector<Below> all;
+  if (!top) return all;
+  all.reserve(1 + top->below.size());
+  all.push_back({.layer = top});
+  all.insert(all.end(), top->below.begin(), top->below.end());
+  return all;
+}
+
+void Layer::join(std::vector<Below>& all, const std::vector<Below>& others) {
+  std::map<std::shared_ptr<const Layer>, std::size_t> known;
+  for (std::size_t i = 0; i < all.size(); ++i) known.emplace(all[i].layer, i);
+  for (const Below& other : others) {
+    const auto [at, fresh] = known.emplace(other.layer, all.size());
+    if (fresh) all.push_back(other);
+    else all[at->second].tables |= other.tables;
+  }
 }
 
 Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
   // By start. Parts of one bank that touch each other, closed by one freeze after another, become one.
   std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;
-  for (const Layer* l = layer.get(); l; l = l->below.get()) {
+  for (const auto& [below, tables_too] : Layer::from(layer)) {
+    const Layer* l = below.get();
     for (const auto& part : l->data_parts) data[part.start] = {l, part.end};
     // The upper layer of a bank has all that the lower ones have. What comes from a file has no tables.
-    if (!l->table_part.empty()) tables.try_emplace(l->table_part.start, l, l->table_part.end);
+    if (!tables_too || l->table_part.empty()) continue;
+    const auto at = tables.try_emplace(l->table_part.start, l, l->table_part.end).first;
+    if (at->second.second < l->table_part.end) at->second = {l, l->table_part.end};
   }
   for (auto i = data.begin(); i != data.end();) {
     const auto next = std::next(i);

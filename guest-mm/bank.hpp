@@ -63,11 +63,21 @@ struct Layer {
     Gpa start = 0, end = 0;
     bool empty() const { return start == end; }
   };
+  struct Below {
+    std::shared_ptr<const Layer> layer;
+    bool tables = true;                    // its tables are referred to as well, not its data alone
+  };
   ~Layer();
-  std::shared_ptr<const Layer> below;      // what it refers to in turn; null: nothing
+  std::vector<Below> below;                // all that it refers to, those of the layers below as well; the last first
   std::shared_ptr<Bank> data, tables;
   std::vector<Part> data_parts;            // without those of the layers below
   Part table_part;                         // with those that belong to the same bank; empty: it has no tables
+  std::size_t look_at = 0;                 // so many below are too many, see AddressSpace::Impl::referred_to_locked()
+
+  // What somebody who stands on `top` refers to; null: nothing.
+  static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
+  // Who refers to either.
+  static void join(std::vector<Below>& all, const std::vector<Below>& others);
 };
 
 // Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the

@@ -1,6 +1,7 @@
 // Freeze: all memory there is becomes a layer, which children share with us. It costs a table and a flush, whatever
 // the size: the root leads to the tables there are, and forbids writing below; faults copy what is written.
 #include <algorithm>
+#include <map>
 
 #include "guest-mm/address_space_impl.hpp"
 #include "guest-mm/rcu.hpp"
@@ -13,6 +14,37 @@ bool AddressSpace::Impl::thaw_locked() {
   return frames_thawed || tables_thawed;
 }
 
+// Those of the layers that our tables, or those that we share, still lead to. After many generations most have nothing
+// any more that was not copied since; each would cost a child memory slots, and the host its frames. Faults without the
+// lock take references away meanwhile, and add none.
+std::vector<Layer::Below> AddressSpace::Impl::referred_to_locked(std::vector<Layer::Below> layers) const {
+  struct Place {
+    Gpa end;
+    std::size_t layer;
+  };
+  std::map<Gpa, Place> data, tables;  // by start, as Memory::inherit() finds them
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    for (const auto& part : layers[i].layer->data_parts) data.emplace(part.start, Place{part.end, i});
+    const Layer::Part& t = layers[i].layer->table_part;
+    if (!layers[i].tables || t.empty()) continue;
+    const auto at = tables.emplace(t.start, Place{t.end, i}).first;
+    if (at->second.end < t.end) at->second = {t.end, i};
+  }
+  std::vector<bool> has_data(layers.size()), has_tables(layers.size());
+  table->dump([&](const PageTable::Node& node) {
+    const Gpa start = node.leaf.address, end = start + (node.table ? kPageSize : node.leaf.span());
+    const auto& places = node.table ? tables : data;
+    auto place = places.upper_bound(start);
+    if (place != places.begin()) --place;
+    for (; place != places.end() && place->first < end; ++place)
+      if (place->second.end > start) (node.table ? has_tables : has_data)[place->second.layer] = true;
+  });
+  std::vector<Layer::Below> referred;
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    if (has_data[i] || has_tables[i]) referred.push_back({std::move(layers[i].layer), has_tables[i]});
+  return referred;
+}
+
 Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   Impl& m = *impl_;
   auto snapshot = std::make_shared<Snapshot>();
@@ -20,9 +52,17 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   FlushBatch batch = m.batch();
   std::lock_guard guard(m.lock);
   // The layer to stand on, held: it must not go while we look, or its frames would be in no layer of ours.
-  while (!(layer->below = m.frames->last_layer()) && m.thaw_locked()) {
+  std::shared_ptr<const Layer> upon;
+  while (!(upon = m.frames->last_layer()) && m.thaw_locked()) {
   }
-  if (!layer->below) layer->below = memory_.layer();
+  if (!upon) upon = memory_.layer();
+  layer->below = Layer::from(upon);
+  if (m.was_reset) Layer::join(layer->below, Layer::from(memory_.layer()));
+  layer->look_at = std::max(m.config.many_layers, upon ? upon->look_at : 0);
+  if (layer->below.size() >= layer->look_at) {
+    layer->below = m.referred_to_locked(std::move(layer->below));
+    layer->look_at = std::max(m.config.many_layers, 2 * layer->below.size());
+  }
   batch.settle_deferred();  // tables that merges took away are no part of it
   batch.commit();
   m.freezing.begin();
@@ -142,6 +182,7 @@ Result<> AddressSpace::reset(const Snapshot& snapshot) {
     m.regions.reclaim();
   }
   m.config.stack_limit = snapshot.config.stack_limit;
+  m.was_reset = true;
   batch.commit();
   counters_.resets.add();
   return done;

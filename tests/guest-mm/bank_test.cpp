@@ -101,7 +101,7 @@ TEST(Layer, A_chain_longer_than_the_stack_is_deep_ends_with_its_last_user) {
   constexpr unsigned kLayers = 500'000;
   for (unsigned i = 0; i < kLayers; ++i) {
     auto layer = std::make_shared<Layer>();
-    layer->below = std::move(top);
+    if (top) layer->below.push_back({.layer = std::move(top)});
     top = std::move(layer);
     if (i == 0) bottom = top;
     if (i == kLayers / 2) middle = top;

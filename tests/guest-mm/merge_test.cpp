@@ -236,7 +236,7 @@ TEST_P(Merge, A_giant_never_reaches_from_one_bank_into_the_next) {
     std::shared_ptr<Layer> layer;
     for (Gpa base = kFrames; base < kFrames + kGiant; base += piece) {
       auto upper = std::make_shared<Layer>();
-      upper->below = std::move(layer);
+      upper->below = Layer::from(layer);
       upper->data = *Bank::anonymous(base, piece);
       upper->data_parts = {{base, base + piece}};
       layer = std::move(upper);

@@ -59,6 +59,7 @@ class Tree {
     config_.merge = seed % 5 != 0;
     config_.relaxed_flushes = seed % 7 != 0;
     config_.speculative_faults = seed % 11 != 0;
+    config_.many_layers = seed % 4;
     add();
     map(*spaces_[0], 0, kTreePages, kReadWrite);
   }

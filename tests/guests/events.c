@@ -53,6 +53,7 @@ static void pipes(void) {
   CHECK(errno == EAGAIN && filled >= 4096);
   int queued = 0;
   CHECK(ioctl(p[0], FIONREAD, &queued) == 0 && queued == filled);
+  CHECK(ioctl(p[0], FIOASYNC, &(int){0}) == 0 && fcntl(p[0], F_SETOWN, getpid()) == 0);
   struct sigaction action = {.sa_handler = on_pipe};
   sigaction(SIGPIPE, &action, NULL);
   CHECK(close(p[0]) == 0);

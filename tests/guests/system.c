@@ -55,6 +55,8 @@ static void identity(void) {
   CHECK(syscall((1l << 32) | SYS_getpid) == getpid());  // a number is 32 bits
   CHECK(getuid() == geteuid() && getgid() == getegid());
   CHECK_ERRNO(syscall(SYS_getgroups, -1, NULL), EINVAL);
+  if (geteuid() == 0) CHECK(syscall(SYS_setgroups, 0, NULL) == 0);
+  else CHECK_ERRNO(syscall(SYS_setgroups, 0, NULL), EPERM);
   CHECK(sysconf(_SC_PAGESIZE) == 4096 && sysconf(_SC_NPROCESSORS_ONLN) >= 1);
   cpu_set_t cpus;
   CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) >= 1);

@@ -289,7 +289,7 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
     auto bank = memory.make_bank(pages, [pager] {});  // the pager stays as long as somebody stands on its pages
     if (!bank) return failure(fmt::format("no room for the pages of {}: {}", file->path(), mm::describe(bank.error())));
     auto here = std::make_shared<mm::Layer>();
-    here->below = layer;
+    here->below = mm::Layer::from(layer);
     here->data = *bank;
     here->data_parts = {{(*bank)->base(), (*bank)->end()}};
     layer = std::move(here);
