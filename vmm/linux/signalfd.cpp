@@ -118,6 +118,7 @@ std::int64_t make(Thread& thread, const Args& a, int flags) {
     if (!installed) return -installed.error();
     fd = *installed;
     std::lock_guard guard(process.signals.lock);
+    std::erase_if(process.signals.fds, [](const auto& known) { return known.expired(); });
     process.signals.fds.push_back(file);
   }
   settle(process.family, *file);

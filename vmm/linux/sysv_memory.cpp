@@ -140,25 +140,25 @@ std::int64_t sys_shmdt(Thread& thread, const Args& a) {
   const mm::Gva address = a[0];
   if (address % mm::kPageSize) return -EINVAL;
   std::lock_guard guard(all.lock);
-  auto segment_of = [&](const mm::Region& r) {
-    return std::ranges::find_if(all.segments,
-                                [&](auto& s) { return r.backing && s.second.memory.lock() == r.backing; });
-  };
+  // Held until the address-space lock is free: one whose last user goes just now is not to end below it.
+  std::vector<std::pair<std::shared_ptr<mm::Backing>, Segment*>> segments;
+  for (auto& [id, s] : all.segments)
+    if (auto memory = s.memory.lock()) segments.emplace_back(std::move(memory), &s);
   // Parts of it may have been unmapped or protected: what is left lies where it was attached.
-  auto found = all.segments.end();
+  Segment* found = nullptr;
   std::vector<std::pair<mm::Gva, std::uint64_t>> parts;
   thread.memory().visit_regions([&](const mm::Region& r) {
     if (r.start < address || r.start - address != r.offset) return;
-    auto segment = segment_of(r);
-    if (segment == all.segments.end()) return;
-    if (found == all.segments.end()) found = segment;
-    if (found == segment) parts.emplace_back(r.start, r.length());
+    auto segment = std::ranges::find(segments, r.backing, [](const auto& s) -> const auto& { return s.first; });
+    if (segment == segments.end()) return;
+    if (!found) found = segment->second;
+    if (found == segment->second) parts.emplace_back(r.start, r.length());
   });
   if (parts.empty()) return -EINVAL;
   for (auto [start, length] : parts)
     if (auto r = thread.memory().unmap(start, length); !r) return -errno_of(r.error());
-  found->second.state.shm_dtime = ::time(nullptr);
-  found->second.state.shm_lpid = thread.process.pid;
+  found->state.shm_dtime = ::time(nullptr);
+  found->state.shm_lpid = thread.process.pid;
   return 0;
 }
 
