@@ -5,7 +5,7 @@ test_processes_basics() { same "$G/processes" basics; }
 test_processes_tree() { same "$G/processes" tree "$(scaled 6 3)"; }
 test_processes_many() { same "$G/processes" many "$(scaled 200 30)"; }
 test_processes_generations() {
-  same "$G/generations" "$(scaled 600 40)" ending
+  same "$G/generations" "$(scaled 400 40)" ending
   same "$G/generations" "$(scaled 400 40)" waiting
 }
 test_processes_threaded() { same "$G/processes" threaded "$(scaled 10 3)"; }
