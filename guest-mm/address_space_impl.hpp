@@ -147,9 +147,10 @@ struct AddressSpace::Impl {
     Gpa table = 0;
     PageTable::Attributes attributes = {};
   };
-  std::vector<Layer::Below> referred_to_locked(std::vector<Layer::Below>) const;
   Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&);
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
+  // Those of the layers that something of ours still refers to.
+  std::vector<Layer::Below> referred_to_locked(std::vector<Layer::Below>) const;
   bool was_reset = false;  // refers again to all that memory.layer() does, though a layer of our own may not
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
   bool thaw_locked();

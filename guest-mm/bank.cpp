@@ -244,21 +244,27 @@ void Layer::join(std::vector<Below>& all, const std::vector<Below>& others) {
   }
 }
 
-Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
-  // By start. Parts of one bank that touch each other, closed by one freeze after another, become one.
-  std::map<Gpa, std::pair<const Layer*, Gpa>> data, tables;
-  for (const auto& [below, tables_too] : Layer::from(layer)) {
-    const Layer* l = below.get();
-    for (const auto& part : l->data_parts) data[part.start] = {l, part.end};
-    // The upper layer of a bank has all that the lower ones have. What comes from a file has no tables.
-    if (!tables_too || l->table_part.empty()) continue;
-    const auto at = tables.try_emplace(l->table_part.start, l, l->table_part.end).first;
-    if (at->second.second < l->table_part.end) at->second = {l, l->table_part.end};
+Layer::Places Layer::places(const std::vector<Below>& layers) {
+  Places all;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const Layer& l = *layers[i].layer;
+    for (const Part& part : l.data_parts) all.data.emplace(part.start, Place{part.end, i});
+    if (!layers[i].tables || l.table_part.empty()) continue;  // what comes from a file has no tables
+    Place& upper = all.tables.emplace(l.table_part.start, Place{l.table_part.end, i}).first->second;
+    if (upper.end < l.table_part.end) upper = {l.table_part.end, i};
   }
+  return all;
+}
+
+Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
+  const auto layers = Layer::from(layer);
+  auto [data, tables] = Layer::places(layers);
+  const auto layer_of = [&](const Layer::Place& place) -> const Layer& { return *layers[place.layer].layer; };
+  // Parts of one bank that touch each other, closed by one freeze after another, become one.
   for (auto i = data.begin(); i != data.end();) {
     const auto next = std::next(i);
-    if (next != data.end() && i->second.second == next->first && i->second.first->data == next->second.first->data) {
-      i->second.second = next->second.second;
+    if (next != data.end() && i->second.end == next->first && layer_of(i->second).data == layer_of(next->second).data) {
+      i->second.end = next->second.end;
       data.erase(next);
     } else {
       i = next;
@@ -272,12 +278,10 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
     inherited_tables_.clear();
     return fail(error);
   };
-  for (const auto& [start, part] : data) {
-    const auto& bank = part.first->data;
-    inherited_data_.push_back(Bank::adopt(start, {bank->at(start), part.second - start}, {}, true));
-  }
-  for (const auto& [start, part] : tables) {
-    auto copy = part.first->tables->private_copy(start, part.second);
+  for (const auto& [start, place] : data)
+    inherited_data_.push_back(Bank::adopt(start, {layer_of(place).data->at(start), place.end - start}, {}, true));
+  for (const auto& [start, place] : tables) {
+    auto copy = layer_of(place).tables->private_copy(start, place.end);
     if (!copy) return give_up(copy.error());
     inherited_tables_.push_back(std::move(*copy));
   }

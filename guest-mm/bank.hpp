@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -78,6 +79,15 @@ struct Layer {
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
   // Who refers to either.
   static void join(std::vector<Below>& all, const std::vector<Below>& others);
+  // Where their data and tables lie, by start. Of one bank the upper layer's tables have all that the lower ones' have.
+  struct Place {
+    Gpa end;
+    std::size_t layer;  // index
+  };
+  struct Places {
+    std::map<Gpa, Place> data, tables;
+  };
+  static Places places(const std::vector<Below>& layers);
 };
 
 // Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the

@@ -1,7 +1,6 @@
 // Freeze: all memory there is becomes a layer, which children share with us. It costs a table and a flush, whatever
 // the size: the root leads to the tables there are, and forbids writing below; faults copy what is written.
 #include <algorithm>
-#include <map>
 
 #include "guest-mm/address_space_impl.hpp"
 #include "guest-mm/rcu.hpp"
@@ -18,25 +17,14 @@ bool AddressSpace::Impl::thaw_locked() {
 // any more that was not copied since; each would cost a child memory slots, and the host its frames. Faults without the
 // lock take references away meanwhile, and add none.
 std::vector<Layer::Below> AddressSpace::Impl::referred_to_locked(std::vector<Layer::Below> layers) const {
-  struct Place {
-    Gpa end;
-    std::size_t layer;
-  };
-  std::map<Gpa, Place> data, tables;  // by start, as Memory::inherit() finds them
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    for (const auto& part : layers[i].layer->data_parts) data.emplace(part.start, Place{part.end, i});
-    const Layer::Part& t = layers[i].layer->table_part;
-    if (!layers[i].tables || t.empty()) continue;
-    const auto at = tables.emplace(t.start, Place{t.end, i}).first;
-    if (at->second.end < t.end) at->second = {t.end, i};
-  }
+  const Layer::Places places = Layer::places(layers);
   std::vector<bool> has_data(layers.size()), has_tables(layers.size());
   table->dump([&](const PageTable::Node& node) {
     const Gpa start = node.leaf.address, end = start + (node.table ? kPageSize : node.leaf.span());
-    const auto& places = node.table ? tables : data;
-    auto place = places.upper_bound(start);
-    if (place != places.begin()) --place;
-    for (; place != places.end() && place->first < end; ++place)
+    const auto& of_kind = node.table ? places.tables : places.data;
+    auto place = of_kind.upper_bound(start);
+    if (place != of_kind.begin()) --place;
+    for (; place != of_kind.end() && place->first < end; ++place)
       if (place->second.end > start) (node.table ? has_tables : has_data)[place->second.layer] = true;
   });
   std::vector<Layer::Below> referred;

@@ -1,5 +1,5 @@
 // Generations of processes, each the child of the one before. generations N ending|waiting
-// Each finds what all before it wrote, writes two words of its own, and ends at once or when its child has ended.
+// Each finds what all before it wrote, writes a word of its own, and ends at once or when its child has ended.
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -107,10 +107,8 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
   if (address % mm::kPageSize) {
     if (!(flags & SHM_RND)) return -EINVAL;
     address = mm::align_down(address, mm::kPageSize);
-    if (!address && (flags & SHM_REMAP)) return -EINVAL;
-  } else if (!address && (flags & SHM_REMAP)) {
-    return -EINVAL;
   }
+  if (!address && (flags & SHM_REMAP)) return -EINVAL;
   const bool write = !(flags & SHM_RDONLY), execute = flags & SHM_EXEC;
   std::lock_guard guard(all.lock);
   Segment* segment = find(thread.process.family, a.i32(0));
