@@ -22,19 +22,20 @@ struct Exit {
   enum class Kind : std::uint8_t {
     Syscall,     // regs() hold number and arguments; the program counter is past the instruction
     PageFault,   // address, access
-    Exception,   // vector, error: any other exception of user code
+    Exception,   // signal, code, address, trap, error: any other exception of user code, as Linux tells the program
     Kicked,      // kick() was called, or a host signal arrived; the guest is between two instructions
     HostFault,   // host memory behind a page cannot be reached (its file was truncated): SIGBUS at pc();
                  // which page is not known, address is 0
     Broken,      // the machine cannot go on (triple fault, KVM error); detail says why, for people
   };
   Kind kind = Kind::Kicked;
-  mm::Gva address = 0;
+  mm::Gva address = 0;         // PageFault: what was accessed. Exception: si_addr
   mm::Access access = mm::Access::Read;
   bool by_fault = false;       // Syscall: this host's SYSCALL does not enter ring 0 by itself
   bool present = false;        // PageFault: the hardware saw a present entry (protection, not absence)
-  std::uint8_t vector = 0;     // Exception
-  std::uint64_t error = 0;     // the hardware's error code, for the signal frame
+  int signal = 0, code = 0;    // Exception: si_signo and si_code
+  std::uint32_t trap = 0;      // the processor's number of the exception, and its error code: for the signal frame
+  std::uint64_t error = 0;
   std::string detail;          // Broken and HostFault, for people
 };
 

@@ -28,7 +28,7 @@ T field(const FpState& fp, std::size_t offset) {
 
 }  // namespace
 
-FaultSignal fault_signal(std::uint8_t vector, const FpState* fp) {
+FaultSignal fault_signal(unsigned vector, const FpState* fp) {
   switch (vector) {
     case kVectorDivide: return {SIGFPE, FPE_INTDIV, true};
     case kVectorDebug: return {SIGTRAP, TRAP_TRACE, true};

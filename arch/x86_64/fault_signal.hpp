@@ -14,12 +14,12 @@ struct FaultSignal {
   bool at_pc;       // si_addr is the program counter, else 0
 };
 
-inline constexpr std::uint8_t kVectorDivide = 0, kVectorDebug = 1, kVectorProtection = 13, kVectorPageFault = 14,
+inline constexpr unsigned kVectorDivide = 0, kVectorDebug = 1, kVectorProtection = 13, kVectorPageFault = 14,
                               kVectorX87 = 16, kVectorSimd = 19;
 
 // `fp` is looked at for the two floating-point exceptions only, and may be null for all others.
-FaultSignal fault_signal(std::uint8_t vector, const FpState* fp);
-constexpr bool fault_needs_fp(std::uint8_t vector) { return vector == kVectorX87 || vector == kVectorSimd; }
+FaultSignal fault_signal(unsigned vector, const FpState* fp);
+constexpr bool fault_needs_fp(unsigned vector) { return vector == kVectorX87 || vector == kVectorSimd; }
 
 // Page-fault error code of user code.
 constexpr std::uint64_t page_fault_error(bool present, bool write, bool execute) {

@@ -1,4 +1,6 @@
 // What the KVM machine reports when user code traps, and that no register is lost on the way.
+#include <signal.h>
+
 #include <array>
 #include <bit>
 #include <cstring>
@@ -123,19 +125,21 @@ struct ExceptionCase {
   unsigned vector;
   unsigned past;        // bytes by which the program counter has moved
   std::uint64_t error;
+  int signal, si_code;
+  bool at_pc;           // si_addr is the program counter, else 0
   std::uint64_t flags = 0x202;
 };
 
-TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithVectorAndError) {
+TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithItsTrapAndTheSignalOfLinux) {
   const ExceptionCase cases[] = {
-      {"division by zero", {0x48, 0x31, 0xc9, 0x48, 0xf7, 0xf1}, 0, 3, 0},              // xor %rcx,%rcx; div %rcx
-      {"single step", {0x90, 0x90}, 1, 1, 0, 0x302},
-      {"int3", {0xcc}, 3, 1, 0},
-      {"undefined instruction", {0x0f, 0x0b}, 6, 0, 0},
-      {"privileged instruction", {0xf4}, 13, 0, 0},
-      {"port access", {0xe6, 0x20}, 13, 0, 0},                                          // out %al,$0x20
-      {"address that is none", {0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x48, 0x8b, 0x00}, 13, 10, 0},
-      {"x87 exception", {0x9b, 0xdb, 0xe3, 0xd9, 0x2c, 0x24, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b}, 16, 12, 0},
+      {"division by zero", {0x48, 0x31, 0xc9, 0x48, 0xf7, 0xf1}, 0, 3, 0, SIGFPE, FPE_INTDIV, true},              // xor %rcx,%rcx; div %rcx
+      {"single step", {0x90, 0x90}, 1, 1, 0, SIGTRAP, TRAP_TRACE, true, 0x302},
+      {"int3", {0xcc}, 3, 1, 0, SIGTRAP, SI_KERNEL, false},
+      {"undefined instruction", {0x0f, 0x0b}, 6, 0, 0, SIGILL, ILL_ILLOPN, true},
+      {"privileged instruction", {0xf4}, 13, 0, 0, SIGSEGV, SI_KERNEL, false},
+      {"port access", {0xe6, 0x20}, 13, 0, 0, SIGSEGV, SI_KERNEL, false},                                          // out %al,$0x20
+      {"address that is none", {0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x48, 0x8b, 0x00}, 13, 10, 0, SIGSEGV, SI_KERNEL, false},
+      {"x87 exception", {0x9b, 0xdb, 0xe3, 0xd9, 0x2c, 0x24, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b}, 16, 12, 0, SIGFPE, FPE_FLTDIV, true},
   };
   Vcpu& v = vcpu();
   for (const ExceptionCase& c : cases) {
@@ -150,8 +154,11 @@ TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithVectorAndError) {
     std::memcpy(guest->memory->host(guest->frame(1)) + mm::kPageSize - 64, &unmasked, sizeof unmasked);
     Exit e = run(v);
     EXPECT_EXIT_KIND(e, Exception);
-    EXPECT_EQ(unsigned(e.vector), c.vector);
+    EXPECT_EQ(e.trap, c.vector);
     EXPECT_EQ(e.error, c.error);
+    EXPECT_EQ(e.signal, c.signal);
+    EXPECT_EQ(e.code, c.si_code);
+    EXPECT_EQ(e.address, c.at_pc ? v.regs().rip : 0);
     EXPECT_EQ(v.regs().rip, kCode + c.past);
   }
 }
@@ -161,7 +168,7 @@ TEST_F(KvmTest, SoftwareInterruptsOutsideTheTableAreAnExceptionAndNoSystemCall) 
   Vcpu& v = vcpu();
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
-  EXPECT_TRUE(e.vector == 13 || e.vector == 6) << unsigned(e.vector);  // hosts differ
+  EXPECT_TRUE(e.trap == 13 || e.trap == 6) << e.trap;  // hosts differ
   EXPECT_EQ(v.regs().rip, kCode);
 }
 
@@ -172,10 +179,10 @@ TEST_F(KvmTest, AlignmentCheckIsReportedWhenTheProgramAsksForIt) {
   v.regs().rdi = kData;
   v.regs().rflags = 0x40202;
   Exit e = run(v);
-  if (e.kind == Kind::Exception && e.vector == 6) GTEST_SKIP() << "this processor does not check alignment";
+  if (e.kind == Kind::Exception && e.trap == 6) GTEST_SKIP() << "this processor does not check alignment";
   if (e.kind == Kind::PageFault) GTEST_SKIP() << "this processor does not check alignment";
   ASSERT_EXIT_KIND(e, Exception);
-  EXPECT_EQ(unsigned(e.vector), 17u);
+  EXPECT_EQ(e.trap, 17u);
 }
 
 TEST_F(KvmTest, AProgramCounterThatIsNoAddressIsAnException) {
@@ -183,7 +190,7 @@ TEST_F(KvmTest, AProgramCounterThatIsNoAddressIsAnException) {
   v.regs().rip = 0x8000'0000'0000'0000;
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
-  EXPECT_EQ(unsigned(e.vector), 13u);
+  EXPECT_EQ(e.trap, 13u);
   EXPECT_EQ(v.regs().rip, 0x8000'0000'0000'0000u);
 }
 
@@ -227,13 +234,13 @@ TEST_F(KvmTest, ExceptionsThatProcessorsDifferInAreReported) {
   code({0xf1});  // int1: #DB
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
-  EXPECT_TRUE(e.vector == 1 || e.vector == 6) << unsigned(e.vector);
+  EXPECT_TRUE(e.trap == 1 || e.trap == 6) << e.trap;
 
   code({0x48, 0xbc, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x58});  // mov $non-canonical,%rsp; pop %rax: #SS
   v.regs().rip = kCode;
   e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
-  EXPECT_TRUE(e.vector == 12 || e.vector == 13) << unsigned(e.vector);
+  EXPECT_TRUE(e.trap == 12 || e.trap == 13) << e.trap;
   EXPECT_EQ(v.regs().rip, kCode + 10);
 
   // ldmxcsr (%rsp), with all exceptions let through; xorps %xmm0,%xmm0; divps %xmm0,%xmm0: #XM; syscall
@@ -243,7 +250,7 @@ TEST_F(KvmTest, ExceptionsThatProcessorsDifferInAreReported) {
   e = run(v);
   if (e.kind != Kind::Syscall) {
     ASSERT_EXIT_KIND(e, Exception);
-    EXPECT_EQ(unsigned(e.vector), 19u);
+    EXPECT_EQ(e.trap, 19u);
     EXPECT_EQ(v.regs().rip, kCode + 7);
   }
 }

@@ -30,7 +30,7 @@ inline const char* name(Kind k) {
 
 inline std::string describe(const Exit& e) {
   std::ostringstream s;
-  s << name(e.kind) << " vector " << unsigned(e.vector) << " error " << e.error << std::hex << " address " << e.address
+  s << name(e.kind) << " trap " << e.trap << " error " << e.error << std::hex << " address " << e.address
     << " " << e.detail;
   return s.str();
 }

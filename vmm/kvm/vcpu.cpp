@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/stub.hpp"
 #include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/exit_reason.hpp"
@@ -17,8 +18,6 @@ namespace x86 = arch::x86_64;
 namespace stub = arch::x86_64::stub;
 
 namespace {
-
-constexpr unsigned kPageFault = 14, kGeneralProtection = 13;
 
 // regs_ and KVM's structure list the same registers in the same order.
 static_assert(sizeof(UserRegs) == sizeof(kvm_regs));
@@ -46,8 +45,8 @@ Exit KvmVcpu::run() {
   if (auto ok = prepare(); !ok) {
     exit = broken(ok.error().message);
   } else if (!x86::canonical(regs_.rip)) {
-    exit.kind = Exit::Kind::Exception;  // as the processor does it at the first fetch
-    exit.vector = kGeneralProtection;
+    exit.trap = x86::kVectorProtection;  // as the processor does it at the first fetch
+    become_signal(exit);
   } else if (auto announced = announce(); !announced) {
     exit = broken(announced.error().message);
   } else if (kicked_.load(std::memory_order_seq_cst)) {  // since take_kick(); pairs with kick()
@@ -85,7 +84,7 @@ Exit KvmVcpu::execute() {
         return syscall_exit(false);
       }
       if (port >= stub::kVectors) return broken(describe_exit(*run_));
-      exit.vector = std::uint8_t(port);
+      exit.trap = port;
       decode_trap(exit);
       return exit;
     }
@@ -153,11 +152,11 @@ Exit KvmVcpu::syscall_exit(bool by_fault) {
 // Registers are user code's but for those in the frame, and for RAX at a page fault.
 void KvmVcpu::decode_trap(Exit& exit) {
   take_user_registers();
-  bool has_error = (x86::kErrorCodeVectors >> exit.vector & 1) != 0;
-  bool is_page_fault = exit.vector == kPageFault;
+  bool has_error = (x86::kErrorCodeVectors >> exit.trap & 1) != 0;
+  bool is_page_fault = exit.trap == x86::kVectorPageFault;
   std::uint64_t frame_at = stack_top() - sizeof(x86::TrapFrame);
   if (sync().rsp != frame_at - 8 * (has_error + is_page_fault)) {
-    exit = broken(fmt::format("exception {} arrived on another stack", exit.vector));
+    exit = broken(fmt::format("exception {} arrived on another stack", exit.trap));
     return;
   }
   x86::TrapFrame frame;
@@ -166,7 +165,7 @@ void KvmVcpu::decode_trap(Exit& exit) {
   if (is_page_fault) regs_.rax = *stack_word(frame_at - 16);
   if (has_error) exit.error = *stack_word(frame_at - 8);
   if ((frame.cs & 3) != 3) {
-    exit = broken(fmt::format("exception {} (error {:#x}, cr2 {:#x}) in the trap stub at {:#x}", exit.vector, exit.error,
+    exit = broken(fmt::format("exception {} (error {:#x}, cr2 {:#x}) in the trap stub at {:#x}", exit.trap, exit.error,
                               is_page_fault ? cr2 : 0, frame.rip));
     return;
   }
@@ -175,11 +174,21 @@ void KvmVcpu::decode_trap(Exit& exit) {
   regs_.rsp = frame.rsp;
   if (is_page_fault) {
     exit = page_fault(cr2, exit.error);
-  } else if (exit.vector == 2 || exit.vector == 18) {
-    exit = broken(exit.vector == 2 ? "the guest got a non-maskable interrupt" : "the guest got a machine check");
+  } else if (exit.trap == 2 || exit.trap == 18) {
+    exit = broken(exit.trap == 2 ? "the guest got a non-maskable interrupt" : "the guest got a machine check");
   } else {
-    exit.kind = Exit::Kind::Exception;
+    become_signal(exit);
   }
+}
+
+void KvmVcpu::become_signal(Exit& exit) {
+  FpState fp;
+  const bool have_fp = x86::fault_needs_fp(exit.trap) && get_fp(fp).has_value();
+  const x86::FaultSignal signal = x86::fault_signal(exit.trap, have_fp ? &fp : nullptr);
+  exit.kind = Exit::Kind::Exception;
+  exit.signal = signal.signal;
+  exit.code = signal.code;
+  exit.address = signal.at_pc ? regs_.rip : 0;
 }
 
 Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
@@ -191,7 +200,7 @@ Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
     return syscall_exit(true);
   Exit exit;
   exit.kind = Exit::Kind::PageFault;
-  exit.vector = kPageFault;
+  exit.trap = x86::kVectorPageFault;
   exit.error = error;
   exit.address = address;
   exit.present = (error & x86::pf::kPresent) != 0;

@@ -56,6 +56,7 @@ class KvmVcpu final : public Vcpu {
   Status prepare();
   Exit execute();
   void decode_trap(Exit&);
+  void become_signal(Exit&);        // of its trap
   Exit page_fault(std::uint64_t address, std::uint64_t error);
   Exit syscall_exit(bool by_fault);
   enum class Where : std::uint8_t { User, Entering, Leaving, Unknown };

@@ -35,7 +35,7 @@ void Thread::handle(const Exit& e) {
   switch (e.kind) {
     case Exit::Kind::Syscall: dispatch(*this); return;  // delivers signals itself: it knows the result
     case Exit::Kind::PageFault: page_fault(e); break;
-    case Exit::Kind::Exception: exception(e); break;
+    case Exit::Kind::Exception: send_fault(*this, e.signal, e.code, e.address, e.trap, e.error); break;
     case Exit::Kind::Kicked: break;
     case Exit::Kind::HostFault: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, kVectorPageFault, page_fault_error(true, false, false)); break;
     case Exit::Kind::Broken:
@@ -61,13 +61,6 @@ void Thread::page_fault(const Exit& e) {
     case mm::Error::NoMemory: process.end(out_of_memory(*this)); break;
     default: send_fault(*this, SIGSEGV, SEGV_MAPERR, e.address, kVectorPageFault, error); break;
   }
-}
-
-void Thread::exception(const Exit& e) {
-  FpState fp;
-  bool have_fp = fault_needs_fp(e.vector) && vcpu().get_fp(fp).has_value();
-  FaultSignal signal = fault_signal(e.vector, have_fp ? &fp : nullptr);
-  send_fault(*this, signal.signal, signal.code, signal.at_pc ? regs().pc() : 0, e.vector, e.error);
 }
 
 bool Thread::is_current() const {

@@ -100,7 +100,6 @@ class Thread {
   std::atomic<bool> running_{false};            // host_ is valid
   void handle(const Exit&);
   void page_fault(const Exit&);
-  void exception(const Exit&);
   int fatal_signal();                           // pending, not blocked, and nobody handles it; 0: none
 };
 
