@@ -22,6 +22,7 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
       config.end > 1ull << 47 || !is_aligned(config.start | config.mmap_top | config.end, kPageSize)) {
     return fail(Error::Invalid);
   }
+  arch::install_guard();
   std::unique_ptr<AddressSpace> space(new AddressSpace(config, memory, tlb));
   Impl& impl = *space->impl_;
   auto frames = FramePool::create(memory.data(), [&memory](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); },

@@ -13,6 +13,7 @@
 #include "guest-mm/backing.hpp"
 #include "guest-mm/bank.hpp"
 #include "guest-mm/counters.hpp"
+#include "guest-mm/host_memory.hpp"
 #include "guest-mm/pin_book.hpp"
 #include "guest-mm/region.hpp"
 #include "guest-mm/tlb.hpp"
@@ -148,9 +149,7 @@ class AddressSpace {
   // All or nothing. Errors: as fault(), NoMemory.
   enum class PinTerm : std::uint8_t { Short, Long };
   Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm);
-  // Host address of an aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
-  // The word stays there while the result is held.
-  struct HostWord { std::uint32_t* word; std::shared_ptr<Bank> keep; bool shared; PinHold pinned = {}; };
+  // An aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
   Result<HostWord> word(Gva address, Access access = Access::Write);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---

@@ -177,7 +177,7 @@ struct AddressSpace::Impl {
   // The host memory behind `address`, up to `length` bytes as far as it is in one piece.
   struct Piece {
     std::span<std::byte> bytes;
-    bool shared = false;  // of a file somebody else may truncate: touching it may raise SIGBUS
+    bool shared = false;  // of an object that others may have as well
     Gpa gpa = 0;
   };
   Result<Piece> piece_locked(Gva address, std::uint64_t length, Access, FlushBatch&);

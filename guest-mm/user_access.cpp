@@ -1,9 +1,5 @@
 // Guest memory as the VMM uses it for system calls. Addresses and lengths come from a hostile program.
-#include <sys/uio.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -14,23 +10,6 @@ namespace {
 // One hold of the lock copies or collects at most this much.
 constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
 constexpr std::size_t kMaxPieces = 1024;  // of one gather: as many as one readv(2) takes
-
-// Copies between the VMM's memory and that of a shared file, which somebody may truncate meanwhile:
-// a plain copy would raise SIGBUS in the VMM, the kernel's copy returns EFAULT.
-Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t n, bool writing) {
-  const iovec local{writing ? const_cast<std::byte*>(from) : to, n};
-  const iovec remote{writing ? to : const_cast<std::byte*>(from), n};
-  const ssize_t done = writing ? ::process_vm_writev(::getpid(), &local, 1, &remote, 1, 0)
-                               : ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
-  if (done == static_cast<ssize_t>(n)) return {};
-  return fail(done >= 0 || errno == EFAULT ? Error::BeyondEnd : Error::Io);
-}
-
-Result<> copy(std::byte* to, const std::byte* from, std::size_t n, bool shared, bool writing) {
-  if (shared) return copy_guarded(to, from, n, writing);
-  std::memcpy(to, from, n);
-  return {};
-}
 
 }  // namespace
 
@@ -72,7 +51,7 @@ Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
     const auto piece = impl_->piece_locked(address, out.size(), Access::Read, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
-    if (auto done = copy(out.data(), piece->bytes.data(), n, piece->shared, false); !done) return done;
+    if (auto done = copy_guarded(out.data(), piece->bytes.data(), n); !done) return done;
     out = out.subspan(n);
     address += n;
   }
@@ -86,7 +65,7 @@ Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
     const auto piece = impl_->piece_locked(address, in.size(), Access::Write, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
-    if (auto done = copy(piece->bytes.data(), in.data(), n, piece->shared, true); !done) return done;
+    if (auto done = copy_guarded(piece->bytes.data(), in.data(), n); !done) return done;
     in = in.subspan(n);
     address += n;
   }
@@ -137,7 +116,7 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
   return total;
 }
 
-Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
+Result<HostWord> AddressSpace::word(Gva address, Access access) {
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
   FlushBatch batch = impl_->batch();
   std::lock_guard guard(impl_->lock);
@@ -147,7 +126,7 @@ Result<AddressSpace::HostWord> AddressSpace::word(Gva address, Access access) {
   if (!keep) return fail(Error::BeyondEnd);
   PinHold pinned;
   if (!piece->shared) pinned = impl_->hold_locked(piece->gpa, address, sizeof(std::uint32_t));
-  return HostWord{reinterpret_cast<std::uint32_t*>(piece->bytes.data()), std::move(keep), piece->shared, std::move(pinned)};
+  return HostWord(piece->bytes.data(), std::move(keep), piece->shared, std::move(pinned));
 }
 
 }  // namespace ramet::mm

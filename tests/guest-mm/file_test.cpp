@@ -140,6 +140,23 @@ TEST_P(File, A_file_truncated_behind_our_back_is_an_error_for_the_VMM_not_its_de
   EXPECT_TRUE(w.as->read(a, bytes));
   EXPECT_EQ(w.as->read(a + 0x2000, bytes), fail(Error::BeyondEnd));
   EXPECT_EQ(w.as->write(a + 0x2000, bytes), fail(Error::BeyondEnd));
+  const auto word = w.as->word(a + 0x2ff8);
+  ASSERT_TRUE(word);
+  EXPECT_EQ(word->load(), fail(Error::BeyondEnd));
+  EXPECT_EQ(word->compare_exchange(0, 1), fail(Error::BeyondEnd));
+}
+
+TEST_P(File, An_object_that_the_host_may_only_read_is_an_error_for_the_VMM_that_writes) {
+  FileWorld w(GetParam(), 0x4000);
+  const Gva a = w.map_file(0x4000, kReadWrite, true);
+  ASSERT_EQ(::mprotect(w.file->bytes(), 0x4000, PROT_READ), 0);  // whatever the region says
+  std::vector<std::byte> bytes(0x1000);
+  EXPECT_TRUE(w.as->read(a, bytes));
+  EXPECT_EQ(w.as->write(a, bytes), fail(Error::BeyondEnd));
+  const auto word = w.as->word(a);
+  ASSERT_TRUE(word);
+  EXPECT_TRUE(word->load());
+  EXPECT_EQ(word->compare_exchange(0, 1), fail(Error::BeyondEnd));
 }
 
 TEST_P(File, Regions_of_one_file_merge_when_offsets_go_on) {

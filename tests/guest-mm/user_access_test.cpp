@@ -124,9 +124,11 @@ TEST_P(UserAccess, A_word_is_the_guests_own_memory) {
   const Gva a = w.map(0x1000), ro = w.map(0x1000, kRead);
   const auto word = w.as->word(a + 4);
   ASSERT_TRUE(word);
-  EXPECT_FALSE(word->shared);
-  *word->word = 9;
+  EXPECT_FALSE(word->shared());
+  EXPECT_EQ(word->compare_exchange(0, 9), 0u);
+  EXPECT_EQ(word->compare_exchange(0, 10), 9u);
   EXPECT_EQ(w.cpu().load(a), 9ull << 32);
+  EXPECT_EQ(word->load(), 9u);
   EXPECT_EQ(w.as->word(a + 2).error(), Error::Invalid);
   EXPECT_EQ(w.as->word(ro).error(), Error::NotPermitted);
   EXPECT_TRUE(w.as->word(ro, Access::Read));

@@ -1,8 +1,10 @@
 // Futex calls and robust lists on guest memory.
 #include <gtest/gtest.h>
 #include <linux/futex.h>
+#include <sys/mman.h>
 
 #include "tests/vmm/linux_guest.hpp"
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/futex.hpp"
 
 namespace ramet::vmm {
@@ -82,6 +84,42 @@ TEST_F(RobustTest, ALockThatWasBeingTakenIsMarkedToo) {
   lock(c, mine);
   release_robust_futexes(*g.thread);
   EXPECT_EQ(value(c), FUTEX_OWNER_DIED);
+}
+
+// Shrunk by somebody else on the host: the VMM still thinks that it is all there.
+struct ShrunkFutexTest : RobustTest {
+  ShrunkFutexTest() {
+    EXPECT_TRUE(write_user(g.memory(), g.buffer, std::array<char, 5>{"file"}));
+    const auto fd = g.syscall(SYS_memfd_create, {g.buffer, 0});
+    EXPECT_EQ(g.syscall(SYS_ftruncate, {as_word(fd), 8192}), 0);
+    const auto at = g.syscall(SYS_mmap, {0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, as_word(fd), 0});
+    EXPECT_GT(at, 0);
+    page = static_cast<mm::Gva>(at) + 4096;
+    file = g.process->files.get(static_cast<int>(fd));
+  }
+  void shrink() { ASSERT_EQ(::ftruncate(file->host.get(), 4096), 0); }
+  mm::Gva page = 0;
+  std::shared_ptr<OpenFile> file;
+};
+
+TEST_F(ShrunkFutexTest, EveryCallOnItIsEFAULT) {
+  EXPECT_EQ(futex(page, FUTEX_WAKE, 1), 0);
+  shrink();
+  EXPECT_EQ(futex(page, FUTEX_WAIT, 0), -EFAULT);
+  EXPECT_EQ(futex(page, FUTEX_WAKE, 1), -EFAULT);
+  EXPECT_EQ(futex(page, FUTEX_WAKE_OP, 1, 1, page + 64, 0), -EFAULT);
+  EXPECT_EQ(futex(page - 64, FUTEX_CMP_REQUEUE, 1, 1, page, 0), -EFAULT);
+}
+
+TEST_F(ShrunkFutexTest, ARobustListEndsThereAndLocksBeforeItAreMarked) {
+  lock(page, mine);  // the lock lies 16 bytes behind the entry
+  list({a, page, b}, c);
+  lock(a, mine), lock(b, mine), lock(c, mine);
+  shrink();
+  release_robust_futexes(*g.thread);
+  EXPECT_EQ(value(a), FUTEX_OWNER_DIED);
+  EXPECT_EQ(value(b), mine) << "Linux does not go on behind what it cannot reach";
+  EXPECT_EQ(value(c), mine);
 }
 
 TEST_F(RobustTest, AListThatLoopsOrLeadsNowhereEnds) {

@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 
 #include "vmm/linux/thread.hpp"
@@ -20,10 +19,10 @@
 namespace ramet::vmm {
 namespace {
 
-using Word = mm::AddressSpace::HostWord;
+using Word = mm::HostWord;
 
 std::uint64_t as_argument(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
-int flag(const Word& word) { return word.shared ? 0 : FUTEX_PRIVATE_FLAG; }
+int flag(const Word& word) { return word.shared() ? 0 : FUTEX_PRIVATE_FLAG; }
 
 // Waiting needs no more than reading, but a page that is copied on write later would move away from its
 // waiters: so it is made the guest's own first where the guest may write.
@@ -45,7 +44,7 @@ std::int64_t wait(Thread& thread, const Wait& w) {
   auto word = find_word(thread.memory(), w.at);
   if (!word) return -word.error();
   int operation = FUTEX_WAIT_BITSET | flag(*word) | (w.realtime ? FUTEX_CLOCK_REALTIME : 0);
-  std::int64_t r = thread.blocking(SYS_futex, as_argument(word->word), static_cast<std::uint64_t>(operation), w.value,
+  std::int64_t r = thread.blocking(SYS_futex, word->address(), static_cast<std::uint64_t>(operation), w.value,
                                    w.deadline ? as_argument(&*w.deadline) : 0, 0, w.mask);
   if (r != -EINTR) return r;
   if (!w.deadline) return kRestartSys;
@@ -76,8 +75,8 @@ std::int64_t start_wait(Thread& thread, const Args& a, bool bitset, bool realtim
 }
 
 std::int64_t host_futex(const Word& word, int operation, std::uint64_t value, std::uint64_t value2 = 0,
-                        std::uint32_t* word2 = nullptr, std::uint32_t value3 = 0) {
-  long r = syscall(SYS_futex, word.word, operation, value, value2, word2, value3);
+                        std::uint64_t word2 = 0, std::uint32_t value3 = 0) {
+  long r = syscall(SYS_futex, word.address(), operation, value, value2, word2, value3);
   return r < 0 ? -errno : r;
 }
 
@@ -87,7 +86,7 @@ std::int64_t wake(Thread& thread, const Args& a, std::uint32_t mask) {
   // glibc and musl wake locks whose memory another thread has freed by then; Linux looks at no memory
   // to find a private futex, and so finds nobody there.
   if (!word) return word.error() == EFAULT && (a.i32(1) & FUTEX_PRIVATE_FLAG) ? 0 : -word.error();
-  return host_futex(*word, FUTEX_WAKE_BITSET | flag(*word), a.u32(2), 0, nullptr, mask);
+  return host_futex(*word, FUTEX_WAKE_BITSET | flag(*word), a.u32(2), 0, 0, mask);
 }
 
 // REQUEUE, CMP_REQUEUE, WAKE_OP: two words, and a number in place of the timeout.
@@ -97,8 +96,8 @@ std::int64_t two_words(Thread& thread, const Args& a, int command) {
   if (!second) return -second.error();
   // The host has one flag for both. A private word is found by a shared look-up only if its waiters
   // waited that way, so a mixed pair cannot be served: nobody has one, as the words are one object's.
-  if (first->shared != second->shared) return -EINVAL;
-  return host_futex(*first, command | flag(*first), a.u32(2), a.u32(3), second->word, a.u32(5));
+  if (first->shared() != second->shared()) return -EINVAL;
+  return host_futex(*first, command | flag(*first), a.u32(2), a.u32(3), second->address(), a.u32(5));
 }
 
 std::int64_t sys_futex(Thread& thread, const Args& a) {
@@ -126,21 +125,23 @@ struct RobustHead {  // struct robust_list_head
 };
 constexpr unsigned kRobustLimit = 2048;  // ROBUST_LIST_LIMIT
 
-// One lock of a dead thread: handle_futex_death().
-void release_one(Thread& thread, mm::Gva at, bool pending) {
+// One lock of a dead thread: handle_futex_death(). False: it cannot be reached, and the walk ends.
+bool release_one(Thread& thread, mm::Gva at, bool pending) {
   auto word = thread.memory().word(at, mm::Access::Write);
-  if (!word) return;
-  std::atomic_ref<std::uint32_t> lock(*word->word);  // pairs with the guest's own atomics on the word
-  std::uint32_t value = lock.load(std::memory_order_acquire);
-  for (;;) {
-    if (pending && value == 0) {  // died between unlocking and waking
-      host_futex(*word, FUTEX_WAKE | flag(*word), 1);
-      return;
+  if (!word) return false;
+  for (auto seen = word->load(); seen;) {
+    const std::uint32_t value = *seen;
+    const bool unlocked = pending && value == 0;  // died between unlocking and waking
+    if (!unlocked) {
+      if ((value & FUTEX_TID_MASK) != static_cast<std::uint32_t>(thread.tid)) return true;
+      seen = word->compare_exchange(value, (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED);
+      if (!seen) return false;
+      if (*seen != value) continue;
     }
-    if ((value & FUTEX_TID_MASK) != static_cast<std::uint32_t>(thread.tid)) return;
-    if (lock.compare_exchange_weak(value, (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED, std::memory_order_acq_rel)) break;
+    if (unlocked || (value & FUTEX_WAITERS)) host_futex(*word, FUTEX_WAKE | flag(*word), 1);
+    return true;
   }
-  if (value & FUTEX_WAITERS) host_futex(*word, FUTEX_WAKE | flag(*word), 1);
+  return false;
 }
 
 std::int64_t sys_set_robust_list(Thread& thread, const Args& a) {
@@ -177,11 +178,11 @@ void release_robust_futexes(Thread& thread) {
   std::uint64_t entry = head->next;
   for (unsigned n = 0; n < kRobustLimit && (entry & ~std::uint64_t{1}) != head_at; ++n) {
     auto next = read_user<std::uint64_t>(thread.memory(), entry & ~std::uint64_t{1});
-    if (entry != head->pending) release_one(thread, lock_of(entry), false);
+    if (entry != head->pending && !release_one(thread, lock_of(entry), false)) return;
     if (!next) return;
     entry = *next;
   }
-  if (head->pending) release_one(thread, lock_of(head->pending), true);
+  if (head->pending) (void)release_one(thread, lock_of(head->pending), true);
 }
 
 std::span<const Definition> futex_calls() {

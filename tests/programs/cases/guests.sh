@@ -13,6 +13,9 @@ test_memory() { same "$G/memory"; }
 test_touch_sequential() { same "$G/touch" sequential "$(scaled 256 32)"; }
 test_touch_scattered() { same "$G/touch" scattered "$(scaled 256 32)"; }
 test_files() { same "$G/files" "$DATA"; }
+test_vanished_shrunk() { same "$G/vanished" "$DATA" shrunk; }
+test_vanished_read_only() { same "$G/vanished" "$DATA" read_only; }
+test_vanished_storm() { same "$G/vanished" "$DATA" storm "$(scaled 200 20)"; }
 test_mapped_files() { same "$G/mapped_files" "$DATA"; }
 test_events() { same "$G/events"; }
 test_futex() { same "$G/futex"; }

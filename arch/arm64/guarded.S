@@ -1,0 +1,128 @@
+// See guarded.hpp. Results: X0 the value, X1 whether it faulted. No function here touches the stack.
+        .text
+        .globl  ramet_guarded_begin, ramet_guarded_end, ramet_guarded_landing
+        .globl  ramet_guarded_copy, ramet_guarded_load, ramet_guarded_store, ramet_guarded_compare_exchange
+        .type   ramet_guarded_copy, %function
+        .type   ramet_guarded_load, %function
+        .type   ramet_guarded_store, %function
+        .type   ramet_guarded_compare_exchange, %function
+
+ramet_guarded_begin:
+
+// X0 to, X1 from, X2 bytes. The end is copied by words that overlap what has been copied already.
+        .p2align 5
+ramet_guarded_copy:
+        .cfi_startproc
+        hint    #34                     // bti c
+        cmp     x2, #16
+        b.lo    .Lsmall
+        add     x3, x1, x2              // the end of what is read
+        add     x4, x0, x2              // and of what is written
+        ldp     x5, x6, [x3, #-16]
+        sub     x4, x4, #16             // where the last 16 go
+        subs    x2, x2, #64
+        b.ls    .Lpairs
+.Lblock:                                // more than 64: 64 at a time
+        ldp     x7, x8, [x1]
+        ldp     x9, x10, [x1, #16]
+        ldp     x11, x12, [x1, #32]
+        ldp     x13, x14, [x1, #48]
+        stp     x7, x8, [x0]
+        stp     x9, x10, [x0, #16]
+        stp     x11, x12, [x0, #32]
+        stp     x13, x14, [x0, #48]
+        add     x1, x1, #64
+        add     x0, x0, #64
+        subs    x2, x2, #64
+        b.hi    .Lblock
+.Lpairs:                                // 64 or less: 16 at a time, then the last 16
+        cmp     x0, x4
+        b.hs    .Llast
+        ldp     x7, x8, [x1], #16
+        stp     x7, x8, [x0], #16
+        b       .Lpairs
+.Llast:
+        stp     x5, x6, [x4]
+        mov     x1, #0
+        ret
+.Lsmall:
+        cmp     x2, #8
+        b.lo    .Lbelow8
+        add     x3, x1, x2
+        add     x4, x0, x2
+        ldr     x5, [x1]
+        ldr     x6, [x3, #-8]
+        str     x5, [x0]
+        str     x6, [x4, #-8]
+        mov     x1, #0
+        ret
+.Lbelow8:
+        cmp     x2, #4
+        b.lo    .Lbelow4
+        add     x3, x1, x2
+        add     x4, x0, x2
+        ldr     w5, [x1]
+        ldr     w6, [x3, #-4]
+        str     w5, [x0]
+        str     w6, [x4, #-4]
+        mov     x1, #0
+        ret
+.Lbelow4:
+        cbz     x2, .Ldone
+.Lbyte:
+        ldrb    w5, [x1], #1
+        strb    w5, [x0], #1
+        subs    x2, x2, #1
+        b.ne    .Lbyte
+.Ldone:
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_copy, . - ramet_guarded_copy
+
+        .p2align 4
+ramet_guarded_load:
+        .cfi_startproc
+        hint    #34
+        ldar    w0, [x0]
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_load, . - ramet_guarded_load
+
+        .p2align 4
+ramet_guarded_store:
+        .cfi_startproc
+        hint    #34
+        stlr    w1, [x0]
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_store, . - ramet_guarded_store
+
+// A store that fails for want of the exclusive monitor is tried again; one that fails for the value is not.
+        .p2align 4
+ramet_guarded_compare_exchange:
+        .cfi_startproc
+        hint    #34
+1:      ldaxr   w3, [x0]
+        cmp     w3, w1
+        b.ne    2f
+        stlxr   w4, w2, [x0]
+        cbnz    w4, 1b
+2:      mov     w0, w3
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_compare_exchange, . - ramet_guarded_compare_exchange
+
+ramet_guarded_end:
+
+        .type   ramet_guarded_landing, %function
+ramet_guarded_landing:
+        .cfi_startproc
+        mov     x1, #1
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_landing, . - ramet_guarded_landing
+        .section .note.GNU-stack, "", %progbits

@@ -1,0 +1,81 @@
+// The signal handler's half of guarded accesses: see guarded.hpp.
+#include "arch/guarded.hpp"
+
+#include <signal.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+
+namespace ramet::arch {
+
+// x86_64/guarded.cpp, arm64/guarded.cpp
+std::uint64_t program_counter(const ucontext_t&);
+void continue_at(ucontext_t&, std::uint64_t address);
+
+namespace {
+
+extern "C" const char ramet_guarded_begin[], ramet_guarded_end[], ramet_guarded_landing[];
+std::uint64_t address_of(const char* label) { return reinterpret_cast<std::uintptr_t>(label); }
+
+struct Before {
+  struct sigaction action;          // written before our handler is there, then read only
+  std::atomic<bool> called{false};  // one with SA_RESETHAND is called once; orders nothing
+};
+Before before_segv, before_bus;
+
+// What the kernel does if there is no handler.
+void as_without_handler(int signal, const siginfo_t& info, bool ignored) {
+  const bool sent = info.si_code <= 0;  // by kill(2) and the like: the instruction will not fault again
+  if (sent && ignored) return;
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  ::sigaction(signal, &standard, nullptr);
+  if (sent) ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);  // comes when this handler returns
+}
+
+void hand_on(int signal, siginfo_t* info, void* context) {
+  Before& before = signal == SIGBUS ? before_bus : before_segv;
+  const struct sigaction& action = before.action;
+  const bool spent = (action.sa_flags & SA_RESETHAND) && before.called.exchange(true, std::memory_order_relaxed);
+  if (!spent && (action.sa_flags & SA_SIGINFO)) return action.sa_sigaction(signal, info, context);
+  if (!spent && action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) return action.sa_handler(signal);
+  as_without_handler(signal, *info, !spent && action.sa_handler == SIG_IGN);
+}
+
+// Not instrumented: it runs wherever a fault happens, which a sanitizer's runtime need not be ready for.
+__attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int signal, siginfo_t* info, void* argument) {
+  auto& context = *static_cast<ucontext_t*>(argument);
+  const std::uint64_t pc = program_counter(context);
+  if (pc >= address_of(ramet_guarded_begin) && pc < address_of(ramet_guarded_end) && info->si_code > 0) {
+    continue_at(context, address_of(ramet_guarded_landing));
+    return;
+  }
+  const int saved = errno;
+  hand_on(signal, info, argument);
+  errno = saved;
+}
+
+void install(int signal, struct sigaction& before) {
+  ::sigaction(signal, nullptr, &before);  // first: a fault may come as soon as ours is there
+  struct sigaction ours {};
+  ours.sa_sigaction = on_fault;
+  ours.sa_mask = before.sa_mask;  // what the handler before us expects
+  // On the thread's signal stack if it has one: the fault that is handed on may be a stack that has overflowed.
+  ours.sa_flags = SA_SIGINFO | SA_ONSTACK | (before.sa_flags & (SA_NODEFER | SA_RESTART));
+  ::sigaction(signal, &ours, nullptr);
+}
+
+}  // namespace
+
+void install_guard() {
+  [[maybe_unused]] static const bool once = [] {
+    install(SIGSEGV, before_segv.action);
+    install(SIGBUS, before_bus.action);
+    return true;
+  }();
+}
+
+}  // namespace ramet::arch

@@ -1,0 +1,11 @@
+// What arch/guarded.cpp needs to know of a signal frame.
+#include <ucontext.h>
+
+#include <cstdint>
+
+namespace ramet::arch {
+
+std::uint64_t program_counter(const ucontext_t& context) { return static_cast<std::uint64_t>(context.uc_mcontext.gregs[REG_RIP]); }
+void continue_at(ucontext_t& context, std::uint64_t address) { context.uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(address); }
+
+}  // namespace ramet::arch

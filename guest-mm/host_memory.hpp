@@ -1,0 +1,53 @@
+// Guest memory as the VMM itself touches it: always the guarded way, see arch/guarded.hpp. A shared file may shrink, a
+// mapping of it be read-only, whatever was checked before; a plain access would then be the VMM's own SIGBUS or SIGSEGV.
+// AddressSpace::create() has installed the guard.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "arch/guarded.hpp"
+#include "guest-mm/bank.hpp"
+#include "guest-mm/pin_book.hpp"
+#include "guest-mm/types.hpp"
+
+namespace ramet::mm {
+
+// One side is guest memory, the other the VMM's. Errors: BeyondEnd; some of it may have been copied.
+inline Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (!arch::guarded_copy(to, from, bytes)) return fail(Error::BeyondEnd);
+  return {};
+}
+
+// An aligned 4-byte word of guest memory, which stays where it is while this is held. The guest may change it at any
+// time; accesses are atomic. Errors: BeyondEnd (it cannot be reached, or not be written).
+class HostWord {
+ public:
+  HostWord(std::byte* at, std::shared_ptr<Bank> keep, bool shared, PinHold pinned)
+      : at_(reinterpret_cast<std::uint32_t*>(at)), keep_(std::move(keep)), shared_(shared), pinned_(std::move(pinned)) {}
+
+  // Acquire: pairs with the guest's release.
+  Result<std::uint32_t> load() const {
+    if (const auto value = arch::guarded_load(at_)) return *value;
+    return fail(Error::BeyondEnd);
+  }
+  // Returns what was there; if that is `expected`, it is `desired` now. Acquire and release: pairs with the guest's own
+  // atomics on the word.
+  Result<std::uint32_t> compare_exchange(std::uint32_t expected, std::uint32_t desired) const {
+    if (const auto found = arch::guarded_compare_exchange(at_, expected, desired)) return *found;
+    return fail(Error::BeyondEnd);
+  }
+  // Where the host's kernel finds it, which answers EFAULT by itself.
+  std::uint64_t address() const { return reinterpret_cast<std::uintptr_t>(at_); }
+  bool shared() const { return shared_; }  // memory that other processes of the host may have as well
+
+ private:
+  std::uint32_t* at_;
+  std::shared_ptr<Bank> keep_;
+  bool shared_;
+  PinHold pinned_;
+};
+
+}  // namespace ramet::mm
