@@ -11,16 +11,6 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// Copies pages that others may be writing to: if they are, the entry has changed and the copy is thrown away. Not
-// memcpy, which ThreadSanitizer watches: to it, that is a data race.
-__attribute__((no_sanitize("thread"))) static void copy_unsteady(std::byte* to, const std::byte* from, std::uint64_t bytes) {
-  using Chunk [[gnu::vector_size(64), gnu::may_alias]] = std::uint64_t;
-  for (std::uint64_t at = 0; at < bytes; at += sizeof(Chunk)) {
-    *reinterpret_cast<Chunk*>(to + at) = *reinterpret_cast<const Chunk*>(from + at);
-    asm volatile("" ::: "memory");  // or the compiler makes it memcpy again
-  }
-}
-
 struct AddressSpace::Impl::Copies {
   static constexpr unsigned kMost = 64;
   std::array<PageTable::Replacement, kMost> items;
@@ -59,7 +49,13 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
     if (!run && !block) run = frames->allocate(0, Fill::Overwrite);
     if (!run && copies.count == 0) return fail(run.error());
     if (!run) break;
-    copy_unsteady(memory.data().at(run->gpa), memory.host(seen.address), leaf.span());
+    // Others may be writing there: then the entry has changed, and the copy is thrown away. A layer may be a mapped
+    // snapshot file that somebody damages: then it cannot be read.
+    if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), leaf.span()); !copied) {
+      frames->free(run->gpa, run->pages());
+      if (copies.count == 0) return copied;
+      break;
+    }
     if (!config.eager_accessed_dirty && at != leaf.start) attributes.accessed = attributes.dirty = false;
     copies.items[copies.count++] = {seen, run->gpa, attributes};
   }

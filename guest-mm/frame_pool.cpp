@@ -140,7 +140,7 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
   if (fill == Fill::Overwrite) return;
   std::byte* at = bank_.at(run.gpa);
   if (!zero) {
-    std::memset(at, 0, run.bytes());
+    std::memset(at, 0, run.bytes());  // unguarded: the private bank is the VM's own, nobody else can take it away
     return;
   }
   // A window of small pages: have the host give its memory in one call instead of a fault for each page.

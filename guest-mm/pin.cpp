@@ -92,6 +92,7 @@ Result<> AddressSpace::Impl::move_apart_locked(Gva start, Gva end, Access access
       const PageTable::Leaf leaf = table->find(page);
       if (leaf.state != State::Present || leaf.attributes.write || !movable(page, leaf)) continue;
       if (const auto to = frames->allocate_apart()) {
+        // Unguarded: both frames are of the private bank, memory that nobody else can take away.
         std::memcpy(memory.data().at(*to), memory.data().at(leaf.address), kPageSize);
         moves.push_back({leaf, *to, attributes(*regions.find(page), Access::Write)});
       } else {
@@ -219,6 +220,7 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
 // The tree is shared by now, and nobody writes: the layer's tables get the copies, ours keep the frames.
 void AddressSpace::Impl::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatch& batch) {
   for (const PinnedPage& p : pages) {
+    // Unguarded, as above: pins of other memory are not counted.
     std::memcpy(memory.data().at(p.copy), memory.data().at(p.frame), kPageSize);
     counters.pages_copied_pinned.add();
   }

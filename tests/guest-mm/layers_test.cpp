@@ -522,5 +522,39 @@ TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone)
   child->check();
 }
 
+// A mapped snapshot file that somebody cuts short while a VM runs from it.
+TEST_P(Layers, What_cannot_be_read_any_more_is_an_error_for_whoever_would_copy_it) {
+  constexpr Gpa kFrames = 0x80'0000'0000;
+  constexpr Gva a = 0x4000'0000;
+  constexpr std::uint64_t kBytes = 4 * kBlockSize, kLeft = kBytes / 2;
+  for (const auto huge : {Region::Huge::Never, Region::Huge::Always}) {
+    const int file = ::memfd_create("snapshot", MFD_CLOEXEC);
+    ASSERT_EQ(::ftruncate(file, static_cast<off_t>(kBytes)), 0);
+    auto* at = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE, file, 0));
+    auto layer = std::make_shared<Layer>();
+    layer->data = Bank::adopt(kFrames, {at, kBytes}, [at] { ::munmap(at, kBytes); }, true);
+    layer->data_parts = {{kFrames, kFrames + kBytes}};
+    World w(GetParam());
+    Region region;
+    region.start = a, region.end = a + kBytes;
+    region.prot = kReadWrite, region.max_prot = kAllProt;
+    region.huge = huge;
+    const AddressSpace::Stretch all{a, kFrames, kBytes >> kPageShift};
+    ASSERT_TRUE(w.as->restore(layer, a + kBytes, {&region, 1}, {&all, 1}));
+    ASSERT_EQ(::ftruncate(file, static_cast<off_t>(kLeft)), 0);
+
+    EXPECT_TRUE(w.cpu().store(a, 1));
+    const std::uint64_t frames = w.frames();
+    EXPECT_EQ(w.cpu().store(a + kLeft, 1), fail(Error::BeyondEnd));
+    EXPECT_EQ(w.cpu().store(a + kBytes - 8, 1), fail(Error::BeyondEnd));
+    std::byte bytes[16] = {};
+    EXPECT_EQ(w.as->write(a + kLeft + 100, bytes), fail(Error::BeyondEnd));
+    EXPECT_EQ(w.as->read(a + kLeft + 100, bytes), fail(Error::BeyondEnd));
+    EXPECT_EQ(w.frames(), frames) << "a frame was kept for a copy that failed";
+    w.check();
+    ::close(file);
+  }
+}
+
 }  // namespace
 }  // namespace ramet::mm::test

@@ -6,6 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "arch/guarded.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -14,6 +19,7 @@ namespace {
 class UringQueuesTest : public ::testing::Test {
  protected:
   void SetUp() override {
+    arch::install_guard();
     queues = *UringQueues::create(4, 8);
     queues->describe(sq, cq);
     rings = map(IORING_OFF_SQ_RING, sq.array + 4 * sizeof(std::uint32_t));
@@ -55,6 +61,31 @@ TEST_F(UringQueuesTest, EntriesComeInTheOrderOfTheArray) {
   queues->publish_head();
   EXPECT_EQ(word(sq.head), 4u);
   EXPECT_EQ(queues->submissions(), 0u);
+}
+
+TEST_F(UringQueuesTest, QueuesThatCannotBeReachedHaveNoEntriesAndNoRoom) {
+  word(sq.tail) = 3;
+  ASSERT_TRUE(queues->take());
+  // The VMM's own mappings: those of the file that are not ours.
+  unsigned taken = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long start = 0, end = 0;
+    if (line.find("memfd:io_uring") == std::string::npos || std::sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2) continue;
+    auto* at = reinterpret_cast<std::byte*>(start);
+    if (at == rings || at == entries) continue;
+    ASSERT_EQ(::mprotect(at, end - start, PROT_NONE), 0);
+    ++taken;
+  }
+  ASSERT_EQ(taken, 2u);
+  EXPECT_EQ(queues->submissions(), 0u);
+  EXPECT_FALSE(queues->take());
+  queues->publish_head();
+  EXPECT_EQ(queues->completions(), queues->cq_entries());
+  EXPECT_FALSE(queues->put({1, 2, 0}));
+  queues->set_overflow(true);
+  EXPECT_FALSE(queues->eventfd_disabled());
+  EXPECT_EQ(word(sq.head), 0u);
 }
 
 TEST_F(UringQueuesTest, ATailThatIsMadeUpIsNoMoreThanAFullQueue) {

@@ -3,7 +3,6 @@
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
@@ -98,12 +97,9 @@ std::int64_t GupTest::read(Thread& thread, mm::Gva argument) {
   if (!to) return -to.error();
   mm::Gva at = *to;
   std::array<std::byte, mm::kPageSize> page;
-  const iovec local{page.data(), page.size()};
   for (const mm::HostRange& range : pin_->ranges()) {
     for (std::size_t done = 0; done < range.bytes.size(); done += page.size(), at += page.size()) {
-      // By the kernel: if it is of a shared file that shrank, a plain copy would be our own SIGBUS.
-      const iovec remote{range.bytes.data() + done, page.size()};
-      if (::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0) != static_cast<ssize_t>(page.size())) return -EFAULT;
+      if (!mm::copy_guarded(page.data(), range.bytes.data() + done, page.size())) return -EFAULT;
       if (!thread.memory().write(at, page)) return -EFAULT;
     }
   }

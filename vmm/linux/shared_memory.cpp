@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 
+#include "guest-mm/host_memory.hpp"
 namespace ramet::vmm {
 
 mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(std::uint64_t length, std::shared_ptr<void> charge,
@@ -22,7 +22,7 @@ mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(std::uint64_t leng
 
 mm::Result<> SharedMemory::read(std::uint64_t offset, std::span<std::byte> dst) {
   const std::uint64_t there = offset < size() ? std::min<std::uint64_t>(dst.size(), size() - offset) : 0;
-  if (there) std::memcpy(dst.data(), bank_->host() + offset, there);
+  if (auto copied = mm::copy_guarded(dst.data(), bank_->host() + offset, there); !copied) return copied;
   std::ranges::fill(dst.subspan(there), std::byte{0});
   return {};
 }

@@ -17,6 +17,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring_translate.hpp"
+#include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -110,17 +111,12 @@ OrErrno<void> Uring::start() {
   ready_ = HostFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   stop_ = HostFd(::eventfd(0, EFD_CLOEXEC));
   if (!ready_ || !stop_) return err(errno);
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);  // the new thread's from its start
-  int error = 0;
+  SignalsBlocked blocked;
   try {
     thread_ = std::thread([this] { serve(); });
   } catch (const std::system_error&) {
-    error = ENOMEM;
+    return err(ENOMEM);
   }
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  if (error) return err(error);
   return {};
 }
 

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
+#include "arch/guarded.hpp"
 #include "vmm/linux/files_state.hpp"
 
 namespace ramet::vmm {
@@ -28,11 +28,8 @@ struct UringQueues::Shared {
 
 namespace {
 
-using Word = std::atomic_ref<std::uint32_t>;
-// The guest's release of a tail or head pairs with this acquire, ours with its acquire.
-std::uint32_t load(std::uint32_t& word) { return Word(word).load(std::memory_order_acquire); }
-void store(std::uint32_t& word, std::uint32_t value) { Word(word).store(value, std::memory_order_release); }
-
+// A word that cannot be written is lost to the guest alone.
+void store(std::uint32_t& word, std::uint32_t value) { (void)arch::guarded_store(&word, value); }
 
 std::span<std::byte> map(int fd, std::uint64_t offset, std::uint64_t length) {
   void* at = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
@@ -102,43 +99,44 @@ void UringQueues::describe(io_sqring_offsets& sq, io_cqring_offsets& cq) const {
         .cqes = offsetof(Shared, completions), .flags = offsetof(Shared, cq_flags), .resv1 = 0, .resv2 = 0};
 }
 
-unsigned UringQueues::submissions() const { return std::min(load(shared_->sq_tail) - sq_head_, sq_entries_); }
+unsigned UringQueues::submissions() const {
+  const auto tail = arch::guarded_load(&shared_->sq_tail);
+  return tail ? std::min(*tail - sq_head_, sq_entries_) : 0;
+}
 
 std::optional<io_uring_sqe> UringQueues::take() {
-  auto* array = reinterpret_cast<std::uint32_t*>(rings_.data() + array_offset(cq_entries_));
-  const std::uint32_t index = load(array[sq_head_++ & (sq_entries_ - 1)]);
-  if (index >= sq_entries_) {
-    store(shared_->sq_dropped, load(shared_->sq_dropped) + 1);
+  const auto* array = reinterpret_cast<const std::uint32_t*>(rings_.data() + array_offset(cq_entries_));
+  const auto index = arch::guarded_load(&array[sq_head_++ & (sq_entries_ - 1)]);
+  // A copy: the guest may change the entry while we look at it.
+  io_uring_sqe sqe;
+  if (!index || *index >= sq_entries_ ||
+      !arch::guarded_copy(&sqe, entries_.data() + *index * sizeof sqe, sizeof sqe)) {
+    store(shared_->sq_dropped, ++sq_dropped_);
     return std::nullopt;
   }
-  // Word by word, so that the copy is one: the guest may change the entry while we look at it.
-  static_assert(sizeof(io_uring_sqe) == 64);
-  std::array<std::uint64_t, 8> words;
-  auto* from = reinterpret_cast<std::uint64_t*>(entries_.data() + index * sizeof(io_uring_sqe));
-  for (std::size_t i = 0; i < words.size(); ++i) words[i] = std::atomic_ref(from[i]).load(std::memory_order_relaxed);
-  io_uring_sqe sqe;
-  std::memcpy(&sqe, words.data(), sizeof sqe);
   return sqe;
 }
 
 void UringQueues::publish_head() { store(shared_->sq_head, sq_head_); }
 
 // A head that the guest made up counts as a full queue, or an empty one.
-unsigned UringQueues::completions() const { return std::min(cq_tail_ - load(shared_->cq_head), cq_entries_); }
+unsigned UringQueues::completions() const {
+  const auto head = arch::guarded_load(&shared_->cq_head);
+  return head ? std::min(cq_tail_ - *head, cq_entries_) : cq_entries_;
+}
 
 bool UringQueues::put(const Completion& cqe) {
-  if (completions() == cq_entries_) return false;
-  std::memcpy(&shared_->completions[cq_tail_ & (cq_entries_ - 1)], &cqe, sizeof cqe);
+  if (completions() == cq_entries_ ||
+      !arch::guarded_copy(&shared_->completions[cq_tail_ & (cq_entries_ - 1)], &cqe, sizeof cqe))
+    return false;
   store(shared_->cq_tail, ++cq_tail_);
   return true;
 }
 
-void UringQueues::set_overflow(bool on) {
-  Word flags(shared_->sq_flags);
-  if (on) flags.fetch_or(IORING_SQ_CQ_OVERFLOW);
-  else flags.fetch_and(~IORING_SQ_CQ_OVERFLOW);
-}
+void UringQueues::set_overflow(bool on) { store(shared_->sq_flags, on ? IORING_SQ_CQ_OVERFLOW : 0); }
 
-bool UringQueues::eventfd_disabled() const { return load(shared_->cq_flags) & IORING_CQ_EVENTFD_DISABLED; }
+bool UringQueues::eventfd_disabled() const {
+  return arch::guarded_load(&shared_->cq_flags).value_or(0) & IORING_CQ_EVENTFD_DISABLED;
+}
 
 }  // namespace ramet::vmm
