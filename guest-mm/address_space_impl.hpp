@@ -134,11 +134,12 @@ struct AddressSpace::Impl {
   Result<> take_frames(const Window&, Gpa table, Runs&);
   Result<FramePool::Run> take_run(const Window&, Gpa table, Gva at, std::uint64_t pages, Fill);
   // A page of the VM's own, pinned without the lock; nothing if it takes the lock.
-  std::optional<Gpa> pin_fast(Gva page, Access);
+  std::optional<PinHold> pin_fast(Gva page, Access);
   // The same with it: faulted in, and copied if others see it. Errors as fault(). No frame: shared memory.
   Result<PageTable::Leaf> pin_locked(Gva page, Access, FlushBatch&);
   // Of one table. Errors as fault(), NoMemory.
   Result<> move_apart_locked(Gva start, Gva end, Access, FlushBatch&);
+  // Precondition: the frames are ours alone, see pin_locked(), or of a shared region: those are not counted.
   PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes);
   // What a freeze does about pinned frames: copies to be had, made, and put where children find them.
   struct PinnedPage {

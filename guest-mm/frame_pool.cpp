@@ -232,6 +232,7 @@ void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
 }
 
 void FramePool::free(Gpa start, std::uint64_t pages) {
+  if (!bank_.contains(start) || pages > (bank_.end() - start) >> kPageShift) return;
   const auto guard = lock_soon(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   used_.store(used() - pages, std::memory_order_relaxed);
@@ -396,6 +397,7 @@ bool FramePool::consistent() const {
 }
 
 bool FramePool::is_free(Gpa at) const {
+  if (!bank_.contains(at)) return false;
   std::lock_guard guard(lock_);
   const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
   if (i >= bottom_ && i < top_) return true;

@@ -65,7 +65,8 @@ class FramePool {
   bool apart(Gpa gpa) const { return bank_.contains(gpa) && sealed_by(gpa).load(std::memory_order_acquire) == kApart; }
   // Those handed out.
   void visit_apart(const std::function<void(Gpa)>&) const;
-  // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them.
+  // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank are
+  // refused: nothing happens.
   void free(Gpa gpa, std::uint64_t pages);
 
   // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined.

@@ -18,7 +18,7 @@ using Level = PageTable::Level;
 // Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins
 // as well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began
 // when the frame was still part of a layer.
-std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
+std::optional<PinHold> AddressSpace::Impl::pin_fast(Gva page, Access access) {
   rcu::Reader reader;
   const std::uint32_t sequence = freezing.read();
   if (SequenceCount::changing(sequence)) return std::nullopt;
@@ -32,10 +32,9 @@ std::optional<Gpa> AddressSpace::Impl::pin_fast(Gva page, Access access) {
   };
   const auto frame = own();
   if (!frame) return std::nullopt;
-  pins->add(*frame, page);
+  PinHold hold = pins->hold(*frame, page, 1);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with freeze()
-  if (own() == frame && freezing.unchanged(sequence)) return frame;
-  pins->remove(*frame);
+  if (own() == frame && freezing.unchanged(sequence)) return hold;
   return std::nullopt;
 }
 
@@ -114,8 +113,7 @@ PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) 
   if (!config.pinned_cow) return {};
   const Gpa from = align_down(first, kPageSize);
   const std::uint64_t pages = (align_up(first + bytes, kPageSize) - from) >> kPageShift;
-  for (std::uint64_t i = 0; i < pages; ++i) pins->add(from + (i << kPageShift), align_down(at, kPageSize) + (i << kPageShift));
-  return {*pins, from, static_cast<std::uint32_t>(pages)};
+  return pins->hold(from, align_down(at, kPageSize), static_cast<std::uint32_t>(pages));
 }
 
 Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term) {
@@ -140,10 +138,10 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
   for (Gva at = address; at < address + length;) {
     const Gva page = align_down(at, kPageSize);
     const std::uint64_t bytes = std::min(page + kPageSize, address + length) - at;
-    if (const auto frame = m.pin_fast(page, access)) {
-      PinHold hold(*m.pins, *frame, 1);
-      if (!m.config.pinned_cow) hold = {};
-      add(at, *frame, bytes, memory_.bank_of(*frame), std::move(hold));
+    if (auto hold = m.pin_fast(page, access)) {
+      const Gpa frame = hold->first();
+      if (!m.config.pinned_cow) hold = PinHold();
+      add(at, frame, bytes, memory_.bank_of(frame), std::move(*hold));
     } else {
       FlushBatch batch = m.batch();
       std::lock_guard guard(m.lock);
@@ -153,9 +151,7 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
       const Gpa own = leaf->address + (page - leaf->start);
       auto keep = memory_.bank_of(own);
       if (!keep) return fail(Error::BeyondEnd);
-      PinHold hold;
-      if (memory_.data().contains(own)) hold = m.hold_locked(own, page, kPageSize);
-      add(at, own, bytes, std::move(keep), std::move(hold));
+      add(at, own, bytes, std::move(keep), m.hold_locked(own, page, kPageSize));
     }
     at += bytes;
   }
@@ -169,7 +165,7 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
     if (!frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
   });
   // All of the pin bank, pinned now or not: no child can be shown it there.
-  frames->visit_apart([&](Gpa frame) { pages.push_back({.at = pins->last_place(frame), .frame = frame, .copy = 0}); });
+  frames->visit_apart([&](Gpa frame) { pages.push_back({.at = pins->last_place(frame).value_or(0), .frame = frame, .copy = 0}); });
   const auto moved = std::ranges::partition(pages, [&](const PinnedPage& p) {
     const PageTable::Leaf l = table->find(p.at);
     return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;

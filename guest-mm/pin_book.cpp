@@ -33,23 +33,32 @@ unsigned PinBook::shard() {
   return mine;
 }
 
+PinHold PinBook::hold(Gpa first, Gva at, std::uint32_t pages) {
+  for (std::uint64_t i = 0; i < pages; ++i) add(first + (i << kPageShift), at + (i << kPageShift));
+  return {*this, first, pages};
+}
+
 void PinBook::add(Gpa frame, Gva at) {
+  const auto i = index(frame);
+  if (!i) return;
   const unsigned s = shard();
-  where(frame).store(at, std::memory_order_relaxed);
-  in_block(s, index(frame) / 512).fetch_add(1, std::memory_order_seq_cst);
+  where_[*i].store(at, std::memory_order_relaxed);
+  in_block(s, *i / 512).fetch_add(1, std::memory_order_seq_cst);
   shards_[s].total.fetch_add(1, std::memory_order_seq_cst);
-  count(frame).fetch_add(1, std::memory_order_seq_cst);
+  counts_[*i].fetch_add(1, std::memory_order_seq_cst);
 }
 
 void PinBook::remove(Gpa frame) {
+  const auto i = index(frame);
+  if (!i) return;
   const unsigned s = shard();
-  const bool last = count(frame).fetch_sub(1, std::memory_order_seq_cst) == 1;
+  const bool last = counts_[*i].fetch_sub(1, std::memory_order_seq_cst) == 1;
   shards_[s].total.fetch_sub(1, std::memory_order_seq_cst);
-  in_block(s, index(frame) / 512).fetch_sub(1, std::memory_order_seq_cst);
+  in_block(s, *i / 512).fetch_sub(1, std::memory_order_seq_cst);
   if (!last || orphan_count_.load(std::memory_order_seq_cst) == 0) return;
   {
     std::lock_guard guard(orphans_lock_);
-    if (count(frame).load(std::memory_order_seq_cst) > 0 || orphans_.erase(frame) == 0) return;
+    if (counts_[*i].load(std::memory_order_seq_cst) > 0 || orphans_.erase(frame) == 0) return;
     orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
   }
   freed(frame, 1);
@@ -68,23 +77,26 @@ void PinBook::visit(const std::function<void(Gpa, Gva)>& see) const {
     for (unsigned s = 0; s < kShards; ++s) pins += in_block(s, block).load(std::memory_order_seq_cst);
     if (pins <= 0) continue;
     for (std::uint64_t i = block * 512; i < std::min(frames_, (block + 1) * 512); ++i) {
-      const Gpa frame = bank_.base() + (i << kPageShift);
-      if (count(frame).load(std::memory_order_seq_cst) > 0) see(frame, where(frame).load(std::memory_order_relaxed));
+      if (counts_[i].load(std::memory_order_seq_cst) == 0) continue;
+      see(bank_.base() + (i << kPageShift), where_[i].load(std::memory_order_relaxed));
     }
   }
 }
 
 void PinBook::free(Gpa start, std::uint64_t pages) {
+  const auto first = index(start);
+  if (!first || pages > frames_ - *first) return;
   if (!any()) return freed(start, pages);
   Gpa from = start;
   const Gpa end = start + (pages << kPageShift);
   for (Gpa at = start; at < end; at += kPageSize) {
-    if (count(at).load(std::memory_order_seq_cst) == 0) continue;
+    const std::atomic<std::uint32_t>& count = counts_[*first + ((at - start) >> kPageShift)];
+    if (count.load(std::memory_order_seq_cst) == 0) continue;
     {
       std::lock_guard guard(orphans_lock_);
       orphans_.insert(at);
       orphan_count_.fetch_add(1, std::memory_order_seq_cst);
-      if (count(at).load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here
+      if (count.load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here
         orphans_.erase(at);
         orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
         continue;

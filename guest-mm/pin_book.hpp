@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -16,6 +17,9 @@
 
 namespace ramet::mm {
 
+class PinHold;
+
+// Frames of another bank have no place in it: they are never counted, and asking about them says no.
 class PinBook {
  public:
   // The bank outlives the book. Errors: NoMemory (book-keeping).
@@ -24,15 +28,22 @@ class PinBook {
   PinBook(const PinBook&) = delete;
   PinBook& operator=(const PinBook&) = delete;
 
-  // One pin more for the frame, which is mapped at `at`. seq_cst: pairs with the fork that looks at the counts after it
-  // made its sequence odd, and with free(), which looks after the entry has gone; the caller looks at both again.
-  void add(Gpa frame, Gva at);
-  // One less; if it was the last, and the frame has been freed meanwhile, it goes to `freed`.
-  void remove(Gpa frame);
-  bool pinned(Gpa frame) const { return any() && bank_.contains(frame) && count(frame).load(std::memory_order_seq_cst) > 0; }
+  // One pin more for each of the frames in a row, which are mapped from `at` on. seq_cst: pairs with the fork that looks
+  // at the counts after it made its sequence odd, and with free(), which looks after the entry has gone; the caller looks
+  // at both again. When the hold goes, one less; a frame that was freed meanwhile goes to `freed` with its last pin.
+  PinHold hold(Gpa first, Gva at, std::uint32_t pages);
+  bool pinned(Gpa frame) const {
+    const auto i = any() ? index(frame) : std::nullopt;
+    return i && counts_[*i].load(std::memory_order_seq_cst) > 0;
+  }
+  // Where it was mapped when it was pinned last; nothing if it never was.
+  std::optional<Gva> last_place(Gpa frame) const {
+    const auto i = index(frame);
+    const Gva at = i ? where_[*i].load(std::memory_order_relaxed) : 0;
+    return at ? std::optional(at) : std::nullopt;
+  }
   // Whether it ever was: it may stay writable where it is, as no child has ever seen it.
-  bool ever(Gpa frame) const { return bank_.contains(frame) && where(frame).load(std::memory_order_relaxed) != 0; }
-  Gva last_place(Gpa frame) const { return where(frame).load(std::memory_order_relaxed); }
+  bool ever(Gpa frame) const { return last_place(frame).has_value(); }
   bool any() const { return total() > 0; }
   std::int64_t total() const;  // pins, not frames
   // Every frame that is pinned, and where it was mapped when it was pinned last.
@@ -45,15 +56,20 @@ class PinBook {
   std::uint64_t orphans() const { return orphan_count_.load(std::memory_order_seq_cst); }
 
  private:
+  friend class PinHold;
   static constexpr unsigned kShards = 16;
   struct alignas(128) Shard {
     std::atomic<std::int64_t> total{0};
   };
   explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
   static unsigned shard();
-  std::uint64_t index(Gpa frame) const { return (frame - bank_.base()) >> kPageShift; }
-  std::atomic<std::uint32_t>& count(Gpa frame) const { return counts_[index(frame)]; }
-  std::atomic<Gva>& where(Gpa frame) const { return where_[index(frame)]; }
+  void add(Gpa frame, Gva at);
+  void remove(Gpa frame);
+  // Its place in the arrays; nothing for a frame of another bank.
+  std::optional<std::uint64_t> index(Gpa frame) const {
+    if (!bank_.contains(frame)) return std::nullopt;
+    return (frame - bank_.base()) >> kPageShift;
+  }
   // Pins in a block, counted by each shard for itself: only their sum means anything.
   std::atomic<std::int32_t>& in_block(unsigned shard, std::uint64_t block) const { return in_block_[shard * blocks_ + block]; }
 
@@ -73,7 +89,6 @@ class PinBook {
 class PinHold {
  public:
   PinHold() = default;
-  PinHold(PinBook& book, Gpa first, std::uint32_t pages) : book_(&book), first_(first), pages_(pages) {}
   PinHold(PinHold&& o) noexcept : book_(std::exchange(o.book_, nullptr)), first_(o.first_), pages_(o.pages_) {}
   PinHold& operator=(PinHold&& o) noexcept {
     std::swap(book_, o.book_), std::swap(first_, o.first_), std::swap(pages_, o.pages_);
@@ -82,8 +97,11 @@ class PinHold {
   ~PinHold() {
     for (std::uint32_t i = 0; book_ && i < pages_; ++i) book_->remove(first_ + (std::uint64_t{i} << kPageShift));
   }
+  Gpa first() const { return first_; }
 
  private:
+  friend class PinBook;
+  PinHold(PinBook& book, Gpa first, std::uint32_t pages) : book_(&book), first_(first), pages_(pages) {}
   PinBook* book_ = nullptr;
   Gpa first_ = 0;
   std::uint32_t pages_ = 0;

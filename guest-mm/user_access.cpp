@@ -116,17 +116,19 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
   return total;
 }
 
+// As a pin that reads: who waits at the word is to be found there after the page was written, by mprotect and a store.
 Result<HostWord> AddressSpace::word(Gva address, Access access) {
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
   FlushBatch batch = impl_->batch();
   std::lock_guard guard(impl_->lock);
-  const auto piece = impl_->piece_locked(address, sizeof(std::uint32_t), access, batch);
-  if (!piece) return fail(piece.error());
-  auto keep = memory_.bank_of(piece->gpa);
+  const auto leaf = impl_->pin_locked(align_down(address, kPageSize), access, batch);
+  if (batch.pending()) batch.commit();
+  if (!leaf) return fail(leaf.error());
+  const Gpa gpa = leaf->address + (address - leaf->start);
+  auto keep = memory_.bank_of(gpa);
   if (!keep) return fail(Error::BeyondEnd);
-  PinHold pinned;
-  if (!piece->shared) pinned = impl_->hold_locked(piece->gpa, address, sizeof(std::uint32_t));
-  return HostWord(piece->bytes.data(), std::move(keep), piece->shared, std::move(pinned));
+  std::byte* const at = keep->at(gpa);
+  return HostWord(at, std::move(keep), !memory_.data().contains(gpa), impl_->hold_locked(gpa, address, sizeof(std::uint32_t)));
 }
 
 }  // namespace ramet::mm

@@ -71,6 +71,28 @@ TEST_P(Pins, A_device_writes_to_the_parent_and_to_nobody_else) {
   }
 }
 
+// Whoever asks, and whatever it is about to write there: the books are arrays, and memory lies behind them.
+TEST(PinBooks, Frames_of_another_bank_have_no_place_in_the_books) {
+  const auto bank = *Bank::anonymous(kGiantSize, kBlockSize);
+  auto book = *PinBook::create(*bank);
+  std::vector<Gpa> freed;
+  book->freed = [&](Gpa first, std::uint64_t) { freed.push_back(first); };
+  for (const Gpa foreign : {Gpa{0}, bank->base() - kPageSize, bank->end(), bank->end() + (Gpa{1} << 40), ~Gpa{0} & ~0xfff}) {
+    const PinHold hold = book->hold(foreign, 0x5000, 3);
+    EXPECT_EQ(book->total(), foreign + 3 * kPageSize > bank->base() && foreign < bank->end() ? 2 : 0);
+    EXPECT_FALSE(book->pinned(foreign));
+    EXPECT_FALSE(book->ever(foreign));
+    EXPECT_EQ(book->last_place(foreign), std::nullopt);
+    book->free(foreign, 1);
+  }
+  book->free(bank->end() - kPageSize, 2);
+  EXPECT_TRUE(freed.empty());
+  EXPECT_EQ(book->total(), 0);
+  const PinHold own = book->hold(bank->end() - kPageSize, 0x5000, 3);
+  EXPECT_EQ(book->total(), 1);
+  EXPECT_EQ(book->last_place(bank->end() - kPageSize), Gva{0x5000});
+}
+
 // The damage that the technique is for.
 TEST_P(Pins, Without_the_technique_the_parent_loses_what_the_device_writes_and_the_child_gets_it) {
   Genet g(GetParam(), {.pinned_cow = false});

@@ -135,6 +135,71 @@ TEST_P(UserAccess, A_word_is_the_guests_own_memory) {
   EXPECT_EQ(w.as->word(4).error(), Error::NotMapped);
 }
 
+// Waiting at it needs no more than reading; whoever waits must be found where the page is written later.
+TEST_P(UserAccess, A_word_of_inherited_read_only_memory_is_the_VMs_own_from_then_on) {
+  Genet g(GetParam(), {.blocks = false});
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  auto child = g.child(*parent->as->freeze());
+  for (World* w : {child.get(), parent.get()}) {
+    ASSERT_TRUE(w->as->protect(a, kMiB, kRead));
+    EXPECT_EQ(w->as->word(a).error(), Error::NotPermitted);
+    const auto word = w->as->word(a, Access::Read);
+    ASSERT_TRUE(word);
+    EXPECT_FALSE(word->shared());
+    EXPECT_EQ(word->load(), 1u);
+    EXPECT_EQ(w->as->pins(), 1);
+    ASSERT_TRUE(w->as->protect(a, kMiB, kReadWrite));
+    ASSERT_TRUE(w->cpu().store(a, w == parent.get() ? 2 : 3));
+    EXPECT_EQ(word->load(), w == parent.get() ? 2u : 3u);
+  }
+  EXPECT_EQ(child->cpu(1).load(a), 3u);
+  EXPECT_EQ(parent->cpu(1).load(a), 2u);
+  EXPECT_EQ(parent->as->pins() + child->as->pins(), 0);
+  parent->check();
+  child->check();
+}
+
+TEST_P(UserAccess, A_word_that_others_see_is_not_pinned_as_if_it_were_the_VMs_own) {
+  Genet g(GetParam(), {.blocks = false});
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB);
+  ASSERT_TRUE(parent->cpu().store(a, 1));
+  ASSERT_TRUE(parent->as->protect(a, kMiB, kRead));
+  auto child = g.child(*parent->as->freeze());
+  const auto word = parent->as->word(a, Access::Read);
+  ASSERT_TRUE(parent->as->protect(a, kMiB, kReadWrite));
+  ASSERT_TRUE(parent->cpu().store(a, 2));
+  EXPECT_EQ(child->cpu().load(a), 1u);
+  EXPECT_EQ(word->load(), 2u);
+  parent->check();
+  child->check();
+}
+
+// As after `snapshot run`: the data comes from a file, the tables are new.
+TEST_P(UserAccess, A_word_of_restored_read_only_memory_is_the_VMs_own_from_then_on) {
+  World w(GetParam());
+  constexpr Gva a = 0x1000'0000;
+  auto layer = std::make_shared<Layer>();
+  std::vector<std::byte> bytes(kBlockSize + kPageSize, std::byte{5});
+  auto* const at = reinterpret_cast<std::byte*>(align_up(reinterpret_cast<std::uintptr_t>(bytes.data()), kPageSize));
+  layer->data = *w.memory->make_bank({at, kBlockSize}, {});
+  layer->data_parts = {{layer->data->base(), layer->data->end()}};
+  Region region;
+  region.start = a, region.end = a + kBlockSize, region.prot = kRead;
+  const AddressSpace::Stretch all{.start = a, .frame = layer->data->base(), .pages = 512};
+  ASSERT_TRUE(w.as->restore(layer, 0x7fff'0000'0000, {&region, 1}, {&all, 1}));
+  const auto word = w.as->word(a + kPageSize, Access::Read);
+  ASSERT_TRUE(word);
+  EXPECT_EQ(word->load(), 0x0505'0505u);
+  EXPECT_EQ(w.as->pins(), 1);
+  ASSERT_TRUE(w.as->protect(a, kBlockSize, kReadWrite));
+  ASSERT_TRUE(w.cpu().store(a + kPageSize, 7));
+  EXPECT_EQ(word->load(), 7u);
+  w.check();
+}
+
 TEST_P(UserAccess, A_bank_stays_while_a_piece_of_it_is_in_use) {
   World w(GetParam());
   auto file = std::make_shared<TestFile>(*w.memory, 0x4000);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,6 +48,37 @@ static void* wait_at_gate(void* arg) {
   }
   __atomic_add_fetch(&woken, 1, __ATOMIC_SEQ_CST);
   return NULL;
+}
+
+// Memory that came with fork and cannot be written at first: who waits there is found there when it has been.
+static uint32_t* inherited;
+static volatile int about_to_wait;
+static void* wait_for_store(void* arg) {
+  about_to_wait = 1;
+  while (__atomic_load_n(inherited, __ATOMIC_SEQ_CST) == 7) futex(inherited, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 7, NULL, NULL, 0);
+  return arg;
+}
+static void wait_in_inherited_memory(void) {
+  inherited = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(inherited != MAP_FAILED);
+  *inherited = 7;
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  CHECK(mprotect(inherited, 4096, PROT_READ) == 0);
+  CHECK_ERRNO(futex(inherited, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 6, NULL, NULL, 0), EAGAIN);
+  CHECK(futex(inherited, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0) == 0);
+  pthread_t waiter;
+  CHECK(pthread_create(&waiter, NULL, wait_for_store, NULL) == 0);
+  while (!about_to_wait) sched_yield();
+  for (int i = 0; i < 1000; ++i) sched_yield();  // most likely it waits by now
+  CHECK(mprotect(inherited, 4096, PROT_READ | PROT_WRITE) == 0);
+  __atomic_store_n(inherited, 8, __ATOMIC_SEQ_CST);
+  CHECK(futex(inherited, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0) >= 0);
+  CHECK(pthread_join(waiter, NULL) == 0);
+  if (child == 0) _exit(0);
+  int status = 1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  puts("inherited read-only memory");
 }
 
 int main(void) {
@@ -92,5 +124,6 @@ int main(void) {
   CHECK_ERRNO(futex(shared, FUTEX_WAIT, 0, &soon, NULL, 0), ETIMEDOUT);
   CHECK(futex(shared, FUTEX_WAKE, 1, NULL, NULL, 0) == 0);
   puts("shared futex");
+  wait_in_inherited_memory();
   return 0;
 }
