@@ -2,7 +2,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
 #include "tests/vmm/files_guest.hpp"
+#include "vmm/linux/files_state.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -48,6 +53,36 @@ TEST(Mapping, ASharedMappingIsTheFile) {
   EXPECT_EQ(w.g.bytes(as_word(at), 3), "xQz");
   EXPECT_EQ(w.g.call("munmap", {as_word(at), 2 * kPage}), 0);
   EXPECT_EQ(w.g.machine.banks, banks);
+}
+
+// Another thread replaces the descriptor all the time, as dup2(2) does it.
+TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
+  Mapped w;
+  const std::int64_t fd = w.g.open("/w/f", O_RDWR);
+  const auto both = w.g.process->files.get(static_cast<int>(fd));
+  const auto reader = w.g.process->files.get(static_cast<int>(w.g.open("/ro/f")));
+  auto& table = w.g.process->files.state();
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    for (bool turn = false; !stop.load(std::memory_order_relaxed); turn = !turn) {
+      std::lock_guard guard(table.lock);
+      table.slots[static_cast<std::size_t>(fd)].file = turn ? both : reader;
+    }
+  });
+  unsigned wrong = 0, of_both = 0, of_reader = 0;
+  while (of_both + of_reader < 4000 || std::min(of_both, of_reader) < 100) {
+    const std::int64_t at = w.map(fd, PROT_READ, MAP_SHARED, kPage);
+    if (at <= 0) break;
+    const auto region = w.g.memory().find_region(as_word(at));
+    const bool writable = Files::file_of(*region->backing) == both;
+    ++(writable ? of_both : of_reader);
+    wrong += mm::has(region->max_prot, mm::Prot::Write) != writable;
+    EXPECT_EQ(w.g.call("munmap", {as_word(at), kPage}), 0);
+  }
+  stop = true;
+  other.join();
+  EXPECT_GE(std::min(of_both, of_reader), 100u);
+  EXPECT_EQ(wrong, 0u) << "of " << of_both + of_reader;
 }
 
 TEST(Mapping, TheDescriptorDecidesWhatAMappingMayDo) {

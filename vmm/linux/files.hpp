@@ -94,7 +94,8 @@ class Files {
   // The end of the process: all descriptors, and its POSIX locks.
   void close_all();
 
-  // Null if fd is not open. The result stays valid when another thread closes fd.
+  // Null if fd is not open. The result stays valid when another thread closes fd, which may be another file's by then: a
+  // call looks a descriptor up once, and nothing else here that is about a file takes a number.
   std::shared_ptr<OpenFile> get(int fd) const;
   bool holds(const OpenFile&) const;     // some descriptor leads there
   // Lowest free number at or above `from`; EMFILE past the limit.
@@ -109,11 +110,8 @@ class Files {
   // True if some share covers guest_path: tells "not shared" from "does not exist" in messages.
   bool shared(const std::string& guest_path) const;
 
-  // mmap of a descriptor: the backing for a private or a shared mapping of [offset, offset+length).
-  // EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
-  OrErrno<std::shared_ptr<mm::Backing>> backing(int fd, bool shared, bool writable, std::uint64_t offset,
-                                                std::uint64_t length, mm::Memory&);
-  // Of a file, the same. `shared` ones are mapped once, wholly.
+  // mmap of a file: the backing for a private or a shared mapping of [offset, offset+length); `shared` ones are mapped
+  // once, wholly. EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
   OrErrno<std::shared_ptr<mm::Backing>> backing(const std::shared_ptr<OpenFile>&, bool shared, bool writable,
                                                 std::uint64_t offset, std::uint64_t length, mm::Memory&);
   // The file behind a backing; null: it is memory.

@@ -125,13 +125,6 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::private_backing(const std::shared_p
   return std::make_shared<FileBacking>(file, st->st_dev, st->st_ino, nullptr);
 }
 
-OrErrno<std::shared_ptr<mm::Backing>> Files::backing(int fd, bool shared, bool writable, std::uint64_t offset,
-                                                     std::uint64_t length, mm::Memory& memory) {
-  auto file = get(fd);
-  if (!file) return err(EBADF);
-  return backing(file, shared, writable, offset, length, memory);
-}
-
 std::shared_ptr<OpenFile> Files::file_of(const mm::Backing& backing) {
   const auto* of_file = dynamic_cast<const FileBacking*>(&backing);
   return of_file ? of_file->file() : nullptr;

@@ -69,10 +69,12 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
                              : ::preadv2(file.host.get(), iov.data(), static_cast<int>(iov.size()), offset, how.flags));
 }
 
-std::int64_t transfer(Thread& t, const OpenFile& file, std::span<const iovec> iov, std::uint64_t bytes, const Transfer& how) {
+std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
+  std::span<const iovec> iov = buffers.iov();
+  const std::uint64_t bytes = buffers.bytes();
   if (file.kind == OpenFile::Kind::Signal) {
     if (how.offset != kCurrent) return -ESPIPE;
-    return how.write ? -EINVAL : read_signals(t, file, iov, bytes);
+    return how.write ? -EINVAL : read_signals(t, file, buffers);
   }
   std::unique_lock<std::mutex> charged;
   if (file.charge) {
@@ -129,7 +131,7 @@ std::int64_t one_buffer(Thread& t, const Args& a, Transfer how) {
   if (a.i64(2) < 0) return -EINVAL;
   auto buffers = UserBuffers::one(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return transfer(t, **file, buffers->iov(), buffers->bytes(), how);
+  return transfer(t, **file, *buffers, how);
 }
 
 std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
@@ -137,7 +139,7 @@ std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
   if (!file) return -file.error();
   auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return transfer(t, **file, buffers->iov(), buffers->bytes(), how);
+  return transfer(t, **file, *buffers, how);
 }
 
 std::int64_t sys_read(Thread& t, const Args& a) { return one_buffer(t, a, {.write = false}); }

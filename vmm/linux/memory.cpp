@@ -138,7 +138,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   request.grows_down = anonymous && !shared && (flags & MAP_GROWSDOWN);
   request.populate = flags & (MAP_POPULATE | MAP_LOCKED);
   if (!anonymous) {
-    auto backing = thread.process.files.backing(a.i32(4), shared, prot & PROT_WRITE, offset, bytes, thread.memory().memory());
+    auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes, thread.memory().memory());
     if (!backing) return -backing.error();
     request.backing = std::move(*backing);
     request.offset = offset;

@@ -8,8 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <vector>
+#include <optional>
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/thread.hpp"
@@ -75,22 +74,15 @@ signalfd_siginfo record_of(const siginfo_t& info) {
   return r;
 }
 
-std::vector<signalfd_siginfo> take(Thread& thread, SignalSet mask, std::uint64_t most) {
-  std::vector<siginfo_t> taken;
+std::optional<signalfd_siginfo> take(Thread& thread, SignalSet mask) {
+  std::optional<siginfo_t> info;
   {
     std::lock_guard guard(thread.process.signals.lock);
-    while (taken.size() < most) {
-      auto info = take_signal(thread, mask);
-      if (!info) break;
-      taken.push_back(*info);
-    }
+    info = take_signal(thread, mask);
   }
-  std::vector<signalfd_siginfo> records;
-  for (const siginfo_t& info : taken) {
-    thread.process.timers->taken(info);
-    records.push_back(record_of(info));
-  }
-  return records;
+  if (!info) return std::nullopt;
+  thread.process.timers->taken(*info);
+  return record_of(*info);
 }
 
 std::int64_t make(Thread& thread, const Args& a, int flags) {
@@ -141,21 +133,22 @@ void tell_signal_fds(Process& process, int sig) {
   });
 }
 
-std::int64_t read_signals(Thread& thread, const OpenFile& file, std::span<const iovec> iov, std::uint64_t bytes) {
+std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
   constexpr std::uint64_t kMost = 64;  // at once: the guest chooses the length
-  if (bytes < kRecord) return -EINVAL;
+  if (buffers.bytes() < kRecord) return -EINVAL;
+  const std::uint64_t room = std::min(buffers.bytes() / kRecord, kMost) * kRecord;
   for (;;) {
-    const auto records = take(thread, file.signals->mask, std::min<std::uint64_t>(bytes / kRecord, kMost));
-    settle(thread.process.family, file);
-    if (!records.empty()) {
-      auto from = std::as_bytes(std::span(records));
-      for (const iovec& v : iov) {
-        const std::size_t n = std::min(v.iov_len, from.size());
-        if (n) std::memcpy(v.iov_base, from.data(), n);
-        from = from.subspan(n);
-      }
-      return static_cast<std::int64_t>(records.size() * kRecord);
+    std::uint64_t done = 0;
+    bool reached = true;  // as on Linux, a signal is gone that cannot be told; the next ones are not
+    while (reached && done < room) {
+      const auto record = take(thread, file.signals->mask);
+      if (!record) break;
+      reached = buffers.put(done, std::as_bytes(std::span(&*record, 1))).has_value();
+      if (reached) done += kRecord;
     }
+    settle(thread.process.family, file);
+    if (done > 0) return static_cast<std::int64_t>(done);
+    if (!reached) return -EFAULT;
     const int status = ::fcntl(file.host.get(), F_GETFL);
     if (status < 0) return -errno;
     if (status & O_NONBLOCK) return -EAGAIN;

@@ -4,14 +4,12 @@
 // away. A missing one would not be.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <atomic>
 #include <cstdint>
-#include <span>
 
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 
@@ -23,7 +21,7 @@ struct SignalFd {
 // The signal was queued for the process: descriptors that want it become readable. Under the process's signals.lock.
 void tell_signal_fds(Process&, int sig);
 
-// read(2) of one, into host memory: whole signalfd_siginfo. Waits unless O_NONBLOCK. Returns bytes or -errno.
-std::int64_t read_signals(Thread&, const OpenFile&, std::span<const iovec>, std::uint64_t bytes);
+// read(2) of one: whole signalfd_siginfo. Waits unless O_NONBLOCK. Returns bytes or -errno.
+std::int64_t read_signals(Thread&, const OpenFile&, const UserBuffers&);
 
 }  // namespace ramet::vmm

@@ -51,6 +51,21 @@ OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_
 
 }  // namespace
 
+OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> bytes) const {
+  for (const iovec& piece : iov_) {
+    if (bytes.empty()) break;
+    if (offset >= piece.iov_len) {
+      offset -= piece.iov_len;
+      continue;
+    }
+    const std::size_t n = std::min<std::size_t>(piece.iov_len - offset, bytes.size());
+    if (!mm::copy_guarded(static_cast<std::byte*>(piece.iov_base) + offset, bytes.data(), n)) return err(EFAULT);
+    bytes = bytes.subspan(n);
+    offset = 0;
+  }
+  return {};
+}
+
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   UserBuffers buffers;
   auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.held_);

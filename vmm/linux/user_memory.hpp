@@ -63,7 +63,9 @@ class UserBuffers {
   static OrErrno<UserBuffers> one(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
   // The guest's own array of struct iovec (count at most 1024, else EINVAL).
   static OrErrno<UserBuffers> vector(mm::AddressSpace&, mm::Gva iov, std::uint64_t count, mm::Access);
-  std::span<const iovec> iov() const { return iov_; }
+  std::span<const iovec> iov() const { return iov_; }  // for the host's kernel alone
+  // Copies into them from `offset` on; what does not fit is left out. Errors: EFAULT.
+  OrErrno<void> put(std::uint64_t offset, std::span<const std::byte>) const;
   std::uint64_t bytes() const { return bytes_; }
 
  private:
