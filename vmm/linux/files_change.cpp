@@ -246,18 +246,22 @@ std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
 
 }  // namespace
 
-OrErrno<HostFd> make_socket_node(Thread& t, const std::string& path) {
+std::int64_t with_socket_node(Thread& t, const std::string& path, const std::function<std::int64_t(HostFd)>& bind) {
   auto p = parent_of(t, AT_FDCWD, path);
-  if (!p) return err(p.error());
-  if (std::int64_t bad = check_new(t, *p)) return err(static_cast<int>(-bad));
-  if (p->slash) return err(ENOENT);
+  if (!p) return -p.error();
+  if (std::int64_t bad = check_new(t, *p)) return bad;
+  if (p->slash) return -ENOENT;
   const int dir = p->dir.fd->get();
-  if (::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(t).masked(0777), 0) != 0) return err(errno);
+  if (::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(t).masked(0777), 0) != 0) return -errno;
   HostFd node(::openat(dir, p->name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-  struct stat st{};
-  if (!node || ::fstat(node.get(), &st) != 0) return err(errno);
-  if (!S_ISSOCK(st.st_mode)) return err(EEXIST);  // somebody was quicker
-  return node;
+  std::int64_t r = node ? 0 : -errno;
+  struct stat st{}, now{};
+  if (node && ::fstat(node.get(), &st) == 0 && !S_ISSOCK(st.st_mode)) return -EEXIST;  // somebody was quicker
+  if (node) r = bind(std::move(node));
+  if (r == 0 || ::fstatat(dir, p->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISSOCK(now.st_mode)) return r;
+  const bool ours = !st.st_ino || (now.st_dev == st.st_dev && now.st_ino == st.st_ino);  // what there is now
+  if (ours) ::unlinkat(dir, p->name.c_str(), 0);
+  return r;
 }
 
 std::span<const Definition> change_calls() {

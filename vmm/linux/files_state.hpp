@@ -213,8 +213,9 @@ std::span<const Definition> descriptor_calls();  // files_table.cpp
 std::span<const Definition> open_calls();        // files_open.cpp
 std::span<const Definition> control_calls();     // files_control.cpp: fcntl, ioctl, flock
 
-// The file of a socket's name; its O_PATH descriptor. Errors: EEXIST, and those of mknod(2). files_change.cpp.
-OrErrno<HostFd> make_socket_node(Thread&, const std::string& path);
+// Makes the file of a socket's name and has `bind` bind to it (its O_PATH descriptor; 0 or -errno): if that fails the file is
+// gone again. Errors: EEXIST, those of mknod(2) and of `bind`. files_change.cpp.
+std::int64_t with_socket_node(Thread&, const std::string& path, const std::function<std::int64_t(HostFd)>& bind);
 // F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files_lock.cpp.
 std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);
 std::span<const Definition> copy_calls();        // files_copy.cpp: sendfile, copy_file_range, splice, tee

@@ -1,6 +1,5 @@
 // Names of sockets: bind, connect, listen, accept, getsockname, getpeername. See sockets.hpp.
 #include <errno.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,11 +17,11 @@ namespace {
 
 constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
 
-HostAddress address_of(const SocketName& name) {
+HostAddress address_at(const std::string& path) {
   HostAddress address;
   address.bytes.sun_family = AF_UNIX;
-  std::memcpy(address.bytes.sun_path, name.host.data(), name.host.size());
-  address.length = static_cast<socklen_t>(kPath + name.host.size());
+  std::memcpy(address.bytes.sun_path, path.data(), path.size());
+  address.length = static_cast<socklen_t>(kPath + path.size() + 1);
   return address;
 }
 const sockaddr* generic(const HostAddress& address) { return reinterpret_cast<const sockaddr*>(&address.bytes); }
@@ -54,16 +53,15 @@ std::int64_t sys_bind(Thread& t, const Args& a) {
   SocketEnds& ends = *(*file)->socket;
   std::lock_guard guard(ends.lock);
   if (ends.own) return -EINVAL;
-  HostFd node;
-  if (!name->empty() && (*name)[0] != 0) {
-    auto made = make_socket_node(t, *name);
-    if (!made) return made.error() == EEXIST ? -EADDRINUSE : -made.error();
-    node = std::move(*made);
-  }
-  auto bound = names_of(t).bind(*file, std::move(*name), std::move(node));
-  if (!bound) return -bound.error();
-  ends.own = std::move(*bound);
-  return 0;
+  const auto bind = [&](HostFd node) -> std::int64_t {
+    auto bound = names_of(t).bind(*file, *name, std::move(node));
+    if (!bound) return -bound.error();
+    ends.own = std::move(*bound);
+    return 0;
+  };
+  if (name->empty() || (*name)[0] == 0) return bind(HostFd());
+  const std::int64_t r = with_socket_node(t, *name, bind);
+  return r == -EEXIST ? -EADDRINUSE : r;
 }
 
 std::int64_t sys_connect(Thread& t, const Args& a) {
@@ -81,9 +79,8 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
-  auto peer = name_of(t, address);
   std::lock_guard guard((*file)->socket->lock);
-  (*file)->socket->peer = std::move(peer);
+  (*file)->socket->peer = std::move(address.name);
   return 0;
 }
 
@@ -92,24 +89,14 @@ std::int64_t sys_listen(Thread& t, const Args& a) {
   return file ? result_of(::listen((*file)->host.get(), a.i32(1))) : -file.error();
 }
 
-// A process of the host that has looked up the name is not let in: all of a family's sockets are this process's.
-bool is_own(int host) {
-  ucred peer{};
-  socklen_t length = sizeof peer;
-  return ::getsockopt(host, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid == ::getpid();
-}
-
 std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags) {
   if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
   auto file = socket_at(t, fd);
   if (!file) return -file.error();
-  std::shared_ptr<OpenFile> accepted;
-  do {
-    const std::int64_t r = t.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
-                                      static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
-    if (r < 0) return restartable(r);
-    accepted = make_socket(HostFd(static_cast<int>(r)));
-  } while (!is_own(accepted->host.get()));
+  const std::int64_t r = t.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
+                                    static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
+  if (r < 0) return restartable(r);
+  auto accepted = make_socket(HostFd(static_cast<int>(r)));
   accepted->socket->own = name_at(**file, &SocketEnds::own);
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
@@ -152,23 +139,41 @@ OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_p
     if (!abstract_.contains({type, next})) guest = std::move(next);
   }
   if (!node && abstract_.contains({type, guest})) return err(EADDRINUSE);
-  if (prefix_.empty()) {
-    std::uint64_t random[2];
-    if (::getrandom(random, sizeof random, 0) != sizeof random) return err(EAGAIN);
-    prefix_ = std::string(1, 0) + fmt::format("ramet-{:016x}{:016x}-", random[0], random[1]);
-  }
   auto name = std::make_shared<SocketName>();
   name->type = type;
   name->guest = std::move(guest);
-  name->host = prefix_ + std::to_string(made_++);
   name->node = std::move(node);
-  const HostAddress address = address_of(*name);
-  if (::bind(file->host.get(), generic(address), address.length) != 0) return err(errno);
+  if (std::int64_t bad = place_locked(*file, *name)) return err(static_cast<int>(-bad));
   const Bound bound{file, name};
   if (name->node) nodes_.insert_or_assign({st.st_dev, st.st_ino}, bound);
   else abstract_.insert_or_assign({type, name->guest}, bound);
   host_.insert_or_assign(name->host, bound);
   return name;
+}
+
+// Until the file is removed it can be connected to by who may search the directory and write to the file: with no
+// permission on it, and before listen(2), that is a process which could take the VMM's own descriptors as well.
+std::int64_t SocketNames::place_locked(const OpenFile& file, SocketName& name) {
+  const int directory = places_.directory().get();
+  if (directory < 0) return -ENOBUFS;
+  const std::string entry = std::to_string(made_++);
+  name.host = fd_path(directory) + "/" + entry;
+  struct stat own{};
+  if (::fstat(file.host.get(), &own) != 0) return -errno;
+  // What is bound stays bound: the number for the file's descriptor is had beforehand, and let go of for an instant.
+  HostFd number(::fcntl(directory, F_DUPFD_CLOEXEC, 0));
+  if (!number) return -errno;
+  const HostAddress address = address_at(name.host);
+  std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives it to the file
+  if (!bad) bad = result_of(::bind(file.host.get(), generic(address), address.length));
+  if (std::int64_t r = result_of(::fchmod(file.host.get(), own.st_mode & 07777)); !bad) bad = r;
+  if (bad) return bad;
+  number = HostFd();
+  name.inode = HostFd(::openat(directory, entry.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!name.inode) bad = -errno;
+  if (::unlinkat(directory, entry.c_str(), 0) != 0 && !bad) bad = -errno;
+  if (!bad && ::chmod(fd_path(name.inode.get()).c_str(), S_IRUSR | S_IWUSR) != 0) bad = -errno;
+  return bad;
 }
 
 template <class Key>
@@ -205,7 +210,9 @@ OrErrno<HostAddress> address_for(Thread& t, int type, mm::Gva at, std::uint64_t 
   }
   if (!bound) return err(ECONNREFUSED);
   if (bound->type != type) return err(EPROTOTYPE);
-  return address_of(*bound);
+  HostAddress address = address_at(fd_path(bound->inode.get()));
+  address.name = std::move(bound);
+  return address;
 }
 
 OrErrno<socklen_t> give_name(Thread& t, const SocketName* name, mm::Gva at, socklen_t room) {
@@ -233,7 +240,7 @@ std::int64_t give_name_at(Thread& t, const SocketName* name, mm::Gva at, mm::Gva
 
 std::shared_ptr<const SocketName> name_of(Thread& t, const HostAddress& address) {
   if (address.length <= kPath || address.length > sizeof address.bytes) return nullptr;
-  return names_of(t).on_host(std::string(address.bytes.sun_path, address.length - kPath));
+  return names_of(t).on_host(std::string(address.bytes.sun_path, ::strnlen(address.bytes.sun_path, address.length - kPath)));
 }
 
 std::span<const Definition> socket_name_calls() {

@@ -1,5 +1,7 @@
 // Sockets of a guest: AF_UNIX, among the processes of one family. Each is a socket of the host, but the guest's names and
-// descriptors are not the host's: a guest can name no socket of the host, nor one of another guest.
+// descriptors are not the host's: a guest can name no socket of the host, nor one of another guest. Nor does anybody on
+// the host reach a guest's: a socket is bound in a directory of ours and its file is removed at once. What is left is the
+// file's inode, which the host's connect(2) and sendmsg(2) find through a descriptor of the VMM and in no other way.
 #pragma once
 
 #include <sys/socket.h>
@@ -16,6 +18,7 @@
 #include <vector>
 
 #include "vmm/linux/files.hpp"
+#include "vmm/linux/files_scratch.hpp"
 #include "vmm/linux/syscall.hpp"
 
 namespace ramet::vmm {
@@ -26,7 +29,8 @@ class Thread;
 struct SocketName {
   int type = 0;              // SOCK_STREAM and so on: each has abstract names of its own
   std::string guest;         // sun_path as the guest gave it; abstract ones begin with a zero byte
-  std::string host;          // the host's socket has this abstract name, which is used once only
+  std::string host;          // what the host tells as the address of the socket; used once only, and leads nowhere
+  HostFd inode;              // O_PATH of what the host's socket is bound to: the one way to it
   HostFd node;               // O_PATH of the file of a name in the file system: its inode is not used again meanwhile
 };
 
@@ -40,7 +44,8 @@ struct SocketEnds {
 class SocketNames {
  public:
   // Binds the host's socket of `file`. `guest`: an abstract name, or what `node` was made for; empty: one is chosen.
-  // Errors: EADDRINUSE, and what bind(2) gives.
+  // Errors: EADDRINUSE, and what bind(2) gives; ENOBUFS where the host has no directory for temporary files. Then nothing
+  // has changed.
   OrErrno<std::shared_ptr<const SocketName>> bind(const std::shared_ptr<OpenFile>& file, std::string guest, HostFd node);
   // Null: nobody is bound to it now.
   std::shared_ptr<const SocketName> abstract(int type, const std::string& guest) const;
@@ -65,6 +70,7 @@ class SocketNames {
     std::vector<std::shared_ptr<OpenFile>> files;
   };
   using Inode = std::pair<dev_t, ino_t>;
+  std::int64_t place_locked(const OpenFile&, SocketName&);  // binds the host's socket; 0 or -errno
   template <class Key>
   static std::shared_ptr<const SocketName> find(const std::map<Key, Bound>&, const Key&);
 
@@ -73,7 +79,7 @@ class SocketNames {
   std::map<std::string, Bound> host_;
   std::map<Inode, Bound> nodes_;
   std::map<ino_t, Passed> passed_;
-  std::string prefix_;               // of the names on the host
+  ScratchDirectory places_;          // where sockets are bound; empty but for that moment
   std::uint64_t made_ = 0, chosen_ = 0;
 };
 
@@ -81,8 +87,9 @@ class SocketNames {
 OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread&, int fd);
 std::shared_ptr<OpenFile> make_socket(HostFd);
 
-// An address of the host's.
+// An address of the host's. Where it leads to a socket of the family it does so through a descriptor of `name`.
 struct HostAddress {
+  std::shared_ptr<const SocketName> name;
   sockaddr_un bytes{};
   socklen_t length = sizeof bytes;
 };
