@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 
+#include "tests/vmm/need_kvm.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
@@ -52,7 +53,7 @@ TEST(KvmDevice, AnotherApiVersionIsRefused) {
 }
 
 TEST(KvmDevice, AMachineWithoutAddressSpaceGivesNoVcpu) {
-  if (access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "this host has no usable /dev/kvm";
+  NEED_KVM();
   auto made = create_kvm_machine();
   ASSERT_TRUE(made) << made.error().message;
   EXPECT_FALSE((*made)->acquire_vcpu());

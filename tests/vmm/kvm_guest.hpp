@@ -2,13 +2,13 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <initializer_list>
 #include <memory>
 #include <sstream>
 #include <string>
 
+#include "tests/vmm/need_kvm.hpp"
 #include "vmm/kvm/micro_guest.hpp"
 
 namespace ramet::vmm::testing {
@@ -44,8 +44,7 @@ class KvmTest : public ::testing::Test {
   static constexpr mm::Gva kCode = G::kCode, kData = G::kData, kStack = G::kStack;
 
   void SetUp() override {
-    if (access("/dev/kvm", F_OK) != 0) GTEST_SKIP() << "this host has no /dev/kvm";
-    if (access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "no permission to use /dev/kvm";
+    NEED_KVM();
     auto made = G::create();
     ASSERT_TRUE(made) << made.error().message;
     guest = std::move(*made);

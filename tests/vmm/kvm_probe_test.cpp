@@ -1,9 +1,9 @@
 // The host probe: that it finds things out by trying, and says what to do.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 
+#include "tests/vmm/need_kvm.hpp"
 #include "vmm/probe.hpp"
 
 namespace ramet::vmm::testing {
@@ -15,7 +15,7 @@ const Finding* find(const std::vector<Finding>& all, std::string_view name) {
 }
 
 TEST(Probe, AWorkingHostIsFoundToWork) {
-  if (access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "this host has no usable /dev/kvm";
+  NEED_KVM();
   HostFacts f = probe_host();
   ASSERT_TRUE(f.kvm) << f.kvm_problem;
   EXPECT_TRUE(f.flush_works);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "tests/vmm/files_guest.hpp"
+#include "tests/vmm/need_kvm.hpp"
 #include "vmm/run.hpp"
 #include "vmm/snapshot/pager.hpp"
 #include "vmm/snapshot/restore.hpp"
@@ -254,8 +255,9 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
   const char* guests = std::getenv("GUESTS");
   const std::string program = std::string(guests ? guests : "guests") + "/resume";
   if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
+  NEED_KVM();
   auto shell = Shell::create(64 << 20);
-  if (!shell) GTEST_SKIP() << shell.error().message;
+  ASSERT_TRUE(shell) << shell.error().message;
   RunOptions options;
   options.program = program, options.arguments = {"hook"};
   options.standard = {-1, -1, -1};

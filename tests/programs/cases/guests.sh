@@ -23,6 +23,7 @@ test_system() { same -o "--dir $G" "$G/system"; }
 test_sockets() { same "$G/sockets" "$DATA"; }
 # A socket of the host's in a shared directory is a file to look at, no more.
 test_sockets_of_the_host() {
+  need_kvm
   fresh
   "$G/sockets" listen "$DATA/host" >"$WORK/listener" &
   listener=$!

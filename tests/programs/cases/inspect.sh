@@ -49,6 +49,8 @@ test_inspect_bad() {
   expect 125 'no-such-option' inspect --no-such-option "$G/hello"
   expect 125 'memory' inspect --memory lots "$G/hello"
   expect 125 'cannot write' inspect --json "$WORK/nowhere/dumps.json" "$G/hello"
+}
+test_inspect_fails() {
   [ ! -c /dev/full ] || expect 125 'cannot write' inspect --every 1ms --json /dev/full "$G/hello"
   expect 127 'nowhere' inspect "$WORK/nowhere"
   expect 139 'Address space at the end' inspect "$G/crash" null

@@ -20,6 +20,7 @@ test_busybox_files() {
   SETUP=make_tree same "$BUSYBOX" ls -R "$DATA/b"
 }
 test_busybox_gzip() {
+  need_kvm
   SETUP=make_input fresh
   run="$RAMET run --timeout $LIMIT --dir $DATA:/in:ro $BUSYBOX"
   $run gzip -c /in/input >"$WORK/packed" || fail "gzip: status $?"

@@ -32,7 +32,9 @@ resumes() {
   fresh
   # shellcheck disable=SC2086
   "$RAMET" snapshot save --timeout "$LIMIT" --dir "$DATA" $options $compress --when "$when" -o "$SNAP" "$@" \
-    <"$WORK/input" >"$WORK/guest.out" 2>"$WORK/guest.err" || { show "$WORK/guest.out" "$WORK/guest.err"; fail "save: status $?"; }
+    <"$WORK/input" >"$WORK/guest.out" 2>"$WORK/guest.err"
+  status=$?
+  [ $status = 0 ] || { refused $status "$WORK/guest.err"; show "$WORK/guest.out" "$WORK/guest.err"; fail "save: status $status"; }
   "$RAMET" snapshot verify "$SNAP" || fail "verify"
   "$RAMET" snapshot info "$SNAP" >"$WORK/info" || fail "info"
   # shellcheck disable=SC2086
@@ -80,7 +82,7 @@ save() {
   name=$1
   shift
   "$RAMET" snapshot save --timeout "$LIMIT" -o "$WORK/$name" "$@" </dev/null >"$WORK/save.out" 2>"$WORK/save.err" ||
-    { show "$WORK/save.err"; fail "save $*"; }
+    { refused $? "$WORK/save.err"; show "$WORK/save.err"; fail "save $*"; }
 }
 continue_with() { "$RAMET" snapshot run --timeout "$LIMIT" "$@"; }
 
@@ -188,6 +190,8 @@ test_snapshot_foreign() {
   : >"$WORK/empty"
   expect 125 'too short' "$RAMET" snapshot verify "$WORK/empty"
   expect 125 'FILE|output' "$RAMET" snapshot save "$G/resume" hook
+}
+test_snapshot_misplaced() {
   expect 125 'cannot write /nowhere' "$RAMET" snapshot save --when ready -o /nowhere/file "$G/resume" hook
   SETUP='seq 1 9000 | head -c 40000 >read'
   fresh
@@ -204,6 +208,7 @@ test_snapshot_inspect() {
 
 # A file that its own program could truncate is read first; the program does its worst.
 test_snapshot_within_reach() {
+  need_kvm
   fresh
   "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
   printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"

@@ -40,6 +40,7 @@ test_pinned_damage() {
 
 # Queues full of nonsense. The entries write to standard output, too: only our own lines of it are kept.
 test_uring_wild() {
+  need_kvm
   seed=${SEED:-$(date +%s)}
   echo "seed $seed (repeat with SEED=$seed)"
   fresh

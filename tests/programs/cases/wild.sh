@@ -1,5 +1,6 @@
 # A hostile guest calls everything with nonsense; the VMM must outlive it. The seed is printed to repeat it.
 wild() {  # wild CALLS [FIRST LAST]
+  need_kvm
   seed=${SEED:-$(date +%s)}
   echo "seed $seed (repeat with SEED=$seed)"
   fresh
