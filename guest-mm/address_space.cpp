@@ -77,17 +77,16 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
   if (!has(request.max_prot, request.prot)) return fail(Error::NotPermitted);
   if (request.shared && request.backing && !request.backing->shared().bank) return fail(Error::Invalid);
 
-  FlushBatch batch = m.batch();
   Gva address = 0;
   {
-    std::lock_guard guard(m.lock);
+    FlushBatch batch = m.locked();
     const auto placed = m.place_locked(request, length);
     if (!placed) return placed;
     address = *placed;
     if (!m.regions.room(address, address + length, 1)) return fail(Error::NoMemory);
     if (request.fixed && !m.regions.free(address, address + length)) {
       auto gone = m.unmap_locked(address, address + length, batch);
-      m.finish_locked(batch);
+      batch.commit();
       if (!gone) return fail(gone.error());
     }
     Region region;
@@ -162,17 +161,15 @@ void AddressSpace::Impl::detach_locked(const Backing& backing, FlushBatch& batch
 Result<> AddressSpace::unmap(Gva address, std::uint64_t length) {
   Impl& m = *impl_;
   if (!m.user_range(address, length)) return fail(Error::Invalid);
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   auto done = m.unmap_locked(address, address + length, batch);
-  m.finish_locked(batch);
+  batch.commit();
   return done;
 }
 
 void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   const std::uint64_t kept = size > ~kPageSize ? size : align_up(size, kPageSize);
   std::vector<const Region*> changed;
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
@@ -184,7 +181,7 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
     m.table->unmap(from, r->end, batch);  // file pages are 4 KiB leaves: nothing to split
     changed.push_back(r);
   }
-  m.finish_locked(batch);
+  batch.commit();
   for (const Region* r : changed) r->sequence.end();
 }
 
@@ -194,8 +191,7 @@ Result<Gpa> AddressSpace::allocate_kernel_frame() {
 }
 
 void AddressSpace::settle() {
-  FlushBatch batch = impl_->batch();
-  std::lock_guard guard(impl_->lock);
+  FlushBatch batch = impl_->locked();
   batch.settle_deferred();
   batch.commit();
 }

@@ -34,7 +34,7 @@ class HotPages {
 };
 
 // Functions whose name ends in _locked are called with `lock` held.
-struct AddressSpace::Impl {
+struct AddressSpace::Impl final : Merger {
   Impl(const Config& c, Memory& m, Tlb& t, Counters& n)
       : config(c), memory(m), tlb(t), counters(n), regions(c.start, c.mmap_top, c.max_regions) {}
 
@@ -61,11 +61,10 @@ struct AddressSpace::Impl {
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
 
-  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, config.relaxed_flushes, counters, pins.get()); }
-  // Merges what the batch found uniform, then commits it.
-  void finish_locked(FlushBatch&);
-  void merge_uniform_locked(FlushBatch&);
-  void merge_locked(Gva, arch::Level, FlushBatch&);
+  FlushParts parts() { return {tlb, *frames, pins.get(), counters, config.relaxed_flushes}; }
+  // Takes the lock, for as long as the batch lives.
+  FlushBatch locked() { return FlushBatch(lock, parts(), *tables, deferred, this); }
+  void merge_locked(Gva, arch::Level, FlushBatch&) override;
   // Ring 0's mappings, in the largest leaves. Errors: Exists, NoMemory.
   Result<> map_ring0_locked(Gva, Gpa, std::uint64_t length, Prot, FlushBatch&);
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
@@ -114,7 +113,8 @@ struct AddressSpace::Impl {
   const Region* region_for_fault_locked(Gva address);
 
   // --- both ways: with a Guard of a region's sequence count, or with the lock and an empty one ---
-  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard, FlushBatch&);
+  // With the lock, and so with a batch; without it there is none: what was absent needs no flush.
+  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard, FlushBatch*);
   AroundPlan plan(const Region&, Gva address, Gva end, const PageTable::Leaf&) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
   bool takes_blocks(const Region&) const;

@@ -15,8 +15,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (advice == Advice::PopulateRead) return m.populate(address, end, Access::Read, false);
   if (advice == Advice::PopulateWrite) return m.populate(address, end, Access::Write, false);
 
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   // Holes are an error after the rest has been advised.
   const Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
@@ -25,7 +24,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     auto cut = m.split_ends_locked(address, end, batch);
     if (cut) m.regions.change(address, end, change);
     else m.regions.release(address, end);
-    m.finish_locked(batch);
+    batch.commit();
     return cut ? whole : cut;
   };
   if (advice == Advice::Free || advice == Advice::WipeOnFork) {
@@ -40,7 +39,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
       m.regions.seize(address, end);  // or a fault would map a block across an end
       auto done = m.split_ends_locked(address, end, batch);
       if (done) m.table->unmap(address, end, batch);
-      m.finish_locked(batch);
+      batch.commit();
       m.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
       return done ? whole : done;
     }

@@ -61,8 +61,7 @@ Result<> AddressSpace::Impl::map_stretch_locked(const Region& region, const Stre
 Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region> regions,
                                std::span<const Stretch> contents) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   if (m.regions.size() != 0 || regions.size() > m.config.max_regions || !is_aligned(mmap_top, kPageSize) ||
       mmap_top <= m.config.start || mmap_top > m.config.end) {
     return fail(Error::Invalid);

@@ -82,16 +82,14 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
   if (frames->thawable() || region.flips()) return std::nullopt;
   Copies copies;
   Settled settled{.how = Published::OverBudget, .resolved = Resolved::Copied};
-  FlushBatch batch = this->batch();
-  batch.without_lock();
+  SpeculativeFlush flush(parts());
   if (take_copies(region, address, leaf, true, copies)) {
     // None: what shared the page with us went meanwhile.
-    settled.how = copies.count == 0 ? Published::Changed : table->replace_leaves(copies.all(), guard, batch);
+    settled.how = copies.count == 0 ? Published::Changed : table->replace_leaves(copies.all(), guard, flush);
   }
   if (settled.how == Published::Done) note_copied(region, copies.all(), counters, hot);
   else give_back(copies);
   in_flight.fetch_sub(copies.counted, std::memory_order_relaxed);
-  batch.commit();
   return settled;
 }
 
@@ -137,15 +135,13 @@ std::vector<Gva> HotPages::at_freeze() {
 
 void AddressSpace::copy_hot(const Snapshot& snapshot) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   for (const Gva page : snapshot.hot) {
     const PageTable::Leaf leaf = m.table->find(page);
     const Region* region = m.regions.find(page);
     if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte) continue;
     if (!m.fault_locked(page, Access::Write, true, batch)) break;  // as good as before, only later
   }
-  batch.commit();
 }
 
 }  // namespace ramet::mm

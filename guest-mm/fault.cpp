@@ -27,8 +27,7 @@ Result<FaultOutcome> AddressSpace::Impl::count(Result<Resolved> resolved) {
 Result<FaultOutcome> AddressSpace::Impl::fault_locked(Gva address, Access access, bool by_vmm, FlushBatch& batch) {
   if (by_vmm) counters.faults_vmm.add();
   const auto resolved = resolve_locked(align_down(address, kPageSize), access, batch);
-  merge_uniform_locked(batch);
-  if (batch.pending()) batch.commit();
+  batch.finish();
   return count(resolved);
 }
 
@@ -52,7 +51,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
   for (;;) {
     const PageTable::Leaf leaf = table->find(address);
     if (leaf.state == State::Absent) {
-      const auto settled = map_absent(*region, address, access, leaf, {}, batch);
+      const auto settled = map_absent(*region, address, access, leaf, {}, &batch);
       if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
       if (!settled) return fail(settled.error());
       if (table->find(address).state == State::Absent) continue;  // or a table, where a block was to go
@@ -87,15 +86,14 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
 Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by_vmm) {
   // The lock is dropped between pieces, so that other threads' faults do not wait for all of it.
   while (start < end) {
-    FlushBatch changes = batch();
-    std::lock_guard guard(lock);
+    FlushBatch batch = locked();
     const Region* region = region_for_fault_locked(start);
     if (!region) return fail(Error::NotMapped);
     if (!permits(region->prot, access)) return fail(Error::NotPermitted);
     const PageTable::Leaf leaf = table->find(start);
     if (leaf.state != State::Absent) {
       if (leaf.state != State::Present || !allows(leaf, access)) {
-        if (auto done = fault_locked(start, access, by_vmm, changes); !done) return fail(done.error());
+        if (auto done = fault_locked(start, access, by_vmm, batch); !done) return fail(done.error());
       }
       start = leaf.end();
       continue;
@@ -105,7 +103,7 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     const Gva limit = std::min(end, *object_end);
     const bool block = takes_blocks(*region) && leaf.level >= PageTable::Level::Pmd && is_aligned(start, kBlockSize) &&
                        limit - start >= kBlockSize;
-    if (block && table->prepare(start, PageTable::Level::Pmd, changes)) {
+    if (block && table->prepare(start, PageTable::Level::Pmd, batch)) {
       const auto filled = fill({*region, start, access, {}, PageTable::Level::Pmd, start, start + kBlockSize, {}});
       if (filled && filled->mapped == 1) {
         start += kBlockSize;
@@ -113,19 +111,17 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
       }
     }
     const Gva piece = std::min(limit, align_down(start, kBlockSize) + kBlockSize);
-    if (auto ready = table->prepare(start, PageTable::Level::Pte, changes); !ready) {
+    if (auto ready = table->prepare(start, PageTable::Level::Pte, batch); !ready) {
       if (ready.error() == Error::Invalid) continue;  // a speculative fault put a block there
       return ready;
     }
     const auto filled = fill({*region, start, access, {}, PageTable::Level::Pte, start, piece, {}});
     if (!filled) return fail(filled.error());
-    if (filled->uniform) changes.uniform(start, PageTable::Level::Pte);
+    if (filled->uniform) batch.uniform(start, PageTable::Level::Pte);
     // A ragged window is filled bit by bit: go on where the first page is missing.
     std::array<PageTable::Gap, 1> missing;
     const bool all = table->absent(*table->table_at(start, PageTable::Level::Pte), PageTable::Level::Pte, start, piece, missing) == 0;
     start = all ? piece : missing[0].start;
-    merge_uniform_locked(changes);
-    if (changes.pending()) changes.commit();
   }
   return {};
 }

@@ -203,8 +203,8 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
 
 Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region& region, Gva address, Access access,
                                                                    const PageTable::Leaf& leaf, Guard guard,
-                                                                   FlushBatch& batch) {
-  const bool locked = guard.sequence == nullptr;
+                                                                   FlushBatch* batch) {
+  const bool locked = batch != nullptr;
   const auto end = end_of_object(region, address);
   if (!end) return fail(end.error());
   AroundPlan planned = plan(region, address, *end, leaf);
@@ -223,7 +223,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   if (planned.blocks > 0) {
     const Gva start = align_down(address, kBlockSize);
     const Gva stop = std::min(start + planned.blocks * kBlockSize, align_down(start, arch::span_of(Level::Pud)) + arch::span_of(Level::Pud));
-    if (!locked || table->prepare(start, Level::Pmd, batch)) {
+    if (!locked || table->prepare(start, Level::Pmd, *batch)) {
       const auto outcome = fill({region, address, access, guard, Level::Pmd, start, stop, found(Level::Pmd)});
       if (!outcome && !locked) {
         if (outcome.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
@@ -239,7 +239,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   }
   const Gva block = align_down(address, kBlockSize);
   if (locked) {
-    if (auto ready = table->prepare(address, Level::Pte, batch); !ready) return fail(ready.error());
+    if (auto ready = table->prepare(address, Level::Pte, *batch); !ready) return fail(ready.error());
     if (leaf.level > Level::Pte && config.speculative_faults) tables->stock_up();
   } else if (leaf.level == Level::Pmd) {
     // What reaches into the next table is mapped at once with the lock.
@@ -255,7 +255,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   region.around.store(planned.next);
   // A small region that reaches into the next table.
   for (const auto& [start, stop] : {std::pair{planned.start, from}, std::pair{to, planned.end}}) {
-    if (!locked || start >= stop || !table->prepare(start, Level::Pte, batch)) continue;
+    if (!locked || start >= stop || !table->prepare(start, Level::Pte, *batch)) continue;
     const auto more = fill({region, start, access, guard, Level::Pte, start, stop, {}});
     if (more) outcome->mapped += more->mapped;
   }

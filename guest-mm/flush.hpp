@@ -1,8 +1,19 @@
-// FlushBatch: what one operation takes from the guest (Linux: mmu_gather). Entries are changed first;
-// then every vCPU drops the old ones; only then are frames, tables and backings given to somebody else.
+// What one operation takes from the guest (Linux: mmu_gather). Entries are changed first; then every vCPU drops the old
+// ones; only then are frames, tables and backings given to somebody else.
+//
+// None of it can be forgotten: who changes entries needs a batch, there are two kinds, and each commits at its end.
+//   FlushBatch        owns the address-space lock while it lives, and may take all there is
+//   SpeculativeFlush  of a fault without that lock: entries of one table, and frames
+//
+// Tlb::flush is called in one place, EntryFlush::flush(), and that from these:
+//   FlushBatch: commit(), finish() and its end; remap() and Walker::restore_root() in between. No table lock is held.
+//   Walker::write() (break-before-make) and Walker::replace_leaves(): with the lock of the entry's table; of a fault
+//   without the address-space lock within its rcu::Reader as well.
+//   The end of a SpeculativeFlush: within that rcu::Reader.
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -16,6 +27,7 @@
 namespace ramet::mm {
 
 class Backing;
+class FlushBatch;
 
 // Tables that merges took out of the tree. Processors may go on walking them, which is right as long as their pages
 // are nothing else: they ride along with the next strict flush, and no vCPU is kicked for them. With the
@@ -25,19 +37,20 @@ struct DeferredTables {
   std::vector<Gpa> merged, changed;         // the tables, and those that led to them
 };
 
-class FlushBatch {
+// What all batches of a VM work with, and outlive none of.
+struct FlushParts {
+  Tlb& tlb;
+  FramePool& frames;
+  PinBook* pins;  // null: nothing is ever pinned
+  Counters& counters;
+  bool relaxed;   // without it every flush is strict (to see what the technique is worth)
+};
+
+// What changing entries leaves to be done: both kinds of batches are one.
+class EntryFlush {
  public:
-  // Without `relaxed` every flush is strict (to see what the technique is worth).
-  FlushBatch(Tlb& tlb, FramePool& frames, TablePool& tables, DeferredTables& deferred, bool relaxed, Counters& counters,
-             PinBook* pins = nullptr)
-      : tlb_(tlb), frames_(frames), tables_(tables), deferred_(deferred), pins_(pins), relaxed_flushes_(relaxed), counters_(counters) {}
-  // For a fault without the address-space lock: it leaves deferred tables alone, and frees frames only.
-  void without_lock() { locked_ = false; }
-  // Whoever fills a batch commits it, on every path, under the address-space lock, or see without_lock(). Backings are
-  // dropped here, so a batch is declared before the lock is taken: their destructors may wait for the machine.
-  ~FlushBatch();
-  FlushBatch(const FlushBatch&) = delete;
-  FlushBatch& operator=(const FlushBatch&) = delete;
+  EntryFlush(const EntryFlush&) = delete;
+  EntryFlush& operator=(const EntryFlush&) = delete;
 
   // An entry for [start, end) in `table` lost something: presence, a permission or its frame. Strict.
   void lost(Gva start, Gva end, Gpa table);
@@ -45,34 +58,19 @@ class FlushBatch {
   void gained(Gva start, Gva end, Gpa table);
   // To be released once the flush is done.
   void release_frames(Gpa gpa, std::uint64_t pages);
-  void release_table(Gpa gpa);
-  // A table became a leaf that says the same: see DeferredTables.
-  void merged(Gpa table, Gpa parent);
-  // The table of that level around the address could be a leaf. For AddressSpace, which decides whether it shall.
-  struct Uniform {
-    Gva at;
-    arch::Level level;
-  };
-  void uniform(Gva at, arch::Level level) { uniform_.push_back({at, level}); }
-  std::vector<Uniform> take_uniform() { return std::exchange(uniform_, {}); }
-  // All deferred tables go with this batch.
-  void settle_deferred() { settle_ = true; }
-  void keep(std::shared_ptr<Backing> backing) { backings_.push_back(std::move(backing)); }
-  // The bank is the machine's no more, once the flush is done and the lock is free: it may wait for vCPUs.
-  void detach(Memory& memory, std::shared_ptr<Bank> bank) { memory_ = &memory, banks_.push_back(std::move(bank)); }
 
-  bool pending() const { return strict_.any || relaxed_.any || settle_ || !freed_frames_.empty() || !freed_tables_.empty(); }
-
+  bool pending() const { return strict_.any || relaxed_.any || !freed_frames_.empty(); }
   // Flushes what was collected so far, releases nothing: the middle of break-before-make.
   void flush();
-  // Flushes, then releases frames and tables. The batch may be filled again afterwards.
-  void commit();
 
- private:
-  struct Frames {
-    Gpa gpa;
-    std::uint64_t pages;
-  };
+ protected:
+  explicit EntryFlush(const FlushParts& parts) : parts_(parts) {}
+  ~EntryFlush() = default;  // of those below, which commit in theirs
+  // Flushes, then releases the frames.
+  void commit_entries();
+  // Before a flush: what rides along with it.
+  virtual void ride_along() {}
+
   // More ranges than these cost more to name than dropping everything.
   static constexpr std::size_t kMaxRanges = 64;
   struct Pending {
@@ -84,21 +82,81 @@ class FlushBatch {
     FlushRequest request();
     void clear();
   };
-  Tlb& tlb_;
-  FramePool& frames_;
+  const FlushParts parts_;
+  Pending strict_, relaxed_;
+
+ private:
+  struct Frames {
+    Gpa gpa;
+    std::uint64_t pages;
+  };
+  bool flushed_ = false;
+  std::vector<Frames> freed_frames_;
+};
+
+// Nothing that the address-space lock guards can be reached through it: no table is freed, and deferred ones stay.
+class SpeculativeFlush final : public EntryFlush {
+ public:
+  explicit SpeculativeFlush(const FlushParts& parts) : EntryFlush(parts) {}
+  ~SpeculativeFlush();
+};
+
+// Decides about tables that could be a leaf. AddressSpace does.
+class Merger {
+ public:
+  virtual void merge_locked(Gva, arch::Level, FlushBatch&) = 0;
+
+ protected:
+  ~Merger() = default;
+};
+
+class FlushBatch final : public EntryFlush {
+ public:
+  // Takes the lock. Null: nothing merges.
+  FlushBatch(std::mutex& lock, const FlushParts& parts, TablePool& tables, DeferredTables& deferred, Merger* merger)
+      : EntryFlush(parts), lock_(lock), tables_(tables), deferred_(deferred), merger_(merger) {}
+  // Commits what is left, gives the lock back, and only then lets go of backings and banks.
+  ~FlushBatch();
+
+  void release_table(Gpa gpa);
+  // A table became a leaf that says the same: see DeferredTables.
+  void merged(Gpa table, Gpa parent);
+  // The table of that level around the address could be a leaf: for the merger, when the batch is committed.
+  void uniform(Gva at, arch::Level level) { uniform_.push_back({at, level}); }
+  // All deferred tables go with this batch.
+  void settle_deferred() { settle_ = true; }
+  // Let go without the lock: the destructors of backings may wait for the machine.
+  void keep(std::shared_ptr<Backing> backing) { held_.backings.push_back(std::move(backing)); }
+  // The bank is the machine's no more, once the flush is done and the lock is free: it may wait for vCPUs.
+  void detach(Memory& memory, std::shared_ptr<Bank> bank) { held_.memory = &memory, held_.banks.push_back(std::move(bank)); }
+
+  bool pending() const { return EntryFlush::pending() || settle_ || !freed_tables_.empty(); }
+  // Merges, flushes, then releases frames and tables. The batch may be filled again afterwards.
+  void commit();
+  // Merges, and commits if there is anything to flush or to release.
+  void finish();
+
+ private:
+  struct Uniform {
+    Gva at;
+    arch::Level level;
+  };
+  struct Held {
+    ~Held();
+    std::vector<std::shared_ptr<Backing>> backings;
+    Memory* memory = nullptr;
+    std::vector<std::shared_ptr<Bank>> banks;
+  };
+  void merge_uniform();
+  void ride_along() override;
+  Held held_;  // before the lock: it goes after it
+  const std::lock_guard<std::mutex> lock_;
   TablePool& tables_;
   DeferredTables& deferred_;
-  PinBook* const pins_;  // null: nothing is ever pinned
-  const bool relaxed_flushes_;
-  Counters& counters_;
-  Pending strict_, relaxed_;
-  bool flushed_ = false, settle_ = false, locked_ = true;
+  Merger* const merger_;
+  bool settle_ = false;
   std::vector<Uniform> uniform_;
-  std::vector<Frames> freed_frames_;
   std::vector<Gpa> freed_tables_;
-  std::vector<std::shared_ptr<Backing>> backings_;
-  Memory* memory_ = nullptr;
-  std::vector<std::shared_ptr<Bank>> banks_;
 };
 
 }  // namespace ramet::mm

@@ -37,8 +37,7 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   Impl& m = *impl_;
   auto snapshot = std::make_shared<Snapshot>();
   auto layer = std::make_shared<Layer>();
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   // The layer to stand on, held: it must not go while we look, or its frames would be in no layer of ours.
   std::shared_ptr<const Layer> upon;
   while (!(upon = m.frames->last_layer()) && m.thaw_locked()) {
@@ -112,8 +111,7 @@ Result<> AddressSpace::Impl::leave_out_locked(const Snapshot& snapshot, FlushBat
 
 Result<> AddressSpace::adopt(std::shared_ptr<const Snapshot> snapshot) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   if (m.regions.size() != 0 || snapshot->config.format != m.config.format) return fail(Error::Invalid);
   if (auto stands = memory_.inherit(snapshot->layer); !stands) return stands;
   m.config.start = snapshot->config.start;
@@ -133,8 +131,7 @@ Result<> AddressSpace::adopt(std::shared_ptr<const Snapshot> snapshot) {
 
 Result<> AddressSpace::reset(const Snapshot& snapshot) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   if (snapshot.layer != memory_.layer()) return fail(Error::Invalid);
   const auto before = inherited_regions(snapshot);
   for (const Region* r : before) {

@@ -21,8 +21,7 @@ Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Pr
       prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) {
     return fail(Error::Invalid);
   }
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   return m.map_ring0_locked(address, gpa, length, prot, batch);
 }
 
@@ -39,7 +38,7 @@ Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_
     table->map(address + at, level, gpa + at, 1, for_ring0(prot), batch);
     at += arch::span_of(level);
   }
-  finish_locked(batch);
+  batch.commit();
   return done;
 }
 
@@ -47,8 +46,7 @@ Result<> AddressSpace::map_linear(Gva address) {
   Impl& m = *impl_;
   const Bank& bank = m.memory.data();
   if (m.config.format == Format::Arm64Stage2 || !is_aligned(address, arch::span_of(Level::Pud)) || address < m.config.end || address + bank.size() < address) return fail(Error::Invalid);
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   if (m.linear) return fail(Error::Exists);
   auto done = m.map_ring0_locked(address, bank.base(), bank.size(), Prot::Read | Prot::Write, batch);
   if (done) m.linear = address;
@@ -67,8 +65,7 @@ Result<Gva> AddressSpace::Impl::linear_locked(Gpa gpa, std::uint64_t length) con
 Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) {
   Impl& m = *impl_;
   if (prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) return fail(Error::Invalid);
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   const auto start = m.linear_locked(gpa, length);
   if (!start) return fail(start.error());
   auto done = m.split_ends_locked(*start, *start + length, batch);
@@ -80,14 +77,13 @@ Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) 
       return PageTable::Change{PageTable::State::Present, next};
     }, batch);
   }
-  m.finish_locked(batch);
+  batch.commit();
   return done;
 }
 
 Result<> AddressSpace::keep_linear_4k(Gpa gpa, std::uint64_t length) {
   Impl& m = *impl_;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   const auto start = m.linear_locked(gpa, length);
   if (!start) return fail(start.error());
   Result<> done;
@@ -95,7 +91,7 @@ Result<> AddressSpace::keep_linear_4k(Gpa gpa, std::uint64_t length) {
     done = m.table->split_to(at, Level::Pte, batch);
   }
   if (done) m.keep_4k.emplace_back(*start, *start + length);
-  m.finish_locked(batch);
+  batch.commit();
   return done;
 }
 

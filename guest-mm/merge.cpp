@@ -8,15 +8,6 @@ namespace ramet::mm {
 
 using Level = PageTable::Level;
 
-void AddressSpace::Impl::merge_uniform_locked(FlushBatch& batch) {
-  for (const auto& found : batch.take_uniform()) merge_locked(found.at, found.level, batch);
-}
-
-void AddressSpace::Impl::finish_locked(FlushBatch& batch) {
-  merge_uniform_locked(batch);
-  batch.commit();
-}
-
 // A merge moves no frame, so pinned ones do not hinder it.
 // Rules: a range that is to stay in small pages, and a region that takes no blocks (file pages, pages that flip between
 // writable and executable, MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would
@@ -55,23 +46,21 @@ Result<> AddressSpace::split(Gva address, std::uint64_t length, Level smallest) 
   if (length == 0 || !is_aligned(address | length, kPageSize) || address + length < address || smallest > Level::Pmd) {
     return fail(Error::Invalid);
   }
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   Result<> done;
   for (Gva at = address; at < address + length && done;) {
     done = m.table->split_to(at, smallest, batch);
     const PageTable::Leaf leaf = m.table->find(at);
     at = leaf.level == Level::Pte ? align_down(at, kBlockSize) + kBlockSize : leaf.end();
   }
-  m.finish_locked(batch);
+  batch.commit();
   return done;
 }
 
 std::uint64_t AddressSpace::merge(Gva address, std::uint64_t length) {
   Impl& m = *impl_;
   if (length == 0 || address + length < address) return 0;
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   const std::uint64_t before = m.counters.merge_pmd + m.counters.merge_pud;
   for (Gva at = align_down(address, kBlockSize); at < address + length;) {
     m.merge_locked(at, Level::Pte, batch);
@@ -79,7 +68,7 @@ std::uint64_t AddressSpace::merge(Gva address, std::uint64_t length) {
     const PageTable::Leaf leaf = m.table->find(at);
     at = leaf.level == Level::Pte ? at + kBlockSize : leaf.end();
   }
-  m.finish_locked(batch);
+  batch.commit();
   return m.counters.merge_pmd + m.counters.merge_pud - before;
 }
 

@@ -149,10 +149,10 @@ class PageTable {
     Gpa frame;
     Attributes attributes;
   };
-  virtual Published replace_leaves(std::span<const Replacement>, Guard, FlushBatch&) = 0;
+  virtual Published replace_leaves(std::span<const Replacement>, Guard, EntryFlush&) = 0;
 
   // Adds permission to a leaf that was read as `seen`. Changed: it is not like that any more, or would lose something.
-  virtual Published upgrade(const Leaf& seen, Attributes, Guard, FlushBatch&) = 0;
+  virtual Published upgrade(const Leaf& seen, Attributes, Guard, EntryFlush&) = 0;
 
   // Makes a leaf of the level above out of the table of that level around the address. The table goes to the batch.
   enum class Merged : std::uint8_t { Done, NotUniform, Misaligned };

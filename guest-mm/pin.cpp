@@ -128,8 +128,7 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
   for (Gva at = align_down(address, kPageSize); term == PinTerm::Long && m.config.pinned_cow && at < last;) {
     constexpr std::uint64_t kPiece = 64 * kPageSize;  // of one table
     const Gva end = std::min(last, align_down(at, kPiece) + kPiece);
-    FlushBatch batch = m.batch();
-    std::lock_guard guard(m.lock);
+    FlushBatch batch = m.locked();
     const auto moved = m.move_apart_locked(at, end, access, batch);
     batch.commit();
     if (!moved) return fail(moved.error());
@@ -143,10 +142,8 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
       if (!m.config.pinned_cow) hold = PinHold();
       add(at, frame, bytes, memory_.bank_of(frame), std::move(*hold));
     } else {
-      FlushBatch batch = m.batch();
-      std::lock_guard guard(m.lock);
+      FlushBatch batch = m.locked();
       const auto leaf = m.pin_locked(page, access, batch);
-      if (batch.pending()) batch.commit();
       if (!leaf) return fail(leaf.error());
       const Gpa own = leaf->address + (page - leaf->start);
       auto keep = memory_.bank_of(own);

@@ -23,8 +23,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   if (!m.user_range(address, length)) return fail(Error::NotMapped);
   const Gva end = address + length;
 
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
   bool differs = false;
   for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
@@ -37,7 +36,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   auto split = m.split_ends_locked(address, end, batch);
   if (split) split = m.table->own_range(address, end, batch);
   if (!split) {
-    m.finish_locked(batch);
+    batch.commit();
     m.regions.release(address, end);
     return split;
   }
@@ -46,7 +45,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
     m.table->update(region.start, region.end,
                     [&](const PageTable::Leaf& leaf) { return m.protection(region, leaf); }, batch);
   });
-  m.finish_locked(batch);
+  batch.commit();
   return {};
 }
 

@@ -20,10 +20,9 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     if (!apart) return fail(Error::Invalid);
   }
 
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   const auto finish = [&](Result<Gva> result) {
-    m.finish_locked(batch);
+    batch.commit();
     return result;
   };
   const Region* found = m.regions.find(address);
@@ -92,7 +91,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   if (request.backing) return map_anew(target);
   m.regions.seize(address, from_end);
   const auto give_up = [&](Error error) {
-    m.finish_locked(batch);
+    batch.commit();
     m.regions.release(address, from_end);
     return Result<Gva>(fail(error));
   };
@@ -103,7 +102,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
 
   insert(address, target, target + new_length);
   if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
-  m.finish_locked(batch);
+  batch.commit();
   if (request.dont_unmap) m.regions.release(address, from_end);  // nobody holds the old entries any more
   return target;
 }

@@ -22,8 +22,7 @@ Result<FaultOutcome> AddressSpace::fault(Gva address, Access access) {
   if (m.config.speculative_faults) {
     if (const auto done = m.speculative_fault(align_down(address, kPageSize), access)) return m.count(*done);
   }
-  FlushBatch batch = m.batch();
-  std::lock_guard guard(m.lock);
+  FlushBatch batch = m.locked();
   return m.fault_locked(address, access, false, batch);
 }
 
@@ -46,10 +45,9 @@ std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_faul
   }
   counters.spf.add();
   if (settled->uniform) {
-    FlushBatch batch = this->batch();
-    std::lock_guard guard(lock);
+    FlushBatch batch = locked();
     batch.uniform(address, *settled->uniform);
-    finish_locked(batch);
+    batch.commit();
   }
   return settled->resolved;
 }
@@ -72,16 +70,14 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
       if (access == Access::Write && !may_write(*region, leaf)) return try_copy(*region, address, leaf, guard);
       auto next = access == Access::Write ? attributes(*region, access) : attributes(*region, access, leaf.address);
       next.dirty = next.dirty || leaf.attributes.dirty;
-      FlushBatch batch = this->batch();
-      const Published how = table->upgrade(leaf, next, guard, batch);
-      if (batch.pending()) batch.commit();
+      SpeculativeFlush flush(parts());
+      const Published how = table->upgrade(leaf, next, guard, flush);
       return Settled{.how = how, .resolved = Resolved::Flipped};
     }
     case State::Absent: break;
   }
   if (leaf.shared) return Settled{.how = Published::TableGone};
-  FlushBatch nothing = this->batch();  // what was absent needs no flush
-  const auto settled = map_absent(*region, address, access, leaf, guard, nothing);
+  const auto settled = map_absent(*region, address, access, leaf, guard, nullptr);
   if (settled) return *settled;
   if (settled.error() == Error::NoMemory) return Settled{.how = Published::OverBudget};
   return std::nullopt;

@@ -46,8 +46,7 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
 
 Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
   while (!out.empty()) {
-    FlushBatch batch = impl_->batch();
-    std::lock_guard guard(impl_->lock);
+    FlushBatch batch = impl_->locked();
     const auto piece = impl_->piece_locked(address, out.size(), Access::Read, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
@@ -60,8 +59,7 @@ Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
 
 Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
   while (!in.empty()) {
-    FlushBatch batch = impl_->batch();
-    std::lock_guard guard(impl_->lock);
+    FlushBatch batch = impl_->locked();
     const auto piece = impl_->piece_locked(address, in.size(), Access::Write, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
@@ -93,8 +91,7 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
   std::uint64_t total = 0;
   const std::size_t already = out.size();
   while (total < length && out.size() - already < kMaxPieces) {
-    FlushBatch batch = impl_->batch();
-    std::lock_guard guard(impl_->lock);
+    FlushBatch batch = impl_->locked();
     const auto piece = impl_->piece_locked(address + total, length - total, access, batch);
     if (!piece) {
       if (total > 0) break;
@@ -119,10 +116,8 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
 // As a pin that reads: who waits at the word is to be found there after the page was written, by mprotect and a store.
 Result<HostWord> AddressSpace::word(Gva address, Access access) {
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
-  FlushBatch batch = impl_->batch();
-  std::lock_guard guard(impl_->lock);
+  FlushBatch batch = impl_->locked();
   const auto leaf = impl_->pin_locked(align_down(address, kPageSize), access, batch);
-  if (batch.pending()) batch.commit();
   if (!leaf) return fail(leaf.error());
   const Gpa gpa = leaf->address + (address - leaf->start);
   auto keep = memory_.bank_of(gpa);

@@ -104,7 +104,7 @@ class Walker final : public PageTable {
   Result<> own_range(Gva start, Gva end, FlushBatch& batch) override;
   bool writable(Gpa table) const override { return tables_.writable(table); }
   void substitute(Gpa table, Gva page, Gpa frame) override;
-  Published replace_leaves(std::span<const Replacement>, Guard, FlushBatch&) override;
+  Published replace_leaves(std::span<const Replacement>, Guard, EntryFlush&) override;
 
   Result<> prepare(Gva va, Level target, FlushBatch& batch) override {
     Gpa table = root();
@@ -176,7 +176,7 @@ class Walker final : public PageTable {
     return done;
   }
 
-  Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, FlushBatch& batch) override {
+  Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, EntryFlush& batch) override {
     const auto table = table_at(seen.start, seen.level);
     if (!table || seen.shared) return Published::TableGone;
     std::optional<TableLock> lock;
@@ -343,7 +343,7 @@ class Walker final : public PageTable {
   // The one write, with the table's lock held. Keeps the counts, and tells the batch what processors may still hold.
   // No batch: the slot was absent, or its table is not reachable yet. False if the entry is not `expected` any more,
   // which then holds what it is: the hardware sets accessed and dirty bits at any time, and they must not get lost.
-  bool write(const Slot& slot, Entry& expected, Entry next, FlushBatch* batch) {
+  bool write(const Slot& slot, Entry& expected, Entry next, EntryFlush* batch) {
     if (expected == next) return true;
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
@@ -366,7 +366,7 @@ class Walker final : public PageTable {
   }
 
   // write() whatever the entry is by now; returns what it was.
-  Entry replace(const Slot& slot, Entry next, FlushBatch* batch) {
+  Entry replace(const Slot& slot, Entry next, EntryFlush* batch) {
     Entry old = load(slot);
     while (!write(slot, old, next, batch)) {
     }

@@ -270,7 +270,7 @@ void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch
 }
 
 template <arch::EntryFormat F>
-PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all, Guard guard, FlushBatch& batch) {
+PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all, Guard guard, EntryFlush& batch) {
   const Gpa table = all.front().seen.table;
   if (all.front().seen.shared) return Published::TableGone;
   std::optional<TableLock> lock;

@@ -48,6 +48,33 @@ TEST_P(RelaxedFlush, Switched_off_an_upgrade_disturbs_every_vcpu) {
   EXPECT_EQ(u.w.tlb.spurious, 0u);
 }
 
+// Those of faults without the lock are strict then, and meet merges, whose tables wait for a flush under the lock.
+TEST_P(RelaxedFlush, Switched_off_faults_without_the_lock_flush_beside_those_with_it) {
+  World w(GetParam(), {.config = {.relaxed_flushes = false, .eager_accessed_dirty = false}});
+  const Gva a = w.map_at(0x4000'0000, kBlockSize), b = w.map(kFewPages * kPageSize);
+  std::atomic<bool> done{false};
+  std::thread merging([&] {
+    for (unsigned i = 0; i < scaled(300, 50); ++i) {
+      EXPECT_TRUE(w.cpu(0).store(a, i));
+      EXPECT_TRUE(w.as->split(a, kBlockSize, arch::Level::Pte));
+      EXPECT_EQ(w.as->merge(a, kBlockSize), 1u);
+    }
+    done = true;
+  });
+  const std::uint64_t speculative = w.as->counters().spf;
+  do {
+    for (unsigned i = 0; i < kFewPages; ++i) {
+      EXPECT_TRUE(w.as->fault(b + i * kPageSize, Access::Read));
+      EXPECT_TRUE(w.as->fault(b + i * kPageSize, Access::Write));  // makes it dirty
+    }
+    EXPECT_TRUE(w.as->advise(b, kFewPages * kPageSize, Advice::DontNeed));
+  } while (!done);
+  merging.join();
+  EXPECT_GT(w.as->counters().spf, speculative);
+  EXPECT_EQ(w.tlb.relaxed, 0u);
+  w.check();
+}
+
 TEST_P(RelaxedFlush, An_upgrade_maps_writable_at_once) {
   World w(GetParam(), {.config = {.blocks = false}});
   const Gva a = w.map(kFewPages * kPageSize);

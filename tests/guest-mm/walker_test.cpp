@@ -2,6 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <future>
+#include <mutex>
+#include <type_traits>
 
 #include "guest-mm/page_table.hpp"
 #include "tests/guest-mm/world.hpp"
@@ -38,7 +41,7 @@ class Walker : public test::ForEachFormat {
     tables = std::move(*TablePool::create(*memory));
     table = std::move(*PageTable::create(GetParam(), *memory, *tables, *frames, counters));
   }
-  FlushBatch batch() { return FlushBatch(tlb, *frames, *tables, deferred, true, counters); }
+  FlushBatch batch() { return FlushBatch(lock, {tlb, *frames, nullptr, counters, true}, *tables, deferred, nullptr); }
   void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {
     FlushBatch b = batch();
     ASSERT_TRUE(table->prepare(va, level, b));
@@ -49,6 +52,7 @@ class Walker : public test::ForEachFormat {
     return hardware_walk(GetParam(), *memory, table->root(), va, [](Gpa, unsigned, std::uint64_t) {});
   }
   CountingTlb tlb;
+  std::mutex lock;
   DeferredTables deferred;
   Counters counters;
   std::unique_ptr<Memory> memory;
@@ -148,6 +152,65 @@ TEST_P(Walker, Frames_and_tables_are_released_only_after_the_flush) {
   b.commit();
   EXPECT_EQ(tlb.strict, 1u);
   EXPECT_EQ(frames->used(), 0u);
+}
+
+// What a batch takes is neither lost nor done twice, whichever way the operation ends.
+static_assert(!std::is_move_constructible_v<FlushBatch> && !std::is_move_constructible_v<SpeculativeFlush>);
+static_assert(!std::is_constructible_v<EntryFlush, FlushParts> && !std::is_convertible_v<SpeculativeFlush&, FlushBatch&>);
+
+TEST_P(Walker, A_batch_that_nobody_commits_is_carried_out_at_its_end_under_the_lock) {
+  const auto run = frames->allocate(0, Fill::Zero);
+  map(0x4000'0000, Level::Pte, run->gpa);
+  const auto used = tables->used();
+  const auto lock_is_free = [&] { return std::async(std::launch::async, [&] { return std::unique_lock(lock, std::try_to_lock).owns_lock(); }).get(); };
+  struct Waiting : Backing {  // as one whose destructor waits for the machine, which waits for the lock
+    std::uint64_t size() const override { return 0; }
+    Result<> read(std::uint64_t, std::span<std::byte>) override { return {}; }
+    ~Waiting() override { gone(); }
+    std::function<void()> gone;
+  };
+  auto backing = std::make_shared<Waiting>();
+  unsigned let_go = 0;
+  backing->gone = [&] {
+    EXPECT_EQ(tlb.strict, 1u);
+    EXPECT_EQ(frames->used(), 0u);
+    EXPECT_TRUE(lock_is_free());
+    ++let_go;
+  };
+  tlb.at_flush = [&] {
+    EXPECT_FALSE(lock_is_free());
+    EXPECT_EQ(frames->used(), 1u);
+  };
+  {
+    FlushBatch b = batch();
+    EXPECT_FALSE(lock_is_free());
+    b.keep(std::move(backing));
+    table->unmap(0x4000'0000, 0x4000'1000, b);
+  }
+  EXPECT_EQ(let_go, 1u);
+  EXPECT_EQ(tlb.strict, 1u);
+  EXPECT_EQ(tables->used(), used - 3);
+  EXPECT_EQ(counters.tables_freed, 3u);
+}
+
+TEST_P(Walker, What_a_fault_without_the_lock_changed_is_flushed_at_its_end_and_takes_no_deferred_table_along) {
+  map(0x1000, Level::Pte, kData, {.accessed = true});
+  deferred.merged.push_back(0x7000);
+  deferred.changed.push_back(0x8000);
+  for (const bool relaxed : {true, false}) {
+    SpeculativeFlush flush({tlb, *frames, nullptr, counters, relaxed});
+    auto next = table->find(0x1000).attributes;
+    next.write = next.dirty = relaxed;
+    next.execute = !relaxed;
+    if (!relaxed) next.write = next.dirty = true;
+    EXPECT_EQ(table->upgrade(table->find(0x1000), next, {}, flush), PageTable::Published::Done);
+    EXPECT_TRUE(flush.pending());
+  }
+  EXPECT_EQ(tlb.relaxed, 1u);
+  EXPECT_EQ(tlb.strict, 1u);
+  EXPECT_EQ(tlb.tables.size(), 1u);
+  EXPECT_EQ(deferred.merged.size() + deferred.changed.size(), 2u);
+  deferred = {};
 }
 
 TEST_P(Walker, Permission_taken_is_flushed_strictly_and_permission_given_relaxedly) {

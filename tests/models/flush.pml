@@ -3,11 +3,16 @@
 // One address with one entry, and on each vCPU a TLB of one entry, which survives leaving the guest and, as on arm64,
 // the fault that it causes. cpu() is the processor, which fills, drops and uses its TLB as it likes, and the vCPU's
 // thread: KvmVcpu::announce and leave, then AddressSpace::fault. change() is protect, map and unmap by a thread without
-// a vCPU: Walker::write and loses, FlushBatch::flush, KvmMachine::flush and expel.
+// a vCPU: Walker::write and loses, EntryFlush::flush, KvmMachine::flush and expel. With BESIDE, beside() is a fault
+// without the address-space lock, of another address: its strict flush keeps no other from going on at the same time.
 // Tables that merges took away ride along with the next strict flush: see merge.pml.
 
 #define CPUS 2
+#ifdef BESIDE
+#define CHANGES 1
+#else
 #define CHANGES 2
+#endif
 
 typedef Entry { bit present; bit frame; bit write; bit accessed; bit dirty }
 
@@ -69,7 +74,7 @@ inline exchange(is_present, which, can_write, is_accessed, is_dirty) {
   }
 }
 
-// FlushBatch::flush with nothing lost.
+// EntryFlush::flush with nothing lost.
 inline flush_relaxed() {
 #ifndef BROKEN_relaxed_keeps_generation
   d_step { behind[0] = 1; behind[1] = 1 }
@@ -161,29 +166,41 @@ classic:
 #define USED_FOR_WRITE (USED && old.write && old.dirty)
 #endif
 
-inline flush_strict() {
-  generation++;
+inline expel() {
+  atomic { generation++; mine = generation }
   i = 0;
   do
   :: i == CPUS -> break
   :: i < CPUS ->
      atomic {
        if
-       :: announced[i] != 0 && announced[i] < generation -> kicked[i] = 1
+       :: announced[i] != 0 && announced[i] < mine -> kicked[i] = 1
        :: else
        fi;
        i++
      }
   od;
 #ifndef BROKEN_no_acknowledge
-  announced[0] == 0 || announced[0] == generation;
-  announced[1] == 0 || announced[1] == generation;
+  announced[0] == 0 || announced[0] >= mine;
+  announced[1] == 0 || announced[1] >= mine;
 #endif
+  atomic { i = 0; mine = 0 }
+}
+
+inline flush_strict() {
+  expel();
   changing = 0
 }
 
+#ifdef BESIDE
+proctype beside() {
+  byte i, mine;
+  expel()
+}
+#endif
+
 proctype change() {
-  byte n, i;
+  byte n, i, mine;
   bit f;
   Entry old;
   do
@@ -224,7 +241,7 @@ proctype change() {
           known_dirty[1 - f] = 0
         }
      fi;
-     atomic { space_lock = 0; i = 0; f = 0; forget() }
+     atomic { space_lock = 0; f = 0; forget() }
   od
 }
 
@@ -233,6 +250,9 @@ init {
     may_use[0] = 1;
     run cpu(0);
     run cpu(1);
-    run change()
+    run change();
+#ifdef BESIDE
+    run beside()
+#endif
   }
 }
