@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -102,25 +103,10 @@ std::int64_t sys_timerfd_gettime(Thread& thread, const Args& a) {
 
 using Deadline = std::optional<timespec>;  // CLOCK_MONOTONIC; none: for ever
 
-Deadline deadline_after(const timespec& wait) {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  if (wait.tv_sec > INT32_MAX) return std::nullopt;  // 68 years
-  t.tv_sec += wait.tv_sec;
-  t.tv_nsec += wait.tv_nsec;
-  if (t.tv_nsec >= kNanosPerSecond) {
-    t.tv_nsec -= kNanosPerSecond;
-    ++t.tv_sec;
-  }
-  return t;
-}
-
-timespec time_left(const timespec& deadline) {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  std::int64_t left = (deadline.tv_sec - now.tv_sec) * kNanosPerSecond + deadline.tv_nsec - now.tv_nsec;
-  left = std::max<std::int64_t>(left, 0);
-  return {left / kNanosPerSecond, left % kNanosPerSecond};
+// Negative: for ever.
+Deadline after_milliseconds(int ms) {
+  if (ms < 0) return std::nullopt;
+  return deadline_after(CLOCK_MONOTONIC, from_milliseconds(ms));
 }
 
 // Descriptors being waited for; `guest` keeps the order and the numbers of the guest.
@@ -141,7 +127,7 @@ struct PollSet {
   // Ready entries, 0 on time-out, or -errno; -EINTR if a signal is to be delivered.
   std::int64_t wait(Thread& thread, const Deadline& deadline) {
     timespec left{};
-    if (deadline && invalid == 0) left = time_left(*deadline);
+    if (deadline && invalid == 0) left = time_left(CLOCK_MONOTONIC, *deadline);
     const bool for_ever = !deadline && invalid == 0;
     std::vector<short> answered;
     for (const pollfd& p : host) answered.push_back(p.revents);
@@ -181,18 +167,15 @@ std::int64_t poll_until(Thread& thread, mm::Gva at, std::uint64_t count, const D
 }
 
 std::int64_t sys_poll(Thread& thread, const Args& a) {
-  Deadline deadline;
-  if (const int ms = a.i32(2); ms >= 0) deadline = deadline_after({ms / 1000, ms % 1000 * 1'000'000});
-  return poll_until(thread, a[0], a.u32(1), deadline);
+  return poll_until(thread, a[0], a.u32(1), after_milliseconds(a.i32(2)));
 }
 
 // The optional struct timespec of ppoll and pselect6.
 OrErrno<Deadline> read_deadline(Thread& thread, mm::Gva at) {
   if (!at) return Deadline{};
-  auto wait = read_user<timespec>(thread.memory(), at);
+  auto wait = read_time(thread.memory(), at);
   if (!wait) return err(wait.error());
-  if (wait->tv_sec < 0 || wait->tv_nsec < 0 || wait->tv_nsec >= kNanosPerSecond) return err(EINVAL);
-  return deadline_after(*wait);
+  return deadline_after(CLOCK_MONOTONIC, *wait);
 }
 
 // The optional signal mask of ppoll, pselect6 and epoll_pwait.
@@ -207,7 +190,7 @@ OrErrno<void> use_mask(Thread& thread, mm::Gva at, std::uint64_t size) {
 
 // Linux writes the time that is left back, and keeps its peace where it cannot.
 void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
-  if (at && deadline) (void)put_user(thread.memory(), at, time_left(*deadline));
+  if (at && deadline) (void)put_user(thread.memory(), at, time_left(CLOCK_MONOTONIC, *deadline));
 }
 
 std::int64_t sys_ppoll(Thread& thread, const Args& a) {
@@ -278,14 +261,12 @@ std::int64_t sys_select(Thread& thread, const Args& a) {
   if (a[4]) {
     auto wait = read_user<timeval>(thread.memory(), a[4]);
     if (!wait) return -wait.error();
-    if (wait->tv_sec < 0 || wait->tv_usec < 0) return -EINVAL;
-    deadline = deadline_after({wait->tv_sec + wait->tv_usec / 1'000'000, wait->tv_usec % 1'000'000 * 1000});
+    auto time = carried(*wait);
+    if (!time) return -time.error();
+    deadline = deadline_after(CLOCK_MONOTONIC, *time);
   }
   std::int64_t r = select_until(thread, a.i32(0), {a[1], a[2], a[3]}, deadline);
-  if (a[4] && deadline) {
-    timespec left = time_left(*deadline);
-    (void)put_user(thread.memory(), a[4], timeval{left.tv_sec, left.tv_nsec / 1000});  // as write_time_left()
-  }
+  if (a[4] && deadline) (void)put_user(thread.memory(), a[4], to_timeval(time_left(CLOCK_MONOTONIC, *deadline)));  // as write_time_left()
   return r;
 }
 
@@ -343,29 +324,20 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   std::int64_t ready;
   do {
     refresh_rings(thread.process);
-    int ms = -1;
-    if (deadline) {
-      timespec left = time_left(*deadline);
-      ms = static_cast<int>(std::min<std::int64_t>(left.tv_sec * 1000 + (left.tv_nsec + 999'999) / 1'000'000, INT32_MAX));
-    }
+    const int ms = deadline ? to_milliseconds(time_left(CLOCK_MONOTONIC, *deadline)) : -1;
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
                             reinterpret_cast<std::uint64_t>(events.data()), events.size(),
                             static_cast<std::uint64_t>(ms), 0, sizeof(SignalSet));
     // The host's milliseconds end 25 days out; longer waits go round.
-  } while (ready == 0 && deadline && time_left(*deadline).tv_sec > 0);
+  } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
   if (ready <= 0) return ready;
   std::span<const epoll_event> got(events.data(), static_cast<std::size_t>(ready));
   return thread.memory().write(a[1], std::as_bytes(got)) ? ready : -EFAULT;
 }
 
-Deadline from_milliseconds(int ms) {
-  if (ms < 0) return std::nullopt;
-  return deadline_after({ms / 1000, ms % 1000 * 1'000'000});
-}
-
-std::int64_t sys_epoll_wait(Thread& thread, const Args& a) { return epoll_until(thread, a, from_milliseconds(a.i32(3)), 0, 0); }
+std::int64_t sys_epoll_wait(Thread& thread, const Args& a) { return epoll_until(thread, a, after_milliseconds(a.i32(3)), 0, 0); }
 std::int64_t sys_epoll_pwait(Thread& thread, const Args& a) {
-  return epoll_until(thread, a, from_milliseconds(a.i32(3)), a[4], a[5]);
+  return epoll_until(thread, a, after_milliseconds(a.i32(3)), a[4], a[5]);
 }
 std::int64_t sys_epoll_pwait2(Thread& thread, const Args& a) {
   auto deadline = read_deadline(thread, a[3]);

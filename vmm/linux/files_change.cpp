@@ -9,6 +9,7 @@
 
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 
 namespace ramet::vmm {
@@ -224,8 +225,9 @@ std::int64_t times_of_day(Thread& t, int dirfd, mm::Gva path, mm::Gva at) {
   if (!given) return -given.error();
   std::array<timespec, 2> times{};
   for (std::size_t i = 0; at && i < 2; ++i) {
-    if ((*given)[i].tv_usec < 0 || (*given)[i].tv_usec >= 1'000'000) return -EINVAL;
-    times[i] = {(*given)[i].tv_sec, (*given)[i].tv_usec * 1000};
+    auto time = to_timespec((*given)[i]);
+    if (!time) return -time.error();
+    times[i] = *time;
   }
   auto found = path == 0 && dirfd != AT_FDCWD ? file_found(t, dirfd) : locate(t, dirfd, path, 0);
   return change_times(t, found, at ? times.data() : nullptr);

@@ -42,7 +42,7 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
   switch (command) {
     case F_DUPFD:
     case F_DUPFD_CLOEXEC: {
-      if (a[2] >= kMaxDescriptors) return -EINVAL;
+      if (a.u32(2) >= kMaxDescriptors) return -EINVAL;
       auto copy = state.install(file, command == F_DUPFD_CLOEXEC, a.i32(2));
       return copy ? *copy : -copy.error();
     }

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <climits>
 
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signalfd.hpp"
@@ -58,7 +59,12 @@ struct Transfer {
 
 // One host call for up to IOV_MAX pieces.
 std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
-  std::int64_t offset = how.offset == kCurrent ? kCurrent : how.offset + static_cast<std::int64_t>(done);
+  std::int64_t offset = kCurrent;
+  if (how.offset != kCurrent) {
+    const auto at = checked_sum(how.offset, static_cast<std::int64_t>(done));
+    if (!at) return -EINVAL;
+    offset = *at;
+  }
   long number = how.write ? SYS_pwritev2 : SYS_preadv2;
   if (may_block(file)) {
     // preadv2 at -1 is readv, on pipes and sockets too.
@@ -179,7 +185,9 @@ std::int64_t sys_lseek(Thread& t, const Args& a) {
   std::lock_guard guard(file->listing->lock);
   if (whence == SEEK_CUR && file->listing->position) {
     whence = SEEK_SET;
-    offset += static_cast<std::int64_t>(kExtraEntries + file->listing->position);
+    const auto from = checked_sum(offset, static_cast<std::int64_t>(kExtraEntries + file->listing->position));
+    if (!from) return -EINVAL;
+    offset = *from;
   }
   if (whence == SEEK_SET && offset >= 0 && static_cast<std::uint64_t>(offset) > kExtraEntries &&
       static_cast<std::uint64_t>(offset) - kExtraEntries <= kMaxExtra) {

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
@@ -95,7 +96,9 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
     if (l.l_whence == SEEK_CUR) {  // the guest's description knows where
       const off_t current = ::lseek(host, 0, SEEK_CUR);
       if (current < 0) return -errno;
-      if (__builtin_add_overflow(l.l_start, current, &l.l_start)) return -EOVERFLOW;
+      const auto start = checked_sum<std::int64_t>(l.l_start, current);
+      if (!start) return -EOVERFLOW;
+      l.l_start = *start;
       l.l_whence = SEEK_SET;
     }
     auto found = lock_holder(state_of(t), host, command != F_GETLK);

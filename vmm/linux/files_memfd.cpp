@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
@@ -77,15 +78,16 @@ std::int64_t sys_fallocate(Thread& t, const Args& a) {
   auto file = writable_file(t, a.i32(0));
   if (!file) return -file.error();
   int mode = a.i32(1);
-  std::int64_t offset = a.i64(2), length = a.i64(3), end;
+  const std::int64_t offset = a.i64(2), length = a.i64(3);
   if (offset < 0 || length <= 0) return -EINVAL;
-  if (__builtin_add_overflow(offset, length, &end)) return -EFBIG;
+  const auto end = checked_sum(offset, length);
+  if (!end) return -EFBIG;
   // Those that move a file's bytes to other offsets would have to move them under mappings as well.
   if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) return -EOPNOTSUPP;
   std::unique_lock<std::mutex> charged;
   if ((*file)->charge) {
     charged = std::unique_lock((*file)->charge->lock);
-    if (!(mode & FALLOC_FL_PUNCH_HOLE) && !(*file)->charge->grow(static_cast<std::uint64_t>(end))) return -ENOSPC;
+    if (!(mode & FALLOC_FL_PUNCH_HOLE) && !(*file)->charge->grow(static_cast<std::uint64_t>(*end))) return -ENOSPC;
   }
   // Given up for a signal, and then begun anew; a kick of the vCPU alone does not count.
   const std::int64_t result = t.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()), static_cast<std::uint64_t>(mode),

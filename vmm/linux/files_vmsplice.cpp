@@ -95,6 +95,8 @@ std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segmen
   };
   auto given = read_user_array<Segment>(t.memory(), segments, count, UIO_MAXIOV);
   if (!given) return -given.error();
+  for (const Segment& s : *given)
+    if (static_cast<std::int64_t>(s.length) < 0) return -EINVAL;
   std::int64_t done = 0;
   for (const Segment& s : *given) {
     // A pipe takes its capacity at most; there is no use in pinning more than the largest at a time.

@@ -13,6 +13,7 @@
 
 #include <cerrno>
 
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 
@@ -56,21 +57,10 @@ std::int64_t start_wait(Thread& thread, const Args& a, bool bitset, bool realtim
   Wait w{.at = a[0], .value = a.u32(2), .mask = bitset ? a.u32(5) : FUTEX_BITSET_MATCH_ANY, .deadline = {}, .realtime = realtime};
   if (w.mask == 0) return -EINVAL;
   if (!a[3]) return wait(thread, w);
-  auto time = read_user<timespec>(thread.memory(), a[3]);
+  auto time = read_time(thread.memory(), a[3]);
   if (!time) return -time.error();
-  if (time->tv_sec < 0 || time->tv_nsec < 0 || time->tv_nsec >= kNanosPerSecond) return -EINVAL;
-  if (!bitset) {  // FUTEX_WAIT's timeout is relative; a deadline survives interruptions
-    timespec now;
-    clock_gettime(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, &now);
-    if (__builtin_add_overflow(now.tv_sec, time->tv_sec, &now.tv_sec)) return wait(thread, w);  // for ever
-    now.tv_nsec += time->tv_nsec;
-    if (now.tv_nsec >= kNanosPerSecond) {
-      now.tv_nsec -= kNanosPerSecond;
-      if (__builtin_add_overflow(now.tv_sec, 1, &now.tv_sec)) return wait(thread, w);
-    }
-    time = now;
-  }
-  w.deadline = *time;
+  // FUTEX_WAIT's timeout is relative; a deadline survives interruptions.
+  w.deadline = bitset ? *time : deadline_after(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time);
   return wait(thread, w);
 }
 

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <vector>
 
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 
@@ -48,18 +49,18 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
   auto given = read_user<Sweep>(thread.memory(), at);
   if (!given) return -given.error();
   Sweep& s = *given;
-  std::uint64_t end;
-  if (__builtin_add_overflow(s.address, s.bytes, &end)) return -EINVAL;
+  const auto end = checked_sum(s.address, s.bytes);
+  if (!end) return -EINVAL;
   // More pages than there are can be named over and over; what the host keeps for it is bounded by this.
   if (s.bytes > 2 * thread.memory().usage().limit_bytes) return -ENOMEM;
   const Term term = request == kPinLong ? Term::Long : Term::Short;
   std::vector<mm::Pin> pins;
   auto begin = Clock::now();
   std::uint64_t next = s.address;
-  for (std::uint64_t pages = s.pages_per_call; pages && next < end;) {
+  for (std::uint64_t pages = s.pages_per_call; pages && next < *end;) {
     if (thread.process.ending()) return -EINTR;
     const std::uint64_t from = next;
-    next = std::min(end, from + pages * mm::kPageSize);
+    next = from + std::min(*end - from, pages * mm::kPageSize);
     auto pin = thread.memory().pin(from, next - from, access_of(s.gup_flags & kFollWrite), term);
     if (!pin) break;
     pins.push_back(std::move(*pin));

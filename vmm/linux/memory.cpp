@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -282,9 +283,9 @@ std::int64_t sys_msync(Thread& thread, const Args& a) {
   const int flags = a.i32(2);
   if (flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) return -EINVAL;
   if ((flags & MS_ASYNC) && (flags & MS_SYNC)) return -EINVAL;
+  if (is_aligned(a[0], kPageSize) && align_up(a[1], kPageSize) == 0) return 0;  // as Linux rounds the last page's end
   auto bytes = page_range(a[0], a[1]);
   if (!bytes) return -bytes.error();
-  if (*bytes == 0) return 0;
   auto r = thread.memory().sync(a[0], *bytes, flags & MS_SYNC);
   return r ? 0 : -errno_of(r.error());
 }
@@ -327,8 +328,9 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
 
 std::int64_t sys_mlock(Thread& thread, const Args& a) {
   const mm::Gva start = mm::align_down(a[0], kPageSize);
-  if (a[1] > kMaxAddress || a[0] > kMaxAddress - a[1]) return -ENOMEM;
-  for (mm::Gva at = start; at < a[0] + a[1];) {
+  const auto end = checked_sum(start, align_up(a[1] + (a[0] - start), kPageSize));  // 0 bytes if it wraps, as Linux rounds
+  if (!end) return -EINVAL;
+  for (mm::Gva at = start; at < *end;) {
     auto region = thread.memory().find_region(at);
     if (!region) return -ENOMEM;
     at = region->end;

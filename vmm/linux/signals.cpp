@@ -12,6 +12,7 @@
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/signal_frame.hpp"
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
@@ -116,16 +117,9 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
   const SignalSet wanted = *set & ~kUnblockable;
   timespec deadline{};
   if (a[2]) {
-    auto time = read_user<timespec>(thread.memory(), a[2]);
-    if (!time) return -EFAULT;
-    if (time->tv_sec < 0 || time->tv_nsec < 0 || time->tv_nsec >= kNanosPerSecond) return -EINVAL;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_nsec += time->tv_nsec;
-    if (deadline.tv_nsec >= kNanosPerSecond) {
-      deadline.tv_nsec -= kNanosPerSecond;
-      ++deadline.tv_sec;
-    }
-    if (__builtin_add_overflow(deadline.tv_sec, time->tv_sec, &deadline.tv_sec)) deadline.tv_sec = INT64_MAX;
+    auto time = read_time(thread.memory(), a[2]);
+    if (!time) return -time.error();
+    deadline = deadline_after(CLOCK_MONOTONIC, *time);
   }
   std::optional<siginfo_t> info;
   for (bool expired = false;;) {

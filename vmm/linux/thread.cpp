@@ -12,6 +12,7 @@
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/futex.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -127,7 +128,7 @@ rusage Thread::usage() const {
   clockid_t clock;
   timespec time;
   if (pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
-    used.ru_utime = {time.tv_sec, time.tv_nsec / 1000};
+    used.ru_utime = to_timeval(time);
   return used;
 }
 

@@ -10,14 +10,13 @@
 #include <ctime>
 
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 namespace {
-
-bool valid(const timespec& t) { return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < kNanosPerSecond; }
 
 // The host clock for a guest clock id; CPU-time clocks of other threads and processes are refused.
 OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
@@ -87,6 +86,9 @@ std::int64_t sys_times(Thread& thread, const Args& a) {
   return ::times(&host);
 }
 
+// Linux's KTIME_MAX, the last moment a timer of its can have.
+constexpr timespec kLastWakeUp{INT64_MAX / kNanosPerSecond, INT64_MAX % kNanosPerSecond};
+
 // Sleeps until `deadline` on `clock`. remaining: where the time left goes when a signal ends the sleep, 0
 // for absolute sleeps, which Linux starts again with the same arguments.
 std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm::Gva remaining, bool absolute) {
@@ -94,36 +96,22 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
                                    reinterpret_cast<std::uint64_t>(&deadline), 0);
   if (r != -EINTR) return r;
   if (absolute) return kRestartNoHand;
-  timespec now;
-  if (clock_gettime(clock, &now) != 0) return -errno;
-  // Seconds and nanoseconds apart: the guest may ask for more seconds than a sum of nanoseconds can hold.
-  timespec rest{deadline.tv_sec - now.tv_sec, deadline.tv_nsec - now.tv_nsec};
-  if (rest.tv_nsec < 0) {
-    rest.tv_nsec += kNanosPerSecond;
-    --rest.tv_sec;
-  }
-  if (rest.tv_sec < 0 || (rest.tv_sec == 0 && rest.tv_nsec == 0)) return 0;
+  const timespec rest = time_left(clock, deadline);
+  if (rest.tv_sec == 0 && rest.tv_nsec == 0) return 0;
   if (remaining && put_user(thread.memory(), remaining, rest) != 0) return -EFAULT;
   thread.restart = [=](Thread& t) { return sleep_until(t, clock, deadline, remaining, false); };
   return kRestartBlock;
 }
 
 std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva request, mm::Gva remaining) {
-  auto time = read_user<timespec>(thread.memory(), request);
+  auto time = read_time(thread.memory(), request);
   if (!time) return -time.error();
-  if (!valid(*time)) return -EINVAL;
   if (absolute) return sleep_until(thread, clock, *time, 0, true);
   // A relative sleep does not follow changes of the wall clock.
   if (clock == CLOCK_REALTIME) clock = CLOCK_MONOTONIC;
-  timespec deadline;
-  if (clock_gettime(clock, &deadline) != 0) return -errno;
-  if (__builtin_add_overflow(deadline.tv_sec, time->tv_sec, &deadline.tv_sec)) deadline.tv_sec = INT64_MAX - 1;
-  deadline.tv_nsec += time->tv_nsec;
-  if (deadline.tv_nsec >= kNanosPerSecond && deadline.tv_sec < INT64_MAX - 1) {
-    deadline.tv_nsec -= kNanosPerSecond;
-    ++deadline.tv_sec;
-  }
-  if (deadline.tv_nsec >= kNanosPerSecond) deadline.tv_nsec = kNanosPerSecond - 1;
+  timespec deadline = deadline_after(clock, *time);
+  // No sleep lasts longer, and what an interrupted one has left is counted from there.
+  if (deadline.tv_sec >= kLastWakeUp.tv_sec) deadline = kLastWakeUp;
   return sleep_until(thread, clock, deadline, remaining, false);
 }
 
@@ -139,18 +127,15 @@ std::int64_t sys_clock_nanosleep(Thread& thread, const Args& a) {
 
 // --- interval timers ---
 
-timespec to_timespec(const timeval& t) { return {t.tv_sec, t.tv_usec * 1000}; }
-timeval to_timeval(const timespec& t) { return {t.tv_sec, t.tv_nsec / 1000}; }
-
 std::int64_t sys_setitimer(Thread& thread, const Args& a) {
   if (a.u32(0) > ITIMER_PROF) return -EINVAL;
   itimerspec value{}, old{};
   if (a[1]) {
     auto user = read_user<itimerval>(thread.memory(), a[1]);
     if (!user) return -user.error();
-    for (const timeval& t : {user->it_value, user->it_interval})
-      if (t.tv_sec < 0 || t.tv_usec < 0 || t.tv_usec >= 1'000'000) return -EINVAL;
-    value = {to_timespec(user->it_interval), to_timespec(user->it_value)};
+    auto interval = to_timespec(user->it_interval), first = to_timespec(user->it_value);
+    if (!interval || !first || !valid_time(*interval) || !valid_time(*first)) return -EINVAL;
+    value = {*interval, *first};
   }
   if (std::int64_t r = thread.process.timers->set_interval_timer(a.i32(0), value, &old); r != 0) return r;
   if (!a[2]) return 0;
@@ -208,7 +193,7 @@ std::int64_t sys_timer_create(Thread& thread, const Args& a) {
 std::int64_t sys_timer_settime(Thread& thread, const Args& a) {
   auto value = read_user<itimerspec>(thread.memory(), a[2]);
   if (!value) return a[2] ? -value.error() : -EINVAL;
-  if (!valid(value->it_value) || !valid(value->it_interval)) return -EINVAL;
+  if (!valid_time(value->it_value) || !valid_time(value->it_interval)) return -EINVAL;
   itimerspec old{};
   if (std::int64_t r = thread.process.timers->set(a.i32(0), a.i32(1) & TIMER_ABSTIME, *value, &old); r != 0) return r;
   return a[3] ? put_user(thread.memory(), a[3], old) : 0;

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring.hpp"
 #include "vmm/linux/uring_translate.hpp"
@@ -59,15 +60,10 @@ OrErrno<WaitArguments> wait_arguments(Thread& thread, unsigned flags, mm::Gva at
   if (given->ts) {
     auto time = read_user<__kernel_timespec>(thread.memory(), given->ts);
     if (!time) return err(time.error());
-    if (time->tv_sec < INT32_MAX) {  // 68 years; longer is for ever
-      timespec deadline;
-      clock_gettime(CLOCK_MONOTONIC, &deadline);
-      // As Linux takes what is out of range: by its sum, and a negative one as over already.
-      const std::int64_t nanos = deadline.tv_nsec + std::clamp<std::int64_t>(time->tv_nsec, 0, INT32_MAX);
-      deadline.tv_sec += std::max<std::int64_t>(time->tv_sec, 0) + nanos / kNanosPerSecond;
-      deadline.tv_nsec = nanos % kNanosPerSecond;
-      result.deadline = deadline;
-    }
+    // As Linux takes what is out of range: by its sum, and a negative one as over already.
+    const std::int64_t seconds = std::max<std::int64_t>(time->tv_sec, 0), nanos = std::max<std::int64_t>(time->tv_nsec, 0);
+    const timespec wait = sum({seconds, 0}, {nanos / kNanosPerSecond, nanos % kNanosPerSecond});
+    result.deadline = deadline_after(CLOCK_MONOTONIC, wait);
   }
   return result;
 }

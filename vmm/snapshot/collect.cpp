@@ -11,6 +11,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/snapshot/file.hpp"
@@ -161,7 +162,7 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
   if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)
     return std::unexpected("is another file than its path leads to now");
   f.device = st.st_dev, f.inode = st.st_ino, f.size = static_cast<std::uint64_t>(st.st_size);
-  f.modified = st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec;
+  f.modified = nanoseconds(st.st_mtim);
   return f;
 }
 

@@ -15,6 +15,7 @@
 #include "arch/x86_64/cpu_state.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/timers.hpp"
 
 namespace ramet::vmm::snapshot {
@@ -50,7 +51,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files
     const struct stat& st = found->st;
     const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
                           ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
-                                st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec == saved.modified
+                                nanoseconds(st.st_mtim) == saved.modified
                           : st.st_dev == saved.device && st.st_ino == saved.inode;
     if (!same) return cannot("has changed since");
   }
