@@ -150,6 +150,17 @@ Result<> AddressSpace::Impl::attach_locked(const Region& region) {
   return {};
 }
 
+Result<> AddressSpace::Impl::attach_all_locked(const std::vector<const Region*>& all, FlushBatch& batch) {
+  for (auto r = all.begin(); r != all.end(); ++r) {
+    const auto known = attach_locked(**r);
+    if (known) continue;
+    for (auto had = all.begin(); had != r; ++had)
+      if ((*had)->shared && (*had)->backing) detach_locked(*(*had)->backing, batch);
+    return known;
+  }
+  return {};
+}
+
 void AddressSpace::Impl::detach_locked(const Backing& backing, FlushBatch& batch) {
   const auto bank = backing.shared().bank;
   for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r)) {

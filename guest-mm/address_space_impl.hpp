@@ -161,6 +161,8 @@ struct AddressSpace::Impl final : Merger {
   Result<> leave_out_locked(const Snapshot&, FlushBatch&);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.
   Result<> attach_locked(const Region&);
+  // The same for all of them, or for none. Errors: NoMemory.
+  Result<> attach_all_locked(const std::vector<const Region*>&, FlushBatch&);
   // Banks of which no region is left go with the batch.
   void detach_locked(const Backing&, FlushBatch&);
   // Copies pages of the table around the address that others see as well, and maps the copies writable (cow.cpp).

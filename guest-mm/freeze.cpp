@@ -100,9 +100,12 @@ static std::vector<const Region*> inherited_regions(const Snapshot& snapshot) {
   return regions;
 }
 
+// Whose contents are not inherited.
+static bool is_left_out(const Region& r) { return r.dont_fork || r.wipe_on_fork; }
+
 Result<> AddressSpace::Impl::leave_out_locked(const Snapshot& snapshot, FlushBatch& batch) {
   for (const Region& r : snapshot.regions) {
-    if (!r.dont_fork && !r.wipe_on_fork) continue;
+    if (!is_left_out(r)) continue;
     if (auto cut = table->own_ends(r.start, r.end, batch); !cut) return cut;
     table->unmap(r.start, r.end, batch);
   }
@@ -134,14 +137,15 @@ Result<> AddressSpace::reset(const Snapshot& snapshot) {
   FlushBatch batch = m.locked();
   if (snapshot.layer != memory_.layer()) return fail(Error::Invalid);
   const auto before = inherited_regions(snapshot);
-  for (const Region* r : before) {
-    if (auto has = m.attach_locked(*r); !has) return has;
-  }
+  // First everything that can fail. Of each end of what is left out, the tables of three levels become our own.
+  const auto left_out = std::ranges::count_if(snapshot.regions, is_left_out);
+  if (auto tables = m.tables->reserve(6 * static_cast<std::uint64_t>(left_out)); !tables) return tables;
   m.freezing.begin();
   std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast()
-  if (m.pins->any()) {
+  const Result<> possible = m.pins->any() ? fail(Error::Pinned) : m.attach_all_locked(before, batch);
+  if (!possible) {
     m.freezing.end();
-    return fail(Error::Pinned);
+    return possible;
   }
   const Gva start = m.config.start, end = m.config.end;
   m.regions.seize(start, end);

@@ -204,7 +204,7 @@ Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_p
       needed += i == 0 || pages[i].at / span != pages[i - 1].at / span;
     }
   }
-  if (done && tables->left() < needed) done = fail(Error::NoMemory);
+  if (done) done = tables->reserve(needed);
   if (done) return pages;
   for (std::size_t i = 0; i < copies; ++i) frames->free(pages[i].copy, 1);
   return fail(done.error());
@@ -218,7 +218,7 @@ void AddressSpace::Impl::keep_pinned_locked(const std::vector<PinnedPage>& pages
     counters.pages_copied_pinned.add();
   }
   for (const PinnedPage& p : pages) {
-    if (!table->own(p.at, Level::Pte, batch)) std::abort();  // the tables were counted
+    if (!table->own(p.at, Level::Pte, batch)) std::abort();  // pinned_pages_locked() has reserved the tables
     table->update(p.at, p.at + kPageSize, [&](const PageTable::Leaf& leaf) {
       return PageTable::Change{leaf.state, p.attributes};
     }, batch);

@@ -27,26 +27,33 @@ TablePool::~TablePool() {
   if (infos_) ::munmap(infos_, (bank_.size() >> kPageShift) * sizeof(TableInfo));
 }
 
-Result<Gpa> TablePool::allocate() {
+std::optional<Gpa> TablePool::take_fresh() {
   const std::uint64_t all = bank_.size() >> kPageShift;
-  if (free_.empty() && (retired_.size() >= kEnoughRetired || (fresh_ == all && !retired_.empty()))) {
-    rcu::synchronize();
-    free_.swap(retired_);
+  if (fresh_ == all) return std::nullopt;
+  if (fresh_ == known_) {
+    const std::uint64_t to = std::min(2 * known_, all);
+    if (!memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift))) return std::nullopt;
+    known_ = to;
+  }
+  const Gpa fresh = bank_.base() + (fresh_++ << kPageShift);
+  info(fresh).born.store(last_seal_, std::memory_order_relaxed);
+  return fresh;
+}
+
+void TablePool::reclaim() {
+  rcu::synchronize();
+  free_.swap(retired_);
+}
+
+Result<Gpa> TablePool::allocate() {
+  if (free_.empty() && retired_.size() >= kEnoughRetired) reclaim();
+  if (free_.empty()) {
+    if (const auto fresh = take_fresh()) return *fresh;
+    if (!retired_.empty()) reclaim();
   }
   if (free_.empty()) {
-    if (fresh_ == all) {
-      const auto last = take_stocked();
-      return last ? Result<Gpa>(*last) : fail(Error::NoMemory);
-    }
-    if (fresh_ == known_) {
-      const std::uint64_t to = std::min(2 * known_, all);
-      const auto told = memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift));
-      if (!told) return fail(told.error());
-      known_ = to;
-    }
-    const Gpa fresh = bank_.base() + (fresh_++ << kPageShift);
-    info(fresh).born.store(last_seal_, std::memory_order_relaxed);
-    return fresh;
+    const auto last = take_stocked();
+    return last ? Result<Gpa>(*last) : fail(Error::NoMemory);
   }
   const Gpa gpa = free_.back();
   free_.pop_back();
@@ -54,6 +61,18 @@ Result<Gpa> TablePool::allocate() {
   new (&info(gpa)) TableInfo;
   info(gpa).born.store(last_seal_, std::memory_order_relaxed);
   return gpa;
+}
+
+// Those in free_ are as young as the last seal when they are handed out, and handed out first.
+Result<> TablePool::reserve(std::uint64_t pages) {
+  std::vector<Gpa> taken;
+  Result<> done;
+  while (done && taken.size() < pages) {
+    if (const auto page = allocate()) taken.push_back(*page);
+    else done = fail(page.error());
+  }
+  free_.insert(free_.end(), taken.begin(), taken.end());
+  return done;
 }
 
 Result<Gpa> TablePool::allocate_kernel() {

@@ -63,6 +63,9 @@ class TablePool {
 
   // A zeroed page. Errors: NoMemory.
   Result<Gpa> allocate();
+  // Sees to it that so many more can be had, however many seals are made before they are: nothing but allocate() takes
+  // them away. Errors: NoMemory.
+  Result<> reserve(std::uint64_t pages);
   // A zeroed page for ring 0's own use, which no layer ever contains; never given back. Errors: NoMemory.
   Result<Gpa> allocate_kernel();
   // No processor's walker can reach the page any more; faults and dumps without a lock may still look at it. It is
@@ -92,6 +95,7 @@ class TablePool {
   std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
   std::uint64_t used() const;  // without ring 0's
+  // At most: the machine may refuse to hear of more of the bank.
   std::uint64_t left() const { return free_.size() + retired_.size() + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
@@ -108,6 +112,8 @@ class TablePool {
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
         known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
+  std::optional<Gpa> take_fresh();  // nothing: none is left, or the machine has no room for more
+  void reclaim();                    // retired ones are free now
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;

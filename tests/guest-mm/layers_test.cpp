@@ -184,6 +184,54 @@ TEST_P(Layers, Reset_refuses_what_is_pinned_and_strangers) {
   child->check();
 }
 
+TEST_P(Layers, Reset_that_fails_changes_nothing_and_leaves_no_bank_with_the_machine) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(kMiB), hidden = parent->map(kMiB);
+  write_words(*parent, a, kMiB, 1);
+  write_words(*parent, hidden, kMiB, 1);
+  ASSERT_TRUE(parent->as->advise(hidden, kMiB, Advice::DontFork));
+  Gva files[3];
+  for (Gva& at : files) {
+    const auto file = std::make_shared<TestFile>(*parent->memory, kPageSize);
+    at = *parent->as->map({.length = kPageSize, .prot = kRead, .shared = true, .backing = file});
+  }
+  const auto snapshot = *parent->as->freeze();
+  FullMachine machine;
+  auto child = g.child(snapshot);
+  ASSERT_TRUE(child->memory->observe(machine));
+  ASSERT_TRUE(child->cpu().store(a, 5));
+  ASSERT_TRUE(child->as->unmap(files[0], kPageSize));
+  ASSERT_TRUE(child->as->unmap(files[1], kPageSize));
+  const auto unchanged = [&](Error why, const std::set<Gpa>& known) {
+    EXPECT_EQ(child->as->reset(*snapshot).error(), why);
+    EXPECT_EQ(machine.known, known);
+    EXPECT_EQ(child->cpu().load(a), 5u);
+    EXPECT_FALSE(child->cpu().load(files[0]));
+    EXPECT_TRUE(child->cpu().load(files[2]));
+    EXPECT_EQ(child->as->counters().resets, 0u);
+    child->check();
+  };
+  const auto known = machine.known;
+  unsigned asked = 0;
+  machine.refuse = [&](const Bank&) { return ++asked == 2; };  // has room for one of the two
+  unchanged(Error::NoMemory, known);
+  EXPECT_EQ(asked, 2u);
+  machine.refuse = {};
+  {
+    const auto pin = child->as->pin(a, kPageSize, Access::Write, AddressSpace::PinTerm::Short);
+    unchanged(Error::Pinned, known);
+  }
+  use_up_tables(*child, 0);
+  unchanged(Error::NoMemory, machine.known);
+  ASSERT_TRUE(child->as->unmap(0x7000'0000'0000, kGiantSize));
+  ASSERT_TRUE(child->as->reset(*snapshot));
+  EXPECT_EQ(child->cpu().load(a), a ^ 1);
+  EXPECT_FALSE(child->cpu().load(hidden));
+  for (const Gva at : files) EXPECT_TRUE(child->cpu().load(at));
+  child->check();
+}
+
 TEST_P(Layers, A_grandchild_stands_on_all_layers_and_outlives_the_vms_they_came_from) {
   Genet g(GetParam());
   auto parent = g.make();

@@ -219,6 +219,49 @@ TEST_P(Pins, A_freeze_that_cannot_copy_fails_and_changes_nothing) {
   w.check();
 }
 
+// How many tables can be had is known when they have been: the bank has more, and the machine has no room for them.
+TEST_P(Pins, A_freeze_of_pinned_memory_fails_before_anything_is_sealed_whatever_the_number_of_tables_left) {
+  unsigned failed = 0, made = 0;
+  for (unsigned left = 0; left < 8; ++left) {
+    const auto space = std::make_shared<PhysicalSpace>();
+    FullMachine machine;
+    World w(GetParam(), {.tables = 16 * kMiB, .space = space});
+    ASSERT_TRUE(w.memory->observe(machine));
+    const Gva a = w.map(kMiB);
+    ASSERT_TRUE(w.cpu().store(a, 1));
+    const auto pin = *w.as->pin(a, kPageSize, Access::Write, Term::Short);
+    machine.refuse = [](const Bank&) { return true; };
+    const Gva from = 0x7000'0000'0000;
+    Gva at = from;
+    for (;; at += kBlockSize) {  // each page in a table of its own
+      w.map_at(at, kPageSize, kRead);
+      if (!w.cpu().load(at)) break;
+    }
+    EXPECT_GT(at, from + 100 * kBlockSize);
+    ASSERT_TRUE(w.as->unmap(at - left * kBlockSize, (left + 1) * kBlockSize));
+    const auto snapshot = w.as->freeze();
+    if (snapshot) {
+      ++made;
+      machine.refuse = {};
+      World child(GetParam(), {.tables = 16 * kMiB, .space = space});
+      ASSERT_TRUE(child.as->adopt(*snapshot));
+      dma_write(pin, 0, 2);
+      EXPECT_EQ(child.cpu().load(a), 1u);
+      EXPECT_EQ(w.cpu().load(a), 2u);
+      child.check();
+    } else {
+      ++failed;
+      EXPECT_EQ(snapshot.error(), Error::NoMemory);
+      ASSERT_TRUE(w.cpu().store(a, 3));
+      EXPECT_EQ(dma_read(pin, 0), 3u);
+      EXPECT_EQ(w.as->counters().pages_copied_pinned, 0u);
+    }
+    w.check();
+  }
+  EXPECT_GT(failed, 0u);
+  EXPECT_GT(made, 0u);
+}
+
 TEST_P(Pins, What_was_pinned_when_a_child_was_made_is_pinned_again_while_the_child_lives) {
   Genet g(GetParam());
   auto parent = g.make();

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <memory>
 #include <ostream>
+#include <set>
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
@@ -187,6 +188,18 @@ class SlowFile : public TestFile {
   std::mutex lock_;
   std::condition_variable changed_;
   bool hold_ = false, waiting_ = false;
+};
+
+// A machine that has no room for more banks when `refuse` says so, and knows what it was told.
+struct FullMachine : BankObserver {
+  Result<> bank_added(const Bank& bank) override {
+    if (refuse && refuse(bank)) return fail(Error::NoMemory);
+    known.insert(bank.base());
+    return {};
+  }
+  void bank_removed(const Bank& bank) override { known.erase(bank.base()); }
+  std::function<bool(const Bank&)> refuse;
+  std::set<Gpa> known;
 };
 
 // Leaves `left` tables to be had: pages of one file, each in a table of its own.

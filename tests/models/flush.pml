@@ -3,16 +3,12 @@
 // One address with one entry, and on each vCPU a TLB of one entry, which survives leaving the guest and, as on arm64,
 // the fault that it causes. cpu() is the processor, which fills, drops and uses its TLB as it likes, and the vCPU's
 // thread: KvmVcpu::announce and leave, then AddressSpace::fault. change() is protect, map and unmap by a thread without
-// a vCPU: Walker::write and loses, EntryFlush::flush, KvmMachine::flush and expel. With BESIDE, beside() is a fault
-// without the address-space lock, of another address: its strict flush keeps no other from going on at the same time.
+// a vCPU: Walker::write and loses, EntryFlush::flush, KvmMachine::flush and expel. A fault without the
+// address-space lock may flush at the same time, for another address: each waits for the generation that it made itself.
 // Tables that merges took away ride along with the next strict flush: see merge.pml.
 
 #define CPUS 2
-#ifdef BESIDE
-#define CHANGES 1
-#else
 #define CHANGES 2
-#endif
 
 typedef Entry { bit present; bit frame; bit write; bit accessed; bit dirty }
 
@@ -166,7 +162,7 @@ classic:
 #define USED_FOR_WRITE (USED && old.write && old.dirty)
 #endif
 
-inline expel() {
+inline flush_strict() {
   atomic { generation++; mine = generation }
   i = 0;
   do
@@ -184,20 +180,8 @@ inline expel() {
   announced[0] == 0 || announced[0] >= mine;
   announced[1] == 0 || announced[1] >= mine;
 #endif
-  atomic { i = 0; mine = 0 }
+  atomic { i = 0; mine = 0; changing = 0 }
 }
-
-inline flush_strict() {
-  expel();
-  changing = 0
-}
-
-#ifdef BESIDE
-proctype beside() {
-  byte i, mine;
-  expel()
-}
-#endif
 
 proctype change() {
   byte n, i, mine;
@@ -250,9 +234,6 @@ init {
     may_use[0] = 1;
     run cpu(0);
     run cpu(1);
-    run change();
-#ifdef BESIDE
-    run beside()
-#endif
+    run change()
   }
 }
