@@ -16,6 +16,7 @@
 #include "vmm/linux/loader.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/signals_blocked.hpp"
 #include "vmm/snapshot/restore.hpp"
 
 namespace ramet::vmm {
@@ -26,16 +27,23 @@ using Clock = std::chrono::steady_clock;
 // Ends the program when its time is over. A thread of its own, so that it works whatever the guest does.
 class Watchdog {
  public:
-  Watchdog(Process& process, std::chrono::nanoseconds timeout)
-      : thread_([this, &process, timeout] {
-          std::unique_lock lock(lock_);
-          if (!done_.wait_for(lock, timeout, [this] { return over_; })) {
-            lock.unlock();
-            double seconds = std::chrono::duration<double>(timeout).count();
-            process.end({Ending::Kind::TimedOut, 0, fmt::format("stopped after --timeout {}s", seconds)});
-          }
-        }) {}
+  // Errors: the host gives no thread.
+  Status start(Process& process, std::chrono::nanoseconds timeout) try {
+    SignalsBlocked blocked;
+    thread_ = std::thread([this, &process, timeout] {
+      std::unique_lock lock(lock_);
+      if (!done_.wait_for(lock, timeout, [this] { return over_; })) {
+        lock.unlock();
+        double seconds = std::chrono::duration<double>(timeout).count();
+        process.end({Ending::Kind::TimedOut, 0, fmt::format("stopped after --timeout {}s", seconds)});
+      }
+    });
+    return {};
+  } catch (const std::system_error& e) {
+    return failure(fmt::format("the host cannot start a thread to watch the time: {}", e.what()));
+  }
   ~Watchdog() {
+    if (!thread_.joinable()) return;
     {
       std::lock_guard guard(lock_);
       over_ = true;
@@ -48,7 +56,7 @@ class Watchdog {
   std::mutex lock_;  // guards over_
   std::condition_variable done_;
   bool over_ = false;
-  std::thread thread_;  // last: starts when the rest is there
+  std::thread thread_;
 };
 
 // Looks at intervals as long as it lives.
@@ -57,6 +65,7 @@ class Watch {
   // Errors: the host gives no thread.
   Status start(const Observer& observer, const Process& process) try {
     if (!observer.look || observer.every.count() == 0) return {};
+    SignalsBlocked blocked;
     thread_ = std::jthread([&observer, &process](std::stop_token stop) {
       std::mutex lock;
       std::condition_variable_any stopped;
@@ -127,6 +136,7 @@ Counts list(const mm::Counters& c) {
 
 std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   const auto begin = Clock::now();
+  const CallerSignals caller_signals;  // as they were only when everything is gone: a ring's last writes raise SIGPIPE, too
   auto files = Files::create(options.shares);
   if (!files) return std::unexpected(files.error());
   Report report;
@@ -151,8 +161,9 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
       ForwardSignals forwarding(*process);
       Watch watch;
       if (auto r = watch.start(options.observer, *process); !r) return std::unexpected(r.error());
-      std::optional<Watchdog> watchdog;
-      if (options.timeout) watchdog.emplace(*process, *options.timeout);
+      Watchdog watchdog;
+      if (options.timeout)
+        if (auto r = watchdog.start(*process, *options.timeout); !r) return std::unexpected(r.error());
       report.ending = process->run(std::move(*threads));
       family.end_all();
     }

@@ -60,7 +60,15 @@ struct Report {
   std::chrono::nanoseconds setup{}, run{}, teardown{};
 };
 
-// Loads the program into the shell (once per shell) and runs it.
+// Loads the program into the shell (once per shell) and runs it: its first thread on the caller's. Errors: what the program
+// cannot be loaded for, and what the host does not give (threads, memory).
+//
+// To the process that calls it: the first run at a time has the host's SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH and SIGCONT
+// meanwhile, for the program, and SIGPIPE is ignored. When it returns, handlers, the thread's signal mask, descriptors,
+// timers, umask, working directory and environment are as they were, and its threads have ended. What stays: files that the
+// shell's memory maps are open until the shell goes; the soft limit of open files is raised (RLIMIT_NOFILE, to 65,536 at
+// most); and the first Shell installs handlers for good, of SIGSTKFLT, and of SIGSEGV and SIGBUS, which pass on what is not
+// theirs.
 std::expected<Report, Failure> run(Shell&, const RunOptions&);
 
 }  // namespace ramet::vmm

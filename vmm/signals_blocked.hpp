@@ -1,4 +1,4 @@
-// For host threads of ours: the host's signals are for the program's own thread, which passes them on.
+// Signal masks of host threads. The host's signals are for the program's own thread, which passes them on.
 #pragma once
 
 #include <signal.h>
@@ -23,6 +23,39 @@ class SignalsBlocked {
 
  private:
   sigset_t old_;
+};
+
+// The signals of a caller's thread while it runs a guest: the kick and the host's own faults come through, and SIGPIPE,
+// which a write to a pipe without readers raises in the writing thread, is kept from the VMM until broken_pipe() takes it
+// off. Threads made under SignalsBlocked have all of that. Afterwards they are as they were.
+class CallerSignals {
+ public:
+  CallerSignals() {
+    sigset_t pending, set;
+    pthread_sigmask(SIG_SETMASK, nullptr, &old_);
+    pipe_was_pending_ = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
+    install_kick_signal();
+    sigemptyset(&set);
+    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigaddset(&set, sig);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    sigemptyset(&set);
+    sigaddset(&set, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  }
+  ~CallerSignals() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGPIPE);
+    const timespec at_once{};
+    if (!pipe_was_pending_) (void)sigtimedwait(&set, nullptr, &at_once);  // of a ring's write; none is fine
+    pthread_sigmask(SIG_SETMASK, &old_, nullptr);
+  }
+  CallerSignals(const CallerSignals&) = delete;
+  CallerSignals& operator=(const CallerSignals&) = delete;
+
+ private:
+  sigset_t old_;
+  bool pipe_was_pending_ = false;
 };
 
 }  // namespace ramet::vmm

@@ -1,6 +1,8 @@
 // A machine without a processor: memory and system calls can be driven from a test, no guest code runs.
 #pragma once
 
+#include <functional>
+
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
@@ -8,7 +10,9 @@ namespace ramet::vmm {
 class FakeVcpu : public Vcpu {
  public:
   UserRegs& regs() override { return regs_; }
-  Exit run() override { return {.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
+  // What the guest comes out for, one after another; then it is broken.
+  std::function<Exit()> script;
+  Exit run() override { return script ? script() : Exit{.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
   void spurious_fault() override {}
   void kick() override { ++kicks; }
   void set_fs_base(std::uint64_t v) override { fs_ = v; }

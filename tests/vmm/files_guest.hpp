@@ -17,6 +17,7 @@
 #include "vmm/linux/syscall.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
+#include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
 
@@ -42,6 +43,15 @@ class Scratch {
   }
   fs::path path;
 };
+
+// A shell on a machine that runs nothing.
+inline std::shared_ptr<Shell> make_fake_shell() {
+  auto machine = std::make_unique<FakeMachine>();
+  auto memory = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
+  if (!memory->observe(*machine)) std::abort();
+  auto space = *mm::AddressSpace::create({}, *memory, *machine);
+  return std::make_shared<Shell>(std::move(memory), std::move(machine), std::move(space));
+}
 
 class Guest {
  public:
@@ -150,17 +160,11 @@ class Guest {
   mm::AddressSpace& memory() { return *space_; }
 
  private:
-  static std::shared_ptr<Shell> make_shell() {
-    auto machine = std::make_unique<FakeMachine>();
-    auto memory = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
-    if (!memory->observe(*machine)) std::abort();
-    auto space = *mm::AddressSpace::create({}, *memory, *machine);
-    return std::make_shared<Shell>(std::move(memory), std::move(machine), std::move(space));
-  }
-  std::shared_ptr<Shell> shell_ = make_shell();
+  std::shared_ptr<Shell> shell_ = make_fake_shell();
   Family family_{*shell_};
   mm::AddressSpace* const space_ = &shell_->memory();
   std::uint64_t next_ = 0;
+  const CallerSignals signals_;  // the test's thread is the guest's
 
  public:
   FakeMachine& machine = static_cast<FakeMachine&>(shell_->machine());

@@ -36,23 +36,14 @@ std::int64_t as_result(const OrErrno<int>& fd) { return fd ? *fd : -fd.error(); 
 
 std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
   if (flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) return -EINVAL;
-  // Before there is anything to undo: is the result's place writable?
-  if (put_user(thread.memory(), at, std::array<int, 2>{-1, -1}) != 0) return -EFAULT;
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
-  HostFd write_end(host[1]);
-  auto in = install(thread, host[0], OpenFile::Kind::Pipe, O_RDONLY, flags & O_CLOEXEC);
-  if (!in) return -in.error();
-  auto file = std::make_shared<OpenFile>();
-  file->kind = OpenFile::Kind::Pipe;
-  file->host = std::move(write_end);
-  file->flags = O_WRONLY;
-  auto out = thread.process.files.install(std::move(file), flags & O_CLOEXEC);
-  if (!out) {
-    thread.process.files.close(*in);
-    return -out.error();
-  }
-  return put_user(thread.memory(), at, std::array<int, 2>{*in, *out});
+  auto in = make_file(OpenFile::Kind::Pipe, HostFd(host[0]), O_RDONLY), out = make_file(OpenFile::Kind::Pipe, HostFd(host[1]), O_WRONLY);
+  auto pair = state_of(thread).install_pair(std::move(in), std::move(out), flags & O_CLOEXEC);
+  if (!pair) return -pair.error();
+  if (put_user(thread.memory(), at, *pair) == 0) return 0;
+  for (int fd : *pair) thread.process.files.close(fd);
+  return -EFAULT;
 }
 
 std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, a[0], 0); }
@@ -68,6 +59,7 @@ std::int64_t sys_eventfd2(Thread& thread, const Args& a) { return make_eventfd(t
 
 std::int64_t sys_timerfd_create(Thread& thread, const Args& a) {
   const int clock = a.i32(0), flags = a.i32(1);
+  if (flags & ~(TFD_CLOEXEC | TFD_NONBLOCK)) return -EINVAL;
   if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) return -EPERM;
   int host = timerfd_create(clock, flags | TFD_CLOEXEC);
   if (host < 0) return -errno;

@@ -64,7 +64,6 @@ std::int64_t sys_sendfile(Thread& t, const Args& a) {
   auto offset = offset_at(t, a[2]);
   if (!offset) return -offset.error();
   if (counted(**out)) return -EINVAL;
-  hold_back_sigpipe();
   std::int64_t n = t.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), bounded(a[3]));
   return put_back(t, *offset, finish(t, n));
 }
@@ -89,7 +88,6 @@ std::int64_t sys_splice(Thread& t, const Args& a) {
   auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
   if (!from || !to) return -EFAULT;
   if (counted(**out)) return -EINVAL;
-  hold_back_sigpipe();
   std::int64_t n = t.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
                               word(to->pointer()), bounded(a[4]), a.u32(5));
   return put_back(t, *to, put_back(t, *from, finish(t, n)));
@@ -99,7 +97,6 @@ std::int64_t sys_tee(Thread& t, const Args& a) {
   auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(1), true);
   if (!in) return -in.error();
   if (!out) return -out.error();
-  hold_back_sigpipe();
   return finish(t, t.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
 }
 

@@ -20,18 +20,6 @@
 
 namespace ramet::vmm {
 
-// A write to a pipe without readers raises SIGPIPE in the VMM's own thread. Blocked there, it stays pending
-// until broken_pipe() takes it off; no other thread and no disposition of the process is touched.
-void hold_back_sigpipe() {
-  thread_local const bool held = [] {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGPIPE);
-    return pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0;
-  }();
-  static_cast<void>(held);
-}
-
 std::int64_t broken_pipe(Thread& t, std::int64_t result) {
   if (result != -EPIPE) return result;
   sigset_t set;
@@ -97,7 +85,6 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
       if (!file.charge->grow(std::max(from + file.charge->in_flight + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
     }
   }
-  if (how.write) hold_back_sigpipe();
   if (file.kind == OpenFile::Kind::Synthetic && bytes > 0) {
     const bool beginning = how.offset == kCurrent ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : how.offset == 0;
     if (beginning) refresh_synthetic(t, file);

@@ -201,10 +201,9 @@ class MemoryCharge {
 
 // What the thread's process has.
 Files::State& state_of(Thread&);
-// Sends SIGPIPE to the guest's thread if `result` is -EPIPE; returns result.
+// Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked (signals_blocked.hpp);
+// returns result.
 std::int64_t broken_pipe(Thread&, std::int64_t result);
-// Host calls that may raise SIGPIPE: keeps the signal from the VMM. broken_pipe() takes it off.
-void hold_back_sigpipe();
 // -1 with errno as -errno.
 inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t>(errno) : r; }
 

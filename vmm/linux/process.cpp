@@ -11,7 +11,6 @@
 #include <climits>
 
 #include "vmm/forward_signals.hpp"
-#include "vmm/kick_signal.hpp"
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/futex.hpp"
@@ -79,7 +78,6 @@ std::expected<std::unique_ptr<Thread>, Failure> Process::make_thread(int tid) {
 }
 
 Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
-  install_kick_signal();
   Thread& first = *all.front();
   std::unique_ptr<Thread> owned;
   {

@@ -108,8 +108,10 @@ std::int64_t give_rights(Thread& t, const msghdr& received, msghdr& user, int fl
   std::memcpy(control.data(), &header, sizeof header);
   std::memcpy(control.data() + CMSG_LEN(0), numbers.data(), bytes);
   if (!t.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
+    // The message itself has come; as on Linux, only the files are lost.
     for (int number : numbers) t.process.files.close(number);
-    return -EFAULT;
+    user.msg_flags |= MSG_CTRUNC;
+    return 0;
   }
   user.msg_controllen = std::min<std::size_t>(CMSG_SPACE(bytes), room);
   return 0;

@@ -34,6 +34,9 @@ OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
   return err(EINVAL);
 }
 
+// Clocks whose timers wake a machine that sleeps: what Linux tells users without CAP_WAKE_ALARM, whom a guest is one of.
+bool wakes_the_host(clockid_t clock) { return clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM; }
+
 // The host's clock of the VMM counts all processes of the family.
 timespec processor_time(Process& process) {
   const rusage used = process.usage();
@@ -106,6 +109,7 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
 std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva request, mm::Gva remaining) {
   auto time = read_time(thread.memory(), request);
   if (!time) return -time.error();
+  if (wakes_the_host(clock)) return -EPERM;
   if (absolute) return sleep_until(thread, clock, *time, 0, true);
   // A relative sleep does not follow changes of the wall clock.
   if (clock == CLOCK_REALTIME) clock = CLOCK_MONOTONIC;
@@ -181,6 +185,7 @@ std::int64_t sys_timer_create(Thread& thread, const Args& a) {
     }
     if (event->sigev_notify != SIGEV_NONE && (notify.signal < 1 || notify.signal > kSignals)) return -EINVAL;
   }
+  if (wakes_the_host(*clock)) return -EPERM;
   std::int64_t id = thread.process.timers->create(*clock, notify);
   if (id < 0) return id;
   if (put_user(thread.memory(), a[2], static_cast<int>(id)) != 0) {

@@ -9,20 +9,24 @@
 #include <future>
 #include <system_error>
 
+#include "vmm/kick_signal.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 // What host timers raise. Only the serving thread takes it, by sigwaitinfo; nobody else gets it,
-// because SIGEV_THREAD_ID names that thread. kStop ends the thread.
+// because SIGEV_THREAD_ID names that thread.
 int timer_signal() { return SIGRTMAX - 1; }
-constexpr int kStop = -1;
 
-sigset_t only_timer_signal() {
+// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal, so
+// it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
+sigset_t served_signals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, timer_signal());
+  sigaddset(&set, kick_signal());
   return set;
 }
 
@@ -33,24 +37,22 @@ Timers::~Timers() {
     std::lock_guard guard(lock_);
     for (auto& [id, timer] : timers_) timer_delete(timer.host);
     timers_.clear();
-    if (!thread_.joinable()) return;
-    siginfo_t stop{};
-    stop.si_code = SI_QUEUE;
-    stop.si_value.sival_int = kStop;
-    // The queue may be full of expiries that are still being served: try until it takes the stop.
-    while (syscall(SYS_rt_tgsigqueueinfo, getpid(), server_, timer_signal(), &stop) != 0 && errno == EAGAIN) usleep(1000);
+    stopping_ = true;
   }
+  // Without the lock, which the thread takes before it comes back for the kick.
+  if (!thread_.joinable()) return;
+  pthread_kill(thread_.native_handle(), kick_signal());
   thread_.join();
 }
 
 bool Timers::start_thread_locked() {
   if (server_ != 0) return true;
   std::promise<pid_t> ready;
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);  // inherited: this thread takes no signal but by sigwaitinfo
+  SignalsBlocked blocked;
   try {
     thread_ = std::thread([this, &ready] {
+      const sigset_t set = served_signals();
+      pthread_sigmask(SIG_BLOCK, &set, nullptr);  // before anybody knows this thread: it takes them by sigwaitinfo only
       ready.set_value(static_cast<pid_t>(syscall(SYS_gettid)));
       serve();
     });
@@ -58,21 +60,22 @@ bool Timers::start_thread_locked() {
   } catch (const std::system_error&) {
     // no host thread to be had; the caller says EAGAIN
   }
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
   return server_ != 0;
 }
 
 void Timers::serve() {
-  const sigset_t set = only_timer_signal();
+  const sigset_t set = served_signals();
   for (;;) {
     siginfo_t host{};
-    if (sigwaitinfo(&set, &host) < 0) continue;
-    const int id = host.si_value.sival_int;
-    if (id == kStop) return;
+    const int sig = sigwaitinfo(&set, &host);
+    if (sig < 0) continue;
     siginfo_t info{};
     int tid = 0;
     {
       std::lock_guard guard(lock_);
+      if (stopping_) return;
+      if (sig != timer_signal()) continue;  // somebody else's kick
+      const int id = host.si_value.sival_int;
       auto found = timers_.find(id);
       if (found == timers_.end()) continue;  // deleted while its expiry was on the way
       Timer& timer = found->second;

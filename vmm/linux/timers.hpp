@@ -66,6 +66,7 @@ class Timers {
   std::map<int, Timer> timers_;
   std::array<int, 3> interval_{-1, -1, -1};  // ids of the interval timers, -1 until first set
   int next_id_ = 0;
+  bool stopping_ = false;     // the thread is to end
   pid_t server_ = 0;          // host tid of the thread; 0 before it runs
   std::thread thread_;
 };

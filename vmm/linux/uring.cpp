@@ -243,7 +243,6 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
     std::lock_guard guard(lock_);
     batch_ = next_id_;
   }
-  hold_back_sigpipe();
   count = std::min(count, queues_->submissions());
   unsigned submitted = 0;
   while (submitted < count) {
