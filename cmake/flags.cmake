@@ -28,3 +28,7 @@ if(RAMET_SANITIZE)
   add_link_options(-fsanitize=${RAMET_SANITIZE})
   add_compile_definitions(RAMET_SANITIZED)  # for tests: smaller numbers
 endif()
+option(RAMET_FUZZ "The rooms tell a fuzzer what of them it reached (clang)" OFF)
+if(RAMET_FUZZ)  # without comparisons: inputs are decisions, and seldom numbers that something is compared with
+  add_compile_options(-fsanitize-coverage=inline-8bit-counters,pc-table)
+endif()

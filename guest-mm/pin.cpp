@@ -88,8 +88,10 @@ Result<> AddressSpace::Impl::move_apart_locked(Gva start, Gva end, Access access
     std::vector<PageTable::Replacement> moves;
     Result<> done;
     for (Gva page = start; page < end && done; page += kPageSize) {
+      if (!movable(page, table->find(page))) continue;
+      if (done = table->split_to(page, Level::Pte, batch); !done) break;  // where nothing was to be closed, all is a block again
       const PageTable::Leaf leaf = table->find(page);
-      if (leaf.state != State::Present || leaf.attributes.write || !movable(page, leaf)) continue;
+      if (leaf.state != State::Present || leaf.attributes.write) continue;
       if (const auto to = frames->allocate_apart()) {
         // Unguarded: both frames are of the private bank, memory that nobody else can take away.
         std::memcpy(memory.data().at(*to), memory.data().at(leaf.address), kPageSize);

@@ -346,6 +346,26 @@ TEST_P(Pins, What_is_pinned_already_does_not_move) {
   w->check();
 }
 
+// Nothing has to be closed to writes there, so that what was split for the pages has merged again before they move.
+TEST_P(Pins, A_part_of_a_block_that_nobody_may_write_is_moved_page_by_page) {
+  Genet g(GetParam());
+  auto w = g.make();
+  const Gva a = 0x2000'0000;
+  constexpr unsigned kPages = 9;
+  w->map_at(a, kBlockSize);
+  ASSERT_TRUE(w->as->advise(a, kBlockSize, Advice::Huge));
+  for (unsigned i = 0; i < 2 * kPages; ++i) ASSERT_TRUE(w->cpu().store(a + i * kPageSize, i + 1));
+  ASSERT_TRUE(w->as->protect(a, kBlockSize, kRead));
+  {
+    const auto pin = w->as->pin(a, kPages * kPageSize, Access::Read, Term::Long);
+    ASSERT_TRUE(pin);
+    EXPECT_EQ(w->as->counters().pages_moved_pinned, kPages);
+    for (unsigned i = 0; i < kPages; ++i) EXPECT_EQ(static_cast<unsigned>(*pin->ranges()[i].bytes.data()), i + 1);
+  }
+  for (unsigned i = 0; i < 2 * kPages; ++i) EXPECT_EQ(w->cpu().load(a + i * kPageSize), i + 1);
+  w->check_empty();
+}
+
 // Tables and blocks change places around it; the frame stays.
 TEST_P(Pins, A_block_with_a_pinned_page_splits_and_merges_in_place) {
   Genet g(GetParam());
