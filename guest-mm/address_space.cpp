@@ -233,6 +233,7 @@ std::optional<Region> AddressSpace::find_region(Gva address) const {
 }
 
 std::uint64_t AddressSpace::limit_bytes() const { return impl_->frames->total() << kPageShift; }
+const std::shared_ptr<Account>& AddressSpace::account() const { return impl_->frames->account(); }
 
 Usage AddressSpace::usage() const {
   std::lock_guard guard(impl_->lock);
@@ -244,6 +245,8 @@ Usage AddressSpace::usage() const {
           .table_pages = impl_->tables->used(),
           .table_limit_pages = impl_->tables->total(),
           .peak_bytes = impl_->frames->peak() << kPageShift,
+          .held_bytes = impl_->frames->account()->held(),
+          .peak_held_bytes = impl_->frames->account()->peak_held(),
           .limit_bytes = impl_->frames->total() << kPageShift};
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arch/entry.hpp"
+#include "guest-mm/account.hpp"
 #include "guest-mm/backing.hpp"
 #include "guest-mm/bank.hpp"
 #include "guest-mm/counters.hpp"
@@ -74,6 +75,13 @@ struct HostRange {
   std::span<std::byte> bytes;
   std::shared_ptr<Bank> keep;
   PinHold pinned = {};
+
+  // One piece with the next, if that follows it on the host and is held alike.
+  bool join(HostRange& next) {
+    if (bytes.data() + bytes.size() != next.bytes.data() || keep.get() != next.keep.get() || !pinned.extend(next.pinned)) return false;
+    bytes = {bytes.data(), bytes.size() + next.bytes.size()};
+    return true;
+  }
 };
 
 // Frames by what they hold, exact at any moment the lock is free.
@@ -84,6 +92,7 @@ struct Usage {
   std::uint64_t shared_pages = 0;    // pages of shared files mapped; not from the private bank
   std::uint64_t table_pages = 0, table_limit_pages = 0;
   std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
+  std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
   std::uint64_t limit_bytes = 0;     // size of the private bank
 };
 
@@ -141,14 +150,16 @@ class AddressSpace {
   Result<> write(Gva address, std::span<const std::byte> in);
   // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
   Result<std::string> read_string(Gva address, std::size_t limit);
-  // Appends the host pieces of [address, address+length). On an error nothing after the last whole
+  // Appends the host pieces of [address, address+length), as long as `out` has fewer than kMostPieces. On an error nothing after the last whole
   // page that was reachable is appended; returns the bytes appended, an error only if that is none.
+  static constexpr std::size_t kMostPieces = 1024;  // as many as one readv(2) of the host takes
   Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
   // Pins all of [address, address+length) for a device that reads or writes it, faulted in and made exclusive first.
   // Long-term: for longer than a system call; into the pin bank, which is in no child's memory, unless pinned already.
-  // All or nothing. Errors: as fault(), NoMemory.
+  // All or nothing, but for what lies beyond `most` pieces on the host. The list of those is charged to the account.
+  // Errors: as fault(), NoMemory.
   enum class PinTerm : std::uint8_t { Short, Long };
-  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm);
+  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm, std::size_t most = ~std::size_t{0});
   // An aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
   Result<HostWord> word(Gva address, Access access = Access::Write);
 
@@ -222,7 +233,8 @@ class AddressSpace {
   };
   void dump(const std::function<void(const Node&)>&) const;
   Usage usage() const;
-  std::uint64_t limit_bytes() const;      // most memory of its own in use at a time
+  std::uint64_t limit_bytes() const;      // most memory of its own in use at a time, and held for it by the VMM
+  const std::shared_ptr<Account>& account() const;
   const Counters& counters() const { return counters_; }
   Memory& memory() const { return memory_; }
 

@@ -26,7 +26,8 @@ static std::unique_lock<std::mutex> lock_soon(std::mutex& lock) {
 
 FramePool::FramePool(const Bank& bank, Announce announce, std::uint64_t limit)
     : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)),
-      limit_(limit == 0 ? frames_ : std::min<std::uint64_t>(limit, frames_)), top_(frames_),
+      limit_(limit == 0 ? frames_ : std::min<std::uint64_t>(limit, frames_)),
+      account_(std::make_shared<Account>(limit_ << kPageShift)), top_(frames_),
       known_bottom_(static_cast<Index>(std::min(bank.size(), Memory::kFirstPiece) >> kPageShift)), known_top_(frames_),
       huge_from_(frames_), sealed_by_(new std::atomic<std::uint32_t>[(frames_ >> kBlockOrder) + 1]()) {
   lists_.fill(kNil);
@@ -154,8 +155,11 @@ Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
   {
     const auto guard = lock_soon(lock_);
     Index i = 0;
-    if (used() + run.pages() > limit_) return fail(Error::NoMemory);
-    if (!take_locked(order, i, zero)) return fail(Error::NoMemory);
+    if (!account_->take(run.bytes())) return fail(Error::NoMemory);
+    if (!take_locked(order, i, zero)) {
+      account_->give(run.bytes());
+      return fail(Error::NoMemory);
+    }
     run.gpa = gpa(i);
     count_used_locked(run.pages());
   }
@@ -187,7 +191,8 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
     std::lock_guard guard(lock_);
     Index first = 0;
     unsigned order = 0;
-    if (sealed(i) || used() + run.pages() > limit_) return fail(Error::NoMemory);
+    const std::uint64_t asked = run.bytes();
+    if (sealed(i) || !account_->take(asked)) return fail(Error::NoMemory);
     if (run_of_locked(i, first, order)) {
       zero = meta_[first].zero;
       unlink_locked(first);
@@ -201,8 +206,10 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
     } else if (i == bottom_ && run.order < kBlockOrder && top_ - bottom_ >= run.pages() && know_bottom_locked(i + static_cast<Index>(run.pages()))) {
       bottom_ += static_cast<Index>(run.pages());
     } else {
+      account_->give(asked);
       return fail(Error::NoMemory);
     }
+    account_->give(asked - run.bytes());
     count_used_locked(run.pages());
   }
   fill(run, how, zero);
@@ -236,6 +243,7 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
   const auto guard = lock_soon(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   used_.store(used() - pages, std::memory_order_relaxed);
+  account_->give(pages << kPageShift);
   while (pages > 0) {
     // Block by block: each is sealed as a whole, or not.
     const Index end = static_cast<Index>(align_down(i, 1u << kBlockOrder)) + (Index{1} << kBlockOrder);
@@ -250,12 +258,15 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
 
 Result<Gpa> FramePool::allocate_apart() {
   std::lock_guard guard(lock_);
-  if (used() >= limit_) return fail(Error::NoMemory);
+  if (!account_->take(kPageSize)) return fail(Error::NoMemory);
   auto block = std::ranges::find_if(apart_, [](const Apart& a) { return !a.used.all(); });
   if (block == apart_.end()) {
     Index first = 0;
     bool zero = false;
-    if (!take_locked(kBlockOrder, first, zero)) return fail(Error::NoMemory);
+    if (!take_locked(kBlockOrder, first, zero)) {
+      account_->give(kPageSize);
+      return fail(Error::NoMemory);
+    }
     // A few pages are used of it, and the host would give all.
     if (zero) (void)::madvise(host(first), kBlockSize, MADV_NOHUGEPAGE);
     sealed_by(gpa(first)).store(kApart, std::memory_order_release);  // pairs with apart()
@@ -377,6 +388,7 @@ bool FramePool::thaw() {
 
 bool FramePool::consistent() const {
   std::lock_guard guard(lock_);
+  if (account_->total() != (used() << kPageShift) + Account::beyond_free(account_->held())) return false;
   std::uint64_t listed = 0, backed = 0;
   for (unsigned order = 0; order <= kBlockOrder; ++order) {
     Index before = kNil;

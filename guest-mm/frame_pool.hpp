@@ -21,6 +21,7 @@
 #include <mutex>
 #include <vector>
 
+#include "guest-mm/account.hpp"
 #include "guest-mm/bank.hpp"
 #include "guest-mm/types.hpp"
 
@@ -85,6 +86,8 @@ class FramePool {
   }
 
   std::uint64_t total() const { return limit_; }
+  // What the frames are taken from, and what the VMM holds for the guest as well: its limit is total()'s.
+  const std::shared_ptr<Account>& account() const { return account_; }
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }
   std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }  // most frames in use so far
 
@@ -155,6 +158,7 @@ class FramePool {
   const Announce announce_;
   Index frames_ = 0;
   std::uint64_t limit_ = 0;
+  const std::shared_ptr<Account> account_;
   Frame* meta_ = nullptr;  // one per frame, zero-filled memory of its own
   mutable std::mutex lock_;  // innermost but for Memory's; guards everything below
   std::array<Index, kBlockOrder + 1> lists_;

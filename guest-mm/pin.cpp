@@ -118,13 +118,21 @@ PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) 
   return pins->hold(from, align_down(at, kPageSize), static_cast<std::uint32_t>(pages));
 }
 
-Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term) {
+Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term, std::size_t most) {
   Impl& m = *impl_;
   if (length == 0 || address > m.config.end || length > m.config.end - address) return fail(Error::NotMapped);
-  std::vector<HostRange> ranges;
+  Pin pin(account());
+  auto& ranges = pin.ranges_;
+  // False: there is no memory for one more piece.
   const auto add = [&](Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold hold) {
     std::byte* host = keep->at(frame) + (at & (kPageSize - 1));
-    ranges.push_back({{host, bytes}, std::move(keep), std::move(hold)});
+    HostRange range{{host, bytes}, std::move(keep), std::move(hold)};
+    if (ranges.empty() || !ranges.back().join(range)) {
+      if (!pin.charge_.room_for_one(ranges)) return false;
+      ranges.push_back(std::move(range));
+    }
+    pin.bytes_ += bytes;
+    return true;
   };
   const Gva last = align_up(address + length, kPageSize);
   for (Gva at = align_down(address, kPageSize); term == PinTerm::Long && m.config.pinned_cow && at < last;) {
@@ -136,13 +144,13 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
     if (!moved) return fail(moved.error());
     at = end;
   }
-  for (Gva at = address; at < address + length;) {
+  for (Gva at = address; at < address + length && ranges.size() <= most;) {
     const Gva page = align_down(at, kPageSize);
     const std::uint64_t bytes = std::min(page + kPageSize, address + length) - at;
     if (auto hold = m.pin_fast(page, access)) {
       const Gpa frame = hold->first();
       if (!m.config.pinned_cow) hold = PinHold();
-      add(at, frame, bytes, memory_.bank_of(frame), std::move(*hold));
+      if (!add(at, frame, bytes, memory_.bank_of(frame), std::move(*hold))) return fail(Error::NoMemory);
     } else {
       FlushBatch batch = m.locked();
       const auto leaf = m.pin_locked(page, access, batch);
@@ -150,11 +158,15 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
       const Gpa own = leaf->address + (page - leaf->start);
       auto keep = memory_.bank_of(own);
       if (!keep) return fail(Error::BeyondEnd);
-      add(at, own, bytes, std::move(keep), m.hold_locked(own, page, kPageSize));
+      if (!add(at, own, bytes, std::move(keep), m.hold_locked(own, page, kPageSize))) return fail(Error::NoMemory);
     }
     at += bytes;
   }
-  return Pin(std::move(ranges));
+  if (ranges.size() > most) {
+    pin.bytes_ -= ranges.back().bytes.size();
+    ranges.pop_back();
+  }
+  return pin;
 }
 
 // All pinned pages that are mapped, in tables of their own, with frames for their copies. Errors: NoMemory.

@@ -19,11 +19,14 @@ class Pin {
 
   // Where it lies on the host, in order.
   std::span<const HostRange> ranges() const { return ranges_; }
+  std::uint64_t bytes() const { return bytes_; }
 
  private:
   friend class AddressSpace;
-  explicit Pin(std::vector<HostRange> ranges) : ranges_(std::move(ranges)) {}
+  explicit Pin(std::shared_ptr<Account> account) : charge_(std::move(account)) {}
+  Charge charge_;                               // of ranges_
   std::vector<HostRange> ranges_;
+  std::uint64_t bytes_ = 0;
 };
 
 }  // namespace ramet::mm

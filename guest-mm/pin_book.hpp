@@ -94,6 +94,13 @@ class PinHold {
     std::swap(book_, o.book_), std::swap(first_, o.first_), std::swap(pages_, o.pages_);
     return *this;
   }
+  // The frames behind these ones, once they are pinned as well: one hold for both. False: they do not follow.
+  bool extend(PinHold& next) {
+    if (next.book_ != book_ || (book_ && next.first_ != first_ + (std::uint64_t{pages_} << kPageShift))) return false;
+    pages_ += std::exchange(next.pages_, 0);
+    next.book_ = nullptr;
+    return true;
+  }
   ~PinHold() {
     for (std::uint32_t i = 0; book_ && i < pages_; ++i) book_->remove(first_ + (std::uint64_t{i} << kPageShift));
   }

@@ -9,7 +9,6 @@ namespace {
 
 // One hold of the lock copies or collects at most this much.
 constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
-constexpr std::size_t kMaxPieces = 1024;  // of one gather: as many as one readv(2) takes
 
 }  // namespace
 
@@ -90,7 +89,7 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
                                            std::vector<HostRange>& out) {
   std::uint64_t total = 0;
   const std::size_t already = out.size();
-  while (total < length && out.size() - already < kMaxPieces) {
+  while (total < length && out.size() - already < kMostPieces) {
     FlushBatch batch = impl_->locked();
     const auto piece = impl_->piece_locked(address + total, length - total, access, batch);
     if (!piece) {
@@ -101,13 +100,8 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
     if (!keep) break;
     PinHold pinned;
     if (access == Access::Write && !piece->shared) pinned = impl_->hold_locked(piece->gpa, address + total, piece->bytes.size());
-    HostRange* last = out.size() > already ? &out.back() : nullptr;
-    // What is pinned stays in its own piece: each has one hold.
-    if (access != Access::Write && last && last->bytes.data() + last->bytes.size() == piece->bytes.data() && last->keep.get() == keep.get()) {
-      last->bytes = {last->bytes.data(), last->bytes.size() + piece->bytes.size()};
-    } else {
-      out.push_back({piece->bytes, std::move(keep), std::move(pinned)});
-    }
+    HostRange next{piece->bytes, std::move(keep), std::move(pinned)};
+    if (out.empty() || !out.back().join(next)) out.push_back(std::move(next));
     total += piece->bytes.size();
   }
   return total;

@@ -51,6 +51,7 @@ class Devices {
   static constexpr unsigned kMaxRings = 256, kMaxRequests = 1u << 16;
   std::atomic<unsigned> rings{0}, requests{0};
   std::atomic<bool> watched{false};
+  std::atomic<std::uint64_t> registered{0};     // bytes of registered buffers, of all rings
 
   DeviceCounters& counters() { return *counters_; }
 

@@ -54,6 +54,7 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
   // More pages than there are can be named over and over; what the host keeps for it is bounded by this.
   if (s.bytes > 2 * thread.memory().usage().limit_bytes) return -ENOMEM;
   const Term term = request == kPinLong ? Term::Long : Term::Short;
+  mm::Charge charge(thread.memory().account());
   std::vector<mm::Pin> pins;
   auto begin = Clock::now();
   std::uint64_t next = s.address;
@@ -62,7 +63,7 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
     const std::uint64_t from = next;
     next = from + std::min(*end - from, pages * mm::kPageSize);
     auto pin = thread.memory().pin(from, next - from, access_of(s.gup_flags & kFollWrite), term);
-    if (!pin) break;
+    if (!pin || !charge.room_for_one(pins)) break;
     pins.push_back(std::move(*pin));
   }
   s.get_usec = microseconds(Clock::now() - begin);

@@ -30,6 +30,10 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS;
 constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
+// What one entry costs the host, and what it costs besides if it waits in a thread of the host's kernel. Here: the
+// request, its places in two tables; there: struct io_kiocb, or a stack and a task.
+constexpr std::uint64_t kRequestBytes = 1024, kWorkerBytes = 32 * 1024;
+constexpr std::uint64_t kRingBytes = 64 * 1024;  // the thread of a ring, and what is not its queues
 constexpr int kMaxAttempts = 1000;   // a millisecond apart, to cancel what is in flight
 
 // Entries up to `most`, a power of two. Errors: EINVAL.
@@ -76,7 +80,8 @@ OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, 
 
   auto& state = state_of(thread);
   auto charge = std::make_unique<MemoryCharge>(state.memfd_bytes, thread.memory().usage().limit_bytes);
-  if (!charge->grow(UringQueues::bytes(*sq, *cq))) return err(ENOMEM);
+  // The guest's queues, and the host's, which are as large.
+  if (!charge->grow(2 * UringQueues::bytes(*sq, *cq) + kRingBytes)) return err(ENOMEM);
   auto queues = UringQueues::create(*sq, *cq);
   if (!queues) return err(queues.error());
   if (state.devices->rings.fetch_add(1) >= Devices::kMaxRings) {
@@ -189,13 +194,20 @@ std::optional<std::uint64_t> Uring::find(std::uint64_t user_data, std::uint8_t k
   return it->second;
 }
 
+std::unique_ptr<UringRequest> Uring::new_request() {
+  mm::Charge charge(memory_.account());
+  if (!charge.grow(kRequestBytes)) return nullptr;
+  return std::make_unique<UringRequest>(std::move(charge));
+}
+
 // False: the batch ends with this one.
-bool Uring::submit_one(Thread& thread, const io_uring_sqe& from) {
-  auto request = std::make_unique<UringRequest>();
+bool Uring::submit_one(Thread& thread, const io_uring_sqe& from, std::unique_ptr<UringRequest> request) {
   request->user_data = from.user_data;
   io_uring_sqe entry;
   UringTranslation translation(*this, thread, from, *request);
-  auto translated = translation.run(entry);
+  UringTranslation::Result translated;
+  if ((from.flags & IOSQE_ASYNC) && !request->charge.grow(kWorkerBytes)) translated = std::unexpected(UringRefusal{ENOMEM});
+  else translated = translation.run(entry);
   if (!translated) {
     request->refused = translated.error().error;
     UringTranslation::refused(translated.error(), entry);
@@ -247,10 +259,12 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   unsigned submitted = 0;
   while (submitted < count) {
     if (full()) break;
+    auto request = new_request();
+    if (!request) break;
     auto sqe = queues_->take();
     if (!sqe) break;
     ++submitted;
-    if (!submit_one(thread, *sqe)) break;
+    if (!submit_one(thread, *sqe, std::move(request))) break;
   }
   queues_->publish_head();
   flush_to_host(&thread);

@@ -36,6 +36,7 @@ struct UringRequest {
   std::uint8_t opcode = IORING_OP_NOP;
   int refused = 0;                              // errno that the guest gets instead of the host's
   bool transfers = false;                       // the result is a number of bytes
+  mm::Charge charge;                            // of all that is allocated for it
   std::shared_ptr<OpenFile> file;               // the host's descriptor stays what it is
   std::vector<mm::Pin> pins;
   std::shared_ptr<const RegisteredBuffers> buffers;
@@ -43,7 +44,7 @@ struct UringRequest {
   __kernel_timespec time{};
   std::uint64_t appended = 0;                   // bytes counted in file->charge->in_flight
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t>::iterator tag{};
-  UringRequest() = default;
+  explicit UringRequest(mm::Charge charged) : charge(std::move(charged)) {}
   UringRequest(const UringRequest&) = delete;
   ~UringRequest();
 };
@@ -86,7 +87,8 @@ class Uring : public PinHolder {
   OrErrno<void> start();
   void serve();                                 // the ring's thread
 
-  bool submit_one(Thread&, const io_uring_sqe&);
+  std::unique_ptr<UringRequest> new_request();  // null: the guest's limit is reached
+  bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>);
   void flush_to_host(Thread*);
   // Moves what the host has done into the guest's queue. Returns how many.
   unsigned move();
@@ -116,6 +118,7 @@ class Uring : public PinHolder {
   io_uring host_{};
   bool host_open_ = false;
   std::shared_ptr<RegisteredBuffers> buffers_;
+  mm::Charge files_charge_;
   std::vector<std::shared_ptr<OpenFile>> files_;
   bool files_registered_ = false;
 

@@ -1,9 +1,12 @@
 // Registered buffers of a ring.
 #include "vmm/linux/uring_buffers.hpp"
 
+#include <limits.h>
+
 #include <algorithm>
 #include <cerrno>
 
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 
 namespace ramet::vmm {
@@ -22,10 +25,22 @@ OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& threa
   if (count == 0) return err(EINVAL);
   auto segments = read_user_array<Segment>(thread.memory(), iovecs, count, kMaxBuffers);
   if (!segments) return err(segments.error());
-  auto table = std::make_shared<RegisteredBuffers>();
-  std::size_t host_index = 0;
+  std::uint64_t bytes = 0;
   for (const Segment& s : *segments) {
     if ((s.base && !s.length) || (!s.base && s.length) || s.length > kMaxBufferBytes) return err(EFAULT);
+    bytes += s.length;
+  }
+  auto table = std::make_shared<RegisteredBuffers>(state_of(thread).devices, mm::Charge(thread.memory().account()));
+  // The same memory may be registered again and again, but not without end: each time is work that nobody interrupts.
+  if (table->devices_->registered.fetch_add(bytes, std::memory_order_relaxed) + bytes > 2 * thread.memory().limit_bytes()) {
+    table->devices_->registered.fetch_sub(bytes, std::memory_order_relaxed);
+    return err(ENOMEM);
+  }
+  table->bytes_ = bytes;
+  if (!table->charge_.grow(count * sizeof(Buffer))) return err(ENOMEM);
+  table->buffers_.reserve(count);
+  std::size_t host_index = 0;
+  for (const Segment& s : *segments) {
     Buffer buffer{.start = s.base, .length = s.length, .pin = {}, .first_host_index = host_index};
     if (s.length) {
       // The host's kernel may write into any of them.
@@ -39,13 +54,18 @@ OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& threa
   return table;
 }
 
+RegisteredBuffers::~RegisteredBuffers() { devices_->registered.fetch_sub(bytes_, std::memory_order_relaxed); }
+
 bool RegisteredBuffers::register_with(io_uring& host) {
+  std::size_t count = 0;
+  for (const Buffer& b : buffers_) count += b.pin.ranges().size();
+  if (count > kMaxBuffers) return false;
   std::vector<iovec> ranges;
+  ranges.reserve(count);
   for (const Buffer& b : buffers_)
     for (const mm::HostRange& r : b.pin.ranges()) ranges.push_back({r.bytes.data(), r.bytes.size()});
   if (ranges.empty()) return true;
-  registered_ = ranges.size() <= kMaxBuffers &&
-                io_uring_register_buffers(&host, ranges.data(), static_cast<unsigned>(ranges.size())) == 0;
+  registered_ = io_uring_register_buffers(&host, ranges.data(), static_cast<unsigned>(ranges.size())) == 0;
   return registered_;
 }
 
@@ -60,7 +80,7 @@ OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::G
   std::uint64_t skip = address - buffer.start;
   std::size_t host_index = buffer.first_host_index;
   for (const mm::HostRange& r : buffer.pin.ranges()) {
-    if (length == 0) break;
+    if (length == 0 || slice.pieces.size() == IOV_MAX) break;
     if (skip < r.bytes.size()) {
       const std::uint64_t n = std::min<std::uint64_t>(length, r.bytes.size() - skip);
       if (registered_ && slice.pieces.empty()) slice.host_index = static_cast<std::uint16_t>(host_index);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "guest-mm/pin.hpp"
+#include "vmm/linux/devices.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -19,6 +20,11 @@ class Thread;
 // Immutable once made; requests in flight keep it alive, and with it the pins.
 class RegisteredBuffers {
  public:
+  RegisteredBuffers(std::shared_ptr<Devices> devices, mm::Charge charge)
+      : devices_(std::move(devices)), charge_(std::move(charge)) {}
+  ~RegisteredBuffers();
+  RegisteredBuffers(const RegisteredBuffers&) = delete;
+  RegisteredBuffers& operator=(const RegisteredBuffers&) = delete;
   // Pins what the guest's array of `count` struct iovec names. Errors as Linux: EINVAL, EFAULT, ENOMEM.
   static OrErrno<std::shared_ptr<RegisteredBuffers>> pin(Thread&, mm::Gva iovecs, std::uint64_t count);
   // Registers all with the host. False: the host would not (its RLIMIT_MEMLOCK, memory of some file systems);
@@ -27,7 +33,7 @@ class RegisteredBuffers {
   bool registered() const { return registered_; }
 
   // [address, address+length) of buffer `index`, as the host sees it. `host_index`: that one registered buffer of the
-  // host holds it all; else the pieces are to be reached by their addresses. Errors: EFAULT.
+  // host holds it all; else the pieces are to be reached by their addresses, as many as the host takes. Errors: EFAULT.
   struct Slice {
     std::vector<iovec> pieces;
     std::optional<std::uint16_t> host_index;
@@ -41,6 +47,9 @@ class RegisteredBuffers {
     mm::Pin pin;
     std::size_t first_host_index = 0;           // of pin.ranges()[0]; the others follow
   };
+  const std::shared_ptr<Devices> devices_;
+  std::uint64_t bytes_ = 0;                     // counted in devices_->registered
+  mm::Charge charge_;                           // of buffers_
   std::vector<Buffer> buffers_;
   bool registered_ = false;
 };

@@ -161,6 +161,7 @@ std::int64_t Uring::register_call(Thread& thread, unsigned opcode, mm::Gva at, u
       if (!nothing) return -EINVAL;
       if (!std::exchange(files_registered_, false)) return -ENXIO;
       files_.clear();  // requests in flight hold theirs
+      files_charge_ = {};
       return 0;
     case IORING_REGISTER_FILES_UPDATE: return update_files(thread, at, count);
     case IORING_REGISTER_EVENTFD: return register_eventfd(thread, at, count, false);
@@ -218,12 +219,16 @@ std::int64_t Uring::register_files(Thread& thread, mm::Gva at, unsigned count) {
   auto fds = read_user_array<int>(thread.memory(), at, count, count);
   if (!fds) return -fds.error();
   std::vector<std::shared_ptr<OpenFile>> files;
+  mm::Charge charge(memory_.account());
+  if (!charge.grow(count * sizeof files[0])) return -ENOMEM;
+  files.reserve(count);
   for (int fd : *fds) {
     auto file = file_to_register(thread, fd);
     if (!file) return -file.error();
     files.push_back(std::move(*file));
   }
   files_ = std::move(files);
+  files_charge_ = std::move(charge);
   files_registered_ = true;
   return 0;
 }

@@ -153,22 +153,28 @@ UringTranslation::Result UringTranslation::charge(bool write, std::uint64_t byte
   return {};
 }
 
-// Pins one buffer and appends its pieces. A buffer that is only partly there gives the part, as with read(2).
+// Pins one buffer and appends its pieces. A buffer that is only partly there gives the part, as with read(2), and so
+// does one of more pieces than the host takes.
 UringTranslation::Result UringTranslation::pin(mm::Gva at, std::uint64_t length, mm::Access access,
                                                std::uint64_t& total) {
   length = std::min(length, UserBuffers::kMaxBytes - total);
-  if (length == 0) return {};
-  auto pin = thread_.memory().pin(at, length, access, mm::AddressSpace::PinTerm::Short);
+  const std::size_t most = IOV_MAX - std::min<std::size_t>(request_.iov.size(), IOV_MAX);
+  if (length == 0 || most == 0) return {};
+  auto pin = thread_.memory().pin(at, length, access, mm::AddressSpace::PinTerm::Short, most);
   if (!pin) {
     std::vector<mm::HostRange> there;
     auto part = thread_.memory().gather(at, length, access, there);
     if (!part) return total ? Result{} : refuse(EFAULT);
-    pin = thread_.memory().pin(at, length = *part, access, mm::AddressSpace::PinTerm::Short);
+    pin = thread_.memory().pin(at, *part, access, mm::AddressSpace::PinTerm::Short, most);
     if (!pin) return refuse(pin.error() == mm::Error::NoMemory ? ENOMEM : EFAULT);
   }
-  for (const mm::HostRange& r : pin->ranges()) request_.iov.push_back({r.bytes.data(), r.bytes.size()});
+  for (const mm::HostRange& r : pin->ranges()) {
+    if (!request_.charge.room_for_one(request_.iov)) return refuse(ENOMEM);
+    request_.iov.push_back({r.bytes.data(), r.bytes.size()});
+  }
+  if (!request_.charge.room_for_one(request_.pins)) return refuse(ENOMEM);
+  total += pin->bytes();
   request_.pins.push_back(std::move(*pin));
-  total += length;
   return {};
 }
 
@@ -220,6 +226,7 @@ UringTranslation::Result UringTranslation::transfer_fixed(io_uring_sqe& to, bool
   if (!ring_.buffers_) return refuse(EFAULT);
   auto slice = ring_.buffers_->slice(from_.buf_index, from_.addr, from_.len);
   if (!slice) return refuse(slice.error());
+  if (!request_.charge.grow(slice->pieces.capacity() * sizeof(iovec))) return refuse(ENOMEM);
   if (auto charged = charge(write, from_.len); !charged) return charged;
   request_.buffers = ring_.buffers_;
   request_.iov = std::move(slice->pieces);

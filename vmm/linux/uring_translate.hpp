@@ -21,16 +21,16 @@ struct UringRefusal {
 
 class UringTranslation {
  public:
+  using Result = std::expected<void, UringRefusal>;
   UringTranslation(Uring& ring, Thread& thread, const io_uring_sqe& from, UringRequest& request)
       : ring_(ring), thread_(thread), from_(from), request_(request) {}
   // Fills `to` but for user_data and, where request.time is used, its address (`timed`).
-  std::expected<void, UringRefusal> run(io_uring_sqe& to);
+  Result run(io_uring_sqe& to);
   // What the host refuses in the same way, at the same time.
   static void refused(const UringRefusal&, io_uring_sqe& to);
   bool timed_address = false, timed_address2 = false;
 
  private:
-  using Result = std::expected<void, UringRefusal>;
   Result transfer(io_uring_sqe& to, bool write);
   Result transfer_fixed(io_uring_sqe& to, bool write);
   Result take_file(int of_ring);

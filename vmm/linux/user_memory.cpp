@@ -28,28 +28,25 @@ OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
   return err(path.error() == mm::Error::Invalid ? ENAMETOOLONG : EFAULT);
 }
 
-namespace {
-
-// Appends the host pieces of one guest buffer; returns how many bytes of it are there.
-OrErrno<std::uint64_t> append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access,
-                              std::vector<iovec>& iov, std::vector<mm::HostRange>& held) {
+OrErrno<std::uint64_t> UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   if (length == 0) return 0;
-  std::vector<mm::HostRange> pieces;
-  auto got = memory.gather(at, length, access, pieces);
+  auto got = memory.gather(at, length, access, held_);
   if (!got) return err(EFAULT);
-  for (mm::HostRange& piece : pieces) {
-    // Frames that lie behind each other on the host are one piece to it.
-    if (!iov.empty() && static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == piece.bytes.data()) {
-      iov.back().iov_len += piece.bytes.size();
-    } else {
-      iov.push_back({piece.bytes.data(), piece.bytes.size()});
-    }
-    held.push_back(std::move(piece));
-  }
+  bytes_ += *got;
   return *got;
 }
 
-}  // namespace
+void UserBuffers::describe() {
+  iov_.reserve(held_.size());
+  for (const mm::HostRange& piece : held_) {
+    // Frames that lie behind each other on the host are one piece to it.
+    if (!iov_.empty() && static_cast<std::byte*>(iov_.back().iov_base) + iov_.back().iov_len == piece.bytes.data()) {
+      iov_.back().iov_len += piece.bytes.size();
+    } else {
+      iov_.push_back({piece.bytes.data(), piece.bytes.size()});
+    }
+  }
+}
 
 OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> bytes) const {
   for (const iovec& piece : iov_) {
@@ -68,9 +65,8 @@ OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> 
 
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   UserBuffers buffers;
-  auto got = append(memory, at, std::min(length, kMaxBytes), access, buffers.iov_, buffers.held_);
-  if (!got) return err(got.error());
-  buffers.bytes_ = *got;
+  if (auto got = buffers.append(memory, at, std::min(length, kMaxBytes), access); !got) return err(got.error());
+  buffers.describe();
   return buffers;
 }
 
@@ -85,14 +81,11 @@ OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, 
   UserBuffers buffers;
   for (const Segment& s : *segments) {
     std::uint64_t wanted = std::min(s.length, kMaxBytes - buffers.bytes_);
-    auto got = append(memory, s.base, wanted, access, buffers.iov_, buffers.held_);
-    if (!got) {
-      if (buffers.bytes_ == 0) return err(got.error());
-      break;
-    }
-    buffers.bytes_ += *got;
-    if (*got < wanted) break;
+    auto got = buffers.append(memory, s.base, wanted, access);
+    if (!got && buffers.bytes_ == 0) return err(got.error());
+    if (!got || *got < wanted) break;
   }
+  buffers.describe();
   return buffers;
 }
 

@@ -54,7 +54,7 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
 // Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it lives.
-// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken. The host kernel returns EFAULT by itself
+// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, in at most as many pieces as the host takes. The host kernel returns EFAULT by itself
 // should a shared file have shrunk below a piece.
 class UserBuffers {
  public:
@@ -69,6 +69,9 @@ class UserBuffers {
   std::uint64_t bytes() const { return bytes_; }
 
  private:
+  // One guest buffer more; returns how many bytes of it are there.
+  OrErrno<std::uint64_t> append(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
+  void describe();              // fills iov_
   std::vector<iovec> iov_;
   std::vector<mm::HostRange> held_;
   std::uint64_t bytes_ = 0;
