@@ -33,20 +33,8 @@ class Account {
   // As take() and give(), of bytes that the VMM itself holds. The first kFree of them come from no limit: a guest whose
   // frames have used it up can still call the little that it takes to go on.
   static constexpr std::uint64_t kFree = 64 << 10;
-  bool take_held(std::uint64_t bytes) {
-    std::lock_guard guard(lock_);
-    const std::uint64_t now = held();
-    if (bytes > ~std::uint64_t{0} - now || !take(beyond_free(now + bytes) - beyond_free(now))) return false;
-    held_.store(now + bytes, std::memory_order_relaxed);
-    peak_held_.store(std::max(peak_held(), now + bytes), std::memory_order_relaxed);
-    return true;
-  }
-  void give_held(std::uint64_t bytes) {
-    std::lock_guard guard(lock_);
-    const std::uint64_t now = held();
-    held_.store(now - bytes, std::memory_order_relaxed);
-    give(beyond_free(now) - beyond_free(now - bytes));
-  }
+  bool take_held(std::uint64_t bytes);
+  void give_held(std::uint64_t bytes);
   static std::uint64_t beyond_free(std::uint64_t held) { return std::max(held, kFree) - kFree; }
 
   std::uint64_t limit() const { return limit_.load(std::memory_order_relaxed); }

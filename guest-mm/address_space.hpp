@@ -150,7 +150,7 @@ class AddressSpace {
   Result<> write(Gva address, std::span<const std::byte> in);
   // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
   Result<std::string> read_string(Gva address, std::size_t limit);
-  // Appends the host pieces of [address, address+length), as long as `out` has fewer than kMostPieces. On an error nothing after the last whole
+  // Appends the host pieces of [address, address+length), kMostPieces at most. On an error nothing after the last whole
   // page that was reachable is appended; returns the bytes appended, an error only if that is none.
   static constexpr std::size_t kMostPieces = 1024;  // as many as one readv(2) of the host takes
   Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);

@@ -81,20 +81,23 @@ std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::func
 // Takes a place in the space for a bank that `make` makes there; it is given back when the bank has gone.
 static Result<std::shared_ptr<Bank>> place(const std::shared_ptr<PhysicalSpace>& space, std::uint64_t size, Gpa lowest,
                                            const std::function<Result<std::shared_ptr<Bank>>(Gpa)>& make) {
-  const auto base = space->take(size, lowest);
-  if (!base) return fail(base.error());
-  auto bank = make(*base);
-  if (!bank) {
-    space->give_back(*base);
-    return bank;
-  }
-  // The holder keeps the bank that was made, and ends with it.
-  auto inner = *bank;
-  Bank* plain = inner.get();
-  return std::shared_ptr<Bank>(plain, [inner = std::move(inner), space, at = *base](Bank*) mutable {
-    inner.reset();
-    space->give_back(at);
-  });
+  // The holder keeps the bank that was made, and ends with it; so does its place, however this is left.
+  struct Holder {
+    std::shared_ptr<PhysicalSpace> space;
+    Result<Gpa> base;
+    std::shared_ptr<Bank> bank;
+    ~Holder() {
+      bank.reset();
+      if (base) space->give_back(*base);
+    }
+  };
+  const auto holder = std::make_shared<Holder>(space, fail(Error::NoMemory), nullptr);
+  holder->base = space->take(size, lowest);
+  if (!holder->base) return fail(holder->base.error());
+  auto bank = make(*holder->base);
+  if (!bank) return bank;
+  holder->bank = std::move(*bank);
+  return std::shared_ptr<Bank>(holder, holder->bank.get());
 }
 
 Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserver* observer) {

@@ -306,11 +306,12 @@ void FramePool::free_locked(Index i, std::uint64_t pages) {
   }
 }
 
-// Frames of a sealed block wait with its seal.
+// Frames of a sealed block wait with its seal. Nothing is allocated for it: what gives frames back must not fail.
 void FramePool::drop_locked(Index i, Index pages) {
   const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_relaxed);
   Seal& seal = *std::ranges::find(seals_, by, &Seal::number);
-  seal.dropped.emplace_back(i, pages);
+  meta_[i] = {.next = seal.dropped, .prev = pages, .free = 0, .order = 0, .zero = 0};
+  seal.dropped = i;
   seal.dropped_frames += pages;
 }
 
@@ -339,7 +340,7 @@ std::vector<Layer::Part> FramePool::seal() {
     if (!parts.empty() && parts.back().end == gpa(i)) parts.back().end += kBlockSize;
     else parts.push_back({gpa(i), gpa(i) + kBlockSize});
   }
-  Seal seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = {}};
+  Seal seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = kNil};
   for (unsigned order = 0; order < kBlockOrder; ++order) {
     for (Index i = lists_[order]; i != kNil; i = meta_[i].next) seal.free += 1ull << order;
     seal.lists[order] = std::exchange(lists_[order], kNil);
@@ -380,7 +381,11 @@ bool FramePool::thaw() {
       if (lists_[order] != kNil) meta_[lists_[order]].prev = last;
       lists_[order] = seal.lists[order];
     }
-    for (const auto& [start, pages] : seal.dropped) free_locked(start, pages);
+    for (Index i = seal.dropped; i != kNil;) {
+      const Frame run = meta_[i];
+      free_locked(i, run.prev);
+      i = run.next;
+    }
     any = true;
   }
   return any;

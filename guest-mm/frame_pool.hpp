@@ -128,7 +128,7 @@ class FramePool {
     std::uint32_t number;                          // rising
     std::array<Index, kBlockOrder> lists;          // runs that were free in its blocks
     std::uint64_t free;                            // frames in them
-    std::vector<std::pair<Index, Index>> dropped;  // freed since: start and number
+    Index dropped;                                 // runs freed since: a list by Frame::next; Frame::prev is their length
     std::uint64_t dropped_frames = 0;
   };
   FramePool(const Bank&, Announce, std::uint64_t limit);

@@ -51,7 +51,8 @@ std::string lines(const vmm::Counts& counts) {
 std::string lines(const mm::Usage& u) {
   return line(u.data_pages_4k, "frames:4K") + line(u.data_blocks_2m, "frames:2M") +
          line(u.shared_pages, "frames:shared-file") + line(u.table_pages, "frames:table") +
-         line(u.peak_bytes >> 10, "memory-peak-KiB", fmt::format("of {} MiB", u.limit_bytes >> 20));
+         line(u.peak_bytes >> 10, "memory-peak-KiB", fmt::format("of {} MiB", u.limit_bytes >> 20)) +
+         line(u.held_bytes >> 10, "held-KiB", "by the VMM for the guest") + line(u.peak_held_bytes >> 10, "held-peak-KiB");
 }
 
 nlohmann::ordered_json to_json(const vmm::Counts& counts) {
@@ -62,7 +63,8 @@ nlohmann::ordered_json to_json(const vmm::Counts& counts) {
 
 nlohmann::ordered_json to_json(const mm::Usage& u) {
   return {{"4K", u.data_pages_4k}, {"2M", u.data_blocks_2m}, {"shared-file", u.shared_pages},
-          {"table", u.table_pages}, {"peak-bytes", u.peak_bytes}, {"limit-bytes", u.limit_bytes}};
+          {"table", u.table_pages}, {"peak-bytes", u.peak_bytes}, {"limit-bytes", u.limit_bytes},
+          {"held-bytes", u.held_bytes}, {"held-peak-bytes", u.peak_held_bytes}};
 }
 
 void print_report(const vmm::Report& r, const std::vector<std::string>& command) {
@@ -79,6 +81,8 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   out += line(r.exits.spurious, "flushes:spurious");
   out += lines(r.device_counters);
   out += lines(r.usage);
+  out += line(r.family_held_bytes >> 10, "held-shared-KiB", "for open files of all processes");
+  out += line(r.family_peak_held_bytes >> 10, "held-shared-peak-KiB");
   out += line(r.threads, "threads");
   for (const auto& [name, value] : r.unknown_calls) out += line(value, "not-served:" + name, "answered ENOSYS");
   fmt::print(stderr, "{}\n{:>18.6f} seconds in the guest, {:.6f} set-up, {:.6f} teardown\n\n", out, run, seconds(r.setup),
@@ -98,6 +102,7 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   memory["flushes:spurious"] = r.exits.spurious;
   j["devices"] = to_json(r.device_counters);
   j["frames"] = to_json(r.usage);
+  j["held-shared"] = {{"bytes", r.family_held_bytes}, {"peak-bytes", r.family_peak_held_bytes}};
   j["threads"] = r.threads;
   j["calls"] = to_json(r.calls);
   j["not-served"] = to_json(r.unknown_calls);

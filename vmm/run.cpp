@@ -13,6 +13,7 @@
 #include "vmm/forward_signals.hpp"
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/loader.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/linux/thread.hpp"
@@ -172,6 +173,9 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     {
       auto last = process->image();  // what it ended with: execve may have replaced the first
       report.usage = last->memory().usage();
+      const mm::Account& family_account = *process->files.state().account;
+      report.family_held_bytes = family_account.held();
+      report.family_peak_held_bytes = family_account.peak_held();
       if (options.observer.look) options.observer.look(last->memory(), true);
       report.exits = shell.machine().totals();
       report.memory_counters = list(shell.memory().counters());

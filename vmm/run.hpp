@@ -54,6 +54,7 @@ struct Report {
   Ending ending;
   Machine::Totals exits{};
   mm::Usage usage{};
+  std::uint64_t family_held_bytes = 0, family_peak_held_bytes = 0;  // by the VMM for what its processes share: open files
   Counts memory_counters, device_counters;
   Counts calls, unknown_calls;  // by name, most frequent first
   unsigned threads = 0;                         // guest threads that ever ran

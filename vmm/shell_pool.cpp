@@ -2,7 +2,9 @@
 
 #include <signal.h>
 
-#include <system_error>
+#include <algorithm>
+#include <array>
+#include <exception>
 
 #include "vmm/signals_blocked.hpp"
 
@@ -22,7 +24,7 @@ void ShellPool::start() {
     SignalsBlocked blocked;
     try {
       thread_ = std::thread([this] { work(); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
       // No host thread to be had: every shell is made when it is taken.
     }
   });
@@ -74,18 +76,24 @@ void ShellPool::work() {
       changed_.wait_until(guard, last_take_ + kQuiet);
     } else if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
-      auto made = make_();
+      std::unique_ptr<Shell> made;
+      try {
+        if (auto shell = make_()) made = std::move(*shell);
+      } catch (const std::exception&) {
+        // As if it could not be made.
+      }
       guard.lock();
       if (made) {
-        warm_.push_back(std::move(*made));
+        warm_.push_back(std::move(made));  // there is room
       } else {
         wanted_ = false;  // the host has no more; whoever takes the next one is told
       }
     } else if (!old_.empty()) {
-      auto gone = std::move(old_);
+      std::array<std::unique_ptr<Shell>, kMostOld> gone;
+      std::ranges::move(old_, gone.begin());
       old_.clear();
       guard.unlock();
-      gone.clear();
+      gone = {};
       guard.lock();
     } else if (stop_) {
       return;

@@ -16,7 +16,10 @@ namespace ramet::vmm {
 class ShellPool {
  public:
   // The pool's own thread starts with the first take(): who never takes pays nothing.
-  explicit ShellPool(MakeShell make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {}
+  explicit ShellPool(MakeShell make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {
+    warm_.reserve(most_warm_ + 1);  // one that is given back while one is made
+    old_.reserve(kMostOld);
+  }
   ~ShellPool();  // every shell that was given back is gone then
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;
@@ -45,7 +48,7 @@ class ShellPool {
   const std::size_t most_warm_;
   mutable std::mutex lock_;                         // guards what follows but thread_; a leaf
   std::condition_variable changed_;
-  std::vector<std::unique_ptr<Shell>> warm_, old_;
+  std::vector<std::unique_ptr<Shell>> warm_, old_;  // as large as they get from the beginning
   std::chrono::steady_clock::time_point last_take_{};
   bool wanted_ = false, stop_ = false;        // wanted_: one was taken since it last failed to make one
   std::once_flag started_;

@@ -85,19 +85,27 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   }
   const int parent_id = (c.flags & CLONE_PARENT) ? family.relations(parent.pid)->parent : parent.pid;
   if (auto added = family.add(child, parent_id, c.exit_signal, limit); !added) return -added.error();
-  auto give_up = [&](std::int64_t result) {
-    family.forget(pid);
-    return result;
-  };
+  // However it is left, without a thread there is no process.
+  struct Known {
+    Family& family;
+    int pid;
+    ~Known() {
+      if (pid) family.forget(pid);
+    }
+  } known{family, pid};
   if (!share) {
     auto shell = thread.image().shell->fork();
-    if (!shell) return give_up(-ENOMEM);
-    child->set_image(std::make_shared<Image>(thread.image(), family.own(std::move(*shell))));
+    if (!shell) return -ENOMEM;
+    auto owned = family.own(std::move(*shell));
+    mm::Charge strings(owned->memory().account());
+    if (!strings.grow(thread.image().strings.bytes())) return -ENOMEM;
+    child->set_image(std::make_shared<Image>(thread.image(), std::move(owned), std::move(strings)));
   }
   if (c.flags & CLONE_PARENT_SETTID) static_cast<void>(write_user(thread.memory(), c.parent_tid, pid));  // as for threads
   std::shared_ptr<std::atomic<std::uint32_t>> done;
   if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);
-  if (std::int64_t r = child->spawn(*spawn); r < 0) return give_up(r);
+  if (std::int64_t r = child->spawn(*spawn); r < 0) return r;
+  known.pid = 0;
   child.reset();
   if (done) thread.wait_while(*done, 0);
   return pid;

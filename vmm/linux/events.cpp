@@ -39,6 +39,8 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
   auto in = make_file(OpenFile::Kind::Pipe, HostFd(host[0]), O_RDONLY), out = make_file(OpenFile::Kind::Pipe, HostFd(host[1]), O_WRONLY);
+  if (!state_of(thread).charge(*in)) return -ENFILE;
+  out->charged = in->charged;  // one pipe has two ends
   auto pair = state_of(thread).install_pair(std::move(in), std::move(out), flags & O_CLOEXEC);
   if (!pair) return -pair.error();
   if (put_user(thread.memory(), at, *pair) == 0) return 0;
@@ -303,6 +305,9 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   if (!epoll) return -epoll.error();
   if (target == *epoll) return -EINVAL;
   if (target->kind == OpenFile::Kind::Uring) ring_of(*target).watch();
+  constexpr std::uint64_t kWatchBytes = 256;  // struct epitem and its place in a wait queue
+  const auto& charged = (*epoll)->charged;
+  if (a.i32(1) == EPOLL_CTL_ADD && charged && !charged->list((*epoll)->host.get(), "tfd:", 1, kWatchBytes)) return -ENOSPC;
   return epoll_ctl((*epoll)->host.get(), a.i32(1), target->host.get(), &event) == 0 ? 0 : -errno;
 }
 

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <new>
 
+#include "vmm/linux/patiently.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/run.hpp"
 #include "vmm/signals_blocked.hpp"
@@ -142,9 +144,16 @@ void Family::forget(int pid) {
   members_.erase(pid);
 }
 
+// A full queue loses it, as on Linux, and so does a host without memory.
+void Family::send(Process& to, const siginfo_t& info) {
+  try {
+    static_cast<void>(send_to_process(to, info));
+  } catch (const std::bad_alloc&) {
+  }
+}
+
 void Family::send(const Letters& letters) {
-  // A full queue loses it, as on Linux.
-  for (const auto& [to, info] : letters) static_cast<void>(send_to_process(*to, info));
+  for (const auto& [to, info] : letters) send(*to, info);
 }
 
 void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters& letters) {
@@ -153,7 +162,7 @@ void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters
     letter.si_signo = sig;
     // SIGCHLD is there before anybody who waits can be told, as on Linux. Others may stop, end or continue a process,
     // which takes our lock.
-    if (sig == SIGCHLD) send({{parent.process, letter}});
+    if (sig == SIGCHLD) send(*parent.process, letter);
     else letters.emplace_back(parent.process, letter);
   }
   parent.events.fetch_add(1, std::memory_order_release);
@@ -176,6 +185,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
   std::shared_ptr<Process> released;  // after the lock
   {
     std::lock_guard guard(lock_);
+    letters.reserve(members_.size() + 1);  // from here on nothing is allocated
     auto self = members_.find(process.pid);
     Member& m = self->second;
     released = std::move(m.process);
@@ -238,7 +248,7 @@ void Family::end_all() {
     std::lock_guard guard(lock_);
     closing_ = true;
   }
-  for (auto& process : all()) process->end({Ending::Kind::Signalled, SIGKILL, {}});
+  for (auto& process : patiently([&] { return all(); })) process->end({Ending::Kind::Signalled, SIGKILL, {}});
   while (std::uint32_t live = live_.load(std::memory_order_acquire))
     syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
   std::lock_guard guard(lock_);
@@ -259,7 +269,11 @@ bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
     live_.fetch_sub(1, std::memory_order_relaxed);  // the caller's host thread lives
     return false;
   }
-  auto start = std::make_unique<HostStart>(process, thread);
+  std::unique_ptr<HostStart> start(new (std::nothrow) HostStart{process, thread});
+  if (!start) {
+    live_.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
   SignalsBlocked blocked;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
@@ -304,14 +318,16 @@ std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
   return std::shared_ptr<Shell>(shell.release(), [this](Shell* old) {
     std::unique_ptr<Shell> owned(old);
     const Machine::Totals t = owned->machine().totals();
-    const Counts counts = list(owned->memory().counters());
-    {
+    try {
+      const Counts counts = list(owned->memory().counters());
       std::lock_guard guard(gone_lock_);
       Machine::Totals& sum = gone_.totals;
       sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions;
       sum.kicks += t.kicks, sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
       gone_.memory.resize(counts.size());
       for (std::size_t i = 0; i < counts.size(); ++i) gone_.memory[i] += counts[i].second;
+    } catch (const std::bad_alloc&) {
+      // Its counters are lost.
     }
     pool_.give_back(std::move(owned));
   });

@@ -142,6 +142,7 @@ class Family {
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
   Members::iterator bury(Members::iterator);
   void changed(int pid, int code, int sig);          // stopped or continued
+  static void send(Process&, const siginfo_t&);
   static void send(const Letters&);
   static void* host_thread(void*);
   std::expected<std::unique_ptr<Shell>, Failure> new_shell(const MakeShell&);

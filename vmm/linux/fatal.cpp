@@ -68,6 +68,16 @@ Ending killed_by(int sig) {
   return {Ending::Kind::Signalled, sig, std::move(message)};
 }
 
+Ending host_failed(const std::exception& failed) noexcept {
+  Ending ending{Ending::Kind::Signalled, SIGKILL, {}};
+  try {
+    ending.message = fmt::format("the guest was ended: the host cannot serve it ({})", failed.what());
+  } catch (const std::bad_alloc&) {
+    // Then without a sentence.
+  }
+  return ending;
+}
+
 Ending out_of_memory(Thread& thread) {
   return {Ending::Kind::Signalled, SIGKILL,
           fmt::format("out of memory: the guest used all of --memory {}M", thread.memory().usage().limit_bytes / kMiB)};

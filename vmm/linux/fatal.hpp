@@ -3,6 +3,8 @@
 
 #include <signal.h>
 
+#include <exception>
+
 #include "vmm/linux/process.hpp"
 
 namespace ramet::vmm {
@@ -15,6 +17,10 @@ Ending fatal_ending(Thread&, const siginfo_t& info);
 // The VM's memory is used up in the middle of an access, where no error can be returned. As Linux's
 // out-of-memory killer: SIGKILL.
 Ending out_of_memory(Thread&);
+
+// The VMM cannot have from its host what it takes to serve the guest (std::bad_alloc and the like). SIGKILL as well;
+// without a message if even that cannot be had.
+Ending host_failed(const std::exception&) noexcept;
 
 // By a signal that tells nothing of its own: SIGKILL.
 Ending killed_by(int sig);

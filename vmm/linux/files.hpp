@@ -40,6 +40,7 @@ class HostFd {
   int fd_ = -1;
 };
 
+class FileCharge;    // files_charge.hpp
 class MemoryCharge;  // files_memfd.cpp
 class PinHolder;     // devices.hpp
 struct SocketEnds;   // sockets.hpp
@@ -59,6 +60,7 @@ struct OpenFile {
   int mount = -1;           // index of the share it was found in; -1: none
   int flags = 0;            // O_ACCMODE and O_PATH of the open; status flags live in the host's descriptor
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
+  std::shared_ptr<FileCharge> charged;   // what it costs the host; set when it is first installed
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
   std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
   std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
@@ -98,7 +100,8 @@ class Files {
   // call looks a descriptor up once, and nothing else here that is about a file takes a number.
   std::shared_ptr<OpenFile> get(int fd) const;
   bool holds(const OpenFile&) const;     // some descriptor leads there
-  // Lowest free number at or above `from`; EMFILE past the limit.
+  // Lowest free number at or above `from`; EMFILE past the limit, ENFILE if the family's memory or the host's descriptors
+  // are used up.
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
 
   // False if fd is not open.

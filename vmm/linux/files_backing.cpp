@@ -32,14 +32,12 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   }
 
   // Maps exactly the pages of [offset, offset+length) as a bank. Once.
-  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory, std::shared_ptr<HostMappings> mappings) {
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
-    void* host = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
-    if (host == MAP_FAILED) return err(errno);
-    std::span bytes(static_cast<std::byte*>(host), length);
-    // Only the bank's last user may unmap: the guest's memory may be in the middle of an access.
-    auto unmap = [bytes, file = file_] { ::munmap(bytes.data(), bytes.size()); };
-    auto bank = memory.make_bank(bytes, unmap);
+    auto host = HostMapping::make(std::move(mappings), length, prot, file_->host.get(), static_cast<off_t>(offset));
+    if (!host) return err(host.error());
+    // Only the bank's last user may unmap, and its end ends this: the guest's memory may be in the middle of an access.
+    auto bank = memory.make_bank((*host)->bytes(), [host = *host, file = file_] {});
     if (!bank) return err(errno_of(bank.error()));
     bank_ = std::move(*bank);
     bank_offset_ = offset;
@@ -146,19 +144,21 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenF
   auto backing = std::make_shared<FileBacking>(file, st->st_dev, st->st_ino, state_->mapped);
   backing->announce();
   if (shared) {
-    auto done = backing->share(offset, mm::align_up(length, mm::kPageSize), memory);
+    auto done = backing->share(offset, mm::align_up(length, mm::kPageSize), memory, state_->mappings);
     if (!done) return err(done.error());
   }
   return backing;
 }
 
 OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length, mm::AddressSpace& space) {
-  auto charge = std::make_shared<MemoryCharge>(state_->memfd_bytes, space.limit_bytes());
+  auto charge = std::make_shared<MemoryCharge>(state_->account);
   {
     std::lock_guard guard(charge->lock);
     if (!charge->grow(length)) return err(ENOMEM);
   }
-  auto backing = SharedMemory::create(length, std::move(charge), space.memory());
+  auto host = HostMapping::make(state_->mappings, mm::align_up(length, mm::kPageSize), PROT_READ | PROT_WRITE, -1, 0);
+  if (!host) return err(ENOMEM);
+  auto backing = SharedMemory::create(std::move(*host), std::move(charge), space.memory());
   if (!backing) return err(ENOMEM);
   return *backing;
 }
@@ -173,14 +173,19 @@ std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, con
     for (const auto& weak : state.mapped->backings)
       if (auto backing = weak.lock(); backing && backing->is(st)) mapped.push_back(std::move(backing));
   }
+  // However it is left.
+  struct Limited {
+    const std::vector<std::shared_ptr<FileBacking>>& backings;
+    ~Limited() {
+      for (const auto& backing : backings) backing->limit(std::numeric_limits<std::uint64_t>::max());
+    }
+  } limited{mapped};
   for (const auto& backing : mapped) backing->limit(new_size);
   if (state.process && !mapped.empty())
     for (const auto& process : state.process->family.all())
       if (auto image = process->image())
         for (const auto& backing : mapped) image->memory().truncated(*backing, new_size);
-  std::int64_t result = call();
-  for (const auto& backing : mapped) backing->limit(std::numeric_limits<std::uint64_t>::max());
-  return result;
+  return call();
 }
 
 }  // namespace ramet::vmm

@@ -16,6 +16,17 @@
 namespace ramet::vmm {
 namespace {
 
+// Beyond what the family may have: as Linux refuses it to those who have many pages in pipes.
+std::int64_t resize_pipe(OpenFile& file, int bytes) {
+  const int host = file.host.get();
+  const int before = ::fcntl(host, F_GETPIPE_SZ);
+  const int now = ::fcntl(host, F_SETPIPE_SZ, bytes);
+  if (before < 0 || now < 0) return -errno;
+  if (now <= before || !file.charged || file.charged->grow(static_cast<std::uint64_t>(now - before))) return now;
+  ::fcntl(host, F_SETPIPE_SZ, before);
+  return -EPERM;
+}
+
 constexpr int kLargeFile = 0100000;  // O_LARGEFILE, which the C library defines as 0
 constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
 
@@ -65,7 +76,7 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     case F_SETPIPE_SZ:
       // What Linux lets ordinary users have; the VMM may be more than one.
       if (a.u32(2) > (1u << 20)) return -EPERM;
-      return result_of(::fcntl(host, F_SETPIPE_SZ, a.i32(2)));
+      return resize_pipe(*file, a.i32(2));
     case F_GET_SEALS: return result_of(::fcntl(host, F_GET_SEALS));
     case F_ADD_SEALS: return file->charge ? result_of(::fcntl(host, F_ADD_SEALS, a.i32(2))) : -EINVAL;
     default: return -EINVAL;

@@ -22,23 +22,23 @@ namespace ramet::vmm {
 namespace {
 
 // The file opened once more, for reading and writing if the host lets us.
-OrErrno<std::shared_ptr<HostFd>> open_again(int host) {
+OrErrno<std::shared_ptr<LockHolder>> open_again(Files::State& state, int host) {
   const std::string path = fd_path(host);
   for (int access : {O_RDWR, O_WRONLY, O_RDONLY}) {
     HostFd fd(::open(path.c_str(), access | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-    if (fd) return std::make_shared<HostFd>(std::move(fd));
+    if (fd) return std::make_shared<LockHolder>(std::move(fd), std::make_shared<FileCharge>(state.account));
   }
   return err(ENOLCK);
 }
 
 // The description that holds the process's locks on the file; null with ENOENT if it never locked it.
-OrErrno<std::shared_ptr<HostFd>> lock_holder(Files::State& state, int host, bool make) {
+OrErrno<std::shared_ptr<LockHolder>> lock_holder(Files::State& state, int host, bool make) {
   struct stat st;
   if (::fstat(host, &st) != 0) return err(errno);
   std::lock_guard guard(state.locks_lock);
   for (const auto& l : state.locked)
-    if (l.device == st.st_dev && l.inode == st.st_ino) return l.host;
-  auto holder = open_again(host);
+    if (l.device == st.st_dev && l.inode == st.st_ino) return l.holder;
+  auto holder = open_again(state, host);
   if (holder && make) state.locked.push_back({st.st_dev, st.st_ino, *holder});
   return holder;
 }
@@ -63,7 +63,7 @@ int owner(Thread& t, int host, const struct flock& lock) {
     Files::State& state = process->files.state();
     std::lock_guard guard(state.locks_lock);
     for (const auto& l : state.locked)
-      if (l.device == st.st_dev && l.inode == st.st_ino && holds(*l.host, lock)) return process->pid;
+      if (l.device == st.st_dev && l.inode == st.st_ino && holds(l.holder->host, lock)) return process->pid;
   }
   return -1;
 }
@@ -88,7 +88,7 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
   struct flock& l = *given;
   if (command == F_GETLK && l.l_type != F_RDLCK && l.l_type != F_WRLCK) return -EINVAL;  // F_OFD_GETLK may ask so
   int host = file.host.get();
-  std::shared_ptr<HostFd> holder;
+  std::shared_ptr<LockHolder> holder;
   if (command == F_GETLK || command == F_SETLK || command == F_SETLKW) {
     const int access = file.flags & O_ACCMODE;
     const bool wrong_access = (l.l_type == F_RDLCK && access == O_WRONLY) || (l.l_type == F_WRLCK && access == O_RDONLY);
@@ -104,10 +104,15 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
     auto found = lock_holder(state_of(t), host, command != F_GETLK);
     if (!found) return -found.error();
     holder = std::move(*found);
-    host = holder->get();
+    host = holder->host.get();
     l.l_pid = 0;
     command = command == F_GETLK ? F_OFD_GETLK : command == F_SETLK ? F_OFD_SETLK : F_OFD_SETLKW;
   }
+  // A lock inside of another makes three of one. Of the process's own descriptions or the guest's, it is one list.
+  constexpr std::uint64_t kLockBytes = 256;  // struct file_lock
+  const bool all_unlocked = l.l_type == F_UNLCK && l.l_whence == SEEK_SET && l.l_start == 0 && l.l_len == 0;
+  const auto& charged = holder ? holder->charged : file.charged;
+  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes)) return -ENOLCK;
   if (command == F_OFD_SETLKW) {
     std::int64_t result = t.blocking(SYS_fcntl, static_cast<std::uint64_t>(host), static_cast<std::uint64_t>(command),
                                      reinterpret_cast<std::uint64_t>(&l));

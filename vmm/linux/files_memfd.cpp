@@ -16,19 +16,14 @@ namespace ramet::vmm {
 
 bool MemoryCharge::grow(std::uint64_t end) {
   if (end <= charged_) return true;
-  std::uint64_t more = end - charged_;
-  std::uint64_t before = total_->fetch_add(more);
-  if (more > limit_ || before > limit_ - more) {
-    *total_ -= more;
-    return false;
-  }
+  if (!account_->take(end - charged_)) return false;
   charged_ = end;
   return true;
 }
 
 void MemoryCharge::shrink(std::uint64_t end) {
   if (end >= charged_) return;
-  *total_ -= charged_ - end;
+  account_->give(charged_ - end);
   charged_ = end;
 }
 
@@ -106,7 +101,7 @@ std::int64_t sys_memfd_create(Thread& t, const Args& a) {
   auto file = make_file(OpenFile::Kind::File, std::move(host), O_RDWR, "/memfd:" + *name);
   file->writable_mount = true;
   auto& state = state_of(t);
-  file->charge = std::make_shared<MemoryCharge>(state.memfd_bytes, t.memory().usage().limit_bytes);
+  file->charge = std::make_shared<MemoryCharge>(state.account);
   auto fd = state.install(std::move(file), flags & MFD_CLOEXEC);
   return fd ? *fd : -fd.error();
 }

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/process.hpp"
 
 namespace ramet::vmm {
 
@@ -213,7 +214,10 @@ bool Files::shared(const std::string& guest_path) const {
   return state_->covering_mount(normalised(guest_path)) >= 0;
 }
 
-void Files::set_process(Process* process) { state_->process = process; }
+void Files::set_process(Process* process) {
+  state_->process = process;
+  if (auto image = process->image()) state_->account->set_limit(image->memory().limit_bytes());
+}
 
 OrErrno<std::shared_ptr<OpenFile>> Files::open(const std::string& guest_path, int flags, int mode) {
   return state_->open(nullptr, state_->root(), guest_path, flags, static_cast<mode_t>(mode));

@@ -121,6 +121,10 @@ void refresh_synthetic(Thread& thread, const OpenFile& file) {
   auto& state = state_of(thread);
   auto bytes = proc_content({state, state.process, thread.tid}, file.path);
   if (!bytes) return;  // of a process that has ended: what it was
+  struct stat before;
+  if (::fstat(file.host.get(), &before) != 0) return;
+  const auto had = static_cast<std::uint64_t>(before.st_size);
+  if (bytes->size() > had && file.charged && !file.charged->grow(bytes->size() - had)) return;
   auto host = content_file(*bytes);
   const off_t at = ::lseek(file.host.get(), 0, SEEK_CUR);
   // Sealed contents cannot change, so others take their place; who is reading them reads on undisturbed.

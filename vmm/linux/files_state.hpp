@@ -14,7 +14,9 @@
 
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/files.hpp"
+#include "vmm/linux/files_charge.hpp"
 #include "vmm/linux/files_scratch.hpp"
+#include "vmm/linux/host_mapping.hpp"
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/syscall.hpp"
 
@@ -63,6 +65,13 @@ struct Parent {
   bool slash = false;   // the path ended with one
 };
 
+// The description that holds a process's locks on a file.
+struct LockHolder {
+  LockHolder(HostFd fd, std::shared_ptr<FileCharge> charge) : host(std::move(fd)), charged(std::move(charge)) {}
+  HostFd host;
+  std::shared_ptr<FileCharge> charged;
+};
+
 class FileBacking;
 class SocketNames;
 class SplicedPages;
@@ -97,7 +106,7 @@ struct Files::State {
   struct Locked {
     dev_t device = 0;
     ino_t inode = 0;
-    std::shared_ptr<HostFd> host;
+    std::shared_ptr<LockHolder> holder;
   };
   mutable std::mutex locks_lock;     // guards locked; nothing else is locked under it
   std::vector<Locked> locked;
@@ -109,16 +118,20 @@ struct Files::State {
 
   // --- mapped files, files_backing.cpp ---
   std::shared_ptr<MappedFiles> mapped = std::make_shared<MappedFiles>();
+  std::shared_ptr<HostMappings> mappings = std::make_shared<HostMappings>();  // of the family
 
   // --- memfds, files_memfd.cpp ---
-  std::shared_ptr<std::atomic<std::uint64_t>> memfd_bytes =
-      std::make_shared<std::atomic<std::uint64_t>>(0);  // sum of all charges; pairs with nothing
+  // What the family has together, from one limit: memory files and shared memory; and what the VMM holds for its files.
+  // The limit is that of any of its VMs, set by the first process.
+  std::shared_ptr<mm::Account> account = std::make_shared<mm::Account>();
 
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
   const std::shared_ptr<SocketNames> sockets;  // sockets.hpp; of all processes of the family
   std::shared_ptr<SplicedPages> spliced_pages;  // files_vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;
+  // Takes what the file costs from `account`, once. False: ENFILE.
+  bool charge(OpenFile&) const;
   std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
   // Installs both or none.
@@ -187,18 +200,19 @@ std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std
 // Bounds what memory files may take. Held while a file may grow to `end` bytes; false: ENOSPC.
 class MemoryCharge {
  public:
-  MemoryCharge(std::shared_ptr<std::atomic<std::uint64_t>> total, std::uint64_t limit) : total_(std::move(total)), limit_(limit) {}
-  ~MemoryCharge() { *total_ -= charged_; }
+  explicit MemoryCharge(std::shared_ptr<mm::Account> account) : account_(std::move(account)) {}
+  ~MemoryCharge() { account_->give(charged_); }
   bool grow(std::uint64_t end);       // lock held
   void shrink(std::uint64_t end);     // lock held
   std::mutex lock;                    // held over each call that moves the offset or changes the size
   std::uint64_t in_flight = 0;        // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
-  std::shared_ptr<std::atomic<std::uint64_t>> total_;
-  const std::uint64_t limit_;
+  const std::shared_ptr<mm::Account> account_;
   std::uint64_t charged_ = 0;         // guarded by lock
 };
 
+// What a socket may send before somebody receives it.
+std::uint64_t send_buffer(int host);
 // What the thread's process has.
 Files::State& state_of(Thread&);
 // Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked (signals_blocked.hpp);

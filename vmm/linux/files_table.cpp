@@ -66,6 +66,7 @@ std::size_t Files::State::descriptor_limit() const {
 
 OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {
   const std::size_t limit = descriptor_limit();
+  if (!charge(*file)) return err(ENFILE);
   if (from < 0 || static_cast<std::size_t>(from) >= limit) return err(from == 0 ? EMFILE : EINVAL);
   std::lock_guard guard(lock);
   int fd = free_slot(slots, from, limit);
@@ -77,6 +78,7 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
 OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile> a, std::shared_ptr<OpenFile> b,
                                                        bool close_on_exec) {
   const std::size_t limit = descriptor_limit();
+  if (!charge(*a) || !charge(*b)) return err(ENFILE);
   std::lock_guard guard(lock);
   int first = free_slot(slots, 0, limit);
   if (first < 0) return err(EMFILE);
@@ -118,7 +120,10 @@ void Files::attach_stdio(int in, int out, int err_) {
       HostFd copy(::fcntl(host[fd], F_DUPFD_CLOEXEC, 0));
       int flags = copy ? ::fcntl(copy.get(), F_GETFL) : -1;
       if (flags >= 0) file = make_file(OpenFile::Kind::Stdio, std::move(copy), flags & O_ACCMODE);
-      if (file) file->standard = fd;
+      if (file) {
+        file->standard = fd;
+        static_cast<void>(state_->charge(*file));  // nothing was charged before it
+      }
     }
     std::lock_guard guard(state_->lock);
     if (state_->slots.size() < 3) state_->slots.resize(3);
@@ -129,7 +134,7 @@ void Files::attach_stdio(int in, int out, int err_) {
 Files::State::State() : sockets(std::make_shared<SocketNames>()) {}
 
 Files::State::State(const State& parent)
-    : all_mounts(parent.all_mounts), mapped(parent.mapped), memfd_bytes(parent.memfd_bytes),
+    : all_mounts(parent.all_mounts), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
       devices(std::make_shared<Devices>(*parent.devices)), sockets(parent.sockets) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;

@@ -16,8 +16,8 @@ struct OpenFile;
 
 struct Image {
   explicit Image(std::shared_ptr<Shell> in) : shell(std::move(in)) {}
-  // The same program over a copy of its memory.
-  Image(Image& of, std::shared_ptr<Shell> copy) : shell(std::move(copy)) {
+  // The same program over a copy of its memory, whose limit the strings are charged to.
+  Image(Image& of, std::shared_ptr<Shell> copy, mm::Charge charged) : shell(std::move(copy)), strings(std::move(charged)) {
     std::lock_guard guard(of.brk_lock);
     executable = of.executable, file = of.file, arguments = of.arguments, environment = of.environment, auxv = of.auxv;
     stack_top = of.stack_top, stack_limit = of.stack_limit, brk_start = of.brk_start, brk = of.brk;
@@ -30,6 +30,7 @@ struct Image {
   // Filled by the loader, and not changed afterwards.
   std::string executable;                       // guest path, for /proc/self/exe
   std::shared_ptr<OpenFile> file;               // what /proc/self/exe opens; null: `executable` as a guest path
+  mm::Charge strings;                           // of the next two
   std::vector<std::string> arguments;           // /proc/self/cmdline
   std::vector<std::string> environment;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> auxv;  // /proc/self/auxv

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 
 #include "vmm/linux/elf.hpp"
 #include "vmm/linux/initial_stack.hpp"
@@ -240,6 +241,11 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   image.brk_start = image.brk = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
   image.executable = program.file->path;
   image.file = program.file;
+  image.strings = mm::Charge(image.memory().account());
+  std::uint64_t strings = 0;
+  for (const std::vector<std::string>* list : {&std::as_const(words), &environment})
+    for (const std::string& s : *list) strings += sizeof s + s.size();
+  if (!image.strings.grow(strings)) return cannot_map(program, mm::Error::NoMemory);
   image.arguments = std::move(words);
   image.environment = environment;
 

@@ -38,7 +38,7 @@ struct ProcName {
 
 // None if there is no such file. A path outside of the synthetic trees is none of its business: none.
 std::optional<ProcEntry> proc_lookup(const ProcContext&, const std::string& path);
-// Contents of a File. Errors: ENOENT, EIO.
+// Contents of a File. Errors: ENOENT, EIO, ENOMEM.
 OrErrno<std::string> proc_content(const ProcContext&, const std::string& path);
 // Names in a Directory, in order of their keys.
 std::vector<ProcName> proc_list(const ProcContext&, const std::string& path);

@@ -20,9 +20,15 @@ namespace {
 
 constexpr std::uint64_t kUserHz = 100;
 
-std::string maps(const mm::AddressSpace& memory) {
+// Regions are many, and paths of files long: no more than this at a time.
+constexpr std::size_t kMostMaps = 32 << 20;
+
+OrErrno<std::string> maps(const mm::AddressSpace& memory) {
   std::string out;
-  memory.visit_regions([&](const mm::Region& r) { out += maps_line(r) + "\n"; });
+  memory.visit_regions([&](const mm::Region& r) {
+    if (out.size() <= kMostMaps) out += maps_line(r) + "\n";
+  });
+  if (out.size() > kMostMaps) return err(ENOMEM);
   return out;
 }
 

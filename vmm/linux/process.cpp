@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <new>
 
 #include "vmm/forward_signals.hpp"
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/futex.hpp"
+#include "vmm/linux/patiently.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -74,7 +76,10 @@ void Process::set_image(std::shared_ptr<Image> image) {
 std::expected<std::unique_ptr<Thread>, Failure> Process::make_thread(int tid) {
   auto vcpu = machine().acquire_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
-  return std::make_unique<Thread>(*this, image(), **vcpu, tid);
+  std::unique_ptr<Thread> thread(new (std::nothrow) Thread(*this, image(), **vcpu, tid));
+  if (thread) return thread;
+  machine().release_vcpu(*vcpu);
+  return failure("the host has no memory for a thread of the guest");
 }
 
 Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
@@ -108,7 +113,7 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
   }
   first_.store(nullptr, std::memory_order_seq_cst);
   ForwardSignals::settle();
-  return ended();
+  return patiently([&] { return ended(); });
 }
 
 Ending Process::ended() {
@@ -119,7 +124,11 @@ Ending Process::ended() {
 
 // What exit(2) does for the guest, and the end of the thread's being known. On its own host thread.
 bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
-  thread.release_memory(!ending());
+  try {
+    thread.release_memory(!ending());
+  } catch (const std::exception& failed) {
+    thread.end_for(failed);
+  }
   rusage used{};
   getrusage(RUSAGE_THREAD, &used);
   bool last;
@@ -140,12 +149,13 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
 
 void Process::finish() {
   timers.reset();
-  let_go_of_pins(*this);  // before the memory goes
+  patiently([&] { let_go_of_pins(*this); });  // before the memory goes
   files.close_all();
   const rusage used = usage();
   set_image(nullptr);
   tell_vfork_parent();
-  family.exited(*this, ended(), used);
+  const Ending ending = patiently([&] { return ended(); });
+  patiently([&] { family.exited(*this, ending, used); });
 }
 
 void Process::tell_vfork_parent() {
@@ -159,8 +169,20 @@ std::int64_t Process::spawn(const Spawn& s) {
   auto image = this->image();
   auto vcpu = image->machine().acquire_vcpu();
   if (!vcpu) return -EAGAIN;
+  // What a thread costs the host: what is touched of two stacks, a task, a vCPU.
+  constexpr std::uint64_t kThreadBytes = 32 * 1024;
+  mm::Charge charge(image->memory().account());
+  if (!s.leader && !charge.grow(kThreadBytes)) {
+    image->machine().release_vcpu(*vcpu);
+    return -EAGAIN;
+  }
   const int tid = s.leader ? pid : family.new_id();
-  auto owned = std::make_unique<Thread>(*this, image, **vcpu, tid);
+  std::unique_ptr<Thread> owned(new (std::nothrow) Thread(*this, image, **vcpu, tid));
+  if (!owned) {
+    image->machine().release_vcpu(*vcpu);
+    return -EAGAIN;
+  }
+  owned->charge = std::move(charge);
   (*vcpu)->regs() = s.regs;
   (*vcpu)->set_fs_base(s.fs_base);
   (*vcpu)->set_gs_base(s.gs_base);

@@ -5,13 +5,14 @@
 #include <memory>
 
 #include "guest-mm/backing.hpp"
+#include "vmm/linux/host_mapping.hpp"
 
 namespace ramet::vmm {
 
 class SharedMemory final : public mm::Backing {
  public:
-  // `charge` is held as long as the memory. Errors: NoMemory.
-  static mm::Result<std::shared_ptr<mm::Backing>> create(std::uint64_t length, std::shared_ptr<void> charge, mm::Memory&);
+  // Both are held as long as the memory. Errors: NoMemory.
+  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>, std::shared_ptr<void> charge, mm::Memory&);
 
   std::uint64_t size() const override { return bank_->size(); }
   mm::Result<> read(std::uint64_t offset, std::span<std::byte> dst) override;

@@ -202,7 +202,14 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
   if (a[4] < sizeof(int)) return -EINVAL;
   auto value = read_user<int>(thread.memory(), a[3]);
   if (!value) return -value.error();
-  return setsockopt((*file)->host.get(), SOL_SOCKET, name, &*value, sizeof *value) == 0 ? 0 : -errno;
+  const int host = (*file)->host.get();
+  const std::uint64_t before = send_buffer(host);
+  if (setsockopt(host, SOL_SOCKET, name, &*value, sizeof *value) != 0) return -errno;
+  const std::uint64_t now = send_buffer(host);
+  if (now <= before || !(*file)->charged || (*file)->charged->grow(now - before)) return 0;
+  const int half = static_cast<int>(before / 2);  // the kernel doubles it
+  ::setsockopt(host, SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
+  return -ENOBUFS;
 }
 
 }  // namespace

@@ -4,12 +4,15 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cerrno>
+#include <cstdio>
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/futex.hpp"
 #include "vmm/linux/guest_time.hpp"
@@ -25,11 +28,26 @@ void Thread::loop() {
   host_.store(pthread_self(), std::memory_order_release);
   running_.store(true, std::memory_order_release);
   install_kick_signal();
-  deliver_signals(*this, kNoResult);
+  serve({.kind = Exit::Kind::Kicked, .detail = {}});
   while (!exited && !must_end()) {
     if (process.parking.asked()) process.parking.park();
-    handle(vcpu().run());
+    serve(vcpu().run());
   }
+}
+
+void Thread::serve(const Exit& e) noexcept {
+  try {
+    handle(e);
+  } catch (const std::exception& failed) {
+    end_for(failed);
+  }
+}
+
+void Thread::end_for(const std::exception& failed) noexcept {
+  // Of the first process, `ramet` tells. Nothing is allocated here but the message, which may be missing.
+  if (process.pid != process.family.first_id())
+    ::dprintf(STDERR_FILENO, "ramet: process %d was ended: the host cannot serve it (%s)\n", process.pid, failed.what());
+  process.end(host_failed(failed));
 }
 
 void Thread::handle(const Exit& e) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,6 +27,7 @@ class Thread {
   Thread& operator=(const Thread&) = delete;
 
   Process& process;
+  mm::Charge charge;                            // of all but a process's first thread, see Process::spawn()
   int tid;                                      // changed by execve(2) only, under threads_lock
 
   Image& image() { return *image_; }
@@ -35,6 +37,10 @@ class Thread {
 
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
   void loop();
+  // Serves what the guest came out for. The end of every exception: what the VMM cannot have from its host (memory, a
+  // thread) is the end of this guest process, as if by the OOM killer. Locks are given back on the way here, what others
+  // share is as it was or as it was to be, and what was the process's alone goes with it.
+  void serve(const Exit&) noexcept;
 
   // Makes the thread look at its signals and at Process::ending() soon: leaves guest mode, and any host
   // call made through blocking(). From any thread.
@@ -99,6 +105,7 @@ class Thread {
   std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
   std::atomic<bool> running_{false};            // host_ is valid
   void handle(const Exit&);
+  void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);
   int fatal_signal();                           // pending, not blocked, and nobody handles it; 0: none
 };

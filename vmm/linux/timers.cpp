@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <future>
+#include <new>
 #include <system_error>
 
 #include "vmm/kick_signal.hpp"
@@ -47,9 +48,9 @@ Timers::~Timers() {
 
 bool Timers::start_thread_locked() {
   if (server_ != 0) return true;
-  std::promise<pid_t> ready;
   SignalsBlocked blocked;
   try {
+    std::promise<pid_t> ready;
     thread_ = std::thread([this, &ready] {
       const sigset_t set = served_signals();
       pthread_sigmask(SIG_BLOCK, &set, nullptr);  // before anybody knows this thread: it takes them by sigwaitinfo only
@@ -57,8 +58,8 @@ bool Timers::start_thread_locked() {
       serve();
     });
     server_ = ready.get_future().get();
-  } catch (const std::system_error&) {
-    // no host thread to be had; the caller says EAGAIN
+  } catch (const std::exception&) {
+    // No host thread to be had, or no memory for one; the caller says EAGAIN.
   }
   return server_ != 0;
 }
@@ -88,9 +89,12 @@ void Timers::serve() {
         info.si_value.sival_ptr = reinterpret_cast<void*>(timer.notify.value.value_or(id));
       }
     }
-    // A full queue or a thread that has gone loses the expiry, as Linux counts it as an overrun.
-    if (tid != 0) (void)send_to_thread(process_, tid, info);
-    else (void)send_to_process(process_, info);
+    // A full queue, a thread that has gone or a host without memory loses the expiry, as Linux counts it as an overrun.
+    try {
+      if (tid != 0) (void)send_to_thread(process_, tid, info);
+      else (void)send_to_process(process_, info);
+    } catch (const std::bad_alloc&) {
+    }
   }
 }
 
@@ -103,9 +107,11 @@ std::int64_t Timers::create_locked(clockid_t clock, const Notify& notify, bool p
   event.sigev_value.sival_int = id;
   event._sigev_un._tid = server_;
   Timer timer{.host = {}, .notify = notify, .posix = posix, .last_overrun = 0};
-  if (timer_create(clock, &event, &timer.host) != 0) return -errno;
-  timers_.emplace(id, timer);
-  return id;
+  const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
+  if (timer_create(clock, &event, &place->second.host) == 0) return id;
+  const int error = errno;
+  timers_.erase(place);
+  return -error;
 }
 
 std::int64_t Timers::create(clockid_t clock, const Notify& notify) {

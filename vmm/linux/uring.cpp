@@ -33,6 +33,7 @@ constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entr
 // What one entry costs the host, and what it costs besides if it waits in a thread of the host's kernel. Here: the
 // request, its places in two tables; there: struct io_kiocb, or a stack and a task.
 constexpr std::uint64_t kRequestBytes = 1024, kWorkerBytes = 32 * 1024;
+constexpr std::uint64_t kRingMappings = 8;       // two of its own, two or three of the host's ring, a stack with its guard
 constexpr std::uint64_t kRingBytes = 64 * 1024;  // the thread of a ring, and what is not its queues
 constexpr int kMaxAttempts = 1000;   // a millisecond apart, to cancel what is in flight
 
@@ -64,7 +65,7 @@ void refresh_rings(Process& process) { process.files.state().devices->refresh();
 
 Uring::Uring(Thread& thread, const io_uring_params& params, std::unique_ptr<UringQueues> queues)
     : memory_(thread.memory()), devices_(state_of(thread).devices), flags_(params.flags),
-      issuer_(thread.tid), queues_(std::move(queues)) {}
+      issuer_(thread.tid), queues_(std::move(queues)), places_(state_of(thread).mappings, kRingMappings) {}
 
 OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, io_uring_params& params) {
   if (params.flags & ~kServedSetup) return err(EINVAL);
@@ -79,7 +80,7 @@ OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, 
   if (*cq < *sq) return err(EINVAL);
 
   auto& state = state_of(thread);
-  auto charge = std::make_unique<MemoryCharge>(state.memfd_bytes, thread.memory().usage().limit_bytes);
+  auto charge = std::make_unique<MemoryCharge>(state.account);
   // The guest's queues, and the host's, which are as large.
   if (!charge->grow(2 * UringQueues::bytes(*sq, *cq) + kRingBytes)) return err(ENOMEM);
   auto queues = UringQueues::create(*sq, *cq);
@@ -90,6 +91,7 @@ OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, 
   }
   std::shared_ptr<Uring> ring(new Uring(thread, params, std::move(*queues)));
   ring->charge_ = std::move(charge);
+  if (!ring->places_) return err(ENOMEM);
   if (auto started = ring->start(); !started) return err(started.error());
   state.devices->add(ring);
   params.sq_entries = *sq;
@@ -119,7 +121,7 @@ OrErrno<void> Uring::start() {
   SignalsBlocked blocked;
   try {
     thread_ = std::thread([this] { serve(); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     return err(ENOMEM);
   }
   return {};
@@ -284,33 +286,44 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
 
 // --- completion ---
 
+// What the host has completed cannot be given back to it: nothing is allocated on the way to the guest.
 unsigned Uring::move() {
-  std::vector<std::unique_ptr<UringRequest>> done;  // closes files, outside of the lock
-  std::lock_guard guard(lock_);
+  for (unsigned all = 0;;) {
+    Done done;  // closes files, outside of the lock
+    unsigned moved;
+    {
+      std::lock_guard guard(lock_);
+      moved = move_some_locked(done);
+    }
+    all += moved;
+    if (moved < done.size()) return all;
+  }
+}
+
+unsigned Uring::move_some_locked(Done& done) {
   if (!host_open_) return 0;
   unsigned moved = 0, later = 0;
-  std::array<io_uring_cqe*, 64> cqes;
-  while (unsigned n = io_uring_peek_batch_cqe(&host_, cqes.data(), cqes.size())) {
-    for (const io_uring_cqe* cqe : std::span(cqes).first(n)) {
-      auto it = requests_.find(cqe->user_data);
-      UringRequest& request = *it->second;
-      std::int32_t result = cqe->res;
-      if (request.refused && result != -ECANCELED) result = -request.refused;
-      timeouts_ += request.opcode == IORING_OP_TIMEOUT && (result == -ETIME || result == 0);
-      if (request.transfers && result > 0)
-        devices_->counters().bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
-      // What the guest sees as completed is pinned no more.
-      request.pins.clear();
-      request.buffers.reset();
-      post_locked({request.user_data, result, 0});
-      tags_.erase(request.tag);
-      done.push_back(std::move(it->second));
-      requests_.erase(it);
-      ++moved;
-      later += cqe->user_data < batch_;
-    }
-    io_uring_cq_advance(&host_, n);
+  std::array<io_uring_cqe*, std::tuple_size_v<Done>> cqes;
+  const unsigned n = io_uring_peek_batch_cqe(&host_, cqes.data(), cqes.size());
+  for (const io_uring_cqe* cqe : std::span(cqes).first(n)) {
+    auto it = requests_.find(cqe->user_data);
+    UringRequest& request = *it->second;
+    std::int32_t result = cqe->res;
+    if (request.refused && result != -ECANCELED) result = -request.refused;
+    timeouts_ += request.opcode == IORING_OP_TIMEOUT && (result == -ETIME || result == 0);
+    if (request.transfers && result > 0)
+      devices_->counters().bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
+    // What the guest sees as completed is pinned no more.
+    request.pins.clear();
+    request.buffers.reset();
+    request.completion.front() = {request.user_data, result, 0};
+    post_locked(request.completion);
+    tags_.erase(request.tag);
+    done[moved++] = std::move(it->second);
+    requests_.erase(it);
+    later += cqe->user_data < batch_;
   }
+  io_uring_cq_advance(&host_, n);
   if (moved == 0) return 0;
   devices_->counters().completed.fetch_add(moved, std::memory_order_relaxed);
   devices_->counters().async.fetch_add(later, std::memory_order_relaxed);
@@ -319,14 +332,14 @@ unsigned Uring::move() {
   return moved;
 }
 
-void Uring::post_locked(const Completion& cqe) {
+void Uring::post_locked(std::list<Completion>& one) {
   flush_backlog_locked();
-  if (backlog_.empty() && queues_->put(cqe)) {
+  if (backlog_.empty() && queues_->put(one.front())) {
     devices_->requests.fetch_sub(1, std::memory_order_relaxed);
     return;
   }
   devices_->counters().overflows.fetch_add(1, std::memory_order_relaxed);
-  backlog_.push_back(cqe);
+  backlog_.splice(backlog_.end(), one);
   queues_->set_overflow(true);
 }
 

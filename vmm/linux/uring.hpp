@@ -14,7 +14,7 @@
 #include <liburing.h>
 
 #include <condition_variable>
-#include <deque>
+#include <list>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -23,6 +23,7 @@
 #include "guest-mm/pin.hpp"
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/files.hpp"
+#include "vmm/linux/host_mapping.hpp"
 #include "vmm/linux/uring_buffers.hpp"
 #include "vmm/linux/uring_queues.hpp"
 
@@ -42,6 +43,7 @@ struct UringRequest {
   std::shared_ptr<const RegisteredBuffers> buffers;
   std::vector<iovec> iov;
   __kernel_timespec time{};
+  std::list<Completion> completion{1};          // its place in the ring's backlog, should the guest's queue be full
   std::uint64_t appended = 0;                   // bytes counted in file->charge->in_flight
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t>::iterator tag{};
   explicit UringRequest(mm::Charge charged) : charge(std::move(charged)) {}
@@ -93,7 +95,9 @@ class Uring : public PinHolder {
   // Moves what the host has done into the guest's queue. Returns how many.
   unsigned move();
   bool full() const { return devices_->requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
-  void post_locked(const Completion&);
+  using Done = std::array<std::unique_ptr<UringRequest>, 64>;
+  unsigned move_some_locked(Done&);
+  void post_locked(std::list<Completion>& one);
   void flush_backlog_locked();
   void announce_locked(bool later);             // later: not only completions of entries that are being submitted
   std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind);
@@ -112,6 +116,7 @@ class Uring : public PinHolder {
   const int issuer_;                            // the thread that made it
   const std::unique_ptr<UringQueues> queues_;
   std::unique_ptr<MemoryCharge> charge_;        // the queues' bytes, as a memory file's
+  MappingPlaces places_;                        // of the queues, the host's, and the thread's stack
 
   // Lock order: submit_lock_ > lock_ > the address space's.
   std::mutex submit_lock_;                      // guards the host's submission queue, queues_'s, and what follows
@@ -128,7 +133,7 @@ class Uring : public PinHolder {
   std::uint64_t batch_ = ~0ull;                 // first id of those that are being submitted; none: the largest
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
   std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id
-  std::deque<Completion> backlog_;              // the guest's queue was full; counted as requests still
+  std::list<Completion> backlog_;               // the guest's queue was full; counted as requests still
   std::shared_ptr<OpenFile> eventfd_;
   bool eventfd_async_only_ = false;
   io_uring bell_{};                             // see register_eventfd()

@@ -29,7 +29,9 @@ OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
 }
 
 OrErrno<std::uint64_t> UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
-  if (length == 0) return 0;
+  // More than a program has that knows what it does: each of its buffers may lie in a few pieces.
+  constexpr std::size_t kMost = 4 * mm::AddressSpace::kMostPieces;
+  if (length == 0 || held_.size() >= kMost) return 0;
   auto got = memory.gather(at, length, access, held_);
   if (!got) return err(EFAULT);
   bytes_ += *got;

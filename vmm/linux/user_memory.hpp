@@ -54,7 +54,7 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
 // Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it lives.
-// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, in at most as many pieces as the host takes. The host kernel returns EFAULT by itself
+// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, and some thousands of pieces. The host kernel returns EFAULT by itself
 // should a shared file have shrunk below a piece.
 class UserBuffers {
  public:

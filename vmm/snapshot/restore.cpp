@@ -89,6 +89,7 @@ Status restore_files(const File& file, Process& process) {
       auto again = reopen(file, files, saved);
       if (!again) return std::unexpected(again.error());
       slot = std::move(*again);
+      if (!files.charge(*slot)) return failure(fmt::format("{} cannot be continued: its files are more than the host or --memory allows", file.path()));
     }
     if (slots.size() <= static_cast<std::size_t>(d.fd)) slots.resize(static_cast<std::size_t>(d.fd) + 1);
     slots[static_cast<std::size_t>(d.fd)] = {slot, d.close_on_exec};

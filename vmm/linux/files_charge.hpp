@@ -1,0 +1,31 @@
+// What open files cost the host besides the guest's memory, taken from the limit that the family's shared memory is taken
+// from as well: the kernel's objects and ours, what a pipe or a socket may hold, contents of /proc, and lists that the
+// host's kernel keeps for a descriptor.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "guest-mm/account.hpp"
+
+namespace ramet::vmm {
+
+// Of one open file, or of both ends of a pipe. Thread-safe.
+class FileCharge {
+ public:
+  explicit FileCharge(std::shared_ptr<mm::Account> account) : charge_(std::move(account)) {}
+  // False: the family's limit is reached.
+  [[nodiscard]] bool grow(std::uint64_t bytes);
+  // Room for `more` entries in a list of the kernel's whose length the host tells in lines that begin with `prefix` of
+  // /proc/self/fdinfo/`fd`: entries go there without our hearing of it. `each`: bytes of an entry. False: as grow().
+  [[nodiscard]] bool list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each);
+
+ private:
+  std::mutex lock_;           // guards what follows
+  mm::Charge charge_;
+  std::uint64_t listed_ = 0;  // entries there are at most
+  std::uint64_t room_ = 0;    // entries that are charged
+};
+
+}  // namespace ramet::vmm
