@@ -16,8 +16,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <new>
 #include <system_error>
 
+#include "vmm/linux/host_mapping.hpp"
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm::snapshot {
@@ -149,8 +151,12 @@ void Pager::touched(std::uint64_t address) {
   const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
   if (range->states[block].load(std::memory_order_relaxed) == Empty) {
     std::lock_guard guard(lock_);
-    if (order_.size() < kMaxWorkingSet)
-      order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+    try {
+      if (order_.size() < kMaxWorkingSet)
+        order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+    } catch (const std::bad_alloc&) {
+      // A hint for the next time, and no more.
+    }
   }
   if (!serve(*range, block)) {
     // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
@@ -183,7 +189,9 @@ void Pager::put(Range& range, std::uint64_t block) {
   if (!file.header().compressed()) {
     if (auto good = file.check(block); !good) damaged(good.error());
     const auto offset = static_cast<off_t>(file.blocks()[block].offset);
-    if (::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(),
+    // A part of the host's mappings only, for what the guest touches decides how many there are.
+    if (mapped_.fetch_add(1, std::memory_order_relaxed) < HostMappings::host_limit() / 8 &&
+        ::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(),
                offset) != MAP_FAILED)
       return;
     // Too many mappings (vm.max_map_count): then by a copy.

@@ -91,6 +91,7 @@ class Pager {
   std::string not_lazy_;
   HostFd userfaultfd_, stop_;
   std::vector<std::jthread> threads_;
+  std::atomic<std::uint64_t> mapped_{0};            // blocks that were mapped, not copied; it orders nothing
   std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics
   std::atomic<bool> ending_{false};                 // relaxed: the thread that fetches ahead looks now and then
   mutable std::mutex lock_;                         // guards order_; a leaf
