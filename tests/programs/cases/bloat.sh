@@ -3,6 +3,7 @@
 
 # bloat CASE TOLD [MEMORY-MiB]
 bloat() {
+  need_kvm
   fresh
   memory=${3:-64}
   mkfifo "$WORK/go"
