@@ -72,14 +72,15 @@ struct FaultOutcome {
 // A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use; what is to be written is
 // pinned as well, so that a fork meanwhile does not part the guest from it.
 struct HostRange {
-  std::span<std::byte> bytes;
+  HostBytes bytes;
   std::shared_ptr<Bank> keep;
   PinHold pinned = {};
 
   // One piece with the next, if that follows it on the host and is held alike.
   bool join(HostRange& next) {
-    if (bytes.data() + bytes.size() != next.bytes.data() || keep.get() != next.keep.get() || !pinned.extend(next.pinned)) return false;
-    bytes = {bytes.data(), bytes.size() + next.bytes.size()};
+    HostBytes both = bytes;
+    if (!both.join(next.bytes) || keep.get() != next.keep.get() || !pinned.extend(next.pinned)) return false;
+    bytes = both;
     return true;
   }
 };

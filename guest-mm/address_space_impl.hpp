@@ -179,7 +179,7 @@ struct AddressSpace::Impl final : Merger {
   Result<PageTable::Leaf> touch_locked(Gva address, Access, FlushBatch&);
   // The host memory behind `address`, up to `length` bytes as far as it is in one piece.
   struct Piece {
-    std::span<std::byte> bytes;
+    HostBytes bytes;
     bool shared = false;  // of an object that others may have as well
     Gpa gpa = 0;
   };

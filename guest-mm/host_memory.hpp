@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "arch/guarded.hpp"
@@ -20,6 +21,32 @@ inline Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t b
   if (!arch::guarded_copy(to, from, bytes)) return fail(Error::BeyondEnd);
   return {};
 }
+
+// Guest memory in one piece on the host, as long as somebody keeps it there.
+class HostBytes {
+ public:
+  HostBytes() = default;
+  explicit HostBytes(std::span<std::byte> bytes) : bytes_(bytes) {}
+  std::uint64_t size() const { return bytes_.size(); }
+  // Copies from `offset` on; precondition: within the piece. Errors: BeyondEnd; some of it may have been copied.
+  Result<> read(std::uint64_t offset, std::span<std::byte> out) const {
+    return copy_guarded(out.data(), bytes_.data() + offset, out.size());
+  }
+  Result<> write(std::uint64_t offset, std::span<const std::byte> in) const {
+    return copy_guarded(bytes_.data() + offset, in.data(), in.size());
+  }
+  // Where the host's kernel and devices find it, which fail by themselves. Not to be touched through this.
+  void* address(std::uint64_t offset = 0) const { return bytes_.data() + offset; }
+  // One piece with the next, if that begins where this ends.
+  bool join(const HostBytes& next) {
+    if (bytes_.data() + bytes_.size() != next.bytes_.data()) return false;
+    bytes_ = {bytes_.data(), bytes_.size() + next.bytes_.size()};
+    return true;
+  }
+
+ private:
+  std::span<std::byte> bytes_;
+};
 
 // An aligned 4-byte word of guest memory, which stays where it is while this is held. The guest may change it at any
 // time; accesses are atomic. Errors: BeyondEnd (it cannot be reached, or not be written).

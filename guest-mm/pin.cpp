@@ -125,8 +125,8 @@ Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, 
   auto& ranges = pin.ranges_;
   // False: there is no memory for one more piece.
   const auto add = [&](Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold hold) {
-    std::byte* host = keep->at(frame) + (at & (kPageSize - 1));
-    HostRange range{{host, bytes}, std::move(keep), std::move(hold)};
+    const HostBytes host(keep->from(frame).subspan(at & (kPageSize - 1), bytes));
+    HostRange range{host, std::move(keep), std::move(hold)};
     if (ranges.empty() || !ranges.back().join(range)) {
       if (!pin.charge_.room_for_one(ranges)) return false;
       ranges.push_back(std::move(range));

@@ -39,7 +39,7 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
     if (!next || next->address != piece.gpa + (end - address)) break;
     end = next->end();
   }
-  piece.bytes = host.first(std::min(length, end - address));
+  piece.bytes = HostBytes(host.first(std::min(length, end - address)));
   return piece;
 }
 
@@ -49,7 +49,7 @@ Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
     const auto piece = impl_->piece_locked(address, out.size(), Access::Read, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
-    if (auto done = copy_guarded(out.data(), piece->bytes.data(), n); !done) return done;
+    if (auto done = piece->bytes.read(0, out.first(n)); !done) return done;
     out = out.subspan(n);
     address += n;
   }
@@ -62,7 +62,7 @@ Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
     const auto piece = impl_->piece_locked(address, in.size(), Access::Write, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
-    if (auto done = copy_guarded(piece->bytes.data(), in.data(), n); !done) return done;
+    if (auto done = piece->bytes.write(0, in.first(n)); !done) return done;
     in = in.subspan(n);
     address += n;
   }

@@ -21,14 +21,14 @@ using Term = AddressSpace::PinTerm;
 // What a device does: it knows host memory only.
 void dma_write(const Pin& pin, std::uint64_t offset, std::uint64_t value) {
   for (const HostRange& r : pin.ranges()) {
-    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(r.bytes.data() + offset)).store(value);
+    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(as_device(r, offset))).store(value);
     offset -= r.bytes.size();
   }
   FAIL() << "beyond the pin";
 }
 std::uint64_t dma_read(const Pin& pin, std::uint64_t offset) {
   for (const HostRange& r : pin.ranges()) {
-    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(r.bytes.data() + offset)).load();
+    if (offset < r.bytes.size()) return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(as_device(r, offset))).load();
     offset -= r.bytes.size();
   }
   ADD_FAILURE() << "beyond the pin";
@@ -269,10 +269,10 @@ TEST_P(Pins, What_was_pinned_when_a_child_was_made_is_pinned_again_while_the_chi
   ASSERT_TRUE(parent->cpu().store(a, 1));
   auto pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
   auto child = g.child(*parent->as->freeze());
-  const std::byte* where = pin.ranges()[0].bytes.data();
+  const std::byte* where = as_device(pin.ranges()[0]);
   pin = Pin();
   pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
-  EXPECT_EQ(pin.ranges()[0].bytes.data(), where);  // no child has seen it: no copy
+  EXPECT_EQ(as_device(pin.ranges()[0]), where);  // no child has seen it: no copy
   dma_write(pin, 0, 2);
   EXPECT_EQ(parent->cpu().load(a), 2u);
   EXPECT_EQ(child->cpu().load(a), 1u);
@@ -340,7 +340,7 @@ TEST_P(Pins, What_is_pinned_already_does_not_move) {
   const auto brief = *w->as->pin(a, kPageSize, Access::Write, Term::Short);
   const auto lasting = *w->as->pin(a, 2 * kPageSize, Access::Write, Term::Long);
   EXPECT_EQ(w->as->counters().pages_moved_pinned, 1u);
-  EXPECT_EQ(lasting.ranges()[0].bytes.data(), brief.ranges()[0].bytes.data());
+  EXPECT_EQ(as_device(lasting.ranges()[0]), as_device(brief.ranges()[0]));
   dma_write(brief, 0, 2);
   EXPECT_EQ(w->cpu().load(a), 2u);
   w->check();
@@ -360,7 +360,7 @@ TEST_P(Pins, A_part_of_a_block_that_nobody_may_write_is_moved_page_by_page) {
     const auto pin = w->as->pin(a, kPages * kPageSize, Access::Read, Term::Long);
     ASSERT_TRUE(pin);
     EXPECT_EQ(w->as->counters().pages_moved_pinned, kPages);
-    for (unsigned i = 0; i < kPages; ++i) EXPECT_EQ(static_cast<unsigned>(*pin->ranges()[i].bytes.data()), i + 1);
+    for (unsigned i = 0; i < kPages; ++i) EXPECT_EQ(static_cast<unsigned>(*as_device(pin->ranges()[i])), i + 1);
   }
   for (unsigned i = 0; i < 2 * kPages; ++i) EXPECT_EQ(w->cpu().load(a + i * kPageSize), i + 1);
   w->check_empty();

@@ -28,7 +28,7 @@ TEST_P(StaleWalk, A_freeze_shows_no_vcpu_the_copy_of_a_pinned_page) {
   const auto there = [&] { return parent->tlb.walk(pinned, [](Gpa, unsigned, std::uint64_t) {}).has_value(); };
   parent->tlb.before_flush = [&] {
     if (!there()) return;
-    std::memcpy(pin.ranges()[0].bytes.data(), &++written, sizeof written);
+    std::memcpy(as_device(pin.ranges()[0]), &++written, sizeof written);
     EXPECT_EQ(parent->cpu(1).load(pinned), written);
     ++looks;
   };

@@ -458,7 +458,7 @@ class ModelSpace {
       for (std::size_t i = 0; i < r.bytes.size(); i += kPageSize, ++n) {
         const auto& p = held.pages[n];
         if (p.file && p.in_file >= p.file->pages) continue;  // EFAULT
-        std::byte* page = r.bytes.data() + i;
+        std::byte* page = as_device(r, i);
         ASSERT_EQ(std::memcmp(page, p.content->data(), kPageSize), 0) << "the device sees something else";
         if (held.how != Access::Write) continue;
         const unsigned word = choices_.below(512) * 8;

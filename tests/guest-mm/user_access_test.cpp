@@ -83,7 +83,7 @@ TEST_P(UserAccess, Gathering_gives_one_piece_for_memory_in_one_piece) {
   std::uint64_t sum = 0;
   for (const auto& r : out) sum += r.bytes.size();
   EXPECT_EQ(sum, 6 * kMiB);
-  out.front().bytes[3] = std::byte{7};  // the byte at a + 8
+  as_device(out.front())[3] = std::byte{7};  // the byte at a + 8
   EXPECT_EQ(w.cpu().load(a + 8), 7u);
   w.check_empty();
 }
@@ -210,7 +210,7 @@ TEST_P(UserAccess, A_bank_stays_while_a_piece_of_it_is_in_use) {
   ASSERT_EQ(out.size(), 1u);
   ASSERT_TRUE(w.as->unmap(*a, 0x4000));
   file.reset();
-  EXPECT_EQ(out[0].bytes[0x3000], TestFile::byte_at(0x3000));
+  EXPECT_EQ(as_device(out[0])[0x3000], TestFile::byte_at(0x3000));
   w.check_empty();
 }
 
@@ -240,7 +240,7 @@ TEST_P(UserAccess, No_piece_reaches_from_one_bank_into_the_next) {
     std::vector<HostRange> gathered;
     ASSERT_EQ(w->as->gather(a, kBytes, Access::Read, gathered), kBytes);
     std::vector<std::byte> joined;
-    for (const HostRange& r : gathered) joined.insert(joined.end(), r.bytes.begin(), r.bytes.end());
+    for (const HostRange& r : gathered) joined.insert(joined.end(), as_device(r), as_device(r) + r.bytes.size());
     for (const auto& bytes : {read, joined}) {
       for (std::uint64_t i = 0; i < kPages + 2; ++i) {
         std::uint64_t word;

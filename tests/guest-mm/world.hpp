@@ -214,6 +214,11 @@ inline void use_up_tables(World& w, unsigned left) {
   }
 }
 
+// Guest memory as a device has it, whatever the VMM is allowed.
+inline std::byte* as_device(const HostRange& range, std::uint64_t offset = 0) {
+  return static_cast<std::byte*>(range.bytes.address(offset));
+}
+
 // How often a test repeats something: less under sanitizers, and on emulated hosts (SCALE=small).
 inline unsigned scaled([[maybe_unused]] unsigned full, unsigned small) {
 #if defined(RAMET_SANITIZED)

@@ -182,12 +182,12 @@ TEST_F(KvmLayersTest, What_devices_write_for_long_is_out_of_reach) {
   const auto lasting = *parent.space->pin(kPlace + mm::kPageSize, mm::kPageSize, mm::Access::Write, Term::Long);
   const auto frame = [&](const mm::Pin& pin) {
     const mm::Bank& bank = parent.memory->data();
-    return bank.base() + static_cast<mm::Gpa>(pin.ranges()[0].bytes.data() - bank.host());
+    return bank.base() + static_cast<mm::Gpa>(static_cast<std::byte*>(pin.ranges()[0].bytes.address()) - bank.host());
   };
   const auto snapshot = *parent.space->freeze();
   for (const mm::Pin* pin : {&brief, &lasting}) {
     Vm child(physical, snapshot);
-    auto& word = *reinterpret_cast<std::uint64_t*>(pin->ranges()[0].bytes.data());
+    auto& word = *static_cast<std::uint64_t*>(pin->ranges()[0].bytes.address());
     word = 4711;  // the device goes on
     steal(child, frame(*pin));
     const Exit e = look(child, kStolen);

@@ -106,7 +106,7 @@ std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segmen
     auto pin = t.memory().pin(s.base, length, mm::Access::Read, mm::AddressSpace::PinTerm::Short);
     if (!pin) return done ? done : -EFAULT;
     std::vector<iovec> iov;
-    for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.data(), r.bytes.size()});
+    for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.address(), r.bytes.size()});
     const std::size_t pieces = std::min<std::size_t>(iov.size(), UIO_MAXIOV);
     const std::int64_t n = t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
                                       reinterpret_cast<std::uint64_t>(iov.data()), pieces,

@@ -101,7 +101,7 @@ std::int64_t GupTest::read(Thread& thread, mm::Gva argument) {
   std::array<std::byte, mm::kPageSize> page;
   for (const mm::HostRange& range : pin_->ranges()) {
     for (std::size_t done = 0; done < range.bytes.size(); done += page.size(), at += page.size()) {
-      if (!mm::copy_guarded(page.data(), range.bytes.data() + done, page.size())) return -EFAULT;
+      if (!range.bytes.read(done, page)) return -EFAULT;
       if (!thread.memory().write(at, page)) return -EFAULT;
     }
   }

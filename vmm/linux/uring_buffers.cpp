@@ -63,7 +63,7 @@ bool RegisteredBuffers::register_with(io_uring& host) {
   std::vector<iovec> ranges;
   ranges.reserve(count);
   for (const Buffer& b : buffers_)
-    for (const mm::HostRange& r : b.pin.ranges()) ranges.push_back({r.bytes.data(), r.bytes.size()});
+    for (const mm::HostRange& r : b.pin.ranges()) ranges.push_back({r.bytes.address(), r.bytes.size()});
   if (ranges.empty()) return true;
   registered_ = io_uring_register_buffers(&host, ranges.data(), static_cast<unsigned>(ranges.size())) == 0;
   return registered_;
@@ -84,7 +84,7 @@ OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::G
     if (skip < r.bytes.size()) {
       const std::uint64_t n = std::min<std::uint64_t>(length, r.bytes.size() - skip);
       if (registered_ && slice.pieces.empty()) slice.host_index = static_cast<std::uint16_t>(host_index);
-      slice.pieces.push_back({r.bytes.data() + skip, n});
+      slice.pieces.push_back({r.bytes.address(skip), n});
       length -= n;
       skip = 0;
     } else {

@@ -170,7 +170,7 @@ UringTranslation::Result UringTranslation::pin(mm::Gva at, std::uint64_t length,
   }
   for (const mm::HostRange& r : pin->ranges()) {
     if (!request_.charge.room_for_one(request_.iov)) return refuse(ENOMEM);
-    request_.iov.push_back({r.bytes.data(), r.bytes.size()});
+    request_.iov.push_back({r.bytes.address(), r.bytes.size()});
   }
   if (!request_.charge.room_for_one(request_.pins)) return refuse(ENOMEM);
   total += pin->bytes();

@@ -42,23 +42,23 @@ void UserBuffers::describe() {
   iov_.reserve(held_.size());
   for (const mm::HostRange& piece : held_) {
     // Frames that lie behind each other on the host are one piece to it.
-    if (!iov_.empty() && static_cast<std::byte*>(iov_.back().iov_base) + iov_.back().iov_len == piece.bytes.data()) {
+    if (!iov_.empty() && static_cast<std::byte*>(iov_.back().iov_base) + iov_.back().iov_len == piece.bytes.address()) {
       iov_.back().iov_len += piece.bytes.size();
     } else {
-      iov_.push_back({piece.bytes.data(), piece.bytes.size()});
+      iov_.push_back({piece.bytes.address(), piece.bytes.size()});
     }
   }
 }
 
 OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> bytes) const {
-  for (const iovec& piece : iov_) {
+  for (const mm::HostRange& piece : held_) {
     if (bytes.empty()) break;
-    if (offset >= piece.iov_len) {
-      offset -= piece.iov_len;
+    if (offset >= piece.bytes.size()) {
+      offset -= piece.bytes.size();
       continue;
     }
-    const std::size_t n = std::min<std::size_t>(piece.iov_len - offset, bytes.size());
-    if (!mm::copy_guarded(static_cast<std::byte*>(piece.iov_base) + offset, bytes.data(), n)) return err(EFAULT);
+    const std::size_t n = std::min<std::size_t>(piece.bytes.size() - offset, bytes.size());
+    if (!piece.bytes.write(offset, bytes.first(n))) return err(EFAULT);
     bytes = bytes.subspan(n);
     offset = 0;
   }
