@@ -16,6 +16,17 @@
 #include <cstdint>
 #include <optional>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define RAMET_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#define RAMET_ADDRESS_SANITIZER __has_feature(address_sanitizer)
+#else
+#define RAMET_ADDRESS_SANITIZER 0
+#endif
+#if RAMET_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace ramet::arch {
 
 // Installs the handler, in the whole process and for good. Before the first access below; again does nothing.
@@ -34,6 +45,11 @@ RametGuarded ramet_guarded_compare_exchange(std::uint32_t*, std::uint32_t expect
 // Like memcpy; the ranges do not overlap. False: not all of it could be reached, and some of it may have been copied.
 // If somebody writes there meanwhile, each byte that arrives was there at some moment, and no two at the same.
 [[nodiscard]] inline bool guarded_copy(void* to, const void* from, std::size_t bytes) {
+#if RAMET_ADDRESS_SANITIZER
+  // It does not see into assembly; what it says is wrong is touched where it does.
+  if (const void* bad = __asan_region_is_poisoned(to, bytes)) *const_cast<volatile char*>(static_cast<const char*>(bad)) = 0;
+  if (const void* bad = __asan_region_is_poisoned(const_cast<void*>(from), bytes)) (void)*static_cast<const volatile char*>(bad);
+#endif
   return ramet_guarded_copy(to, from, bytes).fault == 0;
 }
 

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <thread>
 #include <vector>
@@ -106,8 +107,13 @@ TEST_F(Guarded, WhatIsNotMappedOrMayNotBeTouchedCannotBeReached) {
   expect_reading(at, false);
   expect_writing(at, false);
   auto* nowhere = reinterpret_cast<std::byte*>(std::uintptr_t{0xdead'0000'0000'0000});  // no address at all
-  expect_reading(nowhere, false);
-  expect_writing(nowhere, false);
+  std::array<std::byte, 4096> buffer{};
+  for (std::size_t n : {1, 2, 4, 8, 16, 33, 4096}) {  // not by guarded_copy(), in which AddressSanitizer refuses it
+    EXPECT_TRUE(ramet_guarded_copy(buffer.data(), nowhere, n).fault);
+    EXPECT_TRUE(ramet_guarded_copy(nowhere, buffer.data(), n).fault);
+  }
+  EXPECT_FALSE(guarded_load(reinterpret_cast<std::uint32_t*>(nowhere)));
+  EXPECT_FALSE(guarded_store(reinterpret_cast<std::uint32_t*>(nowhere), 1));
 }
 
 TEST_F(Guarded, ACopyThatReachesOverTheEndFailsAndOneUpToItDoesNot) {
@@ -177,6 +183,15 @@ TEST_F(Guarded, AFaultIsHandledOnASignalStackAsWell) {
     ASSERT_EQ(::sigaltstack(&old, nullptr), 0);
   }).join();
 }
+
+#if RAMET_ADDRESS_SANITIZER
+TEST_F(Guarded, ACopyBeyondAnObjectIsNoticedByAddressSanitizer) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto small = std::make_unique<std::byte[]>(16), large = std::make_unique<std::byte[]>(64);
+  EXPECT_DEATH((void)guarded_copy(small.get(), large.get(), 32), "heap-buffer-overflow");
+  EXPECT_DEATH((void)guarded_copy(large.get(), small.get(), 32), "heap-buffer-overflow");
+}
+#endif
 
 // --- other handlers; each in a process of its own, where ours is not there yet ---
 

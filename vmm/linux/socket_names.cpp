@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -34,11 +35,18 @@ std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
 
 SocketNames& names_of(Thread& t) { return *state_of(t).sockets; }
 
-// The path or abstract name in the guest's struct sockaddr_un; empty: only the family is there.
-OrErrno<std::string> read_name(Thread& t, mm::Gva at, std::uint64_t length) {
-  if (length < sizeof(sa_family_t) || length > sizeof(sockaddr_un)) return err(EINVAL);
+// The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut off.
+OrErrno<sockaddr_un> read_address(Thread& t, mm::Gva at, std::uint64_t length) {
+  if (length > sizeof(sockaddr_storage)) return err(EINVAL);
   sockaddr_un address{};
-  if (!t.memory().read(at, std::as_writable_bytes(std::span(&address, 1)).first(length))) return err(EFAULT);
+  const auto bytes = std::as_writable_bytes(std::span(&address, 1));
+  if (!t.memory().read(at, bytes.first(std::min<std::size_t>(length, bytes.size())))) return err(EFAULT);
+  return address;
+}
+
+// The path or abstract name in it; empty: only the family is there.
+OrErrno<std::string> name_in(const sockaddr_un& address, std::uint64_t length) {
+  if (length < sizeof(sa_family_t) || length > sizeof(sockaddr_un)) return err(EINVAL);
   if (address.sun_family != AF_UNIX) return err(EINVAL);
   if (length == kPath) return std::string();
   if (address.sun_path[0] == 0) return std::string(address.sun_path, length - kPath);
@@ -48,7 +56,9 @@ OrErrno<std::string> read_name(Thread& t, mm::Gva at, std::uint64_t length) {
 std::int64_t sys_bind(Thread& t, const Args& a) {
   auto file = socket_at(t, a.i32(0));
   if (!file) return -file.error();
-  auto name = read_name(t, a[1], a[2]);
+  auto given = read_address(t, a[1], a[2]);
+  if (!given) return -given.error();
+  auto name = name_in(*given, a[2]);
   if (!name) return -name.error();
   SocketEnds& ends = *(*file)->socket;
   std::lock_guard guard(ends.lock);
@@ -68,11 +78,12 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   auto file = socket_at(t, a.i32(0));
   if (!file) return -file.error();
   HostAddress address;
-  auto family = read_user<sa_family_t>(t.memory(), a[1]);
-  if (a[2] >= sizeof(sa_family_t) && family && *family == AF_UNSPEC) {  // a datagram socket forgets its peer
+  auto given = read_address(t, a[1], a[2]);
+  if (!given) return -given.error();
+  if (a[2] >= sizeof(sa_family_t) && given->sun_family == AF_UNSPEC) {  // a datagram socket forgets its peer
     address.length = sizeof(sa_family_t);
   } else {
-    auto found = address_for(t, type_of(**file), a[1], a[2]);
+    auto found = address_for(t, type_of(**file), *given, a[2]);
     if (!found) return -found.error();
     address = *found;
   }
@@ -195,7 +206,12 @@ std::shared_ptr<const SocketName> SocketNames::on_host(const std::string& host) 
 }
 
 OrErrno<HostAddress> address_for(Thread& t, int type, mm::Gva at, std::uint64_t length) {
-  auto name = read_name(t, at, length);
+  auto given = read_address(t, at, length);
+  return given ? address_for(t, type, *given, length) : err(given.error());
+}
+
+OrErrno<HostAddress> address_for(Thread& t, int type, const sockaddr_un& given, std::uint64_t length) {
+  auto name = name_in(given, length);
   if (!name) return err(name.error());
   if (name->empty()) return err(EINVAL);
   std::shared_ptr<const SocketName> bound;

@@ -97,6 +97,7 @@ int type_of(const OpenFile& socket);  // SO_TYPE
 // What a struct sockaddr of the guest's stands for, to a socket of that type. Errors: EFAULT, EINVAL, ENOENT and others of
 // the path, ECONNREFUSED, EPROTOTYPE.
 OrErrno<HostAddress> address_for(Thread&, int type, mm::Gva at, std::uint64_t length);
+OrErrno<HostAddress> address_for(Thread&, int type, const sockaddr_un&, std::uint64_t length);
 // Gives a name in the guest's struct sockaddr, cut to `room` bytes; the whole length. Null: the unnamed socket.
 OrErrno<socklen_t> give_name(Thread&, const SocketName*, mm::Gva at, socklen_t room);
 // The same where the call has a pointer to the length, before and after. `at` 0: not wanted.
