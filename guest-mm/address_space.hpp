@@ -146,6 +146,19 @@ class AddressSpace {
   // BeyondEnd, Io, NoMemory; the caller turns them into signals.
   Result<FaultOutcome> fault(Gva address, Access access);
 
+  // The longest run of pages around `address` that the tables let user code reach in the same way, in consecutive
+  // frames; at most `reach` bytes to either side, and not beyond the table that holds it. For machines that fill
+  // translations of their own from the tables. Without the lock: what it says was so at some moment of the call; who
+  // goes by it later must have seen to it that a flush since then would have told him. Nothing: user code may not look there.
+  struct Translation {
+    Gva start = 0;
+    std::uint64_t bytes = 0;
+    Gpa frame = 0;               // of `start`
+    bool write = false, execute = false;
+    bool allows(Access a) const { return a == Access::Read || (a == Access::Write ? write : execute); }
+  };
+  std::optional<Translation> translate(Gva address, std::uint64_t reach) const;
+
   // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
   Result<> read(Gva address, std::span<std::byte> out);
   Result<> write(Gva address, std::span<const std::byte> in);

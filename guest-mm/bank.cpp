@@ -63,6 +63,86 @@ Result<std::shared_ptr<Bank>> Bank::memory_file(Gpa base, std::uint64_t size) {
   return bank;
 }
 
+Result<std::shared_ptr<Bank>> Bank::in_files(Gpa base, std::uint64_t size) {
+  if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
+  std::byte* host = reserve_aligned(size);
+  if (!host) return fail(Error::NoMemory);
+  std::shared_ptr<Bank> bank(new Bank(base, {host, size}, [host, size] { ::munmap(host, size); }));
+  bank->blocks_ = std::vector<std::atomic<std::uint32_t>>(size / kBlockSize);
+  bank->files_.push_back(nullptr);  // number 0: no file yet
+  bank->blocks_of_.push_back(static_cast<std::uint32_t>(size / kBlockSize));
+  if (auto begun = bank->begin_file(); !begun) return fail(begun.error());
+  if (auto renewed = bank->renew(base, bank->end(), false); !renewed) return fail(renewed.error());
+  return bank;
+}
+
+Result<> Bank::begin_file() {
+  auto file = MemoryFile::create(size());
+  if (!file) return fail(file.error());
+  std::unique_lock guard(files_lock_);
+  if (newest_ != 0) files_[newest_]->close();
+  if (newest_ != 0 && blocks_of_[newest_] == 0) files_[newest_] = nullptr;
+  newest_ = static_cast<std::uint32_t>(files_.size());
+  files_.push_back(std::move(*file));
+  blocks_of_.push_back(0);
+  return {};
+}
+
+Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
+  std::unique_lock guard(files_lock_);
+  if (apart && apart_ == 0) {
+    auto file = MemoryFile::create(size());
+    if (!file) return fail(file.error());
+    apart_ = static_cast<std::uint32_t>(files_.size());
+    files_.push_back(std::move(*file));
+    blocks_of_.push_back(0);
+  }
+  const std::uint32_t number = apart ? apart_ : newest_;
+  const std::uint64_t bytes = end - start;
+  // What the file has there now would stay in it, and take memory for nobody.
+  if (blocks_[(start - base_) / kBlockSize].load(std::memory_order_relaxed) != 0 && !give_back(start, bytes)) return fail(Error::NoMemory);
+  if (::mmap(at(start), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, files_[number]->descriptor(),
+             static_cast<off_t>(start - base_)) == MAP_FAILED) {
+    return fail(Error::NoMemory);
+  }
+  (void)::madvise(at(start), bytes, MADV_DONTDUMP);
+  for (std::uint64_t block = (start - base_) / kBlockSize; block < (end - base_) / kBlockSize; ++block) {
+    const std::uint32_t before = blocks_[block].exchange(number, std::memory_order_relaxed);
+    ++blocks_of_[number];
+    if (--blocks_of_[before] == 0 && before != newest_ && before != apart_) files_[before] = nullptr;
+  }
+  return {};
+}
+
+std::shared_ptr<Bank> Bank::part_of(const Bank& whole, Gpa start, Gpa end, bool read_only) {
+  auto part = adopt(start, {whole.at(start), end - start}, {}, read_only);
+  part->whole_ = &whole;
+  return part;
+}
+
+FilePart Bank::file_at(Gpa gpa) const {
+  if (whole_) {
+    FilePart part = whole_->file_at(gpa);
+    part.bytes = std::min(part.bytes, end() - gpa);
+    return part;
+  }
+  if (blocks_.empty()) {
+    const std::uint64_t inside = gpa - base_;
+    return {part_.file, part_.offset + inside, size() - inside};
+  }
+  const std::uint64_t first = (gpa - base_) / kBlockSize;
+  const std::uint32_t number = blocks_[first].load(std::memory_order_relaxed);
+  std::uint64_t last = first + 1;
+  while (last < blocks_.size() && blocks_[last].load(std::memory_order_relaxed) == number) ++last;
+  std::shared_lock guard(files_lock_);
+  return {files_[number], gpa - base_, last * kBlockSize - (gpa - base_)};
+}
+
+bool Bank::give_back(Gpa start, std::uint64_t bytes) const {
+  // A hole in the file: MADV_DONTNEED would leave its pages, and everybody's view of them, as they are.
+  return ::madvise(at(start), bytes, has_files() ? MADV_REMOVE : MADV_DONTNEED) == 0;
+}
+
 Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
   if (file_ < 0 || start >= end || !is_aligned(start | end, kPageSize) || !contains(start) || end > this->end()) return fail(Error::Invalid);
   const std::uint64_t size = end - start;
@@ -72,9 +152,11 @@ Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
   return adopt(start, {static_cast<std::byte*>(host), size}, [host, size] { ::munmap(host, size); });
 }
 
-std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only) {
+std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only,
+                                  FilePart part) {
   std::shared_ptr<Bank> bank(new Bank(base, host, std::move(release)));
   bank->read_only_ = read_only;
+  bank->part_ = std::move(part);
   return bank;
 }
 
@@ -109,7 +191,9 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
   const auto space = config.space ? config.space : std::make_shared<PhysicalSpace>();
   auto tables = place(space, table_bytes, kTableBase, [&](Gpa base) { return Bank::memory_file(base, table_bytes); });
   if (!tables) return fail(tables.error());
-  auto data = place(space, data_bytes, kDataBase, [&](Gpa base) { return Bank::anonymous(base, data_bytes); });
+  auto data = place(space, data_bytes, kDataBase, [&](Gpa base) {
+    return config.files ? Bank::in_files(base, data_bytes) : Bank::anonymous(base, data_bytes);
+  });
   if (!data) return fail(data.error());
   std::unique_ptr<Memory> memory(new Memory);
   memory->space_ = space;
@@ -166,9 +250,11 @@ Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   return {};
 }
 
-Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::function<void()> release) {
+Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part) {
   if (host.empty() || !is_aligned(host.size(), kPageSize)) return fail(Error::Invalid);
-  return place(space_, host.size(), kAddedBase, [&](Gpa base) -> Result<std::shared_ptr<Bank>> { return Bank::adopt(base, host, release); });
+  return place(space_, host.size(), kAddedBase, [&](Gpa base) -> Result<std::shared_ptr<Bank>> {
+    return Bank::adopt(base, host, release, false, part);
+  });
 }
 
 Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
@@ -282,7 +368,7 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
     return fail(error);
   };
   for (const auto& [start, place] : data)
-    inherited_data_.push_back(Bank::adopt(start, {layer_of(place).data->at(start), place.end - start}, {}, true));
+    inherited_data_.push_back(Bank::part_of(*layer_of(place).data, start, place.end, true));
   for (const auto& [start, place] : tables) {
     auto copy = layer_of(place).tables->private_copy(start, place.end);
     if (!copy) return give_up(copy.error());

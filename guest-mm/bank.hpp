@@ -3,6 +3,7 @@
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -12,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "guest-mm/memory_file.hpp"
 #include "guest-mm/physical_space.hpp"
 #include "guest-mm/types.hpp"
 
@@ -30,9 +32,28 @@ class Bank {
   // page-aligned. Writes stay in the copy. Errors: NoMemory; Invalid if it is no memory file.
   Result<std::shared_ptr<Bank>> private_copy(Gpa start, Gpa end) const;
 
+  // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
+  static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
+  // Of in_files(), block-aligned and holding nothing that anybody needs: what is written there from now on is in another
+  // file than what was before, the newest one or, `apart`, one that only such parts are in. It reads as zeroes.
+  // Errors: NoMemory; then it is as it was, or renewed in part.
+  Result<> renew(Gpa start, Gpa end, bool apart);
+  // The newest file is closed: renew() begins another. Errors: NoMemory.
+  Result<> begin_file();
+  // Whether renew() and begin_file() are for it.
+  bool has_files() const { return !blocks_.empty(); }
+
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
-  // destructor. A guest cannot write a read-only one, whatever its page tables say.
-  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only = false);
+  // destructor. A guest cannot write a read-only one, whatever its page tables say. `part`: the file behind it.
+  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only = false,
+                                     FilePart part = {});
+  // A part of a bank, which outlives it.
+  static std::shared_ptr<Bank> part_of(const Bank&, Gpa start, Gpa end, bool read_only);
+
+  // The file behind a frame, and how far it goes on. Precondition: contains(gpa), and the frame is in use.
+  FilePart file_at(Gpa gpa) const;
+  // Block-aligned: the host gets the memory back. Whoever looks there next finds zeroes. False: the host would not.
+  bool give_back(Gpa start, std::uint64_t bytes) const;
 
   ~Bank();
   Bank(const Bank&) = delete;
@@ -54,6 +75,14 @@ class Bank {
   std::span<std::byte> host_;
   std::function<void()> release_;
   int file_ = -1;             // of memory_file(); closed by release_
+  FilePart part_;             // of adopt()
+  const Bank* whole_ = nullptr;  // of part_of()
+  // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
+  std::vector<std::atomic<std::uint32_t>> blocks_;
+  mutable std::shared_mutex files_lock_;  // guards what follows; a leaf
+  std::vector<std::shared_ptr<const MemoryFile>> files_;
+  std::vector<std::uint32_t> blocks_of_;  // how many blocks are in each: the last takes the file along
+  std::uint32_t newest_ = 0, apart_ = 0;  // apart_ 0: there is none yet
   bool read_only_ = false;
 };
 
@@ -97,6 +126,8 @@ class BankObserver {
   virtual ~BankObserver() = default;
   virtual Result<> bank_added(const Bank&) = 0;
   virtual void bank_removed(const Bank&) = 0;
+  // Files of the private bank have been closed: nobody must be able to write them when this returns.
+  virtual void files_closed() {}
 };
 
 // The guest-physical address space of one VM. Thread-safe; banks are few, look-ups take a shared lock
@@ -107,12 +138,14 @@ class Memory {
     std::uint64_t data_bytes;   // private bank, rounded up to kBlockSize
     std::uint64_t table_bytes;  // table bank
     std::shared_ptr<PhysicalSpace> space = {};  // of all VMs that may share memory; null: of this one alone
+    bool files = false;         // the private bank is in memory files, see Bank::in_files()
   };
   // Errors: NoMemory.
   static Result<std::unique_ptr<Memory>> create(const Config&, BankObserver* observer = nullptr);
   ~Memory();
 
   const Bank& data() const { return *data_; }
+  Bank& data() { return *data_; }
   const Bank& tables() const { return *tables_; }
   const std::shared_ptr<Bank>& shared_data() const { return data_; }
   const std::shared_ptr<Bank>& shared_tables() const { return tables_; }
@@ -125,7 +158,7 @@ class Memory {
   // A bank over `host`, at an address that is free in every VM of the space. Its memory must stay mapped until
   // `release` runs, which happens when the last shared_ptr has gone: of whoever made it, of each Memory it is attached
   // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
-  Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release);
+  Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {});
   // From now on the guest can be given such a bank, which other VMs may have as well; until it is detached as often.
   // Errors: NoMemory (the machine has no slot).
   Result<> attach(const std::shared_ptr<Bank>&);
@@ -152,6 +185,11 @@ class Memory {
   // The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
   Result<> announce(const Bank&, Gpa start, Gpa end);
   static constexpr std::uint64_t kFirstPiece = 8ull << 20;
+
+  // Tells the machine that a freeze has closed files.
+  void files_closed() {
+    if (observer_) observer_->files_closed();
+  }
 
   // Host memory from a guest-physical address to the end of its bank; empty if no bank holds it. The next bank may
   // begin right there, but lies elsewhere in the host.

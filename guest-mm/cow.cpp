@@ -79,7 +79,7 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
   // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
   if (leaf.level > Level::Pmd || (leaf.level == Level::Pmd && region.huge != Region::Huge::Always)) return std::nullopt;
   // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see pin_fast().
-  if (frames->thawable() || region.flips()) return std::nullopt;
+  if (frames->thawable() || region.flips() || tlb.waits()) return std::nullopt;
   Copies copies;
   Settled settled{.how = Published::OverBudget, .resolved = Resolved::Copied};
   SpeculativeFlush flush(parts());

@@ -24,7 +24,7 @@ static std::unique_lock<std::mutex> lock_soon(std::mutex& lock) {
   return std::unique_lock(lock);
 }
 
-FramePool::FramePool(const Bank& bank, Announce announce, std::uint64_t limit)
+FramePool::FramePool(Bank& bank, Announce announce, std::uint64_t limit)
     : bank_(bank), announce_(std::move(announce)), frames_(static_cast<Index>(bank.size() >> kPageShift)),
       limit_(limit == 0 ? frames_ : std::min<std::uint64_t>(limit, frames_)),
       account_(std::make_shared<Account>(limit_ << kPageShift)), top_(frames_),
@@ -33,7 +33,7 @@ FramePool::FramePool(const Bank& bank, Announce announce, std::uint64_t limit)
   lists_.fill(kNil);
 }
 
-Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce announce, std::uint64_t limit) {
+Result<std::unique_ptr<FramePool>> FramePool::create(Bank& bank, Announce announce, std::uint64_t limit) {
   std::unique_ptr<FramePool> pool(new FramePool(bank, std::move(announce), limit));
   void* meta = ::mmap(nullptr, sizeof(Frame) * std::uint64_t{pool->frames_}, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -45,7 +45,7 @@ Result<std::unique_ptr<FramePool>> FramePool::create(const Bank& bank, Announce 
 FramePool::~FramePool() {
   // The bank may live on in layers: what no layer holds goes back to the host now.
   for (Index i = 0; i < frames_ && last_seal_ > 0; i += Index{1} << kBlockOrder) {
-    if (!sealed(i) && (i < bottom_ || i >= top_)) (void)::madvise(host(i), kBlockSize, MADV_DONTNEED);
+    if (!sealed(i) && (i < bottom_ || i >= top_)) (void)bank_.give_back(gpa(i), kBlockSize);
   }
   if (meta_) ::munmap(meta_, sizeof(Frame) * std::uint64_t{frames_});
 }
@@ -146,7 +146,8 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
   }
   // A window of small pages: have the host give its memory in one call instead of a fault for each page.
   // Blocks are left to their first touch. Only a hint; if it fails the touch does the same.
-  if (run.order > 0 && run.order < kBlockOrder) (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
+  // Where guests have mappings of their own, their first touch is the only one.
+  if (run.order > 0 && run.order < kBlockOrder && !bank_.has_files()) (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
 }
 
 Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
@@ -233,7 +234,7 @@ void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
     ++order;
   }
   if (order == kBlockOrder && !zero && backed_blocks_ >= kKeptBlocks) {
-    zero = ::madvise(host(i), kBlockSize, MADV_DONTNEED) == 0;
+    zero = bank_.give_back(gpa(i), kBlockSize);
   }
   push_locked(i, order, zero);
 }
@@ -263,7 +264,13 @@ Result<Gpa> FramePool::allocate_apart() {
   if (block == apart_.end()) {
     Index first = 0;
     bool zero = false;
-    if (!take_locked(kBlockOrder, first, zero)) {
+    const bool taken = take_locked(kBlockOrder, first, zero);
+    if (taken && bank_.has_files() && !bank_.renew(gpa(first), gpa(first) + kBlockSize, true)) {
+      free_run_locked(first, kBlockOrder, false);
+      account_->give(kPageSize);
+      return fail(Error::NoMemory);
+    }
+    if (!taken) {
       account_->give(kPageSize);
       return fail(Error::NoMemory);
     }
@@ -284,6 +291,8 @@ void FramePool::free_apart_locked(Index i, Index pages) {
   for (; pages > 0; ++i, --pages) block->used.reset(i - block->first);
   if (block->used.any()) return;
   const Index first = block->first;
+  // Where it cannot leave the file that is for such blocks, it stays one, and empty.
+  if (bank_.has_files() && !bank_.renew(gpa(first), gpa(first) + kBlockSize, false)) return;
   apart_.erase(block);
   sealed_by(gpa(first)).store(0, std::memory_order_release);
   free_run_locked(first, kBlockOrder, false);
@@ -315,7 +324,30 @@ void FramePool::drop_locked(Index i, Index pages) {
   seal.dropped_frames += pages;
 }
 
-std::vector<Layer::Part> FramePool::seal() {
+Result<> FramePool::renew_locked() {
+  constexpr Index kBlock = Index{1} << kBlockOrder;
+  if (auto begun = bank_.begin_file(); !begun) return begun;
+  for (Index i = 0; i < frames_;) {
+    Index end = i;
+    while (end < frames_) {
+      if (end >= bottom_ && end < top_) end = top_;
+      else if (meta_[end].free && meta_[end].order == kBlockOrder && !sealed(end) && !apart(gpa(end))) end += kBlock;
+      else break;
+    }
+    if (end > i) {
+      if (auto renewed = bank_.renew(gpa(i), gpa(i) + (std::uint64_t{end - i} << kPageShift), false); !renewed) return renewed;
+    }
+    for (; i < end; i += kBlock) {  // they hold zeroes now
+      if (i >= bottom_ && i < top_) continue;
+      backed_blocks_ -= !meta_[i].zero;
+      meta_[i].zero = 1;
+    }
+    i = end + kBlock;
+  }
+  return {};
+}
+
+Result<std::vector<Layer::Part>> FramePool::seal() {
   std::lock_guard guard(lock_);
   constexpr Index kBlock = Index{1} << kBlockOrder;
   // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole blocks.
@@ -323,6 +355,9 @@ std::vector<Layer::Part> FramePool::seal() {
     const unsigned order = std::countr_zero(bottom_);
     push_locked(bottom_, order, true);
     bottom_ += Index{1} << order;
+  }
+  if (bank_.has_files()) {
+    if (auto renewed = renew_locked(); !renewed) return fail(renewed.error());
   }
   std::vector<Layer::Part> parts;
   const std::uint32_t number = ++last_seal_;

@@ -49,7 +49,7 @@ class FramePool {
   // first of them is handed out; called under the pool's lock. Errors: NoMemory (book-keeping).
   using Announce = std::function<Result<>(Gpa start, Gpa end)>;
   // `limit`: most frames handed out at a time, 0: all. A bank larger than that has room for what seals hold.
-  static Result<std::unique_ptr<FramePool>> create(const Bank&, Announce = {}, std::uint64_t limit = 0);
+  static Result<std::unique_ptr<FramePool>> create(Bank&, Announce = {}, std::uint64_t limit = 0);
   ~FramePool();
   FramePool(const FramePool&) = delete;
   FramePool& operator=(const FramePool&) = delete;
@@ -70,8 +70,10 @@ class FramePool {
   // refused: nothing happens.
   void free(Gpa gpa, std::uint64_t pages);
 
-  // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined.
-  std::vector<Layer::Part> seal();
+  // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined. Of a bank in files,
+  // the files with those blocks are closed as well: what is handed out afterwards is in another. Errors: NoMemory; then
+  // nothing is closed.
+  Result<std::vector<Layer::Part>> seal();
   // Whose seal the last one is: sealed as long as it lives. Once per seal().
   void sealed_for(std::weak_ptr<const Layer>);
   // The layer of the last seal that is not undone; null if there is none.
@@ -131,13 +133,15 @@ class FramePool {
     Index dropped;                                 // runs freed since: a list by Frame::next; Frame::prev is their length
     std::uint64_t dropped_frames = 0;
   };
-  FramePool(const Bank&, Announce, std::uint64_t limit);
+  FramePool(Bank&, Announce, std::uint64_t limit);
   // A block is sealed from when the number of a seal is written there until that seal has been undone.
   bool sealed(Index i) const {
     const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_acquire);
     return by != 0 && by <= sealed_.load(std::memory_order_acquire);
   }
   void drop_locked(Index, Index pages);
+  // Every block that holds no frame in use goes to a new file.
+  Result<> renew_locked();
   void free_locked(Index, std::uint64_t pages);
   std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
   Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
@@ -154,7 +158,7 @@ class FramePool {
   void free_run_locked(Index, unsigned order, bool zero);
   void fill(Run, Fill, bool zero) const;
 
-  const Bank& bank_;
+  Bank& bank_;
   const Announce announce_;
   Index frames_ = 0;
   std::uint64_t limit_ = 0;

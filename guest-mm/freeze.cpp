@@ -57,21 +57,24 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   auto pinned = m.pinned_pages_locked(batch);
   batch.commit();
   const auto root = pinned ? m.table->copy_root(m.config.end) : fail(pinned.error());
-  if (!root) {
+  auto parts = root ? m.frames->seal() : fail(root.error());
+  if (!parts) {
+    if (root) m.tables->free(*root);
     for (std::size_t i = 0; pinned && i < pinned->size(); ++i) m.frames->free((*pinned)[i].copy, 1);
     m.freezing.end();
-    return fail(root.error());
+    return fail(parts.error());
   }
   layer->data = memory_.shared_data();
   layer->tables = memory_.shared_tables();
   layer->table_part = m.tables->seal();
-  layer->data_parts = m.frames->seal();
+  layer->data_parts = std::move(*parts);
   m.tables->sealed_for(layer);
   m.frames->sealed_for(layer);
   // Faults without the lock that found a table or a frame our own before it was sealed.
   rcu::synchronize();
   snapshot->census = m.table->census();
   m.table->share_root(m.config.end, batch);
+  if (memory_.data().has_files()) memory_.files_closed();
   batch.commit();  // no vCPU writes to what is shared any more, pinned or not
   m.keep_pinned_locked(*pinned, batch);
   m.freezing.end();
@@ -139,10 +142,12 @@ Result<> AddressSpace::reset(const Snapshot& snapshot) {
   const auto before = inherited_regions(snapshot);
   // First everything that can fail. Of each end of what is left out, the tables of three levels become our own.
   const auto left_out = std::ranges::count_if(snapshot.regions, is_left_out);
-  if (auto tables = m.tables->reserve(6 * static_cast<std::uint64_t>(left_out)); !tables) return tables;
   m.freezing.begin();
   std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast()
-  const Result<> possible = m.pins->any() ? fail(Error::Pinned) : m.attach_all_locked(before, batch);
+  Result<> possible;
+  if (m.pins->any()) possible = fail(Error::Pinned);
+  if (possible) possible = m.tables->reserve(6 * static_cast<std::uint64_t>(left_out));
+  if (possible) possible = m.attach_all_locked(before, batch);
   if (!possible) {
     m.freezing.end();
     return possible;

@@ -61,6 +61,13 @@ class PageTable {
 
   virtual Gpa root() const = 0;
   virtual Leaf find(Gva) const = 0;
+  // The leaves around a present one, in the same table and at most `reach` bytes to either side of the address, that
+  // go on where it ends and begin where it does, with the same attributes: as one range. `leaf` is find() of the address.
+  struct Stretch {
+    Gva start, end;
+    Gpa address;                 // of the first byte
+  };
+  virtual Stretch like(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
   // Visits present and kept leaves that touch [start, end), in order. Skips what is absent by whole tables.
   virtual void visit(Gva start, Gva end, const std::function<void(const Leaf&)>&) const = 0;
   // Entries in use in a table.

@@ -31,6 +31,10 @@ class Tlb {
   // of the caller's, or for its rcu::Reader to leave. For its vCPU to be out of the guest it may wait: who waits is.
   virtual void flush(const FlushRequest&) = 0;
 
+  // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock flushes: it would
+  // keep its rcu::Reader, for which other VMs wait.
+  virtual bool waits() const { return false; }
+
   // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries;
   // others may keep them until they fault on one that now allows the access (FaultOutcome::Spurious). Such a vCPU
   // drops that entry, if its fault has not, compares generation() with what it was when it last dropped everything,

@@ -46,6 +46,24 @@ class Walker final : public PageTable {
     return leaf;
   }
 
+  Stretch like(const Leaf& leaf, Gva va, std::uint64_t reach) const override {
+    const std::uint64_t span = leaf.span(), whole = span * arch::kEntriesPerTable;
+    const Gva lowest = std::max(align_down(leaf.start, whole), va > reach ? align_down(va - reach, span) : 0);
+    const Gva highest = std::min(align_down(leaf.start, whole) + (whole - span), align_down(va + reach, span));
+    const auto goes_on = [&](Gva at) {
+      const Slot slot{leaf.table, leaf.level, at};
+      const Entry e = load(slot);
+      if (!F::present(e) || !F::is_leaf(e, leaf.level)) return false;
+      const Attributes a = leaf.attributes, b = F::attributes(e);
+      return F::address(e, leaf.level) - leaf.address == at - leaf.start && a.write == (b.write && !leaf.shared) &&
+             a.execute == b.execute && a.user == b.user && a.dirty == b.dirty;
+    };
+    Stretch s{leaf.start, leaf.end(), leaf.address};
+    while (s.start > lowest && goes_on(s.start - span)) s.start -= span, s.address -= span;
+    while (s.end <= highest && goes_on(s.end)) s.end += span;
+    return s;
+  }
+
   void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override {
     walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
                        [](const Slot&, Gpa) {});

@@ -76,6 +76,11 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   out += line(r.exits.exceptions, "  exits:exception");
   out += line(r.exits.kicks, "  exits:kick");
   out += line(r.exits.flush_exits, "  exits:flush");
+  if (r.exits.fills) {
+    out += line(r.exits.fills, "fills");
+    out += line(r.exits.mappings, "mappings");
+    out += line(r.exits.evictions, "evictions");
+  }
   out += lines(r.memory_counters);
   out += line(r.exits.flushes, "flushes:local");
   out += line(r.exits.spurious, "flushes:spurious");
@@ -97,6 +102,7 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};
   j["exits"] = {{"total", exits(r)},          {"syscall", r.exits.syscalls}, {"page-fault", r.exits.page_faults},
                 {"exception", r.exits.exceptions}, {"kick", r.exits.kicks},      {"flush", r.exits.flush_exits}};
+  if (r.exits.fills) j["host-mappings"] = {{"fills", r.exits.fills}, {"mappings", r.exits.mappings}, {"evictions", r.exits.evictions}};
   auto& memory = j["memory"] = to_json(r.memory_counters);
   memory["flushes:local"] = r.exits.flushes;
   memory["flushes:spurious"] = r.exits.spurious;

@@ -41,8 +41,8 @@ vmm::Share parse_dir(std::string text) {
 }  // namespace
 
 void add_run_options(CLI::App& command, RunSettings& settings) {
-  command.add_option("--machine", settings.machine, "auto: KVM where it serves the program's architecture")
-      ->check(CLI::IsMember({"auto", "kvm", "soft"}))->capture_default_str();
+  command.add_option("--machine", settings.machine, "auto: KVM. process: a confined process of the host, without KVM; new, see vmm/process/README.md")
+      ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
       ->capture_default_str();
   command.add_option("--timeout", settings.timeout, "stop the guest after this time, such as 10s; status 124");
@@ -70,8 +70,9 @@ std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&
 }
 
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
-  if (options.machine == "soft") return vmm::failure("this build has no software CPU; use --machine kvm");
+  if (options.machine == "soft") return vmm::failure("this build has no software CPU; use --machine kvm or process");
   Prepared prepared;
+  if (options.machine == "process") prepared.machine.kind = vmm::MachineChoice::Kind::Process;
   vmm::RunOptions& run = prepared.run;
   run.environment = options.environment;
   for (const std::string& entry : run.environment)
@@ -114,7 +115,7 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings
   prepared->run.program = command[0];
   prepared->run.arguments.assign(command.begin() + 1, command.end());
   prepared->run.observer = std::move(observer);
-  auto shell = vmm::Shell::create(prepared->run.memory_bytes, prepared->techniques);
+  auto shell = vmm::Shell::create(prepared->run.memory_bytes, prepared->techniques, prepared->machine);
   if (!shell) return std::unexpected(shell.error());
   return run_in(std::move(*shell), prepared->run, settings.stat, command);
 }

@@ -29,6 +29,7 @@ std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&
 struct Prepared {
   vmm::RunOptions run;
   vmm::Techniques techniques;
+  vmm::MachineChoice machine;
 };
 // Errors: settings that cannot be.
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings&);

@@ -1,5 +1,5 @@
 // Machine: the virtual CPUs and the guest-physical memory of one VM, whatever runs them.
-// Two implementations of these interfaces are planned beside vmm/kvm: KVM on arm64 and a software CPU.
+// vmm/kvm has them on KVM, vmm/process in a process of the host; make_machine.hpp chooses.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@
 namespace ramet::vmm {
 
 using arch::x86_64::FpState;
+using arch::x86_64::kUserEnd;
 using arch::x86_64::UserRegs;
 
 struct Exit {
@@ -90,6 +91,12 @@ class Machine : public mm::Tlb, public mm::BankObserver {
  public:
   ~Machine() override = default;
 
+  // What must be known before the guest's memory is made.
+  struct Needs {
+    bool files = false;        // banks in memory files: it maps them elsewhere
+  };
+  virtual Needs needs() const { return {}; }
+
   // Installs stub, descriptor tables and the linear map of the table bank into the address space.
   // Once, after the address space was created on this machine and before the first vCPU.
   virtual Status attach(mm::AddressSpace&) = 0;
@@ -120,7 +127,12 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   virtual const Features& features() const = 0;
 
   // Sums over all vCPUs that ever ran.
-  struct Totals { std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits; };
+  struct Totals {
+    std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits;
+    // Of a machine that fills translations of its own: fills, times that it dropped all for want of room, and how many
+    // mappings there are now.
+    std::uint64_t fills, evictions, mappings;
+  };
   virtual Totals totals() const = 0;
 };
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "vmm/kick_signal.hpp"
-#include "vmm/kvm/kvm_machine.hpp"
 #include "vmm/shell_pool.hpp"
 #include "vmm/snapshot.hpp"
 
@@ -40,12 +39,14 @@ Shell::~Shell() {
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memory_bytes, const Techniques& techniques,
+                                                             const MachineChoice& choice,
                                                              std::shared_ptr<mm::PhysicalSpace> space_of_all) {
   install_kick_signal();
   std::unique_ptr<Shell> shell(new Shell);
   shell->memory_bytes_ = memory_bytes;
   shell->techniques_ = techniques;
-  auto machine = create_kvm_machine();
+  shell->choice_ = choice;
+  auto machine = make_machine(choice);
   if (!machine) return std::unexpected(machine.error());
   shell->physical_space_ = space_of_all ? std::move(space_of_all)
                                         : std::make_shared<mm::PhysicalSpace>((*machine)->features().physical_bits);
@@ -53,15 +54,17 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
     return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
   memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
+  shell->machine_ = std::move(*machine);
   auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes, shell->physical_space_->limit()),
-                                      .table_bytes = table_bytes(memory_bytes), .space = shell->physical_space_});
+                                      .table_bytes = table_bytes(memory_bytes), .space = shell->physical_space_,
+                                      .files = shell->machine_->needs().files});
   if (!physical) return out_of_memory(physical.error());
   shell->physical_ = std::move(*physical);
-  shell->machine_ = std::move(*machine);
   if (auto r = shell->physical_->observe(*shell->machine_); !r) return out_of_memory(r.error());
 
   mm::AddressSpace::Config config;
   config.limit_bytes = memory_bytes;
+  config.end = kUserEnd;
   config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;
@@ -113,8 +116,8 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
 }
 
 MakeShell Shell::maker() const {
-  return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_] {
-    return create(bytes, techniques, space);
+  return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_, choice = choice_] {
+    return create(bytes, techniques, choice, space);
   };
 }
 

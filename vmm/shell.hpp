@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "vmm/error.hpp"
-#include "vmm/machine.hpp"
+#include "vmm/make_machine.hpp"
 
 namespace ramet::vmm {
 
@@ -30,6 +30,7 @@ class Shell {
  public:
   // `space`: of all VMs that may share memory with it; null: a new one.
   static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {},
+                                                               const MachineChoice& = {},
                                                                std::shared_ptr<mm::PhysicalSpace> space = {});
   // Of parts that belong together already.
   Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>);
@@ -61,12 +62,14 @@ class Shell {
   void use_pool(ShellPool* pool) { pool_ = pool; }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
+  const MachineChoice& choice() const { return choice_; }
   const std::shared_ptr<mm::PhysicalSpace>& physical_space() const { return physical_space_; }
 
  private:
   Shell() = default;
   std::uint64_t memory_bytes_ = 0;
   Techniques techniques_;
+  MachineChoice choice_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
   ShellPool* pool_ = nullptr;
   std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to

@@ -40,6 +40,7 @@ class Tree {
     c.blocks = shape >> 2 & 1;
     c.relaxed_flushes = shape >> 3 & 1;
     c.speculative_faults = shape >> 4 & 1;
+    options_.world.files = shape >> 5 & 1;
     c.merge = flag(4);
     c.pinned_cow = flag(8);
     c.many_layers = choices_.below(4);

@@ -37,10 +37,11 @@ struct World {
     unsigned vcpus = 2;
     AddressSpace::Config config = {};
     std::shared_ptr<PhysicalSpace> space = {};  // of VMs that share memory
+    bool files = false;                         // the private bank is in memory files
   };
   explicit World(Format format) : World(format, Options()) {}
   World(Format format, Options options) : tlb(format) {
-    memory = std::move(*Memory::create({options.data, options.tables, options.space}));
+    memory = std::move(*Memory::create({.data_bytes = options.data, .table_bytes = options.tables, .space = options.space, .files = options.files}));
     options.config.format = format;
     as = std::move(*AddressSpace::create(options.config, *memory, tlb));
     tlb.attach(*as, options.vcpus);

@@ -15,8 +15,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
-
 struct Request {
   std::uint64_t flags = 0, stack_pointer = 0, parent_tid = 0, child_tid = 0, tls = 0;
   int exit_signal = 0;

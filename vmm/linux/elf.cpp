@@ -9,10 +9,13 @@
 #include <cstring>
 #include <limits.h>
 
+#include "arch/x86_64/user_state.hpp"
+
 namespace ramet::vmm {
 namespace {
 
-constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000, kLowest = 0x10000;
+using arch::x86_64::kUserEnd;
+constexpr std::uint64_t kLowest = 0x10000;
 constexpr std::uint64_t kMaxHeaderBytes = 65536;  // as Linux
 
 std::string machine_name(unsigned machine) {

@@ -37,7 +37,8 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
     auto host = HostMapping::make(std::move(mappings), length, prot, file_->host.get(), static_cast<off_t>(offset));
     if (!host) return err(host.error());
     // Only the bank's last user may unmap, and its end ends this: the guest's memory may be in the middle of an access.
-    auto bank = memory.make_bank((*host)->bytes(), [host = *host, file = file_] {});
+    auto bank = memory.make_bank((*host)->bytes(), [host = *host, file = file_] {},
+                                 {.file = mm::MemoryFile::of(file_->host.get(), (prot & PROT_WRITE) != 0, file_), .offset = offset, .bytes = length});
     if (!bank) return err(errno_of(bank.error()));
     bank_ = std::move(*bank);
     bank_offset_ = offset;
@@ -156,9 +157,17 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
     std::lock_guard guard(charge->lock);
     if (!charge->grow(length)) return err(ENOMEM);
   }
-  auto host = HostMapping::make(state_->mappings, mm::align_up(length, mm::kPageSize), PROT_READ | PROT_WRITE, -1, 0);
+  length = mm::align_up(length, mm::kPageSize);
+  // A file only where the machine maps it elsewhere: it takes a descriptor.
+  std::shared_ptr<const mm::MemoryFile> file;
+  if (space.memory().data().has_files()) {
+    auto made = mm::MemoryFile::create(length);
+    if (!made) return err(ENOMEM);
+    file = std::move(*made);
+  }
+  auto host = HostMapping::make(state_->mappings, length, PROT_READ | PROT_WRITE, file ? file->descriptor() : -1, 0);
   if (!host) return err(ENOMEM);
-  auto backing = SharedMemory::create(std::move(*host), std::move(charge), space.memory());
+  auto backing = SharedMemory::create(std::move(*host), std::move(file), std::move(charge), space.memory());
   if (!backing) return err(ENOMEM);
   return *backing;
 }

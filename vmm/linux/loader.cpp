@@ -26,7 +26,7 @@ using mm::align_down, mm::align_up, mm::kBlockSize, mm::kPageSize;
 // Where position-independent programs go, as on Linux: far from both the bottom and the libraries.
 constexpr mm::Gva kPieBase = 0x5500'0000'0000;
 constexpr std::uint64_t kPieSpread = 1ull << 38, kBrkSpread = 32ull << 20, kStackSpread = 64ull << 20;
-constexpr mm::Gva kStackTop = 0x7fff'ffff'f000;
+constexpr mm::Gva kStackTop = kUserEnd;
 constexpr std::uint64_t kMaxAlignment = 1ull << 30;
 // Programs up to this size are mapped at once: cheaper than the faults they would take. See bench.
 constexpr std::uint64_t kPopulateBytes = 256 << 10;

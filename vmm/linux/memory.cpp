@@ -19,7 +19,7 @@ namespace {
 
 using mm::align_up, mm::is_aligned, mm::kPageSize;
 
-constexpr mm::Gva kMinAddress = 0x10000, kMaxAddress = 0x7fff'ffff'f000;  // vm.mmap_min_addr, TASK_SIZE
+constexpr mm::Gva kMinAddress = 0x10000, kMaxAddress = kUserEnd;  // vm.mmap_min_addr, TASK_SIZE
 constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // MAP_32BIT: below 2 GiB
 constexpr int kMapSync = 0x80000;
 constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_GROWSDOWN | MAP_DENYWRITE |

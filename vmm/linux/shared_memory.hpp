@@ -11,8 +11,9 @@ namespace ramet::vmm {
 
 class SharedMemory final : public mm::Backing {
  public:
-  // Both are held as long as the memory. Errors: NoMemory.
-  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>, std::shared_ptr<void> charge, mm::Memory&);
+  // All are held as long as the memory. `file`: what is mapped there; null: nothing but that mapping. Errors: NoMemory.
+  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>, std::shared_ptr<const mm::MemoryFile> file,
+                                                         std::shared_ptr<void> charge, mm::Memory&);
 
   std::uint64_t size() const override { return bank_->size(); }
   mm::Result<> read(std::uint64_t offset, std::span<std::byte> dst) override;

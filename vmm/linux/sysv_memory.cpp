@@ -22,7 +22,7 @@ namespace {
 using Segment = SysvMemory::Segment;
 
 constexpr std::uint64_t kMaxSize = ULONG_MAX - (1ul << 24);  // SHMMAX of Linux
-constexpr std::uint64_t kMaxAddress = 0x7fff'ffff'f000;      // TASK_SIZE
+constexpr std::uint64_t kMaxAddress = kUserEnd;      // TASK_SIZE
 constexpr unsigned kRead = S_IRUSR, kWrite = S_IWUSR, kExecute = S_IXUSR;
 
 // All processes of a family have the same ids; root is asked for nothing, as with files.

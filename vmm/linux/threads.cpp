@@ -17,7 +17,6 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::uint64_t kUserEnd = 0x7fff'ffff'f000;
 
 // --- ending ---
 

@@ -1,0 +1,44 @@
+/* What the process machine's stub (process_stub.S), which runs in the guest's host process, and the VMM agree on.
+   Addresses lie above the guest's user end. A context belongs to one thread of that process: a page that the VMM
+   writes and the process can only read ("told"), and an area that the process writes ("said"): a page of answers,
+   then the signal stack, where the host's kernel puts the frame with the guest's registers. */
+#ifndef RAMET_ARCH_X86_64_PROCESS_LAYOUT_H
+#define RAMET_ARCH_X86_64_PROCESS_LAYOUT_H
+
+#define RAMET_USER_END 0x7ffffc000000 /* guest addresses end here, on every machine */
+#define RAMET_STUB_TEXT 0x7ffffc000000 /* one page, read and execute */
+#define RAMET_TOLD 0x7ffffd000000
+#define RAMET_SAID 0x7ffffe000000
+#define RAMET_TOP 0x7ffffffff000 /* of what a host process can map */
+
+#define RAMET_CONTEXTS 1024 /* number 0 is the mapper's, the last one's told page holds the filters */
+#define RAMET_TOLD_SIZE 0x1000
+#define RAMET_SAID_SIZE 0x4000
+#define RAMET_SIGNAL_STACK 0x1000 /* within said: from here to its end */
+
+/* told */
+#define TOLD_GO 0     /* u32: number of the newest command list */
+#define TOLD_SLEEPS 4 /* u32: the VMM sleeps until the list is answered: wake it */
+#define TOLD_SPIN 8   /* u32: rounds to look for the next list before sleeping */
+#define TOLD_COUNT 12 /* u32: commands in the list */
+#define TOLD_THEN 16  /* u32: what follows the commands: 0 the guest's code (rt_sigreturn), 1 the answer at once */
+#define TOLD_FSGS 20  /* u32: user code can read and write FS and GS bases by itself here */
+#define TOLD_COMMANDS 256 /* of 64 bytes: u64 call number, six arguments, unused */
+#define TOLD_MOST_COMMANDS 48
+#define TOLD_DATA 3328 /* what commands point to */
+
+/* said */
+#define SAID_DONE 0    /* u32: number of the last list that has been answered: by a trap, or by its results */
+#define SAID_SLEEPS 4  /* u32: the thread sleeps until there is another list */
+#define SAID_APPLIED 8 /* u32: number of the last list whose commands have been carried out */
+#define SAID_SIGNAL 12 /* u32: of the trap */
+#define SAID_INFO 16   /* u64: where its siginfo is */
+#define SAID_FRAME 24  /* u64: where its ucontext is */
+#define SAID_FS 32     /* u64: bases, with TOLD_FSGS */
+#define SAID_GS 40
+#define SAID_RESULTS 256 /* u64 a command */
+
+/* A call that no kernel has: a thread's filter turns it into its first trap. */
+#define RAMET_FIRST_TRAP 0x7abd
+
+#endif

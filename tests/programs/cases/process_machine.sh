@@ -1,0 +1,32 @@
+# What only the process machine has: a process of the host that may end by itself, or be ended.
+on_process() { "${PROGRAM:-$RAMET}" run --machine process "$@"; }
+child_of() { for i in 1 2 3 4 5 6 7 8 9 10; do pgrep -P "$1" && return; sleep 0.1; done; return 1; }
+
+# Ended from outside, as the host does it when memory is short: one sentence, and ramet itself goes on to its end.
+test_process_ended() {
+  command -v pgrep >/dev/null || skip "no pgrep on this machine"
+  on_process --timeout "$LIMIT" "$BUSYBOX" sleep 100 2>"$WORK/err" &
+  ramet=$!
+  sleep 0.3
+  child=$(child_of $ramet) || fail "there is no host process of the guest"
+  kill -9 $child
+  wait $ramet
+  status=$?
+  show "$WORK/err"
+  [ $status = 125 ] && grep -q 'host process ended' "$WORK/err" || fail "status $status"
+}
+# However ramet ends, nothing of the guest is left.
+test_process_left_behind() {
+  command -v pgrep >/dev/null || skip "no pgrep on this machine"
+  on_process "$BUSYBOX" sleep 100 &
+  ramet=$!
+  sleep 0.3
+  child=$(child_of $ramet) || fail "there is no host process of the guest"
+  kill -9 $ramet
+  wait $ramet
+  for i in 1 2 3 4 5 6 7 8 9 10; do
+    [ -d "/proc/$child" ] || return 0
+    sleep 0.2
+  done
+  fail "the guest's process $child is still there"
+}

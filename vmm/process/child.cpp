@@ -1,0 +1,321 @@
+#include "vmm/process/child.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "arch/x86_64/process_stub.hpp"
+#include "vmm/kick_signal.hpp"
+#include "vmm/process/child_maker.hpp"
+#include "vmm/process/seccomp_filter.hpp"
+
+namespace ramet::vmm::process {
+namespace {
+
+constexpr std::size_t kContextBytes = std::size_t{RAMET_CONTEXTS} * (RAMET_TOLD_SIZE + RAMET_SAID_SIZE);
+constexpr int kFirstFree = 6;   // of the VMM's descriptors that are handed to the new process, see ChildMaker
+constexpr unsigned kMapper = 0, kFilters = RAMET_CONTEXTS - 1;
+constexpr std::uint32_t kRounds = 2000;  // of looking for an answer before sleeping
+
+// In the told page of kFilters: two struct sock_fprog, then the programs.
+constexpr std::size_t kMapperProgram = 0, kVcpuProgram = 16, kPrograms = 64;
+
+std::uint64_t filters_at() { return RAMET_TOLD + std::uint64_t{kFilters} * RAMET_TOLD_SIZE; }
+
+bool lay_out_filters(std::byte* page) {
+  std::size_t at = kPrograms;
+  for (const auto& [place, program] : {std::pair{kMapperProgram, mapper_filter()}, std::pair{kVcpuProgram, vcpu_filter()}}) {
+    const std::size_t bytes = program.size() * sizeof(sock_filter);
+    if (bytes > RAMET_TOLD_SIZE - at) return false;
+    const auto length = static_cast<std::uint16_t>(program.size());
+    const std::uint64_t where = filters_at() + at;
+    std::memcpy(page + place, &length, sizeof length);
+    std::memcpy(page + place + 8, &where, sizeof where);
+    std::memcpy(page + at, program.data(), bytes);
+    at += bytes;
+  }
+  return true;
+}
+
+int descriptor_above(int fd) {
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, kFirstFree);
+  ::close(fd);
+  return moved;
+}
+
+// What the mapper does first. `names`: of each command, for whoever must be told that it failed.
+struct SetUp {
+  std::vector<Command> commands;
+  std::vector<const char*> names;
+  void add(const char* name, Command c) { commands.push_back(c), names.push_back(name); }
+};
+
+SetUp set_up(const Context& mapper) {
+  // What commands point to, in the mapper's told page.
+  struct {
+    struct {
+      std::uint64_t handler, flags, restorer, mask;  // the kernel's struct sigaction
+    } action;
+    std::uint64_t all_signals;
+    rlimit no_core;
+  } data{.action = {.handler = arch::x86_64::process_stub::handler(), .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000,
+                    .restorer = RAMET_STUB_TEXT, .mask = ~0ull},
+         .all_signals = ~0ull, .no_core = {0, 0}};
+  static_assert(sizeof data <= RAMET_TOLD_SIZE - TOLD_DATA);
+  std::memcpy(mapper.data().data(), &data, sizeof data);
+  const std::uint64_t action = mapper.data_at(), mask = action + sizeof data.action, limit = mask + 8;
+
+  constexpr std::uint64_t kTextEnd = RAMET_STUB_TEXT + 0x1000, kToldEnd = RAMET_TOLD + std::uint64_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE,
+                          kSaidEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
+  SetUp s;
+  s.add("munmap", {SYS_munmap, {0, RAMET_STUB_TEXT}});
+  s.add("munmap", {SYS_munmap, {kTextEnd, RAMET_TOLD - kTextEnd}});
+  s.add("munmap", {SYS_munmap, {kToldEnd, RAMET_SAID - kToldEnd}});
+  s.add("munmap", {SYS_munmap, {kSaidEnd, RAMET_TOP - kSaidEnd}});
+  s.add("setsid", {SYS_setsid, {}});
+  s.add("prctl(PR_SET_NO_NEW_PRIVS)", {SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
+  s.add("prctl(PR_SET_DUMPABLE)", {SYS_prctl, {PR_SET_DUMPABLE, 0}});
+  s.add("setrlimit", {SYS_prlimit64, {0, RLIMIT_CORE, limit, 0}});
+  for (int signal : {SIGSYS, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, kick_signal()})
+    s.add("sigaction", {SYS_rt_sigaction, {static_cast<std::uint64_t>(signal), action, 0, 8}});
+  s.add("sigprocmask", {SYS_rt_sigprocmask, {SIG_SETMASK, mask, 0, 8}});
+  s.add("close", {SYS_close, {3}});
+  s.add("close", {SYS_close, {4}});
+  s.add("seccomp", {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, filters_at() + kMapperProgram}});
+  return s;
+}
+
+}  // namespace
+
+std::expected<std::unique_ptr<Child>, Failure> Child::create() {
+  std::unique_ptr<Child> child(new Child);
+  if (auto started = child->start(); !started) return std::unexpected(started.error());
+  return child;
+}
+
+Status Child::start() {
+  auto maker = ChildMaker::get();
+  if (!maker) return std::unexpected(maker.error());
+  maker_ = std::move(*maker);
+  const auto no = [](const char* what) { return failure(fmt::format("the host gives a guest's process no {}: {}", what, std::strerror(errno))); };
+  int contexts = ::memfd_create("ramet-contexts", MFD_CLOEXEC);
+  if (contexts < 0) return no("memory file");
+  contexts = descriptor_above(contexts);
+  void* mapped = contexts >= 0 && ::ftruncate(contexts, kContextBytes) == 0
+                     ? ::mmap(nullptr, kContextBytes, PROT_READ | PROT_WRITE, MAP_SHARED, contexts, 0) : MAP_FAILED;
+  if (mapped == MAP_FAILED) {
+    ::close(contexts);
+    return no("memory");
+  }
+  contexts_ = static_cast<std::byte*>(mapped);
+  ::madvise(contexts_, kContextBytes, MADV_DONTDUMP);
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
+    ::close(contexts);
+    return no("socket");
+  }
+  socket_ = pair[0];
+  const int theirs = descriptor_above(pair[1]);
+  ::shutdown(socket_, SHUT_RD);  // it only ever receives
+
+  if (!lay_out_filters(contexts_ + std::size_t{kFilters} * RAMET_TOLD_SIZE)) {
+    ::close(contexts), ::close(theirs);
+    return failure("the system-call filters of a guest's process do not fit into their page");
+  }
+  const Context mapper = context(kMapper);
+  const SetUp first = set_up(mapper);
+  mapper.prepare(first.commands, Then::Answer);
+  mapper.go();
+  // It never spins: it would keep a processor from the guest.
+  const ChildMaker::Made made = theirs >= 0 ? maker_->make(contexts, theirs) : ChildMaker::Made{.error = errno};
+  ::close(contexts);
+  if (theirs >= 0) ::close(theirs);
+  pid_ = made.pid;
+  pidfd_ = made.pidfd;
+  if (pid_ < 0)
+    return failure(fmt::format("the host gives the guest no process of its own: {}{}", std::strerror(made.error),
+                               made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""));
+  numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
+  if (!mapper.wait(kRounds, Patience(*this)))
+    return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
+  for (std::size_t i = 0; i < first.commands.size(); ++i) {
+    if (const std::int64_t r = mapper.result(i); r < 0)
+      return failure(fmt::format("the host refuses the guest's process {}: {}", first.names[i], std::strerror(static_cast<int>(-r))));
+  }
+  return {};
+}
+
+Child::~Child() {
+  if (pid_ > 0) {
+    kill();
+    // Layers, banks and files are let go by whoever waits for this.
+    siginfo_t info;
+    std::lock_guard guard(reaping_);
+    while (!reaped_ && ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 && errno == EINTR) {
+    }
+  }
+  if (pidfd_ >= 0) ::close(pidfd_);
+  if (socket_ >= 0) ::close(socket_);
+  if (contexts_) ::munmap(contexts_, kContextBytes);
+}
+
+bool Child::alive() {
+  if (ended_.load(std::memory_order_relaxed)) return false;
+  pollfd ready{.fd = pidfd_, .events = POLLIN, .revents = 0};
+  if (::poll(&ready, 1, 0) == 1) ended_.store(true, std::memory_order_relaxed);
+  return !ended_.load(std::memory_order_relaxed);
+}
+
+void Child::kill() {
+  ended_.store(true, std::memory_order_relaxed);
+  (void)::syscall(SYS_pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);  // ESRCH: it has ended by itself
+}
+
+void Child::signal(int thread, int signal) const {
+  // The process is reaped with this object, not before: its id is nobody else's. A thread that has ended needs none.
+  (void)::syscall(SYS_tgkill, pid_, thread, signal);
+}
+
+bool Child::stopped() const {
+  std::ifstream stat("/proc/" + std::to_string(pid_) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const auto name_end = line.rfind(") ");
+  return name_end != line.npos && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
+}
+
+bool Child::Patience::operator()() {
+  if (!child_.alive()) return false;
+  if (!limited_ || child_.stopped()) return true;
+  constexpr unsigned kSlices = 100;  // of 100 ms; a slice in which the VMM itself is stopped counts as one
+  if (++silent_ < kSlices) return true;
+  child_.kill();
+  return false;
+}
+
+// --- the mapper ---
+
+std::expected<void, int> Child::ask(std::span<const Command> commands) {
+  const Context mapper = context(kMapper);
+  while (!commands.empty()) {
+    const auto part = commands.first(std::min<std::size_t>(commands.size(), TOLD_MOST_COMMANDS));
+    if (ended_.load(std::memory_order_relaxed)) return std::unexpected(ESRCH);
+    mapper.prepare(part, Then::Answer);
+    mapper.go();
+    if (!mapper.wait(kRounds, Patience(*this))) return std::unexpected(ESRCH);
+    for (std::size_t i = 0; i < part.size(); ++i)
+      if (const std::int64_t r = mapper.result(i); r < 0 && r > -4096) return std::unexpected(static_cast<int>(-r));
+    commands = commands.subspan(part.size());
+  }
+  return {};
+}
+
+std::expected<void, int> Child::carry_out(std::span<const Command> commands) {
+  std::lock_guard guard(mapper_lock_);
+  return ask(commands);
+}
+
+std::expected<int, int> Child::give(int descriptor) {
+  std::lock_guard guard(mapper_lock_);
+  int number = 0;
+  for (std::uint64_t& word : numbers_) {
+    if (~word == 0) {
+      number += 64;
+      continue;
+    }
+    number += std::countr_one(word);
+    break;
+  }
+  if (number >= static_cast<int>(64 * std::size(numbers_))) return std::unexpected(EMFILE);
+  char byte = 0;
+  iovec piece{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  if (::sendmsg(socket_, &message, MSG_NOSIGNAL) != 1) return std::unexpected(errno);
+  // The receiver's message lies where it can be written: what the kernel fills in nobody reads.
+  const Context mapper = context(kMapper);
+  constexpr std::size_t kMessage = RAMET_SIGNAL_STACK;  // the mapper has no use for a signal stack
+  const std::uint64_t at = mapper.said_at() + kMessage;
+  const iovec there{reinterpret_cast<void*>(at + 128), 1};
+  msghdr receiving{};
+  receiving.msg_iov = reinterpret_cast<iovec*>(at + 64);
+  receiving.msg_iovlen = 1;
+  receiving.msg_control = reinterpret_cast<void*>(at + 192);
+  receiving.msg_controllen = sizeof control;
+  std::memcpy(mapper.said().data() + kMessage, &receiving, sizeof receiving);
+  std::memcpy(mapper.said().data() + kMessage + 64, &there, sizeof there);
+  const Command receive{SYS_recvmsg, {kMapperSocket, at, MSG_CMSG_CLOEXEC}};
+  if (auto done = ask({&receive, 1}); !done) return std::unexpected(done.error());
+  numbers_[number / 64] |= 1ull << number % 64;
+  return number;
+}
+
+std::expected<void, int> Child::take_back(int number) {
+  std::lock_guard guard(mapper_lock_);
+  const Command close{SYS_close, {static_cast<std::uint64_t>(number)}};
+  if (auto done = ask({&close, 1}); !done) return done;
+  numbers_[number / 64] &= ~(1ull << number % 64);
+  return {};
+}
+
+std::expected<int, int> Child::make_thread(unsigned number) {
+  const Context c = context(number);
+  struct {
+    stack_t stack;
+    std::uint64_t no_signals;
+  } data{};
+  data.stack.ss_sp = reinterpret_cast<void*>(c.said_at() + RAMET_SIGNAL_STACK);
+  data.stack.ss_size = RAMET_SAID_SIZE - RAMET_SIGNAL_STACK;
+  data.stack.ss_flags = static_cast<int>(1u << 31);  // SS_AUTODISARM
+  std::memcpy(c.data().data(), &data, sizeof data);
+  constexpr unsigned long kFsgsbase = 2;  // HWCAP2_FSGSBASE
+  if ((::getauxval(AT_HWCAP2) & kFsgsbase) != 0) c.tell_bases();
+  c.spin(0);
+  const Command begin[] = {
+      {SYS_sigaltstack, {c.data_at(), 0}},
+      {SYS_rt_sigprocmask, {SIG_SETMASK, c.data_at() + offsetof(decltype(data), no_signals), 0, 8}},
+      {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, filters_at() + kVcpuProgram}},
+      {RAMET_FIRST_TRAP, {}},
+  };
+  c.prepare(begin, Then::Guest);
+  c.go();
+  const Command clone{SYS_clone, {thread_flags(), c.said_at() + 8}};
+  std::lock_guard guard(mapper_lock_);
+  if (auto made = ask({&clone, 1}); !made) return std::unexpected(made.error());
+  const auto thread = static_cast<int>(context(kMapper).result(0));
+  if (!c.wait(kRounds, Patience(*this))) return std::unexpected(ESRCH);
+  for (std::size_t i = 0; i + 1 < std::size(begin); ++i) {
+    if (c.result(i) >= 0) continue;
+    kill();  // it must not run without its filter
+    return std::unexpected(ESRCH);
+  }
+  return thread;
+}
+
+}  // namespace ramet::vmm::process

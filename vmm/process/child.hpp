@@ -1,0 +1,78 @@
+// The host process that a guest runs in: made, given descriptors and threads, told what to map, and ended.
+//
+// Its first thread, the mapper, never runs guest code: it carries out what the VMM asks for while guest threads run. The
+// process ends with the VMM, however that comes, and nobody else's waitpid(2) sees it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "vmm/error.hpp"
+#include "vmm/process/context.hpp"
+
+namespace ramet::vmm::process {
+
+class ChildMaker;
+
+class Child {
+ public:
+  // Errors: no process, memory or descriptor; a host whose kernel or filter refuses what the process needs; each says
+  // which.
+  static std::expected<std::unique_ptr<Child>, Failure> create();
+  ~Child();  // it has ended when this returns
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  Context context(unsigned number) const { return {contexts_, number}; }
+  // How many contexts there are for guest threads, numbered from 1.
+  static constexpr unsigned kMostThreads = RAMET_CONTEXTS - 2;
+
+  // --- by the mapper; one request at a time, done when they return ---
+  // Errors: a call failed, its errno; ESRCH: the process has ended, or does not answer and was killed.
+  std::expected<void, int> carry_out(std::span<const Command>);
+  // Gives the process a descriptor; its number there. Errors as above.
+  std::expected<int, int> give(int descriptor);
+  std::expected<void, int> take_back(int number);
+  // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as above.
+  std::expected<int, int> make_thread(unsigned number);
+
+  // Whether it runs. It may have ended by itself, or by the host's shortage of memory.
+  bool alive();
+  // Ends it now.
+  void kill();
+  // Sends a signal to one of its threads. Async-signal-safe.
+  void signal(int thread, int signal) const;
+  // For waiting: goes on as long as the process lives and, with a limit, answers within ten seconds that neither it nor
+  // the VMM was stopped in.
+  class Patience {
+   public:
+    explicit Patience(Child& child, bool limited = true) : child_(child), limited_(limited) {}
+    bool operator()();
+
+   private:
+    Child& child_;
+    const bool limited_;
+    unsigned silent_ = 0;
+  };
+
+ private:
+  Child() = default;
+  Status start();
+  std::expected<void, int> ask(std::span<const Command>);  // mapper_lock_ held
+  bool stopped() const;
+
+  std::shared_ptr<ChildMaker> maker_;
+  int pid_ = -1, pidfd_ = -1, socket_ = -1;
+  std::byte* contexts_ = nullptr;
+  std::mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
+  std::uint64_t numbers_[16] = {};  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
+  std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
+  std::mutex reaping_;              // guards reaped_
+  bool reaped_ = false;
+};
+
+}  // namespace ramet::vmm::process

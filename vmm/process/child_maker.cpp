@@ -1,0 +1,159 @@
+#include "vmm/process/child_maker.hpp"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <vector>
+
+#include "arch/x86_64/process_stub.hpp"
+#include "vmm/process/seccomp_filter.hpp"
+#include "vmm/signals_blocked.hpp"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U  // Linux 6.3
+#endif
+
+namespace ramet::vmm::process {
+namespace {
+
+constexpr std::uint64_t kProgramAt = 0x200000;
+constexpr std::size_t kPage = 4096;
+
+// An ELF program of two pages: headers, and the stub.
+std::vector<std::byte> program() {
+  std::vector<std::byte> file(2 * kPage);
+  Elf64_Ehdr header{};
+  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_ident[EI_DATA] = ELFDATA2LSB;
+  header.e_ident[EI_VERSION] = EV_CURRENT;
+  header.e_type = ET_EXEC;
+  header.e_machine = EM_X86_64;
+  header.e_version = EV_CURRENT;
+  header.e_entry = kProgramAt;
+  header.e_phoff = sizeof header;
+  header.e_ehsize = sizeof header;
+  header.e_phentsize = sizeof(Elf64_Phdr);
+  header.e_phnum = 2;
+  const Elf64_Phdr segments[] = {
+      {.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = kPage, .p_vaddr = kProgramAt, .p_paddr = kProgramAt,
+       .p_filesz = kPage, .p_memsz = kPage, .p_align = kPage},
+      {.p_type = PT_GNU_STACK, .p_flags = PF_R | PF_W, .p_offset = 0, .p_vaddr = 0, .p_paddr = 0, .p_filesz = 0, .p_memsz = 0, .p_align = 16}};
+  std::memcpy(file.data(), &header, sizeof header);
+  std::memcpy(file.data() + sizeof header, segments, sizeof segments);
+  const auto code = arch::x86_64::process_stub::code();
+  std::memcpy(file.data() + kPage, code.data(), code.size());
+  return file;
+}
+
+struct Begin {
+  int contexts, program, socket;
+  pid_t parent;
+};
+
+// In the new process, on the VMM's memory, until execve. No descriptor of the VMM is left.
+int begin(void* argument) {
+  const Begin& b = *static_cast<const Begin*>(argument);
+  // Those given lie above 5, so that none overwrites another.
+  if (::dup2(b.contexts, 3) < 0 || ::dup2(b.program, 4) < 0 || ::dup2(b.socket, kMapperSocket) < 0) ::_exit(1);
+  for (int fd = 0; fd < 3; ++fd) ::close(fd);
+  if (::syscall(SYS_close_range, 6, ~0u, 0) != 0) ::_exit(1);
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != b.parent) ::_exit(1);
+  char* const none[] = {nullptr};
+  ::syscall(SYS_execveat, 4, "", none, none, AT_EMPTY_PATH);
+  ::_exit(2);
+}
+
+}  // namespace
+
+std::expected<std::shared_ptr<ChildMaker>, Failure> ChildMaker::get() {
+  static std::mutex lock;
+  static std::weak_ptr<ChildMaker> known;
+  std::lock_guard guard(lock);
+  if (auto there = known.lock()) return there;
+  std::shared_ptr<ChildMaker> fresh(new ChildMaker);
+  if (auto started = fresh->start(); !started) return std::unexpected(started.error());
+  known = fresh;
+  return fresh;
+}
+
+Status ChildMaker::start() {
+  const auto bytes = program();
+  int file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+  if (file < 0 && errno == EINVAL) file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file < 0) return failure(fmt::format("the host gives no memory file that can be run: {} (sysctl vm.memfd_noexec must not be 2)", std::strerror(errno)));
+  program_ = ::fcntl(file, F_DUPFD_CLOEXEC, 6);
+  ::close(file);
+  if (program_ < 0 || ::write(program_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+      ::fcntl(program_, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
+    return failure(fmt::format("the host gives no memory for the guest's process: {}", std::strerror(errno)));
+  try {
+    SignalsBlocked blocked;
+    thread_ = std::thread([this] { work(); });
+  } catch (const std::system_error& e) {
+    return failure(fmt::format("the host cannot start a thread: {}", e.what()));
+  }
+  return {};
+}
+
+ChildMaker::~ChildMaker() {
+  {
+    std::lock_guard guard(lock_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  if (program_ >= 0) ::close(program_);
+}
+
+ChildMaker::Made ChildMaker::make(int contexts, int socket) {
+  Order order{contexts, socket, {}};
+  std::unique_lock guard(lock_);
+  changed_.wait(guard, [&] { return order_ == nullptr; });
+  order_ = &order;
+  changed_.notify_all();
+  changed_.wait(guard, [&] { return order.done; });
+  return order.made;
+}
+
+void ChildMaker::work() {
+  std::unique_lock guard(lock_);
+  for (;;) {
+    changed_.wait(guard, [&] { return stop_ || (order_ && !order_->done); });
+    if (stop_) return;
+    Order& order = *order_;
+    guard.unlock();
+    const Made made = spawn(order.contexts, order.socket);
+    guard.lock();
+    order.made = made;
+    order.done = true;
+    order_ = nullptr;
+    changed_.notify_all();
+  }
+}
+
+ChildMaker::Made ChildMaker::spawn(int contexts, int socket) const {
+  Begin b{contexts, program_, socket, ::getpid()};
+  alignas(64) static std::byte stack[32 << 10];  // this thread alone makes them, and waits until each has begun
+  // No handler of the VMM's may run there; the new process keeps the mask over execve.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  Made made;
+  made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD, &b, &made.pidfd);
+  made.error = made.pid < 0 ? errno : 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return made;
+}
+
+}  // namespace ramet::vmm::process

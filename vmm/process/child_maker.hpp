@@ -1,0 +1,48 @@
+// Makes the host processes of guests, from one thread that lives as long as any of them: the kernel ends a process with
+// the *thread* that made it (PR_SET_PDEATHSIG). It also has what all of them begin with: the stub as a program.
+#pragma once
+
+#include <condition_variable>
+#include <expected>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "vmm/error.hpp"
+
+namespace ramet::vmm::process {
+
+class ChildMaker {
+ public:
+  // The one there is, or a new one. Errors: no thread, no memory file.
+  static std::expected<std::shared_ptr<ChildMaker>, Failure> get();
+  ~ChildMaker();
+
+  struct Made {
+    int pid = -1, pidfd = -1;
+    int error = 0;               // errno, if there is none
+  };
+  // A process that begins in the stub with these as descriptors 3 and 5, and the stub's text as 4.
+  Made make(int contexts, int socket);
+
+ private:
+  ChildMaker() = default;
+  Status start();
+  void work();
+  Made spawn(int contexts, int socket) const;
+
+  int program_ = -1;
+  std::mutex lock_;  // guards what follows but thread_
+  std::condition_variable changed_;
+  struct Order {
+    int contexts, socket;
+    Made made;
+    bool done = false;
+  };
+  Order* order_ = nullptr;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ramet::vmm::process

@@ -1,0 +1,64 @@
+// A context as the VMM sees it: what one thread of a guest's host process is told, and what it says (see
+// arch/x86_64/process_layout.h). The process may write anything into what it says, at any time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "arch/x86_64/process_layout.h"
+
+namespace ramet::vmm::process {
+
+// A system call that a thread of the process is to make.
+struct Command {
+  std::uint64_t number = 0;
+  std::uint64_t arguments[6] = {};
+  std::uint64_t unused = 0;
+};
+static_assert(sizeof(Command) == 64);
+
+// What follows the commands of a list.
+enum class Then : std::uint32_t { Guest, Answer };
+
+class Context {
+ public:
+  Context() = default;
+  // `contexts`: the file as the VMM has it mapped.
+  Context(std::byte* contexts, unsigned number)
+      : told_(contexts + std::size_t{number} * RAMET_TOLD_SIZE),
+        said_(contexts + std::size_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE + std::size_t{number} * RAMET_SAID_SIZE), number_(number) {}
+
+  // Where the process sees them.
+  std::uint64_t told_at() const { return RAMET_TOLD + std::uint64_t{number_} * RAMET_TOLD_SIZE; }
+  std::uint64_t said_at() const { return RAMET_SAID + std::uint64_t{number_} * RAMET_SAID_SIZE; }
+  std::span<std::byte> said() const { return {said_, RAMET_SAID_SIZE}; }
+  // What commands may point to: read-only there.
+  std::span<std::byte> data() const { return {told_ + TOLD_DATA, RAMET_TOLD_SIZE - TOLD_DATA}; }
+  std::uint64_t data_at() const { return told_at() + TOLD_DATA; }
+
+  void spin(std::uint32_t rounds) const;
+  void tell_bases() const;  // the process can read and write them by itself
+  bool has_bases() const;   // what it says of them is worth something
+  std::uint64_t fs_base() const;
+  std::uint64_t gs_base() const;
+  // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is answered.
+  void prepare(std::span<const Command>, Then) const;
+  // Lets the thread go on with it. Returns its number.
+  std::uint32_t go() const;
+  std::uint32_t newest() const;
+  bool answered(std::uint32_t number) const;
+  // Whether the commands of that list, or of a later one, have been carried out, as the process says.
+  bool applied(std::uint32_t number) const;
+  // Waits until the newest list is answered. After `rounds` of looking it sleeps; `patient` is asked about ten times a
+  // second whether to go on. False: no.
+  bool wait(std::uint32_t rounds, const std::function<bool()>& patient) const;
+  std::int64_t result(std::size_t command) const;
+
+ private:
+  std::byte *told_ = nullptr, *said_ = nullptr;
+  unsigned number_ = 0;
+};
+
+}  // namespace ramet::vmm::process

@@ -1,0 +1,114 @@
+#include "vmm/process/machine.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "vmm/host_features.hpp"
+#include "vmm/kick_signal.hpp"
+#include "vmm/process/vcpu.hpp"
+
+namespace ramet::vmm::process {
+namespace {
+
+// Host mappings that are left for the stub, and for the pieces that a call in the middle of a mapping makes.
+constexpr std::size_t kReserve = 512;
+
+std::size_t capacity() {
+  static const std::size_t most = [] {
+    std::size_t n = 65530;
+    std::ifstream("/proc/sys/vm/max_map_count") >> n;
+    return n;
+  }();
+  return most > 2 * kReserve ? most - kReserve : most / 2;
+}
+
+}  // namespace
+
+std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create() {
+  install_kick_signal();
+  auto child = Child::create();
+  if (!child) return std::unexpected(child.error());
+  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child)));
+}
+
+ProcessMachine::ProcessMachine(std::unique_ptr<Child> child) : child_(std::move(child)) {}
+ProcessMachine::~ProcessMachine() = default;
+
+Status ProcessMachine::attach(mm::AddressSpace& space) {
+  space_ = &space;
+  mirror_ = std::make_unique<Mirror>(*child_, space, space.memory(), capacity());
+  return {};
+}
+
+void ProcessMachine::flush(const mm::FlushRequest& request) {
+  if (mirror_) mirror_->flush(request.ranges, request.everything);
+}
+
+void ProcessMachine::files_closed() {
+  if (mirror_) mirror_->close_writable();
+}
+
+const Machine::Features& ProcessMachine::features() const { return host_features(); }
+
+std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
+  std::lock_guard one_at_a_time(creating_lock_);
+  const auto number = static_cast<unsigned>(vcpus_.size()) + 1;
+  if (number > Child::kMostThreads) return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
+  const auto thread = child_->make_thread(number);
+  if (!thread) return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())));
+  auto vcpu = std::make_unique<ProcessVcpu>(*this, number, *thread);
+  std::lock_guard hold(vcpus_lock_);
+  return vcpus_.emplace_back(std::move(vcpu)).get();
+}
+
+Status ProcessMachine::make_vcpu() {
+  auto vcpu = create_vcpu();
+  if (!vcpu) return std::unexpected(vcpu.error());
+  std::lock_guard hold(vcpus_lock_);
+  free_.push_back(*vcpu);
+  return {};
+}
+
+std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
+  ProcessVcpu* vcpu = nullptr;
+  {
+    std::lock_guard hold(vcpus_lock_);
+    if (!free_.empty()) {
+      vcpu = free_.back();
+      free_.pop_back();
+    }
+  }
+  if (!vcpu) {
+    auto created = create_vcpu();
+    if (!created) return std::unexpected(created.error());
+    vcpu = *created;
+  }
+  vcpu->recycle();
+  return vcpu;
+}
+
+void ProcessMachine::release_vcpu(Vcpu* vcpu) {
+  std::lock_guard hold(vcpus_lock_);
+  free_.push_back(static_cast<ProcessVcpu*>(vcpu));
+}
+
+Machine::Totals ProcessMachine::totals() const {
+  Totals t{};
+  {
+    std::lock_guard hold(vcpus_lock_);
+    for (const auto& v : vcpus_) {
+      const VcpuCounters& c = v->counters();
+      t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions;
+      t.kicks += c.kicks, t.spurious += c.spurious;
+    }
+  }
+  if (mirror_) {
+    const Mirror::Counts c = mirror_->counts();
+    t.fills = c.fills, t.evictions = c.evictions, t.mappings = c.mappings;
+  }
+  return t;
+}
+
+}  // namespace ramet::vmm::process

@@ -1,0 +1,57 @@
+// The process machine: a guest is a confined process of the host, its vCPUs are threads there. No /dev/kvm, no privilege.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "vmm/machine.hpp"
+#include "vmm/process/child.hpp"
+#include "vmm/process/mirror.hpp"
+
+namespace ramet::vmm::process {
+
+class ProcessVcpu;
+
+class ProcessMachine final : public Machine {
+ public:
+  // Errors: as Child::create().
+  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create();
+  ~ProcessMachine() override;
+
+  // mm::BankObserver: banks are mapped where guest code touches them.
+  mm::Result<> bank_added(const mm::Bank&) override { return {}; }
+  void bank_removed(const mm::Bank&) override {}
+  void files_closed() override;
+
+  // mm::Tlb
+  void flush(const mm::FlushRequest&) override;
+  bool waits() const override { return true; }  // for the guest's process
+  void flush_relaxed(const mm::FlushRequest&) override {}  // whoever faults on an entry that allows it now, maps it anew
+
+  Needs needs() const override { return {.files = true}; }
+  Status attach(mm::AddressSpace&) override;
+  Status make_vcpu() override;
+  Status warm_up() override { return make_vcpu(); }
+  std::expected<Vcpu*, Failure> acquire_vcpu() override;
+  void release_vcpu(Vcpu*) override;
+  const Features& features() const override;
+  Totals totals() const override;
+
+ private:
+  friend class ProcessVcpu;
+  explicit ProcessMachine(std::unique_ptr<Child>);
+  std::expected<ProcessVcpu*, Failure> create_vcpu();
+
+  const std::unique_ptr<Child> child_;
+  mm::AddressSpace* space_ = nullptr;           // of attach()
+  std::unique_ptr<Mirror> mirror_;              // from attach() on
+  std::mutex creating_lock_;                    // only its holder adds to vcpus_
+  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_; a leaf
+  std::deque<std::unique_ptr<ProcessVcpu>> vcpus_;  // grows only
+  std::vector<ProcessVcpu*> free_;
+};
+
+}  // namespace ramet::vmm::process

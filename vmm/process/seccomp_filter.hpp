@@ -1,0 +1,52 @@
+// The system calls that a guest's host process may make, as seccomp programs. Guest code makes none: whatever does not
+// come from the stub's page becomes a trap (SECCOMP_RET_TRAP), and what the stub may make is checked argument by
+// argument, as a guest can jump there with registers of its own.
+#pragma once
+
+#include <linux/filter.h>
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <vector>
+
+namespace ramet::vmm::process {
+
+// Classic BPF on struct seccomp_data, 32 bits at a time. Each check lets pass what it is for, and traps the rest.
+class FilterBuilder {
+ public:
+  using Program = std::vector<sock_filter>;
+
+  void architecture_is(std::uint32_t audit_architecture);
+  void pointer_in(std::uint64_t start, std::uint64_t bytes);  // of the instruction; in one 4 GiB
+  // Of that call, `checks` decide, and nothing else.
+  void allow(long number, const std::function<void()>& checks = [] {});
+  // Of an argument.
+  void is(unsigned argument, std::uint64_t value);
+  void one_of(unsigned argument, std::initializer_list<std::uint32_t> values);
+  void at_least(unsigned argument, std::uint64_t limit);
+  void below(unsigned argument, std::uint64_t limit);
+  // The sum of two, which does not wrap. Precondition: limit < 2^47.
+  void sum_at_most(unsigned a, unsigned b, std::uint64_t limit);
+  Program take();
+
+ private:
+  void add(unsigned code, std::uint32_t k) { program_.push_back(BPF_STMT(static_cast<std::uint16_t>(code), k)); }
+  void jump(unsigned code, std::uint32_t k, unsigned if_so, unsigned if_not) {
+    program_.push_back(BPF_JUMP(static_cast<std::uint16_t>(BPF_JMP | code), k, static_cast<std::uint8_t>(if_so), static_cast<std::uint8_t>(if_not)));
+  }
+  void load(std::size_t offset);
+  void trap();
+  Program program_;
+};
+
+// The mapper's; threads that it makes inherit it.
+FilterBuilder::Program mapper_filter();
+// In addition, of threads that run guest code; they carry out changes of their own mappings.
+FilterBuilder::Program vcpu_filter();
+
+// How the mapper makes a thread: flags of clone(2).
+std::uint64_t thread_flags();
+inline constexpr int kMapperSocket = 5;  // its descriptor for what it receives
+
+}  // namespace ramet::vmm::process

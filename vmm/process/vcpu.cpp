@@ -1,0 +1,195 @@
+// ProcessVcpu::run(): into guest code and back, and what came back.
+#include "vmm/process/vcpu.hpp"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/fault_signal.hpp"
+#include "vmm/kick_signal.hpp"
+
+namespace ramet::vmm::process {
+
+namespace x86 = arch::x86_64;
+
+namespace {
+
+constexpr std::uint64_t kSetGs = 0x1001, kSetFs = 0x1002;  // of arch_prctl
+constexpr unsigned kMostRefusals = 3;
+
+// Guest threads in guest code, of all machines in this process: whoever waits for one spins only while processors are left.
+std::atomic<unsigned> running{0};
+
+std::uint32_t rounds() {
+  static const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  return running.load(std::memory_order_relaxed) < processors ? 2000 : 50;
+}
+
+Exit broken(std::string why) {
+  Exit e;
+  e.kind = Exit::Kind::Broken;
+  e.detail = std::move(why);
+  return e;
+}
+
+Exit signal(int sig, int code, mm::Gva address, std::uint32_t trap, std::uint64_t error) {
+  Exit e;
+  e.kind = Exit::Kind::Exception;
+  e.signal = sig;
+  e.code = code;
+  e.address = address;
+  e.trap = trap;
+  e.error = error;
+  return e;
+}
+
+}  // namespace
+
+ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread) : machine_(machine), thread_(thread) {
+  slot_.context = machine.child_->context(number);
+  frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
+  machine_.mirror_->add(slot_);
+  reset_fp();
+}
+
+ProcessVcpu::~ProcessVcpu() { machine_.mirror_->remove(slot_); }
+
+void ProcessVcpu::recycle() {
+  regs_ = {};
+  set_fs_base(0);
+  set_gs_base(0);
+  reset_fp();
+  wish_.reset();
+  take_kick();
+}
+
+Exit ProcessVcpu::run() {
+  for (;;) {
+    if (take_kick()) {
+      counters_.kicks.add();
+      return {};
+    }
+    Exit exit;
+    if (!x86::canonical(regs_.rip)) exit = signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0);  // as at the first fetch
+    else exit = enter_and_wait();
+    switch (exit.kind) {
+      case Exit::Kind::Syscall: counters_.syscalls.add(); break;
+      case Exit::Kind::PageFault:
+        // What is not mapped only looks absent to the host: the tables decide.
+        if (const auto t = machine_.space_->translate(exit.address, 0); t) {
+          exit.present = true;
+          if (t->allows(exit.access)) continue;
+        }
+        counters_.page_faults.add();
+        break;
+      case Exit::Kind::Exception: counters_.exceptions.add(); break;
+      case Exit::Kind::Kicked: counters_.kicks.add(); break;
+      case Exit::Kind::HostFault:
+      case Exit::Kind::Broken: break;
+    }
+    return exit;
+  }
+}
+
+Exit ProcessVcpu::enter_and_wait() {
+  const auto gone = [] { return broken("the guest's host process ended, or does not answer"); };
+  if (!frame_) return gone();
+  std::vector<Command> commands;
+  if (bases_changed_) {
+    commands.push_back({SYS_arch_prctl, {kSetFs, fs_base_}});
+    commands.push_back({SYS_arch_prctl, {kSetGs, gs_base_}});
+    bases_changed_ = false;
+  }
+  const auto said = slot_.context.said();
+  x86::write_host_registers(said, *frame_, regs_, slot_.context.said_at());
+  if (fp_) x86::write_host_fp(said, *frame_, *fp_);
+  fp_.reset();
+  frame_.reset();
+  if (auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands)); !entered) {
+    if (entered.error() == ESRCH) return gone();
+    if (entered.error() == ENXIO) return broken("a page of the guest lies in memory that its process cannot map");
+    return broken(fmt::format("the host lets the guest's process have no more memory files: {}", std::strerror(entered.error())));
+  }
+  if (kicked_.load(std::memory_order_seq_cst)) machine_.child_->signal(thread_, kick_signal());  // since take_kick(); pairs with kick()
+  running.fetch_add(1, std::memory_order_relaxed);
+  const bool answered = slot_.context.wait(rounds(), Child::Patience(*machine_.child_, false));
+  running.fetch_sub(1, std::memory_order_relaxed);
+  slot_.inside.store(false, std::memory_order_release);
+  if (!answered) return gone();
+  return decode();
+}
+
+Exit ProcessVcpu::decode() {
+  const auto said = slot_.context.said();
+  frame_ = x86::find_host_frame(said, slot_.context.said_at());
+  if (!frame_) {
+    machine_.child_->kill();
+    return broken("the guest's host process does not tell the truth about its trap");
+  }
+  const x86::HostTrap trap = x86::read_host_trap(said, *frame_, kick_signal());
+  regs_ = x86::read_host_registers(said, *frame_);
+  if (slot_.context.has_bases()) {
+    fs_base_ = slot_.context.fs_base();
+    gs_base_ = slot_.context.gs_base();
+  }
+  Exit e;
+  using Kind = x86::HostTrap::Kind;
+  switch (trap.kind) {
+    case Kind::Syscall: e.kind = Exit::Kind::Syscall; return e;
+    case Kind::ForeignSyscall:
+      // Refused on every machine; the program counter is where the instruction was.
+      regs_.rip -= UserRegs::kSyscallLength;
+      return signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0x80 * 8 + 2);
+    case Kind::PageFault:
+      e.kind = Exit::Kind::PageFault;
+      e.address = trap.address;
+      e.trap = trap.trap;
+      e.error = trap.error;
+      e.access = trap.execute ? mm::Access::Execute : trap.write ? mm::Access::Write : mm::Access::Read;
+      wish_ = {e.address, e.access};
+      return e;
+    case Kind::FileFault:
+      e.kind = Exit::Kind::HostFault;
+      e.address = trap.address;
+      return e;
+    case Kind::Exception: return signal(trap.signal, trap.code, trap.address, trap.trap, trap.error);
+    case Kind::Kick: take_kick(); return e;
+    case Kind::Unknown: break;
+  }
+  machine_.child_->kill();
+  return broken(fmt::format("the guest's host process tells of signal {}, which it is never sent", trap.signal));
+}
+
+// seq_cst on both sides: either this sees that the thread runs guest code, or run() sees the kick.
+void ProcessVcpu::kick() {
+  if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
+  if (slot_.inside.load(std::memory_order_seq_cst)) machine_.child_->signal(thread_, kick_signal());
+}
+
+Status ProcessVcpu::get_fp(FpState& fp) {
+  if (fp_) fp = *fp_;
+  else if (frame_) x86::read_host_fp(slot_.context.said(), *frame_, fp);
+  else return failure("the guest's host process has ended");
+  return {};
+}
+
+Status ProcessVcpu::set_fp(const FpState& fp) {
+  fp_ = fp;
+  return {};
+}
+
+void ProcessVcpu::reset_fp() {
+  constexpr std::uint16_t kFcw = 0x37f;
+  constexpr std::uint32_t kMxcsr = 0x1f80;
+  fp_.emplace();
+  std::memcpy(fp_->area.data(), &kFcw, sizeof kFcw);
+  std::memcpy(fp_->area.data() + 24, &kMxcsr, sizeof kMxcsr);
+}
+
+}  // namespace ramet::vmm::process

@@ -1,0 +1,59 @@
+// ProcessVcpu: one thread of a guest's host process. Between two runs it stands in the stub, and its registers lie in the
+// frame that the host's kernel made of its last trap.
+#pragma once
+
+#include <atomic>
+#include <optional>
+
+#include "arch/x86_64/process_frame.hpp"
+#include "vmm/machine.hpp"
+#include "vmm/process/machine.hpp"
+
+namespace ramet::vmm::process {
+
+class ProcessVcpu final : public Vcpu {
+ public:
+  // The thread exists, in the context of that number.
+  ProcessVcpu(ProcessMachine& machine, unsigned number, int thread);
+  ~ProcessVcpu() override;
+
+  UserRegs& regs() override { return regs_; }
+  Exit run() override;
+  void spurious_fault() override { counters_.spurious.add(); }
+  void kick() override;
+  void set_fs_base(std::uint64_t base) override { fs_base_ = base, bases_changed_ = true; }
+  void set_gs_base(std::uint64_t base) override { gs_base_ = base, bases_changed_ = true; }
+  std::uint64_t fs_base() override { return fs_base_; }
+  std::uint64_t gs_base() override { return gs_base_; }
+  Status get_fp(FpState&) override;
+  Status set_fp(const FpState&) override;
+  void copy_fp(const FpState& fp) override { fp_ = fp; }
+  void reset_fp() override;
+  const VcpuCounters& counters() const override { return counters_; }
+
+  // Back to what acquire_vcpu() promises.
+  void recycle();
+
+ private:
+  Exit enter_and_wait();
+  Exit decode();
+  std::optional<Exit> page_fault(const arch::x86_64::HostTrap&);
+  bool take_kick() { return kicked_.exchange(false, std::memory_order_seq_cst); }
+
+  ProcessMachine& machine_;
+  Mirror::Slot slot_;
+  const int thread_;
+  UserRegs regs_;
+  VcpuCounters counters_;
+  std::optional<arch::x86_64::HostFrame> frame_;  // of the trap it stands in
+  std::optional<FpState> fp_;        // to be loaded by the next run(); else what the frame holds
+  std::uint64_t fs_base_ = 0, gs_base_ = 0;
+  bool bases_changed_ = false;
+  std::optional<Mirror::Wish> wish_; // what it faulted on
+  unsigned refused_ = 0;             // times in a row that the host would not map that
+  std::size_t fill_command_ = 0;     // which command of the list mapped it
+  // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.
+  std::atomic<bool> kicked_{false};
+};
+
+}  // namespace ramet::vmm::process
