@@ -40,7 +40,7 @@ struct OurPages {
                std::make_unique<KickingTlb>()) {
     for (unsigned t = 0; t < 2; ++t)
       for (unsigned i = 0; i < kPages; ++i) engine.map(page(t, i), kPageSize), engine.touch(page(t, i), kPageSize);
-    word_ = engine.space->word(page(0, 0)).value().word;
+    word_ = reinterpret_cast<std::uint32_t*>(engine.space->word(page(0, 0)).value().address());
   }
   void protect(Gva at, bool writable) { engine.protect(at, kPageSize, writable ? kReadWrite : kRead); }
   void touch(Gva) {}  // a guest's store goes through its own entry, which no flush needs to have reached
