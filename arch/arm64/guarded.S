@@ -100,17 +100,18 @@ ramet_guarded_store:
         .cfi_endproc
         .size   ramet_guarded_store, . - ramet_guarded_store
 
-// A store that fails for want of the exclusive monitor is tried again; one that fails for the value is not.
+// Where the value is another one, what was read is written back, as x86's CMPXCHG does: a word that cannot be written is
+// a fault either way.
         .p2align 4
 ramet_guarded_compare_exchange:
         .cfi_startproc
         hint    #34
 1:      ldaxr   w3, [x0]
         cmp     w3, w1
-        b.ne    2f
-        stlxr   w4, w2, [x0]
+        csel    w5, w2, w3, eq
+        stlxr   w4, w5, [x0]
         cbnz    w4, 1b
-2:      mov     w0, w3
+        mov     w0, w3
         mov     x1, #0
         ret
         .cfi_endproc

@@ -1,5 +1,5 @@
 # What only the process machine has: a process of the host that may end by itself, or be ended.
-on_process() { "${PROGRAM:-$RAMET}" run --machine process "$@"; }
+on_process() { exec "${PROGRAM:-$RAMET}" run --machine process "$@"; }  # in the background: its id is $!
 child_of() { for i in 1 2 3 4 5 6 7 8 9 10; do pgrep -P "$1" && return; sleep 0.1; done; return 1; }
 
 # Ended from outside, as the host does it when memory is short: one sentence, and ramet itself goes on to its end.
