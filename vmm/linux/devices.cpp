@@ -1,6 +1,8 @@
 // Who holds pins for a process, and what that costs.
 #include "vmm/linux/devices.hpp"
 
+#include <algorithm>
+
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 
@@ -8,6 +10,7 @@ namespace ramet::vmm {
 
 void Devices::add(const std::shared_ptr<PinHolder>& holder) {
   std::lock_guard guard(lock_);
+  if (std::ranges::any_of(holders_, [&](const auto& h) { return !h.owner_before(holder) && !holder.owner_before(h); })) return;
   // Sweeps when the list is about to grow: at most half of it is dead then.
   if (holders_.size() == holders_.capacity()) std::erase_if(holders_, [](const auto& h) { return h.expired(); });
   holders_.push_back(holder);

@@ -13,8 +13,8 @@ namespace ramet::vmm {
 
 class Process;
 
-// Stands behind an open file, which other processes may share after a fork; the memory is that of the process
-// that made it, and nobody else's.
+// Stands behind an open file, which other processes may share after a fork. The Devices of each process whose memory it pins
+// know it; it lets go with the first of those whose memory goes.
 class PinHolder {
  public:
   virtual ~PinHolder() = default;
@@ -42,8 +42,10 @@ class Devices {
  public:
   Devices() = default;
   explicit Devices(const Devices& parent) : counters_(parent.counters_) {}  // of a forked process: nothing is held yet
+  // Before it holds anything of this process. Again: nothing happens.
   void add(const std::shared_ptr<PinHolder>&);
   void let_go();
+  std::size_t known() { return all().size(); }
   // Before a wait on descriptors that watched rings may be behind.
   void refresh();
 

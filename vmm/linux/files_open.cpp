@@ -106,7 +106,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
     bool terminal = entry->minor == 0;
     return make_file(terminal ? OpenFile::Kind::Stdio : OpenFile::Kind::Device, std::move(host), kept, path);
   }
-  if (path == kGupTestPath) return open_gup_test(*state.devices, flags & O_ACCMODE);
+  if (path == kGupTestPath) return open_gup_test(flags & O_ACCMODE);
   if (wants_write(flags)) return err(EACCES);
   auto bytes = proc_content(context, path);
   if (!bytes) return err(bytes.error());

@@ -86,6 +86,7 @@ std::int64_t GupTest::start(Thread& thread, mm::Gva at) {
   if (range->flags & ~(kUseWrite | kUseFast)) return -EINVAL;
   if (!mm::is_aligned(range->address | range->bytes, mm::kPageSize)) return -EINVAL;
   if (range->bytes == 0 || range->bytes > INT64_MAX) return -EINVAL;
+  state_of(thread).devices->add(shared_from_this());  // the caller may have inherited the descriptor
   auto pin = thread.memory().pin(range->address, range->bytes, access_of(range->flags & kUseWrite), Term::Long);
   if (!pin) return pin.error() == mm::Error::NoMemory ? -ENOMEM : -EFAULT;
   pin_ = std::move(*pin);
@@ -130,13 +131,11 @@ void GupTest::let_go() {
   pin_.reset();
 }
 
-OrErrno<std::shared_ptr<OpenFile>> open_gup_test(Devices& devices, int flags) {
+OrErrno<std::shared_ptr<OpenFile>> open_gup_test(int flags) {
   HostFd host(::epoll_create1(EPOLL_CLOEXEC));  // can be neither read nor written, as the device
   if (!host) return err(errno);
   auto file = make_file(OpenFile::Kind::GupTest, std::move(host), flags, kGupTestPath);
-  auto device = std::make_shared<GupTest>();
-  devices.add(device);
-  file->device = std::move(device);
+  file->device = std::make_shared<GupTest>();
   return file;
 }
 

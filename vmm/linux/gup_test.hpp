@@ -1,6 +1,7 @@
 // /sys/kernel/debug/gup_test, the device by which Linux's own self-tests of memory management pin pages.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <optional>
 
@@ -15,7 +16,7 @@ class Thread;
 inline constexpr const char* kGupTestPath = "/sys/kernel/debug/gup_test";
 
 // What stands behind one open file: at most one long-term pin.
-class GupTest : public PinHolder {
+class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
  public:
   std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument);
   void let_go() override;
@@ -28,6 +29,6 @@ class GupTest : public PinHolder {
 };
 
 // A new file of the device, to be installed.
-OrErrno<std::shared_ptr<OpenFile>> open_gup_test(Devices&, int flags);
+OrErrno<std::shared_ptr<OpenFile>> open_gup_test(int flags);
 
 }  // namespace ramet::vmm
