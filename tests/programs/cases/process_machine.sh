@@ -5,7 +5,7 @@ child_of() { for i in 1 2 3 4 5 6 7 8 9 10; do pgrep -P "$1" && return; sleep 0.
 # Ended from outside, as the host does it when memory is short: one sentence, and ramet itself goes on to its end.
 test_process_ended() {
   command -v pgrep >/dev/null || skip "no pgrep on this machine"
-  on_process --timeout "$LIMIT" "$BUSYBOX" sleep 100 2>"$WORK/err" &
+  on_process --timeout "$LIMIT" "$BUSYBOX" sh -c "while :; do :; done" 2>"$WORK/err" &
   ramet=$!
   sleep 0.3
   child=$(child_of $ramet) || fail "there is no host process of the guest"
