@@ -2,6 +2,8 @@
 #include <sys/ioctl.h>
 
 #include "tests/vmm/files_guest.hpp"
+#include "vmm/linux/devices.hpp"
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/gup_test.hpp"
 
 namespace ramet::vmm {
