@@ -37,7 +37,9 @@ Machine::Features look() {
     std::memcpy(brand + 16 * leaf, &words, 16);
   }
   f.model_name = brand[0] != 0 ? brand : "unknown";
-  f.flags = arch::x86_64::feature_names(host.features);
+  auto seen = host.features;
+  seen.extended_edx &= ~(1u << 26);  // 1 GiB pages: no program sees them, and another machine may have none
+  f.flags = arch::x86_64::feature_names(seen);
   f.physical_bits = 46;
   // Nobody sets accessed and dirty bits while guest code runs: entries have them from the start.
   f.dear_accessed_dirty = true;
