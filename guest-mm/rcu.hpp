@@ -62,6 +62,8 @@ inline void synchronize() {
 // Things that readers may still look at, kept until a grace period has passed. Not thread-safe.
 class Retired {
  public:
+  // Room for all there ever are at a time, and a pointer fits into each: adding one takes no memory.
+  Retired() { waiting_.reserve(kEnough); }
   ~Retired() { reclaim(); }
   void add(std::function<void()> release) {
     waiting_.push_back(std::move(release));

@@ -86,8 +86,9 @@ void RegionTree::replace_root(Root* root) {
   retired_.add([old] { delete old; });
 }
 
+// All memory is taken before anything changes, here and in erase().
 void RegionTree::insert(std::unique_ptr<Region> owned) {
-  const Region* region = owned.release();
+  const Region* region = owned.get();
   Root& root = *root_.load(std::memory_order_relaxed);
   const std::size_t slot = slot_for(root, region->start);
   Leaf* old = root.leaves[slot].load(std::memory_order_relaxed);
@@ -97,12 +98,13 @@ void RegionTree::insert(std::unique_ptr<Region> owned) {
   *out++ = {region->start, region};
   std::copy(at, end, out);
   const unsigned count = old->count + 1;
-  ++size_;
   auto leaf = std::make_unique<Leaf>();
   if (count <= kFanout) {
     leaf->count = count;
     std::copy_n(all.begin(), count, leaf->items.begin());
     replace_leaf(slot, leaf.release());
+    ++size_;
+    static_cast<void>(owned.release());
     return;
   }
   auto right = std::make_unique<Leaf>();
@@ -121,6 +123,8 @@ void RegionTree::insert(std::unique_ptr<Region> owned) {
   next->leaves[slot + 1].store(right.release(), std::memory_order_relaxed);
   replace_root(next.release());
   retired_.add([old] { delete old; });
+  ++size_;
+  static_cast<void>(owned.release());
 }
 
 void RegionTree::erase(const Region* region) {
@@ -128,7 +132,6 @@ void RegionTree::erase(const Region* region) {
   Root& root = *root_.load(std::memory_order_relaxed);
   const std::size_t slot = slot_for(root, region->start);
   Leaf* old = root.leaves[slot].load(std::memory_order_relaxed);
-  --size_;
   if (old->count > 1 || root.leaves.size() == 1) {
     auto leaf = std::make_unique<Leaf>();
     const auto begin = old->items.begin();
@@ -149,6 +152,7 @@ void RegionTree::erase(const Region* region) {
     replace_root(next.release());
     retired_.add([old] { delete old; });
   }
+  --size_;
   retired_.add([region] { delete region; });
 }
 

@@ -11,6 +11,9 @@
 #include "arch/x86_64/signal_frame.hpp"
 
 namespace ramet::arch::x86_64 {
+
+static_assert(kUserEnd == RAMET_USER_END);
+
 namespace {
 
 // struct ucontext

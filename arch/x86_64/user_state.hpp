@@ -5,13 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "arch/x86_64/process_layout.h"
-
 namespace ramet::arch::x86_64 {
 
 // Where a program's addresses end, on every machine: some of them need room above it, below where the processor's own
 // user half ends.
-inline constexpr std::uint64_t kUserEnd = RAMET_USER_END;
+inline constexpr std::uint64_t kUserEnd = 0x7fff'fc00'0000;
 
 struct UserRegs {
   std::uint64_t rax = 0, rbx = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rsp = 0, rbp = 0;
