@@ -65,6 +65,8 @@ struct AddressSpace::Impl final : Merger {
   // Takes the lock, for as long as the batch lives.
   FlushBatch locked() { return FlushBatch(lock, parts(), *tables, deferred, this); }
   void merge_locked(Gva, arch::Level, FlushBatch&) override;
+  // Whether all these frames are the VM's own, or none is.
+  bool one_kind(Gpa first, std::uint64_t span) const;
   // Ring 0's mappings, in the largest leaves. Errors: Exists, NoMemory.
   Result<> map_ring0_locked(Gva, Gpa, std::uint64_t length, Prot, FlushBatch&);
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const;

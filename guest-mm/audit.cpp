@@ -51,7 +51,9 @@ std::string AddressSpace::audit() const {
       wrong = "a private region maps frames that are neither the VM's own nor a layer's";
     }
     const bool writable = !kept && m.table->find(leaf.start).attributes.write;
-    if (writable && !m.may_write(*region, leaf.address) && !m.pins->ever(leaf.address)) wrong = "a frame that others see is writable";
+    for (Gpa frame = leaf.address; writable && frame < leaf.address + leaf.span(); frame += kPageSize) {
+      if (!m.may_write(*region, frame) && !m.pins->ever(frame)) wrong = "a frame that others see is writable";
+    }
   });
   if (!wrong.empty()) return wrong;
   if (private_pages + m.pins->orphans() != m.frames->used()) return "frames in use that no entry maps";

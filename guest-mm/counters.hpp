@@ -49,6 +49,7 @@ struct Counters {
   Counter merge_refused_keep_4k;   // the range is to stay in small pages, or takes no blocks
   Counter merge_refused_region;    // the region does not cover all of it
   Counter merge_refused_alignment; // the frames do not lie on a boundary of the larger leaf
+  Counter merge_refused_shared;    // children see a part of the frames, the rest is the VM's own
   Counter merge_refused_format;    // the processor has no such leaf, or it was switched off
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }

@@ -70,12 +70,17 @@ std::int64_t PinBook::total() const {
   return sum;
 }
 
+bool PinBook::any_in_block(Gpa frame) const {
+  const auto i = index(frame);
+  std::int64_t sum = 0;
+  for (unsigned s = 0; i && s < kShards; ++s) sum += in_block(s, *i / 512).load(std::memory_order_seq_cst);
+  return sum > 0;
+}
+
 void PinBook::visit(const std::function<void(Gpa, Gva)>& see) const {
   if (!any()) return;
   for (std::uint64_t block = 0; block < blocks_; ++block) {
-    std::int64_t pins = 0;
-    for (unsigned s = 0; s < kShards; ++s) pins += in_block(s, block).load(std::memory_order_seq_cst);
-    if (pins <= 0) continue;
+    if (!any_in_block(bank_.base() + block * kBlockSize)) continue;
     for (std::uint64_t i = block * 512; i < std::min(frames_, (block + 1) * 512); ++i) {
       if (counts_[i].load(std::memory_order_seq_cst) == 0) continue;
       see(bank_.base() + (i << kPageShift), where_[i].load(std::memory_order_relaxed));

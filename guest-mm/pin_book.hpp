@@ -36,6 +36,8 @@ class PinBook {
     const auto i = any() ? index(frame) : std::nullopt;
     return i && counts_[*i].load(std::memory_order_seq_cst) > 0;
   }
+  // Whether any frame of its block is.
+  bool any_in_block(Gpa) const;
   // Where it was mapped when it was pinned last; nothing if it never was.
   std::optional<Gva> last_place(Gpa frame) const {
     const auto i = index(frame);

@@ -130,7 +130,7 @@ Counts list(const mm::Counters& c) {
           {"flush_ranges", c.flush_ranges}, {"flush_tables", c.flush_tables}, {"flushes_avoided", c.flushes_avoided},
           {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
-          {"merge:alignment", c.merge_refused_alignment}, {"merge:format", c.merge_refused_format},
+          {"merge:alignment", c.merge_refused_alignment}, {"merge:shared", c.merge_refused_shared}, {"merge:format", c.merge_refused_format},
           {"freezes", c.freezes}, {"resets", c.resets}, {"pages_copied", c.pages_copied},
           {"pages_copied_pinned", c.pages_copied_pinned}, {"pages_moved_pinned", c.pages_moved_pinned},
           {"tables_unshared", c.tables_unshared}, {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};

@@ -256,5 +256,34 @@ TEST_P(Merge, A_giant_never_reaches_from_one_bank_into_the_next) {
   }
 }
 
+// A freeze sealed some of its blocks, the others were taken later: one leaf cannot say which may be written.
+TEST_P(Merge, A_giant_is_not_made_of_blocks_that_children_see_and_others) {
+  constexpr Gva a = 1ull << 39;
+  constexpr std::uint64_t kGiant = 1ull << 30;
+  const World::Options options{.data = 3 * kGiant, .config = with_giants(), .space = std::make_shared<PhysicalSpace>()};
+  for (const std::uint64_t shared : {kGiant / 2, kGiant - kBlockSize}) {
+    World w(GetParam(), options), child(GetParam(), options);
+    w.map_at(a, kGiant, kRead);
+    ASSERT_TRUE(w.as->advise(a, kGiant, Advice::Huge));
+    // Blocks come from the end of the bank.
+    const auto fill = [&](Gva start, Gva end) {
+      for (Gva at = end; at > start; at -= kBlockSize) ASSERT_TRUE(w.as->fault(at - kBlockSize, Access::Read));
+    };
+    fill(a + kGiant - shared, a + kGiant);
+    const auto snapshot = *w.as->freeze();
+    ASSERT_TRUE(child.as->adopt(snapshot));
+    fill(a, a + kGiant - shared);
+    ASSERT_TRUE(w.as->protect(a, kBlockSize, Prot::None));
+    ASSERT_TRUE(w.as->protect(a, kBlockSize, kRead));
+    EXPECT_GE(w.as->counters().merge_refused_shared, 1u);
+    EXPECT_EQ(w.as->counters().merge_pud, 0u);
+    ASSERT_TRUE(w.as->protect(a, kGiant, kReadWrite));
+    ASSERT_TRUE(w.cpu().store(a + kGiant - kBlockSize, 2));
+    EXPECT_EQ(child.cpu().load(a + kGiant - kBlockSize), 0u);
+    w.check();
+    child.check();
+  }
+}
+
 }  // namespace
 }  // namespace ramet::mm::test

@@ -386,6 +386,35 @@ TEST_P(Pins, A_block_with_a_pinned_page_splits_and_merges_in_place) {
   w->check();
 }
 
+// A pinned page is the owner's alone, the pages around it are the child's as well: one leaf cannot say both.
+TEST_P(Pins, A_block_of_which_children_see_all_but_a_pinned_page_stays_in_small_pages) {
+  for (const Gva pinned : {0ull, 0x5000ull}) {
+    Genet g(GetParam());
+    auto parent = g.make();
+    const Gva a = parent->map_at(0x4000'0000, kBlockSize);
+    for (Gva at = a; at < a + kBlockSize; at += kPageSize) ASSERT_TRUE(parent->cpu().store(at, 1));
+    ASSERT_TRUE(parent->as->advise(a, kBlockSize, Advice::Huge));
+    ASSERT_TRUE(parent->as->protect(a, kBlockSize, kRead));
+    auto pin = *parent->as->pin(a + pinned, kPageSize, Access::Read, Term::Short);
+    auto child = g.child(*parent->as->freeze());
+    ASSERT_TRUE(parent->as->protect(a, kBlockSize, Prot::None));
+    ASSERT_TRUE(parent->as->protect(a, kBlockSize, kRead));
+    ASSERT_TRUE(parent->as->protect(a, kBlockSize, kReadWrite));
+    for (const Gva page : {0x7000ull, 0x5000ull, 0ull}) {
+      ASSERT_TRUE(parent->cpu().store(a + page, 2));
+      EXPECT_EQ(child->cpu().load(a + page), 1u) << page;
+    }
+    EXPECT_EQ(dma_read(pin, 0), 2u);
+    parent->check();
+    child->check();
+    pin = Pin();
+    child.reset();
+    ASSERT_TRUE(parent->as->protect(a, kBlockSize, kRead));
+    parent->check();
+    parent->check_empty();
+  }
+}
+
 TEST_P(Pins, Arguments_that_make_no_sense_are_refused) {
   World w(GetParam());
   const Gva a = w.map(kMiB), r = w.map(kMiB, kRead);
