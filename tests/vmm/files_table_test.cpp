@@ -1,5 +1,6 @@
 // The descriptor table: numbers, flags and locks.
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "tests/vmm/files_guest.hpp"
@@ -105,6 +106,29 @@ TEST(Table, WholeFileLocksConflictBetweenDescriptions) {
   EXPECT_EQ(g.call("flock", {as_word(b), LOCK_EX | LOCK_NB}), -EAGAIN);
   EXPECT_EQ(g.call("close", {as_word(a)}), 0);
   EXPECT_EQ(g.call("flock", {as_word(b), LOCK_EX | LOCK_NB}), 0);
+}
+
+// As on Linux, where the number is had first.
+TEST(Table, AFullTableLeavesFilesAsTheyAre) {
+  Work w;
+  w.s.file("full", "text");
+  const std::int64_t last = w.g.open("/w/full");
+  ASSERT_GE(last, 0);
+  rlim64_t& most = w.g.process->limits.value[RLIMIT_NOFILE].rlim_cur;
+  const rlim64_t before = std::exchange(most, static_cast<rlim64_t>(last) + 1);
+  EXPECT_EQ(w.g.open("/w/new", O_CREAT | O_EXCL | O_RDWR), -EMFILE);
+  EXPECT_FALSE(fs::exists(w.s.path / "new"));
+  EXPECT_EQ(w.g.open("/w/full", O_TRUNC | O_RDWR), -EMFILE);
+  EXPECT_EQ(w.s.text("full"), "text");
+  EXPECT_EQ(w.g.open("/w/nothing"), -EMFILE);
+  const std::uint64_t at = w.g.put_object(std::array{7, 8});
+  EXPECT_EQ(w.g.call("pipe2", {at, 0}), -EMFILE);
+  EXPECT_EQ(w.g.get<int>(at), 7) << "a call that fails writes nothing";
+  most = before;
+  EXPECT_EQ(w.g.open("/w/nothing"), -ENOENT);
+  EXPECT_EQ(w.g.call("pipe2", {0x1000, 0}), -EFAULT);
+  EXPECT_EQ(w.g.call("socketpair", {AF_UNIX, SOCK_STREAM, 0, 0x1000}), -EFAULT);
+  EXPECT_EQ(w.g.open("/w/full"), last + 1) << "a call that failed keeps its numbers";
 }
 
 }  // namespace

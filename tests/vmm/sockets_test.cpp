@@ -168,5 +168,46 @@ TEST(Sockets, ABindThatFailsLeavesNoFile) {
   EXPECT_TRUE(fs::exists(shared.path / "socket")) << "a bind that failed took another socket's file away";
 }
 
+TEST(Sockets, AFullTableLeavesTheConnectionInTheQueue) {
+  Guest g({});
+  const std::int64_t fd = bound(g, SOCK_STREAM | SOCK_NONBLOCK, kAbstract);
+  ASSERT_EQ(g.call("listen", {word(fd), 4}), 0);
+  const std::int64_t own = g.call("socket", {AF_UNIX, SOCK_STREAM, 0});
+  ASSERT_EQ(with_address(g, "connect", own, kAbstract), 0);
+  rlim64_t& most = g.process->limits.value[RLIMIT_NOFILE].rlim_cur;
+  const rlim64_t before = std::exchange(most, static_cast<rlim64_t>(own) + 1);
+  EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), -EMFILE);
+  most = before;
+  EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), own + 1);
+  EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), -EAGAIN);
+  EXPECT_EQ(g.call("dup", {word(fd)}), own + 2) << "an accept that failed keeps its number";
+}
+
+TEST(Sockets, FilesThatFindNoRoomInTheControlBufferAreLostAndTheMessageIsNot) {
+  Guest g({});
+  const std::uint64_t pair = g.room(8);
+  ASSERT_EQ(g.call("socketpair", {AF_UNIX, SOCK_DGRAM, 0, pair}), 0);
+  const auto ends = g.get<std::array<int, 2>>(pair);
+  std::array<std::byte, CMSG_LEN(sizeof(int))> rights{};
+  const cmsghdr header{.cmsg_len = rights.size(), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  std::memcpy(rights.data(), &header, sizeof header);
+  std::memcpy(rights.data() + CMSG_LEN(0), &ends[0], sizeof(int));
+  const auto message = [&](std::uint64_t control) {
+    msghdr m{};
+    const std::uint64_t text = g.put("text");
+    m.msg_iov = reinterpret_cast<iovec*>(g.put_object(iovec{reinterpret_cast<void*>(text), 4}));
+    m.msg_iovlen = 1;
+    m.msg_control = reinterpret_cast<void*>(control);
+    m.msg_controllen = CMSG_LEN(sizeof(int));
+    return g.put_object(m);
+  };
+  ASSERT_EQ(g.call("sendmsg", {word(ends[0]), message(g.put_object(rights)), 0}), 4);
+  const std::uint64_t received = message(0x1000);  // where nothing is mapped
+  EXPECT_EQ(g.call("recvmsg", {word(ends[1]), received, MSG_DONTWAIT}), 4);
+  EXPECT_EQ(g.get<msghdr>(received).msg_flags, MSG_CTRUNC);
+  EXPECT_EQ(g.get<msghdr>(received).msg_controllen, 0u);
+  EXPECT_EQ(g.call("dup", {word(ends[0])}), ends[1] + 1) << "the file that was lost keeps its number";
+}
+
 }  // namespace
 }  // namespace ramet::vmm

@@ -63,9 +63,14 @@ std::int64_t make_directory(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
   mode = state_of(t).masked(mode & 01777);
   if (::mkdirat(p->dir.fd->get(), p->name.c_str(), mode) != 0) return -errno;
   if (mode & state_of(t).host_umask()) {
-    // The host's umask took off more than the guest's.
+    // The host's umask took off more than the guest's. A directory that cannot have its mode is not made.
     auto made = state_of(t).find(p->dir, p->name, false, t.tid);
-    if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) return -errno;
+    int error = made ? 0 : made.error();
+    if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) error = errno;
+    if (error) {
+      ::unlinkat(p->dir.fd->get(), p->name.c_str(), AT_REMOVEDIR);
+      return -error;
+    }
   }
   return 0;
 }

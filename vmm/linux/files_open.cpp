@@ -222,7 +222,11 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   HostFd fd(static_cast<int>(::syscall(SYS_openat2, where.dir.fd->get(), where.name.c_str(), &how, sizeof how)));
   if (!fd) return err(errno);
-  if ((mode & host_umask()) && ::fchmod(fd.get(), mode) != 0) return err(errno);
+  if ((mode & host_umask()) && ::fchmod(fd.get(), mode) != 0) {
+    const int error = errno;
+    ::unlinkat(where.dir.fd->get(), where.name.c_str(), 0);
+    return err(error);
+  }
   auto file = make_file(OpenFile::Kind::File, std::move(fd), flags & O_ACCMODE, join(where.dir.path, where.name));
   file->mount = where.dir.mount;
   file->writable_mount = true;
@@ -264,13 +268,14 @@ std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode) {
   auto& state = state_of(t);
   auto path = read_user_path(t.memory(), at);
   if (!path) return -path.error();
+  auto number = state.reserve();
+  if (!number) return -number.error();
   auto from = state.base(dirfd, *path);
   if (!from) return -from.error();
   auto file = state.open(&t, *from, *path, flags, mode);
   // A FIFO that waited for its other end: Linux restarts the call.
   if (!file) return file.error() == EINTR ? kRestartSys : -file.error();
-  auto fd = state.install(std::move(*file), flags & O_CLOEXEC);
-  return fd ? *fd : -fd.error();
+  return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }
 
 std::int64_t sys_open(Thread& t, const Args& a) { return open_at(t, AT_FDCWD, a[0], a.i32(1), a.u32(2)); }

@@ -91,6 +91,7 @@ struct Files::State {
   struct Slot {
     std::shared_ptr<OpenFile> file;
     bool close_on_exec = false;
+    bool reserved = false;           // without a file yet: closed to all calls, but not free
   };
   mutable std::mutex lock;           // guards slots, cwd, umask; nothing else is locked under it
   std::vector<Slot> slots;
@@ -134,6 +135,21 @@ struct Files::State {
   bool charge(OpenFile&) const;
   std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
+  // A number to be had before the file is: for calls that change something besides (create, truncate, take a connection),
+  // which they must not where the table is full. Given back unless a file was put there. Errors: EMFILE.
+  class Reserved {
+   public:
+    Reserved(State& state, int fd) : state_(&state), fd_(fd) {}
+    Reserved(Reserved&& o) noexcept : state_(std::exchange(o.state_, nullptr)), fd_(o.fd_) {}
+    Reserved& operator=(Reserved&&) = delete;
+    ~Reserved();
+    int put(std::shared_ptr<OpenFile>, bool close_on_exec) &&;
+
+   private:
+    State* state_;                   // null: nothing to give back
+    int fd_;
+  };
+  OrErrno<Reserved> reserve();
   // Installs both or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);
   bool close(int fd);

@@ -49,7 +49,7 @@ namespace {
 // Lowest free number at or above `from`, the table grown to hold it; -1 from `limit` on. Table locked.
 int free_slot(std::vector<Files::State::Slot>& slots, int from, std::size_t limit) {
   auto n = static_cast<std::size_t>(from);
-  while (n < slots.size() && slots[n].file) ++n;
+  while (n < slots.size() && (slots[n].file || slots[n].reserved)) ++n;
   if (n >= limit) return -1;
   if (n >= slots.size()) slots.resize(n + 1);
   return static_cast<int>(n);
@@ -73,6 +73,28 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
   if (fd < 0) return err(EMFILE);
   slots[static_cast<std::size_t>(fd)] = {std::move(file), close_on_exec};
   return fd;
+}
+
+OrErrno<Files::State::Reserved> Files::State::reserve() {
+  const std::size_t limit = descriptor_limit();
+  std::lock_guard guard(lock);
+  const int fd = free_slot(slots, 0, limit);
+  if (fd < 0) return err(EMFILE);
+  slots[static_cast<std::size_t>(fd)].reserved = true;
+  return Reserved(*this, fd);
+}
+
+int Files::State::Reserved::put(std::shared_ptr<OpenFile> file, bool close_on_exec) && {
+  State& state = *std::exchange(state_, nullptr);
+  std::lock_guard guard(state.lock);
+  state.slots[static_cast<std::size_t>(fd_)] = {std::move(file), close_on_exec};
+  return fd_;
+}
+
+Files::State::Reserved::~Reserved() {
+  if (!state_) return;
+  std::lock_guard guard(state_->lock);
+  state_->slots[static_cast<std::size_t>(fd_)] = {};
 }
 
 OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile> a, std::shared_ptr<OpenFile> b,
@@ -138,6 +160,7 @@ Files::State::State(const State& parent)
       devices(std::make_shared<Devices>(*parent.devices)), sockets(parent.sockets) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;
+  for (Slot& slot : slots) slot.reserved = false;  // by threads of the parent's
   cwd = parent.cwd;
   umask = parent.umask;
 }
@@ -224,6 +247,7 @@ std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
     std::lock_guard guard(state.lock);
     if (from >= state.slots.size() || !state.slots[from].file || to >= limit) return -EBADF;
     if (to >= state.slots.size()) state.slots.resize(to + 1);
+    if (state.slots[to].reserved) return -EBUSY;
     replaced = std::exchange(state.slots[to].file, state.slots[from].file);
     state.slots[to].close_on_exec = close_on_exec;
   }

@@ -104,6 +104,8 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
   auto file = socket_at(t, fd);
   if (!file) return -file.error();
+  auto number = state_of(t).reserve();  // a full table leaves the connection in the queue
+  if (!number) return -number.error();
   const std::int64_t r = t.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
                                     static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
   if (r < 0) return restartable(r);
@@ -113,8 +115,7 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
     accepted->socket->peer = name_of(t, address);
   if (std::int64_t bad = give_name_at(t, accepted->socket->peer.get(), at, length_at)) return bad;
-  auto number = t.process.files.install(std::move(accepted), flags & SOCK_CLOEXEC);
-  return number ? *number : -number.error();
+  return std::move(*number).put(std::move(accepted), flags & SOCK_CLOEXEC);
 }
 
 std::int64_t sys_accept(Thread& t, const Args& a) { return accept(t, a.i32(0), a[1], a[2], 0); }
