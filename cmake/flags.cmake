@@ -1,9 +1,10 @@
 # Optimisation, warnings and sanitizers for our own targets; warnings are not exported.
 set(RAMET_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, comma-separated")
+option(RAMET_FUZZ "The rooms tell a fuzzer what of them it reached (clang)" OFF)
 # Unoptimised, what has AddressSanitizer's and UndefinedBehaviorSanitizer's checks compiles twice as fast; guest-mm, whose
-# tests compute, is an exception (CMakeLists.txt).
+# tests compute, is an exception (CMakeLists.txt), and so is what a fuzzer runs.
 set(optimised -O1)
-if(RAMET_SANITIZE MATCHES address)
+if(RAMET_SANITIZE MATCHES address AND NOT RAMET_FUZZ)
   set(optimised -O0)
 endif()
 foreach(language C CXX)
@@ -28,7 +29,6 @@ if(RAMET_SANITIZE)
   add_link_options(-fsanitize=${RAMET_SANITIZE})
   add_compile_definitions(RAMET_SANITIZED)  # for tests: smaller numbers
 endif()
-option(RAMET_FUZZ "The rooms tell a fuzzer what of them it reached (clang)" OFF)
 if(RAMET_FUZZ)  # without comparisons: inputs are decisions, and seldom numbers that something is compared with
   add_compile_options(-fsanitize-coverage=inline-8bit-counters,pc-table)
 endif()

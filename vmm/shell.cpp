@@ -29,8 +29,8 @@ std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
 }  // namespace
 
 Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine,
-             std::unique_ptr<mm::AddressSpace> space)
-    : memory_bytes_(space->usage().limit_bytes), physical_(std::move(memory)), machine_(std::move(machine)),
+             std::unique_ptr<mm::AddressSpace> space, MakeShell make)
+    : memory_bytes_(space->usage().limit_bytes), make_(std::move(make)), physical_(std::move(memory)), machine_(std::move(machine)),
       space_(std::move(space)) {}
 
 Shell::~Shell() {
@@ -116,6 +116,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
 }
 
 MakeShell Shell::maker() const {
+  if (make_) return make_;
   return [bytes = memory_bytes_, techniques = techniques_, space = physical_space_, choice = choice_] {
     return create(bytes, techniques, choice, space);
   };

@@ -32,8 +32,8 @@ class Shell {
   static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {},
                                                                const MachineChoice& = {},
                                                                std::shared_ptr<mm::PhysicalSpace> space = {});
-  // Of parts that belong together already.
-  Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>);
+  // Of parts that belong together already; `make`: how maker() makes others.
+  Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>, MakeShell make = {});
   ~Shell();
 
   Machine& machine() { return *machine_; }
@@ -72,6 +72,7 @@ class Shell {
   MachineChoice choice_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
   ShellPool* pool_ = nullptr;
+  MakeShell make_;                              // null: create()
   std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to
   std::unique_ptr<mm::Memory> physical_;        // destroyed last
   std::unique_ptr<Machine> machine_;
