@@ -6,6 +6,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 
@@ -68,7 +69,25 @@ void install(int signal, struct sigaction& before) {
   ::sigaction(signal, &ours, nullptr);
 }
 
+// Bytes from there to the next page boundary; pages of a host are this large or a multiple of it.
+std::size_t left_in_page(const void* at) {
+  constexpr std::size_t kPage = 4096;
+  return kPage - (reinterpret_cast<std::uintptr_t>(at) & (kPage - 1));
+}
+
 }  // namespace
+
+// A word that reaches over a page's end is not written at all, and of what lies at the end of a copy some is read first:
+// so the pieces lie in one page on either side.
+void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes) {
+  while (bytes > 0) {
+    const std::size_t n = std::min({bytes, left_in_page(to), left_in_page(from)});
+    if (ramet_guarded_copy(to, from, n).fault) return;
+    to = static_cast<char*>(to) + n;
+    from = static_cast<const char*>(from) + n;
+    bytes -= n;
+  }
+}
 
 void install_guard() {
   [[maybe_unused]] static const bool once = [] {

@@ -42,7 +42,11 @@ RametGuarded ramet_guarded_store(std::uint32_t*, std::uint32_t value);
 RametGuarded ramet_guarded_compare_exchange(std::uint32_t*, std::uint32_t expected, std::uint32_t desired);
 }
 
-// Like memcpy; the ranges do not overlap. False: not all of it could be reached, and some of it may have been copied.
+// The same once more, after it has faulted: in pieces of which each lies in one page, up to the one that cannot be reached.
+void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes);
+
+// Like memcpy; the ranges do not overlap. False: not all of it could be reached; what lies before the first page that
+// could not has been copied.
 // If somebody writes there meanwhile, each byte that arrives was there at some moment, and no two at the same.
 [[nodiscard]] inline bool guarded_copy(void* to, const void* from, std::size_t bytes) {
 #if RAMET_ADDRESS_SANITIZER
@@ -50,7 +54,9 @@ RametGuarded ramet_guarded_compare_exchange(std::uint32_t*, std::uint32_t expect
   if (const void* bad = __asan_region_is_poisoned(to, bytes)) *const_cast<volatile char*>(static_cast<const char*>(bad)) = 0;
   if (const void* bad = __asan_region_is_poisoned(const_cast<void*>(from), bytes)) (void)*static_cast<const volatile char*>(bad);
 #endif
-  return ramet_guarded_copy(to, from, bytes).fault == 0;
+  if (ramet_guarded_copy(to, from, bytes).fault == 0) return true;
+  guarded_copy_up_to_fault(to, from, bytes);
+  return false;
 }
 
 // Atomic accesses to an aligned word that a guest shares; nothing if it cannot be reached.

@@ -16,7 +16,8 @@
 
 namespace ramet::mm {
 
-// One side is guest memory, the other the VMM's. Errors: BeyondEnd; some of it may have been copied.
+// One side is guest memory, the other the VMM's. Errors: BeyondEnd; what lies before the page that could not be reached
+// has been copied.
 inline Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t bytes) {
   if (!arch::guarded_copy(to, from, bytes)) return fail(Error::BeyondEnd);
   return {};
@@ -28,7 +29,7 @@ class HostBytes {
   HostBytes() = default;
   explicit HostBytes(std::span<std::byte> bytes) : bytes_(bytes) {}
   std::uint64_t size() const { return bytes_.size(); }
-  // Copies from `offset` on; precondition: within the piece. Errors: BeyondEnd; some of it may have been copied.
+  // Copies from `offset` on; precondition: within the piece. Errors: as copy_guarded().
   Result<> read(std::uint64_t offset, std::span<std::byte> out) const {
     return copy_guarded(out.data(), bytes_.data() + offset, out.size());
   }

@@ -129,6 +129,21 @@ TEST_F(Guarded, ACopyThatReachesOverTheEndFailsAndOneUpToItDoesNot) {
   EXPECT_TRUE(guarded_copy(buffer.data(), file.bytes + kPage, 0)) << "nothing is touched";
 }
 
+TEST_F(Guarded, WhatLiesBeforeThePageThatCannotBeReachedIsCopied) {
+  File file;
+  for (std::size_t before : {1, 2, 3, 5, 7, 8, 9, 15, 17, 31, 33, 100, 511, 743, 1024}) {
+    for (std::size_t beyond : {1, 2, 7, 8, 30, 32, 100, 512, 1024}) {
+      std::vector<std::byte> in(before + beyond, std::byte{0x5a}), out(before + beyond);
+      file.resize(0);
+      file.resize(kPage);
+      EXPECT_FALSE(guarded_copy(file.bytes + kPage - before, in.data(), in.size()));
+      EXPECT_EQ(std::memcmp(file.bytes + kPage - before, in.data(), before), 0) << before << " then " << beyond;
+      EXPECT_FALSE(guarded_copy(out.data(), file.bytes + kPage - before, out.size()));
+      EXPECT_EQ(std::memcmp(out.data(), in.data(), before), 0) << before << " then " << beyond;
+    }
+  }
+}
+
 TEST_F(Guarded, AFileThatShrinksAndGrowsAllTheTimeIsThereOrIsNot) {
   File file;
   std::atomic<bool> stop{false};
