@@ -2,6 +2,7 @@
 // it, and one that may only be read. Calls end with EFAULT; a program that touches it itself gets its own SIGBUS.
 //
 //   vanished DIRECTORY shrunk|read_only    vanished DIRECTORY storm [ROUNDS]
+//   vanished DIRECTORY outside   (somebody else is to shrink the file "vanished" there)
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -236,11 +237,27 @@ static void case_storm(long rounds) {
   puts("storm: over");
 }
 
+// Somebody who is no part of the program shrinks the file, after "mapped" and before the end of standard input.
+static void case_outside(void) {
+  make_file();
+  puts("mapped"), fflush(stdout);
+  CHECK(getchar() == EOF);
+  CHECK(signal(SIGBUS, on_bus) != SIG_ERR);
+  void (*const accesses[])(char*) = {load, store};
+  for (volatile int i = 0; i < 2; ++i) {
+    if (sigsetjmp(before_store, 1) != 0) continue;
+    accesses[i](shared + (i + 1) * kPage);
+    CHECK(!"a page that the file has lost can be reached");
+  }
+  puts("SIGBUS");
+}
+
 int main(int argc, char** argv) {
   CHECK(argc >= 3 && chdir(argv[1]) == 0);
   if (!strcmp(argv[2], "shrunk")) case_shrunk();
   else if (!strcmp(argv[2], "read_only")) case_read_only();
   else if (!strcmp(argv[2], "storm")) case_storm(argc > 3 ? atol(argv[3]) : 100);
+  else if (!strcmp(argv[2], "outside")) case_outside();
   else CHECK(!"a known case");
   CHECK(unlink("vanished") == 0);
   return 0;

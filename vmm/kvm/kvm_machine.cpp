@@ -36,9 +36,15 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
     if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
   // A local APIC in the kernel, which nothing uses: without one KVM patches its own code for the first vCPU that
   // has none, and back for the last. With shadow paging that is a seventh of a start; a KVM that cannot is as good.
-  kvm_enable_cap local_apic = {};
-  local_apic.cap = KVM_CAP_SPLIT_IRQCHIP;
-  const bool has_apic = (*model)->native_ring3 && call(vm_fd, KVM_ENABLE_CAP, &local_apic) == 0;
+  // With one, KVM would wait for host memory that cannot be reached (its file was truncated) asynchronously, again and
+  // again, instead of leaving with EFAULT; unless HLT, which no user code can execute, does not exit either.
+  auto enable = [&](unsigned capability, std::uint64_t argument) {
+    kvm_enable_cap cap = {};
+    cap.cap = capability, cap.args[0] = argument;
+    return call(vm_fd, KVM_ENABLE_CAP, &cap) == 0;
+  };
+  const bool has_apic = (*model)->native_ring3 && enable(KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT) &&
+                        enable(KVM_CAP_SPLIT_IRQCHIP, 0);
   install_kick_signal();
   return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic));
 }

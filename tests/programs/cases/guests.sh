@@ -16,6 +16,22 @@ test_files() { same "$G/files" "$DATA"; }
 test_vanished_shrunk() { same "$G/vanished" "$DATA" shrunk; }
 test_vanished_read_only() { same "$G/vanished" "$DATA" read_only; }
 test_vanished_storm() { same "$G/vanished" "$DATA" storm "$(scaled 200 20)"; }
+# Pages that the program has touched, of a file that another program of the host shrinks.
+test_vanished_outside() {
+  need_kvm
+  fresh
+  mkfifo "$WORK/in"
+  "$RAMET" run --timeout "$LIMIT" --dir "$DATA" "$G/vanished" "$DATA" outside <"$WORK/in" >"$WORK/out" 2>"$WORK/err" &
+  ramet=$!
+  exec 3>"$WORK/in"
+  while kill -0 $ramet 2>/dev/null && ! grep -qx mapped "$WORK/out"; do sleep 0.1; done
+  : >"$DATA/vanished"
+  exec 3>&-
+  wait $ramet
+  status=$?
+  [ $status = 0 ] || { show "$WORK/out" "$WORK/err"; fail "status $status"; }
+  says SIGBUS
+}
 test_mapped_files() { same "$G/mapped_files" "$DATA"; }
 test_events() { same "$G/events"; }
 test_futex() { same "$G/futex"; }
