@@ -44,10 +44,10 @@ class Scratch {
   fs::path path;
 };
 
-// A shell on a machine that runs nothing.
-inline std::shared_ptr<Shell> make_fake_shell() {
+// A shell on a machine that runs nothing. `physical`: of all that share memory; null: of this one.
+inline std::shared_ptr<Shell> make_fake_shell(std::shared_ptr<mm::PhysicalSpace> physical = {}) {
   auto machine = std::make_unique<FakeMachine>();
-  auto memory = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20});
+  auto memory = *mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 16 << 20, .space = std::move(physical)});
   if (!memory->observe(*machine)) std::abort();
   auto space = *mm::AddressSpace::create({}, *memory, *machine);
   return std::make_shared<Shell>(std::move(memory), std::move(machine), std::move(space));
@@ -55,7 +55,8 @@ inline std::shared_ptr<Shell> make_fake_shell() {
 
 class Guest {
  public:
-  explicit Guest(const std::vector<Share>& shares) {
+  explicit Guest(const std::vector<Share>& shares) : Guest(shares, make_fake_shell()) {}
+  Guest(const std::vector<Share>& shares, std::shared_ptr<Shell> shell) : shell_(std::move(shell)) {
     auto files = Files::create(shares);
     if (!files) throw std::runtime_error(files.error().message);
     process = std::make_shared<Process>(family_, family_.first_id(), std::make_shared<Image>(shell_), std::move(*files));
@@ -160,7 +161,7 @@ class Guest {
   mm::AddressSpace& memory() { return *space_; }
 
  private:
-  std::shared_ptr<Shell> shell_ = make_fake_shell();
+  const std::shared_ptr<Shell> shell_;
   Family family_{*shell_};
   mm::AddressSpace* const space_ = &shell_->memory();
   std::uint64_t next_ = 0;
