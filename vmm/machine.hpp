@@ -9,6 +9,7 @@
 #include <string>
 
 #include "arch/x86_64/user_state.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/tlb.hpp"
 #include "vmm/error.hpp"
@@ -18,6 +19,7 @@ namespace ramet::vmm {
 using arch::x86_64::FpState;
 using arch::x86_64::kUserEnd;
 using arch::x86_64::UserRegs;
+using arch::x86_64::VdsoFunctions;
 
 struct Exit {
   enum class Kind : std::uint8_t {
@@ -125,6 +127,10 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     bool dear_accessed_dirty = false;
   };
   virtual const Features& features() const = 0;
+
+  // Functions of the host's own vDSO, where guest code can call them: above kUserEnd, at the same addresses in all
+  // machines of this VMM. All 0: guest code cannot.
+  virtual VdsoFunctions host_vdso() const { return {}; }
 
   // Sums over all vCPUs that ever ran.
   struct Totals {

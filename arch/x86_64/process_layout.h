@@ -7,6 +7,7 @@
 
 #define RAMET_USER_END 0x7ffffc000000 /* guest addresses end here, on every machine */
 #define RAMET_STUB_TEXT 0x7ffffc000000 /* one page, read and execute */
+#define RAMET_HOST_VDSO 0x7ffffc100000 /* from here on: the data pages of the host's vDSO, then its image */
 #define RAMET_TOLD 0x7ffffd000000
 #define RAMET_SAID 0x7ffffe000000
 #define RAMET_TOP 0x7ffffffff000 /* of what a host process can map */

@@ -24,6 +24,10 @@ struct UserRegs {
   std::uint64_t syscall_number() const { return rax; }
   std::array<std::uint64_t, 6> syscall_arguments() const { return {rdi, rsi, rdx, r10, r8, r9}; }
   void set_result(std::uint64_t v) { rax = v; }
+  // SIGTRAP after each instruction.
+  bool single_steps() const { return rflags & kTrapFlag; }
+  void set_single_steps(bool on) { rflags = on ? rflags | kTrapFlag : rflags & ~kTrapFlag; }
+  static constexpr std::uint64_t kTrapFlag = 0x100;
   static constexpr const char* kMachine = "x86_64";  // uname(2), AT_PLATFORM
   static constexpr unsigned kSyscallLength = 2;  // bytes of SYSCALL: pc() - kSyscallLength runs it again
 };

@@ -44,8 +44,10 @@ class FakeMachine : public Machine {
   Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
   const Features& features() const override { return features_; }
+  VdsoFunctions host_vdso() const override { return vdso; }
   Totals totals() const override { return {}; }
   FakeVcpu vcpu;
+  VdsoFunctions vdso;
   int banks = 0;
 
  private:

@@ -134,7 +134,16 @@ TEST_F(LoaderTest, TheStackHoldsArgumentsEnvironmentAndTheAuxiliaryVector) {
   EXPECT_EQ(*g.memory().read_string(auxv[AT_EXECFN], 4096), path);
   EXPECT_EQ(*g.memory().read_string(auxv[AT_PLATFORM], 16), "x86_64");
   EXPECT_NE(g.bytes(auxv[AT_RANDOM], 16), std::string(16, '\0'));
-  EXPECT_EQ(auxv.count(AT_SYSINFO_EHDR), 0u) << "there is no vDSO";
+  const mm::Gva vdso = auxv[AT_SYSINFO_EHDR];
+  EXPECT_EQ(vdso, g.process->image()->vdso);
+  EXPECT_GT(vdso, g.process->image()->stack_top);
+  EXPECT_LE(vdso + VDSO_PAGE, kUserEnd);
+  EXPECT_EQ(g.bytes(vdso, 4), "\177ELF");
+  const auto image = g.memory().find_region(vdso), data = g.memory().find_region(vdso - VDSO_PAGE);
+  EXPECT_EQ(image->name, "[vdso]");
+  EXPECT_EQ(image->prot, mm::Prot::Read | mm::Prot::Exec);
+  EXPECT_EQ(data->name, "[vvar]");
+  EXPECT_EQ(data->prot, mm::Prot::Read);
 }
 
 TEST_F(LoaderTest, ArgumentsThatFillTheStackAreRefused) {

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <optional>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
@@ -22,9 +23,10 @@ namespace ramet::vmm {
 namespace {
 
 // A guest descriptor for a host descriptor that was just made.
-OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec) {
+OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec, clockid_t clock = {}) {
   auto file = std::make_shared<OpenFile>();
   file->kind = kind;
+  file->clock = clock;
   file->host = HostFd(host);
   file->flags = flags;
   return thread.process.files.install(std::move(file), close_on_exec);
@@ -65,7 +67,7 @@ std::int64_t sys_timerfd_create(Thread& thread, const Args& a) {
   if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) return -EPERM;
   int host = timerfd_create(clock, flags | TFD_CLOEXEC);
   if (host < 0) return -errno;
-  return as_result(install(thread, host, OpenFile::Kind::Timer, O_RDWR, flags & TFD_CLOEXEC));
+  return as_result(install(thread, host, OpenFile::Kind::Timer, O_RDWR, flags & TFD_CLOEXEC, clock));
 }
 
 OrErrno<std::shared_ptr<OpenFile>> get(Thread& thread, int fd, OpenFile::Kind kind) {
@@ -81,6 +83,7 @@ std::int64_t sys_timerfd_settime(Thread& thread, const Args& a) {
   auto file = get(thread, a.i32(0), OpenFile::Kind::Timer);
   if (!file) return -file.error();
   itimerspec old{};
+  if (a.i32(1) & TFD_TIMER_ABSTIME) value->it_value = thread.process.family.clocks.host_timer((*file)->clock, value->it_value);
   if (timerfd_settime((*file)->host.get(), a.i32(1), &*value, &old) != 0) return -errno;
   return a[3] ? put_user(thread.memory(), a[3], old) : 0;
 }

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmm/linux/clocks.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/linux/sysv_memory.hpp"
@@ -110,6 +111,7 @@ class Family {
   rusage children_usage(int pid);                    // of those that were waited for
 
   SysvMemory sysv_memory;                            // shared by all of its processes
+  Clocks clocks;                                     // theirs; set before the first one runs
 
   // --- counters of calls, by number ---
   std::map<unsigned, std::uint64_t> calls() const, unknown_calls() const;

@@ -1,6 +1,8 @@
 // Files: what a guest may see of the host's files, and its table of open descriptors.
 #pragma once
 
+#include <time.h>
+
 #include <array>
 #include <cstdint>
 #include <expected>
@@ -65,6 +67,7 @@ struct OpenFile {
   std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
   std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
   std::shared_ptr<SignalFd> signals;     // of a Signal
+  clockid_t clock{};                     // of a Timer
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

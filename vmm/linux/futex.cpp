@@ -13,6 +13,7 @@
 
 #include <cerrno>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -60,7 +61,7 @@ std::int64_t start_wait(Thread& thread, const Args& a, bool bitset, bool realtim
   auto time = read_time(thread.memory(), a[3]);
   if (!time) return -time.error();
   // FUTEX_WAIT's timeout is relative; a deadline survives interruptions.
-  w.deadline = bitset ? *time : deadline_after(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time);
+  w.deadline = bitset ? thread.process.family.clocks.host(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time) : deadline_after(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time);
   return wait(thread, w);
 }
 

@@ -20,7 +20,7 @@ struct Image {
   Image(Image& of, std::shared_ptr<Shell> copy, mm::Charge charged) : shell(std::move(copy)), strings(std::move(charged)) {
     std::lock_guard guard(of.brk_lock);
     executable = of.executable, file = of.file, arguments = of.arguments, environment = of.environment, auxv = of.auxv;
-    stack_top = of.stack_top, stack_limit = of.stack_limit, brk_start = of.brk_start, brk = of.brk;
+    stack_top = of.stack_top, stack_limit = of.stack_limit, vdso = of.vdso, brk_start = of.brk_start, brk = of.brk;
   }
 
   const std::shared_ptr<Shell> shell;
@@ -36,6 +36,7 @@ struct Image {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> auxv;  // /proc/self/auxv
   mm::Gva stack_top = 0;
   std::uint64_t stack_limit = 8ull << 20;       // what the loader laid out; see load()
+  mm::Gva vdso = 0;                             // where the image of its vDSO is; 0: it has none
   mm::Gva brk_start = 0;
 
   std::mutex brk_lock;                          // guards brk; lock order: before AddressSpace's

@@ -64,7 +64,8 @@ std::expected<mm::Gva, Failure> build_stack(Image& image, const StackContents& c
 
   const auto& features = image.machine().features();
   auto& auxv = image.auxv;
-  auxv = {{AT_HWCAP, features.hwcap},
+  auxv = {{AT_SYSINFO_EHDR, image.vdso},
+          {AT_HWCAP, features.hwcap},
           {AT_PAGESZ, mm::kPageSize},
           {AT_CLKTCK, static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK))},
           {AT_PHDR, c.program_headers},

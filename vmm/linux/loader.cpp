@@ -16,7 +16,9 @@
 #include <utility>
 
 #include "vmm/linux/elf.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/initial_stack.hpp"
+#include "vmm/linux/vdso.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -26,7 +28,8 @@ using mm::align_down, mm::align_up, mm::kBlockSize, mm::kPageSize;
 // Where position-independent programs go, as on Linux: far from both the bottom and the libraries.
 constexpr mm::Gva kPieBase = 0x5500'0000'0000;
 constexpr std::uint64_t kPieSpread = 1ull << 38, kBrkSpread = 32ull << 20, kStackSpread = 64ull << 20;
-constexpr mm::Gva kStackTop = kUserEnd;
+constexpr std::uint64_t kVdsoRoom = 2ull << 20;    // above the stack
+constexpr mm::Gva kStackTop = kUserEnd - kVdsoRoom;
 constexpr std::uint64_t kMaxAlignment = 1ull << 30;
 // Programs up to this size are mapped at once: cheaper than the faults they would take. See bench.
 constexpr std::uint64_t kPopulateBytes = 256 << 10;
@@ -257,6 +260,8 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   auto stack = image.memory().map({.address = image.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
                                    .grows_down = true, .backing = nullptr, .name = "[stack]"});
   if (!stack) return cannot_map(program, stack.error());
+  const mm::Gva vdso = kUserEnd - kVdsoBytes - random_below(kVdsoRoom - kVdsoBytes, kPageSize);
+  if (auto r = map_vdso(image, vdso, process.family.clocks); !r) return cannot_map(program, r.error());
   contents.program_headers = elf->headers ? *bias + elf->headers : 0;
   contents.header_count = elf->header_count;
   contents.arguments = &image.arguments;

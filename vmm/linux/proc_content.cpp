@@ -221,7 +221,7 @@ std::string cpuinfo(const ProcContext& c) {
   return out;
 }
 
-std::string kernel_stat() {
+std::string kernel_stat(const Clocks& clocks) {
   rusage all;
   Ticks t = getrusage(RUSAGE_SELF, &all) == 0 ? ticks(all) : Ticks{};
   std::string out = fmt::format("cpu  {} 0 {} 0 0 0 0 0 0 0\n", t.user, t.system);
@@ -229,12 +229,14 @@ std::string kernel_stat() {
   timespec up{}, now{};
   ::clock_gettime(CLOCK_BOOTTIME, &up);
   ::clock_gettime(CLOCK_REALTIME, &now);
+  up = clocks.guest(CLOCK_BOOTTIME, up);
   return out + fmt::format("intr 0\nctxt 0\nbtime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n", now.tv_sec - up.tv_sec);
 }
 
-std::string uptime() {
+std::string uptime(const Clocks& clocks) {
   timespec up{};
   ::clock_gettime(CLOCK_BOOTTIME, &up);
+  up = clocks.guest(CLOCK_BOOTTIME, up);
   return fmt::format("{}.{:02} 0.00\n", up.tv_sec, up.tv_nsec / 10'000'000);
 }
 
@@ -307,8 +309,8 @@ OrErrno<std::string> process_content(const ProcContext& c, std::string_view name
 OrErrno<std::string> system_content(const ProcContext& c, std::string_view path) {
   if (path == "/proc/meminfo") return meminfo(c);
   if (path == "/proc/cpuinfo") return cpuinfo(c);
-  if (path == "/proc/stat") return kernel_stat();
-  if (path == "/proc/uptime") return uptime();
+  if (path == "/proc/stat") return kernel_stat(c.process->family.clocks);
+  if (path == "/proc/uptime") return uptime(c.process->family.clocks);
   if (path == "/proc/loadavg") return std::string("0.00 0.00 0.00 1/1 1\n");
   if (path == "/proc/version") return fmt::format("Linux version {} (ramet) {}\n", kKernelRelease, kKernelVersion);
   if (path == "/proc/filesystems") return std::string("nodev\tproc\nnodev\tsysfs\nnodev\tdevtmpfs\nnodev\ttmpfs\n");

@@ -42,7 +42,7 @@ std::int64_t sys_sysinfo(Thread& thread, const Args& a) {
   const mm::Usage usage = thread.memory().usage();
   const std::uint64_t used = usage.data_pages_4k * mm::kPageSize + usage.data_blocks_2m * mm::kBlockSize;
   struct sysinfo info{};
-  info.uptime = host.uptime;
+  info.uptime = host.uptime + thread.process.family.clocks.offset(CLOCK_BOOTTIME).tv_sec;
   info.totalram = usage.limit_bytes;
   info.freeram = usage.limit_bytes - std::min(used, usage.limit_bytes);
   info.procs = static_cast<unsigned short>(std::min<std::size_t>(thread.process.thread_count(), 65535));

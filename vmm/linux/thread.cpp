@@ -9,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstdio>
+#include <utility>
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
@@ -17,6 +18,7 @@
 #include "vmm/linux/futex.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/user_memory.hpp"
+#include "vmm/linux/vdso.hpp"
 
 namespace ramet::vmm {
 
@@ -30,7 +32,7 @@ void Thread::loop() {
   install_kick_signal();
   serve({.kind = Exit::Kind::Kicked, .detail = {}});
   while (!exited && !must_end()) {
-    if (process.parking.asked()) process.parking.park();
+    if (process.parking.asked() && !step_out()) process.parking.park();
     serve(vcpu().run());
   }
 }
@@ -50,7 +52,27 @@ void Thread::end_for(const std::exception& failed) noexcept {
   process.end(host_failed(failed));
 }
 
+bool Thread::step_out() {
+  constexpr unsigned kMostSteps = 2000;
+  if (!in_vdso(image(), regs().pc())) {
+    steps_ = 0;
+    return false;
+  }
+  if (stepping_) return true;
+  if (steps_ == kMostSteps) return false;
+  ++steps_;
+  stepping_ = true;
+  single_steps_ = regs().single_steps();
+  regs().set_single_steps(true);
+  return true;
+}
+
 void Thread::handle(const Exit& e) {
+  if (std::exchange(stepping_, false)) {
+    regs().set_single_steps(single_steps_);
+    const bool step = e.kind == Exit::Kind::Exception && e.trap == kVectorDebug && !single_steps_;
+    if (step) return handle({.kind = Exit::Kind::Kicked, .detail = {}});
+  }
   switch (e.kind) {
     case Exit::Kind::Syscall: dispatch(*this); return;  // delivers signals itself: it knows the result
     case Exit::Kind::PageFault: page_fault(e); break;
@@ -61,7 +83,13 @@ void Thread::handle(const Exit& e) {
       process.end({Ending::Kind::Broken, 0, e.detail});
       return;
   }
+  if (interruption_.raised() && !has_fault() && step_out()) return;
   deliver_signals(*this, kNoResult);
+}
+
+bool Thread::has_fault() const {
+  std::lock_guard guard(process.signals.lock);
+  return !signals.faults.empty();
 }
 
 void Thread::page_fault(const Exit& e) {

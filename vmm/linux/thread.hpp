@@ -72,6 +72,12 @@ class Thread {
   // False: the thread was interrupted for nothing that concerns it, and blocking() waits again.
   bool should_stop_waiting();
 
+  // Inside the vDSO (in_vdso()) the thread is not to be interrupted: what is in its registers and on its stack there is
+  // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next run()
+  // brings it an instruction further; whoever asks comes back after that. False: it is outside, or goes round in there
+  // for so long that it is not the vDSO's code.
+  bool step_out();
+
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
   void set_temporary_mask(SignalSet);
@@ -104,9 +110,13 @@ class Thread {
   Interruption interruption_;
   std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
   std::atomic<bool> running_{false};            // host_ is valid
+  // step_out()'s. While the first is set, the second is what the guest had.
+  bool stepping_ = false, single_steps_ = false;
+  unsigned steps_ = 0;                          // since it was seen outside
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);
+  bool has_fault() const;                       // what it did by itself is to be told as a signal
   int fatal_signal();                           // pending, not blocked, and nobody handles it; 0: none
 };
 

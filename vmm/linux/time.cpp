@@ -14,6 +14,7 @@
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
+#include "vmm/linux/vdso.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -51,6 +52,8 @@ std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   timespec now;
   if (clock_gettime(*clock, &now) != 0) return -errno;
   if (*clock == CLOCK_PROCESS_CPUTIME_ID) now = processor_time(thread.process);
+  // The host's own vDSO asks for the host's clock; the program's adds the offset to what that one tells.
+  if (!in_host_vdso(thread.regs().pc())) now = thread.process.family.clocks.guest(*clock, now);
   return put_user(thread.memory(), a[1], now);
 }
 
@@ -86,7 +89,8 @@ std::int64_t sys_times(Thread& thread, const Args& a) {
   const tms used{ticks(own.ru_utime), ticks(own.ru_stime), ticks(children.ru_utime), ticks(children.ru_stime)};
   if (a[0] && put_user(thread.memory(), a[0], used) != 0) return -EFAULT;
   tms host;
-  return ::times(&host);
+  const timespec moved = thread.process.family.clocks.offset(CLOCK_MONOTONIC);
+  return ::times(&host) + moved.tv_sec * hz + moved.tv_nsec * hz / kNanosPerSecond;
 }
 
 // Linux's KTIME_MAX, the last moment a timer of its can have.
@@ -110,7 +114,7 @@ std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva reque
   auto time = read_time(thread.memory(), request);
   if (!time) return -time.error();
   if (wakes_the_host(clock)) return -EPERM;
-  if (absolute) return sleep_until(thread, clock, *time, 0, true);
+  if (absolute) return sleep_until(thread, clock, thread.process.family.clocks.host(clock, *time), 0, true);
   // A relative sleep does not follow changes of the wall clock.
   if (clock == CLOCK_REALTIME) clock = CLOCK_MONOTONIC;
   timespec deadline = deadline_after(clock, *time);

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/signals_blocked.hpp"
 
@@ -106,7 +107,7 @@ std::int64_t Timers::create_locked(clockid_t clock, const Notify& notify, bool p
   event.sigev_signo = timer_signal();
   event.sigev_value.sival_int = id;
   event._sigev_un._tid = server_;
-  Timer timer{.host = {}, .notify = notify, .posix = posix, .last_overrun = 0};
+  Timer timer{.host = {}, .clock = clock, .notify = notify, .posix = posix, .last_overrun = 0};
   const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
   if (timer_create(clock, &event, &place->second.host) == 0) return id;
   const int error = errno;
@@ -123,7 +124,9 @@ std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec*
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
   if (found == timers_.end() || !found->second.posix) return -EINVAL;
-  return timer_settime(found->second.host, flags, &value, old) == 0 ? 0 : -errno;
+  itimerspec on_host = value;
+  if (flags & TIMER_ABSTIME) on_host.it_value = process_.family.clocks.host_timer(found->second.clock, value.it_value);
+  return timer_settime(found->second.host, flags, &on_host, old) == 0 ? 0 : -errno;
 }
 
 std::int64_t Timers::get(int id, itimerspec& value) {

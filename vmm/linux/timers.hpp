@@ -33,7 +33,7 @@ class Timers {
   };
   // Bound to the calling thread for CLOCK_THREAD_CPUTIME_ID. Returns the timer's id, or -errno (EAGAIN: too many).
   std::int64_t create(clockid_t clock, const Notify&);
-  // 0 or -errno (EINVAL: no such timer). `old` may be null.
+  // 0 or -errno (EINVAL: no such timer). `old` may be null. An absolute time is on the guest's clock.
   std::int64_t set(int id, int flags, const itimerspec& value, itimerspec* old);
   std::int64_t get(int id, itimerspec& value);
   // Of the expiry that the program was told of last.
@@ -51,6 +51,7 @@ class Timers {
  private:
   struct Timer {
     timer_t host{};
+    clockid_t clock{};
     Notify notify;
     bool posix = true;        // SI_TIMER with its id; else an interval timer's plain signal
     int last_overrun = 0;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 
@@ -271,6 +272,12 @@ UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
   auto time = read_user<__kernel_timespec>(thread_.memory(), at);
   if (!time) return malformed(EFAULT);
   request_.time = *time;
+  const unsigned flags = from_.timeout_flags;
+  if (flags & IORING_TIMEOUT_ABS) {
+    const clockid_t clock = flags & IORING_TIMEOUT_REALTIME ? CLOCK_REALTIME : flags & IORING_TIMEOUT_BOOTTIME ? CLOCK_BOOTTIME : CLOCK_MONOTONIC;
+    const timespec on_host = thread_.process.family.clocks.host_timer(clock, {time->tv_sec, time->tv_nsec});
+    request_.time = {on_host.tv_sec, on_host.tv_nsec};
+  }
   return {};
 }
 

@@ -24,6 +24,7 @@
 #include "arch/x86_64/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
+#include "vmm/process/host_vdso.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 
 namespace ramet::vmm::process {
@@ -64,10 +65,11 @@ int descriptor_above(int fd) {
 struct SetUp {
   std::vector<Command> commands;
   std::vector<const char*> names;
+  std::size_t map_vdso = 0;      // that command asks for the vDSO, the next one looks whether it is there; 0: neither
   void add(const char* name, Command c) { commands.push_back(c), names.push_back(name); }
 };
 
-SetUp set_up(const Context& mapper) {
+SetUp set_up(const Context& mapper, const HostVdso& vdso) {
   // What commands point to, in the mapper's told page.
   struct {
     struct {
@@ -89,6 +91,14 @@ SetUp set_up(const Context& mapper) {
   s.add("munmap", {SYS_munmap, {kTextEnd, RAMET_TOLD - kTextEnd}});
   s.add("munmap", {SYS_munmap, {kToldEnd, RAMET_SAID - kToldEnd}});
   s.add("munmap", {SYS_munmap, {kSaidEnd, RAMET_TOP - kSaidEnd}});
+  if (vdso.image_bytes) {
+    // The one that execve(2) mapped has gone with what lay around it. The kernel maps another where it is told to, or
+    // elsewhere: mprotect(2) looks whether it is there, as nothing else can be.
+    constexpr std::uint64_t kMapVdso = 0x2003;  // ARCH_MAP_VDSO_64
+    s.map_vdso = s.commands.size();
+    s.add("a vDSO (arch_prctl)", {SYS_arch_prctl, {kMapVdso, RAMET_HOST_VDSO}});
+    s.add("a vDSO at its place (mprotect)", {SYS_mprotect, {RAMET_HOST_VDSO + vdso.data_bytes, vdso.image_bytes, PROT_READ | PROT_EXEC}});
+  }
   s.add("setsid", {SYS_setsid, {}});
   s.add("prctl(PR_SET_NO_NEW_PRIVS)", {SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
   s.add("prctl(PR_SET_DUMPABLE)", {SYS_prctl, {PR_SET_DUMPABLE, 0}});
@@ -140,7 +150,8 @@ Status Child::start() {
     return failure("the system-call filters of a guest's process do not fit into their page");
   }
   const Context mapper = context(kMapper);
-  const SetUp first = set_up(mapper);
+  const HostVdso& vdso = host_vdso();
+  const SetUp first = set_up(mapper, vdso);
   mapper.prepare(first.commands, Then::Answer);
   mapper.go();
   // It never spins: it would keep a processor from the guest.
@@ -155,10 +166,15 @@ Status Child::start() {
   numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
   if (!mapper.wait(kRounds, Patience(*this)))
     return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
+  // Either the guest's processes of this VMM all have the vDSO, or none has it, as its addresses pass from one to the other.
+  const std::int64_t vdso_result = first.map_vdso ? mapper.result(first.map_vdso) : -ENOSYS;
+  const bool never = vdso_result == -EINVAL || vdso_result == -EPERM || vdso_result == -ENOSYS;
   for (std::size_t i = 0; i < first.commands.size(); ++i) {
+    if (never && first.map_vdso && (i == first.map_vdso || i == first.map_vdso + 1)) continue;
     if (const std::int64_t r = mapper.result(i); r < 0)
       return failure(fmt::format("the host refuses the guest's process {}: {}", first.names[i], std::strerror(static_cast<int>(-r))));
   }
+  if (!never) vdso_ = vdso.functions_at(RAMET_HOST_VDSO + vdso.data_bytes);
   return {};
 }
 

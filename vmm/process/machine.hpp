@@ -38,6 +38,7 @@ class ProcessMachine final : public Machine {
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   const Features& features() const override;
+  VdsoFunctions host_vdso() const override { return child_->vdso(); }
   Totals totals() const override;
 
  private:

@@ -14,6 +14,7 @@
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
+#include "vmm/linux/vdso.hpp"
 #include "vmm/snapshot/file.hpp"
 
 namespace ramet::vmm::snapshot {
@@ -52,6 +53,7 @@ std::vector<std::string> to_text(const PendingSignals& pending) {
 }
 
 Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
+  if (in_vdso(thread.image(), regs.pc())) return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
   FpState fp;
   if (auto got = thread.vcpu().get_fp(fp); !got) return got;
   std::span<const std::byte> area = fp.area;
@@ -114,6 +116,7 @@ Status Collector::process() {
     process_.timers->get_interval_timer(which, t);
     state.timers.push_back({t.it_value.tv_sec, t.it_value.tv_nsec, t.it_interval.tv_sec, t.it_interval.tv_nsec});
   }
+  for (const timespec& shown : process_.family.clocks.now()) state.clocks.push_back({shown.tv_sec, shown.tv_nsec});
   Image& image = first_.image();
   state.executable = image.executable;
   state.arguments = image.arguments;

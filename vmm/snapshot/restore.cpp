@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/auxvec.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/timers.hpp"
+#include "vmm/linux/vdso.hpp"
 
 namespace ramet::vmm::snapshot {
 namespace {
@@ -220,6 +222,21 @@ Status restore_policy(const File& file, Process& process) {
   return {};
 }
 
+// The clocks go on, and the program's vDSO knows.
+Status restore_clocks(const File& file, Process& process) {
+  constexpr std::int64_t kMostSeconds = 1ll << 40;
+  Clocks::Now shown;
+  if (file.state().clocks.size() != shown.size()) return impossible(file, "clocks");
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    shown[i] = {file.state().clocks[i][0], file.state().clocks[i][1]};
+    if (!valid_time(shown[i]) || shown[i].tv_sec > kMostSeconds) return impossible(file, "clocks");
+  }
+  process.family.clocks.go_on_from(shown);
+  auto renewed = renew_vdso(*process.image(), process.family.clocks);
+  if (!renewed) return failure(fmt::format("no room for the memory of {}: {}", file.path(), mm::describe(renewed.error())));
+  return {};
+}
+
 Status restore_image(const File& file, Image& image) {
   const ProcessState& state = file.state();
   constexpr std::uint64_t kEnd = 1ull << 47;
@@ -227,7 +244,10 @@ Status restore_image(const File& file, Image& image) {
   image.executable = state.executable;
   image.arguments = state.arguments;
   image.environment = state.environment;
-  for (const auto& [key, value] : state.auxv) image.auxv.emplace_back(key, value);
+  for (const auto& [key, value] : state.auxv) {
+    image.auxv.emplace_back(key, value);
+    if (key == AT_SYSINFO_EHDR) image.vdso = value;
+  }
   image.stack_top = state.stack_top;
   image.stack_limit = state.stack_limit;
   image.brk_start = state.brk_start;
@@ -337,6 +357,7 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
   Status done = restore_files(file, process);
   if (done) done = restore_policy(file, process);
   if (done) done = restore_image(file, *image);
+  if (done) done = restore_clocks(file, process);
   if (!done) return std::unexpected(done.error());
   if (index_ok(state.executable_file, state.files.size())) {
     auto executable = reopen(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);

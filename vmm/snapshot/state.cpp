@@ -17,7 +17,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge
                                    wipe_on_fork, mapping, offset, name)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, xcr0, xsave_size)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, threads, actions,
-                                   pending, limits, deny_wx, umask, directory, timers, executable, executable_file,
+                                   pending, limits, deny_wx, umask, directory, timers, clocks, executable, executable_file,
                                    arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, memory_bytes,
                                    mmap_top, files, descriptors, mappings, regions)
 

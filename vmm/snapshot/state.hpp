@@ -83,6 +83,7 @@ struct ProcessState {
   int umask = -1;                                  // -1: the host's
   std::string directory;                           // the working directory
   std::vector<std::array<std::int64_t, 4>> timers; // ITIMER_*: value and interval, as itimerspec has them
+  std::vector<std::array<std::int64_t, 2>> clocks; // Clocks::Now: seconds, nanoseconds
   std::string executable;
   int executable_file = -1;
   std::vector<std::string> arguments, environment;

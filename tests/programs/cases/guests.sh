@@ -49,6 +49,7 @@ test_sockets_of_the_host() {
   "$G/sockets" knock "$DATA/host" && wait $listener || fail "the listener was not there"
 }
 test_rwx() { same "$G/rwx"; }
+test_vdso() { same "$G/vdso"; }
 
 test_musl_hello() { same "$G/musl_hello"; }
 test_musl_threads() { same "$G/musl_threads" "$(scaled 500 20)"; }
@@ -59,6 +60,7 @@ test_musl_mapped_files() { same "$G/musl_mapped_files" "$DATA"; }
 test_musl_events() { same "$G/musl_events"; }
 test_musl_futex() { same "$G/musl_futex"; }
 test_musl_vector_state() { same "$G/musl_vector_state"; }
+test_musl_vdso() { same "$G/musl_vdso"; }
 
 # What they print with the techniques off must be the same.
 test_without_huge_merge() {

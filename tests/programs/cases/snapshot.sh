@@ -54,6 +54,19 @@ test_snapshot_everything() {
 test_snapshot_threads() {
   for round in 1 2 3; do resumes "$G/resume_threads"; done
 }
+# Clocks that count from the start stand still while a program is saved, and tell the time on either machine.
+test_snapshot_clocks() {
+  "$RAMET" snapshot save --timeout "$LIMIT" -o "$WORK/clocks" "$G/vdso" resume </dev/null 2>"$WORK/save.err" ||
+    { refused $? "$WORK/save.err"; show "$WORK/save.err"; fail "save"; }
+  sleep 1
+  for machine in kvm process; do
+    echo go | "${PROGRAM:-$RAMET}" snapshot run --machine $machine --timeout "$LIMIT" "$WORK/clocks" >"$WORK/out" 2>"$WORK/err" ||
+      { if [ $machine = kvm ] && ! "$GUESTS/../host_kvm" >/dev/null; then continue; fi
+        if grep -q 'was saved on another processor' "$WORK/err"; then continue; fi  # what machines offer may differ
+        show "$WORK/out" "$WORK/err"; fail "$machine"; }
+    says 'stood still'
+  done
+}
 test_snapshot_lua() {
   SETUP='cat >count.lua <<EOF
 local t = {}
