@@ -114,6 +114,10 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // The calling thread has left run() for good.
   virtual void release_vcpu(Vcpu*) = 0;
 
+  // Whoever runs here next finds nothing of who ran before, not even of one that took over what runs it. No vCPU is in use,
+  // and those that were got are gone. Errors: no host process.
+  virtual Status renew() { return {}; }
+
   // What the guest sees: AT_HWCAP, AT_HWCAP2 and the size of its XSAVE area (0: FXSAVE only, 512 bytes).
   struct Features {
     std::uint64_t hwcap = 0, hwcap2 = 0;

@@ -107,6 +107,8 @@ Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
 
 Status Shell::reset() {
   if (!origin_) return failure("only what was spawned from a snapshot can be reset");
+  // First: it writes nothing any more into memory that is cleared now.
+  if (auto r = machine_->renew(); !r) return r;
   if (auto r = space_->reset(*origin_); !r) return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));
   return {};
 }

@@ -89,6 +89,7 @@ bool may(const seccomp_data& d, bool mapper) {
     case SYS_mprotect: return below_end && protection;
     case SYS_clone: return mapper && a[0] == thread_flags();
     case SYS_recvmsg: return mapper && a[0] == kMapperSocket;
+    case SYS_close_range: return mapper && a[2] == 0;
     case SYS_close:
     case SYS_sigaltstack:
     case SYS_rt_sigprocmask: return mapper;
@@ -111,7 +112,7 @@ std::vector<Case> cases() {
 // A call that a check somewhere lets pass, as often as one that none does.
 seccomp_data draw(Numbers& n) {
   static constexpr long kCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_futex, SYS_arch_prctl, SYS_clone, SYS_recvmsg,
-                                    SYS_close, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
+                                    SYS_close, SYS_close_range, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
   seccomp_data d{};
   d.arch = n.below(64) ? AUDIT_ARCH_X86_64 : static_cast<std::uint32_t>(n.near_an_edge());
   d.instruction_pointer = n.below(8) ? RAMET_STUB_TEXT + n.below(0x1001) : n.near_an_edge();
@@ -124,6 +125,7 @@ seccomp_data draw(Numbers& n) {
   if (d.nr == SYS_futex && n.below(2)) d.args[1] = n.below(3);
   if (d.nr == SYS_arch_prctl && n.below(2)) d.args[0] = 0x1000 + n.below(4);
   if (d.nr == SYS_clone && n.below(2)) d.args[0] = thread_flags() ^ (n.below(2) ? 0 : 1ull << n.below(64));
+  if (d.nr == SYS_close_range && n.below(2)) d.args[2] = 0;
   if (d.nr == SYS_recvmsg && n.below(2)) d.args[0] = n.below(8);
   if (d.nr == SYS_seccomp && n.below(2)) d.args[0] = n.below(3), d.args[1] = n.below(8);
   return d;

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -259,7 +260,9 @@ std::expected<int, int> Child::give(int descriptor) {
     number += std::countr_one(word);
     break;
   }
-  if (number >= static_cast<int>(64 * std::size(numbers_))) return std::unexpected(EMFILE);
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);  // the process's is the same
+  if (number >= static_cast<int>(64 * std::size(numbers_)) || static_cast<rlim_t>(number) >= limit.rlim_cur) return std::unexpected(EMFILE);
   char byte = 0;
   iovec piece{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -297,6 +300,15 @@ std::expected<void, int> Child::take_back(int number) {
   const Command close{SYS_close, {static_cast<std::uint64_t>(number)}};
   if (auto done = ask({&close, 1}); !done) return done;
   numbers_[number / 64] &= ~(1ull << number % 64);
+  return {};
+}
+
+std::expected<void, int> Child::take_all_back() {
+  std::lock_guard guard(mapper_lock_);
+  const Command close[] = {{SYS_close_range, {0, kMapperSocket - 1}}, {SYS_close_range, {kMapperSocket + 1, ~0u}}};
+  if (auto done = ask(close); !done) return done;
+  std::ranges::fill(numbers_, 0);
+  numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
   return {};
 }
 

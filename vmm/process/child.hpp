@@ -35,9 +35,11 @@ class Child {
   // --- by the mapper; one request at a time, done when they return ---
   // Errors: a call failed, its errno; ESRCH: the process has ended, or does not answer and was killed.
   std::expected<void, int> carry_out(std::span<const Command>);
-  // Gives the process a descriptor; its number there. Errors as above.
+  // Gives the process a descriptor; its number there. Errors as above, and EMFILE: it has as many as it can.
   std::expected<int, int> give(int descriptor);
   std::expected<void, int> take_back(int number);
+  // All that it has, whatever their numbers are there. Errors as above.
+  std::expected<void, int> take_all_back();
   // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as above.
   std::expected<int, int> make_thread(unsigned number);
 

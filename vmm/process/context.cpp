@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <cassert>
+#include <chrono>
 #include <cstring>
 
 namespace ramet::vmm::process {
@@ -69,9 +69,16 @@ bool Context::wait(std::uint32_t rounds, const std::function<bool()>& patient) c
   auto done = word(said_, SAID_DONE);
   word(told_, TOLD_SLEEPS).store(1, std::memory_order_seq_cst);
   bool go_on = true;
+  // By the clock: the process may wake us, or write that word, as often as it likes.
+  constexpr std::chrono::milliseconds kSlice{100};
+  auto next = std::chrono::steady_clock::now() + kSlice;
   for (std::uint32_t seen; (seen = done.load(std::memory_order_seq_cst)) != number && go_on;) {
-    constexpr timespec kSlice{0, 100'000'000};
-    if (futex(said_, SAID_DONE, FUTEX_WAIT, seen, &kSlice) != 0 && errno == ETIMEDOUT) go_on = patient();
+    constexpr timespec kTimeout{0, std::chrono::nanoseconds(kSlice).count()};
+    futex(said_, SAID_DONE, FUTEX_WAIT, seen, &kTimeout);
+    if (const auto now = std::chrono::steady_clock::now(); now >= next) {
+      next = now + kSlice;
+      go_on = patient();
+    }
   }
   word(told_, TOLD_SLEEPS).store(0, std::memory_order_seq_cst);
   return answered(number);

@@ -50,6 +50,20 @@ void ProcessMachine::files_closed() {
   if (mirror_) mirror_->close_writable();
 }
 
+Status ProcessMachine::renew() {
+  auto fresh = Child::create();
+  if (!fresh) return std::unexpected(fresh.error());
+  past_ = totals();
+  past_.mappings = 0;
+  {
+    std::lock_guard hold(vcpus_lock_);
+    free_.clear();
+    vcpus_.clear();
+  }
+  child_ = std::move(*fresh);  // the other one has ended
+  return attach(*space_);
+}
+
 const Machine::Features& ProcessMachine::features() const { return host_features(); }
 
 std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
@@ -95,7 +109,7 @@ void ProcessMachine::release_vcpu(Vcpu* vcpu) {
 }
 
 Machine::Totals ProcessMachine::totals() const {
-  Totals t{};
+  Totals t = past_;
   {
     std::lock_guard hold(vcpus_lock_);
     for (const auto& v : vcpus_) {
@@ -106,7 +120,7 @@ Machine::Totals ProcessMachine::totals() const {
   }
   if (mirror_) {
     const Mirror::Counts c = mirror_->counts();
-    t.fills = c.fills, t.evictions = c.evictions, t.mappings = c.mappings;
+    t.fills += c.fills, t.evictions += c.evictions, t.mappings = c.mappings;
   }
   return t;
 }

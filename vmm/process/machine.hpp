@@ -37,6 +37,7 @@ class ProcessMachine final : public Machine {
   Status warm_up() override { return make_vcpu(); }
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
+  Status renew() override;
   const Features& features() const override;
   VdsoFunctions host_vdso() const override { return child_->vdso(); }
   Totals totals() const override;
@@ -46,13 +47,14 @@ class ProcessMachine final : public Machine {
   explicit ProcessMachine(std::unique_ptr<Child>);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
-  const std::unique_ptr<Child> child_;
+  std::unique_ptr<Child> child_;                // replaced by renew() only
   mm::AddressSpace* space_ = nullptr;           // of attach()
   std::unique_ptr<Mirror> mirror_;              // from attach() on
   std::mutex creating_lock_;                    // only its holder adds to vcpus_
   mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_; a leaf
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_;  // grows only
   std::vector<ProcessVcpu*> free_;
+  Totals past_{};                               // of processes that renew() has replaced
 };
 
 }  // namespace ramet::vmm::process

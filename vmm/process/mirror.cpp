@@ -153,14 +153,19 @@ std::expected<void, int> Mirror::give(const Missing& missing) {
     if (!other) return std::unexpected(EMFILE);
     descriptor = *other;
   }
-  const auto number = child_.give(descriptor);
+  auto number = child_.give(descriptor);
+  if (!number && number.error() == EMFILE) {
+    // Mappings stay without their descriptors, and those come again when something is mapped by them.
+    if (auto done = take_all_back(false); !done) return done;
+    number = child_.give(descriptor);
+  }
   if (!number) return std::unexpected(number.error());
   std::lock_guard guard(lock_);
   files_.emplace(key, Given{missing.file, *number});
   return {};
 }
 
-std::expected<void, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
+std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
   for (;;) {
     Missing missing;
     std::optional<Underway> settling;
@@ -177,6 +182,7 @@ std::expected<void, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std
         if (wish) fill = fill_locked(*wish, missing);
         if (missing.none) return std::unexpected(ENXIO);
         if (!missing.file) {
+          std::optional<std::size_t> command;
           slot.settling = !pending_.empty();
           // Away first: what is filled on this way may lie there.
           const auto away = unmap_locked(std::exchange(pending_, {}));
@@ -185,6 +191,7 @@ std::expected<void, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std
             const auto& [start, m] = *fill;
             note_locked(start, m);
             ++counts_.fills;
+            command = commands.size();
             commands.push_back({SYS_mmap, {start, m.end - start, m.protection, MAP_SHARED | MAP_FIXED,
                                            static_cast<std::uint64_t>(m.descriptor), m.offset}});
             slot.filling = fill;
@@ -192,13 +199,13 @@ std::expected<void, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std
           slot.inside.store(true, std::memory_order_seq_cst);
           slot.context.prepare(commands, Then::Guest);
           slot.list = slot.context.go();
-          return {};
+          return command;
         }
       }
     }
     if (settling && !wait_applied(settling->context, settling->list)) return std::unexpected(ESRCH);
     if (missing.file) {
-      if (auto given = give(missing); !given) return given;
+      if (auto given = give(missing); !given) return std::unexpected(given.error());
     }
   }
 }
@@ -270,29 +277,48 @@ void Mirror::flush(std::span<const mm::FlushRequest::Range> ranges, bool everyth
     commands = unmap_locked(std::move(gone));
   }
   wait_for(underway);
-  if (!commands.empty()) (void)child_.carry_out(commands);  // if it fails, the process has ended
+  if (commands.empty() || child_.carry_out(commands)) return;
+  // It has ended, or has so many mappings that none can be cut; all of them can go.
+  {
+    std::lock_guard guard(lock_);
+    mappings_.clear();
+    note_underway_locked();
+  }
+  const Command all = unmap(0, RAMET_USER_END);
+  (void)child_.carry_out({&all, 1});
 }
 
-void Mirror::close_writable() {
-  std::vector<int> numbers;
+std::expected<void, int> Mirror::take_all_back(bool mappings) {
   std::vector<Underway> underway;
   {
     std::lock_guard guard(lock_);
-    for (auto at = files_.begin(); at != files_.end();) {
-      const auto file = at->second.file.lock();
-      if (at->first.second && file && file->closed()) {
-        numbers.push_back(at->second.number);
-        at = files_.erase(at);
-      } else {
-        ++at;
-      }
-    }
+    files_.clear();
+    // They may map by a number that is then another file's.
     for (const Slot* slot : slots_)
       if (slot->filling && !slot->context.applied(slot->list)) underway.push_back({slot->context, slot->list});
   }
-  if (numbers.empty()) return;
-  wait_for(underway);  // they may map by such a number, which is then another file's
-  for (const int number : numbers) (void)child_.take_back(number);
+  wait_for(underway);
+  if (auto done = child_.take_all_back(); !done || !mappings) return done;
+  {
+    std::lock_guard guard(lock_);
+    mappings_.clear();
+    note_underway_locked();
+  }
+  const Command all = unmap(0, RAMET_USER_END);
+  return child_.carry_out({&all, 1});
+}
+
+void Mirror::close_writable() {
+  std::lock_guard one_at_a_time(giving_);  // what is given meanwhile would be closed, and still be noted
+  {
+    std::lock_guard guard(lock_);
+    const bool any = std::ranges::any_of(files_, [](const auto& given) {
+      const auto file = given.second.file.lock();
+      return given.first.second && file && file->closed();
+    });
+    if (!any) return;
+  }
+  (void)take_all_back(true);  // if it fails, the process has ended
 }
 
 }  // namespace ramet::vmm::process

@@ -61,14 +61,15 @@ class Mirror {
   };
   // Lets the vCPU go on into guest code, after these commands; `wish`: it faulted there, and if the tables allow what
   // it wanted, this is mapped on the way. Errors: ESRCH (the process has ended or does not answer), or why the process
-  // cannot have the file behind the page.
-  std::expected<void, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
+  // cannot have the file behind the page. The command of the list that maps it, if one does.
+  std::expected<std::optional<std::size_t>, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
   // The host refused a mapping: all go, and with them what it may have had too many of. By the next who enters.
   void evict();
 
   // Nothing in these ranges is used any more that was mapped before the call; no ranges: all.
   void flush(std::span<const mm::FlushRequest::Range>, bool everything);
-  // What the process could write by descriptors of these files it no longer can. Their pages have been flushed, or are next.
+  // What the process could write of files that are closed by now it no longer can: it has none of its descriptors and
+  // mappings left, as it may have some that nobody knows of.
   void close_writable();
 
   Counts counts() const;
@@ -96,6 +97,8 @@ class Mirror {
   };
   std::optional<std::pair<mm::Gva, Mapping>> fill_locked(const Wish&, Missing&);
   std::expected<void, int> give(const Missing&);
+  // Every descriptor, and with `mappings` everything that was mapped. giving_ held.
+  std::expected<void, int> take_all_back(bool mappings);
   bool wait_applied(const Context&, std::uint32_t list);
   struct Underway {
     Context context;

@@ -177,6 +177,7 @@ FilterBuilder::Program mapper_filter() {
   f.allow(SYS_clone, [&] { f.is(0, thread_flags()); });
   f.allow(SYS_recvmsg, [&] { f.is(0, kMapperSocket); });
   f.allow(SYS_close);
+  f.allow(SYS_close_range, [&] { f.is(2, 0); });
   // What a new thread does before it has a filter of its own.
   f.allow(SYS_sigaltstack);
   f.allow(SYS_rt_sigprocmask);

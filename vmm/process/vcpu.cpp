@@ -111,17 +111,29 @@ Exit ProcessVcpu::enter_and_wait() {
   if (fp_) x86::write_host_fp(said, *frame_, *fp_);
   fp_.reset();
   frame_.reset();
-  if (auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands)); !entered) {
+  const auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands));
+  if (!entered) {
     if (entered.error() == ESRCH) return gone();
     if (entered.error() == ENXIO) return broken("a page of the guest lies in memory that its process cannot map");
     return broken(fmt::format("the host lets the guest's process have no more memory files: {}", std::strerror(entered.error())));
   }
   if (kicked_.load(std::memory_order_seq_cst)) machine_.child_->signal(thread_, kick_signal());  // since take_kick(); pairs with kick()
   running.fetch_add(1, std::memory_order_relaxed);
-  const bool answered = slot_.context.wait(rounds(), Child::Patience(*machine_.child_, false));
+  // Guest code takes as long as it likes, but whoever is kicked has to come.
+  Child::Patience endless(*machine_.child_, false), limited(*machine_.child_);
+  const bool answered =
+      slot_.context.wait(rounds(), [&] { return kicked_.load(std::memory_order_relaxed) ? limited() : endless(); });
   running.fetch_sub(1, std::memory_order_relaxed);
   slot_.inside.store(false, std::memory_order_release);
   if (!answered) return gone();
+  if (const auto command = *entered; !command || slot_.context.result(*command) >= 0) {
+    refused_ = 0;
+  } else if (++refused_ < kMostRefusals) {
+    machine_.mirror_->evict();  // it faults again
+  } else {
+    machine_.child_->kill();
+    return broken("the host lets the guest's process map no more");
+  }
   return decode();
 }
 

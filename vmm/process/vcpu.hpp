@@ -51,7 +51,6 @@ class ProcessVcpu final : public Vcpu {
   bool bases_changed_ = false;
   std::optional<Mirror::Wish> wish_; // what it faulted on
   unsigned refused_ = 0;             // times in a row that the host would not map that
-  std::size_t fill_command_ = 0;     // which command of the list mapped it
   // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.
   std::atomic<bool> kicked_{false};
 };

@@ -44,3 +44,31 @@ test_process_clock() {
     [ "${exits:-1000}" -lt 200 ] || { echo "$on"; fail "$program left guest code $exits times"; }
   done
 }
+# Nothing but what any user has, and not even what root could give up.
+test_process_unprivileged() {
+  command -v setpriv >/dev/null && [ "$(id -u)" = 0 ] || skip "only root, with setpriv, can give privileges up"
+  for how in "--reuid 65534 --regid 65534 --clear-groups" "--no-new-privs --bounding-set=-all"; do
+    # shellcheck disable=SC2086
+    out=$(cd / && setpriv $how "${PROGRAM:-$RAMET}" run --machine process "$BUSYBOX" sh -c 'for i in 1 2 3; do (echo $i); done' 2>&1) &&
+      [ "$out" = "1
+2
+3" ] || fail "setpriv $how: $out"
+  done
+}
+# As an ordinary user with few processes and descriptors: some twenty guest processes; then the guest is told, or ramet says it.
+test_process_limits() {
+  command -v setpriv >/dev/null && command -v prlimit >/dev/null && [ "$(id -u)" = 0 ] || skip "needs root, setpriv and prlimit"
+  limited() {  # PROCESSES DESCRIPTORS PROGRAM...
+    limits="--nproc=$1 --nofile=$2"
+    shift 2
+    # shellcheck disable=SC2086
+    (cd / && exec prlimit $limits setpriv --reuid 65533 --regid 65533 --clear-groups "${PROGRAM:-$RAMET}" run --machine process "$@")
+  }
+  script='n=0; while [ $n -lt $0 ]; do (sleep 2) & n=$((n + 1)); done; wait; echo started $n'
+  expect 0 '' limited 100 256 "$BUSYBOX" sh -c "$script" 15
+  says "started 15"
+  expect '1|2' 'fork' limited 100 256 "$BUSYBOX" sh -c "$script" 200
+  expect 125 '^ramet: ' limited 100 8 "$BUSYBOX" true
+  expect 125 '^ramet: ' limited 2 256 "$BUSYBOX" true
+  [ "$(wc -l <"$WORK/err")" = 1 ] || { show "$WORK/err"; fail "more than one sentence"; }
+}
