@@ -18,8 +18,24 @@ Bank::~Bank() {
   if (release_) release_();
 }
 
-// A block-aligned range of the host's addresses; nullptr if there is none.
-static std::byte* reserve_aligned(std::uint64_t size) {
+namespace {
+
+// What a bank stands on, given back with it, or when the bank could not be made.
+struct Mapped {
+  Mapped() = default;
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+  ~Mapped() {
+    if (!host.empty()) ::munmap(host.data(), host.size());
+    if (file >= 0) ::close(file);
+  }
+  std::span<std::byte> host;
+  int file = -1;
+};
+
+// A block-aligned range of the host's addresses; nothing if there is none.
+std::shared_ptr<Mapped> reserve_aligned(std::uint64_t size) {
+  auto mapped = std::make_shared<Mapped>();
   // One block too much, so that an aligned start lies inside; the rest is given back.
   const std::uint64_t reserved = size + kBlockSize;
   void* raw = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -29,45 +45,44 @@ static std::byte* reserve_aligned(std::uint64_t size) {
                              reinterpret_cast<std::uintptr_t>(raw);
   if (head) ::munmap(start, head);
   ::munmap(start + head + size, kBlockSize - head);
-  return start + head;
+  mapped->host = {start + head, size};
+  return mapped;
 }
+
+}  // namespace
 
 Result<std::shared_ptr<Bank>> Bank::anonymous(Gpa base, std::uint64_t size) {
   if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
-  std::byte* host = reserve_aligned(size);
-  if (!host) return fail(Error::NoMemory);
+  const auto mapped = reserve_aligned(size);
+  if (!mapped) return fail(Error::NoMemory);
   // Whole blocks are asked for where they are used (FramePool); without this a host that gives huge pages
   // to everybody would spend 2 MiB on the first small frame. Hosts without huge pages refuse: no matter.
-  (void)::madvise(host, size, MADV_NOHUGEPAGE);
+  (void)::madvise(mapped->host.data(), size, MADV_NOHUGEPAGE);
   // A core dump of the VMM is not to hold the guest's memory.
-  (void)::madvise(host, size, MADV_DONTDUMP);
-  return std::shared_ptr<Bank>(new Bank(base, {host, size}, [host, size] { ::munmap(host, size); }));
+  (void)::madvise(mapped->host.data(), size, MADV_DONTDUMP);
+  return std::shared_ptr<Bank>(new Bank(base, mapped->host, [mapped] {}));
 }
 
 Result<std::shared_ptr<Bank>> Bank::memory_file(Gpa base, std::uint64_t size) {
   if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
-  const int file = ::memfd_create("ramet-tables", MFD_CLOEXEC);
-  if (file < 0) return fail(Error::NoMemory);
-  std::byte* host = ::ftruncate(file, static_cast<off_t>(size)) == 0 ? reserve_aligned(size) : nullptr;
-  if (!host || ::mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
-    if (host) ::munmap(host, size);
-    ::close(file);
+  const auto mapped = reserve_aligned(size);
+  if (!mapped) return fail(Error::NoMemory);
+  mapped->file = ::memfd_create("ramet-tables", MFD_CLOEXEC);
+  if (mapped->file < 0 || ::ftruncate(mapped->file, static_cast<off_t>(size)) != 0 ||
+      ::mmap(mapped->host.data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, mapped->file, 0) == MAP_FAILED) {
     return fail(Error::NoMemory);
   }
-  (void)::madvise(host, size, MADV_DONTDUMP);
-  std::shared_ptr<Bank> bank(new Bank(base, {host, size}, [host, size, file] {
-    ::munmap(host, size);
-    ::close(file);
-  }));
-  bank->file_ = file;
+  (void)::madvise(mapped->host.data(), size, MADV_DONTDUMP);
+  std::shared_ptr<Bank> bank(new Bank(base, mapped->host, [mapped] {}));
+  bank->file_ = mapped->file;
   return bank;
 }
 
 Result<std::shared_ptr<Bank>> Bank::in_files(Gpa base, std::uint64_t size) {
   if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
-  std::byte* host = reserve_aligned(size);
-  if (!host) return fail(Error::NoMemory);
-  std::shared_ptr<Bank> bank(new Bank(base, {host, size}, [host, size] { ::munmap(host, size); }));
+  const auto mapped = reserve_aligned(size);
+  if (!mapped) return fail(Error::NoMemory);
+  std::shared_ptr<Bank> bank(new Bank(base, mapped->host, [mapped] {}));
   bank->blocks_ = std::vector<std::atomic<std::uint32_t>>(size / kBlockSize);
   bank->files_.push_back(nullptr);  // number 0: no file yet
   bank->blocks_of_.push_back(static_cast<std::uint32_t>(size / kBlockSize));
@@ -146,10 +161,12 @@ bool Bank::give_back(Gpa start, std::uint64_t bytes) const {
 Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
   if (file_ < 0 || start >= end || !is_aligned(start | end, kPageSize) || !contains(start) || end > this->end()) return fail(Error::Invalid);
   const std::uint64_t size = end - start;
+  const auto mapped = std::make_shared<Mapped>();
   void* host = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_, static_cast<off_t>(start - base_));
   if (host == MAP_FAILED) return fail(Error::NoMemory);
+  mapped->host = {static_cast<std::byte*>(host), size};
   (void)::madvise(host, size, MADV_DONTDUMP);
-  return adopt(start, {static_cast<std::byte*>(host), size}, [host, size] { ::munmap(host, size); });
+  return adopt(start, mapped->host, [mapped] {});
 }
 
 std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only,
@@ -242,6 +259,10 @@ Result<> Memory::observe(BankObserver& observer) {
 
 Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   auto piece = Bank::adopt(start, {bank.at(start), end - start}, {});
+  {
+    std::unique_lock guard(lock_);
+    pieces_.reserve(pieces_.size() + 2);  // of each bank one at a time: what the observer hears of is kept
+  }
   if (observer_) {
     if (auto told = observer_->bank_added(*piece); !told) return told;
   }

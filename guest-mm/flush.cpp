@@ -2,6 +2,7 @@
 #include "guest-mm/flush.hpp"
 
 #include <algorithm>
+#include <new>
 
 #include "guest-mm/backing.hpp"
 
@@ -13,27 +14,45 @@ FlushBatch::Held::~Held() {
 
 void EntryFlush::Pending::add(Gva start, Gva end, Gpa table) {
   any = true;
-  if (tables.empty() || tables.back() != table) tables.push_back(table);
+  if (tables.empty() || tables.back() != table) tables.add(table);
   if (everything) return;
   if (!ranges.empty() && ranges.back().end == start) {
     ranges.back().end = end;
   } else if (ranges.empty() || ranges.back().start > start || ranges.back().end < end) {
-    ranges.push_back({start, end});
+    ranges.add({start, end});
     everything = ranges.size() > kMaxRanges;
   }
 }
 
 FlushRequest EntryFlush::Pending::request() {
-  std::ranges::sort(tables);
-  tables.erase(std::ranges::unique(tables).begin(), tables.end());
+  std::ranges::sort(tables.all());
+  tables.resize_down(tables.size() - std::ranges::unique(tables.all()).size());
   if (everything) ranges.clear();
-  return {.ranges = ranges, .tables = tables, .everything = everything};
+  return {.ranges = ranges.all(), .tables = tables.all(), .everything = everything};
 }
 
 void EntryFlush::Pending::clear() {
   ranges.clear();
   tables.clear();
   everything = any = false;
+}
+
+void EntryFlush::room(std::size_t changes) { room(changes, 0); }
+
+// A strict flush takes in what is relaxed and what rides along.
+void EntryFlush::room(std::size_t changes, std::size_t riding) {
+  relaxed_.ranges.room(changes);
+  relaxed_.tables.room(changes);
+  strict_.ranges.room(changes + relaxed_.ranges.size() + changes);
+  strict_.tables.room(2 * changes + relaxed_.tables.size() + changes + 2 * riding);
+  freed_frames_.room(changes);
+}
+
+void FlushBatch::room(std::size_t changes) {
+  EntryFlush::room(changes, deferred_.merged.size() + changes);
+  for (auto* list : {&deferred_.merged, &deferred_.changed}) {
+    if (list->capacity() - list->size() < changes) list->reserve(2 * list->capacity() + changes);
+  }
 }
 
 void EntryFlush::lost(Gva start, Gva end, Gpa table) { strict_.add(start, end, table); }
@@ -54,21 +73,21 @@ void EntryFlush::release_frames(Gpa gpa, std::uint64_t pages) {
       return;
     }
   }
-  freed_frames_.push_back({gpa, pages});
+  freed_frames_.add({gpa, pages});
 }
 
 void FlushBatch::release_table(Gpa gpa) {
   strict_.any = true;
-  strict_.tables.push_back(gpa);
-  freed_tables_.push_back(gpa);
+  strict_.tables.add(gpa);
+  tables_.push(freed_tables_, gpa);
 }
 
 void EntryFlush::flush() {
   ride_along();
   if (strict_.any) {
     // One strict flush absorbs the relaxed ones of its batch: both kinds drop the entries they name.
-    for (const auto& range : relaxed_.ranges) strict_.ranges.push_back(range);
-    strict_.tables.insert(strict_.tables.end(), relaxed_.tables.begin(), relaxed_.tables.end());
+    strict_.ranges.add_all(relaxed_.ranges);
+    strict_.tables.add_all(relaxed_.tables);
     strict_.everything = strict_.everything || relaxed_.everything || strict_.ranges.size() > kMaxRanges;
     const FlushRequest request = strict_.request();
     parts_.counters.flushes.add();
@@ -90,7 +109,7 @@ void EntryFlush::commit_entries() {
   flush();
   if (!flushed_) parts_.counters.flushes_avoided.add();
   flushed_ = false;
-  for (const Frames& f : freed_frames_) {
+  for (const Frames& f : freed_frames_.all()) {
     if (parts_.pins) parts_.pins->free(f.gpa, f.pages);
     else parts_.frames.free(f.gpa, f.pages);
   }
@@ -101,16 +120,21 @@ SpeculativeFlush::~SpeculativeFlush() {
   if (pending()) commit_entries();
 }
 
-FlushBatch::~FlushBatch() { finish(); }
+FlushBatch::~FlushBatch() {
+  try {
+    finish();
+  } catch (const std::bad_alloc&) {  // only a merge takes memory, and that can wait
+    if (pending()) commit_all();
+  }
+}
 
 void FlushBatch::ride_along() {
   if (!strict_.any && !settle_) return;
   settle_ = false;
   if (deferred_.merged.empty()) return;
   strict_.any = true;
-  strict_.tables.insert(strict_.tables.end(), deferred_.merged.begin(), deferred_.merged.end());
-  strict_.tables.insert(strict_.tables.end(), deferred_.changed.begin(), deferred_.changed.end());
-  freed_tables_.insert(freed_tables_.end(), deferred_.merged.begin(), deferred_.merged.end());
+  for (const Gpa table : deferred_.merged) strict_.tables.add(table), tables_.push(freed_tables_, table);
+  for (const Gpa table : deferred_.changed) strict_.tables.add(table);
   deferred_.merged.clear();
   deferred_.changed.clear();
 }
@@ -122,12 +146,15 @@ void FlushBatch::merge_uniform() {
 
 void FlushBatch::commit() {
   merge_uniform();
+  commit_all();
+}
+
+void FlushBatch::commit_all() {
   commit_entries();
-  for (Gpa table : freed_tables_) {
-    tables_.retire(table);
+  while (const auto table = tables_.pop(freed_tables_)) {
+    tables_.retire(*table);
     parts_.counters.tables_freed.add();
   }
-  freed_tables_.clear();
 }
 
 void FlushBatch::finish() {

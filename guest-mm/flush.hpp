@@ -1,7 +1,8 @@
 // What one operation takes from the guest (Linux: mmu_gather). Entries are changed first; then every vCPU drops the old
 // ones; only then are frames, tables and backings given to somebody else.
 //
-// None of it can be forgotten: who changes entries needs a batch, there are two kinds, and each commits at its end.
+// None of it can be forgotten: who changes entries needs a batch, there are two kinds, and each commits at its end. It
+// makes room in the batch first: when there is no memory for that, nothing has changed that the batch does not know.
 //   FlushBatch        owns the address-space lock while it lives, and may take all there is
 //   SpeculativeFlush  of a fault without that lock: entries of one table, and frames
 //
@@ -21,6 +22,7 @@
 #include "guest-mm/counters.hpp"
 #include "guest-mm/frame_pool.hpp"
 #include "guest-mm/pin_book.hpp"
+#include "guest-mm/room_list.hpp"
 #include "guest-mm/table_pool.hpp"
 #include "guest-mm/tlb.hpp"
 
@@ -52,6 +54,8 @@ class EntryFlush {
   EntryFlush(const EntryFlush&) = delete;
   EntryFlush& operator=(const EntryFlush&) = delete;
 
+  // So many entries can change and so many tables go: what is told below of them cannot fail. Throws std::bad_alloc.
+  virtual void room(std::size_t changes);
   // An entry for [start, end) in `table` lost something: presence, a permission or its frame. Strict.
   void lost(Gva start, Gva end, Gpa table);
   // It only gained permission. Relaxed.
@@ -66,6 +70,8 @@ class EntryFlush {
  protected:
   explicit EntryFlush(const FlushParts& parts) : parts_(parts) {}
   ~EntryFlush() = default;  // of those below, which commit in theirs
+  // For what rides along as well: table pages, each with the one that led to it.
+  void room(std::size_t changes, std::size_t riding);
   // Flushes, then releases the frames.
   void commit_entries();
   // Before a flush: what rides along with it.
@@ -74,8 +80,8 @@ class EntryFlush {
   // More ranges than these cost more to name than dropping everything.
   static constexpr std::size_t kMaxRanges = 64;
   struct Pending {
-    std::vector<FlushRequest::Range> ranges;
-    std::vector<Gpa> tables;
+    RoomList<FlushRequest::Range, 8> ranges;
+    RoomList<Gpa, 16> tables;
     bool everything = false;
     bool any = false;
     void add(Gva start, Gva end, Gpa table);
@@ -91,7 +97,7 @@ class EntryFlush {
     std::uint64_t pages;
   };
   bool flushed_ = false;
-  std::vector<Frames> freed_frames_;
+  RoomList<Frames, 16> freed_frames_;
 };
 
 // Nothing that the address-space lock guards can be reached through it: no table is freed, and deferred ones stay.
@@ -115,9 +121,11 @@ class FlushBatch final : public EntryFlush {
   // Takes the lock. Null: nothing merges.
   FlushBatch(std::mutex& lock, const FlushParts& parts, TablePool& tables, DeferredTables& deferred, Merger* merger)
       : EntryFlush(parts), lock_(lock), tables_(tables), deferred_(deferred), merger_(merger) {}
-  // Commits what is left, gives the lock back, and only then lets go of backings and banks.
+  // Commits what is left, gives the lock back, and only then lets go of backings and banks. Merges what there is memory
+  // to merge.
   ~FlushBatch();
 
+  void room(std::size_t changes) override;
   void release_table(Gpa gpa);
   // A table became a leaf that says the same: see DeferredTables.
   void merged(Gpa table, Gpa parent);
@@ -148,6 +156,7 @@ class FlushBatch final : public EntryFlush {
     std::vector<std::shared_ptr<Bank>> banks;
   };
   void merge_uniform();
+  void commit_all();
   void ride_along() override;
   Held held_;  // before the lock: it goes after it
   const std::lock_guard<std::mutex> lock_;
@@ -156,7 +165,7 @@ class FlushBatch final : public EntryFlush {
   Merger* const merger_;
   bool settle_ = false;
   std::vector<Uniform> uniform_;
-  std::vector<Gpa> freed_tables_;
+  TableList freed_tables_;
 };
 
 }  // namespace ramet::mm

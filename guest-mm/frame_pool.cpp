@@ -360,7 +360,11 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
     if (auto renewed = renew_locked(); !renewed) return fail(renewed.error());
   }
   std::vector<Layer::Part> parts;
-  const std::uint32_t number = ++last_seal_;
+  const std::uint32_t number = last_seal_ + 1;
+  // First of all: should there be no memory for the parts, this is a seal that nobody uses, and thaw() undoes it.
+  Seal& seal = seals_.emplace_back(Seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = kNil});
+  seal.lists.fill(kNil);
+  ++last_seal_;
   for (Index i = 0; i < frames_; i += kBlock) {
     if (i == bottom_) i = top_;  // fresh ones
     if (i >= frames_) break;
@@ -375,12 +379,10 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
     if (!parts.empty() && parts.back().end == gpa(i)) parts.back().end += kBlockSize;
     else parts.push_back({gpa(i), gpa(i) + kBlockSize});
   }
-  Seal seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = kNil};
   for (unsigned order = 0; order < kBlockOrder; ++order) {
     for (Index i = lists_[order]; i != kNil; i = meta_[i].next) seal.free += 1ull << order;
     seal.lists[order] = std::exchange(lists_[order], kNil);
   }
-  seals_.push_back(std::move(seal));
   sealed_.store(number, std::memory_order_release);
   return parts;
 }

@@ -16,7 +16,8 @@ Result<std::unique_ptr<PinBook>> PinBook::create(const Bank& bank) {
   book->counts_ = book_memory<std::atomic<std::uint32_t>>(book->frames_);
   book->where_ = book_memory<std::atomic<Gva>>(book->frames_);
   book->in_block_ = book_memory<std::atomic<std::int32_t>>(kShards * book->blocks_);
-  if (!book->counts_ || !book->where_ || !book->in_block_) return fail(Error::NoMemory);
+  book->orphans_ = book_memory<bool>(book->frames_);
+  if (!book->counts_ || !book->where_ || !book->in_block_ || !book->orphans_) return fail(Error::NoMemory);
   return book;
 }
 
@@ -24,6 +25,7 @@ PinBook::~PinBook() {
   if (counts_) ::munmap(counts_, frames_ * sizeof *counts_);
   if (where_) ::munmap(where_, frames_ * sizeof *where_);
   if (in_block_) ::munmap(in_block_, kShards * blocks_ * sizeof *in_block_);
+  if (orphans_) ::munmap(orphans_, frames_ * sizeof *orphans_);
 }
 
 // Each thread keeps to one of them, so that two rarely meet.
@@ -58,7 +60,7 @@ void PinBook::remove(Gpa frame) {
   if (!last || orphan_count_.load(std::memory_order_seq_cst) == 0) return;
   {
     std::lock_guard guard(orphans_lock_);
-    if (counts_[*i].load(std::memory_order_seq_cst) > 0 || orphans_.erase(frame) == 0) return;
+    if (counts_[*i].load(std::memory_order_seq_cst) > 0 || !std::exchange(orphans_[*i], false)) return;
     orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
   }
   freed(frame, 1);
@@ -95,14 +97,15 @@ void PinBook::free(Gpa start, std::uint64_t pages) {
   Gpa from = start;
   const Gpa end = start + (pages << kPageShift);
   for (Gpa at = start; at < end; at += kPageSize) {
-    const std::atomic<std::uint32_t>& count = counts_[*first + ((at - start) >> kPageShift)];
+    const std::uint64_t i = *first + ((at - start) >> kPageShift);
+    const std::atomic<std::uint32_t>& count = counts_[i];
     if (count.load(std::memory_order_seq_cst) == 0) continue;
     {
       std::lock_guard guard(orphans_lock_);
-      orphans_.insert(at);
+      orphans_[i] = true;
       orphan_count_.fetch_add(1, std::memory_order_seq_cst);
       if (count.load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here
-        orphans_.erase(at);
+        orphans_[i] = false;
         orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
         continue;
       }

@@ -9,7 +9,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <unordered_set>
 #include <utility>
 
 #include "guest-mm/bank.hpp"
@@ -82,7 +81,7 @@ class PinBook {
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
   std::mutex orphans_lock_;                         // guards orphans_
-  std::unordered_set<Gpa> orphans_;
+  bool* orphans_ = nullptr;                         // of each frame, whether only pins hold it; memory likewise
   std::atomic<std::uint64_t> orphan_count_{0};      // seq_cst: written before free() looks at the count again, read by
                                                     // remove() after it took its pin off
 };

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "guest-mm/rcu.hpp"
 
@@ -40,23 +41,46 @@ std::optional<Gpa> TablePool::take_fresh() {
   return fresh;
 }
 
+void TablePool::push(TableList& list, Gpa gpa) {
+  const auto i = static_cast<std::uint32_t>(index(gpa));
+  infos_[i].next = list.first;
+  list.first = i;
+  if (list.size++ == 0) list.last = i;
+}
+
+std::optional<Gpa> TablePool::pop(TableList& list) {
+  if (list.empty()) return std::nullopt;
+  const std::uint32_t i = list.first;
+  list.first = infos_[i].next;
+  --list.size;
+  return bank_.base() + (std::uint64_t{i} << kPageShift);
+}
+
+void TablePool::splice(TableList& to, TableList& from) {
+  if (from.empty()) return;
+  if (to.empty()) to.last = from.last;
+  else infos_[from.last].next = to.first;
+  to.first = from.first;
+  to.size += std::exchange(from, TableList{}).size;
+}
+
 void TablePool::reclaim() {
   rcu::synchronize();
-  free_.swap(retired_);
+  splice(free_, retired_);
 }
 
 Result<Gpa> TablePool::allocate() {
-  if (free_.empty() && retired_.size() >= kEnoughRetired) reclaim();
+  if (free_.empty() && retired_.size >= kEnoughRetired) reclaim();
   if (free_.empty()) {
     if (const auto fresh = take_fresh()) return *fresh;
     if (!retired_.empty()) reclaim();
   }
-  if (free_.empty()) {
+  const auto free = pop(free_);
+  if (!free) {
     const auto last = take_stocked();
     return last ? Result<Gpa>(*last) : fail(Error::NoMemory);
   }
-  const Gpa gpa = free_.back();
-  free_.pop_back();
+  const Gpa gpa = *free;
   std::memset(host(gpa), 0, kPageSize);
   new (&info(gpa)) TableInfo;
   info(gpa).born.store(last_seal_, std::memory_order_relaxed);
@@ -65,13 +89,13 @@ Result<Gpa> TablePool::allocate() {
 
 // Those in free_ are as young as the last seal when they are handed out, and handed out first.
 Result<> TablePool::reserve(std::uint64_t pages) {
-  std::vector<Gpa> taken;
+  TableList taken;
   Result<> done;
-  while (done && taken.size() < pages) {
-    if (const auto page = allocate()) taken.push_back(*page);
+  while (done && taken.size < pages) {
+    if (const auto page = allocate()) push(taken, *page);
     else done = fail(page.error());
   }
-  free_.insert(free_.end(), taken.begin(), taken.end());
+  splice(free_, taken);
   return done;
 }
 
@@ -84,9 +108,9 @@ void TablePool::retire(Gpa gpa) {
   // A sealed one waits with the outermost seal that closed it.
   const std::uint32_t born = info(gpa).born.load(std::memory_order_relaxed);
   for (Seal& seal : seals_) {
-    if (born < seal.number) return seal.dropped.push_back(gpa);
+    if (born < seal.number) return push(seal.dropped, gpa);
   }
-  retired_.push_back(gpa);
+  push(retired_, gpa);
 }
 
 void TablePool::stock_up() {
@@ -103,21 +127,21 @@ void TablePool::stock_up() {
 
 std::optional<Gpa> TablePool::take_stocked() {
   std::lock_guard guard(stock_lock_);
-  if (stock_.empty()) return std::nullopt;
-  const Gpa page = stock_.back();
-  stock_.pop_back();
+  const auto page = pop(stock_);
+  if (!page) return std::nullopt;
   // As young as what is not sealed now. A seal made meanwhile closes it, and what it would be put into.
-  info(page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
+  info(*page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
   return page;
 }
 
 void TablePool::put_back(Gpa page) {
   std::lock_guard guard(stock_lock_);
-  stock_.push_back(page);
+  push(stock_, page);
 }
 
 Layer::Part TablePool::seal() {
-  seals_.push_back({.users = {}, .number = ++last_seal_, .dropped = {}});
+  seals_.push_back({.users = {}, .number = last_seal_ + 1, .dropped = {}});
+  ++last_seal_;
   sealed_.store(last_seal_, std::memory_order_release);
   return {bank_.base() + (first_ << kPageShift), bank_.base() + (fresh_ << kPageShift)};
 }
@@ -128,18 +152,18 @@ bool TablePool::thaw() {
     Seal seal = std::move(seals_.back());
     seals_.pop_back();
     sealed_.store(seals_.empty() ? 0 : seals_.back().number, std::memory_order_release);
-    retired_.insert(retired_.end(), seal.dropped.begin(), seal.dropped.end());
+    splice(retired_, seal.dropped);
     any = true;
   }
   return any;
 }
 
 std::uint64_t TablePool::used() const {
-  std::uint64_t unused = free_.size() + retired_.size() + stocked();
-  for (const Seal& seal : seals_) unused += seal.dropped.size();
+  std::uint64_t unused = free_.size + retired_.size + stocked();
+  for (const Seal& seal : seals_) unused += seal.dropped.size;
   return fresh_ - first_ - unused;
 }
 
-void TablePool::free(Gpa gpa) { free_.push_back(gpa); }
+void TablePool::free(Gpa gpa) { push(free_, gpa); }
 
 }  // namespace ramet::mm

@@ -27,6 +27,16 @@ struct TableInfo {
   std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
   std::atomic<std::uint32_t> born{0};      // seals made before it was handed out. Read by TablePool::writable().
+  std::uint32_t next = 0;                  // in the list that it is in, if it is in one: TableList
+};
+
+// Tables that wait for something, the youngest first. Each is in one list at most, and linked through what is known of it:
+// giving tables back takes no memory, and cannot fail.
+struct TableList {
+  static constexpr std::uint32_t kNone = ~0u;
+  std::uint32_t first = kNone, last = kNone;  // numbers of pages in the bank
+  std::size_t size = 0;
+  bool empty() const { return size == 0; }
 };
 
 // The lock of one table, under which its entries change: held for a few stores, or for the walk over one table.
@@ -73,6 +83,9 @@ class TablePool {
   void retire(Gpa);
   // A page that nobody but the caller has seen.
   void free(Gpa);
+  // A list of somebody else's, of tables that are on their way to retire().
+  void push(TableList&, Gpa);
+  std::optional<Gpa> pop(TableList&);
 
   // Zeroed pages for faults without the address-space lock. They run out, and then stock_up() puts some by, more each
   // time; it is told of a table that was missing.
@@ -96,7 +109,7 @@ class TablePool {
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
   std::uint64_t used() const;  // without ring 0's
   // At most: the machine may refuse to hear of more of the bank.
-  std::uint64_t left() const { return free_.size() + retired_.size() + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
+  std::uint64_t left() const { return free_.size + retired_.size + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:
@@ -107,13 +120,14 @@ class TablePool {
   struct Seal {
     std::weak_ptr<const Layer> users;
     std::uint32_t number;              // tables with `born` below are closed
-    std::vector<Gpa> dropped;          // of them, no more in our tree
+    TableList dropped;                 // of them, no more in our tree
   };
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
         known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
   std::optional<Gpa> take_fresh();  // nothing: none is left, or the machine has no room for more
   void reclaim();                    // retired ones are free now
+  void splice(TableList& to, TableList& from);  // in front of those; `from` is empty then
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;
@@ -122,14 +136,14 @@ class TablePool {
   std::uint64_t kernel_ = 0;          // of which these many are in use
   std::uint64_t fresh_;               // pages from here on were never used
   std::uint64_t known_;               // pages from here on are not yet announced
-  std::vector<Gpa> free_, retired_;
+  TableList free_, retired_;
   static constexpr std::size_t kMostStocked = 64;
   std::size_t stocked() const {
     std::lock_guard guard(stock_lock_);
-    return stock_.size();
+    return stock_.size;
   }
   mutable std::mutex stock_lock_;     // innermost; guards stock_
-  std::vector<Gpa> stock_;
+  TableList stock_;
   std::size_t stock_next_ = 2;        // how many the next stock_up() puts by
   std::vector<Seal> seals_;
   std::uint32_t last_seal_ = 0;

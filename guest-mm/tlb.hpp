@@ -29,6 +29,7 @@ class Tlb {
   // address-space lock, by faults without it, and with or without the lock of one table; flush.hpp says where. So it
   // must not call back into the address space, nor wait for another thread's next step: that thread may wait for a lock
   // of the caller's, or for its rcu::Reader to leave. For its vCPU to be out of the guest it may wait: who waits is.
+  // Never throws, nor does flush_relaxed(): a machine that has no memory for what it must do runs nobody any more.
   virtual void flush(const FlushRequest&) = 0;
 
   // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock flushes: it would

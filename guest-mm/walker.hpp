@@ -365,6 +365,7 @@ class Walker final : public PageTable {
     if (expected == next) return true;
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
+    if (batch && old != arch::kNone) batch->room(1);
     const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
     if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
     count(slot, old, next);
@@ -485,6 +486,7 @@ class Walker final : public PageTable {
   }
 
   void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
+    batch.room(1);
     {
       TableInfo& info = tables_.info(table);
       TableLock lock(info);

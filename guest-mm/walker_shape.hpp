@@ -30,6 +30,7 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
     attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;
   }
+  batch.room(1);
   info.dead = true;
   count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
   replace(parent, F::leaf(gpa, parent.level, attributes), &batch);
@@ -80,6 +81,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
 
 template <arch::EntryFormat F>
 Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
+  batch.room(1);
   const auto table = take_table();
   if (!table) return fail(table.error());
   const Level smaller = below(slot.level);

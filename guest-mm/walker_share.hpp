@@ -2,6 +2,9 @@
 // first, from the root down. Included by page_table.cpp alone.
 #pragma once
 
+#include <exception>
+#include <new>
+
 #include "guest-mm/walker.hpp"
 
 namespace ramet::mm {
@@ -51,6 +54,7 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.own(table)) return;
+  batch.room(1);
   {
     TableLock lock(tables_.info(table));
     tables_.info(table).dead = true;
@@ -70,6 +74,7 @@ Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
     F::publish();
     return child;
   }
+  batch.room(2);
   const auto copy = take_table();
   if (!copy) return copy;
   // Ring 0's tables are no snapshot's: only where they lie they may be part of one.
@@ -188,6 +193,7 @@ template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
                       [&](const Slot& slot, Entry e) {
+                        batch.room(1);
                         count_leaf(slot.level, e, -1);
                         const Leaf leaf = leaf_of(slot, e);
                         if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
@@ -226,6 +232,8 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry then = inherited(source, level, true, last);
     if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};
+    batch.room(1);
+    if (changes.size() == changes.capacity()) changes.reserve(2 * changes.size() + 64);
     if (is_table(now, level)) {
       const Gpa child = F::address(now, level);
       if (is_table(then, level) && writable(child) && !is_shared(now)) {
@@ -255,7 +263,12 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
 template <arch::EntryFormat F>
 void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch& batch) {
   std::vector<Restored> changes;
-  restore(root_, base, {root_, Level::Pgd, 0}, arch::index_of(Level::Pgd, end - 1) + 1, changes, batch);
+  std::exception_ptr failed;
+  try {
+    restore(root_, base, {root_, Level::Pgd, 0}, arch::index_of(Level::Pgd, end - 1) + 1, changes, batch);
+  } catch (const std::bad_alloc&) {  // what was changed is finished: nothing is left in between
+    failed = std::current_exception();
+  }
   F::publish();
   batch.flush();  // what is replaced is absent in between
   for (const Restored& r : changes) {
@@ -263,6 +276,7 @@ void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch
     replace(r.slot, r.entry, nullptr);
   }
   F::publish();
+  if (failed) std::rethrow_exception(failed);
   pages_.store(0, std::memory_order_relaxed);
   blocks_.store(0, std::memory_order_relaxed);
   giants_.store(0, std::memory_order_relaxed);
@@ -280,6 +294,7 @@ PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all,
     return now.state == State::Present && now.address == r.seen.address && !now.attributes.write;
   };
   if (!std::ranges::all_of(all, same)) return Published::Changed;
+  batch.room(all.size());
   // Nobody may write the new frame while somebody still reads the old one: what is replaced is absent in between.
   for (const Replacement& r : all) replace({table, r.seen.level, r.seen.start}, arch::kChanging, &batch);
   F::publish();

@@ -9,6 +9,7 @@
 
 #include "tests/fuzz/system_calls/host.hpp"
 #include "tests/fuzz/system_calls/machine.hpp"
+#include "tests/scarce.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/linux/thread.hpp"
@@ -93,6 +94,7 @@ void run_guest(Run& run, const Directory& directory, Waker& waker) {
     begin_script(run);
     waker.watch(process.get(), &run);
     process->run(std::move(threads));
+    test::scarce::allocations_left = -1;
     waker.watch(nullptr, nullptr);
     family.end_all();
     process->finish();
@@ -121,6 +123,7 @@ int one_input(std::span<const std::uint8_t> input) {
   }();
   static_cast<void>(once);
   const Host before = Host::now();
+  test::scarce::failed = false;
   Run run{.input = input, .exits = {}, .lock = {}, .layers = {}};
   directory.fill(input.empty() ? 0 : input.back());
   run_guest(run, directory, waker);

@@ -7,46 +7,17 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 
-#include <cstdlib>
 #include <functional>
-#include <new>
 #include <utility>
 
 #include "tests/vmm/linux_guest.hpp"
+#include "tests/scarce.hpp"
 #include "vmm/linux/files_state.hpp"
-
-namespace {
-
-thread_local long allocations_left = -1;  // until one fails; negative: none does
-thread_local bool failed = false;
-
-// What the test does itself does not fail.
-struct Paused {
-  const long left = std::exchange(allocations_left, -1);
-  ~Paused() { allocations_left = left; }
-};
-
-void* allocate(std::size_t bytes) {
-  if (allocations_left >= 0 && allocations_left-- == 0) {
-    failed = true;
-    return nullptr;
-  }
-  return std::malloc(bytes ? bytes : 1);
-}
-
-}  // namespace
-
-// Of the whole test program.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (void* at = allocate(bytes)) return at;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes); }
-[[gnu::noinline]] void operator delete(void* at) noexcept { std::free(at); }
-[[gnu::noinline]] void operator delete(void* at, std::size_t) noexcept { std::free(at); }
 
 namespace ramet::vmm {
 namespace {
+
+using test::scarce::allocations_left, test::scarce::failed, test::scarce::Paused;
 
 class Shortage : public LinuxGuest {
  public:
@@ -161,7 +132,7 @@ TEST(Shortage, Whichever_allocation_fails_at_most_the_process_ends) {
       failed = false;
       allocations_left = n;
       step.run(g);
-      more = std::exchange(failed, false);
+      more = failed.exchange(false);
       allocations_left = -1;
       // Nobody else is there: a lock that can be taken was given back.
       EXPECT_TRUE(g.process->signals.lock.try_lock());

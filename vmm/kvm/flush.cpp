@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <new>
 
 #include "arch/x86_64/stub.hpp"
 #include "vmm/kvm/exit_reason.hpp"
@@ -24,17 +25,24 @@ constexpr std::size_t kManyPending = 4096;
 
 // --- the machine's side ---
 
+void FlushState::add(std::span<const mm::Gpa> tables) {
+  try {
+    pending.insert(pending.end(), tables.begin(), tables.end());
+  } catch (const std::bad_alloc&) {
+    stopped.store(true, std::memory_order_seq_cst);
+  }
+  if (pending.size() > kManyPending) {
+    std::ranges::sort(pending);
+    auto twice = std::ranges::unique(pending);
+    pending.erase(twice.begin(), twice.end());
+  }
+}
+
 void KvmMachine::flush(const mm::FlushRequest& request) {
   std::uint64_t generation;
   {
     std::lock_guard hold(flush_.lock);
-    auto& pending = flush_.pending;
-    pending.insert(pending.end(), request.tables.begin(), request.tables.end());
-    if (pending.size() > kManyPending) {
-      std::ranges::sort(pending);
-      auto twice = std::ranges::unique(pending);
-      pending.erase(twice.begin(), twice.end());
-    }
+    flush_.add(request.tables);
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
   if (!anyone_stale(generation)) return;
@@ -108,7 +116,13 @@ void KvmVcpu::wait_outside(std::uint64_t generation) {
 
 bool KvmVcpu::try_settle() {
   std::unique_lock hold(busy_, std::try_to_lock);
-  return hold.owns_lock() && prepare() && settle();
+  if (!hold.owns_lock()) return false;
+  try {
+    return prepare() && settle();
+  } catch (const std::bad_alloc&) {  // for the text of an error
+    machine_.flush_.stopped.store(true, std::memory_order_seq_cst);
+    return false;
+  }
 }
 
 Status KvmVcpu::warm_up() {
@@ -124,6 +138,7 @@ Status KvmVcpu::announce() {
   FlushState& f = machine_.flush_;
   for (;;) {
     std::uint64_t g = f.generation.load(std::memory_order_seq_cst);
+    if (f.stopped.load(std::memory_order_seq_cst)) return failure("the host has no memory for a flush");
     bool touches_due = f.settled.load(std::memory_order_acquire) < g;
     if (touches_due && machine_.live_.load(std::memory_order_seq_cst) > 1) {
       if (auto ok = settle(); !ok) return ok;
@@ -139,12 +154,11 @@ Status KvmVcpu::announce() {
         riding_.swap(f.pending);
       }
       if (riding_.size() > kMaxTouches) {
-        std::vector<mm::Gpa> first(riding_.begin() + kMaxTouches, riding_.end());
-        riding_.resize(kMaxTouches);
-        if (auto ok = touch(first); !ok) {
+        if (auto ok = touch(std::span(riding_).subspan(kMaxTouches)); !ok) {
           leave();
           return ok;
         }
+        riding_.resize(kMaxTouches);
       }
       entry_generation_ = g;
       if (in_user_ && reloaded_ != g)
@@ -209,8 +223,7 @@ void KvmVcpu::entered() {
 void KvmVcpu::not_entered() {
   if (riding_.empty()) return;
   std::lock_guard hold(machine_.flush_.lock);
-  auto& pending = machine_.flush_.pending;
-  pending.insert(pending.end(), riding_.begin(), riding_.end());
+  machine_.flush_.add(riding_);
   riding_.clear();
 }
 
@@ -228,7 +241,7 @@ Status KvmVcpu::settle() {
   if (f.settled.load(std::memory_order_relaxed) >= g) return {};
   if (auto ok = touch(tables); !ok) {
     std::lock_guard hold_pending(f.lock);
-    f.pending.insert(f.pending.end(), tables.begin(), tables.end());
+    f.add(tables);
     return ok;
   }
   std::uint64_t s = f.settled.load(std::memory_order_relaxed);

@@ -33,6 +33,12 @@ struct FlushState {
   std::mutex lock;                // guards pending
   std::vector<mm::Gpa> pending;   // table pages to be touched; a page may be listed twice
   std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock
+  // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before `generation`
+  // is advanced, read after it by who enters.
+  std::atomic<bool> stopped{false};
+
+  // With the lock. Never throws.
+  void add(std::span<const mm::Gpa> tables);
 };
 
 class KvmMachine final : public Machine {

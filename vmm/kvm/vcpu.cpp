@@ -41,6 +41,10 @@ Exit KvmVcpu::run() {
     counters_.kicks.add();
     return {};
   }
+  const struct Leaving {  // however this ends: flushes wait for it
+    KvmVcpu& vcpu;
+    ~Leaving() { vcpu.leave(); }
+  } leaving{*this};
   Exit exit;
   if (auto ok = prepare(); !ok) {
     exit = broken(ok.error().message);
@@ -51,12 +55,10 @@ Exit KvmVcpu::run() {
     exit = broken(announced.error().message);
   } else if (kicked_.load(std::memory_order_seq_cst)) {  // since take_kick(); pairs with kick()
     not_entered();
-    leave();
     exit = kicked();
   } else {
     lay_out_entry();
     exit = execute();
-    leave();
   }
   switch (exit.kind) {
     case Exit::Kind::Syscall: counters_.syscalls.add(); break;

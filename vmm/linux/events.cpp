@@ -23,12 +23,9 @@ namespace ramet::vmm {
 namespace {
 
 // A guest descriptor for a host descriptor that was just made.
-OrErrno<int> install(Thread& thread, int host, OpenFile::Kind kind, int flags, bool close_on_exec, clockid_t clock = {}) {
-  auto file = std::make_shared<OpenFile>();
-  file->kind = kind;
+OrErrno<int> install(Thread& thread, HostFd host, OpenFile::Kind kind, int flags, bool close_on_exec, clockid_t clock = {}) {
+  auto file = make_file(kind, std::move(host), flags);
   file->clock = clock;
-  file->host = HostFd(host);
-  file->flags = flags;
   return thread.process.files.install(std::move(file), close_on_exec);
 }
 
@@ -40,7 +37,8 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
   if (flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) return -EINVAL;
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
-  auto in = make_file(OpenFile::Kind::Pipe, HostFd(host[0]), O_RDONLY), out = make_file(OpenFile::Kind::Pipe, HostFd(host[1]), O_WRONLY);
+  HostFd reader(host[0]), writer(host[1]);
+  auto in = make_file(OpenFile::Kind::Pipe, std::move(reader), O_RDONLY), out = make_file(OpenFile::Kind::Pipe, std::move(writer), O_WRONLY);
   if (!state_of(thread).charge(*in)) return -ENFILE;
   out->charged = in->charged;  // one pipe has two ends
   auto pair = state_of(thread).install_pair(std::move(in), std::move(out), flags & O_CLOEXEC);
@@ -54,9 +52,9 @@ std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, 
 std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread, a[0], a.i32(1)); }
 
 std::int64_t make_eventfd(Thread& thread, unsigned initial, int flags) {
-  int host = eventfd(initial, flags | EFD_CLOEXEC);
-  if (host < 0) return -errno;
-  return as_result(install(thread, host, OpenFile::Kind::Event, O_RDWR, flags & EFD_CLOEXEC));
+  HostFd host(eventfd(initial, flags | EFD_CLOEXEC));
+  if (!host) return -errno;
+  return as_result(install(thread, std::move(host), OpenFile::Kind::Event, O_RDWR, flags & EFD_CLOEXEC));
 }
 std::int64_t sys_eventfd(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), 0); }
 std::int64_t sys_eventfd2(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), a.i32(1)); }
@@ -65,9 +63,9 @@ std::int64_t sys_timerfd_create(Thread& thread, const Args& a) {
   const int clock = a.i32(0), flags = a.i32(1);
   if (flags & ~(TFD_CLOEXEC | TFD_NONBLOCK)) return -EINVAL;
   if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) return -EPERM;
-  int host = timerfd_create(clock, flags | TFD_CLOEXEC);
-  if (host < 0) return -errno;
-  return as_result(install(thread, host, OpenFile::Kind::Timer, O_RDWR, flags & TFD_CLOEXEC, clock));
+  HostFd host(timerfd_create(clock, flags | TFD_CLOEXEC));
+  if (!host) return -errno;
+  return as_result(install(thread, std::move(host), OpenFile::Kind::Timer, O_RDWR, flags & TFD_CLOEXEC, clock));
 }
 
 OrErrno<std::shared_ptr<OpenFile>> get(Thread& thread, int fd, OpenFile::Kind kind) {
@@ -286,9 +284,9 @@ std::int64_t sys_pselect6(Thread& thread, const Args& a) {
 // --- epoll: a host epoll over the host's descriptors; what the guest attached to an entry passes through ---
 
 std::int64_t make_epoll(Thread& thread, bool close_on_exec) {
-  int host = epoll_create1(EPOLL_CLOEXEC);
-  if (host < 0) return -errno;
-  return as_result(install(thread, host, OpenFile::Kind::Epoll, O_RDWR, close_on_exec));
+  HostFd host(epoll_create1(EPOLL_CLOEXEC));
+  if (!host) return -errno;
+  return as_result(install(thread, std::move(host), OpenFile::Kind::Epoll, O_RDWR, close_on_exec));
 }
 std::int64_t sys_epoll_create(Thread& thread, const Args& a) { return a.i32(0) <= 0 ? -EINVAL : make_epoll(thread, false); }
 std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {

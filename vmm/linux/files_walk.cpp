@@ -30,13 +30,13 @@ OrErrno<std::shared_ptr<HostFd>> open_beneath(int directory, const char* path, i
   how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
   // A rename meanwhile makes the host unsure whether the path stays beneath; without links and ".." it does.
   constexpr int kTries = 64;
-  long fd = -1;
-  for (int i = 0; i < kTries; ++i) {
-    fd = ::syscall(SYS_openat2, directory, path, &how, sizeof how);
-    if (fd >= 0 || (errno != EXDEV && errno != EAGAIN)) break;
+  HostFd fd;
+  for (int i = 0; i < kTries && !fd; ++i) {
+    fd = HostFd(static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)));
+    if (!fd && errno != EXDEV && errno != EAGAIN) break;
   }
-  if (fd < 0) return err(errno);
-  return std::make_shared<HostFd>(static_cast<int>(fd));
+  if (!fd) return err(errno);
+  return std::make_shared<HostFd>(std::move(fd));
 }
 
 OrErrno<std::string> link_text(int directory, const char* name) {

@@ -100,12 +100,10 @@ std::int64_t make(Thread& thread, const Args& a, int flags) {
   } else {
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return -errno;
-    file = std::make_shared<OpenFile>();
-    file->kind = OpenFile::Kind::Signal;
-    file->host = HostFd(ends[0]);
-    file->flags = O_RDWR;
-    file->signals = std::make_shared<SignalFd>(*set & ~kUnblockable, HostFd(ends[1]));
-    if ((flags & SFD_NONBLOCK) && ::fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0) return -errno;
+    HostFd reader(ends[0]), writer(ends[1]);
+    if ((flags & SFD_NONBLOCK) && ::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) return -errno;
+    file = make_file(OpenFile::Kind::Signal, std::move(reader), O_RDWR);
+    file->signals = std::make_shared<SignalFd>(*set & ~kUnblockable, std::move(writer));
     auto installed = process.files.install(file, flags & SFD_CLOEXEC);
     if (!installed) return -installed.error();
     fd = *installed;

@@ -35,7 +35,8 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   if (!write_user(thread.memory(), a[3], guest)) return -EFAULT;  // before there is anything to undo
   int host[2];
   if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
-  auto one = make_socket(HostFd(host[0])), other = make_socket(HostFd(host[1]));
+  HostFd first(host[0]), second(host[1]);
+  auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;

@@ -33,7 +33,15 @@ void Thread::loop() {
   serve({.kind = Exit::Kind::Kicked, .detail = {}});
   while (!exited && !must_end()) {
     if (process.parking.asked() && !step_out()) process.parking.park();
-    serve(vcpu().run());
+    run_once();
+  }
+}
+
+void Thread::run_once() noexcept {
+  try {
+    handle(vcpu().run());
+  } catch (const std::exception& failed) {
+    end_for(failed);
   }
 }
 

@@ -41,6 +41,8 @@ class Thread {
   // thread) is the end of this guest process, as if by the OOM killer. Locks are given back on the way here, what others
   // share is as it was or as it was to be, and what was the process's alone goes with it.
   void serve(const Exit&) noexcept;
+  // Into the guest, and what comes of it.
+  void run_once() noexcept;
 
   // Makes the thread look at its signals and at Process::ending() soon: leaves guest mode, and any host
   // call made through blocking(). From any thread.

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <new>
 
 #include "vmm/host_features.hpp"
 #include "vmm/kick_signal.hpp"
@@ -43,7 +44,12 @@ Status ProcessMachine::attach(mm::AddressSpace& space) {
 }
 
 void ProcessMachine::flush(const mm::FlushRequest& request) {
-  if (mirror_) mirror_->flush(request.ranges, request.everything);
+  if (!mirror_) return;
+  try {
+    mirror_->flush(request.ranges, request.everything);
+  } catch (const std::bad_alloc&) {
+    child_->kill();  // what it has mapped goes with it
+  }
 }
 
 void ProcessMachine::files_closed() {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <deque>
 
+#include "tests/scarce.hpp"
+
 namespace ramet::fuzz {
 namespace {
 
@@ -63,6 +65,8 @@ class ScriptMachine : public vmm::Machine {
     std::lock_guard guard(lock_);
     static_cast<ScriptVcpu*>(vcpu)->used = false;
     if (--in_use_ > 0) return;
+    test::scarce::Paused paused;
+    if (test::scarce::failed) return;         // then it was ended, and is what it was in the middle of the call
     if (const std::string wrong = memory_->audit(); !wrong.empty()) finding("audit: " + wrong);
   }
   const Features& features() const override { return features_; }

@@ -12,6 +12,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
+
+#include "tests/scarce.hpp"
 
 namespace ramet::fuzz {
 
@@ -197,6 +200,13 @@ void Script::check_result(const vmm::UserRegs& r) {
 }
 
 vmm::Exit Script::next(mm::AddressSpace& memory, bool fresh, vmm::UserRegs& r) {
+  test::scarce::allocations_left = -1;
+  const vmm::Exit next = choose(memory, fresh, r);
+  test::scarce::allocations_left = std::exchange(scarce_, -1);
+  return next;
+}
+
+vmm::Exit Script::choose(mm::AddressSpace& memory, bool fresh, vmm::UserRegs& r) {
   memory_ = &memory;
   if (fresh && !setup_ && !memory_->find_region(kBuffer)) setup_ = kArenaSteps + kFileSteps;  // after execve
   // The guest runs the SYSCALL instruction again when a call was interrupted.
@@ -260,11 +270,9 @@ vmm::Exit Script::operation(vmm::UserRegs& r) {
           return call(r, SYS_rt_sigreturn, {});
         case 1: r.set_sp(wrong() ? pointer() : kStack + kStackBytes - 256); break;
         case 2: return call(r, SYS_tgkill, {kFirstId, kFirstId, u8() % 65u});
-        default: {
-          std::array<std::byte, 64> some;
-          (void)memory_->read(pointer(), some);
-          break;
-        }
+        default:
+          scarce_ = u8() % 64;
+          return bytes_.empty() ? exit_of(vmm::Exit::Kind::Kicked) : operation(r);
       }
       return exit_of(vmm::Exit::Kind::Kicked);
   }

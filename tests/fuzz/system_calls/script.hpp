@@ -36,10 +36,12 @@ class Script : public Values {
   void begin(Run&, const vmm::UserRegs&);
   bool begun() const { return run_ != nullptr; }
 
-  // What the thread does next, in the memory of the machine that it runs on; fresh: the first exit there.
+  // What the thread does next, in the memory of the machine that it runs on; fresh: the first exit there. While the VMM
+  // serves it, one of the thread's allocations may fail.
   vmm::Exit next(mm::AddressSpace&, bool fresh, vmm::UserRegs&);
 
  private:
+  vmm::Exit choose(mm::AddressSpace&, bool fresh, vmm::UserRegs&);
   vmm::Exit call(vmm::UserRegs& r, Word number, std::array<Word, 6> a);
   vmm::Exit setup_call(vmm::UserRegs& r);
   vmm::Exit fault();
@@ -54,6 +56,7 @@ class Script : public Values {
   unsigned setup_ = 0;                      // steps of the set-up to come
   bool follow_ = false;                     // something was opened to be used at once
   unsigned exits_ = 0, ends_ = 0, restarts_ = 0;
+  long scarce_ = -1;                        // allocations until one fails, while what comes next is served
   std::optional<Word> issued_;              // the call whose result is in the registers
 };
 

@@ -1,0 +1,57 @@
+// A list to which elements are added without fail once room was made for them: who changes entries makes room first, so
+// that what has changed is always known. A few elements take no memory of their own.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+namespace ramet::mm {
+
+template <class T, std::size_t kFew>
+class RoomList {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  RoomList() = default;
+  RoomList(const RoomList&) = delete;
+  RoomList& operator=(const RoomList&) = delete;
+
+  // So many more can be added. Throws std::bad_alloc, and is as it was.
+  void room(std::size_t more) {
+    if (more > capacity() - size_) grow(more);
+  }
+  // Where no room was made, as room(1).
+  void add(const T& element) {
+    room(1);
+    data()[size_++] = element;
+  }
+  template <std::size_t kOther>
+  void add_all(const RoomList<T, kOther>& other) {
+    for (const T& element : other.all()) add(element);
+  }
+  void resize_down(std::size_t size) { size_ = size; }
+  void clear() { size_ = 0; }
+  bool empty() const { return size_ == 0; }
+  std::size_t size() const { return size_; }
+  T& back() { return data()[size_ - 1]; }
+  std::span<T> all() { return {data(), size_}; }
+  std::span<const T> all() const { return {many_.empty() ? few_.data() : many_.data(), size_}; }
+
+ private:
+  T* data() { return many_.empty() ? few_.data() : many_.data(); }
+  std::size_t capacity() const { return many_.empty() ? kFew : many_.size(); }
+  void grow(std::size_t more) {
+    std::vector<T> larger(std::max(2 * capacity(), size_ + more));
+    std::ranges::copy(all(), larger.begin());
+    many_.swap(larger);
+  }
+  std::size_t size_ = 0;
+  std::array<T, kFew> few_;   // what is used of it is set
+  std::vector<T> many_;       // instead, once that was too small
+};
+
+}  // namespace ramet::mm
