@@ -29,7 +29,12 @@ struct RegionTree::Root {
   std::vector<std::atomic<Leaf*>> leaves;  // release store by the writer, acquire load by readers
 };
 
-RegionTree::RegionTree() : root_(new Root(1)) { root_.load(std::memory_order_relaxed)->leaves[0] = new Leaf; }
+RegionTree::RegionTree() : root_(nullptr) {
+  auto leaf = std::make_unique<Leaf>();
+  auto root = std::make_unique<Root>(1);
+  root->leaves[0] = leaf.release();
+  root_.store(root.release(), std::memory_order_relaxed);
+}
 
 RegionTree::~RegionTree() {
   Root* root = root_.load(std::memory_order_relaxed);
