@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
