@@ -95,6 +95,10 @@ Result<> Bank::begin_file() {
   auto file = MemoryFile::create(size());
   if (!file) return fail(file.error());
   std::unique_lock guard(files_lock_);
+  // Children are given the file that is closed here: what that takes of the host is had while a freeze can still fail.
+  if (newest_ != 0 && blocks_of_[newest_] != 0) {
+    if (auto other = files_[newest_]->read_only(); !other) return fail(other.error());
+  }
   if (newest_ != 0) files_[newest_]->close();
   if (newest_ != 0 && blocks_of_[newest_] == 0) files_[newest_] = nullptr;
   newest_ = static_cast<std::uint32_t>(files_.size());
