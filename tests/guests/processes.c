@@ -47,6 +47,12 @@ static void ends_well(pid_t pid) {
 }
 
 static void exit_with(void* code) { _exit((int)(intptr_t)code); }
+enum { kStops = 1000 };
+static void stop_often(void* unused) {
+  (void)unused;
+  for (int i = 0; i < kStops; ++i) CHECK(raise(SIGSTOP) == 0);
+  _exit(0);
+}
 static void wait_for_ever(void* unused) {
   (void)unused;
   for (;;) pause();
@@ -739,6 +745,13 @@ static void signals(void) {
   CHECK(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status));
   CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid && kill(pid, SIGKILL) == 0);
   CHECK(status_of(pid) == SIGKILL);                        // even while it is stopped
+  // Every stop is told of, however soon it follows upon being continued.
+  pid = child_of(stop_often, NULL);
+  for (int i = 0; i < kStops; ++i) {
+    CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+    CHECK(kill(pid, SIGCONT) == 0);
+  }
+  ends_well(pid);
   puts("stop and continue");
 
   // Children that nobody waits for.

@@ -465,12 +465,13 @@ std::atomic<std::uint32_t>& Family::events(int pid) {
   return member(pid)->events;
 }
 
-void Family::changed(int pid, int code, int sig) {
+void Family::changed(int pid, int code, int sig, std::uint64_t change) {
   Letters letters;
   {
     std::lock_guard guard(lock_);
     Member* m = member(pid);
-    if (!m) return;
+    if (!m || change < m->change) return;
+    m->change = change;
     const bool stopped = code == CLD_STOPPED;
     m->stop_signal = m->untold_stop = stopped ? sig : 0;
     m->untold_continue = !stopped;
@@ -487,8 +488,8 @@ void Family::changed(int pid, int code, int sig) {
   send(letters);
 }
 
-void Family::stopped(int pid, int sig) { changed(pid, CLD_STOPPED, sig); }
-void Family::continued(int pid) { changed(pid, CLD_CONTINUED, SIGCONT); }
+void Family::stopped(int pid, int sig, std::uint64_t change) { changed(pid, CLD_STOPPED, sig, change); }
+void Family::continued(int pid, std::uint64_t change) { changed(pid, CLD_CONTINUED, SIGCONT, change); }
 
 rusage Family::children_usage(int pid) {
   std::lock_guard guard(lock_);

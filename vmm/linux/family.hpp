@@ -106,8 +106,10 @@ class Family {
   std::expected<std::optional<Child>, int> reap(int parent, const Request&);
   // A futex word that changes when something happens to a child. Valid while a thread of `pid` lives.
   std::atomic<std::uint32_t>& events(int pid);
-  void stopped(int pid, int sig);                    // tells the parent
-  void continued(int pid);
+  // Tell the parent. Called without locks, so that two changes may come in the other order: `change` is what
+  // ProcessSignals::changes was, and the state stays that of the later one.
+  void stopped(int pid, int sig, std::uint64_t change);
+  void continued(int pid, std::uint64_t change);
   rusage children_usage(int pid);                    // of those that were waited for
 
   SysvMemory sysv_memory;                            // shared by all of its processes
@@ -129,6 +131,7 @@ class Family {
     int stop_signal = 0;                             // it is stopped
     int untold_stop = 0;                             // that no wait has told yet
     bool untold_continue = false;
+    std::uint64_t change = 0;                        // the last that was told of
     rusage usage{}, children{};
     std::atomic<std::uint32_t> events{0};
     siginfo_t end_info(int pid) const;               // SIGCHLD's, of a zombie
@@ -143,7 +146,7 @@ class Family {
   // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
   Members::iterator bury(Members::iterator);
-  void changed(int pid, int code, int sig);          // stopped or continued
+  void changed(int pid, int code, int sig, std::uint64_t change);
   static void send(Process&, const siginfo_t&);
   static void send(const Letters&);
   static void* host_thread(void*);

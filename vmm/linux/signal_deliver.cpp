@@ -144,15 +144,17 @@ void stop(Thread& thread, int sig) {
     auto self = process.family.relations(process.pid);
     if (!self || process.family.orphaned_group(self->group)) return;
   }
+  std::uint64_t change;
   {
     std::lock_guard threads(process.threads_lock);
     std::lock_guard guard(process.signals.lock);
     if (!std::exchange(process.signals.stopping, false)) return;  // SIGCONT came
     process.signals.stopped.store(1, std::memory_order_release);
+    change = ++process.signals.changes;
     for (auto& other : process.threads)
       if (other.get() != &thread) other->alert();
   }
-  process.family.stopped(process.pid, sig);
+  process.family.stopped(process.pid, sig, change);
 }
 
 void wait_while_stopped(Thread& thread) {

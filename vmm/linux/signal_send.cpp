@@ -7,6 +7,7 @@
 #include <bit>
 #include <cerrno>
 #include <climits>
+#include <optional>
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/linux/family.hpp"
@@ -131,18 +132,18 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
 namespace {
 
 // What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process go
-// on. True if it does. Under both locks.
-bool change_run_state(Process& process, int sig) {
+// on. If it does: which change that is. Under both locks.
+std::optional<std::uint64_t> change_run_state(Process& process, int sig) {
   const bool resume = sig == SIGCONT;
-  if (!resume && !(kStopSignals & bit_of(sig))) return false;
+  if (!resume && !(kStopSignals & bit_of(sig))) return std::nullopt;
   const SignalSet cancelled = resume ? kStopSignals : bit_of(SIGCONT);
   discard_signals(process.signals.pending, cancelled);
   for (auto& thread : process.threads) discard_signals(thread->signals.pending, cancelled);
-  if (!resume) return false;
+  if (!resume) return std::nullopt;
   process.signals.stopping = false;
-  if (!process.signals.stopped.exchange(0, std::memory_order_release)) return false;
+  if (!process.signals.stopped.exchange(0, std::memory_order_release)) return std::nullopt;
   syscall(SYS_futex, &process.signals.stopped, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
-  return true;
+  return ++process.signals.changes;
 }
 
 std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
@@ -175,7 +176,7 @@ std::int64_t send(Process& process, int tid, const siginfo_t& info) {
   const int sig = info.si_signo;
   if (sig < 0 || sig > kSignals) return -EINVAL;
   std::int64_t result = 0;
-  bool resumed = false;
+  std::optional<std::uint64_t> resumed;
   {
     std::lock_guard threads(process.threads_lock);
     Thread* thread = tid ? process.find_thread(tid) : nullptr;
@@ -189,7 +190,7 @@ std::int64_t send(Process& process, int tid, const siginfo_t& info) {
     }
   }
   if (sig == SIGKILL) process.end(killed_by(SIGKILL));
-  if (resumed) process.family.continued(process.pid);
+  if (resumed) process.family.continued(process.pid, *resumed);
   return result;
 }
 

@@ -48,6 +48,7 @@ struct ProcessSignals {
   // without, before they go back to the guest.
   std::atomic<std::uint32_t> stopped{0};
   bool stopping = false;                        // a stop signal was taken and will be obeyed, unless SIGCONT comes first
+  std::uint64_t changes = 0;                    // how often it was stopped or continued
 };
 
 struct ThreadSignals {
