@@ -57,7 +57,7 @@ std::expected<std::shared_ptr<Pager>, vmm::Failure> open_pages(const std::shared
 std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file,
                                               const std::shared_ptr<Pager>& pager, const Prepared& prepared) {
   Restored r;
-  auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques, prepared.machine);
+  auto shell = make_shell(prepared);
   if (!shell) return std::unexpected(shell.error());
   r.shell = std::move(*shell);
   auto files = vmm::Files::create(prepared.run.shares);

@@ -2,9 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
+#include <mutex>
 
 #include "tools/parse.hpp"
 #include "tools/report.hpp"
@@ -41,7 +43,7 @@ vmm::Share parse_dir(std::string text) {
 }  // namespace
 
 void add_run_options(CLI::App& command, RunSettings& settings) {
-  command.add_option("--machine", settings.machine, "auto: KVM. process: a confined process of the host, without KVM; new, see vmm/process/README.md")
+  command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none")
       ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
       ->capture_default_str();
@@ -72,6 +74,7 @@ std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   if (options.machine == "soft") return vmm::failure("this build has no software CPU; use --machine kvm or process");
   Prepared prepared;
+  if (options.machine == "kvm") prepared.machine.kind = vmm::MachineChoice::Kind::Kvm;
   if (options.machine == "process") prepared.machine.kind = vmm::MachineChoice::Kind::Process;
   vmm::RunOptions& run = prepared.run;
   run.environment = options.environment;
@@ -108,6 +111,16 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   return prepared;
 }
 
+std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared& prepared) {
+  auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques, prepared.machine);
+  // Where there is none, nothing is amiss; where one is there, somebody may have meant to use it.
+  if (shell && !(*shell)->passed_over().empty() && ::access("/dev/kvm", F_OK) == 0) {
+    static std::once_flag once;  // many copies of a snapshot have a shell each
+    std::call_once(once, [&] { fmt::print(stderr, "ramet: {}; the guest runs in a confined process\n", (*shell)->passed_over()); });
+  }
+  return shell;
+}
+
 std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings, const std::vector<std::string>& command,
                                                      vmm::Observer observer) {
   auto prepared = prepare(settings);
@@ -115,7 +128,7 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings
   prepared->run.program = command[0];
   prepared->run.arguments.assign(command.begin() + 1, command.end());
   prepared->run.observer = std::move(observer);
-  auto shell = vmm::Shell::create(prepared->run.memory_bytes, prepared->techniques, prepared->machine);
+  auto shell = make_shell(*prepared);
   if (!shell) return std::unexpected(shell.error());
   return run_in(std::move(*shell), prepared->run, settings.stat, command);
 }

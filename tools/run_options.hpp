@@ -34,6 +34,9 @@ struct Prepared {
 // Errors: settings that cannot be.
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings&);
 
+// A shell for it. Says on standard error if there is a /dev/kvm that cannot be used and another machine was taken.
+std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared&);
+
 // Runs what is in the options in the shell, to its end, and tells people what they want to know of that. Once in a
 // process. Errors: as vmm::run().
 std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell>, const vmm::RunOptions&, bool stat,

@@ -74,7 +74,7 @@ int save(SaveSettings& settings, const CLI::App& sub) {
     prepared->run.program = command->front();
     prepared->run.arguments.assign(command->begin() + 1, command->end());
     prepared->run.saving = std::make_shared<Saving>(options);
-    auto created = vmm::Shell::create(prepared->run.memory_bytes, prepared->techniques, prepared->machine);
+    auto created = make_shell(*prepared);
     if (!created) return refuse(created.error());
     shell = std::move(*created);
   }

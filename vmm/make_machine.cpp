@@ -1,20 +1,31 @@
 #include "vmm/make_machine.hpp"
 
+#include <fmt/format.h>
+
 #include "vmm/kvm/kvm_machine.hpp"
 #include "vmm/process/machine.hpp"
 
 namespace ramet::vmm {
+namespace {
 
-std::expected<std::unique_ptr<Machine>, Failure> make_machine(const MachineChoice& choice) {
-  switch (choice.kind) {
-    case MachineChoice::Kind::Process: {
-      auto made = process::ProcessMachine::create();
-      if (!made) return std::unexpected(made.error());
-      return std::unique_ptr<Machine>(std::move(*made));
-    }
-    case MachineChoice::Kind::Kvm: break;
-  }
-  return create_kvm_machine();
+using Kind = MachineChoice::Kind;
+
+std::expected<MadeMachine, Failure> make_process(std::string passed_over) {
+  auto made = process::ProcessMachine::create();
+  if (!made) return std::unexpected(made.error());
+  return MadeMachine{std::move(*made), {Kind::Process}, std::move(passed_over)};
+}
+
+}  // namespace
+
+std::expected<MadeMachine, Failure> make_machine(const MachineChoice& choice) {
+  if (choice.kind == Kind::Process) return make_process({});
+  auto kvm = create_kvm_machine();
+  if (kvm) return MadeMachine{std::move(*kvm), {Kind::Kvm}, {}};
+  if (choice.kind == Kind::Kvm) return failure(fmt::format("{}; or use --machine process", kvm.error().message));
+  auto process = make_process(kvm.error().message);
+  if (!process) return failure(fmt::format("no machine for a guest: {}; and a confined process: {}", kvm.error().message, process.error().message));
+  return process;
 }
 
 }  // namespace ramet::vmm

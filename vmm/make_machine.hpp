@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
+#include <string>
 
 #include "vmm/error.hpp"
 #include "vmm/machine.hpp"
@@ -11,10 +12,17 @@
 namespace ramet::vmm {
 
 struct MachineChoice {
-  enum class Kind : std::uint8_t { Kvm, Process } kind = Kind::Kvm;
+  // Auto: KVM where it can be used, else a confined process.
+  enum class Kind : std::uint8_t { Auto, Kvm, Process } kind = Kind::Auto;
+};
+
+struct MadeMachine {
+  std::unique_ptr<Machine> machine;
+  MachineChoice choice;     // what it is, never Auto: the family's other machines are of this kind
+  std::string passed_over;  // why Auto did not take KVM; empty if it did, or was not asked
 };
 
 // Errors: the host cannot; each says what to do.
-std::expected<std::unique_ptr<Machine>, Failure> make_machine(const MachineChoice&);
+std::expected<MadeMachine, Failure> make_machine(const MachineChoice&);
 
 }  // namespace ramet::vmm

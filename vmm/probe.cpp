@@ -16,6 +16,7 @@
 #include "arch/x86_64/host.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/micro_guest.hpp"
+#include "vmm/process/machine.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -143,6 +144,9 @@ void probe_kernel(HostFacts& f) {
 HostFacts probe_host(const std::string& kvm_device) {
   HostFacts f;
   probe_kvm(f, kvm_device);
+  const auto machine = process::ProcessMachine::create();
+  f.process = machine.has_value();
+  if (!machine) f.process_problem = machine.error().message;
   probe_kernel(f);
   return f;
 }

@@ -17,6 +17,9 @@ struct HostFacts {
   bool sees_host_writes = false;         // KVM honours entries that the host takes away without being told
   bool flush_works = false;              // and does so after the machine's strict flush
   bool memory_fault_info = false;        // KVM_RUN says which guest page it could not reach
+  // a confined process of the host, which needs no KVM
+  bool process = false;
+  std::string process_problem;           // why not, and what to do; empty if process
   // what guests see
   bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false, giant_pages = false;
   std::string cpu_model;
@@ -33,7 +36,7 @@ HostFacts probe_host(const std::string& kvm_device = "/dev/kvm");
 struct Finding {
   std::string name, value;
   bool ok = true;
-  bool required = false;                 // without it ramet runs no guests on KVM
+  bool required = false;                 // without it ramet runs no guests
   std::string advice;                    // empty if ok
 };
 

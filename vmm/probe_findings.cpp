@@ -25,7 +25,9 @@ std::vector<Finding> findings(const HostFacts& f) {
     out.push_back({std::move(name), std::move(value), ok, required, ok ? "" : std::move(advice)});
   };
 
-  add("KVM", f.kvm ? "usable" : "not usable", f.kvm, f.kvm_problem, true);
+  add("KVM", f.kvm ? "usable" : "not usable", f.kvm, f.kvm_problem, !f.process);
+  add("confined process", f.process ? "usable" : "not usable", f.process, f.process_problem, !f.kvm);
+  if (f.kvm || f.process) add("guests run", f.kvm ? "on KVM, or by --machine process in a confined process" : "in a confined process");
   if (f.kvm) {
     add("guest code on", f.ring3_native ? "this processor's user mode, shadow page tables (no VMX or SVM here)"
                                         : "hardware virtualization");

@@ -45,16 +45,17 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   std::unique_ptr<Shell> shell(new Shell);
   shell->memory_bytes_ = memory_bytes;
   shell->techniques_ = techniques;
-  shell->choice_ = choice;
-  auto machine = make_machine(choice);
-  if (!machine) return std::unexpected(machine.error());
+  auto made = make_machine(choice);
+  if (!made) return std::unexpected(made.error());
+  shell->choice_ = made->choice;
+  shell->passed_over_ = std::move(made->passed_over);
+  shell->machine_ = std::move(made->machine);
   shell->physical_space_ = space_of_all ? std::move(space_of_all)
-                                        : std::make_shared<mm::PhysicalSpace>((*machine)->features().physical_bits);
+                                        : std::make_shared<mm::PhysicalSpace>(shell->machine_->features().physical_bits);
   auto out_of_memory = [&](mm::Error e) {
     return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
   memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
-  shell->machine_ = std::move(*machine);
   auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes, shell->physical_space_->limit()),
                                       .table_bytes = table_bytes(memory_bytes), .space = shell->physical_space_,
                                       .files = shell->machine_->needs().files});

@@ -62,7 +62,10 @@ class Shell {
   void use_pool(ShellPool* pool) { pool_ = pool; }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
+  // What its machine is: never Auto.
   const MachineChoice& choice() const { return choice_; }
+  // Why the choice of a machine did not fall on KVM; empty if it did, or was not asked.
+  const std::string& passed_over() const { return passed_over_; }
   const std::shared_ptr<mm::PhysicalSpace>& physical_space() const { return physical_space_; }
 
  private:
@@ -70,6 +73,7 @@ class Shell {
   std::uint64_t memory_bytes_ = 0;
   Techniques techniques_;
   MachineChoice choice_;
+  std::string passed_over_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
   ShellPool* pool_ = nullptr;
   MakeShell make_;                              // null: create()
