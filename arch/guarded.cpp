@@ -12,7 +12,7 @@
 
 namespace ramet::arch {
 
-// x86_64/guarded.cpp, arm64/guarded.cpp
+// x86_64/host/guarded.cpp, arm64/host/guarded.cpp
 std::uint64_t program_counter(const ucontext_t&);
 void continue_at(ucontext_t&, std::uint64_t address);
 

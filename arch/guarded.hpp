@@ -1,5 +1,5 @@
 // Touching memory that may not be there: pages of a file that somebody truncates meanwhile, mappings that are read-only
-// or gone. The accesses are assembly (x86_64/guarded.S, arm64/guarded.S), all between two labels; when one of them
+// or gone. The accesses are assembly (x86_64/host/guarded.S, arm64/host/guarded.S), all between two labels; when one of them
 // faults, whatever for, the handler of SIGSEGV and SIGBUS finds its program counter there and moves it to a landing,
 // which returns to the caller with `fault` set:
 //

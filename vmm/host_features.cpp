@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -2,7 +2,7 @@
 // Thread::blocking(). One signal for both, so that one handler is enough.
 //
 // The handler itself only moves an interrupted Thread::blocking() to its way out (see
-// arch/x86_64/interruptible.hpp). KVM_RUN returns EINTR by itself when a signal arrives; whoever kicks a
+// arch/interruptible.hpp). KVM_RUN returns EINTR by itself when a signal arrives; whoever kicks a
 // vCPU sets immediate_exit first, then sends this signal to the host thread that runs it.
 #pragma once
 

@@ -13,7 +13,7 @@
 #include <fstream>
 #include <memory>
 
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/micro_guest.hpp"
 #include "vmm/process/machine.hpp"

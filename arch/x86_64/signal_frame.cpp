@@ -3,8 +3,6 @@
 
 #include <cstring>
 
-#include "arch/x86_64/cpu_state.hpp"
-
 namespace ramet::arch::x86_64 {
 namespace {
 

@@ -32,6 +32,9 @@ struct UserRegs {
   static constexpr unsigned kSyscallLength = 2;  // bytes of SYSCALL: pc() - kSyscallLength runs it again
 };
 
+// Selectors of user code, those that Linux has.
+inline constexpr std::uint16_t kUserSs = 0x2b, kUserCs = 0x33;
+
 // XSAVE area in the standard layout; the first 512 bytes are FXSAVE's. 4 KiB hold AVX-512.
 struct FpState {
   alignas(64) std::array<std::byte, 4096> area{};

@@ -5,8 +5,8 @@
 #include <bit>
 #include <cstring>
 
-#include "arch/x86_64/cpu_state.hpp"
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
+#include "arch/x86_64/host/stub.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 

@@ -4,7 +4,7 @@
 #include <mutex>
 #include <thread>
 
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 
 namespace ramet::vmm::testing {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <thread>
 
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 
 namespace ramet::vmm::testing {

@@ -7,9 +7,9 @@
 #include <mutex>
 #include <optional>
 
-#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/cpuid_names.hpp"
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 
 namespace ramet::vmm::kvm {
 namespace {

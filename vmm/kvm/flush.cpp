@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/stub.hpp"
 #include "vmm/kvm/exit_reason.hpp"
 #include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/machine.hpp"

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "arch/x86_64/cpu_state.hpp"
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
+#include "arch/x86_64/host/stub.hpp"
 
 namespace ramet::vmm::kvm {
 

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/stub.hpp"
 #include "vmm/kvm/vcpu.hpp"
 
 namespace ramet::vmm::kvm {

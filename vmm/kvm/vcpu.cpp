@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "arch/x86_64/fault_signal.hpp"
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/stub.hpp"
 #include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/exit_reason.hpp"
 

@@ -7,7 +7,7 @@
 #include <atomic>
 #include <mutex>
 
-#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/machine.hpp"
 

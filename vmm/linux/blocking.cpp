@@ -5,7 +5,7 @@
 
 #include <cerrno>
 
-#include "arch/x86_64/interruptible.hpp"
+#include "arch/interruptible.hpp"
 #include "vmm/kick_signal.hpp"
 
 namespace ramet::vmm {
@@ -16,7 +16,7 @@ int kick_signal() { return SIGSTKFLT; }
 
 void install_kick_signal() {
   // A valid signal number: it cannot fail.
-  [[maybe_unused]] static const bool installed = arch::x86_64::install_interrupting_signal(kick_signal());
+  [[maybe_unused]] static const bool installed = arch::install_interrupting_signal(kick_signal());
   sigset_t kick;
   sigemptyset(&kick);
   sigaddset(&kick, kick_signal());
@@ -33,7 +33,7 @@ std::int64_t Interruption::wait(long number, const std::array<std::uint64_t, 6>&
   waiting_.store(true, std::memory_order_seq_cst);
   std::int64_t result;
   do {
-    result = arch::x86_64::ramet_interruptible_syscall(reinterpret_cast<const std::uint32_t*>(&word_), number,
+    result = arch::ramet_interruptible_syscall(reinterpret_cast<const std::uint32_t*>(&word_), number,
                                                        arguments.data());
     // A signal that was not meant for us (a kick of the vCPU that came late): wait on.
   } while (result == -EINTR && !raised());

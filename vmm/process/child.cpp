@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "arch/x86_64/process_stub.hpp"
+#include "arch/x86_64/host/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
 #include "vmm/process/host_vdso.hpp"

@@ -15,7 +15,7 @@
 #include <system_error>
 #include <vector>
 
-#include "arch/x86_64/process_stub.hpp"
+#include "arch/x86_64/host/process_stub.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 #include "vmm/signals_blocked.hpp"
 

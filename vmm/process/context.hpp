@@ -1,5 +1,5 @@
 // A context as the VMM sees it: what one thread of a guest's host process is told, and what it says (see
-// arch/x86_64/process_layout.h). The process may write anything into what it says, at any time.
+// arch/x86_64/host/process_layout.h). The process may write anything into what it says, at any time.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 #include <functional>
 #include <span>
 
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 
 namespace ramet::vmm::process {
 

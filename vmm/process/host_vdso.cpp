@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 
 namespace ramet::vmm::process {
 namespace {

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 
 namespace ramet::vmm::process {
 namespace {

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <thread>
 
-#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
 

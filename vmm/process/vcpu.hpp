@@ -5,7 +5,7 @@
 #include <atomic>
 #include <optional>
 
-#include "arch/x86_64/process_frame.hpp"
+#include "arch/x86_64/host/process_frame.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/machine.hpp"
 

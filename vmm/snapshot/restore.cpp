@@ -14,7 +14,7 @@
 #include <set>
 #include <sstream>
 
-#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"

@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-namespace ramet::arch::x86_64 {
+namespace ramet::arch {
 
 // Makes host call `number`; -EINTR at once if *interrupted is or becomes set before the call has taken effect.
 extern "C" std::int64_t ramet_interruptible_syscall(const std::uint32_t* interrupted, long number,
@@ -23,4 +23,4 @@ extern "C" std::int64_t ramet_interruptible_syscall(const std::uint32_t* interru
 // thread that waits here makes none. False: not a signal that can be handled.
 bool install_interrupting_signal(int signal);
 
-}  // namespace ramet::arch::x86_64
+}  // namespace ramet::arch

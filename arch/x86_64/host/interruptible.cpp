@@ -1,12 +1,12 @@
 // The signal handler's half of interruptible system calls: see interruptible.hpp.
-#include "arch/x86_64/interruptible.hpp"
+#include "arch/interruptible.hpp"
 
 #include <signal.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-namespace ramet::arch::x86_64 {
+namespace ramet::arch {
 namespace {
 
 extern "C" const char ramet_interruptible_begin[], ramet_interruptible_end[], ramet_interruptible_abort[];
@@ -37,4 +37,4 @@ bool install_interrupting_signal(int signal) {
   return syscall(SYS_rt_sigaction, signal, &action, nullptr, sizeof action.mask) == 0;
 }
 
-}  // namespace ramet::arch::x86_64
+}  // namespace ramet::arch

@@ -5,7 +5,7 @@
 //   rbp  the trap's ucontext                          r12d  command in hand, r14 where it is
 #include <sys/syscall.h>
 
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1

@@ -10,9 +10,8 @@
 
 namespace ramet::arch::x86_64 {
 
-// Selectors. User code sees those that Linux has. There is no 32-bit code segment, so that user code
-// cannot leave 64-bit mode.
-inline constexpr std::uint16_t kKernelCs = 0x08, kKernelSs = 0x10, kUserSs = 0x2b, kUserCs = 0x33, kTss = 0x38;
+// Selectors, besides those of user code. There is no 32-bit code segment, so that user code cannot leave 64-bit mode.
+inline constexpr std::uint16_t kKernelCs = 0x08, kKernelSs = 0x10, kTss = 0x38;
 
 inline constexpr std::uint64_t kCr0 = 0x80050033;   // PG AM WP NE ET MP PE
 inline constexpr std::uint64_t kEfer = 0xd01;       // NXE LMA LME SCE

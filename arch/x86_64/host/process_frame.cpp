@@ -1,4 +1,4 @@
-#include "arch/x86_64/process_frame.hpp"
+#include "arch/x86_64/host/process_frame.hpp"
 
 #include <linux/audit.h>
 #include <signal.h>
@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "arch/x86_64/fault_signal.hpp"
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 #include "arch/x86_64/signal_frame.hpp"
 
 namespace ramet::arch::x86_64 {

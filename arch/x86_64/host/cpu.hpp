@@ -16,7 +16,6 @@ struct HostCpu {
   std::uint64_t xcr0 = 0;      // 0: no XSAVE
 };
 
-// All zeroes on other architectures, like the next.
 HostCpu host_cpu();
 
 // What the processor answers; zeroes for a leaf it has not. Under a hypervisor each call costs microseconds.

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "arch/x86_64/process_layout.h"
+#include "arch/x86_64/host/process_layout.h"
 
 extern "C" std::byte ramet_process_stub[], ramet_process_stub_end[], ramet_process_stub_handler[],
     ramet_process_stub_command[], ramet_process_stub_return[];

@@ -1,12 +1,8 @@
-#include "arch/x86_64/host.hpp"
+#include "arch/x86_64/host/cpu.hpp"
 
-#if defined(__x86_64__)
 #include <cpuid.h>
-#endif
 
 namespace ramet::arch::x86_64 {
-
-#if defined(__x86_64__)
 
 CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index) {
   // Leaves beyond the last one answer with the last one's contents.
@@ -40,13 +36,5 @@ std::string hypervisor_signature() {
   std::string text(reinterpret_cast<const char*>(words), sizeof words);
   return text.substr(0, text.find('\0'));
 }
-
-#else
-
-std::string hypervisor_signature() { return ""; }
-HostCpu host_cpu() { return {}; }
-CpuidAnswer cpuid(std::uint32_t, std::uint32_t) { return {}; }
-
-#endif
 
 }  // namespace ramet::arch::x86_64

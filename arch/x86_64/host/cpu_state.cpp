@@ -1,11 +1,11 @@
 // Descriptor tables and task segment of the guest's ring 0, in the layout of the Intel SDM, volume 3.
-#include "arch/x86_64/cpu_state.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
-#include "arch/x86_64/stub.hpp"
+#include "arch/x86_64/host/stub.hpp"
 
 namespace ramet::arch::x86_64 {
 namespace {
