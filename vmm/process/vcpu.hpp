@@ -37,7 +37,6 @@ class ProcessVcpu final : public Vcpu {
  private:
   Exit enter_and_wait();
   Exit decode();
-  std::optional<Exit> page_fault(const arch::x86_64::HostTrap&);
   bool take_kick() { return kicked_.exchange(false, std::memory_order_seq_cst); }
 
   ProcessMachine& machine_;
@@ -50,6 +49,7 @@ class ProcessVcpu final : public Vcpu {
   std::uint64_t fs_base_ = 0, gs_base_ = 0;
   bool bases_changed_ = false;
   std::optional<Mirror::Wish> wish_; // what it faulted on
+  unsigned spin_ = 0;                // rounds in which it looked for its next list, last time
   unsigned refused_ = 0;             // times in a row that the host would not map that
   // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.
   std::atomic<bool> kicked_{false};
