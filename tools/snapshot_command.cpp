@@ -134,7 +134,7 @@ int info(const std::string& path) {
   if ((*file)->parent()) fmt::print("parent          {} ({})\n", s.parent, to_text(h.parent));
   fmt::print("saved at        {}{}\n", s.at_hook ? "the program's call " : "", s.when);
   fmt::print("program         {}\n", fmt::join(s.arguments, " "));
-  fmt::print("processor       {}\n", s.processor.model);
+  fmt::print("processor       {}, {}\n", (*file)->abi().name, s.processor.model);
   std::uint64_t pages = 0, parents = 0;
   for (const auto& run : (*file)->runs()) (run.source ? parents : pages) += run.pages;
   fmt::print("memory          {} KiB here, {} KiB in parents, limit {} MiB\n", pages * 4, parents * 4,

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "arch/guest_abi.hpp"
 #include "arch/x86_64/user_state.hpp"
 #include "arch/x86_64/vdso.hpp"
 #include "guest-mm/address_space.hpp"
@@ -17,7 +18,6 @@
 namespace ramet::vmm {
 
 using arch::x86_64::FpState;
-using arch::x86_64::kUserEnd;
 using arch::x86_64::UserRegs;
 using arch::x86_64::VdsoFunctions;
 
@@ -93,6 +93,9 @@ class Machine : public mm::Tlb, public mm::BankObserver {
  public:
   ~Machine() override = default;
 
+  // Of the guests that it runs.
+  virtual const arch::GuestAbi& abi() const = 0;
+
   // What must be known before the guest's memory is made.
   struct Needs {
     bool files = false;        // banks in memory files: it maps them elsewhere
@@ -132,7 +135,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   };
   virtual const Features& features() const = 0;
 
-  // Functions of the host's own vDSO, where guest code can call them: above kUserEnd, at the same addresses in all
+  // Functions of the host's own vDSO, where guest code can call them: above the user end, at the same addresses in all
   // machines of this VMM. All 0: guest code cannot.
   virtual VdsoFunctions host_vdso() const { return {}; }
 

@@ -65,7 +65,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 
   mm::AddressSpace::Config config;
   config.limit_bytes = memory_bytes;
-  config.end = kUserEnd;
+  config.end = shell->machine_->abi().user_end;
   config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;

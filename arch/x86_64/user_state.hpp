@@ -28,7 +28,6 @@ struct UserRegs {
   bool single_steps() const { return rflags & kTrapFlag; }
   void set_single_steps(bool on) { rflags = on ? rflags | kTrapFlag : rflags & ~kTrapFlag; }
   static constexpr std::uint64_t kTrapFlag = 0x100;
-  static constexpr const char* kMachine = "x86_64";  // uname(2), AT_PLATFORM
   static constexpr unsigned kSyscallLength = 2;  // bytes of SYSCALL: pc() - kSyscallLength runs it again
 };
 

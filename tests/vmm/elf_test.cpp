@@ -5,6 +5,7 @@
 #include <cstring>
 #include <random>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "vmm/linux/elf.hpp"
 
 namespace ramet::vmm {
@@ -45,7 +46,7 @@ struct Program {
 };
 
 std::expected<ElfFile, Failure> read(const std::vector<std::byte>& file) {
-  return read_elf("prog", file.size(), [&](std::uint64_t offset, std::span<std::byte> out) {
+  return read_elf("prog", arch::x86_64::kGuestAbi, file.size(), [&](std::uint64_t offset, std::span<std::byte> out) {
     if (offset > file.size() || out.size() > file.size() - offset) return false;
     if (!out.empty()) std::memcpy(out.data(), file.data() + offset, out.size());
     return true;

@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
@@ -43,6 +44,7 @@ class FakeMachine : public Machine {
   Status make_vcpu() override { return {}; }
   Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
+  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   const Features& features() const override { return features_; }
   VdsoFunctions host_vdso() const override { return vdso; }
   Totals totals() const override { return {}; }

@@ -137,7 +137,7 @@ TEST_F(LoaderTest, TheStackHoldsArgumentsEnvironmentAndTheAuxiliaryVector) {
   const mm::Gva vdso = auxv[AT_SYSINFO_EHDR];
   EXPECT_EQ(vdso, g.process->image()->vdso);
   EXPECT_GT(vdso, g.process->image()->stack_top);
-  EXPECT_LE(vdso + VDSO_PAGE, kUserEnd);
+  EXPECT_LE(vdso + VDSO_PAGE, arch::x86_64::kUserEnd);
   EXPECT_EQ(g.bytes(vdso, 4), "\177ELF");
   const auto image = g.memory().find_region(vdso), data = g.memory().find_region(vdso - VDSO_PAGE);
   EXPECT_EQ(image->name, "[vdso]");

@@ -1,4 +1,5 @@
 // Snapshot files by themselves: what is damaged, cut, foreign or hostile is refused with the reason.
+#include <elf.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -6,6 +7,8 @@
 #include <random>
 #include <thread>
 
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/x86_64/guest_abi.hpp"
 #include "tests/vmm/files_guest.hpp"
 #include "tests/vmm/need_kvm.hpp"
 #include "vmm/run.hpp"
@@ -32,7 +35,7 @@ class SnapshotFile : public ::testing::Test {
   // With so many pages, mapped nowhere.
   std::string write(const std::string& name, unsigned pages, bool compress, const Hash& parent = {},
                     const ProcessState& state = {}) {
-    auto writer = *Writer::create(path(name), compress);
+    auto writer = *Writer::create(path(name), abi, compress);
     for (unsigned i = 0; i < pages; ++i) EXPECT_TRUE(writer->add(page(i)));
     EXPECT_TRUE(writer->finish(*snapshot::to_text(state), {}, parent));
     return path(name);
@@ -64,6 +67,7 @@ class SnapshotFile : public ::testing::Test {
   }
 
   Scratch scratch;
+  const arch::GuestAbi& abi = arch::x86_64::kGuestAbi;
 };
 
 TEST_F(SnapshotFile, EveryFlippedBitIsFound) {
@@ -102,6 +106,22 @@ TEST_F(SnapshotFile, OfAnotherVersionIsRefused) {
   says(refused(with_header(bytes("file"), [](Header& h) { h.version = 7; })), "version 7");
   says(refused(with_header(bytes("file"), [](Header& h) { h.magic[0] = 'X'; })), "not a snapshot");
   says(refused(with_header(bytes("file"), [](Header& h) { h.flags = 8; })), "flags");
+}
+
+TEST_F(SnapshotFile, OfAnotherInstructionSetIsRefused) {
+  write("file", 1, false);
+  says(refused(with_header(bytes("file"), [](Header& h) { h.machine = EM_RISCV; })), "a program for RISC-V, which this ramet does not know");
+  says(refused(with_header(bytes("file"), [](Header& h) { h.machine = 0x10000 | EM_X86_64; })), "machine number 65598");
+  for (const auto* saved : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi})
+    for (const auto* here : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi}) {
+      auto writer = *Writer::create(path("file"), *saved, false);
+      ASSERT_TRUE(writer->finish(*snapshot::to_text(ProcessState{}), {}, {}));
+      const auto file = *File::open(path("file"));
+      EXPECT_EQ(&file->abi(), saved);
+      const auto served = check_instruction_set(*file, *here);
+      EXPECT_EQ(served.has_value(), saved == here);
+      if (!served) says(served.error().message, std::string("for ") + saved->name + "; this machine runs " + here->name + " programs");
+    }
 }
 
 TEST_F(SnapshotFile, PartsThatLieElsewhereAreRefused) {
@@ -151,12 +171,12 @@ TEST_F(SnapshotFile, OfAnotherProcessorIsRefused) {
 TEST_F(SnapshotFile, IsWrittenWhollyOrNotAtAll) {
   put("file", "before");
   {
-    auto writer = *Writer::create(path("file"), false);
+    auto writer = *Writer::create(path("file"), abi, false);
     ASSERT_TRUE(writer->add(page(1)));
   }
   EXPECT_EQ(bytes("file"), "before");
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path), {}), 1);
-  EXPECT_FALSE(Writer::create("/nowhere/file", false));
+  EXPECT_FALSE(Writer::create("/nowhere/file", abi, false));
 }
 
 // Threads touch all pages at once, in their own orders; each finds what was written, lazily and eagerly.
@@ -285,7 +305,7 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
       words[random() % 3] += random() % 2 ? random() % 5 * 4096 : random() * 0x1'0000'0001ull;
     }
     {
-      auto writer = *Writer::create(path("tried"), false);
+      auto writer = *Writer::create(path("tried"), file->abi(), false);
       for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
         for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes))
           ASSERT_TRUE(writer->add(all.first(kPageBytes)));

@@ -12,6 +12,7 @@
 namespace ramet::vmm {
 namespace {
 
+using arch::x86_64::kUserEnd;
 constexpr VdsoFunctions kHost{.clock_gettime = kUserEnd + 0x1000, .clock_getres = kUserEnd + 0x2000, .gettimeofday = kUserEnd + 0x3000,
                               .time = kUserEnd + 0x4000, .getcpu = kUserEnd + 0x5000};
 constexpr mm::Gva kAt = 0x7000'0000'0000;

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "vmm/kvm/cpuid.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/kernel_half.hpp"
@@ -60,6 +61,7 @@ class KvmMachine final : public Machine {
   Status warm_up() override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
+  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   const Features& features() const override { return model_.features; }
   Totals totals() const override;
 

@@ -22,7 +22,7 @@ struct Request {
 
 // What both threads and processes start with.
 std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, FpState& fp) {
-  if ((c.flags & CLONE_SETTLS) && c.tls >= kUserEnd) return err(EPERM);
+  if ((c.flags & CLONE_SETTLS) && c.tls >= thread.abi().user_end) return err(EPERM);
   if (!thread.vcpu().get_fp(fp)) return err(EAGAIN);
   Process::Spawn spawn;
   spawn.regs = thread.regs();
@@ -152,7 +152,7 @@ std::int64_t sys_clone3(Thread& thread, const Args& a) {
     thread.process.count_call(SYS_clone3, false);
     return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
   }
-  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > kUserEnd || args.stack_size > kUserEnd - args.stack)
+  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > thread.abi().user_end || args.stack_size > thread.abi().user_end - args.stack)
     return -EINVAL;
   return clone(thread, SYS_clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
                                     .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls,

@@ -9,30 +9,11 @@
 #include <cstring>
 #include <limits.h>
 
-#include "arch/x86_64/user_state.hpp"
-
 namespace ramet::vmm {
 namespace {
 
-using arch::x86_64::kUserEnd;
 constexpr std::uint64_t kLowest = 0x10000;
 constexpr std::uint64_t kMaxHeaderBytes = 65536;  // as Linux
-
-std::string machine_name(unsigned machine) {
-  switch (machine) {
-    case EM_386: return "32-bit x86 (i386)";
-    case EM_ARM: return "32-bit Arm";
-    case EM_AARCH64: return "arm64 (aarch64)";
-    case EM_X86_64: return "x86-64";
-    case EM_RISCV: return "RISC-V";
-    case EM_PPC64: return "64-bit PowerPC";
-    case EM_S390: return "s390";
-    case EM_MIPS: return "MIPS";
-    case EM_LOONGARCH: return "LoongArch";
-    case EM_BPF: return "eBPF";
-    default: return fmt::format("machine number {}", machine);
-  }
-}
 
 mm::Prot prot_of(std::uint32_t flags) {
   mm::Prot prot = mm::Prot::None;
@@ -44,7 +25,8 @@ mm::Prot prot_of(std::uint32_t flags) {
 
 class Reader {
  public:
-  Reader(const std::string& name, std::uint64_t size, const ReadAt& read) : name_(name), size_(size), read_(read) {}
+  Reader(const std::string& name, const arch::GuestAbi& abi, std::uint64_t size, const ReadAt& read)
+      : name_(name), abi_(abi), size_(size), read_(read) {}
 
   std::expected<ElfFile, Failure> file() {
     if (auto ok = header(); !ok) return std::unexpected(ok.error());
@@ -75,15 +57,15 @@ class Reader {
     std::array<unsigned char, EI_NIDENT> ident{};
     if (size_ < ident.size() || !read_(0, std::as_writable_bytes(std::span(ident))) || std::memcmp(ident.data(), ELFMAG, SELFMAG) != 0)
       return refuse("is not an ELF program");
-    if (ident[EI_DATA] != ELFDATA2LSB) return refuse("is a big-endian program; this machine runs x86-64 programs");
+    if (ident[EI_DATA] != ELFDATA2LSB) return refuse(fmt::format("is a big-endian program; this machine runs {} programs", abi_.name));
     if (ident[EI_CLASS] != ELFCLASS64) {
       std::uint16_t machine = 0;  // at the same place in both classes
       static_cast<void>(read_(offsetof(Elf64_Ehdr, e_machine), std::as_writable_bytes(std::span(&machine, 1))));
-      return refuse(fmt::format("is a 32-bit program, built for {}; this machine runs x86-64 programs", machine_name(machine)));
+      return refuse(fmt::format("is a 32-bit program, built for {}; this machine runs {} programs", elf_machine_name(machine), abi_.name));
     }
     if (size_ < sizeof header_ || !read_(0, std::as_writable_bytes(std::span(&header_, 1)))) return refuse("is truncated: its ELF header is cut off");
-    if (header_.e_machine != EM_X86_64)
-      return refuse(fmt::format("is built for {}; this machine runs x86-64 programs", machine_name(header_.e_machine)));
+    if (header_.e_machine != abi_.elf_machine)
+      return refuse(fmt::format("is built for {}; this machine runs {} programs", elf_machine_name(header_.e_machine), abi_.name));
     if (header_.e_type == ET_REL) return refuse("is an object file, not a program: link it first");
     if (header_.e_type == ET_CORE) return refuse("is a core dump, not a program");
     if (header_.e_type != ET_EXEC && header_.e_type != ET_DYN) return refuse("is malformed: its ELF type is unknown");
@@ -101,7 +83,7 @@ class Reader {
     if (h.p_memsz == 0) return {};
     if (h.p_filesz > h.p_memsz) return refuse("is malformed: a segment is larger in the file than in memory");
     if (h.p_offset > size_ || h.p_filesz > size_ - h.p_offset) return refuse("is truncated: a segment lies beyond its end");
-    if (h.p_vaddr > kUserEnd || h.p_memsz > kUserEnd - h.p_vaddr) return refuse("is malformed: a segment lies outside user memory");
+    if (h.p_vaddr > abi_.user_end || h.p_memsz > abi_.user_end - h.p_vaddr) return refuse("is malformed: a segment lies outside user memory");
     if ((h.p_vaddr - h.p_offset) % mm::kPageSize) return refuse("is malformed: a segment's address and offset do not match");
     if (!elf_.segments.empty()) {
       const Segment& last = elf_.segments.back();
@@ -126,6 +108,7 @@ class Reader {
   }
 
   const std::string& name_;
+  const arch::GuestAbi& abi_;
   std::uint64_t size_;
   const ReadAt& read_;
   Elf64_Ehdr header_{};
@@ -139,8 +122,25 @@ std::uint64_t ElfFile::end() const {
   return mm::align_up(segments.back().address + segments.back().memory_bytes, mm::kPageSize);
 }
 
-std::expected<ElfFile, Failure> read_elf(const std::string& name, std::uint64_t file_bytes, const ReadAt& read) {
-  return Reader(name, file_bytes, read).file();
+std::string elf_machine_name(unsigned machine) {
+  switch (machine) {
+    case EM_386: return "32-bit x86 (i386)";
+    case EM_ARM: return "32-bit Arm";
+    case EM_AARCH64: return "arm64 (aarch64)";
+    case EM_X86_64: return "x86-64";
+    case EM_RISCV: return "RISC-V";
+    case EM_PPC64: return "64-bit PowerPC";
+    case EM_S390: return "s390";
+    case EM_MIPS: return "MIPS";
+    case EM_LOONGARCH: return "LoongArch";
+    case EM_BPF: return "eBPF";
+    default: return fmt::format("machine number {}", machine);
+  }
+}
+
+std::expected<ElfFile, Failure> read_elf(const std::string& name, const arch::GuestAbi& abi, std::uint64_t file_bytes,
+                                         const ReadAt& read) {
+  return Reader(name, abi, file_bytes, read).file();
 }
 
 }  // namespace ramet::vmm

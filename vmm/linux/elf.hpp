@@ -9,13 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "arch/guest_abi.hpp"
 #include "guest-mm/types.hpp"
 #include "vmm/error.hpp"
 
 namespace ramet::vmm {
 
 // A PT_LOAD segment. Guaranteed: ascending and disjoint, file_bytes <= memory_bytes, the file's part within
-// the file, address and offset congruent modulo the page size, the end below the top of user space.
+// the file, address and offset congruent modulo the page size, the end not above the ABI's user_end.
 struct Segment {
   std::uint64_t address = 0, memory_bytes = 0;
   std::uint64_t offset = 0, file_bytes = 0;
@@ -39,7 +40,12 @@ struct ElfFile {
 // Reads exactly out.size() bytes at an offset; false if they are not there.
 using ReadAt = std::function<bool(std::uint64_t offset, std::span<std::byte> out)>;
 
-// `name` is for messages. Errors have status 126: empty, not ELF, another architecture, truncated, malformed.
-std::expected<ElfFile, Failure> read_elf(const std::string& name, std::uint64_t file_bytes, const ReadAt& read);
+// A program for that ABI; `name` is for messages. Errors have status 126: empty, not ELF, another architecture,
+// truncated, malformed.
+std::expected<ElfFile, Failure> read_elf(const std::string& name, const arch::GuestAbi&, std::uint64_t file_bytes,
+                                         const ReadAt& read);
+
+// For people, of an ELF file's e_machine: "arm64 (aarch64)", "machine number 9".
+std::string elf_machine_name(unsigned machine);
 
 }  // namespace ramet::vmm

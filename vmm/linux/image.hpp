@@ -15,15 +15,16 @@ namespace ramet::vmm {
 struct OpenFile;
 
 struct Image {
-  explicit Image(std::shared_ptr<Shell> in) : shell(std::move(in)) {}
+  explicit Image(std::shared_ptr<Shell> in) : shell(std::move(in)), abi(shell->machine().abi()) {}
   // The same program over a copy of its memory, whose limit the strings are charged to.
-  Image(Image& of, std::shared_ptr<Shell> copy, mm::Charge charged) : shell(std::move(copy)), strings(std::move(charged)) {
+  Image(Image& of, std::shared_ptr<Shell> copy, mm::Charge charged) : shell(std::move(copy)), abi(of.abi), strings(std::move(charged)) {
     std::lock_guard guard(of.brk_lock);
     executable = of.executable, file = of.file, arguments = of.arguments, environment = of.environment, auxv = of.auxv;
     stack_top = of.stack_top, stack_limit = of.stack_limit, vdso = of.vdso, brk_start = of.brk_start, brk = of.brk;
   }
 
   const std::shared_ptr<Shell> shell;
+  const arch::GuestAbi& abi;                    // its machine's: a program of another is refused
   mm::AddressSpace& memory() const { return shell->memory(); }
   Machine& machine() const { return shell->machine(); }
 

@@ -56,7 +56,7 @@ std::expected<mm::Gva, Failure> build_stack(Image& image, const StackContents& c
   std::vector<mm::Gva> environment, arguments;
   for (const std::string& s : *c.environment) environment.push_back(strings.add_string(s));
   for (const std::string& s : *c.arguments) arguments.push_back(strings.add_string(s));
-  const mm::Gva platform = strings.add_string(UserRegs::kMachine);
+  const mm::Gva platform = strings.add_string(image.abi.machine);
   std::array<char, 16> seed{};
   if (getrandom(seed.data(), seed.size(), 0) != static_cast<ssize_t>(seed.size()))
     return failure("the host gave no random bytes", 125);

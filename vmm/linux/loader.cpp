@@ -25,11 +25,8 @@ namespace {
 
 using mm::align_down, mm::align_up, mm::kBlockSize, mm::kPageSize;
 
-// Where position-independent programs go, as on Linux: far from both the bottom and the libraries.
-constexpr mm::Gva kPieBase = 0x5500'0000'0000;
-constexpr std::uint64_t kPieSpread = 1ull << 38, kBrkSpread = 32ull << 20, kStackSpread = 64ull << 20;
+constexpr std::uint64_t kBrkSpread = 32ull << 20, kStackSpread = 64ull << 20;
 constexpr std::uint64_t kVdsoRoom = 2ull << 20;    // above the stack
-constexpr mm::Gva kStackTop = kUserEnd - kVdsoRoom;
 constexpr std::uint64_t kMaxAlignment = 1ull << 30;
 // Programs up to this size are mapped at once: cheaper than the faults they would take. See bench.
 constexpr std::uint64_t kPopulateBytes = 256 << 10;
@@ -176,8 +173,8 @@ std::expected<mm::Gva, Failure> find_place(Image& image, const Program& program,
   return align_up(*at, alignment);
 }
 
-std::expected<ElfFile, Failure> read_program(const Program& program) {
-  return read_elf(program.name, program.bytes, [&](std::uint64_t offset, std::span<std::byte> out) { return program.read(offset, out); });
+std::expected<ElfFile, Failure> read_program(const Image& image, const Program& program) {
+  return read_elf(program.name, image.abi, program.bytes, [&](std::uint64_t offset, std::span<std::byte> out) { return program.read(offset, out); });
 }
 
 // The option that would share a file: its directory, or everything.
@@ -214,10 +211,10 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
     program = std::move(*interpreter);
   }
 
-  auto elf = read_program(program);
+  auto elf = read_program(image, program);
   if (!elf) return failure(elf.error().message, elf.error().status, ENOEXEC);
   const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
-  const mm::Gva base = align_up(kPieBase + random_below(kPieSpread, kBlockSize), alignment);
+  const mm::Gva base = align_up(image.abi.program_base + random_below(image.abi.program_spread, kBlockSize), alignment);
   auto bias = map_program(image, program, *elf, base);
   if (!bias) return std::unexpected(bias.error());
 
@@ -227,7 +224,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   if (!elf->interpreter.empty()) {
     auto interpreter = open_interpreter(process, program, elf->interpreter);
     if (!interpreter) return std::unexpected(interpreter.error());
-    auto interpreter_elf = read_program(*interpreter);
+    auto interpreter_elf = read_program(image, *interpreter);
     if (!interpreter_elf) return failure(interpreter_elf.error().message, interpreter_elf.error().status, ELIBBAD);
     mm::Gva place = 0;
     if (interpreter_elf->relocatable) {
@@ -252,7 +249,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   image.arguments = std::move(words);
   image.environment = environment;
 
-  image.stack_top = kStackTop - random_below(kStackSpread, kPageSize);
+  image.stack_top = image.abi.user_end - kVdsoRoom - random_below(kStackSpread, kPageSize);
   image.stack_limit = stack_bytes;
   auto stack_prot = mm::Prot::Read | mm::Prot::Write;
   if (elf->executable_stack && !process.deny_wx) stack_prot = stack_prot | mm::Prot::Exec;
@@ -260,7 +257,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   auto stack = image.memory().map({.address = image.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
                                    .grows_down = true, .backing = nullptr, .name = "[stack]"});
   if (!stack) return cannot_map(program, stack.error());
-  const mm::Gva vdso = kUserEnd - kVdsoBytes - random_below(kVdsoRoom - kVdsoBytes, kPageSize);
+  const mm::Gva vdso = image.abi.user_end - kVdsoBytes - random_below(kVdsoRoom - kVdsoBytes, kPageSize);
   if (auto r = map_vdso(image, vdso, process.family.clocks); !r) return cannot_map(program, r.error());
   contents.program_headers = elf->headers ? *bias + elf->headers : 0;
   contents.header_count = elf->header_count;

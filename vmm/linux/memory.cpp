@@ -19,7 +19,7 @@ namespace {
 
 using mm::align_up, mm::is_aligned, mm::kPageSize;
 
-constexpr mm::Gva kMinAddress = 0x10000, kMaxAddress = kUserEnd;  // vm.mmap_min_addr, TASK_SIZE
+constexpr mm::Gva kMinAddress = 0x10000;  // vm.mmap_min_addr
 constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // MAP_32BIT: below 2 GiB
 constexpr int kMapSync = 0x80000;
 constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_GROWSDOWN | MAP_DENYWRITE |
@@ -103,7 +103,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   std::shared_ptr<OpenFile> file = anonymous ? nullptr : thread.process.files.get(a.i32(4));
   if (!anonymous && !file) return -EBADF;
   if (length == 0) return -EINVAL;
-  if (length > kMaxAddress) return -ENOMEM;
+  if (length > thread.abi().user_end) return -ENOMEM;
   const std::uint64_t bytes = align_up(length, kPageSize);
   if (!anonymous && offset + bytes < offset) return -EOVERFLOW;
   if (type != MAP_SHARED && type != MAP_PRIVATE && (type != MAP_SHARED_VALIDATE || anonymous)) return -EINVAL;
@@ -114,7 +114,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   const bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
   if (fixed) {
     if (!is_aligned(address, kPageSize)) return -EINVAL;
-    if (address > kMaxAddress - bytes) return -ENOMEM;
+    if (address > thread.abi().user_end - bytes) return -ENOMEM;
     if (address < kMinAddress) return -EPERM;
   }
   if (file && file->kind == OpenFile::Kind::Uring) {
@@ -159,14 +159,14 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
 // --- the rest of the map ---
 
 // Rounds [address, address+length) to pages. EINVAL if misaligned, ENOMEM if it leaves user space.
-OrErrno<std::uint64_t> page_range(mm::Gva address, std::uint64_t length) {
+OrErrno<std::uint64_t> page_range(const Thread& thread, mm::Gva address, std::uint64_t length) {
   if (!is_aligned(address, kPageSize)) return err(EINVAL);
-  if (length > kMaxAddress || address > kMaxAddress - align_up(length, kPageSize)) return err(ENOMEM);
+  if (length > thread.abi().user_end || address > thread.abi().user_end - align_up(length, kPageSize)) return err(ENOMEM);
   return align_up(length, kPageSize);
 }
 
 std::int64_t sys_munmap(Thread& thread, const Args& a) {
-  auto bytes = page_range(a[0], a[1]);
+  auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes || *bytes == 0) return -EINVAL;
   auto r = thread.memory().unmap(a[0], *bytes);
   return r ? 0 : -errno_of(r.error());
@@ -177,7 +177,7 @@ std::int64_t sys_mprotect(Thread& thread, const Args& a) {
   const unsigned grows = prot & (kProtGrowsDown | kProtGrowsUp);
   if (grows == (kProtGrowsDown | kProtGrowsUp)) return -EINVAL;
   prot &= ~grows;
-  auto bytes = page_range(a[0], a[1]);
+  auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes) return -bytes.error();
   if (*bytes == 0) return 0;
   if (prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | kProtSem)) return -EINVAL;
@@ -216,13 +216,13 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
                            .dont_unmap = (flags & MREMAP_DONTUNMAP) != 0, .new_address = a[4]};
   if ((request.fixed || request.dont_unmap) && !request.may_move) return -EINVAL;
   if (!is_aligned(request.address, kPageSize) || request.new_length == 0) return -EINVAL;
-  if (request.new_length > kMaxAddress || request.old_length > kMaxAddress || request.address > kMaxAddress) return -EINVAL;
+  if (request.new_length > thread.abi().user_end || request.old_length > thread.abi().user_end || request.address > thread.abi().user_end) return -EINVAL;
   request.old_length = align_up(request.old_length, kPageSize);
   request.new_length = align_up(request.new_length, kPageSize);
   if (request.dont_unmap && request.old_length != request.new_length) return -EINVAL;
   if (request.fixed) {
     if (!is_aligned(request.new_address, kPageSize)) return -EINVAL;
-    if (request.new_address > kMaxAddress - request.new_length) return -EINVAL;
+    if (request.new_address > thread.abi().user_end - request.new_length) return -EINVAL;
     if (request.new_address < kMinAddress) return -EPERM;
     if (request.new_address < request.address + request.old_length && request.address < request.new_address + request.new_length)
       return -EINVAL;
@@ -284,14 +284,14 @@ std::int64_t sys_msync(Thread& thread, const Args& a) {
   if (flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) return -EINVAL;
   if ((flags & MS_ASYNC) && (flags & MS_SYNC)) return -EINVAL;
   if (is_aligned(a[0], kPageSize) && align_up(a[1], kPageSize) == 0) return 0;  // as Linux rounds the last page's end
-  auto bytes = page_range(a[0], a[1]);
+  auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes) return -bytes.error();
   auto r = thread.memory().sync(a[0], *bytes, flags & MS_SYNC);
   return r ? 0 : -errno_of(r.error());
 }
 
 std::int64_t sys_mincore(Thread& thread, const Args& a) {
-  auto bytes = page_range(a[0], a[1]);
+  auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes) return -bytes.error();
   // In parts: the guest chooses the length, and the answer is a byte for each page.
   constexpr std::uint64_t kPart = 4096;
@@ -309,7 +309,7 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
   Image& image = thread.image();
   std::lock_guard guard(image.brk_lock);
   const mm::Gva wanted = a[0];
-  if (wanted < image.brk_start || wanted > kMaxAddress - kPageSize) return static_cast<std::int64_t>(image.brk);
+  if (wanted < image.brk_start || wanted > thread.abi().user_end - kPageSize) return static_cast<std::int64_t>(image.brk);
   const mm::Gva old_end = align_up(image.brk, kPageSize), new_end = align_up(wanted, kPageSize);
   if (new_end > old_end) {
     if (beyond_memory(thread, new_end - image.brk_start, true, true) || beyond_limits(thread, new_end - old_end, true))

@@ -31,7 +31,7 @@ std::int64_t sys_uname(Thread& thread, const Args& a) {
   std::strcpy(names.nodename, "ramet");
   std::strcpy(names.release, kKernelRelease);
   std::strcpy(names.version, kKernelVersion);
-  std::strcpy(names.machine, UserRegs::kMachine);
+  std::strcpy(names.machine, thread.abi().machine);
   std::strcpy(names.domainname, "(none)");
   return put_user(thread.memory(), a[0], names);
 }

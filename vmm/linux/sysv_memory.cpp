@@ -22,7 +22,6 @@ namespace {
 using Segment = SysvMemory::Segment;
 
 constexpr std::uint64_t kMaxSize = ULONG_MAX - (1ul << 24);  // SHMMAX of Linux
-constexpr std::uint64_t kMaxAddress = kUserEnd;      // TASK_SIZE
 constexpr unsigned kRead = S_IRUSR, kWrite = S_IWUSR, kExecute = S_IXUSR;
 
 // All processes of a family have the same ids; root is asked for nothing, as with files.
@@ -77,7 +76,7 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
   std::erase_if(all.segments, [](const auto& s) { return s.second.memory.expired(); });
   if (size == 0 || size > kMaxSize) return -EINVAL;
   if (all.segments.size() >= SysvMemory::kMaxSegments) return -ENOSPC;
-  if (size > kMaxAddress || (flags & SHM_HUGETLB)) return -ENOMEM;  // as mmap(2): there is no pool of huge pages
+  if (size > thread.abi().user_end || (flags & SHM_HUGETLB)) return -ENOMEM;  // as mmap(2): there is no pool of huge pages
   auto memory = thread.process.files.shared_memory(mm::align_up(size, mm::kPageSize), thread.memory());
   if (!memory) return -memory.error();
 

@@ -33,6 +33,7 @@ class Thread {
   Image& image() { return *image_; }
   mm::AddressSpace& memory() { return image_->memory(); }
   Vcpu& vcpu() { return *vcpu_.load(std::memory_order_relaxed); }
+  const arch::GuestAbi& abi() const { return image_->abi; }
   UserRegs& regs() { return vcpu().regs(); }
 
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.

@@ -89,11 +89,11 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
 std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
   switch (a.i32(0)) {
     case ARCH_SET_FS:
-      if (a[1] >= kUserEnd) return -EPERM;
+      if (a[1] >= thread.abi().user_end) return -EPERM;
       thread.vcpu().set_fs_base(a[1]);
       return 0;
     case ARCH_SET_GS:
-      if (a[1] >= kUserEnd) return -EPERM;
+      if (a[1] >= thread.abi().user_end) return -EPERM;
       thread.vcpu().set_gs_base(a[1]);
       return 0;
     case ARCH_GET_FS: return put_user(thread.memory(), a[1], thread.vcpu().fs_base());

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/child.hpp"
 #include "vmm/process/mirror.hpp"
@@ -38,6 +39,7 @@ class ProcessMachine final : public Machine {
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   Status renew() override;
+  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   const Features& features() const override;
   VdsoFunctions host_vdso() const override { return child_->vdso(); }
   Totals totals() const override;

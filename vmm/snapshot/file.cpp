@@ -12,6 +12,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "vmm/linux/elf.hpp"
+
 namespace ramet::vmm::snapshot {
 
 std::string to_text(const Hash& hash) { return fmt::format("{:016x}{:016x}", hash[1], hash[0]); }
@@ -56,6 +58,10 @@ Status File::read_header() {
   if (h.file_bytes != bytes_.size())
     return std::unexpected(damaged(fmt::format("it has {} bytes and should have {}", bytes_.size(), h.file_bytes)));
   if (h.flags & ~kCompressed) return std::unexpected(damaged("it has flags that its version does not know"));
+  abi_ = arch::find_guest_abi(h.machine);
+  if (!abi_)
+    return failure(fmt::format("{} is a snapshot of a program for {}, which this ramet does not know", path_,
+                               elf_machine_name(h.machine)));
   return {};
 }
 

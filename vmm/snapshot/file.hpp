@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "arch/guest_abi.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/snapshot/format.hpp"
@@ -18,7 +19,7 @@ namespace ramet::vmm::snapshot {
 class File {
  public:
   // With its parents, which are looked for where they were and beside the file. Errors: not there, not a snapshot, of
-  // another version, damaged, a parent that is missing or is not the one it was.
+  // another version, of an unknown instruction set, damaged, a parent that is missing or is not the one it was.
   static std::expected<std::shared_ptr<const File>, Failure> open(const std::string& path);
   ~File();
   File(const File&) = delete;
@@ -26,6 +27,7 @@ class File {
 
   const std::string& path() const { return path_; }
   const Header& header() const { return *reinterpret_cast<const Header*>(bytes_.data()); }
+  const arch::GuestAbi& abi() const { return *abi_; }  // of the program
   const ProcessState& state() const { return state_; }
   std::span<const Run> runs() const { return runs_; }
   std::span<const Block> blocks() const { return blocks_; }
@@ -59,6 +61,7 @@ class File {
   std::span<const std::byte> bytes_;   // all of the file, mapped
   std::span<const Run> runs_;
   std::span<const Block> blocks_;
+  const arch::GuestAbi* abi_ = nullptr;  // read_header()
   ProcessState state_;
   std::shared_ptr<const File> parent_;
 };

@@ -14,7 +14,7 @@
 namespace ramet::vmm::snapshot {
 
 inline constexpr std::array<char, 8> kMagic = {'R', 'A', 'M', 'E', 'T', 'S', 'N', 'P'};
-inline constexpr std::uint32_t kVersion = 4;       // another version's files are refused
+inline constexpr std::uint32_t kVersion = 5;       // another version's files are refused
 inline constexpr std::uint32_t kCompressed = 1;    // Header::flags
 inline constexpr std::uint64_t kPageBytes = 4096;
 inline constexpr std::uint64_t kBlockPages = 64, kBlockBytes = kBlockPages * kPageBytes;
@@ -39,7 +39,8 @@ struct Header {
   Part state, runs, blocks;
   Hash parent{};                                   // identity of the file that runs may refer to; zero: there is none
   Hash identity{};                                 // hash of the header with zeroes here
-  std::array<std::byte, 4096 - 160> unused{};      // zeroes
+  std::uint32_t machine = 0;                       // the program's instruction set, by ELF's number (e_machine)
+  std::array<std::byte, 4096 - 164> unused{};      // zeroes
   bool compressed() const { return flags & kCompressed; }
 };
 static_assert(sizeof(Header) == kPageBytes);

@@ -239,8 +239,8 @@ Status restore_clocks(const File& file, Process& process) {
 
 Status restore_image(const File& file, Image& image) {
   const ProcessState& state = file.state();
-  constexpr std::uint64_t kEnd = 1ull << 47;
-  if (state.brk_start > state.brk || state.brk >= kEnd || state.stack_top >= kEnd) return impossible(file, "addresses");
+  const std::uint64_t end = image.abi.processor_end;
+  if (state.brk_start > state.brk || state.brk >= end || state.stack_top >= end) return impossible(file, "addresses");
   image.executable = state.executable;
   image.arguments = state.arguments;
   image.environment = state.environment;
@@ -293,6 +293,12 @@ mm::Result<std::shared_ptr<mm::Bank>> in_a_file(std::span<std::byte> pages, mm::
 
 }  // namespace
 
+Status check_instruction_set(const File& file, const arch::GuestAbi& here) {
+  if (&file.abi() == &here) return {};
+  return failure(fmt::format("{} is a snapshot of a program for {}; this machine runs {} programs", file.path(),
+                             file.abi().name, here.name));
+}
+
 Status check_processor(const File& file, const Machine::Features& here) {
   const ProcessorState& seen = file.state().processor;
   std::istringstream had(here.flags), wanted(seen.features);
@@ -312,6 +318,7 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
                                                                               const std::shared_ptr<Pager>& pager,
                                                                               Shell& shell, Files& files) {
   if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
+  if (auto served = check_instruction_set(*file, shell.machine().abi()); !served) return std::unexpected(served.error());
   if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
   mm::Memory& memory = shell.memory().memory();
   std::size_t sources = 0;

@@ -14,6 +14,8 @@
 
 namespace ramet::vmm::snapshot {
 
+// Errors: the program is for another instruction set than that.
+Status check_instruction_set(const File&, const arch::GuestAbi&);
 // Errors: the program has seen features of a processor that this one has not.
 Status check_processor(const File&, const Machine::Features&);
 

@@ -140,7 +140,7 @@ Status Saving::write(Thread& thread, ProcessState& state) {
   }
   auto text = to_text(state);
   if (!text) return std::unexpected(text.error());
-  auto writer = Writer::create(options_.path, options_.compress);
+  auto writer = Writer::create(options_.path, thread.abi(), options_.compress);
   if (!writer) return std::unexpected(writer.error());
   Pages pages(**writer, thread.memory().memory(), banks_);
   Status added;

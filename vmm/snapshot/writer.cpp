@@ -13,9 +13,11 @@
 
 namespace ramet::vmm::snapshot {
 
-std::expected<std::unique_ptr<Writer>, Failure> Writer::create(const std::string& path, bool compress) {
+std::expected<std::unique_ptr<Writer>, Failure> Writer::create(const std::string& path, const arch::GuestAbi& abi,
+                                                                bool compress) {
   std::unique_ptr<Writer> writer(new Writer);
   writer->path_ = path;
+  writer->machine_ = abi.elf_machine;
   writer->compress_ = compress;
   std::string name = path + ".partial-XXXXXX";
   writer->fd_ = HostFd(::mkostemp(name.data(), O_CLOEXEC));  // readable by its owner alone, as memory is
@@ -81,6 +83,7 @@ Status Writer::finish(std::string_view state, std::span<const Run> runs, const H
   padded.resize((padded.size() + alignof(Run) - 1) / alignof(Run) * alignof(Run), ' ');
   Header header;
   header.flags = compress_ ? kCompressed : 0;
+  header.machine = machine_;
   header.payload_pages = pages_;
   header.parent = parent;
   const auto part = [&](Part& where, std::span<const std::byte> bytes) -> Status {

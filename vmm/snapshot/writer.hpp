@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/guest_abi.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/snapshot/format.hpp"
@@ -16,8 +17,8 @@ namespace ramet::vmm::snapshot {
 
 class Writer {
  public:
-  // Errors: the directory cannot be written.
-  static std::expected<std::unique_ptr<Writer>, Failure> create(const std::string& path, bool compress);
+  // Of a program for that ABI. Errors: the directory cannot be written.
+  static std::expected<std::unique_ptr<Writer>, Failure> create(const std::string& path, const arch::GuestAbi&, bool compress);
   // Removes what was not finished.
   ~Writer();
   Writer(const Writer&) = delete;
@@ -40,6 +41,7 @@ class Writer {
 
   std::string path_, partial_;
   HostFd fd_;
+  std::uint32_t machine_ = 0;
   bool compress_ = false;
   std::uint64_t offset_ = sizeof(Header), pages_ = 0;
   std::vector<std::byte> block_, packed_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "tests/scarce.hpp"
 
 namespace ramet::fuzz {
@@ -69,6 +70,7 @@ class ScriptMachine : public vmm::Machine {
     if (test::scarce::failed) return;         // then it was ended, and is what it was in the middle of the call
     if (const std::string wrong = memory_->audit(); !wrong.empty()) finding("audit: " + wrong);
   }
+  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   const Features& features() const override { return features_; }
   Totals totals() const override { return {}; }
 
