@@ -27,7 +27,7 @@ class Tlb {
   // Strict: when it returns, no vCPU can use an old value of the entries, and the frames and tables they led to may be
   // given to somebody else. Called from a vCPU's own thread or from a thread that runs none, by several at once: with the
   // address-space lock, by faults without it, and with or without the lock of one table; flush.hpp says where. So it
-  // must not call back into the address space, nor wait for another thread's next step: that thread may wait for a lock
+  // must not call back into the address space, but for translate(), nor wait for another thread's next step: that thread may wait for a lock
   // of the caller's, or for its rcu::Reader to leave. For its vCPU to be out of the guest it may wait: who waits is.
   // Never throws, nor does flush_relaxed(): a machine that has no memory for what it must do runs nobody any more.
   virtual void flush(const FlushRequest&) = 0;

@@ -78,6 +78,7 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   out += line(r.exits.flush_exits, "  exits:flush");
   if (r.exits.fills) {
     out += line(r.exits.fills, "fills");
+    out += line(r.exits.refills, "refills");
     out += line(r.exits.mappings, "mappings");
     out += line(r.exits.evictions, "evictions");
   }
@@ -102,7 +103,7 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};
   j["exits"] = {{"total", exits(r)},          {"syscall", r.exits.syscalls}, {"page-fault", r.exits.page_faults},
                 {"exception", r.exits.exceptions}, {"kick", r.exits.kicks},      {"flush", r.exits.flush_exits}};
-  if (r.exits.fills) j["host-mappings"] = {{"fills", r.exits.fills}, {"mappings", r.exits.mappings}, {"evictions", r.exits.evictions}};
+  if (r.exits.fills) j["host-mappings"] = {{"fills", r.exits.fills}, {"refills", r.exits.refills}, {"mappings", r.exits.mappings}, {"evictions", r.exits.evictions}};
   auto& memory = j["memory"] = to_json(r.memory_counters);
   memory["flushes:local"] = r.exits.flushes;
   memory["flushes:spurious"] = r.exits.spurious;

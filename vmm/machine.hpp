@@ -142,9 +142,9 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Sums over all vCPUs that ever ran.
   struct Totals {
     std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits;
-    // Of a machine that fills translations of its own: fills, times that it dropped all for want of room, and how many
-    // mappings there are now.
-    std::uint64_t fills, evictions, mappings;
+    // Of a machine that fills translations of its own: fills, those made anew by flushes, times that it dropped all for want
+    // of room, and how many mappings there are now.
+    std::uint64_t fills, refills, evictions, mappings;
   };
   virtual Totals totals() const = 0;
 };

@@ -97,7 +97,7 @@ void add(Report& report, const Family::Gone& gone) {
   const Machine::Totals& t = gone.totals;
   sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.kicks += t.kicks;
   sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
-  sum.fills += t.fills, sum.evictions += t.evictions, sum.mappings += t.mappings;
+  sum.fills += t.fills, sum.refills += t.refills, sum.evictions += t.evictions, sum.mappings += t.mappings;
   for (std::size_t i = 0; i < gone.memory.size(); ++i) report.memory_counters[i].second += gone.memory[i];
 }
 

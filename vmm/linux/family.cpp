@@ -322,7 +322,8 @@ std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
       const Counts counts = list(owned->memory().counters());
       std::lock_guard guard(gone_lock_);
       Machine::Totals& sum = gone_.totals;
-      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.fills += t.fills, sum.evictions += t.evictions;
+      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.fills += t.fills;
+      sum.refills += t.refills, sum.evictions += t.evictions;
       sum.kicks += t.kicks, sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
       gone_.memory.resize(counts.size());
       for (std::size_t i = 0; i < counts.size(); ++i) gone_.memory[i] += counts[i].second;

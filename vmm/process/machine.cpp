@@ -52,6 +52,15 @@ void ProcessMachine::flush(const mm::FlushRequest& request) {
   }
 }
 
+void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
+  if (!mirror_ || request.everything) return;
+  try {
+    mirror_->gained(request.ranges);
+  } catch (const std::bad_alloc&) {
+    child_->kill();
+  }
+}
+
 void ProcessMachine::files_closed() {
   if (mirror_) mirror_->close_writable();
 }
@@ -126,7 +135,7 @@ Machine::Totals ProcessMachine::totals() const {
   }
   if (mirror_) {
     const Mirror::Counts c = mirror_->counts();
-    t.fills += c.fills, t.evictions += c.evictions, t.mappings = c.mappings;
+    t.fills += c.fills, t.refills += c.refills, t.evictions += c.evictions, t.mappings = c.mappings;
   }
   return t;
 }

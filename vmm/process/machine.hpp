@@ -30,7 +30,7 @@ class ProcessMachine final : public Machine {
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
   bool waits() const override { return true; }  // for the guest's process
-  void flush_relaxed(const mm::FlushRequest&) override {}  // whoever faults on an entry that allows it now, maps it anew
+  void flush_relaxed(const mm::FlushRequest&) override;
 
   Needs needs() const override { return {.files = true}; }
   Status attach(mm::AddressSpace&) override;

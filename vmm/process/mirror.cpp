@@ -13,12 +13,30 @@ namespace {
 
 // How far around a fault one mapping reaches: a table's worth of pages.
 constexpr std::uint64_t kReach = mm::kBlockSize;
-// More pieces than these are taken away with what lies between them: one call, and that comes again when it is touched.
-constexpr std::size_t kMostPieces = 24;
+// More changes than these are one: everything from the first to the last goes, and comes again when it is touched.
+constexpr std::size_t kMostChanges = 24;
+constexpr std::size_t kMostGains = 16;
+static_assert(kMostChanges + kMostGains + 4 <= TOLD_MOST_COMMANDS);
+constexpr Mirror::Range kAll{0, RAMET_USER_END};
 
-Command unmap(mm::Gva start, mm::Gva end) { return {SYS_munmap, {start, end - start}}; }
+bool overlap(const Mirror::Range& a, const Mirror::Range& b) { return a.start < b.end && b.start < a.end; }
+
+std::uint64_t protection_for(mm::Access access) {
+  switch (access) {
+    case mm::Access::Write: return PROT_WRITE;
+    case mm::Access::Execute: return PROT_EXEC;
+    case mm::Access::Read: break;
+  }
+  return PROT_READ;
+}
 
 }  // namespace
+
+Command Mirror::command(const Change& c) {
+  const std::uint64_t bytes = c.range.end - c.range.start;
+  if (!c.to) return {SYS_munmap, {c.range.start, bytes}};
+  return {SYS_mmap, {c.range.start, bytes, c.to->protection, MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(c.to->descriptor), c.to->offset}};
+}
 
 void Mirror::add(Slot& slot) {
   std::lock_guard guard(lock_);
@@ -39,49 +57,72 @@ Mirror::Counts Mirror::counts() const {
 
 // --- what is noted ---
 
-std::vector<Mirror::Range> Mirror::cut_locked(mm::Gva start, mm::Gva end) {
-  std::vector<Range> gone;
-  auto at = mappings_.upper_bound(start);
+Mirror::Mapping Mirror::part(const Placed& whole, const Range& within) {
+  Mapping m = whole.second;
+  m.offset += within.start - whole.first;
+  m.end = within.end;
+  return m;
+}
+
+bool Mirror::same(const Placed& a, const Placed& b) {
+  return a.second.descriptor == b.second.descriptor && a.second.protection == b.second.protection &&
+         a.second.offset - a.first == b.second.offset - b.first;
+}
+
+// Those next to each other that map on, or both unmap, are one.
+void Mirror::add(std::vector<Change>& changes, const Change& c) {
+  if (!changes.empty() && changes.back().range.end == c.range.start) {
+    Change& last = changes.back();
+    if (!last.to && !c.to) {
+      last.range.end = c.range.end;
+      return;
+    }
+    if (last.to && c.to && same({last.range.start, *last.to}, {c.range.start, *c.to})) {
+      last.range.end = last.to->end = c.range.end;
+      return;
+    }
+  }
+  changes.push_back(c);
+}
+
+std::vector<Mirror::Placed> Mirror::noted_locked(const Range& range) const {
+  std::vector<Placed> found;
+  auto at = mappings_.upper_bound(range.start);
   if (at != mappings_.begin()) --at;
-  while (at != mappings_.end() && at->first < end) {
-    const mm::Gva first = at->first;
-    const Mapping whole = at->second;
-    if (whole.end <= start) {
+  for (; at != mappings_.end() && at->first < range.end; ++at) {
+    if (at->second.end <= range.start) continue;
+    const Range within{std::max(at->first, range.start), std::min(at->second.end, range.end)};
+    found.emplace_back(within.start, part(*at, within));
+  }
+  return found;
+}
+
+void Mirror::cut_locked(const Range& range) {
+  auto at = mappings_.upper_bound(range.start);
+  if (at != mappings_.begin()) --at;
+  while (at != mappings_.end() && at->first < range.end) {
+    const Placed whole = *at;
+    if (whole.second.end <= range.start) {
       ++at;
       continue;
     }
     at = mappings_.erase(at);
-    if (first < start) {
-      Mapping before = whole;
-      before.end = start;
-      mappings_.emplace(first, before);
-    }
-    if (whole.end > end) {
-      Mapping behind = whole;
-      behind.offset += end - first;
-      at = mappings_.emplace(end, behind).first;
-    }
-    const Range range{std::max(first, start), std::min(whole.end, end)};
-    if (!gone.empty() && gone.back().end == range.start) gone.back().end = range.end;
-    else gone.push_back(range);
+    if (whole.first < range.start) mappings_.emplace(whole.first, part(whole, {whole.first, range.start}));
+    if (whole.second.end > range.end) at = mappings_.emplace(range.end, part(whole, {range.end, whole.second.end})).first;
   }
-  return gone;
 }
 
 void Mirror::note_locked(mm::Gva start, const Mapping& mapping) {
-  (void)cut_locked(start, mapping.end);  // it is mapped over
+  cut_locked({start, mapping.end});  // it is mapped over
   Mapping m = mapping;
-  const auto continues = [](const Mapping& a, mm::Gva a_start, const Mapping& b, mm::Gva b_start) {
-    return a.end == b_start && a.descriptor == b.descriptor && a.protection == b.protection && a.offset + (b_start - a_start) == b.offset;
-  };
   auto next = mappings_.lower_bound(start);
-  if (next != mappings_.end() && continues(m, start, next->second, next->first)) {
+  if (next != mappings_.end() && m.end == next->first && same({start, m}, *next)) {
     m.end = next->second.end;
     next = mappings_.erase(next);
   }
   if (next != mappings_.begin()) {
     const auto before = std::prev(next);
-    if (continues(before->second, before->first, m, start)) {
+    if (before->second.end == start && same(*before, {start, m})) {
       before->second.end = m.end;
       return;
     }
@@ -89,25 +130,68 @@ void Mirror::note_locked(mm::Gva start, const Mapping& mapping) {
   mappings_.emplace(start, m);
 }
 
-std::vector<Command> Mirror::unmap_locked(std::vector<Range> ranges) {
-  if (ranges.size() > kMostPieces) {
-    std::ranges::sort(ranges, {}, &Range::start);
-    const Range all{ranges.front().start, std::ranges::max(ranges, {}, &Range::end).end};
-    (void)cut_locked(all.start, all.end);
-    note_underway_locked();
-    ranges = {all};
+void Mirror::review_locked(const Range& range, std::vector<Change>& changes) {
+  const std::vector<Placed> noted = noted_locked(range);
+  if (noted.empty()) return;
+  std::vector<Change> found;
+  std::size_t looks = 0;
+  for (const Placed& piece : noted) {
+    const mm::Gva end = piece.second.end;
+    for (mm::Gva at = piece.first; at < end;) {
+      Missing unused;
+      const auto seen = looks++ < kMostChanges ? seen_locked(at, PROT_READ, unused) : std::nullopt;
+      if (!seen) {
+        add(found, {{at, end}, {}});
+        break;
+      }
+      const Range within{at, std::min(seen->second.end, end)};
+      const Placed now{at, part(*seen, within)};
+      if (!same(piece, now)) add(found, {within, now.second});
+      at = within.end;
+    }
   }
-  std::vector<Command> commands;
-  for (const Range& r : ranges) commands.push_back(unmap(r.start, r.end));
-  return commands;
+  for (const Change& c : found) {
+    if (c.to) note_locked(c.range.start, *c.to);
+    else cut_locked(c.range);
+    add(changes, c);
+  }
+}
+
+void Mirror::bound_locked(std::vector<Change>& changes) {
+  if (changes.size() <= kMostChanges) return;
+  Range all{RAMET_USER_END, 0};
+  for (const Change& c : changes) all = {std::min(all.start, c.range.start), std::max(all.end, c.range.end)};
+  forget_locked(all);
+  changes.assign(1, {all, {}});
+}
+
+void Mirror::forget_locked(const Range& range) {
+  cut_locked(range);
+  const auto note_in = [&](const Placed& p) {
+    if (overlap(Range{p.first, p.second.end}, range)) note_locked(p.first, p.second);
+  };
+  for (const Slot* slot : slots_)
+    if (!slot->context.applied(slot->list)) std::ranges::for_each(slot->mapping, note_in);
+  for (const Batch& b : batches_)
+    for (const Change& c : b.changes)
+      if (c.to) note_in({c.range.start, *c.to});
+}
+
+void Mirror::drop_all_locked() {
+  gains_.clear();
+  forget_locked(kAll);
+  pending_.assign(1, {kAll, {}});
+  ++counts_.evictions;
 }
 
 // --- filling ---
 
-std::optional<std::pair<mm::Gva, Mirror::Mapping>> Mirror::fill_locked(const Wish& wish, Missing& missing) {
-  const auto t = space_.translate(wish.address, kReach);
-  if (!t || !t->allows(wish.access)) return std::nullopt;
-  const mm::Gva page = mm::align_down(wish.address, mm::kPageSize);
+std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t protection, Missing& missing) const {
+  const auto t = space_.translate(address, kReach);
+  if (!t) return std::nullopt;
+  const std::uint64_t allowed = PROT_READ | (t->write ? PROT_WRITE : 0ull) | (t->execute ? PROT_EXEC : 0ull);
+  if ((allowed & protection) != protection) return std::nullopt;
+  const mm::Gva page = mm::align_down(address, mm::kPageSize);
   const mm::Gpa frame = t->frame + (page - t->start);
   const auto bank = memory_.bank_of(frame);
   const mm::FilePart part = bank ? bank->file_at(frame) : mm::FilePart{};
@@ -125,8 +209,7 @@ std::optional<std::pair<mm::Gva, Mirror::Mapping>> Mirror::fill_locked(const Wis
     missing = {part.file, writable};
     return std::nullopt;
   }
-  return std::pair{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before,
-                                          .protection = PROT_READ | (t->write ? PROT_WRITE : 0ull) | (t->execute ? PROT_EXEC : 0ull)}};
+  return Placed{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before, .protection = allowed}};
 }
 
 std::expected<void, int> Mirror::give(const Missing& missing) {
@@ -177,29 +260,33 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
       }
       if (!settling) {
         if (mappings_.size() >= capacity_) drop_all_locked();
-        slot.filling.reset();
-        std::optional<std::pair<mm::Gva, Mapping>> fill;
-        if (wish) fill = fill_locked(*wish, missing);
+        std::optional<Placed> fill;
+        if (wish) fill = seen_locked(wish->address, protection_for(wish->access), missing);
         if (missing.none) return std::unexpected(ENXIO);
         if (!missing.file) {
-          std::optional<std::size_t> command;
           slot.settling = !pending_.empty();
-          // Away first: what is filled on this way may lie there.
-          const auto away = unmap_locked(std::exchange(pending_, {}));
-          commands.insert(commands.end(), away.begin(), away.end());
+          std::vector<Change> changes = std::exchange(pending_, {});
+          changes.insert(changes.end(), gains_.begin(), gains_.end());
+          gains_.clear();
+          // Before what is filled, which may lie there; what that maps over need not be made.
+          if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
+          slot.mapping.clear();
+          for (const Change& c : changes) {
+            commands.push_back(command(c));
+            if (c.to) slot.mapping.emplace_back(c.range.start, *c.to), ++counts_.refills;
+          }
+          std::optional<std::size_t> filling;
           if (fill) {
-            const auto& [start, m] = *fill;
-            note_locked(start, m);
+            note_locked(fill->first, fill->second);
+            slot.mapping.push_back(*fill);
             ++counts_.fills;
-            command = commands.size();
-            commands.push_back({SYS_mmap, {start, m.end - start, m.protection, MAP_SHARED | MAP_FIXED,
-                                           static_cast<std::uint64_t>(m.descriptor), m.offset}});
-            slot.filling = fill;
+            filling = commands.size();
+            commands.push_back(command({{fill->first, fill->second.end}, fill->second}));
           }
           slot.inside.store(true, std::memory_order_seq_cst);
           slot.context.prepare(commands, Then::Guest);
           slot.list = slot.context.go();
-          return command;
+          return filling;
         }
       }
     }
@@ -210,21 +297,29 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
   }
 }
 
-void Mirror::drop_all_locked() {
-  mappings_.clear();
-  note_underway_locked();
-  pending_ = {{0, RAMET_USER_END}};
-  ++counts_.evictions;
-}
-
-void Mirror::note_underway_locked() {
-  for (const Slot* slot : slots_)
-    if (slot->filling && !slot->context.applied(slot->list)) note_locked(slot->filling->first, slot->filling->second);
-}
-
 void Mirror::evict() {
   std::lock_guard guard(lock_);
   drop_all_locked();
+}
+
+void Mirror::gained(std::span<const Range> ranges) {
+  std::lock_guard guard(lock_);
+  for (const auto& r : ranges) {
+    if (r.start >= RAMET_USER_END) continue;
+    for (const Placed& piece : noted_locked({r.start, std::min<mm::Gva>(r.end, RAMET_USER_END)})) {
+      if (gains_.size() == kMostGains) return;
+      Missing unused;
+      const auto seen = seen_locked(piece.first, piece.second.protection, unused);
+      if (!seen) continue;
+      const Range within{piece.first, std::min(piece.second.end, seen->second.end)};
+      Mapping now = part(*seen, within);
+      const std::uint64_t protection = std::exchange(now.protection, piece.second.protection);
+      if (protection == piece.second.protection || !same(piece, {piece.first, now})) continue;
+      now.protection = protection;
+      note_locked(piece.first, now);
+      gains_.push_back({within, now});
+    }
+  }
 }
 
 // --- taking away ---
@@ -250,62 +345,114 @@ void Mirror::wait_for(const std::vector<Underway>& lists) {
   for (const Underway& u : lists) (void)wait_applied(u.context, u.list);
 }
 
-void Mirror::flush(std::span<const mm::FlushRequest::Range> ranges, bool everything) {
-  std::vector<Command> commands;
+bool Mirror::maps_in(std::span<const Placed> mappings, std::span<const Range> ranges) {
+  return std::ranges::any_of(mappings, [&](const Placed& p) {
+    return std::ranges::any_of(ranges, [&](const auto& r) { return overlap(Range{p.first, p.second.end}, r); });
+  });
+}
+
+std::vector<Mirror::Underway> Mirror::underway_locked(std::span<const Range> ranges) const {
+  std::vector<Underway> lists;
+  for (const Slot* slot : slots_)
+    if (!slot->context.applied(slot->list) && maps_in(slot->mapping, ranges)) lists.push_back({slot->context, slot->list});
+  return lists;
+}
+
+void Mirror::flush(std::span<const Range> ranges, bool everything) {
   std::vector<Underway> underway;
+  std::uint64_t batch = 0, earlier = 0;
   {
     std::lock_guard guard(lock_);
-    std::vector<Range> gone;
-    const mm::FlushRequest::Range all{0, RAMET_USER_END};
-    if (everything) ranges = {&all, 1};
-    bool running = false;
-    for (const Slot* slot : slots_) {
-      running = running || slot->inside.load(std::memory_order_seq_cst);
-      if (!slot->filling || slot->context.applied(slot->list)) continue;
-      const bool touched = std::ranges::any_of(ranges, [&](const auto& r) { return slot->filling->first < r.end && r.start < slot->filling->second.end; });
-      if (touched) underway.push_back({slot->context, slot->list});
+    if (everything) ranges = {&kAll, 1};
+    underway = underway_locked(ranges);
+    for (const Batch& b : batches_) {
+      const bool touched = std::ranges::any_of(b.changes, [&](const Change& c) {
+        return std::ranges::any_of(ranges, [&](const auto& r) { return overlap(c.range, r); });
+      });
+      if (touched) earlier = b.number;
     }
-    for (const auto& r : ranges) {
-      if (r.start >= RAMET_USER_END) continue;
-      for (const Range& piece : cut_locked(r.start, std::min<mm::Gva>(r.end, RAMET_USER_END))) gone.push_back(piece);
+    std::vector<Change> changes;
+    for (const auto& r : ranges)
+      if (r.start < RAMET_USER_END) review_locked({r.start, std::min<mm::Gva>(r.end, RAMET_USER_END)}, changes);
+    if (!changes.empty()) {
+      gains_.clear();  // they may be of what is lost
+      pending_.insert(pending_.end(), changes.begin(), changes.end());
+      bound_locked(pending_);
     }
-    if (gone.empty() && underway.empty()) return;
-    if (!running) {
-      pending_.insert(pending_.end(), gone.begin(), gone.end());
-      return;
-    }
-    commands = unmap_locked(std::move(gone));
+    const bool running = std::ranges::any_of(slots_, [](const Slot* slot) { return slot->inside.load(std::memory_order_seq_cst); });
+    if (!pending_.empty() && (running || !batches_.empty())) batch = start_batch_locked(std::exchange(pending_, {}));
   }
+  if (batch) {
+    (void)make_batch(batch, underway);  // if it fails, the process has ended
+  } else {
+    wait_for(underway);
+    if (earlier) wait_for_batches(earlier);
+  }
+}
+
+std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes) {
+  batches_.push_back({last_batch_ + 1, std::move(changes)});
+  return ++last_batch_;
+}
+
+std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway) {
+  std::unique_lock guard(lock_);
+  batch_done_.wait(guard, [&] { return batches_.front().number == number; });
+  const struct Turn {
+    Mirror& mirror;
+    std::unique_lock<std::mutex>& guard;
+    ~Turn() {
+      if (!guard.owns_lock()) guard.lock();
+      mirror.batches_.pop_front();
+      mirror.batch_done_.notify_all();
+    }
+  } turn{*this, guard};
+  std::vector<Command> commands;
+  for (const Change& c : batches_.front().changes) {
+    commands.push_back(command(c));
+    if (c.to) ++counts_.refills;
+  }
+  guard.unlock();
   wait_for(underway);
-  if (commands.empty() || child_.carry_out(commands)) return;
-  // It has ended, or has so many mappings that none can be cut; all of them can go.
-  {
-    std::lock_guard guard(lock_);
-    mappings_.clear();
-    note_underway_locked();
-  }
-  const Command all = unmap(0, RAMET_USER_END);
-  (void)child_.carry_out({&all, 1});
+  if (auto done = child_.carry_out(commands); done || done.error() == ESRCH) return done;
+  // It has so many mappings that none can be cut; all of them can go.
+  guard.lock();
+  gains_.clear();
+  forget_locked(kAll);
+  guard.unlock();
+  const Command all = command({kAll, {}});
+  return child_.carry_out({&all, 1});
+}
+
+void Mirror::wait_for_batches(std::uint64_t number) {
+  std::unique_lock guard(lock_);
+  batch_done_.wait(guard, [&] { return batches_.empty() || batches_.front().number > number; });
 }
 
 std::expected<void, int> Mirror::take_all_back(bool mappings) {
   std::vector<Underway> underway;
+  std::uint64_t earlier;
   {
     std::lock_guard guard(lock_);
     files_.clear();
-    // They may map by a number that is then another file's.
-    for (const Slot* slot : slots_)
-      if (slot->filling && !slot->context.applied(slot->list)) underway.push_back({slot->context, slot->list});
+    // What maps by a number must not, once that is another file's.
+    gains_.clear();
+    for (Change& c : pending_) c.to.reset();
+    underway = underway_locked({&kAll, 1});
+    earlier = last_batch_;
   }
   wait_for(underway);
+  wait_for_batches(earlier);
   if (auto done = child_.take_all_back(); !done || !mappings) return done;
+  std::uint64_t batch;
   {
     std::lock_guard guard(lock_);
-    mappings_.clear();
-    note_underway_locked();
+    gains_.clear();
+    forget_locked(kAll);
+    pending_.clear();
+    batch = start_batch_locked({{kAll, {}}});
   }
-  const Command all = unmap(0, RAMET_USER_END);
-  return child_.carry_out({&all, 1});
+  return make_batch(batch, {});
 }
 
 void Mirror::close_writable() {

@@ -3,14 +3,20 @@
 // share them, so one cache serves all vCPUs.
 //
 //   a fill     under the mirror's lock: the tables are read, the mapping is noted, the vCPU's list is posted
-//   a flush    entries have changed before; then under the lock: what is noted of its ranges is forgotten. A fill that
-//              got the lock before us may still be carried out: it is waited for. One that comes later reads the new
-//              entries. Then the ranges are unmapped: by the mapper, if guest code runs, else by whoever enters next.
+//   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the tables.
+//              What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list that
+//              maps something there, and got the lock before us, may still be carried out: it is waited for. One that comes
+//              later reads the new entries. The changes are made by the mapper, if guest code runs, else by whoever enters
+//              next: in the order in which they got the lock, so that none brings back what a later one took.
+//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first
 //
-// What is noted is never less than what is mapped, once a list has been carried out.
+// What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change came
+// late: guest code faults there once more.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,27 +31,26 @@ namespace ramet::vmm::process {
 
 class Mirror {
  public:
-  struct Range {
-    mm::Gva start, end;
-  };
+  using Range = mm::FlushRequest::Range;
   struct Mapping {
     mm::Gva end;
     int descriptor;
     std::uint64_t offset;
     std::uint64_t protection;
   };
+  using Placed = std::pair<mm::Gva, Mapping>;
   // A vCPU, as the mirror knows it. Guarded by the mirror's lock, but for what is said at the fields.
   struct Slot {
     Context context;
     // Guest code of this vCPU runs, or will without asking again. Set under the lock, before the list is posted;
     // cleared without it, release, once the list has been answered: what the vCPU did is over.
     std::atomic<bool> inside{false};
-    std::uint32_t list = 0;           // its newest one with changes of mappings
-    std::optional<std::pair<mm::Gva, Mapping>> filling;  // what that one maps
+    std::uint32_t list = 0;           // its newest one
+    std::vector<Placed> mapping;      // what that one maps
     bool settling = false;            // that one takes away what others must not use any more
   };
   struct Counts {
-    std::uint64_t fills = 0, evictions = 0, mappings = 0;
+    std::uint64_t fills = 0, refills = 0, evictions = 0, mappings = 0;
   };
 
   // `capacity`: most host mappings. Both outlive it.
@@ -66,8 +71,10 @@ class Mirror {
   // The host refused a mapping: all go, and with them what it may have had too many of. By the next who enters.
   void evict();
 
-  // Nothing in these ranges is used any more that was mapped before the call; no ranges: all.
-  void flush(std::span<const mm::FlushRequest::Range>, bool everything);
+  // Nothing in these ranges is used any more that their entries do not say; `everything`: nowhere.
+  void flush(std::span<const Range>, bool everything);
+  // Entries of these ranges allow more than before.
+  void gained(std::span<const Range>);
   // What the process could write of files that are closed by now it no longer can: it has none of its descriptors and
   // mappings left, as it may have some that nobody knows of.
   void close_writable();
@@ -81,29 +88,58 @@ class Mirror {
   };
   using Files = std::map<std::pair<std::uint64_t, bool>, Given>;  // by id and whether it can be written by it
 
-  std::vector<Range> cut_locked(mm::Gva start, mm::Gva end);
+  // Where something else is mapped than before, or nothing.
+  struct Change {
+    Range range;
+    std::optional<Mapping> to;
+  };
+  // Changes that the mapper is to make.
+  struct Batch {
+    std::uint64_t number;
+    std::vector<Change> changes;
+  };
+  // A list of a vCPU that may not have been carried out yet.
+  struct Underway {
+    Context context;
+    std::uint32_t list;
+  };
+
+  static Command command(const Change&);
+  // The part of a mapping that lies within, and whether both map the same.
+  static Mapping part(const Placed&, const Range& within);
+  static bool same(const Placed&, const Placed&);
+  static void add(std::vector<Change>&, const Change&);
+  static bool maps_in(std::span<const Placed>, std::span<const Range>);
+
+  std::vector<Placed> noted_locked(const Range&) const;
+  void cut_locked(const Range&);
   void note_locked(mm::Gva start, const Mapping&);
-  std::vector<Command> unmap_locked(std::vector<Range>);
+  // Where the tables do not say what is noted of a range: it is noted as they say it.
+  void review_locked(const Range&, std::vector<Change>&);
+  // No more of them than a list can hold.
+  void bound_locked(std::vector<Change>&);
+  // All of a range goes. What is still noted of it is what lists and batches under way may map.
+  void forget_locked(const Range&);
   // Everything goes, by the next who enters.
   void drop_all_locked();
-  // After more was cut than anybody waits for: what lists under way may still map is noted.
-  void note_underway_locked();
-  // What to map for a wish; nothing: the tables do not allow it. `missing`: the file that the
-  // process has to be given first.
+  std::vector<Underway> underway_locked(std::span<const Range>) const;
+  std::uint64_t start_batch_locked(std::vector<Change>);
+  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists. Errors: ESRCH.
+  std::expected<void, int> make_batch(std::uint64_t number, const std::vector<Underway>&);
+  // Until no batch up to that one is left.
+  void wait_for_batches(std::uint64_t number);
   struct Missing {
     std::shared_ptr<const mm::MemoryFile> file;
     bool writable = false;
     bool none = false;         // there is no file: the page is in the VMM's memory alone
   };
-  std::optional<std::pair<mm::Gva, Mapping>> fill_locked(const Wish&, Missing&);
+  // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may be
+  // used in all of these ways, or what is missing must be there first.
+  std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const;
   std::expected<void, int> give(const Missing&);
   // Every descriptor, and with `mappings` everything that was mapped. giving_ held.
   std::expected<void, int> take_all_back(bool mappings);
   bool wait_applied(const Context&, std::uint32_t list);
-  struct Underway {
-    Context context;
-    std::uint32_t list;
-  };
   void wait_for(const std::vector<Underway>&);
 
   Child& child_;
@@ -113,7 +149,11 @@ class Mirror {
   mutable std::mutex lock_;  // guards what follows. Order: address space, table locks > lock_. Nobody waits for the process with it
   std::vector<Slot*> slots_;
   std::map<mm::Gva, Mapping> mappings_;
-  std::vector<Range> pending_;   // to be unmapped before guest code runs
+  std::vector<Change> pending_;  // to be made before guest code runs
+  std::vector<Change> gains_;    // that may be made, as long as no flush changes anything
+  std::list<Batch> batches_;     // in the order in which the mapper makes them
+  std::uint64_t last_batch_ = 0;
+  std::condition_variable batch_done_;
   Files files_;
   Counts counts_;
   std::mutex giving_;            // one gives at a time. Order: before lock_

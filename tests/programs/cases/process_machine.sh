@@ -55,15 +55,27 @@ test_process_unprivileged() {
 3" ] || fail "setpriv $how: $out"
   done
 }
+# Pages that lose a permission, or get it back, stay mapped: a program that does that a thousand times does not fault a
+# thousand times.
+test_process_stays_mapped() {
+  for how in protect upgrade; do
+    said=$(on_process --timeout "$LIMIT" --memory 256M --stat "$G/storm" $how 1 1000 2>&1 >"$WORK/out") || fail "$how: $said"
+    fills=$(echo "$said" | sed -n 's/,//g; s/^ *\([0-9]*\) *fills .*/\1/p')
+    refills=$(echo "$said" | sed -n 's/,//g; s/^ *\([0-9]*\) *refills .*/\1/p')
+    echo "$how: $fills fills, $refills refills"
+    [ "${fills:-1000}" -lt 500 ] && [ "${refills:-0}" -ge 1000 ] || { echo "$said"; fail "$how: pages are not mapped any more"; }
+  done
+}
 # As an ordinary user with few processes and descriptors: some twenty guest processes; then the guest is told, or ramet says it.
 test_process_limits() {
   [ "$SCALE" = full ] || [ "${MACHINE:-kvm}" != kvm ] || skip "a sanitizer looks at memory through pipes, and looks for leaks in a process, of its own"
   command -v setpriv >/dev/null && command -v prlimit >/dev/null && [ "$(id -u)" = 0 ] || skip "needs root, setpriv and prlimit"
+  user=$((60000 + $$ % 5000))  # whose processes are counted: of this run alone
   limited() {  # PROCESSES DESCRIPTORS PROGRAM...
     limits="--nproc=$1 --nofile=$2"
     shift 2
     # shellcheck disable=SC2086
-    (cd / && exec prlimit $limits setpriv --reuid 65533 --regid 65533 --clear-groups "${PROGRAM:-$RAMET}" run --machine process "$@")
+    (cd / && exec prlimit $limits setpriv --reuid $user --regid $user --clear-groups "${PROGRAM:-$RAMET}" run --machine process "$@")
   }
   script='n=0; while [ $n -lt $0 ]; do (sleep 2) & n=$((n + 1)); done; wait; echo started $n'
   expect 0 '' limited 100 256 "$BUSYBOX" sh -c "$script" 15
