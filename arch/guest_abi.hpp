@@ -3,7 +3,11 @@
 // x86_64/guest_abi.cpp and arm64/guest_abi.cpp fill it in.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
+
+#include "arch/user_state.hpp"
 
 namespace ramet::arch {
 
@@ -17,6 +21,40 @@ struct GuestAbi {
   std::uint64_t user_end, processor_end;
   // Position-independent programs go at program_base and up to program_spread bytes above.
   std::uint64_t program_base, program_spread;
+
+  // Registers, as places in UserRegs.
+  struct {
+    std::uint8_t count;             // from 0 on
+    std::uint8_t pc, sp, flags;
+    std::uint8_t number, result;    // of a system call
+    std::array<std::uint8_t, 6> arguments;
+  } reg;
+  std::uint8_t bases;               // how many of Bases there are
+  std::uint8_t syscall_length;      // bytes of the instruction: that far back, the program counter makes the call again
+  std::uint64_t step_flag;          // in flags: SIGTRAP after each instruction
+  // User code chooses among user_flags only, others are as in fixed_flags.
+  std::uint64_t user_flags, fixed_flags;
+  bool (*is_base)(std::uint64_t);   // the processor takes it for a base
+  // What a code of arch_prctl(2) does to which base, if anything. x86-64 alone has that call.
+  struct BaseAccess {
+    std::uint8_t base;
+    bool set;
+  };
+  std::optional<BaseAccess> (*arch_prctl)(int code);
+
+  // All zero but for flags: what execve(2) gives, without program counter and stack pointer.
+  constexpr UserRegs initial_registers() const {
+    UserRegs r;
+    r[reg.flags] = fixed_flags;
+    return r;
+  }
+  constexpr std::array<std::uint64_t, 6> arguments(const UserRegs& r) const {
+    std::array<std::uint64_t, 6> v;
+    for (std::size_t i = 0; i < v.size(); ++i) v[i] = r[reg.arguments[i]];
+    return v;
+  }
+  // The program makes its system call again.
+  constexpr void repeat_call(UserRegs& r) const { r[reg.pc] -= syscall_length; }
 };
 
 // By ELF's number; null: none that ramet knows.

@@ -29,8 +29,8 @@ Machine::Features look() {
   Machine::Features f;
   f.hwcap = ::getauxval(AT_HWCAP);
   f.hwcap2 = ::getauxval(AT_HWCAP2);
-  f.xcr0 = host.xcr0 & kComponents;
-  f.xsave_size = f.xcr0 ? xsave_bytes(f.xcr0) : 0;
+  f.fp.components = host.xcr0 & kComponents;
+  f.fp.bytes = f.fp.components ? xsave_bytes(f.fp.components) : 0;
   char brand[49] = {};
   for (std::uint32_t leaf = 0; leaf < 3; ++leaf) {
     const auto words = arch::x86_64::cpuid(0x80000002 + leaf);

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "arch/guest_abi.hpp"
-#include "arch/x86_64/user_state.hpp"
+#include "arch/user_state.hpp"
 #include "arch/x86_64/vdso.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/tlb.hpp"
@@ -17,8 +17,8 @@
 
 namespace ramet::vmm {
 
-using arch::x86_64::FpState;
-using arch::x86_64::UserRegs;
+using arch::FpState;
+using arch::UserRegs;
 using arch::x86_64::VdsoFunctions;
 
 struct Exit {
@@ -71,14 +71,12 @@ class Vcpu {
   // handler. Returns at once; does not wait.
   virtual void kick() = 0;
 
-  // Thread-local-storage bases. They take effect with the next run(). get reads the live value
-  // (the guest may have changed it by WRFSBASE).
-  virtual void set_fs_base(std::uint64_t) = 0;
-  virtual void set_gs_base(std::uint64_t) = 0;
-  virtual std::uint64_t fs_base() = 0;
-  virtual std::uint64_t gs_base() = 0;
+  // Bases for thread-local storage, see Bases; n is less than the ABI's count. They take effect with the next run().
+  // base() reads the live value (the guest may have changed it by WRFSBASE).
+  virtual void set_base(unsigned n, std::uint64_t) = 0;
+  virtual std::uint64_t base(unsigned n) = 0;
 
-  // x87/SSE/AVX state in the processor's own XSAVE (standard, not compacted) layout.
+  // Floating-point and vector state, see FpState.
   virtual Status get_fp(FpState&) = 0;
   virtual Status set_fp(const FpState&) = 0;
   // The same of what get_fp() of another vCPU gave, but done and reported by the next run().
@@ -111,7 +109,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
   virtual Status warm_up() = 0;
 
-  // A vCPU for one guest thread, CPL 3, zeroed registers, FP state as after execve. Reuses a released
+  // A vCPU for one guest thread, the ABI's initial registers, FP state as after execve. Reuses a released
   // one where it can (KVM cannot delete vCPUs). Errors: too many.
   virtual std::expected<Vcpu*, Failure> acquire_vcpu() = 0;
   // The calling thread has left run() for good.
@@ -121,11 +119,10 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // and those that were got are gone. Errors: no host process.
   virtual Status renew() { return {}; }
 
-  // What the guest sees: AT_HWCAP, AT_HWCAP2 and the size of its XSAVE area (0: FXSAVE only, 512 bytes).
+  // What the guest sees: AT_HWCAP, AT_HWCAP2 and what there is of FpState.
   struct Features {
     std::uint64_t hwcap = 0, hwcap2 = 0;
-    std::uint32_t xsave_size = 0;
-    std::uint64_t xcr0 = 0;
+    arch::FpFormat fp{};
     std::string model_name;    // for /proc/cpuinfo
     std::string flags;         // for /proc/cpuinfo, space-separated
     bool giant_pages = false;  // 1 GiB leaves

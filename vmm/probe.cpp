@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "arch/x86_64/host/cpu.hpp"
+#include "arch/x86_64/user_state.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/micro_guest.hpp"
 #include "vmm/process/machine.hpp"
@@ -37,8 +38,8 @@ Exit run(Vcpu& vcpu) {
 
 // Loads the word at kData; the exit is a system call if there was an entry for it.
 Exit load(Vcpu& vcpu) {
-  vcpu.regs().rip = MicroGuest::kCode;
-  vcpu.regs().rdi = MicroGuest::kData;
+  vcpu.regs()[arch::x86_64::Rip] = MicroGuest::kCode;
+  vcpu.regs()[arch::x86_64::Rdi] = MicroGuest::kData;
   return run(vcpu);
 }
 
@@ -101,8 +102,8 @@ void probe_kvm(HostFacts& f, const std::string& path) {
   const auto& features = (*guest)->machine->features();
   std::string flags = " " + features.flags + " ";
   auto has = [&](const char* flag) { return flags.find(" " + std::string(flag) + " ") != flags.npos; };
-  f.sse42 = has("sse4_2"), f.avx = has("avx") && (features.xcr0 & 4) != 0, f.avx512 = has("avx512f") && (features.xcr0 & 0x80) != 0;
-  f.xsave = features.xsave_size != 0, f.fsgsbase = (features.hwcap2 & 2) != 0, f.giant_pages = has("pdpe1gb");
+  f.sse42 = has("sse4_2"), f.avx = has("avx") && (features.fp.components & 4) != 0, f.avx512 = has("avx512f") && (features.fp.components & 0x80) != 0;
+  f.xsave = features.fp.bytes != 0, f.fsgsbase = (features.hwcap2 & 2) != 0, f.giant_pages = has("pdpe1gb");
   f.cpu_model = features.model_name;
   f.ring3_native = !arch::x86_64::host_cpu().virtualization;
 }

@@ -108,9 +108,7 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Proces
   if (!start) return std::unexpected(start.error());
   auto thread = process.make_thread(process.pid);
   if (!thread) return std::unexpected(thread.error());
-  (*thread)->regs() = UserRegs{};
-  (*thread)->regs().set_pc(start->pc);
-  (*thread)->regs().set_sp(start->sp);
+  (*thread)->start_at(start->pc, start->sp);
   const std::string executable = process.image()->executable;
   (*thread)->name = executable.substr(executable.rfind('/') + 1).substr(0, 15);
   std::vector<std::unique_ptr<Thread>> threads;

@@ -2,6 +2,8 @@
 
 #include <elf.h>
 
+#include "arch/arm64/user_state.hpp"
+
 namespace ramet::arch::arm64 {
 
 // With addresses of 39 bits, which every machine has.
@@ -13,6 +15,15 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 48,
     .program_base = 0x55'0000'0000,
     .program_spread = 1ull << 30,
+    .reg = {.count = kRegisterCount, .pc = Pc, .sp = Sp, .flags = Pstate, .number = X8, .result = X0,
+            .arguments = {X0, X0 + 1, X0 + 2, X0 + 3, X0 + 4, X0 + 5}},
+    .bases = 1,
+    .syscall_length = kSyscallLength,
+    .step_flag = kStepFlag,
+    .user_flags = kUserFlags,
+    .fixed_flags = kFixedFlags,
+    .is_base = [](std::uint64_t) { return true; },
+    .arch_prctl = [](int) { return std::optional<GuestAbi::BaseAccess>(); },
 };
 
 }  // namespace ramet::arch::arm64

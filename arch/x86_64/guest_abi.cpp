@@ -2,9 +2,25 @@
 
 #include <elf.h>
 
+#include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/user_state.hpp"
 
 namespace ramet::arch::x86_64 {
+namespace {
+
+// Others are about CPUID faulting, shadow stacks, features by permission.
+std::optional<GuestAbi::BaseAccess> arch_prctl(int code) {
+  constexpr int kSetGs = 0x1001, kSetFs = 0x1002, kGetFs = 0x1003, kGetGs = 0x1004;
+  switch (code) {
+    case kSetGs: return {{.base = GsBase, .set = true}};
+    case kSetFs: return {{.base = FsBase, .set = true}};
+    case kGetFs: return {{.base = FsBase, .set = false}};
+    case kGetGs: return {{.base = GsBase, .set = false}};
+    default: return std::nullopt;
+  }
+}
+
+}  // namespace
 
 const GuestAbi kGuestAbi{
     .name = "x86-64",
@@ -14,6 +30,15 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 47,
     .program_base = 0x5500'0000'0000,
     .program_spread = 1ull << 38,
+    .reg = {.count = kRegisterCount, .pc = Rip, .sp = Rsp, .flags = Rflags, .number = Rax, .result = Rax,
+            .arguments = {Rdi, Rsi, Rdx, R10, R8, R9}},
+    .bases = 2,
+    .syscall_length = kSyscallLength,
+    .step_flag = kTrapFlag,
+    .user_flags = kUserFlags,
+    .fixed_flags = kFixedFlags,
+    .is_base = is_canonical,
+    .arch_prctl = arch_prctl,
 };
 
 }  // namespace ramet::arch::x86_64

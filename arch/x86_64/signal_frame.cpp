@@ -32,16 +32,18 @@ void put(FpState& fp, std::size_t at, const T& value) {
 }  // namespace
 
 SignalContext save_registers(const UserRegs& r) {
-  return {.r8 = r.r8, .r9 = r.r9, .r10 = r.r10, .r11 = r.r11, .r12 = r.r12, .r13 = r.r13, .r14 = r.r14, .r15 = r.r15,
-          .rdi = r.rdi, .rsi = r.rsi, .rbp = r.rbp, .rbx = r.rbx, .rdx = r.rdx, .rax = r.rax, .rcx = r.rcx,
-          .rsp = r.rsp, .rip = r.rip, .rflags = r.rflags, .cs = kUserCs, .gs = 0, .fs = 0, .ss = kUserSs,
+  return {.r8 = r[R8], .r9 = r[R9], .r10 = r[R10], .r11 = r[R11], .r12 = r[R12], .r13 = r[R13], .r14 = r[R14], .r15 = r[R15],
+          .rdi = r[Rdi], .rsi = r[Rsi], .rbp = r[Rbp], .rbx = r[Rbx], .rdx = r[Rdx], .rax = r[Rax], .rcx = r[Rcx],
+          .rsp = r[Rsp], .rip = r[Rip], .rflags = r[Rflags], .cs = kUserCs, .gs = 0, .fs = 0, .ss = kUserSs,
           .error = 0, .trap = 0, .oldmask = 0, .cr2 = 0, .fpstate = 0, .reserved = {}};
 }
 
 UserRegs restore_registers(const SignalContext& c) {
-  return {.rax = c.rax, .rbx = c.rbx, .rcx = c.rcx, .rdx = c.rdx, .rsi = c.rsi, .rdi = c.rdi, .rsp = c.rsp, .rbp = c.rbp,
-          .r8 = c.r8, .r9 = c.r9, .r10 = c.r10, .r11 = c.r11, .r12 = c.r12, .r13 = c.r13, .r14 = c.r14, .r15 = c.r15,
-          .rip = c.rip, .rflags = sanitize_flags(c.rflags)};
+  UserRegs r;
+  r[Rax] = c.rax, r[Rbx] = c.rbx, r[Rcx] = c.rcx, r[Rdx] = c.rdx, r[Rsi] = c.rsi, r[Rdi] = c.rdi, r[Rsp] = c.rsp, r[Rbp] = c.rbp;
+  r[R8] = c.r8, r[R9] = c.r9, r[R10] = c.r10, r[R11] = c.r11, r[R12] = c.r12, r[R13] = c.r13, r[R14] = c.r14, r[R15] = c.r15;
+  r[Rip] = c.rip, r[Rflags] = sanitize_flags(c.rflags);
+  return r;
 }
 
 std::span<const std::byte> describe_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0) {

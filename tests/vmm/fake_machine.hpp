@@ -4,9 +4,14 @@
 #include <functional>
 
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/user_state.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
+
+using enum arch::x86_64::Register;
+using arch::x86_64::kSyscallLength;
+using arch::x86_64::kTrapFlag;
 
 class FakeVcpu : public Vcpu {
  public:
@@ -16,10 +21,8 @@ class FakeVcpu : public Vcpu {
   Exit run() override { return script ? script() : Exit{.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
   void spurious_fault() override {}
   void kick() override { ++kicks; }
-  void set_fs_base(std::uint64_t v) override { fs_ = v; }
-  void set_gs_base(std::uint64_t v) override { gs_ = v; }
-  std::uint64_t fs_base() override { return fs_; }
-  std::uint64_t gs_base() override { return gs_; }
+  void set_base(unsigned n, std::uint64_t v) override { bases_[n] = v; }
+  std::uint64_t base(unsigned n) override { return bases_[n]; }
   Status get_fp(FpState& s) override { s = {}; return {}; }
   Status set_fp(const FpState&) override { return {}; }
   void copy_fp(const FpState&) override {}
@@ -28,8 +31,8 @@ class FakeVcpu : public Vcpu {
   std::atomic<unsigned> kicks{0};
 
  private:
-  UserRegs regs_;
-  std::uint64_t fs_ = 0, gs_ = 0;
+  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
+  arch::Bases bases_{};
   VcpuCounters counters_;
 };
 

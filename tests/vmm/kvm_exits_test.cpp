@@ -13,20 +13,14 @@
 namespace ramet::vmm::testing {
 namespace {
 
-using arch::x86_64::UserRegs;
 using kvm::KernelHalf;
 
-constexpr unsigned kRegisters = sizeof(UserRegs) / 8, kRip = 16, kFlags = 17;
-using Words = std::array<std::uint64_t, kRegisters>;
-enum { Rax, Rbx, Rcx, Rdx, Rsi, Rdi, Rsp, Rbp, R8, R9, R10, R11 };
-
-Words words_of(const UserRegs& r) { return std::bit_cast<Words>(r); }
 UserRegs pattern(std::uint64_t seed) {
-  Words w;
-  for (unsigned i = 0; i < kRip; i++) w[i] = seed * 0x9e37'79b9'7f4a'7c15 + i * 0x0101'0101'0101'0101;
-  w[kRip] = kvm::MicroGuest::kCode;
-  w[kFlags] = 0x202;
-  return std::bit_cast<UserRegs>(w);
+  UserRegs r;
+  for (unsigned i = 0; i < Rip; i++) r[i] = seed * 0x9e37'79b9'7f4a'7c15 + i * 0x0101'0101'0101'0101;
+  r[Rip] = kvm::MicroGuest::kCode;
+  r[Rflags] = 0x202;
+  return r;
 }
 
 TEST_F(KvmTest, SystemCallKeepsEveryRegisterButThoseItDefines) {
@@ -34,24 +28,24 @@ TEST_F(KvmTest, SystemCallKeepsEveryRegisterButThoseItDefines) {
   Vcpu& v = vcpu();
   for (std::uint64_t seed = 1; seed <= 50; seed++) {
     UserRegs before = pattern(seed);
-    before.rflags = seed % 2 ? 0x202 : 0xad7;  // CF PF AF ZF SF OF
+    before[Rflags] = seed % 2 ? 0x202 : 0xad7;  // CF PF AF ZF SF OF
     v.regs() = before;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, Syscall);
-    Words expected = words_of(before), got = words_of(v.regs());
-    expected[kRip] = kCode + 2;
+    UserRegs expected = before, got = v.regs();
+    expected[Rip] = kCode + 2;
     expected[Rcx] = kCode + 2;
     expected[R11] = got[R11];
-    EXPECT_EQ(got, expected);
-    EXPECT_EQ(got[R11] & 0xad7, before.rflags);
+    EXPECT_EQ(got.word, expected.word);
+    EXPECT_EQ(got[R11] & 0xad7, before[Rflags]);
 
     v.regs() = before = pattern(seed + 1000);
-    v.regs().rip = before.rip = kCode + 2;
+    v.regs()[Rip] = before[Rip] = kCode + 2;
     e = run(v);
     ASSERT_EXIT_KIND(e, Exception);
-    Words after = words_of(v.regs());
-    after[kFlags] &= ~0x10000ull;  // RF, which a fault sets
-    EXPECT_EQ(after, words_of(before));
+    UserRegs after = v.regs();
+    after[Rflags] &= ~0x10000ull;  // RF, which a fault sets
+    EXPECT_EQ(after.word, before.word);
   }
 }
 
@@ -59,11 +53,11 @@ TEST_F(KvmTest, SystemCallWorksWithAnyStackPointer) {
   code({0x0f, 0x05});
   Vcpu& v = vcpu();
   for (std::uint64_t sp : {0ull, 8ull, 0xdead'beef'dead'beefull, 0xffff'ffff'8000'0800ull, ~0ull}) {
-    v.regs().rip = kCode;
-    v.regs().rsp = sp;
+    v.regs()[Rip] = kCode;
+    v.regs()[Rsp] = sp;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, Syscall);
-    EXPECT_EQ(v.regs().rsp, sp);
+    EXPECT_EQ(v.regs()[Rsp], sp);
   }
 }
 
@@ -90,7 +84,7 @@ TEST_F(KvmTest, PageFaultTellsAddressAccessAndWhetherAnEntryWasThere) {
     code(c.code);
     change_entry(kData, 2, c.entry);
     v.regs() = pattern(7);
-    v.regs().rdi = kData + 0x123;
+    v.regs()[Rdi] = kData + 0x123;
     UserRegs before = v.regs();
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault);
@@ -98,10 +92,10 @@ TEST_F(KvmTest, PageFaultTellsAddressAccessAndWhetherAnEntryWasThere) {
     EXPECT_EQ(e.access, c.access);
     EXPECT_EQ(e.present, (c.error & 1) != 0);
     EXPECT_EQ(e.error, c.error);
-    if (c.access == mm::Access::Execute) before.rip = kData + 0x123;
-    Words after = words_of(v.regs());
-    after[kFlags] &= ~0x10000ull;
-    EXPECT_EQ(after, words_of(before));
+    if (c.access == mm::Access::Execute) before[Rip] = kData + 0x123;
+    UserRegs after = v.regs();
+    after[Rflags] &= ~0x10000ull;
+    EXPECT_EQ(after.word, before.word);
   }
 }
 
@@ -110,13 +104,13 @@ TEST_F(KvmTest, AnEntryWrittenAfterAFaultIsUsedAtOnce) {
   Vcpu& v = vcpu();
   write_entry(kData, 2, 0);
   words(2)[0] = 0x1122334455667788;
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, PageFault);
   write_entry(kData, 2, G::kUserRo);
   e = run(v);
   ASSERT_EXIT_KIND(e, Syscall);
-  EXPECT_EQ(v.regs().rax, 0x1122334455667788u);
+  EXPECT_EQ(v.regs()[Rax], 0x1122334455667788u);
 }
 
 struct ExceptionCase {
@@ -147,9 +141,9 @@ TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithItsTrapAndTheSignalOfLinux
     v.reset_fp();
     code(c.code);
     v.regs() = {};
-    v.regs().rip = kCode;
-    v.regs().rsp = kStack - 64;
-    v.regs().rflags = c.flags;
+    v.regs()[Rip] = kCode;
+    v.regs()[Rsp] = kStack - 64;
+    v.regs()[Rflags] = c.flags;
     std::uint16_t unmasked = 0x340;  // an x87 control word that lets every exception through
     std::memcpy(guest->memory->host(guest->frame(1)) + mm::kPageSize - 64, &unmasked, sizeof unmasked);
     Exit e = run(v);
@@ -158,8 +152,8 @@ TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithItsTrapAndTheSignalOfLinux
     EXPECT_EQ(e.error, c.error);
     EXPECT_EQ(e.signal, c.signal);
     EXPECT_EQ(e.code, c.si_code);
-    EXPECT_EQ(e.address, c.at_pc ? v.regs().rip : 0);
-    EXPECT_EQ(v.regs().rip, kCode + c.past);
+    EXPECT_EQ(e.address, c.at_pc ? v.regs()[Rip] : 0);
+    EXPECT_EQ(v.regs()[Rip], kCode + c.past);
   }
 }
 
@@ -169,15 +163,15 @@ TEST_F(KvmTest, SoftwareInterruptsOutsideTheTableAreAnExceptionAndNoSystemCall) 
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
   EXPECT_TRUE(e.trap == 13 || e.trap == 6) << e.trap;  // hosts differ
-  EXPECT_EQ(v.regs().rip, kCode);
+  EXPECT_EQ(v.regs()[Rip], kCode);
 }
 
 TEST_F(KvmTest, AlignmentCheckIsReportedWhenTheProgramAsksForIt) {
   code({0x8b, 0x47, 0x01});  // mov 1(%rdi),%eax
   Vcpu& v = vcpu();
   write_entry(kData, 2, G::kUserRw);
-  v.regs().rdi = kData;
-  v.regs().rflags = 0x40202;
+  v.regs()[Rdi] = kData;
+  v.regs()[Rflags] = 0x40202;
   Exit e = run(v);
   if (e.kind == Kind::Exception && e.trap == 6) GTEST_SKIP() << "this processor does not check alignment";
   if (e.kind == Kind::PageFault) GTEST_SKIP() << "this processor does not check alignment";
@@ -187,11 +181,11 @@ TEST_F(KvmTest, AlignmentCheckIsReportedWhenTheProgramAsksForIt) {
 
 TEST_F(KvmTest, AProgramCounterThatIsNoAddressIsAnException) {
   Vcpu& v = vcpu();
-  v.regs().rip = 0x8000'0000'0000'0000;
+  v.regs()[Rip] = 0x8000'0000'0000'0000;
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
   EXPECT_EQ(e.trap, 13u);
-  EXPECT_EQ(v.regs().rip, 0x8000'0000'0000'0000u);
+  EXPECT_EQ(v.regs()[Rip], 0x8000'0000'0000'0000u);
 }
 
 TEST_F(KvmTest, UserCodeCannotReachTheKernelHalf) {
@@ -202,8 +196,8 @@ TEST_F(KvmTest, UserCodeCannotReachTheKernelHalf) {
   for (mm::Gva target : {KernelHalf::kStubPage, KernelHalf::kStubPage + arch::x86_64::stub::resume(), KernelHalf::kTables,
                          KernelHalf::kTables + mm::kPageSize}) {
     for (unsigned offset : {0u, 3u, 6u}) {
-      v.regs().rip = kCode + offset;
-      v.regs().rdi = target;
+      v.regs()[Rip] = kCode + offset;
+      v.regs()[Rdi] = target;
       Exit e = run(v);
       ASSERT_EXIT_KIND(e, PageFault);
       EXPECT_EQ(e.address, target);
@@ -215,14 +209,14 @@ TEST_F(KvmTest, AJumpToTheSystemCallEntryIsAPageFault) {
   Vcpu& v = vcpu();
   code({0xff, 0xe7, 0x0f, 0x05});  // jmp *%rdi; syscall
   for (int round = 0; round < 2; round++) {
-    v.regs().rip = kCode;
-    v.regs().rdi = KernelHalf::kStubPage + arch::x86_64::stub::syscall_entry();
-    v.regs().rcx = kCode;
+    v.regs()[Rip] = kCode;
+    v.regs()[Rdi] = KernelHalf::kStubPage + arch::x86_64::stub::syscall_entry();
+    v.regs()[Rcx] = kCode;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault);
-    EXPECT_EQ(e.address, v.regs().rdi);
+    EXPECT_EQ(e.address, v.regs()[Rdi]);
     EXPECT_EQ(e.access, mm::Access::Execute);
-    v.regs().rip = kCode + 2;
+    v.regs()[Rip] = kCode + 2;
     ASSERT_EXIT_KIND(run(v), Syscall);
   }
 }
@@ -237,31 +231,31 @@ TEST_F(KvmTest, ExceptionsThatProcessorsDifferInAreReported) {
   EXPECT_TRUE(e.trap == 1 || e.trap == 6) << e.trap;
 
   code({0x48, 0xbc, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x58});  // mov $non-canonical,%rsp; pop %rax: #SS
-  v.regs().rip = kCode;
+  v.regs()[Rip] = kCode;
   e = run(v);
   ASSERT_EXIT_KIND(e, Exception);
   EXPECT_TRUE(e.trap == 12 || e.trap == 13) << e.trap;
-  EXPECT_EQ(v.regs().rip, kCode + 10);
+  EXPECT_EQ(v.regs()[Rip], kCode + 10);
 
   // ldmxcsr (%rsp), with all exceptions let through; xorps %xmm0,%xmm0; divps %xmm0,%xmm0: #XM; syscall
   code({0x0f, 0xae, 0x14, 0x24, 0x0f, 0x57, 0xc0, 0x0f, 0x5e, 0xc0, 0x0f, 0x05});
-  v.regs().rip = kCode;
-  v.regs().rsp = kStack - 64;
+  v.regs()[Rip] = kCode;
+  v.regs()[Rsp] = kStack - 64;
   e = run(v);
   if (e.kind != Kind::Syscall) {
     ASSERT_EXIT_KIND(e, Exception);
     EXPECT_EQ(e.trap, 19u);
-    EXPECT_EQ(v.regs().rip, kCode + 7);
+    EXPECT_EQ(v.regs()[Rip], kCode + 7);
   }
 }
 
 TEST_F(KvmTest, FlagsThatUserCodeMustNotHaveAreTakenAway) {
   code({0x9c, 0x58, 0x0f, 0x05});  // pushf; pop %rax; syscall
   Vcpu& v = vcpu();
-  v.regs().rflags = 0x0013'7202 | 0x4000;  // IOPL, NT, VM, ...
-  v.regs().rflags &= ~0x100ull;
+  v.regs()[Rflags] = 0x0013'7202 | 0x4000;  // IOPL, NT, VM, ...
+  v.regs()[Rflags] &= ~0x100ull;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs().rax & 0x27000, 0u);
+  EXPECT_EQ(v.regs()[Rax] & 0x27000, 0u);
 }
 
 std::byte* stub_page(kvm::MicroGuest& g) {
@@ -285,7 +279,7 @@ TEST_F(KvmTest, AnEntryThatPointsOutsideMemoryEndsInAMessage) {
   Vcpu& v = vcpu();
   auto table = guest->map(kData, 0x80'0000'0000, G::kUserRw);
   ASSERT_TRUE(table);
-  v.regs().rdi = kData + 8;
+  v.regs()[Rdi] = kData + 8;
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Broken);
   EXPECT_NE(e.detail.find("0x8000000008"), std::string::npos) << e.detail;
@@ -295,11 +289,11 @@ TEST_F(KvmTest, ExitsAreCounted) {
   code({0x0f, 0x05, 0x0f, 0x0b});
   Vcpu& v = vcpu();
   for (int i = 0; i < 3; i++) {
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     ASSERT_EXIT_KIND(run(v), Syscall);
   }
   ASSERT_EXIT_KIND(run(v), Exception);
-  v.regs().rip = kData;
+  v.regs()[Rip] = kData;
   ASSERT_EXIT_KIND(run(v), PageFault);
   auto t = guest->machine->totals();
   EXPECT_EQ(t.syscalls, 3u);

@@ -26,8 +26,8 @@ class KvmFlushTest : public KvmTest {
   Vcpu& counting_vcpu(mm::Gva where = kData) {
     code({0x48, 0xff, 0x07, 0xeb, 0xfb}, 0x100);  // 1: incq (%rdi); jmp 1b
     Vcpu& v = vcpu();
-    v.regs().rip = kCode + 0x100;
-    v.regs().rdi = where;
+    v.regs()[Rip] = kCode + 0x100;
+    v.regs()[Rdi] = where;
     return v;
   }
   // Another vCPU, so that the machine is not the simple case of one.
@@ -47,13 +47,13 @@ INSTANTIATE_TEST_SUITE_P(Vcpus, KvmFlush, ::testing::Bool(),
 TEST_P(KvmFlush, AStoreToAPageThatBecameReadOnlyFaults) {
   code({0x48, 0xff, 0x07, 0x0f, 0x05});  // incq (%rdi); syscall
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   for (int round = 0; round < 20; round++) {
     change_entry(kData, 2, G::kUserRw);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     ASSERT_EXIT_KIND(run(v), Syscall);
     change_entry(kData, 2, G::kUserRo);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault);
     EXPECT_EQ(e.error, 7u);
@@ -64,13 +64,13 @@ TEST_P(KvmFlush, AStoreToAPageThatBecameReadOnlyFaults) {
 TEST_P(KvmFlush, AnUnmappedPageFaults) {
   code({0x48, 0x8b, 0x07, 0x0f, 0x05});  // mov (%rdi),%rax; syscall
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   for (int round = 0; round < 20; round++) {
     change_entry(kData, 2, G::kUserRw);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     ASSERT_EXIT_KIND(run(v), Syscall);
     change_entry(kData, 2, 0);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault);
     EXPECT_EQ(e.error, 4u);
@@ -80,13 +80,13 @@ TEST_P(KvmFlush, AnUnmappedPageFaults) {
 TEST_P(KvmFlush, ANewFrameIsRead) {
   code({0x48, 0x8b, 0x07, 0x0f, 0x05});
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   for (unsigned i = 0; i < 20; i++) {
     words(2 + i)[0] = 1000 + i;
     change_entry(kData, 2 + i, G::kUserRw);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     ASSERT_EXIT_KIND(run(v), Syscall);
-    EXPECT_EQ(v.regs().rax, 1000 + i);
+    EXPECT_EQ(v.regs()[Rax], 1000 + i);
   }
 }
 
@@ -95,10 +95,10 @@ TEST_P(KvmFlush, APageThatLostExecutePermissionFaultsOnFetch) {
   Vcpu& v = vcpu();
   for (int round = 0; round < 5; round++) {
     change_entry(kData, 0, G::kUserRx);
-    v.regs().rip = kData + 0x200;
+    v.regs()[Rip] = kData + 0x200;
     ASSERT_EXIT_KIND(run(v), Syscall);
     change_entry(kData, 0, G::kUserRo);
-    v.regs().rip = kData + 0x200;
+    v.regs()[Rip] = kData + 0x200;
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault);
     EXPECT_EQ(e.access, mm::Access::Execute);
@@ -119,14 +119,14 @@ TEST_P(KvmFlush, ManyTablePagesInOneFlushAreAllHonoured) {
   code({0x48, 0x8b, 0x07, 0x48, 0x01, 0xf7, 0x48, 0x83, 0xea, 0x01, 0x75, 0xf4, 0x0f, 0x05});
   for (unsigned i = 0; i < kTables; i++) tables.push_back(write_entry(va(i), 2, G::kUserRo));
   Vcpu& v = vcpu();
-  v.regs().rdi = va(0), v.regs().rsi = mm::kBlockSize, v.regs().rdx = kTables;
+  v.regs()[Rdi] = va(0), v.regs()[Rsi] = mm::kBlockSize, v.regs()[Rdx] = kTables;
   ASSERT_EXIT_KIND(run(v), Syscall);
   for (unsigned i = 0; i < kTables; i++) write_entry(va(i), 2, 0);
   guest->machine->flush({.ranges = {}, .tables = tables, .everything = true});
   code({0x48, 0x8b, 0x07}, 0x300);
   for (unsigned i = 0; i < kTables; i += 37) {
-    v.regs().rip = kCode + 0x300;
-    v.regs().rdi = va(i);
+    v.regs()[Rip] = kCode + 0x300;
+    v.regs()[Rdi] = va(i);
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, PageFault) << i;
   }
@@ -191,16 +191,16 @@ TEST_F(KvmFlushTest, AVcpuThreadFlushesForAnother) {
   for (unsigned i = 0; i < 50; i++) {
     unsigned old_frame = 2 + i % 2, new_frame = 2 + (i + 1) % 2;
     wait_until_running(old_frame);
-    mine.regs().rip = kCode;
-    mine.regs().rsi = kData;
+    mine.regs()[Rip] = kCode;
+    mine.regs()[Rsi] = kData;
     ASSERT_EXIT_KIND(run(mine), Syscall);
     change_entry(kData, new_frame, G::kUserRw);
     std::uint64_t after_flush = now(old_frame);
     words(new_frame)[8] = 5000 + i;
-    mine.regs().rip = kCode;
-    mine.regs().rsi = kData + 64;
+    mine.regs()[Rip] = kCode;
+    mine.regs()[Rsi] = kData + 64;
     ASSERT_EXIT_KIND(run(mine), Syscall);
-    EXPECT_EQ(mine.regs().rax, 5000 + i);
+    EXPECT_EQ(mine.regs()[Rax], 5000 + i);
     EXPECT_EQ(now(old_frame), after_flush);
   }
   change_entry(kData, 2, 0);
@@ -227,9 +227,9 @@ TEST_F(KvmFlushTest, ThreadsThatFlushUnderOneLockDoNotWaitForEachOtherForEver) {
           std::lock_guard hold(lock);
           change_entry(va, 10 + f, G::kUserRw);
         }
-        v.regs().rip = kCode;
-        v.regs().rdi = va;
-        if (run(v).kind != Kind::Syscall || v.regs().rax != f) wrong++;
+        v.regs()[Rip] = kCode;
+        v.regs()[Rdi] = va;
+        if (run(v).kind != Kind::Syscall || v.regs()[Rax] != f) wrong++;
       }
     });
   }
@@ -265,11 +265,11 @@ TEST_F(KvmFlushTest, WithoutAFlushTheOldEntryIsSeen) {
 TEST_F(KvmFlushTest, FlushesOfOneVcpuCostNoExit) {
   code({0x48, 0x8b, 0x07, 0x0f, 0x05});
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   for (int i = 0; i < 10; i++) {
     change_entry(kData, 2, G::kUserRw);
     change_entry(kData, 3, G::kUserRw);
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     ASSERT_EXIT_KIND(run(v), Syscall);
   }
   auto t = guest->machine->totals();

@@ -8,11 +8,14 @@
 #include <sstream>
 #include <string>
 
+#include "arch/x86_64/user_state.hpp"
 #include "tests/vmm/need_kvm.hpp"
 #include "vmm/kvm/micro_guest.hpp"
 
 namespace ramet::vmm::testing {
 
+using enum arch::x86_64::Register;
+using enum arch::x86_64::Base;
 using Kind = Exit::Kind;
 
 // Runs on through kicks.

@@ -52,19 +52,19 @@ TEST_F(KvmKickTest, AKickEndsAnEndlessLoop) {
   Exit e = v.run();
   kicker.join();
   ASSERT_EXIT_KIND(e, Kicked);
-  EXPECT_GE(v.regs().rip, kCode);
-  EXPECT_LT(v.regs().rip, kCode + 5);
+  EXPECT_GE(v.regs()[Rip], kCode);
+  EXPECT_LT(v.regs()[Rip], kCode + 5);
 }
 
 TEST_F(KvmKickTest, AKickOutsideOfARunEndsTheNextOneOnce) {
   code({0x0f, 0x05});
   Vcpu& v = vcpu();
   for (int i = 0; i < 10; i++) {
-    v.regs().rip = kCode;
+    v.regs()[Rip] = kCode;
     v.kick();
     v.kick();
     ASSERT_EXIT_KIND(v.run(), Kicked);
-    EXPECT_EQ(v.regs().rip, kCode);
+    EXPECT_EQ(v.regs()[Rip], kCode);
     ASSERT_EXIT_KIND(v.run(), Syscall);
   }
 }
@@ -114,8 +114,8 @@ TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
     EXPECT_EXIT_KIND(e, Syscall);
     calls++;
     // Every iteration of the guest's loop has been done exactly once.
-    if (v.regs().rbx != calls * 0x1000) wrong++;
-    v.regs().rip = kCode;
+    if (v.regs()[Rbx] != calls * 0x1000) wrong++;
+    v.regs()[Rip] = kCode;
   }
   kicker.join();
   EXPECT_EQ(wrong, 0u);
@@ -127,21 +127,21 @@ TEST_F(KvmKickTest, AStormOfKicksLosesNoExit) {
   // 1: inc %rbx; syscall; mov %rbx,(%rdi); jmp 1b   with %rdi on a page that is not there
   code({0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
-  v.regs().r12 = 0x1212;
+  v.regs()[Rdi] = kData;
+  v.regs()[R12] = 0x1212;
   write_entry(kData, 2, 0);
   std::atomic<unsigned> round{0};
   Storm storm(v, round);
   for (std::uint64_t i = 1; i <= 2000; i++, round++) {
     Exit e = run(v);
     EXPECT_EXIT_KIND(e, Syscall);
-    EXPECT_EQ(v.regs().rbx, i);
-    EXPECT_EQ(v.regs().rip, kCode + 5);
+    EXPECT_EQ(v.regs()[Rbx], i);
+    EXPECT_EQ(v.regs()[Rip], kCode + 5);
     e = run(v);
     EXPECT_EXIT_KIND(e, PageFault);
     EXPECT_EQ(e.address, kData);
-    EXPECT_EQ(v.regs().r12, 0x1212u);
-    v.regs().rip += 3;
+    EXPECT_EQ(v.regs()[R12], 0x1212u);
+    v.regs()[Rip] += 3;
     if (HasFailure()) break;
   }
 }
@@ -157,10 +157,10 @@ TEST_F(KvmKickTest, AStormOfKicksLosesNoFlush) {
     for (unsigned i = 0; i < 1000 && !HasFailure(); i++, round++) {
       words(2 + i % 8)[0] = i;
       change_entry(kData, 2 + i % 8, G::kUserRw);
-      v.regs().rip = kCode;
-      v.regs().rdi = kData;
+      v.regs()[Rip] = kCode;
+      v.regs()[Rdi] = kData;
       EXPECT_EXIT_KIND(run(v), Syscall);
-      EXPECT_EQ(v.regs().rax, i);
+      EXPECT_EQ(v.regs()[Rax], i);
     }
   }
 }
@@ -188,7 +188,7 @@ TEST_F(KvmKickTest, AnyHostSignalEndsTheRun) {
   sigaction(SIGUSR2, &old, nullptr);
   EXPECT_EXIT_KIND(e, Kicked);
   EXPECT_GT(signals.load(), 0u);
-  EXPECT_EQ(v.regs().rip, kCode);
+  EXPECT_EQ(v.regs()[Rip], kCode);
 }
 
 }  // namespace

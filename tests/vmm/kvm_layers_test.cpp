@@ -61,14 +61,14 @@ class KvmLayersTest : public KvmTest {
   }
   // Adds one to a word of each page.
   Exit add(Vm& vm, Vcpu& v, mm::Gva from, std::uint64_t pages) {
-    v.regs().rip = kProgram;
-    v.regs().rdi = from;
-    v.regs().rsi = pages;
+    v.regs()[Rip] = kProgram;
+    v.regs()[Rdi] = from;
+    v.regs()[Rsi] = pages;
     return run_program(vm, v);
   }
   Exit look(Vm& vm, mm::Gva at) {
-    vm.vcpu->regs().rip = kReader;
-    vm.vcpu->regs().rdi = at;
+    vm.vcpu->regs()[Rip] = kReader;
+    vm.vcpu->regs()[Rdi] = at;
     return run_program(vm, *vm.vcpu);
   }
   void set_up(Vm& vm) {
@@ -191,7 +191,7 @@ TEST_F(KvmLayersTest, What_devices_write_for_long_is_out_of_reach) {
     word = 4711;  // the device goes on
     steal(child, frame(*pin));
     const Exit e = look(child, kStolen);
-    EXPECT_EQ(e.kind == Kind::Syscall && child.vcpu->regs().rax == 4711, pin == &brief);
+    EXPECT_EQ(e.kind == Kind::Syscall && child.vcpu->regs()[Rax] == 4711, pin == &brief);
     Vm other(physical, snapshot);
     steal(other, frame(*pin));
     EXPECT_NE(add(other, *other.vcpu, kStolen, 1).kind, Kind::Syscall);
@@ -246,7 +246,7 @@ class SnapshotTest : public KvmLayersTest {
     auto vcpu = vm.machine().acquire_vcpu();
     ASSERT_TRUE(vcpu) << vcpu.error().message;
     auto& v = **vcpu;
-    v.regs().rip = kProgram, v.regs().rdi = from, v.regs().rsi = pages;
+    v.regs()[Rip] = kProgram, v.regs()[Rdi] = from, v.regs()[Rsi] = pages;
     for (Exit e = v.run(); e.kind != Kind::Syscall; e = v.run()) {
       if (e.kind == Kind::Kicked) continue;
       ASSERT_EXIT_KIND(e, PageFault);

@@ -24,9 +24,9 @@ class KvmSpaceTest : public KvmTest {
   Exit start(Vcpu& v, std::uint64_t pages) {
     // 1: incq (%rdi); add $4096,%rdi; dec %rsi; jnz 1b; syscall
     code({0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05});
-    v.regs().rip = kCode;
-    v.regs().rdi = kPlace;
-    v.regs().rsi = pages;
+    v.regs()[Rip] = kCode;
+    v.regs()[Rdi] = kPlace;
+    v.regs()[Rsi] = pages;
     return run_program(v);
   }
 };

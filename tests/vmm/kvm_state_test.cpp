@@ -55,24 +55,24 @@ TEST_F(KvmStateTest, SseStateSurvivesExits) {
   // movq %rax,%xmm7; syscall; movq %xmm7,%rbx; syscall
   code({0x66, 0x48, 0x0f, 0x6e, 0xf8, 0x0f, 0x05, 0x66, 0x48, 0x0f, 0x7e, 0xfb, 0x0f, 0x05});
   Vcpu& v = vcpu();
-  v.regs().rax = 0xfeedface12345678;
+  v.regs()[Rax] = 0xfeedface12345678;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  v.regs().rax = 0;
+  v.regs()[Rax] = 0;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs().rbx, 0xfeedface12345678u);
+  EXPECT_EQ(v.regs()[Rbx], 0xfeedface12345678u);
 }
 
 TEST_F(KvmStateTest, AvxRegistersGoInAndOut) {
   const auto& f = guest->machine->features();
-  if ((f.xcr0 & 4) == 0) GTEST_SKIP() << "this host's KVM gives guests no AVX";
-  ASSERT_GE(f.xsave_size, 832u);
+  if ((f.fp.components & 4) == 0) GTEST_SKIP() << "this host's KVM gives guests no AVX";
+  ASSERT_GE(f.fp.bytes, 832u);
   // vmovdqu (%rdi),%ymm3; syscall; vmovdqu %ymm3,32(%rdi); syscall
   code({0xc5, 0xfe, 0x6f, 0x1f, 0x0f, 0x05, 0xc5, 0xfe, 0x7f, 0x5f, 0x20, 0x0f, 0x05});
   Vcpu& v = vcpu();
   write_entry(kData, 2, G::kUserRw);
   auto* bytes = reinterpret_cast<std::byte*>(words(2));
   for (unsigned i = 0; i < 32; i++) bytes[i] = std::byte(i + 1);
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   ASSERT_EXIT_KIND(run(v), Syscall);
   FpState fp;
   ASSERT_TRUE(v.get_fp(fp));
@@ -104,37 +104,37 @@ TEST_F(KvmStateTest, SegmentBasesTakeEffectAndStay) {
   Vcpu& v = vcpu();
   write_entry(kData, 2, G::kUserRw);
   for (unsigned i = 0; i < 512; i++) words(2)[i] = i;
-  v.set_fs_base(kData);
-  v.set_gs_base(kData + 0x100);
+  v.set_base(FsBase, kData);
+  v.set_base(GsBase, kData + 0x100);
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs().rax, 1u);
-  EXPECT_EQ(v.regs().rbx, 0x20u + 2);
-  v.set_fs_base(kData + 0x200);  // after the first run: another way
-  v.regs().rip = kCode;
+  EXPECT_EQ(v.regs()[Rax], 1u);
+  EXPECT_EQ(v.regs()[Rbx], 0x20u + 2);
+  v.set_base(FsBase, kData + 0x200);  // after the first run: another way
+  v.regs()[Rip] = kCode;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs().rax, 0x40u + 1);
-  EXPECT_EQ(v.regs().rbx, 0x20u + 2);
-  EXPECT_EQ(v.fs_base(), kData + 0x200);
-  EXPECT_EQ(v.gs_base(), kData + 0x100);
+  EXPECT_EQ(v.regs()[Rax], 0x40u + 1);
+  EXPECT_EQ(v.regs()[Rbx], 0x20u + 2);
+  EXPECT_EQ(v.base(FsBase), kData + 0x200);
+  EXPECT_EQ(v.base(GsBase), kData + 0x100);
 }
 
 TEST_F(KvmStateTest, ABaseThatTheProgramSetItselfIsSeenAndKept) {
   if ((guest->machine->features().hwcap2 & 2) == 0) GTEST_SKIP() << "this host's KVM gives guests no FSGSBASE";
   code({0xf3, 0x48, 0x0f, 0xae, 0xd3, 0x0f, 0x05});  // wrfsbase %rbx; syscall
   Vcpu& v = vcpu();
-  v.regs().rbx = 0x123450;
+  v.regs()[Rbx] = 0x123450;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.fs_base(), 0x123450u);
-  v.set_gs_base(0x77000);
+  EXPECT_EQ(v.base(FsBase), 0x123450u);
+  v.set_base(GsBase, 0x77000);
   v.kick();
   ASSERT_EXIT_KIND(v.run(), Kicked);
-  EXPECT_EQ(v.fs_base(), 0x123450u);
-  EXPECT_EQ(v.gs_base(), 0x77000u);
+  EXPECT_EQ(v.base(FsBase), 0x123450u);
+  EXPECT_EQ(v.base(GsBase), 0x77000u);
 }
 
 TEST_F(KvmStateTest, ABaseThatIsNoAddressBreaksThisGuestOnly) {
   Vcpu& v = vcpu();
-  v.set_fs_base(0x8000'0000'0000'0000);
+  v.set_base(FsBase, 0x8000'0000'0000'0000);
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, Broken);
   EXPECT_NE(e.detail.find("segment base"), std::string::npos) << e.detail;
@@ -144,8 +144,8 @@ TEST_F(KvmStateTest, AReleasedVcpuComesBackAsNew) {
   code({0x66, 0x48, 0x0f, 0x6e, 0xf8, 0x0f, 0x05, 0xeb, 0xfe});  // movq %rax,%xmm7; syscall; 1: jmp 1b
   for (bool leave_it_in_user_code : {false, true}) {
     Vcpu& v = vcpu();
-    v.regs().rax = 42;
-    v.set_fs_base(kData);
+    v.regs()[Rax] = 42;
+    v.set_base(FsBase, kData);
     ASSERT_EXIT_KIND(run(v), Syscall);
     if (leave_it_in_user_code) {
       std::atomic<bool> kicked{false};
@@ -158,8 +158,8 @@ TEST_F(KvmStateTest, AReleasedVcpuComesBackAsNew) {
     guest->machine->release_vcpu(&v);
     Vcpu& again = vcpu();
     EXPECT_EQ(&again, &v);
-    EXPECT_EQ(again.regs().rax, 0u);
-    EXPECT_EQ(again.fs_base(), 0u);
+    EXPECT_EQ(again.regs()[Rax], 0u);
+    EXPECT_EQ(again.base(FsBase), 0u);
     FpState fp;
     ASSERT_TRUE(again.get_fp(fp));
     EXPECT_EQ(fp.area[160 + 7 * 16], std::byte{0});
@@ -174,8 +174,8 @@ TEST_F(KvmStateTest, LockedIncrementsOfTwoVcpusAreExact) {
   write_entry(kData, 2, G::kUserRw);
   std::atomic<unsigned> ended{0};
   auto work = [&](Vcpu& v) {
-    v.regs().rdi = kData;
-    v.regs().rsi = kTimes;
+    v.regs()[Rdi] = kData;
+    v.regs()[Rsi] = kTimes;
     if (run(v).kind == Kind::Syscall) ended++;
   };
   Vcpu &a = vcpu(), &b = vcpu();
@@ -193,8 +193,8 @@ TEST_F(KvmStateTest, EachVcpuHasItsOwnApicId) {
     Vcpu& v = vcpu();
     Exit e = run(v);
     ASSERT_EXIT_KIND(e, Syscall);
-    EXPECT_EQ(v.regs().rbx >> 24, id);
-    EXPECT_EQ(v.regs().rdx & 0xffff'ffff, guest->machine->features().hwcap);
+    EXPECT_EQ(v.regs()[Rbx] >> 24, id);
+    EXPECT_EQ(v.regs()[Rdx] & 0xffff'ffff, guest->machine->features().hwcap);
   }
 }
 
@@ -207,15 +207,15 @@ TEST_F(KvmStateTest, HostMemoryThatCannotBeReachedIsAHostFaultAndTheGuestGoesOn)
   ASSERT_EQ(mprotect(host, mm::kBlockSize, PROT_NONE), 0);
   ASSERT_TRUE(guest->map(kData, (*bank)->base(), G::kUserRw));
   Vcpu& v = vcpu();
-  v.regs().rdi = kData;
+  v.regs()[Rdi] = kData;
   Exit e = run(v);
   ASSERT_EXIT_KIND(e, HostFault);
-  EXPECT_EQ(v.regs().rip, kCode);
+  EXPECT_EQ(v.regs()[Rip], kCode);
   EXPECT_FALSE(e.detail.empty());
   ASSERT_EQ(mprotect(host, mm::kBlockSize, PROT_READ | PROT_WRITE), 0);
   *static_cast<std::uint64_t*>(host) = 99;
   ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs().rax, 99u);
+  EXPECT_EQ(v.regs()[Rax], 99u);
   guest->memory->remove(*bank);
 }
 

@@ -17,8 +17,8 @@ class LinuxGuest : public Guest {
 
   LinuxGuest() : Guest({}) {
     stack = *memory().map({.length = kStack, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
-    regs().set_pc(kCode);
-    regs().set_sp(stack + kStack - 256);
+    regs()[Rip] = kCode;
+    regs()[Rsp] = stack + kStack - 256;
   }
   UserRegs& regs() { return thread->regs(); }
 
@@ -27,10 +27,10 @@ class LinuxGuest : public Guest {
     std::array<std::uint64_t, 6> v{};
     std::copy(arguments.begin(), arguments.end(), v.begin());
     UserRegs& r = regs();
-    r.rax = static_cast<std::uint64_t>(number);
-    r.rdi = v[0], r.rsi = v[1], r.rdx = v[2], r.r10 = v[3], r.r8 = v[4], r.r9 = v[5];
+    r[Rax] = static_cast<std::uint64_t>(number);
+    r[Rdi] = v[0], r[Rsi] = v[1], r[Rdx] = v[2], r[R10] = v[3], r[R8] = v[4], r[R9] = v[5];
     dispatch(*thread);
-    return static_cast<std::int64_t>(regs().rax);
+    return static_cast<std::int64_t>(regs()[Rax]);
   }
 
   void handle(int sig, std::uint64_t flags = 0, SignalSet mask = 0, std::uint64_t handler = kHandler) {
@@ -45,17 +45,17 @@ class LinuxGuest : public Guest {
   std::int64_t raise(int sig) { return syscall(SYS_tgkill, {as_word(process->pid), as_word(process->pid), as_word(sig)}); }
 
   // The frame of the handler that is about to run.
-  arch::x86_64::SignalFrame frame() { return *read_user<arch::x86_64::SignalFrame>(memory(), regs().sp()); }
+  arch::x86_64::SignalFrame frame() { return *read_user<arch::x86_64::SignalFrame>(memory(), regs()[Rsp]); }
   siginfo_t info() {
     siginfo_t i;
     auto f = frame();
     std::memcpy(&i, f.info.data(), sizeof i);
     return i;
   }
-  bool in_handler() { return regs().pc() == kHandler; }
+  bool in_handler() { return regs()[Rip] == kHandler; }
   // The handler returns: RET to the restorer, which calls rt_sigreturn.
   void sigreturn() {
-    regs().set_sp(regs().sp() + 8);
+    regs()[Rsp] = regs()[Rsp] + 8;
     syscall(SYS_rt_sigreturn);
   }
   // How the program ended, if it did. Ends it otherwise.

@@ -90,8 +90,8 @@ struct Program {
 
 Exit call(FakeVcpu& vcpu, long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0) {
   UserRegs& r = vcpu.regs();
-  r.rax = static_cast<std::uint64_t>(number);
-  r.rdi = a, r.rsi = b, r.rdx = c;
+  r[Rax] = static_cast<std::uint64_t>(number);
+  r[Rdi] = a, r[Rsi] = b, r[Rdx] = c;
   return {.kind = Exit::Kind::Syscall};
 }
 
@@ -114,7 +114,7 @@ TEST_F(Manners, AProgramThatUsesTimersPipesAndDirectoriesLeavesEverythingAsItWas
   {
     int step = 0;
     Program run([&step](FakeVcpu& vcpu) {
-      const std::uint64_t stack = vcpu.regs().sp();
+      const std::uint64_t stack = vcpu.regs()[Rsp];
       switch (step++) {
         case 0: return call(vcpu, SYS_alarm, 1000);
         case 1: return call(vcpu, SYS_timer_create, CLOCK_MONOTONIC, 0, stack);
@@ -143,7 +143,7 @@ TEST_F(Manners, AWriteToAPipeWithoutReadersLeavesTheCallersSignalsAsTheyWere) {
   for (int attempt = 0; attempt < 2; ++attempt) {  // the second of a thread as well
     const Facts before = facts();
     {
-      Program run([](FakeVcpu& vcpu) { return call(vcpu, SYS_write, 1, vcpu.regs().sp(), 1); });
+      Program run([](FakeVcpu& vcpu) { return call(vcpu, SYS_write, 1, vcpu.regs()[Rsp], 1); });
       run.options.standard = {-1, pipe[1], -1};
       auto report = run();
       ASSERT_TRUE(report) << report.error().message;

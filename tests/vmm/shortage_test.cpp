@@ -26,10 +26,10 @@ class Shortage : public LinuxGuest {
     std::array<std::uint64_t, 6> v{};
     std::copy(arguments.begin(), arguments.end(), v.begin());
     UserRegs& r = regs();
-    r.rax = static_cast<std::uint64_t>(number);
-    r.rdi = v[0], r.rsi = v[1], r.rdx = v[2], r.r10 = v[3], r.r8 = v[4], r.r9 = v[5];
+    r[Rax] = static_cast<std::uint64_t>(number);
+    r[Rdi] = v[0], r[Rsi] = v[1], r[Rdx] = v[2], r[R10] = v[3], r[R8] = v[4], r[R9] = v[5];
     thread->serve({.kind = Exit::Kind::Syscall, .detail = {}});
-    return static_cast<std::int64_t>(regs().rax);
+    return static_cast<std::int64_t>(regs()[Rax]);
   }
   template <class T>
   void put_at(mm::Gva at, const T& value) {

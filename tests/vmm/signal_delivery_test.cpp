@@ -9,15 +9,15 @@ namespace {
 TEST(Signals, AHandlerFindsItsArgumentsAndReturnsToWhatItInterrupted) {
   LinuxGuest g;
   g.handle(SIGUSR1);
-  g.regs().rbx = 0xb0b;
-  const mm::Gva sp = g.regs().sp(), pc = g.regs().pc();
+  g.regs()[Rbx] = 0xb0b;
+  const mm::Gva sp = g.regs()[Rsp], pc = g.regs()[Rip];
   g.raise(SIGUSR1);
   ASSERT_TRUE(g.in_handler());
-  EXPECT_EQ(g.regs().rdi, static_cast<std::uint64_t>(SIGUSR1));
-  EXPECT_EQ(g.regs().rsi, g.regs().sp() + offsetof(arch::x86_64::SignalFrame, info));
-  EXPECT_EQ(g.regs().rdx, g.regs().sp() + offsetof(arch::x86_64::SignalFrame, uc_flags));
-  EXPECT_EQ(g.regs().rax, 0u);
-  EXPECT_LE(g.regs().sp() + sizeof(arch::x86_64::SignalFrame), sp - arch::x86_64::kRedZone);
+  EXPECT_EQ(g.regs()[Rdi], static_cast<std::uint64_t>(SIGUSR1));
+  EXPECT_EQ(g.regs()[Rsi], g.regs()[Rsp] + offsetof(arch::x86_64::SignalFrame, info));
+  EXPECT_EQ(g.regs()[Rdx], g.regs()[Rsp] + offsetof(arch::x86_64::SignalFrame, uc_flags));
+  EXPECT_EQ(g.regs()[Rax], 0u);
+  EXPECT_LE(g.regs()[Rsp] + sizeof(arch::x86_64::SignalFrame), sp - arch::x86_64::kRedZone);
   EXPECT_EQ(g.frame().restorer, LinuxGuest::kRestorer);
   EXPECT_EQ(g.info().si_signo, SIGUSR1);
   EXPECT_EQ(g.info().si_code, SI_TKILL);
@@ -25,10 +25,10 @@ TEST(Signals, AHandlerFindsItsArgumentsAndReturnsToWhatItInterrupted) {
   EXPECT_EQ(g.thread->signals.blocked, bit_of(SIGUSR1));
 
   g.sigreturn();
-  EXPECT_EQ(g.regs().sp(), sp);
-  EXPECT_EQ(g.regs().pc(), pc);
-  EXPECT_EQ(g.regs().rbx, 0xb0bu);
-  EXPECT_EQ(g.regs().rax, 0u) << "what tgkill returned";
+  EXPECT_EQ(g.regs()[Rsp], sp);
+  EXPECT_EQ(g.regs()[Rip], pc);
+  EXPECT_EQ(g.regs()[Rbx], 0xb0bu);
+  EXPECT_EQ(g.regs()[Rax], 0u) << "what tgkill returned";
   EXPECT_EQ(g.thread->signals.blocked, 0u);
 }
 
@@ -40,10 +40,10 @@ TEST(Signals, AHandlerMayChangeWhereAndWithWhatTheProgramGoesOn) {
   frame.context.rip = 0x404040;
   frame.context.r12 = 77;
   frame.mask = bit_of(SIGUSR2) | bit_of(SIGKILL);
-  ASSERT_TRUE(write_user(g.memory(), g.regs().sp(), frame));
+  ASSERT_TRUE(write_user(g.memory(), g.regs()[Rsp], frame));
   g.sigreturn();
-  EXPECT_EQ(g.regs().pc(), 0x404040u);
-  EXPECT_EQ(g.regs().r12, 77u);
+  EXPECT_EQ(g.regs()[Rip], 0x404040u);
+  EXPECT_EQ(g.regs()[R12], 77u);
   EXPECT_EQ(g.thread->signals.blocked, bit_of(SIGUSR2)) << "SIGKILL cannot be blocked";
 }
 
@@ -119,10 +119,10 @@ TEST(Signals, TheMaskOfAnActionHoldsWhileItsHandlerRuns) {
   g.handle(SIGUSR1, 0, bit_of(SIGUSR2));
   g.handle(SIGUSR2);
   g.raise(SIGUSR1);
-  const mm::Gva first = g.regs().sp();
+  const mm::Gva first = g.regs()[Rsp];
   g.raise(SIGUSR2);
-  EXPECT_EQ(g.regs().sp(), first) << "SIGUSR2 waits";
-  g.regs().set_sp(first);
+  EXPECT_EQ(g.regs()[Rsp], first) << "SIGUSR2 waits";
+  g.regs()[Rsp] = first;
   g.sigreturn();
   EXPECT_TRUE(g.in_handler());
   EXPECT_EQ(g.info().si_signo, SIGUSR2);
@@ -150,7 +150,7 @@ TEST(Signals, TheAlternateStackIsUsedWhenAskedForAndKeptWhileOnIt) {
   g.handle(SIGUSR1, SA_ONSTACK);
   g.handle(SIGUSR2, SA_ONSTACK);
   g.raise(SIGUSR1);
-  const mm::Gva first = g.regs().sp();
+  const mm::Gva first = g.regs()[Rsp];
   EXPECT_GT(first, alternate.sp);
   EXPECT_LE(first, alternate.sp + alternate.size);
   EXPECT_EQ(g.frame().stack_sp, alternate.sp);
@@ -159,14 +159,14 @@ TEST(Signals, TheAlternateStackIsUsedWhenAskedForAndKeptWhileOnIt) {
   EXPECT_EQ(g.syscall(SYS_sigaltstack, {0, g.buffer}), 0);
   EXPECT_EQ(g.get<int>(g.buffer + 8), SS_ONSTACK);
   g.raise(SIGUSR2);
-  EXPECT_LT(g.regs().sp(), first) << "nested, further down the same stack";
-  EXPECT_GT(g.regs().sp(), alternate.sp);
+  EXPECT_LT(g.regs()[Rsp], first) << "nested, further down the same stack";
+  EXPECT_GT(g.regs()[Rsp], alternate.sp);
 }
 
 TEST(Signals, AFrameThatDoesNotFitEndsTheProgramWithSigsegv) {
   LinuxGuest g;
   g.handle(SIGUSR1);
-  g.regs().set_sp(0x1000);  // nothing is mapped there
+  g.regs()[Rsp] = 0x1000;  // nothing is mapped there
   g.raise(SIGUSR1);
   EXPECT_EQ(g.ending().code, SIGSEGV);
   EXPECT_EQ(g.process->ended().status(), 139);
@@ -227,13 +227,13 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
     LinuxGuest g;
     g.process->image()->stack_top = g.stack + LinuxGuest::kStack;
     g.process->image()->stack_limit = LinuxGuest::kStack;
-    g.regs().set_sp(g.stack - 64);
+    g.regs()[Rsp] = g.stack - 64;
     send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, g.stack - 8, 14, 6);
     deliver_signals(*g.thread, kNoResult);
     EXPECT_NE(g.ending().message.find("stack overflow: the stack reached its limit"), std::string::npos) << g.ending().message;
   }
   LinuxGuest g;
-  g.regs().set_pc(0xdead);
+  g.regs()[Rip] = 0xdead;
   send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, 0xdead, 14, 20);
   deliver_signals(*g.thread, kNoResult);
   EXPECT_NE(g.ending().message.find("jump to 0xdead (not mapped)"), std::string::npos) << g.ending().message;
@@ -241,7 +241,7 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
 
 TEST(Signals, ABadFrameAtReturnIsAFault) {
   LinuxGuest g;
-  g.regs().set_sp(0x2000);
+  g.regs()[Rsp] = 0x2000;
   g.syscall(SYS_rt_sigreturn);
   EXPECT_EQ(g.ending().code, SIGSEGV);
 }
@@ -259,13 +259,13 @@ TEST_P(RestartTest, FollowsLinux) {
     LinuxGuest g;
     if (how > 0) g.handle(SIGUSR1, how == 2 ? SA_RESTART : 0);
     UserRegs& r = g.regs();
-    r.set_pc(LinuxGuest::kCode + UserRegs::kSyscallLength);
-    r.rax = SYS_read;
+    r[Rip] = LinuxGuest::kCode + kSyscallLength;
+    r[Rax] = SYS_read;
     if (how > 0) send_to_thread(*g.process, g.process->pid, signal_from(*g.process, SIGUSR1, SI_USER));
     else g.thread->look_at_signals();  // interrupted for nothing that is left
     deliver_signals(*g.thread, p.code);
     const bool again = how == 0 ? p.without : how == 1 ? p.with : p.with_restart;
-    std::uint64_t pc = g.regs().pc(), rax = g.regs().rax;
+    std::uint64_t pc = g.regs()[Rip], rax = g.regs()[Rax];
     if (how > 0) {
       ASSERT_TRUE(g.in_handler());
       pc = g.frame().context.rip;

@@ -60,10 +60,10 @@ TEST(SignalFrame, IsAlignedAndBelowTheStackPointerWhereverThatIs) {
 TEST(SignalFrame, RegistersComeBackAsTheyWentIn) {
   UserRegs r;
   std::uint64_t n = 0x1111;
-  for (auto* reg : {&r.rax, &r.rbx, &r.rcx, &r.rdx, &r.rsi, &r.rdi, &r.rsp, &r.rbp, &r.r8, &r.r9, &r.r10, &r.r11, &r.r12,
-                    &r.r13, &r.r14, &r.r15, &r.rip})
+  for (auto* reg : {&r[Rax], &r[Rbx], &r[Rcx], &r[Rdx], &r[Rsi], &r[Rdi], &r[Rsp], &r[Rbp], &r[R8], &r[R9], &r[R10], &r[R11], &r[R12],
+                    &r[R13], &r[R14], &r[R15], &r[Rip]})
     *reg = n += 0x1111;
-  r.rflags = 0x246;
+  r[Rflags] = 0x246;
   UserRegs back = restore_registers(save_registers(r));
   EXPECT_EQ(std::memcmp(&back, &r, sizeof r), 0);
 }
@@ -71,13 +71,13 @@ TEST(SignalFrame, RegistersComeBackAsTheyWentIn) {
 TEST(SignalFrame, ReturningCannotRaiseThePrivilegeOfTheFlags) {
   SignalContext c{};
   c.rflags = ~0ull;
-  const std::uint64_t flags = restore_registers(c).rflags;
+  const std::uint64_t flags = restore_registers(c)[Rflags];
   EXPECT_EQ(flags & 0x3000, 0u) << "I/O privilege level";
   EXPECT_EQ(flags & 0x4000, 0u) << "nested task";
   EXPECT_EQ(flags & 0x20000, 0u) << "virtual-8086 mode";
   EXPECT_EQ(flags & 0x180000, 0u) << "virtual interrupts";
   c.rflags = 0;
-  EXPECT_EQ(restore_registers(c).rflags, 0x202u) << "interrupts stay enabled";
+  EXPECT_EQ(restore_registers(c)[Rflags], 0x202u) << "interrupts stay enabled";
 }
 
 TEST(SignalFrame, TheFloatingPointPartIsDescribedAndComesBack) {

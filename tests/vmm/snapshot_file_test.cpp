@@ -160,11 +160,11 @@ TEST_F(SnapshotFile, OfAnotherProcessorIsRefused) {
   ProcessState state;
   state.processor = {"Old", "fpu sse2", 7, 832};
   const auto file = *File::open(write("file", 1, false, {}, state));
-  Machine::Features here{.xsave_size = 832, .xcr0 = 7, .model_name = "New", .flags = "avx fpu sse2"};
+  Machine::Features here{.fp = {.components = 7, .bytes = 832}, .model_name = "New", .flags = "avx fpu sse2"};
   EXPECT_TRUE(check_processor(*file, here));
   here.flags = "fpu avx";
   says(check_processor(*file, here).error().message, "has not sse2");
-  here.flags = "fpu sse2", here.xcr0 = 3;
+  here.flags = "fpu sse2", here.fp.components = 3;
   says(check_processor(*file, here).error().message, "another layout");
 }
 

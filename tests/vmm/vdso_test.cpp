@@ -144,7 +144,7 @@ struct Inside : LinuxGuest {
     machine.vdso = kHost;
     if (!map_vdso(*process->image(), kAt, {})) std::abort();
     handle(SIGUSR1);
-    regs().set_pc(kHost.clock_gettime + 10);
+    regs()[Rip] = kHost.clock_gettime + 10;
   }
   // The guest comes out.
   void comes_out(Exit::Kind kind, std::uint32_t trap = 0, int sig = 0) {
@@ -165,30 +165,30 @@ TEST(LeavingTheVdso, ASignalComesWhenTheThreadHasLeftTheHostsAndItsOwn) {
   g.send();
   g.comes_out(Exit::Kind::Kicked);
   EXPECT_FALSE(g.in_handler());
-  EXPECT_TRUE(g.regs().single_steps());
-  g.regs().set_pc(g.process->image()->vdso + 0x400);
+  EXPECT_TRUE(g.regs()[Rflags] & kTrapFlag);
+  g.regs()[Rip] = g.process->image()->vdso + 0x400;
   g.step();
   EXPECT_FALSE(g.in_handler());
-  EXPECT_TRUE(g.regs().single_steps());
-  g.regs().set_pc(LinuxGuest::kCode);
+  EXPECT_TRUE(g.regs()[Rflags] & kTrapFlag);
+  g.regs()[Rip] = LinuxGuest::kCode;
   g.step();
   EXPECT_TRUE(g.in_handler());
   EXPECT_EQ(g.info().si_signo, SIGUSR1) << "not the SIGTRAP";
   EXPECT_EQ(g.frame().context.rip, LinuxGuest::kCode);
-  EXPECT_EQ(g.frame().context.rflags & UserRegs::kTrapFlag, 0u);
-  EXPECT_FALSE(g.regs().single_steps());
+  EXPECT_EQ(g.frame().context.rflags & kTrapFlag, 0u);
+  EXPECT_FALSE(g.regs()[Rflags] & kTrapFlag);
 }
 
 TEST(LeavingTheVdso, WithoutASignalNothingIsStepped) {
   Inside g;
   g.comes_out(Exit::Kind::Kicked);
-  EXPECT_FALSE(g.regs().single_steps());
+  EXPECT_FALSE(g.regs()[Rflags] & kTrapFlag);
 }
 
 TEST(LeavingTheVdso, OnAMachineWithoutTheHostsSignalsComeAtOnce) {
   Inside g;
   g.machine.vdso = {};
-  g.regs().set_pc(g.process->image()->vdso + 0x400);
+  g.regs()[Rip] = g.process->image()->vdso + 0x400;
   g.send();
   g.comes_out(Exit::Kind::Kicked);
   EXPECT_TRUE(g.in_handler());
@@ -197,7 +197,7 @@ TEST(LeavingTheVdso, OnAMachineWithoutTheHostsSignalsComeAtOnce) {
 TEST(LeavingTheVdso, AFaultInThereIsToldAtOnce) {
   Inside g;
   g.handle(SIGSEGV);
-  g.regs().set_pc(kHost.clock_gettime + 10);
+  g.regs()[Rip] = kHost.clock_gettime + 10;
   g.comes_out(Exit::Kind::Exception, arch::x86_64::kVectorProtection, SIGSEGV);
   EXPECT_TRUE(g.in_handler());
   EXPECT_EQ(g.info().si_signo, SIGSEGV);
@@ -207,8 +207,8 @@ TEST(LeavingTheVdso, AFaultInThereIsToldAtOnce) {
 TEST(LeavingTheVdso, AGuestThatStepsItselfGetsItsOwnTrap) {
   Inside g;
   g.handle(SIGTRAP);
-  g.regs().set_pc(kHost.clock_gettime + 10);
-  g.regs().set_single_steps(true);
+  g.regs()[Rip] = kHost.clock_gettime + 10;
+  g.regs()[Rflags] |= kTrapFlag;
   g.send();
   g.comes_out(Exit::Kind::Kicked);
   g.step();
@@ -216,7 +216,7 @@ TEST(LeavingTheVdso, AGuestThatStepsItselfGetsItsOwnTrap) {
   EXPECT_EQ(g.info().si_signo, SIGUSR1) << "on top of the other";
   g.sigreturn();
   EXPECT_EQ(g.info().si_signo, SIGTRAP);
-  EXPECT_NE(g.frame().context.rflags & UserRegs::kTrapFlag, 0u);
+  EXPECT_NE(g.frame().context.rflags & kTrapFlag, 0u);
 }
 
 // Its own code put there, which goes round: the signal comes all the same.
@@ -237,7 +237,7 @@ TEST(LeavingTheVdso, ACallFromTheHostsTellsTheHostsClock) {
   Inside g;
   g.process->family.clocks.go_on_from({timespec{1, 0}, timespec{1, 0}, timespec{1, 0}});
   const auto told = [&](mm::Gva from) {
-    g.regs().set_pc(from);
+    g.regs()[Rip] = from;
     EXPECT_EQ(g.syscall(SYS_clock_gettime, {CLOCK_MONOTONIC, g.buffer}), 0);
     return nanos(g.get<timespec>(g.buffer));
   };

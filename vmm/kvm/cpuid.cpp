@@ -118,8 +118,8 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   m.features.dear_accessed_dirty = m.native_ring3;
   m.features.hwcap = f.leaf1_edx;
   m.features.hwcap2 = (m.cr4 & cr4::kFsgsbase) != 0 ? bit(1) : 0;
-  m.features.xcr0 = xsave ? xcr0 : 0;
-  m.features.xsave_size = xsave ? xsave_size(m.leaves, xcr0) : 0;
+  m.features.fp.components = xsave ? xcr0 : 0;
+  m.features.fp.bytes = xsave ? xsave_size(m.leaves, xcr0) : 0;
   m.features.model_name = brand[0] != 0 ? brand : "unknown";
   m.features.flags = arch::x86_64::feature_names(f);
   return m;

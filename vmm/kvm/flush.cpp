@@ -186,22 +186,22 @@ void KvmVcpu::resume_at(std::uint64_t stub_offset, std::uint64_t stack) {
 
 // The stub's way back that this entry needs, with what it pops. See stub.S.
 void KvmVcpu::lay_out_entry() {
-  sync() = std::bit_cast<kvm_regs>(regs_);
+  std::memcpy(&sync(), regs_.word.data(), sizeof(kvm_regs));
   if (in_user_) {
-    sync().rflags = x86::resume_flags(regs_.rflags);
+    sync().rflags = x86::resume_flags(regs_[x86::Rflags]);
     run_->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     return;
   }
-  x86::TrapFrame frame{regs_.rip, x86::kUserCs, x86::resume_flags(regs_.rflags), regs_.rsp, x86::kUserSs};
+  x86::TrapFrame frame{regs_[x86::Rip], x86::kUserCs, x86::resume_flags(regs_[x86::Rflags]), regs_[x86::Rsp], x86::kUserSs};
   std::uint64_t sp = stack_top() - sizeof frame;
   std::memcpy(stack_word(sp), &frame, sizeof frame);
   auto push = [&](std::uint64_t value) { *stack_word(sp -= 8) = value; };
   if (reloaded_ == entry_generation_) return resume_at(stub::resume(), sp);
-  push(regs_.rax);
+  push(regs_[x86::Rax]);
   sync().rax = machine_.kernel_.root();
   if (riding_.empty()) return resume_at(stub::reload(), sp);
-  push(regs_.rcx);
-  push(regs_.rdi);
+  push(regs_[x86::Rcx]);
+  push(regs_[x86::Rdi]);
   for (mm::Gpa table : riding_) push(machine_.kernel_.linear(table));
   sync().rcx = riding_.size();
   resume_at(stub::flush(), sp);

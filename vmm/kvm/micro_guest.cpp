@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "arch/x86_64/user_state.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
 namespace ramet::vmm::kvm {
@@ -62,7 +63,7 @@ mm::Gva MicroGuest::load(std::span<const std::uint8_t> code, std::uint64_t offse
 
 std::expected<Vcpu*, Failure> MicroGuest::vcpu() {
   auto v = machine->acquire_vcpu();
-  if (v) (*v)->regs().rip = kCode, (*v)->regs().rsp = kStack;
+  if (v) (*v)->regs()[arch::x86_64::Rip] = kCode, (*v)->regs()[arch::x86_64::Rsp] = kStack;
   return v;
 }
 

@@ -38,8 +38,8 @@ KvmVcpu::~KvmVcpu() {
 void KvmVcpu::recycle() {
   std::lock_guard hold(busy_);
   if (std::exchange(untouched_, false)) return;
-  regs_ = {};
-  fs_base_ = gs_base_ = 0, bases_changed_ = true;
+  regs_ = x86::kGuestAbi.initial_registers();
+  bases_ = {}, bases_changed_ = true;
   reset_fp();
   if (in_user_) loaded_ = in_user_ = false;
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
@@ -64,8 +64,8 @@ Status KvmVcpu::load_ring0() {
   s.ss = segment(x86::kKernelSs, kData, false);
   s.ds = s.es = s.fs = s.gs = null;
   // The first time our bases are the newer ones; later user code may have changed them, and MSRs bring ours.
-  s.fs.base = loaded_ ? fs : fs_base_;
-  s.gs.base = loaded_ ? gs : gs_base_;
+  s.fs.base = loaded_ ? fs : bases_[x86::FsBase];
+  s.gs.base = loaded_ ? gs : bases_[x86::GsBase];
   if (!loaded_) bases_changed_ = false;
   s.tr = {};
   s.tr.base = page_.address, s.tr.limit = x86::kTssLimit, s.tr.selector = x86::kTss;
@@ -81,8 +81,8 @@ Status KvmVcpu::load_ring0() {
 Status KvmVcpu::prepare() {
   if (!fp_reset_) return fp_reset_;
   if (auto ok = machine_.settle_slots(); !ok) return ok;
-  if (!x86::canonical(fs_base_) || !x86::canonical(gs_base_))
-    return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", fs_base_, gs_base_));
+  if (!x86::canonical(bases_[x86::FsBase]) || !x86::canonical(bases_[x86::GsBase]))
+    return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   if (!loaded_) {
     if (auto ok = load_ring0(); !ok) return ok;
     MsrList<3> m;
@@ -93,7 +93,7 @@ Status KvmVcpu::prepare() {
     if ((machine_.model_.cr4 & x86::cr4::kOsxsave) != 0) {
       kvm_xcrs x = {};
       x.nr_xcrs = 1;
-      x.xcrs[0].value = machine_.features().xcr0;
+      x.xcrs[0].value = machine_.features().fp.components;
       if (int r = call(fd_, KVM_SET_XCRS, &x); r < 0) return failure(fmt::format("KVM_SET_XCRS: {}", std::strerror(-r)));
     }
     loaded_ = true;
@@ -106,35 +106,25 @@ Status KvmVcpu::prepare() {
 
 Status KvmVcpu::load_bases() {
   MsrList<2> m;
-  m.entries[0] = {.index = x86::msr::kFsBase, .reserved = 0, .data = fs_base_};
-  m.entries[1] = {.index = x86::msr::kGsBase, .reserved = 0, .data = gs_base_};
-  if (call(fd_, kSetMsrs, &m) != 2) return failure(fmt::format("KVM refused the segment bases {:#x} and {:#x}", fs_base_, gs_base_));
+  m.entries[0] = {.index = x86::msr::kFsBase, .reserved = 0, .data = bases_[x86::FsBase]};
+  m.entries[1] = {.index = x86::msr::kGsBase, .reserved = 0, .data = bases_[x86::GsBase]};
+  if (call(fd_, kSetMsrs, &m) != 2) return failure(fmt::format("KVM refused the segment bases {:#x} and {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   bases_changed_ = false;
   return {};
 }
 
 // User code can change the bases by itself: where CR4 allows it, and where ring 3 runs natively anyway.
-std::uint64_t KvmVcpu::fs_base() {
-  if (bases_changed_ || !loaded_) return fs_base_;
+std::uint64_t KvmVcpu::base(unsigned n) {
+  if (bases_changed_ || !loaded_) return bases_[n];
   MsrList<2> m;
   m.entries[0].index = x86::msr::kFsBase, m.entries[1].index = x86::msr::kGsBase;
-  if (call(fd_, kGetMsrs, &m) == 2) fs_base_ = m.entries[0].data, gs_base_ = m.entries[1].data;
-  return fs_base_;
+  if (call(fd_, kGetMsrs, &m) == 2) bases_ = {m.entries[0].data, m.entries[1].data};
+  return bases_[n];
 }
 
-std::uint64_t KvmVcpu::gs_base() {
-  fs_base();
-  return gs_base_;
-}
-
-void KvmVcpu::set_fs_base(std::uint64_t base) {
-  fs_base();  // the other base must not be overwritten with an old value
-  fs_base_ = base, bases_changed_ = true;
-}
-
-void KvmVcpu::set_gs_base(std::uint64_t base) {
-  fs_base();
-  gs_base_ = base, bases_changed_ = true;
+void KvmVcpu::set_base(unsigned n, std::uint64_t value) {
+  base(n);  // the other base must not be overwritten with an old value
+  bases_[n] = value, bases_changed_ = true;
 }
 
 // --- FP state ---
@@ -158,7 +148,7 @@ Status KvmVcpu::get_fp(FpState& fp) {
   // KVM may list components that it gives no guest; x87 and SSE are always there in full.
   std::uint64_t components;
   std::memcpy(&components, &fp.area[kComponents], sizeof components);
-  components = (components & machine_.features().xcr0) | 3;
+  components = (components & machine_.features().fp.components) | 3;
   std::memcpy(&fp.area[kComponents], &components, sizeof components);
   return {};
 }
@@ -167,8 +157,8 @@ Status KvmVcpu::set_fp(const FpState& fp) {
   FpState copy = fp;
   std::uint64_t header[2];
   std::memcpy(header, &copy.area[kComponents], sizeof header);
-  std::uint64_t served = machine_.features().xcr0 | 3;
-  if (machine_.features().xsave_size == 0) header[0] = 3, header[1] = 0;  // FXSAVE users have no header
+  std::uint64_t served = machine_.features().fp.components | 3;
+  if (machine_.features().fp.bytes == 0) header[0] = 3, header[1] = 0;  // FXSAVE users have no header
   if ((header[0] & ~served) != 0 || header[1] != 0) return failure("the FP state has components that this machine has not");
   std::memcpy(&copy.area[kComponents], header, sizeof header);
   return load_fp(copy);

@@ -20,10 +20,10 @@ namespace stub = arch::x86_64::stub;
 namespace {
 
 // regs_ and KVM's structure list the same registers in the same order.
-static_assert(sizeof(UserRegs) == sizeof(kvm_regs));
-static_assert(offsetof(UserRegs, rbp) == offsetof(kvm_regs, rbp) && offsetof(UserRegs, rsi) == offsetof(kvm_regs, rsi) &&
-              offsetof(UserRegs, r8) == offsetof(kvm_regs, r8) && offsetof(UserRegs, r15) == offsetof(kvm_regs, r15) &&
-              offsetof(UserRegs, rip) == offsetof(kvm_regs, rip) && offsetof(UserRegs, rflags) == offsetof(kvm_regs, rflags));
+static_assert(sizeof(kvm_regs) == 8 * x86::kRegisterCount);
+static_assert(offsetof(kvm_regs, rbp) == 8 * x86::Rbp && offsetof(kvm_regs, rsi) == 8 * x86::Rsi &&
+              offsetof(kvm_regs, r8) == 8 * x86::R8 && offsetof(kvm_regs, r15) == 8 * x86::R15 &&
+              offsetof(kvm_regs, rip) == 8 * x86::Rip && offsetof(kvm_regs, rflags) == 8 * x86::Rflags);
 
 Exit broken(std::string why) {
   Exit e;
@@ -48,7 +48,7 @@ Exit KvmVcpu::run() {
   Exit exit;
   if (auto ok = prepare(); !ok) {
     exit = broken(ok.error().message);
-  } else if (!x86::canonical(regs_.rip)) {
+  } else if (!x86::canonical(regs_[x86::Rip])) {
     exit.trap = x86::kVectorProtection;  // as the processor does it at the first fetch
     become_signal(exit);
   } else if (auto announced = announce(); !announced) {
@@ -139,12 +139,12 @@ KvmVcpu::Where KvmVcpu::where() {
   return events.exception.injected != 0 || events.exception.pending != 0 ? Where::Entering : Where::User;
 }
 
-void KvmVcpu::take_user_registers() { regs_ = std::bit_cast<UserRegs>(sync()); }
+void KvmVcpu::take_user_registers() { std::memcpy(regs_.word.data(), &sync(), sizeof(kvm_regs)); }
 
 // The registers of SYSCALL: RCX and R11 hold what it saved.
 Exit KvmVcpu::syscall_exit(bool by_fault) {
-  regs_.rip = regs_.rcx;
-  regs_.rflags = x86::resume_flags(regs_.r11);
+  regs_[x86::Rip] = regs_[x86::Rcx];
+  regs_[x86::Rflags] = x86::resume_flags(regs_[x86::R11]);
   Exit exit;
   exit.kind = Exit::Kind::Syscall;
   exit.by_fault = by_fault;
@@ -163,17 +163,17 @@ void KvmVcpu::decode_trap(Exit& exit) {
   }
   x86::TrapFrame frame;
   std::memcpy(&frame, stack_word(frame_at), sizeof frame);
-  std::uint64_t cr2 = regs_.rax;
-  if (is_page_fault) regs_.rax = *stack_word(frame_at - 16);
+  std::uint64_t cr2 = regs_[x86::Rax];
+  if (is_page_fault) regs_[x86::Rax] = *stack_word(frame_at - 16);
   if (has_error) exit.error = *stack_word(frame_at - 8);
   if ((frame.cs & 3) != 3) {
     exit = broken(fmt::format("exception {} (error {:#x}, cr2 {:#x}) in the trap stub at {:#x}", exit.trap, exit.error,
                               is_page_fault ? cr2 : 0, frame.rip));
     return;
   }
-  regs_.rip = frame.rip;
-  regs_.rflags = frame.rflags;
-  regs_.rsp = frame.rsp;
+  regs_[x86::Rip] = frame.rip;
+  regs_[x86::Rflags] = frame.rflags;
+  regs_[x86::Rsp] = frame.rsp;
   if (is_page_fault) {
     exit = page_fault(cr2, exit.error);
   } else if (exit.trap == 2 || exit.trap == 18) {
@@ -190,15 +190,15 @@ void KvmVcpu::become_signal(Exit& exit) {
   exit.kind = Exit::Kind::Exception;
   exit.signal = signal.signal;
   exit.code = signal.code;
-  exit.address = signal.at_pc ? regs_.rip : 0;
+  exit.address = signal.at_pc ? regs_[x86::Rip] : 0;
 }
 
 Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
   bool fetch = (error & x86::pf::kFetch) != 0;
   // A KVM that runs ring 3 on shadow tables may let SYSCALL jump to LSTAR and stay in ring 3, where this
   // fault follows. User code that jumps there by itself has interrupts enabled, and cannot help it.
-  if (fetch && address == KernelHalf::kStubPage + stub::syscall_entry() && regs_.rip == address &&
-      (regs_.rflags & x86::kInterruptFlag) == 0)
+  if (fetch && address == KernelHalf::kStubPage + stub::syscall_entry() && regs_[x86::Rip] == address &&
+      (regs_[x86::Rflags] & x86::kInterruptFlag) == 0)
     return syscall_exit(true);
   Exit exit;
   exit.kind = Exit::Kind::PageFault;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/machine.hpp"
@@ -23,10 +24,8 @@ class KvmVcpu final : public Vcpu {
   void spurious_fault() override;
   void kick() override;
   // Bases have to be canonical, as arch_prctl(2) demands; run() returns Broken for others.
-  void set_fs_base(std::uint64_t) override;
-  void set_gs_base(std::uint64_t) override;
-  std::uint64_t fs_base() override;
-  std::uint64_t gs_base() override;
+  void set_base(unsigned n, std::uint64_t) override;
+  std::uint64_t base(unsigned n) override;
   Status get_fp(FpState&) override;
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { fp_copied_ = std::make_unique<FpState>(fp); }
@@ -90,10 +89,10 @@ class KvmVcpu final : public Vcpu {
   kvm_run* run_ = nullptr;
   std::size_t run_size_ = 0;
   KernelHalf::VcpuPage page_;
-  UserRegs regs_;
+  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
-  std::uint64_t fs_base_ = 0, gs_base_ = 0;
-  bool bases_changed_ = false;      // fs_base_ and gs_base_ are newer than the CPU's
+  arch::Bases bases_{};
+  bool bases_changed_ = false;      // bases_ are newer than the CPU's
   bool loaded_ = false;             // the registers that prepare() loads are there
   bool untouched_ = true;           // nobody has acquired it yet
   std::unique_ptr<FpState> fp_copied_;  // for prepare() to load

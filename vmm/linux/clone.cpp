@@ -26,10 +26,11 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   if (!thread.vcpu().get_fp(fp)) return err(EAGAIN);
   Process::Spawn spawn;
   spawn.regs = thread.regs();
-  spawn.regs.set_result(0);
-  if (c.stack_pointer) spawn.regs.set_sp(c.stack_pointer);
-  spawn.fs_base = (c.flags & CLONE_SETTLS) ? c.tls : thread.vcpu().fs_base();
-  spawn.gs_base = thread.vcpu().gs_base();
+  const arch::GuestAbi& abi = thread.abi();
+  spawn.regs[abi.reg.result] = 0;
+  if (c.stack_pointer) spawn.regs[abi.reg.sp] = c.stack_pointer;
+  for (unsigned n = 0; n < abi.bases; ++n) spawn.bases[n] = thread.vcpu().base(n);
+  if (c.flags & CLONE_SETTLS) spawn.bases[0] = c.tls;
   if (c.flags & CLONE_CHILD_SETTID) spawn.set_child_tid = c.child_tid;
   if (c.flags & CLONE_CHILD_CLEARTID) spawn.clear_child_tid = c.child_tid;
   spawn.signal_mask = thread.signals.blocked;  // only this thread changes it

@@ -31,11 +31,11 @@ const Table& table() {
 
 void dispatch(Thread& thread) {
   const UserRegs& regs = thread.regs();
-  const auto number = static_cast<std::uint32_t>(regs.syscall_number());  // as Linux, which looks at no more of it
+  const auto number = static_cast<std::uint32_t>(regs[thread.abi().reg.number]);  // as Linux, which looks at no more of it
   Handler handler = number < Process::kMaxCall ? table()[number] : nullptr;
   unsigned counted = std::min(number, Process::kMaxCall - 1);
   thread.process.count_call(counted, handler != nullptr);
-  std::int64_t result = handler ? handler(thread, Args{regs.syscall_arguments()}) : -ENOSYS;
+  std::int64_t result = handler ? handler(thread, Args{thread.abi().arguments(regs)}) : -ENOSYS;
   if (thread.exited) return;
   deliver_signals(thread, result);
 }

@@ -98,9 +98,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
     machine->machine().release_vcpu(*vcpu);
     return -EAGAIN;  // nobody sees it: the thread ends
   }
-  thread.regs() = UserRegs{};
-  thread.regs().set_pc(start->pc);
-  thread.regs().set_sp(start->sp);
+  thread.start_at(start->pc, start->sp);
   {
     std::lock_guard guard(process.threads_lock);
     thread.name = comm;

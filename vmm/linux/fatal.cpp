@@ -27,7 +27,7 @@ std::string where(Thread& thread, mm::Gva address) {
 
 std::string explain_access(Thread& thread, mm::Gva address) {
   const Image& image = thread.image();
-  mm::Gva pc = thread.regs().pc(), sp = thread.regs().sp();
+  mm::Gva pc = thread.pc(), sp = thread.sp();
   if (address == pc) return fmt::format("jump to {:#x} ({})", address, where(thread, address));
   if (near(address, sp)) {
     if (address < image.stack_top && image.stack_top - address > image.stack_limit - 256 * 1024 &&
@@ -50,7 +50,7 @@ std::string signal_name(int sig) {
 
 Ending fatal_ending(Thread& thread, const siginfo_t& info) {
   int sig = info.si_signo;
-  mm::Gva pc = thread.regs().pc();
+  mm::Gva pc = thread.pc();
   auto address = reinterpret_cast<mm::Gva>(info.si_addr);
   bool from_fault = info.si_code > 0 && info.si_code != SI_KERNEL;
   std::string detail;

@@ -184,8 +184,7 @@ std::int64_t Process::spawn(const Spawn& s) {
   }
   owned->charge = std::move(charge);
   (*vcpu)->regs() = s.regs;
-  (*vcpu)->set_fs_base(s.fs_base);
-  (*vcpu)->set_gs_base(s.gs_base);
+  for (unsigned n = 0; n < image->abi.bases; ++n) (*vcpu)->set_base(n, s.bases[n]);
   if (s.fp) (*vcpu)->copy_fp(*s.fp);
   // Linux tells nobody of bad addresses.
   if (s.set_parent_tid) static_cast<void>(write_user(image->memory(), s.set_parent_tid, tid));

@@ -87,7 +87,7 @@ class Process : public std::enable_shared_from_this<Process> {
   // or host thread, too many, or the process is ending; EFAULT: a tid could not be stored).
   struct Spawn {
     UserRegs regs;
-    std::uint64_t fs_base = 0, gs_base = 0;
+    arch::Bases bases{};
     mm::Gva set_parent_tid = 0, set_child_tid = 0, clear_child_tid = 0;
     std::uint64_t signal_mask = 0;
     const FpState* fp = nullptr;

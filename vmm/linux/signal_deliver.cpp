@@ -29,16 +29,16 @@ bool is_restart(std::int64_t result) {
 
 // No handler runs: the call starts again.
 void restart_call(Thread& thread, std::int64_t result) {
-  UserRegs& regs = thread.regs();
-  if (result == kRestartBlock) regs.set_result(SYS_restart_syscall);  // else the number is still there
-  regs.set_pc(regs.pc() - UserRegs::kSyscallLength);
+  // The number is still there, if it is the call itself that starts again.
+  if (result == kRestartBlock) thread.regs()[thread.abi().reg.number] = SYS_restart_syscall;
+  thread.abi().repeat_call(thread.regs());
 }
 
 // What the interrupted code finds when a handler with these flags returns.
 void finish_call(Thread& thread, std::int64_t result, std::uint64_t action_flags) {
   bool again = result == kRestartNoIntr || (result == kRestartSys && (action_flags & SA_RESTART));
   if (again) restart_call(thread, result);
-  else thread.regs().set_result(static_cast<std::uint64_t>(is_restart(result) ? -EINTR : result));
+  else thread.set_result(static_cast<std::uint64_t>(is_restart(result) ? -EINTR : result));
 }
 
 // Builds the handler's frame and points the registers at the handler. False: the stack cannot take it.
@@ -48,22 +48,22 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   const auto& features = thread.image().machine().features();
   auto& alternate = thread.signals.altstack;
 
-  std::uint64_t sp = regs.sp() - kRedZone;
-  bool nested = on_alternate_stack(thread, regs.sp());
+  std::uint64_t sp = regs[Rsp] - kRedZone;
+  bool nested = on_alternate_stack(thread, regs[Rsp]);
   bool entering = (action.flags & SA_ONSTACK) && alternate.size != 0 && !on_alternate_stack(thread, sp);
   if (entering) sp = alternate.sp + alternate.size;
-  FramePlace place = place_frame(sp, features.xsave_size);
+  FramePlace place = place_frame(sp, features.fp.bytes);
   if ((nested || entering) &&
       !(place.frame > alternate.sp && place.frame - alternate.sp <= alternate.size))
     return false;
 
   FpState fp;
   if (!thread.vcpu().get_fp(fp)) return false;
-  auto fp_bytes = describe_fp(fp, features.xsave_size, features.xcr0);
+  auto fp_bytes = describe_fp(fp, features.fp.bytes, features.fp.components);
 
   SignalFrame frame{};
   frame.restorer = action.restorer;
-  frame.uc_flags = (features.xsave_size ? 1u : 0u) | 2u | 4u;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+  frame.uc_flags = (features.fp.bytes ? 1u : 0u) | 2u | 4u;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
   frame.stack_sp = alternate.sp;
   frame.stack_flags = alternate.flags;
   frame.stack_size = alternate.size;
@@ -81,13 +81,13 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   if (!write_user(thread.memory(), place.frame, frame)) return false;
   if (alternate.flags & kAutodisarm) alternate = {};
 
-  regs.rdi = static_cast<std::uint64_t>(info.si_signo);
-  regs.rsi = place.frame + offsetof(SignalFrame, info);
-  regs.rdx = place.frame + offsetof(SignalFrame, uc_flags);
-  regs.rax = 0;
-  regs.set_sp(place.frame);
-  regs.set_pc(action.handler);
-  regs.rflags &= ~kFlagsOff;
+  regs[Rdi] = static_cast<std::uint64_t>(info.si_signo);
+  regs[Rsi] = place.frame + offsetof(SignalFrame, info);
+  regs[Rdx] = place.frame + offsetof(SignalFrame, uc_flags);
+  regs[Rax] = 0;
+  regs[Rsp] = place.frame;
+  regs[Rip] = action.handler;
+  regs[Rflags] &= ~kFlagsOff;
   thread.vcpu().reset_fp();
   return true;
 }
@@ -217,7 +217,7 @@ void deliver_signals(Thread& thread, std::int64_t result) {
     // Given up for the sake of Parking: what the call was to wait for is still to come.
     if (thread.process.parking.asked() && (result == -EINTR || result == kRestartBlock)) result = kRestartNoIntr;
     if (is_restart(result)) restart_call(thread, result);
-    else thread.regs().set_result(static_cast<std::uint64_t>(result));
+    else thread.set_result(static_cast<std::uint64_t>(result));
   }
   if (thread.signals.saved_mask) {
     restore_saved_mask(thread);  // may unblock something: looked at before the guest runs, see Thread::loop

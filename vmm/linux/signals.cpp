@@ -233,7 +233,7 @@ std::int64_t set_stack(Thread& thread, const UserStack& stack, mm::Gva sp) {
 
 std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
   const auto old = thread.signals.altstack;
-  const mm::Gva sp = thread.regs().sp();
+  const mm::Gva sp = thread.sp();
   const bool on = on_alternate_stack(thread, sp);
   if (a[0]) {
     auto stack = read_user<UserStack>(thread.memory(), a[0]);
@@ -258,16 +258,16 @@ bool restore_fp(Thread& thread, mm::Gva at) {
   if (!thread.vcpu().get_fp(current)) return false;
   std::uint32_t mxcsr_mask;
   std::memcpy(&mxcsr_mask, current.area.data() + 28, sizeof mxcsr_mask);
-  auto bytes = std::span(fp.area).first(frame_fp_bytes(features.xsave_size));
+  auto bytes = std::span(fp.area).first(frame_fp_bytes(features.fp.bytes));
   // A frame that a program made itself may hold the FXSAVE part only.
   if (!thread.memory().read(at, bytes) && !thread.memory().read(at, std::span(fp.area).first(512))) return false;
-  sanitize_fp(fp, features.xsave_size, features.xcr0, mxcsr_mask);
+  sanitize_fp(fp, features.fp.bytes, features.fp.components, mxcsr_mask);
   return thread.vcpu().set_fp(fp).has_value();
 }
 
 std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
   // The handler's RET took the restorer's address off the stack.
-  auto frame = read_user<SignalFrame>(thread.memory(), thread.regs().sp() - sizeof(std::uint64_t));
+  auto frame = read_user<SignalFrame>(thread.memory(), thread.sp() - sizeof(std::uint64_t));
   if (!frame || !restore_fp(thread, frame->context.fpstate)) {
     send_fault(thread, SIGSEGV, SI_KERNEL, 0, kVectorProtection, 0);
     return kNoResult;
@@ -276,7 +276,7 @@ std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
   thread.regs() = restore_registers(frame->context);
   thread.restart = nullptr;
   // Linux ignores what is wrong with the stack here, too.
-  static_cast<void>(set_stack(thread, {frame->stack_sp, frame->stack_flags, 0, frame->stack_size}, thread.regs().sp()));
+  static_cast<void>(set_stack(thread, {frame->stack_sp, frame->stack_flags, 0, frame->stack_size}, thread.sp()));
   return kNoResult;
 }
 

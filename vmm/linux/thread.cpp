@@ -24,6 +24,12 @@ namespace ramet::vmm {
 
 using namespace arch::x86_64;
 
+void Thread::start_at(mm::Gva pc, mm::Gva sp) {
+  regs() = abi().initial_registers();
+  regs()[abi().reg.pc] = pc;
+  regs()[abi().reg.sp] = sp;
+}
+
 Thread::~Thread() { image_->machine().release_vcpu(&vcpu()); }
 
 void Thread::loop() {
@@ -62,7 +68,7 @@ void Thread::end_for(const std::exception& failed) noexcept {
 
 bool Thread::step_out() {
   constexpr unsigned kMostSteps = 2000;
-  if (!in_vdso(image(), regs().pc())) {
+  if (!in_vdso(image(), pc())) {
     steps_ = 0;
     return false;
   }
@@ -70,14 +76,15 @@ bool Thread::step_out() {
   if (steps_ == kMostSteps) return false;
   ++steps_;
   stepping_ = true;
-  single_steps_ = regs().single_steps();
-  regs().set_single_steps(true);
+  single_steps_ = regs()[abi().reg.flags] & abi().step_flag;
+  regs()[abi().reg.flags] |= abi().step_flag;
   return true;
 }
 
 void Thread::handle(const Exit& e) {
   if (std::exchange(stepping_, false)) {
-    regs().set_single_steps(single_steps_);
+    auto& flags = regs()[abi().reg.flags];
+    flags = single_steps_ ? flags | abi().step_flag : flags & ~abi().step_flag;
     const bool step = e.kind == Exit::Kind::Exception && e.trap == kVectorDebug && !single_steps_;
     if (step) return handle({.kind = Exit::Kind::Kicked, .detail = {}});
   }

@@ -35,6 +35,12 @@ class Thread {
   Vcpu& vcpu() { return *vcpu_.load(std::memory_order_relaxed); }
   const arch::GuestAbi& abi() const { return image_->abi; }
   UserRegs& regs() { return vcpu().regs(); }
+  // Of regs(): program counter, stack pointer.
+  std::uint64_t pc() { return regs()[abi().reg.pc]; }
+  std::uint64_t sp() { return regs()[abi().reg.sp]; }
+  void set_result(std::uint64_t value) { regs()[abi().reg.result] = value; }  // of a system call
+  // A program's first instruction, with execve(2)'s registers.
+  void start_at(mm::Gva pc, mm::Gva sp);
 
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
   void loop();

@@ -1,5 +1,4 @@
 // System calls about threads: ending them, their ids, names, scheduling and thread-local storage.
-#include <asm/prctl.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -87,19 +86,12 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
-  switch (a.i32(0)) {
-    case ARCH_SET_FS:
-      if (a[1] >= thread.abi().user_end) return -EPERM;
-      thread.vcpu().set_fs_base(a[1]);
-      return 0;
-    case ARCH_SET_GS:
-      if (a[1] >= thread.abi().user_end) return -EPERM;
-      thread.vcpu().set_gs_base(a[1]);
-      return 0;
-    case ARCH_GET_FS: return put_user(thread.memory(), a[1], thread.vcpu().fs_base());
-    case ARCH_GET_GS: return put_user(thread.memory(), a[1], thread.vcpu().gs_base());
-    default: return -EINVAL;  // CPUID faulting, shadow stacks, features by permission: none here
-  }
+  const auto access = thread.abi().arch_prctl(a.i32(0));
+  if (!access) return -EINVAL;
+  if (!access->set) return put_user(thread.memory(), a[1], thread.vcpu().base(access->base));
+  if (a[1] >= thread.abi().user_end) return -EPERM;
+  thread.vcpu().set_base(access->base, a[1]);
+  return 0;
 }
 
 // --- scheduling: the host's, which guest threads are subject to as any host thread ---

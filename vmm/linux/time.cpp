@@ -53,7 +53,7 @@ std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   if (clock_gettime(*clock, &now) != 0) return -errno;
   if (*clock == CLOCK_PROCESS_CPUTIME_ID) now = processor_time(thread.process);
   // The host's own vDSO asks for the host's clock; the program's adds the offset to what that one tells.
-  if (!in_host_vdso(thread.image(), thread.regs().pc())) now = thread.process.family.clocks.guest(*clock, now);
+  if (!in_host_vdso(thread.image(), thread.pc())) now = thread.process.family.clocks.guest(*clock, now);
   return put_user(thread.memory(), a[1], now);
 }
 

@@ -65,9 +65,8 @@ ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread) :
 ProcessVcpu::~ProcessVcpu() { machine_.mirror_->remove(slot_); }
 
 void ProcessVcpu::recycle() {
-  regs_ = {};
-  set_fs_base(0);
-  set_gs_base(0);
+  regs_ = x86::kGuestAbi.initial_registers();
+  bases_ = {}, bases_changed_ = true;
   reset_fp();
   wish_.reset();
   take_kick();
@@ -80,7 +79,7 @@ Exit ProcessVcpu::run() {
       return {};
     }
     Exit exit;
-    if (!x86::canonical(regs_.rip)) exit = signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0);  // as at the first fetch
+    if (!x86::canonical(regs_[x86::Rip])) exit = signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0);  // as at the first fetch
     else exit = enter_and_wait();
     switch (exit.kind) {
       case Exit::Kind::Syscall: counters_.syscalls.add(); break;
@@ -106,8 +105,8 @@ Exit ProcessVcpu::enter_and_wait() {
   if (!frame_) return gone();
   std::vector<Command> commands;
   if (bases_changed_) {
-    commands.push_back({SYS_arch_prctl, {kSetFs, fs_base_}});
-    commands.push_back({SYS_arch_prctl, {kSetGs, gs_base_}});
+    commands.push_back({SYS_arch_prctl, {kSetFs, bases_[x86::FsBase]}});
+    commands.push_back({SYS_arch_prctl, {kSetGs, bases_[x86::GsBase]}});
     bases_changed_ = false;
   }
   const auto said = slot_.context.said();
@@ -153,8 +152,8 @@ Exit ProcessVcpu::decode() {
   const x86::HostTrap trap = x86::read_host_trap(said, *frame_, kick_signal());
   regs_ = x86::read_host_registers(said, *frame_);
   if (slot_.context.has_bases()) {
-    fs_base_ = slot_.context.fs_base();
-    gs_base_ = slot_.context.gs_base();
+    bases_[x86::FsBase] = slot_.context.fs_base();
+    bases_[x86::GsBase] = slot_.context.gs_base();
   }
   Exit e;
   using Kind = x86::HostTrap::Kind;
@@ -162,7 +161,7 @@ Exit ProcessVcpu::decode() {
     case Kind::Syscall: e.kind = Exit::Kind::Syscall; return e;
     case Kind::ForeignSyscall:
       // Refused on every machine; the program counter is where the instruction was.
-      regs_.rip -= UserRegs::kSyscallLength;
+      regs_[x86::Rip] -= x86::kSyscallLength;
       return signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0x80 * 8 + 2);
     case Kind::PageFault:
       e.kind = Exit::Kind::PageFault;

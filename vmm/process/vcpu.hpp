@@ -5,6 +5,7 @@
 #include <atomic>
 #include <optional>
 
+#include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/process_frame.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/machine.hpp"
@@ -21,10 +22,8 @@ class ProcessVcpu final : public Vcpu {
   Exit run() override;
   void spurious_fault() override { counters_.spurious.add(); }
   void kick() override;
-  void set_fs_base(std::uint64_t base) override { fs_base_ = base, bases_changed_ = true; }
-  void set_gs_base(std::uint64_t base) override { gs_base_ = base, bases_changed_ = true; }
-  std::uint64_t fs_base() override { return fs_base_; }
-  std::uint64_t gs_base() override { return gs_base_; }
+  void set_base(unsigned n, std::uint64_t value) override { bases_[n] = value, bases_changed_ = true; }
+  std::uint64_t base(unsigned n) override { return bases_[n]; }
   Status get_fp(FpState&) override;
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { fp_ = fp; }
@@ -42,11 +41,11 @@ class ProcessVcpu final : public Vcpu {
   ProcessMachine& machine_;
   Mirror::Slot slot_;
   const int thread_;
-  UserRegs regs_;
+  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::optional<arch::x86_64::HostFrame> frame_;  // of the trap it stands in
   std::optional<FpState> fp_;        // to be loaded by the next run(); else what the frame holds
-  std::uint64_t fs_base_ = 0, gs_base_ = 0;
+  arch::Bases bases_{};
   bool bases_changed_ = false;
   std::optional<Mirror::Wish> wish_; // what it faulted on
   unsigned spin_ = 0;                // rounds in which it looked for its next list, last time

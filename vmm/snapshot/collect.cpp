@@ -53,7 +53,7 @@ std::vector<std::string> to_text(const PendingSignals& pending) {
 }
 
 Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
-  if (in_vdso(thread.image(), regs.pc())) return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
+  if (in_vdso(thread.image(), regs[thread.abi().reg.pc])) return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
   FpState fp;
   if (auto got = thread.vcpu().get_fp(fp); !got) return got;
   std::span<const std::byte> area = fp.area;
@@ -61,10 +61,9 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   ThreadState t;
   t.tid = thread.tid;
   t.name = thread.name;
-  t.regs.resize(sizeof regs / sizeof(std::uint64_t));
-  std::memcpy(t.regs.data(), &regs, sizeof regs);
-  t.fs_base = thread.vcpu().fs_base();
-  t.gs_base = thread.vcpu().gs_base();
+  const arch::GuestAbi& abi = thread.abi();
+  t.regs.assign(regs.word.begin(), regs.word.begin() + abi.reg.count);
+  for (unsigned n = 0; n < abi.bases; ++n) t.bases.push_back(thread.vcpu().base(n));
   t.fp = to_hex(area);
   t.clear_child_tid = thread.clear_child_tid;
   t.robust_list = thread.robust_list;
@@ -81,7 +80,7 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
 Status Collector::threads(bool hook) {
   if (process_.family.size() != 1) return refused("it has processes besides its first one; only one can be saved");
   UserRegs regs = first_.regs();
-  if (!hook) regs.set_pc(regs.pc() - UserRegs::kSyscallLength);  // the number of the call is still there
+  if (!hook) first_.abi().repeat_call(regs);  // the number of the call is still there
   state.at_hook = hook;
   if (auto added = add_thread(first_, regs); !added) return added;
   std::vector<Thread*> others;
@@ -97,7 +96,7 @@ Status Collector::threads(bool hook) {
 
 Status Collector::process() {
   const auto& features = process_.machine().features();
-  state.processor = {features.model_name, features.flags, features.xcr0, features.xsave_size};
+  state.processor = {features.model_name, features.flags, features.fp.components, features.fp.bytes};
   state.pid = process_.pid;
   state.deny_wx = process_.deny_wx;
   {

@@ -14,7 +14,6 @@
 #include <set>
 #include <sstream>
 
-#include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"
@@ -174,18 +173,16 @@ bool take_pending(const std::vector<std::string>& saved, PendingSignals& pending
 }
 
 Status restore_thread(const File& file, const ThreadState& saved, Thread& thread) {
-  UserRegs regs;
-  static_assert(sizeof regs % sizeof(std::uint64_t) == 0);
+  const arch::GuestAbi& abi = thread.abi();
   FpState fp;
-  if (saved.regs.size() != sizeof regs / sizeof(std::uint64_t) || !from_hex(saved.fp, fp.area) ||
-      saved.name.size() > 15 || !arch::x86_64::canonical(saved.fs_base) || !arch::x86_64::canonical(saved.gs_base) ||
-      !take_pending(saved.pending, thread.signals.pending))
+  if (saved.regs.size() != abi.reg.count || saved.bases.size() != abi.bases || !std::ranges::all_of(saved.bases, abi.is_base) ||
+      !from_hex(saved.fp, fp.area) || saved.name.size() > 15 || !take_pending(saved.pending, thread.signals.pending))
     return impossible(file, "threads");
-  std::memcpy(static_cast<void*>(&regs), saved.regs.data(), sizeof regs);
-  regs.rflags = arch::x86_64::sanitize_flags(regs.rflags);
+  UserRegs regs;
+  std::ranges::copy(saved.regs, regs.word.begin());
+  regs[abi.reg.flags] = (regs[abi.reg.flags] & abi.user_flags) | abi.fixed_flags;
   thread.regs() = regs;
-  thread.vcpu().set_fs_base(saved.fs_base);
-  thread.vcpu().set_gs_base(saved.gs_base);
+  for (unsigned n = 0; n < abi.bases; ++n) thread.vcpu().set_base(n, saved.bases[n]);
   if (auto set = thread.vcpu().set_fp(fp); !set) return set;
   thread.name = saved.name;
   thread.clear_child_tid = saved.clear_child_tid;
@@ -261,8 +258,8 @@ Status answer_hook(const File& file, Thread& thread, unsigned copy, const std::v
     if (arguments.empty()) return {};
     return failure(fmt::format("{} was saved when it read its input, and takes no arguments", file.path()));
   }
-  const auto call = thread.regs().syscall_arguments();
-  thread.regs().set_result(copy);
+  const auto call = thread.abi().arguments(thread.regs());
+  thread.set_result(copy);
   const mm::Gva at = call[1];
   if (call[2] == 0) {
     if (arguments.empty()) return {};
@@ -308,9 +305,9 @@ Status check_processor(const File& file, const Machine::Features& here) {
     if (!have.contains(feature)) missing += (missing.empty() ? "" : ", ") + feature;
   const std::string saved_on = fmt::format("{} was saved on another processor ({})", file.path(), seen.model);
   if (!missing.empty()) return failure(fmt::format("{}; this one has not {}", saved_on, missing));
-  if (seen.xcr0 != here.xcr0 || seen.xsave_size != here.xsave_size)
-    return failure(fmt::format("{}, whose register state has another layout (XCR0 {:#x}, {} bytes; here {:#x}, {})",
-                               saved_on, seen.xcr0, seen.xsave_size, here.xcr0, here.xsave_size));
+  if (seen.fp_components != here.fp.components || seen.fp_bytes != here.fp.bytes)
+    return failure(fmt::format("{}, whose register state has another layout (components {:#x}, {} bytes; here {:#x}, {})",
+                               saved_on, seen.fp_components, seen.fp_bytes, here.fp.components, here.fp.bytes));
   return {};
 }
 

@@ -8,14 +8,14 @@
 namespace ramet::vmm::snapshot {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SignalActionState, handler, flags, restorer, mask)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, fs_base, gs_base, fp, clear_child_tid, robust_list,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, bases, fp, clear_child_tid, robust_list,
                                    blocked, pending, altstack, altstack_size, altstack_flags)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,
                                    wipe_on_fork, mapping, offset, name)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, xcr0, xsave_size)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, fp_components, fp_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, threads, actions,
                                    pending, limits, deny_wx, umask, directory, timers, clocks, executable, executable_file,
                                    arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, memory_bytes,

@@ -21,9 +21,8 @@ struct SignalActionState {
 struct ThreadState {
   int tid = 0;
   std::string name;
-  std::vector<std::uint64_t> regs;                 // UserRegs, in its order
-  std::uint64_t fs_base = 0, gs_base = 0;
-  std::string fp;                                  // XSAVE area, hexadecimal, without zeroes at its end
+  std::vector<std::uint64_t> regs, bases;          // those words of UserRegs and Bases that the instruction set has
+  std::string fp;                                  // FpState, hexadecimal, without zeroes at its end
   std::uint64_t clear_child_tid = 0, robust_list = 0;
   std::uint64_t blocked = 0;                       // signals
   std::vector<std::string> pending;                // siginfo_t, hexadecimal
@@ -64,8 +63,8 @@ struct RegionState {
 
 struct ProcessorState {
   std::string model, features;
-  std::uint64_t xcr0 = 0;
-  std::uint32_t xsave_size = 0;
+  std::uint64_t fp_components = 0;                 // FpFormat
+  std::uint32_t fp_bytes = 0;
 };
 
 struct ProcessState {

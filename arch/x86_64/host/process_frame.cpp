@@ -92,11 +92,11 @@ UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame& f
 void write_host_registers(std::span<std::byte> said, const HostFrame& f, const UserRegs& regs, std::uint64_t base) {
   const auto now = read<SignalContext>(said, f.context + kRegisters);
   SignalContext next = save_registers(regs);
-  next.cs = 0x33;  // Linux's selectors for 64-bit user code
-  next.ss = 0x2b;
+  next.cs = kUserCs;
+  next.ss = kUserSs;
   next.fs = now.fs;
   next.gs = now.gs;
-  next.rflags = sanitize_flags(regs.rflags);
+  next.rflags = sanitize_flags(regs[Rflags]);
   next.fpstate = base + f.fp;
   write(said, f.context + kRegisters, next);
   write(said, f.context + kMask, std::uint64_t{0});

@@ -20,10 +20,8 @@ class ScriptVcpu : public vmm::Vcpu {
   vmm::Exit run() override;
   void spurious_fault() override {}
   void kick() override { kicked_.store(true, std::memory_order_relaxed); }
-  void set_fs_base(Word v) override { fs_ = v; }
-  void set_gs_base(Word v) override { gs_ = v; }
-  Word fs_base() override { return fs_; }
-  Word gs_base() override { return gs_; }
+  void set_base(unsigned n, Word v) override { bases_[n] = v; }
+  Word base(unsigned n) override { return bases_[n]; }
   vmm::Status get_fp(vmm::FpState& s) override { return s = {}, vmm::Status{}; }
   vmm::Status set_fp(const vmm::FpState&) override { return {}; }
   void copy_fp(const vmm::FpState&) override {}
@@ -33,8 +31,8 @@ class ScriptVcpu : public vmm::Vcpu {
 
  private:
   ScriptMachine& machine_;
-  vmm::UserRegs regs_;
-  Word fs_ = 0, gs_ = 0;
+  vmm::UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
+  arch::Bases bases_{};
   std::atomic<bool> kicked_{false};         // pairs: kick() from any thread with run()'s exchange
   vmm::VcpuCounters counters_;
 };
@@ -81,7 +79,7 @@ class ScriptMachine : public vmm::Machine {
   std::deque<ScriptVcpu> vcpus_;
   unsigned in_use_ = 0;
   std::atomic<bool> seen_{false};           // some vCPU has run; pairs with nothing
-  Features features_{.xsave_size = 832, .xcr0 = 7, .model_name = "Script", .flags = "fpu sse2"};
+  Features features_{.fp = {.components = 7, .bytes = 832}, .model_name = "Script", .flags = "fpu sse2"};
 };
 
 vmm::Exit ScriptVcpu::run() {

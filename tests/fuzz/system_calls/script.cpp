@@ -14,9 +14,13 @@
 #include <cstdlib>
 #include <utility>
 
+#include "arch/x86_64/user_state.hpp"
 #include "tests/scarce.hpp"
 
 namespace ramet::fuzz {
+
+using enum arch::x86_64::Register;
+using arch::x86_64::kSyscallLength;
 
 void finding(const std::string& what) {
   __sanitizer_report_error_summary(("ERROR: " + what).c_str());
@@ -44,23 +48,23 @@ void Script::begin(Run& run) {
 // Its maker left in a register which bytes are its own: see call().
 void Script::begin(Run& run, const vmm::UserRegs& r) {
   *this = {};
-  const std::size_t from = std::min<std::size_t>(r.r15 & 0xffff'ffff, run.input.size());
-  run_ = &run, bytes_ = run.input.subspan(from, std::min<std::size_t>(r.r15 >> 32, run.input.size() - from));
+  const std::size_t from = std::min<std::size_t>(r[R15] & 0xffff'ffff, run.input.size());
+  run_ = &run, bytes_ = run.input.subspan(from, std::min<std::size_t>(r[R15] >> 32, run.input.size() - from));
   use_part(static_cast<unsigned>(1 + from));
 }
 
 vmm::Exit Script::call(vmm::UserRegs& r, Word number, std::array<Word, 6> a) {
-  r.rax = number;
-  r.rdi = a[0], r.rsi = a[1], r.rdx = a[2], r.r10 = a[3], r.r8 = a[4], r.r9 = a[5];
-  r.r15 = 0;
+  r[Rax] = number;
+  r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];
+  r[R15] = 0;
   const auto nr = static_cast<std::uint32_t>(number);
   if (nr == SYS_clone || nr == SYS_clone3 || nr == SYS_fork || nr == SYS_vfork) {
     const std::size_t length = std::min<std::size_t>(u8() * 2u, bytes_.size());
-    r.r15 = static_cast<Word>(bytes_.data() - run_->input.data()) | static_cast<Word>(length) << 32;
+    r[R15] = static_cast<Word>(bytes_.data() - run_->input.data()) | static_cast<Word>(length) << 32;
     bytes_ = bytes_.subspan(length);
   }
-  r.set_pc(kCode + vmm::UserRegs::kSyscallLength);
-  if (r.sp() < kStack + (kStackBytes >> 2) || r.sp() > kStack + kStackBytes) r.set_sp(kStack + kStackBytes - 256);
+  r[Rip] = kCode + kSyscallLength;
+  if (r[Rsp] < kStack + (kStackBytes >> 2) || r[Rsp] > kStack + kStackBytes) r[Rsp] = kStack + kStackBytes - 256;
   issued_ = number;
   restarts_ = 0;
   return exit_of(vmm::Exit::Kind::Syscall);
@@ -187,16 +191,16 @@ void Script::ring_entry() {
 void Script::check_result(const vmm::UserRegs& r) {
   if (!issued_) return;
   const Word number = *std::exchange(issued_, std::nullopt);
-  if (r.pc() != kCode + vmm::UserRegs::kSyscallLength || static_cast<std::uint32_t>(number) == SYS_rt_sigreturn) return;
-  const auto result = static_cast<std::int64_t>(r.rax);
+  if (r[Rip] != kCode + kSyscallLength || static_cast<std::uint32_t>(number) == SYS_rt_sigreturn) return;
+  const auto result = static_cast<std::int64_t>(r[Rax]);
   constexpr std::int64_t kLastErrno = 133;
   if (result < -kLastErrno) finding("call " + std::to_string(number) + " gave " + std::to_string(result));
   if (result <= 2) return;
-  gave(r.rax);
+  gave(r[Rax]);
   constexpr Word kOpen[] = {SYS_open, SYS_openat, SYS_creat, SYS_openat2, SYS_dup, SYS_fcntl, SYS_socket, SYS_accept, SYS_accept4,
                             SYS_epoll_create, SYS_epoll_create1, SYS_eventfd, SYS_eventfd2, SYS_timerfd_create, SYS_signalfd,
                             SYS_signalfd4, SYS_memfd_create, SYS_io_uring_setup};
-  if (std::ranges::find(kOpen, number) != std::end(kOpen) && !setup_) opened(r.rax);
+  if (std::ranges::find(kOpen, number) != std::end(kOpen) && !setup_) opened(r[Rax]);
 }
 
 vmm::Exit Script::next(mm::AddressSpace& memory, bool fresh, vmm::UserRegs& r) {
@@ -210,15 +214,15 @@ vmm::Exit Script::choose(mm::AddressSpace& memory, bool fresh, vmm::UserRegs& r)
   memory_ = &memory;
   if (fresh && !setup_ && !memory_->find_region(kBuffer)) setup_ = kArenaSteps + kFileSteps;  // after execve
   // The guest runs the SYSCALL instruction again when a call was interrupted.
-  if (issued_ && r.pc() == kCode && restarts_++ < 2) {
-    r.set_pc(kCode + vmm::UserRegs::kSyscallLength);
+  if (issued_ && r[Rip] == kCode && restarts_++ < 2) {
+    r[Rip] = kCode + kSyscallLength;
     return exit_of(vmm::Exit::Kind::Syscall);
   }
   check_result(r);
   if (setup_) return setup_call(r);
   if (++exits_ > kMostExits) bytes_ = {};
-  if (std::exchange(follow_, false) && static_cast<std::int64_t>(r.rax) > 2) {
-    const Word fd = r.rax;
+  if (std::exchange(follow_, false) && static_cast<std::int64_t>(r[Rax]) > 2) {
+    const Word fd = r[Rax];
     switch (u8() % 8) {
       default: return call(r, SYS_read, {fd, pointer(), size()});
       case 1: return call(r, SYS_getdents64, {fd, pointer(), size()});
@@ -266,9 +270,9 @@ vmm::Exit Script::operation(vmm::UserRegs& r) {
     case 15:
       switch (u8() % 4) {
         case 0:  // a handler returns, if there is one
-          r.set_sp(r.sp() + 8);
+          r[Rsp] = r[Rsp] + 8;
           return call(r, SYS_rt_sigreturn, {});
-        case 1: r.set_sp(wrong() ? pointer() : kStack + kStackBytes - 256); break;
+        case 1: r[Rsp] = wrong() ? pointer() : kStack + kStackBytes - 256; break;
         case 2: return call(r, SYS_tgkill, {kFirstId, kFirstId, u8() % 65u});
         default:
           scarce_ = u8() % 64;
