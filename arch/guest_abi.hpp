@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "arch/signal_frame.hpp"
 #include "arch/user_state.hpp"
 
 namespace ramet::arch {
@@ -41,6 +42,24 @@ struct GuestAbi {
     bool set;
   };
   std::optional<BaseAccess> (*arch_prctl)(int code);
+
+  // Faults, as signal frames tell of them.
+  struct {
+    std::uint64_t page, step;       // numbers of a page fault, of a single step
+    std::uint64_t bad_return;       // what a frame that nobody can return to is told as
+    std::uint64_t write;            // bit of a page fault's error code
+  } trap;
+  std::uint64_t (*page_fault_error)(bool present, bool write, bool execute);
+
+  // Signal handlers. A frame goes below a stack pointer, from which red_zone has been taken off on the interrupted stack.
+  std::uint64_t red_zone;
+  std::uint64_t (*max_frame_bytes)(const FpFormat&);                      // AT_MINSIGSTKSZ
+  std::uint64_t (*frame_place)(std::uint64_t sp, const FpFormat&);        // its lowest address; wraps for a tiny sp
+  // Writes the frame and changes the registers to the handler's, but for FpState: its initial one is then due. False, and
+  // they are as before: the stack cannot take it, or the program did not say where the handler returns to.
+  bool (*enter_handler)(const Handling&, std::uint64_t sp, const FpFormat&, UserRegs&, FpState&, const WriteMemory&);
+  // rt_sigreturn(2): `fp` holds the thread's, and leaves with the frame's. Nothing: there is no frame.
+  std::optional<Returned> (*leave_handler)(const UserRegs&, const FpFormat&, FpState& fp, const ReadMemory&);
 
   // All zero but for flags: what execve(2) gives, without program counter and stack pointer.
   constexpr UserRegs initial_registers() const {

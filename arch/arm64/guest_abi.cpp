@@ -24,6 +24,14 @@ const GuestAbi kGuestAbi{
     .fixed_flags = kFixedFlags,
     .is_base = [](std::uint64_t) { return true; },
     .arch_prctl = [](int) { return std::optional<GuestAbi::BaseAccess>(); },
+    // Faults and handlers come with the first machine that runs it.
+    .trap = {},
+    .page_fault_error = nullptr,
+    .red_zone = 0,
+    .max_frame_bytes = nullptr,
+    .frame_place = nullptr,
+    .enter_handler = nullptr,
+    .leave_handler = nullptr,
 };
 
 }  // namespace ramet::arch::arm64

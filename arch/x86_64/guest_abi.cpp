@@ -3,6 +3,7 @@
 #include <elf.h>
 
 #include "arch/x86_64/fault_signal.hpp"
+#include "arch/x86_64/signal_frame.hpp"
 #include "arch/x86_64/user_state.hpp"
 
 namespace ramet::arch::x86_64 {
@@ -39,6 +40,13 @@ const GuestAbi kGuestAbi{
     .fixed_flags = kFixedFlags,
     .is_base = is_canonical,
     .arch_prctl = arch_prctl,
+    .trap = {.page = kVectorPageFault, .step = kVectorDebug, .bad_return = kVectorProtection, .write = 2},
+    .page_fault_error = page_fault_error,
+    .red_zone = kRedZone,
+    .max_frame_bytes = [](const FpFormat& fp) { return max_frame_bytes(fp.bytes); },
+    .frame_place = [](std::uint64_t sp, const FpFormat& fp) { return place_frame(sp, fp.bytes).frame; },
+    .enter_handler = enter_handler,
+    .leave_handler = leave_handler,
 };
 
 }  // namespace ramet::arch::x86_64

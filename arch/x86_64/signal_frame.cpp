@@ -7,7 +7,7 @@ namespace ramet::arch::x86_64 {
 namespace {
 
 constexpr std::uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;
-constexpr std::size_t kMxcsr = 24, kSoftware = 464, kHeader = 512, kLegacy = 512, kHeaderBytes = 64;
+constexpr std::size_t kMxcsr = 24, kMxcsrMask = 28, kSoftware = 464, kHeader = 512, kLegacy = 512, kHeaderBytes = 64;
 constexpr std::uint32_t kDefaultMxcsrMask = 0xffbf;
 
 struct Software {  // struct _fpx_sw_bytes, in the part of the FXSAVE area that the processor leaves alone
@@ -30,6 +30,13 @@ void put(FpState& fp, std::size_t at, const T& value) {
 }
 
 }  // namespace
+
+void reset(FpState& fp) {
+  fp.area.fill(std::byte{0});
+  put<std::uint16_t>(fp, 0, 0x37f);     // control word of x87
+  put<std::uint32_t>(fp, kMxcsr, 0x1f80);
+  put<std::uint64_t>(fp, kHeader, 3);   // XSTATE_BV: x87 and SSE as given here, the rest initial
+}
 
 SignalContext save_registers(const UserRegs& r) {
   return {.r8 = r[R8], .r9 = r[R9], .r10 = r[R10], .r11 = r[R11], .r12 = r[R12], .r13 = r[R13], .r14 = r[R14], .r15 = r[R15],
@@ -70,6 +77,58 @@ void sanitize_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0, std:
   std::memset(fp.area.data() + kHeader, 0, kHeaderBytes);
   put(fp, kHeader, features);
   put(fp, kSoftware, Software{});
+}
+
+bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat& format, UserRegs& regs, FpState& fp,
+                   const WriteMemory& write) {
+  constexpr std::uint64_t kFlagsOff = kTrapFlag | 0x400 | 0x10000;  // TF, DF, RF: off in a handler
+  if (!h.restorer) return false;
+  const FramePlace place = place_frame(sp, format.bytes);
+  SignalFrame frame{};
+  frame.restorer = *h.restorer;
+  frame.uc_flags = (format.bytes ? 1u : 0u) | 2u | 4u;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+  frame.stack_sp = h.stack.sp;
+  frame.stack_flags = h.stack.flags;
+  frame.stack_size = h.stack.size;
+  frame.context = save_registers(regs);
+  frame.context.error = h.fault.error;
+  frame.context.trap = h.fault.trap;
+  frame.context.oldmask = h.mask;
+  frame.context.cr2 = h.fault.address;
+  frame.context.fpstate = place.fp;
+  frame.mask = h.mask;
+  std::memcpy(frame.info.data(), h.info.data(), h.info.size());
+
+  if (!write(place.fp, describe_fp(fp, format.bytes, format.components))) return false;
+  if (!write(place.frame, std::as_bytes(std::span(&frame, 1)))) return false;
+
+  regs[Rdi] = static_cast<std::uint64_t>(h.signal);
+  regs[Rsi] = place.frame + offsetof(SignalFrame, info);
+  regs[Rdx] = place.frame + offsetof(SignalFrame, uc_flags);
+  regs[Rax] = 0;
+  regs[Rsp] = place.frame;
+  regs[Rip] = h.handler;
+  regs[Rflags] &= ~kFlagsOff;
+  return true;
+}
+
+std::optional<Returned> leave_handler(const UserRegs& regs, const FpFormat& format, FpState& fp, const ReadMemory& read) {
+  // The handler's RET took the restorer's address off the stack.
+  SignalFrame frame;
+  if (!read(regs[Rsp] - sizeof frame.restorer, std::as_writable_bytes(std::span(&frame, 1)))) return std::nullopt;
+  if (const std::uint64_t at = frame.context.fpstate; !at) {
+    reset(fp);
+  } else {
+    const auto mxcsr_mask = get<std::uint32_t>(fp, kMxcsrMask);
+    fp = {};
+    const auto area = std::span(fp.area);
+    // A frame that a program made itself may hold the FXSAVE part only.
+    if (!read(at, area.first(frame_fp_bytes(format.bytes))) && !read(at, area.first(kLegacy))) return std::nullopt;
+    sanitize_fp(fp, format.bytes, format.components, mxcsr_mask);
+  }
+  return Returned{.regs = restore_registers(frame.context),
+                  .mask = frame.mask,
+                  .stack = {.sp = frame.stack_sp, .size = frame.stack_size, .flags = frame.stack_flags}};
 }
 
 }  // namespace ramet::arch::x86_64

@@ -13,6 +13,7 @@
 #include <optional>
 #include <span>
 
+#include "arch/signal_frame.hpp"
 #include "arch/x86_64/user_state.hpp"
 
 namespace ramet::arch::x86_64 {
@@ -66,5 +67,9 @@ std::span<const std::byte> describe_fp(FpState&, std::uint32_t xsave_size, std::
 // Undoes it for a state read from a frame: `fp` holds frame_fp_bytes() of hostile bytes, and leaves with a
 // state that the processor accepts. `mxcsr_mask`: of the processor (bytes 28-31 of a saved area; 0 means 0xffbf).
 void sanitize_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0, std::uint32_t mxcsr_mask);
+
+// See GuestAbi.
+bool enter_handler(const Handling&, std::uint64_t sp, const FpFormat&, UserRegs&, FpState&, const WriteMemory&);
+std::optional<Returned> leave_handler(const UserRegs&, const FpFormat&, FpState&, const ReadMemory&);
 
 }  // namespace ramet::arch::x86_64

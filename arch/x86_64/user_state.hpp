@@ -25,6 +25,9 @@ inline constexpr std::uint16_t kUserSs = 0x2b, kUserCs = 0x33;
 
 // FpState is an XSAVE area in the standard layout; the first 512 bytes are FXSAVE's. 4 KiB hold AVX-512.
 
+// The state execve(2) gives: all exceptions masked, everything else in its initial configuration.
+void reset(FpState&);
+
 // The flags user code may set by a signal frame: CF PF AF ZF SF TF DF OF RF AC; IF stays set.
 inline constexpr std::uint64_t kUserFlags = 0x50dd5, kFixedFlags = 0x202;
 constexpr std::uint64_t sanitize_flags(std::uint64_t f) { return (f & kUserFlags) | kFixedFlags; }

@@ -3,10 +3,12 @@
 #include <signal.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "arch/x86_64/fault_signal.hpp"
+#include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/signal_frame.hpp"
 
 namespace ramet::arch::x86_64 {
@@ -120,6 +122,56 @@ TEST(SignalFrame, WithoutTheClosingMagicOnlyTheLegacyPartCounts) {
   put<std::uint32_t>(fp, kXsave, 0);
   sanitize_fp(fp, kXsave, kXcr0, 0);
   EXPECT_EQ(get<std::uint64_t>(fp, 512), 3u);
+}
+
+TEST(SignalFrame, WhatAHandlerInterruptedGoesOnWhenItReturns) {
+  constexpr std::uint64_t kBase = 0x10000;
+  std::array<std::byte, 0x4000> memory{};
+  const auto there = [&](std::uint64_t at, std::size_t bytes) { return at >= kBase && at - kBase <= memory.size() && bytes <= memory.size() - (at - kBase); };
+  const WriteMemory write = [&](std::uint64_t at, std::span<const std::byte> bytes) {
+    return there(at, bytes.size()) && std::ranges::copy(bytes, memory.begin() + static_cast<std::ptrdiff_t>(at - kBase)).out != nullptr;
+  };
+  const ReadMemory read = [&](std::uint64_t at, std::span<std::byte> out) {
+    if (there(at, out.size())) std::memcpy(out.data(), memory.data() + (at - kBase), out.size());
+    return there(at, out.size());
+  };
+  const FpFormat format{.components = kXcr0, .bytes = kXsave};
+  const GuestAbi& abi = kGuestAbi;
+  siginfo_t info{};
+  info.si_signo = SIGUSR1;
+  Handling handling{.signal = SIGUSR1, .info = std::as_bytes(std::span<const siginfo_t, 1>(&info, 1)), .handler = 0x40,
+                    .restorer = 0x50, .mask = 0xf00, .stack = {.sp = 1, .size = 2, .flags = 3}, .fault = {14, 7, 0x1234}};
+  UserRegs before = abi.initial_registers();
+  for (unsigned i = 0; i < Rflags; ++i) before[i] = 100 + i;
+  before[Rflags] |= kTrapFlag;
+  UserRegs regs = before;
+  FpState fp, kept;
+  reset(fp);
+  put<std::uint64_t>(fp, 160, 0xabcd);  // XMM0
+  kept = fp;
+
+  handling.restorer.reset();
+  EXPECT_FALSE(abi.enter_handler(handling, kBase + 0x3000, format, regs, fp, write));
+  handling.restorer = 0x50;
+  EXPECT_FALSE(abi.enter_handler(handling, kBase + 64, format, regs, fp, write)) << "no room there";
+  EXPECT_EQ(regs.word, before.word);
+  ASSERT_TRUE(abi.enter_handler(handling, kBase + 0x3000, format, regs, fp, write));
+  EXPECT_EQ(regs[Rsp], abi.frame_place(kBase + 0x3000, format));
+  EXPECT_EQ(regs[Rip], 0x40u);
+  EXPECT_EQ(regs[Rdi], static_cast<std::uint64_t>(SIGUSR1));
+  EXPECT_EQ(regs[Rflags] & kTrapFlag, 0u);
+
+  regs[Rsp] += 8;  // its RET
+  reset(fp);
+  const auto back = abi.leave_handler(regs, format, fp, read);
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->regs.word, before.word);
+  EXPECT_EQ(back->mask, 0xf00u);
+  EXPECT_TRUE(back->stack.sp == 1 && back->stack.size == 2 && back->stack.flags == 3);
+  EXPECT_EQ(get<std::uint64_t>(fp, 160), 0xabcdu);
+  EXPECT_EQ(get<std::uint64_t>(fp, 512), get<std::uint64_t>(kept, 512));
+  regs[Rsp] = 0;
+  EXPECT_FALSE(abi.leave_handler(regs, format, fp, read));
 }
 
 TEST(FaultSignal, ExceptionsBecomeTheSignalsOfLinux) {

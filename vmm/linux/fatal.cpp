@@ -37,7 +37,7 @@ std::string explain_access(Thread& thread, mm::Gva address) {
     if (auto guard = thread.memory().find_region(address); guard && guard->prot == mm::Prot::None && !guard->backing)
       return fmt::format("stack overflow: a thread's stack reached its guard page at {:#x}, pc {:#x}", address, pc);
   }
-  bool write = thread.last_fault.error & 2;
+  bool write = thread.last_fault.error & thread.abi().trap.write;
   return fmt::format("{} {:#x} ({}), pc {:#x}", write ? "write to" : "read from", address, where(thread, address), pc);
 }
 

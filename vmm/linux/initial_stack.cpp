@@ -15,8 +15,6 @@
 #include <array>
 #include <cstring>
 
-#include "arch/x86_64/signal_frame.hpp"
-
 namespace ramet::vmm {
 namespace {
 
@@ -83,7 +81,7 @@ std::expected<mm::Gva, Failure> build_stack(Image& image, const StackContents& c
           {AT_HWCAP2, features.hwcap2},
           {AT_EXECFN, executable},
           {AT_PLATFORM, platform},
-          {kMinSigStack, arch::x86_64::max_frame_bytes(features.fp.bytes)},
+          {kMinSigStack, image.abi.max_frame_bytes(features.fp)},
           {AT_NULL, 0}};
 
   std::vector<std::uint64_t> words{arguments.size()};

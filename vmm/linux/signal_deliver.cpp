@@ -5,8 +5,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "arch/x86_64/fault_signal.hpp"
-#include "arch/x86_64/signal_frame.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
@@ -16,12 +14,9 @@
 
 namespace ramet::vmm {
 
-using namespace arch::x86_64;
-
 namespace {
 
 constexpr std::uint64_t kRestorer = 0x04000000;  // SA_RESTORER, which <signal.h> leaves out
-constexpr std::uint64_t kFlagsOff = 0x100 | 0x400 | 0x10000;  // TF, DF, RF: off in a handler
 
 bool is_restart(std::int64_t result) {
   return result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHand || result == kRestartBlock;
@@ -43,51 +38,30 @@ void finish_call(Thread& thread, std::int64_t result, std::uint64_t action_flags
 
 // Builds the handler's frame and points the registers at the handler. False: the stack cannot take it.
 bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& action, SignalSet mask_to_save) {
-  if (!(action.flags & kRestorer)) return false;
-  UserRegs& regs = thread.regs();
-  const auto& features = thread.image().machine().features();
+  const arch::GuestAbi& abi = thread.abi();
+  const auto& format = thread.image().machine().features().fp;
   auto& alternate = thread.signals.altstack;
 
-  std::uint64_t sp = regs[Rsp] - kRedZone;
-  bool nested = on_alternate_stack(thread, regs[Rsp]);
+  std::uint64_t sp = thread.sp() - abi.red_zone;
+  bool nested = on_alternate_stack(thread, thread.sp());
   bool entering = (action.flags & SA_ONSTACK) && alternate.size != 0 && !on_alternate_stack(thread, sp);
   if (entering) sp = alternate.sp + alternate.size;
-  FramePlace place = place_frame(sp, features.fp.bytes);
-  if ((nested || entering) &&
-      !(place.frame > alternate.sp && place.frame - alternate.sp <= alternate.size))
-    return false;
+  const std::uint64_t frame = abi.frame_place(sp, format);
+  if ((nested || entering) && !(frame > alternate.sp && frame - alternate.sp <= alternate.size)) return false;
 
   FpState fp;
   if (!thread.vcpu().get_fp(fp)) return false;
-  auto fp_bytes = describe_fp(fp, features.fp.bytes, features.fp.components);
-
-  SignalFrame frame{};
-  frame.restorer = action.restorer;
-  frame.uc_flags = (features.fp.bytes ? 1u : 0u) | 2u | 4u;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
-  frame.stack_sp = alternate.sp;
-  frame.stack_flags = alternate.flags;
-  frame.stack_size = alternate.size;
-  frame.context = save_registers(regs);
-  frame.context.error = thread.last_fault.error;
-  frame.context.trap = thread.last_fault.trap;
-  frame.context.oldmask = mask_to_save;
-  frame.context.cr2 = thread.last_fault.address;
-  frame.context.fpstate = place.fp;
-  frame.mask = mask_to_save;
-  static_assert(sizeof info == sizeof frame.info);
-  std::memcpy(frame.info.data(), &info, sizeof info);
-
-  if (!thread.memory().write(place.fp, fp_bytes)) return false;
-  if (!write_user(thread.memory(), place.frame, frame)) return false;
-  if (alternate.flags & kAutodisarm) alternate = {};
-
-  regs[Rdi] = static_cast<std::uint64_t>(info.si_signo);
-  regs[Rsi] = place.frame + offsetof(SignalFrame, info);
-  regs[Rdx] = place.frame + offsetof(SignalFrame, uc_flags);
-  regs[Rax] = 0;
-  regs[Rsp] = place.frame;
-  regs[Rip] = action.handler;
-  regs[Rflags] &= ~kFlagsOff;
+  arch::Handling handling{.signal = info.si_signo,
+                          .info = std::as_bytes(std::span<const siginfo_t, 1>(&info, 1)),
+                          .handler = action.handler,
+                          .restorer = {},
+                          .mask = mask_to_save,
+                          .stack = alternate,
+                          .fault = thread.last_fault};
+  if (action.flags & kRestorer) handling.restorer = action.restorer;
+  const auto write = [&](std::uint64_t at, std::span<const std::byte> bytes) { return thread.memory().write(at, bytes).has_value(); };
+  if (!abi.enter_handler(handling, sp, format, thread.regs(), fp, write)) return false;
+  if (alternate.flags & kAutodisarm) alternate = {.flags = SS_DISABLE};
   thread.vcpu().reset_fp();
   return true;
 }

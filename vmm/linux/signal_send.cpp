@@ -9,7 +9,6 @@
 #include <climits>
 #include <optional>
 
-#include "arch/x86_64/fault_signal.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/fatal.hpp"
 #include "vmm/linux/process.hpp"
@@ -202,7 +201,7 @@ std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) { 
 void send_fault(Thread& thread, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error) {
   thread.last_fault.trap = trap;
   thread.last_fault.error = error;
-  if (trap == arch::x86_64::kVectorPageFault) thread.last_fault.address = address;
+  if (trap == thread.abi().trap.page) thread.last_fault.address = address;
   siginfo_t info{};
   info.si_signo = sig;
   info.si_code = code;

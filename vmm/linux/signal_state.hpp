@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "arch/signal_frame.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::vmm {
@@ -57,7 +58,7 @@ struct ThreadSignals {
   SignalSet awaited = 0;                        // sigtimedwait: wakes for these although they are blocked
   std::deque<siginfo_t> faults;                 // send_fault(): before all others, handled or fatal
   std::optional<SignalSet> saved_mask;          // sigsuspend, ppoll, ...: restored after delivery
-  struct { mm::Gva sp = 0; std::uint64_t size = 0; int flags = SS_DISABLE; } altstack;
+  arch::SignalStack altstack{.flags = SS_DISABLE};
 };
 
 inline constexpr SignalSet kUnblockable = bit_of(SIGKILL) | bit_of(SIGSTOP);

@@ -9,8 +9,6 @@
 #include <cstring>
 #include <vector>
 
-#include "arch/x86_64/fault_signal.hpp"
-#include "arch/x86_64/signal_frame.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/signal_frame_user.hpp"
@@ -19,8 +17,6 @@
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
-
-using namespace arch::x86_64;
 
 namespace {
 
@@ -217,17 +213,17 @@ struct UserStack {
   std::uint64_t size;
 };
 
-std::int64_t set_stack(Thread& thread, const UserStack& stack, mm::Gva sp) {
+std::int64_t set_stack(Thread& thread, const arch::SignalStack& stack, mm::Gva sp) {
   auto& own = thread.signals.altstack;
   if (on_alternate_stack(thread, sp)) return -EPERM;
   const int mode = stack.flags & ~kAutodisarm;
   if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0) return -EINVAL;
   if (mode == SS_DISABLE) {
-    own = {0, 0, stack.flags};
+    own = {.flags = stack.flags};
     return 0;
   }
   if (stack.size < kMinStack) return -ENOMEM;
-  own = {stack.sp, stack.size, stack.flags};
+  own = stack;
   return 0;
 }
 
@@ -238,7 +234,7 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
   if (a[0]) {
     auto stack = read_user<UserStack>(thread.memory(), a[0]);
     if (!stack) return -EFAULT;
-    if (std::int64_t r = set_stack(thread, *stack, sp); r != 0) return r;
+    if (std::int64_t r = set_stack(thread, {.sp = stack->sp, .size = stack->size, .flags = stack->flags}, sp); r != 0) return r;
   }
   if (!a[1]) return 0;
   const int state = old.size == 0 ? SS_DISABLE : on ? SS_ONSTACK : 0;
@@ -248,35 +244,20 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
 
 // --- returning from a handler ---
 
-bool restore_fp(Thread& thread, mm::Gva at) {
-  if (!at) {
-    thread.vcpu().reset_fp();
-    return true;
-  }
-  const auto& features = thread.image().machine().features();
-  FpState current, fp;
-  if (!thread.vcpu().get_fp(current)) return false;
-  std::uint32_t mxcsr_mask;
-  std::memcpy(&mxcsr_mask, current.area.data() + 28, sizeof mxcsr_mask);
-  auto bytes = std::span(fp.area).first(frame_fp_bytes(features.fp.bytes));
-  // A frame that a program made itself may hold the FXSAVE part only.
-  if (!thread.memory().read(at, bytes) && !thread.memory().read(at, std::span(fp.area).first(512))) return false;
-  sanitize_fp(fp, features.fp.bytes, features.fp.components, mxcsr_mask);
-  return thread.vcpu().set_fp(fp).has_value();
-}
-
 std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
-  // The handler's RET took the restorer's address off the stack.
-  auto frame = read_user<SignalFrame>(thread.memory(), thread.sp() - sizeof(std::uint64_t));
-  if (!frame || !restore_fp(thread, frame->context.fpstate)) {
-    send_fault(thread, SIGSEGV, SI_KERNEL, 0, kVectorProtection, 0);
+  const auto read = [&](std::uint64_t at, std::span<std::byte> out) { return thread.memory().read(at, out).has_value(); };
+  FpState fp;
+  std::optional<arch::Returned> to;
+  if (thread.vcpu().get_fp(fp)) to = thread.abi().leave_handler(thread.regs(), thread.image().machine().features().fp, fp, read);
+  if (!to || !thread.vcpu().set_fp(fp)) {
+    send_fault(thread, SIGSEGV, SI_KERNEL, 0, thread.abi().trap.bad_return, 0);
     return kNoResult;
   }
-  set_blocked(thread, frame->mask);
-  thread.regs() = restore_registers(frame->context);
+  set_blocked(thread, to->mask);
+  thread.regs() = to->regs;
   thread.restart = nullptr;
   // Linux ignores what is wrong with the stack here, too.
-  static_cast<void>(set_stack(thread, {frame->stack_sp, frame->stack_flags, 0, frame->stack_size}, thread.sp()));
+  static_cast<void>(set_stack(thread, to->stack, thread.sp()));
   return kNoResult;
 }
 

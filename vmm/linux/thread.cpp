@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <utility>
 
-#include "arch/x86_64/fault_signal.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/fatal.hpp"
@@ -21,8 +20,6 @@
 #include "vmm/linux/vdso.hpp"
 
 namespace ramet::vmm {
-
-using namespace arch::x86_64;
 
 void Thread::start_at(mm::Gva pc, mm::Gva sp) {
   regs() = abi().initial_registers();
@@ -85,7 +82,7 @@ void Thread::handle(const Exit& e) {
   if (std::exchange(stepping_, false)) {
     auto& flags = regs()[abi().reg.flags];
     flags = single_steps_ ? flags | abi().step_flag : flags & ~abi().step_flag;
-    const bool step = e.kind == Exit::Kind::Exception && e.trap == kVectorDebug && !single_steps_;
+    const bool step = e.kind == Exit::Kind::Exception && e.trap == abi().trap.step && !single_steps_;
     if (step) return handle({.kind = Exit::Kind::Kicked, .detail = {}});
   }
   switch (e.kind) {
@@ -93,7 +90,7 @@ void Thread::handle(const Exit& e) {
     case Exit::Kind::PageFault: page_fault(e); break;
     case Exit::Kind::Exception: send_fault(*this, e.signal, e.code, e.address, e.trap, e.error); break;
     case Exit::Kind::Kicked: break;
-    case Exit::Kind::HostFault: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, kVectorPageFault, page_fault_error(true, false, false)); break;
+    case Exit::Kind::HostFault: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, abi().trap.page, abi().page_fault_error(true, false, false)); break;
     case Exit::Kind::Broken:
       process.end({Ending::Kind::Broken, 0, e.detail});
       return;
@@ -115,13 +112,13 @@ void Thread::page_fault(const Exit& e) {
   }
   // Linux does not tell user code what is mapped in the kernel's half: it always looks present.
   const bool present = e.present || static_cast<std::int64_t>(e.address) < 0;
-  auto error = page_fault_error(present, e.access == mm::Access::Write, e.access == mm::Access::Execute);
+  const auto error = abi().page_fault_error(present, e.access == mm::Access::Write, e.access == mm::Access::Execute);
   switch (outcome.error()) {
-    case mm::Error::NotPermitted: send_fault(*this, SIGSEGV, SEGV_ACCERR, e.address, kVectorPageFault, error); break;
+    case mm::Error::NotPermitted: send_fault(*this, SIGSEGV, SEGV_ACCERR, e.address, abi().trap.page, error); break;
     case mm::Error::BeyondEnd:
-    case mm::Error::Io: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, kVectorPageFault, error); break;
+    case mm::Error::Io: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, abi().trap.page, error); break;
     case mm::Error::NoMemory: process.end(out_of_memory(*this)); break;
-    default: send_fault(*this, SIGSEGV, SEGV_MAPERR, e.address, kVectorPageFault, error); break;
+    default: send_fault(*this, SIGSEGV, SEGV_MAPERR, e.address, abi().trap.page, error); break;
   }
 }
 

@@ -108,8 +108,7 @@ class Thread {
   bool exited = false;                          // exit(2) was called; set by its own host thread
   int exit_status = 0;                          // its argument
 
-  // What the last fault left for signal frames (Linux: thread.trap_nr, error_code, cr2).
-  struct { std::uint64_t trap = 0, error = 0, address = 0; } last_fault;
+  arch::FaultRecord last_fault;                 // for signal frames (Linux: thread.trap_nr, error_code, cr2)
 
  private:
   friend class Process;

@@ -53,14 +53,4 @@ void write_vcpu_page(std::span<std::byte> page, std::uint64_t address) {
   std::memcpy(page.subspan(0x66, 2).data(), &no_bitmap, 2);
 }
 
-void reset(FpState& fp) {
-  fp.area.fill(std::byte{0});
-  std::uint16_t control = 0x37f;
-  std::uint32_t mxcsr = 0x1f80;
-  std::uint64_t components = 3;  // XSTATE_BV: x87 and SSE as given here, the rest initial
-  std::memcpy(&fp.area[0], &control, sizeof control);
-  std::memcpy(&fp.area[24], &mxcsr, sizeof mxcsr);
-  std::memcpy(&fp.area[512], &components, sizeof components);
-}
-
 }  // namespace ramet::arch::x86_64

@@ -66,7 +66,4 @@ constexpr std::uint64_t resume_flags(std::uint64_t f) { return (f & (kUserFlags 
 // IRETQ to any other address faults in ring 0 on some processors.
 constexpr bool canonical(std::uint64_t a) { return std::uint64_t(std::int64_t(a << 16) >> 16) == a; }
 
-// The state execve(2) gives: all exceptions masked, everything else in its initial configuration.
-void reset(FpState&);
-
 }  // namespace ramet::arch::x86_64
