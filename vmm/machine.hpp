@@ -2,6 +2,7 @@
 // vmm/kvm has them on KVM, vmm/process in a process of the host; make_machine.hpp chooses.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <expected>
 #include <memory>
@@ -82,6 +83,15 @@ class Vcpu {
   // The same of what get_fp() of another vCPU gave, but done and reported by the next run().
   virtual void copy_fp(const FpState&) = 0;
   virtual void reset_fp() = 0;   // the state execve(2) gives
+
+  // Guest code runs on another thread of the host than the one that calls run(). The rest is about that one, from any thread:
+  virtual bool elsewhere() const { return false; }
+  // the processor time that it took since acquire_vcpu(), never less than what was told before;
+  virtual std::chrono::nanoseconds time_elsewhere() { return {}; }
+  // its nice value, and the processors that it may run on, as sched_setaffinity(2) takes them. After release_vcpu() it may
+  // run on all again, and as often as before if the host allows that. 0 or errno.
+  virtual int set_nice(int) { return 0; }
+  virtual int set_affinity(std::span<const std::byte>) { return 0; }
 
   virtual const VcpuCounters& counters() const = 0;
 };

@@ -10,6 +10,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -36,6 +37,9 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
   spawn.fp = &fp;
   spawn.name = thread.name;
+  std::lock_guard guard(thread.process.threads_lock);
+  spawn.nice = thread.nice();
+  spawn.affinity.assign(thread.affinity().begin(), thread.affinity().end());
   return spawn;
 }
 
@@ -50,7 +54,6 @@ std::int64_t make_thread(Thread& thread, const Request& c) {
 // What a new process has of its parent's but memory and descriptors.
 void inherit(Process& child, Process& parent, bool clear_handlers) {
   child.deny_wx = parent.deny_wx;
-  child.nice = parent.nice.load();
   {
     std::lock_guard guard(parent.limits.lock);
     child.limits.value = parent.limits.value;
@@ -101,6 +104,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
     child->set_image(std::make_shared<Image>(thread.image(), std::move(owned), std::move(strings)));
   }
   if (c.flags & CLONE_PARENT_SETTID) static_cast<void>(write_user(thread.memory(), c.parent_tid, pid));  // as for threads
+  if (!child->timers->watch_limit()) return -EAGAIN;
   std::shared_ptr<std::atomic<std::uint32_t>> done;
   if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);
   if (std::int64_t r = child->spawn(*spawn); r < 0) return r;

@@ -37,8 +37,19 @@ siginfo_t Family::Member::end_info(int pid) const {
   return status & 0x7f ? child_info(pid, CLD_KILLED, status & 0x7f) : child_info(pid, CLD_EXITED, status >> 8);
 }
 
+namespace {
+
+std::vector<std::byte> processors_of_caller() {
+  std::vector<std::byte> set(1024);  // 8192 processors
+  const long bytes = ::syscall(SYS_sched_getaffinity, 0, set.size(), set.data());
+  set.resize(bytes > 0 ? static_cast<std::size_t>(bytes) : 0);
+  return set;
+}
+
+}  // namespace
+
 Family::Family(Shell& like, int first_id)
-    : first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+    : processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }

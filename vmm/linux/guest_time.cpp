@@ -43,6 +43,14 @@ OrErrno<timespec> carried(const timeval& t) {
 
 timeval to_timeval(const timespec& t) { return {t.tv_sec, t.tv_nsec / kNanosPerMicro}; }
 
+std::chrono::nanoseconds to_nanoseconds(const timespec& t) {
+  constexpr auto kLast = std::chrono::nanoseconds::max();
+  if (t.tv_sec >= kLast / std::chrono::seconds(1)) return kLast;
+  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+
+timespec to_timespec(std::chrono::nanoseconds n) { return {n.count() / kNanosPerSecond, n.count() % kNanosPerSecond}; }
+
 timespec from_milliseconds(int ms) { return {ms / 1000, ms % 1000 * kNanosPerMilli}; }
 
 int to_milliseconds(const timespec& t) {

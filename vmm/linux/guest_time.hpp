@@ -4,6 +4,7 @@
 
 #include <sys/time.h>
 
+#include <chrono>
 #include <cstdint>
 #include <ctime>
 
@@ -21,6 +22,9 @@ OrErrno<timespec> to_timespec(const timeval&);
 // Any number of microseconds, as select(2) takes it. EINVAL: the sum is not valid.
 OrErrno<timespec> carried(const timeval&);
 timeval to_timeval(const timespec&);
+// Of valid times; the last there is for what is more.
+std::chrono::nanoseconds to_nanoseconds(const timespec&);
+timespec to_timespec(std::chrono::nanoseconds);
 // ms is not negative.
 timespec from_milliseconds(int ms);
 // Rounded up; INT_MAX where it would be more. The time is valid.

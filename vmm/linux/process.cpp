@@ -2,11 +2,13 @@
 #include "vmm/linux/process.hpp"
 
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <new>
@@ -22,6 +24,33 @@
 
 namespace ramet::vmm {
 namespace {
+
+// The host thread that called Vm::run(), and is a guest's meanwhile: it gets back what it had.
+class LentThread {
+ public:
+  LentThread() : nice_(::getpriority(PRIO_PROCESS, 0)), bytes_(::syscall(SYS_sched_getaffinity, 0, processors_.size(), processors_.data())) {}
+  ~LentThread() {
+    if (::getpriority(PRIO_PROCESS, 0) != nice_) (void)::setpriority(PRIO_PROCESS, 0, nice_);  // may_have_it_back()
+    // Processors that the host has taken out of service meanwhile are no error.
+    if (bytes_ > 0) (void)::syscall(SYS_sched_setaffinity, 0, bytes_, processors_.data());
+  }
+  LentThread(const LentThread&) = delete;
+  LentThread& operator=(const LentThread&) = delete;
+
+  int nice() const { return nice_; }
+  bool may_have_it_back() const {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NICE, &limit) == 0 && static_cast<rlim_t>(20 - nice_) <= limit.rlim_cur) return true;
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3]{};
+    return ::syscall(SYS_capget, &header, sets) == 0 && (sets[0].effective & (1u << CAP_SYS_NICE));
+  }
+
+ private:
+  const int nice_;
+  std::array<std::byte, 1024> processors_{};
+  const long bytes_;
+};
 
 void wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
@@ -61,7 +90,7 @@ Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
   files.set_process(this);
 }
 
-Process::~Process() = default;
+Process::~Process() { timers->stop(); }  // its thread looks at what goes first
 
 std::shared_ptr<Image> Process::image() const {
   std::lock_guard guard(image_lock_);
@@ -99,6 +128,9 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
     }
   }
   first_.store(&first, std::memory_order_release);
+  const LentThread lent;
+  first.nice_ = lent.nice();
+  first.fixed_nice_ = !lent.may_have_it_back();
   first.loop();
   leave(first, owned);
   // Others may go on without the first thread, as on Linux. The host's signals still come here.
@@ -129,17 +161,18 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
   } catch (const std::exception& failed) {
     thread.end_for(failed);
   }
-  rusage used{};
-  getrusage(RUSAGE_THREAD, &used);
   bool last;
   {
     std::lock_guard guard(threads_lock);
+    const rusage used = thread.usage();
+    const auto time = thread.processor_time();
     auto it = std::ranges::find_if(threads, [&](const auto& t) { return t.get() == &thread; });
     owned = std::move(*it);
     threads.erase(it);
     last = threads.empty();
     if (thread.tid == pid) leader_status_ = thread.exit_status;
     add_usage(gone_, used);
+    gone_time_ += time;
   }
   if (!last) retarget_signals(*this, thread, ~SignalSet{0});
   departures_.fetch_add(1, std::memory_order_release);
@@ -148,7 +181,7 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
 }
 
 void Process::finish() {
-  timers.reset();
+  timers->stop();
   patiently([&] { let_go_of_pins(*this); });  // before the memory goes
   files.close_all();
   const rusage used = usage();
@@ -193,6 +226,8 @@ std::int64_t Process::spawn(const Spawn& s) {
   owned->signals.blocked = s.signal_mask;
   if (s.altstack_of) owned->signals.altstack = s.altstack_of->altstack;
   owned->name = s.name;
+  if (s.nice != 0) (void)owned->set_nice(s.nice);  // the host refuses nobody what he has
+  if (!s.affinity.empty()) (void)owned->set_affinity(s.affinity);
   owned->look_at_signals();  // some may have come before the thread
 
   {
@@ -294,6 +329,13 @@ rusage Process::usage() {
   rusage sum = gone_;
   for (auto& thread : threads) add_usage(sum, thread->usage());
   sum.ru_maxrss = static_cast<long>(std::max(peak, peak_bytes_) >> 10);
+  return sum;
+}
+
+std::chrono::nanoseconds Process::processor_time() {
+  std::lock_guard guard(threads_lock);
+  std::chrono::nanoseconds sum = gone_time_;
+  for (auto& thread : threads) sum += thread->processor_time();
   return sum;
 }
 

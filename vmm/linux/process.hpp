@@ -52,7 +52,6 @@ class Process : public std::enable_shared_from_this<Process> {
   Limits limits;                                // RLIMIT_*, see limits.hpp
   std::unique_ptr<Timers> timers;               // alarms and interval timers, see timers.hpp
   const int pid;                                // also the leader's tid
-  std::atomic<int> nice{0};                     // setpriority(2): told, and without effect; pairs with nothing
 
   // What it runs; null once it has ended. From any thread.
   std::shared_ptr<Image> image() const;
@@ -93,6 +92,8 @@ class Process : public std::enable_shared_from_this<Process> {
     const FpState* fp = nullptr;
     std::string name;
     const ThreadSignals* altstack_of = nullptr; // the new thread has that one's alternate stack
+    int nice = 0;
+    std::vector<std::byte> affinity;            // as Thread has it
     bool leader = false;                        // the first of a new process: its tid is the pid
   };
   std::int64_t spawn(const Spawn&);
@@ -120,6 +121,7 @@ class Process : public std::enable_shared_from_this<Process> {
 
   // Processor time of all its threads, and the most memory it had.
   rusage usage();
+  std::chrono::nanoseconds processor_time();
 
   void count_call(unsigned number, bool known); // lock-free
   static constexpr unsigned kMaxCall = 512;
@@ -139,6 +141,7 @@ class Process : public std::enable_shared_from_this<Process> {
   // The following are guarded by threads_lock.
   int leader_status_ = 0;                       // exit(2)'s argument of the first thread
   rusage gone_{};                               // of threads that have ended
+  std::chrono::nanoseconds gone_time_{};
   std::uint64_t peak_bytes_ = 0;                // of images it had before
 
   // A futex word that changes with each thread that leaves.

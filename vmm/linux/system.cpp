@@ -17,6 +17,7 @@
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/thread.hpp"
+#include "vmm/linux/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -76,16 +77,20 @@ std::int64_t sys_getrandom(Thread& thread, const Args& a) {
 std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set, mm::Gva get) {
   if (resource >= RLIM_NLIMITS) return -EINVAL;
   Limits& limits = of.limits;
-  std::lock_guard guard(limits.lock);
-  rlimit64& current = limits.value[resource];
-  const rlimit64 old = current;
-  if (set) {
-    auto wanted = read_user<rlimit64>(thread.memory(), set);
-    if (!wanted) return -wanted.error();
-    if (wanted->rlim_cur > wanted->rlim_max) return -EINVAL;
-    if (wanted->rlim_max > current.rlim_max) return -EPERM;
-    current = *wanted;
+  rlimit64 old;
+  {
+    std::lock_guard guard(limits.lock);
+    rlimit64& current = limits.value[resource];
+    old = current;
+    if (set) {
+      auto wanted = read_user<rlimit64>(thread.memory(), set);
+      if (!wanted) return -wanted.error();
+      if (wanted->rlim_cur > wanted->rlim_max) return -EINVAL;
+      if (wanted->rlim_max > current.rlim_max) return -EPERM;
+      current = *wanted;
+    }
   }
+  if (set && resource == RLIMIT_CPU && !of.timers->watch_limit()) return -EAGAIN;
   return get ? put_user(thread.memory(), get, old) : 0;
 }
 
@@ -104,7 +109,10 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
     case RUSAGE_SELF: usage = thread.process.usage(); break;
     case RUSAGE_CHILDREN: usage = thread.process.family.children_usage(thread.process.pid); break;
     case RUSAGE_THREAD:
-      if (getrusage(who, &usage) != 0) return -errno;
+      {
+        std::lock_guard guard(thread.process.threads_lock);
+        usage = thread.usage();
+      }
       usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);
       break;
     default: return -EINVAL;
@@ -172,37 +180,44 @@ std::int64_t sys_capset(Thread&, const Args&) { return -EPERM; }
 
 std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a.u32(0) == 0xffffffff ? 0 : -EINVAL; }
 
-// Whom getpriority and setpriority mean. Threads have no priority of their own here.
-std::vector<std::shared_ptr<Process>> meant(Thread& thread, int which, int who) {
+// Whom getpriority and setpriority mean: one thread, or all of these processes. -ESRCH: nobody. From what `of_each` gives,
+// `join` makes the result.
+template <class Of, class Join>
+std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join join) {
   Family& family = thread.process.family;
-  if (which == PRIO_USER && who != 0 && static_cast<uid_t>(who) != ::getuid()) return {};
-  if (which == PRIO_USER) return family.all();
-  if (which == PRIO_PGRP) return family.group(who ? who : family.relations(thread.process.pid)->group);
-  auto process = family.find_by_thread(who ? who : thread.tid);
-  if (!process) return {};
-  return {std::move(process)};
+  std::vector<std::shared_ptr<Process>> processes;
+  int tid = 0;
+  if (which == PRIO_USER) {
+    if (who == 0 || static_cast<uid_t>(who) == ::getuid()) processes = family.all();
+  } else if (which == PRIO_PGRP) {
+    processes = family.group(who ? who : family.relations(thread.process.pid)->group);
+  } else {
+    tid = who ? who : thread.tid;
+    if (auto process = family.find_by_thread(tid)) processes = {std::move(process)};
+  }
+  std::int64_t result = -ESRCH;
+  for (const auto& process : processes) {
+    std::lock_guard guard(process->threads_lock);
+    for (const auto& t : process->threads)
+      if (tid == 0 || t->tid == tid) result = join(result, of_each(*t));
+  }
+  return result;
 }
 
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  std::int64_t highest = -ESRCH;
-  for (const auto& process : meant(thread, a.i32(0), a.i32(1)))
-    highest = std::max<std::int64_t>(highest, 20 - process->nice);  // as the raw call encodes it
-  return highest;
+  const auto of_each = [](Thread& t) { return std::int64_t{20} - t.nice(); };  // as the raw call encodes it
+  return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
 }
+
 std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
   const int nice = std::clamp(a.i32(2), -20, 19);
-  std::int64_t result = -ESRCH;
-  for (const auto& process : meant(thread, a.i32(0), a.i32(1))) {
-    if (nice < process->nice) {
-      result = -EACCES;  // as without CAP_SYS_NICE
-    } else {
-      process->nice = nice;
-      if (result == -ESRCH) result = 0;
-    }
-  }
-  return result;
+  const auto of_each = [nice](Thread& t) -> std::int64_t {
+    if (nice < t.nice()) return -EACCES;  // as without CAP_SYS_NICE
+    return nice == t.nice() ? 0 : -t.set_nice(nice);
+  };
+  return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; });
 }
 
 }  // namespace

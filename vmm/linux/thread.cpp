@@ -29,9 +29,16 @@ void Thread::start_at(mm::Gva pc, mm::Gva sp) {
 
 Thread::~Thread() { image_->machine().release_vcpu(&vcpu()); }
 
-void Thread::loop() {
+void Thread::begin() {
+  std::lock_guard guard(process.threads_lock);  // set_nice() and set_affinity() either come before, or find the host thread
   host_.store(pthread_self(), std::memory_order_release);
+  host_id_ = static_cast<pid_t>(syscall(SYS_gettid));
   running_.store(true, std::memory_order_release);
+  (void)schedule_host_thread();  // what the host refuses its creator has been told
+}
+
+void Thread::loop() {
+  begin();
   install_kick_signal();
   serve({.kind = Exit::Kind::Kicked, .detail = {}});
   while (!exited && !must_end()) {
@@ -170,24 +177,59 @@ void Thread::release_memory(bool clear_tid) {
 }
 
 void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
+  elsewhere_before_ += vcpu().time_elsewhere();
   image_->machine().release_vcpu(&vcpu());
   vcpu_.store(&on, std::memory_order_seq_cst);
   image_ = std::move(next);
   tid = new_tid;
+  if (nice_ != 0) (void)on.set_nice(nice_);  // the new process of the host began as the VMM's others
+  if (!affinity_.empty()) (void)on.set_affinity(affinity_);
 }
 
-rusage Thread::usage() const {
-  rusage used{};
-  if (is_current()) {
-    getrusage(RUSAGE_THREAD, &used);
-    return used;
-  }
-  if (!running_.load(std::memory_order_acquire)) return used;
+// --- processor time, priority, processors ---
+
+std::chrono::nanoseconds Thread::processor_time() {
+  std::chrono::nanoseconds used = elsewhere();
   clockid_t clock;
   timespec time;
-  if (pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
-    used.ru_utime = to_timeval(time);
+  if (running_.load(std::memory_order_acquire) && pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 &&
+      clock_gettime(clock, &time) == 0)
+    used += std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
   return used;
+}
+
+rusage Thread::usage() {
+  rusage used{};
+  const auto add = [&used](std::chrono::nanoseconds user) {
+    const timeval more = to_timeval(to_timespec(user));
+    timeradd(&used.ru_utime, &more, &used.ru_utime);
+  };
+  if (is_current()) {
+    getrusage(RUSAGE_THREAD, &used);
+    add(elsewhere());
+  } else {
+    add(processor_time());
+  }
+  return used;
+}
+
+int Thread::set_nice(int nice) {
+  nice_ = nice;
+  const int elsewhere = vcpu().set_nice(nice);
+  const int here = running_.load(std::memory_order_acquire) ? schedule_host_thread() : 0;
+  return elsewhere ? elsewhere : here;
+}
+
+int Thread::set_affinity(std::vector<std::byte> processors) {
+  affinity_ = std::move(processors);
+  if (vcpu().elsewhere()) return vcpu().set_affinity(affinity_);
+  return running_.load(std::memory_order_acquire) ? schedule_host_thread() : 0;
+}
+
+int Thread::schedule_host_thread() {
+  if (!fixed_nice_ && nice_ != 0 && setpriority(PRIO_PROCESS, static_cast<id_t>(host_id_), nice_) != 0) return errno;
+  if (vcpu().elsewhere() || affinity_.empty()) return 0;
+  return syscall(SYS_sched_setaffinity, host_id_, affinity_.size(), affinity_.data()) == 0 ? 0 : errno;
 }
 
 bool Thread::should_stop_waiting() {

@@ -3,11 +3,14 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "vmm/linux/blocking.hpp"
 #include "vmm/linux/process.hpp"
@@ -96,8 +99,18 @@ class Thread {
   // execve(2): from now on the thread runs there. Its own host thread; under threads_lock.
   void move_to(std::shared_ptr<Image>, Vcpu&, int new_tid);
 
-  // Processor time used so far. Under threads_lock.
-  rusage usage() const;
+  // Processor time used so far, that of guest code included. Of another thread the second tells all as the user's. Under
+  // threads_lock.
+  std::chrono::nanoseconds processor_time();
+  rusage usage();
+
+  // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The host
+  // threads that work for it get the same nice value, but for the caller's of Vm::run(), if that could not have its own
+  // back; the one that runs guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
+  int nice() const { return nice_; }
+  std::span<const std::byte> affinity() const { return affinity_; }
+  int set_nice(int);
+  int set_affinity(std::vector<std::byte>);
 
   ThreadSignals signals;                        // guarded by process.signals.lock
   mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
@@ -118,9 +131,17 @@ class Thread {
   Interruption interruption_;
   std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
   std::atomic<bool> running_{false};            // host_ is valid
+  pid_t host_id_ = 0;                           // the same thread's; written before running_
+  std::chrono::nanoseconds elsewhere_before_{}; // Vcpu::time_elsewhere() of vCPUs that it had before
+  int nice_ = 0;                                // written under threads_lock
+  std::vector<std::byte> affinity_;
+  bool fixed_nice_ = false;                     // its host thread is to keep its nice value
   // step_out()'s. While the first is set, the second is what the guest had.
   bool stepping_ = false, single_steps_ = false;
   unsigned steps_ = 0;                          // since it was seen outside
+  void begin();
+  std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
+  int schedule_host_thread();
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);

@@ -105,26 +105,38 @@ std::int64_t sys_sched_yield(Thread&, const Args&) {
   return 0;
 }
 
-std::int64_t sys_sched_getaffinity(Thread& thread, const Args& a) {
-  if (a.i32(0) < 0 || !known_thread(thread, a.i32(0))) return -ESRCH;
-  const unsigned size = a.u32(1);
-  if (size % sizeof(std::uint64_t)) return -EINVAL;
-  std::array<std::byte, 1024> set{};  // room for 8192 processors
-  long used = syscall(SYS_sched_getaffinity, 0, std::min<std::size_t>(size, set.size()), set.data());
-  if (used < 0) return -errno;
-  return thread.memory().write(a[2], std::span(set).first(static_cast<std::size_t>(used))) ? used : -EFAULT;
+// That thread, while its process's threads_lock is held. Errors: ESRCH.
+template <class F>
+std::int64_t with_thread(Thread& thread, int tid, F f) {
+  if (tid < 0) return -ESRCH;
+  if (tid == 0) tid = thread.tid;
+  auto process = thread.process.family.find_by_thread(tid);
+  if (!process) return -ESRCH;
+  std::lock_guard guard(process->threads_lock);
+  Thread* const found = process->find_thread(tid);
+  return found ? f(*found) : -ESRCH;
 }
 
-// Which host processors serve which guest thread stays the host's decision; the set must name one there is.
+std::int64_t sys_sched_getaffinity(Thread& thread, const Args& a) {
+  const unsigned size = a.u32(1);
+  std::vector<std::byte> set = thread.process.family.processors;
+  if (size % sizeof(std::uint64_t) || size < set.size()) return -EINVAL;
+  const std::int64_t found = with_thread(thread, a.i32(0), [&](const Thread& t) {
+    if (!t.affinity().empty()) set.assign(t.affinity().begin(), t.affinity().end());
+    return 0;
+  });
+  if (found < 0) return found;
+  return thread.memory().write(a[2], set) ? static_cast<std::int64_t>(set.size()) : -EFAULT;
+}
+
 std::int64_t sys_sched_setaffinity(Thread& thread, const Args& a) {
-  if (a.i32(0) < 0 || !known_thread(thread, a.i32(0))) return -ESRCH;
-  std::array<std::byte, 1024> wanted{}, have{};
-  const std::size_t size = std::min<std::size_t>(a.u32(1), wanted.size());
-  if (!thread.memory().read(a[2], std::span(wanted).first(size))) return -EFAULT;
-  if (syscall(SYS_sched_getaffinity, 0, have.size(), have.data()) < 0) return -errno;
-  for (std::size_t i = 0; i < size; ++i)
-    if ((wanted[i] & have[i]) != std::byte{0}) return 0;
-  return -EINVAL;
+  std::vector<std::byte> set = thread.process.family.processors;  // nobody is let out of there
+  std::vector<std::byte> wanted(std::min<std::size_t>(a.u32(1), set.size()));
+  if (!thread.memory().read(a[2], wanted)) return -EFAULT;
+  wanted.resize(set.size());
+  for (std::size_t i = 0; i < set.size(); ++i) set[i] &= wanted[i];
+  const bool any = std::ranges::any_of(set, [](std::byte b) { return b != std::byte{0}; });
+  return with_thread(thread, a.i32(0), [&](Thread& t) -> std::int64_t { return any ? -t.set_affinity(std::move(set)) : -EINVAL; });
 }
 
 std::int64_t sys_sched_getscheduler(Thread& thread, const Args& a) {

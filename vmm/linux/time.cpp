@@ -6,7 +6,9 @@
 #include <sys/timex.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <ctime>
 
 #include "vmm/linux/family.hpp"
@@ -19,8 +21,11 @@
 namespace ramet::vmm {
 namespace {
 
-// The host clock for a guest clock id; CPU-time clocks of other threads and processes are refused.
-OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
+// What a guest clock id means.
+OrErrno<Timers::Clock> clock_of(Thread& thread, clockid_t id) {
+  const ProcessorClock of_process{.of_thread = false, .id = thread.process.pid}, of_thread{.of_thread = true, .id = thread.tid};
+  if (id == CLOCK_PROCESS_CPUTIME_ID) return of_process;
+  if (id == CLOCK_THREAD_CPUTIME_ID) return of_thread;
   if (id >= 0) {
     constexpr clockid_t kLast = CLOCK_TAI;
     if (id > kLast || id == 10) return err(EINVAL);  // 10 is CLOCK_SGI_CYCLE, gone from Linux
@@ -28,40 +33,37 @@ OrErrno<clockid_t> host_clock(Thread& thread, clockid_t id) {
   }
   // Negative ids hold ~pid << 3, bit 2 set for a thread, and the kind of clock below (2: scheduler).
   const int pid = ~(id >> 3);
-  const bool of_thread = id & 4;
   if ((id & 3) > 2) return err(EINVAL);
-  if (of_thread && (pid == 0 || pid == thread.tid)) return CLOCK_THREAD_CPUTIME_ID;
-  if (!of_thread && (pid == 0 || pid == thread.process.pid)) return CLOCK_PROCESS_CPUTIME_ID;
-  return err(EINVAL);
+  ProcessorClock clock = id & 4 ? of_thread : of_process;
+  if (pid != 0) clock.id = pid;
+  if (auto now = clock.now(thread.process); !now) return err(now.error());
+  return clock;
 }
 
 // Clocks whose timers wake a machine that sleeps: what Linux tells users without CAP_WAKE_ALARM, whom a guest is one of.
 bool wakes_the_host(clockid_t clock) { return clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM; }
 
-// The host's clock of the VMM counts all processes of the family.
-timespec processor_time(Process& process) {
-  const rusage used = process.usage();
-  timeval sum;
-  timeradd(&used.ru_utime, &used.ru_stime, &sum);
-  return {sum.tv_sec, sum.tv_usec * 1000};
-}
-
 std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
-  auto clock = host_clock(thread, a.i32(0));
+  auto clock = clock_of(thread, a.i32(0));
   if (!clock) return -clock.error();
+  if (const auto* processor = std::get_if<ProcessorClock>(&*clock)) {
+    auto used = processor->now(thread.process);
+    return used ? put_user(thread.memory(), a[1], to_timespec(*used)) : -used.error();
+  }
+  const clockid_t host = std::get<clockid_t>(*clock);
   timespec now;
-  if (clock_gettime(*clock, &now) != 0) return -errno;
-  if (*clock == CLOCK_PROCESS_CPUTIME_ID) now = processor_time(thread.process);
+  if (clock_gettime(host, &now) != 0) return -errno;
   // The host's own vDSO asks for the host's clock; the program's adds the offset to what that one tells.
-  if (!in_host_vdso(thread.image(), thread.pc())) now = thread.process.family.clocks.guest(*clock, now);
+  if (!in_host_vdso(thread.image(), thread.pc())) now = thread.process.family.clocks.guest(host, now);
   return put_user(thread.memory(), a[1], now);
 }
 
 std::int64_t sys_clock_getres(Thread& thread, const Args& a) {
-  auto clock = host_clock(thread, a.i32(0));
+  auto clock = clock_of(thread, a.i32(0));
   if (!clock) return -clock.error();
+  const clockid_t* host = std::get_if<clockid_t>(&*clock);
   timespec resolution;
-  if (clock_getres(*clock, &resolution) != 0) return -errno;
+  if (clock_getres(host ? *host : CLOCK_PROCESS_CPUTIME_ID, &resolution) != 0) return -errno;
   return a[1] ? put_user(thread.memory(), a[1], resolution) : 0;
 }
 
@@ -125,12 +127,38 @@ std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva reque
 
 std::int64_t sys_nanosleep(Thread& thread, const Args& a) { return sleep(thread, CLOCK_MONOTONIC, false, a[0], a[1]); }
 
+// Until the clock, which is not the caller's own, has come that far: like a timer's, looked at as often as it could have.
+std::int64_t sleep_on_processor(Thread& thread, const ProcessorClock& clock, std::chrono::nanoseconds deadline, mm::Gva remaining, bool absolute) {
+  for (;;) {
+    const auto now = clock.now(thread.process);
+    if (!now) return -now.error();
+    if (*now >= deadline) return 0;
+    const timespec slice = to_timespec(soonest(deadline - *now));
+    std::int64_t r = thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, reinterpret_cast<std::uint64_t>(&slice), 0);
+    if (r != -EINTR) continue;
+    if (absolute) return kRestartNoHand;
+    if (remaining && put_user(thread.memory(), remaining, to_timespec(deadline - *now)) != 0) return -EFAULT;
+    thread.restart = [=](Thread& t) { return sleep_on_processor(t, clock, deadline, remaining, false); };
+    return kRestartBlock;
+  }
+}
+
 std::int64_t sys_clock_nanosleep(Thread& thread, const Args& a) {
-  auto clock = host_clock(thread, a.i32(0));
-  if (!clock || *clock == CLOCK_THREAD_CPUTIME_ID) return -EINVAL;
-  if (*clock == CLOCK_MONOTONIC_RAW || *clock == CLOCK_REALTIME_COARSE || *clock == CLOCK_MONOTONIC_COARSE)
-    return -EOPNOTSUPP;
-  return sleep(thread, *clock, a.i32(1) & TIMER_ABSTIME, a[2], a[3]);
+  auto clock = clock_of(thread, a.i32(0));
+  if (!clock) return -EINVAL;
+  const bool absolute = a.i32(1) & TIMER_ABSTIME;
+  if (const auto* processor = std::get_if<ProcessorClock>(&*clock)) {
+    if (processor->of_thread && processor->id == thread.tid) return -EINVAL;
+    auto time = read_time(thread.memory(), a[2]);
+    if (!time) return -time.error();
+    auto now = processor->now(thread.process);
+    if (!now) return -now.error();
+    const auto wait = to_nanoseconds(*time), most = std::chrono::nanoseconds::max() - *now;
+    return sleep_on_processor(thread, *processor, absolute ? wait : *now + std::min(wait, most), a[3], absolute);
+  }
+  const clockid_t host = std::get<clockid_t>(*clock);
+  if (host == CLOCK_MONOTONIC_RAW || host == CLOCK_REALTIME_COARSE || host == CLOCK_MONOTONIC_COARSE) return -EOPNOTSUPP;
+  return sleep(thread, host, absolute, a[2], a[3]);
 }
 
 // --- interval timers ---
@@ -168,7 +196,7 @@ std::int64_t sys_alarm(Thread& thread, const Args& a) {
 // --- POSIX timers ---
 
 std::int64_t sys_timer_create(Thread& thread, const Args& a) {
-  auto clock = host_clock(thread, a.i32(0));
+  auto clock = clock_of(thread, a.i32(0));
   if (!clock) return -clock.error();
   Timers::Notify notify{.signal = SIGALRM, .tid = 0, .value = {}};
   if (a[1]) {
@@ -189,7 +217,7 @@ std::int64_t sys_timer_create(Thread& thread, const Args& a) {
     }
     if (event->sigev_notify != SIGEV_NONE && (notify.signal < 1 || notify.signal > kSignals)) return -EINVAL;
   }
-  if (wakes_the_host(*clock)) return -EPERM;
+  if (const auto* host = std::get_if<clockid_t>(&*clock); host && wakes_the_host(*host)) return -EPERM;
   std::int64_t id = thread.process.timers->create(*clock, notify);
   if (id < 0) return id;
   if (put_user(thread.memory(), a[2], static_cast<int>(id)) != 0) {

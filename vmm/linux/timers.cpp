@@ -6,13 +6,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <future>
 #include <new>
 #include <system_error>
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/thread.hpp"
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
@@ -32,13 +35,35 @@ sigset_t served_signals() {
   return set;
 }
 
+constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
+
 }  // namespace
 
-Timers::~Timers() {
+std::chrono::nanoseconds soonest(std::chrono::nanoseconds left, unsigned doublings) {
+  static const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  constexpr std::chrono::milliseconds kLeast{4};  // what Linux's tick is
+  return std::max<std::chrono::nanoseconds>(left / processors, kLeast * (1u << doublings));
+}
+
+OrErrno<std::chrono::nanoseconds> ProcessorClock::now(Process& asking) const {
+  if (!of_thread) {
+    if (id == asking.pid) return asking.processor_time();
+    auto other = asking.family.find(id);
+    if (!other) return err(EINVAL);
+    return other->processor_time();
+  }
+  std::lock_guard guard(asking.threads_lock);
+  Thread* const thread = asking.find_thread(id);
+  if (!thread) return err(EINVAL);
+  return thread->processor_time();
+}
+
+void Timers::stop() {
   {
     std::lock_guard guard(lock_);
-    for (auto& [id, timer] : timers_) timer_delete(timer.host);
+    for (auto& [id, timer] : timers_) delete_on_host(timer);
     timers_.clear();
+    interval_.fill(-1);
     stopping_ = true;
   }
   // Without the lock, which the thread takes before it comes back for the kick.
@@ -47,7 +72,16 @@ Timers::~Timers() {
   thread_.join();
 }
 
+void Timers::delete_on_host(const Timer& timer) {
+  if (!timer.of_processor()) timer_delete(timer.host);
+}
+
+void Timers::wake_locked() {
+  if (server_ != 0) pthread_kill(thread_.native_handle(), kick_signal());
+}
+
 bool Timers::start_thread_locked() {
+  if (stopping_) return false;
   if (server_ != 0) return true;
   SignalsBlocked blocked;
   try {
@@ -68,72 +102,220 @@ bool Timers::start_thread_locked() {
 void Timers::serve() {
   const sigset_t set = served_signals();
   for (;;) {
+    const auto wait = look();
     siginfo_t host{};
-    const int sig = sigwaitinfo(&set, &host);
-    if (sig < 0) continue;
-    siginfo_t info{};
-    int tid = 0;
+    timespec slice{};
+    if (wait) slice = to_timespec(*wait);
+    const int sig = sigtimedwait(&set, &host, wait ? &slice : nullptr);
     {
       std::lock_guard guard(lock_);
       if (stopping_) return;
-      if (sig != timer_signal()) continue;  // somebody else's kick
-      const int id = host.si_value.sival_int;
-      auto found = timers_.find(id);
-      if (found == timers_.end()) continue;  // deleted while its expiry was on the way
-      Timer& timer = found->second;
-      tid = timer.notify.tid;
-      info.si_signo = timer.notify.signal;
-      info.si_code = timer.posix ? SI_TIMER : SI_KERNEL;
-      if (timer.posix) {
-        info.si_timerid = id;
-        info.si_overrun = host.si_overrun;
-        info.si_value.sival_ptr = reinterpret_cast<void*>(timer.notify.value.value_or(id));
-      }
     }
-    // A full queue, a thread that has gone or a host without memory loses the expiry, as Linux counts it as an overrun.
-    try {
-      if (tid != 0) (void)send_to_thread(process_, tid, info);
-      else (void)send_to_process(process_, info);
-    } catch (const std::bad_alloc&) {
-    }
+    if (sig == timer_signal()) host_timer_expired(host);  // else a kick, or nothing: time to look
   }
 }
 
-std::int64_t Timers::create_locked(clockid_t clock, const Notify& notify, bool posix) {
+void Timers::host_timer_expired(const siginfo_t& host) {
+  Expired expired;
+  {
+    std::lock_guard guard(lock_);
+    const int id = host.si_value.sival_int;
+    auto found = timers_.find(id);
+    if (found == timers_.end()) return;  // deleted while its expiry was on the way
+    expired = expired_locked(id, found->second, static_cast<std::uint64_t>(host.si_overrun));
+  }
+  tell(expired);
+}
+
+Timers::Expired Timers::expired_locked(int id, const Timer& timer, std::uint64_t overrun) const {
+  Expired e{.tid = timer.notify.tid};
+  e.info.si_signo = timer.notify.signal;
+  e.info.si_code = timer.posix ? SI_TIMER : SI_KERNEL;
+  if (timer.posix) {
+    e.info.si_timerid = id;
+    e.info.si_overrun = static_cast<int>(std::min<std::uint64_t>(overrun, INT_MAX));  // Linux's DELAYTIMER_MAX
+    e.info.si_value.sival_ptr = reinterpret_cast<void*>(timer.notify.value.value_or(id));
+  }
+  return e;
+}
+
+// A full queue, a thread that has gone or a host without memory loses the expiry, as Linux counts it as an overrun.
+void Timers::tell(const Expired& e) {
+  try {
+    if (e.tid != 0) (void)send_to_thread(process_, e.tid, e.info);
+    else (void)send_to_process(process_, e.info);
+  } catch (const std::bad_alloc&) {
+  }
+}
+
+// --- processor time ---
+
+// To the first expiry after now. The ones that it passes on the way, but for the first.
+std::uint64_t Timers::advance(Timer& timer, Nanoseconds now) {
+  if (timer.interval == Nanoseconds{}) {
+    timer.expiry = {};
+    return 0;
+  }
+  const auto passed = (now - timer.expiry) / timer.interval;
+  const Nanoseconds last = timer.expiry + passed * timer.interval;
+  timer.expiry = last > kNever - timer.interval ? kNever : last + timer.interval;
+  return static_cast<std::uint64_t>(passed);
+}
+
+// How long nothing can expire; none: nothing is to expire. Tells of what has.
+std::optional<std::chrono::nanoseconds> Timers::look() {
+  std::vector<std::pair<int, ProcessorClock>> armed;
+  bool limited;
+  {
+    std::lock_guard guard(lock_);
+    for (const auto& [id, timer] : timers_)
+      if (const auto* clock = timer.of_processor(); clock && timer.expiry != Nanoseconds{} && timer.notify.signal) armed.emplace_back(id, *clock);
+    limited = limited_;
+  }
+  if (armed.empty() && !limited) return std::nullopt;
+  std::vector<Expired> expired;
+  std::optional<Nanoseconds> left;  // until the first expires
+  const auto sooner = [&left](std::optional<Nanoseconds> l) {
+    if (l && (!left || *l < *left)) left = l;
+  };
+  Nanoseconds all{};
+  if (limited) {
+    const Nanoseconds used = process_.processor_time();
+    all += used;
+    sooner(look_at_limit(used, expired));
+  }
+  for (const auto& [id, clock] : armed) {
+    const auto now = clock.now(process_);
+    std::lock_guard guard(lock_);
+    auto found = timers_.find(id);
+    if (found == timers_.end() || found->second.expiry == Nanoseconds{}) continue;  // changed meanwhile
+    Timer& timer = found->second;
+    if (!now) {
+      timer.expiry = {};  // the process or thread has ended
+      continue;
+    }
+    all += *now;
+    if (*now >= timer.expiry) expired.push_back(expired_locked(id, timer, advance(timer, *now)));
+    if (timer.expiry != Nanoseconds{}) sooner(timer.expiry - *now);
+  }
+  for (const Expired& e : expired) tell(e);
+  if (!left) return std::nullopt;
+  // While nothing runs it is looked at less and less often.
+  constexpr unsigned kMostDoublings = 4;
+  idle_looks_ = all == last_looked_at_ ? std::min(idle_looks_ + 1, kMostDoublings) : 0;
+  last_looked_at_ = all;
+  return soonest(*left, idle_looks_);
+}
+
+std::optional<std::chrono::nanoseconds> Timers::look_at_limit(Nanoseconds used, std::vector<Expired>& expired) {
+  Expired e;
+  e.info.si_code = SI_KERNEL;
+  std::lock_guard guard(process_.limits.lock);
+  rlimit64& limit = process_.limits.value[RLIMIT_CPU];
+  constexpr auto kMost = static_cast<rlim64_t>(kNever / std::chrono::seconds(1));
+  const auto time = [](rlim64_t seconds) { return seconds > kMost ? kNever : Nanoseconds(std::chrono::seconds(seconds)); };
+  if (used >= time(limit.rlim_max)) {
+    e.info.si_signo = SIGKILL;
+    expired.push_back(e);
+    return std::nullopt;
+  }
+  if (used >= time(limit.rlim_cur)) {
+    e.info.si_signo = SIGXCPU;
+    expired.push_back(e);
+    limit.rlim_cur = static_cast<rlim64_t>(used / std::chrono::seconds(1)) + 1;  // as Linux does
+  }
+  const Nanoseconds next = std::min(time(limit.rlim_cur), time(limit.rlim_max));
+  if (next == kNever) return std::nullopt;
+  return next - used;
+}
+
+bool Timers::watch_limit() {
+  std::lock_guard guard(lock_);
+  {
+    std::lock_guard limits(process_.limits.lock);
+    const rlimit64& limit = process_.limits.value[RLIMIT_CPU];
+    limited_ = limit.rlim_cur != RLIM64_INFINITY || limit.rlim_max != RLIM64_INFINITY;
+  }
+  if (!limited_) return true;
+  if (!start_thread_locked()) return false;
+  wake_locked();
+  return true;
+}
+
+std::chrono::nanoseconds Timers::now_of(int id) {
+  std::optional<ProcessorClock> clock;
+  {
+    std::lock_guard guard(lock_);
+    if (auto found = timers_.find(id); found != timers_.end())
+      if (const auto* of = found->second.of_processor()) clock = *of;
+  }
+  return clock ? clock->now(process_).value_or(Nanoseconds{}) : Nanoseconds{};
+}
+
+std::chrono::nanoseconds Timers::now_of_interval(int which) {
+  return which == ITIMER_REAL ? Nanoseconds{} : process_.processor_time();
+}
+
+std::int64_t Timers::create_locked(const Clock& clock, const Notify& notify, bool posix) {
   if (timers_.size() >= kMaxTimers || !start_thread_locked()) return -EAGAIN;
   const int id = next_id_++;
+  Timer timer{.clock = clock, .notify = notify, .posix = posix};
+  const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
+  if (timer.of_processor()) return id;
   sigevent event{};
   event.sigev_notify = notify.signal ? SIGEV_THREAD_ID : SIGEV_NONE;
   event.sigev_signo = timer_signal();
   event.sigev_value.sival_int = id;
   event._sigev_un._tid = server_;
-  Timer timer{.host = {}, .clock = clock, .notify = notify, .posix = posix, .last_overrun = 0};
-  const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
-  if (timer_create(clock, &event, &place->second.host) == 0) return id;
+  if (timer_create(std::get<clockid_t>(clock), &event, &place->second.host) == 0) return id;
   const int error = errno;
   timers_.erase(place);
   return -error;
 }
 
-std::int64_t Timers::create(clockid_t clock, const Notify& notify) {
+std::int64_t Timers::create(const Clock& clock, const Notify& notify) {
   std::lock_guard guard(lock_);
   return create_locked(clock, notify, true);
 }
 
 std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec* old) {
+  const Nanoseconds now = now_of(id);
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  if (found == timers_.end() || !found->second.posix) return -EINVAL;
-  itimerspec on_host = value;
-  if (flags & TIMER_ABSTIME) on_host.it_value = process_.family.clocks.host_timer(found->second.clock, value.it_value);
-  return timer_settime(found->second.host, flags, &on_host, old) == 0 ? 0 : -errno;
+  return found == timers_.end() || !found->second.posix ? -EINVAL : set_locked(id, flags, value, old, now);
+}
+
+std::int64_t Timers::set_locked(int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now) {
+  Timer& timer = timers_.at(id);
+  if (!timer.of_processor()) {
+    itimerspec on_host = value;
+    if (flags & TIMER_ABSTIME) on_host.it_value = process_.family.clocks.host_timer(std::get<clockid_t>(timer.clock), value.it_value);
+    return timer_settime(timer.host, flags, &on_host, old) == 0 ? 0 : -errno;
+  }
+  if (!valid_time(value.it_value) || !valid_time(value.it_interval)) return -EINVAL;
+  if (old) get_locked(id, *old, now);
+  const Nanoseconds first = to_nanoseconds(value.it_value);
+  timer.interval = to_nanoseconds(value.it_interval);
+  timer.expiry = first == Nanoseconds{} || (flags & TIMER_ABSTIME) ? first : first > kNever - now ? kNever : now + first;
+  wake_locked();
+  return 0;
 }
 
 std::int64_t Timers::get(int id, itimerspec& value) {
+  const Nanoseconds now = now_of(id);
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  if (found == timers_.end() || !found->second.posix) return -EINVAL;
-  return timer_gettime(found->second.host, &value) == 0 ? 0 : -errno;
+  return found == timers_.end() || !found->second.posix ? -EINVAL : get_locked(id, value, now);
+}
+
+std::int64_t Timers::get_locked(int id, itimerspec& value, Nanoseconds now) {
+  Timer& timer = timers_.at(id);
+  if (!timer.of_processor()) return timer_gettime(timer.host, &value) == 0 ? 0 : -errno;
+  // Nobody looks at one that tells nobody; of another that has expired, the thread has yet to tell.
+  if (!timer.notify.signal && timer.expiry != Nanoseconds{} && now >= timer.expiry) (void)advance(timer, now);
+  const Nanoseconds left = timer.expiry == Nanoseconds{} ? Nanoseconds{} : std::max(timer.expiry - now, Nanoseconds{1});
+  value = {to_timespec(timer.interval), to_timespec(left)};
+  return 0;
 }
 
 void Timers::taken(const siginfo_t& info) {
@@ -153,7 +335,7 @@ std::int64_t Timers::remove(int id) {
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
   if (found == timers_.end() || !found->second.posix) return -EINVAL;
-  timer_delete(found->second.host);
+  delete_on_host(found->second);
   timers_.erase(found);
   return 0;
 }
@@ -165,18 +347,18 @@ std::size_t Timers::posix_count() {
 
 void Timers::remove_posix() {
   std::lock_guard guard(lock_);
-  std::erase_if(timers_, [](auto& entry) {
+  std::erase_if(timers_, [this](auto& entry) {
     if (!entry.second.posix) return false;
-    timer_delete(entry.second.host);
+    delete_on_host(entry.second);
     return true;
   });
 }
 
 std::int64_t Timers::interval_timer_locked(int which) {
-  static constexpr clockid_t kClocks[] = {CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_PROCESS_CPUTIME_ID};
+  const Clock clock = which == ITIMER_REAL ? Clock(CLOCK_MONOTONIC) : Clock(ProcessorClock{.of_thread = false, .id = process_.pid});
   static constexpr int kRaised[] = {SIGALRM, SIGVTALRM, SIGPROF};
   if (interval_[which] < 0) {
-    std::int64_t id = create_locked(kClocks[which], {.signal = kRaised[which], .tid = 0, .value = {}}, false);
+    std::int64_t id = create_locked(clock, {.signal = kRaised[which], .tid = 0, .value = {}}, false);
     if (id < 0) return id;
     interval_[which] = static_cast<int>(id);
   }
@@ -184,21 +366,21 @@ std::int64_t Timers::interval_timer_locked(int which) {
 }
 
 std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
+  const Nanoseconds now = now_of_interval(which);
   std::lock_guard guard(lock_);
   if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
     if (old) *old = {};
     return 0;  // alarm(0) before any alarm needs no timer
   }
   std::int64_t id = interval_timer_locked(which);
-  if (id < 0) return id;
-  return timer_settime(timers_.at(static_cast<int>(id)).host, 0, &value, old) == 0 ? 0 : -errno;
+  return id < 0 ? id : set_locked(static_cast<int>(id), 0, value, old, now);
 }
 
 std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {
+  const Nanoseconds now = now_of_interval(which);
   std::lock_guard guard(lock_);
   value = {};
-  if (interval_[which] < 0) return 0;
-  return timer_gettime(timers_.at(interval_[which]).host, &value) == 0 ? 0 : -errno;
+  return interval_[which] < 0 ? 0 : get_locked(interval_[which], value, now);
 }
 
 }  // namespace ramet::vmm

@@ -5,23 +5,43 @@
 #include <time.h>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <variant>
+#include <vector>
+
+#include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 
 class Process;
 
-// Every guest timer is a host POSIX timer on the same clock, so that intervals, absolute times and CPU-time
-// clocks are the host kernel's. Host timers signal one thread of the VMM, which passes them on as guest
-// signals; it is started with the first timer. Thread-safe; lock order: Timers' lock > ProcessSignals::lock.
+// A clock of processor time, which no clock of the host tells: the VMM serves several guest processes, and guest code may
+// run in processes of its own.
+struct ProcessorClock {
+  bool of_thread = false;
+  int id = 0;                 // the guest process, or the thread of the guest process that asks
+  // Errors: EINVAL, there is no such process or thread (any more).
+  OrErrno<std::chrono::nanoseconds> now(Process& asking) const;
+};
+
+// How long to wait before as much processor time can have passed, on all processors at once: a tick at least, twice that
+// for each doubling.
+std::chrono::nanoseconds soonest(std::chrono::nanoseconds left, unsigned doublings = 0);
+
+// Every guest timer is a host POSIX timer on the same clock, so that intervals and absolute times are the host kernel's.
+// Host timers signal one thread of the VMM, which passes them on as guest signals; it is started with the first timer.
+// Timers of processor time are looked at by that thread, as often as they could have expired: like Linux's, some
+// milliseconds late. Thread-safe; lock order: threads_lock > Timers' lock > ProcessSignals::lock, Limits::lock.
 class Timers {
  public:
   explicit Timers(Process& process) : process_(process) {}
-  ~Timers();  // deletes every timer and joins the thread
+  ~Timers() { stop(); }
+  void stop();  // deletes every timer and joins the thread. From then on there are none
   Timers(const Timers&) = delete;
   Timers& operator=(const Timers&) = delete;
 
@@ -31,8 +51,9 @@ class Timers {
     int tid = 0;
     std::optional<std::uint64_t> value;  // si_value; without one, the timer's id
   };
-  // Bound to the calling thread for CLOCK_THREAD_CPUTIME_ID. Returns the timer's id, or -errno (EAGAIN: too many).
-  std::int64_t create(clockid_t clock, const Notify&);
+  using Clock = std::variant<clockid_t, ProcessorClock>;
+  // Returns the timer's id, or -errno (EAGAIN: too many).
+  std::int64_t create(const Clock&, const Notify&);
   // 0 or -errno (EINVAL: no such timer). `old` may be null. An absolute time is on the guest's clock.
   std::int64_t set(int id, int flags, const itimerspec& value, itimerspec* old);
   std::int64_t get(int id, itimerspec& value);
@@ -44,23 +65,48 @@ class Timers {
   std::size_t posix_count(); // how many there are of those
   void remove_posix();        // execve(2): all that timer_create made
 
-  // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; which is one of them.
+  // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; which is one of them. The last two count alike: of processor time, nobody
+  // knows what the guest took and what was taken for it.
   std::int64_t set_interval_timer(int which, const itimerspec& value, itimerspec* old);
   std::int64_t get_interval_timer(int which, itimerspec& value);
 
+  // RLIMIT_CPU has been set: the process gets SIGXCPU each second from its lower value on, and SIGKILL at the upper one.
+  // False: the host has no thread that would look at it.
+  bool watch_limit();
+
  private:
+  using Nanoseconds = std::chrono::nanoseconds;
   struct Timer {
-    timer_t host{};
-    clockid_t clock{};
+    Clock clock;
+    timer_t host{};           // of a clock of the host
+    Nanoseconds expiry{}, interval{};  // of processor time. 0: not set
     Notify notify;
     bool posix = true;        // SI_TIMER with its id; else an interval timer's plain signal
     int last_overrun = 0;
+    const ProcessorClock* of_processor() const { return std::get_if<ProcessorClock>(&clock); }
+  };
+  struct Expired {
+    int tid = 0;
+    siginfo_t info{};
   };
   static constexpr std::size_t kMaxTimers = 256;
-  std::int64_t create_locked(clockid_t clock, const Notify&, bool posix);
+  std::int64_t create_locked(const Clock&, const Notify&, bool posix);
   std::int64_t interval_timer_locked(int which);
+  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now);
+  std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now);
+  // Of a timer of processor time; 0 for others. Without the lock.
+  Nanoseconds now_of(int id);
+  Nanoseconds now_of_interval(int which);
+  static std::uint64_t advance(Timer&, Nanoseconds now);
+  void delete_on_host(const Timer&);
+  Expired expired_locked(int id, const Timer&, std::uint64_t overrun) const;
+  void tell(const Expired&);
   bool start_thread_locked();
+  void wake_locked();
   void serve();
+  void host_timer_expired(const siginfo_t&);
+  std::optional<Nanoseconds> look();
+  std::optional<Nanoseconds> look_at_limit(Nanoseconds used, std::vector<Expired>&);
 
   Process& process_;
   std::mutex lock_;           // guards all below
@@ -68,6 +114,9 @@ class Timers {
   std::array<int, 3> interval_{-1, -1, -1};  // ids of the interval timers, -1 until first set
   int next_id_ = 0;
   bool stopping_ = false;     // the thread is to end
+  bool limited_ = false;      // watch_limit()
+  Nanoseconds last_looked_at_{};  // what all of the looked-at clocks told together: have they moved?
+  unsigned idle_looks_ = 0;   // in a row
   pid_t server_ = 0;          // host tid of the thread; 0 before it runs
   std::thread thread_;
 };

@@ -12,11 +12,15 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -208,6 +212,42 @@ void Child::kill() {
 void Child::signal(int thread, int signal) const {
   // The process is reaped with this object, not before: its id is nobody else's. A thread that has ended needs none.
   (void)::syscall(SYS_tgkill, pid_, thread, signal);
+}
+
+// Clocks of another process's threads cannot be read, only those of whole processes; but files tell of them to everybody.
+std::chrono::nanoseconds Child::time_of(int thread) const {
+  char path[64], text[64];
+  std::snprintf(path, sizeof path, "/proc/%d/task/%d/schedstat", pid_, thread);
+  const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+  const ssize_t n = file >= 0 ? ::read(file, text, sizeof text) : -1;
+  if (file >= 0) ::close(file);
+  std::int64_t used = 0;
+  if (n > 0 && std::from_chars(text, text + n, used).ec == std::errc{}) return std::chrono::nanoseconds(used);
+  // Where /proc does not show other processes: that of all threads, which most often is one.
+  clockid_t clock;
+  timespec now;
+  if (::clock_getcpuclockid(pid_, &clock) != 0 || ::clock_gettime(clock, &now) != 0) return {};
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+int Child::set_nice(int thread, int nice) const {
+  return ::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), nice) == 0 ? 0 : errno;
+}
+
+int Child::bind(int thread, std::span<const std::byte> processors) const {
+  return ::syscall(SYS_sched_setaffinity, thread, processors.size(), processors.data()) == 0 ? 0 : errno;
+}
+
+int Child::unset_nice(int thread) const {
+  errno = 0;
+  const int before = ::getpriority(PRIO_PROCESS, static_cast<id_t>(pid_));  // may be -1
+  return errno != 0 ? errno : set_nice(thread, before);
+}
+
+int Child::unbind(int thread) const {
+  std::array<std::byte, 1024> processors;
+  const long bytes = ::syscall(SYS_sched_getaffinity, pid_, processors.size(), processors.data());
+  return bytes < 0 ? errno : bind(thread, std::span(processors).first(static_cast<std::size_t>(bytes)));
 }
 
 bool Child::stopped() const {

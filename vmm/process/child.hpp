@@ -5,6 +5,8 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <memory>
@@ -52,6 +54,15 @@ class Child {
   void kill();
   // Sends a signal to one of its threads. Async-signal-safe.
   void signal(int thread, int signal) const;
+  // Of one of its threads: the processor time that it has used. The host may count a running one some milliseconds late.
+  // 0: it has ended.
+  std::chrono::nanoseconds time_of(int thread) const;
+  // As setpriority(2) and sched_setaffinity(2). 0 or errno.
+  int set_nice(int thread, int nice) const;
+  int bind(int thread, std::span<const std::byte> processors) const;
+  // Back to what the process began with, which its mapper still has.
+  int unset_nice(int thread) const;
+  int unbind(int thread) const;
   // For waiting: goes on as long as the process lives and, with a limit, answers within ten seconds that neither it nor
   // the VMM was stopped in.
   class Patience {

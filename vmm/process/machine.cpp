@@ -73,6 +73,7 @@ Status ProcessMachine::renew() {
   {
     std::lock_guard hold(vcpus_lock_);
     free_.clear();
+    nice_.clear();
     vcpus_.clear();
   }
   child_ = std::move(*fresh);  // the other one has ended
@@ -111,16 +112,20 @@ std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
   }
   if (!vcpu) {
     auto created = create_vcpu();
-    if (!created) return std::unexpected(created.error());
-    vcpu = *created;
+    std::lock_guard hold(vcpus_lock_);
+    if (!created && nice_.empty()) return std::unexpected(created.error());
+    vcpu = created ? *created : nice_.back();
+    if (!created) nice_.pop_back();
   }
   vcpu->recycle();
   return vcpu;
 }
 
 void ProcessMachine::release_vcpu(Vcpu* vcpu) {
+  auto* const own = static_cast<ProcessVcpu*>(vcpu);
+  const bool nice = own->stays_nice();
   std::lock_guard hold(vcpus_lock_);
-  free_.push_back(static_cast<ProcessVcpu*>(vcpu));
+  (nice ? nice_ : free_).push_back(own);
 }
 
 Machine::Totals ProcessMachine::totals() const {

@@ -56,6 +56,7 @@ class ProcessMachine final : public Machine {
   mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_; a leaf
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_;  // grows only
   std::vector<ProcessVcpu*> free_;
+  std::vector<ProcessVcpu*> nice_;              // free as well, for when no other can be had; guarded as free_ is
   Totals past_{};                               // of processes that renew() has replaced
 };
 

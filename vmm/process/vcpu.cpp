@@ -70,6 +70,35 @@ void ProcessVcpu::recycle() {
   reset_fp();
   wish_.reset();
   take_kick();
+  used_before_ = used_.load(std::memory_order_relaxed);  // whoever had it has asked, at its end
+  if (bound_.exchange(false, std::memory_order_relaxed)) machine_.child_->unbind(thread_);
+}
+
+// --- the thread, as the host schedules it ---
+
+std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
+  const std::int64_t now = machine_.child_->time_of(thread_).count();
+  std::int64_t known = used_.load(std::memory_order_relaxed);
+  while (known < now && !used_.compare_exchange_weak(known, now, std::memory_order_relaxed)) {
+  }
+  return std::chrono::nanoseconds(std::max(known, now) - used_before_);
+}
+
+int ProcessVcpu::set_nice(int nice) {
+  nice_.store(true, std::memory_order_relaxed);
+  return machine_.child_->set_nice(thread_, nice);
+}
+
+int ProcessVcpu::set_affinity(std::span<const std::byte> processors) {
+  bound_.store(true, std::memory_order_relaxed);
+  return machine_.child_->bind(thread_, processors);
+}
+
+bool ProcessVcpu::stays_nice() {
+  if (!nice_.load(std::memory_order_relaxed)) return false;
+  const bool stays = machine_.child_->unset_nice(thread_) != 0;
+  nice_.store(stays, std::memory_order_relaxed);
+  return stays;
 }
 
 Exit ProcessVcpu::run() {

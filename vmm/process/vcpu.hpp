@@ -28,10 +28,16 @@ class ProcessVcpu final : public Vcpu {
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { fp_ = fp; }
   void reset_fp() override;
+  bool elsewhere() const override { return true; }
+  std::chrono::nanoseconds time_elsewhere() override;
+  int set_nice(int) override;
+  int set_affinity(std::span<const std::byte>) override;
   const VcpuCounters& counters() const override { return counters_; }
 
-  // Back to what acquire_vcpu() promises.
+  // Back to what acquire_vcpu() promises, but for the nice value.
   void recycle();
+  // Its thread runs less often than others, and the host does not let that be changed back.
+  bool stays_nice();
 
  private:
   Exit enter_and_wait();
@@ -50,6 +56,9 @@ class ProcessVcpu final : public Vcpu {
   std::optional<Mirror::Wish> wish_; // what it faulted on
   unsigned spin_ = 0;                // rounds in which it looked for its next list, last time
   unsigned refused_ = 0;             // times in a row that the host would not map that
+  std::atomic<std::int64_t> used_{0};  // nanoseconds that its thread is known to have used. Relaxed: it only grows
+  std::int64_t used_before_ = 0;     // the same at recycle()
+  std::atomic<bool> nice_{false}, bound_{false};  // set_nice(), set_affinity() were called. Relaxed
   // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.
   std::atomic<bool> kicked_{false};
 };

@@ -216,6 +216,7 @@ Status restore_policy(const File& file, Process& process) {
         0)
       return impossible(file, "timers");
   }
+  if (!process.timers->watch_limit()) return failure("the host has no thread for the program's limit of processor time");
   return {};
 }
 

@@ -35,6 +35,32 @@ test_vanished_outside() {
 test_mapped_files() { same "$G/mapped_files" "$DATA"; }
 test_events() { same "$G/events"; }
 test_futex() { same "$G/futex"; }
+test_cputime() { same "$G/cputime"; }
+# What the guest asks for reaches the thread of the host that runs its code: the one that has used the most processor time.
+test_cputime_priority() {
+  [ "$(id -u)" = 0 ] || [ "${MACHINE:-kvm}" = process ] || skip "on KVM, guest code runs on a thread of the VMM's, which only root can give its priority back"
+  command -v pgrep >/dev/null || skip "no pgrep on this machine"
+  fresh
+  "$RAMET" run --timeout "$LIMIT" --dir "$DATA" "$G/cputime" show "$DATA/stop" >"$WORK/out" 2>"$WORK/err" </dev/null &
+  ramet=$!
+  while [ ! -s "$WORK/out" ] && kill -0 $ramet 2>/dev/null; do sleep 0.1; done
+  sleep 1
+  : >"$WORK/threads"
+  for process in $ramet $(pgrep -P $ramet); do
+    for task in /proc/"$process"/task/*; do
+      sed -n "s|.*) ||; s|\$|$task|p" "$task/stat" | while read -r line; do
+        set -- $line
+        echo "$((${12} + ${13})) ${17} $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$task/status")"
+      done >>"$WORK/threads"
+    done
+  done
+  touch "$DATA/stop"
+  wait $ramet
+  status=$?
+  [ $status = 0 ] || { refused $status "$WORK/err"; show "$WORK/err"; fail "status $status"; }
+  busiest=$(sort -n "$WORK/threads" | tail -n 1)
+  [ "${busiest#* }" = "7 $(cat "$WORK/out")" ] || { cat "$WORK/threads"; fail "the busiest thread has not nice value 7 on processor $(cat "$WORK/out")"; }
+}
 test_system() { same -o "--dir $G" "$G/system"; }
 test_sockets() { same "$G/sockets" "$DATA"; }
 # A socket of the host's in a shared directory is a file to look at, no more.
