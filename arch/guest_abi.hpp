@@ -3,14 +3,22 @@
 // x86_64/guest_abi.cpp and arm64/guest_abi.cpp fill it in.
 #pragma once
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "arch/signal_frame.hpp"
 #include "arch/user_state.hpp"
 
 namespace ramet::arch {
+
+// The host's O_LARGEFILE, which the C library calls 0: it and three others share four bits, everywhere in another order.
+inline constexpr int kLargeFile = 0740000 & ~(O_DIRECTORY | O_NOFOLLOW | O_DIRECT);
 
 struct GuestAbi {
   const char* name;                 // for people: "x86-64"
@@ -60,6 +68,23 @@ struct GuestAbi {
   bool (*enter_handler)(const Handling&, std::uint64_t sp, const FpFormat&, UserRegs&, FpState&, const WriteMemory&);
   // rt_sigreturn(2): `fp` holds the thread's, and leaves with the frame's. Nothing: there is no frame.
   std::optional<Returned> (*leave_handler)(const UserRegs&, const FpFormat&, FpState& fp, const ReadMemory&);
+
+  // Structures and values that differ. Alike are struct sigaction, statfs, flock and all that came later.
+  std::uint8_t stat_bytes;          // of struct stat, at most kMostStatBytes
+  void (*put_stat)(const struct ::stat&, std::span<std::byte>);           // of stat_bytes
+  struct {
+    std::uint8_t bytes, data;       // of struct epoll_event: its size, where its data are; its events come first
+  } epoll_event;
+  // Of open(2), where they differ.
+  struct OpenFlags {
+    std::uint32_t directory, nofollow, direct, large_file;
+  } open;
+  std::uint8_t clone_tls, clone_child_tid;  // which argument of clone(2)
+
+  static constexpr std::size_t kMostStatBytes = 144;
+  // All flags of open(2), as the program has them and as the host's <fcntl.h>. One to one.
+  std::uint64_t open_flags_to_host(std::uint64_t) const;
+  std::uint64_t open_flags_to_guest(std::uint64_t) const;
 
   // All zero but for flags: what execve(2) gives, without program counter and stack pointer.
   constexpr UserRegs initial_registers() const {

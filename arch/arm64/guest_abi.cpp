@@ -2,6 +2,9 @@
 
 #include <elf.h>
 
+#include <cstring>
+
+#include "arch/arm64/stat.hpp"
 #include "arch/arm64/user_state.hpp"
 
 namespace ramet::arch::arm64 {
@@ -32,6 +35,16 @@ const GuestAbi kGuestAbi{
     .frame_place = nullptr,
     .enter_handler = nullptr,
     .leave_handler = nullptr,
+    .stat_bytes = sizeof(Stat),
+    .put_stat =
+        [](const struct ::stat& st, std::span<std::byte> out) {
+          const Stat guest = stat_of(st);
+          std::memcpy(out.data(), &guest, sizeof guest);
+        },
+    .epoll_event = {.bytes = 16, .data = 8},
+    .open = {.directory = 0040000, .nofollow = 0100000, .direct = 0200000, .large_file = 0400000},
+    .clone_tls = 3,
+    .clone_child_tid = 4,
 };
 
 }  // namespace ramet::arch::arm64

@@ -2,8 +2,11 @@
 
 #include <elf.h>
 
+#include <cstring>
+
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/signal_frame.hpp"
+#include "arch/x86_64/stat.hpp"
 #include "arch/x86_64/user_state.hpp"
 
 namespace ramet::arch::x86_64 {
@@ -47,6 +50,16 @@ const GuestAbi kGuestAbi{
     .frame_place = [](std::uint64_t sp, const FpFormat& fp) { return place_frame(sp, fp.bytes).frame; },
     .enter_handler = enter_handler,
     .leave_handler = leave_handler,
+    .stat_bytes = sizeof(Stat),
+    .put_stat =
+        [](const struct ::stat& st, std::span<std::byte> out) {
+          const Stat guest = stat_of(st);
+          std::memcpy(out.data(), &guest, sizeof guest);
+        },
+    .epoll_event = {.bytes = 12, .data = 4},
+    .open = {.directory = 0200000, .nofollow = 0400000, .direct = 0040000, .large_file = 0100000},
+    .clone_tls = 4,
+    .clone_child_tid = 3,
 };
 
 }  // namespace ramet::arch::x86_64

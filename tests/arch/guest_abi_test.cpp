@@ -2,12 +2,24 @@
 #include "arch/guest_abi.hpp"
 
 #include <elf.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <set>
 
 #include "arch/arm64/guest_abi.hpp"
+#include "arch/arm64/stat.hpp"
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/stat.hpp"
+
+// The kernel's own, for architectures without one of theirs.
+#undef st_atime
+#undef st_mtime
+#undef st_ctime
+namespace generic {
+#include <asm-generic/stat.h>
+}
 
 namespace ramet::arch {
 namespace {
@@ -49,6 +61,68 @@ TEST_P(GuestAbiTest, ACallIsReadFromRegistersAndMadeAgain) {
   EXPECT_EQ(abi.arguments(r), (std::array<std::uint64_t, 6>{100, 101, 102, 103, 104, 105}));
   abi.repeat_call(r);
   EXPECT_EQ(r[abi.reg.pc], 0x1000u - abi.syscall_length);
+}
+
+TEST_P(GuestAbiTest, OpenFlagsGoToTheHostAndBack) {
+  const std::set<std::uint32_t> values{abi.open.directory, abi.open.nofollow, abi.open.direct, abi.open.large_file};
+  EXPECT_EQ(values.size(), 4u);
+  EXPECT_EQ(abi.open_flags_to_host(abi.open.directory), static_cast<unsigned>(O_DIRECTORY));
+  EXPECT_EQ(abi.open_flags_to_host(abi.open.nofollow), static_cast<unsigned>(O_NOFOLLOW));
+  EXPECT_EQ(abi.open_flags_to_host(abi.open.direct), static_cast<unsigned>(O_DIRECT));
+  for (unsigned bit = 0; bit < 64; ++bit) {
+    const std::uint64_t flag = 1ull << bit;
+    EXPECT_EQ(abi.open_flags_to_guest(abi.open_flags_to_host(flag)), flag) << "bit " << bit;
+    if (!values.contains(static_cast<std::uint32_t>(flag))) {
+      EXPECT_EQ(abi.open_flags_to_host(flag), flag) << "bit " << bit;
+    }
+  }
+}
+
+TEST_P(GuestAbiTest, StatIsWrittenWhollyAndNoFurther) {
+  struct stat st;
+  std::memset(&st, 0xff, sizeof st);
+  std::array<std::byte, GuestAbi::kMostStatBytes + 1> bytes{};
+  ASSERT_LE(abi.stat_bytes, GuestAbi::kMostStatBytes);
+  abi.put_stat(st, std::span(bytes).first(abi.stat_bytes));
+  EXPECT_EQ(bytes[0], std::byte{0xff});
+  EXPECT_EQ(bytes[abi.stat_bytes], std::byte{0});
+  EXPECT_EQ(abi.epoll_event.bytes, abi.epoll_event.data + 8);
+  EXPECT_EQ(abi.clone_tls + abi.clone_child_tid, 7);
+}
+
+// As arch/x86/include/uapi/asm/stat.h and include/uapi/asm-generic/stat.h have them.
+TEST(GuestAbi, StatIsLaidOutAsEachLinuxDoes) {
+  using X = x86_64::Stat;
+  EXPECT_TRUE(offsetof(X, links) == 16 && offsetof(X, mode) == 24 && offsetof(X, special) == 40 && offsetof(X, size) == 48 &&
+              offsetof(X, block_size) == 56 && offsetof(X, blocks) == 64 && offsetof(X, times) == 72);
+  using A = arm64::Stat;
+  EXPECT_EQ(sizeof(A), sizeof(generic::stat));
+  EXPECT_EQ(offsetof(A, mode), offsetof(generic::stat, st_mode));
+  EXPECT_EQ(offsetof(A, links), offsetof(generic::stat, st_nlink));
+  EXPECT_EQ(offsetof(A, group), offsetof(generic::stat, st_gid));
+  EXPECT_EQ(offsetof(A, special), offsetof(generic::stat, st_rdev));
+  EXPECT_EQ(offsetof(A, size), offsetof(generic::stat, st_size));
+  EXPECT_EQ(offsetof(A, block_size), offsetof(generic::stat, st_blksize));
+  EXPECT_EQ(offsetof(A, blocks), offsetof(generic::stat, st_blocks));
+  EXPECT_EQ(offsetof(A, times), offsetof(generic::stat, st_atime));
+}
+
+TEST(GuestAbi, StatSaysOfAFileWhatTheHostSays) {
+  struct stat st;
+  ASSERT_EQ(::stat("/", &st), 0);
+  const auto check = [&](const auto& guest) {
+    EXPECT_EQ(guest.device, st.st_dev);
+    EXPECT_EQ(guest.inode, st.st_ino);
+    EXPECT_EQ(guest.mode, st.st_mode);
+    EXPECT_EQ(guest.links, st.st_nlink);
+    EXPECT_EQ(guest.size, st.st_size);
+    EXPECT_EQ(guest.block_size, st.st_blksize);
+    EXPECT_EQ(guest.blocks, st.st_blocks);
+    EXPECT_EQ(guest.times[2], st.st_mtim.tv_sec);
+    EXPECT_EQ(guest.times[3], st.st_mtim.tv_nsec);
+  };
+  check(x86_64::stat_of(st));
+  check(arm64::stat_of(st));
 }
 
 TEST(GuestAbi, OnlyX86HasArchPrctl) {

@@ -135,7 +135,7 @@ std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
 std::int64_t sys_clone(Thread& thread, const Args& a) {
   return clone(thread, SYS_clone,
                {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
-                .child_tid = a[3], .tls = a[4], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
+                .child_tid = a[thread.abi().clone_child_tid], .tls = a[thread.abi().clone_tls], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
 }
 
 std::int64_t sys_clone3(Thread& thread, const Args& a) {

@@ -9,8 +9,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <optional>
+#include <vector>
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
@@ -33,7 +36,7 @@ std::int64_t as_result(const OrErrno<int>& fd) { return fd ? *fd : -fd.error(); 
 
 // --- pipes, eventfd, timerfd ---
 
-std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
+std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {  // the host's
   if (flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) return -EINVAL;
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
@@ -49,7 +52,7 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {
 }
 
 std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, a[0], 0); }
-std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread, a[0], a.i32(1)); }
+std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread, a[0], static_cast<int>(thread.abi().open_flags_to_host(a.u32(1)))); }
 
 std::int64_t make_eventfd(Thread& thread, unsigned initial, int flags) {
   HostFd host(eventfd(initial, flags | EFD_CLOEXEC));
@@ -296,9 +299,11 @@ std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {
 std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   epoll_event event{};
   if (a.i32(1) != EPOLL_CTL_DEL) {
-    auto user = read_user<epoll_event>(thread.memory(), a[3]);
-    if (!user) return -user.error();
-    event = *user;
+    const auto& layout = thread.abi().epoll_event;
+    std::array<std::byte, 16> bytes;  // the larger layout
+    if (!thread.memory().read(a[3], std::span(bytes).first(layout.bytes))) return -EFAULT;
+    std::memcpy(&event.events, bytes.data(), sizeof event.events);
+    std::memcpy(&event.data, bytes.data() + layout.data, sizeof event.data);
   }
   auto target = thread.process.files.get(a.i32(2));
   if (!target) return -EBADF;
@@ -314,7 +319,7 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
 
 std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {
   constexpr int kAtOnce = 1024;
-  if (a.i32(2) <= 0 || a.i32(2) > static_cast<int>(INT32_MAX / sizeof(epoll_event))) return -EINVAL;
+  if (a.i32(2) <= 0 || a.i32(2) > static_cast<int>(INT32_MAX / thread.abi().epoll_event.bytes)) return -EINVAL;
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
@@ -329,8 +334,14 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
     // The host's milliseconds end 25 days out; longer waits go round.
   } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
   if (ready <= 0) return ready;
-  std::span<const epoll_event> got(events.data(), static_cast<std::size_t>(ready));
-  return thread.memory().write(a[1], std::as_bytes(got)) ? ready : -EFAULT;
+  const auto& layout = thread.abi().epoll_event;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(ready) * layout.bytes);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(ready); ++i) {
+    std::byte* const one = bytes.data() + i * layout.bytes;
+    std::memcpy(one, &events[i].events, sizeof events[i].events);
+    std::memcpy(one + layout.data, &events[i].data, sizeof events[i].data);
+  }
+  return thread.memory().write(a[1], bytes) ? ready : -EFAULT;
 }
 
 std::int64_t sys_epoll_wait(Thread& thread, const Args& a) { return epoll_until(thread, a, after_milliseconds(a.i32(3)), 0, 0); }

@@ -27,14 +27,13 @@ std::int64_t resize_pipe(OpenFile& file, int bytes) {
   return -EPERM;
 }
 
-constexpr int kLargeFile = 0100000;  // O_LARGEFILE, which the C library defines as 0
 constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
 
 std::int64_t get_flags(const OpenFile& file) {
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
   if (file.flags & O_PATH) return file.flags;
-  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | kLargeFile));
+  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile));
 }
 
 std::int64_t set_flags(const OpenFile& file, int flags) {
@@ -66,8 +65,11 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
       state.slots[n].close_on_exec = a[2] & FD_CLOEXEC;
       return 0;
     }
-    case F_GETFL: return get_flags(*file);
-    case F_SETFL: return set_flags(*file, a.i32(2));
+    case F_GETFL: {
+      const std::int64_t flags = get_flags(*file);
+      return flags < 0 ? flags : static_cast<std::int64_t>(t.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
+    }
+    case F_SETFL: return set_flags(*file, static_cast<int>(t.abi().open_flags_to_host(a.u32(2))));
     case F_SETOWN:  // as FIOASYNC: servers ask for it and do not depend on it
       return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -EINVAL;
     case F_GETLK: case F_SETLK: case F_SETLKW:

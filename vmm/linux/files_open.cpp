@@ -16,7 +16,7 @@
 namespace ramet::vmm {
 namespace {
 
-// What of the guest's flags goes to the host. O_CLOEXEC is the table's; the VMM never wants a controlling
+// Flags are the host's here. What of them goes to the host. O_CLOEXEC is the table's; the VMM never wants a controlling
 // terminal, nor SIGIO.
 constexpr int kHostFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DIRECT | O_DSYNC | O_SYNC | O_NOATIME | O_TRUNC |
                            O_DIRECTORY | O_TMPFILE;
@@ -278,8 +278,10 @@ std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode) {
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }
 
-std::int64_t sys_open(Thread& t, const Args& a) { return open_at(t, AT_FDCWD, a[0], a.i32(1), a.u32(2)); }
-std::int64_t sys_openat(Thread& t, const Args& a) { return open_at(t, a.i32(0), a[1], a.i32(2), a.u32(3)); }
+int host_flags(const Thread& t, unsigned flags) { return static_cast<int>(t.abi().open_flags_to_host(flags)); }
+
+std::int64_t sys_open(Thread& t, const Args& a) { return open_at(t, AT_FDCWD, a[0], host_flags(t, a.u32(1)), a.u32(2)); }
+std::int64_t sys_openat(Thread& t, const Args& a) { return open_at(t, a.i32(0), a[1], host_flags(t, a.u32(2)), a.u32(3)); }
 std::int64_t sys_creat(Thread& t, const Args& a) {
   return open_at(t, AT_FDCWD, a[0], O_CREAT | O_WRONLY | O_TRUNC, a.u32(1));
 }
@@ -294,8 +296,9 @@ std::int64_t sys_openat2(Thread& t, const Args& a) {
   for (char c : *extra)
     if (c != 0) return -E2BIG;
   constexpr std::uint64_t kKnown = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC |
-                                   O_DSYNC | O_ASYNC | O_DIRECT | 0100000 /* O_LARGEFILE */ | O_DIRECTORY | O_NOFOLLOW |
+                                   O_DSYNC | O_ASYNC | O_DIRECT | arch::kLargeFile | O_DIRECTORY | O_NOFOLLOW |
                                    O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE;
+  how->flags = t.abi().open_flags_to_host(how->flags);
   bool creates = (how->flags & O_CREAT) || (how->flags & O_TMPFILE) == O_TMPFILE;
   if ((how->flags & ~kKnown) || (how->mode & ~07777ull) || (how->mode && !creates)) return -EINVAL;
   // Restrictions of the walk below the directory are not served: saying so is what programs expect

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 
@@ -57,8 +58,10 @@ std::int64_t give_stat(Thread& t, const OrErrno<Found>& found, mm::Gva out) {
   if (!found) return -found.error();
   auto st = stat_of(state_of(t), *found);
   if (!st) return -st.error();
-  auto written = write_user(t.memory(), out, *st);
-  return written ? 0 : -written.error();
+  std::array<std::byte, arch::GuestAbi::kMostStatBytes> bytes;
+  const auto guest = std::span(bytes).first(t.abi().stat_bytes);
+  t.abi().put_stat(*st, guest);
+  return t.memory().write(out, guest) ? 0 : -EFAULT;
 }
 
 std::int64_t sys_stat(Thread& t, const Args& a) { return give_stat(t, locate(t, AT_FDCWD, a[0], 0), a[1]); }
