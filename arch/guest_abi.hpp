@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 
+#include "arch/calls.hpp"
 #include "arch/signal_frame.hpp"
 #include "arch/user_state.hpp"
 
@@ -30,6 +31,11 @@ struct GuestAbi {
   std::uint64_t user_end, processor_end;
   // Position-independent programs go at program_base and up to program_spread bytes above.
   std::uint64_t program_base, program_spread;
+
+  // System calls.
+  const std::array<Call, kMostCalls>* calls;  // by the number that a program makes them by
+  std::uint32_t restart_syscall;              // the number of that call
+  Call call_of(std::uint32_t number) const { return number < calls->size() ? (*calls)[number] : kNoCall; }
 
   // Registers, as places in UserRegs.
   struct {

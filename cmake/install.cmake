@@ -12,7 +12,7 @@ foreach(room ${rooms})
   target_link_libraries(ramet_all INTERFACE ${target})
   list(APPEND targets ${target})
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${room} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ramet
-          FILES_MATCHING PATTERN *.hpp PATTERN *.h)
+          FILES_MATCHING PATTERN *.hpp PATTERN *.h PATTERN *.inc)
 endforeach()
 
 install(TARGETS ${targets} EXPORT ramet-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})

@@ -84,9 +84,9 @@ class Watch {
   std::jthread thread_;
 };
 
-Counts by_name(const std::map<unsigned, std::uint64_t>& counts) {
+Counts by_name(const std::map<Call, std::uint64_t>& counts) {
   Counts result;
-  for (auto [number, count] : counts) result.emplace_back(syscall_name(number), count);
+  for (auto [call, count] : counts) result.emplace_back(syscall_name(call), count);
   std::ranges::stable_sort(result, std::greater{}, &Counts::value_type::second);
   return result;
 }

@@ -8,6 +8,21 @@
 #include "arch/arm64/user_state.hpp"
 
 namespace ramet::arch::arm64 {
+namespace {
+
+constexpr auto kCalls = [] {
+  std::array<Call, kMostCalls> calls;
+  for (std::size_t n = 0; n < calls.size(); ++n) calls[n] = Call{static_cast<std::uint16_t>(n)};
+#define X(value, name) calls[value] = kNoCall;  // another's
+#include "arch/calls.inc"
+#undef X
+#define X(number, name) calls[number] = Call::name;
+#include "arch/arm64/calls.inc"
+#undef X
+  return calls;
+}();
+
+}  // namespace
 
 // With addresses of 39 bits, which every machine has.
 const GuestAbi kGuestAbi{
@@ -18,6 +33,8 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 48,
     .program_base = 0x55'0000'0000,
     .program_spread = 1ull << 30,
+    .calls = &kCalls,
+    .restart_syscall = 128,
     .reg = {.count = kRegisterCount, .pc = Pc, .sp = Sp, .flags = Pstate, .number = X8, .result = X0,
             .arguments = {X0, X0 + 1, X0 + 2, X0 + 3, X0 + 4, X0 + 5}},
     .bases = 1,

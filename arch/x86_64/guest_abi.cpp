@@ -24,6 +24,12 @@ std::optional<GuestAbi::BaseAccess> arch_prctl(int code) {
   }
 }
 
+constexpr auto kCalls = [] {
+  std::array<Call, kMostCalls> calls;
+  for (std::size_t n = 0; n < calls.size(); ++n) calls[n] = Call{static_cast<std::uint16_t>(n)};
+  return calls;
+}();
+
 }  // namespace
 
 const GuestAbi kGuestAbi{
@@ -34,6 +40,8 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 47,
     .program_base = 0x5500'0000'0000,
     .program_spread = 1ull << 38,
+    .calls = &kCalls,
+    .restart_syscall = static_cast<std::uint32_t>(Call::restart_syscall),
     .reg = {.count = kRegisterCount, .pc = Rip, .sp = Rsp, .flags = Rflags, .number = Rax, .result = Rax,
             .arguments = {Rdi, Rsi, Rdx, R10, R8, R9}},
     .bases = 2,

@@ -6,7 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
+#include <map>
+#include <regex>
 #include <set>
+#include <string>
 
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/arm64/stat.hpp"
@@ -105,6 +109,55 @@ TEST(GuestAbi, StatIsLaidOutAsEachLinuxDoes) {
   EXPECT_EQ(offsetof(A, block_size), offsetof(generic::stat, st_blksize));
   EXPECT_EQ(offsetof(A, blocks), offsetof(generic::stat, st_blocks));
   EXPECT_EQ(offsetof(A, times), offsetof(generic::stat, st_atime));
+}
+
+TEST_P(GuestAbiTest, ANumberIsOneCallAndACallOneNumber) {
+  std::set<Call> seen;
+  for (std::uint32_t n = 0; n < kMostCalls; ++n)
+    if (const Call call = abi.call_of(n); call != kNoCall) {
+      EXPECT_TRUE(seen.insert(call).second) << n;
+    }
+  for (Call call : {Call::read, Call::openat, Call::clone, Call::execve, Call::rt_sigreturn, Call::futex, Call::statx})
+    EXPECT_TRUE(seen.contains(call)) << static_cast<unsigned>(call);
+  EXPECT_EQ(abi.call_of(abi.restart_syscall), Call::restart_syscall);
+  EXPECT_EQ(abi.call_of(400), Call{400}) << "no call of any Linux";
+  EXPECT_EQ(abi.call_of(kMostCalls), kNoCall);
+  EXPECT_EQ(abi.call_of(~0u), kNoCall);
+}
+
+// Against the kernel's own list, for what it has: it may be older or younger than ours.
+TEST(GuestAbi, Arm64sCallsHaveTheNumbersOfLinux) {
+  std::map<std::string, Call> names;
+#define X(value, name) names[#name] = Call::name;
+#include "arch/calls.inc"
+#undef X
+  std::ifstream header("/usr/include/asm-generic/unistd.h");
+  const std::regex define("#define __NR(3264)?_([a-z0-9_]+) ([0-9]+)");
+  unsigned checked = 0;
+  for (std::string line; std::getline(header, line);) {
+    std::smatch m;
+    if (!std::regex_search(line, m, define)) continue;
+    const std::string name = m[2] == "fstatat" ? "newfstatat" : m[2].str();
+    const auto number = static_cast<std::uint32_t>(std::stoul(m[3]));
+    const auto known = names.find(name);
+    if (known == names.end() || number >= kMostCalls) continue;
+    EXPECT_EQ(arm64::kGuestAbi.call_of(number), known->second) << name;
+    ++checked;
+  }
+  if (!header.eof()) GTEST_SKIP() << "this host has no headers of its kernel";
+  EXPECT_GT(checked, 250u);
+}
+
+TEST(GuestAbi, Arm64HasNotTheCallsThatOnlyX86Has) {
+  std::set<Call> seen;
+  for (std::uint32_t n = 0; n < kMostCalls; ++n) seen.insert(arm64::kGuestAbi.call_of(n));
+  for (Call call : {Call::open, Call::fork, Call::arch_prctl, Call::pause, Call::epoll_wait}) EXPECT_FALSE(seen.contains(call));
+}
+
+TEST(GuestAbi, X86sCallsHaveTheNumbersOfLinux) {
+  EXPECT_EQ(x86_64::kGuestAbi.call_of(0), Call::read);
+  EXPECT_EQ(x86_64::kGuestAbi.call_of(231), Call::exit_group);
+  EXPECT_EQ(x86_64::kGuestAbi.call_of(435), Call::clone3);
 }
 
 TEST(GuestAbi, StatSaysOfAFileWhatTheHostSays) {

@@ -73,7 +73,7 @@ class Guest {
     static const auto handlers = [] {
       std::map<std::string, Handler> h;
       for (auto list : {file_calls(), path_calls(), event_calls(), socket_calls(), memory_calls()})
-        for (const Definition& d : list) h[d.name] = d.handler;
+        for (const Definition& d : list) h[syscall_name(d.call)] = d.handler;
       return h;
     }();
     Args args;

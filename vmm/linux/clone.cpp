@@ -1,7 +1,6 @@
 // System calls that make threads and processes: clone, clone3, fork, vfork.
 #include <linux/sched.h>
 #include <sched.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -114,7 +113,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   return pid;
 }
 
-std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
+std::int64_t clone(Thread& thread, Call call, const Request& c) {
   const std::uint64_t flags = c.flags;
   if ((flags & CLONE_SIGHAND) && !(flags & CLONE_VM)) return -EINVAL;
   if ((flags & CLONE_THREAD) && !(flags & CLONE_SIGHAND)) return -EINVAL;
@@ -126,14 +125,14 @@ std::int64_t clone(Thread& thread, unsigned number, const Request& c) {
   const bool thread_wanted = flags & CLONE_THREAD;
   const bool refused = (flags & kRefused) || (thread_wanted && (flags & CLONE_VFORK));
   if (refused || (flags & kShared) != (thread_wanted ? kShared : 0)) {
-    thread.process.count_call(number, false);  // exists, and asks for what is not served: counted as unknown calls are
+    thread.process.count_call(call, false);  // exists, and asks for what is not served: counted as unknown calls are
     return -EINVAL;
   }
   return thread_wanted ? make_thread(thread, c) : make_process(thread, c);
 }
 
 std::int64_t sys_clone(Thread& thread, const Args& a) {
-  return clone(thread, SYS_clone,
+  return clone(thread, Call::clone,
                {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
                 .child_tid = a[thread.abi().clone_child_tid], .tls = a[thread.abi().clone_tls], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
 }
@@ -154,29 +153,29 @@ std::int64_t sys_clone3(Thread& thread, const Args& a) {
   constexpr std::uint64_t kMaxPidNsLevel = 32;  // MAX_PID_NS_LEVEL of Linux
   if ((args.set_tid == 0) != (args.set_tid_size == 0) || args.set_tid_size > kMaxPidNsLevel) return -EINVAL;
   if (args.set_tid_size) {
-    thread.process.count_call(SYS_clone3, false);
+    thread.process.count_call(Call::clone3, false);
     return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
   }
   if ((args.stack == 0) != (args.stack_size == 0) || args.stack > thread.abi().user_end || args.stack_size > thread.abi().user_end - args.stack)
     return -EINVAL;
-  return clone(thread, SYS_clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
+  return clone(thread, Call::clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
                                     .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls,
                                     .exit_signal = static_cast<int>(args.exit_signal)});
 }
 
-std::int64_t sys_fork(Thread& thread, const Args&) { return clone(thread, SYS_fork, {.exit_signal = SIGCHLD}); }
+std::int64_t sys_fork(Thread& thread, const Args&) { return clone(thread, Call::fork, {.exit_signal = SIGCHLD}); }
 std::int64_t sys_vfork(Thread& thread, const Args&) {
-  return clone(thread, SYS_vfork, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD});
+  return clone(thread, Call::vfork, {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD});
 }
 
 }  // namespace
 
 std::span<const Definition> clone_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_clone, "clone", sys_clone},
-      {SYS_clone3, "clone3", sys_clone3},
-      {SYS_fork, "fork", sys_fork},
-      {SYS_vfork, "vfork", sys_vfork},
+      {Call::clone, sys_clone},
+      {Call::clone3, sys_clone3},
+      {Call::fork, sys_fork},
+      {Call::vfork, sys_vfork},
   };
   return kCalls;
 }

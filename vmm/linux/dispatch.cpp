@@ -1,5 +1,4 @@
 // The table of system calls, and how one is served.
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -12,7 +11,7 @@
 namespace ramet::vmm {
 namespace {
 
-using Table = std::array<Handler, Process::kMaxCall>;
+using Table = std::array<Handler, arch::kMostCalls>;
 
 const Table& table() {
   static const Table joined = [] {
@@ -21,7 +20,7 @@ const Table& table() {
                        relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(),
                        file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls()})
       for (const Definition& d : calls)
-        if (d.number < t.size()) t[d.number] = d.handler;
+        t[static_cast<std::size_t>(d.call)] = d.handler;
     return t;
   }();
   return joined;
@@ -32,29 +31,29 @@ const Table& table() {
 void dispatch(Thread& thread) {
   const UserRegs& regs = thread.regs();
   const auto number = static_cast<std::uint32_t>(regs[thread.abi().reg.number]);  // as Linux, which looks at no more of it
-  Handler handler = number < Process::kMaxCall ? table()[number] : nullptr;
-  unsigned counted = std::min(number, Process::kMaxCall - 1);
-  thread.process.count_call(counted, handler != nullptr);
+  const Call call = thread.abi().call_of(number);
+  const Handler handler = table()[static_cast<std::size_t>(call)];
+  thread.process.count_call(call, handler != nullptr);
   std::int64_t result = handler ? handler(thread, Args{thread.abi().arguments(regs)}) : -ENOSYS;
   if (thread.exited) return;
   deliver_signals(thread, result);
 }
 
-const char* syscall_name(unsigned number) {
+const char* syscall_name(Call call) {
   static const auto names = [] {
-    static std::array<std::array<char, 16>, Process::kMaxCall> numbered;
-    std::array<const char*, Process::kMaxCall> n{};
+    static std::array<std::array<char, 16>, arch::kMostCalls> numbered;
+    std::array<const char*, arch::kMostCalls> n{};
     for (unsigned i = 0; i < n.size(); ++i) {
       std::snprintf(numbered[i].data(), numbered[i].size(), "syscall_%u", i);
       n[i] = numbered[i].data();
     }
-#define X(number, name) n[number] = #name;
-#include "vmm/linux/syscall_names.inc"
+#define X(value, name) n[value] = #name;
+#include "arch/calls.inc"
 #undef X
-    n.back() = "out_of_range";  // where numbers that no Linux has are counted
+    n[static_cast<std::size_t>(arch::kNoCall)] = "out_of_range";
     return n;
   }();
-  return names[number < names.size() ? number : names.size() - 1];
+  return names[static_cast<std::size_t>(call)];
 }
 
 }  // namespace ramet::vmm

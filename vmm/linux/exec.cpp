@@ -3,7 +3,6 @@
 // It is loaded into a microVM of its own while the old one still stands, so whatever is wrong with it is found before
 // there is no way back.
 #include <fcntl.h>
-#include <sys/syscall.h>
 
 #include <cerrno>
 #include <string>
@@ -118,8 +117,8 @@ std::int64_t sys_execveat(Thread& thread, const Args& a) { return execute(thread
 
 std::span<const Definition> exec_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_execve, "execve", sys_execve},
-      {SYS_execveat, "execveat", sys_execveat},
+      {Call::execve, sys_execve},
+      {Call::execveat, sys_execveat},
   };
   return kCalls;
 }

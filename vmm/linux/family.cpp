@@ -511,14 +511,14 @@ rusage Family::children_usage(int pid) {
 // --- counters ---
 
 namespace {
-std::map<unsigned, std::uint64_t> collect(const auto& counters) {
-  std::map<unsigned, std::uint64_t> result;
+std::map<Call, std::uint64_t> collect(const auto& counters) {
+  std::map<Call, std::uint64_t> result;
   for (unsigned i = 0; i < counters.size(); ++i)
-    if (std::uint64_t n = counters[i].load(std::memory_order_relaxed)) result[i] = n;
+    if (std::uint64_t n = counters[i].load(std::memory_order_relaxed)) result[Call{static_cast<std::uint16_t>(i)}] = n;
   return result;
 }
 }  // namespace
-std::map<unsigned, std::uint64_t> Family::calls() const { return collect(calls_); }
-std::map<unsigned, std::uint64_t> Family::unknown_calls() const { return collect(unknown_); }
+std::map<Call, std::uint64_t> Family::calls() const { return collect(calls_); }
+std::map<Call, std::uint64_t> Family::unknown_calls() const { return collect(unknown_); }
 
 }  // namespace ramet::vmm

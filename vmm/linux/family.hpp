@@ -117,9 +117,9 @@ class Family {
   const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them
 
   // --- counters of calls, by number ---
-  std::map<unsigned, std::uint64_t> calls() const, unknown_calls() const;
-  void count_call(unsigned number, bool known) {
-    (known ? calls_ : unknown_)[number].fetch_add(1, std::memory_order_relaxed);
+  std::map<Call, std::uint64_t> calls() const, unknown_calls() const;
+  void count_call(Call call, bool known) {
+    (known ? calls_ : unknown_)[static_cast<std::size_t>(call)].fetch_add(1, std::memory_order_relaxed);
   }
 
  private:
@@ -169,7 +169,7 @@ class Family {
   // (release) with end_all()'s load (acquire).
   std::atomic<std::uint32_t> live_{0};
   std::atomic<unsigned> threads_ever_{0};            // a statistic
-  std::array<std::atomic<std::uint64_t>, Process::kMaxCall> calls_{}, unknown_{};  // statistics
+  std::array<std::atomic<std::uint64_t>, arch::kMostCalls> calls_{}, unknown_{};  // statistics
 };
 
 }  // namespace ramet::vmm

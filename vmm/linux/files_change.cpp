@@ -273,19 +273,19 @@ std::int64_t with_socket_node(Thread& t, const std::string& path, const std::fun
 
 std::span<const Definition> change_calls() {
   static constexpr Definition kCalls[] = {
-      {83, "mkdir", sys_mkdir},         {258, "mkdirat", sys_mkdirat},       {84, "rmdir", sys_rmdir},
-      {87, "unlink", sys_unlink},       {263, "unlinkat", sys_unlinkat},     {82, "rename", sys_rename},
-      {264, "renameat", sys_renameat},  {316, "renameat2", sys_renameat2},   {86, "link", sys_link},
-      {265, "linkat", sys_linkat},      {88, "symlink", sys_symlink},        {266, "symlinkat", sys_symlinkat},
-      {133, "mknod", sys_mknod},        {259, "mknodat", sys_mknodat},       {90, "chmod", sys_chmod},
-      {91, "fchmod", sys_fchmod},       {268, "fchmodat", sys_fchmodat},     {452, "fchmodat2", sys_fchmodat2},
-      {92, "chown", sys_chown},         {93, "fchown", sys_fchown},          {94, "lchown", sys_lchown},
-      {260, "fchownat", sys_fchownat},  {280, "utimensat", sys_utimensat},   {132, "utime", sys_utime},
-      {235, "utimes", sys_utimes},      {261, "futimesat", sys_futimesat},   {188, "setxattr", no_attributes},
-      {189, "lsetxattr", no_attributes}, {190, "fsetxattr", no_attributes},  {191, "getxattr", no_attributes},
-      {192, "lgetxattr", no_attributes}, {193, "fgetxattr", no_attributes},  {194, "listxattr", no_attributes},
-      {195, "llistxattr", no_attributes}, {196, "flistxattr", no_attributes}, {197, "removexattr", no_attributes},
-      {198, "lremovexattr", no_attributes}, {199, "fremovexattr", no_attributes},
+      {Call::mkdir, sys_mkdir},         {Call::mkdirat, sys_mkdirat},       {Call::rmdir, sys_rmdir},
+      {Call::unlink, sys_unlink},       {Call::unlinkat, sys_unlinkat},     {Call::rename, sys_rename},
+      {Call::renameat, sys_renameat},  {Call::renameat2, sys_renameat2},   {Call::link, sys_link},
+      {Call::linkat, sys_linkat},      {Call::symlink, sys_symlink},        {Call::symlinkat, sys_symlinkat},
+      {Call::mknod, sys_mknod},        {Call::mknodat, sys_mknodat},       {Call::chmod, sys_chmod},
+      {Call::fchmod, sys_fchmod},       {Call::fchmodat, sys_fchmodat},     {Call::fchmodat2, sys_fchmodat2},
+      {Call::chown, sys_chown},         {Call::fchown, sys_fchown},          {Call::lchown, sys_lchown},
+      {Call::fchownat, sys_fchownat},  {Call::utimensat, sys_utimensat},   {Call::utime, sys_utime},
+      {Call::utimes, sys_utimes},      {Call::futimesat, sys_futimesat},   {Call::setxattr, no_attributes},
+      {Call::lsetxattr, no_attributes}, {Call::fsetxattr, no_attributes},  {Call::getxattr, no_attributes},
+      {Call::lgetxattr, no_attributes}, {Call::fgetxattr, no_attributes},  {Call::listxattr, no_attributes},
+      {Call::llistxattr, no_attributes}, {Call::flistxattr, no_attributes}, {Call::removexattr, no_attributes},
+      {Call::lremovexattr, no_attributes}, {Call::fremovexattr, no_attributes},
   };
   return kCalls;
 }

@@ -237,10 +237,10 @@ std::int64_t sys_readahead(Thread& t, const Args& a) {
 
 std::span<const Definition> control_calls() {
   static constexpr Definition kCalls[] = {
-      {72, "fcntl", sys_fcntl},     {16, "ioctl", sys_ioctl},         {73, "flock", sys_flock},
-      {74, "fsync", sys_fsync},     {75, "fdatasync", sys_fdatasync}, {306, "syncfs", sys_syncfs},
-      {162, "sync", sys_sync},      {277, "sync_file_range", sys_sync_file_range},
-      {221, "fadvise64", sys_fadvise64}, {187, "readahead", sys_readahead},
+      {Call::fcntl, sys_fcntl},     {Call::ioctl, sys_ioctl},         {Call::flock, sys_flock},
+      {Call::fsync, sys_fsync},     {Call::fdatasync, sys_fdatasync}, {Call::syncfs, sys_syncfs},
+      {Call::sync, sys_sync},      {Call::sync_file_range, sys_sync_file_range},
+      {Call::fadvise64, sys_fadvise64}, {Call::readahead, sys_readahead},
   };
   return kCalls;
 }

@@ -104,8 +104,8 @@ std::int64_t sys_tee(Thread& t, const Args& a) {
 
 std::span<const Definition> copy_calls() {
   static constexpr Definition kCalls[] = {
-      {40, "sendfile", sys_sendfile}, {326, "copy_file_range", sys_copy_file_range},
-      {275, "splice", sys_splice},    {276, "tee", sys_tee},
+      {Call::sendfile, sys_sendfile}, {Call::copy_file_range, sys_copy_file_range},
+      {Call::splice, sys_splice},    {Call::tee, sys_tee},
   };
   return kCalls;
 }

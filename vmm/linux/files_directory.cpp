@@ -177,8 +177,8 @@ std::int64_t sys_chroot(Thread&, const Args&) { return -EPERM; }
 
 std::span<const Definition> directory_calls() {
   static constexpr Definition kCalls[] = {
-      {217, "getdents64", sys_getdents64}, {78, "getdents", sys_getdents}, {79, "getcwd", sys_getcwd},
-      {80, "chdir", sys_chdir},            {81, "fchdir", sys_fchdir},     {161, "chroot", sys_chroot},
+      {Call::getdents64, sys_getdents64}, {Call::getdents, sys_getdents}, {Call::getcwd, sys_getcwd},
+      {Call::chdir, sys_chdir},            {Call::fchdir, sys_fchdir},     {Call::chroot, sys_chroot},
   };
   return kCalls;
 }

@@ -196,10 +196,10 @@ std::int64_t sys_lseek(Thread& t, const Args& a) {
 std::span<const Definition> file_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v{
-        {0, "read", sys_read},         {1, "write", sys_write},       {8, "lseek", sys_lseek},
-        {17, "pread64", sys_pread64},  {18, "pwrite64", sys_pwrite64}, {19, "readv", sys_readv},
-        {20, "writev", sys_writev},    {295, "preadv", sys_preadv},   {296, "pwritev", sys_pwritev},
-        {327, "preadv2", sys_preadv2}, {328, "pwritev2", sys_pwritev2},
+        {Call::read, sys_read},         {Call::write, sys_write},       {Call::lseek, sys_lseek},
+        {Call::pread64, sys_pread64},  {Call::pwrite64, sys_pwrite64}, {Call::readv, sys_readv},
+        {Call::writev, sys_writev},    {Call::preadv, sys_preadv},   {Call::pwritev, sys_pwritev},
+        {Call::preadv2, sys_preadv2}, {Call::pwritev2, sys_pwritev2},
     };
     for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), vmsplice_calls(), memfd_calls()})
       v.insert(v.end(), part.begin(), part.end());

@@ -110,8 +110,8 @@ std::int64_t sys_memfd_create(Thread& t, const Args& a) {
 
 std::span<const Definition> memfd_calls() {
   static constexpr Definition kCalls[] = {
-      {76, "truncate", sys_truncate}, {77, "ftruncate", sys_ftruncate}, {285, "fallocate", sys_fallocate},
-      {319, "memfd_create", sys_memfd_create},
+      {Call::truncate, sys_truncate}, {Call::ftruncate, sys_ftruncate}, {Call::fallocate, sys_fallocate},
+      {Call::memfd_create, sys_memfd_create},
   };
   return kCalls;
 }

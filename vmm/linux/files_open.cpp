@@ -311,7 +311,7 @@ std::int64_t sys_openat2(Thread& t, const Args& a) {
 
 std::span<const Definition> open_calls() {
   static constexpr Definition kCalls[] = {
-      {2, "open", sys_open}, {257, "openat", sys_openat}, {85, "creat", sys_creat}, {437, "openat2", sys_openat2}};
+      {Call::open, sys_open}, {Call::openat, sys_openat}, {Call::creat, sys_creat}, {Call::openat2, sys_openat2}};
   return kCalls;
 }
 

@@ -1,5 +1,4 @@
 // What a file is: the stat family, access, readlink, statfs.
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
@@ -206,10 +205,10 @@ std::int64_t sys_fstatfs(Thread& t, const Args& a) {
 
 std::span<const Definition> stat_calls() {
   static constexpr Definition kCalls[] = {
-      {4, "stat", sys_stat},         {5, "fstat", sys_fstat},           {6, "lstat", sys_lstat},
-      {262, "newfstatat", sys_newfstatat}, {332, "statx", sys_statx},   {21, "access", sys_access},
-      {269, "faccessat", sys_faccessat},   {439, "faccessat2", sys_faccessat2}, {89, "readlink", sys_readlink},
-      {267, "readlinkat", sys_readlinkat}, {137, "statfs", sys_statfs}, {138, "fstatfs", sys_fstatfs},
+      {Call::stat, sys_stat},         {Call::fstat, sys_fstat},           {Call::lstat, sys_lstat},
+      {Call::newfstatat, sys_newfstatat}, {Call::statx, sys_statx},   {Call::access, sys_access},
+      {Call::faccessat, sys_faccessat},   {Call::faccessat2, sys_faccessat2}, {Call::readlink, sys_readlink},
+      {Call::readlinkat, sys_readlinkat}, {Call::statfs, sys_statfs}, {Call::fstatfs, sys_fstatfs},
   };
   return kCalls;
 }

@@ -275,8 +275,8 @@ std::int64_t sys_umask(Thread& t, const Args& a) {
 
 std::span<const Definition> descriptor_calls() {
   static constexpr Definition kCalls[] = {
-      {3, "close", sys_close}, {436, "close_range", sys_close_range}, {32, "dup", sys_dup},
-      {33, "dup2", sys_dup2},  {292, "dup3", sys_dup3},               {95, "umask", sys_umask},
+      {Call::close, sys_close}, {Call::close_range, sys_close_range}, {Call::dup, sys_dup},
+      {Call::dup2, sys_dup2},  {Call::dup3, sys_dup3},               {Call::umask, sys_umask},
   };
   return kCalls;
 }

@@ -138,7 +138,7 @@ std::int64_t sys_vmsplice(Thread& t, const Args& a) {
 }  // namespace
 
 std::span<const Definition> vmsplice_calls() {
-  static constexpr Definition kCalls[] = {{278, "vmsplice", sys_vmsplice}};
+  static constexpr Definition kCalls[] = {{Call::vmsplice, sys_vmsplice}};
   return kCalls;
 }
 

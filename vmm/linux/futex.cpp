@@ -178,9 +178,9 @@ void release_robust_futexes(Thread& thread) {
 
 std::span<const Definition> futex_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_futex, "futex", sys_futex},
-      {SYS_set_robust_list, "set_robust_list", sys_set_robust_list},
-      {SYS_get_robust_list, "get_robust_list", sys_get_robust_list},
+      {Call::futex, sys_futex},
+      {Call::set_robust_list, sys_set_robust_list},
+      {Call::get_robust_list, sys_get_robust_list},
   };
   return kCalls;
 }

@@ -362,20 +362,20 @@ std::int64_t sys_membarrier(Thread&, const Args& a) {
 
 std::span<const Definition> memory_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_mmap, "mmap", sys_mmap},
-      {SYS_munmap, "munmap", sys_munmap},
-      {SYS_mprotect, "mprotect", sys_mprotect},
-      {SYS_mremap, "mremap", sys_mremap},
-      {SYS_madvise, "madvise", sys_madvise},
-      {SYS_msync, "msync", sys_msync},
-      {SYS_mincore, "mincore", sys_mincore},
-      {SYS_brk, "brk", sys_brk},
-      {SYS_mlock, "mlock", sys_mlock},
-      {SYS_mlock2, "mlock2", sys_mlock2},
-      {SYS_munlock, "munlock", sys_mlock},
-      {SYS_mlockall, "mlockall", sys_mlockall},
-      {SYS_munlockall, "munlockall", sys_munlockall},
-      {SYS_membarrier, "membarrier", sys_membarrier},
+      {Call::mmap, sys_mmap},
+      {Call::munmap, sys_munmap},
+      {Call::mprotect, sys_mprotect},
+      {Call::mremap, sys_mremap},
+      {Call::madvise, sys_madvise},
+      {Call::msync, sys_msync},
+      {Call::mincore, sys_mincore},
+      {Call::brk, sys_brk},
+      {Call::mlock, sys_mlock},
+      {Call::mlock2, sys_mlock2},
+      {Call::munlock, sys_mlock},
+      {Call::mlockall, sys_mlockall},
+      {Call::munlockall, sys_munlockall},
+      {Call::membarrier, sys_membarrier},
   };
   return kCalls;
 }

@@ -339,6 +339,6 @@ std::chrono::nanoseconds Process::processor_time() {
   return sum;
 }
 
-void Process::count_call(unsigned number, bool known) { family.count_call(number, known); }
+void Process::count_call(Call call, bool known) { family.count_call(call, known); }
 
 }  // namespace ramet::vmm

@@ -20,6 +20,7 @@
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/parking.hpp"
 #include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/syscall.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
@@ -123,8 +124,7 @@ class Process : public std::enable_shared_from_this<Process> {
   rusage usage();
   std::chrono::nanoseconds processor_time();
 
-  void count_call(unsigned number, bool known); // lock-free
-  static constexpr unsigned kMaxCall = 512;
+  void count_call(Call, bool known);            // lock-free
 
  private:
   friend class Family;

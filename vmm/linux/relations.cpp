@@ -114,9 +114,9 @@ std::int64_t sys_setpgid(Thread& thread, const Args& a) {
 
 std::span<const Definition> relation_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_wait4, "wait4", sys_wait4},       {SYS_waitid, "waitid", sys_waitid},   {SYS_getppid, "getppid", sys_getppid},
-      {SYS_getpgrp, "getpgrp", sys_getpgrp}, {SYS_getpgid, "getpgid", sys_getpgid}, {SYS_getsid, "getsid", sys_getsid},
-      {SYS_setsid, "setsid", sys_setsid},    {SYS_setpgid, "setpgid", sys_setpgid},
+      {Call::wait4, sys_wait4},       {Call::waitid, sys_waitid},   {Call::getppid, sys_getppid},
+      {Call::getpgrp, sys_getpgrp}, {Call::getpgid, sys_getpgid}, {Call::getsid, sys_getsid},
+      {Call::setsid, sys_setsid},    {Call::setpgid, sys_setpgid},
   };
   return kCalls;
 }

@@ -1,7 +1,5 @@
 // Delivery: before each return to the guest, handlers get their frames, default actions are carried out,
 // and interrupted system calls are restarted or end with EINTR, all in Linux's order.
-#include <sys/syscall.h>
-
 #include <cerrno>
 #include <cstring>
 
@@ -25,7 +23,7 @@ bool is_restart(std::int64_t result) {
 // No handler runs: the call starts again.
 void restart_call(Thread& thread, std::int64_t result) {
   // The number is still there, if it is the call itself that starts again.
-  if (result == kRestartBlock) thread.regs()[thread.abi().reg.number] = SYS_restart_syscall;
+  if (result == kRestartBlock) thread.regs()[thread.abi().reg.number] = thread.abi().restart_syscall;
   thread.abi().repeat_call(thread.regs());
 }
 

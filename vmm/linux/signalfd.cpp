@@ -159,8 +159,8 @@ std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffer
 
 std::span<const Definition> signalfd_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_signalfd, "signalfd", sys_signalfd},
-      {SYS_signalfd4, "signalfd4", sys_signalfd4},
+      {Call::signalfd, sys_signalfd},
+      {Call::signalfd4, sys_signalfd4},
   };
   return kCalls;
 }

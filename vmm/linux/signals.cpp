@@ -272,20 +272,20 @@ std::int64_t sys_restart_syscall(Thread& thread, const Args&) {
 
 std::span<const Definition> signal_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_rt_sigaction, "rt_sigaction", sys_rt_sigaction},
-      {SYS_rt_sigprocmask, "rt_sigprocmask", sys_rt_sigprocmask},
-      {SYS_rt_sigpending, "rt_sigpending", sys_rt_sigpending},
-      {SYS_rt_sigsuspend, "rt_sigsuspend", sys_rt_sigsuspend},
-      {SYS_rt_sigtimedwait, "rt_sigtimedwait", sys_rt_sigtimedwait},
-      {SYS_rt_sigqueueinfo, "rt_sigqueueinfo", sys_rt_sigqueueinfo},
-      {SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo", sys_rt_tgsigqueueinfo},
-      {SYS_rt_sigreturn, "rt_sigreturn", sys_rt_sigreturn},
-      {SYS_restart_syscall, "restart_syscall", sys_restart_syscall},
-      {SYS_pause, "pause", sys_pause},
-      {SYS_kill, "kill", sys_kill},
-      {SYS_tkill, "tkill", sys_tkill},
-      {SYS_tgkill, "tgkill", sys_tgkill},
-      {SYS_sigaltstack, "sigaltstack", sys_sigaltstack},
+      {Call::rt_sigaction, sys_rt_sigaction},
+      {Call::rt_sigprocmask, sys_rt_sigprocmask},
+      {Call::rt_sigpending, sys_rt_sigpending},
+      {Call::rt_sigsuspend, sys_rt_sigsuspend},
+      {Call::rt_sigtimedwait, sys_rt_sigtimedwait},
+      {Call::rt_sigqueueinfo, sys_rt_sigqueueinfo},
+      {Call::rt_tgsigqueueinfo, sys_rt_tgsigqueueinfo},
+      {Call::rt_sigreturn, sys_rt_sigreturn},
+      {Call::restart_syscall, sys_restart_syscall},
+      {Call::pause, sys_pause},
+      {Call::kill, sys_kill},
+      {Call::tkill, sys_tkill},
+      {Call::tgkill, sys_tgkill},
+      {Call::sigaltstack, sys_sigaltstack},
   };
   return kCalls;
 }

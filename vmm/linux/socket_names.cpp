@@ -262,10 +262,10 @@ std::shared_ptr<const SocketName> name_of(Thread& t, const HostAddress& address)
 
 std::span<const Definition> socket_name_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_bind, "bind", sys_bind},       {SYS_connect, "connect", sys_connect},
-      {SYS_listen, "listen", sys_listen}, {SYS_accept, "accept", sys_accept},
-      {SYS_accept4, "accept4", sys_accept4}, {SYS_getsockname, "getsockname", sys_getsockname},
-      {SYS_getpeername, "getpeername", sys_getpeername},
+      {Call::bind, sys_bind},       {Call::connect, sys_connect},
+      {Call::listen, sys_listen}, {Call::accept, sys_accept},
+      {Call::accept4, sys_accept4}, {Call::getsockname, sys_getsockname},
+      {Call::getpeername, sys_getpeername},
   };
   return kCalls;
 }

@@ -237,15 +237,15 @@ std::shared_ptr<OpenFile> make_socket(HostFd host) {
 std::span<const Definition> socket_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v{
-        {SYS_socket, "socket", sys_socket},
-        {SYS_socketpair, "socketpair", sys_socketpair},
-        {SYS_sendto, "sendto", sys_sendto},
-        {SYS_recvfrom, "recvfrom", sys_recvfrom},
-        {SYS_sendmsg, "sendmsg", sys_sendmsg},
-        {SYS_recvmsg, "recvmsg", sys_recvmsg},
-        {SYS_shutdown, "shutdown", sys_shutdown},
-        {SYS_getsockopt, "getsockopt", sys_getsockopt},
-        {SYS_setsockopt, "setsockopt", sys_setsockopt},
+        {Call::socket, sys_socket},
+        {Call::socketpair, sys_socketpair},
+        {Call::sendto, sys_sendto},
+        {Call::recvfrom, sys_recvfrom},
+        {Call::sendmsg, sys_sendmsg},
+        {Call::recvmsg, sys_recvmsg},
+        {Call::shutdown, sys_shutdown},
+        {Call::getsockopt, sys_getsockopt},
+        {Call::setsockopt, sys_setsockopt},
     };
     const auto names = socket_name_calls();
     v.insert(v.end(), names.begin(), names.end());

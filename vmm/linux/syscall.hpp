@@ -1,11 +1,13 @@
-// How system calls are defined: each area's file exports a list of (number, name, handler), and
-// dispatch.cpp joins them into one table.
+// How system calls are defined: each area's file exports a list of (call, handler), and dispatch.cpp joins them into one
+// table. Which number a program makes a call by is its ABI's to tell; SYS_ names are numbers of the host's.
 #pragma once
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <span>
+
+#include "arch/calls.hpp"
 
 namespace ramet::vmm {
 
@@ -33,9 +35,10 @@ inline constexpr std::int64_t kNoResult = -600;        // registers were set by 
 // Of a call of the host's that a signal may end: EINTR becomes a restart.
 inline std::int64_t restartable(std::int64_t result) { return result == -EINTR ? kRestartSys : result; }
 
+using arch::Call;
+
 struct Definition {
-  unsigned number;
-  const char* name;
+  Call call;
   Handler handler;
 };
 
@@ -58,10 +61,10 @@ std::span<const Definition> uring_calls();     // uring_calls.cpp
 std::span<const Definition> snapshot_calls();  // ../snapshot/saving.cpp: what ramet_guest.h makes
 
 // Serves the call that thread's registers hold, and puts the result into them (signals.cpp decides on
-// restarts). Unknown calls give ENOSYS and are counted by number in the process.
+// restarts). Unknown calls give ENOSYS and are counted in the process, too.
 void dispatch(Thread&);
 
-// "openat", or "syscall_451" for numbers without a name.
-const char* syscall_name(unsigned number);
+// "openat", or "syscall_451" for those without a name.
+const char* syscall_name(Call);
 
 }  // namespace ramet::vmm

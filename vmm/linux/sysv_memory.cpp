@@ -2,7 +2,6 @@
 #include "vmm/linux/sysv_memory.hpp"
 
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -220,10 +219,10 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
 
 std::span<const Definition> sysv_memory_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_shmget, "shmget", sys_shmget},
-      {SYS_shmat, "shmat", sys_shmat},
-      {SYS_shmdt, "shmdt", sys_shmdt},
-      {SYS_shmctl, "shmctl", sys_shmctl},
+      {Call::shmget, sys_shmget},
+      {Call::shmat, sys_shmat},
+      {Call::shmdt, sys_shmdt},
+      {Call::shmctl, sys_shmctl},
   };
   return kCalls;
 }

@@ -1,7 +1,6 @@
 // System calls about threads: ending them, their ids, names, scheduling and thread-local storage.
 #include <sched.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -196,24 +195,24 @@ std::int64_t sys_getcpu(Thread& thread, const Args& a) {
 
 std::span<const Definition> thread_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_exit, "exit", sys_exit},
-      {SYS_exit_group, "exit_group", sys_exit_group},
-      {SYS_gettid, "gettid", sys_gettid},
-      {SYS_getpid, "getpid", sys_getpid},
-      {SYS_set_tid_address, "set_tid_address", sys_set_tid_address},
-      {SYS_prctl, "prctl", sys_prctl},
-      {SYS_arch_prctl, "arch_prctl", sys_arch_prctl},
-      {SYS_sched_yield, "sched_yield", sys_sched_yield},
-      {SYS_sched_getaffinity, "sched_getaffinity", sys_sched_getaffinity},
-      {SYS_sched_setaffinity, "sched_setaffinity", sys_sched_setaffinity},
-      {SYS_sched_getscheduler, "sched_getscheduler", sys_sched_getscheduler},
-      {SYS_sched_setscheduler, "sched_setscheduler", sys_sched_setscheduler},
-      {SYS_sched_getparam, "sched_getparam", sys_sched_getparam},
-      {SYS_sched_setparam, "sched_setparam", sys_sched_setparam},
-      {SYS_sched_get_priority_max, "sched_get_priority_max", sys_sched_get_priority_max},
-      {SYS_sched_get_priority_min, "sched_get_priority_min", sys_sched_get_priority_min},
-      {SYS_sched_rr_get_interval, "sched_rr_get_interval", sys_sched_rr_get_interval},
-      {SYS_getcpu, "getcpu", sys_getcpu},
+      {Call::exit, sys_exit},
+      {Call::exit_group, sys_exit_group},
+      {Call::gettid, sys_gettid},
+      {Call::getpid, sys_getpid},
+      {Call::set_tid_address, sys_set_tid_address},
+      {Call::prctl, sys_prctl},
+      {Call::arch_prctl, sys_arch_prctl},
+      {Call::sched_yield, sys_sched_yield},
+      {Call::sched_getaffinity, sys_sched_getaffinity},
+      {Call::sched_setaffinity, sys_sched_setaffinity},
+      {Call::sched_getscheduler, sys_sched_getscheduler},
+      {Call::sched_setscheduler, sys_sched_setscheduler},
+      {Call::sched_getparam, sys_sched_getparam},
+      {Call::sched_setparam, sys_sched_setparam},
+      {Call::sched_get_priority_max, sys_sched_get_priority_max},
+      {Call::sched_get_priority_min, sys_sched_get_priority_min},
+      {Call::sched_rr_get_interval, sys_sched_rr_get_interval},
+      {Call::getcpu, sys_getcpu},
   };
   return kCalls;
 }

@@ -136,9 +136,9 @@ std::int64_t sys_io_uring_register(Thread& thread, const Args& a) {
 
 std::span<const Definition> uring_calls() {
   static constexpr Definition kCalls[] = {
-      {SYS_io_uring_setup, "io_uring_setup", sys_io_uring_setup},
-      {SYS_io_uring_enter, "io_uring_enter", sys_io_uring_enter},
-      {SYS_io_uring_register, "io_uring_register", sys_io_uring_register},
+      {Call::io_uring_setup, sys_io_uring_setup},
+      {Call::io_uring_enter, sys_io_uring_enter},
+      {Call::io_uring_register, sys_io_uring_register},
   };
   return kCalls;
 }

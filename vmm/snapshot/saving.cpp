@@ -166,7 +166,7 @@ std::int64_t sys_ramet_snapshot(Thread& thread, const Args& a) {
 }  // namespace
 
 std::span<const Definition> snapshot_calls() {
-  static constexpr Definition kCalls[] = {{RAMET_SNAPSHOT_CALL, "ramet_snapshot", sys_ramet_snapshot}};
+  static constexpr Definition kCalls[] = {{Call{RAMET_SNAPSHOT_CALL}, sys_ramet_snapshot}};
   return kCalls;
 }
 
