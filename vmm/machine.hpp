@@ -129,6 +129,11 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // and those that were got are gone. Errors: no host process.
   virtual Status renew() { return {}; }
 
+  // What ran guest code until now has ended when this returns, whatever it had become: vCPUs go on in a fresh one, from
+  // where they are. They may run, or be in use, meanwhile; a run() may return Kicked for it. Errors: no host process; then
+  // nothing has changed.
+  virtual Status move_on() { return {}; }
+
   // What the guest sees: AT_HWCAP, AT_HWCAP2 and what there is of FpState.
   struct Features {
     std::uint64_t hwcap = 0, hwcap2 = 0;

@@ -97,6 +97,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
 std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
   auto memory = space_->freeze();
   if (!memory) return failure(fmt::format("no snapshot can be taken: {}", mm::describe(memory.error())));
+  if (auto r = machine_->move_on(); !r) return std::unexpected(r.error());
   return std::make_shared<Snapshot>(*this, std::move(*memory));
 }
 

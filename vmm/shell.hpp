@@ -50,7 +50,8 @@ class Shell {
   std::expected<std::unique_ptr<Shell>, Failure> fork();
 
   // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run meanwhile,
-  // see AddressSpace::freeze(). Errors: no memory.
+  // see AddressSpace::freeze(). Nothing that the guest has taken over can change the snapshot. Errors: no memory, no host
+  // process.
   std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
   // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
   Status adopt(std::shared_ptr<const mm::Snapshot>);

@@ -209,10 +209,7 @@ void Child::kill() {
   (void)::syscall(SYS_pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);  // ESRCH: it has ended by itself
 }
 
-void Child::signal(int thread, int signal) const {
-  // The process is reaped with this object, not before: its id is nobody else's. A thread that has ended needs none.
-  (void)::syscall(SYS_tgkill, pid_, thread, signal);
-}
+void Child::signal(Who who, int signal) { (void)::syscall(SYS_tgkill, who.process, who.thread, signal); }
 
 // Clocks of another process's threads cannot be read, only those of whole processes; but files tell of them to everybody.
 std::chrono::nanoseconds Child::time_of(int thread) const {

@@ -52,8 +52,14 @@ class Child {
   bool alive();
   // Ends it now.
   void kill();
-  // Sends a signal to one of its threads. Async-signal-safe.
-  void signal(int thread, int signal) const;
+  // One of its threads, as signal() is told of it.
+  struct Who {
+    int process, thread;
+  };
+  Who who(int thread) const { return {pid_, thread}; }
+  // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is nobody
+  // else's; a thread or process that has ended needs no signal.
+  static void signal(Who, int signal);
   // Of one of its threads: the processor time that it has used. The host may count a running one some milliseconds late.
   // 0: it has ended.
   std::chrono::nanoseconds time_of(int thread) const;

@@ -34,7 +34,7 @@ std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create()
   return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child)));
 }
 
-ProcessMachine::ProcessMachine(std::unique_ptr<Child> child) : child_(std::move(child)) {}
+ProcessMachine::ProcessMachine(std::unique_ptr<Child> child) : child_(std::move(child)), vdso_(child_->vdso()) {}
 ProcessMachine::~ProcessMachine() = default;
 
 Status ProcessMachine::attach(mm::AddressSpace& space) {
@@ -44,6 +44,7 @@ Status ProcessMachine::attach(mm::AddressSpace& space) {
 }
 
 void ProcessMachine::flush(const mm::FlushRequest& request) {
+  std::shared_lock hold(here_);
   if (!mirror_) return;
   try {
     mirror_->flush(request.ranges, request.everything);
@@ -53,6 +54,7 @@ void ProcessMachine::flush(const mm::FlushRequest& request) {
 }
 
 void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
+  std::shared_lock hold(here_);
   if (!mirror_ || request.everything) return;
   try {
     mirror_->gained(request.ranges);
@@ -62,6 +64,7 @@ void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
 }
 
 void ProcessMachine::files_closed() {
+  std::shared_lock hold(here_);
   if (mirror_) mirror_->close_writable();
 }
 
@@ -76,8 +79,36 @@ Status ProcessMachine::renew() {
     nice_.clear();
     vcpus_.clear();
   }
+  std::lock_guard replacing(here_);
   child_ = std::move(*fresh);  // the other one has ended
   return attach(*space_);
+}
+
+Status ProcessMachine::move_on() {
+  std::lock_guard one_at_a_time(moving_lock_);
+  std::lock_guard no_more_vcpus(creating_lock_);
+  auto fresh = Child::create();
+  if (!fresh) return std::unexpected(fresh.error());
+  std::vector<int> threads;
+  for (unsigned number = 1; number <= vcpus_.size(); ++number) {
+    const auto thread = (*fresh)->make_thread(number);
+    if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
+    threads.push_back(*thread);
+  }
+  auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity());
+  moving_.store(true, std::memory_order_seq_cst);
+  std::vector<std::unique_lock<std::mutex>> outside;
+  for (const auto& vcpu : vcpus_) outside.push_back(vcpu->come_out());
+  {
+    std::lock_guard replacing(here_);
+    const Mirror::Counts counts = mirror_->counts();
+    past_.fills += counts.fills, past_.refills += counts.refills, past_.evictions += counts.evictions;
+    for (std::size_t i = 0; i < vcpus_.size(); ++i) vcpus_[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, threads[i]);
+    mirror_ = std::move(mirror);
+    child_ = std::move(*fresh);  // the other one has ended
+  }
+  moving_.store(false, std::memory_order_seq_cst);
+  return {};
 }
 
 const Machine::Features& ProcessMachine::features() const { return host_features(); }
@@ -129,6 +160,7 @@ void ProcessMachine::release_vcpu(Vcpu* vcpu) {
 }
 
 Machine::Totals ProcessMachine::totals() const {
+  std::shared_lock here(here_);
   Totals t = past_;
   {
     std::lock_guard hold(vcpus_lock_);

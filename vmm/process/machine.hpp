@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
@@ -39,9 +40,10 @@ class ProcessMachine final : public Machine {
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   Status renew() override;
+  Status move_on() override;
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   const Features& features() const override;
-  VdsoFunctions host_vdso() const override { return child_->vdso(); }
+  VdsoFunctions host_vdso() const override { return vdso_; }
   Totals totals() const override;
 
  private:
@@ -49,9 +51,17 @@ class ProcessMachine final : public Machine {
   explicit ProcessMachine(std::unique_ptr<Child>);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
-  std::unique_ptr<Child> child_;                // replaced by renew() only
+  // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not: its
+  // own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
+  mutable std::shared_mutex here_;
+  std::unique_ptr<Child> child_;
   mm::AddressSpace* space_ = nullptr;           // of attach()
   std::unique_ptr<Mirror> mirror_;              // from attach() on
+  const VdsoFunctions vdso_;                    // the same in each child
+  // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside; each
+  // says that it is inside before it looks here.
+  std::atomic<bool> moving_{false};
+  std::mutex moving_lock_;                      // held by move_on(). Order: before all others here
   std::mutex creating_lock_;                    // only its holder adds to vcpus_
   mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_; a leaf
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_;  // grows only

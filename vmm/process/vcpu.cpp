@@ -55,7 +55,8 @@ Exit signal(int sig, int code, mm::Gva address, std::uint32_t trap, std::uint64_
 
 }  // namespace
 
-ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread) : machine_(machine), thread_(thread) {
+ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread)
+    : machine_(machine), thread_(thread), who_(machine.child_->who(thread)) {
   slot_.context = machine.child_->context(number);
   frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
   machine_.mirror_->add(slot_);
@@ -65,19 +66,49 @@ ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread) :
 ProcessVcpu::~ProcessVcpu() { machine_.mirror_->remove(slot_); }
 
 void ProcessVcpu::recycle() {
+  reset_fp();
+  std::lock_guard stay(staying_);
+  std::shared_lock here(machine_.here_);
   regs_ = x86::kGuestAbi.initial_registers();
   bases_ = {}, bases_changed_ = true;
-  reset_fp();
   wish_.reset();
   take_kick();
   used_before_ = used_.load(std::memory_order_relaxed);  // whoever had it has asked, at its end
-  if (bound_.exchange(false, std::memory_order_relaxed)) machine_.child_->unbind(thread_);
+  if (!affinity_.empty()) machine_.child_->unbind(thread_);
+  affinity_.clear();
+}
+
+// --- into another process ---
+
+std::unique_lock<std::mutex> ProcessVcpu::come_out() {
+  if (slot_.inside.load(std::memory_order_seq_cst)) Child::signal(who_.load(std::memory_order_relaxed), kick_signal());
+  return std::unique_lock(staying_);  // it has so long as everybody who is kicked
+}
+
+void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, int thread) {
+  if (frame_ && !fp_) x86::read_host_fp(slot_.context.said(), *frame_, fp_.emplace());
+  used_in_others_ += machine_.child_->time_of(thread_).count();
+  machine_.mirror_->remove(slot_);
+  slot_.context = child.context(number);
+  slot_.list = 0;
+  slot_.mapping.clear();
+  slot_.settling = false;
+  // Without a frame its process was found to have ended, and the guest ends as well.
+  if (frame_) frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
+  bases_changed_ = true;
+  thread_ = thread;
+  who_.store(child.who(thread), std::memory_order_relaxed);
+  mirror.add(slot_);
+  // The host has accepted the same before.
+  if (nice_) child.set_nice(thread, *nice_);
+  if (!affinity_.empty()) child.bind(thread, affinity_);
 }
 
 // --- the thread, as the host schedules it ---
 
 std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
-  const std::int64_t now = machine_.child_->time_of(thread_).count();
+  std::shared_lock here(machine_.here_);
+  const std::int64_t now = used_in_others_ + machine_.child_->time_of(thread_).count();
   std::int64_t known = used_.load(std::memory_order_relaxed);
   while (known < now && !used_.compare_exchange_weak(known, now, std::memory_order_relaxed)) {
   }
@@ -85,20 +116,21 @@ std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
 }
 
 int ProcessVcpu::set_nice(int nice) {
-  nice_.store(true, std::memory_order_relaxed);
+  std::shared_lock here(machine_.here_);
+  nice_ = nice;
   return machine_.child_->set_nice(thread_, nice);
 }
 
 int ProcessVcpu::set_affinity(std::span<const std::byte> processors) {
-  bound_.store(true, std::memory_order_relaxed);
+  std::shared_lock here(machine_.here_);
+  affinity_.assign(processors.begin(), processors.end());
   return machine_.child_->bind(thread_, processors);
 }
 
 bool ProcessVcpu::stays_nice() {
-  if (!nice_.load(std::memory_order_relaxed)) return false;
-  const bool stays = machine_.child_->unset_nice(thread_) != 0;
-  nice_.store(stays, std::memory_order_relaxed);
-  return stays;
+  std::shared_lock here(machine_.here_);
+  if (nice_ && machine_.child_->unset_nice(thread_) == 0) nice_.reset();
+  return nice_.has_value();
 }
 
 Exit ProcessVcpu::run() {
@@ -131,6 +163,12 @@ Exit ProcessVcpu::run() {
 
 Exit ProcessVcpu::enter_and_wait() {
   const auto gone = [] { return broken("the guest's host process ended, or does not answer"); };
+  std::unique_lock stay(staying_);
+  while (machine_.moving_.load(std::memory_order_seq_cst)) {
+    stay.unlock();
+    { std::lock_guard moved(machine_.moving_lock_); }
+    stay.lock();
+  }
   if (!frame_) return gone();
   std::vector<Command> commands;
   if (bases_changed_) {
@@ -151,12 +189,13 @@ Exit ProcessVcpu::enter_and_wait() {
     if (entered.error() == ENXIO) return broken("a page of the guest lies in memory that its process cannot map");
     return broken(fmt::format("the host lets the guest's process have no more memory files: {}", std::strerror(entered.error())));
   }
-  if (kicked_.load(std::memory_order_seq_cst)) machine_.child_->signal(thread_, kick_signal());  // since take_kick(); pairs with kick()
+  const auto wanted = [&] { return kicked_.load(std::memory_order_seq_cst) || machine_.moving_.load(std::memory_order_seq_cst); };
+  if (wanted()) Child::signal(machine_.child_->who(thread_), kick_signal());  // since take_kick(); pairs with kick() and come_out()
   running.fetch_add(1, std::memory_order_relaxed);
   // Guest code takes as long as it likes, but whoever is kicked has to come.
   Child::Patience endless(*machine_.child_, false), limited(*machine_.child_);
   const bool answered =
-      slot_.context.wait(rounds(), [&] { return kicked_.load(std::memory_order_relaxed) ? limited() : endless(); });
+      slot_.context.wait(rounds(), [&] { return wanted() ? limited() : endless(); });
   running.fetch_sub(1, std::memory_order_relaxed);
   slot_.inside.store(false, std::memory_order_release);
   if (!answered) return gone();
@@ -215,10 +254,11 @@ Exit ProcessVcpu::decode() {
 // seq_cst on both sides: either this sees that the thread runs guest code, or run() sees the kick.
 void ProcessVcpu::kick() {
   if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
-  if (slot_.inside.load(std::memory_order_seq_cst)) machine_.child_->signal(thread_, kick_signal());
+  if (slot_.inside.load(std::memory_order_seq_cst)) Child::signal(who_.load(std::memory_order_relaxed), kick_signal());
 }
 
 Status ProcessVcpu::get_fp(FpState& fp) {
+  std::lock_guard stay(staying_);
   if (fp_) fp = *fp_;
   else if (frame_) x86::read_host_fp(slot_.context.said(), *frame_, fp);
   else return failure("the guest's host process has ended");
@@ -226,6 +266,7 @@ Status ProcessVcpu::get_fp(FpState& fp) {
 }
 
 Status ProcessVcpu::set_fp(const FpState& fp) {
+  std::lock_guard stay(staying_);
   fp_ = fp;
   return {};
 }
@@ -233,6 +274,7 @@ Status ProcessVcpu::set_fp(const FpState& fp) {
 void ProcessVcpu::reset_fp() {
   constexpr std::uint16_t kFcw = 0x37f;
   constexpr std::uint32_t kMxcsr = 0x1f80;
+  std::lock_guard stay(staying_);
   fp_.emplace();
   std::memcpy(fp_->area.data(), &kFcw, sizeof kFcw);
   std::memcpy(fp_->area.data() + 24, &kMxcsr, sizeof kMxcsr);

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <atomic>
+#include <mutex>
 #include <optional>
+#include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/process_frame.hpp"
@@ -22,11 +24,14 @@ class ProcessVcpu final : public Vcpu {
   Exit run() override;
   void spurious_fault() override { counters_.spurious.add(); }
   void kick() override;
-  void set_base(unsigned n, std::uint64_t value) override { bases_[n] = value, bases_changed_ = true; }
+  void set_base(unsigned n, std::uint64_t value) override {
+    std::lock_guard stay(staying_);
+    bases_[n] = value, bases_changed_ = true;
+  }
   std::uint64_t base(unsigned n) override { return bases_[n]; }
   Status get_fp(FpState&) override;
   Status set_fp(const FpState&) override;
-  void copy_fp(const FpState& fp) override { fp_ = fp; }
+  void copy_fp(const FpState& fp) override { (void)set_fp(fp); }
   void reset_fp() override;
   bool elsewhere() const override { return true; }
   std::chrono::nanoseconds time_elsewhere() override;
@@ -39,14 +44,24 @@ class ProcessVcpu final : public Vcpu {
   // Its thread runs less often than others, and the host does not let that be changed back.
   bool stays_nice();
 
+  // --- for ProcessMachine::move_on() ---
+  // Comes out of guest code, if it is there; while the lock is held it does not go back.
+  std::unique_lock<std::mutex> come_out();
+  // It goes on there, in that new thread. With that lock, and with here_.
+  void move_to(Child&, Mirror&, unsigned number, int thread);
+
  private:
   Exit enter_and_wait();
   Exit decode();
   bool take_kick() { return kicked_.exchange(false, std::memory_order_seq_cst); }
 
   ProcessMachine& machine_;
+  // Held by run() from before it enters guest code until it knows what came back, and wherever what follows is used: it
+  // keeps the vCPU in its process.
+  std::mutex staying_;
   Mirror::Slot slot_;
-  const int thread_;
+  int thread_;
+  std::atomic<Child::Who> who_;      // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well
   UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::optional<arch::x86_64::HostFrame> frame_;  // of the trap it stands in
@@ -58,7 +73,11 @@ class ProcessVcpu final : public Vcpu {
   unsigned refused_ = 0;             // times in a row that the host would not map that
   std::atomic<std::int64_t> used_{0};  // nanoseconds that its thread is known to have used. Relaxed: it only grows
   std::int64_t used_before_ = 0;     // the same at recycle()
-  std::atomic<bool> nice_{false}, bound_{false};  // set_nice(), set_affinity() were called. Relaxed
+  // Guarded by staying_ and by machine_.here_: both to write, either to read.
+  std::int64_t used_in_others_ = 0;  // nanoseconds, by threads that it had before
+  // What set_nice() and set_affinity() were told. Written by one at a time, with here_ shared.
+  std::optional<int> nice_;
+  std::vector<std::byte> affinity_;
   // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.
   std::atomic<bool> kicked_{false};
 };
