@@ -255,12 +255,12 @@ bool Child::stopped() const {
   return name_end != line.npos && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
 }
 
-bool Child::Patience::operator()() {
-  if (!child_.alive()) return false;
-  if (!limited_ || child_.stopped()) return true;
+bool Child::patient(unsigned& silent) {
+  if (!alive()) return false;
+  if (stopped()) return true;
   constexpr unsigned kSlices = 100;  // of 100 ms; a slice in which the VMM itself is stopped counts as one
-  if (++silent_ < kSlices) return true;
-  child_.kill();
+  if (++silent < kSlices) return true;
+  kill();
   return false;
 }
 

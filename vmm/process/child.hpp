@@ -16,17 +16,18 @@
 #include "arch/x86_64/vdso.hpp"
 #include "vmm/error.hpp"
 #include "vmm/process/context.hpp"
+#include "vmm/process/mapper.hpp"
 
 namespace ramet::vmm::process {
 
 class ChildMaker;
 
-class Child {
+class Child final : public Mapper {
  public:
   // Errors: no process, memory or descriptor; a host whose kernel or filter refuses what the process needs; each says
   // which.
   static std::expected<std::unique_ptr<Child>, Failure> create();
-  ~Child();  // it has ended when this returns
+  ~Child() override;  // it has ended when this returns
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
@@ -34,15 +35,12 @@ class Child {
   // How many contexts there are for guest threads, numbered from 1.
   static constexpr unsigned kMostThreads = RAMET_CONTEXTS - 2;
 
-  // --- by the mapper; one request at a time, done when they return ---
-  // Errors: a call failed, its errno; ESRCH: the process has ended, or does not answer and was killed.
-  std::expected<void, int> carry_out(std::span<const Command>);
-  // Gives the process a descriptor; its number there. Errors as above, and EMFILE: it has as many as it can.
-  std::expected<int, int> give(int descriptor);
-  std::expected<void, int> take_back(int number);
-  // All that it has, whatever their numbers are there. Errors as above.
-  std::expected<void, int> take_all_back();
-  // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as above.
+  // --- by its first thread ---
+  std::expected<void, int> carry_out(std::span<const Command>) override;
+  std::expected<int, int> give(int descriptor) override;
+  std::expected<void, int> take_back(int number) override;
+  std::expected<void, int> take_all_back() override;
+  // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as of carry_out().
   std::expected<int, int> make_thread(unsigned number);
 
   // Where the host's vDSO is in it; all 0: it is not, as the host has none, or does not map it where it is asked to.
@@ -69,12 +67,13 @@ class Child {
   // Back to what the process began with, which its mapper still has.
   int unset_nice(int thread) const;
   int unbind(int thread) const;
-  // For waiting: goes on as long as the process lives and, with a limit, answers within ten seconds that neither it nor
-  // the VMM was stopped in.
+  // As long as the process lives, and for ten seconds that neither it nor the VMM was stopped in.
+  bool patient(unsigned& silent) override;
+  // For Context::wait(): the same; without a limit, as long as it lives.
   class Patience {
    public:
     explicit Patience(Child& child, bool limited = true) : child_(child), limited_(limited) {}
-    bool operator()();
+    bool operator()() { return limited_ ? child_.patient(silent_) : child_.alive(); }
 
    private:
     Child& child_;

@@ -167,14 +167,13 @@ void Mirror::bound_locked(std::vector<Change>& changes) {
 
 void Mirror::forget_locked(const Range& range) {
   cut_locked(range);
-  const auto note_in = [&](const Placed& p) {
-    if (overlap(Range{p.first, p.second.end}, range)) note_locked(p.first, p.second);
+  const auto note_in = [&](const std::vector<Change>& changes) {
+    for (const Change& c : changes)
+      if (c.to && overlap(c.range, range)) note_locked(c.range.start, *c.to);
   };
   for (const Slot* slot : slots_)
-    if (!slot->context.applied(slot->list)) std::ranges::for_each(slot->mapping, note_in);
-  for (const Batch& b : batches_)
-    for (const Change& c : b.changes)
-      if (c.to) note_in({c.range.start, *c.to});
+    if (!slot->context.applied(slot->list)) note_in(slot->changes);
+  for (const Batch& b : batches_) note_in(b.changes);
 }
 
 void Mirror::drop_all_locked() {
@@ -229,18 +228,18 @@ std::expected<void, int> Mirror::give(const Missing& missing) {
     }
   }
   for (const int number : unused)
-    if (auto done = child_.take_back(number); !done) return done;
+    if (auto done = mapper_.take_back(number); !done) return done;
   int descriptor = missing.file->descriptor();
   if (!missing.writable) {
     const auto other = missing.file->read_only();
     if (!other) return std::unexpected(EMFILE);
     descriptor = *other;
   }
-  auto number = child_.give(descriptor);
+  auto number = mapper_.give(descriptor);
   if (!number && number.error() == EMFILE) {
     // Mappings stay without their descriptors, and those come again when something is mapped by them.
     if (auto done = take_all_back(false); !done) return done;
-    number = child_.give(descriptor);
+    number = mapper_.give(descriptor);
   }
   if (!number) return std::unexpected(number.error());
   std::lock_guard guard(lock_);
@@ -270,19 +269,19 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
           gains_.clear();
           // Before what is filled, which may lie there; what that maps over need not be made.
           if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
-          slot.mapping.clear();
           for (const Change& c : changes) {
             commands.push_back(command(c));
-            if (c.to) slot.mapping.emplace_back(c.range.start, *c.to), ++counts_.refills;
+            if (c.to) ++counts_.refills;
           }
           std::optional<std::size_t> filling;
           if (fill) {
             note_locked(fill->first, fill->second);
-            slot.mapping.push_back(*fill);
+            changes.push_back({{fill->first, fill->second.end}, fill->second});
             ++counts_.fills;
             filling = commands.size();
-            commands.push_back(command({{fill->first, fill->second.end}, fill->second}));
+            commands.push_back(command(changes.back()));
           }
+          slot.changes = std::move(changes);
           slot.inside.store(true, std::memory_order_seq_cst);
           slot.context.prepare(commands, Then::Guest);
           slot.list = slot.context.go();
@@ -326,7 +325,7 @@ void Mirror::gained(std::span<const Range> ranges) {
 
 // Looks, and lets the thread have the processor meanwhile: it has only calls to make, and nothing of ours to wait for.
 bool Mirror::wait_applied(const Context& context, std::uint32_t list) {
-  Child::Patience patience(child_);
+  unsigned silent = 0;
   for (unsigned rounds = 0; !context.applied(list); ++rounds) {
     if (rounds < 200) {
       __builtin_ia32_pause();
@@ -334,7 +333,7 @@ bool Mirror::wait_applied(const Context& context, std::uint32_t list) {
       ::usleep(20);
     } else {
       ::usleep(100'000);
-      if (!patience()) return false;
+      if (!mapper_.patient(silent)) return false;
     }
   }
   return true;
@@ -345,16 +344,16 @@ void Mirror::wait_for(const std::vector<Underway>& lists) {
   for (const Underway& u : lists) (void)wait_applied(u.context, u.list);
 }
 
-bool Mirror::maps_in(std::span<const Placed> mappings, std::span<const Range> ranges) {
-  return std::ranges::any_of(mappings, [&](const Placed& p) {
-    return std::ranges::any_of(ranges, [&](const auto& r) { return overlap(Range{p.first, p.second.end}, r); });
+bool Mirror::touches(const std::vector<Change>& changes, std::span<const Range> ranges) {
+  return std::ranges::any_of(changes, [&](const Change& c) {
+    return std::ranges::any_of(ranges, [&](const Range& r) { return overlap(c.range, r); });
   });
 }
 
 std::vector<Mirror::Underway> Mirror::underway_locked(std::span<const Range> ranges) const {
   std::vector<Underway> lists;
   for (const Slot* slot : slots_)
-    if (!slot->context.applied(slot->list) && maps_in(slot->mapping, ranges)) lists.push_back({slot->context, slot->list});
+    if (!slot->context.applied(slot->list) && touches(slot->changes, ranges)) lists.push_back({slot->context, slot->list});
   return lists;
 }
 
@@ -365,12 +364,8 @@ void Mirror::flush(std::span<const Range> ranges, bool everything) {
     std::lock_guard guard(lock_);
     if (everything) ranges = {&kAll, 1};
     underway = underway_locked(ranges);
-    for (const Batch& b : batches_) {
-      const bool touched = std::ranges::any_of(b.changes, [&](const Change& c) {
-        return std::ranges::any_of(ranges, [&](const auto& r) { return overlap(c.range, r); });
-      });
-      if (touched) earlier = b.number;
-    }
+    for (const Batch& b : batches_)
+      if (touches(b.changes, ranges)) earlier = b.number;
     std::vector<Change> changes;
     for (const auto& r : ranges)
       if (r.start < RAMET_USER_END) review_locked({r.start, std::min<mm::Gva>(r.end, RAMET_USER_END)}, changes);
@@ -414,14 +409,14 @@ std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vec
   }
   guard.unlock();
   wait_for(underway);
-  if (auto done = child_.carry_out(commands); done || done.error() == ESRCH) return done;
+  if (auto done = mapper_.carry_out(commands); done || done.error() == ESRCH) return done;
   // It has so many mappings that none can be cut; all of them can go.
   guard.lock();
   gains_.clear();
   forget_locked(kAll);
   guard.unlock();
   const Command all = command({kAll, {}});
-  return child_.carry_out({&all, 1});
+  return mapper_.carry_out({&all, 1});
 }
 
 void Mirror::wait_for_batches(std::uint64_t number) {
@@ -443,7 +438,7 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
   }
   wait_for(underway);
   wait_for_batches(earlier);
-  if (auto done = child_.take_all_back(); !done || !mappings) return done;
+  if (auto done = mapper_.take_all_back(); !done || !mappings) return done;
   std::uint64_t batch;
   {
     std::lock_guard guard(lock_);

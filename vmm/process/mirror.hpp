@@ -5,7 +5,7 @@
 //   a fill     under the mirror's lock: the tables are read, the mapping is noted, the vCPU's list is posted
 //   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the tables.
 //              What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list that
-//              maps something there, and got the lock before us, may still be carried out: it is waited for. One that comes
+//              changes something there, and got the lock before us, may still be carried out: it is waited for. One that comes
 //              later reads the new entries. The changes are made by the mapper, if guest code runs, else by whoever enters
 //              next: in the order in which they got the lock, so that none brings back what a later one took.
 //   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first
@@ -25,7 +25,7 @@
 
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/tlb.hpp"
-#include "vmm/process/child.hpp"
+#include "vmm/process/mapper.hpp"
 
 namespace ramet::vmm::process {
 
@@ -39,6 +39,11 @@ class Mirror {
     std::uint64_t protection;
   };
   using Placed = std::pair<mm::Gva, Mapping>;
+  // Where something else is mapped than before, or nothing.
+  struct Change {
+    Range range;
+    std::optional<Mapping> to;
+  };
   // A vCPU, as the mirror knows it. Guarded by the mirror's lock, but for what is said at the fields.
   struct Slot {
     Context context;
@@ -46,16 +51,16 @@ class Mirror {
     // cleared without it, release, once the list has been answered: what the vCPU did is over.
     std::atomic<bool> inside{false};
     std::uint32_t list = 0;           // its newest one
-    std::vector<Placed> mapping;      // what that one maps
+    std::vector<Change> changes;      // what that one changes
     bool settling = false;            // that one takes away what others must not use any more
   };
   struct Counts {
     std::uint64_t fills = 0, refills = 0, evictions = 0, mappings = 0;
   };
 
-  // `capacity`: most host mappings. Both outlive it.
-  Mirror(Child& child, const mm::AddressSpace& space, const mm::Memory& memory, std::size_t capacity)
-      : child_(child), space_(space), memory_(memory), capacity_(capacity) {}
+  // `capacity`: most host mappings. The others outlive it.
+  Mirror(Mapper& mapper, const mm::AddressSpace& space, const mm::Memory& memory, std::size_t capacity)
+      : mapper_(mapper), space_(space), memory_(memory), capacity_(capacity) {}
 
   void add(Slot&);
   void remove(Slot&);
@@ -88,11 +93,6 @@ class Mirror {
   };
   using Files = std::map<std::pair<std::uint64_t, bool>, Given>;  // by id and whether it can be written by it
 
-  // Where something else is mapped than before, or nothing.
-  struct Change {
-    Range range;
-    std::optional<Mapping> to;
-  };
   // Changes that the mapper is to make.
   struct Batch {
     std::uint64_t number;
@@ -109,7 +109,7 @@ class Mirror {
   static Mapping part(const Placed&, const Range& within);
   static bool same(const Placed&, const Placed&);
   static void add(std::vector<Change>&, const Change&);
-  static bool maps_in(std::span<const Placed>, std::span<const Range>);
+  static bool touches(const std::vector<Change>&, std::span<const Range>);
 
   std::vector<Placed> noted_locked(const Range&) const;
   void cut_locked(const Range&);
@@ -142,7 +142,7 @@ class Mirror {
   bool wait_applied(const Context&, std::uint32_t list);
   void wait_for(const std::vector<Underway>&);
 
-  Child& child_;
+  Mapper& mapper_;
   const mm::AddressSpace& space_;
   const mm::Memory& memory_;
   const std::size_t capacity_;

@@ -1,0 +1,29 @@
+// What a Mirror needs of the process that it maps for: Child is one, tests have another.
+#pragma once
+
+#include <expected>
+#include <span>
+
+#include "vmm/process/context.hpp"
+
+namespace ramet::vmm::process {
+
+class Mapper {
+ public:
+  virtual ~Mapper() = default;
+
+  // One request at a time, done when they return. Errors: a call failed, its errno; ESRCH: the process has ended, or does
+  // not answer and was killed.
+  virtual std::expected<void, int> carry_out(std::span<const Command>) = 0;
+  // Gives the process a descriptor; its number there. Errors as above, and EMFILE: it has as many as it can.
+  virtual std::expected<int, int> give(int descriptor) = 0;
+  virtual std::expected<void, int> take_back(int number) = 0;
+  // All that it has, whatever their numbers are there. Errors as above.
+  virtual std::expected<void, int> take_all_back() = 0;
+
+  // Asked about ten times a second by whoever waits for a thread of the process; `silent`: how often before, 0 at first.
+  // False: it has ended, or was killed for not answering.
+  virtual bool patient(unsigned& silent) = 0;
+};
+
+}  // namespace ramet::vmm::process
