@@ -38,12 +38,13 @@ constexpr std::uint8_t kCode[] = {0x49, 0x89, 0xd1,              // mov %rdx,%r9
 // On a vCPU taken for it. Returns the time stamp at the first instruction.
 std::uint64_t run(vmm::Shell& vm, mm::Gva from, std::uint64_t pages, std::uint64_t step = mm::kPageSize) {
   auto& v = *must(vm.machine().acquire_vcpu());
-  v.regs().rip = kProgram, v.regs().rdi = from, v.regs().rsi = pages, v.regs().rdx = step;
+  using enum arch::x86_64::Register;
+  v.regs()[Rip] = kProgram, v.regs()[Rdi] = from, v.regs()[Rsi] = pages, v.regs()[Rdx] = step;
   for (vmm::Exit e = v.run(); e.kind != vmm::Exit::Kind::Syscall; e = v.run()) {
     if (e.kind == vmm::Exit::Kind::Kicked) continue;
     if (e.kind != vmm::Exit::Kind::PageFault || !vm.memory().fault(e.address, e.access)) give_up("the guest failed: " + e.detail);
   }
-  const std::uint64_t first = v.regs().r8;
+  const std::uint64_t first = v.regs()[R8];
   vm.machine().release_vcpu(&v);
   return first;
 }
