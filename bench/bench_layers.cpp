@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "arch/x86_64/user_state.hpp"
 #include "bench/samples.hpp"
 #include "bench/vms.hpp"
 #include "vmm/snapshot.hpp"
