@@ -12,7 +12,7 @@ struct Failure {
   // Exit status of the program: 125 ramet could not do its work, 126 found but cannot be executed,
   // 127 not found (see the command line's documentation).
   int status = 125;
-  // What execve(2) of a guest gets for the same; 0: EIO.
+  // What the guest's call that needed it gets: execve(2), or fork(2) and its like. 0: EIO of execve(2), else ENOMEM.
   int error = 0;
 };
 

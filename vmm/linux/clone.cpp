@@ -96,7 +96,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   } known{family, pid};
   if (!share) {
     auto shell = thread.image().shell->fork();
-    if (!shell) return -ENOMEM;
+    if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
     auto owned = family.own(std::move(*shell));
     mm::Charge strings(owned->memory().account());
     if (!strings.grow(thread.image().strings.bytes())) return -ENOMEM;

@@ -84,7 +84,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
     name = "/dev/fd/" + std::to_string(dirfd) + (name.empty() ? "" : "/" + name);
 
   auto shell = thread.image().shell->another();
-  if (!shell) return -ENOMEM;
+  if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
   auto image = std::make_shared<Image>(process.family.own(std::move(*shell)));
   auto start = load(process, *image, std::move(*file), name, *arguments, *environment, Limits::kStackBytes);
   if (!start) return start.error().error ? -start.error().error : -EIO;

@@ -167,7 +167,8 @@ Status Child::start() {
   pidfd_ = made.pidfd;
   if (pid_ < 0)
     return failure(fmt::format("the host gives the guest no process of its own: {}{}", std::strerror(made.error),
-                               made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""));
+                               made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""), 125,
+                   made.error == EAGAIN ? EAGAIN : 0);
   numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
   if (!mapper.wait(kRounds, Patience(*this)))
     return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <new>
@@ -118,7 +119,9 @@ std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
   const auto number = static_cast<unsigned>(vcpus_.size()) + 1;
   if (number > Child::kMostThreads) return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
   const auto thread = child_->make_thread(number);
-  if (!thread) return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())));
+  if (!thread)
+    return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())), 125,
+                   thread.error() == EAGAIN ? EAGAIN : 0);
   auto vcpu = std::make_unique<ProcessVcpu>(*this, number, *thread);
   std::lock_guard hold(vcpus_lock_);
   return vcpus_.emplace_back(std::move(vcpu)).get();

@@ -84,4 +84,39 @@ test_process_limits() {
   expect 125 '^ramet: ' limited 100 8 "$BUSYBOX" true
   expect 125 '^ramet: ' limited 2 256 "$BUSYBOX" true
   [ "$(wc -l <"$WORK/err")" = 1 ] || { show "$WORK/err"; fail "more than one sentence"; }
+  # Of processes as Linux says it.
+  expect '1|2' 'fork: Resource temporarily unavailable' limited 60 4096 "$BUSYBOX" sh -c "$script" 200
 }
+# Whose host process is stopped from outside for ten seconds, wherever it is, stalls no other guest of its family.
+silent() {
+  command -v pgrep >/dev/null || skip "no pgrep on this machine"
+  fresh
+  on_process --timeout "$LIMIT" --dir "$DATA" "$G/silent" "$1" "$DATA" >"$WORK/out" 2>"$WORK/err" </dev/null &
+  ramet=$!
+  while [ ! -s "$DATA/steps" ] && kill -0 $ramet 2>/dev/null; do sleep 0.1; done
+  # Found by the nice value of a thread.
+  one=
+  while [ -z "$one" ] && kill -0 $ramet 2>/dev/null; do
+    for child in $(pgrep -P $ramet); do
+      nice=$(sed -n 's/.*) //p' /proc/"$child"/task/*/stat 2>/dev/null | cut -d' ' -f17 | grep -x 5) && [ -n "$nice" ] && one=$child && break
+    done
+  done
+  kill -STOP "$one" 2>/dev/null
+  sleep 1
+  before=$(cat "$DATA/steps")
+  sleep 9
+  after=$(cat "$DATA/steps")
+  kill -CONT "$one" 2>/dev/null
+  touch "$DATA/stop"
+  wait $ramet
+  status=$?
+  [ $status = 0 ] || { show "$WORK/out" "$WORK/err"; fail "$1: status $status"; }
+  says "both ended"
+  echo "$1: the other one made $((after - before)) steps meanwhile"
+  [ $((after - before)) -ge 10 ] || fail "$1: the other one stands still"
+}
+test_process_silent_flush() { silent flush; }
+test_process_silent_fork() { silent fork; }
+test_process_silent_fill() { silent fill; }
+test_process_silent_threads() { silent threads; }
+test_process_silent_computes() { silent computes; }
