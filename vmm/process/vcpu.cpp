@@ -91,7 +91,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, int thr
   machine_.mirror_->remove(slot_);
   slot_.context = child.context(number);
   slot_.list = 0;
-  slot_.mapping.clear();
+  slot_.changes.clear();
   slot_.settling = false;
   // Without a frame its process was found to have ended, and the guest ends as well.
   if (frame_) frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
