@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "arch/calls.hpp"
 #include "arch/signal_frame.hpp"
@@ -50,6 +52,7 @@ struct GuestAbi {
   // User code chooses among user_flags only, others are as in fixed_flags.
   std::uint64_t user_flags, fixed_flags;
   bool (*is_base)(std::uint64_t);   // the processor takes it for a base
+  std::uint64_t base_end;           // arch_prctl(2) and clone(2) refuse bases from here on (EPERM)
   // What a code of arch_prctl(2) does to which base, if anything. x86-64 alone has that call.
   struct BaseAccess {
     std::uint8_t base;
@@ -86,6 +89,13 @@ struct GuestAbi {
     std::uint32_t directory, nofollow, direct, large_file;
   } open;
   std::uint8_t clone_tls, clone_child_tid;  // which argument of clone(2)
+
+  // What /proc/cpuinfo says of a processor, one of so many.
+  struct Processor {
+    unsigned number, position, count;  // position: 0 to count-1
+    std::string_view model, features;
+  };
+  std::string (*cpuinfo)(const Processor&);
 
   static constexpr std::size_t kMostStatBytes = 144;
   // All flags of open(2), as the program has them and as the host's <fcntl.h>. One to one.

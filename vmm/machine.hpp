@@ -11,7 +11,7 @@
 
 #include "arch/guest_abi.hpp"
 #include "arch/user_state.hpp"
-#include "arch/x86_64/vdso.hpp"
+#include "arch/vdso.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/tlb.hpp"
 #include "vmm/error.hpp"
@@ -20,7 +20,7 @@ namespace ramet::vmm {
 
 using arch::FpState;
 using arch::UserRegs;
-using arch::x86_64::VdsoFunctions;
+using arch::VdsoFunctions;
 
 struct Exit {
   enum class Kind : std::uint8_t {
@@ -103,6 +103,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
 
   // Of the guests that it runs.
   virtual const arch::GuestAbi& abi() const = 0;
+  // Their vDSO's, at most VDSO_PAGE bytes.
+  virtual std::span<const std::byte> vdso_image() const = 0;
 
   // What must be known before the guest's memory is made.
   struct Needs {

@@ -43,6 +43,7 @@ const GuestAbi kGuestAbi{
     .user_flags = kUserFlags,
     .fixed_flags = kFixedFlags,
     .is_base = [](std::uint64_t) { return true; },
+    .base_end = ~std::uint64_t{0},
     .arch_prctl = [](int) { return std::optional<GuestAbi::BaseAccess>(); },
     // Faults and handlers come with the first machine that runs it.
     .trap = {},
@@ -62,6 +63,7 @@ const GuestAbi kGuestAbi{
     .open = {.directory = 0040000, .nofollow = 0100000, .direct = 0200000, .large_file = 0400000},
     .clone_tls = 3,
     .clone_child_tid = 4,
+    .cpuinfo = nullptr,  // as above
 };
 
 }  // namespace ramet::arch::arm64

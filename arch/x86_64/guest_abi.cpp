@@ -24,6 +24,26 @@ std::optional<GuestAbi::BaseAccess> arch_prctl(int code) {
   }
 }
 
+std::string cpuinfo(const GuestAbi::Processor& p) {
+  const auto made_by = [&](const char* name) { return p.model.find(name) != p.model.npos; };
+  std::string out;
+  const auto line = [&](const char* name, std::string_view value) { out.append(name).append(": ").append(value).append("\n"); };
+  line("processor\t", std::to_string(p.number));
+  line("vendor_id\t", made_by("AMD") ? "AuthenticAMD" : made_by("Intel") ? "GenuineIntel" : "unknown");
+  line("model name\t", p.model);
+  line("cpu MHz\t\t", "1000.000");
+  line("physical id\t", "0");
+  line("siblings\t", std::to_string(p.count));
+  line("core id\t\t", std::to_string(p.position));
+  line("cpu cores\t", std::to_string(p.count));
+  line("fpu\t\t", "yes");
+  line("flags\t\t", p.features);
+  line("clflush size\t", "64");
+  line("cache_alignment\t", "64");
+  line("address sizes\t", "40 bits physical, 48 bits virtual");
+  return out + "\n";
+}
+
 constexpr auto kCalls = [] {
   std::array<Call, kMostCalls> calls;
   for (std::size_t n = 0; n < calls.size(); ++n) calls[n] = Call{static_cast<std::uint16_t>(n)};
@@ -50,6 +70,7 @@ const GuestAbi kGuestAbi{
     .user_flags = kUserFlags,
     .fixed_flags = kFixedFlags,
     .is_base = is_canonical,
+    .base_end = kUserEnd,
     .arch_prctl = arch_prctl,
     .trap = {.page = kVectorPageFault, .step = kVectorDebug, .bad_return = kVectorProtection, .write = 2},
     .page_fault_error = page_fault_error,
@@ -68,6 +89,7 @@ const GuestAbi kGuestAbi{
     .open = {.directory = 0200000, .nofollow = 0400000, .direct = 0040000, .large_file = 0100000},
     .clone_tls = 4,
     .clone_child_tid = 3,
+    .cpuinfo = cpuinfo,
 };
 
 }  // namespace ramet::arch::x86_64

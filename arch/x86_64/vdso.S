@@ -4,7 +4,7 @@
 // in the page before it.
 #include <sys/syscall.h>
 
-#include "arch/x86_64/vdso_layout.h"
+#include "arch/vdso_layout.h"
 
 #define DATA(field) vdso - VDSO_PAGE + field(%rip)
 

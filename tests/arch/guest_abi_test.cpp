@@ -186,6 +186,14 @@ TEST(GuestAbi, OnlyX86HasArchPrctl) {
   EXPECT_FALSE(arm64::kGuestAbi.arch_prctl(0x1002));
 }
 
+TEST(GuestAbi, CpuinfoIsWhatProgramsParse) {
+  const std::string text = x86_64::kGuestAbi.cpuinfo({.number = 5, .position = 1, .count = 2, .model = "AMD X", .features = "fpu sse2"});
+  for (const char* line : {"processor\t: 5\n", "vendor_id\t: AuthenticAMD\n", "model name\t: AMD X\n", "siblings\t: 2\n",
+                           "core id\t\t: 1\n", "cpu cores\t: 2\n", "flags\t\t: fpu sse2\n"})
+    EXPECT_NE(text.find(line), text.npos) << line;
+  EXPECT_TRUE(text.ends_with("\n\n"));
+}
+
 TEST(GuestAbi, ABaseIsWhatTheProcessorTakes) {
   EXPECT_TRUE(x86_64::kGuestAbi.is_base(0x7fff'ffff'ffff));
   EXPECT_FALSE(x86_64::kGuestAbi.is_base(0x8000'0000'0000));

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "arch/x86_64/user_state.hpp"
 #include "vmm/machine.hpp"
 
@@ -48,6 +49,7 @@ class FakeMachine : public Machine {
   Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
+  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override { return features_; }
   VdsoFunctions host_vdso() const override { return vdso; }
   Totals totals() const override { return {}; }

@@ -65,7 +65,7 @@ TEST(Clocks, DeadlinesAreMovedToTheHostsClocksWithoutOverflow) {
 
 struct Pages {
   Guest g{{}};
-  arch::x86_64::VdsoData data() { return g.get<arch::x86_64::VdsoData>(kAt); }
+  arch::VdsoData data() { return g.get<arch::VdsoData>(kAt); }
   Image& image() { return *g.process->image(); }
 };
 

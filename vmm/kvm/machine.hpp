@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "vmm/kvm/cpuid.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/kernel_half.hpp"
@@ -62,6 +63,7 @@ class KvmMachine final : public Machine {
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
+  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override { return model_.features; }
   Totals totals() const override;
 

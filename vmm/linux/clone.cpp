@@ -22,7 +22,7 @@ struct Request {
 
 // What both threads and processes start with.
 std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, FpState& fp) {
-  if ((c.flags & CLONE_SETTLS) && c.tls >= thread.abi().user_end) return err(EPERM);
+  if ((c.flags & CLONE_SETTLS) && c.tls >= thread.abi().base_end) return err(EPERM);
   if (!thread.vcpu().get_fp(fp)) return err(EAGAIN);
   Process::Spawn spawn;
   spawn.regs = thread.regs();

@@ -214,18 +214,13 @@ std::string meminfo(const ProcContext& c) {
 
 std::string cpuinfo(const ProcContext& c) {
   std::string out;
-  auto cpus = host_cpus();
-  Machine::Features f;
-  if (auto image = c.process ? c.process->image() : nullptr) f = image->machine().features();
-  std::string_view vendor = f.model_name.find("AMD") != f.model_name.npos     ? "AuthenticAMD"
-                            : f.model_name.find("Intel") != f.model_name.npos ? "GenuineIntel"
-                                                                              : "unknown";
+  const auto image = c.process ? c.process->image() : nullptr;
+  if (!image) return out;
+  const auto cpus = host_cpus();
+  const Machine::Features& f = image->machine().features();
   for (std::size_t i = 0; i < cpus.size(); ++i)
-    out += fmt::format(
-        "processor\t: {}\nvendor_id\t: {}\nmodel name\t: {}\ncpu MHz\t\t: 1000.000\nphysical id\t: 0\nsiblings\t: {}\n"
-        "core id\t\t: {}\ncpu cores\t: {}\nfpu\t\t: yes\nflags\t\t: {}\nclflush size\t: 64\ncache_alignment\t: 64\n"
-        "address sizes\t: 40 bits physical, 48 bits virtual\n\n",
-        cpus[i], vendor, f.model_name, cpus.size(), i, cpus.size(), f.flags);
+    out += image->abi.cpuinfo({.number = static_cast<unsigned>(cpus[i]), .position = static_cast<unsigned>(i),
+                               .count = static_cast<unsigned>(cpus.size()), .model = f.model_name, .features = f.flags});
   return out;
 }
 

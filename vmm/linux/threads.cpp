@@ -88,7 +88,7 @@ std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
   const auto access = thread.abi().arch_prctl(a.i32(0));
   if (!access) return -EINVAL;
   if (!access->set) return put_user(thread.memory(), a[1], thread.vcpu().base(access->base));
-  if (a[1] >= thread.abi().user_end) return -EPERM;
+  if (a[1] >= thread.abi().base_end) return -EPERM;
   thread.vcpu().set_base(access->base, a[1]);
   return 0;
 }

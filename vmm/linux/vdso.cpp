@@ -5,7 +5,7 @@
 namespace ramet::vmm {
 namespace {
 
-using arch::x86_64::VdsoData;
+using arch::VdsoData;
 using mm::Prot;
 
 // What the host's function tells without a system call, if the host's clock source allows that; else it makes one.
@@ -37,7 +37,7 @@ mm::Result<> map_vdso(Image& image, mm::Gva at, const Clocks& clocks) {
   }
   const VdsoData data = data_for(image.machine(), clocks);
   auto done = memory.write(at, std::as_bytes(std::span(&data, 1)));
-  if (done) done = memory.write(code, arch::x86_64::vdso_image());
+  if (done) done = memory.write(code, image.machine().vdso_image());
   if (done) done = memory.protect(at, VDSO_PAGE, Prot::Read);
   if (done) done = memory.protect(code, VDSO_PAGE, Prot::Read | Prot::Exec);
   if (done) image.vdso = code;

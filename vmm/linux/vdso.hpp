@@ -1,4 +1,4 @@
-// The vDSO in a program's memory: its data page, "[vvar]", and its image, "[vdso]" (see arch/x86_64/vdso.hpp).
+// The vDSO in a program's memory: its data page, "[vvar]", and its image, "[vdso]" (see arch/vdso.hpp).
 #pragma once
 
 #include "guest-mm/address_space.hpp"

@@ -13,7 +13,7 @@
 #include <mutex>
 #include <span>
 
-#include "arch/x86_64/vdso.hpp"
+#include "arch/vdso.hpp"
 #include "vmm/error.hpp"
 #include "vmm/process/context.hpp"
 #include "vmm/process/mapper.hpp"
@@ -44,7 +44,7 @@ class Child final : public Mapper {
   std::expected<int, int> make_thread(unsigned number);
 
   // Where the host's vDSO is in it; all 0: it is not, as the host has none, or does not map it where it is asked to.
-  const arch::x86_64::VdsoFunctions& vdso() const { return vdso_; }
+  const arch::VdsoFunctions& vdso() const { return vdso_; }
 
   // Whether it runs. It may have ended by itself, or by the host's shortage of memory.
   bool alive();
@@ -90,7 +90,7 @@ class Child final : public Mapper {
   std::shared_ptr<ChildMaker> maker_;
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
-  arch::x86_64::VdsoFunctions vdso_;
+  arch::VdsoFunctions vdso_;
   std::mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
   std::uint64_t numbers_[16] = {};  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call

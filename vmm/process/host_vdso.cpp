@@ -13,7 +13,7 @@
 namespace ramet::vmm::process {
 namespace {
 
-using arch::x86_64::VdsoFunctions;
+using arch::VdsoFunctions;
 
 struct Named {
   std::string_view name;

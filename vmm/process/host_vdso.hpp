@@ -3,22 +3,22 @@
 
 #include <cstdint>
 
-#include "arch/x86_64/vdso.hpp"
+#include "arch/vdso.hpp"
 
 namespace ramet::vmm::process {
 
 struct HostVdso {
   std::uint64_t data_bytes = 0;          // of the pages of data, which lie just before the image
   std::uint64_t image_bytes = 0;         // 0: the host maps none, or not like this
-  arch::x86_64::VdsoFunctions functions;  // relative to the image
+  arch::VdsoFunctions functions;  // relative to the image
 
-  arch::x86_64::VdsoFunctions functions_at(std::uint64_t image) const;
+  arch::VdsoFunctions functions_at(std::uint64_t image) const;
 };
 
 const HostVdso& host_vdso();
 
 // The functions of the vDSO's ELF image that lies at `image`, in memory, relative to it; 0 for those it has not. The
 // image is the kernel's or ours, and not checked.
-arch::x86_64::VdsoFunctions find_functions(const std::byte* image);
+arch::VdsoFunctions find_functions(const std::byte* image);
 
 }  // namespace ramet::vmm::process

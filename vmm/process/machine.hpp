@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/child.hpp"
 #include "vmm/process/mirror.hpp"
@@ -42,6 +43,7 @@ class ProcessMachine final : public Machine {
   Status renew() override;
   Status move_on() override;
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
+  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override;
   VdsoFunctions host_vdso() const override { return vdso_; }
   Totals totals() const override;

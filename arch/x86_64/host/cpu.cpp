@@ -2,7 +2,29 @@
 
 #include <cpuid.h>
 
+#include <algorithm>
+#include <cstring>
+
+#include "arch/host_processor.hpp"
+
 namespace ramet::arch::x86_64 {
+namespace {
+
+// Components of XSAVE that the kernel puts into every program's signal frames; those that a program must ask for (AMX)
+// are not among them.
+constexpr std::uint64_t kComponents = 0x2ff;
+
+std::uint32_t xsave_bytes(std::uint64_t components) {
+  std::uint32_t bytes = 576;  // legacy area and header
+  for (unsigned i = 2; i < 63; ++i) {
+    if ((components >> i & 1) == 0) continue;
+    const auto c = cpuid(0xd, i);
+    bytes = std::max(bytes, c.eax + c.ebx);
+  }
+  return bytes;
+}
+
+}  // namespace
 
 CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index) {
   // Leaves beyond the last one answer with the last one's contents.
@@ -38,3 +60,24 @@ std::string hypervisor_signature() {
 }
 
 }  // namespace ramet::arch::x86_64
+
+namespace ramet::arch {
+
+HostProcessor host_processor() {
+  const auto host = x86_64::host_cpu();
+  HostProcessor p;
+  p.fp.components = host.xcr0 & x86_64::kComponents;
+  p.fp.bytes = p.fp.components ? x86_64::xsave_bytes(p.fp.components) : 0;
+  char brand[49] = {};
+  for (std::uint32_t leaf = 0; leaf < 3; ++leaf) {
+    const auto words = x86_64::cpuid(0x80000002 + leaf);
+    std::memcpy(brand + 16 * leaf, &words, 16);
+  }
+  p.model = brand[0] != 0 ? brand : "unknown";
+  auto seen = host.features;
+  seen.extended_edx &= ~(1u << 26);  // 1 GiB pages: no program sees them, and another machine may have none
+  p.features = x86_64::feature_names(seen);
+  return p;
+}
+
+}  // namespace ramet::arch

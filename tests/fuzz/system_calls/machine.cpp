@@ -4,6 +4,7 @@
 #include <deque>
 
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "tests/scarce.hpp"
 
 namespace ramet::fuzz {
@@ -69,6 +70,7 @@ class ScriptMachine : public vmm::Machine {
     if (const std::string wrong = memory_->audit(); !wrong.empty()) finding("audit: " + wrong);
   }
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
+  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override { return features_; }
   Totals totals() const override { return {}; }
 

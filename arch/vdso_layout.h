@@ -1,7 +1,7 @@
 /* What the vDSO that guests see (vdso.S) and the VMM agree on. Its image is one page; the page before it holds data,
    which the program can only read and the VMM writes before the program runs. */
-#ifndef RAMET_ARCH_X86_64_VDSO_LAYOUT_H
-#define RAMET_ARCH_X86_64_VDSO_LAYOUT_H
+#ifndef RAMET_ARCH_VDSO_LAYOUT_H
+#define RAMET_ARCH_VDSO_LAYOUT_H
 
 #define VDSO_PAGE 0x1000
 

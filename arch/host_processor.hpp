@@ -1,0 +1,17 @@
+// What programs see of the processor that this program itself runs on, where nothing is in between.
+#pragma once
+
+#include <string>
+
+#include "arch/user_state.hpp"
+
+namespace ramet::arch {
+
+struct HostProcessor {
+  FpFormat fp;
+  std::string model, features;      // as /proc/cpuinfo names them; features are separated by single spaces
+};
+
+HostProcessor host_processor();
+
+}  // namespace ramet::arch
