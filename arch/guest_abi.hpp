@@ -71,6 +71,7 @@ struct GuestAbi {
   // Signal handlers. A frame goes below a stack pointer, from which red_zone has been taken off on the interrupted stack.
   std::uint64_t red_zone;
   std::uint64_t (*max_frame_bytes)(const FpFormat&);                      // AT_MINSIGSTKSZ
+  std::uint64_t min_signal_stack;                                         // that sigaltstack(2) takes: MINSIGSTKSZ
   std::uint64_t (*frame_place)(std::uint64_t sp, const FpFormat&);        // its lowest address; wraps for a tiny sp
   // Writes the frame and changes the registers to the handler's, but for FpState: its initial one is then due. False, and
   // they are as before: the stack cannot take it, or the program did not say where the handler returns to.

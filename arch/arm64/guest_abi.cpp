@@ -50,6 +50,7 @@ const GuestAbi kGuestAbi{
     .page_fault_error = nullptr,
     .red_zone = 0,
     .max_frame_bytes = nullptr,
+    .min_signal_stack = 5120,
     .frame_place = nullptr,
     .enter_handler = nullptr,
     .leave_handler = nullptr,

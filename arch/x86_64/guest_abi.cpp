@@ -76,6 +76,7 @@ const GuestAbi kGuestAbi{
     .page_fault_error = page_fault_error,
     .red_zone = kRedZone,
     .max_frame_bytes = [](const FpFormat& fp) { return max_frame_bytes(fp.bytes); },
+    .min_signal_stack = 2048,
     .frame_place = [](std::uint64_t sp, const FpFormat& fp) { return place_frame(sp, fp.bytes).frame; },
     .enter_handler = enter_handler,
     .leave_handler = leave_handler,

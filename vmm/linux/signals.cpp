@@ -21,14 +21,13 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::uint64_t kSetSize = sizeof(SignalSet);
-constexpr std::uint64_t kMinStack = 2048;  // MINSIGSTKSZ of the kernel
 
 bool valid(int sig) { return sig >= 1 && sig <= kSignals; }
 
 // --- actions and masks ---
 
 std::int64_t sys_rt_sigaction(Thread& thread, const Args& a) {
-  struct UserAction {  // the kernel's struct sigaction of x86-64
+  struct UserAction {  // the kernel's struct sigaction
     std::uint64_t handler, flags, restorer, mask;
   };
   const int sig = a.i32(0);
@@ -222,7 +221,7 @@ std::int64_t set_stack(Thread& thread, const arch::SignalStack& stack, mm::Gva s
     own = {.flags = stack.flags};
     return 0;
   }
-  if (stack.size < kMinStack) return -ENOMEM;
+  if (stack.size < thread.abi().min_signal_stack) return -ENOMEM;
   own = stack;
   return 0;
 }

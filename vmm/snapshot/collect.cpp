@@ -155,7 +155,8 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
     return std::unexpected("lies in a directory that goes with the program; share one instead (--dir)");
   f.path = file.path;
   const int status = ::fcntl(file.host.get(), F_GETFL);
-  f.flags = file.flags | (status < 0 ? 0 : status & (O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME));
+  const int flags = file.flags | (status < 0 ? 0 : status & (O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME));
+  f.flags = static_cast<int>(first_.abi().open_flags_to_guest(static_cast<unsigned>(flags)));
   auto found = files_.find(files_.root(), file.path, !(file.flags & O_NOFOLLOW), first_.tid);
   if (!found) return std::unexpected("cannot be found by its path any more");
   if (file.synthetic || file.kind == OpenFile::Kind::Synthetic) return f;

@@ -35,7 +35,8 @@ struct FileState {
   int kind = 0;                                    // OpenFile::Kind
   int standard = -1;                               // 0, 1, 2: ramet's own standard input, output, error
   std::string path;                                // of the guest
-  int flags = 0;                                   // open(2)'s, those that matter later
+  int flags = 0;                                   // open(2)'s, those that matter later: in the file the program's values,
+                                                   // in a File's state() the host's
   std::int64_t offset = 0;
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t modified = 0;                       // ns since 1970
