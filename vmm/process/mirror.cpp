@@ -250,46 +250,48 @@ std::expected<void, int> Mirror::give(const Missing& missing) {
 std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
   for (;;) {
     Missing missing;
-    std::optional<Underway> settling;
+    std::optional<Underway> first;
+    std::uint64_t earlier = 0;
     {
       std::lock_guard guard(lock_);
+      if (mappings_.size() >= capacity_) drop_all_locked();
+      std::optional<Placed> fill;
+      if (wish) fill = seen_locked(wish->address, protection_for(wish->access), missing);
+      if (missing.none) return std::unexpected(ENXIO);
       for (const Slot* other : slots_) {
-        if (other == &slot || !other->settling || other->context.applied(other->list)) continue;
-        settling = Underway{other->context, other->list};
+        if (other == &slot || other->context.applied(other->list)) continue;
+        if (other->settling || (fill && differs(other->changes, *fill))) first = Underway{other->context, other->list};
       }
-      if (!settling) {
-        if (mappings_.size() >= capacity_) drop_all_locked();
-        std::optional<Placed> fill;
-        if (wish) fill = seen_locked(wish->address, protection_for(wish->access), missing);
-        if (missing.none) return std::unexpected(ENXIO);
-        if (!missing.file) {
-          slot.settling = !pending_.empty();
-          std::vector<Change> changes = std::exchange(pending_, {});
-          changes.insert(changes.end(), gains_.begin(), gains_.end());
-          gains_.clear();
-          // Before what is filled, which may lie there; what that maps over need not be made.
-          if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
-          for (const Change& c : changes) {
-            commands.push_back(command(c));
-            if (c.to) ++counts_.refills;
-          }
-          std::optional<std::size_t> filling;
-          if (fill) {
-            note_locked(fill->first, fill->second);
-            changes.push_back({{fill->first, fill->second.end}, fill->second});
-            ++counts_.fills;
-            filling = commands.size();
-            commands.push_back(command(changes.back()));
-          }
-          slot.changes = std::move(changes);
-          slot.inside.store(true, std::memory_order_seq_cst);
-          slot.context.prepare(commands, Then::Guest);
-          slot.list = slot.context.go();
-          return filling;
+      for (const Batch& b : batches_)
+        if (fill && differs(b.changes, *fill)) earlier = b.number;
+      if (!first && !earlier && !missing.file) {
+        slot.settling = !pending_.empty();
+        std::vector<Change> changes = std::exchange(pending_, {});
+        changes.insert(changes.end(), gains_.begin(), gains_.end());
+        gains_.clear();
+        // Before what is filled, which may lie there; what that maps over need not be made.
+        if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
+        for (const Change& c : changes) {
+          commands.push_back(command(c));
+          if (c.to) ++counts_.refills;
         }
+        std::optional<std::size_t> filling;
+        if (fill) {
+          note_locked(fill->first, fill->second);
+          changes.push_back({{fill->first, fill->second.end}, fill->second});
+          ++counts_.fills;
+          filling = commands.size();
+          commands.push_back(command(changes.back()));
+        }
+        slot.changes = std::move(changes);
+        slot.inside.store(true, std::memory_order_seq_cst);
+        slot.context.prepare(commands, Then::Guest);
+        slot.list = slot.context.go();
+        return filling;
       }
     }
-    if (settling && !wait_applied(settling->context, settling->list)) return std::unexpected(ESRCH);
+    if (first && !wait_applied(first->context, first->list)) return std::unexpected(ESRCH);
+    if (earlier) wait_for_batches(earlier);
     if (missing.file) {
       if (auto given = give(missing); !given) return std::unexpected(given.error());
     }
@@ -347,6 +349,12 @@ void Mirror::wait_for(const std::vector<Underway>& lists) {
 bool Mirror::touches(const std::vector<Change>& changes, std::span<const Range> ranges) {
   return std::ranges::any_of(changes, [&](const Change& c) {
     return std::ranges::any_of(ranges, [&](const Range& r) { return overlap(c.range, r); });
+  });
+}
+
+bool Mirror::differs(const std::vector<Change>& changes, const Placed& fill) {
+  return std::ranges::any_of(changes, [&](const Change& c) {
+    return overlap(c.range, {fill.first, fill.second.end}) && !(c.to && same({c.range.start, *c.to}, fill));
   });
 }
 

@@ -2,7 +2,8 @@
 // translation cache: filled from the tables when guest code faults, taken away by flushes. All threads of the process
 // share them, so one cache serves all vCPUs.
 //
-//   a fill     under the mirror's lock: the tables are read, the mapping is noted, the vCPU's list is posted
+//   a fill     under the mirror's lock: the tables are read, the mapping is noted, the vCPU's list is posted. Lists and
+//              changes under way that differ there are waited for first: whichever came last would stay, whatever is noted
 //   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the tables.
 //              What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list that
 //              changes something there, and got the lock before us, may still be carried out: it is waited for. One that comes
@@ -110,6 +111,8 @@ class Mirror {
   static bool same(const Placed&, const Placed&);
   static void add(std::vector<Change>&, const Change&);
   static bool touches(const std::vector<Change>&, std::span<const Range>);
+  // Whether they map something else where this is to be mapped, or nothing.
+  static bool differs(const std::vector<Change>&, const Placed& fill);
 
   std::vector<Placed> noted_locked(const Range&) const;
   void cut_locked(const Range&);
