@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <fstream>
@@ -18,6 +19,7 @@
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/process_stub.hpp"
+#include "arch/x86_64/user_state.hpp"
 #include "guest-mm/snapshot.hpp"
 #include "vmm/snapshot.hpp"
 
