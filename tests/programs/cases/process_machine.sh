@@ -77,15 +77,15 @@ test_process_limits() {
     # shellcheck disable=SC2086
     (cd / && exec prlimit $limits setpriv --reuid $user --regid $user --clear-groups "${PROGRAM:-$RAMET}" run --machine process "$@")
   }
-  script='n=0; while [ $n -lt $0 ]; do (sleep 2) & n=$((n + 1)); done; wait; echo started $n'
-  expect 0 '' limited 100 256 "$BUSYBOX" sh -c "$script" 15
+  script='n=0; while [ $n -lt $0 ]; do (sleep $1) & n=$((n + 1)); done; wait; echo started $n'
+  expect 0 '' limited 100 256 "$BUSYBOX" sh -c "$script" 15 2
   says "started 15"
-  expect '1|2' 'fork' limited 100 256 "$BUSYBOX" sh -c "$script" 200
+  expect '1|2' 'fork' limited 100 256 "$BUSYBOX" sh -c "$script" 200 1000  # none ends meanwhile
   expect 125 '^ramet: ' limited 100 8 "$BUSYBOX" true
   expect 125 '^ramet: ' limited 2 256 "$BUSYBOX" true
   [ "$(wc -l <"$WORK/err")" = 1 ] || { show "$WORK/err"; fail "more than one sentence"; }
   # Of processes as Linux says it.
-  expect '1|2' 'fork: Resource temporarily unavailable' limited 60 4096 "$BUSYBOX" sh -c "$script" 200
+  expect '1|2' 'fork: Resource temporarily unavailable' limited 60 4096 "$BUSYBOX" sh -c "$script" 200 1000  # none ends meanwhile
 }
 # Whose host process is stopped from outside for ten seconds, wherever it is, stalls no other guest of its family.
 silent() {
