@@ -29,8 +29,6 @@ void put(std::byte* page, std::size_t at, std::uint32_t value) { std::memcpy(pag
 
 void Context::spin(std::uint32_t rounds) const { word(told_, TOLD_SPIN).store(rounds, std::memory_order_relaxed); }
 
-bool Context::asleep() const { return word(said_, SAID_SLEEPS).load(std::memory_order_relaxed) != 0; }
-
 void Context::tell_bases() const { put(told_, TOLD_FSGS, 1); }
 
 bool Context::has_bases() const {

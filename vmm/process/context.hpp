@@ -38,9 +38,8 @@ class Context {
   std::span<std::byte> data() const { return {told_ + TOLD_DATA, RAMET_TOLD_SIZE - TOLD_DATA}; }
   std::uint64_t data_at() const { return told_at() + TOLD_DATA; }
 
-  // In how many rounds the thread looks for its next list before it sleeps, and whether it sleeps, as the process says.
+  // In how many rounds the thread looks for its next list before it sleeps.
   void spin(std::uint32_t rounds) const;
-  bool asleep() const;
   void tell_bases() const;  // the process can read and write them by itself
   bool has_bases() const;   // what it says of them is worth something
   std::uint64_t fs_base() const;

@@ -23,9 +23,6 @@ namespace {
 
 constexpr std::uint64_t kSetGs = 0x1001, kSetFs = 0x1002;  // of arch_prctl
 constexpr unsigned kMostRefusals = 3;
-// Rounds in which guest threads look for what comes next before they sleep: a call that waits for something finds them
-// asleep, one that is answered at once does not. No more than a sleep and a wake-up cost.
-constexpr unsigned kLeastSpin = 50, kMostSpin = 200;
 
 // Guest threads in guest code, of all machines in this process: whoever waits for one spins only while processors are left.
 std::atomic<unsigned> running{0};
@@ -179,8 +176,6 @@ Exit ProcessVcpu::enter_and_wait() {
   const auto said = slot_.context.said();
   x86::write_host_registers(said, *frame_, regs_, slot_.context.said_at());
   if (fp_) x86::write_host_fp(said, *frame_, *fp_);
-  spin_ = std::clamp(slot_.context.asleep() ? spin_ / 2 : spin_ * 2, kLeastSpin, kMostSpin);
-  slot_.context.spin(spin_);
   fp_.reset();
   frame_.reset();
   const auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands));

@@ -69,7 +69,6 @@ class ProcessVcpu final : public Vcpu {
   arch::Bases bases_{};
   bool bases_changed_ = false;
   std::optional<Mirror::Wish> wish_; // what it faulted on
-  unsigned spin_ = 0;                // rounds in which it looked for its next list, last time
   unsigned refused_ = 0;             // times in a row that the host would not map that
   std::atomic<std::int64_t> used_{0};  // nanoseconds that its thread is known to have used. Relaxed: it only grows
   std::int64_t used_before_ = 0;     // the same at recycle()
