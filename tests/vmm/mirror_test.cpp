@@ -217,11 +217,17 @@ class MirrorTest : public ::testing::Test {
     return {};
   }
 
+  // Whether the vCPUs have been there: a host that has one processor for all threads may take its time.
+  bool enough() const {
+    const Mirror::Counts c = mirror->counts();
+    return c.fills > 100 && c.refills > 100 && c.evictions >= least_evictions;
+  }
+
   // Takes pages of its own away and gives them back. What has been taken guest code finds nowhere, from then on.
   void change(unsigned which, unsigned of, unsigned rounds) {
     std::minstd_rand random(which + 100);
     const std::uint64_t mine = kPages / of;
-    for (unsigned i = 0; i < rounds && !HasFailure(); ++i) {
+    for (unsigned i = 0; (i < rounds || !enough()) && !HasFailure(); ++i) {
       const std::uint64_t first = random() % mine, pages = 1 + random() % std::min<std::uint64_t>(4, mine - first);
       const mm::Gva at = kStart + (which * mine + first) * mm::kPageSize;
       const std::uint64_t bytes = pages * mm::kPageSize;
@@ -276,8 +282,6 @@ class MirrorTest : public ::testing::Test {
     vcpus.front()->wish.reset();
     vcpus.front()->round(0);  // what waits for whoever enters
     for (std::uint64_t i = 0; i < kPages; ++i) EXPECT_EQ(excess(kStart + i * mm::kPageSize), "");
-    EXPECT_GT(mirror->counts().fills, 10u);
-    EXPECT_GT(mirror->counts().refills, 10u);
     EXPECT_EQ(as->audit(), "");
     vcpus.clear();
   }
@@ -286,6 +290,8 @@ class MirrorTest : public ::testing::Test {
   // gone, and before anything is given.
   static constexpr std::uint64_t kEvery = PROT_READ | PROT_WRITE | PROT_EXEC;
   std::array<std::atomic<std::uint64_t>, kPages> most;
+
+  std::uint64_t least_evictions = 0;
 
   FakeProcess process;
   MirrorTlb tlb;
@@ -297,8 +303,8 @@ class MirrorTest : public ::testing::Test {
 TEST_F(MirrorTest, AStormOfFillsAndFlushesShowsNothingOld) { storm(10000, 1000); }
 TEST_F(MirrorTest, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, true); }
 TEST_F(MirrorTest, NorDoesOneWithRoomForFewMappings) {
+  least_evictions = 10;
   storm(6, 1000);
-  EXPECT_GT(mirror->counts().evictions, 10u);
 }
 
 // A page made read-only and writable again stays mapped: no fault but the first.
