@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <mutex>
+#include <thread>
 #include <utility>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -221,8 +224,18 @@ void AddressSpace::dump(const std::function<void(const Node&)>& see) const {
 Gpa AddressSpace::root() const { return impl_->table->root(); }
 
 void AddressSpace::visit_regions(const std::function<void(const Region&)>& see) const {
-  std::lock_guard guard(impl_->lock);
-  for (const Region* r = impl_->regions.at_or_after(0); r; r = impl_->regions.next(*r)) see(*r);
+  const RegionMap& regions = impl_->regions;
+  constexpr unsigned kRounds = 100;  // of 100 us
+  std::vector<Region> copies;
+  for (unsigned round = 0;; ++round) {
+    if (const std::unique_lock guard(impl_->lock, std::try_to_lock); guard) {
+      for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r)) see(*r);
+      return;
+    }
+    if (round >= kRounds && regions.copies(copies)) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  for (const Region& r : copies) see(r);
 }
 
 std::optional<Region> AddressSpace::find_region(Gva address) const {
@@ -236,7 +249,6 @@ std::uint64_t AddressSpace::limit_bytes() const { return impl_->frames->total() 
 const std::shared_ptr<Account>& AddressSpace::account() const { return impl_->frames->account(); }
 
 Usage AddressSpace::usage() const {
-  std::lock_guard guard(impl_->lock);
   const auto census = impl_->table->census();
   return {.data_pages_4k = census.pages,
           .data_blocks_2m = census.blocks + census.giants * arch::kEntriesPerTable,

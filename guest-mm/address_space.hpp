@@ -85,7 +85,7 @@ struct HostRange {
   }
 };
 
-// Frames by what they hold, exact at any moment the lock is free.
+// Frames by what they hold, exact at any moment the lock is free; while a change is under way, each number by itself.
 struct Usage {
   std::uint64_t data_pages_4k = 0;   // frames mapped by 4 KiB entries
   std::uint64_t data_blocks_2m = 0;  // frames mapped by 2 MiB entries, in blocks
@@ -232,7 +232,9 @@ class AddressSpace {
   std::int64_t pins() const;              // that are there now, not frames
 
   Gpa root() const;                       // CR3 / TTBR0
-  // Visits regions in address order under the lock; the callback must not call back.
+  // Visits regions in address order, all as they were at one moment; the callback must not call back. Under the lock, if it
+  // is free within some 10 ms: a change may hold it for ever, if the machine waits for somebody who does not answer. Without
+  // it, that moment may be in the middle of the change: what takes a mapping's place is not there yet.
   void visit_regions(const std::function<void(const Region&)>&) const;
   std::optional<Region> find_region(Gva address) const;
   // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
@@ -246,7 +248,7 @@ class AddressSpace {
     arch::Attributes attributes = {};
   };
   void dump(const std::function<void(const Node&)>&) const;
-  Usage usage() const;
+  Usage usage() const;                    // without the lock
   std::uint64_t limit_bytes() const;      // most memory of its own in use at a time, and held for it by the VMM
   const std::shared_ptr<Account>& account() const;
   const Counters& counters() const { return counters_; }

@@ -12,6 +12,15 @@ const Region* RegionMap::find(Gva address) const {
   return r && r->contains(address) ? r : nullptr;
 }
 
+bool RegionMap::copies(std::vector<Region>& out) const {
+  out.clear();
+  rcu::Reader reader;
+  const std::uint32_t before = changes_.read();
+  if (SequenceCount::changing(before)) return false;
+  for (const Region* r = at_or_after(0); r; r = next(*r)) out.push_back(*r);
+  return changes_.unchanged(before);
+}
+
 bool RegionMap::free(Gva start, Gva end) const {
   const Region* r = at_or_after(start);
   return !r || r->start >= end;
@@ -49,12 +58,14 @@ void RegionMap::cut(Gva at) {
 }
 
 void RegionMap::seize(Gva start, Gva end) {
+  Steps steps(*this);
   cut(start);
   cut(end);
   for (const Region* r = at_or_after(start); r && r->start < end; r = next(*r)) r->sequence.begin();
 }
 
 void RegionMap::release(Gva start, Gva end) {
+  Steps steps(*this);
   for (const Region* r = at_or_after(start); r && r->start < end; r = next(*r)) r->sequence.end();
   merge_around(start, end);
 }
@@ -89,12 +100,14 @@ void RegionMap::merge_around(Gva start, Gva end) {
 }
 
 void RegionMap::insert(Region region) {
+  Steps steps(*this);
   const Gva start = region.start, end = region.end;
   tree_.insert(std::make_unique<Region>(std::move(region)));
   merge_around(start, end);
 }
 
 void RegionMap::remove(Gva start, Gva end, const std::function<void(const Region&)>& taken) {
+  Steps steps(*this);
   const Region* r = at_or_after(start);
   while (r && r->start < end) {
     taken(*r);
@@ -112,6 +125,7 @@ void RegionMap::remove(Gva start, Gva end, const std::function<void(const Region
 }
 
 void RegionMap::change(Gva start, Gva end, const std::function<void(Region&)>& edit) {
+  Steps steps(*this);
   for (const Region* r = at_or_after(start); r && r->start < end;) {
     auto edited = std::make_unique<Region>(*r);
     const Gva after = r->end;
@@ -124,6 +138,7 @@ void RegionMap::change(Gva start, Gva end, const std::function<void(Region&)>& e
 }
 
 const Region* RegionMap::extend_down(const Region& old, Gva start) {
+  Steps steps(*this);
   auto larger = std::make_unique<Region>(old);
   if (larger->backing) larger->offset -= old.start - start;
   larger->start = start;

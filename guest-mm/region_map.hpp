@@ -4,13 +4,14 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "guest-mm/region_tree.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
 
-// Under the address-space lock, but for find(), at_or_after() and next() within an rcu::Reader.
+// Under the address-space lock, but for find(), at_or_after() and next() within an rcu::Reader, and copies().
 // Pointers stay valid until the map is changed (within a reader: until the reader leaves).
 class RegionMap {
  public:
@@ -26,6 +27,10 @@ class RegionMap {
   // Last region that starts below `address`; null if none.
   const Region* last_below(Gva address) const { return tree_.last_below(address); }
   std::size_t size() const { return tree_.size(); }
+
+  // Without the lock: all regions in address order, as they were at one moment. False: they changed meanwhile, and `out`
+  // holds nothing of use.
+  bool copies(std::vector<Region>& out) const;
 
   bool free(Gva start, Gva end) const;      // no region touches it
   bool covered(Gva start, Gva end) const;   // no hole in it
@@ -66,7 +71,22 @@ class RegionMap {
   static Gva guarded_start(const Region&);
   std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew);
 
+  // Several steps that readers without the lock see none or all of. Not within another one.
+  class Steps {
+   public:
+    explicit Steps(RegionMap& map) : count_(map.changes_) { count_.begin(); }
+    ~Steps() { count_.end(); }
+    Steps(const Steps&) = delete;
+    Steps& operator=(const Steps&) = delete;
+
+   private:
+    SequenceCount& count_;
+  };
+
   RegionTree tree_;
+  // Odd while Steps are under way. The tree publishes what changes by release stores and reads it by acquire loads: who saw
+  // any of it sees this changed as well.
+  SequenceCount changes_;
   Gva bottom_, top_;
   const std::size_t max_;
   // The search starts at hint_: above it there is no free range longer than skipped_. Without it, a

@@ -72,7 +72,10 @@ void TablePool::reclaim() {
 Result<Gpa> TablePool::allocate() {
   if (free_.empty() && retired_.size >= kEnoughRetired) reclaim();
   if (free_.empty()) {
-    if (const auto fresh = take_fresh()) return *fresh;
+    if (const auto fresh = take_fresh()) {
+      used_.fetch_add(1, std::memory_order_relaxed);
+      return *fresh;
+    }
     if (!retired_.empty()) reclaim();
   }
   const auto free = pop(free_);
@@ -80,6 +83,7 @@ Result<Gpa> TablePool::allocate() {
     const auto last = take_stocked();
     return last ? Result<Gpa>(*last) : fail(Error::NoMemory);
   }
+  used_.fetch_add(1, std::memory_order_relaxed);
   const Gpa gpa = *free;
   std::memset(host(gpa), 0, kPageSize);
   new (&info(gpa)) TableInfo;
@@ -95,6 +99,7 @@ Result<> TablePool::reserve(std::uint64_t pages) {
     if (const auto page = allocate()) push(taken, *page);
     else done = fail(page.error());
   }
+  used_.fetch_sub(taken.size, std::memory_order_relaxed);
   splice(free_, taken);
   return done;
 }
@@ -105,6 +110,7 @@ Result<Gpa> TablePool::allocate_kernel() {
 }
 
 void TablePool::retire(Gpa gpa) {
+  used_.fetch_sub(1, std::memory_order_relaxed);
   // A sealed one waits with the outermost seal that closed it.
   const std::uint32_t born = info(gpa).born.load(std::memory_order_relaxed);
   for (Seal& seal : seals_) {
@@ -129,12 +135,14 @@ std::optional<Gpa> TablePool::take_stocked() {
   std::lock_guard guard(stock_lock_);
   const auto page = pop(stock_);
   if (!page) return std::nullopt;
+  used_.fetch_add(1, std::memory_order_relaxed);
   // As young as what is not sealed now. A seal made meanwhile closes it, and what it would be put into.
   info(*page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
   return page;
 }
 
 void TablePool::put_back(Gpa page) {
+  used_.fetch_sub(1, std::memory_order_relaxed);
   std::lock_guard guard(stock_lock_);
   push(stock_, page);
 }
@@ -158,12 +166,9 @@ bool TablePool::thaw() {
   return any;
 }
 
-std::uint64_t TablePool::used() const {
-  std::uint64_t unused = free_.size + retired_.size + stocked();
-  for (const Seal& seal : seals_) unused += seal.dropped.size;
-  return fresh_ - first_ - unused;
+void TablePool::free(Gpa gpa) {
+  used_.fetch_sub(1, std::memory_order_relaxed);
+  push(free_, gpa);
 }
-
-void TablePool::free(Gpa gpa) { push(free_, gpa); }
 
 }  // namespace ramet::mm

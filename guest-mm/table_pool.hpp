@@ -62,7 +62,7 @@ class TableLock {
   std::atomic<bool>& locked_;
 };
 
-// Under the address-space lock, but for host(), info(), own(), writable(), and what says that it is not.
+// Under the address-space lock, but for host(), info(), own(), writable(), used(), and what says that it is not.
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -107,7 +107,7 @@ class TablePool {
 
   std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
-  std::uint64_t used() const;  // without ring 0's
+  std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }  // without ring 0's
   // At most: the machine may refuse to hear of more of the bank.
   std::uint64_t left() const { return free_.size + retired_.size + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
@@ -134,6 +134,7 @@ class TablePool {
   TableInfo* infos_ = nullptr;        // one per page of the bank, touched as used
   const std::uint64_t first_;         // pages before it are ring 0's
   std::uint64_t kernel_ = 0;          // of which these many are in use
+  std::atomic<std::uint64_t> used_{0};  // handed out and not given back; a statistic, it orders nothing
   std::uint64_t fresh_;               // pages from here on were never used
   std::uint64_t known_;               // pages from here on are not yet announced
   TableList free_, retired_;

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,7 +84,8 @@ static void steps(pid_t of) {
   char path[4096], text[32];
   snprintf(path, sizeof path, "%s/steps", directory);
   const int fd = open(path, O_CREAT | O_RDWR, 0600);
-  CHECK(fd >= 0);
+  const int shared = shmget(IPC_PRIVATE, kPage, IPC_CREAT | 0600);
+  CHECK(fd >= 0 && shared >= 0);
   for (unsigned step = 1; !stop->other; ++step) {
     fork_one();
     volatile char* p = mmap(NULL, 64 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -102,15 +104,18 @@ static void steps(pid_t of) {
     clockid_t clock;
     struct timespec t;
     CHECK(clock_getcpuclockid(of, &clock) == 0 && clock_gettime(clock, &t) == 0);
-    // Not those that tell of its memory: they wait for a change that is under way there.
-    static const char* const files[] = {"cmdline", "comm"};
+    // Also those that tell of its memory, in which a change may be under way.
+    static const char* const files[] = {"cmdline", "comm", "environ", "auxv", "limits", "maps", "stat", "statm", "status"};
     for (unsigned i = 0; i < sizeof files / sizeof *files; ++i) read_file(of, files[i]);
     DIR* all = opendir("/proc");
     CHECK(all);
     while (readdir(all)) {}
     closedir(all);
+    struct shmid_ds segment;
+    CHECK(shmctl(shared, IPC_STAT, &segment) == 0 && segment.shm_nattch == 0);  // looks at everybody's mappings
     CHECK(pwrite(fd, text, (size_t)snprintf(text, sizeof text, "%10u\n", step), 0) > 0);
   }
+  CHECK(shmctl(shared, IPC_RMID, NULL) == 0);
 }
 
 // By so many threads that one of them always is where it has to wait for the process.
