@@ -1,5 +1,6 @@
 // What snapshots cost: spawning a VM from a warm snapshot up to its first instruction, resetting one, freezing and
-// forking by size, and what a child costs the host. bench_layers [Google Benchmark's options]
+// forking by size, and what a child costs the host. bench_layers [--machine=NAME]
+// [Google Benchmark's options]
 #include <benchmark/benchmark.h>
 
 #include <chrono>
@@ -51,7 +52,7 @@ std::uint64_t run(vmm::Shell& vm, mm::Gva from, std::uint64_t pages, std::uint64
 }
 
 std::unique_ptr<vmm::Shell> parent(std::uint64_t mib, bool blocks) {
-  auto vm = must(vmm::Shell::create(2 * mib * kMiB + 64 * kMiB));
+  auto vm = must(vmm::Shell::create(2 * mib * kMiB + 64 * kMiB, {}, bench::machine_choice));
   mm::AddressSpace& m = vm->memory();
   const auto rw = mm::Prot::Read | mm::Prot::Write;
   if (!m.map({.address = kProgram, .length = mm::kPageSize, .prot = rw, .fixed = true}) ||
@@ -170,4 +171,4 @@ BENCHMARK(child_memory)->Iterations(3);
 
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) { return bench::run_benchmarks(argc, argv); }

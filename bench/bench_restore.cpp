@@ -1,6 +1,6 @@
 // What continuing a snapshot file costs: from opening it to the program's first instruction, and until it has read a
 // word of every page; plain files and compressed ones, with and without what the first run noted for fetching ahead.
-// bench_restore [Google Benchmark's options]; RESTORE_MIB sets the size, 1024 without it.
+// bench_restore [--machine=NAME] [Google Benchmark's options]; RESTORE_MIB sets the size, 1024 without it.
 #include <benchmark/benchmark.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -44,7 +44,7 @@ class Directory {
     options.memory_bytes = (std::stoull(mib()) + 64) << 20;
     options.saving = std::make_shared<vmm::snapshot::Saving>(
         vmm::snapshot::SaveOptions{.path = file, .hook = {}, .compress = compress, .shares = {}});
-    auto shell = must(vmm::Shell::create(options.memory_bytes));
+    auto shell = must(vmm::Shell::create(options.memory_bytes, {}, bench::machine_choice));
     auto report = must(vmm::run(*shell, options));
     if (!options.saving->outcome()) give_up("the program was not saved: " + report.ending.message);
     must(*options.saving->outcome());
@@ -69,9 +69,11 @@ void restore(benchmark::State& state, bool compress, bool ahead) {
     const int out = ::memfd_create("out", MFD_CLOEXEC);
     const std::uint64_t begin = ramet_ticks();
     auto file = must(vmm::snapshot::File::open(path));
-    auto shell = must(vmm::Shell::create(file->state().memory_bytes));
+    auto shell = must(vmm::Shell::create(file->state().memory_bytes, {}, bench::machine_choice));
     auto files = must(vmm::Files::create({}));
-    auto pager = must(vmm::snapshot::Pager::create(file, [](const vmm::Failure& f) { give_up(f.message); }));
+    using vmm::snapshot::Pager;
+    auto pager = must(Pager::create(file, [](const vmm::Failure& f) { give_up(f.message); }, Pager::How::Lazily,
+                                    shell->machine().needs().files));
     if (ahead) pager->fetch_ahead();
     must(vmm::snapshot::restore_memory(file, pager, *shell, files));
     vmm::RunOptions options;
@@ -104,4 +106,4 @@ BENCHMARK_CAPTURE(restore, compressed_ahead, true, true)->UseManualTime()->Itera
 
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) { return bench::run_benchmarks(argc, argv); }

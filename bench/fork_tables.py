@@ -31,7 +31,7 @@ def fork(bench):
 
 def layers(bench):
     out = bench.scratch / "layers.json"
-    bench.execute([bench.build / "bench/bench_layers", f"--benchmark_out={out}", "--benchmark_out_format=json",
+    bench.execute([bench.build / "bench/bench_layers", f"--machine={bench.machine}", f"--benchmark_out={out}", "--benchmark_out_format=json",
                    "--benchmark_repetitions=3"])
     runs = [b for b in json.loads(out.read_text())["benchmarks"] if b["run_type"] == "iteration"]
 
