@@ -157,6 +157,18 @@ FilePart Bank::file_at(Gpa gpa) const {
   return {files_[number], gpa - base_, last * kBlockSize - (gpa - base_)};
 }
 
+void Bank::bring(Gpa start, Gpa end) const {
+  if (whole_) whole_->bring(start, end);
+  else if (source_) source_->bring(start - base_, end - base_);
+}
+
+Bank::Frames Bank::there(Gpa at, Frames within) const {
+  if (whole_) return whole_->there(at, within);
+  if (!source_) return within;
+  const auto range = source_->there(at - base_, {within.start - base_, within.end - base_});
+  return {base_ + range.start, base_ + range.end};
+}
+
 bool Bank::give_back(Gpa start, std::uint64_t bytes) const {
   // A hole in the file: MADV_DONTNEED would leave its pages, and everybody's view of them, as they are.
   return ::madvise(at(start), bytes, has_files() ? MADV_REMOVE : MADV_DONTNEED) == 0;
@@ -174,10 +186,11 @@ Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
 }
 
 std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only,
-                                  FilePart part) {
+                                  FilePart part, PageSource* source) {
   std::shared_ptr<Bank> bank(new Bank(base, host, std::move(release)));
   bank->read_only_ = read_only;
   bank->part_ = std::move(part);
+  bank->source_ = source;
   return bank;
 }
 
@@ -275,10 +288,11 @@ Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   return {};
 }
 
-Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part) {
+Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part,
+                                                PageSource* source) {
   if (host.empty() || !is_aligned(host.size(), kPageSize)) return fail(Error::Invalid);
   return place(space_, host.size(), kAddedBase, [&](Gpa base) -> Result<std::shared_ptr<Bank>> {
-    return Bank::adopt(base, host, release, false, part);
+    return Bank::adopt(base, host, release, false, part, source);
   });
 }
 

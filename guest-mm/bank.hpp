@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "guest-mm/memory_file.hpp"
+#include "guest-mm/page_source.hpp"
 #include "guest-mm/physical_space.hpp"
 #include "guest-mm/types.hpp"
 
@@ -45,13 +46,21 @@ class Bank {
 
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
   // destructor. A guest cannot write a read-only one, whatever its page tables say. `part`: the file behind it.
+  // `source`: what brings its pages, until `release` runs; null: all are there.
   static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only = false,
-                                     FilePart part = {});
+                                     FilePart part = {}, PageSource* source = nullptr);
   // A part of a bank, which outlives it.
   static std::shared_ptr<Bank> part_of(const Bank&, Gpa start, Gpa end, bool read_only);
 
   // The file behind a frame, and how far it goes on. Precondition: contains(gpa), and the frame is in use.
   FilePart file_at(Gpa gpa) const;
+  // For whoever looks at pages, or maps them: [start, end) are there when this returns. Precondition: within the bank.
+  void bring(Gpa start, Gpa end) const;
+  // The frames around `at`, within [start, end), that are there; the range is empty if `at` itself is not.
+  struct Frames {
+    Gpa start = 0, end = 0;
+  };
+  Frames there(Gpa at, Frames within) const;
   // Block-aligned: the host gets the memory back. Whoever looks there next finds zeroes. False: the host would not.
   bool give_back(Gpa start, std::uint64_t bytes) const;
 
@@ -77,6 +86,7 @@ class Bank {
   int file_ = -1;             // of memory_file(); closed by release_
   FilePart part_;             // of adopt()
   const Bank* whole_ = nullptr;  // of part_of()
+  PageSource* source_ = nullptr;  // of adopt()
   // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
   std::vector<std::atomic<std::uint32_t>> blocks_;
   mutable std::shared_mutex files_lock_;  // guards what follows; a leaf
@@ -158,7 +168,8 @@ class Memory {
   // A bank over `host`, at an address that is free in every VM of the space. Its memory must stay mapped until
   // `release` runs, which happens when the last shared_ptr has gone: of whoever made it, of each Memory it is attached
   // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
-  Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {});
+  Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {},
+                                          PageSource* source = nullptr);
   // From now on the guest can be given such a bank, which other VMs may have as well; until it is detached as often.
   // Errors: NoMemory (the machine has no slot).
   Result<> attach(const std::shared_ptr<Bank>&);
@@ -173,6 +184,10 @@ class Memory {
   const std::shared_ptr<const Layer>& layer() const { return layer_; }
   // Whether a data frame belongs to a layer.
   bool inherited(Gpa gpa) const { return find(inherited_data_, gpa) != nullptr; }
+  // To be called before memory of a layer is looked at: it is there when this returns. Other frames always are.
+  void bring(Gpa gpa, std::uint64_t bytes) const {
+    if (const Bank* bank = find(inherited_data_, gpa)) bank->bring(gpa, gpa + bytes);
+  }
   // Host address of a page table of a layer, as this VM sees it; nullptr if it is none.
   std::byte* inherited_table(Gpa gpa) const {
     const Bank* bank = find(inherited_tables_, gpa);

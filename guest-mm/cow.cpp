@@ -51,6 +51,7 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
     if (!run) break;
     // Others may be writing there: then the entry has changed, and the copy is thrown away. A layer may be a mapped
     // snapshot file that somebody damages: then it cannot be read.
+    memory.bring(seen.address, leaf.span());
     if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), leaf.span()); !copied) {
       frames->free(run->gpa, run->pages());
       if (copies.count == 0) return copied;

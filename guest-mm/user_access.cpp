@@ -40,6 +40,7 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
     end = next->end();
   }
   piece.bytes = HostBytes(host.first(std::min(length, end - address)));
+  memory.bring(piece.gpa, piece.bytes.size());
   return piece;
 }
 

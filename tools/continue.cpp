@@ -41,29 +41,31 @@ std::uint64_t saved_memory(const File& file) {
   return std::clamp(file.state().memory_bytes, vmm::kMinMemory, vmm::kMaxMemory);
 }
 
-std::expected<std::shared_ptr<Pager>, vmm::Failure> open_pages(const std::shared_ptr<const File>& file,
-                                                             const std::vector<vmm::Share>& shares, bool eager) {
-  const auto how = may_be_written(*file, shares) ? Pager::How::Copied
-                   : eager                       ? Pager::How::Checked
-                                                 : Pager::How::Lazily;
-  auto pager = Pager::create(file, give_up, how);
-  if (!pager) return pager;
+vmm::Status Continuation::open_pages(bool files) {
+  std::lock_guard guard(opening_);
+  if (pager_) return {};
+  const auto how = may_be_written(*file_, prepared_.run.shares) ? Pager::How::Copied
+                   : eager_                                     ? Pager::How::Checked
+                                                                : Pager::How::Lazily;
+  auto pager = Pager::create(file_, give_up, how, files);
+  if (!pager) return std::unexpected(pager.error());
   if (!(*pager)->not_lazy().empty())
-    refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file->path())});
+    refuse({.message = fmt::format("{}; all of {} is read first", (*pager)->not_lazy(), file_->path())});
   (*pager)->fetch_ahead();
-  return pager;
+  pager_ = std::move(*pager);
+  return {};
 }
 
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const File>& file,
-                                              const std::shared_ptr<Pager>& pager, const Prepared& prepared) {
+std::expected<Restored, vmm::Failure> Continuation::restore() {
   Restored r;
-  auto shell = make_shell(prepared);
+  auto shell = make_shell(prepared_);
   if (!shell) return std::unexpected(shell.error());
   r.shell = std::move(*shell);
-  auto files = vmm::Files::create(prepared.run.shares);
+  if (auto opened = open_pages(r.shell->machine().needs().files); !opened) return std::unexpected(opened.error());
+  auto files = vmm::Files::create(prepared_.run.shares);
   if (!files) return std::unexpected(files.error());
   r.files = std::make_unique<vmm::Files>(std::move(*files));
-  auto banks = restore_memory(file, pager, *r.shell, *r.files);
+  auto banks = restore_memory(file_, pager_, *r.shell, *r.files);
   if (!banks) return std::unexpected(banks.error());
   r.banks = std::move(*banks);
   return r;

@@ -1,9 +1,10 @@
-// What commands that continue a snapshot file have in common: its pages, and its memory in a microVM.
+// What commands that continue a snapshot file have in common: its pages, and its memory in microVMs.
 #pragma once
 
 #include <cstdint>
 #include <expected>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "tools/run_options.hpp"
@@ -14,19 +15,33 @@ namespace ramet::tools {
 // The limit it was saved with, in bytes.
 std::uint64_t saved_memory(const vmm::snapshot::File&);
 
-// The pages of a file, as they are touched, or all of them now: if asked for, if the host cannot do otherwise (people
-// are told), or if the program could change the file, which lies in a share that it may write. A page that is found
-// damaged later ends the command, with a message.
-std::expected<std::shared_ptr<vmm::snapshot::Pager>, vmm::Failure> open_pages(
-    const std::shared_ptr<const vmm::snapshot::File>&, const std::vector<vmm::Share>&, bool eager = false);
-
 struct Restored {
   std::unique_ptr<vmm::Shell> shell;
   std::unique_ptr<vmm::Files> files;  // what it has mapped; kept as long as the shell
   std::vector<std::shared_ptr<mm::Bank>> banks;
 };
-// The file's memory in a shell of its own. From any thread. Errors: as restore_memory().
-std::expected<Restored, vmm::Failure> restore(const std::shared_ptr<const vmm::snapshot::File>&,
-                                              const std::shared_ptr<vmm::snapshot::Pager>&, const Prepared&);
+
+// A file that is continued, once or by many copies at a time, which share its pages.
+class Continuation {
+ public:
+  // `prepared` outlives it. Pages come as they are touched, or all with the first restore(): if asked for (`eager`), if the
+  // host cannot do otherwise (people are told), or if the program could change the file, which lies in a share that it may
+  // write. A page that is found damaged later ends the command, with a message.
+  Continuation(std::shared_ptr<const vmm::snapshot::File> file, const Prepared& prepared, bool eager = false)
+      : file_(std::move(file)), prepared_(prepared), eager_(eager) {}
+
+  // The file's memory in a shell of its own. From any thread. Errors: as of Pager::create() and restore_memory().
+  std::expected<Restored, vmm::Failure> restore();
+  // After a restore() that had no error.
+  vmm::snapshot::Pager& pager() const { return *pager_; }
+
+ private:
+  vmm::Status open_pages(bool files);
+  const std::shared_ptr<const vmm::snapshot::File> file_;
+  const Prepared& prepared_;
+  const bool eager_;
+  std::mutex opening_;  // guards that pager_ is made once
+  std::shared_ptr<vmm::snapshot::Pager> pager_;
+};
 
 }  // namespace ramet::tools

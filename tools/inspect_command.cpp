@@ -32,9 +32,7 @@ int inspect_file(const InspectOptions& options, const std::vector<std::string>& 
   const auto file = vmm::snapshot::File::open(words.front());
   if (!file) return refuse(file.error());
   prepared->run.memory_bytes = saved_memory(**file);
-  const auto pager = open_pages(*file, prepared->run.shares);
-  if (!pager) return refuse(pager.error());
-  const auto restored = restore(*file, *pager, *prepared);
+  const auto restored = Continuation(*file, *prepared).restore();
   if (!restored) return refuse(restored.error());
   Dump dump = take_dump(restored->shell->memory());
   dump.ended = true;

@@ -60,10 +60,8 @@ int save(SaveSettings& settings, const CLI::App& sub) {
     if (!file) return refuse(file.error());
     options.passed_reads = (*file)->state().at_hook ? 0 : 1;
     if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
-    auto pager = open_pages(*file, prepared->run.shares);
-    if (!pager) return refuse(pager.error());
     prepared->run.from = *file;
-    auto opened = restore(*file, *pager, *prepared);
+    auto opened = Continuation(*file, *prepared).restore();
     if (!opened) return refuse(opened.error());
     restored = std::move(*opened);
     shell = std::move(restored.shell);
@@ -101,25 +99,24 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   if (!file) return refuse(file.error());
   if (!settings.memory_given) prepared->run.memory_bytes = saved_memory(**file);
   prepared->run.arguments.assign(words->begin() + 1, words->end());
-  auto pager = open_pages(*file, prepared->run.shares, settings.eager);
-  if (!pager) return refuse(pager.error());
   prepared->run.from = *file;
+  Continuation continuation(*file, *prepared, settings.eager);
   if (settings.copies > 1) {
     const auto status =
-        run_copies(settings.copies, settings.jobs, prepared->run, [&] { return restore(*file, *pager, *prepared); });
+        run_copies(settings.copies, settings.jobs, prepared->run, [&] { return continuation.restore(); });
     return status ? *status : refuse(status.error());
   }
-  auto restored = restore(*file, *pager, *prepared);
+  auto restored = continuation.restore();
   if (!restored) return refuse(restored.error());
   const auto report = run_in(std::move(restored->shell), prepared->run, settings.run.stat, *words);
   if (!report) return refuse(report.error());
-  const auto counts = (*pager)->counts();
+  const auto counts = continuation.pager().counts();
   if (settings.run.stat)
     fmt::print(stderr, "{}",
                lines({{"snapshot:touched", counts.faults},
                       {"snapshot:blocks", counts.blocks},
                       {"snapshot:ahead", counts.ahead}}));
-  (*pager)->keep_working_set();
+  continuation.pager().keep_working_set();
   if (!settings.json.empty())
     if (auto written = write_report(settings.json, *report, *words); !written) return refuse(written.error());
   return report->ending.status();

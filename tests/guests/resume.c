@@ -2,6 +2,7 @@
 //   resume DIRECTORY       prints each line of its input, between checks before and after
 //   resume hook [NAME]     says where it may be saved, and what it was continued with
 //   resume touch MIB       touches memory, waits for its input, and adds the memory up
+//   resume some MIB        touches memory, says where it may be saved, and looks at three pages of it
 //   resume holds WHAT      has something open that cannot be saved, and reads its input
 #define _GNU_SOURCE
 #include "../../vmm/include/ramet_guest.h"
@@ -156,6 +157,21 @@ static int touch(size_t mib) {
   return 0;
 }
 
+static int some(size_t mib) {
+  const size_t n = mib << 20;
+  unsigned char* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(p != MAP_FAILED);
+  for (size_t i = 0; i < n; i += 4096) *(uint64_t*)(p + i) = i * 0x9e3779b97f4a7c15u | 1;
+  ramet_snapshot("ready");
+  const size_t pages[] = {0, n / 2, n - 4096};
+  for (size_t i = 0; i < 3; i++) {
+    CHECK(*(uint64_t*)(p + pages[i]) == (pages[i] * 0x9e3779b97f4a7c15u | 1));
+    p[pages[i]] = 7;
+  }
+  printf("3 pages of %zu MiB\n", mib);
+  return 0;
+}
+
 static int holds(const char* what) {
   int fd[2] = {-1, -1};
   if (strcmp(what, "pipe") == 0) CHECK(pipe(fd) == 0);
@@ -180,6 +196,7 @@ static int holds(const char* what) {
 
 int main(int argc, char** argv) {
   if (argc == 3 && strcmp(argv[1], "touch") == 0) return touch((size_t)atol(argv[2]));
+  if (argc == 3 && strcmp(argv[1], "some") == 0) return some((size_t)atol(argv[2]));
   if (argc == 3 && strcmp(argv[1], "holds") == 0) return holds(argv[2]);
   if (argc >= 2 && strcmp(argv[1], "hook") == 0) return hook(argc > 2 ? argv[2] : "ready");
   if (argc == 2) return everything(argv[1]);

@@ -25,6 +25,8 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/region.hpp"
+#include "tests/guest-mm/late_pages.hpp"
 
 namespace ramet::vmm::process {
 namespace {
@@ -330,6 +332,37 @@ TEST_F(MirrorTest, WhatTheTablesStillAllowStaysMapped) {
   }
   EXPECT_EQ(mirror->counts().fills, 1u);
   EXPECT_EQ(mirror->counts().refills, 20u);
+}
+
+// A page that is yet to come, as of a snapshot file, is brought before it is mapped; its neighbours wait until they are.
+TEST_F(MirrorTest, WhatIsNotThereIsBroughtFirst) {
+  set_up(10000);
+  mm::test::LatePages late(*memory, kPages);
+  as = std::move(*mm::AddressSpace::create({}, *memory, tlb));
+  mirror = std::make_unique<Mirror>(process, *as, *memory, 10000);
+  tlb.mirror = mirror.get();
+  mm::Region region;
+  region.start = kStart, region.end = kStart + kPages * mm::kPageSize;
+  region.prot = kReadWrite, region.max_prot = mm::kAllProt;
+  const mm::AddressSpace::Stretch all{.start = kStart, .frame = late.base(), .pages = kPages};
+  ASSERT_TRUE(as->restore(late.layer(), 0x7fff'0000'0000, {&region, 1}, {&all, 1}));
+  {
+    Thread vcpu(*this, 1);
+    const auto page = [](std::uint64_t n) { return kStart + n * mm::kPageSize; };
+    for (const std::uint64_t n : {10u, 11u, 20u}) {
+      vcpu.wish = {page(n), mm::Access::Read};
+      vcpu.round(0);
+    }
+    EXPECT_EQ(late.brought(), 3u);
+    for (std::uint64_t n = 0; n < kPages; ++n)
+      EXPECT_EQ(process.shown(page(n)).has_value(), n == 10 || n == 11 || n == 20) << n;
+    EXPECT_EQ(mirror->counts().mappings, 2u);
+    for (const std::uint64_t n : {10u, 20u}) EXPECT_EQ(excess(page(n)), "");
+  }
+  tlb.mirror = nullptr;
+  mirror.reset();
+  as.reset();
+  memory.reset();
 }
 
 // Permission that was given and taken again before anybody entered is not given late.

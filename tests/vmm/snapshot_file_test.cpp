@@ -189,14 +189,29 @@ TEST_F(SnapshotFile, IsWrittenWhollyOrNotAtAll) {
   EXPECT_FALSE(Writer::create("/nowhere/file", abi, false));
 }
 
+// For machines whose pages are in files: who looks asks for the page before; elsewhere the host tells of the touch.
+struct Looker {
+  explicit Looker(const std::shared_ptr<Pager>& pager, bool files) : pager(pager) {
+    if (files) bank = *Pager::make_bank(pager, 0, *memory);
+  }
+  std::span<const std::byte> at(unsigned page) const {
+    if (bank) bank->bring(bank->base() + page * kPageBytes, bank->base() + (page + 1) * kPageBytes);
+    return pager->pages(0).subspan(page * kPageBytes, kPageBytes);
+  }
+  std::unique_ptr<mm::Memory> memory = std::move(*mm::Memory::create({.data_bytes = 2 << 20, .table_bytes = 2 << 20}));
+  std::shared_ptr<Pager> pager;
+  std::shared_ptr<mm::Bank> bank;
+};
+
 // Threads touch all pages at once, in their own orders; each finds what was written, lazily and eagerly.
 TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
   constexpr unsigned kPages = 1000;
-  for (const bool compress : {false, true}) {
+  for (const auto& [compress, files] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
     const auto file = *File::open(write("file", kPages, compress));
     for (const auto how : {Pager::How::Lazily, Pager::How::Checked, Pager::How::Copied}) {
-      auto pager = Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, how);
+      auto pager = Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, how, files);
       ASSERT_TRUE(pager) << pager.error().message;
+      const Looker looker(*pager, files);
       std::vector<std::jthread> threads;
       std::atomic<unsigned> wrong{0};
       for (unsigned t = 0; t < 4; ++t) {
@@ -204,7 +219,7 @@ TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
           for (unsigned i = 0; i < kPages; ++i) {
             const unsigned n = (i * (2 * t + 1) + t * 250) % kPages;
             const Page expected = page(n);
-            if (std::memcmp((*pager)->pages(0).data() + n * kPageBytes, expected.data(), kPageBytes) != 0) ++wrong;
+            if (std::memcmp(looker.at(n).data(), expected.data(), kPageBytes) != 0) ++wrong;
           }
         });
       }
@@ -219,24 +234,32 @@ TEST_F(SnapshotFile, PagesAreThereWhenTheyAreTouched) {
 
 TEST_F(SnapshotFile, WhatWasTouchedIsFetchedAhead) {
   const auto file = *File::open(write("file", 640, false));
-  const auto pager = [&] { return *Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }); };
-  const auto touch = [](const Pager& p, unsigned n) {
-    return std::to_integer<int>(*static_cast<volatile std::byte*>(&p.pages(0)[n * kPageBytes]));
+  const auto touch = [](const Looker& l, unsigned n) {
+    return std::to_integer<int>(*static_cast<const volatile std::byte*>(&l.at(n)[0]));
   };
-  {
-    auto first = pager();
-    if (!first->not_lazy().empty()) GTEST_SKIP() << first->not_lazy();
-    touch(*first, 300), touch(*first, 100);
-    first->keep_working_set();
+  for (const bool files : {true, false}) {
+    const auto pager = [&] {
+      return *Pager::create(file, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily, files);
+    };
+    {
+      auto first = pager();
+      if (!first->not_lazy().empty()) GTEST_SKIP() << first->not_lazy();
+      const Looker looker(first, files);
+      touch(looker, 300), touch(looker, 100);
+      EXPECT_EQ(first->counts().faults, 2u);
+      first->keep_working_set();
+    }
+    auto second = pager();
+    second->fetch_ahead();
+    while (second->counts().ahead < 2) std::this_thread::yield();
+    EXPECT_EQ(second->counts().faults, 0u);
+    const Looker looker(second, files);
+    touch(looker, 300), touch(looker, 100);
+    EXPECT_EQ(second->counts().faults, 0u);
+    put("file.ws", "rubbish");
+    pager()->fetch_ahead();
+    std::filesystem::remove(path("file.ws"));
   }
-  auto second = pager();
-  second->fetch_ahead();
-  while (second->counts().ahead < 2) std::this_thread::yield();
-  EXPECT_EQ(second->counts().faults, 0u);
-  touch(*second, 300), touch(*second, 100);
-  EXPECT_EQ(second->counts().faults, 0u);
-  put("file.ws", "rubbish");
-  pager()->fetch_ahead();
 }
 
 TEST_F(SnapshotFile, NobodySeesADamagedPage) {
@@ -246,19 +269,21 @@ TEST_F(SnapshotFile, NobodySeesADamagedPage) {
   bad[sizeof(Header) + 300 * kPageBytes + 5] ^= 4;
   put("file", bad);
   const auto file = *File::open(path("file"));
-  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Checked));
-  EXPECT_FALSE(Pager::create(file, {}, Pager::How::Copied));
-  EXPECT_EXIT(
-      {
-        auto pager = *Pager::create(file, [](const Failure& f) {
-          std::fputs(f.message.c_str(), stderr);
-          _exit(42);
-        });
-        const volatile std::byte* pages = pager->pages(0).data();
-        for (unsigned i = 0; i < 640; ++i) static_cast<void>(pages[i * kPageBytes]);
-        _exit(0);
-      },
-      ::testing::ExitedWithCode(42), "checksum");
+  for (const bool files : {false, true}) {
+    EXPECT_FALSE(Pager::create(file, {}, Pager::How::Checked, files));
+    EXPECT_FALSE(Pager::create(file, {}, Pager::How::Copied, files));
+  }
+  const auto look = [&](bool files) {
+    auto pager = *Pager::create(file, [](const Failure& f) {
+      std::fputs(f.message.c_str(), stderr);
+      _exit(42);
+    }, Pager::How::Lazily, files);
+    const Looker looker(pager, files);
+    for (unsigned i = 0; i < 640; ++i) static_cast<void>(*static_cast<const volatile std::byte*>(&looker.at(i)[0]));
+    _exit(0);
+  };
+  EXPECT_EXIT(look(false), ::testing::ExitedWithCode(42), "checksum");
+  EXPECT_EXIT(look(true), ::testing::ExitedWithCode(42), "checksum");
 }
 
 // --- hostile files: every checksum is right, and the values are what nobody saved ---
@@ -280,13 +305,17 @@ void distort(nlohmann::json& value, std::mt19937_64& random) {
   else value = nlohmann::json::array({7});
 }
 
-TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
+class HostileSnapshot : public SnapshotFile {
+ protected:
+  void try_values(MachineChoice::Kind);
+};
+
+void HostileSnapshot::try_values(MachineChoice::Kind machine) {
   // A program that was saved for real.
   const char* guests = std::getenv("GUESTS");
   const std::string program = std::string(guests ? guests : "guests") + "/resume";
   if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
-  NEED_KVM();
-  auto shell = Shell::create(64 << 20);
+  auto shell = Shell::create(64 << 20, {}, {machine});
   ASSERT_TRUE(shell) << shell.error().message;
   RunOptions options;
   options.program = program, options.arguments = {"hook"};
@@ -326,9 +355,10 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
       ++refused;
       continue;
     }
-    auto again = *Shell::create(64 << 20);
+    auto again = *Shell::create(64 << 20, {}, {machine});
     auto files = *Files::create({});
-    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; });
+    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily,
+                                again->machine().needs().files);
     if (!restore_memory(*tried, pager, *again, files)) {
       ++refused;
       continue;
@@ -342,6 +372,12 @@ TEST_F(SnapshotFile, HostileValuesLeadNowhere) {
   }
   EXPECT_GT(refused, 0u);
   EXPECT_GT(ran, 0u);
+}
+
+TEST_F(HostileSnapshot, LeadsNowhereInAProcess) { try_values(MachineChoice::Kind::Process); }
+TEST_F(HostileSnapshot, LeadsNowhereOnKvm) {
+  NEED_KVM();
+  try_values(MachineChoice::Kind::Kvm);
 }
 
 }  // namespace

@@ -199,9 +199,17 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
     return std::nullopt;
   }
   // Consecutive frames may lie in several banks or files: the mapping ends where the page's own does.
-  const mm::Gva end = std::min(t->start + t->bytes, page + part.bytes);
+  mm::Gva end = std::min(t->start + t->bytes, page + part.bytes);
   std::uint64_t before = std::min(page - t->start, frame - bank->base());
   if (const auto first = bank->file_at(frame - before); first.file != part.file || first.bytes <= before) before = 0;
+  // Nor is anything mapped before it is there: the process could not tell.
+  const mm::Bank::Frames there = bank->there(frame, {frame - before, std::min(frame + (end - page), bank->end())});
+  if (there.start == there.end) {
+    missing.bank = bank, missing.frame = frame;
+    return std::nullopt;
+  }
+  before = frame - there.start;
+  end = page + (there.end - frame);
   const bool writable = t->write || (!bank->read_only() && part.file->writable() && !part.file->closed());
   const auto given = files_.find({part.file->id(), writable});
   if (given == files_.end()) {
@@ -264,7 +272,7 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
       }
       for (const Batch& b : batches_)
         if (fill && differs(b.changes, *fill)) earlier = b.number;
-      if (!first && !earlier && !missing.file) {
+      if (!first && !earlier && !missing.file && !missing.bank) {
         slot.settling = !pending_.empty();
         std::vector<Change> changes = std::exchange(pending_, {});
         changes.insert(changes.end(), gains_.begin(), gains_.end());
@@ -292,6 +300,7 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
     }
     if (first && !wait_applied(first->context, first->list)) return std::unexpected(ESRCH);
     if (earlier) wait_for_batches(earlier);
+    if (missing.bank) missing.bank->bring(missing.frame, missing.frame + mm::kPageSize);
     if (missing.file) {
       if (auto given = give(missing); !given) return std::unexpected(given.error());
     }

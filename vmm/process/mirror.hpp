@@ -135,6 +135,8 @@ class Mirror {
     std::shared_ptr<const mm::MemoryFile> file;
     bool writable = false;
     bool none = false;         // there is no file: the page is in the VMM's memory alone
+    std::shared_ptr<const mm::Bank> bank;  // whose page is yet to be brought
+    mm::Gpa frame = 0;                     // that page
   };
   // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may be
   // used in all of these ways, or what is missing must be there first.

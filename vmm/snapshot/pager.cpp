@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ HostFd new_userfaultfd() {
 }  // namespace
 
 std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_ptr<const File>& file, Damaged damaged,
-                                                             How how) {
+                                                             How how, bool in_files) {
   std::shared_ptr<Pager> pager(new Pager);
   pager->damaged_ = std::move(damaged);
   std::size_t files = 0;
@@ -50,16 +51,20 @@ std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_p
   pager->ranges_ = std::vector<Range>(files);
   auto f = file;
   for (Range& range : pager->ranges_) {
+    range.pager = pager.get();
     range.file = f;
     f = f->parent();
-    if (auto mapped = pager->map(range); !mapped) return std::unexpected(mapped.error());
+    const auto mapped = in_files ? map_file(range, how == How::Copied) : pager->map(range);
+    if (!mapped) return std::unexpected(mapped.error());
   }
+  if (in_files && how == How::Lazily) return pager;
   if (how == How::Lazily)
     if (auto opened = pager->open_userfaultfd(); !opened) pager->not_lazy_ = opened.error().message, how = How::Checked;
   if (how != How::Lazily) {
     pager->userfaultfd_ = HostFd();  // also forgets what it knew of the ranges
     for (Range& range : pager->ranges_)
       if (auto read = read_all(range, how == How::Copied); !read) return std::unexpected(read.error());
+    pager->all_there_ = true;
     return pager;
   }
   if (auto started = pager->start(); !started) return std::unexpected(started.error());
@@ -89,7 +94,42 @@ Status Pager::map(Range& range) const {
   return {};
 }
 
+Status Pager::map_file(Range& range, bool copied) {
+  const File& file = *range.file;
+  range.bytes = file.header().payload_pages * kPageBytes;
+  if (range.bytes == 0) return {};
+  const auto no_room = [&](int error) {
+    return failure(fmt::format("no room for the pages of {}: {}", file.path(), std::strerror(error)));
+  };
+  // Nothing of a file on such a system can be mapped to be executed.
+  struct statvfs system;
+  const bool executable = ::fstatvfs(file.descriptor(), &system) == 0 && !(system.f_flag & ST_NOEXEC);
+  range.copied = copied || file.header().compressed() || !executable;
+  if (range.copied) {
+    auto memory = mm::MemoryFile::create(range.bytes);
+    if (!memory) return no_room(ENOMEM);
+    (*memory)->close();
+    range.part = {.file = std::move(*memory), .offset = 0, .bytes = range.bytes};
+  } else {
+    range.part = {.file = mm::MemoryFile::of(file.descriptor(), false, range.file), .offset = sizeof(Header), .bytes = range.bytes};
+  }
+  void* host = ::mmap(nullptr, range.bytes, range.copied ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
+                      range.part.file->descriptor(), static_cast<off_t>(range.part.offset));
+  if (host == MAP_FAILED) return no_room(errno);
+  range.host = static_cast<std::byte*>(host);
+  (void)::madvise(host, range.bytes, MADV_DONTDUMP);
+  range.states = std::make_unique<std::atomic<std::uint8_t>[]>(file.blocks().size());
+  return {};
+}
+
 Status Pager::read_all(Range& range, bool copied) {
+  if (range.part.file) {
+    for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
+      if (auto good = range.copied ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
+      range.states[i].store(There, std::memory_order_relaxed);
+    }
+    return {};
+  }
   copied = copied || range.file->header().compressed();
   if (range.bytes && (copied ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
                              : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED,
@@ -140,37 +180,58 @@ void Pager::answer() {
     if (wanted[1].revents) return;
     uffd_msg message;
     if (::read(userfaultfd_.get(), &message, sizeof message) != sizeof message) continue;  // another thread has it
-    if (message.event == UFFD_EVENT_PAGEFAULT) touched(message.arg.pagefault.address);
+    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+    const std::uint64_t address = message.arg.pagefault.address;
+    Range& range = *std::ranges::find_if(
+        ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
+    touched(range, (address - reinterpret_cast<std::uint64_t>(range.host)) / kBlockBytes);
   }
 }
 
-void Pager::touched(std::uint64_t address) {
+void Pager::Range::bring(std::uint64_t start, std::uint64_t end) {
+  for (std::uint64_t block = start / kBlockBytes; block * kBlockBytes < end; ++block) {
+    if (is_there(block)) continue;
+    pager->touched(*this, block);
+    states[block].wait(Taken, std::memory_order_acquire);
+  }
+}
+
+mm::PageSource::Range Pager::Range::there(std::uint64_t at, PageSource::Range within) const {
+  std::uint64_t first = at / kBlockBytes, last = first + 1;
+  if (!is_there(first)) return {at, at};
+  while (first * kBlockBytes > within.start && is_there(first - 1)) --first;
+  while (last * kBlockBytes < within.end && is_there(last)) ++last;
+  return {std::max(first * kBlockBytes, within.start), std::min(last * kBlockBytes, within.end)};
+}
+
+mm::Result<std::shared_ptr<mm::Bank>> Pager::make_bank(const std::shared_ptr<Pager>& pager, std::size_t source, mm::Memory& memory) {
+  Range& range = pager->ranges_[source];
+  return memory.make_bank(pager->pages(source), [pager] {}, range.part, range.part.file ? &range : nullptr);
+}
+
+void Pager::touched(Range& range, std::uint64_t block) {
   faults_.fetch_add(1, std::memory_order_relaxed);
-  const auto range = std::ranges::find_if(
-      ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
-  const std::uint64_t block = (address - reinterpret_cast<std::uint64_t>(range->host)) / kBlockBytes;
-  if (range->states[block].load(std::memory_order_relaxed) == Empty) {
+  if (range.states[block].load(std::memory_order_relaxed) == Empty) {
     std::lock_guard guard(lock_);
     try {
-      if (order_.size() < kMaxWorkingSet)
-        order_.push_back(static_cast<std::uint64_t>(range - ranges_.begin()) << 32 | block);
+      if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(&range - ranges_.data()) << 32 | block);
     } catch (const std::bad_alloc&) {
       // A hint for the next time, and no more.
     }
   }
-  if (!serve(*range, block)) {
+  if (!serve(range, block)) {
     // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
-    if (range->states[block].load(std::memory_order_acquire) == There) wake(*range, block);
+    if (range.is_there(block)) wake(range, block);
     return;
   }
   // Memory that is read from its start on comes in ever larger pieces.
-  const bool onwards = range->next.load(std::memory_order_relaxed) == block;
-  const std::uint64_t window = onwards ? std::min(2 * range->window.load(std::memory_order_relaxed), kMostAhead) : 1;
-  range->window.store(window, std::memory_order_relaxed);
-  range->next.store(block + window, std::memory_order_relaxed);
-  const std::uint64_t end = std::min<std::uint64_t>(block + window, range->file->blocks().size());
+  const bool onwards = range.next.load(std::memory_order_relaxed) == block;
+  const std::uint64_t window = onwards ? std::min(2 * range.window.load(std::memory_order_relaxed), kMostAhead) : 1;
+  range.window.store(window, std::memory_order_relaxed);
+  range.next.store(block + window, std::memory_order_relaxed);
+  const std::uint64_t end = std::min<std::uint64_t>(block + window, range.file->blocks().size());
   for (std::uint64_t more = block + 1; more < end; ++more)
-    if (serve(*range, more)) ahead_.fetch_add(1, std::memory_order_relaxed);
+    if (serve(range, more)) ahead_.fetch_add(1, std::memory_order_relaxed);
 }
 
 bool Pager::serve(Range& range, std::uint64_t block) {
@@ -186,6 +247,10 @@ bool Pager::serve(Range& range, std::uint64_t block) {
 void Pager::put(Range& range, std::uint64_t block) {
   const std::span<std::byte> place = range.block(block);
   const File& file = *range.file;
+  if (range.part.file) {
+    if (auto good = range.copied ? file.unpack(block, place) : file.check(block); !good) damaged(good.error());
+    return;
+  }
   if (!file.header().compressed()) {
     if (auto good = file.check(block); !good) damaged(good.error());
     const auto offset = static_cast<off_t>(file.blocks()[block].offset);
@@ -214,6 +279,7 @@ void Pager::put(Range& range, std::uint64_t block) {
 }
 
 void Pager::wake(const Range& range, std::uint64_t block) const {
+  if (range.part.file) return range.states[block].notify_all();
   const std::span<std::byte> place = range.block(block);
   uffdio_range all{reinterpret_cast<std::uint64_t>(place.data()), place.size()};
   (void)::ioctl(userfaultfd_.get(), UFFDIO_WAKE, &all);  // of a range that is ours: it cannot fail
@@ -227,7 +293,7 @@ void Pager::damaged(const Failure& failure) const {
 // --- the working set: a file of 64-bit words: magic, identity of the snapshot, hash of what follows, blocks ---
 
 void Pager::fetch_ahead() {
-  if (threads_.empty()) return;  // all is there
+  if (all_there_) return;
   std::ifstream in(working_set_path(), std::ios::binary);
   std::array<std::uint64_t, 4> head{};
   std::vector<std::uint64_t> blocks(kMaxWorkingSet);

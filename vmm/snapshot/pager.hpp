@@ -2,6 +2,10 @@
 // 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and no
 // lock is held while they do: a block is taken by whoever changes its state from Empty, made ready aside, and put in
 // its place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
+//
+// A machine that maps guest memory into other processes takes it from files, and asks for pages before it maps or looks
+// at them, as the host would not tell of those processes' touches. There the pages are in the snapshot file itself, or in
+// a memory file, and who asks for a block makes it ready.
 #pragma once
 
 #include <atomic>
@@ -16,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "guest-mm/bank.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/snapshot/file.hpp"
@@ -33,15 +38,18 @@ class Pager {
     Checked,  // all pages are checked now, and mapped or decompressed
     Copied,   // all pages are checked and copied now: somebody could write or truncate the files later
   };
-  // Of the file and its parents. Errors: damaged (not if Lazily), no host memory or threads.
+  // Of the file and its parents. `files`: for a machine that needs pages in files, see Machine::Needs. Errors: damaged
+  // (not if Lazily), no host memory or threads.
   static std::expected<std::shared_ptr<Pager>, Failure> create(const std::shared_ptr<const File>&, Damaged,
-                                                               How = How::Lazily);
+                                                               How = How::Lazily, bool files = false);
   ~Pager();
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
 
   // Where the pages of each file are: its own, its parent's... Read-only, as long as the pager.
   std::span<std::byte> pages(std::size_t source) const { return {ranges_[source].host, ranges_[source].bytes}; }
+  // A bank of them, which keeps the pager. Errors: as Memory::make_bank().
+  static mm::Result<std::shared_ptr<mm::Bank>> make_bank(const std::shared_ptr<Pager>&, std::size_t source, mm::Memory&);
   // Why they could not be; empty: they can.
   const std::string& not_lazy() const { return not_lazy_; }
 
@@ -58,11 +66,15 @@ class Pager {
 
  private:
   enum State : std::uint8_t { Empty, Taken, There };
-  struct Range {
+  struct Range final : mm::PageSource {
+    Pager* pager = nullptr;
     std::shared_ptr<const File> file;
+    mm::FilePart part;         // where the pages are, if they are to be in a file
+    bool copied = false;       // into part's file, which is not the snapshot file
     std::byte* host = nullptr;
     std::uint64_t bytes = 0;
-    // Release when a block becomes There: pairs with the acquire of whoever finds it so.
+    // Release when a block becomes There: pairs with the acquire of whoever finds it so. Where pages are in files, who
+    // waits for a block that another has taken waits for this.
     std::unique_ptr<std::atomic<std::uint8_t>[]> states;
     // Where the next touch would be if memory is read from its start on, and how many blocks the last one brought.
     // Hints, they pair with nothing.
@@ -70,15 +82,19 @@ class Pager {
     std::span<std::byte> block(std::uint64_t n) const {
       return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes};
     }
-    Range() = default;
+    bool is_there(std::uint64_t block) const { return states[block].load(std::memory_order_acquire) == There; }
+    void bring(std::uint64_t start, std::uint64_t end) override;
+    PageSource::Range there(std::uint64_t at, PageSource::Range within) const override;
   };
   Pager() = default;
   Status map(Range&) const;
+  static Status map_file(Range&, bool copied);
   static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();
   void answer();                                    // one thread's work
-  void touched(std::uint64_t address);
+  // Somebody waits for a block.
+  void touched(Range&, std::uint64_t block);
   // Makes a block ready, unless somebody else does or has. True: it has.
   bool serve(Range&, std::uint64_t block);
   void put(Range&, std::uint64_t block);
@@ -89,6 +105,7 @@ class Pager {
   std::vector<Range> ranges_;
   Damaged damaged_;
   std::string not_lazy_;
+  bool all_there_ = false;                          // from the start
   HostFd userfaultfd_, stop_;
   std::vector<std::jthread> threads_;
   std::atomic<std::uint64_t> mapped_{0};            // blocks that were mapped, not copied; it orders nothing

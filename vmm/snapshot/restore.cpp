@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/auxvec.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -277,18 +276,6 @@ Status answer_hook(const File& file, Thread& thread, unsigned copy, const std::v
   return failure(fmt::format("{} has no memory where its arguments are to go", file.path()));
 }
 
-// The pages in a memory file, all read and checked now: for a machine that maps them where the pager cannot answer.
-mm::Result<std::shared_ptr<mm::Bank>> in_a_file(std::span<std::byte> pages, mm::Memory& memory) {
-  auto copy = mm::MemoryFile::create(pages.size());
-  if (!copy) return mm::fail(copy.error());
-  void* host = ::mmap(nullptr, pages.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, (*copy)->descriptor(), 0);
-  if (host == MAP_FAILED) return mm::fail(mm::Error::NoMemory);
-  std::memcpy(host, pages.data(), pages.size());
-  (*copy)->close();
-  return memory.make_bank({static_cast<std::byte*>(host), pages.size()}, [host, n = pages.size()] { ::munmap(host, n); },
-                          {.file = *copy, .offset = 0, .bytes = pages.size()});
-}
-
 }  // namespace
 
 Status check_instruction_set(const File& file, const arch::GuestAbi& here) {
@@ -324,10 +311,8 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
   std::vector<std::shared_ptr<mm::Bank>> banks(sources);
   std::shared_ptr<const mm::Layer> layer;
   for (std::size_t i = sources; i-- > 0;) {
-    const auto pages = pager->pages(i);
-    if (pages.empty()) continue;
-    // The pager stays as long as somebody stands on its pages.
-    auto bank = shell.machine().needs().files ? in_a_file(pages, memory) : memory.make_bank(pages, [pager] {});
+    if (pager->pages(i).empty()) continue;
+    auto bank = Pager::make_bank(pager, i, memory);
     if (!bank) return failure(fmt::format("no room for the pages of {}: {}", file->path(), mm::describe(bank.error())));
     auto here = std::make_shared<mm::Layer>();
     here->below = mm::Layer::from(layer);

@@ -219,9 +219,31 @@ test_snapshot_inspect() {
   expect 0 'frames' "$RAMET" inspect "$WORK/hook"
 }
 
+# Only what is touched is read of the file; or all of it before, for whoever wants that, and where the host tells nobody of
+# touches.
+test_snapshot_lazily() {
+  for compress in '' --compress; do
+    # shellcheck disable=SC2086
+    save whole $compress --when ready "$G/resume" some 64
+    for option in '' --eager; do
+      rm -f "$WORK/whole.ws"
+      # shellcheck disable=SC2086
+      "$RAMET" snapshot run --stat $option "$WORK/whole" </dev/null >"$WORK/out" 2>"$WORK/err" || fail "run: $(cat "$WORK/err")"
+      says '3 pages of 64 MiB'
+      blocks=$(awk '$2 == "snapshot:blocks" {print $1}' "$WORK/err")
+      touched=$(awk '$2 == "snapshot:touched" {print $1}' "$WORK/err")
+      echo "$blocks of some 256 blocks, $touched of them awaited"
+      if [ -n "$option" ] || grep -q 'is read first' "$WORK/err"; then
+        [ "$touched" = 0 ] || fail "all were to be read before"
+      else
+        [ "$touched" -ge 3 ] && [ "$blocks" -lt 40 ] || fail "what nobody touches was read"
+      fi
+    done
+  done
+}
+
 # A file that its own program could truncate is read first; the program does its worst.
 test_snapshot_within_reach() {
-  need_kvm
   fresh
   "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
   printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"
