@@ -10,20 +10,20 @@ namespace {
 
 using Kind = MachineChoice::Kind;
 
-std::expected<MadeMachine, Failure> make_process(std::string passed_over) {
-  auto made = process::ProcessMachine::create();
+std::expected<MadeMachine, Failure> make_process(const MachineChoice& choice, std::string passed_over) {
+  auto made = process::ProcessMachine::create(choice.most_mappings);
   if (!made) return std::unexpected(made.error());
-  return MadeMachine{std::move(*made), {Kind::Process}, std::move(passed_over)};
+  return MadeMachine{std::move(*made), {Kind::Process, choice.most_mappings}, std::move(passed_over)};
 }
 
 }  // namespace
 
 std::expected<MadeMachine, Failure> make_machine(const MachineChoice& choice) {
-  if (choice.kind == Kind::Process) return make_process({});
+  if (choice.kind == Kind::Process) return make_process(choice, {});
   auto kvm = create_kvm_machine();
-  if (kvm) return MadeMachine{std::move(*kvm), {Kind::Kvm}, {}};
+  if (kvm) return MadeMachine{std::move(*kvm), {.kind = Kind::Kvm}, {}};
   if (choice.kind == Kind::Kvm) return failure(fmt::format("{}; or use --machine process", kvm.error().message));
-  auto process = make_process(kvm.error().message);
+  auto process = make_process(choice, kvm.error().message);
   if (!process) return failure(fmt::format("no machine for a guest: {}; and a confined process: {}", kvm.error().message, process.error().message));
   return process;
 }

@@ -1,6 +1,7 @@
 // Which machine a guest runs on, and making one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <memory>
@@ -14,6 +15,9 @@ namespace ramet::vmm {
 struct MachineChoice {
   // Auto: KVM where it can be used, else a confined process.
   enum class Kind : std::uint8_t { Auto, Kvm, Process } kind = Kind::Auto;
+  // Most mappings that a guest's host process is taken to be allowed, on the process machine. 0: as many as the host says
+  // (vm.max_map_count). For tests: fewer are used up soon, and with more the host refuses some.
+  std::size_t most_mappings = 0;
 };
 
 struct MadeMachine {

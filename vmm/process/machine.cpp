@@ -17,30 +17,32 @@ namespace {
 // Host mappings that are left for the stub, and for the pieces that a call in the middle of a mapping makes.
 constexpr std::size_t kReserve = 512;
 
-std::size_t capacity() {
+std::size_t most_of_host() {
   static const std::size_t most = [] {
     std::size_t n = 65530;
     std::ifstream("/proc/sys/vm/max_map_count") >> n;
     return n;
   }();
-  return most > 2 * kReserve ? most - kReserve : most / 2;
+  return most;
 }
 
 }  // namespace
 
-std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create() {
+std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create(std::size_t most_mappings) {
   install_kick_signal();
   auto child = Child::create();
   if (!child) return std::unexpected(child.error());
-  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child)));
+  const std::size_t most = most_mappings ? most_mappings : most_of_host();
+  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child), most > 2 * kReserve ? most - kReserve : most / 2));
 }
 
-ProcessMachine::ProcessMachine(std::unique_ptr<Child> child) : child_(std::move(child)), vdso_(child_->vdso()) {}
+ProcessMachine::ProcessMachine(std::unique_ptr<Child> child, std::size_t capacity)
+    : child_(std::move(child)), vdso_(child_->vdso()), capacity_(capacity) {}
 ProcessMachine::~ProcessMachine() = default;
 
 Status ProcessMachine::attach(mm::AddressSpace& space) {
   space_ = &space;
-  mirror_ = std::make_unique<Mirror>(*child_, space, space.memory(), capacity());
+  mirror_ = std::make_unique<Mirror>(*child_, space, space.memory(), capacity_);
   return {};
 }
 
@@ -96,7 +98,7 @@ Status ProcessMachine::move_on() {
     if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
     threads.push_back(*thread);
   }
-  auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity());
+  auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity_);
   moving_.store(true, std::memory_order_seq_cst);
   std::vector<std::unique_lock<std::mutex>> outside;
   for (const auto& vcpu : vcpus_) outside.push_back(vcpu->come_out());

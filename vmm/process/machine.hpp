@@ -20,8 +20,8 @@ class ProcessVcpu;
 
 class ProcessMachine final : public Machine {
  public:
-  // Errors: as Child::create().
-  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create();
+  // `most_mappings`: see MachineChoice. Errors: as Child::create().
+  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create(std::size_t most_mappings = 0);
   ~ProcessMachine() override;
 
   // mm::BankObserver: banks are mapped where guest code touches them.
@@ -50,7 +50,7 @@ class ProcessMachine final : public Machine {
 
  private:
   friend class ProcessVcpu;
-  explicit ProcessMachine(std::unique_ptr<Child>);
+  ProcessMachine(std::unique_ptr<Child>, std::size_t capacity);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
   // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not: its
@@ -60,6 +60,7 @@ class ProcessMachine final : public Machine {
   mm::AddressSpace* space_ = nullptr;           // of attach()
   std::unique_ptr<Mirror> mirror_;              // from attach() on
   const VdsoFunctions vdso_;                    // the same in each child
+  const std::size_t capacity_;                  // the mirror's
   // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside; each
   // says that it is inside before it looks here.
   std::atomic<bool> moving_{false};

@@ -12,6 +12,10 @@ test_vector_state() { same "$G/vector_state"; }
 test_memory() { same "$G/memory"; }
 test_touch_sequential() { same "$G/touch" sequential "$(scaled 256 32)"; }
 test_touch_scattered() { same "$G/touch" scattered "$(scaled 256 32)"; }
+# Of a heap that a fork shared, every second page, every fourth, every hundredth.
+test_scattered_copies() {
+  for stride in 2 4 128; do same -o "--memory 1G" "$G/scattered" "$(scaled 128 32)" $stride; done
+}
 test_files() { same "$G/files" "$DATA"; }
 test_vanished_shrunk() { same "$G/vanished" "$DATA" shrunk; }
 test_vanished_read_only() { same "$G/vanished" "$DATA" read_only; }
