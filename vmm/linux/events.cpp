@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -318,18 +319,19 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
 }
 
 std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {
-  constexpr int kAtOnce = 1024;
   if (a.i32(2) <= 0 || a.i32(2) > static_cast<int>(INT32_MAX / thread.abi().epoll_event.bytes)) return -EINVAL;
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
-  std::vector<epoll_event> events(static_cast<std::size_t>(std::min(a.i32(2), kAtOnce)));
+  // As many as a process has descriptors: programs count on all that is ready. Not zeroed, as most waits find one or two.
+  const auto room = static_cast<std::size_t>(std::min<int>(a.i32(2), kMaxDescriptors));
+  const auto events = std::make_unique_for_overwrite<epoll_event[]>(room);
   std::int64_t ready;
   do {
     refresh_rings(thread.process);
     const int ms = deadline ? to_milliseconds(time_left(CLOCK_MONOTONIC, *deadline)) : -1;
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
-                            reinterpret_cast<std::uint64_t>(events.data()), events.size(),
+                            reinterpret_cast<std::uint64_t>(events.get()), room,
                             static_cast<std::uint64_t>(ms), 0, sizeof(SignalSet));
     // The host's milliseconds end 25 days out; longer waits go round.
   } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
