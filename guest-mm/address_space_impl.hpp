@@ -169,8 +169,14 @@ struct AddressSpace::Impl final : Merger {
   void detach_locked(const Backing&, FlushBatch&);
   // Copies pages of the table around the address that others see as well, and maps the copies writable (cow.cpp).
   struct Copies;
+  // Pages among which many have been copied: the others are, ahead.
+  struct Crowd {
+    Gva start, end;
+  };
+  std::optional<Crowd> crowd(const Region&, const PageTable::Leaf& page) const;
   Result<> take_copies(const Region&, Gva address, const PageTable::Leaf&, bool limited, Copies&);
   void give_back(const Copies&);
+  void note_copied(const Region&, const Copies&);
   std::optional<Settled> try_copy(const Region&, Gva address, const PageTable::Leaf&, Guard);
   // False: something was different from what was seen; look once more. Errors: NoMemory.
   Result<bool> copy_locked(const Region&, Gva address, FlushBatch&);

@@ -2,6 +2,7 @@
 // without the address-space lock, then with it.
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "guest-mm/address_space_impl.hpp"
 #include "guest-mm/snapshot.hpp"
@@ -16,17 +17,49 @@ struct AddressSpace::Impl::Copies {
   std::array<PageTable::Replacement, kMost> items;
   unsigned count = 0;
   std::uint64_t counted = 0;  // frames in flight
+  bool in_order = true;       // a page, and those that follow it
   std::span<const PageTable::Replacement> all() const { return {items.data(), count}; }
 };
 
-// Pages written one after the other are copied ahead, twice as many each time; a page written somewhere, alone.
+// The stretch around a page about to be copied whose other pages are copied with it, so that they are one run of frames and
+// need no faults of their own. It has as many pages as copies were made in the table so far, rounded down to a power of two and 64
+// at most: few writes bring few copies. Nothing: no larger stretch around it has become the VM's own by half, as it does when
+// every second page is written; or memory is short; or the other pages may be wanted executable. (Linux's khugepaged copies the
+// shared rest of a block where half of it is the process's own: max_ptes_shared.)
+std::optional<AddressSpace::Impl::Crowd> AddressSpace::Impl::crowd(const Region& region, const PageTable::Leaf& page) const {
+  constexpr std::uint64_t kLeastPages = 8;
+  if (page.level != Level::Pte || page.shared || region.flips()) return std::nullopt;
+  const std::uint64_t pages = std::min(std::bit_floor(tables->info(page.table).copies.load(std::memory_order_relaxed) + 1u), Copies::kMost);
+  if (pages < kLeastPages) return std::nullopt;
+  const std::uint64_t free = frames->total() - std::min(frames->used(), frames->total());
+  if (free < std::max<std::uint64_t>(frames->total() / 8, kPagesPerBlock)) return std::nullopt;
+  const auto around = [&](std::uint64_t n) {
+    const Gva start = align_down(page.start, n * kPageSize);
+    return Crowd{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
+  };
+  std::uint64_t own = 1;  // the page itself
+  const auto count = [&](const PageTable::Leaf& leaf) { own += leaf.attributes.write; };
+  Crowd counted{page.start, page.start};
+  for (std::uint64_t n = 2 * pages; n <= kPagesPerBlock; n *= 2) {
+    const Crowd next = around(n);
+    if (next.start < counted.start) table->visit(next.start, counted.start, count);
+    if (counted.end < next.end) table->visit(counted.end, next.end, count);
+    counted = next;
+    if (2 * own >= n) return around(pages);
+  }
+  return std::nullopt;
+}
+
+// Pages written one after the other are copied ahead, twice as many each time; pages between those written, where these are
+// half of all around; a page written somewhere, alone.
 Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, const PageTable::Leaf& leaf, bool limited, Copies& copies) {
   const bool block = leaf.level == Level::Pmd;
   const AroundState last = region.copied.load();
-  const unsigned wanted = block ? 1 : address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
+  const unsigned wanted = !block && address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
   const Gva table_end = align_down(address, kBlockSize) + kBlockSize;
   const Gva end = block ? leaf.end() : std::min({address + wanted * kPageSize, table_end, region.end});
-  copies.counted = limited ? (end - leaf.start) >> kPageShift : 0;
+  const auto among = wanted == 1 ? crowd(region, leaf) : std::nullopt;
+  copies.counted = limited ? (among ? among->end - among->start : end - leaf.start) >> kPageShift : 0;
   if (limited) {
     const std::uint64_t budget = config.speculative_frames ? config.speculative_frames : frames->total() / 8;
     if (in_flight.fetch_add(copies.counted, std::memory_order_relaxed) + copies.counted > budget) {
@@ -35,30 +68,52 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
       return fail(Error::NoMemory);
     }
   }
-  auto attributes = Impl::attributes(region, Access::Write);
-  for (Gva at = leaf.start; at < end; at += leaf.span()) {
-    const PageTable::Leaf seen = at == leaf.start ? leaf : table->find(at);
-    const bool same_kind = seen.state == State::Present && seen.table == leaf.table && seen.level == leaf.level && !seen.shared;
-    if (!same_kind || may_write(region, seen)) break;
+  const auto attributes = Impl::attributes(region, Access::Write);
+  const auto look = [&](Gva at) { return at == leaf.start ? leaf : table->find(at); };
+  const auto wants_copy = [&](const PageTable::Leaf& seen) {
+    return seen.state == State::Present && seen.table == leaf.table && seen.level == leaf.level && !seen.shared && !may_write(region, seen);
+  };
+  const auto take = [&](const PageTable::Leaf& seen) -> Result<> {
     Result<FramePool::Run> run = fail(Error::NoMemory);
     if (block) {
       run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite);
-    } else if (const auto place = table->place_for(leaf.table, leaf.level, at); place && config.merge && takes_blocks(region)) {
+    } else if (const auto place = table->place_for(leaf.table, leaf.level, seen.start); place && config.merge && takes_blocks(region)) {
       run = frames->allocate_at(*place, 1, Fill::Overwrite);
     }
     if (!run && !block) run = frames->allocate(0, Fill::Overwrite);
-    if (!run && copies.count == 0) return fail(run.error());
-    if (!run) break;
+    if (!run) return fail(run.error());
     // Others may be writing there: then the entry has changed, and the copy is thrown away. A layer may be a mapped
     // snapshot file that somebody damages: then it cannot be read.
     memory.bring(seen.address, leaf.span());
     if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), leaf.span()); !copied) {
       frames->free(run->gpa, run->pages());
-      if (copies.count == 0) return copied;
+      return copied;
+    }
+    auto as = attributes;
+    if (!config.eager_accessed_dirty && seen.start != leaf.start) as.accessed = as.dirty = false;
+    copies.items[copies.count++] = {seen, run->gpa, as};
+    return {};
+  };
+  if (among) {
+    bool reached = false;
+    for (Gva at = among->start; at < among->end; at += kPageSize) {
+      const PageTable::Leaf seen = look(at);
+      if (!wants_copy(seen)) continue;
+      if (!take(seen)) break;
+      reached = reached || at == leaf.start;
+    }
+    copies.in_order = false;
+    if (reached) return {};
+    give_back(copies);
+    copies.count = 0;
+  }
+  for (Gva at = leaf.start; at < end; at += leaf.span()) {
+    const PageTable::Leaf seen = look(at);
+    if (!wants_copy(seen)) break;
+    if (auto taken = take(seen); !taken) {
+      if (copies.count == 0) return taken;
       break;
     }
-    if (!config.eager_accessed_dirty && at != leaf.start) attributes.accessed = attributes.dirty = false;
-    copies.items[copies.count++] = {seen, run->gpa, attributes};
   }
   return {};
 }
@@ -67,12 +122,15 @@ void AddressSpace::Impl::give_back(const Copies& copies) {
   for (const auto& c : copies.all()) frames->free(c.frame, c.seen.span() >> kPageShift);
 }
 
-static void note_copied(const Region& region, std::span<const PageTable::Replacement> done, Counters& counters, HotPages& hot) {
+void AddressSpace::Impl::note_copied(const Region& region, const Copies& copies) {
+  const auto done = copies.all();
   std::uint64_t pages = 0;
   hot.note(done.front().seen.start);
   for (const auto& c : done) pages += c.seen.span() >> kPageShift;
   counters.pages_copied.add(pages);
-  region.copied.store({.up = done.back().seen.end(), .down = 0, .pages = static_cast<unsigned>(done.size())});
+  const PageTable::Leaf& last = done.back().seen;
+  region.copied.store({.up = copies.in_order ? last.end() : 0, .down = 0, .pages = static_cast<unsigned>(done.size())});
+  if (last.level == Level::Pte) tables->info(last.table).copies.fetch_add(1, std::memory_order_relaxed);
 }
 
 std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Region& region, Gva address,
@@ -88,7 +146,7 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_copy(const Re
     // None: what shared the page with us went meanwhile.
     settled.how = copies.count == 0 ? Published::Changed : table->replace_leaves(copies.all(), guard, flush);
   }
-  if (settled.how == Published::Done) note_copied(region, copies.all(), counters, hot);
+  if (settled.how == Published::Done) note_copied(region, copies);
   else give_back(copies);
   in_flight.fetch_sub(copies.counted, std::memory_order_relaxed);
   return settled;
@@ -111,7 +169,7 @@ Result<bool> AddressSpace::Impl::copy_locked(const Region& region, Gva address, 
     give_back(copies);
     return false;
   }
-  note_copied(region, copies.all(), counters, hot);
+  note_copied(region, copies);
   if (leaf.level == Level::Pte && table->uniform(address, Level::Pte)) batch.uniform(address, Level::Pte);
   return true;
 }

@@ -26,6 +26,7 @@ struct TableInfo {
   bool dead = false;                       // taken out of the tree: nothing may be published here. Table lock.
   std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
+  std::atomic<std::uint16_t> copies{0};    // on write, that were made in it: a hint
   std::atomic<std::uint32_t> born{0};      // seals made before it was handed out. Read by TablePool::writable().
   std::uint32_t next = 0;                  // in the list that it is in, if it is in one: TableList
 };

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <random>
+#include <set>
 #include <thread>
 
 #include "guest-mm/pin.hpp"
@@ -504,6 +506,69 @@ TEST_P(Layers, Pages_written_in_order_are_copied_ahead) {
   EXPECT_EQ(child->as->counters().pages_copied, 2048u);
   expect_words(*child, a, 8 * kMiB, 2);
   child->check();
+}
+
+TEST_P(Layers, Pages_between_those_written_are_copied_where_these_are_half) {
+  for (const std::uint64_t stride : {2, 3, 16}) {
+    Genet g(GetParam());
+    auto parent = g.make();
+    const Gva a = parent->map(8 * kMiB);
+    write_words(*parent, a, 8 * kMiB, 1);
+    auto child = g.child(*parent->as->freeze());
+    write_words(*child, a, 8 * kMiB, 2, stride * kPageSize);
+    const Counters& c = child->as->counters();
+    if (stride == 2) {
+      EXPECT_LE(c.faults, 4 * 50u);
+      EXPECT_GT(c.pages_copied, 2000u);
+    } else {
+      EXPECT_EQ(c.pages_copied, c.faults);
+    }
+    for (Gva at = a; at < a + 8 * kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(at), at ^ ((at - a) / kPageSize % stride ? 1 : 2));
+    expect_words(*parent, a, 8 * kMiB, 1);
+    child->check();
+    child->check_empty();
+  }
+}
+
+// Wherever it writes: the more it has written, the more is copied ahead.
+TEST_P(Layers, Few_writes_bring_few_copies) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = parent->map(8 * kMiB);
+  write_words(*parent, a, 8 * kMiB, 1);
+  auto child = g.child(*parent->as->freeze());
+  std::minstd_rand random(1);
+  std::set<Gva> written;
+  const Counters& c = child->as->counters();
+  double most = 0;
+  while (written.size() < 1800) {
+    const Gva at = a + random() % 2048 * kPageSize;
+    ASSERT_TRUE(child->cpu().store(at, at ^ 2));
+    written.insert(at);
+    if (written.size() <= 100) ASSERT_EQ(c.pages_copied, written.size());
+    most = std::max(most, double(c.pages_copied) / double(written.size()));
+  }
+  EXPECT_LE(most, 3);
+  EXPECT_LT(c.faults, 1500u);
+  for (Gva at = a; at < a + 8 * kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(at), at ^ (written.contains(at) ? 2 : 1));
+  expect_words(*parent, a, 8 * kMiB, 1);
+  child->check();
+  child->check_empty();
+}
+
+// Every page of the limit can be written, though pages between would have been copied.
+TEST_P(Layers, Nothing_is_copied_ahead_where_memory_is_short) {
+  Genet g(GetParam(), {.limit_bytes = 4 * kMiB});
+  auto parent = g.make();
+  const Gva a = parent->map(4 * kMiB);
+  write_words(*parent, a, 4 * kMiB, 1);
+  auto child = g.child(*parent->as->freeze());
+  const Gva more = child->map(2 * kMiB);
+  write_words(*child, a, 4 * kMiB, 2, 2 * kPageSize);
+  EXPECT_LE(child->as->counters().pages_copied, 1024u * 7 / 8);
+  write_words(*child, more, kMiB / 4, 3);
+  child->check();
+  child->check_empty();
 }
 
 TEST_P(Layers, Blocks_are_copied_whole_where_the_program_wants_them) {

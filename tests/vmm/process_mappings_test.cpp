@@ -47,7 +47,7 @@ TEST_F(ProcessMappings, Those_that_the_host_refuses_come_later) {
   std::size_t most = 0;
   std::ifstream("/proc/sys/vm/max_map_count") >> most;
   if (most > 65530) GTEST_SKIP() << "this host allows a process " << most << " mappings: too many to use up";
-  const Machine::Totals totals = run_scattered(264, 2, 1'000'000);
+  const Machine::Totals totals = run_scattered(399, 3, 1'000'000);
   EXPECT_GE(totals.evictions, 2u);  // in each of the processes
 }
 

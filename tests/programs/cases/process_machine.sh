@@ -66,6 +66,17 @@ test_process_stays_mapped() {
     [ "${fills:-1000}" -lt 500 ] && [ "${refills:-0}" -ge 1000 ] || { echo "$said"; fail "$how: pages are not mapped any more"; }
   done
 }
+# Copies on write all over a large heap do not use up the mappings that a process may have: pages between those that were
+# written are copied as well, and mapped in long runs.
+test_process_scattered() {
+  mebibytes=$(scaled 1024 64)
+  said=$(on_process --timeout "$LIMIT" --memory 4G --stat "$G/scattered" "$mebibytes" 2 2>&1 >"$WORK/out") || fail "$said"
+  says "$((mebibytes * 256)) pages"
+  number() { echo "$said" | sed -n "s/,//g; s/^ *\([0-9]*\) *$1 .*/\1/p"; }
+  fills=$(number fills) evictions=$(number evictions)
+  echo "$mebibytes MiB: $fills fills, $evictions evictions, $(number mappings) mappings"
+  [ "${evictions:-1}" = 0 ] && [ "${fills:-$mebibytes}" -lt $((mebibytes * 256 / 3)) ] || { echo "$said"; fail "each copy is a mapping"; }
+}
 # As an ordinary user with few processes and descriptors: some twenty guest processes; then the guest is told, or ramet says it.
 test_process_limits() {
   [ "$SCALE" = full ] || [ "${MACHINE:-kvm}" != kvm ] || skip "a sanitizer looks at memory through pipes, and looks for leaks in a process, of its own"
