@@ -58,8 +58,8 @@ class Child final : public Mapper {
   // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is nobody
   // else's; a thread or process that has ended needs no signal.
   static void signal(Who, int signal);
-  // Of one of its threads: the processor time that it has used. The host may count a running one some milliseconds late.
-  // 0: it has ended.
+  // Of one of its threads: the processor time that it has used, with its mapper's if it is the only one. The host may count
+  // a running one some milliseconds late. 0: it has ended.
   std::chrono::nanoseconds time_of(int thread) const;
   // As setpriority(2) and sched_setaffinity(2). 0 or errno.
   int set_nice(int thread, int nice) const;
@@ -86,12 +86,16 @@ class Child final : public Mapper {
   Status start();
   std::expected<void, int> ask(std::span<const Command>);  // mapper_lock_ held
   bool stopped() const;
+  std::chrono::nanoseconds time_of_all() const;
 
   std::shared_ptr<ChildMaker> maker_;
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
   arch::VdsoFunctions vdso_;
   std::mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
+  // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in time_of().
+  std::atomic<unsigned> threads_{0};
+  std::chrono::nanoseconds before_threads_{0};
   std::uint64_t numbers_[16] = {};  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
   std::mutex reaping_;              // guards reaped_
