@@ -127,6 +127,11 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // The calling thread has left run() for good.
   virtual void release_vcpu(Vcpu*) = 0;
 
+  // Where guest code had to have translations made lately, for a machine that is about to run the same memory: hints, of a
+  // machine whose translations are dear.
+  virtual std::vector<mm::Gva> touched() const { return {}; }
+  virtual void expect(std::vector<mm::Gva>) {}
+
   // Whoever runs here next finds nothing of who ran before, not even of one that took over what runs it. No vCPU is in use,
   // and those that were got are gone. Errors: no host process.
   virtual Status renew() { return {}; }

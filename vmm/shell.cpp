@@ -91,6 +91,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   else done = (*child)->space_->adopt(*snapshot);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
   space_->copy_hot(**snapshot);
+  (*child)->machine_->expect(machine_->touched());
   return child;
 }
 

@@ -37,6 +37,7 @@ class Shell {
   ~Shell();
 
   Machine& machine() { return *machine_; }
+  const Machine& machine() const { return *machine_; }
   mm::AddressSpace& memory() { return *space_; }
 
   // Makes empty ones with the same settings, that can share memory with this, which need not be there any more.

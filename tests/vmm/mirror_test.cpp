@@ -26,6 +26,7 @@
 
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/region.hpp"
+#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/late_pages.hpp"
 
 namespace ramet::vmm::process {
@@ -58,24 +59,30 @@ class FakeProcess final : public Mapper {
     }
     return {};
   }
-  std::expected<int, int> give(int descriptor) override {
-    struct stat s;
-    if (::fstat(descriptor, &s) != 0) return std::unexpected(errno);
+  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override {
+    std::array<int, kMostGiven> numbers{};
     std::lock_guard guard(lock_);
-    int number = 0;
-    while (files_.contains(number)) ++number;
-    files_[number] = {s.st_ino, (::fcntl(descriptor, F_GETFL) & O_ACCMODE) == O_RDWR};
-    return number;
+    for (std::size_t i = 0; i < descriptors.size(); ++i) {
+      struct stat s;
+      if (::fstat(descriptors[i], &s) != 0) return std::unexpected(errno);
+      int number = 0;
+      while (files_.contains(number)) ++number;
+      files_[number] = {s.st_ino, (::fcntl(descriptors[i], F_GETFL) & O_ACCMODE) == O_RDWR};
+      numbers[i] = number;
+    }
+    return numbers;
   }
   std::expected<void, int> take_back(int number) override {
     std::lock_guard guard(lock_);
     files_.erase(number);
     return {};
   }
-  std::expected<void, int> take_all_back() override {
-    std::lock_guard guard(lock_);
-    files_.clear();
-    return {};
+  std::expected<void, int> take_all_back(std::span<const Command> then) override {
+    {
+      std::lock_guard guard(lock_);
+      files_.clear();
+    }
+    return carry_out(then);
   }
   bool patient(unsigned&) override { return true; }
 
@@ -163,18 +170,8 @@ class MirrorTest : public ::testing::Test {
     void round(unsigned most) {
       const auto entered = test.mirror->enter(slot, std::exchange(wish, std::nullopt), {});
       ASSERT_TRUE(entered) << std::strerror(entered.error());
-      std::byte* told = test.process.told(number);
-      std::uint32_t list, count;
-      std::memcpy(&list, told + TOLD_GO, sizeof list);
-      std::memcpy(&count, told + TOLD_COUNT, sizeof count);
-      for (std::uint32_t i = 0; i < count; ++i) {
-        Command c;
-        std::memcpy(&c, told + TOLD_COMMANDS + i * sizeof c, sizeof c);
-        FakeProcess::pause();
-        ASSERT_GE(test.process.call(c), 0) << "command " << i;
-      }
+      const std::uint32_t list = carry_out();
       std::byte* said = slot.context.said().data();
-      std::atomic_ref(*reinterpret_cast<std::uint32_t*>(said + SAID_APPLIED)).exchange(list);
       std::optional<Mirror::Wish> fault;
       for (unsigned i = 0; i < most && !fault; ++i) {
         const std::uint64_t page = random() % kPages;
@@ -194,6 +191,22 @@ class MirrorTest : public ::testing::Test {
       wish = fault;
       if (const auto t = test.as->translate(fault->address, 0); t && t->allows(fault->access)) return;
       if (!test.as->fault(fault->address, fault->access)) wish.reset();  // a signal
+    }
+
+    // Its newest list, whose number is returned.
+    std::uint32_t carry_out() {
+      std::byte* told = test.process.told(number);
+      std::uint32_t list, count;
+      std::memcpy(&list, told + TOLD_GO, sizeof list);
+      std::memcpy(&count, told + TOLD_COUNT, sizeof count);
+      for (std::uint32_t i = 0; i < count; ++i) {
+        Command c;
+        std::memcpy(&c, told + TOLD_COMMANDS + i * sizeof c, sizeof c);
+        FakeProcess::pause();
+        EXPECT_GE(test.process.call(c), 0) << "command " << i;
+      }
+      std::atomic_ref(*reinterpret_cast<std::uint32_t*>(slot.context.said().data() + SAID_APPLIED)).exchange(list);
+      return list;
     }
 
     MirrorTest& test;
@@ -260,6 +273,10 @@ class MirrorTest : public ::testing::Test {
       FakeProcess::pause();
       say(kEvery);
       EXPECT_TRUE(as->protect(at, bytes, kReadWrite));
+      if (freezes && random() % 8 == 0) {
+        EXPECT_TRUE(as->freeze());
+        mirror->close_writable();  // and what was touched comes back
+      }
     }
   }
 
@@ -294,6 +311,7 @@ class MirrorTest : public ::testing::Test {
   std::array<std::atomic<std::uint64_t>, kPages> most;
 
   std::uint64_t least_evictions = 0;
+  bool freezes = false;
 
   FakeProcess process;
   MirrorTlb tlb;
@@ -307,6 +325,78 @@ TEST_F(MirrorTest, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, t
 TEST_F(MirrorTest, NorDoesOneWithRoomForFewMappings) {
   least_evictions = 10;
   storm(6, 1000);
+}
+
+TEST_F(MirrorTest, NorDoesOneWithFreezes) {
+  freezes = true;
+  storm(10000, 1000);
+}
+
+// After a freeze the process has lost all, and in a new one there is nothing: what was touched comes back unasked.
+TEST_F(MirrorTest, WhatWasTouchedLastIsExpected) {
+  set_up(10000);
+  const auto page = [](std::uint64_t n) { return kStart + n * mm::kPageSize; };
+  const auto shows = [&](const FakeProcess& p, std::uint64_t n) {
+    const auto shown = p.shown(page(n));
+    return shown ? shown->protection : 0;
+  };
+  {
+    Thread vcpu(*this, 1);
+    for (const std::uint64_t n : {1u, 9u, 20u}) {
+      ASSERT_TRUE(as->protect(page(n), mm::kPageSize, mm::Prot::Read | mm::Prot::Write));
+      ASSERT_TRUE(as->fault(page(n), mm::Access::Write));
+      vcpu.wish = {page(n), mm::Access::Write};
+      vcpu.round(0);
+    }
+    EXPECT_EQ(mirror->touched().size(), mirror->counts().fills);
+    const auto layer = as->freeze();
+    ASSERT_TRUE(layer);
+    mirror->close_writable();
+    EXPECT_FALSE(process.shown(page(9)));
+    vcpu.round(0);
+    for (const std::uint64_t n : {1u, 9u, 20u}) {
+      EXPECT_EQ(shows(process, n), std::uint64_t{PROT_READ});
+      EXPECT_EQ(excess(page(n)), "");
+    }
+    EXPECT_EQ(mirror->counts().evictions, 0u);
+  }
+  FakeProcess another;
+  Mirror fresh(another, *as, *memory, 10000);
+  fresh.expect({page(9), page(63), 0x123000});  // one more that was never touched, and one that is not mapped
+  ASSERT_TRUE(fresh.map_expected());
+  EXPECT_EQ(shows(another, 9), std::uint64_t{PROT_READ});
+  EXPECT_EQ(shows(another, 63), 0u);
+  EXPECT_FALSE(another.shown(0x123000));
+}
+
+// A vCPU is about to map what its entry said before; what another expects there must not come before it.
+TEST_F(MirrorTest, WhatIsExpectedGivesWayToAListUnderWay) {
+  set_up(10000);
+  Thread slow(*this, 1), fast(*this, 2);
+  const Mirror::Wish wish{kStart, mm::Access::Write};
+  for (const mm::Gva page : {kStart, kStart + mm::kPageSize}) {  // files of both frames are there
+    ASSERT_TRUE(as->fault(page, mm::Access::Write));
+    slow.wish = {page, mm::Access::Write};
+    slow.round(0);
+  }
+  ASSERT_TRUE(as->advise(kStart, mm::kPageSize, mm::Advice::DontNeed));
+  ASSERT_TRUE(as->fault(kStart, mm::Access::Write));
+  const mm::Gpa before = as->translate(kStart, 0)->frame;
+  fast.round(0);  // what advise() took away has gone
+  ASSERT_TRUE(mirror->enter(slow.slot, wish, {}));
+  tlb.mirror = nullptr;  // the entry changes, and its flush is yet to come
+  const auto layer = as->freeze();
+  ASSERT_TRUE(layer);
+  ASSERT_TRUE(as->fault(kStart, mm::Access::Write));
+  tlb.mirror = mirror.get();
+  ASSERT_NE(as->translate(kStart, 0)->frame, before);
+  mirror->expect({kStart});
+  fast.round(0);
+  slow.carry_out();
+  slow.slot.inside.store(false, std::memory_order_release);
+  mirror->flush(std::array{mm::FlushRequest::Range{kStart, kStart + mm::kPageSize}}, false);
+  fast.round(0);
+  EXPECT_EQ(excess(kStart), "");
 }
 
 // A page made read-only and writable again stays mapped: no fault but the first.

@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -295,33 +294,31 @@ std::expected<void, int> Child::carry_out(std::span<const Command> commands) {
   return ask(commands);
 }
 
-std::expected<int, int> Child::give(int descriptor) {
+std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<const int> descriptors) {
   std::lock_guard guard(mapper_lock_);
-  int number = 0;
-  for (std::uint64_t& word : numbers_) {
-    if (~word == 0) {
-      number += 64;
-      continue;
-    }
-    number += std::countr_one(word);
-    break;
-  }
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);  // the process's is the same
-  if (number >= static_cast<int>(64 * std::size(numbers_)) || static_cast<rlim_t>(number) >= limit.rlim_cur) return std::unexpected(EMFILE);
+  const int end = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 64 * std::size(numbers_)));
+  std::array<int, kMostGiven> numbers{};
+  int next = 0;
+  for (std::size_t i = 0; i < descriptors.size(); ++i, ++next) {
+    while (next < end && (numbers_[next / 64] >> next % 64 & 1)) ++next;
+    if (next >= end) return std::unexpected(EMFILE);
+    numbers[i] = next;
+  }
   char byte = 0;
   iovec piece{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(kMostGiven * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   if (::sendmsg(socket_, &message, MSG_NOSIGNAL) != 1) return std::unexpected(errno);
   // The receiver's message lies where it can be written: what the kernel fills in nobody reads.
   const Context mapper = context(kMapper);
@@ -337,8 +334,8 @@ std::expected<int, int> Child::give(int descriptor) {
   std::memcpy(mapper.said().data() + kMessage + 64, &there, sizeof there);
   const Command receive{SYS_recvmsg, {kMapperSocket, at, MSG_CMSG_CLOEXEC}};
   if (auto done = ask({&receive, 1}); !done) return std::unexpected(done.error());
-  numbers_[number / 64] |= 1ull << number % 64;
-  return number;
+  for (std::size_t i = 0; i < descriptors.size(); ++i) numbers_[numbers[i] / 64] |= 1ull << numbers[i] % 64;
+  return numbers;
 }
 
 std::expected<void, int> Child::take_back(int number) {
@@ -349,13 +346,13 @@ std::expected<void, int> Child::take_back(int number) {
   return {};
 }
 
-std::expected<void, int> Child::take_all_back() {
+std::expected<void, int> Child::take_all_back(std::span<const Command> then) {
   std::lock_guard guard(mapper_lock_);
-  const Command close[] = {{SYS_close_range, {0, kMapperSocket - 1}}, {SYS_close_range, {kMapperSocket + 1, ~0u}}};
-  if (auto done = ask(close); !done) return done;
+  std::vector<Command> commands{{SYS_close_range, {0, kMapperSocket - 1}}, {SYS_close_range, {kMapperSocket + 1, ~0u}}};
+  commands.insert(commands.end(), then.begin(), then.end());
   std::ranges::fill(numbers_, 0);
   numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
-  return {};
+  return ask(commands);
 }
 
 std::expected<int, int> Child::make_thread(unsigned number) {

@@ -37,9 +37,9 @@ class Child final : public Mapper {
 
   // --- by its first thread ---
   std::expected<void, int> carry_out(std::span<const Command>) override;
-  std::expected<int, int> give(int descriptor) override;
+  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
   std::expected<void, int> take_back(int number) override;
-  std::expected<void, int> take_all_back() override;
+  std::expected<void, int> take_all_back(std::span<const Command> then) override;
   // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as of carry_out().
   std::expected<int, int> make_thread(unsigned number);
 

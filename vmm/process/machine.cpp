@@ -71,9 +71,27 @@ void ProcessMachine::files_closed() {
   if (mirror_) mirror_->close_writable();
 }
 
+Status ProcessMachine::warm_up() {
+  if (auto made = make_vcpu(); !made) return made;
+  if (auto mapped = mirror_->map_expected(); !mapped)
+    return failure(fmt::format("the host's process cannot be given the guest's memory: {}", std::strerror(mapped.error())));
+  return {};
+}
+
+std::vector<mm::Gva> ProcessMachine::touched() const {
+  std::shared_lock hold(here_);
+  return mirror_->touched();
+}
+
+void ProcessMachine::expect(std::vector<mm::Gva> addresses) {
+  std::shared_lock hold(here_);
+  mirror_->expect(std::move(addresses));
+}
+
 Status ProcessMachine::renew() {
   auto fresh = Child::create();
   if (!fresh) return std::unexpected(fresh.error());
+  auto touched = this->touched();
   past_ = totals();
   past_.mappings = 0;
   {
@@ -84,7 +102,9 @@ Status ProcessMachine::renew() {
   }
   std::lock_guard replacing(here_);
   child_ = std::move(*fresh);  // the other one has ended
-  return attach(*space_);
+  if (auto attached = attach(*space_); !attached) return attached;
+  mirror_->expect(std::move(touched));
+  return {};
 }
 
 Status ProcessMachine::move_on() {
@@ -99,6 +119,7 @@ Status ProcessMachine::move_on() {
     threads.push_back(*thread);
   }
   auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity_);
+  mirror->expect(touched());
   moving_.store(true, std::memory_order_seq_cst);
   std::vector<std::unique_lock<std::mutex>> outside;
   for (const auto& vcpu : vcpus_) outside.push_back(vcpu->come_out());

@@ -37,7 +37,9 @@ class ProcessMachine final : public Machine {
   Needs needs() const override { return {.files = true}; }
   Status attach(mm::AddressSpace&) override;
   Status make_vcpu() override;
-  Status warm_up() override { return make_vcpu(); }
+  Status warm_up() override;
+  std::vector<mm::Gva> touched() const override;
+  void expect(std::vector<mm::Gva>) override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   Status renew() override;

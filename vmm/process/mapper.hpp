@@ -1,6 +1,7 @@
 // What a Mirror needs of the process that it maps for: Child is one, tests have another.
 #pragma once
 
+#include <array>
 #include <expected>
 #include <span>
 
@@ -15,11 +16,13 @@ class Mapper {
   // One request at a time, done when they return. Errors: a call failed, its errno; ESRCH: the process has ended, or does
   // not answer and was killed.
   virtual std::expected<void, int> carry_out(std::span<const Command>) = 0;
-  // Gives the process a descriptor; its number there. Errors as above, and EMFILE: it has as many as it can.
-  virtual std::expected<int, int> give(int descriptor) = 0;
+  // Gives the process descriptors, at most kMostGiven; their numbers there. Errors as above, and EMFILE: it has as many as it
+  // can, and none of these.
+  static constexpr std::size_t kMostGiven = 4;
+  virtual std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) = 0;
   virtual std::expected<void, int> take_back(int number) = 0;
-  // All that it has, whatever their numbers are there. Errors as above.
-  virtual std::expected<void, int> take_all_back() = 0;
+  // All that it has, whatever their numbers are there; then the commands. Errors as above.
+  virtual std::expected<void, int> take_all_back(std::span<const Command> then) = 0;
 
   // Asked about ten times a second by whoever waits for a thread of the process; `silent`: how often before, 0 at first.
   // False: it has ended, or was killed for not answering.

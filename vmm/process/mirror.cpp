@@ -57,6 +57,12 @@ Mirror::Counts Mirror::counts() const {
 
 // --- what is noted ---
 
+void Mirror::note_touched_locked(mm::Gva page) {
+  if (std::ranges::find(touched_, page) != touched_.end()) return;
+  if (touched_.size() == kMostGains) touched_.erase(touched_.begin());
+  touched_.push_back(page);
+}
+
 Mirror::Mapping Mirror::part(const Placed& whole, const Range& within) {
   Mapping m = whole.second;
   m.offset += within.start - whole.first;
@@ -213,19 +219,22 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
   const bool writable = t->write || (!bank->read_only() && part.file->writable() && !part.file->closed());
   const auto given = files_.find({part.file->id(), writable});
   if (given == files_.end()) {
-    missing = {part.file, writable};
+    const Wanted wanted{part.file, writable};
+    if (missing.files.size() < Mapper::kMostGiven && std::ranges::find(missing.files, wanted.key(), &Wanted::key) == missing.files.end())
+      missing.files.push_back(wanted);
     return std::nullopt;
   }
   return Placed{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before, .protection = allowed}};
 }
 
-std::expected<void, int> Mirror::give(const Missing& missing) {
+std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   std::lock_guard one_at_a_time(giving_);
-  const std::pair key{missing.file->id(), missing.writable};
-  std::vector<int> unused;
+  std::vector<Wanted> lacking;
+  std::vector<int> unused, descriptors;
   {
     std::lock_guard guard(lock_);
-    if (files_.contains(key)) return {};
+    std::ranges::copy_if(wanted, std::back_inserter(lacking), [&](const Wanted& w) { return !files_.contains(w.key()); });
+    if (lacking.empty()) return {};
     for (auto at = files_.begin(); at != files_.end();) {
       if (at->second.file.expired()) {
         unused.push_back(at->second.number);
@@ -237,26 +246,81 @@ std::expected<void, int> Mirror::give(const Missing& missing) {
   }
   for (const int number : unused)
     if (auto done = mapper_.take_back(number); !done) return done;
-  int descriptor = missing.file->descriptor();
-  if (!missing.writable) {
-    const auto other = missing.file->read_only();
+  for (const Wanted& w : lacking) {
+    const auto other = w.writable ? w.file->descriptor() : w.file->read_only();
     if (!other) return std::unexpected(EMFILE);
-    descriptor = *other;
+    descriptors.push_back(*other);
   }
-  auto number = mapper_.give(descriptor);
-  if (!number && number.error() == EMFILE) {
+  auto numbers = mapper_.give(descriptors);
+  if (!numbers && numbers.error() == EMFILE) {
     // Mappings stay without their descriptors, and those come again when something is mapped by them.
     if (auto done = take_all_back(false); !done) return done;
-    number = mapper_.give(descriptor);
+    numbers = mapper_.give(descriptors);
   }
-  if (!number) return std::unexpected(number.error());
+  if (!numbers) return std::unexpected(numbers.error());
   std::lock_guard guard(lock_);
-  files_.emplace(key, Given{missing.file, *number});
+  for (std::size_t i = 0; i < lacking.size(); ++i) files_.emplace(lacking[i].key(), Given{lacking[i].file, (*numbers)[i]});
   return {};
 }
 
+// --- what is expected ---
+
+std::vector<mm::Gva> Mirror::touched() const {
+  std::lock_guard guard(lock_);
+  return touched_;
+}
+
+void Mirror::expect(std::vector<mm::Gva> addresses) {
+  std::lock_guard guard(lock_);
+  touched_ = addresses;
+  expected_ = std::move(addresses);
+}
+
+std::vector<Mirror::Change> Mirror::expected_locked(Missing& missing) const {
+  std::vector<Change> found;
+  for (const mm::Gva address : expected_) {
+    Missing here;
+    here.files = std::move(missing.files);
+    const auto seen = seen_locked(address, PROT_READ, here);
+    missing.files = std::move(here.files);
+    if (seen) found.push_back({{seen->first, seen->second.end}, seen->second});
+  }
+  return found;
+}
+
+void Mirror::note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) {
+  expected_.clear();
+  for (const Change& expected : found) {
+    // Where something is noted, a list that is under way may still map it.
+    if (changes.size() == kMostGains || !noted_locked(expected.range).empty()) continue;
+    note_locked(expected.range.start, *expected.to);
+    changes.push_back(expected);
+  }
+}
+
+std::expected<void, int> Mirror::map_expected() {
+  Missing missing;
+  {
+    std::lock_guard guard(lock_);
+    (void)expected_locked(missing);
+  }
+  if (auto given = give(missing.files); !given) return given;
+  std::uint64_t batch;
+  {
+    std::lock_guard guard(lock_);
+    Missing still;
+    std::vector<Change> changes;
+    note_expected_locked(expected_locked(still), changes);
+    if (changes.empty()) return {};
+    batch = start_batch_locked(std::move(changes));
+  }
+  return make_batch(batch, {});
+}
+
+// --- entering ---
+
 std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
-  for (;;) {
+  for (bool expecting = true;;) {
     Missing missing;
     std::optional<Underway> first;
     std::uint64_t earlier = 0;
@@ -266,13 +330,16 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
       std::optional<Placed> fill;
       if (wish) fill = seen_locked(wish->address, protection_for(wish->access), missing);
       if (missing.none) return std::unexpected(ENXIO);
+      Missing still;  // files for what is expected are given once: they may be more than the process can have
+      const auto expected = expected_locked(expecting ? missing : still);
       for (const Slot* other : slots_) {
         if (other == &slot || other->context.applied(other->list)) continue;
         if (other->settling || (fill && differs(other->changes, *fill))) first = Underway{other->context, other->list};
       }
       for (const Batch& b : batches_)
         if (fill && differs(b.changes, *fill)) earlier = b.number;
-      if (!first && !earlier && !missing.file && !missing.bank) {
+      if (!first && !earlier && missing.files.empty() && !missing.bank) {
+        note_expected_locked(expected, gains_);
         slot.settling = !pending_.empty();
         std::vector<Change> changes = std::exchange(pending_, {});
         changes.insert(changes.end(), gains_.begin(), gains_.end());
@@ -286,6 +353,7 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
         std::optional<std::size_t> filling;
         if (fill) {
           note_locked(fill->first, fill->second);
+          note_touched_locked(mm::align_down(wish->address, mm::kPageSize));
           changes.push_back({{fill->first, fill->second.end}, fill->second});
           ++counts_.fills;
           filling = commands.size();
@@ -301,8 +369,9 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
     if (first && !wait_applied(first->context, first->list)) return std::unexpected(ESRCH);
     if (earlier) wait_for_batches(earlier);
     if (missing.bank) missing.bank->bring(missing.frame, missing.frame + mm::kPageSize);
-    if (missing.file) {
-      if (auto given = give(missing); !given) return std::unexpected(given.error());
+    if (!missing.files.empty()) {
+      expecting = false;
+      if (auto given = give(missing.files); !given) return std::unexpected(given.error());
     }
   }
 }
@@ -407,7 +476,7 @@ std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes) {
   return ++last_batch_;
 }
 
-std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway) {
+std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway, bool without_files) {
   std::unique_lock guard(lock_);
   batch_done_.wait(guard, [&] { return batches_.front().number == number; });
   const struct Turn {
@@ -426,7 +495,8 @@ std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vec
   }
   guard.unlock();
   wait_for(underway);
-  if (auto done = mapper_.carry_out(commands); done || done.error() == ESRCH) return done;
+  const auto done = without_files ? mapper_.take_all_back(commands) : mapper_.carry_out(commands);
+  if (done || done.error() == ESRCH) return done;
   // It has so many mappings that none can be cut; all of them can go.
   guard.lock();
   gains_.clear();
@@ -455,16 +525,17 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
   }
   wait_for(underway);
   wait_for_batches(earlier);
-  if (auto done = mapper_.take_all_back(); !done || !mappings) return done;
+  if (!mappings) return mapper_.take_all_back({});
   std::uint64_t batch;
   {
     std::lock_guard guard(lock_);
     gains_.clear();
     forget_locked(kAll);
     pending_.clear();
+    expected_ = touched_;
     batch = start_batch_locked({{kAll, {}}});
   }
-  return make_batch(batch, {});
+  return make_batch(batch, {}, true);
 }
 
 void Mirror::close_writable() {

@@ -9,7 +9,8 @@
 //              changes something there, and got the lock before us, may still be carried out: it is waited for. One that comes
 //              later reads the new entries. The changes are made by the mapper, if guest code runs, else by whoever enters
 //              next: in the order in which they got the lock, so that none brings back what a later one took.
-//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first
+//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first. In
+//              the same way comes back, in a fresh process and in one that lost all, what was touched last before
 //
 // What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change came
 // late: guest code faults there once more.
@@ -81,6 +82,13 @@ class Mirror {
   void flush(std::span<const Range>, bool everything);
   // Entries of these ranges allow more than before.
   void gained(std::span<const Range>);
+  // Where guest code touched what was not mapped, the last ones.
+  std::vector<mm::Gva> touched() const;
+  // It is likely to touch these: they are mapped on the way when somebody enters for the first time. Whoever chose them, they
+  // are mapped only as the tables say.
+  void expect(std::vector<mm::Gva>);
+  // The same before anybody enters. Errors: as of enter().
+  std::expected<void, int> map_expected();
   // What the process could write of files that are closed by now it no longer can: it has none of its descriptors and
   // mappings left, as it may have some that nobody knows of.
   void close_writable();
@@ -117,6 +125,7 @@ class Mirror {
   std::vector<Placed> noted_locked(const Range&) const;
   void cut_locked(const Range&);
   void note_locked(mm::Gva start, const Mapping&);
+  void note_touched_locked(mm::Gva page);
   // Where the tables do not say what is noted of a range: it is noted as they say it.
   void review_locked(const Range&, std::vector<Change>&);
   // No more of them than a list can hold.
@@ -127,13 +136,18 @@ class Mirror {
   void drop_all_locked();
   std::vector<Underway> underway_locked(std::span<const Range>) const;
   std::uint64_t start_batch_locked(std::vector<Change>);
-  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists. Errors: ESRCH.
-  std::expected<void, int> make_batch(std::uint64_t number, const std::vector<Underway>&);
+  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`: once it
+  // has closed all descriptors. Errors: ESRCH.
+  std::expected<void, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
   // Until no batch up to that one is left.
   void wait_for_batches(std::uint64_t number);
-  struct Missing {
+  struct Wanted {
     std::shared_ptr<const mm::MemoryFile> file;
     bool writable = false;
+    std::pair<std::uint64_t, bool> key() const { return {file->id(), writable}; }
+  };
+  struct Missing {
+    std::vector<Wanted> files; // that the process does not have yet, no more than it can be given at once
     bool none = false;         // there is no file: the page is in the VMM's memory alone
     std::shared_ptr<const mm::Bank> bank;  // whose page is yet to be brought
     mm::Gpa frame = 0;                     // that page
@@ -141,7 +155,10 @@ class Mirror {
   // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may be
   // used in all of these ways, or what is missing must be there first.
   std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const;
-  std::expected<void, int> give(const Missing&);
+  std::expected<void, int> give(std::span<const Wanted>);
+  // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
+  std::vector<Change> expected_locked(Missing&) const;
+  void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes);
   // Every descriptor, and with `mappings` everything that was mapped. giving_ held.
   std::expected<void, int> take_all_back(bool mappings);
   bool wait_applied(const Context&, std::uint32_t list);
@@ -156,6 +173,7 @@ class Mirror {
   std::map<mm::Gva, Mapping> mappings_;
   std::vector<Change> pending_;  // to be made before guest code runs
   std::vector<Change> gains_;    // that may be made, as long as no flush changes anything
+  std::vector<mm::Gva> touched_, expected_;  // no more than may be gains
   std::list<Batch> batches_;     // in the order in which the mapper makes them
   std::uint64_t last_batch_ = 0;
   std::condition_variable batch_done_;
