@@ -1,4 +1,4 @@
-// For attack.c: what a guest of the process machine can reach of the code and the pages that lie in its process besides it.
+// For attack*.c: what a guest of the process machine can reach of the code and the pages that lie in its process besides it.
 #pragma once
 
 #include <setjmp.h>

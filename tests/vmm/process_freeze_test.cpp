@@ -2,7 +2,7 @@
 // taken the first one over reaches neither the snapshot nor, after a reset, the memory.
 //
 // The attackers keep the process's first thread, its mapper, asleep and answer in its place, so that nothing which the
-// process is asked to do is done. (The others that an attacker may try: tests/guests/attack.c.)
+// process is asked to do is done. (The others that an attacker may try: tests/guests/attack*.c.)
 #include <dirent.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-# A guest that has taken its host process over: what it does then (tests/guests/attack.c), and what is seen of it from outside.
+# A guest that has taken its host process over: what it does then (tests/guests/attack*.c), and what is seen of it from outside.
 
 # attack CASE [ARGUMENT]: the guest itself looks at the memory of the others of its family. Here: what ramet says of those
 # that were ended, files that were not shared, descriptors, processes that are left.

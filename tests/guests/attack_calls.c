@@ -1,0 +1,162 @@
+// Attackers that make calls by the stub's page: what its filter lets through, files that were not shared, ends and stops.
+#define _GNU_SOURCE
+#include "attack_cases.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static const struct {
+  const char* what;
+  long number;
+  uint64_t a[6];
+  int allowed;
+} calls[] = {
+    // What it may, upon its own.
+    {"futex wake", SYS_futex, {RAMET_TOLD, 1, 1}, 1},
+    {"arch_prctl(ARCH_SET_GS)", SYS_arch_prctl, {0x1001, 0x1234}, 1},
+    {"munmap of nothing of the guest's", SYS_munmap, {0x654320000000, kPage}, 1},
+    {"mprotect of the same", SYS_mprotect, {0x654320000000, kPage, PROT_READ}, 1},
+    {"mmap of no descriptor", SYS_mmap, {0x654320000000, kPage, 1, MAP_SHARED | MAP_FIXED, 1023, 0}, 1},
+    // The stub itself.
+    {"mmap over the stub", SYS_mmap, {RAMET_STUB_TEXT, kPage, 5, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap that ends in the stub", SYS_mmap, {RAMET_STUB_TEXT - kPage, 2 * kPage, 5, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap over what it is told", SYS_mmap, {RAMET_TOLD, kPage, 3, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap whose end wraps", SYS_mmap, {~0xfffull, RAMET_STUB_TEXT + 2 * kPage, 5, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap whose low halves carry", SYS_mmap, {0x7ffeffe01000, 0xffffffff, 3, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap, writable and executable", SYS_mmap, {0x654320000000, kPage, 7, MAP_SHARED | MAP_FIXED, 0, 0}, 0},
+    {"mmap of no file", SYS_mmap, {0x654320000000, kPage, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}, 0},
+    {"mmap of shared memory of no file", SYS_mmap, {0x654320000000, kPage, 3, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, ~0ull, 0}, 0},
+    {"munmap of the stub", SYS_munmap, {RAMET_STUB_TEXT, kPage}, 0},
+    {"munmap of everything", SYS_munmap, {0, RAMET_TOP}, 0},
+    {"munmap of its context", SYS_munmap, {RAMET_SAID + RAMET_SAID_SIZE, RAMET_SAID_SIZE}, 0},
+    {"mprotect of the stub", SYS_mprotect, {RAMET_STUB_TEXT, kPage, 3}, 0},
+    {"mprotect of what it is told", SYS_mprotect, {RAMET_TOLD + RAMET_TOLD_SIZE, kPage, 3}, 0},
+    {"mprotect, growing down", SYS_mprotect, {0x654320000000, kPage, 0x01000001}, 0},
+    {"mremap of the stub", SYS_mremap, {RAMET_STUB_TEXT, kPage, kPage, 3, 0x654320000000}, 0},
+    {"madvise(MADV_REMOVE)", SYS_madvise, {0x654320000000, kPage, 9}, 0},
+    // What only its first thread may.
+    {"recvmsg on its socket", SYS_recvmsg, {5, RAMET_SAID + 8192, 0}, 0},
+    {"close of its socket", SYS_close, {5}, 0},
+    {"seccomp", SYS_seccomp, {1, 4, RAMET_TOLD + 1023 * kPage}, 0},
+    {"sigaltstack", SYS_sigaltstack, {RAMET_TOLD + TOLD_DATA, 0}, 0},
+    {"sigprocmask", SYS_rt_sigprocmask, {2, RAMET_TOLD + TOLD_DATA, 0, 8}, 0},
+    {"sendmsg on its socket", SYS_sendmsg, {5, RAMET_SAID + 8192, 0}, 0},
+    // The host.
+    {"open", SYS_open, {0, 0, 0}, 0},
+    {"openat", SYS_openat, {~99ull, 0, 0}, 0},
+    {"socket", SYS_socket, {1, 1, 0}, 0},
+    {"futex on guest memory", SYS_futex, {0x654320000000, 1, 1}, 0},
+    {"futex requeue", SYS_futex, {RAMET_TOLD, 3, 1}, 0},
+    {"arch_prctl(ARCH_SET_CPUID)", SYS_arch_prctl, {0x1012, 1}, 0},
+    {"getpid", SYS_getpid, {0}, 0},
+    {"x32's getpid", SYS_getpid | 0x40000000, {0}, 0},
+    {"kill", SYS_kill, {1, 0}, 0},
+    {"tgkill", SYS_tgkill, {1, 1, 0}, 0},
+    {"ptrace", SYS_ptrace, {16, 1}, 0},
+    {"process_vm_writev", SYS_process_vm_writev, {1, 0, 0, 0, 0, 0}, 0},
+    {"prctl(PR_SET_PDEATHSIG)", SYS_prctl, {1, 0}, 0},
+    {"setsid", SYS_setsid, {0}, 0},
+    {"dup", SYS_dup, {5}, 0},
+    {"pidfd_open", SYS_pidfd_open, {1, 0}, 0},
+    {"io_uring_setup", SYS_io_uring_setup, {1, 0}, 0},
+    {"memfd_create", SYS_memfd_create, {0, 0}, 0},
+    {"bpf", SYS_bpf, {0, 0, 0}, 0},
+    {"userfaultfd", SYS_userfaultfd, {0}, 0},
+    {"brk", SYS_brk, {0}, 0},
+};
+
+// A trap of another kind may come in between, but not always.
+static unsigned traps_of(long number, const uint64_t a[6]) {
+  unsigned least = ~0u;
+  for (int round = 0; round < 6; ++round) {
+    (void)stub_call_with(number, a);
+    if (stub_traps() < least) least = stub_traps();
+  }
+  return least;
+}
+
+static void make_calls(void) {
+  const unsigned of_an_allowed_one = traps_of(SYS_futex, (const uint64_t[6]){RAMET_TOLD, 1, 1});
+  for (unsigned i = 0; i < sizeof calls / sizeof *calls; ++i) {
+    const int allowed = traps_of(calls[i].number, calls[i].a) == of_an_allowed_one;
+    ++shared->progress;
+    if (allowed == calls[i].allowed) continue;
+    printf("%s, made by the stub's page: %s\n", calls[i].what, allowed ? "allowed" : "refused");
+    fflush(stdout);
+    _exit(1);
+  }
+}
+
+void simple_calls(void) { CHECK(attempt(make_calls, 0) == 0); }
+
+// Opens, in every way it can, what lies outside of what it was given.
+static void open_file(void) {
+  const int flags[] = {O_RDONLY, O_RDWR, O_WRONLY | O_APPEND, O_PATH};
+  for (unsigned i = 0; i < 4; ++i) {
+    CHECK(stub_call(SYS_open, (uint64_t)argument, (uint64_t)flags[i], 0) < 0);
+    CHECK(stub_call(SYS_openat, (uint64_t)AT_FDCWD, (uint64_t)argument, (uint64_t)flags[i], 0) < 0);
+  }
+  CHECK(stub_call(SYS_truncate, (uint64_t)argument, 0) < 0);
+  CHECK(stub_call(SYS_unlink, (uint64_t)argument) < 0);
+}
+static void open_canary(void) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/../canary", argument);
+  argument = path;
+  open_file();
+}
+void files(void) { CHECK(attempt(open_canary, 0) == 0); }
+
+// --- ends and stops ---
+
+static void end_itself(void) {
+  // Where the stub ends a process that could not begin: mov $231, %eax; mov $3, %edi.
+  for (unsigned i = 0; i + 10 < kPage; ++i) {
+    if (memcmp(STUB + i, "\xb8\xe7\0\0\0\xbf\x03\0\0\0", 10) != 0) continue;
+    const struct regs r = {.rip = RAMET_STUB_TEXT + i};
+    (void)jump(&r);
+  }
+  CHECK(!"there is such a place, and it ends the program");
+}
+static void block_and_trap(void) {
+  static ucontext_t frame;
+  forge(&frame);
+  memset(&frame.uc_sigmask, 0xff, 8);
+  (void)use_frame(&frame);
+}
+void ends(void) {
+  // A call of the guest's like any other: the program's status is 3.
+  const pid_t pid = fork();
+  if (pid == 0) {
+    take_over();
+    end_itself();
+  }
+  int status;
+  CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 3);
+  CHECK(WIFSIGNALED(attempt(block_and_trap, 0)));
+}
+
+static void stop_itself(void) {
+  (void)stub_call(SYS_kill, (uint64_t)getpid(), SIGSTOP);
+  (void)stub_call(SYS_tgkill, (uint64_t)getpid(), (uint64_t)syscall(SYS_gettid), SIGSTOP);
+}
+void stops(void) {
+  ++attempts;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    take_over();
+    stop_itself();
+    _exit(0);
+  }
+  int status, stopped = 0;
+  for (;;) {
+    CHECK(waitpid(pid, &status, WUNTRACED) == pid);
+    if (!WIFSTOPPED(status)) break;
+    ++stopped;
+    look();
+    CHECK(kill(pid, SIGCONT) == 0);
+  }
+  CHECK(stopped == 2 && status == 0);  // as the guest's own calls
+  ++ended;
+}
