@@ -55,6 +55,18 @@ TEST_F(MemoryCalls, Map32BitStaysBelowTwoGigabytesUntilNothingIsFree) {
   EXPECT_EQ(mmap(0, 0x7000'0000, PROT_NONE, kPrivate | MAP_32BIT), -ENOMEM);
 }
 
+TEST_F(MemoryCalls, Map32BitGoesWhereTheProgramWantsItIfThatIsFreeAndBelowTwoGigabytes) {
+  EXPECT_EQ(mmap(0x5000'0000, 1 << 20, 3, kPrivate | MAP_32BIT), 0x5000'0000);
+  EXPECT_EQ(mmap(0x5100'0123, 4096, 3, kPrivate | MAP_32BIT), 0x5100'0000);
+  EXPECT_EQ(mmap(0x7fff'f000, 4096, 3, kPrivate | MAP_32BIT), 0x7fff'f000) << "the last page";
+  for (std::uint64_t elsewhere : {0x500f'f000ull, 0x7fff'f000ull, 0x7fff'e000ull, 0x1'0000'0000ull, 0xffff'ffff'ffff'f000ull, 0x1000ull}) {
+    const std::int64_t at = mmap(elsewhere, 8192, 3, kPrivate | MAP_32BIT);
+    EXPECT_NE(at, static_cast<std::int64_t>(elsewhere));
+    EXPECT_GE(at, 0x1'0000) << std::hex << elsewhere;
+    EXPECT_LE(at + 8192, 0x8000'0000) << std::hex << elsewhere;
+  }
+}
+
 TEST_F(MemoryCalls, WritableAndExecutableIsRefusedWhereThatIsThePolicy) {
   EXPECT_GT(mmap(0, 4096, 7, kPrivate), 0);
   g.process->deny_wx = true;

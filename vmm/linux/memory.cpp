@@ -65,7 +65,7 @@ bool beyond_limits(Thread& thread, std::uint64_t more, bool data, mm::Gva from =
 
 // --- mmap ---
 
-// MAP_32BIT: the highest gap below 2 GiB. 0: none.
+// The highest gap below 2 GiB. 0: none.
 mm::Gva find_low_gap(mm::AddressSpace& memory, std::uint64_t length) {
   mm::Gva end_of_last = kMinAddress, found = 0;
   auto consider = [&](mm::Gva from, mm::Gva to) {
@@ -80,12 +80,15 @@ mm::Gva find_low_gap(mm::AddressSpace& memory, std::uint64_t length) {
   return found;
 }
 
+// MAP_32BIT: where the program would like it, if that is below 2 GiB and free; else in the highest gap there.
 std::int64_t map_low(Thread& thread, mm::MapRequest request) {
+  const std::uint64_t bytes = align_up(request.length, kPageSize);
+  bool as_wanted = request.address >= kMinAddress && bytes <= kLowEnd && request.address <= kLowEnd - bytes;
+  request.fixed = request.no_replace = true;
   // Another thread may take the gap meanwhile; then there is another one, or there is none.
-  for (;;) {
-    request.address = find_low_gap(thread.memory(), align_up(request.length, kPageSize));
+  for (;; as_wanted = false) {
+    if (!as_wanted) request.address = find_low_gap(thread.memory(), bytes);
     if (!request.address) return -ENOMEM;
-    request.fixed = request.no_replace = true;
     auto at = thread.memory().map(request);
     if (at) return static_cast<std::int64_t>(*at);
     if (at.error() != mm::Error::Exists) return -errno_of(at.error());
