@@ -171,9 +171,10 @@ struct AddressSpace::Impl final : Merger {
   struct Copies;
   // Pages among which many have been copied: the others are, ahead.
   struct Crowd {
-    Gva start, end;
+    Gva start = 0, end = 0;
+    bool empty() const { return start == end; }
   };
-  std::optional<Crowd> crowd(const Region&, const PageTable::Leaf& page) const;
+  Crowd crowd(const Region&, const PageTable::Leaf& page) const;
   Result<> take_copies(const Region&, Gva address, const PageTable::Leaf&, bool limited, Copies&);
   void give_back(const Copies&);
   void note_copied(const Region&, const Copies&);

@@ -23,16 +23,16 @@ struct AddressSpace::Impl::Copies {
 
 // The stretch around a page about to be copied whose other pages are copied with it, so that they are one run of frames and
 // need no faults of their own. It has as many pages as copies were made in the table so far, rounded down to a power of two and 64
-// at most: few writes bring few copies. Nothing: no larger stretch around it has become the VM's own by half, as it does when
+// at most: few writes bring few copies. Empty: no larger stretch around it has become the VM's own by half, as it does when
 // every second page is written; or memory is short; or the other pages may be wanted executable. (Linux's khugepaged copies the
 // shared rest of a block where half of it is the process's own: max_ptes_shared.)
-std::optional<AddressSpace::Impl::Crowd> AddressSpace::Impl::crowd(const Region& region, const PageTable::Leaf& page) const {
+AddressSpace::Impl::Crowd AddressSpace::Impl::crowd(const Region& region, const PageTable::Leaf& page) const {
   constexpr std::uint64_t kLeastPages = 8;
-  if (page.level != Level::Pte || page.shared || region.flips()) return std::nullopt;
+  if (page.level != Level::Pte || page.shared || region.flips()) return {};
   const std::uint64_t pages = std::min(std::bit_floor(tables->info(page.table).copies.load(std::memory_order_relaxed) + 1u), Copies::kMost);
-  if (pages < kLeastPages) return std::nullopt;
+  if (pages < kLeastPages) return {};
   const std::uint64_t free = frames->total() - std::min(frames->used(), frames->total());
-  if (free < std::max<std::uint64_t>(frames->total() / 8, kPagesPerBlock)) return std::nullopt;
+  if (free < std::max<std::uint64_t>(frames->total() / 8, kPagesPerBlock)) return {};
   const auto around = [&](std::uint64_t n) {
     const Gva start = align_down(page.start, n * kPageSize);
     return Crowd{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
@@ -47,7 +47,7 @@ std::optional<AddressSpace::Impl::Crowd> AddressSpace::Impl::crowd(const Region&
     counted = next;
     if (2 * own >= n) return around(pages);
   }
-  return std::nullopt;
+  return {};
 }
 
 // Pages written one after the other are copied ahead, twice as many each time; pages between those written, where these are
@@ -58,8 +58,8 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
   const unsigned wanted = !block && address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
   const Gva table_end = align_down(address, kBlockSize) + kBlockSize;
   const Gva end = block ? leaf.end() : std::min({address + wanted * kPageSize, table_end, region.end});
-  const auto among = wanted == 1 ? crowd(region, leaf) : std::nullopt;
-  copies.counted = limited ? (among ? among->end - among->start : end - leaf.start) >> kPageShift : 0;
+  const Crowd among = wanted == 1 ? crowd(region, leaf) : Crowd();
+  copies.counted = limited ? (among.empty() ? end - leaf.start : among.end - among.start) >> kPageShift : 0;
   if (limited) {
     const std::uint64_t budget = config.speculative_frames ? config.speculative_frames : frames->total() / 8;
     if (in_flight.fetch_add(copies.counted, std::memory_order_relaxed) + copies.counted > budget) {
@@ -94,9 +94,9 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
     copies.items[copies.count++] = {seen, run->gpa, as};
     return {};
   };
-  if (among) {
+  if (!among.empty()) {
     bool reached = false;
-    for (Gva at = among->start; at < among->end; at += kPageSize) {
+    for (Gva at = among.start; at < among.end; at += kPageSize) {
       const PageTable::Leaf seen = look(at);
       if (!wants_copy(seen)) continue;
       if (!take(seen)) break;
