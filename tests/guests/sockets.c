@@ -2,6 +2,7 @@
 // `sockets listen PATH` waits for a connection and says so, `sockets knock PATH` makes one, `sockets refused PATH` must not.
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -418,6 +420,32 @@ static void interrupted(void) {
   puts("interrupted");
 }
 
+// MariaDB's client sets both, and takes a refusal for a server that it cannot reach.
+static void time_limits(void) {
+  int p[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
+  struct timeval limit = {.tv_usec = 20000}, got;
+  socklen_t length = sizeof got;
+  CHECK(getsockopt(p[0], SOL_SOCKET, SO_RCVTIMEO, &got, &length) == 0 && length == sizeof got && !got.tv_sec && !got.tv_usec);
+  CHECK_ERRNO(setsockopt(p[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(int)), EINVAL);
+  CHECK(setsockopt(p[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 && setsockopt(p[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0);
+  CHECK(getsockopt(p[0], SOL_SOCKET, SO_SNDTIMEO, &got, &length) == 0 && !got.tv_sec && got.tv_usec >= 20000);
+  char block[4096] = {0};
+  CHECK_ERRNO(recv(p[0], block, 1, 0), EAGAIN);
+  CHECK_ERRNO(read(p[0], block, 1), EAGAIN);
+  ssize_t sent;
+  while ((sent = send(p[0], block, sizeof block, 0)) > 0) {}
+  CHECK(sent == -1 && errno == EAGAIN);
+  limit.tv_usec = 1000000;
+  CHECK_ERRNO(setsockopt(p[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), EDOM);
+  const int on = 1;
+  CHECK_ERRNO(setsockopt(p[0], IPPROTO_IP, 1, &on, sizeof on), EOPNOTSUPP);  // IP_TOS, on a unix socket
+  CHECK_ERRNO(getsockopt(p[0], IPPROTO_IP, 1, block, &length), EOPNOTSUPP);
+  close(p[0]);
+  close(p[1]);
+  puts("time limits of sockets");
+}
+
 int main(int count, char** words) {
   CHECK(count >= 2);
   if (count == 3 && !strcmp(words[1], "listen")) {
@@ -447,5 +475,6 @@ int main(int count, char** words) {
   open_files();
   between_processes();
   interrupted();
+  time_limits();
   return 0;
 }

@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -177,20 +179,25 @@ std::int64_t sys_shutdown(Thread& thread, const Args& a) {
   return shutdown((*file)->host.get(), a.i32(1)) == 0 ? 0 : -errno;
 }
 
+// Options whose value is a struct timeval, the same in all ABIs; the others' is an int. The host keeps these times: it is
+// its call that waits.
+bool is_time(int name) { return name == SO_RCVTIMEO || name == SO_SNDTIMEO; }
+
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   const int name = a.i32(2);
-  if (a.i32(1) != SOL_SOCKET || (name != SO_TYPE && name != SO_ERROR && name != SO_SNDBUF && name != SO_RCVBUF && name != SO_DOMAIN &&
+  if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;  // as unix sockets answer
+  if (!is_time(name) && (name != SO_TYPE && name != SO_ERROR && name != SO_SNDBUF && name != SO_RCVBUF && name != SO_DOMAIN &&
       name != SO_PROTOCOL && name != SO_ACCEPTCONN && name != SO_REUSEADDR && name != SO_KEEPALIVE))
     return -ENOPROTOOPT;
   auto room = read_user<socklen_t>(thread.memory(), a[4]);
   if (!room) return -room.error();
-  int value = 0;
-  socklen_t length = sizeof value;
-  if (getsockopt((*file)->host.get(), SOL_SOCKET, name, &value, &length) != 0) return -errno;
-  length = std::min<socklen_t>(*room, sizeof value);
-  if (!thread.memory().write(a[3], std::as_bytes(std::span(&value, 1)).first(length))) return -EFAULT;
+  std::array<std::byte, sizeof(timeval)> value{};
+  socklen_t length = sizeof value;  // the host makes it an int's where the value is one
+  if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) return -errno;
+  length = std::min(*room, length);
+  if (!thread.memory().write(a[3], std::span(value).first(length))) return -EFAULT;
   return put_user(thread.memory(), a[4], length);
 }
 
@@ -198,12 +205,18 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   const int name = a.i32(2);
-  if (a.i32(1) != SOL_SOCKET || (name != SO_SNDBUF && name != SO_RCVBUF && name != SO_REUSEADDR && name != SO_KEEPALIVE))
-    return -ENOPROTOOPT;
+  if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;
+  const int host = (*file)->host.get();
+  if (is_time(name)) {
+    if (a[4] < sizeof(timeval)) return -EINVAL;
+    auto time = read_user<timeval>(thread.memory(), a[3]);
+    if (!time) return -time.error();
+    return result_of(setsockopt(host, SOL_SOCKET, name, &*time, sizeof *time));
+  }
+  if (name != SO_SNDBUF && name != SO_RCVBUF && name != SO_REUSEADDR && name != SO_KEEPALIVE) return -ENOPROTOOPT;
   if (a[4] < sizeof(int)) return -EINVAL;
   auto value = read_user<int>(thread.memory(), a[3]);
   if (!value) return -value.error();
-  const int host = (*file)->host.get();
   const std::uint64_t before = send_buffer(host);
   if (setsockopt(host, SOL_SOCKET, name, &*value, sizeof *value) != 0) return -errno;
   const std::uint64_t now = send_buffer(host);
