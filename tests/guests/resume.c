@@ -143,12 +143,18 @@ static int hook(const char* name) {
   return (int)copy;
 }
 
-static int touch(size_t mib) {
-  const size_t n = mib << 20;
+// Memory whose pages differ, and the place where it may be saved.
+static unsigned char* saved_memory(size_t n) {
   unsigned char* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(p != MAP_FAILED);
   for (size_t i = 0; i < n; i += 4096) *(uint64_t*)(p + i) = i * 0x9e3779b97f4a7c15u | 1;
   ramet_snapshot("ready");
+  return p;
+}
+
+static int touch(size_t mib) {
+  const size_t n = mib << 20;
+  const unsigned char* p = saved_memory(n);
   char line[256];
   const char* got = fgets(line, sizeof line, stdin);
   if (got && line[0] == 'q') return 0;
@@ -159,10 +165,7 @@ static int touch(size_t mib) {
 
 static int some(size_t mib) {
   const size_t n = mib << 20;
-  unsigned char* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(p != MAP_FAILED);
-  for (size_t i = 0; i < n; i += 4096) *(uint64_t*)(p + i) = i * 0x9e3779b97f4a7c15u | 1;
-  ramet_snapshot("ready");
+  unsigned char* p = saved_memory(n);
   const size_t pages[] = {0, n / 2, n - 4096};
   for (size_t i = 0; i < 3; i++) {
     CHECK(*(uint64_t*)(p + pages[i]) == (pages[i] * 0x9e3779b97f4a7c15u | 1));
