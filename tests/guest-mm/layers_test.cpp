@@ -545,7 +545,9 @@ TEST_P(Layers, Few_writes_bring_few_copies) {
     const Gva at = a + random() % 2048 * kPageSize;
     ASSERT_TRUE(child->cpu().store(at, at ^ 2));
     written.insert(at);
-    if (written.size() <= 100) ASSERT_EQ(c.pages_copied, written.size());
+    if (written.size() <= 100) {
+      ASSERT_EQ(c.pages_copied, written.size());
+    }
     most = std::max(most, double(c.pages_copied) / double(written.size()));
   }
   EXPECT_LE(most, 3);
