@@ -244,6 +244,7 @@ test_snapshot_lazily() {
 
 # A file that its own program could truncate is read first; the program does its worst.
 test_snapshot_within_reach() {
+  need_kvm
   fresh
   "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
   printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"
