@@ -7,7 +7,7 @@
 namespace ramet::mm::test {
 namespace {
 
-class LateLayers : public ::testing::TestWithParam<Format> {
+class LateLayers : public ForEachFormat {
  protected:
   static constexpr Gva a = 0x1000'0000;
   static constexpr std::uint64_t kPages = 1024;
@@ -28,7 +28,7 @@ class LateLayers : public ::testing::TestWithParam<Format> {
   std::unique_ptr<LatePages> late;  // outlives who stands on it
 };
 
-INSTANTIATE_TEST_SUITE_P(Formats, LateLayers, ::testing::Values(Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2));
+RAMET_FOR_EACH_FORMAT(LateLayers);
 
 TEST_P(LateLayers, What_the_VMM_reads_is_brought_and_nothing_else) {
   World w(GetParam());

@@ -7,6 +7,8 @@ SETUP=:
 ENVIRONMENT=
 LIMIT=${LIMIT:-240s}
 
+# counted NAME: that counter, out of what --stat said, which is the input.
+counted() { awk -v name="$1" '/Counters for/ { all = 1 } all && $2 == name { gsub(",", "", $1); print $1 }'; }
 scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
 fail() { echo "FAILED: $*"; exit 1; }
 skip() { echo "SKIP: $*"; exit 77; }

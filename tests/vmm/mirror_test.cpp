@@ -145,12 +145,15 @@ class MirrorTlb final : public mm::Tlb {
 
 class MirrorTest : public ::testing::Test {
  protected:
-  void set_up(std::size_t capacity) {
+  void make_space(std::size_t capacity) {
     memory = std::move(*mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 4 << 20, .files = true}));
     as = std::move(*mm::AddressSpace::create({}, *memory, tlb));
     mirror = std::make_unique<Mirror>(process, *as, *memory, capacity);
     tlb.mirror = mirror.get();
     for (auto& m : most) m = kEvery;
+  }
+  void set_up(std::size_t capacity) {
+    make_space(capacity);
     ASSERT_TRUE(as->map({.address = kStart, .length = kPages * mm::kPageSize, .prot = kReadWrite, .fixed = true}));
   }
   void TearDown() override {
@@ -426,11 +429,8 @@ TEST_F(MirrorTest, WhatTheTablesStillAllowStaysMapped) {
 
 // A page that is yet to come, as of a snapshot file, is brought before it is mapped; its neighbours wait until they are.
 TEST_F(MirrorTest, WhatIsNotThereIsBroughtFirst) {
-  set_up(10000);
+  make_space(10000);
   mm::test::LatePages late(*memory, kPages);
-  as = std::move(*mm::AddressSpace::create({}, *memory, tlb));
-  mirror = std::make_unique<Mirror>(process, *as, *memory, 10000);
-  tlb.mirror = mirror.get();
   mm::Region region;
   region.start = kStart, region.end = kStart + kPages * mm::kPageSize;
   region.prot = kReadWrite, region.max_prot = mm::kAllProt;

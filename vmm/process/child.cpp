@@ -171,7 +171,7 @@ Status Child::start() {
     return failure(fmt::format("the host gives the guest no process of its own: {}{}", std::strerror(made.error),
                                made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""), 125,
                    made.error == EAGAIN ? EAGAIN : 0);
-  numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
+  numbers_.set(kMapperSocket);
   if (!mapper.wait(kRounds, Patience(*this)))
     return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
   // Either the guest's processes of this VMM all have the vDSO, or none has it, as its addresses pass from one to the other.
@@ -298,11 +298,11 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
   std::lock_guard guard(mapper_lock_);
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);  // the process's is the same
-  const int end = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 64 * std::size(numbers_)));
+  const int end = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, numbers_.size()));
   std::array<int, kMostGiven> numbers{};
   int next = 0;
   for (std::size_t i = 0; i < descriptors.size(); ++i, ++next) {
-    while (next < end && (numbers_[next / 64] >> next % 64 & 1)) ++next;
+    while (next < end && numbers_.test(next)) ++next;
     if (next >= end) return std::unexpected(EMFILE);
     numbers[i] = next;
   }
@@ -334,7 +334,7 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
   std::memcpy(mapper.said().data() + kMessage + 64, &there, sizeof there);
   const Command receive{SYS_recvmsg, {kMapperSocket, at, MSG_CMSG_CLOEXEC}};
   if (auto done = ask({&receive, 1}); !done) return std::unexpected(done.error());
-  for (std::size_t i = 0; i < descriptors.size(); ++i) numbers_[numbers[i] / 64] |= 1ull << numbers[i] % 64;
+  for (std::size_t i = 0; i < descriptors.size(); ++i) numbers_.set(numbers[i]);
   return numbers;
 }
 
@@ -342,7 +342,7 @@ std::expected<void, int> Child::take_back(int number) {
   std::lock_guard guard(mapper_lock_);
   const Command close{SYS_close, {static_cast<std::uint64_t>(number)}};
   if (auto done = ask({&close, 1}); !done) return done;
-  numbers_[number / 64] &= ~(1ull << number % 64);
+  numbers_.reset(number);
   return {};
 }
 
@@ -350,8 +350,8 @@ std::expected<void, int> Child::take_all_back(std::span<const Command> then) {
   std::lock_guard guard(mapper_lock_);
   std::vector<Command> commands{{SYS_close_range, {0, kMapperSocket - 1}}, {SYS_close_range, {kMapperSocket + 1, ~0u}}};
   commands.insert(commands.end(), then.begin(), then.end());
-  std::ranges::fill(numbers_, 0);
-  numbers_[kMapperSocket / 64] |= 1ull << kMapperSocket % 64;
+  numbers_.reset();
+  numbers_.set(kMapperSocket);
   return ask(commands);
 }
 

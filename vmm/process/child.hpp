@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <bitset>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -96,7 +97,7 @@ class Child final : public Mapper {
   // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in time_of().
   std::atomic<unsigned> threads_{0};
   std::chrono::nanoseconds before_threads_{0};
-  std::uint64_t numbers_[16] = {};  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
+  std::bitset<1024> numbers_;       // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
   std::mutex reaping_;              // guards reaped_
   bool reaped_ = false;

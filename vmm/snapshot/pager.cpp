@@ -30,6 +30,10 @@ constexpr std::uint64_t kMostAhead = 8;            // blocks that one touch brin
 constexpr std::size_t kMaxWorkingSet = 1u << 16;   // blocks
 constexpr std::uint64_t kWorkingSetMagic = 0x31'53'57'54'45'4d'41'52;
 
+std::unexpected<Failure> no_room(const File& file, int error) {
+  return failure(fmt::format("no room for the pages of {}: {}", file.path(), std::strerror(error)));
+}
+
 // One that tells of what the kernel touches as well, as KVM does.
 HostFd new_userfaultfd() {
   HostFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
@@ -54,8 +58,11 @@ std::expected<std::shared_ptr<Pager>, Failure> Pager::create(const std::shared_p
     range.pager = pager.get();
     range.file = f;
     f = f->parent();
-    const auto mapped = in_files ? map_file(range, how == How::Copied) : pager->map(range);
-    if (!mapped) return std::unexpected(mapped.error());
+    range.bytes = range.file->header().payload_pages * kPageBytes;
+    if (range.bytes == 0) continue;
+    if (in_files)
+      if (auto chosen = choose_file(range, how == How::Copied); !chosen) return std::unexpected(chosen.error());
+    if (auto mapped = map(range); !mapped) return std::unexpected(mapped.error());
   }
   if (in_files && how == How::Lazily) return pager;
   if (how == How::Lazily)
@@ -82,50 +89,43 @@ Pager::~Pager() {
     if (range.host) ::munmap(range.host, range.bytes);
 }
 
-Status Pager::map(Range& range) const {
-  range.bytes = range.file->header().payload_pages * kPageBytes;
-  if (range.bytes == 0) return {};
-  void* host = ::mmap(nullptr, range.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (host == MAP_FAILED)
-    return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
+// A file on a system that permits no execution cannot be mapped to be executed.
+Status Pager::choose_file(Range& range, bool copied) {
+  const File& file = *range.file;
+  struct statvfs system;
+  const bool executable = ::fstatvfs(file.descriptor(), &system) == 0 && !(system.f_flag & ST_NOEXEC);
+  range.copied = copied || file.header().compressed() || !executable;
+  if (!range.copied) {
+    range.part = {.file = mm::MemoryFile::of(file.descriptor(), false, range.file), .offset = sizeof(Header), .bytes = range.bytes};
+    return {};
+  }
+  auto memory = mm::MemoryFile::create(range.bytes);
+  if (!memory) return no_room(file, ENOMEM);
+  (*memory)->close();
+  range.part = {.file = std::move(*memory), .offset = 0, .bytes = range.bytes};
+  return {};
+}
+
+Status Pager::map(Range& range) {
+  const mm::FilePart& part = range.part;
+  void* host = part.file ? ::mmap(nullptr, range.bytes, range.copied ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
+                                  part.file->descriptor(), static_cast<off_t>(part.offset))
+                         : ::mmap(nullptr, range.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (host == MAP_FAILED) return no_room(*range.file, errno);
   range.host = static_cast<std::byte*>(host);
   (void)::madvise(host, range.bytes, MADV_DONTDUMP);
   range.states = std::make_unique<std::atomic<std::uint8_t>[]>(range.file->blocks().size());
   return {};
 }
 
-Status Pager::map_file(Range& range, bool copied) {
-  const File& file = *range.file;
-  range.bytes = file.header().payload_pages * kPageBytes;
-  if (range.bytes == 0) return {};
-  const auto no_room = [&](int error) {
-    return failure(fmt::format("no room for the pages of {}: {}", file.path(), std::strerror(error)));
-  };
-  // Nothing of a file on such a system can be mapped to be executed.
-  struct statvfs system;
-  const bool executable = ::fstatvfs(file.descriptor(), &system) == 0 && !(system.f_flag & ST_NOEXEC);
-  range.copied = copied || file.header().compressed() || !executable;
-  if (range.copied) {
-    auto memory = mm::MemoryFile::create(range.bytes);
-    if (!memory) return no_room(ENOMEM);
-    (*memory)->close();
-    range.part = {.file = std::move(*memory), .offset = 0, .bytes = range.bytes};
-  } else {
-    range.part = {.file = mm::MemoryFile::of(file.descriptor(), false, range.file), .offset = sizeof(Header), .bytes = range.bytes};
-  }
-  void* host = ::mmap(nullptr, range.bytes, range.copied ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
-                      range.part.file->descriptor(), static_cast<off_t>(range.part.offset));
-  if (host == MAP_FAILED) return no_room(errno);
-  range.host = static_cast<std::byte*>(host);
-  (void)::madvise(host, range.bytes, MADV_DONTDUMP);
-  range.states = std::make_unique<std::atomic<std::uint8_t>[]>(file.blocks().size());
-  return {};
+Status Pager::Range::make_ready(std::uint64_t block) const {
+  return copied ? file->unpack(block, this->block(block)) : file->check(block);
 }
 
 Status Pager::read_all(Range& range, bool copied) {
   if (range.part.file) {
     for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
-      if (auto good = range.copied ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
+      if (auto good = range.make_ready(i); !good) return good;
       range.states[i].store(There, std::memory_order_relaxed);
     }
     return {};
@@ -134,7 +134,7 @@ Status Pager::read_all(Range& range, bool copied) {
   if (range.bytes && (copied ? ::mprotect(range.host, range.bytes, PROT_READ | PROT_WRITE) != 0
                              : ::mmap(range.host, range.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED,
                                       range.file->descriptor(), sizeof(Header)) == MAP_FAILED))
-    return failure(fmt::format("no room for the pages of {}: {}", range.file->path(), std::strerror(errno)));
+    return no_room(*range.file, errno);
   for (std::uint64_t i = 0; i < range.file->blocks().size(); ++i) {
     if (auto good = copied ? range.file->unpack(i, range.block(i)) : range.file->check(i); !good) return good;
     range.states[i].store(There, std::memory_order_relaxed);
@@ -248,7 +248,7 @@ void Pager::put(Range& range, std::uint64_t block) {
   const std::span<std::byte> place = range.block(block);
   const File& file = *range.file;
   if (range.part.file) {
-    if (auto good = range.copied ? file.unpack(block, place) : file.check(block); !good) damaged(good.error());
+    if (auto good = range.make_ready(block); !good) damaged(good.error());
     return;
   }
   if (!file.header().compressed()) {

@@ -82,13 +82,15 @@ class Pager {
     std::span<std::byte> block(std::uint64_t n) const {
       return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes};
     }
+    // Of pages in a file. Errors: damaged.
+    Status make_ready(std::uint64_t block) const;
     bool is_there(std::uint64_t block) const { return states[block].load(std::memory_order_acquire) == There; }
     void bring(std::uint64_t start, std::uint64_t end) override;
     PageSource::Range there(std::uint64_t at, PageSource::Range within) const override;
   };
   Pager() = default;
-  Status map(Range&) const;
-  static Status map_file(Range&, bool copied);
+  static Status choose_file(Range&, bool copied);
+  static Status map(Range&);
   static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();

@@ -6,7 +6,7 @@ inspect() { "$RAMET" inspect --run --timeout "$LIMIT" "$@"; }
 col() {
   awk -v n="$1" '/region$/ { on = 1; next } /^$|for ring 0/ { on = 0 } on { sum += $n } END { print sum + 0 }' "$WORK/last"
 }
-stat() { sed -n '/Counters for/,$p' "$WORK/err" | awk -v name="$1" '$2 == name { gsub(",", "", $1); print $1 }'; }
+stat() { counted "$1" <"$WORK/err"; }
 agree() { [ "$2" = "$3" ] || { show "$WORK/last"; fail "$1: the dump has $2, --stat $3"; }; }
 
 test_inspect_changing() {

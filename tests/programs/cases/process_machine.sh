@@ -60,8 +60,8 @@ test_process_unprivileged() {
 test_process_stays_mapped() {
   for how in protect upgrade; do
     said=$(on_process --timeout "$LIMIT" --memory 256M --stat "$G/storm" $how 1 1000 2>&1 >"$WORK/out") || fail "$how: $said"
-    fills=$(echo "$said" | sed -n 's/,//g; s/^ *\([0-9]*\) *fills .*/\1/p')
-    refills=$(echo "$said" | sed -n 's/,//g; s/^ *\([0-9]*\) *refills .*/\1/p')
+    fills=$(echo "$said" | counted fills)
+    refills=$(echo "$said" | counted refills)
     echo "$how: $fills fills, $refills refills"
     [ "${fills:-1000}" -lt 500 ] && [ "${refills:-0}" -ge 1000 ] || { echo "$said"; fail "$how: pages are not mapped any more"; }
   done
@@ -72,9 +72,8 @@ test_process_scattered() {
   mebibytes=$(scaled 1024 64)
   said=$(on_process --timeout "$LIMIT" --memory 4G --stat "$G/scattered" "$mebibytes" 2 2>&1 >"$WORK/out") || fail "$said"
   says "$((mebibytes * 256)) pages"
-  number() { echo "$said" | sed -n "s/,//g; s/^ *\([0-9]*\) *$1 .*/\1/p"; }
-  fills=$(number fills) evictions=$(number evictions)
-  echo "$mebibytes MiB: $fills fills, $evictions evictions, $(number mappings) mappings"
+  fills=$(echo "$said" | counted fills) evictions=$(echo "$said" | counted evictions)
+  echo "$mebibytes MiB: $fills fills, $evictions evictions, $(echo "$said" | counted mappings) mappings"
   [ "${evictions:-1}" = 0 ] && [ "${fills:-$mebibytes}" -lt $((mebibytes * 256 / 3)) ] || { echo "$said"; fail "each copy is a mapping"; }
 }
 # As an ordinary user with few processes and descriptors: some twenty guest processes; then the guest is told, or ramet says it.

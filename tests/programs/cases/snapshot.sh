@@ -230,8 +230,8 @@ test_snapshot_lazily() {
       # shellcheck disable=SC2086
       "$RAMET" snapshot run --stat $option "$WORK/whole" </dev/null >"$WORK/out" 2>"$WORK/err" || fail "run: $(cat "$WORK/err")"
       says '3 pages of 64 MiB'
-      blocks=$(awk '$2 == "snapshot:blocks" {print $1}' "$WORK/err")
-      touched=$(awk '$2 == "snapshot:touched" {print $1}' "$WORK/err")
+      blocks=$(counted snapshot:blocks <"$WORK/err")
+      touched=$(counted snapshot:touched <"$WORK/err")
       echo "$blocks of some 256 blocks, $touched of them awaited"
       if [ -n "$option" ] || grep -q 'is read first' "$WORK/err"; then
         [ "$touched" = 0 ] || fail "all were to be read before"
