@@ -1,6 +1,9 @@
 // Memory of a layer whose pages come when they are asked for: whoever looks at one asks first, and for no more than that.
 #include "guest-mm/page_source.hpp"
 
+#include <array>
+
+#include "guest-mm/pin.hpp"
 #include "tests/guest-mm/late_pages.hpp"
 #include "tests/guest-mm/world.hpp"
 
