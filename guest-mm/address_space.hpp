@@ -180,6 +180,8 @@ class AddressSpace {
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
   // Maps host-owned memory of the table bank for the guest's ring 0 (never reachable by user code).
   Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  // For user code, without a region and never writable: of the table bank, or of what lies below it (see kTableBase).
+  Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
   // Frames for such pages, from the table bank; never freed before the address space is.
   Result<Gpa> allocate_kernel_frame();
 

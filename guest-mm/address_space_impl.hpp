@@ -67,8 +67,10 @@ struct AddressSpace::Impl final : Merger {
   void merge_locked(Gva, arch::Level, FlushBatch&) override;
   // Whether all these frames are the VM's own, or none is.
   bool one_kind(Gpa first, std::uint64_t span) const;
-  // Ring 0's mappings, in the largest leaves. Errors: Exists, NoMemory.
-  Result<> map_ring0_locked(Gva, Gpa, std::uint64_t length, Prot, FlushBatch&);
+  // The VMM's own mappings, in the largest leaves. Errors: Exists, NoMemory.
+  Result<> map_own_locked(Gva, Gpa, std::uint64_t length, Prot, bool user, FlushBatch&);
+  // Where such a mapping may lie: page-aligned, not empty, above what a program may use, not writable and executable.
+  bool own_range(Gva, Gpa, std::uint64_t length, Prot) const;
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
 
   // Page-aligned, not empty, inside what a program may use. Rounds the length up.

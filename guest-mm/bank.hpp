@@ -213,7 +213,8 @@ class Memory {
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
   std::shared_ptr<Bank> bank_of(Gpa gpa) const;
 
-  static constexpr Gpa kTableBase = 0;                  // the table bank lies first
+  // What lies below is no bank's but the machine's own.
+  static constexpr Gpa kTableBase = kBlockSize;         // the table bank lies first
   static constexpr Gpa kDataBase = 0x1'0000'0000;       // 4 GiB: the private bank
   static constexpr Gpa kAddedBase = 0x40'0000'0000;     // 256 GiB: shared files, later layers and pin banks
   // Where such a bank lies in the first VM of a space; those of others lie above it.

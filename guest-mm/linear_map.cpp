@@ -1,4 +1,5 @@
-// The VMM's own mappings above the guest's: stub pages and tables (map_kernel), and the linear map of guest memory.
+// The VMM's own mappings above the guest's: stub pages and tables (map_kernel), what user code may see of the machine's own
+// (map_for_user), and the linear map of guest memory.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -7,25 +8,35 @@ namespace ramet::mm {
 
 using Level = PageTable::Level;
 
-static PageTable::Attributes for_ring0(Prot prot) {
+static PageTable::Attributes for_own(Prot prot, bool user) {
   const bool write = has(prot, Prot::Write);
-  return {.write = write, .execute = has(prot, Prot::Exec), .user = false, .accessed = true, .dirty = write};
+  return {.write = write, .execute = has(prot, Prot::Exec), .user = user, .accessed = true, .dirty = write};
+}
+
+bool AddressSpace::Impl::own_range(Gva address, Gpa gpa, std::uint64_t length, Prot prot) const {
+  return is_aligned(address | gpa | length, kPageSize) && length != 0 && address + (length - 1) >= address &&
+         (address >= config.end || address + length <= config.start) && prot != Prot::None && !has(prot, Prot::Write | Prot::Exec);
 }
 
 Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
   Impl& m = *impl_;
   const Bank& bank = m.memory.tables();
-  const bool aligned = is_aligned(address | gpa | length, kPageSize);
-  if (!aligned || length == 0 || length > bank.size() || !bank.contains(gpa) || !bank.contains(gpa + length - 1) ||
-      (address < m.config.end && address + length > m.config.start) || address + (length - 1) < address ||
-      prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) {
-    return fail(Error::Invalid);
-  }
+  if (!m.own_range(address, gpa, length, prot) || !bank.contains(gpa) || length > bank.end() - gpa) return fail(Error::Invalid);
   FlushBatch batch = m.locked();
-  return m.map_ring0_locked(address, gpa, length, prot, batch);
+  return m.map_own_locked(address, gpa, length, prot, false, batch);
 }
 
-Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_t length, Prot prot, FlushBatch& batch) {
+Result<> AddressSpace::map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
+  Impl& m = *impl_;
+  const Bank& bank = m.memory.tables();
+  const bool below = gpa < Memory::kTableBase && length <= Memory::kTableBase - gpa;
+  const bool of_bank = bank.contains(gpa) && length <= bank.end() - gpa;
+  if (!m.own_range(address, gpa, length, prot) || has(prot, Prot::Write) || !(below || of_bank)) return fail(Error::Invalid);
+  FlushBatch batch = m.locked();
+  return m.map_own_locked(address, gpa, length, prot, true, batch);
+}
+
+Result<> AddressSpace::Impl::map_own_locked(Gva address, Gpa gpa, std::uint64_t length, Prot prot, bool user, FlushBatch& batch) {
   Result<> done;
   for (std::uint64_t at = 0; at < length;) {
     const auto fits = [&](Level l) { return is_aligned((address + at) | (gpa + at), arch::span_of(l)) && length - at >= arch::span_of(l); };
@@ -35,7 +46,7 @@ Result<> AddressSpace::Impl::map_ring0_locked(Gva address, Gpa gpa, std::uint64_
       done = fail(Error::Exists);
       break;
     }
-    table->map(address + at, level, gpa + at, 1, for_ring0(prot), batch);
+    table->map(address + at, level, gpa + at, 1, for_own(prot, user), batch);
     at += arch::span_of(level);
   }
   batch.commit();
@@ -48,7 +59,7 @@ Result<> AddressSpace::map_linear(Gva address) {
   if (m.config.format == Format::Arm64Stage2 || !is_aligned(address, arch::span_of(Level::Pud)) || address < m.config.end || address + bank.size() < address) return fail(Error::Invalid);
   FlushBatch batch = m.locked();
   if (m.linear) return fail(Error::Exists);
-  auto done = m.map_ring0_locked(address, bank.base(), bank.size(), Prot::Read | Prot::Write, batch);
+  auto done = m.map_own_locked(address, bank.base(), bank.size(), Prot::Read | Prot::Write, false, batch);
   if (done) m.linear = address;
   return done;
 }
@@ -72,7 +83,7 @@ Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) 
   if (done) done = m.table->own_range(*start, *start + length, batch);
   if (done) {
     m.table->update(*start, *start + length, [&](const PageTable::Leaf& leaf) {
-      auto next = for_ring0(prot);
+      auto next = for_own(prot, false);
       next.dirty = next.dirty || leaf.attributes.dirty;
       return PageTable::Change{PageTable::State::Present, next};
     }, batch);

@@ -473,8 +473,8 @@ class Walker final : public PageTable {
     if (e == arch::kNone || e == arch::kChanging || is_table(e, level)) return nullptr;
     const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
     const Gpa gpa = F::address(live, level);
-    // The VMM's own mappings: ring 0's, in stage 1, and tables.
-    if (!F::attributes(live).user || memory_.tables().contains(gpa)) return nullptr;
+    // The VMM's own mappings: ring 0's, in stage 1, tables, and the machine's.
+    if (!F::attributes(live).user || memory_.tables().contains(gpa) || gpa < Memory::kTableBase) return nullptr;
     if (!is_private(gpa)) return memory_.inherited(gpa) ? &inherited_pages_ : &shared_pages_;
     return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }

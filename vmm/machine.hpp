@@ -155,7 +155,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   virtual const Features& features() const = 0;
 
   // Functions of the host's own vDSO, where guest code can call them: above the user end, at the same addresses in all
-  // machines of this VMM. All 0: guest code cannot.
+  // machines of this kind. All 0: guest code cannot, or is not known to get there what host code does. After attach().
   virtual VdsoFunctions host_vdso() const { return {}; }
 
   // Sums over all vCPUs that ever ran.

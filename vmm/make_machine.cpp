@@ -20,8 +20,8 @@ std::expected<MadeMachine, Failure> make_process(const MachineChoice& choice, st
 
 std::expected<MadeMachine, Failure> make_machine(const MachineChoice& choice) {
   if (choice.kind == Kind::Process) return make_process(choice, {});
-  auto kvm = create_kvm_machine();
-  if (kvm) return MadeMachine{std::move(*kvm), {.kind = Kind::Kvm}, {}};
+  auto kvm = create_kvm_machine("/dev/kvm", choice.host_clocks);
+  if (kvm) return MadeMachine{std::move(*kvm), {.kind = Kind::Kvm, .host_clocks = choice.host_clocks}, {}};
   if (choice.kind == Kind::Kvm) return failure(fmt::format("{}; or use --machine process", kvm.error().message));
   auto process = make_process(choice, kvm.error().message);
   if (!process) return failure(fmt::format("no machine for a guest: {}; and a confined process: {}", kvm.error().message, process.error().message));

@@ -18,6 +18,8 @@ struct MachineChoice {
   // Most mappings that a guest's host process is taken to be allowed, on the process machine. 0: as many as the host says
   // (vm.max_map_count). For tests: fewer are used up soon, and with more the host refuses some.
   std::size_t most_mappings = 0;
+  // On KVM. False: guest programs make the system call for the time, as on a host whose clocks they cannot reach. For tests.
+  bool host_clocks = true;
 };
 
 struct MadeMachine {

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <memory>
 
@@ -61,6 +62,22 @@ Status try_guest(HostFacts& f, MicroGuest& guest) {
   return {};
 }
 
+HostFacts::Clock clock_of(MicroGuest& guest) {
+  using namespace arch::x86_64;
+  constexpr std::array<std::uint8_t, 4> kCallRaxAndCall = {0xff, 0xd0, 0x0f, 0x05};  // call *%rax; syscall
+  const mm::Gva clock_gettime = guest.machine->host_vdso().clock_gettime;
+  auto vcpu = guest.vcpu();
+  if (!clock_gettime || !vcpu || !guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw)) return HostFacts::Clock::Call;
+  guest.load(kCallRaxAndCall);
+  auto& regs = (*vcpu)->regs();
+  regs[Rip] = MicroGuest::kCode, regs[Rsp] = MicroGuest::kStack;
+  regs[Rax] = clock_gettime, regs[Rdi] = CLOCK_MONOTONIC, regs[Rsi] = MicroGuest::kData;
+  const bool called = run(**vcpu).kind == Exit::Kind::Syscall;
+  const bool returned = called && regs[Rip] == MicroGuest::kCode + kCallRaxAndCall.size();
+  guest.machine->release_vcpu(*vcpu);
+  return returned ? HostFacts::Clock::Read : HostFacts::Clock::HostsCall;
+}
+
 // Host memory that nobody may touch, behind a guest page.
 bool gives_memory_fault_info(MicroGuest& guest) {
   void* host = mmap(nullptr, mm::kBlockSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -98,6 +115,7 @@ void probe_kvm(HostFacts& f, const std::string& path) {
     return;
   }
   f.kvm = true;
+  f.clock = clock_of(**guest);
   f.memory_fault_info = gives_memory_fault_info(**guest);
   const auto& features = (*guest)->machine->features();
   std::string flags = " " + features.flags + " ";

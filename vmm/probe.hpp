@@ -16,6 +16,8 @@ struct HostFacts {
   bool ring3_native = false;             // no hardware virtualization: ring 3 on shadow tables, CPUID not intercepted
   bool sees_host_writes = false;         // KVM honours entries that the host takes away without being told
   bool flush_works = false;              // and does so after the machine's strict flush
+  // The time in guests: programs make the system call; they call the host's vDSO, which makes it; they read the host's clocks.
+  enum class Clock : std::uint8_t { Call, HostsCall, Read } clock = Clock::Call;
   bool memory_fault_info = false;        // KVM_RUN says which guest page it could not reach
   // a confined process of the host, which needs no KVM
   bool process = false;

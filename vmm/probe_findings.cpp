@@ -39,6 +39,11 @@ std::vector<Finding> findings(const HostFacts& f) {
         "guests with many threads cannot start them all: use a kernel with a higher KVM limit");
     add("memory slots", fmt::format("up to {}", f.max_memslots), f.max_memslots >= kEnoughSlots,
         "guests that map many files run out of slots: use Linux 3.12 or later");
+    using Clock = HostFacts::Clock;
+    add("time in guests", f.clock == Clock::Read ? "read without an exit" : "an exit each time", f.clock == Clock::Read,
+        f.clock == Clock::Call ? "programs that often ask for the time are slow: use Linux 5.16 or later, on a processor with RDTSCP"
+                               : "programs that often ask for the time are slow, natively as well: this host's clock source cannot be read "
+                                 "by programs (/sys/devices/system/clocksource/clocksource0); tsc and kvm-clock can");
     add("memory-fault reports", yes(f.memory_fault_info), true);
     add("guest processor", f.cpu_model);
     add("SSE4.2 in guests", yes(f.sse42), f.sse42, "programs built for x86-64-v2 will not start: give this machine a newer CPU model");

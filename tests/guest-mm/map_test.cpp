@@ -301,7 +301,7 @@ TEST_P(Map, The_VMMs_own_pages_are_out_of_reach_for_user_code) {
   ASSERT_TRUE(frame);
   const Gva high = 0xffff'8000'0000'0000;
   ASSERT_TRUE(w.as->map_kernel(high, *frame, kPageSize, kReadExec));
-  ASSERT_TRUE(w.as->map_kernel(high + kBlockSize, 0, 2 * kBlockSize, kReadWrite));
+  ASSERT_TRUE(w.as->map_kernel(high + kBlockSize, Memory::kTableBase, 2 * kBlockSize, kReadWrite));
   EXPECT_EQ(w.as->map_kernel(high, *frame, kPageSize, kRead), fail(Error::Exists));
   EXPECT_EQ(w.as->map_kernel(high + 0x5000, Memory::kDataBase, kPageSize, kRead), fail(Error::Invalid));
   EXPECT_EQ(w.as->map_kernel(0x400000, *frame, kPageSize, kRead), fail(Error::Invalid));
@@ -312,6 +312,42 @@ TEST_P(Map, The_VMMs_own_pages_are_out_of_reach_for_user_code) {
   if (GetParam() != Format::Arm64Stage2) {  // stage 2 knows no user
     EXPECT_EQ(w.tlb.walk(high, [](Gpa, unsigned, std::uint64_t) {}), std::nullopt);
   }
+  w.check();
+}
+
+TEST_P(Map, What_the_machine_shows_user_code_is_no_memory_of_the_guest) {
+  World w(GetParam());
+  const Gva high = 0xffff'8000'0000'0000;
+  const auto frame = w.as->allocate_kernel_frame();
+  ASSERT_TRUE(frame);
+  const auto before = w.as->usage();
+  ASSERT_TRUE(w.as->map_for_user(high, 0, 2 * kPageSize, kRead));
+  ASSERT_TRUE(w.as->map_for_user(high + 0x2000, 0x2000, kPageSize, kReadExec));
+  ASSERT_TRUE(w.as->map_for_user(high + 0x3000, *frame, kPageSize, kReadExec));
+  EXPECT_EQ(w.as->map_for_user(high, *frame, kPageSize, kRead), fail(Error::Exists));
+  const Gva free = high + 0x5000;
+  for (const Prot prot : {Prot::None, kReadWrite, Prot::Write | Prot::Exec})
+    EXPECT_EQ(w.as->map_for_user(free, 0, kPageSize, prot), fail(Error::Invalid));
+  EXPECT_EQ(w.as->map_for_user(free, Memory::kTableBase - kPageSize, 2 * kPageSize, kRead), fail(Error::Invalid)) << "of both";
+  EXPECT_EQ(w.as->map_for_user(free, w.memory->tables().end() - kPageSize, 2 * kPageSize, kRead), fail(Error::Invalid));
+  EXPECT_EQ(w.as->map_for_user(free, Memory::kDataBase, kPageSize, kRead), fail(Error::Invalid));
+  EXPECT_EQ(w.as->map_for_user(0x400000, 0, kPageSize, kRead), fail(Error::Invalid)) << "the guest's own addresses";
+  EXPECT_EQ(w.as->map_for_user(free, 0, 0, kRead), fail(Error::Invalid));
+  for (unsigned page = 0; page < 4; ++page) {
+    const auto seen = w.tlb.walk(high + page * kPageSize, [](Gpa, unsigned, std::uint64_t) {});
+    ASSERT_TRUE(seen) << page;
+    EXPECT_EQ(seen->gpa, page == 3 ? *frame : page * kPageSize);
+    EXPECT_FALSE(seen->write);
+    EXPECT_EQ(seen->execute, page >= 2);
+  }
+  std::byte b[8];
+  EXPECT_EQ(w.as->read(high, b), fail(Error::NotMapped));
+  const auto after = w.as->usage();
+  EXPECT_EQ(after.shared_pages, before.shared_pages);
+  EXPECT_EQ(after.data_pages_4k, before.data_pages_4k);
+  const auto snapshot = w.as->freeze();
+  ASSERT_TRUE(snapshot);
+  EXPECT_TRUE(w.tlb.walk(high, [](Gpa, unsigned, std::uint64_t) {})) << "it is no snapshot's";
   w.check();
 }
 

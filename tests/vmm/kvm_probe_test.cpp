@@ -47,6 +47,7 @@ TEST(Probe, EveryLackComesWithAdviceAndNothingElseDoes) {
   HostFacts good;
   good.kvm = good.process = good.flush_works = good.sse42 = good.avx = good.userfaultfd = good.io_uring = true;
   good.max_vcpus = good.max_memslots = 4096;
+  good.clock = HostFacts::Clock::Read;
   good.huge_anonymous = "madvise", good.huge_shared = "advise";
   good.memlock = ~0ull, good.max_map_count = 65530;
   for (const Finding& f : findings(bad)) EXPECT_EQ(f.ok, f.advice.empty()) << f.name;
@@ -54,7 +55,7 @@ TEST(Probe, EveryLackComesWithAdviceAndNothingElseDoes) {
     EXPECT_TRUE(f.ok) << f.name;
     EXPECT_TRUE(f.advice.empty()) << f.name;
   }
-  for (const char* name : {"confined process", "strict flush", "virtual CPUs", "memory slots", "SSE4.2 in guests", "AVX in guests", "userfaultfd",
+  for (const char* name : {"confined process", "strict flush", "virtual CPUs", "memory slots", "time in guests", "SSE4.2 in guests", "AVX in guests", "userfaultfd",
                            "io_uring", "huge pages, anonymous memory", "huge pages, shared memory", "locked memory",
                            "mappings of a process"}) {
     auto all = findings(bad);

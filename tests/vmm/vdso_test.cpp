@@ -5,9 +5,9 @@
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "tests/vmm/linux_guest.hpp"
+#include "vmm/host_vdso.hpp"
 #include "vmm/linux/clocks.hpp"
 #include "vmm/linux/vdso.hpp"
-#include "vmm/process/host_vdso.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -118,14 +118,14 @@ TEST(VdsoPages, AProgramThatTookThemAwayKeepsWhatItHasThere) {
 }
 
 TEST(HostVdso, FunctionsAreFoundInOurOwnImage) {
-  const VdsoFunctions ours = process::find_functions(arch::x86_64::vdso_image().data());
+  const VdsoFunctions ours = find_functions(arch::x86_64::vdso_image().data());
   const std::set<std::uint64_t> places{ours.clock_gettime, ours.clock_getres, ours.gettimeofday, ours.time, ours.getcpu};
   EXPECT_EQ(places.size(), 5u);
   EXPECT_FALSE(places.contains(0));
 }
 
 TEST(HostVdso, TheHostsTellsTheTime) {
-  const process::HostVdso& host = process::host_vdso();
+  const HostVdso& host = host_vdso();
   if (!::getauxval(AT_SYSINFO_EHDR)) GTEST_SKIP() << "this host has no vDSO";
   ASSERT_GT(host.image_bytes, 0u);
   ASSERT_GT(host.data_bytes, 0u);

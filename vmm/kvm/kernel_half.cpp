@@ -2,12 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/host/stub.hpp"
+#include "vmm/host_vdso.hpp"
 
 namespace ramet::vmm::kvm {
 
 using mm::Prot;
+
+static_assert(KernelHalf::kHostVdso + kMostHostVdsoBytes <= KernelHalf::kTables);
 
 Status KernelHalf::install(mm::AddressSpace& space) {
   space_ = &space;
@@ -21,6 +26,22 @@ Status KernelHalf::install(mm::AddressSpace& space) {
   auto mapped = space.map_kernel(kTables, base_, tables.size(), Prot::Read | Prot::Write);
   if (mapped) mapped = space.map_kernel(kStubPage, stub->first, mm::kPageSize, Prot::Read | Prot::Exec);
   if (!mapped) return failure(fmt::format("cannot map the trap stub: {}", mm::describe(mapped.error())));
+  return {};
+}
+
+Status KernelHalf::map_host_vdso(mm::Gpa at, std::uint64_t data_bytes, std::uint64_t image_bytes) {
+  auto mapped = space_->map_for_user(kHostVdso, at, data_bytes, Prot::Read);
+  if (mapped) mapped = space_->map_for_user(kHostVdso + data_bytes, at + data_bytes, image_bytes, Prot::Read | Prot::Exec);
+  if (!mapped) return failure(fmt::format("cannot map the host's vDSO: {}", mm::describe(mapped.error())));
+  return {};
+}
+
+Status KernelHalf::map_trial(std::span<const std::byte> code) {
+  auto page = allocate();
+  if (!page) return std::unexpected(page.error());
+  std::ranges::copy(code, page->second.begin());
+  if (auto mapped = space_->map_for_user(kTrial, page->first, mm::kPageSize, Prot::Read | Prot::Exec); !mapped)
+    return failure(fmt::format("cannot map a page to try with: {}", mm::describe(mapped.error())));
   return {};
 }
 

@@ -1,9 +1,11 @@
 // The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
 //
 //   kStubPage                 stub, IDT, GDT      ring 0, read and execute     one page
+//   kTrial                    see host_clock.cpp  all, read and execute        one page, in the machine that tried
+//   kHostVdso                 the host's vDSO     all, read, the image execute data, then image, where user code may call it
 //   kTables + (gpa - base)    the table bank      ring 0, read and write       stub page and vCPU pages included
 //
-// Nothing else is mapped there, and nothing of it for user code.
+// Nothing else is mapped there.
 #pragma once
 
 #include <span>
@@ -16,12 +18,17 @@ namespace ramet::vmm::kvm {
 class KernelHalf {
  public:
   static constexpr mm::Gva kStubPage = 0xffff'ffff'8000'0000;
+  static constexpr mm::Gva kTrial = kStubPage + mm::kPageSize;
+  static constexpr mm::Gva kHostVdso = kStubPage + mm::kBlockSize / 2;
   static constexpr mm::Gva kTables = kStubPage + mm::kBlockSize;
   static constexpr std::uint64_t kMaxTables = 0ull - kTables - mm::kBlockSize;
 
   // Maps both into the address space. Errors: no frames left, table bank larger than kMaxTables.
   Status install(mm::AddressSpace&);
   bool installed() const { return space_ != nullptr; }
+  // For user code, once each: the host's vDSO, which lies at that guest-physical address; a page of code. Errors: no frames left.
+  Status map_host_vdso(mm::Gpa, std::uint64_t data_bytes, std::uint64_t image_bytes);
+  Status map_trial(std::span<const std::byte> code);
 
   // A page for one vCPU, never given back.
   struct VcpuPage {

@@ -13,8 +13,8 @@
 
 namespace ramet::vmm {
 
-std::expected<std::unique_ptr<Machine>, Failure> create_kvm_machine(const std::string& device) {
-  return kvm::KvmMachine::create(device);
+std::expected<std::unique_ptr<Machine>, Failure> create_kvm_machine(const std::string& device, bool host_clocks) {
+  return kvm::KvmMachine::create(device, host_clocks);
 }
 
 namespace kvm {
@@ -22,7 +22,7 @@ namespace kvm {
 // Intel processors without unrestricted guests keep three pages here for real mode; no bank lies there.
 constexpr unsigned long kTssAddress = 0xfffb'd000;
 
-std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path) {
+std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path, bool host_clocks) {
   auto device = Device::open(path);
   if (!device) return std::unexpected(device.error());
   auto model = CpuModel::get(*device);
@@ -46,12 +46,12 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   const bool has_apic = (*model)->native_ring3 && enable(KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT) &&
                         enable(KVM_CAP_SPLIT_IRQCHIP, 0);
   install_kick_signal();
-  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic));
+  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic, host_clocks));
 }
 
-KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic)
-    : device_(std::move(device)), vm_(std::move(vm)), model_(model), has_apic_(has_apic),
-      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32))),
+KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks)
+    : device_(std::move(device)), vm_(std::move(vm)), model_(model), has_apic_(has_apic), host_clocks_(host_clocks),
+      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - 1),
       max_vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
 
 KvmMachine::~KvmMachine() = default;
@@ -114,7 +114,10 @@ void KvmMachine::bank_removed(const mm::Bank& bank) {
 
 // --- vCPUs ---
 
-Status KvmMachine::attach(mm::AddressSpace& space) { return kernel_.install(space); }
+Status KvmMachine::attach(mm::AddressSpace& space) {
+  if (auto ok = kernel_.install(space); !ok) return ok;
+  return host_clocks_ ? show_host_vdso() : Status{};
+}
 
 Status KvmMachine::make_vcpu() {
   auto vcpu = create_vcpu();

@@ -45,7 +45,7 @@ struct FlushState {
 
 class KvmMachine final : public Machine {
  public:
-  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
+  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device, bool host_clocks);
   ~KvmMachine() override;
 
   // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
@@ -65,14 +65,18 @@ class KvmMachine final : public Machine {
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override { return model_.features; }
+  VdsoFunctions host_vdso() const override { return vdso_; }
   Totals totals() const override;
 
  private:
   friend class KvmVcpu;
-  KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic);
+  KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks);
   bool set_slot(unsigned slot, const mm::Bank&, bool present);
   mm::Result<> add_slot(const mm::Bank&);
   Status settle_slots();
+  // host_clock.cpp. Errors: no frames left, KVM refuses another slot or vCPU.
+  Status show_host_vdso();
+  std::expected<bool, Failure> try_host_vdso();
   std::expected<KvmVcpu*, Failure> create_vcpu();
   template <class F>
   void for_each_vcpu(F f) const {
@@ -89,15 +93,19 @@ class KvmMachine final : public Machine {
   Fd vm_;
   const CpuModel& model_;
   const bool has_apic_;  // a local APIC in the kernel: vCPUs but the first then wait to be started
+  const bool host_clocks_;  // are wanted
   KernelHalf kernel_;
   FlushState flush_;
+  // Written by attach().
+  VdsoFunctions vdso_;                          // of the host, as user code reaches them; all 0: it does not
+  bool hosts_counter_ = false;                  // vCPUs see the host's time-stamp counter
 
   std::mutex slots_lock_;                       // guards slots_ and late_
   std::vector<const mm::Bank*> slots_;          // index: memslot; null: free
   std::vector<unsigned> late_;                  // of which KVM has not heard yet
   // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
   std::atomic<bool> any_late_{false};
-  unsigned max_slots_, max_vcpus_;
+  unsigned max_slots_, max_vcpus_;              // for banks; one more slot is the host's vDSO's
 
   std::mutex creating_lock_;                    // only its holder adds to vcpus_. Order: creating_lock_ > address space
   mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_. Order: settling, address space > vcpus_lock_

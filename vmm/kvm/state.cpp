@@ -46,6 +46,11 @@ void KvmVcpu::recycle() {
   kicked_.store(false, std::memory_order_relaxed);
 }
 
+void KvmVcpu::changed_registers_only() {
+  regs_ = x86::kGuestAbi.initial_registers();
+  untouched_ = true;
+}
+
 // First use, and when ring 0 is needed although an interruption left the CPU in user code.
 Status KvmVcpu::load_ring0() {
   kvm_sregs s;
@@ -101,6 +106,7 @@ Status KvmVcpu::prepare() {
   if (fp_copied_) {
     if (auto ok = load_fp(*fp_copied_); !ok) return ok;
   }
+  if (auto ok = keep_counter(); !ok) return ok;
   return bases_changed_ ? load_bases() : Status{};
 }
 

@@ -35,12 +35,31 @@ Exit broken(std::string why) {
 }  // namespace
 
 Exit KvmVcpu::run() {
+  Exit exit = enter();
+  switch (exit.kind) {
+    case Exit::Kind::Syscall: counters_.syscalls.add(); break;
+    case Exit::Kind::PageFault: counters_.page_faults.add(); break;
+    case Exit::Kind::Exception: counters_.exceptions.add(); break;
+    case Exit::Kind::Kicked: counters_.kicks.add(); break;
+    case Exit::Kind::HostFault:
+    case Exit::Kind::Broken: break;
+  }
+  return exit;
+}
+
+Exit KvmVcpu::try_running() {
+  const std::uint64_t flushes = counters_.flushes;
+  Exit exit;
+  do exit = enter();
+  while (exit.kind == Exit::Kind::Kicked);
+  counters_.flushes.add(flushes - counters_.flushes);
+  return exit;
+}
+
+Exit KvmVcpu::enter() {
   std::lock_guard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
-  if (take_kick()) {
-    counters_.kicks.add();
-    return {};
-  }
+  if (take_kick()) return {};
   const struct Leaving {  // however this ends: flushes wait for it
     KvmVcpu& vcpu;
     ~Leaving() { vcpu.leave(); }
@@ -60,14 +79,7 @@ Exit KvmVcpu::run() {
     lay_out_entry();
     exit = execute();
   }
-  switch (exit.kind) {
-    case Exit::Kind::Syscall: counters_.syscalls.add(); break;
-    case Exit::Kind::PageFault: counters_.page_faults.add(); break;
-    case Exit::Kind::Exception: counters_.exceptions.add(); break;
-    case Exit::Kind::Kicked: counters_.kicks.add(); break;
-    case Exit::Kind::HostFault: break;
-    case Exit::Kind::Broken: loaded_ = in_user_ = false; break;
-  }
+  if (exit.kind == Exit::Kind::Broken) loaded_ = in_user_ = false;
   return exit;
 }
 

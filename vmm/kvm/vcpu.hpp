@@ -5,7 +5,9 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
+#include <optional>
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/cpu_state.hpp"
@@ -42,6 +44,12 @@ class KvmVcpu final : public Vcpu {
   void wait_outside(std::uint64_t generation);
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
   bool try_settle();
+  // It counts as the host's does, whose suspensions have taken `slept` so far.
+  Status set_counter(std::chrono::nanoseconds slept);
+  // run(), on through kicks and without a trace in the counters.
+  Exit try_running();
+  // After that: what ran has changed nothing but regs(), so there is no more for recycle() to do.
+  void changed_registers_only();
   // All that the first entry would do but the way into user code itself; what is pending is touched.
   Status warm_up();
   // Its own thread: the next entry drops all translations.
@@ -52,6 +60,7 @@ class KvmVcpu final : public Vcpu {
   explicit KvmVcpu(KvmMachine& machine) : machine_(machine) {}
 
   // vcpu.cpp: run()'s steps
+  Exit enter();                     // all but counting the exit
   Status prepare();
   Exit execute();
   void decode_trap(Exit&);
@@ -68,6 +77,9 @@ class KvmVcpu final : public Vcpu {
   Status load_ring0();              // control registers and segments
   Status load_bases();
   Status load_fp(const FpState&);
+
+  // host_clock.cpp
+  Status keep_counter();            // at the host's, where the machine says so and user code's is not that anyway
 
   // flush.cpp
   Status announce();                // publishes that user code is about to run; does touches first
@@ -94,6 +106,8 @@ class KvmVcpu final : public Vcpu {
   arch::Bases bases_{};
   bool bases_changed_ = false;      // bases_ are newer than the CPU's
   bool loaded_ = false;             // the registers that prepare() loads are there
+  // How long the host had slept when the counter was set; nothing: it was not.
+  std::optional<std::chrono::nanoseconds> counter_set_;
   bool untouched_ = true;           // nobody has acquired it yet
   std::unique_ptr<FpState> fp_copied_;  // for prepare() to load
   Status fp_reset_;                 // how the last reset_fp() went; run() reports it

@@ -57,9 +57,7 @@ mm::Result<> renew_vdso(Image& image, const Clocks& clocks) {
   return done;
 }
 
-bool in_host_vdso(const Image& image, mm::Gva pc) {
-  return pc >= image.abi.user_end && pc < image.abi.processor_end;
-}
+bool in_host_vdso(const Image& image, mm::Gva pc) { return pc >= image.abi.user_end; }
 
 bool in_vdso(const Image& image, mm::Gva pc) {
   if (!image.machine().host_vdso().clock_gettime) return false;

@@ -28,7 +28,7 @@
 #include "arch/x86_64/host/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
-#include "vmm/process/host_vdso.hpp"
+#include "vmm/host_vdso.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 
 namespace ramet::vmm::process {

@@ -80,6 +80,20 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_vdso() { same "$G/vdso"; }
+# The time is read without an exit.
+test_clock_without_exits() {
+  need_kvm
+  case $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource 2>&1) in
+    tsc | kvm-clock | hyperv_clocksource_tsc_page) ;;
+    *) skip "natively, too, the time takes a system call on this host" ;;
+  esac
+  for program in vdso musl_vdso; do
+    on=$("$RAMET" run --timeout "$LIMIT" --stat "$G/$program" count 1000000 2>&1) || fail "$program: $on"
+    exits=$(echo "$on" | sed -n 's/,//g; s/^ *\([0-9]*\) *exits .*/\1/p')
+    echo "$program: $exits exits"
+    [ "${exits:-1000}" -lt 200 ] || { echo "$on"; fail "$program left guest code $exits times"; }
+  done
+}
 
 test_musl_hello() { same "$G/musl_hello"; }
 test_musl_threads() { same "$G/musl_threads" "$(scaled 500 20)"; }

@@ -30,20 +30,6 @@ test_process_left_behind() {
   done
   fail "the guest's process $child is still there"
 }
-
-# The time is read without an exit.
-test_process_clock() {
-  case $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource 2>&1) in
-    tsc | kvm-clock | hyperv_clocksource_tsc_page) ;;
-    *) skip "natively, too, the time takes a system call on this host" ;;
-  esac
-  for program in vdso musl_vdso; do
-    on=$(on_process --timeout "$LIMIT" --stat "$G/$program" count 1000000 2>&1) || fail "$program: $on"
-    exits=$(echo "$on" | sed -n 's/,//g; s/^ *\([0-9]*\) *exits .*/\1/p')
-    echo "$program: $exits exits"
-    [ "${exits:-1000}" -lt 200 ] || { echo "$on"; fail "$program left guest code $exits times"; }
-  done
-}
 # Nothing but what any user has, and not even what root could give up.
 test_process_unprivileged() {
   command -v setpriv >/dev/null && [ "$(id -u)" = 0 ] || skip "only root, with setpriv, can give privileges up"

@@ -1,4 +1,4 @@
-#include "vmm/process/host_vdso.hpp"
+#include "vmm/host_vdso.hpp"
 
 #include <elf.h>
 #include <sys/auxv.h>
@@ -8,12 +8,8 @@
 #include <string>
 #include <string_view>
 
-#include "arch/x86_64/host/process_layout.h"
-
-namespace ramet::vmm::process {
+namespace ramet::vmm {
 namespace {
-
-using arch::VdsoFunctions;
 
 struct Named {
   std::string_view name;
@@ -37,7 +33,7 @@ bool read_range(const std::string& line, std::uint64_t& start, std::uint64_t& en
   return first.ec == std::errc() && first.ptr != last && std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc();
 }
 
-HostVdso look() {
+HostVdso find_host_vdso() {
   HostVdso vdso;
   const std::uint64_t image = ::getauxval(AT_SYSINFO_EHDR);
   if (!image) return {};
@@ -55,8 +51,9 @@ HostVdso look() {
     }
   }
   if (data_end != image) return {};
+  vdso.address = data;
   vdso.data_bytes = image - data;
-  if (vdso.data_bytes + vdso.image_bytes > RAMET_TOLD - RAMET_HOST_VDSO) return {};
+  if (vdso.data_bytes + vdso.image_bytes > kMostHostVdsoBytes) return {};
   vdso.functions = find_functions(reinterpret_cast<const std::byte*>(image));
   return vdso;
 }
@@ -93,8 +90,8 @@ VdsoFunctions HostVdso::functions_at(std::uint64_t image) const {
 }
 
 const HostVdso& host_vdso() {
-  static const HostVdso vdso = look();
+  static const HostVdso vdso = find_host_vdso();
   return vdso;
 }
 
-}  // namespace ramet::vmm::process
+}  // namespace ramet::vmm
