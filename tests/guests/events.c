@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -93,6 +94,50 @@ static void polling(void) {
   CHECK_ERRNO(poll(fds, 3, 0), EINVAL);
   CHECK(setrlimit(RLIMIT_NOFILE, &files) == 0);
   puts("poll, select, pselect");
+}
+
+// To an epoll a duplicate of a descriptor is another one, whoever has made it, and whichever of them is closed.
+static void epolls_of_duplicates(void) {
+  int epoll = epoll_create1(0), event = eventfd(1, 0), other = dup(event), p[2], status;
+  struct epoll_event out[4], add = {.events = EPOLLIN, .data.u32 = 1};
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &add) == 0);
+  CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_MOD, other, &add), ENOENT);
+  add.data.u32 = 2;
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &add) == 0);
+  CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &add), EEXIST);
+  CHECK(epoll_wait(epoll, out, 4, 0) == 2 && out[0].data.u32 + out[1].data.u32 == 3);
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, event, NULL) == 0);
+  CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_DEL, event, NULL), ENOENT);
+  CHECK(epoll_wait(epoll, out, 4, 0) == 1 && out[0].data.u32 == 2);
+  add.data.u32 = 3;
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_MOD, other, &add) == 0 && epoll_wait(epoll, out, 4, 0) == 1 && out[0].data.u32 == 3);
+  // A second epoll has entries of its own.
+  int second = epoll_create1(0);
+  CHECK_ERRNO(epoll_ctl(second, EPOLL_CTL_DEL, other, NULL), ENOENT);
+  CHECK(epoll_ctl(second, EPOLL_CTL_ADD, event, &add) == 0 && epoll_wait(second, out, 4, 0) == 1);
+  // A child has the same numbers for the same files.
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &add), EEXIST);
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &add) == 0);
+    _exit(0);
+  }
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  CHECK(epoll_wait(epoll, out, 4, 0) == 2);
+  // What is closed is watched as long as a duplicate is open; its number may be another file's meanwhile.
+  CHECK(close(other) == 0 && epoll_wait(epoll, out, 4, 0) == 2);
+  CHECK(pipe(p) == 0 && p[0] == other);
+  CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_DEL, p[0], NULL), ENOENT);
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, p[0], &add) == 0 && epoll_wait(epoll, out, 4, 0) == 2);
+  CHECK(close(event) == 0 && epoll_wait(epoll, out, 4, 0) == 0);
+  // Nor does what is watched by another number stay open.
+  const int writer = dup(p[1]);
+  add.events = EPOLLOUT;
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, p[1], &add) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, writer, &add) == 0);
+  CHECK(close(p[1]) == 0 && close(writer) == 0 && read(p[0], out, 1) == 0);
+  CHECK(close(p[0]) == 0 && close(epoll) == 0 && close(second) == 0);
+  puts("epoll and duplicates");
 }
 
 static void epolls(void) {
@@ -189,6 +234,7 @@ int main(void) {
   pipes();
   polling();
   epolls();
+  epolls_of_duplicates();
   many_ready();
   timer_descriptors();
   across_threads();

@@ -1,5 +1,8 @@
 // The descriptor table: numbers, flags and locks.
+#include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -129,6 +132,28 @@ TEST(Table, AFullTableLeavesFilesAsTheyAre) {
   EXPECT_EQ(w.g.call("pipe2", {0x1000, 0}), -EFAULT);
   EXPECT_EQ(w.g.call("socketpair", {AF_UNIX, SOCK_STREAM, 0, 0x1000}), -EFAULT);
   EXPECT_EQ(w.g.open("/w/full"), last + 1) << "a call that failed keeps its numbers";
+}
+
+// Each takes one of the host's.
+TEST(Table, NumbersThatAreWatchedLeaveTheVmmItsDescriptors) {
+  Guest g({});
+  const std::int64_t epoll = g.call("epoll_create1", {0}), event = g.call("eventfd2", {1, 0});
+  const std::uint64_t watch = g.put_object(epoll_event{.events = EPOLLIN, .data = {}});
+  const auto add = [&] { return g.call("epoll_ctl", {as_word(epoll), EPOLL_CTL_ADD, as_word(g.call("dup", {as_word(event)})), watch}); };
+  ASSERT_EQ(add(), 0);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const HostFd next(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const rlimit few{static_cast<rlim_t>(next.get()) + 128 + 5, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  unsigned added = 0;
+  while (added < 100 && add() == 0) ++added;
+  const std::int64_t last = add();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_GT(added, 0u);
+  EXPECT_LE(added, 5u);
+  EXPECT_EQ(last, -ENOSPC);
+  EXPECT_EQ(add(), 0);
 }
 
 }  // namespace

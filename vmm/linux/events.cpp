@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/files_charge.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
@@ -297,6 +298,26 @@ std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {
   return a.i32(0) & ~EPOLL_CLOEXEC ? -EINVAL : make_epoll(thread, a.i32(0) & EPOLL_CLOEXEC);
 }
 
+// The host's descriptor that stands for the guest's in epolls, see OpenFile::Watched. `add`: there may be none yet.
+OrErrno<int> watched_as(OpenFile& file, int number, bool add) {
+  OpenFile::Watched& w = file.watched;
+  std::lock_guard guard(w.lock);
+  const auto found = std::ranges::find(w.numbers, number);
+  const auto place = static_cast<std::size_t>(found - w.numbers.begin());
+  if (found == w.numbers.end()) {
+    if (!add) return err(ENOENT);
+    if (place > 0) {
+      constexpr std::uint64_t kDescriptorBytes = 64;  // in the host's table, and here
+      if (file.charged && !file.charged->grow(kDescriptorBytes)) return err(ENOSPC);
+      HostFd other(fcntl(file.host.get(), F_DUPFD_CLOEXEC, 0));
+      if (!other || beyond_descriptors(other.get())) return err(ENOSPC);
+      w.others.push_back(std::move(other));
+    }
+    w.numbers.push_back(number);
+  }
+  return place == 0 ? file.host.get() : w.others[place - 1].get();
+}
+
 std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   epoll_event event{};
   if (a.i32(1) != EPOLL_CTL_DEL) {
@@ -312,10 +333,12 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   if (!epoll) return -epoll.error();
   if (target == *epoll) return -EINVAL;
   if (target->kind == OpenFile::Kind::Uring) ring_of(*target).watch();
+  const auto host = watched_as(*target, a.i32(2), a.i32(1) == EPOLL_CTL_ADD);
+  if (!host) return -host.error();
   constexpr std::uint64_t kWatchBytes = 256;  // struct epitem and its place in a wait queue
   const auto& charged = (*epoll)->charged;
   if (a.i32(1) == EPOLL_CTL_ADD && charged && !charged->list((*epoll)->host.get(), "tfd:", 1, kWatchBytes)) return -ENOSPC;
-  return epoll_ctl((*epoll)->host.get(), a.i32(1), target->host.get(), &event) == 0 ? 0 : -errno;
+  return epoll_ctl((*epoll)->host.get(), a.i32(1), *host, &event) == 0 ? 0 : -errno;
 }
 
 std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {

@@ -68,6 +68,14 @@ struct OpenFile {
   std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
   std::shared_ptr<SignalFd> signals;     // of a Signal
   clockid_t clock{};                     // of a Timer
+  // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
+  // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
+  struct Watched {
+    std::mutex lock;                     // guards the rest
+    std::vector<int> numbers;            // the guest's; the first one is `host`,
+    std::vector<HostFd> others;          // the next ones are these
+  };
+  Watched watched;
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

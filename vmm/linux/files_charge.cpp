@@ -35,14 +35,13 @@ std::uint64_t cost(const OpenFile& file) {
   return bytes;
 }
 
-// The host's descriptors are few enough that the VMM needs the rest: numbers are given from the lowest.
-bool beyond_descriptors(const OpenFile& file) {
-  rlimit limit{};
-  return file.host && ::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-         static_cast<rlim_t>(file.host.get()) + kReservedDescriptors >= limit.rlim_cur;
-}
-
 }  // namespace
+
+bool beyond_descriptors(int host) {
+  rlimit limit{};
+  return host >= 0 && ::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         static_cast<rlim_t>(host) + kReservedDescriptors >= limit.rlim_cur;
+}
 
 bool FileCharge::grow(std::uint64_t bytes) {
   std::lock_guard guard(lock_);
@@ -72,7 +71,7 @@ std::uint64_t send_buffer(int host) {
 
 bool Files::State::charge(OpenFile& file) const {
   if (file.charged) return true;
-  if (beyond_descriptors(file)) return false;
+  if (beyond_descriptors(file.host.get())) return false;
   auto charge = std::make_shared<FileCharge>(account);
   if (!charge->grow(cost(file))) {
     // As Linux, which gives those who have many pipes the smallest ones.

@@ -28,4 +28,7 @@ class FileCharge {
   std::uint64_t room_ = 0;    // entries that are charged
 };
 
+// The VMM needs the rest of the host's descriptors: none of a guest's has such a number. They are given from the lowest.
+bool beyond_descriptors(int host);
+
 }  // namespace ramet::vmm
