@@ -446,6 +446,149 @@ static void time_limits(void) {
   puts("time limits of sockets");
 }
 
+// --- options, and who is at the other end ---
+
+static int option(int s, int name) {
+  int value = -1;
+  socklen_t length = sizeof value;
+  CHECK(getsockopt(s, SOL_SOCKET, name, &value, &length) == 0 && length == sizeof value);
+  return value;
+}
+static void options(void) {
+  int p[2];
+  CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, p) == 0);
+  const struct { int name, value; } ints[] = {{SO_BROADCAST, 1}, {SO_PRIORITY, 3}, {SO_RCVLOWAT, 7}, {SO_TIMESTAMP, 1}};
+  for (size_t i = 0; i < sizeof ints / sizeof *ints; ++i) {
+    CHECK_ERRNO(setsockopt(p[1], SOL_SOCKET, ints[i].name, &ints[i].value, 3), EINVAL);
+    CHECK(setsockopt(p[1], SOL_SOCKET, ints[i].name, &ints[i].value, sizeof(int)) == 0 && option(p[1], ints[i].name) == ints[i].value);
+  }
+  struct linger linger = {1, 5}, got;
+  socklen_t length = sizeof got;
+  CHECK_ERRNO(setsockopt(p[0], SOL_SOCKET, SO_LINGER, &linger, sizeof(int)), EINVAL);
+  CHECK(setsockopt(p[0], SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
+  CHECK(getsockopt(p[0], SOL_SOCKET, SO_LINGER, &got, &length) == 0 && length == sizeof got && got.l_onoff == 1 && got.l_linger == 5);
+  CHECK_ERRNO(setsockopt(p[0], SOL_SOCKET, SO_TYPE, &linger, sizeof(int)), ENOPROTOOPT);
+  // A time stamp comes before what else there is, and cuts off what finds no room behind it.
+  struct timespec before, after;
+  for (int round = 0; round < 3; ++round) {
+    union {
+      struct cmsghdr header;
+      char bytes[CMSG_SPACE(sizeof(struct timeval)) + CMSG_SPACE(sizeof(int))];
+    } c;
+    char x;
+    struct iovec piece = {&x, 1};
+    const size_t rooms[] = {sizeof c, CMSG_SPACE(sizeof(struct timeval)), 0};
+    struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = rooms[round]};
+    clock_gettime(CLOCK_REALTIME, &before);
+    CHECK(give(p[0], &p[0], 1) == 1 && recvmsg(p[1], &m, 0) == 1);
+    clock_gettime(CLOCK_REALTIME, &after);
+    CHECK(!(m.msg_flags & MSG_CTRUNC) == (round == 0));
+    CHECK(m.msg_controllen == rooms[round]);
+    if (round == 2) continue;
+    struct timeval at;
+    CHECK(c.header.cmsg_level == SOL_SOCKET && c.header.cmsg_type == SO_TIMESTAMP && c.header.cmsg_len == CMSG_LEN(sizeof at));
+    memcpy(&at, CMSG_DATA(&c.header), sizeof at);
+    const long long us = at.tv_sec * 1000000LL + at.tv_usec;
+    CHECK(before.tv_sec * 1000000LL + before.tv_nsec / 1000 <= us && us <= after.tv_sec * 1000000LL + after.tv_nsec / 1000);
+    if (round) continue;
+    struct cmsghdr* rights = CMSG_NXTHDR(&m, &c.header);
+    CHECK(rights && rights->cmsg_type == SCM_RIGHTS && rights->cmsg_len == CMSG_LEN(sizeof(int)));
+    int fd;
+    memcpy(&fd, CMSG_DATA(rights), sizeof fd);
+    CHECK(close(fd) == 0);
+  }
+  close(p[0]);
+  close(p[1]);
+  puts("options");
+}
+
+static struct ucred peer_of(int s) {
+  struct ucred peer = {0};
+  socklen_t length = sizeof peer;
+  CHECK(getsockopt(s, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && length == sizeof peer);
+  return peer;
+}
+static void credentials(void) {
+  int p[2], status;
+  for (int type = SOCK_STREAM; type <= SOCK_DGRAM; ++type) {
+    CHECK(socketpair(AF_UNIX, type, 0, p) == 0);
+    CHECK(peer_of(p[0]).pid == getpid() && peer_of(p[1]).uid == getuid() && peer_of(p[1]).gid == getgid());
+    close(p[0]);
+    close(p[1]);
+  }
+  const int l = bound(SOCK_STREAM, "@credentials"), nobody = socket(AF_UNIX, SOCK_STREAM, 0);
+  CHECK(peer_of(l).pid == 0 && peer_of(l).uid == (uid_t)-1 && peer_of(nobody).gid == (gid_t)-1);
+  CHECK_ERRNO(setsockopt(l, SOL_SOCKET, SO_PEERCRED, &status, sizeof status), ENOPROTOOPT);
+  CHECK(listen(l, 3) == 0 && peer_of(l).pid == getpid());
+  const pid_t parent = getpid();
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    int s = connected(SOCK_STREAM, "@credentials");
+    CHECK(peer_of(s).pid == parent && peer_of(s).uid == getuid());
+    CHECK(listen(l, 3) == 0);  // the one who did so last is the peer
+    s = connected(SOCK_STREAM, "@credentials");
+    CHECK(peer_of(s).pid == getpid());
+    _exit(0);
+  }
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  const int s = accept(l, NULL, NULL);
+  CHECK(s >= 0 && peer_of(s).uid == getuid() && peer_of(s).gid == getgid());
+  const int other = bound(SOCK_DGRAM, "@credentials.dgram"), sender = connected(SOCK_DGRAM, "@credentials.dgram");
+  CHECK(peer_of(sender).uid == (uid_t)-1);
+  close(l);
+  close(s);
+  close(nobody);
+  close(other);
+  close(sender);
+  puts("credentials");
+}
+
+// --- many messages in one call ---
+
+static void many_messages(void) {
+  enum { kMost = 5 };
+  int p[2];
+  CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, p) == 0);
+  char out[kMost][4] = {"a", "bb", "ccc", "", "e"}, in[kMost][4];
+  struct iovec pieces[kMost], room[kMost];
+  struct mmsghdr sent[kMost], got[kMost];
+  const int lengths[kMost] = {1, 2, 3, 0, 1};
+  for (int i = 0; i < kMost; ++i) {
+    pieces[i] = (struct iovec){out[i], lengths[i]};
+    room[i] = (struct iovec){in[i], sizeof in[i]};
+    sent[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &pieces[i], .msg_iovlen = 1}, .msg_len = 99};
+    got[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &room[i], .msg_iovlen = 1}, .msg_len = 99};
+  }
+  CHECK(sendmmsg(p[0], sent, 0, 0) == 0);
+  CHECK_ERRNO(recvmmsg(p[1], got, kMost, 0, NULL), EAGAIN);
+  CHECK(sendmmsg(p[0], sent, kMost, 0) == kMost);
+  CHECK(recvmmsg(p[1], got, 3, 0, NULL) == 3 && recvmmsg(p[1], got + 3, 2, MSG_DONTWAIT, NULL) == 2);
+  for (int i = 0; i < kMost; ++i) {
+    CHECK((int)sent[i].msg_len == lengths[i] && (int)got[i].msg_len == lengths[i]);
+    CHECK(memcmp(in[i], out[i], lengths[i]) == 0 && got[i].msg_hdr.msg_controllen == 0);
+  }
+  // What fails after the first is for the next call.
+  sent[1].msg_hdr.msg_iov = wild_address;
+  CHECK(sendmmsg(p[0], sent, kMost, 0) == 1);
+  CHECK_ERRNO(sendmmsg(p[0], sent + 1, 1, 0), EFAULT);
+  CHECK_ERRNO(sendmmsg(p[0], wild_address, 1, 0), EFAULT);
+  CHECK(recvmmsg(p[1], got, kMost, 0, NULL) == 1);
+  // One that waits takes what there is; or waits for all, but for a limit that is looked at after each.
+  CHECK(fcntl(p[1], F_SETFL, 0) == 0 && sendmmsg(p[0], sent + 2, 3, 0) == 3);
+  CHECK(recvmmsg(p[1], got, kMost, MSG_WAITFORONE, NULL) == 3);
+  struct timespec limit = {0, 0};
+  CHECK(sendmmsg(p[0], sent + 2, 3, 0) == 3 && recvmmsg(p[1], got, kMost, 0, &limit) == 1);
+  limit.tv_nsec = -1;
+  CHECK_ERRNO(recvmmsg(p[1], got, kMost, 0, &limit), EINVAL);
+  limit = (struct timespec){100, 0};
+  CHECK(recvmmsg(p[1], got, 2, 0, &limit) == 2 && limit.tv_sec >= 90 && limit.tv_sec <= 100);
+  CHECK_ERRNO(sendmmsg(0, sent, 1, 0), ENOTSOCK);
+  close(p[0]);
+  close(p[1]);
+  puts("many messages");
+}
+
 int main(int count, char** words) {
   CHECK(count >= 2);
   if (count == 3 && !strcmp(words[1], "listen")) {
@@ -476,5 +619,8 @@ int main(int count, char** words) {
   between_processes();
   interrupted();
   time_limits();
+  options();
+  credentials();
+  many_messages();
   return 0;
 }

@@ -90,14 +90,22 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
-  std::lock_guard guard((*file)->socket->lock);
-  (*file)->socket->peer = std::move(address.name);
+  SocketEnds& ends = *(*file)->socket;
+  std::lock_guard guard(ends.lock);
+  if (address.name && address.name->type != SOCK_DGRAM) ends.peer_process = address.name->listener;
+  ends.peer = std::move(address.name);
   return 0;
 }
 
 std::int64_t sys_listen(Thread& t, const Args& a) {
   auto file = socket_at(t, a.i32(0));
-  return file ? result_of(::listen((*file)->host.get(), a.i32(1))) : -file.error();
+  if (!file) return -file.error();
+  if (::listen((*file)->host.get(), a.i32(1)) != 0) return -errno;
+  SocketEnds& ends = *(*file)->socket;
+  std::lock_guard guard(ends.lock);
+  ends.peer_process = t.process.pid;
+  if (ends.own) ends.own->listener = t.process.pid;
+  return 0;
 }
 
 std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags) {
@@ -111,6 +119,7 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
   accepted->socket->own = name_at(**file, &SocketEnds::own);
+  accepted->socket->peer_process = 0;
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
     accepted->socket->peer = name_of(t, address);

@@ -79,11 +79,18 @@ OrErrno<HostFd> rights_to_send(Thread& t, const msghdr& user) {
   return state_of(t).sockets->pass(std::move(files));
 }
 
-std::int64_t give_rights(Thread& t, const msghdr& received, msghdr& user, int flags) {
+std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int flags) {
   std::vector<std::shared_ptr<OpenFile>> files;
+  std::vector<std::byte> control;  // for the guest
   auto& message = const_cast<msghdr&>(received);  // CMSG_NXTHDR takes one that may be changed
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    if (c->cmsg_level != SOL_SOCKET) continue;
+    if (c->cmsg_type == SO_TIMESTAMP || c->cmsg_type == SO_TIMESTAMPNS) {  // of the real-time clock, which is the guest's too
+      const auto* bytes = reinterpret_cast<const std::byte*>(c);
+      control.assign(bytes, bytes + c->cmsg_len);
+      control.resize(CMSG_ALIGN(control.size()));
+    }
+    if (c->cmsg_type != SCM_RIGHTS) continue;
     for (std::size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
       int fd;
       std::memcpy(&fd, reinterpret_cast<const std::byte*>(c) + at, sizeof fd);
@@ -92,28 +99,36 @@ std::int64_t give_rights(Thread& t, const msghdr& received, msghdr& user, int fl
     }
   }
   const std::size_t room = std::exchange(user.msg_controllen, 0);
-  if (files.empty()) return 0;
+  if (control.size() > room) {
+    control.clear();
+    user.msg_flags |= MSG_CTRUNC;
+  }
+  const std::size_t before = control.size();
   std::vector<int> numbers;
   for (auto& file : files) {
-    if (CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
+    if (before + CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
     auto number = t.process.files.install(std::move(file), flags & MSG_CMSG_CLOEXEC);
     if (!number) break;
     numbers.push_back(*number);
   }
   if (numbers.size() < files.size()) user.msg_flags |= MSG_CTRUNC;
-  if (numbers.empty()) return 0;
-  const std::size_t bytes = numbers.size() * sizeof(int);
-  std::vector<std::byte> control(CMSG_LEN(bytes));
-  const cmsghdr header{.cmsg_len = control.size(), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-  std::memcpy(control.data(), &header, sizeof header);
-  std::memcpy(control.data() + CMSG_LEN(0), numbers.data(), bytes);
+  std::size_t space = before;
+  if (!numbers.empty()) {
+    const std::size_t bytes = numbers.size() * sizeof(int);
+    control.resize(before + CMSG_LEN(bytes));
+    space += CMSG_SPACE(bytes);
+    const cmsghdr header{.cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    std::memcpy(control.data() + before, &header, sizeof header);
+    std::memcpy(control.data() + before + CMSG_LEN(0), numbers.data(), bytes);
+  }
+  if (control.empty()) return 0;
   if (!t.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
     // The message itself has come; as on Linux, only the files are lost.
     for (int number : numbers) t.process.files.close(number);
     user.msg_flags |= MSG_CTRUNC;
     return 0;
   }
-  user.msg_controllen = std::min<std::size_t>(CMSG_SPACE(bytes), room);
+  user.msg_controllen = std::min(space, room);
   return 0;
 }
 

@@ -10,8 +10,11 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
+#include <optional>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 
@@ -39,6 +42,7 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
   HostFd first(host[0]), second(host[1]);
   auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
+  one->socket->peer_process = other->socket->peer_process = thread.process.pid;
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;
@@ -108,14 +112,38 @@ std::int64_t sys_sendto(Thread& thread, const Args& a) {
   return send(thread, **file, *buffers, user, a.i32(3));
 }
 
-std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
-  auto file = socket_at(thread, a.i32(0));
-  if (!file) return -file.error();
-  auto user = read_user<msghdr>(thread.memory(), a[1]);
+std::int64_t send_message(Thread& thread, const OpenFile& file, mm::Gva at, int flags) {
+  auto user = read_user<msghdr>(thread.memory(), at);
   if (!user) return -user.error();
   auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Read);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
-  return send(thread, **file, *buffers, *user, a.i32(2));
+  return send(thread, file, *buffers, *user, flags);
+}
+
+std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
+  return file ? send_message(thread, **file, a[1], a.i32(2)) : -file.error();
+}
+
+// How many of the guest's messages are done by `one`, of a message's address, and how long each was. What stops it after
+// the first is not told: the next call meets it again. `more`: another one is to follow.
+template <class One, class More>
+std::int64_t many_messages(Thread& thread, mm::Gva at, unsigned count, One one, More more) {
+  count = std::min<unsigned>(count, IOV_MAX);  // as Linux
+  for (unsigned done = 0; done < count; ++done, at += sizeof(mmsghdr)) {
+    const std::int64_t r = one(at + offsetof(mmsghdr, msg_hdr), done);
+    const std::int64_t bad = r < 0 ? r : put_user(thread.memory(), at + offsetof(mmsghdr, msg_len), static_cast<unsigned>(r));
+    if (bad) return done ? done : bad;
+    if (!more()) return done + 1;
+  }
+  return count;
+}
+
+std::int64_t sys_sendmmsg(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
+  return many_messages(thread, a[1], a.u32(2), [&](mm::Gva at, unsigned) { return send_message(thread, **file, at, a.i32(3)); },
+                       [] { return true; });
 }
 
 // `message` has the ancillary data's place, if any; `from`: who sent it, of no length if nobody by name.
@@ -143,26 +171,23 @@ std::int64_t sys_recvfrom(Thread& thread, const Args& a) {
   return bad ? bad : r;
 }
 
-std::int64_t sys_recvmsg(Thread& thread, const Args& a) {
-  const int flags = a.i32(2);
+std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, int flags) {
   if (flags & ~kReceiveFlags) return -EOPNOTSUPP;
-  auto file = socket_at(thread, a.i32(0));
-  if (!file) return -file.error();
-  auto user = read_user<msghdr>(thread.memory(), a[1]);
+  auto user = read_user<msghdr>(thread.memory(), at);
   if (!user) return -user.error();
   auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Write);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
-  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))];
+  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(timespec))];  // a ticket, a time stamp
   if (user->msg_control && user->msg_controllen) {
     message.msg_control = control;
     message.msg_controllen = sizeof control;
   }
   HostAddress from;
-  const std::int64_t r = receive(thread, **file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
+  const std::int64_t r = receive(thread, file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
-  if (std::int64_t bad = give_rights(thread, message, *user, flags)) return bad;
+  if (std::int64_t bad = give_control(thread, message, *user, flags)) return bad;
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
     if (!length) return -length.error();
@@ -170,7 +195,31 @@ std::int64_t sys_recvmsg(Thread& thread, const Args& a) {
   } else {
     user->msg_namelen = 0;
   }
-  return write_user(thread.memory(), a[1], *user) ? r : -EFAULT;
+  return write_user(thread.memory(), at, *user) ? r : -EFAULT;
+}
+
+std::int64_t sys_recvmsg(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
+  return file ? receive_message(thread, **file, a[1], a.i32(2)) : -file.error();
+}
+
+std::int64_t sys_recvmmsg(Thread& thread, const Args& a) {
+  std::optional<timespec> deadline;
+  if (a[4]) {
+    auto wait = read_time(thread.memory(), a[4]);
+    if (!wait) return -wait.error();
+    deadline = deadline_after(CLOCK_MONOTONIC, *wait);
+  }
+  auto file = socket_at(thread, a.i32(0));
+  if (!file) return -file.error();
+  const int flags = a.i32(3) & ~MSG_WAITFORONE;
+  const auto left = [&] { return time_left(CLOCK_MONOTONIC, *deadline); };
+  const std::int64_t r = many_messages(
+      thread, a[1], a.u32(2),
+      [&](mm::Gva at, unsigned done) { return receive_message(thread, **file, at, done && (a.i32(3) & MSG_WAITFORONE) ? flags | MSG_DONTWAIT : flags); },
+      [&] { return !deadline || left().tv_sec || left().tv_nsec; });  // looked at after each message only, as on Linux
+  if (r > 0 && deadline && put_user(thread.memory(), a[4], left()) != 0) return -EFAULT;
+  return r;
 }
 
 std::int64_t sys_shutdown(Thread& thread, const Args& a) {
@@ -179,23 +228,42 @@ std::int64_t sys_shutdown(Thread& thread, const Args& a) {
   return shutdown((*file)->host.get(), a.i32(1)) == 0 ? 0 : -errno;
 }
 
-// Options whose value is a struct timeval, the same in all ABIs; the others' is an int. The host keeps these times: it is
-// its call that waits.
-bool is_time(int name) { return name == SO_RCVTIMEO || name == SO_SNDTIMEO; }
+// Options that the host keeps for a socket and heeds in its own calls, and how long their values are: the same in all
+// ABIs. 0: not one of them.
+std::size_t bytes_of_option(int name) {
+  switch (name) {
+    case SO_RCVTIMEO: case SO_SNDTIMEO: return sizeof(timeval);
+    case SO_LINGER: return sizeof(linger);
+    case SO_SNDBUF: case SO_RCVBUF: case SO_REUSEADDR: case SO_KEEPALIVE: case SO_BROADCAST: case SO_PRIORITY:
+    case SO_RCVLOWAT: case SO_TIMESTAMP: case SO_TIMESTAMPNS: return sizeof(int);
+    default: return 0;
+  }
+}
+bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN; }
+
+// All processes of a guest have the same user and group.
+ucred peer_of(const OpenFile& file) {
+  std::lock_guard guard(file.socket->lock);
+  const auto& process = file.socket->peer_process;
+  return process ? ucred{*process, ::getuid(), ::getgid()} : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+}
 
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   const int name = a.i32(2);
   if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;  // as unix sockets answer
-  if (!is_time(name) && (name != SO_TYPE && name != SO_ERROR && name != SO_SNDBUF && name != SO_RCVBUF && name != SO_DOMAIN &&
-      name != SO_PROTOCOL && name != SO_ACCEPTCONN && name != SO_REUSEADDR && name != SO_KEEPALIVE))
-    return -ENOPROTOOPT;
+  if (!bytes_of_option(name) && !only_told(name) && name != SO_PEERCRED) return -ENOPROTOOPT;
   auto room = read_user<socklen_t>(thread.memory(), a[4]);
   if (!room) return -room.error();
   std::array<std::byte, sizeof(timeval)> value{};
-  socklen_t length = sizeof value;  // the host makes it an int's where the value is one
-  if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) return -errno;
+  socklen_t length = sizeof value;  // the host makes it the value's
+  if (name == SO_PEERCRED) {
+    const ucred peer = peer_of(**file);
+    std::memcpy(value.data(), &peer, length = sizeof peer);
+  } else if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) {
+    return -errno;
+  }
   length = std::min(*room, length);
   if (!thread.memory().write(a[3], std::span(value).first(length))) return -EFAULT;
   return put_user(thread.memory(), a[4], length);
@@ -207,18 +275,13 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
   const int name = a.i32(2);
   if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;
   const int host = (*file)->host.get();
-  if (is_time(name)) {
-    if (a[4] < sizeof(timeval)) return -EINVAL;
-    auto time = read_user<timeval>(thread.memory(), a[3]);
-    if (!time) return -time.error();
-    return result_of(setsockopt(host, SOL_SOCKET, name, &*time, sizeof *time));
-  }
-  if (name != SO_SNDBUF && name != SO_RCVBUF && name != SO_REUSEADDR && name != SO_KEEPALIVE) return -ENOPROTOOPT;
-  if (a[4] < sizeof(int)) return -EINVAL;
-  auto value = read_user<int>(thread.memory(), a[3]);
-  if (!value) return -value.error();
+  const std::size_t bytes = bytes_of_option(name);
+  if (bytes == 0) return -ENOPROTOOPT;
+  if (a[4] < bytes) return -EINVAL;
+  std::array<std::byte, sizeof(timeval)> value{};
+  if (!thread.memory().read(a[3], std::span(value).first(bytes))) return -EFAULT;
   const std::uint64_t before = send_buffer(host);
-  if (setsockopt(host, SOL_SOCKET, name, &*value, sizeof *value) != 0) return -errno;
+  if (setsockopt(host, SOL_SOCKET, name, value.data(), static_cast<socklen_t>(bytes)) != 0) return -errno;
   const std::uint64_t now = send_buffer(host);
   if (now <= before || !(*file)->charged || (*file)->charged->grow(now - before)) return 0;
   const int half = static_cast<int>(before / 2);  // the kernel doubles it
@@ -256,6 +319,8 @@ std::span<const Definition> socket_calls() {
         {Call::recvfrom, sys_recvfrom},
         {Call::sendmsg, sys_sendmsg},
         {Call::recvmsg, sys_recvmsg},
+        {Call::sendmmsg, sys_sendmmsg},
+        {Call::recvmmsg, sys_recvmmsg},
         {Call::shutdown, sys_shutdown},
         {Call::getsockopt, sys_getsockopt},
         {Call::setsockopt, sys_setsockopt},

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -32,12 +33,16 @@ struct SocketName {
   std::string host;          // what the host tells as the address of the socket; used once only, and leads nowhere
   HostFd inode;              // O_PATH of what the host's socket is bound to: the one way to it
   HostFd node;               // O_PATH of the file of a name in the file system: its inode is not used again meanwhile
+  mutable std::atomic<int> listener{0};  // whose process has called listen(2) last
 };
 
 // The two ends as the guest knows them.
 struct SocketEnds {
   std::mutex lock;           // guards the rest; outermost, held while the socket is bound
   std::shared_ptr<const SocketName> own, peer;
+  // SO_PEERCRED: the process that made the other end, or listened there; of a socket that listens, its own. 0: one that
+  // the host does not tell us, as of those that connect. Nothing: there is no peer.
+  std::optional<int> peer_process;
 };
 
 // The names of a family's sockets, and what is under way from one process to another. Thread-safe.
@@ -108,8 +113,8 @@ std::shared_ptr<const SocketName> name_of(Thread&, const HostAddress&);
 // Ancillary data of sendmsg(2): the ticket for what SCM_RIGHTS names; no descriptor: there was nothing.
 OrErrno<HostFd> rights_to_send(Thread&, const msghdr& user);
 // Ancillary data of recvmsg(2): installs what `received`, the host's message, has brought, and fills the guest's control
-// buffer; msg_controllen and msg_flags of `user` are what the guest is to see.
-std::int64_t give_rights(Thread&, const msghdr& received, msghdr& user, int flags);
+// buffer, a time stamp first; msg_controllen and msg_flags of `user` are what the guest is to see.
+std::int64_t give_control(Thread&, const msghdr& received, msghdr& user, int flags);
 
 // Parts of the list of calls.
 std::span<const Definition> socket_name_calls();  // socket_names.cpp
