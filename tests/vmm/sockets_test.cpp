@@ -168,6 +168,26 @@ TEST(Sockets, ABindThatFailsLeavesNoFile) {
   EXPECT_TRUE(fs::exists(shared.path / "socket")) << "a bind that failed took another socket's file away";
 }
 
+TEST(Sockets, WhoHasConnectedIsToldUntilThatEndIsClosed) {
+  Guest g({});
+  const std::int64_t fd = bound(g, SOCK_STREAM, kAbstract), own = g.call("socket", {AF_UNIX, SOCK_STREAM, 0});
+  ASSERT_EQ(g.call("listen", {word(fd), 4}), 0);
+  ASSERT_EQ(with_address(g, "connect", own, kAbstract), 0);
+  const std::int64_t accepted = g.call("accept4", {word(fd), 0, 0, 0});
+  ASSERT_GE(accepted, 0);
+  const auto peer = [&] {
+    const std::uint64_t at = g.put_object(ucred{-1, 0, 0}), length = g.put_object(socklen_t{sizeof(ucred)});
+    EXPECT_EQ(g.call("getsockopt", {word(accepted), SOL_SOCKET, SO_PEERCRED, at, length}), 0);
+    EXPECT_EQ(g.get<socklen_t>(length), sizeof(ucred));
+    EXPECT_EQ(g.get<ucred>(at).uid, ::getuid());
+    return g.get<ucred>(at).pid;
+  };
+  if (peer() == 0) GTEST_SKIP() << "this host has no unix_diag";
+  EXPECT_EQ(peer(), g.process->pid);
+  EXPECT_EQ(g.call("close", {word(own)}), 0);
+  EXPECT_EQ(peer(), 0);
+}
+
 TEST(Sockets, AFullTableLeavesTheConnectionInTheQueue) {
   Guest g({});
   const std::int64_t fd = bound(g, SOCK_STREAM | SOCK_NONBLOCK, kAbstract);

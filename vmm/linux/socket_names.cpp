@@ -87,6 +87,7 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
     if (!found) return -found.error();
     address = *found;
   }
+  if (address.name && address.name->type != SOCK_DGRAM) names_of(t).connects(*file, t.process.pid);
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);

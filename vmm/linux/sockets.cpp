@@ -242,10 +242,14 @@ std::size_t bytes_of_option(int name) {
 bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN; }
 
 // All processes of a guest have the same user and group.
-ucred peer_of(const OpenFile& file) {
-  std::lock_guard guard(file.socket->lock);
-  const auto& process = file.socket->peer_process;
-  return process ? ucred{*process, ::getuid(), ::getgid()} : ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+ucred peer_of(Thread& thread, const OpenFile& file) {
+  std::optional<int> process;
+  {
+    std::lock_guard guard(file.socket->lock);
+    process = file.socket->peer_process;
+  }
+  if (!process) return {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  return {*process ? *process : state_of(thread).sockets->who_connected(file), ::getuid(), ::getgid()};
 }
 
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
@@ -259,7 +263,7 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   std::array<std::byte, sizeof(timeval)> value{};
   socklen_t length = sizeof value;  // the host makes it the value's
   if (name == SO_PEERCRED) {
-    const ucred peer = peer_of(**file);
+    const ucred peer = peer_of(thread, **file);
     std::memcpy(value.data(), &peer, length = sizeof peer);
   } else if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) {
     return -errno;

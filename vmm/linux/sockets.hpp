@@ -40,8 +40,8 @@ struct SocketName {
 struct SocketEnds {
   std::mutex lock;           // guards the rest; outermost, held while the socket is bound
   std::shared_ptr<const SocketName> own, peer;
-  // SO_PEERCRED: the process that made the other end, or listened there; of a socket that listens, its own. 0: one that
-  // the host does not tell us, as of those that connect. Nothing: there is no peer.
+  // SO_PEERCRED: the process that made the other end, or listened there; of a socket that listens, its own. 0: it was
+  // accepted, see SocketNames::who_connected(). Nothing: there is no peer.
   std::optional<int> peer_process;
 };
 
@@ -56,6 +56,11 @@ class SocketNames {
   std::shared_ptr<const SocketName> abstract(int type, const std::string& guest) const;
   std::shared_ptr<const SocketName> at(const struct stat& node) const;
   std::shared_ptr<const SocketName> on_host(const std::string& host) const;
+
+  // The process is about to connect the socket.
+  void connects(const std::shared_ptr<OpenFile>& socket, int process);
+  // Who did so at the other end. 0: it is closed by now, or this host does not tell which socket that is.
+  int who_connected(const OpenFile& accepted) const;
 
   // SCM_RIGHTS: the host passes a ticket, the end of a pipe, that stands for open files of the guest. The files stay
   // open until the ticket is taken; those of tickets that went down with a socket are closed when the next is made.
@@ -74,6 +79,10 @@ class SocketNames {
     HostFd other_end;
     std::vector<std::shared_ptr<OpenFile>> files;
   };
+  struct Caller {
+    std::weak_ptr<OpenFile> socket;
+    int process = 0;
+  };
   using Inode = std::pair<dev_t, ino_t>;
   std::int64_t place_locked(const OpenFile&, SocketName&);  // binds the host's socket; 0 or -errno
   template <class Key>
@@ -84,6 +93,8 @@ class SocketNames {
   std::map<std::string, Bound> host_;
   std::map<Inode, Bound> nodes_;
   std::map<ino_t, Passed> passed_;
+  std::map<ino_t, Caller> callers_;  // by the host's inode
+  std::size_t many_callers_ = 0;     // so many are looked through for those that are gone
   ScratchDirectory places_;          // where sockets are bound; empty but for that moment
   std::uint64_t made_ = 0, chosen_ = 0;
 };
