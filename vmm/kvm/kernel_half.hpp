@@ -1,9 +1,9 @@
 // The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
 //
-//   kStubPage                 stub, IDT, GDT      ring 0, read and execute     one page
-//   kTrial                    see host_clock.cpp  all, read and execute        one page, in the machine that tried
-//   kHostVdso                 the host's vDSO     all, read, the image execute data, then image, where user code may call it
-//   kTables + (gpa - base)    the table bank      ring 0, read and write       stub page and vCPU pages included
+//   kStubPage                 stub, IDT, GDT      ring 0: read and execute     one page
+//   kTrial                    see host_clock.cpp  user: read and execute       one page, in the machine that tried
+//   kHostVdso                 the host's vDSO     user: read, and execute      data, then image; where user code may call it
+//   kTables + (gpa - base)    the table bank      ring 0: read and write       stub page and vCPU pages included
 //
 // Nothing else is mapped there.
 #pragma once
