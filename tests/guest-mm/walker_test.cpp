@@ -232,6 +232,59 @@ TEST_P(Walker, Permission_taken_is_flushed_strictly_and_permission_given_relaxed
   EXPECT_EQ(tlb.strict, 2u);
 }
 
+// A copy is made before the table is locked: by then another thread may have copied the page, or taken it away.
+TEST_P(Walker, Leaves_that_changed_since_they_were_seen_are_not_replaced) {
+  const PageTable::Attributes read_only = {.write = false, .dirty = true}, writable = {.write = true, .dirty = true};
+  const auto update = [&](Gva page, PageTable::Change change) {
+    FlushBatch b = batch();
+    table->update(page, page + kPageSize, [&](const PageTable::Leaf&) { return change; }, b);
+    b.commit();
+  };
+  const auto replace = [&](const PageTable::Leaf& seen) {
+    const PageTable::Replacement all[] = {{table->find(0x1000), kData + 0x8000, writable}, {seen, kData + 0x9000, writable}};
+    FlushBatch b = batch();
+    const auto how = table->replace_leaves(all, {}, b);
+    b.commit();
+    return how;
+  };
+  map(0x1000, Level::Pte, kData + 0x1000, read_only);
+  map(0x2000, Level::Pte, kData + 0x2000, read_only);
+  PageTable::Leaf moved = table->find(0x2000);
+  moved.address = kData + 0x3000;  // what another one's copy looks like
+  EXPECT_EQ(replace(moved), PageTable::Published::Changed);
+  const PageTable::Leaf seen = table->find(0x2000);
+  update(0x2000, {State::Present, writable});
+  EXPECT_EQ(replace(seen), PageTable::Published::Changed);
+  update(0x2000, {State::Kept, read_only});
+  EXPECT_EQ(replace(seen), PageTable::Published::Changed);
+  EXPECT_EQ(walk(0x1000), (test::Translation{kData + 0x1000, false, false}));  // nor are the others
+  update(0x2000, {State::Present, read_only});
+  EXPECT_EQ(replace(seen), PageTable::Published::Done);
+  EXPECT_EQ(walk(0x1000), (test::Translation{kData + 0x8000, true, false}));
+  EXPECT_EQ(walk(0x2000), (test::Translation{kData + 0x9000, true, false}));
+  EXPECT_EQ(table->audit(), "");
+}
+
+TEST_P(Walker, What_the_hardware_sets_while_a_leaf_changes_is_not_lost) {
+  // Only x86-64's sets dirty bits.
+  map(0x1000, Level::Pte, kData, {.write = true, .accessed = false, .dirty = GetParam() != Format::X86_64Stage1});
+  unsigned looked = 0;
+  FlushBatch b = batch();
+  table->update(0x1000, 0x2000, [&](const PageTable::Leaf& old) {
+    if (++looked == 1) {
+      (void)hardware_walk(GetParam(), *memory, table->root(), 0x1000, [](Gpa, unsigned, std::uint64_t) {}, test::Sets::AccessedAndDirty);
+    }
+    PageTable::Attributes next = old.attributes;
+    next.write = false;
+    return PageTable::Change{State::Present, next};
+  }, b);
+  b.commit();
+  EXPECT_EQ(looked, 2u);
+  EXPECT_TRUE(table->find(0x1000).attributes.accessed);
+  EXPECT_TRUE(table->find(0x1000).attributes.dirty);
+  EXPECT_EQ(tlb.strict, 1u);  // it may be written through what a processor holds
+}
+
 TEST_P(Walker, A_kept_leaf_remembers_its_frame_at_every_level) {
   for (const Level level : {Level::Pte, Level::Pmd, Level::Pud}) {
     const Gva va = 0x80'0000'0000ull * (1 + unsigned(level));

@@ -56,17 +56,32 @@ void look(void) {
   CHECK(holds(own, kPrivate, 2));
 }
 
-int attempt(void (*attack)(void), unsigned seconds) {
+static pid_t start_attacker(void (*attack)(void)) {
   ++attempts;
   shared->ready = 0;
   const pid_t pid = fork();
   CHECK(pid >= 0);
-  if (pid == 0) {
-    while (!shared->ready) sched_yield();
-    take_over();
-    attack();
-    _exit(0);
+  if (pid) return pid;
+  while (!shared->ready) sched_yield();
+  take_over();
+  attack();
+  _exit(0);
+}
+
+static void look_after(int status) {
+  look();
+  if (WIFEXITED(status)) {
+    CHECK(any_status || WEXITSTATUS(status) == 0);
+    ++ended;
+  } else if (WTERMSIG(status) == SIGKILL) {
+    ++broken;
+  } else {
+    ++signalled;
   }
+}
+
+int attempt(void (*attack)(void), unsigned seconds) {
+  const pid_t pid = start_attacker(attack);
   for (unsigned i = 0; i < kSecretWords; ++i) ((volatile uint64_t*)(own + kPrivate))[i] = secret(i);
   shared->ready = 1;
   int status;
@@ -78,16 +93,40 @@ int attempt(void (*attack)(void), unsigned seconds) {
     }
   }
   memset(own + kPrivate, 0, kSecretWords * 8);
-  look();
-  if (WIFEXITED(status)) {
-    CHECK(any_status || WEXITSTATUS(status) == 0);
-    ++ended;
-  } else if (WTERMSIG(status) == SIGKILL) {
-    ++broken;
-  } else {
-    ++signalled;
-  }
+  look_after(status);
   return status;
+}
+
+void attempt_all(int (*next)(void), void (*attack)(void), unsigned seconds) {
+  enum { kTogether = 8, kLooksASecond = 50 };
+  struct {
+    pid_t pid;  // 0: none
+    unsigned looks;
+  } attackers[kTogether] = {0};
+  unsigned running = 0;
+  int more = 1;
+  do {
+    for (unsigned i = 0; i < kTogether; ++i) {
+      if (attackers[i].pid == 0) {
+        if (!more || !(more = next())) continue;
+        attackers[i].pid = start_attacker(attack);
+        attackers[i].looks = 0;
+        shared->ready = 1;
+        ++running;
+      }
+      int status;
+      const pid_t pid = waitpid(attackers[i].pid, &status, WNOHANG);
+      CHECK(pid >= 0);
+      if (pid == 0) {
+        if (++attackers[i].looks == seconds * kLooksASecond) kill(attackers[i].pid, SIGKILL);
+        continue;
+      }
+      attackers[i].pid = 0;
+      --running;
+      look_after(status);
+    }
+    usleep(1000000 / kLooksASecond);
+  } while (more || running > 0);
 }
 
 // Whoever looks from outside removes this file, when it has looked.
@@ -100,6 +139,9 @@ static void meet(const char* name) {
 }
 
 static void nothing(void) {}
+static void three_forks(void) {
+  for (int i = 0; i < 3; ++i) (void)attempt(nothing, 0);
+}
 
 int main(int argc, char** argv) {
   static const struct {
@@ -121,20 +163,20 @@ int main(int argc, char** argv) {
   fill(inherited, kInherited, 1);
   const pid_t bystander = start_bystander();
   fill(own, kPrivate, 2);
-  // As warm as it gets.
-  for (int i = 0; i < 3; ++i) (void)attempt(nothing, 0);
+  three_forks();  // as warm as it gets
   attempts = ended = 0;
   meet("before");
   for (unsigned i = 0; i < sizeof cases / sizeof *cases; ++i)
     if (strcmp(cases[i].name, argv[1]) == 0) cases[i].run();
   CHECK(attempts > 0);
   look();
+  printf("%s: %u attempts, %u ended, %u by signals, %u broken; %u tried, found", argv[1], attempts, ended, signalled, broken, shared->progress);
+  for (unsigned i = 0; i < 4; ++i) printf(" %lu", (unsigned long)shared->found[i]);
+  three_forks();  // a fork is when layers of processes that have ended are let go
   meet("after");
   shared->stop = 1;
   int status;
   CHECK(waitpid(bystander, &status, 0) == bystander && status == 0);
-  printf("%s: %u attempts, %u ended, %u by signals, %u broken; %u tried, found", argv[1], attempts, ended, signalled, broken, shared->progress);
-  for (unsigned i = 0; i < 4; ++i) printf(" %lu", (unsigned long)shared->found[i]);
   printf("\nthe others: unchanged\n");
   return 0;
 }

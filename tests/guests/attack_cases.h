@@ -26,6 +26,9 @@ static inline uint64_t secret(unsigned i) { return (i + 1) * 0x9e3779b97f4a7c15u
 // Runs it in a child, which is killed after so many seconds (0: never) if it has not ended, and looks at the others
 // afterwards. As wait(2) has its status.
 int attempt(void (*attack)(void), unsigned seconds);
+// The same for many, up to eight of them side by side, so that their waits are one wait: next() is called before each is
+// forked, and gives 0 when there is none left. There are no secrets. How each ended is counted, no more.
+void attempt_all(int (*next)(void), void (*attack)(void), unsigned seconds);
 // Looks at what nobody may have changed, and whether the others go on.
 void look(void);
 

@@ -4,6 +4,9 @@
 
 #include <sys/syscall.h>
 
+enum { kSets = 18 };  // of registers
+
+// Beside others, each of which takes the next jump that none has made.
 static void jump_everywhere(void) {
   const unsigned context = own_context();
   static unsigned char copy[kPage];
@@ -13,9 +16,7 @@ static void jump_everywhere(void) {
   const uint64_t numbers[] = {SYS_mmap, SYS_mprotect, SYS_rt_sigreturn, SYS_futex, SYS_clone, SYS_exit_group};
   const uint64_t said[] = {(uint64_t)SAID(context), RAMET_SAID, (uint64_t)fake};
   const uint64_t told[] = {(uint64_t)TOLD(context), RAMET_TOLD, (uint64_t)fake + RAMET_SAID_SIZE};
-  enum { kSets = 18 };
-  while (shared->progress < kPage * kSets) {
-    const unsigned n = shared->progress++;
+  for (unsigned n; (n = __atomic_fetch_add(&shared->progress, 1, __ATOMIC_RELAXED)) < kPage * kSets;) {
     const unsigned at = n / kSets, set = n % kSets;
     if (at % step != 0) continue;
     // Behind the code the page is empty: one of these is as good as all.
@@ -29,14 +30,15 @@ static void jump_everywhere(void) {
     ualarm(20000, 20000);
     const int signal = jump(&r);
     ualarm(0, 0);
-    ++shared->found[signal == SIGALRM];
+    __atomic_fetch_add(&shared->found[signal == SIGALRM], 1, __ATOMIC_RELAXED);
     CHECK(memcmp(copy, STUB, kPage) == 0);
   }
 }
 
+static int jumps_left(void) { return shared->progress < kPage * kSets; }
 void jumps(void) {
   any_status = 1;
-  while (shared->progress < kPage * 18) (void)attempt(jump_everywhere, 5);
+  attempt_all(jumps_left, jump_everywhere, 5);
   CHECK(shared->found[0] > 0);
 }
 
