@@ -50,6 +50,17 @@ struct VcpuCounters {
   mm::Counter spurious;        // of them, because of a fault that a relaxed flush had left behind
   mm::Counter flush_exits;     // runs of the stub that only served a flush
   std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
+  // An exit that run() comes back with.
+  void count(Exit::Kind kind) {
+    switch (kind) {
+      case Exit::Kind::Syscall: syscalls.add(); break;
+      case Exit::Kind::PageFault: page_faults.add(); break;
+      case Exit::Kind::Exception: exceptions.add(); break;
+      case Exit::Kind::Kicked: kicks.add(); break;
+      case Exit::Kind::HostFault:
+      case Exit::Kind::Broken: break;
+    }
+  }
 };
 
 // One virtual CPU, driven by one host thread at a time; kick() by any thread.

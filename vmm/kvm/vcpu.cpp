@@ -36,14 +36,7 @@ Exit broken(std::string why) {
 
 Exit KvmVcpu::run() {
   Exit exit = enter();
-  switch (exit.kind) {
-    case Exit::Kind::Syscall: counters_.syscalls.add(); break;
-    case Exit::Kind::PageFault: counters_.page_faults.add(); break;
-    case Exit::Kind::Exception: counters_.exceptions.add(); break;
-    case Exit::Kind::Kicked: counters_.kicks.add(); break;
-    case Exit::Kind::HostFault:
-    case Exit::Kind::Broken: break;
-  }
+  counters_.count(exit.kind);
   return exit;
 }
 

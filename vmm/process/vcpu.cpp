@@ -139,21 +139,14 @@ Exit ProcessVcpu::run() {
     Exit exit;
     if (!x86::canonical(regs_[x86::Rip])) exit = signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0);  // as at the first fetch
     else exit = enter_and_wait();
-    switch (exit.kind) {
-      case Exit::Kind::Syscall: counters_.syscalls.add(); break;
-      case Exit::Kind::PageFault:
-        // What is not mapped only looks absent to the host: the tables decide.
-        if (const auto t = machine_.space_->translate(exit.address, 0); t) {
-          exit.present = true;
-          if (t->allows(exit.access)) continue;
-        }
-        counters_.page_faults.add();
-        break;
-      case Exit::Kind::Exception: counters_.exceptions.add(); break;
-      case Exit::Kind::Kicked: counters_.kicks.add(); break;
-      case Exit::Kind::HostFault:
-      case Exit::Kind::Broken: break;
+    if (exit.kind == Exit::Kind::PageFault) {
+      // What is not mapped only looks absent to the host: the tables decide.
+      if (const auto t = machine_.space_->translate(exit.address, 0); t) {
+        exit.present = true;
+        if (t->allows(exit.access)) continue;
+      }
     }
+    counters_.count(exit.kind);
     return exit;
   }
 }

@@ -89,7 +89,7 @@ test_clock_without_exits() {
   esac
   for program in vdso musl_vdso; do
     on=$("$RAMET" run --timeout "$LIMIT" --stat "$G/$program" count 1000000 2>&1) || fail "$program: $on"
-    exits=$(echo "$on" | sed -n 's/,//g; s/^ *\([0-9]*\) *exits .*/\1/p')
+    exits=$(echo "$on" | counted exits)
     echo "$program: $exits exits"
     [ "${exits:-1000}" -lt 200 ] || { echo "$on"; fail "$program left guest code $exits times"; }
   done
