@@ -42,6 +42,8 @@ static const struct {
     {"sigaltstack", SYS_sigaltstack, {RAMET_TOLD + TOLD_DATA, 0}, 0},
     {"sigprocmask", SYS_rt_sigprocmask, {2, RAMET_TOLD + TOLD_DATA, 0, 8}, 0},
     {"sendmsg on its socket", SYS_sendmsg, {5, RAMET_SAID + 8192, 0}, 0},
+    {"sendmsg of what it sends", SYS_sendmsg, {5, RAMET_TOLD + TOLD_DATA, 0}, 0},
+    {"seccomp with a listener", SYS_seccomp, {1, 12, RAMET_TOLD + 1023 * kPage}, 0},
     // The host.
     {"open", SYS_open, {0, 0, 0}, 0},
     {"openat", SYS_openat, {~99ull, 0, 0}, 0},

@@ -88,12 +88,14 @@ bool may(const seccomp_data& d, bool mapper) {
     case SYS_munmap: return below_end;
     case SYS_mprotect: return below_end && protection;
     case SYS_clone: return mapper && a[0] == thread_flags();
+    case RAMET_HAND_OVER: return true;
     case SYS_recvmsg: return mapper && a[0] == kMapperSocket;
+    case SYS_sendmsg: return mapper && a[0] == kMapperSocket && a[1] == RAMET_TOLD + TOLD_DATA && a[2] == 0;
     case SYS_close_range: return mapper && a[2] == 0;
     case SYS_close:
     case SYS_sigaltstack:
     case SYS_rt_sigprocmask: return mapper;
-    case SYS_seccomp: return mapper && a[0] == SECCOMP_SET_MODE_FILTER && a[1] == SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    case SYS_seccomp: return mapper && a[0] == SECCOMP_SET_MODE_FILTER && one_of(a[1], {4, 12});  // SPEC_ALLOW, and NEW_LISTENER
     default: return false;
   }
 }
@@ -112,7 +114,7 @@ std::vector<Case> cases() {
 // A call that a check somewhere lets pass, as often as one that none does.
 seccomp_data draw(Numbers& n) {
   static constexpr long kCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_futex, SYS_arch_prctl, SYS_clone, SYS_recvmsg,
-                                    SYS_close, SYS_close_range, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
+                                    SYS_sendmsg, RAMET_HAND_OVER, SYS_close, SYS_close_range, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
   seccomp_data d{};
   d.arch = n.below(64) ? AUDIT_ARCH_X86_64 : static_cast<std::uint32_t>(n.near_an_edge());
   d.instruction_pointer = n.below(8) ? RAMET_STUB_TEXT + n.below(0x1001) : n.near_an_edge();
@@ -126,8 +128,9 @@ seccomp_data draw(Numbers& n) {
   if (d.nr == SYS_arch_prctl && n.below(2)) d.args[0] = 0x1000 + n.below(4);
   if (d.nr == SYS_clone && n.below(2)) d.args[0] = thread_flags() ^ (n.below(2) ? 0 : 1ull << n.below(64));
   if (d.nr == SYS_close_range && n.below(2)) d.args[2] = 0;
-  if (d.nr == SYS_recvmsg && n.below(2)) d.args[0] = n.below(8);
-  if (d.nr == SYS_seccomp && n.below(2)) d.args[0] = n.below(3), d.args[1] = n.below(8);
+  if ((d.nr == SYS_recvmsg || d.nr == SYS_sendmsg) && n.below(2)) d.args[0] = n.below(8);
+  if (d.nr == SYS_sendmsg && n.below(2)) d.args[1] = RAMET_TOLD + TOLD_DATA + (n.below(2) ? 0 : 1ull << n.below(64)), d.args[2] = n.below(2);
+  if (d.nr == SYS_seccomp && n.below(2)) d.args[0] = n.below(3), d.args[1] = n.below(16);
   return d;
 }
 
@@ -141,7 +144,8 @@ TEST(SeccompFilter, LetsPassWhatArithmeticDoesAndTrapsAllElse) {
       const bool wanted = may(d, c.mapper);
       const std::uint32_t got = interpret(c.program, d);
       ++(wanted ? passed : trapped);
-      ASSERT_EQ(got, wanted ? SECCOMP_RET_ALLOW : SECCOMP_RET_TRAP)
+      const std::uint32_t passes = d.nr == RAMET_HAND_OVER && !c.mapper ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ALLOW;
+      ASSERT_EQ(got, wanted ? passes : SECCOMP_RET_TRAP)
           << c.name << " filter, seed " << seed << ", call " << d.nr << std::hex << " from " << d.instruction_pointer << " with "
           << d.args[0] << ' ' << d.args[1] << ' ' << d.args[2] << ' ' << d.args[3];
     }

@@ -37,7 +37,7 @@ namespace {
 constexpr std::size_t kContextBytes = std::size_t{RAMET_CONTEXTS} * (RAMET_TOLD_SIZE + RAMET_SAID_SIZE);
 constexpr int kFirstFree = 6;   // of the VMM's descriptors that are handed to the new process, see ChildMaker
 constexpr unsigned kMapper = 0, kFilters = RAMET_CONTEXTS - 1;
-constexpr std::uint32_t kRounds = 2000;  // of looking for an answer before sleeping
+constexpr std::chrono::microseconds kLook{50};  // for an answer, before sleeping
 // In which a guest's thread looks for what comes next: as long as most calls take, and no longer than a sleep and a wake-up.
 // Not by what helped last time: a thread that was too impatient once would find nothing ever after.
 constexpr std::uint32_t kGuestRounds = 200;
@@ -60,6 +60,29 @@ bool lay_out_filters(std::byte* page) {
     at += bytes;
   }
   return true;
+}
+
+// Of the VMM, and of the processes that it makes.
+rlim_t descriptor_limit() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur;
+}
+
+// The one that came along with a message from there, if there is one.
+int received(int socket) {
+  char byte;
+  iovec piece{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  int fd = -1;
+  if (::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return -1;
+  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); header && header->cmsg_type == SCM_RIGHTS) std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  return fd;
 }
 
 int descriptor_above(int fd) {
@@ -150,7 +173,6 @@ Status Child::start() {
   }
   socket_ = pair[0];
   const int theirs = descriptor_above(pair[1]);
-  ::shutdown(socket_, SHUT_RD);  // it only ever receives
 
   if (!lay_out_filters(contexts_ + std::size_t{kFilters} * RAMET_TOLD_SIZE)) {
     ::close(contexts), ::close(theirs);
@@ -172,7 +194,7 @@ Status Child::start() {
                                made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""), 125,
                    made.error == EAGAIN ? EAGAIN : 0);
   numbers_.set(kMapperSocket);
-  if (!mapper.wait(kRounds, Patience(*this)))
+  if (!answered(mapper))
     return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
   // Either the guest's processes of this VMM all have the vDSO, or none has it, as its addresses pass from one to the other.
   const std::int64_t vdso_result = first.map_vdso ? mapper.result(first.map_vdso) : -ENOSYS;
@@ -274,6 +296,8 @@ bool Child::patient(unsigned& silent) {
 
 // --- the mapper ---
 
+bool Child::answered(const Context& context) { return context.look(kLook).answered || context.sleep(Patience(*this)); }
+
 std::expected<void, int> Child::ask(std::span<const Command> commands) {
   const Context mapper = context(kMapper);
   while (!commands.empty()) {
@@ -281,7 +305,7 @@ std::expected<void, int> Child::ask(std::span<const Command> commands) {
     if (ended_.load(std::memory_order_relaxed)) return std::unexpected(ESRCH);
     mapper.prepare(part, Then::Answer);
     mapper.go();
-    if (!mapper.wait(kRounds, Patience(*this))) return std::unexpected(ESRCH);
+    if (!answered(mapper)) return std::unexpected(ESRCH);
     for (std::size_t i = 0; i < part.size(); ++i)
       if (const std::int64_t r = mapper.result(i); r < 0 && r > -4096) return std::unexpected(static_cast<int>(-r));
     commands = commands.subspan(part.size());
@@ -294,17 +318,19 @@ std::expected<void, int> Child::carry_out(std::span<const Command> commands) {
   return ask(commands);
 }
 
+std::optional<int> Child::free_number(int from) const {
+  const int end = static_cast<int>(std::min<rlim_t>(descriptor_limit(), numbers_.size()));
+  while (from < end && numbers_.test(from)) ++from;
+  return from < end ? std::optional(from) : std::nullopt;
+}
+
 std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<const int> descriptors) {
   std::lock_guard guard(mapper_lock_);
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);  // the process's is the same
-  const int end = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, numbers_.size()));
   std::array<int, kMostGiven> numbers{};
-  int next = 0;
-  for (std::size_t i = 0; i < descriptors.size(); ++i, ++next) {
-    while (next < end && numbers_.test(next)) ++next;
-    if (next >= end) return std::unexpected(EMFILE);
-    numbers[i] = next;
+  for (std::size_t i = 0; i < descriptors.size(); ++i) {
+    const auto number = free_number(i == 0 ? 0 : numbers[i - 1] + 1);
+    if (!number) return std::unexpected(EMFILE);
+    numbers[i] = *number;
   }
   char byte = 0;
   iovec piece{&byte, 1};
@@ -355,7 +381,37 @@ std::expected<void, int> Child::take_all_back(std::span<const Command> then) {
   return ask(commands);
 }
 
-std::expected<int, int> Child::make_thread(unsigned number) {
+std::expected<Listener, int> Child::fetch_listener(int number) {
+  const Context mapper = context(kMapper);
+  struct {
+    msghdr message;
+    iovec piece;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control;
+  } data{};
+  static_assert(sizeof data <= RAMET_TOLD_SIZE - TOLD_DATA);
+  const auto there = [&](std::size_t offset) { return reinterpret_cast<void*>(mapper.data_at() + offset); };
+  data.message.msg_iov = static_cast<iovec*>(there(offsetof(decltype(data), piece)));
+  data.message.msg_iovlen = 1;
+  data.message.msg_control = there(offsetof(decltype(data), control));
+  data.message.msg_controllen = sizeof data.control;
+  data.piece = {there(0), 1};
+  auto* const header = reinterpret_cast<cmsghdr*>(data.control.data());
+  header->cmsg_len = CMSG_LEN(sizeof number), header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS;
+  std::memcpy(CMSG_DATA(header), &number, sizeof number);
+  std::memcpy(mapper.data().data(), &data, sizeof data);
+  const Command commands[] = {{SYS_sendmsg, {kMapperSocket, kMapperMessage, 0}}, {SYS_close, {static_cast<std::uint64_t>(number)}}};
+  if (auto done = ask(commands); !done) return std::unexpected(done.error());
+  const int listener = received(socket_);
+  // Without one futexes do, and others need descriptors more.
+  if (listener >= 0 && static_cast<rlim_t>(listener) >= descriptor_limit() / 2) {
+    ::close(listener);
+    return Listener();
+  }
+  return listener >= 0 ? Listener(listener) : Listener();
+}
+
+std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
+  std::lock_guard guard(mapper_lock_);
   const Context c = context(number);
   struct {
     stack_t stack;
@@ -368,27 +424,32 @@ std::expected<int, int> Child::make_thread(unsigned number) {
   constexpr unsigned long kFsgsbase = 2;  // HWCAP2_FSGSBASE
   if ((::getauxval(AT_HWCAP2) & kFsgsbase) != 0) c.tell_bases();
   c.spin(kGuestRounds);
+  const auto listener = free_number();
+  constexpr std::size_t kFilter = 2;
   const Command begin[] = {
       {SYS_sigaltstack, {c.data_at(), 0}},
       {SYS_rt_sigprocmask, {SIG_SETMASK, c.data_at() + offsetof(decltype(data), no_signals), 0, 8}},
-      {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, filters_at() + kVcpuProgram}},
+      {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW | (listener ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0),
+                     filters_at() + kVcpuProgram}},
       {RAMET_FIRST_TRAP, {}},
   };
   c.prepare(begin, Then::Guest);
   c.go();
   const Command clone{SYS_clone, {thread_flags(), c.said_at() + 8}};
-  std::lock_guard guard(mapper_lock_);
   if (threads_.load(std::memory_order_relaxed) == 0) before_threads_ = time_of_all();
   if (auto made = ask({&clone, 1}); !made) return std::unexpected(made.error());
   threads_.fetch_add(1, std::memory_order_release);
   const auto thread = static_cast<int>(context(kMapper).result(0));
-  if (!c.wait(kRounds, Patience(*this))) return std::unexpected(ESRCH);
+  if (!answered(c)) return std::unexpected(ESRCH);
   for (std::size_t i = 0; i + 1 < std::size(begin); ++i) {
-    if (c.result(i) >= 0) continue;
+    if (c.result(i) >= 0 && (i != kFilter || !listener || c.result(i) == *listener)) continue;
     kill();  // it must not run without its filter
     return std::unexpected(ESRCH);
   }
-  return thread;
+  if (!listener) return Thread{.id = thread, .listener = {}};
+  auto fetched = fetch_listener(*listener);
+  if (!fetched && fetched.error() == ESRCH) return std::unexpected(ESRCH);
+  return Thread{.id = thread, .listener = fetched ? std::move(*fetched) : Listener()};
 }
 
 }  // namespace ramet::vmm::process

@@ -12,6 +12,7 @@
 #include <expected>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 
 #include "arch/vdso.hpp"
@@ -41,8 +42,13 @@ class Child final : public Mapper {
   std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
   std::expected<void, int> take_back(int number) override;
   std::expected<void, int> take_all_back(std::span<const Command> then) override;
-  // A thread that stands in its first trap, in the context of that number, which had none. Its id. Errors as of carry_out().
-  std::expected<int, int> make_thread(unsigned number);
+  // A thread that stands in its first trap, in the context of that number, which had none. Its listener is not usable where
+  // descriptors are few. Errors as of carry_out().
+  struct Thread {
+    int id = -1;
+    Listener listener;
+  };
+  std::expected<Thread, int> make_thread(unsigned number);
 
   // Where the host's vDSO is in it; all 0: it is not, as the host has none, or does not map it where it is asked to.
   const arch::VdsoFunctions& vdso() const { return vdso_; }
@@ -85,7 +91,12 @@ class Child final : public Mapper {
  private:
   Child() = default;
   Status start();
-  std::expected<void, int> ask(std::span<const Command>);  // mapper_lock_ held
+  // Waits for that. False: the process has ended, or was killed for not answering.
+  bool answered(const Context&);
+  // With mapper_lock_ held:
+  std::expected<void, int> ask(std::span<const Command>);
+  std::optional<int> free_number(int from = 0) const;  // of a descriptor there, the lowest from there on
+  std::expected<Listener, int> fetch_listener(int number);  // which is then no longer in use there
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
 

@@ -5,10 +5,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cassert>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 namespace ramet::vmm::process {
 namespace {
@@ -46,8 +48,13 @@ void Context::prepare(std::span<const Command> commands, Then then) const {
   put(told_, TOLD_THEN, static_cast<std::uint32_t>(then));
 }
 
+void Context::listen() const {
+  if (listener_ && listener_->usable()) word(told_, TOLD_SLEEPS).store(TOLD_SLEEPS_ON_LISTENER, std::memory_order_relaxed);
+}
+
 std::uint32_t Context::go() const {
   const std::uint32_t number = word(told_, TOLD_GO).fetch_add(1, std::memory_order_seq_cst) + 1;
+  if (listener_ && listener_->reply()) return number;
   if (word(said_, SAID_SLEEPS).load(std::memory_order_seq_cst) != 0) futex(told_, TOLD_GO, FUTEX_WAKE, 1, nullptr);
   return number;
 }
@@ -60,28 +67,54 @@ bool Context::applied(std::uint32_t number) const {
   return static_cast<std::int32_t>(word(said_, SAID_APPLIED).load(std::memory_order_seq_cst) - number) >= 0;
 }
 
-bool Context::wait(std::uint32_t rounds, const std::function<bool()>& patient) const {
+Context::Looked Context::look(std::chrono::nanoseconds limit) const {
+  constexpr std::chrono::microseconds kDisplaced{10};  // far longer than a round takes
   const std::uint32_t number = newest();
-  for (; rounds > 0; --rounds) {
-    if (answered(number)) return true;
-    __builtin_ia32_pause();
+  if (answered(number)) return {.answered = true, .at_once = true};
+  auto now = std::chrono::steady_clock::now();
+  const auto end = now + limit;
+  for (Looked looked;;) {
+    for (unsigned i = 0; i < 8 && !looked.answered; ++i) {
+      looked.answered = answered(number);
+      __builtin_ia32_pause();
+    }
+    const auto before = std::exchange(now, std::chrono::steady_clock::now());
+    if (now - before > kDisplaced) looked.displaced += now - before;
+    if (looked.answered || now >= end) return looked;
   }
-  auto done = word(said_, SAID_DONE);
-  word(told_, TOLD_SLEEPS).store(1, std::memory_order_seq_cst);
+}
+
+bool Context::sleep(const std::function<bool()>& patient) const {
+  const std::uint32_t number = newest();
+  const auto sleeps = word(told_, TOLD_SLEEPS);
+  // After listen() the thread hands over, whenever it answers, and that is waited for. Else this sleep is news to it.
+  const bool listens = sleeps.load(std::memory_order_relaxed) == TOLD_SLEEPS_ON_LISTENER;
+  if (!listens) sleeps.store(TOLD_SLEEPS_ON_FUTEX, std::memory_order_seq_cst);
+  const auto over = [&] { return answered(number) && (!listens || listener_->pending()); };
   bool go_on = true;
   // By the clock: the process may wake us, or write that word, as often as it likes.
   constexpr std::chrono::milliseconds kSlice{100};
   auto next = std::chrono::steady_clock::now() + kSlice;
-  for (std::uint32_t seen; (seen = done.load(std::memory_order_seq_cst)) != number && go_on;) {
-    constexpr timespec kTimeout{0, std::chrono::nanoseconds(kSlice).count()};
-    futex(said_, SAID_DONE, FUTEX_WAIT, seen, &kTimeout);
-    if (const auto now = std::chrono::steady_clock::now(); now >= next) {
+  // A thread that did not hear of a reply waits for another one: that is looked for now and then, soon at first.
+  const bool unheard = !listens && listener_ && listener_->used();
+  for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on; slice = std::min(2 * slice, kSlice)) {
+    bool gone = false;
+    if (listens) {
+      listener_->reply();  // to what was no answer
+      gone = listener_->wait(kSlice) == Listener::Heard::Gone;
+    } else {
+      const timespec timeout{0, std::chrono::nanoseconds(slice).count()};
+      const std::uint32_t seen = word(said_, SAID_DONE).load(std::memory_order_seq_cst);
+      if (seen != number) futex(said_, SAID_DONE, FUTEX_WAIT, seen, &timeout);
+      if (unheard && listener_->wait(std::chrono::milliseconds(0)) == Listener::Heard::Thread) listener_->reply();
+    }
+    if (const auto now = std::chrono::steady_clock::now(); gone || now >= next) {
       next = now + kSlice;
       go_on = patient();
     }
   }
-  word(told_, TOLD_SLEEPS).store(0, std::memory_order_seq_cst);
-  return answered(number);
+  sleeps.store(0, std::memory_order_seq_cst);
+  return over();
 }
 
 std::int64_t Context::result(std::size_t command) const {

@@ -2,12 +2,14 @@
 // arch/x86_64/host/process_layout.h). The process may write anything into what it says, at any time.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
 
 #include "arch/x86_64/host/process_layout.h"
+#include "vmm/process/listener.hpp"
 
 namespace ramet::vmm::process {
 
@@ -30,6 +32,9 @@ class Context {
       : told_(contexts + std::size_t{number} * RAMET_TOLD_SIZE),
         said_(contexts + std::size_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE + std::size_t{number} * RAMET_SAID_SIZE), number_(number) {}
 
+  // The thread's, which outlives the context.
+  void set_listener(Listener& listener) { listener_ = &listener; }
+
   // Where the process sees them.
   std::uint64_t told_at() const { return RAMET_TOLD + std::uint64_t{number_} * RAMET_TOLD_SIZE; }
   std::uint64_t said_at() const { return RAMET_SAID + std::uint64_t{number_} * RAMET_SAID_SIZE; }
@@ -46,20 +51,29 @@ class Context {
   std::uint64_t gs_base() const;
   // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is answered.
   void prepare(std::span<const Command>, Then) const;
+  // The answer to the next list will be slept for on the listener, if there is one. Before go(): it may come at once.
+  void listen() const;
   // Lets the thread go on with it. Returns its number.
   std::uint32_t go() const;
   std::uint32_t newest() const;
   bool answered(std::uint32_t number) const;
   // Whether the commands of that list, or of a later one, have been carried out, as the process says.
   bool applied(std::uint32_t number) const;
-  // Waits until the newest list is answered. After `rounds` of looking it sleeps; `patient` is asked about ten times a
-  // second whether to go on. False: no.
-  bool wait(std::uint32_t rounds, const std::function<bool()>& patient) const;
+  // Both wait until the newest list is answered. The first looks all the time, no longer than that.
+  struct Looked {
+    bool answered = false;
+    bool at_once = false;                     // before it looked: the answer came while this thread had no processor
+    std::chrono::nanoseconds displaced{};     // how long another thread had its processor meanwhile
+  };
+  Looked look(std::chrono::nanoseconds) const;
+  // Sleeps; `patient` is asked about ten times a second whether to go on. False: not answered.
+  bool sleep(const std::function<bool()>& patient) const;
   std::int64_t result(std::size_t command) const;
 
  private:
   std::byte *told_ = nullptr, *said_ = nullptr;
   unsigned number_ = 0;
+  Listener* listener_ = nullptr;
 };
 
 }  // namespace ramet::vmm::process

@@ -112,11 +112,11 @@ Status ProcessMachine::move_on() {
   std::lock_guard no_more_vcpus(creating_lock_);
   auto fresh = Child::create();
   if (!fresh) return std::unexpected(fresh.error());
-  std::vector<int> threads;
+  std::vector<Child::Thread> threads;
   for (unsigned number = 1; number <= vcpus_.size(); ++number) {
-    const auto thread = (*fresh)->make_thread(number);
+    auto thread = (*fresh)->make_thread(number);
     if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
-    threads.push_back(*thread);
+    threads.push_back(std::move(*thread));
   }
   auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity_);
   mirror->expect(touched());
@@ -127,7 +127,7 @@ Status ProcessMachine::move_on() {
     std::lock_guard replacing(here_);
     const Mirror::Counts counts = mirror_->counts();
     past_.fills += counts.fills, past_.refills += counts.refills, past_.evictions += counts.evictions;
-    for (std::size_t i = 0; i < vcpus_.size(); ++i) vcpus_[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, threads[i]);
+    for (std::size_t i = 0; i < vcpus_.size(); ++i) vcpus_[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, std::move(threads[i]));
     mirror_ = std::move(mirror);
     child_ = std::move(*fresh);  // the other one has ended
   }
@@ -141,11 +141,11 @@ std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
   std::lock_guard one_at_a_time(creating_lock_);
   const auto number = static_cast<unsigned>(vcpus_.size()) + 1;
   if (number > Child::kMostThreads) return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
-  const auto thread = child_->make_thread(number);
+  auto thread = child_->make_thread(number);
   if (!thread)
     return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())), 125,
                    thread.error() == EAGAIN ? EAGAIN : 0);
-  auto vcpu = std::make_unique<ProcessVcpu>(*this, number, *thread);
+  auto vcpu = std::make_unique<ProcessVcpu>(*this, number, std::move(*thread));
   std::lock_guard hold(vcpus_lock_);
   return vcpus_.emplace_back(std::move(vcpu)).get();
 }

@@ -40,13 +40,13 @@ void FilterBuilder::pointer_in(std::uint64_t start, std::uint64_t bytes) {
   trap();
 }
 
-void FilterBuilder::allow(long number, const std::function<void()>& checks) {
+void FilterBuilder::allow(long number, const std::function<void()>& checks, std::uint32_t what) {
   load(offsetof(seccomp_data, nr));
   jump(BPF_JEQ | BPF_K, static_cast<std::uint32_t>(number), 1, 0);
   const std::size_t skip = program_.size();
   add(BPF_JMP | BPF_JA, 0);
   checks();
-  add(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  add(BPF_RET | BPF_K, what);
   program_[skip].k = static_cast<std::uint32_t>(program_.size() - skip - 1);
 }
 
@@ -135,8 +135,9 @@ void from_the_stub(FilterBuilder& f) {
   f.pointer_in(RAMET_STUB_TEXT, 0x1000);
 }
 
-// Hand-over to the VMM, and back into guest code.
-void allow_running(FilterBuilder& f) {
+// Hand-over to the VMM, and back into guest code. `hand_over`: what is done with RAMET_HAND_OVER. Of all filters that a thread
+// has the least permissive one decides: the mapper's lets it pass to that of the threads that inherit it.
+void allow_running(FilterBuilder& f, std::uint32_t hand_over) {
   constexpr std::uint64_t kEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
   f.allow(SYS_rt_sigreturn);
   f.allow(SYS_futex, [&] {
@@ -150,6 +151,7 @@ void allow_running(FilterBuilder& f) {
     f.one_of(0, {kSetGs, kSetFs});
     f.below(1, RAMET_USER_END);
   });
+  f.allow(RAMET_HAND_OVER, [] {}, hand_over);
 }
 
 // Mappings of the process's own files, below the guest's end, never writable and executable.
@@ -172,10 +174,15 @@ void allow_mapping(FilterBuilder& f) {
 FilterBuilder::Program mapper_filter() {
   FilterBuilder f;
   from_the_stub(f);
-  allow_running(f);
+  allow_running(f, SECCOMP_RET_ALLOW);
   allow_mapping(f);
   f.allow(SYS_clone, [&] { f.is(0, thread_flags()); });
   f.allow(SYS_recvmsg, [&] { f.is(0, kMapperSocket); });
+  f.allow(SYS_sendmsg, [&] {
+    f.is(0, kMapperSocket);
+    f.is(1, kMapperMessage);
+    f.is(2, 0);
+  });
   f.allow(SYS_close);
   f.allow(SYS_close_range, [&] { f.is(2, 0); });
   // What a new thread does before it has a filter of its own.
@@ -183,7 +190,7 @@ FilterBuilder::Program mapper_filter() {
   f.allow(SYS_rt_sigprocmask);
   f.allow(SYS_seccomp, [&] {
     f.is(0, SECCOMP_SET_MODE_FILTER);
-    f.is(1, SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    f.one_of(1, {SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_SPEC_ALLOW | SECCOMP_FILTER_FLAG_NEW_LISTENER});
   });
   return f.take();
 }
@@ -191,7 +198,7 @@ FilterBuilder::Program mapper_filter() {
 FilterBuilder::Program vcpu_filter() {
   FilterBuilder f;
   from_the_stub(f);
-  allow_running(f);
+  allow_running(f, SECCOMP_RET_USER_NOTIF);
   allow_mapping(f);
   return f.take();
 }

@@ -4,11 +4,14 @@
 #pragma once
 
 #include <linux/filter.h>
+#include <linux/seccomp.h>
 
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
 #include <vector>
+
+#include "arch/x86_64/host/process_layout.h"
 
 namespace ramet::vmm::process {
 
@@ -19,8 +22,8 @@ class FilterBuilder {
 
   void architecture_is(std::uint32_t audit_architecture);
   void pointer_in(std::uint64_t start, std::uint64_t bytes);  // of the instruction; in one 4 GiB
-  // Of that call, `checks` decide, and nothing else.
-  void allow(long number, const std::function<void()>& checks = [] {});
+  // Of that call, `checks` decide, and nothing else. `what`: happens to those that pass.
+  void allow(long number, const std::function<void()>& checks = [] {}, std::uint32_t what = SECCOMP_RET_ALLOW);
   // Of an argument.
   void is(unsigned argument, std::uint64_t value);
   void one_of(unsigned argument, std::initializer_list<std::uint32_t> values);
@@ -47,6 +50,8 @@ FilterBuilder::Program vcpu_filter();
 
 // How the mapper makes a thread: flags of clone(2).
 std::uint64_t thread_flags();
-inline constexpr int kMapperSocket = 5;  // its descriptor for what it receives
+inline constexpr int kMapperSocket = 5;  // its descriptor for what it is given, and for listeners that it gives
+// Where the message with a listener lies: the process cannot write there.
+inline constexpr std::uint64_t kMapperMessage = RAMET_TOLD + TOLD_DATA;
 
 }  // namespace ramet::vmm::process

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <thread>
 
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/fault_signal.hpp"
@@ -23,14 +22,6 @@ namespace {
 
 constexpr std::uint64_t kSetGs = 0x1001, kSetFs = 0x1002;  // of arch_prctl
 constexpr unsigned kMostRefusals = 3;
-
-// Guest threads in guest code, of all machines in this process: whoever waits for one spins only while processors are left.
-std::atomic<unsigned> running{0};
-
-std::uint32_t rounds() {
-  static const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
-  return running.load(std::memory_order_relaxed) < processors ? 2000 : 50;
-}
 
 Exit broken(std::string why) {
   Exit e;
@@ -52,9 +43,10 @@ Exit signal(int sig, int code, mm::Gva address, std::uint32_t trap, std::uint64_
 
 }  // namespace
 
-ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, int thread)
-    : machine_(machine), thread_(thread), who_(machine.child_->who(thread)) {
+ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, Child::Thread thread)
+    : machine_(machine), listener_(std::move(thread.listener)), thread_(thread.id), who_(machine.child_->who(thread_)) {
   slot_.context = machine.child_->context(number);
+  slot_.context.set_listener(listener_);
   frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
   machine_.mirror_->add(slot_);
   reset_fp();
@@ -82,23 +74,25 @@ std::unique_lock<std::mutex> ProcessVcpu::come_out() {
   return std::unique_lock(staying_);  // it has so long as everybody who is kicked
 }
 
-void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, int thread) {
+void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::Thread thread) {
   if (frame_ && !fp_) x86::read_host_fp(slot_.context.said(), *frame_, fp_.emplace());
   used_in_others_ += machine_.child_->time_of(thread_).count();
   machine_.mirror_->remove(slot_);
+  listener_ = std::move(thread.listener);
   slot_.context = child.context(number);
+  slot_.context.set_listener(listener_);
   slot_.list = 0;
   slot_.changes.clear();
   slot_.settling = false;
   // Without a frame its process was found to have ended, and the guest ends as well.
   if (frame_) frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
   bases_changed_ = true;
-  thread_ = thread;
-  who_.store(child.who(thread), std::memory_order_relaxed);
+  thread_ = thread.id;
+  who_.store(child.who(thread_), std::memory_order_relaxed);
   mirror.add(slot_);
   // The host has accepted the same before.
-  if (nice_) child.set_nice(thread, *nice_);
-  if (!affinity_.empty()) child.bind(thread, affinity_);
+  if (nice_) child.set_nice(thread_, *nice_);
+  if (!affinity_.empty()) child.bind(thread_, affinity_);
 }
 
 // --- the thread, as the host schedules it ---
@@ -171,6 +165,8 @@ Exit ProcessVcpu::enter_and_wait() {
   if (fp_) x86::write_host_fp(said, *frame_, *fp_);
   fp_.reset();
   frame_.reset();
+  const Pace::Wait how = pace_.next();
+  if (how == Pace::Wait::Listen) slot_.context.listen();
   const auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands));
   if (!entered) {
     if (entered.error() == ESRCH) return gone();
@@ -179,12 +175,14 @@ Exit ProcessVcpu::enter_and_wait() {
   }
   const auto wanted = [&] { return kicked_.load(std::memory_order_seq_cst) || machine_.moving_.load(std::memory_order_seq_cst); };
   if (wanted()) Child::signal(machine_.child_->who(thread_), kick_signal());  // since take_kick(); pairs with kick() and come_out()
-  running.fetch_add(1, std::memory_order_relaxed);
   // Guest code takes as long as it likes, but whoever is kicked has to come.
   Child::Patience endless(*machine_.child_, false), limited(*machine_.child_);
-  const bool answered =
-      slot_.context.wait(rounds(), [&] { return wanted() ? limited() : endless(); });
-  running.fetch_sub(1, std::memory_order_relaxed);
+  Context::Looked looked{};
+  if (how == Pace::Wait::Look) {
+    looked = slot_.context.look(Pace::kLook);
+    pace_.looked(looked);
+  }
+  const bool answered = looked.answered || slot_.context.sleep([&] { return wanted() ? limited() : endless(); });
   slot_.inside.store(false, std::memory_order_release);
   if (!answered) return gone();
   if (const auto command = *entered; !command || slot_.context.result(*command) >= 0) {

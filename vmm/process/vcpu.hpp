@@ -11,13 +11,14 @@
 #include "arch/x86_64/host/process_frame.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/machine.hpp"
+#include "vmm/process/pace.hpp"
 
 namespace ramet::vmm::process {
 
 class ProcessVcpu final : public Vcpu {
  public:
   // The thread exists, in the context of that number.
-  ProcessVcpu(ProcessMachine& machine, unsigned number, int thread);
+  ProcessVcpu(ProcessMachine& machine, unsigned number, Child::Thread thread);
   ~ProcessVcpu() override;
 
   UserRegs& regs() override { return regs_; }
@@ -48,7 +49,7 @@ class ProcessVcpu final : public Vcpu {
   // Comes out of guest code, if it is there; while the lock is held it does not go back.
   std::unique_lock<std::mutex> come_out();
   // It goes on there, in that new thread. With that lock, and with here_.
-  void move_to(Child&, Mirror&, unsigned number, int thread);
+  void move_to(Child&, Mirror&, unsigned number, Child::Thread thread);
 
  private:
   Exit enter_and_wait();
@@ -59,6 +60,8 @@ class ProcessVcpu final : public Vcpu {
   // Held by run() from before it enters guest code until it knows what came back, and wherever what follows is used: it
   // keeps the vCPU in its process.
   std::mutex staying_;
+  Listener listener_;
+  Pace pace_;
   Mirror::Slot slot_;
   int thread_;
   std::atomic<Child::Who> who_;      // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well

@@ -19,7 +19,9 @@
 
 /* told */
 #define TOLD_GO 0     /* u32: number of the newest command list */
-#define TOLD_SLEEPS 4 /* u32: the VMM sleeps until the list is answered: wake it */
+#define TOLD_SLEEPS 4 /* u32: the VMM sleeps until the list is answered: wake it, in one of these ways */
+#define TOLD_SLEEPS_ON_FUTEX 1
+#define TOLD_SLEEPS_ON_LISTENER 2 /* by RAMET_HAND_OVER */
 #define TOLD_SPIN 8   /* u32: rounds to look for the next list before sleeping */
 #define TOLD_COUNT 12 /* u32: commands in the list */
 #define TOLD_THEN 16  /* u32: what follows the commands: 0 the guest's code (rt_sigreturn), 1 the answer at once */
@@ -41,5 +43,7 @@
 
 /* A call that no kernel has: a thread's filter turns it into its first trap. */
 #define RAMET_FIRST_TRAP 0x7abd
+/* Another: the VMM hears of it by the listener of the thread's filter, and its reply lets the thread go on. */
+#define RAMET_HAND_OVER 0x7abe
 
 #endif

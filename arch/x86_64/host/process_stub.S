@@ -82,9 +82,15 @@ ramet_process_stub_handler:
 
 answer:	mov	%r15d, %eax
 	xchg	%eax, SAID_DONE(%rbx)         // a full barrier: then look whether the VMM sleeps
-	cmpl	$0, TOLD_SLEEPS(%r13)
-	je	1f
-	lea	SAID_DONE(%rbx), %rdi
+	mov	TOLD_SLEEPS(%r13), %eax
+	test	%eax, %eax
+	jz	1f
+	cmp	$TOLD_SLEEPS_ON_LISTENER, %eax
+	jne	6f
+	mov	$RAMET_HAND_OVER, %eax        // wakes it and sleeps, in one; the next list may be there afterwards, or come
+	syscall
+	jmp	1f
+6:	lea	SAID_DONE(%rbx), %rdi
 	mov	$FUTEX_WAKE, %esi
 	mov	$1, %edx
 	xor	%r10d, %r10d
