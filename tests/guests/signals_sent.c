@@ -1,8 +1,10 @@
 // Signals that somebody sends: masks, queues, timers, waiting for them, and interrupted calls.
 #define _GNU_SOURCE
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -138,6 +140,26 @@ static void restart(void) {
   puts("read() restarted with SA_RESTART, EINTR without");
 }
 
+// A signal that is pending as a transfer begins does not end one that need not wait.
+static void ready(void) {
+  install(SIGALRM, 0);
+  count = 0;
+  const struct itimerval often = {.it_interval = {.tv_usec = 200}, .it_value = {.tv_usec = 200}}, off = {0};
+  int pair[2], ends[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pipe(ends) == 0);
+  struct pollfd other = {.fd = pair[1], .events = POLLIN};
+  CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+  char byte = 'r';
+  for (int i = 0; i < 2000 || (count < 20 && i < 2000000); ++i) {
+    CHECK(write(ends[1], &byte, 1) == 1 && read(ends[0], &byte, 1) == 1);
+    CHECK(write(pair[0], &byte, 1) == 1 && poll(&other, 1, -1) == 1 && read(pair[1], &byte, 1) == 1);
+    CHECK(send(pair[0], &byte, 1, 0) == 1 && recv(pair[1], &byte, 1, 0) == 1);
+  }
+  CHECK(setitimer(ITIMER_REAL, &off, NULL) == 0 && count >= 20);
+  CHECK(close(pair[0]) == 0 && close(pair[1]) == 0 && close(ends[0]) == 0 && close(ends[1]) == 0);
+  puts("what need not wait is not interrupted");
+}
+
 static void timers(void) {
   install(SIGALRM, 0);
   count = 0;
@@ -243,6 +265,7 @@ int main(void) {
   masks();
   synchronous();
   restart();
+  ready();
   timers();
   preemption();
   nested();

@@ -382,7 +382,8 @@ int main(int argc, char** argv) {
   char line[64];
   int n = std::snprintf(line, sizeof line, "survived %llu calls\n", static_cast<unsigned long long>(done));
   if (style != Style::Extreme) std::fprintf(stderr, "wild: %llu of them failed\n", static_cast<unsigned long long>(failed));
-  // Its output may be gone: a call can have shut it down. The status tells as well.
+  // Its output may be gone: a call can have shut it down. The status tells as well. And a call may have let it wait no longer.
+  fcntl(kOut, F_SETFL, 0);
   (void)!write(kOut, line, static_cast<std::size_t>(n));
   for (ssize_t got = 1; got > 0 || (got < 0 && errno == EINTR);) got = read(kIn, line, sizeof line);
   return status;

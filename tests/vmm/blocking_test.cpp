@@ -2,9 +2,14 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <random>
@@ -54,6 +59,76 @@ TEST(Blocking, AnInterruptionThatCameBeforeEndsTheWaitBeforeItTakesEffect) {
   interruption.clear();
   EXPECT_EQ(pipe.read(interruption, c), 1);  // the byte was not taken
   EXPECT_EQ(c, 'x');
+}
+
+std::uint64_t word(int n) { return static_cast<std::uint64_t>(n); }
+std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
+
+TEST(Blocking, WhatNeedNotWaitIsNotInterrupted) {
+  install_kick_signal();
+  Interruption interruption;
+  interruption.set();
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  Pipe pipe;
+  char c = 'y';
+  iovec piece{&c, 1};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  for (const auto& [in, out] : {std::pair{pipe.ends[0], pipe.ends[1]}, std::pair{pair[1], pair[0]}}) {
+    EXPECT_EQ(interruption.wait(SYS_preadv2, {word(in), word(&piece), 1, ~0ull, ~0ull, 0}), -EINTR);
+    EXPECT_EQ(interruption.wait(SYS_pwritev2, {word(out), word(&piece), 1, ~0ull, ~0ull, 0}), 1);
+    EXPECT_EQ(interruption.wait(SYS_preadv2, {word(in), word(&piece), 1, ~0ull, ~0ull, 0}), 1);
+  }
+  EXPECT_EQ(interruption.wait(SYS_recvmsg, {word(pair[1]), word(&message), 0}), -EINTR);
+  EXPECT_EQ(interruption.wait(SYS_sendmsg, {word(pair[0]), word(&message), 0}), 1);
+
+  pollfd one{.fd = pair[1], .events = POLLIN, .revents = 0};
+  epoll_event event{.events = EPOLLIN, .data = {}};
+  const int set = epoll_create1(EPOLL_CLOEXEC);
+  ASSERT_EQ(epoll_ctl(set, EPOLL_CTL_ADD, pair[1], &event), 0);
+  EXPECT_EQ(interruption.wait(SYS_ppoll, {word(&one), 1, 0, 0, 8}), 1);
+  EXPECT_EQ(interruption.wait(SYS_epoll_pwait, {word(set), word(&event), 1, ~0ull, 0, 8}), 1);
+  EXPECT_EQ(interruption.wait(SYS_recvmsg, {word(pair[1]), word(&message), 0}), 1);
+  EXPECT_EQ(interruption.wait(SYS_ppoll, {word(&one), 1, 0, 0, 8}), -EINTR);
+  EXPECT_EQ(interruption.wait(SYS_epoll_pwait, {word(set), word(&event), 1, ~0ull, 0, 8}), -EINTR);
+
+  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+  ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&name), sizeof name.sun_family), 0);  // a name that is nobody else's
+  socklen_t length = sizeof name;
+  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&name), &length), 0);
+  ASSERT_EQ(listen(listener, 1), 0);
+  EXPECT_EQ(interruption.wait(SYS_accept4, {word(listener), 0, 0, SOCK_CLOEXEC}), -EINTR);
+  ASSERT_EQ(connect(client, reinterpret_cast<const sockaddr*>(&name), length), 0);
+  const auto accepted = interruption.wait(SYS_accept4, {word(listener), 0, 0, SOCK_CLOEXEC});
+  EXPECT_GE(accepted, 0);
+  for (int fd : {pair[0], pair[1], set, listener, client, static_cast<int>(accepted)}) close(fd);
+}
+
+// Were it not kicked once more it would wait for ever.
+TEST(Blocking, WhatMustWaitForTheRestIsInterruptedThen) {
+  install_kick_signal();
+  Interruption interruption;
+  interruption.set();
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  ASSERT_EQ(write(pair[0], "x", 1), 1);
+  char two[2];
+  iovec whole{two, 2};
+  msghdr message{};
+  message.msg_iov = &whole;
+  message.msg_iovlen = 1;
+  EXPECT_EQ(interruption.wait(SYS_recvmsg, {word(pair[1]), word(&message), MSG_WAITALL}), 1);
+  Pipe pipe;
+  std::array<char, 1 << 18> much{};
+  iovec piece{much.data(), much.size()};
+  const auto written = interruption.wait(SYS_pwritev2, {word(pipe.ends[1]), word(&piece), 1, ~0ull, ~0ull, 0});
+  EXPECT_GT(written, 0);
+  EXPECT_LT(written, static_cast<std::int64_t>(much.size()));
+  EXPECT_EQ(interruption.wait(SYS_pwritev2, {word(pipe.ends[1]), word(&piece), 1, ~0ull, ~0ull, 0}), -EINTR);
+  close(pair[0]), close(pair[1]);
 }
 
 TEST(Blocking, NoInterruptionIsLostWhereverItFallsAroundTheStartOfAWait) {

@@ -25,10 +25,14 @@ class Interruption {
   // The owner is in a wait() just now, or was. For people: it pairs with nothing.
   bool waiting() const { return waiting_.load(std::memory_order_relaxed); }
 
-  // The owner only. Result of the host call or -errno; -EINTR only if raised.
+  // The owner only. Result of the host call or -errno; -EINTR only if raised, and, as on Linux, not if it is a call upon
+  // files that need not wait: what is there is read, and what there is room for is written.
   std::int64_t wait(long number, const std::array<std::uint64_t, 6>& arguments);
 
  private:
+  // The same call, once it was interrupted.
+  std::int64_t at_once(long number, std::array<std::uint64_t, 6> arguments);
+
   // word_ and waiting_ are each stored by one side and then loaded by the other (Dekker), hence seq_cst:
   // raise() stores word_ and loads waiting_, wait() stores waiting_ and its system call's stub loads word_.
   std::atomic<std::uint32_t> word_{0};

@@ -2,9 +2,10 @@
 // check that the interruption is meant for this thread.
         .text
         .globl  ramet_interruptible_syscall, ramet_interruptible_begin
-        .globl  ramet_interruptible_end, ramet_interruptible_abort
+        .globl  ramet_interruptible_end, ramet_interruptible_abort, ramet_interruptible_again
         .type   ramet_interruptible_syscall, @function
-ramet_interruptible_syscall:
+        .type   ramet_interruptible_again, @function
+        .macro  enter
         .cfi_startproc
         endbr64
         pushq   %rbx
@@ -18,10 +19,19 @@ ramet_interruptible_syscall:
         movq    32(%rdx), %r8
         movq    40(%rdx), %r9
         movq    16(%rdx), %rdx
+        .endm
+ramet_interruptible_again:
+        enter
+        jmp     0f
+        .cfi_endproc
+        .size   ramet_interruptible_again, . - ramet_interruptible_again
+
+ramet_interruptible_syscall:
+        enter
 ramet_interruptible_begin:
         cmpl    $0, (%rbx)
         jne     ramet_interruptible_abort
-        syscall
+0:      syscall
 ramet_interruptible_end:
         popq    %rbx
         .cfi_remember_state
