@@ -45,6 +45,7 @@ vmm::Share parse_dir(std::string text) {
 void add_run_options(CLI::App& command, RunSettings& settings) {
   command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none")
       ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
+  command.add_flag("--hardened", settings.hardened, "process machine: no thread that runs guest code may map memory (slower faults)");
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
       ->capture_default_str();
   command.add_option("--timeout", settings.timeout, "stop the guest after this time, such as 10s; status 124");
@@ -76,6 +77,9 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   Prepared prepared;
   if (options.machine == "kvm") prepared.machine.kind = vmm::MachineChoice::Kind::Kvm;
   if (options.machine == "process") prepared.machine.kind = vmm::MachineChoice::Kind::Process;
+  prepared.machine.hardened = options.hardened;
+  if (options.hardened && options.machine == "kvm")
+    return vmm::failure("--hardened is of the process machine; leave it out, or use --machine process");
   vmm::RunOptions& run = prepared.run;
   run.environment = options.environment;
   for (const std::string& entry : run.environment)

@@ -16,7 +16,7 @@ namespace ramet::tools {
 struct RunSettings {
   std::string machine = "auto", memory = "512M", timeout, root, wx = "flip";
   std::vector<std::string> dirs, environment, without;
-  bool stat = false;
+  bool stat = false, hardened = false;
 };
 
 // The settings outlive the command. What begins with PROGRAM is left to command_of().

@@ -11,9 +11,9 @@ namespace {
 using Kind = MachineChoice::Kind;
 
 std::expected<MadeMachine, Failure> make_process(const MachineChoice& choice, std::string passed_over) {
-  auto made = process::ProcessMachine::create(choice.most_mappings);
+  auto made = process::ProcessMachine::create(choice.hardened, choice.most_mappings);
   if (!made) return std::unexpected(made.error());
-  return MadeMachine{std::move(*made), {Kind::Process, choice.most_mappings}, std::move(passed_over)};
+  return MadeMachine{std::move(*made), {.kind = Kind::Process, .hardened = choice.hardened, .most_mappings = choice.most_mappings}, std::move(passed_over)};
 }
 
 }  // namespace

@@ -15,6 +15,9 @@ namespace ramet::vmm {
 struct MachineChoice {
   // Auto: KVM where it can be used, else a confined process.
   enum class Kind : std::uint8_t { Auto, Kvm, Process } kind = Kind::Auto;
+  // On the process machine: only the first thread of the guest's host process may map, and none that runs guest code. Faults
+  // take longer.
+  bool hardened = false;
   // Most mappings that a guest's host process is taken to be allowed, on the process machine. 0: as many as the host says
   // (vm.max_map_count). For tests: fewer are used up soon, and with more the host refuses some.
   std::size_t most_mappings = 0;

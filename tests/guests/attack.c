@@ -147,7 +147,7 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"calls", simple_calls}, {"files", files}, {"jumps", jumps}, {"frames", frames}, {"never_answers", never_answers},
+  } cases[] = {{"calls", simple_calls}, {"hardened_calls", hardened_calls}, {"files", files}, {"jumps", jumps}, {"frames", frames}, {"never_answers", never_answers},
                {"contexts", contexts}, {"hidden_answers", hidden_answers}, {"descriptors", descriptors}, {"full_of_mappings", full_of_mappings},
                {"full_of_descriptors", full_of_descriptors}, {"ends", ends}, {"stops", stops}, {"signal_stack", signal_stack}, {"key", key},
                {"far32", far32}, {"before_fork", before_fork}, {"before_exec", before_exec}};

@@ -33,7 +33,7 @@ void attempt_all(int (*next)(void), void (*attack)(void), unsigned seconds);
 void look(void);
 
 // attack_calls.c
-void simple_calls(void), files(void), ends(void), stops(void);
+void simple_calls(void), hardened_calls(void), files(void), ends(void), stops(void);
 // attack_jumps.c
 void jumps(void), signal_stack(void), key(void), far32(void);
 // attack_frames.c

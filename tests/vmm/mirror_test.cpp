@@ -85,6 +85,8 @@ class FakeProcess final : public Mapper {
     return carry_out(then);
   }
   bool patient(unsigned&) override { return true; }
+  bool threads_map() const override { return !hardened; }
+  bool hardened = false;
 
   Context context(unsigned number) const { return {contexts_, number}; }
   std::byte* told(unsigned number) const { return contexts_ + std::size_t{number} * RAMET_TOLD_SIZE; }
@@ -202,6 +204,7 @@ class MirrorTest : public ::testing::Test {
       std::uint32_t list, count;
       std::memcpy(&list, told + TOLD_GO, sizeof list);
       std::memcpy(&count, told + TOLD_COUNT, sizeof count);
+      if (test.process.hardened) EXPECT_EQ(count, 0u) << "that thread may not map";
       for (std::uint32_t i = 0; i < count; ++i) {
         Command c;
         std::memcpy(&c, told + TOLD_COMMANDS + i * sizeof c, sizeof c);
@@ -323,14 +326,21 @@ class MirrorTest : public ::testing::Test {
   std::unique_ptr<Mirror> mirror;
 };
 
-TEST_F(MirrorTest, AStormOfFillsAndFlushesShowsNothingOld) { storm(10000, 1000); }
-TEST_F(MirrorTest, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, true); }
-TEST_F(MirrorTest, NorDoesOneWithRoomForFewMappings) {
+// Where threads carry changes out, and where only the mapper does.
+class MirrorStorm : public MirrorTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  MirrorStorm() { process.hardened = GetParam(); }
+};
+INSTANTIATE_TEST_SUITE_P(, MirrorStorm, ::testing::Bool(), [](const auto& info) { return info.param ? "hardened" : "threads"; });
+
+TEST_P(MirrorStorm, AStormOfFillsAndFlushesShowsNothingOld) { storm(10000, 1000); }
+TEST_P(MirrorStorm, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, true); }
+TEST_P(MirrorStorm, NorDoesOneWithRoomForFewMappings) {
   least_evictions = 10;
   storm(6, 1000);
 }
 
-TEST_F(MirrorTest, NorDoesOneWithFreezes) {
+TEST_P(MirrorStorm, NorDoesOneWithFreezes) {
   freezes = true;
   storm(10000, 1000);
 }

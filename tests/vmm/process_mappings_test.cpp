@@ -21,7 +21,7 @@ class ProcessMappings : public ::testing::Test {
     if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
   }
   Machine::Totals run_scattered(unsigned mebibytes, unsigned stride, std::size_t most_mappings) {
-    auto shell = Shell::create(std::uint64_t{mebibytes} << 22, {}, {MachineChoice::Kind::Process, most_mappings});
+    auto shell = Shell::create(std::uint64_t{mebibytes} << 22, {}, {.kind = MachineChoice::Kind::Process, .most_mappings = most_mappings});
     EXPECT_TRUE(shell) << shell.error().message;
     if (!shell) return {};
     RunOptions options;

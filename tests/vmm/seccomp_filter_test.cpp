@@ -68,7 +68,7 @@ struct Numbers {
   }
 };
 
-bool may(const seccomp_data& d, bool mapper) {
+bool may(const seccomp_data& d, bool mapper, bool maps) {
   const auto& a = d.args;
   const auto one_of = [](std::uint64_t v, std::initializer_list<std::uint64_t> values) {
     return std::find(values.begin(), values.end(), v) != values.end();
@@ -84,9 +84,9 @@ bool may(const seccomp_data& d, bool mapper) {
              one_of(a[1], {FUTEX_WAIT, FUTEX_WAKE}) && a[3] == 0;
     case SYS_arch_prctl: return one_of(a[0], {0x1001, 0x1002}) && a[1] < RAMET_USER_END;
     case SYS_mmap:
-      return below_end && protection && one_of(a[3], {MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED | MAP_POPULATE});
-    case SYS_munmap: return below_end;
-    case SYS_mprotect: return below_end && protection;
+      return maps && below_end && protection && one_of(a[3], {MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED | MAP_POPULATE});
+    case SYS_munmap: return maps && below_end;
+    case SYS_mprotect: return maps && below_end && protection;
     case SYS_clone: return mapper && a[0] == thread_flags();
     case RAMET_HAND_OVER: return true;
     case SYS_recvmsg: return mapper && a[0] == kMapperSocket;
@@ -103,12 +103,13 @@ bool may(const seccomp_data& d, bool mapper) {
 struct Case {
   const char* name;
   Program program;
-  bool mapper;
+  bool mapper, maps;
 };
 
 std::vector<Case> cases() {
-  return {{"the mapper's", mapper_filter(), true},
-          {"a vCPU's", vcpu_filter(), false}};
+  return {{"the mapper's", mapper_filter(), true, true},
+          {"a vCPU's", vcpu_filter(true), false, true},
+          {"a hardened vCPU's", vcpu_filter(false), false, false}};
 }
 
 // A call that a check somewhere lets pass, as often as one that none does.
@@ -141,7 +142,7 @@ TEST(SeccompFilter, LetsPassWhatArithmeticDoesAndTrapsAllElse) {
     std::uint64_t passed = 0, trapped = 0;
     for (int i = 0; i < 1'000'000; ++i) {
       const seccomp_data d = draw(n);
-      const bool wanted = may(d, c.mapper);
+      const bool wanted = may(d, c.mapper, c.maps);
       const std::uint32_t got = interpret(c.program, d);
       ++(wanted ? passed : trapped);
       const std::uint32_t passes = d.nr == RAMET_HAND_OVER && !c.mapper ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ALLOW;
@@ -193,7 +194,7 @@ TEST(SeccompFilter, AWrongJumpIsNoticed) {
 }
 
 TEST(SeccompFilter, FitsIntoItsPage) {
-  EXPECT_LE((mapper_filter().size() + vcpu_filter().size()) * sizeof(sock_filter), RAMET_TOLD_SIZE - 64u);
+  EXPECT_LE((mapper_filter().size() + vcpu_filter(true).size()) * sizeof(sock_filter), RAMET_TOLD_SIZE - 64u);
 }
 
 }  // namespace

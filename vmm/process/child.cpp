@@ -47,9 +47,9 @@ constexpr std::size_t kMapperProgram = 0, kVcpuProgram = 16, kPrograms = 64;
 
 std::uint64_t filters_at() { return RAMET_TOLD + std::uint64_t{kFilters} * RAMET_TOLD_SIZE; }
 
-bool lay_out_filters(std::byte* page) {
+bool lay_out_filters(std::byte* page, bool hardened) {
   std::size_t at = kPrograms;
-  for (const auto& [place, program] : {std::pair{kMapperProgram, mapper_filter()}, std::pair{kVcpuProgram, vcpu_filter()}}) {
+  for (const auto& [place, program] : {std::pair{kMapperProgram, mapper_filter()}, std::pair{kVcpuProgram, vcpu_filter(!hardened)}}) {
     const std::size_t bytes = program.size() * sizeof(sock_filter);
     if (bytes > RAMET_TOLD_SIZE - at) return false;
     const auto length = static_cast<std::uint16_t>(program.size());
@@ -144,8 +144,8 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
 
 }  // namespace
 
-std::expected<std::unique_ptr<Child>, Failure> Child::create() {
-  std::unique_ptr<Child> child(new Child);
+std::expected<std::unique_ptr<Child>, Failure> Child::create(bool hardened) {
+  std::unique_ptr<Child> child(new Child(hardened));
   if (auto started = child->start(); !started) return std::unexpected(started.error());
   return child;
 }
@@ -174,7 +174,7 @@ Status Child::start() {
   socket_ = pair[0];
   const int theirs = descriptor_above(pair[1]);
 
-  if (!lay_out_filters(contexts_ + std::size_t{kFilters} * RAMET_TOLD_SIZE)) {
+  if (!lay_out_filters(contexts_ + std::size_t{kFilters} * RAMET_TOLD_SIZE, hardened_)) {
     ::close(contexts), ::close(theirs);
     return failure("the system-call filters of a guest's process do not fit into their page");
   }

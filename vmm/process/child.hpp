@@ -26,9 +26,10 @@ class ChildMaker;
 
 class Child final : public Mapper {
  public:
+  // `hardened`: no system call of its guest threads changes what is mapped; only its first thread maps.
   // Errors: no process, memory or descriptor; a host whose kernel or filter refuses what the process needs; each says
   // which.
-  static std::expected<std::unique_ptr<Child>, Failure> create();
+  static std::expected<std::unique_ptr<Child>, Failure> create(bool hardened);
   ~Child() override;  // it has ended when this returns
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
@@ -37,6 +38,7 @@ class Child final : public Mapper {
   // How many contexts there are for guest threads, numbered from 1.
   static constexpr unsigned kMostThreads = RAMET_CONTEXTS - 2;
 
+  bool threads_map() const override { return !hardened_; }
   // --- by its first thread ---
   std::expected<void, int> carry_out(std::span<const Command>) override;
   std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
@@ -89,7 +91,7 @@ class Child final : public Mapper {
   };
 
  private:
-  Child() = default;
+  explicit Child(bool hardened) : hardened_(hardened) {}
   Status start();
   // Waits for that. False: the process has ended, or was killed for not answering.
   bool answered(const Context&);
@@ -100,6 +102,7 @@ class Child final : public Mapper {
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
 
+  const bool hardened_;
   std::shared_ptr<ChildMaker> maker_;
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;

@@ -28,16 +28,16 @@ std::size_t most_of_host() {
 
 }  // namespace
 
-std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create(std::size_t most_mappings) {
+std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create(bool hardened, std::size_t most_mappings) {
   install_kick_signal();
-  auto child = Child::create();
+  auto child = Child::create(hardened);
   if (!child) return std::unexpected(child.error());
   const std::size_t most = most_mappings ? most_mappings : most_of_host();
-  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child), most > 2 * kReserve ? most - kReserve : most / 2));
+  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child), hardened, most > 2 * kReserve ? most - kReserve : most / 2));
 }
 
-ProcessMachine::ProcessMachine(std::unique_ptr<Child> child, std::size_t capacity)
-    : child_(std::move(child)), vdso_(child_->vdso()), capacity_(capacity) {}
+ProcessMachine::ProcessMachine(std::unique_ptr<Child> child, bool hardened, std::size_t capacity)
+    : child_(std::move(child)), vdso_(child_->vdso()), hardened_(hardened), capacity_(capacity) {}
 ProcessMachine::~ProcessMachine() = default;
 
 Status ProcessMachine::attach(mm::AddressSpace& space) {
@@ -89,7 +89,7 @@ void ProcessMachine::expect(std::vector<mm::Gva> addresses) {
 }
 
 Status ProcessMachine::renew() {
-  auto fresh = Child::create();
+  auto fresh = Child::create(hardened_);
   if (!fresh) return std::unexpected(fresh.error());
   auto touched = this->touched();
   past_ = totals();
@@ -110,7 +110,7 @@ Status ProcessMachine::renew() {
 Status ProcessMachine::move_on() {
   std::lock_guard one_at_a_time(moving_lock_);
   std::lock_guard no_more_vcpus(creating_lock_);
-  auto fresh = Child::create();
+  auto fresh = Child::create(hardened_);
   if (!fresh) return std::unexpected(fresh.error());
   std::vector<Child::Thread> threads;
   for (unsigned number = 1; number <= vcpus_.size(); ++number) {

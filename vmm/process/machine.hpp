@@ -20,8 +20,8 @@ class ProcessVcpu;
 
 class ProcessMachine final : public Machine {
  public:
-  // `most_mappings`: see MachineChoice. Errors: as Child::create().
-  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create(std::size_t most_mappings = 0);
+  // See MachineChoice. Errors: as Child::create().
+  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create(bool hardened = false, std::size_t most_mappings = 0);
   ~ProcessMachine() override;
 
   // mm::BankObserver: banks are mapped where guest code touches them.
@@ -52,7 +52,7 @@ class ProcessMachine final : public Machine {
 
  private:
   friend class ProcessVcpu;
-  ProcessMachine(std::unique_ptr<Child>, std::size_t capacity);
+  ProcessMachine(std::unique_ptr<Child>, bool hardened, std::size_t capacity);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
   // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not: its
@@ -62,6 +62,7 @@ class ProcessMachine final : public Machine {
   mm::AddressSpace* space_ = nullptr;           // of attach()
   std::unique_ptr<Mirror> mirror_;              // from attach() on
   const VdsoFunctions vdso_;                    // the same in each child
+  const bool hardened_;                         // each child is
   const std::size_t capacity_;                  // the mirror's
   // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside; each
   // says that it is inside before it looks here.

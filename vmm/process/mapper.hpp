@@ -13,6 +13,9 @@ class Mapper {
  public:
   virtual ~Mapper() = default;
 
+  // Whether the process's other threads may map as well, by their own lists. Else all changes are for this one.
+  virtual bool threads_map() const = 0;
+
   // One request at a time, done when they return. Errors: a call failed, its errno; ESRCH: the process has ended, or does
   // not answer and was killed.
   virtual std::expected<void, int> carry_out(std::span<const Command>) = 0;

@@ -91,6 +91,10 @@ void Mirror::add(std::vector<Change>& changes, const Change& c) {
   changes.push_back(c);
 }
 
+void Mirror::count_refills_locked(const std::vector<Change>& changes) {
+  counts_.refills += static_cast<std::uint64_t>(std::ranges::count_if(changes, [](const Change& c) { return c.to.has_value(); }));
+}
+
 std::vector<Mirror::Placed> Mirror::noted_locked(const Range& range) const {
   std::vector<Placed> found;
   auto at = mappings_.upper_bound(range.start);
@@ -312,18 +316,21 @@ std::expected<void, int> Mirror::map_expected() {
     std::vector<Change> changes;
     note_expected_locked(expected_locked(still), changes);
     if (changes.empty()) return {};
+    count_refills_locked(changes);
     batch = start_batch_locked(std::move(changes));
   }
-  return make_batch(batch, {});
+  if (const auto made = make_batch(batch, {}); !made) return std::unexpected(made.error());
+  return {};
 }
 
 // --- entering ---
 
-std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
+std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish> wish, std::vector<Command> commands) {
+  Entered entered;
   for (bool expecting = true;;) {
     Missing missing;
     std::optional<Underway> first;
-    std::uint64_t earlier = 0;
+    std::uint64_t earlier = 0, batch = 0;
     {
       std::lock_guard guard(lock_);
       if (mappings_.size() >= capacity_) drop_all_locked();
@@ -337,34 +344,40 @@ std::expected<std::optional<std::size_t>, int> Mirror::enter(Slot& slot, std::op
         if (other->settling || (fill && differs(other->changes, *fill))) first = Underway{other->context, other->list};
       }
       for (const Batch& b : batches_)
-        if (fill && differs(b.changes, *fill)) earlier = b.number;
+        if (b.settling || (fill && differs(b.changes, *fill))) earlier = b.number;
       if (!first && !earlier && missing.files.empty() && !missing.bank) {
         note_expected_locked(expected, gains_);
-        slot.settling = !pending_.empty();
+        const bool settling = !pending_.empty();
         std::vector<Change> changes = std::exchange(pending_, {});
         changes.insert(changes.end(), gains_.begin(), gains_.end());
         gains_.clear();
         // Before what is filled, which may lie there; what that maps over need not be made.
         if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
-        for (const Change& c : changes) {
-          commands.push_back(command(c));
-          if (c.to) ++counts_.refills;
-        }
-        std::optional<std::size_t> filling;
+        count_refills_locked(changes);
         if (fill) {
           note_locked(fill->first, fill->second);
           note_touched_locked(mm::align_down(wish->address, mm::kPageSize));
           changes.push_back({{fill->first, fill->second.end}, fill->second});
           ++counts_.fills;
-          filling = commands.size();
-          commands.push_back(command(changes.back()));
         }
-        slot.changes = std::move(changes);
-        slot.inside.store(true, std::memory_order_seq_cst);
-        slot.context.prepare(commands, Then::Guest);
-        slot.list = slot.context.go();
-        return filling;
+        if (changes.empty() || mapper_.threads_map()) {
+          for (const Change& c : changes) commands.push_back(command(c));
+          if (fill) entered.fill = commands.size() - 1;
+          slot.settling = settling;
+          slot.changes = std::move(changes);
+          slot.inside.store(true, std::memory_order_seq_cst);
+          slot.context.prepare(commands, Then::Guest);
+          slot.list = slot.context.go();
+          return entered;
+        }
+        batch = start_batch_locked(std::move(changes), settling);
       }
+    }
+    if (batch) {
+      const auto made = make_batch(batch, {});
+      if (!made) return std::unexpected(made.error());
+      entered.refused = entered.refused || !*made;
+      wish.reset();
     }
     if (first && !wait_applied(first->context, first->list)) return std::unexpected(ESRCH);
     if (earlier) wait_for_batches(earlier);
@@ -461,7 +474,10 @@ void Mirror::flush(std::span<const Range> ranges, bool everything) {
       bound_locked(pending_);
     }
     const bool running = std::ranges::any_of(slots_, [](const Slot* slot) { return slot->inside.load(std::memory_order_seq_cst); });
-    if (!pending_.empty() && (running || !batches_.empty())) batch = start_batch_locked(std::exchange(pending_, {}));
+    if (!pending_.empty() && (running || !batches_.empty())) {
+      count_refills_locked(pending_);
+      batch = start_batch_locked(std::exchange(pending_, {}));
+    }
   }
   if (batch) {
     (void)make_batch(batch, underway);  // if it fails, the process has ended
@@ -471,12 +487,12 @@ void Mirror::flush(std::span<const Range> ranges, bool everything) {
   }
 }
 
-std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes) {
-  batches_.push_back({last_batch_ + 1, std::move(changes)});
+std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool settling) {
+  batches_.push_back({last_batch_ + 1, std::move(changes), settling});
   return ++last_batch_;
 }
 
-std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway, bool without_files) {
+std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway, bool without_files) {
   std::unique_lock guard(lock_);
   batch_done_.wait(guard, [&] { return batches_.front().number == number; });
   const struct Turn {
@@ -489,21 +505,20 @@ std::expected<void, int> Mirror::make_batch(std::uint64_t number, const std::vec
     }
   } turn{*this, guard};
   std::vector<Command> commands;
-  for (const Change& c : batches_.front().changes) {
-    commands.push_back(command(c));
-    if (c.to) ++counts_.refills;
-  }
+  for (const Change& c : batches_.front().changes) commands.push_back(command(c));
   guard.unlock();
   wait_for(underway);
   const auto done = without_files ? mapper_.take_all_back(commands) : mapper_.carry_out(commands);
-  if (done || done.error() == ESRCH) return done;
+  if (done) return true;
+  if (done.error() == ESRCH) return std::unexpected(ESRCH);
   // It has so many mappings that none can be cut; all of them can go.
   guard.lock();
   gains_.clear();
   forget_locked(kAll);
   guard.unlock();
   const Command all = command({kAll, {}});
-  return mapper_.carry_out({&all, 1});
+  if (const auto unmapped = mapper_.carry_out({&all, 1}); !unmapped) return std::unexpected(unmapped.error());
+  return false;
 }
 
 void Mirror::wait_for_batches(std::uint64_t number) {
@@ -535,7 +550,8 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
     expected_ = touched_;
     batch = start_batch_locked({{kAll, {}}});
   }
-  return make_batch(batch, {}, true);
+  if (const auto made = make_batch(batch, {}, true); !made) return std::unexpected(made.error());
+  return {};
 }
 
 void Mirror::close_writable() {

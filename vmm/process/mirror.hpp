@@ -11,6 +11,8 @@
 //              next: in the order in which they got the lock, so that none brings back what a later one took.
 //   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first. In
 //              the same way comes back, in a fresh process and in one that lost all, what was touched last before
+// Where threads may not map (Mapper::threads_map()) whoever enters has the mapper make such changes first, the fill among them,
+// and then looks again; lists change nothing.
 //
 // What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change came
 // late: guest code faults there once more.
@@ -73,8 +75,12 @@ class Mirror {
   };
   // Lets the vCPU go on into guest code, after these commands; `wish`: it faulted there, and if the tables allow what
   // it wanted, this is mapped on the way. Errors: ESRCH (the process has ended or does not answer), or why the process
-  // cannot have the file behind the page. The command of the list that maps it, if one does.
-  std::expected<std::optional<std::size_t>, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
+  // cannot have the file behind the page.
+  struct Entered {
+    std::optional<std::size_t> fill;  // the command of its list that maps what was wished, if one does
+    bool refused = false;             // the host would not map that, when the mapper was to do it
+  };
+  std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
   // The host refused a mapping: all go, and with them what it may have had too many of. By the next who enters.
   void evict();
 
@@ -106,6 +112,7 @@ class Mirror {
   struct Batch {
     std::uint64_t number;
     std::vector<Change> changes;
+    bool settling = false;  // as a slot's
   };
   // A list of a vCPU that may not have been carried out yet.
   struct Underway {
@@ -122,6 +129,7 @@ class Mirror {
   // Whether they map something else where this is to be mapped, or nothing.
   static bool differs(const std::vector<Change>&, const Placed& fill);
 
+  void count_refills_locked(const std::vector<Change>&);
   std::vector<Placed> noted_locked(const Range&) const;
   void cut_locked(const Range&);
   void note_locked(mm::Gva start, const Mapping&);
@@ -135,10 +143,10 @@ class Mirror {
   // Everything goes, by the next who enters.
   void drop_all_locked();
   std::vector<Underway> underway_locked(std::span<const Range>) const;
-  std::uint64_t start_batch_locked(std::vector<Change>);
+  std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false);
   // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`: once it
-  // has closed all descriptors. Errors: ESRCH.
-  std::expected<void, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
+  // has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
+  std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
   // Until no batch up to that one is left.
   void wait_for_batches(std::uint64_t number);
   struct Wanted {

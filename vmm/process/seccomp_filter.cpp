@@ -195,11 +195,11 @@ FilterBuilder::Program mapper_filter() {
   return f.take();
 }
 
-FilterBuilder::Program vcpu_filter() {
+FilterBuilder::Program vcpu_filter(bool maps) {
   FilterBuilder f;
   from_the_stub(f);
   allow_running(f, SECCOMP_RET_USER_NOTIF);
-  allow_mapping(f);
+  if (maps) allow_mapping(f);
   return f.take();
 }
 

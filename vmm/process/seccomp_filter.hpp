@@ -45,8 +45,8 @@ class FilterBuilder {
 
 // The mapper's; threads that it makes inherit it.
 FilterBuilder::Program mapper_filter();
-// In addition, of threads that run guest code; they carry out changes of their own mappings.
-FilterBuilder::Program vcpu_filter();
+// In addition, of threads that run guest code. `maps`: they carry out changes of the process's mappings.
+FilterBuilder::Program vcpu_filter(bool maps);
 
 // How the mapper makes a thread: flags of clone(2).
 std::uint64_t thread_flags();

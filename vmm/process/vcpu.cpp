@@ -185,7 +185,7 @@ Exit ProcessVcpu::enter_and_wait() {
   const bool answered = looked.answered || slot_.context.sleep([&] { return wanted() ? limited() : endless(); });
   slot_.inside.store(false, std::memory_order_release);
   if (!answered) return gone();
-  if (const auto command = *entered; !command || slot_.context.result(*command) >= 0) {
+  if (!entered->refused && (!entered->fill || slot_.context.result(*entered->fill) >= 0)) {
     refused_ = 0;
   } else if (++refused_ < kMostRefusals) {
     machine_.mirror_->evict();  // it faults again

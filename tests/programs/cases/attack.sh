@@ -1,5 +1,6 @@
 # A guest that has taken its host process over: what it does then (tests/guests/attack*.c), and what is seen of it from outside.
 
+HARDENED=
 # attack CASE [ARGUMENT]: the guest itself looks at the memory of the others of its family. Here: what ramet says of those
 # that were ended, files that were not shared, descriptors, processes that are left.
 attack() {
@@ -9,7 +10,7 @@ attack() {
   touch -a -d 2001-01-01 "$WORK/canary"
   seen=$(command stat -c '%x %y %s' "$WORK/canary")
   mkdir -p "$WORK/tmp"
-  TMPDIR=$WORK/tmp on_process --memory 32M --timeout "$LIMIT" --dir "$DATA" "$GUESTS/attack" "$1" "$DATA" ${2:-} >"$WORK/out" 2>"$WORK/err" </dev/null &
+  TMPDIR=$WORK/tmp on_process $HARDENED --memory 32M --timeout "$LIMIT" --dir "$DATA" "$GUESTS/attack" "$1" "$DATA" ${2:-} >"$WORK/out" 2>"$WORK/err" </dev/null &
   ramet=$!
   : >"$WORK/children"
   while kill -0 $ramet 2>/dev/null; do
@@ -67,6 +68,10 @@ strangers() {
 }
 
 test_attack_calls() { attack calls; }
+test_attack_hardened_calls() {
+  HARDENED=--hardened
+  attack hardened_calls
+}
 test_attack_files() { attack files; }
 # JUMPS=1: to every byte.
 test_attack_jumps() { attack jumps "${JUMPS:-29}"; }

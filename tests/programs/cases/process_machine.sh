@@ -52,6 +52,21 @@ test_process_stays_mapped() {
     [ "${fills:-1000}" -lt 500 ] && [ "${refills:-0}" -ge 1000 ] || { echo "$said"; fail "$how: pages are not mapped any more"; }
   done
 }
+# Where only its first thread maps, everything is as before, and as often as before.
+test_process_hardened() {
+  fresh
+  for program in "storm page_fault 4 16" "storm fault_while_unmapping 4 50" "storm protect 4 50" "storm remap 2 32" \
+    "processes basics" "processes tree 2" gc threads memory vmsplice; do
+    [ -e "$G/${program%% *}" ] || fail "there is no guest ${program%% *}"
+    # shellcheck disable=SC2086
+    for how in "" --hardened; do
+      (on_process $how --timeout "$LIMIT" --dir "$DATA" "$G"/$program) >"$WORK/out$how" 2>"$WORK/err" </dev/null || { show "$WORK/err"; fail "$program $how"; }
+    done
+    cmp "$WORK/out" "$WORK/out--hardened" || fail "$program: not the same output"
+  done
+  "${PROGRAM:-$RAMET}" run --machine kvm --hardened "$BUSYBOX" true 2>"$WORK/err"
+  [ $? = 125 ] && grep -q -- '--hardened' "$WORK/err" || fail "--hardened without the process machine: $(cat "$WORK/err")"
+}
 # Copies on write all over a large heap do not use up the mappings that a process may have: pages between those that were
 # written are copied as well, and mapped in long runs.
 test_process_scattered() {
