@@ -107,6 +107,14 @@ static char state_of(pid_t pid) {
   return strrchr(line, ')')[2];
 }
 
+static volatile sig_atomic_t counted;
+static void count_signal(int sig) { counted += sig == SIGCHLD; }
+static void exit_after_a_while(void* unused) {
+  (void)unused;
+  usleep(2000);
+  _exit(0);
+}
+
 static void basics(void) {
   heap = malloc(100);
   strcpy(heap, "parent's");
@@ -148,6 +156,14 @@ static void basics(void) {
   pid = child_of(wait_for_ever, NULL);
   while (state_of(pid) != 'S') sched_yield();
   CHECK(kill(pid, SIGKILL) == 0 && status_of(pid) == SIGKILL);
+  // The signal of a child that ends does not interrupt who waits for that child.
+  const struct sigaction heard = {.sa_handler = count_signal}, usual = {.sa_handler = SIG_DFL};
+  CHECK(sigaction(SIGCHLD, &heard, NULL) == 0);
+  for (int i = 0; i < 20; ++i) {
+    pid = child_of(exit_after_a_while, NULL);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0 && counted == i + 1);
+  }
+  CHECK(sigaction(SIGCHLD, &usual, NULL) == 0);
   puts("statuses of wait4");
 
   pid = child_of(exit_with, (void*)9);

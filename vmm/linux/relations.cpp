@@ -21,13 +21,15 @@ using Child = Family::Child;
 std::expected<std::optional<Child>, std::int64_t> wait_for(Thread& thread, const Request& request) {
   Family& family = thread.process.family;
   std::atomic<std::uint32_t>& events = family.events(thread.process.pid);
-  for (;;) {
+  for (bool interrupted = false;;) {
     const std::uint32_t seen = events.load(std::memory_order_acquire);
     auto child = family.reap(thread.process.pid, request);
     if (!child) return std::unexpected(-child.error());
     if (*child || (request.options & WNOHANG)) return *child;
+    // Not before: what the signal tells of may be the very child.
+    if (interrupted) return std::unexpected(kRestartSys);
     std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&events), FUTEX_WAIT_PRIVATE, seen);
-    if (r == -EINTR && thread.should_stop_waiting()) return std::unexpected(kRestartSys);
+    interrupted = r == -EINTR && thread.should_stop_waiting();
   }
 }
 
