@@ -232,6 +232,32 @@ TEST(LeavingTheVdso, WhoNeverLeavesIsInterruptedInside) {
   EXPECT_EQ(g.frame().context.rip, kHost.clock_gettime + 10);
 }
 
+// The host's function may begin anew for ever while it is stepped: it is let run now and then.
+TEST(LeavingTheVdso, WhoIsToBeParkedAndDoesNotGetOutByStepsRunsOn) {
+  Inside g;
+  unsigned steps = 0, runs = 0;
+  const auto come_out = [&] {
+    while (!g.thread->may_park() && steps + runs < 1'000'000) {
+      if (g.regs()[Rflags] & kTrapFlag) ++steps, g.step();
+      else ++runs, g.comes_out(Exit::Kind::Kicked);
+    }
+  };
+  for (unsigned i = 0; i < 1000 && runs < 3; ++i) {
+    ASSERT_FALSE(g.thread->may_park());
+    if (g.regs()[Rflags] & kTrapFlag) ++steps, g.step();
+    else ++runs, g.comes_out(Exit::Kind::Kicked);
+  }
+  EXPECT_EQ(runs, 3u);
+  EXPECT_GT(steps, 300u);
+  g.regs()[Rip] = LinuxGuest::kCode;
+  EXPECT_TRUE(g.thread->may_park());
+  g.regs()[Rip] = kHost.clock_gettime + 10;  // a guest's own code, that goes round there: not for ever
+  steps = runs = 0;
+  come_out();
+  EXPECT_TRUE(g.thread->may_park());
+  EXPECT_GT(runs, 100u);
+}
+
 // The host's vDSO makes a system call where its clock source is none for user code.
 TEST(LeavingTheVdso, ACallFromTheHostsTellsTheHostsClock) {
   Inside g;

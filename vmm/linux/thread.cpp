@@ -42,7 +42,7 @@ void Thread::loop() {
   install_kick_signal();
   serve({.kind = Exit::Kind::Kicked, .detail = {}});
   while (!exited && !must_end()) {
-    if (process.parking.asked() && !step_out()) process.parking.park();
+    if (process.parking.asked() && may_park()) process.parking.park();
     run_once();
   }
 }
@@ -70,19 +70,28 @@ void Thread::end_for(const std::exception& failed) noexcept {
   process.end(host_failed(failed));
 }
 
-bool Thread::step_out() {
-  constexpr unsigned kMostSteps = 2000;
+bool Thread::step_out(unsigned most) {
   if (!in_vdso(image(), pc())) {
-    steps_ = 0;
+    steps_ = runs_ = 0;
     return false;
   }
   if (stepping_) return true;
-  if (steps_ == kMostSteps) return false;
+  if (steps_ >= most) return false;
   ++steps_;
   stepping_ = true;
   single_steps_ = regs()[abi().reg.flags] & abi().step_flag;
   regs()[abi().reg.flags] |= abi().step_flag;
   return true;
+}
+
+bool Thread::may_park() {
+  constexpr unsigned kFewSteps = 200, kMostRuns = 1000;
+  if (step_out(kFewSteps)) return false;
+  if (!in_vdso(image(), pc()) || runs_ == kMostRuns) return true;
+  // The host's function begins anew when its clock was updated meanwhile, which many steps take too long for.
+  ++runs_;
+  steps_ = 0;
+  return false;
 }
 
 void Thread::handle(const Exit& e) {

@@ -88,7 +88,10 @@ class Thread {
   // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next run()
   // brings it an instruction further; whoever asks comes back after that. False: it is outside, or goes round in there
   // for so long that it is not the vDSO's code.
-  bool step_out();
+  bool step_out(unsigned most_steps = 2000);
+  // For Parking. False: it is inside the vDSO, and the next run() brings it further: by a step, or until it is interrupted
+  // once more, which may be elsewhere.
+  bool may_park();
 
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
@@ -138,7 +141,8 @@ class Thread {
   bool fixed_nice_ = false;                     // its host thread is to keep its nice value
   // step_out()'s. While the first is set, the second is what the guest had.
   bool stepping_ = false, single_steps_ = false;
-  unsigned steps_ = 0;                          // since it was seen outside
+  unsigned steps_ = 0;                          // since it was seen outside, or ran on
+  unsigned runs_ = 0;                           // times it ran on, since it was seen outside
   void begin();
   std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
   int schedule_host_thread();
