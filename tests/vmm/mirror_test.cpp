@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -13,6 +14,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -211,7 +213,10 @@ class MirrorTest : public ::testing::Test {
         FakeProcess::pause();
         EXPECT_GE(test.process.call(c), 0) << "command " << i;
       }
-      std::atomic_ref(*reinterpret_cast<std::uint32_t*>(slot.context.said().data() + SAID_APPLIED)).exchange(list);
+      auto* const applied = reinterpret_cast<std::uint32_t*>(slot.context.said().data() + SAID_APPLIED);
+      std::atomic_ref(*applied).exchange(list);
+      if (std::atomic_ref(*reinterpret_cast<std::uint32_t*>(told + TOLD_WAITED)).load() != 0)
+        ::syscall(SYS_futex, applied, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
       return list;
     }
 

@@ -25,6 +25,10 @@ long futex(std::byte* page, std::size_t at, int operation, std::uint32_t value, 
   return ::syscall(SYS_futex, page + at, operation, value, timeout, nullptr, 0);
 }
 
+// In which `patient` is asked. By the clock: the process may wake us, or write words that we wait for, as often as it likes.
+constexpr std::chrono::milliseconds kSlice{100};
+constexpr timespec kSliceTime{0, std::chrono::nanoseconds(kSlice).count()};
+
 void put(std::byte* page, std::size_t at, std::uint32_t value) { std::memcpy(page + at, &value, sizeof value); }
 
 }  // namespace
@@ -67,6 +71,26 @@ bool Context::applied(std::uint32_t number) const {
   return static_cast<std::int32_t>(word(said_, SAID_APPLIED).load(std::memory_order_seq_cst) - number) >= 0;
 }
 
+bool Context::wait_applied(std::uint32_t number, const std::function<bool()>& patient) const {
+  for (unsigned rounds = 0; rounds < 200; ++rounds) {
+    if (applied(number)) return true;
+    __builtin_ia32_pause();
+  }
+  const auto waited = word(told_, TOLD_WAITED);
+  waited.fetch_add(1, std::memory_order_seq_cst);
+  auto next = std::chrono::steady_clock::now() + kSlice;
+  for (bool go_on = true; !applied(number) && go_on;) {
+    const std::uint32_t seen = word(said_, SAID_APPLIED).load(std::memory_order_seq_cst);
+    if (static_cast<std::int32_t>(seen - number) < 0) futex(said_, SAID_APPLIED, FUTEX_WAIT, seen, &kSliceTime);
+    if (const auto now = std::chrono::steady_clock::now(); now >= next) {
+      next = now + kSlice;
+      go_on = patient();
+    }
+  }
+  waited.fetch_sub(1, std::memory_order_seq_cst);
+  return applied(number);
+}
+
 Context::Looked Context::look(std::chrono::nanoseconds limit) const {
   constexpr std::chrono::microseconds kDisplaced{10};  // far longer than a round takes
   const std::uint32_t number = newest();
@@ -92,8 +116,6 @@ bool Context::sleep(const std::function<bool()>& patient) const {
   if (!listens) sleeps.store(TOLD_SLEEPS_ON_FUTEX, std::memory_order_seq_cst);
   const auto over = [&] { return answered(number) && (!listens || listener_->pending()); };
   bool go_on = true;
-  // By the clock: the process may wake us, or write that word, as often as it likes.
-  constexpr std::chrono::milliseconds kSlice{100};
   auto next = std::chrono::steady_clock::now() + kSlice;
   // A thread that did not hear of a reply waits for another one: that is looked for now and then, soon at first.
   const bool unheard = !listens && listener_ && listener_->used();

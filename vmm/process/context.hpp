@@ -59,6 +59,8 @@ class Context {
   bool answered(std::uint32_t number) const;
   // Whether the commands of that list, or of a later one, have been carried out, as the process says.
   bool applied(std::uint32_t number) const;
+  // Waits until then; `patient`: as of sleep().
+  bool wait_applied(std::uint32_t number, const std::function<bool()>& patient) const;
   // Both wait until the newest list is answered. The first looks all the time, no longer than that.
   struct Looked {
     bool answered = false;

@@ -416,20 +416,9 @@ void Mirror::gained(std::span<const Range> ranges) {
 
 // --- taking away ---
 
-// Looks, and lets the thread have the processor meanwhile: it has only calls to make, and nothing of ours to wait for.
 bool Mirror::wait_applied(const Context& context, std::uint32_t list) {
   unsigned silent = 0;
-  for (unsigned rounds = 0; !context.applied(list); ++rounds) {
-    if (rounds < 200) {
-      __builtin_ia32_pause();
-    } else if (rounds < 1200) {
-      ::usleep(20);
-    } else {
-      ::usleep(100'000);
-      if (!mapper_.patient(silent)) return false;
-    }
-  }
-  return true;
+  return context.wait_applied(list, [&] { return mapper_.patient(silent); });
 }
 
 void Mirror::wait_for(const std::vector<Underway>& lists) {

@@ -26,6 +26,7 @@
 #define TOLD_COUNT 12 /* u32: commands in the list */
 #define TOLD_THEN 16  /* u32: what follows the commands: 0 the guest's code (rt_sigreturn), 1 the answer at once */
 #define TOLD_FSGS 20  /* u32: user code can read and write FS and GS bases by itself here */
+#define TOLD_WAITED 24 /* u32: so many of the VMM's threads sleep until a list is applied: wake them */
 #define TOLD_COMMANDS 256 /* of 64 bytes: u64 call number, six arguments, unused */
 #define TOLD_MOST_COMMANDS 48
 #define TOLD_DATA 3328 /* what commands point to */

@@ -141,7 +141,16 @@ ramet_process_stub_command:
 	jmp	next
 applied:
 	mov	%r15d, %eax
-	xchg	%eax, SAID_APPLIED(%rbx)
+	xchg	%eax, SAID_APPLIED(%rbx)      // a full barrier: then look whether anybody sleeps until this
+	cmpl	$0, TOLD_WAITED(%r13)
+	je	7f
+	lea	SAID_APPLIED(%rbx), %rdi
+	mov	$FUTEX_WAKE, %esi
+	mov	$0x7fffffff, %edx
+	xor	%r10d, %r10d
+	mov	$SYS_futex, %eax
+	syscall
+7:
 	cmpl	$0, TOLD_THEN(%r13)
 	jne	answer
 	mov	%rbp, %rsp
