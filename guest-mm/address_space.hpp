@@ -132,6 +132,8 @@ class AddressSpace {
   // --- what system calls do; arguments come from the guest and are checked here ---
   Result<Gva> map(const MapRequest&);
   Result<> unmap(Gva address, std::uint64_t length);
+  // As Linux, protect() changes what comes before the first page that it cannot change. advise() goes on behind a hole, but
+  // not behind what the advice is not for.
   Result<> protect(Gva address, std::uint64_t length, Prot prot);
   Result<Gva> remap(const RemapRequest&);
   Result<> advise(Gva address, std::uint64_t length, Advice);

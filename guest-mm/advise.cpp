@@ -11,13 +11,13 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};
   if (!m.user_range(address, length)) return fail(Error::NotMapped);
-  const Gva end = address + length;
+  Gva end = address + length;
   if (advice == Advice::PopulateRead) return m.populate(address, end, Access::Read, false);
   if (advice == Advice::PopulateWrite) return m.populate(address, end, Access::Write, false);
 
   FlushBatch batch = m.locked();
   // Holes are an error after the rest has been advised.
-  const Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
+  Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
     if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
     m.regions.seize(address, end);  // or a fault would map a block across an end
@@ -29,7 +29,10 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   };
   if (advice == Advice::Free || advice == Advice::WipeOnFork) {
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
-      if (r->backing) return fail(Error::Invalid);  // anonymous memory only; what is shared has a backing
+      if (!r->backing) continue;  // anonymous memory only; what is shared has a backing
+      whole = fail(Error::Invalid);
+      if (r->start <= address) return whole;
+      end = r->start;
     }
   }
   switch (advice) {

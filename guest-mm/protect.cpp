@@ -21,16 +21,25 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};  // as mprotect(2)
   if (!m.user_range(address, length)) return fail(Error::NotMapped);
-  const Gva end = address + length;
+  const Gva last = address + length;
 
   FlushBatch batch = m.locked();
-  if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
+  // Up to a hole, or to what may not have that protection, and no further.
+  Result<> whole;
   bool differs = false;
-  for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
-    if (!has(r->max_prot, prot)) return fail(Error::NotPermitted);
-    differs = differs || r->prot != prot;
+  Gva end = address;
+  while (end < last && whole) {
+    const Region* r = m.regions.find(end);
+    if (!r) {
+      whole = fail(Error::NotMapped);
+    } else if (!has(r->max_prot, prot)) {
+      whole = fail(Error::NotPermitted);
+    } else {
+      differs = differs || r->prot != prot;
+      end = std::min(r->end, last);
+    }
   }
-  if (!differs) return {};
+  if (!differs) return whole;
   if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
   m.regions.seize(address, end);
   auto split = m.split_ends_locked(address, end, batch);
@@ -46,7 +55,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
                     [&](const PageTable::Leaf& leaf) { return m.protection(region, leaf); }, batch);
   });
   batch.commit();
-  return {};
+  return whole;
 }
 
 }  // namespace ramet::mm

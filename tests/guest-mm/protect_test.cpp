@@ -98,18 +98,27 @@ TEST_P(Protect, Plain_code_and_plain_data_never_flip) {
   EXPECT_EQ(w.as->counters().faults_flipped, 0u);
 }
 
-TEST_P(Protect, Holes_and_limits_are_refused_before_anything_changes) {
+TEST_P(Protect, Up_to_holes_and_limits_everything_changes) {
   World w(GetParam());
   const Gva a = 0x100000;
   w.map_at(a, 0x2000);
   w.map_at(a + 0x3000, 0x1000);
-  EXPECT_EQ(w.as->protect(a, 0x4000, kRead), fail(Error::NotMapped));
+  EXPECT_EQ(w.as->protect(a + 0x1000, 0x3000, kRead), fail(Error::NotMapped));
   EXPECT_TRUE(w.cpu().store(a, 1));
+  EXPECT_EQ(w.cpu().store(a + 0x1000, 1), fail(Error::NotPermitted));
+  EXPECT_TRUE(w.cpu().store(a + 0x3000, 1));
+  EXPECT_EQ(w.as->protect(a + 0x2000, 0x2000, kRead), fail(Error::NotMapped)) << "it begins in the hole";
+  EXPECT_TRUE(w.cpu().store(a + 0x3000, 1));
   EXPECT_EQ(w.as->protect(a + 1, 0x1000, kRead), fail(Error::Invalid));
   EXPECT_EQ(w.as->protect(a, ~0ull, kRead), fail(Error::NotMapped));
   EXPECT_TRUE(w.as->protect(a, 0, kRead));
   const auto limited = w.as->map({.length = 0x1000, .prot = kRead, .max_prot = kReadExec});
   EXPECT_EQ(w.as->protect(*limited, 0x1000, kReadWrite), fail(Error::NotPermitted));
+  const Gva before = *limited - 0x1000;
+  if (!w.as->find_region(before)) w.map_at(before, 0x1000);
+  EXPECT_TRUE(w.as->protect(before, 0x1000, kRead));
+  EXPECT_EQ(w.as->protect(before, 0x2000, kReadWrite), fail(Error::NotPermitted));
+  EXPECT_TRUE(w.cpu().store(before, 1)) << "what comes before the limited one has changed";
   EXPECT_TRUE(w.as->protect(*limited, 0x1000, kReadExec));
   EXPECT_EQ(w.as->map({.length = 0x1000, .prot = kReadWrite, .max_prot = kRead}), fail(Error::NotPermitted));
   w.check_empty();

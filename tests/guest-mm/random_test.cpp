@@ -61,7 +61,11 @@ class Schedule {
       case 5: {
         const Prot prot = pick_prot();
         ASSERT_EQ(world.as->protect(at, length, prot), unless(covered, Error::NotMapped));
-        if (covered) each(start, count, [&](Page& p) { p.prot = prot; });
+        bool hole = false;  // up to the first
+        each(start, count, [&](Page& p) {
+          hole = hole || !p.mapped;
+          if (!hole) p.prot = prot;
+        });
         break;
       }
       case 6:

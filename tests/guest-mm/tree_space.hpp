@@ -73,10 +73,15 @@ class ModelSpace {
   void protect(unsigned start, unsigned count) {
     const Prot prot = pick_prot();
     const auto done = world.as->protect(at(start), count * kPageSize, prot);
-    if (!went(done, !all(start, count, mapped) ? fail(Error::NotMapped)
-                    : any(start, count, [&](const Page& p) { return !has(p.max_prot, prot); })
-                        ? fail(Error::NotPermitted) : Result<>())) return;
-    for (unsigned i = start; i < start + count; ++i) model[i].prot = prot;
+    Result<> expected;
+    unsigned end = start;  // of what can be changed
+    for (; end < start + count && expected; ++end) {
+      if (!model[end].mapped) expected = fail(Error::NotMapped);
+      else if (!has(model[end].max_prot, prot)) expected = fail(Error::NotPermitted);
+    }
+    if (!expected) --end;
+    if (!went(done, expected) && done.error() == Error::NoMemory) return;
+    for (unsigned i = start; i < end; ++i) model[i].prot = prot;
   }
   void advise(unsigned start, unsigned count) {
     constexpr Advice choices[] = {Advice::DontNeed, Advice::Free, Advice::Huge, Advice::NoHuge, Advice::DontFork,
@@ -87,11 +92,13 @@ class ModelSpace {
       (void)went(done, first_error(start, count, advice == Advice::PopulateRead ? Access::Read : Access::Write), start, count);
       return;
     }
-    const auto whole = all(start, count, mapped) ? Result<>() : fail(Error::NotMapped);
-    const bool backed = any(start, count, [](const Page& p) { return p.file != nullptr; });
-    if ((advice == Advice::Free || advice == Advice::WipeOnFork) && backed) {
-      ASSERT_EQ(done, Result<>(fail(Error::Invalid)));
-      return;
+    auto whole = all(start, count, mapped) ? Result<>() : fail(Error::NotMapped);
+    if (advice == Advice::Free || advice == Advice::WipeOnFork) {  // up to what is not anonymous
+      for (unsigned i = 0; i < count; ++i) {
+        if (!model[start + i].file) continue;
+        whole = fail(Error::Invalid);
+        count = i;
+      }
     }
     if (!went(done, whole) && done.error() == Error::NoMemory) return;
     for (unsigned i = start; i < start + count; ++i) {  // beside holes as well

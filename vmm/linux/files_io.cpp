@@ -59,8 +59,7 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
     return t.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
                       static_cast<std::uint64_t>(offset), offset == kCurrent ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
   }
-  return result_of(how.write ? ::pwritev2(file.host.get(), iov.data(), static_cast<int>(iov.size()), offset, how.flags)
-                             : ::preadv2(file.host.get(), iov.data(), static_cast<int>(iov.size()), offset, how.flags));
+  return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset, offset == kCurrent ? ~0ull : 0, how.flags));
 }
 
 std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {

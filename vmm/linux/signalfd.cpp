@@ -134,7 +134,7 @@ void tell_signal_fds(Process& process, int sig) {
 
 std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
   constexpr std::uint64_t kMost = 64;  // at once: the guest chooses the length
-  if (buffers.bytes() < kRecord) return -EINVAL;
+  if (buffers.bytes() < kRecord) return buffers.whole() ? -EINVAL : -EFAULT;
   const std::uint64_t room = std::min(buffers.bytes() / kRecord, kMost) * kRecord;
   for (;;) {
     std::uint64_t done = 0;

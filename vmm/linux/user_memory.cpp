@@ -22,20 +22,32 @@ int errno_of(mm::Error e) {
   return EINVAL;
 }
 
+namespace {
+
+// Linux refuses other addresses before it begins.
+bool in_user_half(mm::Gva at, std::uint64_t length) {
+  return static_cast<std::int64_t>(at) >= 0 && static_cast<std::int64_t>(at + std::min(length, UserBuffers::kMaxBytes)) >= 0;
+}
+
+}  // namespace
+
 OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
   auto path = memory.read_string(at, PATH_MAX - 1);
   if (path) return *path;
   return err(path.error() == mm::Error::Invalid ? ENAMETOOLONG : EFAULT);
 }
 
-OrErrno<std::uint64_t> UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
+bool UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   // More than a program has that knows what it does: each of its buffers may lie in a few pieces.
   constexpr std::size_t kMost = 4 * mm::AddressSpace::kMostPieces;
-  if (length == 0 || held_.size() >= kMost) return 0;
-  auto got = memory.gather(at, length, access, held_);
-  if (!got) return err(EFAULT);
-  bytes_ += *got;
-  return *got;
+  if (length == 0) return true;
+  if (held_.size() >= kMost) return false;
+  const std::uint64_t got = memory.gather(at, length, access, held_).value_or(0);
+  bytes_ += got;
+  if (got == length) return true;
+  std::vector<mm::HostRange> next;
+  if (!memory.gather(at + got, 1, access, next)) lacking_ = length - got;
+  return false;
 }
 
 void UserBuffers::describe() {
@@ -48,6 +60,8 @@ void UserBuffers::describe() {
       iov_.push_back({piece.bytes.address(), piece.bytes.size()});
     }
   }
+  // The page at 0, where there is nothing in the VMM.
+  if (lacking_) iov_.push_back({nullptr, std::min<std::uint64_t>(lacking_, mm::kPageSize)});
 }
 
 OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> bytes) const {
@@ -66,8 +80,9 @@ OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> 
 }
 
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
+  if (!in_user_half(at, length)) return err(EFAULT);
   UserBuffers buffers;
-  if (auto got = buffers.append(memory, at, std::min(length, kMaxBytes), access); !got) return err(got.error());
+  buffers.append(memory, at, std::min(length, kMaxBytes), access);
   buffers.describe();
   return buffers;
 }
@@ -80,13 +95,11 @@ OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, 
   if (!segments) return err(segments.error());
   for (const Segment& s : *segments)
     if (static_cast<std::int64_t>(s.length) < 0) return err(EINVAL);
+  for (const Segment& s : *segments)
+    if (!in_user_half(s.base, s.length)) return err(EFAULT);
   UserBuffers buffers;
-  for (const Segment& s : *segments) {
-    std::uint64_t wanted = std::min(s.length, kMaxBytes - buffers.bytes_);
-    auto got = buffers.append(memory, s.base, wanted, access);
-    if (!got && buffers.bytes_ == 0) return err(got.error());
-    if (!got || *got < wanted) break;
-  }
+  for (const Segment& s : *segments)
+    if (!buffers.append(memory, s.base, std::min(s.length, kMaxBytes - buffers.bytes_), access)) break;
   buffers.describe();
   return buffers;
 }

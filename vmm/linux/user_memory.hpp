@@ -54,27 +54,31 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
 // Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it lives.
+// Where the guest has no such memory a piece follows that the host's kernel cannot use either: what it has done by then,
+// whether that counts, and whether it needed the memory at all, is the host's to say of each kind of file.
 // At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, and some thousands of pieces. The host kernel returns EFAULT by itself
 // should a shared file have shrunk below a piece.
 class UserBuffers {
  public:
   static constexpr std::uint64_t kMaxBytes = 0x7ffff000;
-  // One buffer. A buffer that is only partly there gives the part; EFAULT if nothing is.
+  // One buffer. EFAULT: it is not in user memory.
   static OrErrno<UserBuffers> one(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
-  // The guest's own array of struct iovec (count at most 1024, else EINVAL).
+  // The guest's own array of struct iovec (count at most 1024, else EINVAL). EFAULT also for one of them, as above.
   static OrErrno<UserBuffers> vector(mm::AddressSpace&, mm::Gva iov, std::uint64_t count, mm::Access);
   std::span<const iovec> iov() const { return iov_; }  // for the host's kernel alone
+  bool whole() const { return lacking_ == 0; }
   // Copies into them from `offset` on; what does not fit is left out. Errors: EFAULT.
   OrErrno<void> put(std::uint64_t offset, std::span<const std::byte>) const;
-  std::uint64_t bytes() const { return bytes_; }
+  std::uint64_t bytes() const { return bytes_; }  // that are there
 
  private:
-  // One guest buffer more; returns how many bytes of it are there.
-  OrErrno<std::uint64_t> append(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
+  // One guest buffer more. False: it is not there to its end, or one piece too many.
+  bool append(mm::AddressSpace&, mm::Gva at, std::uint64_t length, mm::Access);
   void describe();              // fills iov_
   std::vector<iovec> iov_;
   std::vector<mm::HostRange> held_;
   std::uint64_t bytes_ = 0;
+  std::uint64_t lacking_ = 0;   // bytes behind them, that are not there
 };
 
 }  // namespace ramet::vmm

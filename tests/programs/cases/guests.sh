@@ -10,6 +10,7 @@ test_signals() { same "$G/signals" "$DATA"; }
 test_signals_sent() { same "$G/signals_sent"; }
 test_vector_state() { same "$G/vector_state"; }
 test_memory() { same "$G/memory"; }
+test_halfway() { same "$G/halfway" "$DATA"; }
 test_touch_sequential() { same "$G/touch" sequential "$(scaled 256 32)"; }
 test_touch_scattered() { same "$G/touch" scattered "$(scaled 256 32)"; }
 # Of a heap that a fork shared, every second page, every fourth, every hundredth.
