@@ -38,9 +38,6 @@ constexpr std::size_t kContextBytes = std::size_t{RAMET_CONTEXTS} * (RAMET_TOLD_
 constexpr int kFirstFree = 6;   // of the VMM's descriptors that are handed to the new process, see ChildMaker
 constexpr unsigned kMapper = 0, kFilters = RAMET_CONTEXTS - 1;
 constexpr std::chrono::microseconds kLook{50};  // for an answer, before sleeping
-// In which a guest's thread looks for what comes next: as long as most calls take, and no longer than a sleep and a wake-up.
-// Not by what helped last time: a thread that was too impatient once would find nothing ever after.
-constexpr std::uint32_t kGuestRounds = 200;
 
 // In the told page of kFilters: two struct sock_fprog, then the programs.
 constexpr std::size_t kMapperProgram = 0, kVcpuProgram = 16, kPrograms = 64;
@@ -423,7 +420,6 @@ std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
   std::memcpy(c.data().data(), &data, sizeof data);
   constexpr unsigned long kFsgsbase = 2;  // HWCAP2_FSGSBASE
   if ((::getauxval(AT_HWCAP2) & kFsgsbase) != 0) c.tell_bases();
-  c.spin(kGuestRounds);
   const auto listener = free_number();
   constexpr std::size_t kFilter = 2;
   const Command begin[] = {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 
 #include "vmm/process/context.hpp"
 
@@ -18,6 +19,9 @@ class Pace {
   };
   // How long to look: somewhat more than sleeping and being woken costs.
   static constexpr std::chrono::microseconds kLook{80};
+  // In how many rounds the guest's thread looks for what comes next, before it sleeps: some 20 us, where each side seems to have
+  // a processor, for calls that take a few of the host's; else as long as short ones take.
+  static constexpr std::uint32_t kGuestLooks = 500, kGuestSleeps = 200;
 
   // For the next trap.
   Wait next();

@@ -167,6 +167,7 @@ Exit ProcessVcpu::enter_and_wait() {
   frame_.reset();
   const Pace::Wait how = pace_.next();
   if (how == Pace::Wait::Listen) slot_.context.listen();
+  slot_.context.spin(how == Pace::Wait::Look ? Pace::kGuestLooks : Pace::kGuestSleeps);
   const auto entered = machine_.mirror_->enter(slot_, std::exchange(wish_, std::nullopt), std::move(commands));
   if (!entered) {
     if (entered.error() == ESRCH) return gone();
