@@ -162,10 +162,11 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
     thread.end_for(failed);
   }
   bool last;
+  const auto elsewhere = thread.elsewhere();  // which may take the host some time to tell, and it runs there no more
   {
     std::lock_guard guard(threads_lock);
-    const rusage used = thread.usage();
-    const auto time = thread.processor_time();
+    const rusage used = thread.usage(elsewhere);
+    const auto time = thread.processor_time(elsewhere);
     auto it = std::ranges::find_if(threads, [&](const auto& t) { return t.get() == &thread; });
     owned = std::move(*it);
     threads.erase(it);

@@ -197,8 +197,8 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
 
 // --- processor time, priority, processors ---
 
-std::chrono::nanoseconds Thread::processor_time() {
-  std::chrono::nanoseconds used = elsewhere();
+std::chrono::nanoseconds Thread::processor_time(std::chrono::nanoseconds elsewhere) {
+  std::chrono::nanoseconds used = elsewhere;
   clockid_t clock;
   timespec time;
   if (running_.load(std::memory_order_acquire) && pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 &&
@@ -207,7 +207,7 @@ std::chrono::nanoseconds Thread::processor_time() {
   return used;
 }
 
-rusage Thread::usage() {
+rusage Thread::usage(std::chrono::nanoseconds elsewhere) {
   rusage used{};
   const auto add = [&used](std::chrono::nanoseconds user) {
     const timeval more = to_timeval(to_timespec(user));
@@ -215,9 +215,9 @@ rusage Thread::usage() {
   };
   if (is_current()) {
     getrusage(RUSAGE_THREAD, &used);
-    add(elsewhere());
+    add(elsewhere);
   } else {
-    add(processor_time());
+    add(processor_time(elsewhere));
   }
   return used;
 }

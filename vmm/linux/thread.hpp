@@ -104,8 +104,11 @@ class Thread {
 
   // Processor time used so far, that of guest code included. Of another thread the second tells all as the user's. Under
   // threads_lock.
-  std::chrono::nanoseconds processor_time();
-  rusage usage();
+  std::chrono::nanoseconds processor_time() { return processor_time(elsewhere()); }
+  rusage usage() { return usage(elsewhere()); }
+  // The same; `elsewhere`: what its vCPUs told of themselves (Vcpu::time_elsewhere()), for which its own host thread needs no lock.
+  std::chrono::nanoseconds processor_time(std::chrono::nanoseconds elsewhere);
+  rusage usage(std::chrono::nanoseconds elsewhere);
 
   // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The host
   // threads that work for it get the same nice value, but for the caller's of Vm::run(), if that could not have its own
