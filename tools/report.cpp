@@ -69,7 +69,7 @@ nlohmann::ordered_json to_json(const mm::Usage& u) {
 
 void print_report(const vmm::Report& r, const std::vector<std::string>& command) {
   double run = seconds(r.run);
-  std::string out = fmt::format("\n Counters for '{}':\n\n", fmt::join(command, " "));
+  std::string out = fmt::format("\n Counters for '{}' (machine: {}):\n\n", fmt::join(command, " "), r.machine);
   out += line(exits(r), "exits", run > 0 ? fmt::format("{:.1f} K/sec", static_cast<double>(exits(r)) / run / 1e3) : "");
   out += line(r.exits.syscalls, "  exits:syscall", most_frequent(r.calls));
   out += line(r.exits.page_faults, "  exits:page-fault");
@@ -98,6 +98,7 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
 vmm::Status write_report(const std::string& path, const vmm::Report& r, const std::vector<std::string>& command) {
   nlohmann::ordered_json j;
   j["command"] = command;
+  j["machine"] = r.machine;
   j["status"] = r.ending.status();
   j["message"] = r.ending.message;
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};

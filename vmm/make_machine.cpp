@@ -18,6 +18,15 @@ std::expected<MadeMachine, Failure> make_process(const MachineChoice& choice, st
 
 }  // namespace
 
+std::string name_of(const MachineChoice& choice) {
+  switch (choice.kind) {
+    case Kind::Auto: return "auto";
+    case Kind::Kvm: return "kvm";
+    case Kind::Process: break;
+  }
+  return choice.hardened ? "process, hardened" : "process";
+}
+
 std::expected<MadeMachine, Failure> make_machine(const MachineChoice& choice) {
   if (choice.kind == Kind::Process) return make_process(choice, {});
   auto kvm = create_kvm_machine("/dev/kvm", choice.host_clocks);

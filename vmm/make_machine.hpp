@@ -25,6 +25,8 @@ struct MachineChoice {
   bool host_clocks = true;
 };
 
+std::string name_of(const MachineChoice&);
+
 struct MadeMachine {
   std::unique_ptr<Machine> machine;
   MachineChoice choice;     // what it is, never Auto: the family's other machines are of this kind

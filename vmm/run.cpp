@@ -140,6 +140,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   auto files = Files::create(options.shares);
   if (!files) return std::unexpected(files.error());
   Report report;
+  report.machine = name_of(shell.choice());
   std::optional<Clock::time_point> ended;
   {
     Family family(shell, options.from ? options.from->state().pid : 0);

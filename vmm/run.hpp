@@ -52,6 +52,7 @@ Counts list(const mm::Counters&);
 // What a run cost: all processes of the family, but for `usage`, the first one's. Taken after they have ended.
 struct Report {
   Ending ending;
+  std::string machine;  // "kvm", "process", "process, hardened"
   Machine::Totals exits{};
   mm::Usage usage{};
   std::uint64_t family_held_bytes = 0, family_peak_held_bytes = 0;  // by the VMM for what its processes share: open files

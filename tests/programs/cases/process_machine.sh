@@ -64,6 +64,9 @@ test_process_hardened() {
     done
     cmp "$WORK/out" "$WORK/out--hardened" || fail "$program: not the same output"
   done
+  for how in "" ", hardened"; do
+    (on_process ${how:+--hardened} --stat "$BUSYBOX" true) 2>&1 | grep -q "(machine: process$how):" || fail "--stat does not name the machine"
+  done
   "${PROGRAM:-$RAMET}" run --machine kvm --hardened "$BUSYBOX" true 2>"$WORK/err"
   [ $? = 125 ] && grep -q -- '--hardened' "$WORK/err" || fail "--hardened without the process machine: $(cat "$WORK/err")"
 }
