@@ -143,7 +143,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   report.machine = name_of(shell.choice());
   std::optional<Clock::time_point> ended;
   {
-    Family family(shell, options.from ? options.from->state().pid : 0);
+    Family family(shell, options.from ? snapshot::id_of_copy(*options.from) : 0);
     // The caller's; what further processes run in is the family's.
     std::shared_ptr<Shell> borrowed(&shell, [](Shell*) {});
     auto image = std::make_shared<Image>(std::move(borrowed));

@@ -86,7 +86,6 @@ static int everything(const char* directory) {
   struct itimerval timer = {.it_value = {.tv_sec = 5000}, .it_interval = {.tv_sec = 7}};
   CHECK(setitimer(ITIMER_REAL, &timer, NULL) == 0);
   of_thread = 42;
-  const pid_t pid = getpid();
   double number = 1.0 / 3;
   __asm__ volatile("" : "+x"(number));
 
@@ -94,7 +93,7 @@ static int everything(const char* directory) {
   char line[256];
   while (fgets(line, sizeof line, stdin)) printf("line: %s", line);
 
-  CHECK(number == 1.0 / 3 && of_thread == 42 && getpid() == pid);
+  CHECK(number == 1.0 / 3 && of_thread == 42 && getpid() == gettid());
   CHECK(sum_of(heap, kHeap) == heap_sum);
   CHECK(mprotect(hidden, kHidden, PROT_READ) == 0 && sum_of(hidden, kHidden) == hidden_sum);
   for (size_t i = 0; i < 8 << 20; i++) CHECK(holes[i] == (i % 300000 ? 0 : (unsigned char)(i >> 12 | 1)));

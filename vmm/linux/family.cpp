@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <linux/futex.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -46,10 +47,17 @@ std::vector<std::byte> processors_of_caller() {
   return set;
 }
 
+std::array<unsigned char, 16> random_id() {
+  std::array<unsigned char, 16> id{};
+  // So little is given whole, and at once since the host has started.
+  (void)::getrandom(id.data(), id.size(), GRND_NONBLOCK);
+  return id;
+}
+
 }  // namespace
 
 Family::Family(Shell& like, int first_id)
-    : processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+    : boot_id(random_id()), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }

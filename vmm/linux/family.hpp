@@ -114,6 +114,7 @@ class Family {
 
   SysvMemory sysv_memory;                            // shared by all of its processes
   Clocks clocks;                                     // theirs; set before the first one runs
+  const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
   const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them
 
   // --- counters of calls, by number ---

@@ -124,7 +124,7 @@ bool release_one(Thread& thread, mm::Gva at, bool pending) {
     const std::uint32_t value = *seen;
     const bool unlocked = pending && value == 0;  // died between unlocking and waking
     if (!unlocked) {
-      if ((value & FUTEX_TID_MASK) != static_cast<std::uint32_t>(thread.tid)) return true;
+      if (!thread.goes_by(static_cast<int>(value & FUTEX_TID_MASK))) return true;
       seen = word->compare_exchange(value, (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED);
       if (!seen) return false;
       if (*seen != value) continue;

@@ -46,6 +46,7 @@ constexpr Fixed kFixed[] = {
     {"/proc/sys/kernel/ostype", Type::File},
     {"/proc/sys/kernel/pid_max", Type::File},
     {"/proc/sys/kernel/random", Type::Directory},
+    {"/proc/sys/kernel/random/boot_id", Type::File},
     {"/proc/sys/kernel/random/uuid", Type::File},
     {"/proc/sys/vm", Type::Directory},
     {"/proc/sys/vm/overcommit_memory", Type::File},

@@ -256,9 +256,8 @@ std::string cpu_list() {
   return out + "\n";
 }
 
-OrErrno<std::string> random_uuid() {
-  unsigned char b[16];
-  if (::getrandom(b, sizeof b, 0) != sizeof b) return err(EIO);
+// As RFC 4122 has random ones.
+std::string uuid_of(std::array<unsigned char, 16> b) {
   b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
   b[8] = static_cast<unsigned char>((b[8] & 0x3f) | 0x80);
   std::string out;
@@ -320,7 +319,12 @@ OrErrno<std::string> system_content(const ProcContext& c, std::string_view path)
   if (path == "/proc/sys/kernel/osrelease") return std::string(kKernelRelease) + "\n";
   if (path == "/proc/sys/kernel/ostype") return std::string("Linux\n");
   if (path == "/proc/sys/kernel/pid_max") return std::string("4194304\n");
-  if (path == "/proc/sys/kernel/random/uuid") return random_uuid();
+  if (path == "/proc/sys/kernel/random/boot_id") return uuid_of(c.process->family.boot_id);
+  if (path == "/proc/sys/kernel/random/uuid") {
+    std::array<unsigned char, 16> random;
+    if (::getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size())) return err(EIO);
+    return uuid_of(random);
+  }
   if (path == "/proc/sys/vm/overcommit_memory") return std::string("0\n");
   if (path == "/proc/sys/vm/max_map_count") return std::string("65530\n");
   if (path == "/proc/sys/vm/mmap_min_addr") return std::string("65536\n");

@@ -282,7 +282,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
 
 Thread* Process::find_thread(int tid) {
   for (auto& thread : threads)
-    if (thread->tid == tid) return thread.get();
+    if (thread->goes_by(tid)) return thread.get();
   return nullptr;
 }
 

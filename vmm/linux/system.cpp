@@ -199,7 +199,7 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
   for (const auto& process : processes) {
     std::lock_guard guard(process->threads_lock);
     for (const auto& t : process->threads)
-      if (tid == 0 || t->tid == tid) result = join(result, of_each(*t));
+      if (tid == 0 || t->goes_by(tid)) result = join(result, of_each(*t));
   }
   return result;
 }

@@ -190,7 +190,7 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
   image_->machine().release_vcpu(&vcpu());
   vcpu_.store(&on, std::memory_order_seq_cst);
   image_ = std::move(next);
-  tid = new_tid;
+  tid = new_tid, former_tid = 0;
   if (nice_ != 0) (void)on.set_nice(nice_);  // the new process of the host began as the VMM's others
   if (!affinity_.empty()) (void)on.set_affinity(affinity_);
 }

@@ -32,6 +32,9 @@ class Thread {
   Process& process;
   mm::Charge charge;                            // of all but a process's first thread, see Process::spawn()
   int tid;                                      // changed by execve(2) only, under threads_lock
+  int former_tid = 0;                           // of a copy's first thread: its id when it was saved first, which its libraries
+                                                // may keep. 0: none
+  bool goes_by(int id) const { return id == tid || (id > 0 && id == former_tid); }
 
   Image& image() { return *image_; }
   mm::AddressSpace& memory() { return image_->memory(); }

@@ -96,7 +96,7 @@ std::int64_t sys_arch_prctl(Thread& thread, const Args& a) {
 // --- scheduling: the host's, which guest threads are subject to as any host thread ---
 
 bool known_thread(Thread& thread, int tid) {
-  return tid == 0 || tid == thread.tid || thread.process.family.find_by_thread(tid) != nullptr;
+  return tid == 0 || thread.goes_by(tid) || thread.process.family.find_by_thread(tid) != nullptr;
 }
 
 std::int64_t sys_sched_yield(Thread&, const Args&) {

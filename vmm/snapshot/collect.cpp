@@ -59,7 +59,8 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   std::span<const std::byte> area = fp.area;
   while (!area.empty() && area.back() == std::byte{0}) area = area.first(area.size() - 1);
   ThreadState t;
-  t.tid = thread.tid;
+  t.tid = thread.former_tid ? thread.former_tid : thread.tid;
+  if (thread.tid == process_.pid) state.pid = t.tid;
   t.name = thread.name;
   const arch::GuestAbi& abi = thread.abi();
   t.regs.assign(regs.word.begin(), regs.word.begin() + abi.reg.count);
@@ -78,6 +79,7 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
 }
 
 Status Collector::threads(bool hook) {
+  state.pid = process_.pid;
   if (process_.family.size() != 1) return refused("it has processes besides its first one; only one can be saved");
   UserRegs regs = first_.regs();
   if (!hook) first_.abi().repeat_call(regs);  // the number of the call is still there
@@ -97,7 +99,6 @@ Status Collector::threads(bool hook) {
 Status Collector::process() {
   const auto& features = process_.machine().features();
   state.processor = {features.model_name, features.flags, features.fp.components, features.fp.bytes};
-  state.pid = process_.pid;
   state.deny_wx = process_.deny_wx;
   {
     std::lock_guard guard(process_.signals.lock);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/auxvec.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -278,6 +279,17 @@ Status answer_hook(const File& file, Thread& thread, unsigned copy, const std::v
 
 }  // namespace
 
+int id_of_copy(const File& file) {
+  std::set<int> had{file.state().pid};
+  for (const ThreadState& thread : file.state().threads) had.insert(thread.tid);
+  constexpr int kFirst = 300;  // RESERVED_PIDS
+  for (std::uint32_t random;;) {
+    if (::getrandom(&random, sizeof random, 0) != sizeof random) continue;
+    const int id = kFirst + static_cast<int>(random % static_cast<std::uint32_t>(Family::kMaxId - kFirst));
+    if (!had.contains(id)) return id;
+  }
+}
+
 Status check_instruction_set(const File& file, const arch::GuestAbi& here) {
   if (&file.abi() == &here) return {};
   return failure(fmt::format("{} is a snapshot of a program for {}; this machine runs {} programs", file.path(),
@@ -360,9 +372,12 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
   for (const ThreadState& saved : state.threads) {
     if (saved.tid < 1 || saved.tid >= Family::kMaxId || !ids.insert(saved.tid).second)
       return impossible(file, "threads");
-    auto thread = process.make_thread(saved.tid);
+    const bool leader = saved.tid == state.pid;
+    auto thread = process.make_thread(leader ? process.pid : saved.tid);
     if (!thread) return std::unexpected(thread.error());
     if (auto ready = restore_thread(file, saved, **thread); !ready) return std::unexpected(ready.error());
+    // The program's libraries keep it, also as the owner of locks that are held: the thread goes by both.
+    if (leader) (*thread)->former_tid = saved.tid;
     threads.push_back(std::move(*thread));
   }
   if (auto answered = answer_hook(file, *threads.front(), copy, arguments); !answered)

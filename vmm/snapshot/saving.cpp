@@ -145,7 +145,7 @@ Status Saving::write(Thread& thread, ProcessState& state) {
   Pages pages(**writer, thread.memory().memory(), banks_);
   Status added;
   thread.memory().visit_contents([&](const mm::Region& region, const mm::AddressSpace::Stretch& stretch) {
-    if (added) added = pages.add(region, stretch);
+    if (added && !region.wipe_on_fork) added = pages.add(region, stretch);  // copies find zeroes there, as children do
   });
   if (!added) return added;
   return (*writer)->finish(*text, pages.runs(), parent_ ? parent_->header().identity : Hash{});

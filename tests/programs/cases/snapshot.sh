@@ -252,3 +252,35 @@ test_snapshot_within_reach() {
   says 'still here'
   [ ! -s "$DATA/self" ] || fail "the program did not truncate the file"
 }
+# different WORDS: each of the eight lines in $WORK/out has other words than the others have.
+different() {
+  [ "$(wc -l <"$WORK/out")" = 8 ] || { show "$WORK/out" "$WORK/err"; fail "not eight lines"; }
+  for word in $(seq "$1"); do
+    [ "$(cut -d" " -f"$word" "$WORK/out" | sort -u | wc -l)" = 8 ] || { show "$WORK/out"; fail "word $word is the same in two copies"; }
+  done
+}
+# What copies must not share.
+test_snapshot_copies_differ() {
+  "$RAMET" snapshot save --timeout "$LIMIT" --when used -o "$WORK/used" "$G/copied" </dev/null 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
+  "$RAMET" snapshot save --timeout "$LIMIT" --parent "$WORK/used" --when again -o "$WORK/again" </dev/null 2>"$WORK/err" ||
+    { show "$WORK/err"; fail "save a copy"; }
+  for file in used again; do
+    "$RAMET" snapshot run --timeout "$LIMIT" --copies 8 --jobs 2 "$WORK/$file" </dev/null >"$WORK/out" 2>"$WORK/err" ||
+      { show "$WORK/err"; fail "$file"; }
+    different 4
+  done
+}
+test_snapshot_copies_differ_in_python() {
+  need /usr/bin/python3
+  cat >"$WORK/used.py" <<'EOF'
+import os, secrets, ssl, uuid
+uuid.uuid4(), secrets.token_hex(8), ssl.RAND_bytes(8), os.urandom(8)
+input()
+print(os.getpid(), uuid.uuid4(), secrets.token_hex(8), ssl.RAND_bytes(8).hex(), os.urandom(8).hex())
+EOF
+  "$RAMET" snapshot save --timeout "$LIMIT" --root / --when first-read -o "$WORK/used" /usr/bin/python3 "$WORK/used.py" </dev/null 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
+  echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+  different 5
+}
