@@ -36,6 +36,7 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
   spawn.fp = &fp;
   spawn.name = thread.name;
+  spawn.credentials = thread.credentials();
   std::lock_guard guard(thread.process.threads_lock);
   spawn.nice = thread.nice();
   spawn.affinity.assign(thread.affinity().begin(), thread.affinity().end());

@@ -38,6 +38,13 @@ OrErrno<std::vector<std::string>> read_strings(Thread& thread, mm::Gva at, std::
   }
 }
 
+// By the VMM itself: who may run a program need not be allowed to read it.
+OrErrno<std::shared_ptr<OpenFile>> open_to_run(Thread& thread, Found& found) {
+  auto& state = state_of(thread);
+  if (int error = refused(state.restricting(thread.tid).get(), found.st, X_OK)) return err(error);
+  return state.open_found(nullptr, found, O_RDONLY, 0);
+}
+
 // The file to run, opened as the guest may open it.
 OrErrno<std::shared_ptr<OpenFile>> open_program(Thread& thread, int dirfd, const std::string& path, int flags) {
   auto& state = state_of(thread);
@@ -47,7 +54,10 @@ OrErrno<std::shared_ptr<OpenFile>> open_program(Thread& thread, int dirfd, const
     found.file = dirfd == AT_FDCWD ? state.working_directory() : state.get(dirfd);
     if (!found.file) return err(EBADF);
     if (found.file->kind != OpenFile::Kind::File) return err(EACCES);
-    return state.open_found(&thread, found, O_RDONLY, 0);
+    auto st = stat_of(state, *found.file);
+    if (!st) return err(st.error());
+    found.st = *st;
+    return open_to_run(thread, found);
   }
   auto base = state.base(dirfd, path);
   if (!base) return err(base.error());
@@ -55,7 +65,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_program(Thread& thread, int dirfd, const
   if (!found) return err(found.error());
   if (S_ISLNK(found->st.st_mode)) return err(ELOOP);
   if (!S_ISREG(found->st.st_mode) || found->synthetic()) return err(EACCES);
-  return state.open_found(&thread, *found, O_RDONLY, 0);
+  return open_to_run(thread, *found);
 }
 
 void reset_signals(Thread& thread) {
@@ -102,6 +112,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
     std::lock_guard guard(process.threads_lock);
     thread.name = comm;
   }
+  thread.set_credentials(thread.credentials()->executed());
   thread.restart = nullptr;
   reset_signals(thread);
   process.timers->remove_posix();

@@ -22,12 +22,12 @@ namespace {
 
 constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
 
-siginfo_t child_info(int pid, int code, int value) {
+siginfo_t child_info(int pid, unsigned user, int code, int value) {
   siginfo_t info{};
   info.si_signo = SIGCHLD;
   info.si_code = code;
   info.si_pid = pid;
-  info.si_uid = ::getuid();
+  info.si_uid = user;
   info.si_status = value;
   return info;
 }
@@ -35,7 +35,7 @@ siginfo_t child_info(int pid, int code, int value) {
 }  // namespace
 
 siginfo_t Family::Member::end_info(int pid) const {
-  return status & 0x7f ? child_info(pid, CLD_KILLED, status & 0x7f) : child_info(pid, CLD_EXITED, status >> 8);
+  return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f) : child_info(pid, user, CLD_EXITED, status >> 8);
 }
 
 namespace {
@@ -57,7 +57,7 @@ std::array<unsigned char, 16> random_id() {
 }  // namespace
 
 Family::Family(Shell& like, int first_id)
-    : boot_id(random_id()), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+    : boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
 }
@@ -209,6 +209,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
     Member& m = self->second;
     released = std::move(m.process);
     m.status = ending.wait_status();
+    m.user = process.user;
     m.usage = usage;
     // Its children go to the nearest ancestor that asked for it, or to nobody.
     int heir = m.parent;
@@ -225,7 +226,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
         info.si_signo = child.death_signal;
         info.si_code = SI_USER;
         info.si_pid = process.pid;
-        info.si_uid = ::getuid();
+        info.si_uid = process.user;
         letters.emplace_back(child.process, info);
       }
       child.parent = heir;
@@ -450,7 +451,7 @@ std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const 
     const bool clone = m.exit_signal != SIGCHLD;
     if (!(request.options & static_cast<int>(__WALL)) && clone != ((request.options & static_cast<int>(__WCLONE)) != 0)) continue;
     any = true;
-    Child child{.pid = it->first, .usage = m.usage};
+    Child child{.pid = it->first, .user = m.process ? m.process->user.load() : m.user, .usage = m.usage};
     if (!m.process) {
       if (!(request.options & WEXITED)) continue;
       const siginfo_t info = m.end_info(it->first);
@@ -503,7 +504,7 @@ void Family::changed(int pid, int code, int sig, std::uint64_t change) {
       const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
       wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
     }
-    tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, code, sig), letters);
+    tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, m->process ? m->process->user.load() : m->user, code, sig), letters);
   }
   send(letters);
 }

@@ -99,6 +99,7 @@ class Family {
   };
   struct Child {
     int pid = 0, code = 0, value = 0;                // CLD_*; exit status or signal
+    unsigned user = 0;                               // its real user id
     int status = 0;                                  // as wait4(2) gives it
     rusage usage{};
   };
@@ -115,6 +116,7 @@ class Family {
   SysvMemory sysv_memory;                            // shared by all of its processes
   Clocks clocks;                                     // theirs; set before the first one runs
   const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
+  const int nice;                                    // of the VMM; no host thread of theirs has a lower one
   const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them
 
   // --- counters of calls, by number ---
@@ -130,6 +132,7 @@ class Family {
     int exit_signal = 0, death_signal = 0;
     bool subreaper = false, executed = false;
     int status = 0;                                  // of a zombie, as wait4(2) gives it
+    unsigned user = 0;                               // of a zombie: its real user id
     int stop_signal = 0;                             // it is stopped
     int untold_stop = 0;                             // that no wait has told yet
     bool untold_continue = false;

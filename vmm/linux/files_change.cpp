@@ -1,5 +1,6 @@
 // What changes the tree: names (mkdir, unlink, rename, link, ...) and attributes (chmod, chown, utimens).
 // Everything below a share that is not writable answers EROFS; mount points and their parents stay.
+#include <linux/capability.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@ namespace {
 
 // A guest must not leave programs behind that the host's users would run with the VMM's rights.
 mode_t harmless(mode_t mode, bool directory) { return mode & (directory ? 07777 : 01777); }
+
+std::shared_ptr<const Credentials> restricting(Thread& t) { return state_of(t).restricting(t.tid); }
 
 OrErrno<Parent> parent_of(Thread& t, int dirfd, const std::string& path) {
   auto from = state_of(t).base(dirfd, path);
@@ -41,7 +44,22 @@ std::int64_t check_new(Thread& t, const Parent& p) {
   if (!p.dir.fd) return -EACCES;
   if (!state_of(t).writable(p.dir)) return -EROFS;
   if (forbidden_filesystem(p.dir.fd->get())) return -EACCES;
-  return 0;
+  return -refused(restricting(t).get(), p.dir, W_OK | X_OK);
+}
+
+// Makes it in the host's directory and gives it to the guest's ids. `make`: 0 or -errno. What cannot be given is not made.
+template <class Make>
+std::int64_t make_in(Thread& t, const Parent& p, int remove_flags, Make make) {
+  const auto who = restricting(t);
+  if (!who) return make();
+  std::lock_guard guard(*state_of(t).naming);
+  if (std::int64_t bad = make()) return bad;
+  const int dir = p.dir.fd->get();
+  struct stat directory;
+  const HostFd made(::openat(dir, p.name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  int error = !made || ::fstat(dir, &directory) != 0 ? errno : give_to(who.get(), made.get(), directory);
+  if (error) ::unlinkat(dir, p.name.c_str(), remove_flags);
+  return -error;
 }
 
 // A name that is to go away.
@@ -53,7 +71,15 @@ std::int64_t check_old(Thread& t, const Parent& p) {
   }
   if (!state_of(t).writable(p.dir)) return -EROFS;
   if (forbidden_filesystem(p.dir.fd->get())) return -EACCES;
-  return 0;
+  const auto who = restricting(t);
+  if (!who) return 0;
+  auto there = state_of(t).find(p.dir, p.name, false, t.tid);
+  return there ? -refused_removal(who.get(), p.dir, there->st) : -there.error();
+}
+
+// For as long as other ids than the VMM's take names away or move them: see Files::State::naming.
+std::unique_lock<std::mutex> lock_names(Thread& t) {
+  return restricting(t) ? std::unique_lock(*state_of(t).naming) : std::unique_lock<std::mutex>();
 }
 
 std::int64_t make_directory(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
@@ -61,18 +87,20 @@ std::int64_t make_directory(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(t, *p)) return bad;
   mode = state_of(t).masked(mode & 01777);
-  if (::mkdirat(p->dir.fd->get(), p->name.c_str(), mode) != 0) return -errno;
-  if (mode & state_of(t).host_umask()) {
-    // The host's umask took off more than the guest's. A directory that cannot have its mode is not made.
-    auto made = state_of(t).find(p->dir, p->name, false, t.tid);
-    int error = made ? 0 : made.error();
-    if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) error = errno;
-    if (error) {
-      ::unlinkat(p->dir.fd->get(), p->name.c_str(), AT_REMOVEDIR);
-      return -error;
+  return make_in(t, *p, AT_REMOVEDIR, [&]() -> std::int64_t {
+    if (::mkdirat(p->dir.fd->get(), p->name.c_str(), mode) != 0) return -errno;
+    if (mode & state_of(t).host_umask()) {
+      // The host's umask took off more than the guest's. A directory that cannot have its mode is not made.
+      auto made = state_of(t).find(p->dir, p->name, false, t.tid);
+      int error = made ? 0 : made.error();
+      if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) error = errno;
+      if (error) {
+        ::unlinkat(p->dir.fd->get(), p->name.c_str(), AT_REMOVEDIR);
+        return -error;
+      }
     }
-  }
-  return 0;
+    return 0;
+  });
 }
 
 std::int64_t remove_name(Thread& t, int dirfd, mm::Gva at, bool directory) {
@@ -82,8 +110,29 @@ std::int64_t remove_name(Thread& t, int dirfd, mm::Gva at, bool directory) {
     if (!directory) return -EISDIR;
     return p->name == "." ? -EINVAL : p->name == ".." ? -ENOTEMPTY : -EBUSY;
   }
+  const auto guard = lock_names(t);
   if (std::int64_t bad = check_old(t, *p)) return bad;
   return result_of(::unlinkat(p->dir.fd->get(), host_name(*p).c_str(), directory ? AT_REMOVEDIR : 0));
+}
+
+// What it means for the ids of the guest, beyond taking the old name away.
+std::int64_t check_rename(Thread& t, const Parent& from, const Parent& to, bool exchange) {
+  const auto who = restricting(t);
+  if (!who) return 0;
+  const auto& state = state_of(t);
+  if (int error = refused(who.get(), to.dir, W_OK | X_OK)) return -error;
+  struct stat old_dir, new_dir;
+  if (!to.dir.fd || ::fstat(from.dir.fd->get(), &old_dir) != 0 || ::fstat(to.dir.fd->get(), &new_dir) != 0) return -EROFS;
+  const bool moves = old_dir.st_dev != new_dir.st_dev || old_dir.st_ino != new_dir.st_ino;
+  // A directory that moves has another "..", which is written into it.
+  const auto check_parent = [&](const OrErrno<Found>& what) {
+    return what && moves && S_ISDIR(what->st.st_mode) ? refused(who.get(), what->st, W_OK) : 0;
+  };
+  if (int error = check_parent(state.find(from.dir, from.name, false, t.tid))) return -error;
+  auto target = state.find(to.dir, to.name, false, t.tid);
+  if (!target) return target.error() == ENOENT ? 0 : -target.error();
+  if (int error = refused_removal(who.get(), to.dir, target->st)) return -error;
+  return exchange ? -check_parent(target) : 0;
 }
 
 std::int64_t rename_name(Thread& t, int old_fd, mm::Gva old_at, int new_fd, mm::Gva new_at, unsigned flags) {
@@ -95,8 +144,10 @@ std::int64_t rename_name(Thread& t, int old_fd, mm::Gva old_at, int new_fd, mm::
   if (!to) return -to.error();
   if (from->dir.mount != to->dir.mount) return -EXDEV;
   if (!plain(*from) || !plain(*to)) return -EBUSY;
+  const auto guard = lock_names(t);
   if (std::int64_t bad = check_old(t, *from)) return bad;
   if (state_of(t).fixed(guest_path(*to))) return -EBUSY;
+  if (std::int64_t bad = check_rename(t, *from, *to, flags & kExchange)) return bad;
   return result_of(::syscall(SYS_renameat2, from->dir.fd->get(), host_name(*from).c_str(), to->dir.fd->get(),
                              host_name(*to).c_str(), flags));
 }
@@ -110,6 +161,10 @@ std::int64_t link_name(Thread& t, int old_fd, mm::Gva old_at, int new_fd, mm::Gv
   if (std::int64_t bad = check_new(t, *to)) return bad;
   if ((found->file ? found->file->mount : found->node.mount) != to->dir.mount) return -EXDEV;
   if (S_ISDIR(found->st.st_mode)) return -EPERM;
+  if (const auto who = restricting(t); who && !owns(*who, found->st.st_uid)) {  // as with fs.protected_hardlinks
+    if (!S_ISREG(found->st.st_mode) || refused(who.get(), found->st, R_OK | W_OK)) return -EPERM;
+  }
+  const auto guard = lock_names(t);
   return result_of(::linkat(AT_FDCWD, fd_path(found->host()).c_str(), to->dir.fd->get(), host_name(*to).c_str(),
                             AT_SYMLINK_FOLLOW));
 }
@@ -121,7 +176,7 @@ std::int64_t symbolic_link(Thread& t, mm::Gva text_at, int dirfd, mm::Gva at) {
   auto p = parent_for(t, dirfd, at);
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(t, *p)) return bad;
-  return result_of(::symlinkat(text->c_str(), p->dir.fd->get(), host_name(*p).c_str()));
+  return make_in(t, *p, 0, [&] { return result_of(::symlinkat(text->c_str(), p->dir.fd->get(), host_name(*p).c_str())); });
 }
 
 std::int64_t make_node(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
@@ -134,7 +189,7 @@ std::int64_t make_node(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
   if (type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK) return -EPERM;
   if (p->slash) return -ENOENT;
   mode_t bits = state_of(t).masked(harmless(mode, false));
-  return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0));
+  return make_in(t, *p, 0, [&] { return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0)); });
 }
 
 // An object whose attributes may change.
@@ -163,18 +218,36 @@ std::int64_t change_mode(Thread& t, const OrErrno<Found>& found, mode_t mode) {
   if (!found) return -found.error();
   if (std::int64_t bad = check_change(t, *found)) return bad;
   if (S_ISLNK(found->st.st_mode)) return -EOPNOTSUPP;
+  if (const auto who = restricting(t)) {
+    if (!owns(*who, found->st.st_uid)) return -EPERM;
+    if (!who->in_group(found->st.st_gid) && !who->may(CAP_FSETID)) mode &= ~static_cast<mode_t>(S_ISGID);
+  }
   return result_of(::chmod(fd_path(found->host()).c_str(), harmless(mode & 07777, S_ISDIR(found->st.st_mode))));
 }
+
+constexpr unsigned kSame = static_cast<unsigned>(-1);
 
 std::int64_t change_owner(Thread& t, const OrErrno<Found>& found, unsigned uid, unsigned gid) {
   if (!found) return -found.error();
   if (std::int64_t bad = check_change(t, *found)) return bad;
+  if (const auto who = restricting(t); who && !who->may(CAP_CHOWN)) {
+    const struct stat& st = found->st;
+    const bool own = who->user.file == st.st_uid;
+    if (uid != kSame && !(own && uid == st.st_uid)) return -EPERM;
+    if (gid != kSame && !(own && (gid == st.st_gid || who->in_group(gid)))) return -EPERM;
+  }
   return result_of(::fchownat(found->host(), "", uid, gid, AT_EMPTY_PATH));
 }
 
 std::int64_t change_times(Thread& t, const OrErrno<Found>& found, const timespec* times) {
   if (!found) return -found.error();
   if (std::int64_t bad = check_change(t, *found)) return bad;
+  if (const auto who = restricting(t); who && !owns(*who, found->st.st_uid)) {
+    const auto both = [&](long what) { return times[0].tv_nsec == what && times[1].tv_nsec == what; };
+    const bool now = !times || both(UTIME_NOW);
+    if (now && refused(who.get(), found->st, W_OK)) return -EACCES;
+    if (!now && !both(UTIME_OMIT)) return -EPERM;
+  }
   if (S_ISLNK(found->st.st_mode)) return result_of(::utimensat(found->host(), "", times, AT_EMPTY_PATH));
   return result_of(::utimensat(AT_FDCWD, fd_path(found->host()).c_str(), times, 0));
 }
@@ -259,7 +332,8 @@ std::int64_t with_socket_node(Thread& t, const std::string& path, const std::fun
   if (std::int64_t bad = check_new(t, *p)) return bad;
   if (p->slash) return -ENOENT;
   const int dir = p->dir.fd->get();
-  if (::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(t).masked(0777), 0) != 0) return -errno;
+  if (std::int64_t bad = make_in(t, *p, 0, [&] { return result_of(::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(t).masked(0777), 0)); }))
+    return bad;
   HostFd node(::openat(dir, p->name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   std::int64_t r = node ? 0 : -errno;
   struct stat st{}, now{};

@@ -135,8 +135,9 @@ std::int64_t sys_getcwd(Thread& t, const Args& a) {
   return static_cast<std::int64_t>(length);
 }
 
-std::int64_t enter(Files::State& state, Found& found) {
+std::int64_t enter(Files::State& state, Found& found, const Credentials* who) {
   if (!S_ISDIR(found.st.st_mode)) return -ENOTDIR;
+  if (int error = refused(who, found.st, X_OK); error && !found.synthetic()) return -error;
   std::shared_ptr<OpenFile> directory = found.file;
   if (!directory) {
     if (found.node.fd && ::faccessat(AT_FDCWD, fd_path(found.node.fd->get()).c_str(), X_OK, AT_EACCESS) != 0) return -errno;
@@ -157,7 +158,7 @@ std::int64_t sys_chdir(Thread& t, const Args& a) {
   if (!from) return -from.error();
   auto found = state.find(*from, *path, true, t.tid);
   if (!found) return -found.error();
-  return enter(state, *found);
+  return enter(state, *found, state.restricting(t.tid).get());
 }
 
 std::int64_t sys_fchdir(Thread& t, const Args& a) {
@@ -167,8 +168,10 @@ std::int64_t sys_fchdir(Thread& t, const Args& a) {
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;
   Found found;
   found.file = std::move(file);
-  found.st.st_mode = S_IFDIR;
-  return enter(state, found);
+  auto st = stat_of(state, *found.file);
+  if (!st) return -st.error();
+  found.st = *st;
+  return enter(state, found, state.restricting(t.tid).get());
 }
 
 std::int64_t sys_chroot(Thread&, const Args&) { return -EPERM; }
@@ -185,7 +188,7 @@ std::span<const Definition> directory_calls() {
 
 bool Files::enter_directory(const std::string& guest_path) {
   auto found = state_->find(state_->root(), guest_path, true, 0);
-  return found && enter(*state_, *found) == 0;
+  return found && enter(*state_, *found, nullptr) == 0;
 }
 
 }  // namespace ramet::vmm

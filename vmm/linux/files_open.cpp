@@ -143,6 +143,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
   int mount = found.node.mount;
   bool may_write = writable(found.node);
   bool path_only = flags & O_PATH;
+  const Credentials* who = thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials().get() : nullptr;
   if (found.file) {
     const OpenFile& file = *found.file;
     mount = file.mount;
@@ -187,6 +188,10 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
       return err(EISDIR);
     }
     if (wants_write(flags) && !may_write && !S_ISCHR(type)) return err(EROFS);
+    unsigned wanted_access = temporary ? W_OK | X_OK : (flags & O_ACCMODE) == O_WRONLY ? W_OK : (flags & O_ACCMODE) == O_RDONLY ? R_OK : R_OK | W_OK;
+    if (flags & O_TRUNC) wanted_access |= W_OK;
+    if (int error = refused(who, found.st, wanted_access)) return err(error);
+    if (who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid)) return err(EPERM);
     mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
     OrErrno<HostFd> fd = err(EIO);
     auto open_it = [&]() -> std::int64_t {
@@ -200,6 +205,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
     }
     if (!fd) return err(fd.error());
     if (temporary && (wanted & host_umask()) && ::fchmod(fd->get(), wanted) != 0) return err(errno);
+    if (temporary)
+      if (int error = give_to(who, fd->get(), found.st)) return err(error);
     file = make_file(temporary ? OpenFile::Kind::File : kind_of(type), std::move(*fd), flags & (O_ACCMODE | O_DIRECTORY),
                      temporary ? join(found.path(), "#tmp") : found.path());
   }
@@ -209,12 +216,15 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
   return file;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int flags, mode_t mode) {
+OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int flags, mode_t mode, const Credentials* who) {
   if (where.slash) return err(EISDIR);
   if (!where.dir.fd) return err(EACCES);
   if (!writable(where.dir)) return err(EROFS);
   if (forbidden_filesystem(where.dir.fd->get())) return err(EACCES);
   if ((flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT)) return err(EINVAL);
+  struct stat directory;
+  if (::fstat(where.dir.fd->get(), &directory) != 0) return err(errno);
+  if (int error = refused(who, directory, W_OK | X_OK)) return err(error);
   mode = masked(mode & kModeBits);
   open_how how{};
   how.flags = static_cast<std::uint64_t>((flags & kHostFlags & ~kTmpfile) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY);
@@ -222,8 +232,9 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   HostFd fd(static_cast<int>(::syscall(SYS_openat2, where.dir.fd->get(), where.name.c_str(), &how, sizeof how)));
   if (!fd) return err(errno);
-  if ((mode & host_umask()) && ::fchmod(fd.get(), mode) != 0) {
-    const int error = errno;
+  int error = (mode & host_umask()) && ::fchmod(fd.get(), mode) != 0 ? errno : 0;
+  if (!error) error = give_to(who, fd.get(), directory);
+  if (error) {
     ::unlinkat(where.dir.fd->get(), where.name.c_str(), 0);
     return err(error);
   }
@@ -256,7 +267,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
     auto again = walk(from, path, follow, tid, &missing);
     if (again) continue;
     if (again.error() != ENOENT || missing.name.empty()) return err(again.error());
-    auto created = create(missing, flags, mode);
+    auto created = create(missing, flags, mode, restricting(tid).get());
     if (created || created.error() != EEXIST) return created;
   }
   return err(EEXIST);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -17,14 +18,16 @@ const HostFd& ScratchDirectory::directory() const {
     std::string name = (error ? "/tmp" : parent.string()) + "/ramet-XXXXXX";
     if (!::mkdtemp(name.data())) return;
     path_ = name;
-    root_ = HostFd(::open(name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    // All users of the guest's may write to it, as to /tmp; those of the host do not get past the directory above.
+    if (::mkdir(inner().c_str(), 0700) != 0 || ::chmod(inner().c_str(), 01777) != 0) return;
+    root_ = HostFd(::open(inner().c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   });
   return root_;
 }
 
 bool ScratchDirectory::used() const {
   std::error_code error;
-  return !path_.empty() && !std::filesystem::is_empty(path_, error);
+  return !path_.empty() && !std::filesystem::is_empty(inner(), error);
 }
 
 ScratchDirectory::~ScratchDirectory() {

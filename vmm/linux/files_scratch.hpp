@@ -23,6 +23,7 @@ class ScratchDirectory {
 
  private:
   mutable std::once_flag made_;
+  std::string inner() const { return path_ + "/guest"; }
   mutable std::string path_;  // empty: never made
   mutable HostFd root_;
 };

@@ -140,6 +140,11 @@ std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags)
   mode_t type = found->st.st_mode;
   if ((mode & W_OK) && of_share && !writable && (S_ISREG(type) || S_ISDIR(type) || S_ISLNK(type))) return -EROFS;
   if (S_ISLNK(type)) return 0;  // links have no permissions of their own
+  const auto who = state.restricting(t.tid);
+  if (who) {
+    const Credentials asking = flags & AT_EACCESS ? *who : who->by_real_ids();
+    if (int error = refused(&asking, found->st, static_cast<unsigned>(mode))) return -error;
+  }
   return result_of(::faccessat(AT_FDCWD, fd_path(found->host()).c_str(), mode, flags & AT_EACCESS));
 }
 

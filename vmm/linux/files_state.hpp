@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "vmm/linux/credentials.hpp"
 #include "vmm/linux/devices.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/files_charge.hpp"
@@ -117,6 +118,13 @@ struct Files::State {
   std::vector<Mount>& mounts = *all_mounts;
   Process* process = nullptr;
 
+  // --- the guest's ids, files_access.cpp ---
+  // Those of the thread, if they are others than the VMM's; null: the host's answer is enough, or the VMM itself asks (0).
+  std::shared_ptr<const Credentials> restricting(int tid) const;
+  // Held while a name is made and its file given to such ids, and while they take names away or move them: so no other
+  // file can be put in its place. Of the family; outermost.
+  std::shared_ptr<std::mutex> naming = std::make_shared<std::mutex>();
+
   // --- mapped files, files_backing.cpp ---
   std::shared_ptr<MappedFiles> mapped = std::make_shared<MappedFiles>();
   std::shared_ptr<HostMappings> mappings = std::make_shared<HostMappings>();  // of the family
@@ -183,7 +191,8 @@ struct Files::State {
   OrErrno<std::shared_ptr<OpenFile>> open(Thread* thread, const Node& base, const std::string& path, int flags,
                                           mode_t mode);
   OrErrno<std::shared_ptr<OpenFile>> open_found(Thread* thread, Found&, int flags, mode_t mode);
-  OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode);
+  // `who`: as restricting() tells.
+  OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode, const Credentials* who);
 };
 
 // Offsets of the entries of a directory that are not the host's, see files_directory.cpp. ext4's own end
@@ -226,6 +235,14 @@ class MemoryCharge {
   const std::shared_ptr<mm::Account> account_;
   std::uint64_t charged_ = 0;         // guarded by lock
 };
+
+// Whether such ids (null: no question) are refused what they want, R_OK, W_OK, X_OK together: 0 or errno. files_access.cpp.
+int refused(const Credentials* who, const struct stat&, unsigned wanted);
+int refused(const Credentials* who, const Node& directory, unsigned wanted);
+// The same of taking a name away.
+int refused_removal(const Credentials* who, const Node& from, const struct stat& what);
+// Gives them what was just made in that directory; 0 or errno.
+int give_to(const Credentials* who, int made, const struct stat& directory);
 
 // What a socket may send before somebody receives it.
 std::uint64_t send_buffer(int host);

@@ -156,7 +156,7 @@ void Files::attach_stdio(int in, int out, int err_) {
 Files::State::State() : sockets(std::make_shared<SocketNames>()) {}
 
 Files::State::State(const State& parent)
-    : all_mounts(parent.all_mounts), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
+    : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
       devices(std::make_shared<Devices>(*parent.devices)), sockets(parent.sockets) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;

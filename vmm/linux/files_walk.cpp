@@ -212,7 +212,8 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   if (has_dot_dot(path)) return walk(from, path, follow, tid, nullptr);
   std::string whole = normalised(path.starts_with('/') ? path : from.path + "/" + path);
   int m = covering_mount(whole);
-  if (m < 0 || (from.mount < 0 && !path.starts_with('/') && from.fd)) return walk(from, path, follow, tid, nullptr);
+  // Ids of the guest's are asked about each directory on the way.
+  if (m < 0 || restricting(tid) || (from.mount < 0 && !path.starts_with('/') && from.fd)) return walk(from, path, follow, tid, nullptr);
   int directory;
   std::string rest;
   if (!path.starts_with('/') && from.mount == m && from.fd) {
@@ -241,6 +242,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
   if (path.empty()) return err(ENOENT);
   Node at = path.starts_with('/') ? root() : from;
   std::string rest = path;
+  const auto who = restricting(tid);
   for (int links = 0;;) {
     std::size_t start = rest.find_first_not_of('/');
     if (start == rest.npos) return finish(at, nullptr);
@@ -249,6 +251,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
     rest.erase(0, end);
     bool slash = !rest.empty();
     bool last = rest.find_first_not_of('/') == rest.npos;
+    if (int error = refused(who.get(), at, X_OK)) return err(error);
     if (name == ".") {
       if (last) return finish(at, nullptr);
       continue;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "vmm/error.hpp"
+#include "vmm/linux/credentials.hpp"
 #include "vmm/linux/image.hpp"
 
 namespace ramet::vmm {
@@ -17,6 +18,7 @@ struct StackContents {
   const std::vector<std::string>* arguments = nullptr;
   const std::vector<std::string>* environment = nullptr;
   std::string executable;
+  std::shared_ptr<const Credentials> credentials = Credentials::of_vmm();
 };
 
 // Writes it below image.stack_top, which is mapped; fills image.auxv; returns the stack pointer.

@@ -264,6 +264,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   contents.arguments = &image.arguments;
   contents.environment = &image.environment;
   contents.executable = called;
+  contents.credentials = process.credentials();
   auto sp = build_stack(image, contents);
   if (!sp) return std::unexpected(sp.error());
   start.sp = *sp;

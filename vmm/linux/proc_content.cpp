@@ -131,11 +131,13 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
     umask = c.state.umask.value_or(c.state.host_umask());
   }
   auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
+  auto who = p.credentials();
   SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
   {
     std::lock_guard threads(p.threads_lock);
     std::lock_guard signals(p.signals.lock);
     if (Thread* thread = p.find_thread(tid)) {
+      who = thread->credentials();
       pending = thread->signals.pending.set;
       blocked = thread->signals.blocked;
     }
@@ -146,17 +148,20 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       if (handler > 1) caught |= bit_of(n);
     }
   }
-  unsigned uid = ::getuid(), gid = ::getgid();
+  std::string groups;
+  for (gid_t group : who->groups) groups += fmt::format("{} ", group);
+  const Credentials::Ids &user = who->user, &group = who->group;
   return fmt::format(
       "Name:\t{}\nUmask:\t{:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n"
-      "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t256\nGroups:\t\n"
+      "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t256\nGroups:\t{}\n"
       "VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{:8} kB\nVmRSS:\t{:8} kB\n"
       "VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t       0 kB\nVmPTE:\t{:8} kB\nVmSwap:\t       0 kB\n"
       "Threads:\t{}\nSigQ:\t0/63000\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
-      "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
-      "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t0\n",
+      "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\n"
+      "CapAmb:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t0\n",
       name_of(c, tid), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
-      uid, uid, uid, uid, gid, gid, gid, gid, kb(s.total), kb(s.total), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught);
+      user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught,
+      who->inheritable, who->permitted, who->effective, who->bounding, who->ambient);
 }
 
 std::string mounts(const Files::State& state, bool info) {

@@ -37,7 +37,6 @@ class LentThread {
   LentThread(const LentThread&) = delete;
   LentThread& operator=(const LentThread&) = delete;
 
-  int nice() const { return nice_; }
   bool may_have_it_back() const {
     rlimit limit{};
     if (::getrlimit(RLIMIT_NICE, &limit) == 0 && static_cast<rlim_t>(20 - nice_) <= limit.rlim_cur) return true;
@@ -86,7 +85,7 @@ void add_usage(rusage& sum, const rusage& more) {
 }
 
 Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
-    : family(of), files(std::move(opened)), timers(std::make_unique<Timers>(*this)), pid(id), image_(std::move(image)) {
+    : family(of), files(std::move(opened)), timers(std::make_unique<Timers>(*this)), pid(id), user(Credentials::of_vmm()->user.real), image_(std::move(image)) {
   files.set_process(this);
 }
 
@@ -102,11 +101,19 @@ void Process::set_image(std::shared_ptr<Image> image) {
   image_ = std::move(image);
 }
 
+std::shared_ptr<const Credentials> Process::credentials() {
+  std::lock_guard guard(threads_lock);
+  return threads.empty() ? Credentials::of_vmm() : threads.front()->credentials();
+}
+
 std::expected<std::unique_ptr<Thread>, Failure> Process::make_thread(int tid) {
   auto vcpu = machine().acquire_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
   std::unique_ptr<Thread> thread(new (std::nothrow) Thread(*this, image(), **vcpu, tid));
-  if (thread) return thread;
+  if (thread) {
+    thread->nice_ = family.nice;
+    return thread;
+  }
   machine().release_vcpu(*vcpu);
   return failure("the host has no memory for a thread of the guest");
 }
@@ -129,7 +136,6 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
   }
   first_.store(&first, std::memory_order_release);
   const LentThread lent;
-  first.nice_ = lent.nice();
   first.fixed_nice_ = !lent.may_have_it_back();
   first.loop();
   leave(first, owned);
@@ -227,7 +233,9 @@ std::int64_t Process::spawn(const Spawn& s) {
   owned->signals.blocked = s.signal_mask;
   if (s.altstack_of) owned->signals.altstack = s.altstack_of->altstack;
   owned->name = s.name;
-  if (s.nice != 0) (void)owned->set_nice(s.nice);  // the host refuses nobody what he has
+  owned->set_credentials(*s.credentials);
+  owned->nice_ = s.nice;
+  if (s.nice != family.nice) (void)owned->set_nice(s.nice);  // the host refuses nobody what he has
   if (!s.affinity.empty()) (void)owned->set_affinity(s.affinity);
   owned->look_at_signals();  // some may have come before the thread
 

@@ -15,6 +15,7 @@
 #include "guest-mm/address_space.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/blocking.hpp"
+#include "vmm/linux/credentials.hpp"
 #include "vmm/linux/files.hpp"
 #include "vmm/linux/image.hpp"
 #include "vmm/linux/limits.hpp"
@@ -66,6 +67,12 @@ class Process : public std::enable_shared_from_this<Process> {
   // Set before run(): whoever waits for the moment to save the process. Not of its children.
   std::shared_ptr<snapshot::Saving> saving;
 
+  // Of its first thread, or of another if that has ended; of the VMM, if there is none yet. From any thread.
+  std::shared_ptr<const Credentials> credentials();
+  std::atomic<unsigned> user;                   // the real user id of its first thread, also when that has gone
+  // Some thread of it has had other ids than the VMM. Pairs: Thread::set_credentials() with who looks at files.
+  std::atomic<bool> other_ids{false};
+
   // Policy, set before run().
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
 
@@ -94,6 +101,7 @@ class Process : public std::enable_shared_from_this<Process> {
     std::string name;
     const ThreadSignals* altstack_of = nullptr; // the new thread has that one's alternate stack
     int nice = 0;
+    std::shared_ptr<const Credentials> credentials;
     std::vector<std::byte> affinity;            // as Thread has it
     bool leader = false;                        // the first of a new process: its tid is the pid
   };

@@ -72,7 +72,7 @@ std::int64_t sys_waitid(Thread& thread, const Args& a) {
     info.si_signo = SIGCHLD;
     info.si_code = (*child)->code;
     info.si_pid = (*child)->pid;
-    info.si_uid = getuid();
+    info.si_uid = (*child)->user;
     info.si_status = (*child)->value;
     if (a[4] && !write_user(thread.memory(), a[4], (*child)->usage)) return -EFAULT;
   }

@@ -124,7 +124,7 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
   info.si_signo = sig;
   info.si_code = code;
   info.si_pid = sender.pid;
-  info.si_uid = getuid();
+  info.si_uid = sender.user;
   return info;
 }
 

@@ -140,6 +140,14 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
 
 // --- sending ---
 
+// To itself everybody may; SIGCONT goes to all of a session.
+bool may_signal(Thread& thread, Process& target, int sig) {
+  if (&target == &thread.process || may_signal(*thread.credentials(), *target.credentials())) return true;
+  Family& family = thread.process.family;
+  const auto own = family.relations(thread.process.pid), other = family.relations(target.pid);
+  return sig == SIGCONT && own && other && own->session == other->session;
+}
+
 std::int64_t sys_kill(Thread& thread, const Args& a) {
   Process& process = thread.process;
   Family& family = process.family;
@@ -158,15 +166,23 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
   if (targets.empty() && pid <= 0) return -ESRCH;
   if (sig < 0 || sig > kSignals) return -EINVAL;
   const siginfo_t info = signal_from(process, sig, SI_USER);
+  // Of several it is enough that one may be sent to.
   std::int64_t result = 0;
-  for (const auto& target : targets) result = std::min(result, send_to_process(*target, info));
-  return result;
+  bool any = targets.empty();
+  for (const auto& target : targets) {
+    if (!may_signal(thread, *target, sig)) continue;
+    any = true;
+    result = std::min(result, send_to_process(*target, info));
+  }
+  return any ? result : -EPERM;
 }
 
 // tgid 0: of any process.
 std::int64_t send_tkill(Thread& thread, int tgid, int tid, const siginfo_t& info) {
   auto process = tgid ? thread.process.family.find(tgid) : thread.process.family.find_by_thread(tid);
-  return process ? send_to_thread(*process, tid, info) : -ESRCH;
+  if (!process) return -ESRCH;
+  if (info.si_signo < 0 || info.si_signo > kSignals) return -EINVAL;
+  return may_signal(thread, *process, info.si_signo) ? send_to_thread(*process, tid, info) : -EPERM;
 }
 std::int64_t sys_tkill(Thread& thread, const Args& a) {
   if (a.i32(0) <= 0) return -EINVAL;
@@ -193,7 +209,8 @@ std::int64_t sys_rt_sigqueueinfo(Thread& thread, const Args& a) {
   Family& family = thread.process.family;
   auto process = family.find(a.i32(0));
   if (!process) return family.exists(a.i32(0)) ? 0 : -ESRCH;
-  return send_to_process(*process, *info);
+  if (info->si_signo < 0 || info->si_signo > kSignals) return -EINVAL;
+  return may_signal(thread, *process, info->si_signo) ? send_to_process(*process, *info) : -EPERM;
 }
 std::int64_t sys_rt_tgsigqueueinfo(Thread& thread, const Args& a) {
   if (a.i32(0) <= 0 || a.i32(1) <= 0) return -EINVAL;

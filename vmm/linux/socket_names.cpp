@@ -233,7 +233,10 @@ OrErrno<HostAddress> address_for(Thread& t, int type, const sockaddr_un& given, 
     if (!from) return err(from.error());
     auto found = state_of(t).find(*from, *name, true, t.tid);
     if (!found) return err(found.error());
-    if (S_ISSOCK(found->st.st_mode)) bound = names_of(t).at(found->st);
+    if (S_ISSOCK(found->st.st_mode)) {
+      if (int error = refused(state_of(t).restricting(t.tid).get(), found->st, W_OK)) return err(error);
+      bound = names_of(t).at(found->st);
+    }
   }
   if (!bound) return err(ECONNREFUSED);
   if (bound->type != type) return err(EPROTOTYPE);

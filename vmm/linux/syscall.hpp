@@ -53,12 +53,16 @@ std::span<const Definition> signal_calls();    // signals.cpp
 std::span<const Definition> signalfd_calls();  // signalfd.cpp
 std::span<const Definition> time_calls();      // time.cpp
 std::span<const Definition> system_calls();    // system.cpp: uname, limits, random, identity, ...
+std::span<const Definition> identity_calls();  // identity.cpp: users, groups, capabilities
 std::span<const Definition> file_calls();      // files_io.cpp: open, read, write, close, dup, fcntl, ioctl
 std::span<const Definition> path_calls();      // files_path.cpp: stat family, rename, unlink, getdents, ...
 std::span<const Definition> event_calls();     // events.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
 std::span<const Definition> uring_calls();     // uring_calls.cpp
 std::span<const Definition> snapshot_calls();  // ../snapshot/saving.cpp: what ramet_guest.h makes
+
+// What prctl(2) asks about capabilities; EINVAL for all else. identity.cpp.
+std::int64_t identity_prctl(Thread&, const Args&);
 
 // Serves the call that thread's registers hold, and puts the result into them (signals.cpp decides on
 // restarts). Unknown calls give ENOSYS and are counted in the process, too.

@@ -1,6 +1,5 @@
-// System calls about the system and the program's identity: names, limits, usage, random bytes, users.
+// System calls about the system and its resources: names, limits, usage, random bytes, priorities.
 #include <linux/capability.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -24,7 +23,6 @@ namespace ramet::vmm {
 namespace {
 
 bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
-bool is_process(Thread& thread, int pid) { return pid == 0 || thread.process.family.exists(pid); }
 
 std::int64_t sys_uname(Thread& thread, const Args& a) {
   utsname names{};
@@ -77,17 +75,20 @@ std::int64_t sys_getrandom(Thread& thread, const Args& a) {
 std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set, mm::Gva get) {
   if (resource >= RLIM_NLIMITS) return -EINVAL;
   Limits& limits = of.limits;
-  rlimit64 old;
+  rlimit64 old, wanted{};
+  if (set) {
+    auto given = read_user<rlimit64>(thread.memory(), set);
+    if (!given) return -given.error();
+    wanted = *given;
+    if (wanted.rlim_cur > wanted.rlim_max) return -EINVAL;
+  }
   {
     std::lock_guard guard(limits.lock);
     rlimit64& current = limits.value[resource];
     old = current;
     if (set) {
-      auto wanted = read_user<rlimit64>(thread.memory(), set);
-      if (!wanted) return -wanted.error();
-      if (wanted->rlim_cur > wanted->rlim_max) return -EINVAL;
-      if (wanted->rlim_max > current.rlim_max) return -EPERM;
-      current = *wanted;
+      if (wanted.rlim_max > current.rlim_max && !thread.credentials()->may(CAP_SYS_RESOURCE)) return -EPERM;
+      current = wanted;
     }
   }
   if (set && resource == RLIMIT_CPU && !of.timers->watch_limit()) return -EAGAIN;
@@ -97,7 +98,8 @@ std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set
 std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
   if (is_self(thread, a.i32(0))) return prlimit(thread, thread.process, a.u32(1), a[2], a[3]);
   auto process = thread.process.family.find(a.i32(0));
-  return process ? prlimit(thread, *process, a.u32(1), a[2], a[3]) : -ESRCH;
+  if (!process) return -ESRCH;
+  return may_limit(*thread.credentials(), *process->credentials()) ? prlimit(thread, *process, a.u32(1), a[2], a[3]) : -EPERM;
 }
 std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), 0, a[1]) : -EFAULT; }
 std::int64_t sys_setrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), a[1], 0) : -EFAULT; }
@@ -120,63 +122,7 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
   return put_user(thread.memory(), a[1], usage);
 }
 
-// --- identity: the host user's ids, which cannot be changed ---
-
-std::int64_t sys_getuid(Thread&, const Args&) { return getuid(); }
-std::int64_t sys_getgid(Thread&, const Args&) { return getgid(); }
-std::int64_t sys_geteuid(Thread&, const Args&) { return geteuid(); }
-std::int64_t sys_getegid(Thread&, const Args&) { return getegid(); }
-std::int64_t sys_setuid(Thread&, const Args& a) { return a.u32(0) == getuid() ? 0 : -EPERM; }
-std::int64_t sys_setgid(Thread&, const Args& a) { return a.u32(0) == getgid() ? 0 : -EPERM; }
-
-bool all_are(const Args& a, unsigned count, unsigned id) {
-  for (unsigned i = 0; i < count; ++i)
-    if (a.u32(i) != id && a.i32(i) != -1) return false;
-  return true;
-}
-std::int64_t sys_setreuid(Thread&, const Args& a) { return all_are(a, 2, getuid()) ? 0 : -EPERM; }
-std::int64_t sys_setregid(Thread&, const Args& a) { return all_are(a, 2, getgid()) ? 0 : -EPERM; }
-std::int64_t sys_setresuid(Thread&, const Args& a) { return all_are(a, 3, getuid()) ? 0 : -EPERM; }
-std::int64_t sys_setresgid(Thread&, const Args& a) { return all_are(a, 3, getgid()) ? 0 : -EPERM; }
-
-std::int64_t put_three(Thread& thread, const Args& a, unsigned id) {
-  for (unsigned i = 0; i < 3; ++i)
-    if (put_user(thread.memory(), a[i], id) != 0) return -EFAULT;
-  return 0;
-}
-std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, getuid()); }
-std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, getgid()); }
-// setfsuid(2) returns the old id and changes nothing it may not.
-std::int64_t sys_setfsuid(Thread&, const Args&) { return getuid(); }
-std::int64_t sys_setfsgid(Thread&, const Args&) { return getgid(); }
-std::int64_t sys_getgroups(Thread&, const Args& a) { return a.i32(0) < 0 ? -EINVAL : 0; }
-// Root may have none, or its own, which gives it nothing: servers make sure of that as they start.
-std::int64_t sys_setgroups(Thread& thread, const Args& a) {
-  if (getuid() != 0) return -EPERM;
-  auto groups = read_user_array<gid_t>(thread.memory(), a[1], a.u32(0), NGROUPS_MAX);
-  if (!groups) return -groups.error();
-  return std::ranges::all_of(*groups, [](gid_t group) { return group == getgid(); }) ? 0 : -EPERM;
-}
-
-std::int64_t sys_capget(Thread& thread, const Args& a) {
-  auto header = read_user<__user_cap_header_struct>(thread.memory(), a[0]);
-  if (!header) return -header.error();
-  unsigned words = 0;
-  switch (header->version) {
-    case _LINUX_CAPABILITY_VERSION_1: words = _LINUX_CAPABILITY_U32S_1; break;
-    case _LINUX_CAPABILITY_VERSION_2:
-    case _LINUX_CAPABILITY_VERSION_3: words = _LINUX_CAPABILITY_U32S_3; break;
-    default:
-      header->version = _LINUX_CAPABILITY_VERSION_3;
-      if (put_user(thread.memory(), a[0], *header) != 0) return -EFAULT;
-      return a[1] ? -EINVAL : 0;
-  }
-  if (!is_process(thread, header->pid)) return -ESRCH;
-  for (unsigned i = 0; a[1] && i < words; ++i)
-    if (put_user(thread.memory(), a[1] + i * sizeof(__user_cap_data_struct), __user_cap_data_struct{}) != 0) return -EFAULT;
-  return 0;
-}
-std::int64_t sys_capset(Thread&, const Args&) { return -EPERM; }
+// --- scheduling and personality ---
 
 std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a.u32(0) == 0xffffffff ? 0 : -EINVAL; }
 
@@ -188,7 +134,9 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
   std::vector<std::shared_ptr<Process>> processes;
   int tid = 0;
   if (which == PRIO_USER) {
-    if (who == 0 || static_cast<uid_t>(who) == ::getuid()) processes = family.all();
+    const unsigned user = who ? static_cast<unsigned>(who) : thread.credentials()->user.real;
+    processes = family.all();
+    std::erase_if(processes, [&](const auto& p) { return p->user != user; });
   } else if (which == PRIO_PGRP) {
     processes = family.group(who ? who : family.relations(thread.process.pid)->group);
   } else {
@@ -213,8 +161,13 @@ std::int64_t sys_getpriority(Thread& thread, const Args& a) {
 std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
   const int nice = std::clamp(a.i32(2), -20, 19);
-  const auto of_each = [nice](Thread& t) -> std::int64_t {
-    if (nice < t.nice()) return -EACCES;  // as without CAP_SYS_NICE
+  const Credentials& own = *thread.credentials();
+  const auto of_each = [&](Thread& t) -> std::int64_t {
+    if (!may_schedule(own, *t.credentials())) return -EPERM;
+    if (nice < t.nice() && !own.may(CAP_SYS_NICE)) {
+      std::lock_guard guard(t.process.limits.lock);
+      if (static_cast<rlim64_t>(20 - nice) > t.process.limits.value[RLIMIT_NICE].rlim_cur) return -EACCES;
+    }
     return nice == t.nice() ? 0 : -t.set_nice(nice);
   };
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; });
@@ -231,24 +184,6 @@ std::span<const Definition> system_calls() {
       {Call::getrlimit, sys_getrlimit},
       {Call::setrlimit, sys_setrlimit},
       {Call::getrusage, sys_getrusage},
-      {Call::getuid, sys_getuid},
-      {Call::getgid, sys_getgid},
-      {Call::geteuid, sys_geteuid},
-      {Call::getegid, sys_getegid},
-      {Call::setuid, sys_setuid},
-      {Call::setgid, sys_setgid},
-      {Call::setreuid, sys_setreuid},
-      {Call::setregid, sys_setregid},
-      {Call::setresuid, sys_setresuid},
-      {Call::setresgid, sys_setresgid},
-      {Call::getresuid, sys_getresuid},
-      {Call::getresgid, sys_getresgid},
-      {Call::setfsuid, sys_setfsuid},
-      {Call::setfsgid, sys_setfsgid},
-      {Call::getgroups, sys_getgroups},
-      {Call::setgroups, sys_setgroups},
-      {Call::capget, sys_capget},
-      {Call::capset, sys_capset},
       {Call::personality, sys_personality},
       {Call::getpriority, sys_getpriority},
       {Call::setpriority, sys_setpriority},

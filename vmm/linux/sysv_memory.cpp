@@ -1,6 +1,7 @@
 // shmget, shmat, shmdt, shmctl.
 #include "vmm/linux/sysv_memory.hpp"
 
+#include <linux/capability.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,13 +24,15 @@ using Segment = SysvMemory::Segment;
 constexpr std::uint64_t kMaxSize = ULONG_MAX - (1ul << 24);  // SHMMAX of Linux
 constexpr unsigned kRead = S_IRUSR, kWrite = S_IWUSR, kExecute = S_IXUSR;
 
-// All processes of a family have the same ids; root is asked for nothing, as with files.
-bool owns(const Segment& s) { return getuid() == 0 || getuid() == s.state.shm_perm.uid || getuid() == s.state.shm_perm.cuid; }
-bool permitted(const Segment& s, unsigned wanted) {
+bool owns(const Credentials& c, const Segment& s) {
   const auto& perm = s.state.shm_perm;
-  const bool group = getgid() == perm.gid || getgid() == perm.cgid;
-  const unsigned granted = owns(s) ? perm.mode : group ? perm.mode << 3 : perm.mode << 6;
-  return getuid() == 0 || !(wanted & ~granted & S_IRWXU);
+  return c.user.effective == perm.uid || c.user.effective == perm.cuid;
+}
+bool permitted(const Credentials& c, const Segment& s, unsigned wanted) {
+  const auto& perm = s.state.shm_perm;
+  const auto in = [&](gid_t id) { return id == c.group.effective || std::ranges::binary_search(c.groups, id); };
+  const unsigned granted = owns(c, s) ? perm.mode : in(perm.gid) || in(perm.cgid) ? perm.mode << 3 : perm.mode << 6;
+  return !(wanted & ~granted & S_IRWXU) || c.may(CAP_IPC_OWNER);
 }
 
 // Mappings of it, as Linux counts them.
@@ -68,7 +71,7 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
       if (s.state.shm_perm.__key != key) continue;
       if ((flags & IPC_CREAT) && (flags & IPC_EXCL)) return -EEXIST;
       if (size > s.state.shm_segsz) return -EINVAL;
-      return permitted(s, flags | flags << 3 | flags << 6) ? id : -EACCES;
+      return permitted(*thread.credentials(), s, flags | flags << 3 | flags << 6) ? id : -EACCES;
     }
     if (!(flags & IPC_CREAT)) return -ENOENT;
   }
@@ -82,8 +85,8 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
   Segment segment{.memory = *memory, .kept = *memory};
   auto& perm = segment.state.shm_perm;
   perm.__key = key;
-  perm.uid = perm.cuid = getuid();
-  perm.gid = perm.cgid = getgid();
+  perm.uid = perm.cuid = thread.credentials()->user.effective;
+  perm.gid = perm.cgid = thread.credentials()->group.effective;
   perm.mode = flags & 0777;
   segment.state.shm_segsz = size;
   segment.state.shm_ctime = ::time(nullptr);
@@ -111,7 +114,7 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
   std::lock_guard guard(all.lock);
   Segment* segment = find(thread.process.family, a.i32(0));
   if (!segment) return -EINVAL;
-  if (!permitted(*segment, kRead | (write ? kWrite : 0) | (execute ? kExecute : 0))) return -EACCES;
+  if (!permitted(*thread.credentials(), *segment, kRead | (write ? kWrite : 0) | (execute ? kExecute : 0))) return -EACCES;
   if (write && execute && thread.process.deny_wx) return -EACCES;
   auto memory = segment->memory.lock();
   if (!memory) return -EINVAL;  // its last user went just now
@@ -159,10 +162,10 @@ std::int64_t sys_shmdt(Thread& thread, const Args& a) {
 }
 
 // IPC_SET, IPC_RMID, SHM_LOCK, SHM_UNLOCK. Lock held.
-std::int64_t change(Family& family, int id, int command, const shmid_ds& wanted) {
+std::int64_t change(Family& family, const Credentials& own, int id, int command, const shmid_ds& wanted) {
   Segment* segment = find(family, id);
   if (!segment) return -EINVAL;
-  if (!owns(*segment)) return -EPERM;
+  if (!owns(own, *segment) && !own.may(CAP_IPC_OWNER)) return -EPERM;  // Linux: CAP_SYS_ADMIN, which nobody has here
   auto& perm = segment->state.shm_perm;
   switch (command) {
     case SHM_LOCK: perm.mode |= SHM_LOCKED; return 0;  // as mlock(2): checked, and accepted
@@ -193,7 +196,7 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
       std::lock_guard guard(family.sysv_memory.lock);
       Segment* segment = find(family, id);
       if (!segment) return -EINVAL;
-      if (!permitted(*segment, kRead)) return -EACCES;
+      if (!permitted(*thread.credentials(), *segment, kRead)) return -EACCES;
       state = segment->state;
       if (auto memory = segment->memory.lock()) state.shm_nattch = attached(family, *memory);
       break;
@@ -208,7 +211,7 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
     case SHM_LOCK:
     case SHM_UNLOCK: {
       std::lock_guard guard(family.sysv_memory.lock);
-      return change(family, id, command, state);
+      return change(family, *thread.credentials(), id, command, state);
     }
     default: return -EINVAL;
   }

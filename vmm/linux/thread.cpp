@@ -191,7 +191,7 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
   vcpu_.store(&on, std::memory_order_seq_cst);
   image_ = std::move(next);
   tid = new_tid, former_tid = 0;
-  if (nice_ != 0) (void)on.set_nice(nice_);  // the new process of the host began as the VMM's others
+  if (host_nice() != process.family.nice) (void)on.set_nice(host_nice());  // the new process of the host began as the VMM's others
   if (!affinity_.empty()) (void)on.set_affinity(affinity_);
 }
 
@@ -222,10 +222,25 @@ rusage Thread::usage(std::chrono::nanoseconds elsewhere) {
   return used;
 }
 
+void Thread::set_credentials(Credentials wanted) {
+  const auto& first = Credentials::of_vmm();
+  auto now = wanted == *first ? first : std::make_shared<const Credentials>(std::move(wanted));
+  std::lock_guard guard(process.threads_lock);
+  if (now != first) process.other_ids.store(true, std::memory_order_release);
+  if (tid == process.pid) process.user.store(now->user.real, std::memory_order_relaxed);
+  credentials_ = std::move(now);
+}
+
+int Thread::host_nice() const { return std::max(nice_, process.family.nice); }
+
 int Thread::set_nice(int nice) {
+  const bool nearer = nice < nice_;
   nice_ = nice;
-  const int elsewhere = vcpu().set_nice(nice);
-  const int here = running_.load(std::memory_order_acquire) ? schedule_host_thread() : 0;
+  int elsewhere = vcpu().set_nice(host_nice());
+  int here = running_.load(std::memory_order_acquire) ? schedule_host_thread() : 0;
+  // The guest may have a lower value again and the VMM may not give it to its threads: theirs stay.
+  for (int* e : {&elsewhere, &here})
+    if (nearer && (*e == EACCES || *e == EPERM)) *e = 0;
   return elsewhere ? elsewhere : here;
 }
 
@@ -236,7 +251,10 @@ int Thread::set_affinity(std::vector<std::byte> processors) {
 }
 
 int Thread::schedule_host_thread() {
-  if (!fixed_nice_ && nice_ != 0 && setpriority(PRIO_PROCESS, static_cast<id_t>(host_id_), nice_) != 0) return errno;
+  if (!fixed_nice_) {
+    const int now = getpriority(PRIO_PROCESS, static_cast<id_t>(host_id_));
+    if (now != host_nice() && setpriority(PRIO_PROCESS, static_cast<id_t>(host_id_), host_nice()) != 0) return errno;
+  }
   if (vcpu().elsewhere() || affinity_.empty()) return 0;
   return syscall(SYS_sched_setaffinity, host_id_, affinity_.size(), affinity_.data()) == 0 ? 0 : errno;
 }

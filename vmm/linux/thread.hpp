@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "vmm/linux/blocking.hpp"
+#include "vmm/linux/credentials.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/linux/syscall.hpp"
@@ -114,8 +115,9 @@ class Thread {
   rusage usage(std::chrono::nanoseconds elsewhere);
 
   // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The host
-  // threads that work for it get the same nice value, but for the caller's of Vm::run(), if that could not have its own
-  // back; the one that runs guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
+  // threads that work for it get the same nice value, or the VMM's own if that is higher: a guest is no nearer to the
+  // processor than who started it. Not so the caller's of Vm::run(), if that could not have its own back. The one that runs
+  // guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
   int nice() const { return nice_; }
   std::span<const std::byte> affinity() const { return affinity_; }
   int set_nice(int);
@@ -126,6 +128,9 @@ class Thread {
   mm::Gva robust_list = 0;
   std::array<std::shared_ptr<OpenFile>, 16> rings;  // IORING_REGISTER_RING_FDS
   std::string name;                             // PR_SET_NAME, at most 15 bytes
+  // Who it is. Its own host thread reads them as it likes, others under threads_lock.
+  const std::shared_ptr<const Credentials>& credentials() const { return credentials_; }
+  void set_credentials(Credentials);            // by its own host thread, or before it runs
   std::function<std::int64_t(Thread&)> restart; // what restart_syscall(2) runs, see kRestartBlock
   bool exited = false;                          // exit(2) was called; set by its own host thread
   int exit_status = 0;                          // its argument
@@ -145,12 +150,14 @@ class Thread {
   int nice_ = 0;                                // written under threads_lock
   std::vector<std::byte> affinity_;
   bool fixed_nice_ = false;                     // its host thread is to keep its nice value
+  std::shared_ptr<const Credentials> credentials_ = Credentials::of_vmm();  // written under threads_lock
   // step_out()'s. While the first is set, the second is what the guest had.
   bool stepping_ = false, single_steps_ = false;
   unsigned steps_ = 0;                          // since it was seen outside, or ran on
   unsigned runs_ = 0;                           // times it ran on, since it was seen outside
   void begin();
   std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
+  int host_nice() const;
   int schedule_host_thread();
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;

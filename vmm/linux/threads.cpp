@@ -69,18 +69,15 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
     case PR_GET_CHILD_SUBREAPER: return put_user(thread.memory(), a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
     case PR_GET_DUMPABLE: return 1;
     case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
-    case PR_GET_KEEPCAPS: return 0;
-    case PR_SET_KEEPCAPS: return a[1] > 1 ? -EINVAL : 0;
     case PR_SET_NO_NEW_PRIVS: return a[1] != 1 || a[2] || a[3] || a[4] ? -EINVAL : 0;
     case PR_GET_NO_NEW_PRIVS: return 1;  // nothing a guest does can gain any
-    case PR_CAPBSET_READ: return a[1] > 63 ? -EINVAL : 0;
     case PR_GET_SECCOMP: return 0;
     case PR_SET_TIMERSLACK: return 0;
     case PR_GET_TIMERSLACK: return 50000;
     case PR_SET_THP_DISABLE: return 0;
     case PR_GET_THP_DISABLE: return 0;
     case PR_SET_VMA: return -EINVAL;  // as kernels without CONFIG_ANON_VMA_NAME
-    default: return -EINVAL;
+    default: return identity_prctl(thread, a);
   }
 }
 

@@ -52,6 +52,12 @@ std::vector<std::string> to_text(const PendingSignals& pending) {
   return all;
 }
 
+CredentialsState to_state(const Credentials& c) {
+  const auto ids = [](const Credentials::Ids& of) { return std::array<std::uint32_t, 4>{of.real, of.effective, of.saved, of.file}; };
+  return {.user = ids(c.user), .group = ids(c.group), .groups = {c.groups.begin(), c.groups.end()},
+          .capabilities = {c.inheritable, c.permitted, c.effective, c.bounding, c.ambient}, .securebits = c.securebits};
+}
+
 Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   if (in_vdso(thread.image(), regs[thread.abi().reg.pc])) return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
   FpState fp;
@@ -68,6 +74,11 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   t.fp = to_hex(area);
   t.clear_child_tid = thread.clear_child_tid;
   t.robust_list = thread.robust_list;
+  {
+    std::lock_guard guard(process_.threads_lock);
+    t.nice = thread.nice();
+    if (const auto& who = thread.credentials(); who != Credentials::of_vmm()) t.credentials.push_back(to_state(*who));
+  }
   std::lock_guard guard(process_.signals.lock);
   t.blocked = thread.signals.blocked;
   t.pending = to_text(thread.signals.pending);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/auxvec.h>
+#include <linux/securebits.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <iterator>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -172,6 +174,23 @@ bool take_pending(const std::vector<std::string>& saved, PendingSignals& pending
   return true;
 }
 
+std::optional<Credentials> from_state(const CredentialsState& s) {
+  Credentials c;
+  c.user = {s.user[0], s.user[1], s.user[2], s.user[3]};
+  c.group = {s.group[0], s.group[1], s.group[2], s.group[3]};
+  c.groups.assign(s.groups.begin(), s.groups.end());
+  const auto& [inheritable, permitted, effective, bounding, ambient] = s.capabilities;
+  c.inheritable = inheritable, c.permitted = permitted, c.effective = effective, c.bounding = bounding, c.ambient = ambient;
+  c.securebits = s.securebits;
+  constexpr auto kNobody = static_cast<std::uint32_t>(-1);  // what calls take for "as it is"
+  for (const auto* ids : {&s.user, &s.group})
+    if (std::ranges::find(*ids, kNobody) != ids->end()) return std::nullopt;
+  const Capabilities all = inheritable | permitted | effective | bounding | ambient;
+  const bool sets = !(all & ~kAllCapabilities) && !(effective & ~permitted) && !(ambient & ~(permitted & inheritable));
+  const bool groups = c.groups.size() <= Credentials::kMostGroups && std::ranges::is_sorted(c.groups);
+  return sets && groups && !(s.securebits & ~(SECURE_ALL_BITS | SECURE_ALL_LOCKS)) ? std::optional(c) : std::nullopt;
+}
+
 Status restore_thread(const File& file, const ThreadState& saved, Thread& thread) {
   const arch::GuestAbi& abi = thread.abi();
   FpState fp;
@@ -187,6 +206,16 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   thread.name = saved.name;
   thread.clear_child_tid = saved.clear_child_tid;
   thread.robust_list = saved.robust_list;
+  if (saved.nice < -20 || saved.nice > 19 || saved.credentials.size() > 1) return impossible(file, "threads");
+  for (const CredentialsState& s : saved.credentials) {
+    auto who = from_state(s);
+    if (!who) return impossible(file, "credentials");
+    thread.set_credentials(std::move(*who));
+  }
+  {
+    std::lock_guard guard(thread.process.threads_lock);
+    if (thread.set_nice(saved.nice) != 0) return failure(fmt::format("{} cannot be continued: the host refuses the program its priority", file.path()));
+  }
   thread.signals.blocked = saved.blocked & ~kUnblockable;
   thread.signals.altstack = {saved.altstack, saved.altstack_size, saved.altstack_flags};
   thread.look_at_signals();

@@ -18,6 +18,14 @@ struct SignalActionState {
   std::uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
 };
 
+// Credentials of a thread that has become somebody else than who it started as.
+struct CredentialsState {
+  std::array<std::uint32_t, 4> user{}, group{};    // real, effective, saved, file
+  std::vector<std::uint32_t> groups;
+  std::array<std::uint64_t, 5> capabilities{};     // inheritable, permitted, effective, bounding, ambient
+  std::uint32_t securebits = 0;
+};
+
 struct ThreadState {
   int tid = 0;
   std::string name;
@@ -28,6 +36,8 @@ struct ThreadState {
   std::vector<std::string> pending;                // siginfo_t, hexadecimal
   std::uint64_t altstack = 0, altstack_size = 0;
   int altstack_flags = 0;
+  int nice = 0;
+  std::vector<CredentialsState> credentials;       // none: those that a program starts with
 };
 
 // A file that is open or mapped, to be opened again by its path.
