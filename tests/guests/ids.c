@@ -220,6 +220,36 @@ static void connects_to_socket(void) {
   CHECK_ERRNO(connect(s, (void*)&address, sizeof address), EACCES);
 }
 
+static struct ucred peer_of(int s) {
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  CHECK(getsockopt(s, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0);
+  return peer;
+}
+// SO_PEERCRED: whose ids they were when the sockets were joined.
+static void tells_the_peer(void) {
+  struct sockaddr_un address = {AF_UNIX, "peers_socket"};
+  int l = socket(AF_UNIX, SOCK_STREAM, 0), pair[2];
+  CHECK(bind(l, (void*)&address, sizeof address) == 0 && chmod("peers_socket", 0666) == 0 && listen(l, 5) == 0);
+  const pid_t parent = getpid();
+  pid_t child = fork();
+  if (child == 0) {
+    become_user();
+    int s = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(connect(s, (void*)&address, sizeof address) == 0);
+    CHECK(peer_of(s).pid == parent && peer_of(s).uid == 0 && peer_of(s).gid == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && peer_of(pair[0]).uid == kUser && peer_of(pair[1]).gid == kGroup);
+    char byte;
+    CHECK(read(s, &byte, 1) == 1);
+    _exit(0);
+  }
+  int a = accept(l, NULL, NULL);
+  CHECK(a >= 0 && peer_of(a).pid == child && peer_of(a).uid == kUser && peer_of(a).gid == kGroup);
+  CHECK(write(a, "x", 1) == 1);
+  ends_well(child);
+  CHECK(unlink("peers_socket") == 0);
+}
+
 static void asks_others(void) {
   int ready[2];
   char byte;
@@ -407,6 +437,7 @@ int main(int argc, char** argv) {
   apart(bounds_capabilities);
   apart(looks_at_files);
   apart(connects_to_socket);
+  apart(tells_the_peer);
   apart(asks_others);
   apart(tells_who_sent);
   apart(shares_memory);

@@ -87,13 +87,16 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
     if (!found) return -found.error();
     address = *found;
   }
-  if (address.name && address.name->type != SOCK_DGRAM) names_of(t).connects(*file, t.process.pid);
+  if (address.name && address.name->type != SOCK_DGRAM) names_of(t).connects(*file, own_credentials(t));
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
   SocketEnds& ends = *(*file)->socket;
   std::lock_guard guard(ends.lock);
-  if (address.name && address.name->type != SOCK_DGRAM) ends.peer_process = address.name->listener;
+  if (address.name && address.name->type != SOCK_DGRAM) {
+    std::lock_guard listener(address.name->listener_lock);
+    ends.peer_credentials = address.name->listener;
+  }
   ends.peer = std::move(address.name);
   return 0;
 }
@@ -104,8 +107,10 @@ std::int64_t sys_listen(Thread& t, const Args& a) {
   if (::listen((*file)->host.get(), a.i32(1)) != 0) return -errno;
   SocketEnds& ends = *(*file)->socket;
   std::lock_guard guard(ends.lock);
-  ends.peer_process = t.process.pid;
-  if (ends.own) ends.own->listener = t.process.pid;
+  ends.peer_credentials = own_credentials(t);
+  if (!ends.own) return 0;
+  std::lock_guard listener(ends.own->listener_lock);
+  ends.own->listener = *ends.peer_credentials;
   return 0;
 }
 
@@ -120,7 +125,7 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
   accepted->socket->own = name_at(**file, &SocketEnds::own);
-  accepted->socket->peer_process = 0;
+  accepted->socket->peer_credentials = ucred{};
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
     accepted->socket->peer = name_of(t, address);

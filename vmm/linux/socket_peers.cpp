@@ -10,12 +10,14 @@
 #include <array>
 #include <cstring>
 
+#include "vmm/linux/credentials.hpp"
 #include "vmm/linux/sockets.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 constexpr std::size_t kManyCallers = 64;
+constexpr unsigned kNobody = 65534;  // overflowuid of Linux
 
 // The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is gone, or this host does not tell.
 ino_t other_end(const OpenFile& socket) {
@@ -52,7 +54,7 @@ ino_t other_end(const OpenFile& socket) {
 
 }  // namespace
 
-void SocketNames::connects(const std::shared_ptr<OpenFile>& socket, int process) {
+void SocketNames::connects(const std::shared_ptr<OpenFile>& socket, const ucred& caller) {
   struct stat st{};
   if (::fstat(socket->host.get(), &st) != 0) return;
   std::lock_guard guard(lock_);
@@ -60,14 +62,18 @@ void SocketNames::connects(const std::shared_ptr<OpenFile>& socket, int process)
     std::erase_if(callers_, [](const auto& entry) { return entry.second.socket.expired(); });
     many_callers_ = std::max(kManyCallers, 2 * callers_.size());
   }
-  callers_.insert_or_assign(st.st_ino, Caller{socket, process});
+  const Credentials& vmm = *Credentials::of_vmm();
+  if (caller.uid != vmm.user.effective || caller.gid != vmm.group.effective) other_callers_ = true;
+  callers_.insert_or_assign(st.st_ino, Caller{socket, caller});
 }
 
-int SocketNames::who_connected(const OpenFile& accepted) const {
+ucred SocketNames::who_connected(const OpenFile& accepted) const {
   const ino_t inode = other_end(accepted);
   std::lock_guard guard(lock_);
   const auto found = callers_.find(inode);
-  return inode == 0 || found == callers_.end() || found->second.socket.expired() ? 0 : found->second.process;
+  if (inode != 0 && found != callers_.end() && !found->second.socket.expired()) return found->second.who;
+  if (other_callers_) return {0, kNobody, kNobody};
+  return {0, Credentials::of_vmm()->user.effective, Credentials::of_vmm()->group.effective};
 }
 
 }  // namespace ramet::vmm

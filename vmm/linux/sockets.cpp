@@ -42,7 +42,7 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
   HostFd first(host[0]), second(host[1]);
   auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
-  one->socket->peer_process = other->socket->peer_process = thread.process.pid;
+  one->socket->peer_credentials = other->socket->peer_credentials = own_credentials(thread);
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;
@@ -241,15 +241,14 @@ std::size_t bytes_of_option(int name) {
 }
 bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN; }
 
-// All processes of a guest have the same user and group.
 ucred peer_of(Thread& thread, const OpenFile& file) {
-  std::optional<int> process;
+  std::optional<ucred> peer;
   {
     std::lock_guard guard(file.socket->lock);
-    process = file.socket->peer_process;
+    peer = file.socket->peer_credentials;
   }
-  if (!process) return {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
-  return {*process ? *process : state_of(thread).sockets->who_connected(file), ::getuid(), ::getgid()};
+  if (!peer) return {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  return peer->pid ? *peer : state_of(thread).sockets->who_connected(file);
 }
 
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
@@ -300,6 +299,11 @@ OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread& thread, int fd) {
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if (!file->socket) return err(ENOTSOCK);
   return file;
+}
+
+ucred own_credentials(const Thread& thread) {
+  const Credentials& own = *thread.credentials();
+  return {thread.process.pid, own.user.effective, own.group.effective};
 }
 
 int type_of(const OpenFile& file) {

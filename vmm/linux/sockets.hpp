@@ -33,16 +33,18 @@ struct SocketName {
   std::string host;          // what the host tells as the address of the socket; used once only, and leads nowhere
   HostFd inode;              // O_PATH of what the host's socket is bound to: the one way to it
   HostFd node;               // O_PATH of the file of a name in the file system: its inode is not used again meanwhile
-  mutable std::atomic<int> listener{0};  // whose process has called listen(2) last
+  // Who has called listen(2) last. Pid 0: nobody.
+  mutable std::mutex listener_lock;      // a leaf; guards listener
+  mutable ucred listener{};
 };
 
 // The two ends as the guest knows them.
 struct SocketEnds {
   std::mutex lock;           // guards the rest; outermost, held while the socket is bound
   std::shared_ptr<const SocketName> own, peer;
-  // SO_PEERCRED: the process that made the other end, or listened there; of a socket that listens, its own. 0: it was
-  // accepted, see SocketNames::who_connected(). Nothing: there is no peer.
-  std::optional<int> peer_process;
+  // SO_PEERCRED: who made the other end, or listened there; of a socket that listens, its own. Pid 0: it was accepted, see
+  // SocketNames::who_connected(). Nothing: there is no peer.
+  std::optional<ucred> peer_credentials;
 };
 
 // The names of a family's sockets, and what is under way from one process to another. Thread-safe.
@@ -57,10 +59,11 @@ class SocketNames {
   std::shared_ptr<const SocketName> at(const struct stat& node) const;
   std::shared_ptr<const SocketName> on_host(const std::string& host) const;
 
-  // The process is about to connect the socket.
-  void connects(const std::shared_ptr<OpenFile>& socket, int process);
-  // Who did so at the other end. 0: it is closed by now, or this host does not tell which socket that is.
-  int who_connected(const OpenFile& accepted) const;
+  // Somebody is about to connect the socket.
+  void connects(const std::shared_ptr<OpenFile>& socket, const ucred& caller);
+  // Who did so at the other end. Pid 0: it is closed by now, or this host does not tell which socket that is; the ids are the
+  // VMM's then, or nobody's, if any caller had others.
+  ucred who_connected(const OpenFile& accepted) const;
 
   // SCM_RIGHTS: the host passes a ticket, the end of a pipe, that stands for open files of the guest. The files stay
   // open until the ticket is taken; those of tickets that went down with a socket are closed when the next is made.
@@ -81,7 +84,7 @@ class SocketNames {
   };
   struct Caller {
     std::weak_ptr<OpenFile> socket;
-    int process = 0;
+    ucred who{};
   };
   using Inode = std::pair<dev_t, ino_t>;
   std::int64_t place_locked(const OpenFile&, SocketName&);  // binds the host's socket; 0 or -errno
@@ -94,6 +97,7 @@ class SocketNames {
   std::map<Inode, Bound> nodes_;
   std::map<ino_t, Passed> passed_;
   std::map<ino_t, Caller> callers_;  // by the host's inode
+  bool other_callers_ = false;       // some had other ids than the VMM's
   std::size_t many_callers_ = 0;     // so many are looked through for those that are gone
   ScratchDirectory places_;          // where sockets are bound; empty but for that moment
   std::uint64_t made_ = 0, chosen_ = 0;
@@ -102,6 +106,7 @@ class SocketNames {
 // A descriptor of the guest's. Errors: EBADF, ENOTSOCK.
 OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread&, int fd);
 std::shared_ptr<OpenFile> make_socket(HostFd);
+ucred own_credentials(const Thread&);  // what others are told of it: its process and effective ids
 
 // An address of the host's. Where it leads to a socket of the family it does so through a descriptor of `name`.
 struct HostAddress {
