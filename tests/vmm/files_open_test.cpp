@@ -218,7 +218,9 @@ TEST(Open, Openat2ChecksItsStructure) {
   EXPECT_EQ(call({O_RDONLY, 0600, 0, 0}, 24), -EINVAL);
   EXPECT_EQ(call({1ull << 40, 0, 0, 0}, 24), -EINVAL);
   EXPECT_EQ(call({O_RDONLY, 0, 0, 0}, 8), -EINVAL);
-  EXPECT_EQ(call({O_RDONLY, 0, 8, 0}, 24), -ENOSYS);
+  EXPECT_EQ(call({O_RDONLY, 0, 8, 0}, 24), -EXDEV);  // RESOLVE_BENEATH, of an absolute path
+  EXPECT_EQ(call({O_RDONLY, 0, 0x40, 0}, 24), -EINVAL);
+  EXPECT_EQ(call({O_PATH | O_RDWR, 0, 0, 0}, 24), -EINVAL);
 }
 
 TEST(Open, AFifoJoinsTwoOpeners) {

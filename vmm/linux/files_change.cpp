@@ -186,7 +186,7 @@ std::int64_t make_node(Thread& t, int dirfd, mm::Gva at, mode_t mode) {
   auto p = parent_for(t, dirfd, at);
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(t, *p)) return bad;
-  if (type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK) return -EPERM;
+  if (type == S_IFCHR || type == S_IFBLK) return -EPERM;
   if (p->slash) return -ENOENT;
   mode_t bits = state_of(t).masked(harmless(mode, false));
   return make_in(t, *p, 0, [&] { return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0)); });

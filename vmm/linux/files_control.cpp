@@ -1,4 +1,5 @@
 // fcntl, ioctl, locks, and the calls that push a file's bytes to its disk.
+#include <linux/fs.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -176,7 +177,11 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
       if (!on) return -on.error();
       return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -ENOTTY;
     }
-    case FIONREAD:
+    case FIGETBSZ: return forward_get<int>(t, file->host.get(), request, a[2]);
+    case TIOCOUTQ:  // SIOCOUTQ
+      if (!file->socket && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
+      return forward_get<int>(t, file->host.get(), request, a[2]);
+    case FIONREAD:  // SIOCINQ
       if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;
       return forward_get<int>(t, file->host.get(), request, a[2]);
     default:

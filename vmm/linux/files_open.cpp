@@ -245,7 +245,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
 }
 
 OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node& from, const std::string& path, int flags,
-                                                      mode_t mode) {
+                                                      mode_t mode, std::uint64_t resolve) {
   int tid = thread ? thread->tid : 0;
   if (flags & O_PATH) flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   if ((flags & O_TMPFILE) == kTmpfile) return err(EINVAL);
@@ -257,14 +257,14 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
   bool follow = !(flags & O_NOFOLLOW) && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
   // Somebody else may create or remove the name between the look and the creation: look again.
   for (int attempt = 0; attempt < 100; ++attempt) {
-    auto found = find(from, path, follow, tid);
+    auto found = resolve ? walk(from, path, follow, tid, nullptr, resolve) : find(from, path, follow, tid);
     if (found) {
       if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return err(EEXIST);
       return open_found(thread, *found, flags, mode);
     }
     if (found.error() != ENOENT || !(flags & O_CREAT)) return err(found.error());
     Parent missing;
-    auto again = walk(from, path, follow, tid, &missing);
+    auto again = walk(from, path, follow, tid, &missing, resolve);
     if (again) continue;
     if (again.error() != ENOENT || missing.name.empty()) return err(again.error());
     auto created = create(missing, flags, mode, restricting(tid).get());
@@ -275,15 +275,17 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
 
 namespace {
 
-std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode) {
+std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode, std::uint64_t resolve = 0) {
   auto& state = state_of(t);
   auto path = read_user_path(t.memory(), at);
   if (!path) return -path.error();
   auto number = state.reserve();
   if (!number) return -number.error();
-  auto from = state.base(dirfd, *path);
+  // A walk that is to stay below begins there, even with an absolute path.
+  const bool scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT);
+  auto from = state.base(dirfd, scoped ? std::string(".") : *path);
   if (!from) return -from.error();
-  auto file = state.open(&t, *from, *path, flags, mode);
+  auto file = state.open(&t, *from, *path, flags, mode, resolve);
   // A FIFO that waited for its other end: Linux restarts the call.
   if (!file) return file.error() == EINTR ? kRestartSys : -file.error();
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
@@ -312,10 +314,13 @@ std::int64_t sys_openat2(Thread& t, const Args& a) {
   how->flags = t.abi().open_flags_to_host(how->flags);
   bool creates = (how->flags & O_CREAT) || (how->flags & O_TMPFILE) == O_TMPFILE;
   if ((how->flags & ~kKnown) || (how->mode & ~07777ull) || (how->mode && !creates)) return -EINVAL;
-  // Restrictions of the walk below the directory are not served: saying so is what programs expect
-  // of old kernels.
-  if (how->resolve & ~std::uint64_t(RESOLVE_NO_MAGICLINKS)) return -ENOSYS;
-  return open_at(t, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode));
+  // Other calls leave out what is not for O_PATH; this one refuses it.
+  constexpr std::uint64_t kForPath = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  if ((how->flags & O_PATH) && (how->flags & ~kForPath)) return -EINVAL;
+  constexpr std::uint64_t kWalk = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+  if ((how->resolve & ~(kWalk | RESOLVE_CACHED)) || (~how->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == 0) return -EINVAL;
+  if (how->resolve & RESOLVE_CACHED) return -EAGAIN;  // nothing is cached; the program asks again without
+  return open_at(t, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode), how->resolve);
 }
 
 }  // namespace

@@ -184,12 +184,13 @@ struct Files::State {
   OrErrno<Found> find(const Node& base, const std::string& path, bool follow, int tid) const;
   OrErrno<Parent> parent(const Node& base, const std::string& path, int tid) const;
   // As find(); where only the last component is missing, fills `missing` beside ENOENT.
-  OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing) const;
+  // `resolve`: RESOLVE_* of openat2(2), which all of the walk keeps to; not RESOLVE_CACHED.
+  OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing, std::uint64_t resolve = 0) const;
 
   // --- opening, files_open.cpp ---
   // `thread` null: for the VMM itself, must not wait.
   OrErrno<std::shared_ptr<OpenFile>> open(Thread* thread, const Node& base, const std::string& path, int flags,
-                                          mode_t mode);
+                                          mode_t mode, std::uint64_t resolve = 0);
   OrErrno<std::shared_ptr<OpenFile>> open_found(Thread* thread, Found&, int flags, mode_t mode);
   // `who`: as restricting() tells.
   OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode, const Credentials* who);

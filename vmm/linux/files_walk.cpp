@@ -172,14 +172,54 @@ OrErrno<Node> direct(const Files::State& state, const std::string& path) {
   return Node{*fd, m, path};
 }
 
+// The parent of a directory that was removed: the host still knows it. It counts if what is not removed above lies in the
+// share: then so did all below.
+OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
+  std::optional<Node> parent;
+  std::shared_ptr<const HostFd> at = node.fd;
+  for (;;) {
+    auto up = std::make_shared<HostFd>(::openat(at->get(), "..", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!*up) return err(errno);
+    Node above{std::move(up), node.mount, node.path.substr(0, std::max<std::size_t>(node.path.rfind('/'), 1)), true};
+    at = above.fd;
+    if (!parent) parent = above;
+    if (auto now = state.current_path(above)) {
+      if (parent->fd == above.fd) parent->path = std::move(*now);
+      return *parent;
+    }
+    struct stat st;
+    if (::fstat(at->get(), &st) != 0 || st.st_nlink != 0) return err(ENOENT);  // it is there, and out of the share
+  }
+}
+
 OrErrno<Node> parent_of(const Files::State& state, const Node& node) {
   std::string path = node.path;
   if (node.base) {
     auto now = state.current_path(node);
+    struct stat st;
+    if (!now && now.error() == ENOENT && node.fd && ::fstat(node.fd->get(), &st) == 0 && st.st_nlink == 0) return parent_of_removed(state, node);
     if (!now) return err(now.error());
     path = std::move(*now);
   }
   return direct(state, path == "/" ? "/" : path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)));
+}
+
+bool same_place(const Node& a, const Node& b) {
+  if (!a.fd || !b.fd) return !a.fd && !b.fd && a.path == b.path;
+  struct stat one, other;
+  return ::fstat(a.fd->get(), &one) == 0 && ::fstat(b.fd->get(), &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+// What openat2(2) calls a mount: a share, a file system of the host in it, /proc, /sys, /dev, or what lies above them.
+bool same_mount(const Node& a, const Node& b) {
+  if (a.mount != b.mount || !a.fd != !b.fd) return false;
+  struct stat one, other;
+  if (a.fd) return ::fstat(a.fd->get(), &one) == 0 && ::fstat(b.fd->get(), &other) == 0 && one.st_dev == other.st_dev;
+  const auto system = [](const std::string& path) {
+    const std::string first = path.substr(0, path.find('/', 1));
+    return synthetic_root(first) ? first : std::string();
+  };
+  return system(a.path) == system(b.path);
 }
 
 }  // namespace
@@ -238,9 +278,13 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   return found;
 }
 
-OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, bool follow, int tid, Parent* missing) const {
+OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, bool follow, int tid, Parent* missing, std::uint64_t resolve) const {
   if (path.empty()) return err(ENOENT);
-  Node at = path.starts_with('/') ? root() : from;
+  const bool beneath = resolve & RESOLVE_BENEATH, in_root = resolve & RESOLVE_IN_ROOT, scoped = beneath || in_root;
+  if (beneath && path.starts_with('/')) return err(EXDEV);
+  const Node top = scoped ? from : root();
+  Node at = path.starts_with('/') ? top : from;
+  const auto crosses = [&](const Node& to) { return (resolve & RESOLVE_NO_XDEV) && !same_mount(at, to); };
   std::string rest = path;
   const auto who = restricting(tid);
   for (int links = 0;;) {
@@ -257,8 +301,14 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       continue;
     }
     if (name == "..") {
+      if (scoped && same_place(at, top)) {
+        if (beneath) return err(EXDEV);
+        if (last) return finish(at, nullptr);
+        continue;
+      }
       auto up = parent_of(*this, at);
       if (!up) return err(up.error());
+      if (crosses(*up)) return err(EXDEV);
       at = std::move(*up);
       if (last) return finish(at, nullptr);
       continue;
@@ -269,6 +319,10 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       if (next.error() == ENOENT && last && missing) *missing = {at, name, slash};
       return err(next.error());
     }
+    const bool magic = next->file || (next->link && next->entry && next->entry->type == ProcEntry::Type::Executable);
+    if (magic && (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS))) return err(ELOOP);
+    if (magic && (scoped || (resolve & RESOLVE_NO_XDEV))) return err(EXDEV);  // it leads out of /proc
+    if (next->link && (resolve & RESOLVE_NO_SYMLINKS)) return err(ELOOP);
     if (next->file) {
       if (!last || slash) {
         auto node = directory_node(next->file);
@@ -286,11 +340,15 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
     }
     if (next->link) {
       if (++links > kMaxLinks) return err(ELOOP);
-      if (next->link->starts_with('/')) at = root();
+      if (next->link->starts_with('/')) {
+        if (beneath || crosses(top)) return err(EXDEV);
+        at = top;
+      }
       rest = *next->link + rest;
       continue;
     }
     if (!next->directory && (!last || slash)) return err(ENOTDIR);
+    if (crosses(next->node)) return err(EXDEV);
     if (last) return finish(std::move(next->node), next->entry ? &*next->entry : nullptr);
     at = std::move(next->node);
   }
