@@ -15,6 +15,7 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signalfd.hpp"
+#include "vmm/linux/sockets.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/snapshot/saving.hpp"
 
@@ -69,6 +70,8 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
     if (how.offset != kCurrent) return -ESPIPE;
     return how.write ? -EINVAL : read_signals(t, file, buffers);
   }
+  if (how.write && how.offset == kCurrent)
+    if (auto written = write_with_credentials(t, file, buffers)) return *written;
   std::unique_lock<std::mutex> charged;
   if (file.charge) {
     charged = std::unique_lock(file.charge->lock);

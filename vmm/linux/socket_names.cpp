@@ -126,6 +126,7 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
   accepted->socket->own = name_at(**file, &SocketEnds::own);
   accepted->socket->peer_credentials = ucred{};
+  accepted->socket->wants_credentials = (*file)->socket->wants_credentials.load();
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
     accepted->socket->peer = name_of(t, address);
@@ -219,6 +220,12 @@ std::shared_ptr<const SocketName> SocketNames::at(const struct stat& node) const
 std::shared_ptr<const SocketName> SocketNames::on_host(const std::string& host) const {
   std::lock_guard guard(lock_);
   return find(host_, host);
+}
+
+std::shared_ptr<OpenFile> SocketNames::bound_to(const SocketName& name) const {
+  std::lock_guard guard(lock_);
+  auto found = host_.find(name.host);
+  return found == host_.end() ? nullptr : found->second.socket.lock();
 }
 
 OrErrno<HostAddress> address_for(Thread& t, int type, mm::Gva at, std::uint64_t length) {

@@ -17,7 +17,6 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::size_t kManyCallers = 64;
-constexpr unsigned kNobody = 65534;  // overflowuid of Linux
 
 // The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is gone, or this host does not tell.
 ino_t other_end(const OpenFile& socket) {
@@ -72,7 +71,7 @@ ucred SocketNames::who_connected(const OpenFile& accepted) const {
   std::lock_guard guard(lock_);
   const auto found = callers_.find(inode);
   if (inode != 0 && found != callers_.end() && !found->second.socket.expired()) return found->second.who;
-  if (other_callers_) return {0, kNobody, kNobody};
+  if (other_callers_) return {0, kOverflowId, kOverflowId};
   return {0, Credentials::of_vmm()->user.effective, Credentials::of_vmm()->group.effective};
 }
 

@@ -43,6 +43,7 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   HostFd first(host[0]), second(host[1]);
   auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
   one->socket->peer_credentials = other->socket->peer_credentials = own_credentials(thread);
+  one->socket->other = other->socket, other->socket->other = one->socket;
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;
@@ -67,6 +68,24 @@ std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& mes
   return restartable(r);
 }
 
+// Whether a message is to carry its sender's ids. To a connection's other end it does if that may want them: which socket
+// that is only the host knows.
+bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& to) {
+  SocketNames& names = *state_of(thread).sockets;
+  if (!names.credentials_wanted.load(std::memory_order_relaxed)) return false;
+  std::shared_ptr<const SocketName> name = to.name;
+  {
+    std::lock_guard guard(file.socket->lock);
+    if (!name) {
+      if (auto other = file.socket->other.lock()) return other->wants_credentials;
+      name = file.socket->peer;
+    }
+  }
+  if (!name || name->type != SOCK_DGRAM) return true;
+  const auto receiver = names.bound_to(*name);
+  return receiver && receiver->socket->wants_credentials;
+}
+
 // `user`: its name and its ancillary data, or those of sendto(2).
 std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const msghdr& user, int flags) {
   if (flags & ~kSendFlags) return -EOPNOTSUPP;
@@ -82,7 +101,7 @@ std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffe
     message.msg_name = &to.bytes;  // others have a peer: the host says what is wrong
     message.msg_namelen = to.length;
   }
-  auto ticket = rights_to_send(thread, user);
+  auto ticket = ticket_to_send(thread, user, needs_credentials(thread, file, to));
   if (!ticket) return -ticket.error();
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))] = {};
   if (*ticket) {
@@ -179,15 +198,14 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(timespec))];  // a ticket, a time stamp
-  if (user->msg_control && user->msg_controllen) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-  }
+  message.msg_control = control;  // also if the guest has none: a ticket is not for the host to lose
+  message.msg_controllen = sizeof control;
+  if (!user->msg_control) user->msg_controllen = 0;
   HostAddress from;
   const std::int64_t r = receive(thread, file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
-  if (std::int64_t bad = give_control(thread, message, *user, flags)) return bad;
+  if (std::int64_t bad = give_control(thread, message, *user, flags, file.socket->wants_credentials)) return bad;
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
     if (!length) return -length.error();
@@ -256,7 +274,7 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   if (!file) return -file.error();
   const int name = a.i32(2);
   if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;  // as unix sockets answer
-  if (!bytes_of_option(name) && !only_told(name) && name != SO_PEERCRED) return -ENOPROTOOPT;
+  if (!bytes_of_option(name) && !only_told(name) && name != SO_PEERCRED && name != SO_PASSCRED) return -ENOPROTOOPT;
   auto room = read_user<socklen_t>(thread.memory(), a[4]);
   if (!room) return -room.error();
   std::array<std::byte, sizeof(timeval)> value{};
@@ -264,6 +282,9 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   if (name == SO_PEERCRED) {
     const ucred peer = peer_of(thread, **file);
     std::memcpy(value.data(), &peer, length = sizeof peer);
+  } else if (name == SO_PASSCRED) {
+    const int on = (*file)->socket->wants_credentials;
+    std::memcpy(value.data(), &on, length = sizeof on);
   } else if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) {
     return -errno;
   }
@@ -278,11 +299,18 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
   const int name = a.i32(2);
   if (a.i32(1) != SOL_SOCKET) return -EOPNOTSUPP;
   const int host = (*file)->host.get();
-  const std::size_t bytes = bytes_of_option(name);
+  const std::size_t bytes = name == SO_PASSCRED ? sizeof(int) : bytes_of_option(name);
   if (bytes == 0) return -ENOPROTOOPT;
   if (a[4] < bytes) return -EINVAL;
   std::array<std::byte, sizeof(timeval)> value{};
   if (!thread.memory().read(a[3], std::span(value).first(bytes))) return -EFAULT;
+  if (name == SO_PASSCRED) {
+    int on;
+    std::memcpy(&on, value.data(), sizeof on);
+    (*file)->socket->wants_credentials = on != 0;
+    if (on) state_of(thread).sockets->credentials_wanted = true;
+    return 0;
+  }
   const std::uint64_t before = send_buffer(host);
   if (setsockopt(host, SOL_SOCKET, name, value.data(), static_cast<socklen_t>(bytes)) != 0) return -errno;
   const std::uint64_t now = send_buffer(host);
@@ -299,6 +327,11 @@ OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread& thread, int fd) {
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if (!file->socket) return err(ENOTSOCK);
   return file;
+}
+
+std::optional<std::int64_t> write_with_credentials(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
+  if (!file.socket || buffers.bytes() == 0 || !needs_credentials(thread, file, {})) return std::nullopt;
+  return send(thread, file, buffers, {}, 0);
 }
 
 ucred own_credentials(const Thread& thread) {

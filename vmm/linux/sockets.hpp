@@ -26,6 +26,8 @@ namespace ramet::vmm {
 
 class Thread;
 
+inline constexpr unsigned kOverflowId = 65534;  // who nobody knows, as Linux shows users and groups of elsewhere
+
 // What a socket is bound to.
 struct SocketName {
   int type = 0;              // SOCK_STREAM and so on: each has abstract names of its own
@@ -45,6 +47,8 @@ struct SocketEnds {
   // SO_PEERCRED: who made the other end, or listened there; of a socket that listens, its own. Pid 0: it was accepted, see
   // SocketNames::who_connected(). Nothing: there is no peer.
   std::optional<ucred> peer_credentials;
+  std::weak_ptr<SocketEnds> other;       // of socketpair(2)'s; of no others
+  std::atomic<bool> wants_credentials{false};  // SO_PASSCRED; from any thread
 };
 
 // The names of a family's sockets, and what is under way from one process to another. Thread-safe.
@@ -65,13 +69,21 @@ class SocketNames {
   // VMM's then, or nobody's, if any caller had others.
   ucred who_connected(const OpenFile& accepted) const;
 
-  // SCM_RIGHTS: the host passes a ticket, the end of a pipe, that stands for open files of the guest. The files stay
-  // open until the ticket is taken; those of tickets that went down with a socket are closed when the next is made.
-  // Errors: ETOOMANYREFS past kMaxPassed, EMFILE.
+  // Ancillary data: the host passes a ticket, the end of a pipe, that stands for it. The files stay open until the ticket is
+  // taken; those of tickets that went down with a socket are closed when the next is made. Errors: ETOOMANYREFS past
+  // kMaxPassed tickets and files, EMFILE.
+  struct Cargo {
+    std::vector<std::shared_ptr<OpenFile>> files;  // SCM_RIGHTS
+    std::optional<ucred> sender;                   // SCM_CREDENTIALS
+  };
   static constexpr std::size_t kMaxPassed = 1024;
-  OrErrno<HostFd> pass(std::vector<std::shared_ptr<OpenFile>>);
+  OrErrno<HostFd> pass(Cargo);
   // `keep`: MSG_PEEK. Empty for what is not a ticket of this family.
-  std::vector<std::shared_ptr<OpenFile>> take(const HostFd& ticket, bool keep);
+  Cargo take(const HostFd& ticket, bool keep);
+  // Some socket of the family has asked for credentials (for good): until then no message need carry them.
+  std::atomic<bool> credentials_wanted{false};
+  // Who is bound to a name; null: nobody now.
+  std::shared_ptr<OpenFile> bound_to(const SocketName&) const;
 
  private:
   struct Bound {
@@ -80,7 +92,7 @@ class SocketNames {
   };
   struct Passed {
     HostFd other_end;
-    std::vector<std::shared_ptr<OpenFile>> files;
+    Cargo cargo;
   };
   struct Caller {
     std::weak_ptr<OpenFile> socket;
@@ -126,11 +138,14 @@ std::int64_t give_name_at(Thread&, const SocketName*, mm::Gva at, mm::Gva length
 // Whose address the host has told.
 std::shared_ptr<const SocketName> name_of(Thread&, const HostAddress&);
 
-// Ancillary data of sendmsg(2): the ticket for what SCM_RIGHTS names; no descriptor: there was nothing.
-OrErrno<HostFd> rights_to_send(Thread&, const msghdr& user);
+// Ancillary data of sendmsg(2): the ticket for what SCM_RIGHTS and SCM_CREDENTIALS say, and for the sender's own ids if
+// `credentials`; no descriptor: there was nothing.
+OrErrno<HostFd> ticket_to_send(Thread&, const msghdr& user, bool credentials);
 // Ancillary data of recvmsg(2): installs what `received`, the host's message, has brought, and fills the guest's control
-// buffer, a time stamp first; msg_controllen and msg_flags of `user` are what the guest is to see.
-std::int64_t give_control(Thread&, const msghdr& received, msghdr& user, int flags);
+// buffer: a time stamp, credentials if `credentials`, files; msg_controllen and msg_flags of `user` are what the guest is to see.
+std::int64_t give_control(Thread&, const msghdr& received, msghdr& user, int flags, bool credentials);
+// write(2) to a socket whose other end may want credentials; nothing: it does not, and any write will do.
+std::optional<std::int64_t> write_with_credentials(Thread&, const OpenFile&, const UserBuffers&);
 
 // Parts of the list of calls.
 std::span<const Definition> socket_name_calls();  // socket_names.cpp

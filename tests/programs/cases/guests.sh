@@ -41,6 +41,7 @@ test_mapped_files() { same "$G/mapped_files" "$DATA"; }
 test_events() { same "$G/events"; }
 test_ids() { same "$G/ids" "$DATA"; }
 test_names() { same "$G/names" "$DATA"; }
+test_credentials() { same "$G/credentials"; }
 test_futex() { same "$G/futex"; }
 test_cputime() { same "$G/cputime"; }
 # What the guest asks for reaches the thread of the host that runs its code: the one that has used the most processor time.
