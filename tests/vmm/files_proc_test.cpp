@@ -4,6 +4,9 @@
 #include <set>
 
 #include "tests/vmm/files_guest.hpp"
+#include "vmm/linux/family.hpp"
+#include "vmm/linux/proc_content.hpp"
+#include "vmm/linux/sysv_memory.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -100,6 +103,20 @@ TEST(Proc, CpusAreThoseTheHostLetsUsRunOn) {
   EXPECT_EQ(processors, static_cast<std::size_t>(CPU_COUNT(&set)));
   EXPECT_NE(info.find("flags\t\t: fpu sse2\n"), std::string::npos);
   EXPECT_EQ(list.back(), '\n');
+}
+
+TEST(Proc, SettingsAreThoseOfTheGuest) {
+  Guest g({});
+  EXPECT_EQ(g.cat("/proc/sys/kernel/threads-max"), std::to_string(Family::kMaxThreads) + "\n");
+  EXPECT_EQ(g.cat("/proc/sys/kernel/shmmni"), std::to_string(SysvMemory::kMaxSegments) + "\n");
+  EXPECT_EQ(g.cat("/proc/sys/fs/nr_open"), std::to_string(Limits::kOpenFiles) + "\n");
+  EXPECT_EQ(g.cat("/proc/sys/kernel/hostname"), "ramet\n");
+  const std::string cpu = std::to_string(host_cpus().front()), topology = "/sys/devices/system/cpu/cpu" + cpu + "/topology/";
+  EXPECT_EQ(g.cat(topology + "core_id"), cpu + "\n");
+  EXPECT_EQ(g.cat(topology + "core_siblings_list"), g.cat("/sys/devices/system/cpu/online"));
+  EXPECT_EQ(g.mode(topology + "core"), -ENOENT);
+  EXPECT_EQ(g.mode(topology + "core_id/x"), -ENOTDIR);
+  EXPECT_EQ(g.mode("/sys/devices/system/cpu/cpu" + cpu + "/topologycore_id"), -ENOENT);
 }
 
 TEST(Proc, MountsAreTheShares) {

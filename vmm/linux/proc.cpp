@@ -15,6 +15,7 @@
 #include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/proc_content.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/system_files.hpp"
 #include "vmm/linux/thread.hpp"
 
 namespace ramet::vmm {
@@ -203,12 +204,25 @@ std::vector<ProcName> tasks(Process& process) {
 
 bool has_terminal() { return ::isatty(STDIN_FILENO); }
 
-bool cpu_directory(std::string_view path) {
+// "topology/core_id" of "/sys/devices/system/cpu/cpu5/topology/core_id" with the processor 5, if there is one.
+struct OfProcessor { int cpu; std::string_view rest; };
+std::optional<OfProcessor> of_processor(std::string_view path) {
   constexpr std::string_view kPrefix = "/sys/devices/system/cpu/cpu";
-  if (!path.starts_with(kPrefix)) return false;
-  auto n = number(path.substr(kPrefix.size()));
+  if (!path.starts_with(kPrefix)) return {};
+  path.remove_prefix(kPrefix.size());
+  const std::size_t digits = std::min(path.find('/'), path.size());
+  auto n = number(path.substr(0, digits));
   auto cpus = host_cpus();
-  return n && std::ranges::find(cpus, *n) != cpus.end();
+  if (!n || std::ranges::find(cpus, *n) == cpus.end()) return {};
+  return OfProcessor{*n, path.substr(std::min(digits + 1, path.size()))};
+}
+constexpr std::string_view kTopology = "topology";
+
+std::optional<ProcEntry> entry_of_processor(const OfProcessor& where) {
+  if (where.rest.empty() || where.rest == kTopology) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  for (std::string_view name : topology_names())
+    if (where.rest == join(kTopology, name)) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
+  return {};
 }
 
 }  // namespace
@@ -229,7 +243,9 @@ std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& pa
     if (f.path == path) return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor};
   if (path == kTerminal && has_terminal())
     return ProcEntry{.type = Type::Device, .target = std::string(kTerminal), .file = nullptr};
-  if (cpu_directory(path)) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  for (const SystemFile& f : system_files())
+    if (f.path == path) return ProcEntry{.type = f.directory ? Type::Directory : Type::File, .target = {}, .file = nullptr};
+  if (auto processor = of_processor(path)) return entry_of_processor(*processor);
   if (c.process && path == "/proc/self")
     return ProcEntry{.type = Type::Link, .target = std::to_string(c.process->pid), .file = nullptr};
   if (c.process && path == "/proc/thread-self") {
@@ -242,6 +258,12 @@ std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& pa
 
 OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path) {
   if (auto where = of_process(c, path)) return process_content(where->context(), where->rest, where->tid);
+  for (const SystemFile& f : system_files())
+    if (f.path == path) return std::string(f.content);
+  if (auto processor = of_processor(path); processor && processor->rest.starts_with(kTopology)) {
+    std::string all = cpu_list();
+    return topology_content(processor->rest.substr(std::min(kTopology.size() + 1, processor->rest.size())), processor->cpu, all);
+  }
   return system_content(c, path);
 }
 
@@ -260,6 +282,14 @@ std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
   for (const Fixed& f : kFixed)
     if (f.path.starts_with(prefix) && f.path.find('/', prefix.size()) == f.path.npos)
       add(std::string(f.path.substr(prefix.size())), listing_type(f.type));
+  for (const SystemFile& f : system_files())
+    if (f.path.starts_with(prefix) && f.path.find('/', prefix.size()) == f.path.npos)
+      add(std::string(f.path.substr(prefix.size())), f.directory ? DT_DIR : DT_REG);
+  if (auto processor = of_processor(path)) {
+    if (processor->rest.empty()) add(std::string(kTopology), DT_DIR);
+    if (processor->rest == kTopology)
+      for (std::string_view name : topology_names()) add(std::string(name), DT_REG);
+  }
   if (path == "/dev" && has_terminal()) add("tty", DT_CHR);
   if (path == "/proc" && c.process) {
     add("self", DT_LNK);

@@ -248,19 +248,6 @@ std::string uptime(const Clocks& clocks) {
   return fmt::format("{}.{:02} 0.00\n", up.tv_sec, up.tv_nsec / 10'000'000);
 }
 
-std::string cpu_list() {
-  auto cpus = host_cpus();
-  std::string out;
-  for (std::size_t i = 0; i < cpus.size();) {
-    std::size_t j = i;
-    while (j + 1 < cpus.size() && cpus[j + 1] == cpus[j] + 1) ++j;
-    if (!out.empty()) out += ',';
-    out += j == i ? std::to_string(cpus[i]) : fmt::format("{}-{}", cpus[i], cpus[j]);
-    i = j + 1;
-  }
-  return out + "\n";
-}
-
 // As RFC 4122 has random ones.
 std::string uuid_of(std::array<unsigned char, 16> b) {
   b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
@@ -271,6 +258,19 @@ std::string uuid_of(std::array<unsigned char, 16> b) {
 }
 
 }  // namespace
+
+std::string cpu_list() {
+  auto cpus = host_cpus();
+  std::string out;
+  for (std::size_t i = 0; i < cpus.size();) {
+    std::size_t j = i;
+    while (j + 1 < cpus.size() && cpus[j + 1] == cpus[j] + 1) ++j;
+    if (!out.empty()) out += ',';
+    out += j == i ? std::to_string(cpus[i]) : fmt::format("{}-{}", cpus[i], cpus[j]);
+    i = j + 1;
+  }
+  return out;
+}
 
 std::string maps_line(const mm::Region& r) {
   mm::Backing::Identity id;
@@ -333,7 +333,7 @@ OrErrno<std::string> system_content(const ProcContext& c, std::string_view path)
   if (path == "/proc/sys/vm/overcommit_memory") return std::string("0\n");
   if (path == "/proc/sys/vm/max_map_count") return std::string("65530\n");
   if (path == "/proc/sys/vm/mmap_min_addr") return std::string("65536\n");
-  if (path.starts_with("/sys/devices/system/cpu/")) return cpu_list();
+  if (path.starts_with("/sys/devices/system/cpu/")) return cpu_list() + "\n";
   if (path == "/sys/kernel/mm/transparent_hugepage/enabled") return std::string("[always] madvise never\n");
   if (path == "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") return std::to_string(mm::kBlockSize) + "\n";
   return err(ENOENT);

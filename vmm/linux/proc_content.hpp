@@ -11,6 +11,8 @@ namespace ramet::vmm {
 
 // CPUs the VMM may run on, by the host's numbers; never empty.
 std::vector<int> host_cpus();
+// The same as Linux writes lists of them: "0-3,5".
+std::string cpu_list();
 
 // A region as a line of /proc/<pid>/maps, without the end of line.
 std::string maps_line(const mm::Region&);
