@@ -69,6 +69,31 @@ static void threads(void) {
 static void computes(void) {
   while (!stop->one) {}
 }
+// A file of which the other one cuts off what is mapped here, and which is cut here as well.
+static int cut_file(const char* name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", directory, name);
+  const int fd = open(path, O_CREAT | O_RDWR, 0600);
+  CHECK(fd >= 0 && ftruncate(fd, 4 * kPage) == 0);
+  return fd;
+}
+static int both[2];
+static void make_whole(int sig) {
+  (void)sig;
+  for (int i = 0; i < 2; ++i) (void)!ftruncate(both[i], 4 * kPage);
+}
+static void cuts(void) {
+  const int fd = cut_file("cut"), own = cut_file("own");
+  both[0] = fd, both[1] = own;
+  CHECK(signal(SIGBUS, make_whole) != SIG_ERR);
+  volatile char* p = mmap(NULL, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  volatile char* q = mmap(NULL, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
+  CHECK(p != MAP_FAILED && q != MAP_FAILED);
+  while (!stop->one) {
+    p[3 * kPage] = q[3 * kPage] = 1;
+    CHECK(ftruncate(own, kPage) == 0 && ftruncate(own, 4 * kPage) == 0);
+  }
+}
 
 // --- the other ---
 
@@ -85,6 +110,7 @@ static void steps(pid_t of) {
   snprintf(path, sizeof path, "%s/steps", directory);
   const int fd = open(path, O_CREAT | O_RDWR, 0600);
   const int shared = shmget(IPC_PRIVATE, kPage, IPC_CREAT | 0600);
+  const int cut = cut_file("cut");
   CHECK(fd >= 0 && shared >= 0);
   for (unsigned step = 1; !stop->other; ++step) {
     fork_one();
@@ -95,6 +121,7 @@ static void steps(pid_t of) {
     pthread_t thread;
     computing = 0;
     CHECK(pthread_create(&thread, NULL, compute, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(ftruncate(cut, kPage) == 0 && ftruncate(cut, 4 * kPage) == 0);
     // What asks of the first one, or tells it something.
     CHECK(kill(of, SIGUSR1) == 0 && getpriority(PRIO_PROCESS, (id_t)of) == 5);
     cpu_set_t set;
@@ -130,7 +157,7 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"flush", flush}, {"fork", forks}, {"fill", fill}, {"threads", threads}, {"computes", computes}};
+  } cases[] = {{"flush", flush}, {"fork", forks}, {"fill", fill}, {"threads", threads}, {"computes", computes}, {"cuts", cuts}};
   CHECK(argc == 3);
   directory = argv[2];
   stop = mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

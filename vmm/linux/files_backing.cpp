@@ -191,9 +191,17 @@ std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, con
   } limited{mapped};
   for (const auto& backing : mapped) backing->limit(new_size);
   if (state.process && !mapped.empty())
-    for (const auto& process : state.process->family.all())
-      if (auto image = process->image())
-        for (const auto& backing : mapped) image->memory().truncated(*backing, new_size);
+    for (const auto& process : state.process->family.all()) {
+      const auto image = process->image();
+      if (!image) continue;
+      // Where pages of the file are mapped in a process of the host they are the host's own: they are gone at once.
+      const bool later = image->machine().waits();
+      for (const auto& backing : mapped) {
+        if (later) image->cuts.add(backing, new_size);
+        else image->memory().truncated(*backing, new_size);
+      }
+      if (later) process->interrupt_threads();  // the caller makes it before its own code goes on
+    }
   return call();
 }
 

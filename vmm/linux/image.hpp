@@ -2,6 +2,9 @@
 // process another one, fork(2) the child a copy; a vfork child has its parent's until it calls execve.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,6 +16,40 @@
 namespace ramet::vmm {
 
 struct OpenFile;
+
+// What is cut off files that are mapped here. The process's own threads take it away before they run guest code, and before they
+// serve it: that may have to wait for its process of the host, which is to hold up nobody else.
+class Cuts {
+ public:
+  // Whoever calls interrupts the process's threads afterwards.
+  void add(const std::shared_ptr<const mm::Backing>& backing, std::uint64_t size) {
+    std::lock_guard guard(lock_);
+    const auto at = sizes_.try_emplace(backing, size).first;
+    at->second = std::min(at->second, size);
+    any_.store(true, std::memory_order_seq_cst);
+  }
+  void make(mm::AddressSpace& memory) {
+    while (any_.load(std::memory_order_seq_cst)) {
+      std::lock_guard making(making_);
+      Sizes sizes;
+      {
+        std::lock_guard guard(lock_);
+        sizes.swap(sizes_);
+      }
+      for (const auto& [backing, size] : sizes)
+        if (const auto mapped = backing.lock()) memory.truncated(*mapped, size);
+      std::lock_guard guard(lock_);
+      if (sizes_.empty()) any_.store(false, std::memory_order_seq_cst);
+    }
+  }
+
+ private:
+  using Sizes = std::map<std::weak_ptr<const mm::Backing>, std::uint64_t, std::owner_less<>>;
+  std::atomic<bool> any_{false};  // seq_cst: a thread looks before it enters guest code, and is interrupted after the store
+  std::mutex making_;             // the process's other threads wait for it. Order: before lock_
+  std::mutex lock_;               // guards sizes_; a leaf
+  Sizes sizes_;
+};
 
 struct Image {
   explicit Image(std::shared_ptr<Shell> in) : shell(std::move(in)), abi(shell->machine().abi()) {}
@@ -40,6 +77,7 @@ struct Image {
   mm::Gva vdso = 0;                             // where the image of its vDSO is; 0: it has none
   mm::Gva brk_start = 0;
 
+  Cuts cuts;
   std::mutex brk_lock;                          // guards brk; lock order: before AddressSpace's
   mm::Gva brk = 0;
 };

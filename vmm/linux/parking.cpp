@@ -17,18 +17,13 @@ void Parking::park() {
 bool Parking::stop_others(Thread& by) {
   if (asked_.exchange(true, std::memory_order_seq_cst)) return false;
   Process& process = by.process;
-  const auto interrupt_others = [&] {
-    std::lock_guard guard(process.threads_lock);
-    for (auto& thread : process.threads)
-      if (thread.get() != &by) thread->interrupt();
-  };
-  interrupt_others();
+  process.interrupt_threads();
   std::unique_lock lock(lock_);
   for (;;) {
     if (by.must_end() || process.signals.stopped.load(std::memory_order_acquire)) break;
     if (parked_ + 1 == process.thread_count()) return true;
     // Threads that end, and the end of the process, are not told here: looked at again. And some may have run on.
-    if (changed_.wait_for(lock, std::chrono::milliseconds(5)) == std::cv_status::timeout) interrupt_others();
+    if (changed_.wait_for(lock, std::chrono::milliseconds(5)) == std::cv_status::timeout) process.interrupt_threads();
   }
   lock.unlock();
   release();

@@ -288,6 +288,12 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
   return true;
 }
 
+void Process::interrupt_threads() {
+  std::lock_guard guard(threads_lock);
+  for (auto& thread : threads)
+    if (!thread->is_current()) thread->interrupt();
+}
+
 Thread* Process::find_thread(int tid) {
   for (auto& thread : threads)
     if (thread->goes_by(tid)) return thread.get();

@@ -106,6 +106,7 @@ class Process : public std::enable_shared_from_this<Process> {
     bool leader = false;                        // the first of a new process: its tid is the pid
   };
   std::int64_t spawn(const Spawn&);
+  void interrupt_threads();                     // all but the caller
   Thread* find_thread(int tid);                 // null if none; valid under threads_lock only
   // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which can
   // take long) is never touched under any of them, and no host call that can wait is made.

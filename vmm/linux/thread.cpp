@@ -49,7 +49,10 @@ void Thread::loop() {
 
 void Thread::run_once() noexcept {
   try {
-    handle(vcpu().run());
+    image().cuts.make(memory());
+    const Exit exit = vcpu().run();
+    image().cuts.make(memory());
+    handle(exit);
   } catch (const std::exception& failed) {
     end_for(failed);
   }

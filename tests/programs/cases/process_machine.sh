@@ -138,3 +138,4 @@ test_process_silent_fork() { silent fork; }
 test_process_silent_fill() { silent fill; }
 test_process_silent_threads() { silent threads; }
 test_process_silent_computes() { silent computes; }
+test_process_silent_cuts() { silent cuts; }
