@@ -244,7 +244,10 @@ static void tells_the_peer(void) {
     _exit(0);
   }
   int a = accept(l, NULL, NULL);
-  CHECK(a >= 0 && peer_of(a).pid == child && peer_of(a).uid == kUser && peer_of(a).gid == kGroup);
+  CHECK(a >= 0);
+  // In `ramet` on a host without unix_diag nobody knows whose it is, and then it is nobody's.
+  const struct ucred peer = peer_of(a);
+  CHECK((peer.pid == child && peer.uid == kUser && peer.gid == kGroup) || (peer.pid == 0 && peer.uid == 65534 && peer.gid == 65534));
   CHECK(write(a, "x", 1) == 1);
   ends_well(child);
   CHECK(unlink("peers_socket") == 0);
