@@ -16,7 +16,7 @@ constexpr SystemFile kFiles[] = {
     {"/proc/sys/kernel/cap_last_cap", "40\n"},
     {"/proc/sys/kernel/threads-max", "4096\n"},  // Family::kMaxThreads
     {"/proc/sys/kernel/core_pattern", "core\n"},
-    {"/proc/sys/kernel/ngroups_max", "65536\n"},
+    {"/proc/sys/kernel/ngroups_max", "1024\n"},  // Credentials::kMostGroups
     {"/proc/sys/kernel/randomize_va_space", "2\n"},
     {"/proc/sys/kernel/shmmax", "18446744073692774399\n"},
     {"/proc/sys/kernel/shmall", "18446744073692774399\n"},
