@@ -11,6 +11,7 @@
 
 #include "arch/interruptible.hpp"
 #include "vmm/kick_signal.hpp"
+#include "vmm/linux/syscall.hpp"
 
 namespace ramet::vmm {
 
@@ -57,8 +58,6 @@ class Kicks {
   timer_t timer_{};
   bool good_;
 };
-
-std::int64_t result_of(long result) { return result < 0 ? -errno : result; }
 
 }  // namespace
 

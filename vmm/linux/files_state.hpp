@@ -252,8 +252,6 @@ Files::State& state_of(Thread&);
 // Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked (signals_blocked.hpp);
 // returns result.
 std::int64_t broken_pipe(Thread&, std::int64_t result);
-// -1 with errno as -errno.
-inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t>(errno) : r; }
 
 // Parts of the lists of calls.
 std::span<const Definition> descriptor_calls();  // files_table.cpp

@@ -22,6 +22,9 @@ struct Args {
   std::int64_t i64(std::size_t i) const { return static_cast<std::int64_t>(v[i]); }
 };
 
+// What a call of the host returned: -1 with errno as -errno.
+inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t>(errno) : r; }
+
 // Returns what the guest gets: a value, or -errno. Besides, for calls that a signal interrupted, the
 // kernel-internal codes below, which the thread loop turns into EINTR or a restart as Linux does.
 using Handler = std::int64_t (*)(Thread&, const Args&);
