@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "arch/guest_abi.hpp"
 #include "arch/user_state.hpp"
 
 namespace ramet::arch {
@@ -13,5 +14,8 @@ struct HostProcessor {
 };
 
 HostProcessor host_processor();
+
+// Whose programs it runs.
+const GuestAbi& host_abi();
 
 }  // namespace ramet::arch

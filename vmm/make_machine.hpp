@@ -15,6 +15,8 @@ namespace ramet::vmm {
 struct MachineChoice {
   // Auto: KVM where it can be used, else a confined process.
   enum class Kind : std::uint8_t { Auto, Kvm, Process } kind = Kind::Auto;
+  // Whose programs it is to run. Null: those of the host's own instruction set, which both machines run and no other.
+  const arch::GuestAbi* abi = nullptr;
   // On the process machine: only the first thread of the guest's host process may map, and none that runs guest code. Faults
   // take longer.
   bool hardened = false;
@@ -29,11 +31,11 @@ std::string name_of(const MachineChoice&);
 
 struct MadeMachine {
   std::unique_ptr<Machine> machine;
-  MachineChoice choice;     // what it is, never Auto: the family's other machines are of this kind
+  MachineChoice choice;     // what it is, never Auto, and with an abi: the family's other machines are like it
   std::string passed_over;  // why Auto did not take KVM; empty if it did, or was not asked
 };
 
-// Errors: the host cannot; each says what to do.
+// Errors: the host cannot, or not for that instruction set; each says what to do.
 std::expected<MadeMachine, Failure> make_machine(const MachineChoice&);
 
 }  // namespace ramet::vmm

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "arch/host_processor.hpp"
+#include "arch/x86_64/guest_abi.hpp"
 
 namespace ramet::arch::x86_64 {
 namespace {
@@ -62,6 +63,8 @@ std::string hypervisor_signature() {
 }  // namespace ramet::arch::x86_64
 
 namespace ramet::arch {
+
+const GuestAbi& host_abi() { return x86_64::kGuestAbi; }
 
 HostProcessor host_processor() {
   const auto host = x86_64::host_cpu();
