@@ -8,9 +8,11 @@
 
 namespace ramet::mm {
 
+// The tables first, as a layer's last user may go between the two: tables that are our own again lead to frames that are
+// (see Walker::own_child). The other way round nothing is taken for granted.
 bool AddressSpace::Impl::thaw_locked() {
-  const bool frames_thawed = frames->thaw(), tables_thawed = tables->thaw();
-  return frames_thawed || tables_thawed;
+  const bool tables_thawed = tables->thaw(), frames_thawed = frames->thaw();
+  return tables_thawed || frames_thawed;
 }
 
 // Those of the layers that our tables, or those that we share, still lead to. After many generations most have nothing

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
 
 #include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/world.hpp"
@@ -57,6 +60,35 @@ TEST_P(Generations, Layers_of_which_a_page_is_left_stay_without_their_tables) {
   for (unsigned n = 0; n < kGenerations; ++n) ASSERT_EQ(vm->cpu().load(a + n * kPageSize), n + 1);
   vm->check();
   vm->check_empty();
+}
+
+// The last child ends at any moment while its parent faults: tables that are the parent's own again lead to frames that are.
+TEST_P(Generations, A_child_may_end_at_any_moment) {
+  World w(GetParam(), {.config = {.blocks = false}});
+  const Gva a = w.map(kPageSize);
+  std::shared_ptr<const Snapshot> child;
+  std::atomic<unsigned> turn = 0;  // odd: the other thread's, which then has `child`; pairs with itself
+  constexpr unsigned kRounds = 6000;
+  std::thread ender([&] {
+    for (unsigned round = 0; round < kRounds; ++round) {
+      while (turn.load(std::memory_order_acquire) != 2 * round + 1) std::this_thread::yield();
+      for (volatile unsigned wait = round % 200; wait > 0;) wait = wait - 1;
+      child.reset();
+      turn.store(2 * round + 2, std::memory_order_release);
+    }
+  });
+  std::string wrong;
+  for (unsigned round = 0; round < kRounds; ++round) {
+    EXPECT_TRUE(w.cpu().store(a, round));
+    child = *w.as->freeze();
+    turn.store(2 * round + 1, std::memory_order_release);
+    EXPECT_TRUE(w.cpu().store(a, round + 1));
+    while (turn.load(std::memory_order_acquire) != 2 * round + 2) std::this_thread::yield();
+    if (wrong.empty()) wrong = w.as->audit();
+  }
+  ender.join();
+  EXPECT_EQ(wrong, "");
+  w.check();
 }
 
 // One VM is frozen again and again, and all its children stay: what they stand on does not grow with their number.
