@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -211,6 +212,31 @@ static void transfers(void) {
   CHECK(run(&ring) == 3000 && lseek(memory, 0, SEEK_END) == 13000);
   io_uring_queue_exit(&ring);
   puts("read, write, readv, writev, fsync");
+}
+
+// A file that may not grow beyond RLIMIT_FSIZE.
+static void limited(void) {
+  struct io_uring ring;
+  make(&ring, 8);
+  struct rlimit limit = {10000, 10000};
+  CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  int fd = open_file("limited", O_RDWR | O_CREAT | O_TRUNC);
+  unsigned char* buffer = pages(4);
+  struct iovec iov[2] = {{buffer, 9000}, {buffer + 3 * kPage, 3000}}, whole = {buffer, 4 * kPage};
+  PREP(&ring, 1, io_uring_prep_writev, fd, iov, 2, 0);
+  CHECK(run(&ring) == 10000);
+  PREP(&ring, 1, io_uring_prep_write, fd, buffer, 500, 9900);
+  CHECK(run(&ring) == 100);
+  PREP(&ring, 1, io_uring_prep_write, fd, buffer, 500, 10000);
+  CHECK(run(&ring) == -EFBIG);
+  CHECK(io_uring_register_buffers(&ring, &whole, 1) == 0);
+  PREP(&ring, 1, io_uring_prep_write_fixed, fd, buffer, 500, 9700, 0);
+  CHECK(run(&ring) == 300);
+  PREP(&ring, 1, io_uring_prep_write_fixed, fd, buffer, 500, 10001, 0);
+  CHECK(run(&ring) == -EFBIG && lseek(fd, 0, SEEK_END) == 10000);
+  puts("limited: done");
+  close(fd);
+  io_uring_queue_exit(&ring);
 }
 
 // --- registered buffers ---
@@ -906,7 +932,7 @@ static void end_in_flight(void) {
 static const struct {
   const char* name;
   void (*run)(void);
-} kCases[] = {{"transfers", transfers}, {"fixed_buffers", fixed_buffers}, {"fixed_files", fixed_files},
+} kCases[] = {{"transfers", transfers}, {"limited", limited}, {"fixed_buffers", fixed_buffers}, {"fixed_files", fixed_files},
               {"links", links}, {"timeouts", timeouts}, {"polls", polls}, {"overflow", overflow},
               {"completions_without_calls", completions_without_calls}, {"descriptor", descriptor}, {"events", events},
               {"interrupted", interrupted}, {"refused", refused}, {"probes", probes}, {"threads", threads},

@@ -80,11 +80,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   const int pid = family.new_id();
   auto child = std::make_shared<Process>(family, pid, parent.image(), parent.files.fork());
   inherit(*child, parent, c.flags & CLONE_CLEAR_SIGHAND);
-  std::uint64_t limit;
-  {
-    std::lock_guard guard(parent.limits.lock);
-    limit = parent.limits.value[RLIMIT_NPROC].rlim_cur;
-  }
+  const std::uint64_t limit = parent.limits.soft(RLIMIT_NPROC);
   const int parent_id = (c.flags & CLONE_PARENT) ? family.relations(parent.pid)->parent : parent.pid;
   if (auto added = family.add(child, parent_id, c.exit_signal, limit); !added) return -added.error();
   // However it is left, without a thread there is no process.

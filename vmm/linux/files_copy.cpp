@@ -29,6 +29,7 @@ struct Offset {
   mm::Gva at;
   std::int64_t value = 0;
   std::int64_t* pointer() { return at ? &value : nullptr; }
+  std::int64_t given() const { return at ? value : kCurrentOffset; }
 };
 
 OrErrno<Offset> offset_at(Thread& t, mm::Gva at) {
@@ -64,7 +65,9 @@ std::int64_t sys_sendfile(Thread& t, const Args& a) {
   auto offset = offset_at(t, a[2]);
   if (!offset) return -offset.error();
   if (counted(**out)) return -EINVAL;
-  std::int64_t n = t.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), bounded(a[3]));
+  auto length = room_to_write(t, **out, kCurrentOffset, 0, bounded(a[3]));
+  if (!length) return -length.error();
+  std::int64_t n = t.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), *length);
   return put_back(t, *offset, finish(t, n));
 }
 
@@ -76,8 +79,10 @@ std::int64_t sys_copy_file_range(Thread& t, const Args& a) {
   auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
   if (!from || !to) return -EFAULT;
   if (counted(**out)) return -EXDEV;
+  auto length = room_to_write(t, **out, to->given(), 0, bounded(a[4]));
+  if (!length) return -length.error();
   std::int64_t n = result_of(::syscall(SYS_copy_file_range, (*in)->host.get(), from->pointer(), (*out)->host.get(),
-                                       to->pointer(), bounded(a[4]), 0));
+                                       to->pointer(), *length, 0));
   return put_back(t, *to, put_back(t, *from, n));
 }
 
@@ -88,8 +93,10 @@ std::int64_t sys_splice(Thread& t, const Args& a) {
   auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
   if (!from || !to) return -EFAULT;
   if (counted(**out)) return -EINVAL;
+  auto length = room_to_write(t, **out, to->given(), 0, bounded(a[4]));
+  if (!length) return -length.error();
   std::int64_t n = t.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
-                              word(to->pointer()), bounded(a[4]), a.u32(5));
+                              word(to->pointer()), *length, a.u32(5));
   return put_back(t, *to, put_back(t, *from, finish(t, n)));
 }
 

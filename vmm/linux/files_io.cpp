@@ -28,28 +28,22 @@ std::int64_t broken_pipe(Thread& t, std::int64_t result) {
   sigaddset(&set, SIGPIPE);
   timespec at_once{};
   static_cast<void>(sigtimedwait(&set, nullptr, &at_once));  // none pending is fine
-  siginfo_t info{};
-  info.si_signo = SIGPIPE;
-  info.si_code = SI_USER;
-  info.si_pid = t.process.pid;
-  static_cast<void>(send_to_thread(t.process, t.tid, info));  // a full queue cannot be: SIGPIPE is queued once
+  static_cast<void>(send_to_thread(t.process, t.tid, signal_from(t.process, SIGPIPE, SI_USER)));  // a full queue cannot be: SIGPIPE is queued once
   return result;
 }
 
 namespace {
 
-constexpr std::int64_t kCurrent = -1;  // at the file's own offset
-
 struct Transfer {
   bool write;
-  std::int64_t offset = kCurrent;
+  std::int64_t offset = kCurrentOffset;
   int flags = 0;              // RWF_*
 };
 
 // One host call for up to IOV_MAX pieces.
 std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
-  std::int64_t offset = kCurrent;
-  if (how.offset != kCurrent) {
+  std::int64_t offset = kCurrentOffset;
+  if (how.offset != kCurrentOffset) {
     const auto at = checked_sum(how.offset, static_cast<std::int64_t>(done));
     if (!at) return -EINVAL;
     offset = *at;
@@ -58,37 +52,39 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
   if (may_block(file)) {
     // preadv2 at -1 is readv, on pipes and sockets too.
     return t.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
-                      static_cast<std::uint64_t>(offset), offset == kCurrent ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
+                      static_cast<std::uint64_t>(offset), offset == kCurrentOffset ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
   }
-  return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset, offset == kCurrent ? ~0ull : 0, how.flags));
+  return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset, offset == kCurrentOffset ? ~0ull : 0, how.flags));
 }
 
 std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
   std::span<const iovec> iov = buffers.iov();
-  const std::uint64_t bytes = buffers.bytes();
+  std::uint64_t bytes = buffers.bytes();
   if (file.kind == OpenFile::Kind::Signal) {
-    if (how.offset != kCurrent) return -ESPIPE;
+    if (how.offset != kCurrentOffset) return -ESPIPE;
     return how.write ? -EINVAL : read_signals(t, file, buffers);
   }
-  if (how.write && how.offset == kCurrent)
+  if (how.write && how.offset == kCurrentOffset)
     if (auto written = write_with_credentials(t, file, buffers)) return *written;
   std::unique_lock<std::mutex> charged;
-  if (file.charge) {
-    charged = std::unique_lock(file.charge->lock);
-    if (how.write && bytes) {
-      struct stat st;
-      if (::fstat(file.host.get(), &st) != 0) return -errno;
-      int status = ::fcntl(file.host.get(), F_GETFL);
-      std::int64_t at = how.offset != kCurrent ? how.offset : ::lseek(file.host.get(), 0, SEEK_CUR);
-      if (status < 0 || at < 0) return -errno;
-      std::uint64_t from = (status & O_APPEND) || (how.flags & RWF_APPEND)
-                               ? std::max<std::uint64_t>(static_cast<std::uint64_t>(st.st_size), static_cast<std::uint64_t>(at))
-                               : static_cast<std::uint64_t>(at);
-      if (!file.charge->grow(std::max(from + file.charge->in_flight + bytes, static_cast<std::uint64_t>(st.st_size)))) return -ENOSPC;
+  if (file.charge) charged = std::unique_lock(file.charge->lock);
+  std::vector<iovec> within;  // what RLIMIT_FSIZE leaves of them
+  if (how.write) {
+    auto room = room_to_write(t, file, how.offset, how.flags, bytes);
+    if (!room) return -room.error();
+    if (*room < bytes) {
+      within.assign(iov.begin(), iov.end());
+      cut_to(within, bytes = *room);
+      iov = within;
+    }
+    if (file.charge && bytes) {
+      auto start = write_start(file, how.offset, how.flags);
+      if (!start) return -start.error();
+      if (!file.charge->grow(std::max(start->at + file.charge->in_flight + bytes, start->size))) return -ENOSPC;
     }
   }
   if (file.kind == OpenFile::Kind::Synthetic && bytes > 0) {
-    const bool beginning = how.offset == kCurrent ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : how.offset == 0;
+    const bool beginning = how.offset == kCurrentOffset ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : how.offset == 0;
     if (beginning) refresh_synthetic(t, file);
   }
   std::uint64_t done = 0;
@@ -149,7 +145,7 @@ std::int64_t at_offset(Thread& t, const Args& a, bool vector, bool write, bool f
     constexpr int kKnown = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
     how.flags = a.i32(5);
     if (how.flags & ~kKnown) return -EOPNOTSUPP;
-    if (how.offset == kCurrent) return many_buffers(t, a, how);
+    if (how.offset == kCurrentOffset) return many_buffers(t, a, how);
   }
   if (how.offset < 0) return -EINVAL;
   return vector ? many_buffers(t, a, how) : one_buffer(t, a, how);

@@ -29,7 +29,9 @@ void MemoryCharge::shrink(std::uint64_t end) {
 
 namespace {
 
-std::int64_t resize(Files::State& state, const OpenFile& file, std::int64_t size) {
+std::int64_t resize(Thread& t, const OpenFile& file, std::int64_t size) {
+  if (std::int64_t bad = refused_size(t, file, static_cast<std::uint64_t>(size))) return bad;
+  auto& state = state_of(t);
   auto host = [&] { return result_of(::ftruncate(file.host.get(), size)); };
   if (!file.charge) return truncating(state, file.host.get(), static_cast<std::uint64_t>(size), host);
   std::lock_guard guard(file.charge->lock);
@@ -50,7 +52,7 @@ std::int64_t sys_ftruncate(Thread& t, const Args& a) {
   auto file = writable_file(t, a.i32(0));
   if (!file) return -file.error();
   if ((*file)->kind != OpenFile::Kind::File && (*file)->kind != OpenFile::Kind::Stdio) return -EINVAL;
-  return resize(state_of(t), **file, a.i64(1));
+  return resize(t, **file, a.i64(1));
 }
 
 std::int64_t sys_truncate(Thread& t, const Args& a) {
@@ -66,7 +68,7 @@ std::int64_t sys_truncate(Thread& t, const Args& a) {
   if (!S_ISREG(found->st.st_mode)) return -EINVAL;
   auto file = state.open_found(&t, *found, O_WRONLY, 0);
   if (!file) return -file.error();
-  return resize(state, **file, a.i64(1));
+  return resize(t, **file, a.i64(1));
 }
 
 std::int64_t sys_fallocate(Thread& t, const Args& a) {
@@ -79,6 +81,8 @@ std::int64_t sys_fallocate(Thread& t, const Args& a) {
   if (!end) return -EFBIG;
   // Those that move a file's bytes to other offsets would have to move them under mappings as well.
   if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) return -EOPNOTSUPP;
+  if (!(mode & FALLOC_FL_KEEP_SIZE))
+    if (std::int64_t bad = refused_size(t, **file, static_cast<std::uint64_t>(*end))) return bad;
   std::unique_lock<std::mutex> charged;
   if ((*file)->charge) {
     charged = std::unique_lock((*file)->charge->lock);

@@ -223,6 +223,22 @@ OrErrno<Found> locate(Thread&, int dirfd, mm::Gva path, int flags);
 // the host's file does not. `call` returns 0 or -errno. fd: any descriptor of the file.
 std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call);
 
+// --- files_limit.cpp ---
+inline constexpr std::int64_t kCurrentOffset = -1;  // at the file's own offset
+// Where a write would begin in a regular file of that size; others: not regular. `flags`: RWF_*. Errors: the host's, EINVAL.
+struct WriteStart {
+  bool regular = false;
+  std::uint64_t size = 0, at = 0;
+};
+OrErrno<WriteStart> write_start(const OpenFile&, std::int64_t offset, int flags);
+// How many of `length` bytes the thread may write there within its RLIMIT_FSIZE. Errors: EFBIG, when the thread was sent
+// SIGXFSZ, and those of write_start().
+OrErrno<std::uint64_t> room_to_write(Thread&, const OpenFile&, std::int64_t offset, int flags, std::uint64_t length);
+// The same for a file that is to have `size` bytes. 0 or -errno.
+std::int64_t refused_size(Thread&, const OpenFile&, std::uint64_t size);
+// Leaves so many bytes of them.
+void cut_to(std::vector<iovec>&, std::uint64_t bytes);
+
 // Bounds what memory files may take. Held while a file may grow to `end` bytes; false: ENOSPC.
 class MemoryCharge {
  public:

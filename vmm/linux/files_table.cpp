@@ -60,8 +60,7 @@ int free_slot(std::vector<Files::State::Slot>& slots, int from, std::size_t limi
 // RLIMIT_NOFILE, within what the table can hold.
 std::size_t Files::State::descriptor_limit() const {
   if (!process) return kMaxDescriptors;
-  std::lock_guard guard(process->limits.lock);
-  return std::min<rlim64_t>(process->limits.value[RLIMIT_NOFILE].rlim_cur, kMaxDescriptors);
+  return std::min<rlim64_t>(process->limits.soft(RLIMIT_NOFILE), kMaxDescriptors);
 }
 
 OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on_exec, int from) {

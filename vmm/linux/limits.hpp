@@ -15,6 +15,10 @@ inline constexpr const char* kKernelVersion = "#1 SMP";
 struct Limits {
   std::mutex lock;  // guards value
   std::array<rlimit64, RLIM_NLIMITS> value = defaults();
+  rlim64_t soft(std::size_t resource) {
+    std::lock_guard guard(lock);
+    return value[resource].rlim_cur;
+  }
 
   static constexpr std::uint64_t kStackBytes = 8ull << 20;
   static constexpr std::uint64_t kOpenFiles = 4096;

@@ -164,10 +164,7 @@ std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   const Credentials& own = *thread.credentials();
   const auto of_each = [&](Thread& t) -> std::int64_t {
     if (!may_schedule(own, *t.credentials())) return -EPERM;
-    if (nice < t.nice() && !own.may(CAP_SYS_NICE)) {
-      std::lock_guard guard(t.process.limits.lock);
-      if (static_cast<rlim64_t>(20 - nice) > t.process.limits.value[RLIMIT_NICE].rlim_cur) return -EACCES;
-    }
+    if (nice < t.nice() && !own.may(CAP_SYS_NICE) && static_cast<rlim64_t>(20 - nice) > t.process.limits.soft(RLIMIT_NICE)) return -EACCES;
     return nice == t.nice() ? 0 : -t.set_nice(nice);
   };
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; });

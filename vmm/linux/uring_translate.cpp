@@ -131,6 +131,15 @@ UringTranslation::Result UringTranslation::transfer_file(bool write) {
   return {};
 }
 
+// Cuts the write to what RLIMIT_FSIZE leaves of it now.
+UringTranslation::Result UringTranslation::limit(bool write, std::uint64_t& bytes) {
+  if (!write) return {};
+  auto room = room_to_write(thread_, *request_.file, static_cast<std::int64_t>(from_.off), from_.rw_flags, bytes);
+  if (!room) return refuse(room.error());
+  if (*room < bytes) cut_to(request_.iov, bytes = *room);
+  return {};
+}
+
 // A memory file may grow by the write: where it begins is known for a given offset; else it is the file's own offset or
 // its end when the write's turn comes, and writes that are in flight may have moved that.
 UringTranslation::Result UringTranslation::charge(bool write, std::uint64_t bytes) {
@@ -217,6 +226,7 @@ UringTranslation::Result UringTranslation::transfer(io_uring_sqe& to, bool write
       if (bytes < wanted) break;
     }
   }
+  if (auto within = limit(write, bytes); !within) return within;
   if (auto charged = charge(write, bytes); !charged) return charged;
   aim(to, write);
   return {};
@@ -228,9 +238,11 @@ UringTranslation::Result UringTranslation::transfer_fixed(io_uring_sqe& to, bool
   auto slice = ring_.buffers_->slice(from_.buf_index, from_.addr, from_.len);
   if (!slice) return refuse(slice.error());
   if (!request_.charge.grow(slice->pieces.capacity() * sizeof(iovec))) return refuse(ENOMEM);
-  if (auto charged = charge(write, from_.len); !charged) return charged;
   request_.buffers = ring_.buffers_;
   request_.iov = std::move(slice->pieces);
+  std::uint64_t bytes = from_.len;
+  if (auto within = limit(write, bytes); !within) return within;
+  if (auto charged = charge(write, bytes); !charged) return charged;
   aim(to, write);
   auto& counters = ring_.devices_->counters();
   if (slice->host_index) {

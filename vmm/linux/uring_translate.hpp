@@ -35,6 +35,7 @@ class UringTranslation {
   Result transfer_fixed(io_uring_sqe& to, bool write);
   Result take_file(int of_ring);
   Result transfer_file(bool write);
+  Result limit(bool write, std::uint64_t& bytes);
   Result charge(bool write, std::uint64_t bytes);
   Result pin(mm::Gva at, std::uint64_t length, mm::Access, std::uint64_t& total);
   void aim(io_uring_sqe& to, bool write);

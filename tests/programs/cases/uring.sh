@@ -2,6 +2,7 @@
 uring() { same "$GUESTS/uring" "$1" "$DATA"; }
 
 test_uring_transfers() { uring transfers; }
+test_uring_limited() { uring limited; }
 test_uring_fixed_buffers() { uring fixed_buffers; }
 test_uring_fixed_files() { uring fixed_files; }
 test_uring_links() { uring links; }
