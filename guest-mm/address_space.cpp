@@ -99,6 +99,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
     region.max_prot = request.max_prot;
     region.shared = request.shared;
     region.grows_down = request.grows_down;
+    region.locked = request.locked;
     region.backing = request.backing;
     region.offset = request.backing ? request.offset : 0;
     region.name = request.name;

@@ -40,6 +40,7 @@ struct MapRequest {
   bool no_replace = false;      // with fixed: Exists instead of replacing
   bool shared = false;          // MAP_SHARED
   bool grows_down = false;      // MAP_GROWSDOWN: a fault just below the region extends it
+  bool locked = false;          // MAP_LOCKED
   bool populate = false;        // MAP_POPULATE: map what can be mapped at once; shortage is not an error
   std::shared_ptr<Backing> backing = {};  // null: anonymous
   std::uint64_t offset = 0;     // page-aligned offset into backing
@@ -48,7 +49,7 @@ struct MapRequest {
 };
 
 enum class Advice : std::uint8_t {
-  DontNeed, Free, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, PopulateRead, PopulateWrite
+  DontNeed, DontNeedLocked, Free, Lock, Unlock, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, PopulateRead, PopulateWrite
 };
 
 struct RemapRequest {

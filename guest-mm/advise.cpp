@@ -27,9 +27,14 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     batch.commit();
     return cut ? whole : cut;
   };
-  if (advice == Advice::Free || advice == Advice::WipeOnFork) {
+  // Up to the first region that it is not for.
+  const auto refuses = [advice](const Region& r) {
+    if ((advice == Advice::DontNeed || advice == Advice::Free) && r.locked) return true;
+    return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
+  };
+  if (advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::WipeOnFork) {
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
-      if (!r->backing) continue;  // anonymous memory only; what is shared has a backing
+      if (!refuses(*r)) continue;
       whole = fail(Error::Invalid);
       if (r->start <= address) return whole;
       end = r->start;
@@ -37,7 +42,8 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   }
   switch (advice) {
     case Advice::Free:  // at once: the guest may find zeroes from now on, as MADV_FREE allows
-    case Advice::DontNeed: {
+    case Advice::DontNeed:
+    case Advice::DontNeedLocked: {
       if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
       m.regions.seize(address, end);  // or a fault would map a block across an end
       auto done = m.split_ends_locked(address, end, batch);
@@ -46,6 +52,8 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
       m.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
       return done ? whole : done;
     }
+    case Advice::Lock: return edit([](Region& r) { r.locked = true; });
+    case Advice::Unlock: return edit([](Region& r) { r.locked = false; });
     case Advice::Huge: return edit([](Region& r) { r.huge = Region::Huge::Always; });
     case Advice::NoHuge: return edit([](Region& r) { r.huge = Region::Huge::Never; });
     case Advice::DontFork: return edit([](Region& r) { r.dont_fork = true; });

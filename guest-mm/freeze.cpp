@@ -83,7 +83,7 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
   snapshot->layer = std::move(layer);
   snapshot->root = *root;
   m.tables->retire(*root);  // it is the layer's
-  for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) snapshot->regions.push_back(*r);
+  for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) snapshot->regions.emplace_back(*r).locked = false;
   snapshot->config = m.config;
   snapshot->hot = m.hot.at_freeze();
   counters_.freezes.add();
@@ -93,8 +93,8 @@ Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() {
 // Whether faults and changes of protection find the same there.
 static bool same(const Region& a, const Region& b) {
   return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
-         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork && a.huge == b.huge &&
-         a.backing == b.backing && a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
+         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork && a.locked == b.locked &&
+         a.huge == b.huge && a.backing == b.backing && a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
 }
 
 // What a child of the snapshot begins with, besides tables.

@@ -59,6 +59,7 @@ struct Region {
   bool grows_down = false;
   bool dont_fork = false;
   bool wipe_on_fork = false;     // children find zeroes; anonymous and private only
+  bool locked = false;           // mlock(2): stays as it is under DontNeed and Free; not inherited
   enum class Huge : std::uint8_t { Default, Always, Never } huge = Huge::Default;
   std::shared_ptr<Backing> backing;  // null: anonymous
   std::uint64_t offset = 0;      // of start, in backing

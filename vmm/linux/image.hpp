@@ -77,6 +77,9 @@ struct Image {
   mm::Gva vdso = 0;                             // where the image of its vDSO is; 0: it has none
   mm::Gva brk_start = 0;
 
+  // MCL_FUTURE, MCL_ONFAULT: what mlockall(2) asked for all that is mapped from now on. Its own threads'; pairs with nothing.
+  std::atomic<unsigned> lock_to_come{0};
+
   Cuts cuts;
   std::mutex brk_lock;                          // guards brk; lock order: before AddressSpace's
   mm::Gva brk = 0;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "vmm/linux/checked.hpp"
+#include "vmm/linux/memory_lock.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -140,7 +141,8 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   request.no_replace = flags & MAP_FIXED_NOREPLACE;
   request.shared = shared;
   request.grows_down = anonymous && !shared && (flags & MAP_GROWSDOWN);
-  request.populate = flags & (MAP_POPULATE | MAP_LOCKED);
+  request.populate = flags & MAP_POPULATE;
+  if (std::int64_t bad = lock_as_asked(thread, request, flags & MAP_LOCKED)) return bad;
   if (!anonymous) {
     auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes, thread.memory().memory());
     if (!backing) return -backing.error();
@@ -238,11 +240,18 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
   if (request.new_length > request.old_length &&
       beyond_limits(thread, request.new_length - request.old_length, mm::has(region->prot, mm::Prot::Write) && !region->shared))
     return -ENOMEM;
+  if (region->locked && request.new_length > request.old_length && beyond_lock_limit(thread, request.new_length - request.old_length))
+    return -EAGAIN;
   if (region->shared && region->backing && request.new_length > request.old_length) {
     if (auto larger = larger_backing(thread, *region, request); !larger) return -larger.error();
   }
   auto at = thread.memory().remap(request);
-  if (at) return static_cast<std::int64_t>(*at);
+  if (at) {
+    // As mremap(2) has it: what cannot be there yet is no error.
+    if (region->locked && request.new_length > request.old_length)
+      static_cast<void>(populate_locked(thread, *at + request.old_length, *at + request.new_length));
+    return static_cast<std::int64_t>(*at);
+  }
   return at.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(at.error());
 }
 
@@ -259,7 +268,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_COLD:
     case MADV_PAGEOUT:         // and neither has this one; it looks whether the memory is there
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
-    case MADV_DONTNEED_LOCKED:
+    case MADV_DONTNEED_LOCKED: advice = mm::Advice::DontNeedLocked; break;
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
     case MADV_FREE: advice = mm::Advice::Free; break;
     case MADV_DONTFORK: advice = mm::Advice::DontFork; break;
@@ -317,35 +326,15 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
   if (new_end > old_end) {
     if (beyond_memory(thread, new_end - image.brk_start, true, true) || beyond_limits(thread, new_end - old_end, true))
       return static_cast<std::int64_t>(image.brk);
-    auto r = thread.memory().map({.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
-                                  .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"});
-    if (!r) return static_cast<std::int64_t>(image.brk);
+    mm::MapRequest more{.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
+                        .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"};
+    if (lock_as_asked(thread, more, false) != 0 || !thread.memory().map(more)) return static_cast<std::int64_t>(image.brk);
   } else if (new_end < old_end) {
     if (!thread.memory().unmap(new_end, old_end - new_end)) return static_cast<std::int64_t>(image.brk);
   }
   image.brk = wanted;
   return static_cast<std::int64_t>(wanted);
 }
-
-// --- locking: all memory of a guest is as resident as the host keeps it; checked, and accepted ---
-
-std::int64_t sys_mlock(Thread& thread, const Args& a) {
-  const mm::Gva start = mm::align_down(a[0], kPageSize);
-  const auto end = checked_sum(start, align_up(a[1] + (a[0] - start), kPageSize));  // 0 bytes if it wraps, as Linux rounds
-  if (!end) return -EINVAL;
-  for (mm::Gva at = start; at < *end;) {
-    auto region = thread.memory().find_region(at);
-    if (!region) return -ENOMEM;
-    at = region->end;
-  }
-  return 0;
-}
-std::int64_t sys_mlock2(Thread& thread, const Args& a) { return a.u32(2) & ~1u ? -EINVAL : sys_mlock(thread, a); }
-std::int64_t sys_mlockall(Thread&, const Args& a) {
-  const unsigned flags = a.u32(0);
-  return flags == 0 || (flags & ~7u) || flags == MCL_ONFAULT ? -EINVAL : 0;
-}
-std::int64_t sys_munlockall(Thread&, const Args&) { return 0; }
 
 // Guest threads are host threads of this process, and the interrupts that the host kernel sends to their
 // processors leave guest mode and return through a full barrier: the host's own call is what is asked for.
@@ -373,11 +362,6 @@ std::span<const Definition> memory_calls() {
       {Call::msync, sys_msync},
       {Call::mincore, sys_mincore},
       {Call::brk, sys_brk},
-      {Call::mlock, sys_mlock},
-      {Call::mlock2, sys_mlock2},
-      {Call::munlock, sys_mlock},
-      {Call::mlockall, sys_mlockall},
-      {Call::munlockall, sys_munlockall},
       {Call::membarrier, sys_membarrier},
   };
   return kCalls;

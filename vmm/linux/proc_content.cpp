@@ -33,12 +33,13 @@ OrErrno<std::string> maps(const mm::AddressSpace& memory) {
 }
 
 struct Sizes {
-  std::uint64_t total = 0, stack = 0, text = 0, data = 0, resident = 0, shared = 0, peak = 0, tables = 0;  // bytes
+  std::uint64_t total = 0, stack = 0, text = 0, data = 0, locked = 0, resident = 0, shared = 0, peak = 0, tables = 0;  // bytes
 };
 Sizes sizes(const mm::AddressSpace& memory) {
   Sizes s;
   memory.visit_regions([&](const mm::Region& r) {
     s.total += r.length();
+    if (r.locked) s.locked += r.length();
     if (r.name == "[stack]") s.stack += r.length();
     else if (has(r.prot, mm::Prot::Exec)) s.text += r.length();
     else if (has(r.prot, mm::Prot::Write)) s.data += r.length();
@@ -132,6 +133,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   }
   auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
   auto who = p.credentials();
+  std::size_t queued = 0;
   SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
   {
     std::lock_guard threads(p.threads_lock);
@@ -142,6 +144,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       blocked = thread->signals.blocked;
     }
     shared = p.signals.pending.set;
+    queued = queued_signals(p);
     for (int n = 1; n <= kSignals; ++n) {
       std::uint64_t handler = p.signals.actions[static_cast<std::size_t>(n - 1)].handler;
       if (handler == 1) ignored |= bit_of(n);
@@ -154,13 +157,13 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   return fmt::format(
       "Name:\t{}\nUmask:\t{:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n"
       "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t256\nGroups:\t{}\n"
-      "VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{:8} kB\nVmRSS:\t{:8} kB\n"
+      "VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t{:8} kB\nVmPin:\t       0 kB\nVmHWM:\t{:8} kB\nVmRSS:\t{:8} kB\n"
       "VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t       0 kB\nVmPTE:\t{:8} kB\nVmSwap:\t       0 kB\n"
-      "Threads:\t{}\nSigQ:\t0/63000\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
+      "Threads:\t{}\nSigQ:\t{}/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
       "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\n"
       "CapAmb:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t0\n",
       name_of(c, tid), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
-      user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), pending, shared, blocked, ignored, caught,
+      user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored, caught,
       who->inheritable, who->permitted, who->effective, who->bounding, who->ambient);
 }
 

@@ -19,7 +19,7 @@
 namespace ramet::vmm {
 namespace {
 
-constexpr std::size_t kMaxQueued = 1024;  // real-time signals per queue (Linux: RLIMIT_SIGPENDING)
+constexpr std::size_t kMaxQueued = 1024;  // of a process, whatever its RLIMIT_SIGPENDING
 constexpr SignalSet kSynchronous =
     bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGTRAP) | bit_of(SIGFPE) | bit_of(SIGSYS);
 
@@ -41,17 +41,22 @@ bool overrun(PendingSignals& pending, const siginfo_t& info) {
   return false;
 }
 
-std::int64_t queue(PendingSignals& pending, const siginfo_t& info) {
+// Into one of the process's queues. Under both locks.
+std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& info) {
   const int sig = info.si_signo;
   const SignalSet bit = bit_of(sig);
   const bool of_timer = info.si_code == SI_TIMER;  // queued each by each, whatever the signal
+  const bool standard = sig < 32;
   if (of_timer && overrun(pending, info)) return 0;
-  if (sig < 32 && !of_timer) {
-    if (pending.set & bit) return 0;  // a standard signal is pending once
-  } else if (pending.queue.size() >= kMaxQueued) {
-    if (info.si_code != SI_USER) return -EAGAIN;
-    pending.set |= bit;  // arrives without its information, as on Linux
-    return 0;
+  if (standard && !of_timer && (pending.set & bit)) return 0;  // a standard signal is pending once
+  // What kill(2) and the kernel itself send of those always finds room.
+  if (!standard || info.si_code < 0) {
+    const std::size_t most = of_timer ? kMaxQueued : std::min<rlim64_t>(kMaxQueued, process.limits.soft(RLIMIT_SIGPENDING));
+    if (queued_signals(process) >= most) {
+      if (of_timer || (!standard && info.si_code != SI_USER)) return -EAGAIN;
+      pending.set |= bit;  // arrives without its information, as on Linux
+      return 0;
+    }
   }
   pending.queue.push_back(info);
   pending.set |= bit;
@@ -87,6 +92,12 @@ std::optional<siginfo_t> take_signal(PendingSignals& pending, SignalSet wanted) 
 std::optional<siginfo_t> take_signal(Thread& thread, SignalSet wanted) {
   if (auto own = take_signal(thread.signals.pending, wanted)) return own;
   return take_signal(thread.process.signals.pending, wanted);
+}
+
+std::size_t queued_signals(const Process& process) {
+  std::size_t all = process.signals.pending.queue.size();
+  for (const auto& thread : process.threads) all += thread->signals.pending.queue.size();
+  return all;
 }
 
 void discard_signals(PendingSignals& pending, SignalSet set) {
@@ -157,7 +168,7 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
   if (is_ignored(process, info.si_signo) && (!taker || !(taker->signals.awaited & bit)) &&
       (process.threads.empty() || !(process.threads.front()->signals.blocked & bit)))
     return 0;
-  std::int64_t r = queue(process.signals.pending, info);
+  std::int64_t r = queue(process, process.signals.pending, info);
   if (r == 0 && taker) taker->alert();
   return r;
 }
@@ -165,7 +176,7 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
 std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info) {
   const SignalSet bit = bit_of(info.si_signo);
   if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
-  std::int64_t r = queue(thread.signals.pending, info);
+  std::int64_t r = queue(process, thread.signals.pending, info);
   if (r == 0 && wants(thread, bit)) thread.alert();
   return r;
 }

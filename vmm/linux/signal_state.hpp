@@ -69,6 +69,8 @@ inline constexpr SignalSet kStopSignals = bit_of(SIGSTOP) | bit_of(SIGTSTP) | bi
 std::optional<siginfo_t> take_signal(PendingSignals&, SignalSet wanted);
 // From the thread's own queue first, then from the process's. Under the lock.
 std::optional<siginfo_t> take_signal(Thread&, SignalSet wanted);
+// How many signals wait in the queues of the process and its threads. Under threads_lock and the signals' lock.
+std::size_t queued_signals(const Process&);
 // Throws away what is pending of these signals; under the lock.
 void discard_signals(PendingSignals&, SignalSet);
 
@@ -80,7 +82,7 @@ void retarget_signals(Process&, const Thread& except, SignalSet set);
 siginfo_t signal_from(const Process& sender, int sig, int code);
 
 // Sends to the process (any thread that does not block it) or to one thread; interrupts whoever is to
-// take it. Ignored signals vanish. Real-time queue bounded (EAGAIN). SIGKILL ends the process, SIGCONT lets it go on, at
+// take it. Ignored signals vanish. Queues are bounded by RLIMIT_SIGPENDING (EAGAIN). SIGKILL ends the process, SIGCONT lets it go on, at
 // once and whatever is blocked. Without the family's lock. Returns 0 or -errno.
 std::int64_t send_to_process(Process&, const siginfo_t&);
 std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "vmm/linux/family.hpp"
+#include "vmm/linux/memory_lock.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 
@@ -127,6 +128,7 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
   request.shared = true;
   request.backing = std::move(memory);
   if (!write) request.max_prot = mm::Prot::Read | mm::Prot::Exec;
+  if (std::int64_t bad = lock_as_asked(thread, request, false)) return bad;
   auto at = thread.memory().map(request);
   if (!at) return at.error() == mm::Error::Exists ? -EINVAL : -errno_of(at.error());
   segment->state.shm_atime = ::time(nullptr);

@@ -136,6 +136,7 @@ Status Collector::process() {
   state.stack_top = image.stack_top;
   state.stack_limit = image.stack_limit;
   state.brk_start = image.brk_start;
+  state.lock_to_come = image.lock_to_come.load(std::memory_order_relaxed);
   std::lock_guard guard(image.brk_lock);
   state.brk = image.brk;
   return {};
@@ -265,6 +266,7 @@ Status Collector::memory() {
                   .grows_down = r.grows_down,
                   .dont_fork = r.dont_fork,
                   .wipe_on_fork = r.wipe_on_fork,
+                  .locked = r.locked,
                   .offset = r.offset,
                   .name = r.name};
     if (r.backing) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <linux/auxvec.h>
 #include <linux/securebits.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -137,7 +138,7 @@ std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file,
     mm::Region r;
     r.start = s.start, r.end = s.end, r.offset = s.offset;
     r.shared = s.shared, r.grows_down = s.grows_down, r.dont_fork = s.dont_fork;
-    r.wipe_on_fork = s.wipe_on_fork;
+    r.wipe_on_fork = s.wipe_on_fork, r.locked = s.locked;
     r.name = s.name;
     const bool known_huge = s.huge >= 0 && s.huge <= static_cast<int>(mm::Region::Huge::Never);
     if ((s.prot & ~kProtBits) || (s.max_prot & ~kProtBits) || !known_huge || s.name.size() > 64)
@@ -278,6 +279,7 @@ Status restore_image(const File& file, Image& image) {
   image.stack_top = state.stack_top;
   image.stack_limit = state.stack_limit;
   image.brk_start = state.brk_start;
+  image.lock_to_come = state.lock_to_come & (MCL_FUTURE | MCL_ONFAULT);
   image.brk = state.brk;
   return {};
 }

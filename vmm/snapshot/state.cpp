@@ -15,11 +15,11 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offse
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,
-                                   wipe_on_fork, mapping, offset, name)
+                                   wipe_on_fork, locked, mapping, offset, name)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, fp_components, fp_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, threads, actions,
                                    pending, limits, deny_wx, umask, directory, timers, clocks, executable, executable_file,
-                                   arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, memory_bytes,
+                                   arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, lock_to_come, memory_bytes,
                                    mmap_top, files, descriptors, mappings, regions)
 
 std::expected<std::string, Failure> to_text(const ProcessState& state) try {

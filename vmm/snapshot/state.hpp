@@ -66,7 +66,7 @@ struct MappingState {
 struct RegionState {
   std::uint64_t start = 0, end = 0;
   int prot = 0, max_prot = 0, huge = 0;
-  bool shared = false, grows_down = false, dont_fork = false, wipe_on_fork = false;
+  bool shared = false, grows_down = false, dont_fork = false, wipe_on_fork = false, locked = false;
   int mapping = -1;                                // index into mappings; -1: anonymous
   std::uint64_t offset = 0;
   std::string name;
@@ -99,6 +99,7 @@ struct ProcessState {
   std::vector<std::string> arguments, environment;
   std::vector<std::array<std::uint64_t, 2>> auxv;
   std::uint64_t stack_top = 0, stack_limit = 0, brk_start = 0, brk = 0;
+  unsigned lock_to_come = 0;                       // Image's
   std::uint64_t memory_bytes = 0, mmap_top = 0;
   std::vector<FileState> files;
   std::vector<DescriptorState> descriptors;
