@@ -1,5 +1,5 @@
 // What leads where: openat2(2)'s limits of a walk, the parent of a directory that was removed, nodes of mknod(2); and what
-// ioctl(2) tells of open files.
+// ioctl(2) and /proc tell of open and mapped files.
 //   names DIRECTORY        one that may be written
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -8,6 +8,7 @@
 #include <linux/sockios.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -147,6 +148,69 @@ static void asks_open_files(void) {
   CHECK_ERRNO(ioctl(-1, FIGETBSZ, &n), EBADF);
 }
 
+static int is_called(int fd, const char* top, const char* name) {
+  char link[64], is[4096], wanted[4200];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  snprintf(wanted, sizeof wanted, "%s/%s", top, name);
+  const ssize_t n = readlink(link, is, sizeof is - 1);
+  CHECK(n > 0);
+  is[n] = 0;
+  return !strcmp(is, wanted);
+}
+
+// The line of /proc/self/maps for what begins there.
+static const char* line_of(const void* start) {
+  static char text[65536];
+  char wanted[32];
+  int f = open("/proc/self/maps", O_RDONLY);
+  size_t length = 0;
+  for (ssize_t n; (n = read(f, text + length, sizeof text - 1 - length)) > 0;) length += (size_t)n;
+  text[length] = 0;
+  close(f);
+  snprintf(wanted, sizeof wanted, "%lx-", (unsigned long)start);
+  char* at = strstr(text, wanted);
+  CHECK(at && strchr(at, '\n'));
+  *strchr(at, '\n') = 0;
+  return at;
+}
+
+// As /proc names what was renamed and removed.
+static void follows_names(const char* top) {
+  int f = open("f", O_RDONLY), d = open("d", O_RDONLY), gone = open("gone", O_RDWR | O_CREAT, 0600);
+  CHECK(f >= 0 && d >= 0 && gone >= 0 && ftruncate(gone, 4096) == 0);
+  char* p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, gone, 0);
+  CHECK(p != MAP_FAILED && strstr(line_of(p), "/gone") && !strstr(line_of(p), "(deleted)"));
+  CHECK(is_called(f, top, "f") && is_called(d, top, "d") && is_called(gone, top, "gone"));
+  CHECK(rename("f", "d/g") == 0 && is_called(f, top, "d/g") && rename("d/g", "f") == 0);
+  CHECK(unlink("gone") == 0 && is_called(gone, top, "gone (deleted)") && strstr(line_of(p), "/gone (deleted)"));
+  writes("gone (deleted)", "another");
+  CHECK(is_called(gone, top, "gone (deleted)"));
+  int named = open("gone (deleted)", O_RDONLY);
+  CHECK(is_called(named, top, "gone (deleted)") && unlink("gone (deleted)") == 0);
+  CHECK(is_called(named, top, "gone (deleted) (deleted)"));
+  CHECK(mkdir("empty", 0700) == 0);
+  int e = open("empty", O_RDONLY);
+  CHECK(rmdir("empty") == 0 && is_called(e, top, "empty (deleted)"));
+  CHECK(munmap(p, 4096) == 0);
+  close(f), close(d), close(gone), close(named), close(e);
+}
+
+// Protection is shown as it was asked for; what may be written can be read for all that.
+static void shows_protection(void) {
+  char* p = mmap(NULL, 3 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(p != MAP_FAILED && strstr(line_of(p), " ---p "));
+  CHECK(mprotect(p, 4096, PROT_WRITE) == 0 && strstr(line_of(p), " -w-p "));
+  *(volatile char*)p = 3;
+  CHECK(*(volatile char*)p == 3);
+  CHECK(mprotect(p, 4096, PROT_READ | PROT_WRITE) == 0 && strstr(line_of(p), " rw-p ") && *p == 3);
+  CHECK(mprotect(p + 8192, 4096, PROT_EXEC) == 0 && strstr(line_of(p + 8192), " --xp "));
+  int w = open("written", O_WRONLY | O_CREAT, 0600);
+  CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, w, 0) == MAP_FAILED && errno == EACCES);
+  CHECK(mmap(NULL, 4096, PROT_WRITE, MAP_SHARED, w, 0) == MAP_FAILED && errno == EACCES);
+  CHECK(munmap(p, 3 * 4096) == 0 && unlink("written") == 0);
+  close(w);
+}
+
 int main(int argc, char** argv) {
   CHECK(argc == 2 && chdir(argv[1]) == 0);
   char top[4096];
@@ -160,6 +224,8 @@ int main(int argc, char** argv) {
   goes_up_from_removed(top);
   makes_nodes();
   asks_open_files();
+  follows_names(top);
+  shows_protection();
   CHECK(unlink("d/absolute") == 0 && unlink("d/up") == 0);  // what diff(1) cannot follow
   puts("names lead where they should");
   return 0;

@@ -146,10 +146,14 @@ bool Files::State::fixed(std::string_view path) const {
 
 OrErrno<std::string> Files::State::current_path(const Node& node) const {
   if (!node.fd) return node.path;
-  const Mount& mount = mounts[static_cast<std::size_t>(node.mount)];
   struct stat st;
   if (::fstat(node.fd->get(), &st) != 0) return err(errno);
   if (st.st_nlink == 0) return err(ENOENT);
+  return path_in_mount(*node.fd, node.mount);
+}
+
+OrErrno<std::string> Files::State::path_in_mount(const HostFd& fd, int in) const {
+  const Mount& mount = mounts[static_cast<std::size_t>(in)];
   auto read_link = [](int fd) -> OrErrno<std::string> {
     char text[PATH_MAX];
     ssize_t n = ::readlink(fd_path(fd).c_str(), text, sizeof text);
@@ -157,11 +161,17 @@ OrErrno<std::string> Files::State::current_path(const Node& node) const {
     if (n == sizeof text) return err(ENAMETOOLONG);
     return std::string(text, static_cast<std::size_t>(n));
   };
-  auto here = read_link(node.fd->get()), top = read_link(mount.directory().get());
+  auto here = read_link(fd.get()), top = read_link(mount.directory().get());
   if (!here) return here;
   if (!top) return top;
   if (!here->starts_with('/') || !top->starts_with('/') || !within(*here, *top)) return err(ENOENT);
   return normalised(mount.guest + "/" + here->substr(*top == "/" ? 0 : top->size()));
+}
+
+std::string Files::State::shown_path(const OpenFile& file) const {
+  if (file.charge) return file.path + " (deleted)";
+  if (file.mount < 0 || !file.host) return file.path;
+  return path_in_mount(file.host, file.mount).value_or(file.path);
 }
 
 Files::Files(std::unique_ptr<State> state) : state_(std::move(state)) {}

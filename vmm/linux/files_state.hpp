@@ -174,6 +174,11 @@ struct Files::State {
   bool fixed(std::string_view path) const;
   // Where a directory is now: its guest path even after renames. ENOENT if it is gone or has left its share.
   OrErrno<std::string> current_path(const Node&) const;
+  // What the host's own link of a descriptor says, as a guest path: with " (deleted)" if the name has gone. ENOENT: it has
+  // left its share.
+  OrErrno<std::string> path_in_mount(const HostFd&, int mount) const;
+  // How the links of /proc name a file: as it is called now, or as it was when it was opened.
+  std::string shown_path(const OpenFile&) const;
   bool writable(const Node& n) const { return n.mount >= 0 && mounts[static_cast<std::size_t>(n.mount)].writable; }
 
   // --- walking, files_walk.cpp ---

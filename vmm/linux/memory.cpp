@@ -28,11 +28,7 @@ constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | M
                             MAP_FIXED_NOREPLACE | MAP_HUGETLB;
 constexpr int kProtGrowsDown = 0x01000000, kProtGrowsUp = 0x02000000, kProtSem = 8;
 
-// The processor has no pages that can be written or executed and not read.
-mm::Prot prot_of(unsigned prot) {
-  auto p = mm::Prot(prot & (PROT_READ | PROT_WRITE | PROT_EXEC));
-  return p == mm::Prot::None ? p : p | mm::Prot::Read;
-}
+mm::Prot prot_of(unsigned prot) { return mm::Prot(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)); }
 
 bool refused_wx(const Process& process, unsigned prot) {
   return process.deny_wx && (prot & PROT_WRITE) && (prot & PROT_EXEC);

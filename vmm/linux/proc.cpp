@@ -128,7 +128,7 @@ std::optional<OfProcess> of_process(const ProcContext& c, std::string_view path)
   return OfProcess{path, *tid, true, std::move(process)};
 }
 
-std::string description(const OpenFile& file) {
+std::string description(const Files::State& state, const OpenFile& file) {
   struct stat st;
   std::uint64_t ino = ::fstat(file.host.get(), &st) == 0 ? st.st_ino : 0;
   switch (file.kind) {
@@ -146,7 +146,7 @@ std::string description(const OpenFile& file) {
       return S_ISCHR(st.st_mode) ? "/dev/null" : "pipe:[" + std::to_string(ino) + "]";
     default: break;
   }
-  return file.charge ? file.path + " (deleted)" : file.path;
+  return state.shown_path(file);
 }
 
 std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess& where) {
@@ -156,7 +156,7 @@ std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess&
     auto fd = number(where.rest.substr(3));
     auto file = fd ? c.state.get(*fd) : nullptr;
     if (!file) return {};
-    return ProcEntry{.type = Type::OpenFile, .target = description(*file), .file = file};
+    return ProcEntry{.type = Type::OpenFile, .target = description(c.state, *file), .file = file};
   }
   for (const Fixed& f : kProcess) {
     if (f.path != where.rest) continue;
@@ -164,7 +164,7 @@ std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess&
     if (f.path == "exe") {
       auto image = c.process->image();
       if (!image) return {};
-      e.target = image->executable;
+      e.target = image->file ? c.state.shown_path(*image->file) : image->executable;
       e.file = image->file;
     }
     if (f.path == "cwd") {
