@@ -72,7 +72,7 @@ class Guest {
   std::int64_t call(const char* name, std::initializer_list<std::uint64_t> arguments) {
     static const auto handlers = [] {
       std::map<std::string, Handler> h;
-      for (auto list : {file_calls(), path_calls(), event_calls(), socket_calls(), memory_calls()})
+      for (auto list : {file_calls(), path_calls(), event_calls(), socket_calls(), memory_calls(), memory_lock_calls()})
         for (const Definition& d : list) h[syscall_name(d.call)] = d.handler;
       return h;
     }();
