@@ -39,6 +39,8 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   spawn.credentials = thread.credentials();
   std::lock_guard guard(thread.process.threads_lock);
   spawn.nice = thread.nice();
+  spawn.scheduling = thread.scheduling;
+  inherit(spawn.scheduling, spawn.nice);
   spawn.affinity.assign(thread.affinity().begin(), thread.affinity().end());
   return spawn;
 }

@@ -121,6 +121,22 @@ std::shared_ptr<Process> Family::find_by_thread(int tid) {
   return nullptr;
 }
 
+std::shared_ptr<Process> Family::find_by_any(int id) {
+  if (auto process = find(id)) return process;
+  auto process = find_by_thread(id);
+  if (!process) return nullptr;
+  std::lock_guard guard(process->threads_lock);
+  return std::ranges::any_of(process->threads, [id](const auto& t) { return t->tid == id; }) ? process : nullptr;
+}
+
+std::int64_t Family::with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call) {
+  const auto process = tid == 0 ? caller.process.shared_from_this() : find_by_thread(tid);
+  if (!process) return -ESRCH;
+  std::lock_guard guard(process->threads_lock);
+  Thread* const found = tid == 0 ? &caller : process->find_thread(tid);
+  return found ? call(*found) : -ESRCH;
+}
+
 bool Family::exists(int pid) {
   std::lock_guard guard(lock_);
   return member(pid) != nullptr;

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,6 +42,9 @@ class Family {
   int new_id();
   std::shared_ptr<Process> find(int pid);            // null: none, or a zombie
   std::shared_ptr<Process> find_by_thread(int tid);
+  std::shared_ptr<Process> find_by_any(int id);      // of a process, or of one of its threads; not by Thread::former_tid
+  // What `call` makes of the thread of that id (0: the caller itself), with its process's threads_lock held. -ESRCH: none.
+  std::int64_t with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call);
   bool exists(int pid);                              // zombies do
   std::vector<std::shared_ptr<Process>> all();       // that run
   std::vector<std::shared_ptr<Process>> group(int id);

@@ -89,15 +89,6 @@ OrErrno<unsigned> words_of(Thread& t, mm::Gva at, __user_cap_header_struct& head
   }
 }
 
-std::shared_ptr<const Credentials> credentials_of(Thread& t, int tid) {
-  if (tid == 0 || tid == t.tid) return t.credentials();
-  auto process = t.process.family.find_by_thread(tid);
-  if (!process) return nullptr;
-  std::lock_guard guard(process->threads_lock);
-  Thread* const found = process->find_thread(tid);
-  return found ? found->credentials() : nullptr;
-}
-
 std::uint32_t word(Capabilities set, unsigned i) { return static_cast<std::uint32_t>(set >> (32 * i)); }
 
 std::int64_t sys_capget(Thread& t, const Args& a) {
@@ -105,8 +96,12 @@ std::int64_t sys_capget(Thread& t, const Args& a) {
   auto words = words_of(t, a[0], header);
   if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // asked for our version only
   if (header.pid < 0) return -EINVAL;
-  auto of = credentials_of(t, header.pid);
-  if (!of) return -ESRCH;
+  std::shared_ptr<const Credentials> of;
+  const std::int64_t found = t.process.family.with_thread(t, header.pid, [&](const Thread& other) {
+    of = other.credentials();
+    return 0;
+  });
+  if (found < 0) return found;
   for (unsigned i = 0; a[1] && i < *words; ++i) {
     const __user_cap_data_struct sets{word(of->effective, i), word(of->permitted, i), word(of->inheritable, i)};
     if (put_user(t.memory(), a[1] + i * sizeof sets, sets) != 0) return -EFAULT;
@@ -118,7 +113,7 @@ std::int64_t sys_capset(Thread& t, const Args& a) {
   __user_cap_header_struct header;
   auto words = words_of(t, a[0], header);
   if (!words) return -words.error();
-  if (header.pid != 0 && header.pid != t.tid) return -EPERM;
+  if (header.pid != 0 && !t.goes_by(header.pid)) return -EPERM;
   Capabilities effective = 0, permitted = 0, inheritable = 0;
   for (unsigned i = 0; i < *words; ++i) {
     auto sets = read_user<__user_cap_data_struct>(t.memory(), a[1] + i * sizeof(__user_cap_data_struct));

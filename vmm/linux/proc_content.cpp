@@ -99,20 +99,23 @@ std::string stat(const ProcContext& c, const Image& image, int tid) {
   Sizes s = sizes(image.memory());
   Ticks t = ticks(p.usage());
   int nice = 0;
+  Scheduling scheduling;
   {
     std::lock_guard guard(p.threads_lock);
     if (Thread* thread = p.find_thread(tid)) {
       nice = thread->nice();
+      scheduling = thread->scheduling;
       if (tid != p.pid) t = ticks(thread->usage());  // a file of the first one's own looks like the process's
     }
   }
   Family::Relations r = p.family.relations(p.pid).value_or(Family::Relations{});
   // 52 fields, as proc(5) numbers them from 1.
   return fmt::format(
-      "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 {} {} {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 "
+      "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 {} {} {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 {} {} "
       "0 0 0 0 0 {} 0 0 0 0 0\n",
       tid, name_of(c, tid), state_of(c, tid, r), r.parent ? r.parent : 1, r.group, r.session, t.user, t.system,
-      20 + nice, nice, thread_count(c), s.total, s.resident / mm::kPageSize, image.stack_top, image.brk_start);
+      real_time(scheduling.policy) ? -1 - scheduling.priority : 20 + nice, nice, thread_count(c), s.total, s.resident / mm::kPageSize,
+      image.stack_top, scheduling.priority, scheduling.policy, image.brk_start);
 }
 
 std::string statm(const Image& image) {

@@ -235,6 +235,7 @@ std::int64_t Process::spawn(const Spawn& s) {
   owned->name = s.name;
   owned->set_credentials(*s.credentials);
   owned->nice_ = s.nice;
+  owned->scheduling = s.scheduling;
   if (s.nice != family.nice) (void)owned->set_nice(s.nice);  // the host refuses nobody what he has
   if (!s.affinity.empty()) (void)owned->set_affinity(s.affinity);
   owned->look_at_signals();  // some may have come before the thread

@@ -20,6 +20,7 @@
 #include "vmm/linux/image.hpp"
 #include "vmm/linux/limits.hpp"
 #include "vmm/linux/parking.hpp"
+#include "vmm/linux/scheduling.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/machine.hpp"
@@ -101,6 +102,7 @@ class Process : public std::enable_shared_from_this<Process> {
     std::string name;
     const ThreadSignals* altstack_of = nullptr; // the new thread has that one's alternate stack
     int nice = 0;
+    Scheduling scheduling;
     std::shared_ptr<const Credentials> credentials;
     std::vector<std::byte> affinity;            // as Thread has it
     bool leader = false;                        // the first of a new process: its tid is the pid

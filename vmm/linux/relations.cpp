@@ -82,8 +82,13 @@ std::int64_t sys_waitid(Thread& thread, const Args& a) {
 
 // --- parents, groups, sessions ---
 
-std::optional<Family::Relations> relations(Thread& thread, int pid) {
-  return thread.process.family.relations(pid ? pid : thread.process.pid);
+// By the id of a process or of one of its threads.
+std::optional<Family::Relations> relations(Thread& thread, int id) {
+  Family& family = thread.process.family;
+  auto of = family.relations(id ? id : thread.process.pid);
+  if (of || id == 0) return of;
+  auto process = family.find_by_any(id);
+  return process ? family.relations(process->pid) : std::nullopt;
 }
 
 // The first process has no parent that it could know of; orphans have what Linux gives them.

@@ -155,8 +155,9 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
   if (pid == INT_MIN) return -ESRCH;
   std::vector<std::shared_ptr<Process>> targets;
   if (pid > 0) {
-    if (!family.exists(pid)) return -ESRCH;
-    if (auto one = family.find(pid)) targets.push_back(std::move(one));
+    auto one = family.find_by_any(pid);
+    if (!one && !family.exists(pid)) return -ESRCH;
+    if (one) targets.push_back(std::move(one));
   } else if (pid == -1) {  // everybody but oneself
     targets = family.all();
     std::erase_if(targets, [&](const auto& p) { return p.get() == &process; });

@@ -49,6 +49,7 @@ std::span<const Definition> memory_calls();    // memory.cpp
 std::span<const Definition> memory_lock_calls();  // memory_lock.cpp: mlock, mlockall and their like
 std::span<const Definition> sysv_memory_calls();  // sysv_memory.cpp: shmget, shmat, shmdt, shmctl
 std::span<const Definition> thread_calls();    // threads.cpp
+std::span<const Definition> scheduling_calls();  // scheduling.cpp: nice values, processors, policies
 std::span<const Definition> clone_calls();     // clone.cpp: clone, fork, vfork
 std::span<const Definition> exec_calls();      // exec.cpp
 std::span<const Definition> relation_calls();  // relations.cpp: wait4, waitid, parents, groups, sessions

@@ -1,4 +1,4 @@
-// System calls about the system and its resources: names, limits, usage, random bytes, priorities.
+// System calls about the system and its resources: names, limits, usage, random bytes.
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -21,8 +21,6 @@
 
 namespace ramet::vmm {
 namespace {
-
-bool is_self(Thread& thread, int pid) { return pid == 0 || pid == thread.process.pid; }
 
 std::int64_t sys_uname(Thread& thread, const Args& a) {
   utsname names{};
@@ -96,9 +94,9 @@ std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set
 }
 
 std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
-  if (is_self(thread, a.i32(0))) return prlimit(thread, thread.process, a.u32(1), a[2], a[3]);
-  auto process = thread.process.family.find(a.i32(0));
+  auto process = thread.process.family.find_by_any(a.i32(0) ? a.i32(0) : thread.process.pid);
   if (!process) return -ESRCH;
+  if (process.get() == &thread.process) return prlimit(thread, thread.process, a.u32(1), a[2], a[3]);
   return may_limit(*thread.credentials(), *process->credentials()) ? prlimit(thread, *process, a.u32(1), a[2], a[3]) : -EPERM;
 }
 std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), 0, a[1]) : -EFAULT; }
@@ -122,53 +120,7 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
   return put_user(thread.memory(), a[1], usage);
 }
 
-// --- scheduling and personality ---
-
 std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a.u32(0) == 0xffffffff ? 0 : -EINVAL; }
-
-// Whom getpriority and setpriority mean: one thread, or all of these processes. -ESRCH: nobody. From what `of_each` gives,
-// `join` makes the result.
-template <class Of, class Join>
-std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join join) {
-  Family& family = thread.process.family;
-  std::vector<std::shared_ptr<Process>> processes;
-  int tid = 0;
-  if (which == PRIO_USER) {
-    const unsigned user = who ? static_cast<unsigned>(who) : thread.credentials()->user.real;
-    processes = family.all();
-    std::erase_if(processes, [&](const auto& p) { return p->user != user; });
-  } else if (which == PRIO_PGRP) {
-    processes = family.group(who ? who : family.relations(thread.process.pid)->group);
-  } else {
-    tid = who ? who : thread.tid;
-    if (auto process = family.find_by_thread(tid)) processes = {std::move(process)};
-  }
-  std::int64_t result = -ESRCH;
-  for (const auto& process : processes) {
-    std::lock_guard guard(process->threads_lock);
-    for (const auto& t : process->threads)
-      if (tid == 0 || t->goes_by(tid)) result = join(result, of_each(*t));
-  }
-  return result;
-}
-
-std::int64_t sys_getpriority(Thread& thread, const Args& a) {
-  if (a.u32(0) > PRIO_USER) return -EINVAL;
-  const auto of_each = [](Thread& t) { return std::int64_t{20} - t.nice(); };  // as the raw call encodes it
-  return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
-}
-
-std::int64_t sys_setpriority(Thread& thread, const Args& a) {
-  if (a.u32(0) > PRIO_USER) return -EINVAL;
-  const int nice = std::clamp(a.i32(2), -20, 19);
-  const Credentials& own = *thread.credentials();
-  const auto of_each = [&](Thread& t) -> std::int64_t {
-    if (!may_schedule(own, *t.credentials())) return -EPERM;
-    if (nice < t.nice() && !own.may(CAP_SYS_NICE) && static_cast<rlim64_t>(20 - nice) > t.process.limits.soft(RLIMIT_NICE)) return -EACCES;
-    return nice == t.nice() ? 0 : -t.set_nice(nice);
-  };
-  return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; });
-}
 
 }  // namespace
 
@@ -182,8 +134,6 @@ std::span<const Definition> system_calls() {
       {Call::setrlimit, sys_setrlimit},
       {Call::getrusage, sys_getrusage},
       {Call::personality, sys_personality},
-      {Call::getpriority, sys_getpriority},
-      {Call::setpriority, sys_setpriority},
   };
   return kCalls;
 }

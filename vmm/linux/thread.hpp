@@ -15,6 +15,7 @@
 #include "vmm/linux/blocking.hpp"
 #include "vmm/linux/credentials.hpp"
 #include "vmm/linux/process.hpp"
+#include "vmm/linux/scheduling.hpp"
 #include "vmm/linux/signal_state.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/machine.hpp"
@@ -122,6 +123,7 @@ class Thread {
   std::span<const std::byte> affinity() const { return affinity_; }
   int set_nice(int);
   int set_affinity(std::vector<std::byte>);
+  Scheduling scheduling;                        // under threads_lock, or before it runs
 
   ThreadSignals signals;                        // guarded by process.signals.lock
   mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)

@@ -77,6 +77,8 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   {
     std::lock_guard guard(process_.threads_lock);
     t.nice = thread.nice();
+    const Scheduling& s = thread.scheduling;
+    t.policy = s.policy, t.priority = s.priority, t.reset_on_fork = s.reset_on_fork, t.io_priority = s.io_priority;
     if (const auto& who = thread.credentials(); who != Credentials::of_vmm()) t.credentials.push_back(to_state(*who));
   }
   std::lock_guard guard(process_.signals.lock);

@@ -207,7 +207,10 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   thread.name = saved.name;
   thread.clear_child_tid = saved.clear_child_tid;
   thread.robust_list = saved.robust_list;
-  if (saved.nice < -20 || saved.nice > 19 || saved.credentials.size() > 1) return impossible(file, "threads");
+  const Scheduling scheduling{saved.policy, saved.priority, saved.reset_on_fork, saved.io_priority};
+  if (saved.nice < -20 || saved.nice > 19 || saved.credentials.size() > 1 || !possible(scheduling) ||
+      refused_io_priority(saved.io_priority, true) != 0)
+    return impossible(file, "threads");
   for (const CredentialsState& s : saved.credentials) {
     auto who = from_state(s);
     if (!who) return impossible(file, "credentials");
@@ -215,6 +218,7 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   }
   {
     std::lock_guard guard(thread.process.threads_lock);
+    thread.scheduling = scheduling;
     if (thread.set_nice(saved.nice) != 0) return failure(fmt::format("{} cannot be continued: the host refuses the program its priority", file.path()));
   }
   thread.signals.blocked = saved.blocked & ~kUnblockable;

@@ -10,7 +10,8 @@ namespace ramet::vmm::snapshot {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SignalActionState, handler, flags, restorer, mask)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CredentialsState, user, group, groups, capabilities, securebits)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, bases, fp, clear_child_tid, robust_list,
-                                   blocked, pending, altstack, altstack_size, altstack_flags, nice, credentials)
+                                   blocked, pending, altstack, altstack_size, altstack_flags, nice, policy, priority,
+                                   reset_on_fork, io_priority, credentials)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)

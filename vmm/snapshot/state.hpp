@@ -37,6 +37,9 @@ struct ThreadState {
   std::uint64_t altstack = 0, altstack_size = 0;
   int altstack_flags = 0;
   int nice = 0;
+  int policy = 0, priority = 0;                    // Scheduling's
+  bool reset_on_fork = false;
+  unsigned io_priority = 0;
   std::vector<CredentialsState> credentials;       // none: those that a program starts with
 };
 
