@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   must_fail("times of the program", futimens(self, NULL));
   must_fail("writing the program", open("/proc/self/exe", O_RDWR));
   must_fail("/proc/self/root", open("/proc/self/root/etc/passwd", O_RDONLY));
-  must_fail("/proc/1", open("/proc/1/environ", O_RDONLY));
+  must_fail("/proc/2", open("/proc/2/environ", O_RDONLY));  // 1 is the guest's own first process
   must_fail("/proc/self/cwd/..", open("/proc/self/cwd/../../../../etc/passwd", O_RDONLY));
   must_fail("/dev/kvm", open("/dev/kvm", O_RDWR));
   must_fail("/dev/mem", open("/dev/mem", O_RDONLY));

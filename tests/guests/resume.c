@@ -18,6 +18,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
@@ -89,6 +90,12 @@ static int everything(const char* directory) {
   double number = 1.0 / 3;
   __asm__ volatile("" : "+x"(number));
 
+  // How it is scheduled, what it has locked, and when it is to go.
+  CHECK(sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &(struct sched_param){0}) == 0);
+  CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0 && mlock(holes, 8192) == 0);
+  int killed = open("/proc/self/oom_score_adj", O_RDWR);
+  CHECK(killed >= 0 && write(killed, "400", 3) == 3 && close(killed) == 0);
+
   printf("before\n");
   char line[256];
   while (fgets(line, sizeof line, stdin)) printf("line: %s", line);
@@ -116,6 +123,10 @@ static int everything(const char* directory) {
   CHECK(raise(SIGUSR2) == 0 && usr2 == 1);
   CHECK(sigaltstack(NULL, &was) == 0 && was.ss_sp == stack.ss_sp && was.ss_size == stack.ss_size);
   CHECK(getitimer(ITIMER_REAL, &timer) == 0 && timer.it_value.tv_sec > 4000 && timer.it_interval.tv_sec == 7);
+  CHECK(sched_getscheduler(0) == (SCHED_BATCH | SCHED_RESET_ON_FORK) && syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6));
+  CHECK(madvise(holes, 4096, MADV_DONTNEED) == -1 && errno == EINVAL && munlock(holes, 8192) == 0);
+  killed = open("/proc/self/oom_score_adj", O_RDONLY);
+  CHECK(read(killed, line, 4) == 4 && memcmp(line, "400\n", 4) == 0 && close(killed) == 0);
   void* more = sbrk(1 << 16);
   CHECK(more != (void*)-1);
   memset(more, 1, 1 << 16);

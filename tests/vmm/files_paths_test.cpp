@@ -193,7 +193,8 @@ TEST(Paths, ProcfsOfTheHostIsRefusedEvenBelowRoot) {
   EXPECT_FALSE(Files::create({{"/sys", "/host", false}}));
   EXPECT_FALSE(Files::create({{"/proc/self", "/host", false}}));
   Guest g({{"/", "/", false}});
-  EXPECT_EQ(g.cat("/proc/1/maps"), error(ENOENT));
+  EXPECT_EQ(g.cat("/proc/2/maps"), error(ENOENT));
+  EXPECT_EQ(g.cat("/proc/1/cmdline"), g.cat("/proc/self/cmdline"));
   EXPECT_EQ(g.cat("/proc/kallsyms"), error(ENOENT));
   EXPECT_EQ(g.cat("/sys/kernel/notes"), error(ENOENT));
   EXPECT_EQ(g.open("/dev/kvm", O_RDWR), -ENOENT);

@@ -33,13 +33,15 @@ TEST(Proc, EveryFileThatIsListedCanBeLookedAtAndOpened) {
         }
         if (!S_ISREG(mode)) continue;
         ++files;
-        if (mode & 0200) {  // the test device: there is nothing in it to read
+        if (mode & 0200) {  // the test device has nothing to read, others are read elsewhere
           EXPECT_GE(g.open(path, O_RDWR), 0) << path;
           continue;
         }
         std::int64_t file = g.open(path);
         EXPECT_GE(file, 0) << path;
-        EXPECT_NE(g.read_all(file).substr(0, 5), "error") << path;
+        if (name != "mem") {  // there is no memory at its beginning
+          EXPECT_NE(g.read_all(file).substr(0, 5), "error") << path;
+        }
         EXPECT_EQ(g.open(path, O_WRONLY), -EACCES) << path;
         EXPECT_EQ(g.open(path, O_RDWR), -EACCES) << path;
         EXPECT_EQ(g.write(file, "x"), -EBADF) << path;

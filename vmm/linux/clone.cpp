@@ -56,6 +56,8 @@ std::int64_t make_thread(Thread& thread, const Request& c) {
 // What a new process has of its parent's but memory and descriptors.
 void inherit(Process& child, Process& parent, bool clear_handlers) {
   child.deny_wx = parent.deny_wx;
+  child.oom.adjustment = parent.oom.adjustment.load(std::memory_order_relaxed);
+  child.oom.least = parent.oom.least.load(std::memory_order_relaxed);
   {
     std::lock_guard guard(parent.limits.lock);
     child.limits.value = parent.limits.value;

@@ -13,6 +13,8 @@
 
 #include "vmm/linux/checked.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/proc_attributes.hpp"
+#include "vmm/linux/proc_memory.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/signalfd.hpp"
 #include "vmm/linux/sockets.hpp"
@@ -64,6 +66,10 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
     if (how.offset != kCurrentOffset) return -ESPIPE;
     return how.write ? -EINVAL : read_signals(t, file, buffers);
   }
+  if (file.kind == OpenFile::Kind::Synthetic) {
+    if (how.write) return write_attribute(t, file, buffers);
+    if (auto got = read_process_memory(t, file, buffers, how.offset)) return *got;
+  }
   if (how.write && how.offset == kCurrentOffset)
     if (auto written = write_with_credentials(t, file, buffers)) return *written;
   std::unique_lock<std::mutex> charged;
@@ -107,6 +113,14 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
   return static_cast<std::int64_t>(done);
 }
 
+std::int64_t counted_transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
+  const std::int64_t result = transfer(t, file, buffers, how);
+  auto& all = t.process.transferred;
+  (how.write ? all.writes : all.reads).fetch_add(1, std::memory_order_relaxed);
+  if (result > 0) (how.write ? all.written_bytes : all.read_bytes).fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
+  return result;
+}
+
 OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& t, int fd, bool write) {
   auto file = t.process.files.get(fd);
   if (!file || (file->flags & O_PATH)) return err(EBADF);
@@ -122,7 +136,7 @@ std::int64_t one_buffer(Thread& t, const Args& a, Transfer how) {
   if (a.i64(2) < 0) return -EINVAL;
   auto buffers = UserBuffers::one(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return transfer(t, **file, *buffers, how);
+  return counted_transfer(t, **file, *buffers, how);
 }
 
 std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
@@ -130,7 +144,7 @@ std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
   if (!file) return -file.error();
   auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return transfer(t, **file, *buffers, how);
+  return counted_transfer(t, **file, *buffers, how);
 }
 
 std::int64_t sys_read(Thread& t, const Args& a) { return one_buffer(t, a, {.write = false}); }

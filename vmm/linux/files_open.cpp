@@ -26,6 +26,12 @@ constexpr int kTmpfile = O_TMPFILE & ~O_DIRECTORY;
 
 bool wants_write(int flags) { return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC); }
 
+// What the file's mode has to allow.
+unsigned wanted_of(int flags) {
+  const unsigned wanted = (flags & O_ACCMODE) == O_WRONLY ? W_OK : (flags & O_ACCMODE) == O_RDONLY ? R_OK : R_OK | W_OK;
+  return flags & O_TRUNC ? wanted | W_OK : wanted;
+}
+
 // null, zero, full, random, urandom.
 bool harmless_device(const struct stat& st) {
   if (!S_ISCHR(st.st_mode) || major(st.st_rdev) != 1) return false;
@@ -107,7 +113,8 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
     return make_file(terminal ? OpenFile::Kind::Stdio : OpenFile::Kind::Device, std::move(host), kept, path);
   }
   if (path == kGupTestPath) return open_gup_test(flags & O_ACCMODE);
-  if (wants_write(flags)) return err(EACCES);
+  if (wants_write(flags) && !(entry->mode & 0222)) return err(EACCES);
+  if (int error = refused(state.restricting(tid).get(), found.st, wanted_of(flags))) return err(error);
   auto bytes = proc_content(context, path);
   if (!bytes) return err(bytes.error());
   auto host = content_file(*bytes);
@@ -188,9 +195,7 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
       return err(EISDIR);
     }
     if (wants_write(flags) && !may_write && !S_ISCHR(type)) return err(EROFS);
-    unsigned wanted_access = temporary ? W_OK | X_OK : (flags & O_ACCMODE) == O_WRONLY ? W_OK : (flags & O_ACCMODE) == O_RDONLY ? R_OK : R_OK | W_OK;
-    if (flags & O_TRUNC) wanted_access |= W_OK;
-    if (int error = refused(who, found.st, wanted_access)) return err(error);
+    if (int error = refused(who, found.st, temporary ? W_OK | X_OK : wanted_of(flags))) return err(error);
     if (who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid)) return err(EPERM);
     mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
     OrErrno<HostFd> fd = err(EIO);

@@ -12,6 +12,8 @@ namespace ramet::vmm {
 inline constexpr const char* kKernelRelease = "6.1.0-ramet";
 inline constexpr const char* kKernelVersion = "#1 SMP";
 
+inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj, and the least is as far below 0
+
 struct Limits {
   std::mutex lock;  // guards value
   std::array<rlimit64, RLIM_NLIMITS> value = defaults();

@@ -28,6 +28,7 @@ struct Fixed {
   Type type;
   std::string_view target = {};  // Link: the text; Device: the host's node
   unsigned minor = 0;
+  mode_t mode = 0444;
 };
 
 // Everything that does not depend on the process. Parents stand before their children.
@@ -41,6 +42,7 @@ constexpr Fixed kFixed[] = {
     {"/proc/version", Type::File},
     {"/proc/filesystems", Type::File},
     {"/proc/mounts", Type::Link, "self/mounts"},
+    {"/proc/net", Type::Link, "self/net"},
     {"/proc/sys", Type::Directory},
     {"/proc/sys/kernel", Type::Directory},
     {"/proc/sys/kernel/osrelease", Type::File},
@@ -80,12 +82,63 @@ constexpr Fixed kFixed[] = {
     {"/dev/pts", Type::Directory},
 };
 
-// Below /proc/<pid> and /proc/<pid>/task/<tid>.
+// Below /proc/<pid> and /proc/<pid>/task/<tid>. Parents stand before their children.
 constexpr Fixed kProcess[] = {
-    {"maps", Type::File},      {"cmdline", Type::File}, {"environ", Type::File},   {"stat", Type::File},
-    {"statm", Type::File},     {"status", Type::File},  {"auxv", Type::File},      {"comm", Type::File},
-    {"cgroup", Type::File},    {"mounts", Type::File},  {"mountinfo", Type::File}, {"limits", Type::File},
-    {"exe", Type::Executable}, {"cwd", Type::Link},     {"root", Type::Link, "/"}, {"fd", Type::Directory},
+    {"maps", Type::File},
+    {"smaps", Type::File},
+    {"smaps_rollup", Type::File},
+    {"cmdline", Type::File},
+    {"environ", Type::File, {}, 0, 0400},
+    {"stat", Type::File},
+    {"statm", Type::File},
+    {"status", Type::File},
+    {"auxv", Type::File, {}, 0, 0400},
+    {"comm", Type::File, {}, 0, 0644},
+    {"cgroup", Type::File},
+    {"mounts", Type::File},
+    {"mountinfo", Type::File},
+    {"limits", Type::File},
+    {"io", Type::File, {}, 0, 0400},
+    {"mem", Type::File, {}, 0, 0400},
+    {"pagemap", Type::File, {}, 0, 0400},
+    {"clear_refs", Type::File, {}, 0, 0200},
+    {"coredump_filter", Type::File},
+    {"oom_score", Type::File},
+    {"oom_score_adj", Type::File, {}, 0, 0644},
+    {"loginuid", Type::File},
+    {"sessionid", Type::File},
+    {"personality", Type::File, {}, 0, 0400},
+    {"timerslack_ns", Type::File},
+    {"schedstat", Type::File},
+    {"wchan", Type::File},
+    {"uid_map", Type::File},
+    {"gid_map", Type::File},
+    {"setgroups", Type::File},
+    {"exe", Type::Executable},
+    {"cwd", Type::Link},
+    {"root", Type::Link, "/"},
+    {"fd", Type::Directory},
+    {"fdinfo", Type::Directory},
+    // The namespaces that a host begins with: all processes are in the same.
+    {"ns", Type::Directory},
+    {"ns/cgroup", Type::Link, "cgroup:[4026531835]"},
+    {"ns/ipc", Type::Link, "ipc:[4026531839]"},
+    {"ns/mnt", Type::Link, "mnt:[4026531841]"},
+    {"ns/net", Type::Link, "net:[4026531840]"},
+    {"ns/pid", Type::Link, "pid:[4026531836]"},
+    {"ns/pid_for_children", Type::Link, "pid:[4026531836]"},
+    {"ns/time", Type::Link, "time:[4026531834]"},
+    {"ns/time_for_children", Type::Link, "time:[4026531834]"},
+    {"ns/user", Type::Link, "user:[4026531837]"},
+    {"ns/uts", Type::Link, "uts:[4026531838]"},
+    {"net", Type::Directory},
+    {"net/dev", Type::File},
+    {"net/tcp", Type::File},
+    {"net/tcp6", Type::File},
+    {"net/udp", Type::File},
+    {"net/udp6", Type::File},
+    {"net/route", Type::File},
+    {"net/unix", Type::File},
 };
 
 constexpr std::string_view kTerminal = "/dev/tty";
@@ -96,36 +149,6 @@ std::optional<int> number(std::string_view text) {
   if (bad != std::errc() || end != text.data() + text.size() || value < 0) return {};
   if (text.size() > 1 && text[0] == '0') return {};
   return value;
-}
-
-// "maps" of "/proc/5/maps" with the process 5; "" for the directory itself. None for other paths.
-struct OfProcess {
-  std::string_view rest;
-  int tid;
-  bool task;        // under /proc/<pid>/task/<tid>
-  std::shared_ptr<Process> process;
-  ProcContext context() const { return {process->files.state(), process.get(), tid}; }
-};
-std::optional<OfProcess> of_process(const ProcContext& c, std::string_view path) {
-  if (!c.process || !path.starts_with("/proc/")) return {};
-  path.remove_prefix(6);
-  auto take = [&] {
-    std::string_view part = path.substr(0, path.find('/'));
-    path.remove_prefix(std::min(part.size() + 1, path.size()));
-    return part;
-  };
-  auto pid = number(take());
-  auto process = pid ? c.process->family.find(*pid) : nullptr;
-  if (!process) return {};
-  if (!path.starts_with("task/")) return OfProcess{path, *pid, false, std::move(process)};
-  take();
-  auto tid = number(take());
-  if (!tid) return {};
-  {
-    std::lock_guard guard(process->threads_lock);
-    if (!process->find_thread(*tid)) return {};
-  }
-  return OfProcess{path, *tid, true, std::move(process)};
 }
 
 std::string description(const Files::State& state, const OpenFile& file) {
@@ -149,18 +172,31 @@ std::string description(const Files::State& state, const OpenFile& file) {
   return state.shown_path(file);
 }
 
-std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess& where) {
+// The descriptor that "fd/3" or "fdinfo/3" is about; null: it is about none.
+std::shared_ptr<OpenFile> file_below(const ProcContext& c, std::string_view rest, std::string_view directory) {
+  if (!rest.starts_with(directory)) return nullptr;
+  auto fd = number(rest.substr(directory.size()));
+  return fd ? c.state.get(*fd) : nullptr;
+}
+
+// What the links in ns/ lead to lies beside them, by the text that they have: all of them in all processes one file.
+bool is_namespace(std::string_view rest) {
+  return rest.starts_with("ns/") && std::ranges::any_of(kProcess, [&](const Fixed& f) { return f.path.starts_with("ns/") && f.target == rest.substr(3); });
+}
+
+std::optional<ProcEntry> plain_entry_of_process(const ProcContext& c, const ProcPlace& where) {
   if (where.rest.empty()) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
   if (where.rest == "task" && !where.task) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (is_namespace(where.rest)) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
+  if (file_below(c, where.rest, "fdinfo/")) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
   if (where.rest.starts_with("fd/")) {
-    auto fd = number(where.rest.substr(3));
-    auto file = fd ? c.state.get(*fd) : nullptr;
+    auto file = file_below(c, where.rest, "fd/");
     if (!file) return {};
     return ProcEntry{.type = Type::OpenFile, .target = description(c.state, *file), .file = file};
   }
   for (const Fixed& f : kProcess) {
     if (f.path != where.rest) continue;
-    ProcEntry e{.type = f.type, .target = std::string(f.target), .file = nullptr};
+    ProcEntry e{.type = f.type, .target = std::string(f.target), .file = nullptr, .mode = f.mode};
     if (f.path == "exe") {
       auto image = c.process->image();
       if (!image) return {};
@@ -176,6 +212,14 @@ std::optional<ProcEntry> entry_of_process(const ProcContext& c, const OfProcess&
   return {};
 }
 
+std::optional<ProcEntry> entry_of_process(const ProcPlace& where) {
+  auto entry = plain_entry_of_process(where.context(), where);
+  if (!entry) return entry;
+  const auto who = where.process->credentials();
+  entry->user = who->user.effective, entry->group = who->group.effective;
+  return entry;
+}
+
 unsigned char listing_type(Type type) {
   switch (type) {
     case Type::Directory: return DT_DIR;
@@ -185,11 +229,11 @@ unsigned char listing_type(Type type) {
   }
 }
 
-std::vector<ProcName> open_descriptors(const Files::State& state) {
+std::vector<ProcName> open_descriptors(const Files::State& state, unsigned char type) {
   std::vector<ProcName> names;
   std::lock_guard guard(state.lock);
   for (std::size_t fd = 0; fd < state.slots.size(); ++fd)
-    if (state.slots[fd].file) names.push_back({std::to_string(fd), DT_LNK, fd + 3});
+    if (state.slots[fd].file) names.push_back({std::to_string(fd), type, fd + 3});
   return names;
 }
 
@@ -238,6 +282,32 @@ std::vector<int> host_cpus() {
   return cpus;
 }
 
+ProcContext ProcPlace::context() const { return {process->files.state(), process.get(), tid}; }
+
+std::optional<ProcPlace> proc_place(const ProcContext& c, std::string_view path) {
+  if (!c.process || !path.starts_with("/proc/")) return {};
+  path.remove_prefix(6);
+  auto take = [&] {
+    std::string_view part = path.substr(0, path.find('/'));
+    path.remove_prefix(std::min(part.size() + 1, path.size()));
+    return part;
+  };
+  Family& family = c.process->family;
+  auto pid = number(take());
+  auto process = pid ? family.find_by_any(*pid) : nullptr;
+  if (!process && pid == 1) process = family.find(*(pid = family.first_id()));  // what others call init
+  if (!process) return {};
+  if (!path.starts_with("task/")) return ProcPlace{path, *pid, false, std::move(process)};
+  take();
+  auto tid = number(take());
+  if (!tid) return {};
+  {
+    std::lock_guard guard(process->threads_lock);
+    if (!process->find_thread(*tid)) return {};
+  }
+  return ProcPlace{path, *tid, true, std::move(process)};
+}
+
 std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& path) {
   for (const Fixed& f : kFixed)
     if (f.path == path) return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor};
@@ -252,12 +322,12 @@ std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& pa
     std::string pid = std::to_string(c.process->pid), tid = c.tid ? std::to_string(c.tid) : pid;
     return ProcEntry{.type = Type::Link, .target = pid + "/task/" + tid, .file = nullptr};
   }
-  auto where = of_process(c, path);
-  return where ? entry_of_process(where->context(), *where) : std::nullopt;
+  auto where = proc_place(c, path);
+  return where ? entry_of_process(*where) : std::nullopt;
 }
 
 OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path) {
-  if (auto where = of_process(c, path)) return process_content(where->context(), where->rest, where->tid);
+  if (auto where = proc_place(c, path)) return is_namespace(where->rest) ? std::string() : process_content(where->context(), where->rest, where->tid);
   for (const SystemFile& f : system_files())
     if (f.path == path) return std::string(f.content);
   if (auto processor = of_processor(path); processor && processor->rest.starts_with(kTopology)) {
@@ -268,14 +338,17 @@ OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path)
 }
 
 std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
-  auto where = of_process(c, path);
-  if (where && where->rest == "fd") return open_descriptors(where->process->files.state());
+  auto where = proc_place(c, path);
+  if (where && where->rest == "fd") return open_descriptors(where->process->files.state(), DT_LNK);
+  if (where && where->rest == "fdinfo") return open_descriptors(where->process->files.state(), DT_REG);
   if (where && where->rest == "task") return tasks(*where->process);
   std::vector<ProcName> names;
   auto add = [&](std::string name, unsigned char type) { names.push_back({std::move(name), type, names.size() + 3}); };
-  if (where && where->rest.empty()) {
-    for (const Fixed& f : kProcess) add(std::string(f.path), listing_type(f.type));
-    if (!where->task) add("task", DT_DIR);
+  if (where) {
+    const std::string below = where->rest.empty() ? "" : std::string(where->rest) + "/";
+    for (const Fixed& f : kProcess)
+      if (f.path.starts_with(below) && f.path.find('/', below.size()) == f.path.npos) add(std::string(f.path.substr(below.size())), listing_type(f.type));
+    if (where->rest.empty() && !where->task) add("task", DT_DIR);
     return names;
   }
   std::string prefix = path == "/" ? "/" : path + "/";
@@ -306,11 +379,13 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
   struct stat st{};
   st.st_dev = makedev(0, path.starts_with("/proc") ? 21 : path.starts_with("/sys") ? 22 : 23);
   st.st_ino = std::hash<std::string>{}(path) | 1;
+  if (const auto number = path.find(":[40265"); number != path.npos) st.st_ino = std::strtoul(path.c_str() + number + 2, nullptr, 10);
   st.st_nlink = entry.type == Type::Directory ? 2 : 1;
+  st.st_uid = entry.user, st.st_gid = entry.group;
   st.st_blksize = 4096;
   switch (entry.type) {
     case Type::Directory: st.st_mode = S_IFDIR | 0555; break;
-    case Type::File: st.st_mode = S_IFREG | (path == kGupTestPath ? 0600 : 0444); break;
+    case Type::File: st.st_mode = S_IFREG | (path == kGupTestPath ? 0600 : entry.mode); break;
     case Type::Device:
       st.st_mode = S_IFCHR | 0666;
       st.st_rdev = entry.minor ? makedev(1, entry.minor) : makedev(5, 0);

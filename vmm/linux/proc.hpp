@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "vmm/linux/files.hpp"
@@ -20,12 +21,26 @@ struct ProcContext {
   int tid;   // 0: the first thread
 };
 
+// A file of a process: "maps" of /proc/5/maps; "" for the directory itself.
+struct ProcPlace {
+  std::string_view rest;
+  int tid;
+  bool task;                        // below /proc/<pid>/task/<tid>
+  std::shared_ptr<Process> process;
+  ProcContext context() const;
+};
+// None for other paths, and where there is no such process. `path` outlives the result.
+std::optional<ProcPlace> proc_place(const ProcContext&, std::string_view path);
+
 struct ProcEntry {
   enum class Type : std::uint8_t { Directory, File, Link, OpenFile, Executable, Device };
   Type type = Type::File;
   std::string target;               // Link: its text; Device: the host's node; OpenFile, Executable: text of readlink
   std::shared_ptr<OpenFile> file;   // OpenFile: the descriptor it stands for
   unsigned minor = 0;               // Device: of major 1 (mem)
+  mode_t mode = 0444;               // File: its permissions
+  uid_t user = 0;                   // its owner
+  gid_t group = 0;
 };
 
 // A name in a directory. Listings go on after the key they stopped at, so that entries may come and go

@@ -12,6 +12,8 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/proc_attributes.hpp"
+#include "vmm/linux/proc_memory.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/thread.hpp"
 
@@ -19,9 +21,6 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::uint64_t kUserHz = 100;
-
-// Regions are many, and paths of files long: no more than this at a time.
-constexpr std::size_t kMostMaps = 32 << 20;
 
 OrErrno<std::string> maps(const mm::AddressSpace& memory) {
   std::string out;
@@ -125,6 +124,26 @@ std::string statm(const Image& image) {
                      pages(s.data + s.stack));
 }
 
+std::vector<int> processors_of(std::span<const std::byte> set) {
+  std::vector<int> all;
+  for (std::size_t i = 0; i < 8 * set.size(); ++i)
+    if ((set[i / 8] >> (i % 8) & std::byte{1}) != std::byte{0}) all.push_back(static_cast<int>(i));
+  return all;
+}
+
+// Words of 32 bits, the highest first: "f,ffffffff".
+std::string cpu_mask(std::span<const int> cpus) {
+  std::vector<std::uint32_t> words(1);
+  for (const int cpu : cpus) {
+    const auto n = static_cast<std::size_t>(cpu);
+    if (words.size() <= n / 32) words.resize(n / 32 + 1);
+    words[n / 32] |= 1u << n % 32;
+  }
+  std::string out = fmt::format("{:x}", words.back());
+  for (std::size_t i = words.size() - 1; i-- > 0;) out += fmt::format(",{:08x}", words[i]);
+  return out;
+}
+
 std::string status(const ProcContext& c, const Image& image, int tid) {
   Process& p = *c.process;
   Sizes s = sizes(image.memory());
@@ -138,11 +157,15 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   auto who = p.credentials();
   std::size_t queued = 0;
   SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
+  std::vector<int> processors = processors_of(p.family.processors);
+  rusage usage{};
   {
     std::lock_guard threads(p.threads_lock);
     std::lock_guard signals(p.signals.lock);
     if (Thread* thread = p.find_thread(tid)) {
       who = thread->credentials();
+      if (!thread->affinity().empty()) processors = processors_of(thread->affinity());
+      usage = thread->usage();
       pending = thread->signals.pending.set;
       blocked = thread->signals.blocked;
     }
@@ -164,10 +187,13 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       "VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t       0 kB\nVmPTE:\t{:8} kB\nVmSwap:\t       0 kB\n"
       "Threads:\t{}\nSigQ:\t{}/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n"
       "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\n"
-      "CapAmb:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t0\n",
+      "CapAmb:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t0\nSeccomp_filters:\t0\n"
+      "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n"
+      "voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
       name_of(c, tid), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
       user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored, caught,
-      who->inheritable, who->permitted, who->effective, who->bounding, who->ambient);
+      who->inheritable, who->permitted, who->effective, who->bounding, who->ambient,
+      cpu_mask(processors), cpu_list(processors), usage.ru_nvcsw, usage.ru_nivcsw);
 }
 
 std::string mounts(const Files::State& state, bool info) {
@@ -188,12 +214,6 @@ std::string mounts(const Files::State& state, bool info) {
   add("/proc", "proc", false);
   add("/sys", "sysfs", false);
   add("/dev", "devtmpfs", false);
-  return out;
-}
-
-std::string limits() {
-  std::string out = "Limit                     Soft Limit           Hard Limit           Units     \n";
-  out += fmt::format("Max open files            {:<20} {:<20} files     \n", kMaxDescriptors, kMaxDescriptors);
   return out;
 }
 
@@ -265,8 +285,9 @@ std::string uuid_of(std::array<unsigned char, 16> b) {
 
 }  // namespace
 
-std::string cpu_list() {
-  auto cpus = host_cpus();
+std::string cpu_list() { return cpu_list(host_cpus()); }
+
+std::string cpu_list(std::span<const int> cpus) {
   std::string out;
   for (std::size_t i = 0; i < cpus.size();) {
     std::size_t j = i;
@@ -315,8 +336,9 @@ OrErrno<std::string> process_content(const ProcContext& c, std::string_view name
   if (name == "comm") return name_of(c, tid) + "\n";
   if (name == "cgroup") return std::string("0::/\n");
   if (name == "mounts" || name == "mountinfo") return mounts(c.state, name == "mountinfo");
-  if (name == "limits") return limits();
-  return err(ENOENT);
+  if (name == "smaps") return smaps(image->memory());
+  if (name == "smaps_rollup") return smaps_rollup(image->memory());
+  return attribute_content(c, *image, name, tid);
 }
 
 OrErrno<std::string> system_content(const ProcContext& c, std::string_view path) {

@@ -74,6 +74,16 @@ class Process : public std::enable_shared_from_this<Process> {
   // Some thread of it has had other ids than the VMM. Pairs: Thread::set_credentials() with who looks at files.
   std::atomic<bool> other_ids{false};
 
+  // What read(2), write(2) and their like have done, for /proc.
+  struct Transferred {
+    std::atomic<std::uint64_t> reads{0}, writes{0}, read_bytes{0}, written_bytes{0};
+  } transferred;
+  // oom_score_adj, and the least that it may become without a privilege. Told, and no more: whom the host kills is its own
+  // affair.
+  struct Oom {
+    std::atomic<int> adjustment{0}, least{0};
+  } oom;
+
   // Policy, set before run().
   bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
 

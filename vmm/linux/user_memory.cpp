@@ -79,6 +79,15 @@ OrErrno<void> UserBuffers::put(std::uint64_t offset, std::span<const std::byte> 
   return {};
 }
 
+OrErrno<void> UserBuffers::get(std::span<std::byte> out) const {
+  for (const mm::HostRange& piece : held_) {
+    const std::size_t n = std::min<std::size_t>(piece.bytes.size(), out.size());
+    if (!piece.bytes.read(0, out.first(n))) return err(EFAULT);
+    out = out.subspan(n);
+  }
+  return {};
+}
+
 OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
   if (!in_user_half(at, length)) return err(EFAULT);
   UserBuffers buffers;

@@ -69,6 +69,8 @@ class UserBuffers {
   bool whole() const { return lacking_ == 0; }
   // Copies into them from `offset` on; what does not fit is left out. Errors: EFAULT.
   OrErrno<void> put(std::uint64_t offset, std::span<const std::byte>) const;
+  // Copies out of their beginning; precondition: there are so many bytes. Errors: EFAULT.
+  OrErrno<void> get(std::span<std::byte>) const;
   std::uint64_t bytes() const { return bytes_; }  // that are there
 
  private:

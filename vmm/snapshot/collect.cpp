@@ -113,6 +113,8 @@ Status Collector::process() {
   const auto& features = process_.machine().features();
   state.processor = {features.model_name, features.flags, features.fp.components, features.fp.bytes};
   state.deny_wx = process_.deny_wx;
+  state.oom_adjustment = process_.oom.adjustment.load(std::memory_order_relaxed);
+  state.oom_least = process_.oom.least.load(std::memory_order_relaxed);
   {
     std::lock_guard guard(process_.signals.lock);
     for (const SignalAction& a : process_.signals.actions)

@@ -243,6 +243,8 @@ Status restore_policy(const File& file, Process& process) {
     limit.rlim_cur = std::min<rlim64_t>(limit.rlim_max, state.limits[i][0]);
   }
   process.deny_wx = process.deny_wx || state.deny_wx;
+  if (std::abs(std::int64_t{state.oom_adjustment}) > kMostOomAdjustment || std::abs(std::int64_t{state.oom_least}) > kMostOomAdjustment) return impossible(file, "limits");
+  process.oom.adjustment = state.oom_adjustment, process.oom.least = state.oom_least;
   if (state.timers.size() != 3) return impossible(file, "timers");
   for (int which = 0; which < 3; ++which) {
     const auto& t = state.timers[static_cast<std::size_t>(which)];

@@ -93,6 +93,7 @@ struct ProcessState {
   std::vector<std::string> pending;
   std::vector<std::array<std::uint64_t, 2>> limits;
   bool deny_wx = false;
+  int oom_adjustment = 0, oom_least = 0;           // Process::Oom
   int umask = -1;                                  // -1: the host's
   std::string directory;                           // the working directory
   std::vector<std::array<std::int64_t, 4>> timers; // ITIMER_*: value and interval, as itimerspec has them
