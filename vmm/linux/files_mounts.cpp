@@ -152,7 +152,7 @@ OrErrno<std::string> Files::State::current_path(const Node& node) const {
   return path_in_mount(*node.fd, node.mount);
 }
 
-OrErrno<std::string> Files::State::path_in_mount(const HostFd& fd, int in) const {
+OrErrno<std::string> Files::State::path_in_mount(const HostFd& host, int in) const {
   const Mount& mount = mounts[static_cast<std::size_t>(in)];
   auto read_link = [](int fd) -> OrErrno<std::string> {
     char text[PATH_MAX];
@@ -161,7 +161,7 @@ OrErrno<std::string> Files::State::path_in_mount(const HostFd& fd, int in) const
     if (n == sizeof text) return err(ENAMETOOLONG);
     return std::string(text, static_cast<std::size_t>(n));
   };
-  auto here = read_link(fd.get()), top = read_link(mount.directory().get());
+  auto here = read_link(host.get()), top = read_link(mount.directory().get());
   if (!here) return here;
   if (!top) return top;
   if (!here->starts_with('/') || !top->starts_with('/') || !within(*here, *top)) return err(ENOENT);
