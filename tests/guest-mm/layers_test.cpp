@@ -340,6 +340,33 @@ TEST_P(Layers, What_is_wiped_on_fork_is_zeroes_in_children_and_theirs) {
   parent->check();
 }
 
+TEST_P(Layers, What_is_locked_is_not_dropped_and_children_have_nothing_locked) {
+  Genet g(GetParam());
+  auto parent = g.make();
+  const Gva a = 0x2000'0000, locked = a + 0x10000;
+  parent->map_at(a, 0x30000);
+  write_words(*parent, a, 0x30000, 1);
+  ASSERT_TRUE(parent->as->advise(locked, 0x10000, Advice::Lock));
+  EXPECT_EQ(parent->as->advise(locked + 0x1000, 0x1000, Advice::DontNeed), fail(Error::Invalid));
+  EXPECT_EQ(parent->as->advise(locked, 0x10000, Advice::Free), fail(Error::Invalid));
+  EXPECT_EQ(parent->as->advise(a, 0x30000, Advice::DontNeed), fail(Error::Invalid));
+  EXPECT_EQ(parent->cpu().load(a), 0u) << "what lies before it goes";
+  expect_words(*parent, locked, 0x20000, 1);
+  auto child = g.child(*parent->as->freeze());
+  EXPECT_TRUE(parent->as->find_region(locked)->locked);
+  EXPECT_EQ(child->as->find_region(locked)->length(), 0x30000u) << "one region, as nothing tells its parts apart";
+  EXPECT_TRUE(child->as->advise(locked, 0x10000, Advice::DontNeed));
+  EXPECT_EQ(child->cpu().load(locked), 0u);
+  expect_words(*parent, locked, 0x10000, 1);
+  EXPECT_TRUE(parent->as->advise(locked, 0x1000, Advice::DontNeedLocked));
+  EXPECT_EQ(parent->cpu().load(locked), 0u);
+  ASSERT_TRUE(parent->as->advise(locked, 0x10000, Advice::Unlock));
+  EXPECT_EQ(parent->as->find_region(locked)->length(), 0x30000u);
+  EXPECT_TRUE(parent->as->advise(locked, 0x10000, Advice::DontNeed));
+  child->check();
+  parent->check();
+}
+
 TEST_P(Layers, What_is_moved_beside_memory_of_a_layer_leaves_it_as_it_was) {
   Genet g(GetParam());
   auto parent = g.make();

@@ -83,6 +83,8 @@ static void names(void) {
   pthread_t thread;
   CHECK(put("/proc/self/comm", "first") == 0 && !strcmp(content("/proc/self/comm"), "first\n"));
   CHECK(pthread_getname_np(pthread_self(), name, sizeof name) == 0 && !strcmp(name, "first"));
+  CHECK(put("/proc/self/comm", "two\nlines\\") == 0 && strstr(content("/proc/self/status"), "Name:\ttwo\\nlines\\\\\n"));
+  CHECK(put("/proc/self/comm", "first") == 0);
   CHECK(pthread_barrier_init(&barrier, NULL, 2) == 0 && pthread_create(&thread, NULL, named, NULL) == 0);
   pthread_barrier_wait(&barrier);
   snprintf(path, sizeof path, "/proc/self/task/%d/comm", other);

@@ -67,10 +67,10 @@ static void refused(void) {
   CHECK_ERRNO(syscall(SYS_sched_getattr, 0, &a, 47, 0), EINVAL);
   CHECK_ERRNO(syscall(SYS_sched_getattr, kNobody, &a, 48, 0), ESRCH);
   char large[200] = {0};
-  memset(large, 0, sizeof large);
-  *(uint32_t*)(void*)large = sizeof large;
+  a = (struct attributes){.size = sizeof large, .nice = getpriority(PRIO_PROCESS, 0)};
+  memcpy(large, &a, sizeof a);
   CHECK(syscall(SYS_sched_setattr, 0, large, 0) == 0);
-  *(uint32_t*)(void*)large = sizeof large, large[199] = 1;
+  large[199] = 1;
   CHECK_ERRNO(syscall(SYS_sched_setattr, 0, large, 0), E2BIG);
   a = (struct attributes){.size = 48, .flags = 1ull << 40};
   CHECK_ERRNO(set(0, &a), EINVAL);

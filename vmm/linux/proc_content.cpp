@@ -65,6 +65,13 @@ std::string name_of(const ProcContext& c, int tid) {
   return name.substr(0, 15);
 }
 
+// As a line of status has it: in one line, whatever the guest has put there.
+std::string in_one_line(std::string_view name) {
+  std::string out;
+  for (const char c : name) out += c == '\n' ? "\\n" : c == '\\' ? "\\\\" : std::string(1, c);
+  return out;
+}
+
 std::size_t thread_count(const ProcContext& c) {
   std::lock_guard guard(c.process->threads_lock);
   return std::max<std::size_t>(c.process->threads.size(), 1);
@@ -190,7 +197,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       "CapAmb:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t0\nSeccomp_filters:\t0\n"
       "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n"
       "voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
-      name_of(c, tid), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
+      in_one_line(name_of(c, tid)), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
       user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored, caught,
       who->inheritable, who->permitted, who->effective, who->bounding, who->ambient,
       cpu_mask(processors), cpu_list(processors), usage.ru_nvcsw, usage.ru_nivcsw);
