@@ -62,7 +62,10 @@ Family::Family(Shell& like, int first_id)
   like_.use_pool(&pool_);
 }
 
-Family::~Family() { like_.use_pool(nullptr); }
+Family::~Family() {
+  async_files->stop();
+  like_.use_pool(nullptr);
+}
 
 std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell(const MakeShell& make) {
   auto shell = make();
@@ -79,7 +82,7 @@ Family::Member* Family::member(int pid) {
   return found == members_.end() ? nullptr : &found->second;
 }
 
-bool Family::in_use(int id) {
+bool Family::in_use_locked(int id) {
   for (auto& [pid, m] : members_) {
     if (pid == id || m.group == id || m.session == id) return true;
     if (!m.process) continue;
@@ -96,8 +99,13 @@ int Family::new_id() {
   do {
     id = next_id_;
     next_id_ = id + 1 < kMaxId ? id + 1 : 300;  // RESERVED_PIDS
-  } while (in_use(id));
+  } while (in_use_locked(id));
   return id;
+}
+
+bool Family::in_use(int id) {
+  std::lock_guard guard(lock_);
+  return in_use_locked(id);
 }
 
 std::size_t Family::size() {
@@ -287,6 +295,7 @@ void Family::end_all() {
   for (auto& process : patiently([&] { return all(); })) process->end({Ending::Kind::Signalled, SIGKILL, {}});
   while (std::uint32_t live = live_.load(std::memory_order_acquire))
     syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
+  async_files->stop();  // nobody is left to be told, and it holds no process any more
   std::lock_guard guard(lock_);
   if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
 }

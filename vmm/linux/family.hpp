@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmm/linux/async_files.hpp"
 #include "vmm/linux/clocks.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/syscall.hpp"
@@ -40,6 +41,7 @@ class Family {
   // --- ids: of processes, threads, groups and sessions in one space ---
   int first_id() const { return first_; }
   int new_id();
+  bool in_use(int id);                               // some process, thread, group or session has it
   std::shared_ptr<Process> find(int pid);            // null: none, or a zombie
   std::shared_ptr<Process> find_by_thread(int tid);
   std::shared_ptr<Process> find_by_any(int id);      // of a process, or of one of its threads; not by Thread::former_tid
@@ -118,6 +120,7 @@ class Family {
   rusage children_usage(int pid);                    // of those that were waited for
 
   SysvMemory sysv_memory;                            // shared by all of its processes
+  const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
   Clocks clocks;                                     // theirs; set before the first one runs
   const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
   const int nice;                                    // of the VMM; no host thread of theirs has a lower one
@@ -150,7 +153,7 @@ class Family {
   using Letters = std::vector<std::pair<std::shared_ptr<Process>, siginfo_t>>;
 
   Member* member(int pid);                           // lock held; null: none
-  bool in_use(int id);
+  bool in_use_locked(int id);
   bool group_in(int session, int group) const;       // lock held
   // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);

@@ -14,6 +14,7 @@
 
 #include "guest-mm/backing.hpp"
 #include "vmm/error.hpp"
+#include "vmm/linux/file_owner.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -42,6 +43,7 @@ class HostFd {
   int fd_ = -1;
 };
 
+class AsyncWatch;    // async_files.hpp
 class FileCharge;    // files_charge.hpp
 class MemoryCharge;  // files_memfd.cpp
 class PinHolder;     // devices.hpp
@@ -76,6 +78,12 @@ struct OpenFile {
     std::vector<HostFd> others;          // the next ones are these
   };
   Watched watched;
+  // Whom a signal tells that it is ready. Held by who tells it as well: nobody else keeps the file open for that.
+  const std::shared_ptr<FileOwner> owner = std::make_shared<FileOwner>();
+  struct Async {
+    std::shared_ptr<AsyncWatch> watch;   // O_ASYNC is set
+    bool charged = false;                // what watching costs, once and for all
+  } async;
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

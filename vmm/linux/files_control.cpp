@@ -1,5 +1,6 @@
 // fcntl, ioctl, locks, and the calls that push a file's bytes to its disk.
 #include <linux/fs.h>
+#include <linux/sockios.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -34,13 +35,15 @@ std::int64_t get_flags(const OpenFile& file) {
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
   if (file.flags & O_PATH) return file.flags;
-  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile));
+  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile)) | (is_async(file) ? O_ASYNC : 0);
 }
 
-std::int64_t set_flags(const OpenFile& file, int flags) {
+std::int64_t set_flags(Thread& t, OpenFile& file, int number, int flags) {
   if (file.flags & O_PATH) return -EBADF;
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
+  if (can_be_async(file))
+    if (const std::int64_t bad = set_async(t, file, number, flags & O_ASYNC)) return bad;
   return result_of(::fcntl(file.host.get(), F_SETFL, (host & ~kStatusFlags) | (flags & kStatusFlags)));
 }
 
@@ -70,9 +73,9 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
       const std::int64_t flags = get_flags(*file);
       return flags < 0 ? flags : static_cast<std::int64_t>(t.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
     }
-    case F_SETFL: return set_flags(*file, static_cast<int>(t.abi().open_flags_to_host(a.u32(2))));
-    case F_SETOWN:  // as FIOASYNC: servers ask for it and do not depend on it
-      return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -EINVAL;
+    case F_SETFL: return set_flags(t, *file, fd, static_cast<int>(t.abi().open_flags_to_host(a.u32(2))));
+    case F_SETOWN: case F_GETOWN: case F_SETOWN_EX: case F_GETOWN_EX: case F_SETSIG: case F_GETSIG:
+      return file->flags & O_PATH ? -EBADF : owner_call(t, *file, command, a[2]);
     case F_GETLK: case F_SETLK: case F_SETLKW:
     case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(t, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
@@ -172,11 +175,13 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
       if (!on) return -on.error();
       return result_of(::ioctl(file->host.get(), FIONBIO, &*on));
     }
-    case FIOASYNC: {  // checked, and accepted; SIGIO is not sent
+    case FIOASYNC: {
       auto on = read_user<int>(t.memory(), a[2]);
       if (!on) return -on.error();
-      return file->kind == OpenFile::Kind::Socket || file->kind == OpenFile::Kind::Pipe ? 0 : -ENOTTY;
+      if (can_be_async(*file)) return set_async(t, *file, fd, *on);
+      return *on ? -ENOTTY : 0;
     }
+    case FIOSETOWN: case SIOCSPGRP: case FIOGETOWN: case SIOCGPGRP: return owner_ioctl(t, *file, request, a[2]);
     case FIGETBSZ: return forward_get<int>(t, file->host.get(), request, a[2]);
     case TIOCOUTQ:  // SIOCOUTQ
       if (!file->socket && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;

@@ -102,7 +102,7 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
     if (n < 0) {
       if (done) break;
       if (n == -EINTR) return kRestartSys;
-      return how.write ? broken_pipe(t, n) : n;
+      return how.write ? broken_pipe(t, no_room(file, n)) : n;
     }
     done += static_cast<std::uint64_t>(n);
     if (static_cast<std::uint64_t>(n) < wanted) break;

@@ -83,10 +83,6 @@ SplicedPages& spliced_pages(Thread& t) {
   return *state.spliced_pages;
 }
 
-std::int64_t finish(Thread& t, std::int64_t result) {
-  return broken_pipe(t, restartable(result));
-}
-
 // As many buffers as can be had in one call of the host; what is left undone the guest does again.
 std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
                      unsigned flags) {
@@ -111,7 +107,7 @@ std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segmen
     const std::int64_t n = t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
                                       reinterpret_cast<std::uint64_t>(iov.data()), pieces,
                                       (flags & ~unsigned{SPLICE_F_GIFT}) | (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
-    if (n < 0) return done ? done : finish(t, n);
+    if (n < 0) return done ? done : broken_pipe(t, restartable(n));
     if (n > 0) spliced_pages(t).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));
     done += n;
     if (static_cast<std::uint64_t>(n) < s.length) break;
@@ -131,8 +127,8 @@ std::int64_t sys_vmsplice(Thread& t, const Args& a) {
   auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], mm::Access::Write);
   if (!buffers) return -buffers.error();
   const auto iov = buffers->iov().first(std::min<std::size_t>(buffers->iov().size(), UIO_MAXIOV));
-  return finish(t, t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
-                              reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags));
+  return broken_pipe(t, restartable(t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
+                                               reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags)));
 }
 
 }  // namespace

@@ -62,6 +62,12 @@ signalfd_siginfo record_of(const siginfo_t& info) {
     r.ssi_addr = reinterpret_cast<std::uint64_t>(info.si_addr);
     return r;
   }
+  const bool poll = info.si_code == SI_SIGIO || (info.si_code >= POLL_IN && info.si_code <= POLL_HUP && info.si_signo != SIGCHLD);
+  if (poll) {
+    r.ssi_band = static_cast<std::uint32_t>(info.si_band);
+    r.ssi_fd = info.si_fd;
+    return r;
+  }
   r.ssi_pid = static_cast<std::uint32_t>(info.si_pid);
   r.ssi_uid = info.si_uid;
   if (info.si_code > 0 && info.si_signo == SIGCHLD) {

@@ -113,7 +113,7 @@ std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffe
     message.msg_controllen = sizeof control;
   }
   // The guest gets its own SIGPIPE; the host's must not come to the VMM.
-  const std::int64_t r = call(thread, SYS_sendmsg, file, message, flags | MSG_NOSIGNAL);
+  const std::int64_t r = no_room(file, call(thread, SYS_sendmsg, file, message, flags | MSG_NOSIGNAL));
   if (r < 0 && *ticket) (void)state_of(thread).sockets->take(*ticket, false);
   if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
     (void)send_to_thread(thread.process, thread.tid, signal_from(thread.process, SIGPIPE, SI_USER));

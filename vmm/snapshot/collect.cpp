@@ -196,6 +196,12 @@ std::expected<int, std::string> Collector::add(const std::shared_ptr<OpenFile>& 
   }
   if (file->listing && file->listing->position)
     described->offset = static_cast<std::int64_t>(kExtraEntries + file->listing->position);
+  {
+    std::lock_guard guard(file->owner->lock);
+    const FileOwner::Setting& s = file->owner->setting;
+    const bool async = file->async.watch != nullptr;
+    if (s.id || s.signal || async) described->owner.push_back({s.type, s.id, s.real, s.effective, s.signal, s.number, async});
+  }
   state.files.push_back(std::move(*described));
   return known_[file.get()] = static_cast<int>(state.files.size() - 1);
 }

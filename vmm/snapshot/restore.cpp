@@ -74,6 +74,23 @@ std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files
 
 bool index_ok(int index, std::size_t size) { return index >= 0 && static_cast<std::size_t>(index) < size; }
 
+// Its ids are those of the saved program: of the first process, or of one of its threads.
+Status restore_owner(const File& file, Process& process, const FileState& saved, const std::shared_ptr<OpenFile>& opened) {
+  if (saved.owner.size() > 1) return impossible(file, "owners of files");
+  for (const OwnerState& o : saved.owner) {
+    const bool type = o.type == F_OWNER_TID || o.type == F_OWNER_PID || o.type == F_OWNER_PGRP;
+    if (!type || o.signal < 0 || o.signal > kSignals || o.number < -1 || o.number >= kMaxDescriptors) return impossible(file, "owners of files");
+    const bool thread = std::ranges::any_of(file.state().threads, [&](const ThreadState& t) { return t.tid == o.id; });
+    const int id = o.id == file.state().pid ? process.pid : o.type == F_OWNER_TID && thread ? o.id : 0;
+    if (o.async && can_be_async(*opened))
+      if (set_async(process.family, *opened, o.number, true) != 0)
+        return failure(fmt::format("{} cannot be continued: the host cannot watch a file that has O_ASYNC", file.path()));
+    std::lock_guard guard(opened->owner->lock);
+    opened->owner->setting = {o.type, id, o.real, o.effective, o.signal, o.number};
+  }
+  return {};
+}
+
 Status restore_files(const File& file, Process& process) {
   const ProcessState& state = file.state();
   Files::State& files = process.files.state();
@@ -84,6 +101,7 @@ Status restore_files(const File& file, Process& process) {
     if (!index_ok(d.file, opened.size()) || d.fd < 0 || d.fd >= kMaxDescriptors) return impossible(file, "descriptors");
     auto& slot = opened[static_cast<std::size_t>(d.file)];
     const FileState& saved = state.files[static_cast<std::size_t>(d.file)];
+    const bool first = !slot;
     if (!slot && saved.standard >= 0) {
       if (saved.standard > 2) return impossible(file, "descriptors");
       slot = standard[static_cast<std::size_t>(saved.standard)];
@@ -96,6 +114,8 @@ Status restore_files(const File& file, Process& process) {
       slot = std::move(*again);
       if (!files.charge(*slot)) return failure(fmt::format("{} cannot be continued: its files are more than the host or --memory allows", file.path()));
     }
+    if (first)
+      if (auto owned = restore_owner(file, process, saved, slot); !owned) return owned;
     if (slots.size() <= static_cast<std::size_t>(d.fd)) slots.resize(static_cast<std::size_t>(d.fd) + 1);
     slots[static_cast<std::size_t>(d.fd)] = {slot, d.close_on_exec};
   }

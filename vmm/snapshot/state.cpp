@@ -12,7 +12,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CredentialsState, user, group, groups, capabi
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, bases, fp, clear_child_tid, robust_list,
                                    blocked, pending, altstack, altstack_size, altstack_flags, nice, policy, priority,
                                    reset_on_fork, io_priority, credentials)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(OwnerState, type, id, real, effective, signal, number, async)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified, owner)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,

@@ -43,6 +43,14 @@ struct ThreadState {
   std::vector<CredentialsState> credentials;       // none: those that a program starts with
 };
 
+// FileOwner of a file that has one.
+struct OwnerState {
+  int type = 0, id = 0;
+  std::uint32_t real = 0, effective = 0;
+  int signal = 0, number = -1;
+  bool async = false;                              // O_ASYNC
+};
+
 // A file that is open or mapped, to be opened again by its path.
 struct FileState {
   int kind = 0;                                    // OpenFile::Kind
@@ -53,6 +61,7 @@ struct FileState {
   std::int64_t offset = 0;
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t modified = 0;                       // ns since 1970
+  std::vector<OwnerState> owner;                   // none: as a file that was just opened
 };
 
 struct DescriptorState {

@@ -55,6 +55,7 @@ test_snapshot_threads() {
   for round in 1 2 3; do resumes "$G/resume_threads"; done
 }
 test_snapshot_ids() { resumes "$G/ids" resumes; }
+test_snapshot_file_owner() { resumes "$G/file_owner" "$DATA" resumes; }
 # Clocks that count from the start stand still while a program is saved, and tell the time on either machine.
 test_snapshot_clocks() {
   "$RAMET" snapshot save --timeout "$LIMIT" -o "$WORK/clocks" "$G/vdso" resume </dev/null 2>"$WORK/save.err" ||
