@@ -18,7 +18,7 @@ const Table& table() {
     Table t{};
     for (auto calls : {memory_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
                        relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(), identity_calls(),
-                       file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls()})
+                       file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls(), generation_calls()})
       for (const Definition& d : calls)
         t[static_cast<std::size_t>(d.call)] = d.handler;
     return t;

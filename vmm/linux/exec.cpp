@@ -72,6 +72,7 @@ void reset_signals(Thread& thread) {
   ProcessSignals& signals = thread.process.signals;
   std::lock_guard guard(signals.lock);
   for (SignalAction& action : signals.actions) action = {.handler = action.handler == 1 ? 1u : 0u};
+  thread.process.generation_signal.store(0, std::memory_order_relaxed);
   thread.signals.altstack = {.flags = SS_DISABLE};
   thread.signals.saved_mask.reset();
 }

@@ -122,6 +122,7 @@ class Family {
   SysvMemory sysv_memory;                            // shared by all of its processes
   const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
   Clocks clocks;                                     // theirs; set before the first one runs
+  std::uint64_t generation = 0;                      // snapshots that the first process has come through; set before it runs
   const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
   const int nice;                                    // of the VMM; no host thread of theirs has a lower one
   const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them

@@ -7,7 +7,9 @@
 
 #include <cerrno>
 
+#include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/generation.hpp"
 #include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/proc.hpp"
 #include "vmm/linux/process.hpp"
@@ -113,6 +115,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
     return make_file(terminal ? OpenFile::Kind::Stdio : OpenFile::Kind::Device, std::move(host), kept, path);
   }
   if (path == kGupTestPath) return open_gup_test(flags & O_ACCMODE);
+  if (path == kGenerationDevice) return open_generation(state.process->family, flags & (O_ACCMODE | O_NONBLOCK));
   if (wants_write(flags) && !(entry->mode & 0222)) return err(EACCES);
   if (int error = refused(state.restricting(tid).get(), found.st, wanted_of(flags))) return err(error);
   auto bytes = proc_content(context, path);

@@ -12,6 +12,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/generation.hpp"
 #include "vmm/linux/gup_test.hpp"
 #include "vmm/linux/proc_content.hpp"
 #include "vmm/linux/process.hpp"
@@ -43,6 +44,8 @@ constexpr Fixed kFixed[] = {
     {"/proc/filesystems", Type::File},
     {"/proc/mounts", Type::Link, "self/mounts"},
     {"/proc/net", Type::Link, "self/net"},
+    {"/proc/ramet", Type::Directory},
+    {"/proc/ramet/generation", Type::File},
     {"/proc/sys", Type::Directory},
     {"/proc/sys/kernel", Type::Directory},
     {"/proc/sys/kernel/osrelease", Type::File},
@@ -75,6 +78,7 @@ constexpr Fixed kFixed[] = {
     {"/dev/full", Type::Device, "/dev/full", 7},
     {"/dev/random", Type::Device, "/dev/random", 8},
     {"/dev/urandom", Type::Device, "/dev/urandom", 9},
+    {kGenerationDevice, Type::File},
     {"/dev/fd", Type::Link, "/proc/self/fd"},
     {"/dev/stdin", Type::Link, "/proc/self/fd/0"},
     {"/dev/stdout", Type::Link, "/proc/self/fd/1"},

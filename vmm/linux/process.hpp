@@ -65,6 +65,8 @@ class Process : public std::enable_shared_from_this<Process> {
 
   // Stops all threads but one, which looks at them.
   Parking parking;
+  // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its threads.
+  std::atomic<int> generation_signal{0};
   // Set before run(): whoever waits for the moment to save the process. Not of its children.
   std::shared_ptr<snapshot::Saving> saving;
 

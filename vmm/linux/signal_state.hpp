@@ -87,6 +87,9 @@ siginfo_t signal_from(const Process& sender, int sig, int code);
 std::int64_t send_to_process(Process&, const siginfo_t&);
 std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
 
+// Until a signal is to be delivered: what pause(2) does, and gives.
+std::int64_t wait_for_signal(Thread&);
+
 // A fault of the thread itself (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP): delivered at once, and fatal
 // if it is blocked or ignored. error and trap go into the ucontext, as Linux fills them.
 void send_fault(Thread&, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error);

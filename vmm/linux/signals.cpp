@@ -89,12 +89,6 @@ std::int64_t sys_rt_sigpending(Thread& thread, const Args& a) {
 
 // --- waiting ---
 
-// Until a signal is to be delivered.
-std::int64_t wait_for_signal(Thread& thread) {
-  while (!thread.should_stop_waiting()) thread.blocking(SYS_pause);
-  return kRestartNoHand;
-}
-
 std::int64_t sys_pause(Thread& thread, const Args&) { return wait_for_signal(thread); }
 
 std::int64_t sys_rt_sigsuspend(Thread& thread, const Args& a) {
@@ -305,6 +299,11 @@ std::span<const Definition> signal_calls() {
       {Call::sigaltstack, sys_sigaltstack},
   };
   return kCalls;
+}
+
+std::int64_t wait_for_signal(Thread& thread) {
+  while (!thread.should_stop_waiting()) thread.blocking(SYS_pause);
+  return kRestartNoHand;
 }
 
 }  // namespace ramet::vmm

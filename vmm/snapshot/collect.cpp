@@ -11,6 +11,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/generation.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
@@ -115,6 +116,8 @@ Status Collector::process() {
   state.deny_wx = process_.deny_wx;
   state.oom_adjustment = process_.oom.adjustment.load(std::memory_order_relaxed);
   state.oom_least = process_.oom.least.load(std::memory_order_relaxed);
+  state.generation = process_.family.generation;
+  state.generation_signal = process_.generation_signal.load(std::memory_order_relaxed);
   {
     std::lock_guard guard(process_.signals.lock);
     for (const SignalAction& a : process_.signals.actions)
@@ -166,7 +169,8 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
   f.kind = static_cast<int>(file.kind);
   f.standard = file.standard;
   if (file.standard >= 0) return f;
-  if (const char* name = kind_name(file)) return std::unexpected(fmt::format("is {}", name));
+  const char* const name = file.path == kGenerationDevice ? nullptr : kind_name(file);
+  if (name) return std::unexpected(fmt::format("is {}", name));
   if (file.charge) return std::unexpected("is a memory file");
   if (file.mount >= 0 && files_.mounts[static_cast<std::size_t>(file.mount)].scratch)
     return std::unexpected("lies in a directory that goes with the program; share one instead (--dir)");
@@ -176,7 +180,7 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
   f.flags = static_cast<int>(first_.abi().open_flags_to_guest(static_cast<unsigned>(flags)));
   auto found = files_.find(files_.root(), file.path, !(file.flags & O_NOFOLLOW), first_.tid);
   if (!found) return std::unexpected("cannot be found by its path any more");
-  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic) return f;
+  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic || file.kind == OpenFile::Kind::Event) return f;
   if (file.kind == OpenFile::Kind::Device && found->synthetic()) return f;  // ours, wherever the host's are
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)

@@ -19,6 +19,7 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/generation.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/vdso.hpp"
@@ -412,12 +413,17 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
 std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
     const File& file, Process& process, unsigned copy, const std::vector<std::string>& arguments) {
   const ProcessState& state = file.state();
+  if (state.generation == ~std::uint64_t{0} || state.generation_signal < 0 || state.generation_signal > kSignals)
+    return impossible(file, "generation");
+  process.family.generation = state.generation + 1;
+  process.generation_signal.store(state.generation_signal, std::memory_order_relaxed);
   auto image = process.image();
   Status done = restore_files(file, process);
   if (done) done = restore_policy(file, process);
   if (done) done = restore_image(file, *image);
   if (done) done = restore_clocks(file, process);
   if (!done) return std::unexpected(done.error());
+  tell_generation(process);
   if (index_ok(state.executable_file, state.files.size())) {
     auto executable = reopen(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);
     if (!executable) return std::unexpected(executable.error());

@@ -19,7 +19,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,
                                    wipe_on_fork, locked, mapping, offset, name)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, fp_components, fp_bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, threads, actions,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, generation, generation_signal, threads, actions,
                                    pending, limits, deny_wx, oom_adjustment, oom_least, umask, directory, timers, clocks, executable, executable_file,
                                    arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, lock_to_come, memory_bytes,
                                    mmap_top, files, descriptors, mappings, regions)

@@ -97,6 +97,8 @@ struct ProcessState {
   std::vector<std::string> shares;                 // for people: what the program saw of the host's files
   ProcessorState processor;
   int pid = 0;
+  std::uint64_t generation = 0;                    // snapshots that it had come through before this one
+  int generation_signal = 0;                       // by which its copies are told; 0: by none
   std::vector<ThreadState> threads;                // the one that came to the point is the first
   std::vector<SignalActionState> actions;          // of signals 1, 2, ...
   std::vector<std::string> pending;

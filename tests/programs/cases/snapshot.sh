@@ -273,20 +273,40 @@ test_snapshot_copies_differ() {
     different 4
   done
 }
+# Copies, and copies of copies, learn that they are.
+test_snapshot_generation() {
+  "$G/notice" >"$WORK/out" && says native
+  "$RAMET" run --timeout "$LIMIT" "$G/notice" >"$WORK/out" 2>"$WORK/err" || { refused $? "$WORK/err"; show "$WORK/err"; fail "run"; }
+  says 'not saved'
+  "$RAMET" snapshot save --timeout "$LIMIT" --when first -o "$WORK/first" "$G/notice" </dev/null 2>"$WORK/err" ||
+    { show "$WORK/err"; fail "save"; }
+  for copy in 1 2; do
+    "$RAMET" snapshot run --timeout "$LIMIT" "$WORK/first" </dev/null >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+    says 'not saved'
+  done
+  "$RAMET" snapshot save --timeout "$LIMIT" --parent "$WORK/first" --when second -o "$WORK/second" </dev/null 2>"$WORK/err" ||
+    { show "$WORK/err"; fail "save a copy"; }
+  "$RAMET" snapshot run --timeout "$LIMIT" --copies 8 --jobs 2 "$WORK/second" </dev/null >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run a copy's"; }
+  [ "$(grep -cx 'generation 2' "$WORK/out")" = 8 ] || { show "$WORK/out"; fail "not generation 2"; }
+}
 test_snapshot_copies_differ_in_python() {
   need /usr/bin/python3
   cat >"$WORK/used.py" <<'EOF'
-import os, secrets, uuid
+import os, random, secrets, signal, uuid
+signal.signal(signal.SIGUSR1, lambda *_: random.seed())
+import ctypes
+ctypes.CDLL(None).syscall(401, 2, int(signal.SIGUSR1))  # ramet_generation_signal() of ramet_guest.h
+random.random()
 try:
     from ssl import RAND_bytes as random_bytes
 except ImportError:  # not every machine has OpenSSL's library
     random_bytes = os.urandom
 uuid.uuid4(), secrets.token_hex(8), random_bytes(8), os.urandom(8)
 input()
-print(os.getpid(), uuid.uuid4(), secrets.token_hex(8), random_bytes(8).hex(), os.urandom(8).hex())
+print(os.getpid(), uuid.uuid4(), secrets.token_hex(8), random_bytes(8).hex(), os.urandom(8).hex(), random.random())
 EOF
   "$RAMET" snapshot save --timeout "$LIMIT" --root / --when first-read -o "$WORK/used" /usr/bin/python3 "$WORK/used.py" </dev/null 2>"$WORK/err" ||
     { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
   echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
-  different 5
+  different 6
 }
