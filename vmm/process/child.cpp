@@ -35,7 +35,6 @@ namespace ramet::vmm::process {
 namespace {
 
 constexpr std::size_t kContextBytes = std::size_t{RAMET_CONTEXTS} * (RAMET_TOLD_SIZE + RAMET_SAID_SIZE);
-constexpr int kFirstFree = 6;   // of the VMM's descriptors that are handed to the new process, see ChildMaker
 constexpr unsigned kMapper = 0, kFilters = RAMET_CONTEXTS - 1;
 constexpr std::chrono::microseconds kLook{50};  // for an answer, before sleeping
 
@@ -80,12 +79,6 @@ int received(int socket) {
   if (::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return -1;
   if (const cmsghdr* header = CMSG_FIRSTHDR(&message); header && header->cmsg_type == SCM_RIGHTS) std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
   return fd;
-}
-
-int descriptor_above(int fd) {
-  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, kFirstFree);
-  ::close(fd);
-  return moved;
 }
 
 // What the mapper does first. `names`: of each command, for whoever must be told that it failed.
@@ -152,10 +145,9 @@ Status Child::start() {
   if (!maker) return std::unexpected(maker.error());
   maker_ = std::move(*maker);
   const auto no = [](const char* what) { return failure(fmt::format("the host gives a guest's process no {}: {}", what, std::strerror(errno))); };
-  int contexts = ::memfd_create("ramet-contexts", MFD_CLOEXEC);
+  const int contexts = ::memfd_create("ramet-contexts", MFD_CLOEXEC);
   if (contexts < 0) return no("memory file");
-  contexts = descriptor_above(contexts);
-  void* mapped = contexts >= 0 && ::ftruncate(contexts, kContextBytes) == 0
+  void* mapped = ::ftruncate(contexts, kContextBytes) == 0
                      ? ::mmap(nullptr, kContextBytes, PROT_READ | PROT_WRITE, MAP_SHARED, contexts, 0) : MAP_FAILED;
   if (mapped == MAP_FAILED) {
     ::close(contexts);
@@ -169,7 +161,7 @@ Status Child::start() {
     return no("socket");
   }
   socket_ = pair[0];
-  const int theirs = descriptor_above(pair[1]);
+  const int theirs = pair[1];
 
   if (!lay_out_filters(contexts_ + std::size_t{kFilters} * RAMET_TOLD_SIZE, hardened_)) {
     ::close(contexts), ::close(theirs);
@@ -181,9 +173,8 @@ Status Child::start() {
   mapper.prepare(first.commands, Then::Answer);
   mapper.go();
   // It never spins: it would keep a processor from the guest.
-  const ChildMaker::Made made = theirs >= 0 ? maker_->make(contexts, theirs) : ChildMaker::Made{.error = errno};
-  ::close(contexts);
-  if (theirs >= 0) ::close(theirs);
+  const ChildMaker::Made made = maker_->make(contexts, theirs);
+  ::close(contexts), ::close(theirs);
   pid_ = made.pid;
   pidfd_ = made.pidfd;
   if (pid_ < 0)

@@ -7,18 +7,26 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "arch/x86_64/host/process_stub.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 #include "vmm/signals_blocked.hpp"
 
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1U << 1)
+#endif
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U  // Linux 6.3
 #endif
@@ -56,18 +64,51 @@ std::vector<std::byte> program() {
   return file;
 }
 
+// The thread's descriptors: the program, also as whatever a new process closes or overwrites; where orders come from. What
+// comes with an order lies above.
+constexpr int kLast = 5, kOrders = 6;
+
 struct Begin {
-  int contexts, program, socket;
+  int contexts, socket;
   pid_t parent;
 };
 
-// In the new process, on the VMM's memory, until execve. No descriptor of the VMM is left.
+struct Descriptors {
+  int contexts = -1, socket = -1;
+};
+
+bool send(int to, const Descriptors& both) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof both)] = {};
+  char byte = 0;
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = control, message.msg_controllen = sizeof control;
+  cmsghdr* rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS, rights->cmsg_len = CMSG_LEN(sizeof both);
+  std::memcpy(CMSG_DATA(rights), &both, sizeof both);
+  return ::sendmsg(to, &message, MSG_NOSIGNAL) == 1;
+}
+
+std::optional<Descriptors> receive(int from) {
+  Descriptors both;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof both)];
+  char byte;
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = control, message.msg_controllen = sizeof control;
+  if (::recvmsg(from, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return std::nullopt;
+  const cmsghdr* rights = CMSG_FIRSTHDR(&message);
+  if (!rights || rights->cmsg_len != CMSG_LEN(sizeof both)) return std::nullopt;  // no room for them in this table
+  std::memcpy(&both, CMSG_DATA(rights), sizeof both);
+  return both;
+}
+
+// In the new process, on the VMM's memory, until execve.
 int begin(void* argument) {
   const Begin& b = *static_cast<const Begin*>(argument);
-  // Those given lie above 5, so that none overwrites another.
-  if (::dup2(b.contexts, 3) < 0 || ::dup2(b.program, 4) < 0 || ::dup2(b.socket, kMapperSocket) < 0) ::_exit(1);
+  if (::dup2(b.contexts, 3) < 0 || ::dup2(b.socket, kMapperSocket) < 0) ::_exit(1);
   for (int fd = 0; fd < 3; ++fd) ::close(fd);
-  if (::syscall(SYS_close_range, 6, ~0u, 0) != 0) ::_exit(1);
+  if (::syscall(SYS_close_range, kOrders, ~0u, 0) != 0) ::_exit(1);
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != b.parent) ::_exit(1);
   char* const none[] = {nullptr};
   ::syscall(SYS_execveat, 4, "", none, none, AT_EMPTY_PATH);
@@ -92,18 +133,38 @@ Status ChildMaker::start() {
   int file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
   if (file < 0 && errno == EINVAL) file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return failure(fmt::format("the host gives no memory file that can be run: {} (sysctl vm.memfd_noexec must not be 2)", std::strerror(errno)));
-  program_ = ::fcntl(file, F_DUPFD_CLOEXEC, 6);
-  ::close(file);
-  if (program_ < 0 || ::write(program_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+  program_ = file;
+  if (::write(program_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
       ::fcntl(program_, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
     return failure(fmt::format("the host gives no memory for the guest's process: {}", std::strerror(errno)));
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    return failure(fmt::format("the host gives no socket for the guest's process: {}", std::strerror(errno)));
+  orders_ = ends[0], hearer_ = ends[1];
   try {
     SignalsBlocked blocked;
     thread_ = std::thread([this] { work(); });
   } catch (const std::system_error& e) {
     return failure(fmt::format("the host cannot start a thread: {}", e.what()));
   }
-  return {};
+  std::unique_lock guard(lock_);
+  changed_.wait(guard, [&] { return ready_ || stop_; });
+  ::close(std::exchange(hearer_, -1)), ::close(std::exchange(program_, -1));
+  if (ready_) return {};
+  return failure("the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
+}
+
+// A stopped thread takes no order.
+bool ChildMaker::separate() {
+  const unsigned above = static_cast<unsigned>(std::max(program_, hearer_)) + 1;
+  if (::syscall(SYS_close_range, above, ~0u, CLOSE_RANGE_UNSHARE) != 0) return false;
+  // First out of the way of where they are to go.
+  const int hearer = ::fcntl(hearer_, F_DUPFD_CLOEXEC, kOrders), text = ::fcntl(program_, F_DUPFD_CLOEXEC, kOrders);
+  if (hearer < 0 || text < 0) return false;
+  for (int fd = 0; fd <= kLast; ++fd)
+    if (::dup2(text, fd) < 0) return false;
+  if (hearer != kOrders && ::dup3(hearer, kOrders, O_CLOEXEC) < 0) return false;
+  return ::syscall(SYS_close_range, kOrders + 1, ~0u, 0) == 0;
 }
 
 ChildMaker::~ChildMaker() {
@@ -113,27 +174,40 @@ ChildMaker::~ChildMaker() {
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
-  if (program_ >= 0) ::close(program_);
+  for (const int fd : {program_, hearer_, orders_})
+    if (fd >= 0) ::close(fd);
 }
 
 ChildMaker::Made ChildMaker::make(int contexts, int socket) {
-  Order order{contexts, socket, {}};
+  Order order;
   std::unique_lock guard(lock_);
   changed_.wait(guard, [&] { return order_ == nullptr; });
+  if (!send(orders_, {contexts, socket})) return {.error = errno};
   order_ = &order;
   changed_.notify_all();
   changed_.wait(guard, [&] { return order.done; });
-  return order.made;
+  if (order.made.pid < 0) return order.made;
+  // Nobody else waits for it: the id is its own, also when it has ended.
+  order.made.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, order.made.pid, 0));
+  if (order.made.pidfd >= 0) return order.made;
+  const int error = errno;
+  ::kill(order.made.pid, SIGKILL);
+  while (::waitpid(order.made.pid, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  return {.error = error};
 }
 
 void ChildMaker::work() {
+  const bool separated = separate();
   std::unique_lock guard(lock_);
+  ready_ = separated, stop_ = stop_ || !separated;
+  changed_.notify_all();
   for (;;) {
     changed_.wait(guard, [&] { return stop_ || (order_ && !order_->done); });
     if (stop_) return;
     Order& order = *order_;
     guard.unlock();
-    const Made made = spawn(order.contexts, order.socket);
+    const Made made = spawn();
     guard.lock();
     order.made = made;
     order.done = true;
@@ -142,17 +216,20 @@ void ChildMaker::work() {
   }
 }
 
-ChildMaker::Made ChildMaker::spawn(int contexts, int socket) const {
-  Begin b{contexts, program_, socket, ::getpid()};
+ChildMaker::Made ChildMaker::spawn() {
+  const auto given = receive(kOrders);
+  if (!given) return {.error = EMFILE};
+  Begin b{given->contexts, given->socket, ::getpid()};
   alignas(64) static std::byte stack[32 << 10];  // this thread alone makes them, and waits until each has begun
   // No handler of the VMM's may run there; the new process keeps the mask over execve.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   Made made;
-  made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD, &b, &made.pidfd);
+  made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
   made.error = made.pid < 0 ? errno : 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  ::close(given->contexts), ::close(given->socket);
   return made;
 }
 
