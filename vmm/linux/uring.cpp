@@ -30,9 +30,8 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS;
 constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
-// What one entry costs the host, and what it costs besides if it waits in a thread of the host's kernel. Here: the
-// request, its places in two tables; there: struct io_kiocb, or a stack and a task.
-constexpr std::uint64_t kRequestBytes = 1024, kWorkerBytes = 32 * 1024;
+// What one entry costs the host. Here: the request, its places in two tables; there: struct io_kiocb.
+constexpr std::uint64_t kRequestBytes = 1024;
 constexpr std::uint64_t kRingMappings = 8;       // two of its own, two or three of the host's ring, a stack with its guard
 constexpr std::uint64_t kRingBytes = 64 * 1024;  // the thread of a ring, and what is not its queues
 constexpr int kMaxAttempts = 1000;   // a millisecond apart, to cancel what is in flight
@@ -205,11 +204,9 @@ std::unique_ptr<UringRequest> Uring::new_request() {
 // False: the batch ends with this one.
 bool Uring::submit_one(Thread& thread, const io_uring_sqe& from, std::unique_ptr<UringRequest> request) {
   request->user_data = from.user_data;
-  io_uring_sqe entry;
+  io_uring_sqe entry{};
   UringTranslation translation(*this, thread, from, *request);
-  UringTranslation::Result translated;
-  if ((from.flags & IOSQE_ASYNC) && !request->charge.grow(kWorkerBytes)) translated = std::unexpected(UringRefusal{ENOMEM});
-  else translated = translation.run(entry);
+  const UringTranslation::Result translated = translation.run(entry);
   if (!translated) {
     request->refused = translated.error().error;
     UringTranslation::refused(translated.error(), entry);

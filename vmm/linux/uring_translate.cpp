@@ -24,6 +24,8 @@ constexpr int kReadWriteFlags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | 
 constexpr unsigned kTimeoutFlags =
     IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME | IORING_TIMEOUT_ETIME_SUCCESS;
 constexpr std::uint8_t kNoOperation = 0xff;
+// What an entry costs the host besides if it waits in a thread of the host's kernel: a stack and a task.
+constexpr std::uint64_t kWorkerBytes = 32 * 1024;
 
 std::unexpected<UringRefusal> refuse(int error) { return std::unexpected(UringRefusal{error, false}); }
 std::unexpected<UringRefusal> malformed(int error = EINVAL) { return std::unexpected(UringRefusal{error, true}); }
@@ -84,6 +86,7 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
   request_.opcode = to.opcode = from_.opcode;
   if (!uring_serves(from_.opcode) || (from_.flags & ~kServedFlags)) return malformed();
   if (from_.ioprio || from_.personality) return malformed();
+  if ((from_.flags & IOSQE_ASYNC) && !request_.charge.grow(kWorkerBytes)) return refuse(ENOMEM);
   switch (from_.opcode) {
     case IORING_OP_NOP: return from_.rw_flags ? malformed() : Result{};
     case IORING_OP_READ:

@@ -12,6 +12,7 @@ bloat() {
   ramet=$!
   exec 3>"$WORK/go"
   while kill -0 $ramet 2>/dev/null && ! grep -qx full "$WORK/out"; do sleep 0.1; done
+  grep -qx full "$WORK/out" || { wait $ramet; status=$?; show "$WORK/out" "$WORK/err"; fail "ended before it was full, status $status"; }
   peak=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB$/\1/p' /proc/$ramet/status)
   echo >&3
   exec 3>&-
