@@ -175,18 +175,18 @@ std::int64_t sys_sched_setscheduler(Thread& thread, const Args& a) {
 }
 
 // A copy of what a thread has. Errors: ESRCH.
-struct Found {
+struct Scheduled {
   Scheduling scheduling;
   int nice = 0;
 };
-OrErrno<Found> scheduling_of(Thread& thread, int tid) {
+OrErrno<Scheduled> scheduling_of(Thread& thread, int tid) {
   if (tid < 0) return err(EINVAL);
-  Found found;
+  Scheduled found;
   const std::int64_t r = thread.process.family.with_thread(thread, tid, [&](const Thread& t) {
     found = {t.scheduling, t.nice()};
     return 0;
   });
-  return r < 0 ? OrErrno<Found>(err(static_cast<int>(-r))) : found;
+  return r < 0 ? OrErrno<Scheduled>(err(static_cast<int>(-r))) : found;
 }
 
 std::int64_t sys_sched_getscheduler(Thread& thread, const Args& a) {
