@@ -49,7 +49,7 @@ struct MapRequest {
 };
 
 enum class Advice : std::uint8_t {
-  DontNeed, DontNeedLocked, Free, Lock, Unlock, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, PopulateRead, PopulateWrite
+  DontNeed, DontNeedLocked, Free, Lock, Unlock, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, Cold, PopulateRead, PopulateWrite
 };
 
 struct RemapRequest {

@@ -29,10 +29,10 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   };
   // Up to the first region that it is not for.
   const auto refuses = [advice](const Region& r) {
-    if ((advice == Advice::DontNeed || advice == Advice::Free) && r.locked) return true;
+    if ((advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold) && r.locked) return true;
     return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
   };
-  if (advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::WipeOnFork) {
+  if (advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold || advice == Advice::WipeOnFork) {
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
       if (!refuses(*r)) continue;
       whole = fail(Error::Invalid);
@@ -60,7 +60,8 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     case Advice::DoFork: return edit([](Region& r) { r.dont_fork = false; });
     case Advice::WipeOnFork: return edit([](Region& r) { r.wipe_on_fork = true; });
     case Advice::KeepOnFork: return edit([](Region& r) { r.wipe_on_fork = false; });
-    case Advice::WillNeed: return whole;  // nothing to read ahead: files are the host's to cache
+    case Advice::Cold:
+    case Advice::WillNeed: return whole;  // nothing to read ahead or to put away: files are the host's to cache
     case Advice::PopulateRead:
     case Advice::PopulateWrite: break;  // handled above
   }

@@ -53,6 +53,8 @@ static void counts(void) {
   CHECK_ERRNO(madvise(p + kPage, kPage, MADV_DONTNEED), EINVAL);
   CHECK_ERRNO(madvise(p, 8 * kPage, MADV_DONTNEED), EINVAL);  // up to what is locked
   CHECK_ERRNO(madvise(p + 2 * kPage, kPage, MADV_FREE), EINVAL);
+  CHECK_ERRNO(madvise(p + 2 * kPage, kPage, MADV_COLD), EINVAL);
+  CHECK(madvise(p, kPage, MADV_COLD) == 0);
   CHECK(p[0] == 0 && p[kPage] == 7 && p[4 * kPage] == 7);
   CHECK(munlock(p + 2 * kPage, kPage) == 0 && locked() == 2);
   CHECK(madvise(p + 2 * kPage, kPage, MADV_DONTNEED) == 0 && p[2 * kPage] == 0);

@@ -261,9 +261,9 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_UNMERGEABLE:
     case MADV_DONTDUMP:
     case MADV_DODUMP:
-    case MADV_COLD:
-    case MADV_PAGEOUT:         // and neither has this one; it looks whether the memory is there
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
+    case MADV_COLD:            // nothing is put away: it is only looked whether the memory is there, and not locked
+    case MADV_PAGEOUT: advice = mm::Advice::Cold; break;
     case MADV_DONTNEED_LOCKED: advice = mm::Advice::DontNeedLocked; break;
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
     case MADV_FREE: advice = mm::Advice::Free; break;

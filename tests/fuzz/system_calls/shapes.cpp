@@ -194,6 +194,8 @@ constexpr CallShape kShapes[] = {
     {SYS_sched_setaffinity, {id, size, at}}, {SYS_sched_getscheduler, {id}}, {SYS_sched_setscheduler, {id, one(kPolicy), ints(1)}},
     {SYS_sched_getparam, {id, at}}, {SYS_sched_setparam, {id, ints(1)}}, {SYS_sched_get_priority_max, {one(kPolicy)}},
     {SYS_sched_get_priority_min, {one(kPolicy)}}, {SYS_sched_rr_get_interval, {id, at}}, {SYS_getcpu, {at, at, at}},
+    {SYS_sched_setattr, {id, words(7), any}}, {SYS_sched_getattr, {id, at, size, any}}, {SYS_ioprio_get, {one(kPriority), id}},
+    {SYS_ioprio_set, {one(kPriority), id, any}},
     {SYS_futex, {at, one(kFutex), any, time, at, any}}, {SYS_futex, {at, one(kFutex), any, any, at, any}},
     {SYS_set_robust_list, {words(8), {Shape::OneOf, kWho}}}, {SYS_set_robust_list, {words(8), {Shape::Fixed, {}, 24}}},
     {SYS_get_robust_list, {id, at, at}},
