@@ -44,7 +44,7 @@ int main(void) {
   CHECK(mprotect(wiped + 4096, 4096, PROT_READ) == 0);
   uint64_t random;
   CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
-  (void)of_device();
+  (void)of_device(), (void)arc4random();
   char before[64], now[64];
   line_of("/proc/sys/kernel/random/boot_id", before);
   CHECK(signal(SIGUSR1, hear) != SIG_ERR);
@@ -64,6 +64,8 @@ int main(void) {
   line_of("/proc/sys/kernel/random/boot_id", now);
   CHECK(strcmp(before, now) != 0);
   CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
-  printf("%d %016lx %016lx %s\n", getpid(), (unsigned long)random, (unsigned long)of_device(), now);
+  uint64_t drawn;
+  arc4random_buf(&drawn, sizeof drawn);
+  printf("%d %016lx %016lx %s %016lx\n", getpid(), (unsigned long)random, (unsigned long)of_device(), now, (unsigned long)drawn);
   return 0;
 }

@@ -270,7 +270,7 @@ test_snapshot_copies_differ() {
   for file in used again; do
     "$RAMET" snapshot run --timeout "$LIMIT" --copies 8 --jobs 2 "$WORK/$file" </dev/null >"$WORK/out" 2>"$WORK/err" ||
       { show "$WORK/err"; fail "$file"; }
-    different 4
+    different 5
   done
 }
 # Copies, and copies of copies, learn that they are.
