@@ -13,7 +13,7 @@
 
 #include "check.h"
 
-enum { kUser = 4321, kNobody = 4194303 };  // no process has the second one's number
+enum { kUser = 4341, kNobody = 4194303 };  // no process has the second one's number
 enum { kProcess = 1, kGroup, kOfUser };    // IOPRIO_WHO_*
 enum { kRealTime = 1, kBestEffort, kIdle };
 static int io(int class, int level) { return class << 13 | level; }
