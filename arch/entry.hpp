@@ -25,6 +25,7 @@ struct Attributes {
   bool accessed = true;    // set beforehand, so that the hardware has no reason to write the entry
   bool dirty = false;
   bool deferred_exec = false;  // software bit: the region allows execution, the entry withholds it yet
+  bool ahead = false;      // software bit: mapped beside a page that was accessed; nobody has asked for this one
   bool operator==(const Attributes&) const = default;
 };
 
@@ -43,7 +44,7 @@ concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a)
   { F::leaf_allowed(l) } -> std::same_as<bool>;
   { F::kBreakBeforeMake } -> std::convertible_to<bool>;  // a live entry may not change size or frame directly
   { F::accessed(e) } -> std::same_as<Entry>;          // the leaf e as if the hardware had used it
-  { F::stable(e) } -> std::same_as<Entry>;            // the leaf e without what the hardware changes by itself
+  { F::stable(e) } -> std::same_as<Entry>;            // the leaf e without what the hardware changes by itself, and `ahead`
   { F::stable_read_only(e) } -> std::same_as<Entry>;  // the same of that leaf without write permission, quickly
   { F::publish() } -> std::same_as<void>;             // barrier between writing entries and the walker's seeing them
 };

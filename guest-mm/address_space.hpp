@@ -139,7 +139,8 @@ class AddressSpace {
   Result<Gva> remap(const RemapRequest&);
   Result<> advise(Gva address, std::uint64_t length, Advice);
   Result<> sync(Gva address, std::uint64_t length, bool wait);           // msync
-  // One byte per page, bit 0 set if mapped (mincore). Errors: NotMapped, Invalid.
+  // One byte per page, bit 0 set if it is in memory (mincore): anonymous pages once the program has touched them, those of
+  // objects when anybody has. Errors: NotMapped, Invalid.
   Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
   void truncated(const Backing&, std::uint64_t size);

@@ -88,6 +88,8 @@ struct AddressSpace::Impl final : Merger {
   static PageTable::Attributes attributes(const Region&, Access);
   PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
   static bool allows(const PageTable::Leaf&, Access);
+  // Whether the program has used the page, as far as can be told (mincore). Anonymous memory.
+  bool touched(const PageTable::Leaf&) const;
   // Whether nobody else must be kept from seeing what is written there.
   bool may_write(const Region&, Gpa frame) const;
   // A writable entry stays so though its frame is sealed: it was pinned when it was sealed, and no child has seen it.
@@ -131,6 +133,7 @@ struct AddressSpace::Impl final : Merger {
     PageTable::Level level;
     Gva start, end;
     std::optional<Gpa> table;  // where start and end lie, if it was looked up
+    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // for what of it; the rest is mapped ahead
   };
   // Errors: NoMemory (no frame, or with a guard over the budget), Io; NotMapped: there is no such table.
   Result<PageTable::Outcome> fill(const Window&);

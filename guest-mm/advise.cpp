@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "guest-mm/address_space_impl.hpp"
+#include "guest-mm/host_memory.hpp"
 
 namespace ramet::mm {
 
@@ -96,20 +97,43 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   return result;
 }
 
+// Of a page that was mapped ahead only what it holds tells whether the program has used it since: not every machine says
+// which pages were accessed. One that was only read, or written with zeroes, counts as untouched.
+bool AddressSpace::Impl::touched(const PageTable::Leaf& leaf) const {
+  if (!leaf.attributes.ahead) return true;
+  alignas(std::uint64_t) std::array<std::byte, kPageSize> bytes;
+  memory.bring(leaf.address, bytes.size());
+  return !copy_guarded(bytes.data(), memory.host(leaf.address), bytes.size()) || !all_zero(bytes);
+}
+
 Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) {
   Impl& m = *impl_;
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};
   if (!m.user_range(address, length)) return fail(Error::NotMapped);
   if (out.size() < length >> kPageShift) return fail(Error::Invalid);
-  std::lock_guard guard(m.lock);
-  if (!m.regions.covered(address, address + length)) return fail(Error::NotMapped);
-  std::ranges::fill(out.first(length >> kPageShift), std::uint8_t{0});
-  m.table->visit(address, address + length, [&](const PageTable::Leaf& leaf) {
-    const Gva from = std::max(address, leaf.start), to = std::min(address + length, leaf.end());
-    std::fill_n(out.begin() + static_cast<std::ptrdiff_t>((from - address) >> kPageShift), (to - from) >> kPageShift,
-                std::uint8_t{1});
-  });
+  const Gva end = address + length;
+  const auto pages = [&](Gva from, Gva to) { return out.subspan((from - address) >> kPageShift, (to - from) >> kPageShift); };
+  std::ranges::fill(pages(address, end), std::uint8_t{0});
+  struct Part {
+    std::shared_ptr<Backing> backing;
+    std::uint64_t offset;
+    std::span<std::uint8_t> out;
+  };
+  std::vector<Part> parts;
+  {
+    std::lock_guard guard(m.lock);
+    if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
+    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+      const Gva from = std::max(address, r->start), to = std::min(end, r->end);
+      if (r->backing) parts.push_back({r->backing, r->offset_of(from), pages(from, to)});
+      if (r->backing && r->shared) continue;  // whoever has touched it
+      m.table->visit(from, to, [&](const PageTable::Leaf& leaf) {
+        if (r->backing || m.touched(leaf)) std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});
+      });
+    }
+  }
+  for (const Part& part : parts) part.backing->residency(part.offset, part.out);  // host calls: without the lock
   return {};
 }
 

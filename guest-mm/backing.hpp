@@ -34,6 +34,10 @@ class Backing {
   // msync(2) of a part of a shared region. Errors: Io.
   virtual Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) { (void)offset, (void)length, (void)wait; return {}; }
 
+  // mincore(2) of pages of the object from offset on: sets bit 0 for those that the host has in memory, of shared and
+  // private regions alike, and leaves the others.
+  virtual void residency(std::uint64_t offset, std::span<std::uint8_t> out) const { (void)offset, (void)out; }
+
   // What /proc/self/maps shows: device major/minor, inode and path.
   struct Identity {
     unsigned major = 0, minor = 0;

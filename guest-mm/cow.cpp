@@ -90,7 +90,10 @@ Result<> AddressSpace::Impl::take_copies(const Region& region, Gva address, cons
       return copied;
     }
     auto as = attributes;
-    if (!config.eager_accessed_dirty && seen.start != leaf.start) as.accessed = as.dirty = false;
+    if (seen.start != leaf.start) {
+      as.ahead = seen.attributes.ahead;
+      if (!config.eager_accessed_dirty) as.accessed = as.dirty = false;
+    }
     copies.items[copies.count++] = {seen, run->gpa, as};
     return {};
   };

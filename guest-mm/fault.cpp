@@ -94,6 +94,13 @@ Result<> AddressSpace::Impl::populate(Gva start, Gva end, Access access, bool by
     if (leaf.state != State::Absent) {
       if (leaf.state != State::Present || !allows(leaf, access)) {
         if (auto done = fault_locked(start, access, by_vmm, batch); !done) return fail(done.error());
+      } else if (leaf.attributes.ahead) {
+        if (auto owned = table->own(leaf.start, leaf.level, batch); !owned) return owned;
+        table->update(leaf.start, leaf.end(), [](const PageTable::Leaf& old) {
+          auto asked_for = old.attributes;
+          asked_for.ahead = false;
+          return PageTable::Change{old.state, asked_for};
+        }, batch);
       }
       start = leaf.end();
       continue;

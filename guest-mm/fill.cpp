@@ -185,6 +185,8 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
   std::vector<PageTable::Run> left_over;
   if (taken) {
     auto entry = attributes(w.region, w.access), around = entry;
+    entry.ahead = w.asked == Window::Asked::None;
+    around.ahead = w.asked != Window::Asked::All;
     if (!config.eager_accessed_dirty) {
       entry = as_accessed(entry, true, w.access == Access::Write);
       around = as_accessed(around, false, false);
@@ -247,7 +249,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
     if (const auto added = table->add_table(leaf.table, address, guard); added != Published::Done) return Settled{.how = added};
   }
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
-  auto outcome = fill({region, address, access, guard, Level::Pte, from, to, found(Level::Pte)});
+  auto outcome = fill({region, address, access, guard, Level::Pte, from, to, found(Level::Pte), Window::Asked::Page});
   // What lies around the page must not keep the page itself from being mapped.
   if (!outcome && locked) outcome = fill({region, address, access, guard, Level::Pte, address, address + kPageSize, found(Level::Pte)});
   if (!outcome && outcome.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
@@ -256,7 +258,7 @@ Result<AddressSpace::Impl::Settled> AddressSpace::Impl::map_absent(const Region&
   // A small region that reaches into the next table.
   for (const auto& [start, stop] : {std::pair{planned.start, from}, std::pair{to, planned.end}}) {
     if (!locked || start >= stop || !table->prepare(start, Level::Pte, *batch)) continue;
-    const auto more = fill({region, start, access, guard, Level::Pte, start, stop, {}});
+    const auto more = fill({region, start, access, guard, Level::Pte, start, stop, {}, Window::Asked::None});
     if (more) outcome->mapped += more->mapped;
   }
   return settled(*outcome, Level::Pte);

@@ -23,6 +23,14 @@ inline Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t b
   return {};
 }
 
+// `bytes` of whole words that nobody takes away.
+inline bool all_zero(std::span<const std::byte> bytes) {
+  std::uint64_t sum = 0;
+  const auto* words = reinterpret_cast<const std::uint64_t*>(bytes.data());
+  for (std::size_t i = 0; i < bytes.size() / sizeof *words; ++i) sum |= words[i];
+  return sum == 0;
+}
+
 // Guest memory in one piece on the host, as long as somebody keeps it there.
 class HostBytes {
  public:

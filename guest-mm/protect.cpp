@@ -13,6 +13,7 @@ PageTable::Change AddressSpace::Impl::protection(const Region& region, const Pag
   const Access as = region.flips() && was_code ? Access::Execute : Access::Write;
   auto next = attributes(region, as, leaf.address);
   next.dirty = next.dirty || old.dirty;
+  next.ahead = old.ahead;
   return {PageTable::State::Present, next};
 }
 

@@ -26,6 +26,7 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   // Processors may still use the small entries and set accessed and dirty bits there. Dirty is never wrong.
   Attributes attributes = F::attributes(first);
   attributes.accessed = true;
+  attributes.ahead = false;
   attributes.dirty = attributes.write;
   for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
     attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;

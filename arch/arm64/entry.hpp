@@ -25,6 +25,7 @@ struct Descriptor {
   static constexpr Entry kDirtyBitModifier = 1ull << 51;
   static constexpr Entry kSoftDirty = 1ull << 55;      // software
   static constexpr Entry kDeferredExec = 1ull << 56;   // software
+  static constexpr Entry kAhead = 1ull << 57;          // software
   static constexpr Entry kAddress = 0x0000'ffff'ffff'f000;
 
   static constexpr bool kBreakBeforeMake = true;
@@ -49,9 +50,10 @@ struct Descriptor {
  protected:
   static constexpr Entry common(Attributes a) {
     return kInnerShareable | (a.accessed ? kAccessFlag : 0) | (a.write ? kDirtyBitModifier : 0) |
-           (a.dirty && !a.write ? kSoftDirty : 0) | (a.deferred_exec ? kDeferredExec : 0);
+           (a.dirty && !a.write ? kSoftDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) |
+           (a.ahead ? kAhead : 0);
   }
-  static constexpr Entry kCommonBits = kInnerShareable | kAccessFlag | kDirtyBitModifier | kSoftDirty | kDeferredExec;
+  static constexpr Entry kCommonBits = kInnerShareable | kAccessFlag | kDirtyBitModifier | kSoftDirty | kDeferredExec | kAhead;
   static constexpr Entry type(Level l) { return kValid | (l == Level::Pte ? kTableOrPage : 0); }
 };
 
@@ -82,7 +84,8 @@ struct Stage1 : Descriptor {
             .user = user,
             .accessed = (e & kAccessFlag) != 0,
             .dirty = (e & kSoftDirty) != 0 || (write && !(e & kReadOnly)),
-            .deferred_exec = (e & kDeferredExec) != 0};
+            .deferred_exec = (e & kDeferredExec) != 0,
+            .ahead = (e & kAhead) != 0};
   }
   static constexpr Entry with(Entry e, Attributes a) {
     constexpr Entry all = kCommonBits | kUser | kReadOnly | kNotGlobal | kPrivilegedNoExecute | kUserNoExecute;
@@ -91,10 +94,10 @@ struct Stage1 : Descriptor {
   static constexpr Entry accessed(Entry e) { return e | kAccessFlag; }
   // The hardware sets the access flag, and takes "read-only" from what may be written.
   static constexpr Entry stable(Entry e) {
-    return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kReadOnly : 0));
+    return e & ~(kAccessFlag | kSoftDirty | kAhead | ((e & kDirtyBitModifier) ? kReadOnly : 0));
   }
   static constexpr Entry stable_read_only(Entry e) {
-    return (e & ~(kAccessFlag | kSoftDirty | kDirtyBitModifier)) | kReadOnly;
+    return (e & ~(kAccessFlag | kSoftDirty | kAhead | kDirtyBitModifier)) | kReadOnly;
   }
 };
 
@@ -119,7 +122,8 @@ struct Stage2 : Descriptor {
             .user = true,
             .accessed = (e & kAccessFlag) != 0,
             .dirty = (e & kSoftDirty) != 0 || (write && (e & kWrite)),
-            .deferred_exec = (e & kDeferredExec) != 0};
+            .deferred_exec = (e & kDeferredExec) != 0,
+            .ahead = (e & kAhead) != 0};
   }
   static constexpr Entry with(Entry e, Attributes a) {
     constexpr Entry all = kCommonBits | kRead | kWrite | kNoExecute;
@@ -127,10 +131,10 @@ struct Stage2 : Descriptor {
   }
   static constexpr Entry accessed(Entry e) { return e | kAccessFlag; }
   static constexpr Entry stable(Entry e) {
-    return e & ~(kAccessFlag | kSoftDirty | ((e & kDirtyBitModifier) ? kWrite : 0));
+    return e & ~(kAccessFlag | kSoftDirty | kAhead | ((e & kDirtyBitModifier) ? kWrite : 0));
   }
   static constexpr Entry stable_read_only(Entry e) {
-    return e & ~(kAccessFlag | kSoftDirty | kDirtyBitModifier | kWrite);
+    return e & ~(kAccessFlag | kSoftDirty | kAhead | kDirtyBitModifier | kWrite);
   }
 };
 

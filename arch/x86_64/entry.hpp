@@ -18,6 +18,7 @@ struct Stage1 {
   static constexpr Entry kDirty = 1ull << 6;
   static constexpr Entry kPageSize = 1ull << 7;       // PMD and PUD: a leaf. In a PTE this bit is PAT.
   static constexpr Entry kDeferredExec = 1ull << 9;   // ignored by the hardware
+  static constexpr Entry kAhead = 1ull << 10;         // likewise
   static constexpr Entry kNoExecute = 1ull << 63;
   static constexpr Entry kAddress = 0x000f'ffff'ffff'f000;
 
@@ -25,7 +26,8 @@ struct Stage1 {
 
   static constexpr Entry bits(Attributes a) {
     return (a.write ? kWrite : 0) | (a.execute ? 0 : kNoExecute) | (a.user ? kUser : 0) |
-           (a.accessed ? kAccessed : 0) | (a.dirty ? kDirty : 0) | (a.deferred_exec ? kDeferredExec : 0);
+           (a.accessed ? kAccessed : 0) | (a.dirty ? kDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) |
+           (a.ahead ? kAhead : 0);
   }
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) {
     return pa | kPresent | (l == Level::Pte ? 0 : kPageSize) | bits(a);
@@ -45,15 +47,16 @@ struct Stage1 {
             .user = (e & kUser) != 0,
             .accessed = (e & kAccessed) != 0,
             .dirty = (e & kDirty) != 0,
-            .deferred_exec = (e & kDeferredExec) != 0};
+            .deferred_exec = (e & kDeferredExec) != 0,
+            .ahead = (e & kAhead) != 0};
   }
   static constexpr Entry with(Entry e, Attributes a) {
-    constexpr Entry all = kWrite | kNoExecute | kUser | kAccessed | kDirty | kDeferredExec;
+    constexpr Entry all = kWrite | kNoExecute | kUser | kAccessed | kDirty | kDeferredExec | kAhead;
     return (e & ~all) | bits(a);
   }
   static constexpr bool leaf_allowed(Level l) { return l <= Level::Pud; }
   static constexpr Entry accessed(Entry e) { return e | kAccessed; }
-  static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty); }
+  static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty | kAhead); }
   static constexpr Entry stable_read_only(Entry e) { return stable(e) & ~kWrite; }
 
   // Stores become visible in program order on x86, to other processors' walkers as well: keeping the

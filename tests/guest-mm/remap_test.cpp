@@ -199,6 +199,35 @@ TEST_P(Remap, Advice_to_populate_maps_or_says_why_not) {
   w.check_empty();
 }
 
+TEST_P(Remap, Residency_does_not_count_what_was_mapped_ahead) {
+  for (const bool eager : {false, true}) {
+    World w(GetParam(), {.config = {.eager_accessed_dirty = eager, .around_pages = 8}});
+    const Gva a = w.map(0x8000);
+    std::vector<std::uint8_t> out(8, 0xff);
+    const auto residency = [&] {
+      EXPECT_TRUE(w.as->residency(a, 0x8000, out));
+      return out;
+    };
+    const auto pages = [](std::initializer_list<std::uint8_t> there) { return std::vector<std::uint8_t>(there); };
+    ASSERT_TRUE(w.cpu().store(a + 0x3000, 1));
+    ASSERT_EQ(w.as->usage().data_pages_4k, 8u) << "all of it was mapped";
+    EXPECT_EQ(residency(), pages({0, 0, 0, 1, 0, 0, 0, 0}));
+    ASSERT_TRUE(w.cpu().store(a + 0x5000, 1));
+    EXPECT_EQ(residency(), pages({0, 0, 0, 1, 0, 1, 0, 0}));
+    // It stays so whatever the protection, and goes with the page.
+    for (const Prot prot : {Prot::None, Prot::Read, Prot::Read | Prot::Write}) {
+      ASSERT_TRUE(w.as->protect(a, 0x8000, prot));
+      EXPECT_EQ(residency(), pages({0, 0, 0, 1, 0, 1, 0, 0}));
+    }
+    ASSERT_TRUE(w.as->advise(a + 0x2000, 0x2000, Advice::DontNeed));
+    ASSERT_TRUE(w.cpu().store(a + 0x2000, 1));
+    EXPECT_EQ(residency(), pages({0, 0, 1, 0, 0, 1, 0, 0}));
+    // What is populated was asked for.
+    ASSERT_TRUE(w.as->advise(a + 0x6000, 0x1000, Advice::PopulateRead));
+    EXPECT_EQ(residency(), pages({0, 0, 1, 0, 0, 1, 1, 0}));
+  }
+}
+
 TEST_P(Remap, Residency_tells_mapped_pages_from_untouched_ones) {
   World w(GetParam(), {.config = {.around_pages = 1}});
   const Gva a = w.map(0x8000);

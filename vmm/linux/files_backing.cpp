@@ -77,6 +77,19 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
     return {};
   }
 
+  void residency(std::uint64_t offset, std::span<std::uint8_t> out) const override {
+    if (bank_) {
+      if (offset >= bank_offset_) add_residency({bank_->host(), bank_->size()}, offset - bank_offset_, out);
+      return;
+    }
+    // A mapping for the question: the host is asked about nothing else.
+    const std::size_t bytes = out.size() * mm::kPageSize;
+    void* const mapped = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
+    if (mapped == MAP_FAILED) return;
+    add_residency({static_cast<std::byte*>(mapped), bytes}, 0, out);
+    ::munmap(mapped, bytes);
+  }
+
   Identity identity() const override {
     struct stat st;
     bool gone = ::fstat(file_->host.get(), &st) == 0 && st.st_nlink == 0;

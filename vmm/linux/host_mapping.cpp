@@ -2,8 +2,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <vector>
 
 namespace ramet::vmm {
 
@@ -48,6 +50,14 @@ OrErrno<std::shared_ptr<HostMapping>> HostMapping::make(std::shared_ptr<HostMapp
 
 HostMapping::~HostMapping() {
   if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+}
+
+void add_residency(std::span<std::byte> mapped, std::uint64_t offset, std::span<std::uint8_t> out) {
+  if (offset >= mapped.size()) return;
+  const std::size_t bytes = std::min<std::uint64_t>(mapped.size() - offset, out.size() * mm::kPageSize);
+  std::vector<std::uint8_t> resident((bytes + mm::kPageSize - 1) / mm::kPageSize);
+  if (::mincore(mapped.data() + offset, bytes, resident.data()) != 0) return;  // EAGAIN: the host has no memory to tell it
+  for (std::size_t i = 0; i < resident.size(); ++i) out[i] |= resident[i] & 1;
 }
 
 }  // namespace ramet::vmm

@@ -61,4 +61,7 @@ class HostMapping {
   std::span<std::byte> bytes_;
 };
 
+// Sets bit 0 of a byte for each page of the mapping, from offset on, that is in the host's memory.
+void add_residency(std::span<std::byte> mapped, std::uint64_t offset, std::span<std::uint8_t> out);
+
 }  // namespace ramet::vmm

@@ -22,4 +22,8 @@ mm::Result<> SharedMemory::read(std::uint64_t offset, std::span<std::byte> dst) 
   return {};
 }
 
+void SharedMemory::residency(std::uint64_t offset, std::span<std::uint8_t> out) const {
+  add_residency({bank_->host(), bank_->size()}, offset, out);
+}
+
 }  // namespace ramet::vmm

@@ -18,6 +18,7 @@ class SharedMemory final : public mm::Backing {
   std::uint64_t size() const override { return bank_->size(); }
   mm::Result<> read(std::uint64_t offset, std::span<std::byte> dst) override;
   Shared shared() const override { return {bank_, 0}; }
+  void residency(std::uint64_t offset, std::span<std::uint8_t> out) const override;
   Identity identity() const override { return {0, 1, inode_, "/dev/zero (deleted)"}; }
 
  private:

@@ -52,13 +52,6 @@ void Saving::save(Thread& thread, bool hook, const std::string& when) {
 
 namespace {
 
-bool all_zero(std::span<const std::byte> bytes) {
-  std::uint64_t sum = 0;
-  const auto* words = reinterpret_cast<const std::uint64_t*>(bytes.data());
-  for (std::size_t i = 0; i < bytes.size() / sizeof *words; ++i) sum |= words[i];
-  return sum == 0;
-}
-
 // Puts pages into the file, and makes the list of where they are.
 class Pages {
  public:
@@ -102,7 +95,7 @@ class Pages {
   }
 
   Status add_own(const mm::Region& region, mm::Gva at, std::span<const std::byte> bytes) {
-    if (!region.backing && all_zero(bytes)) return {};  // as memory that was never touched
+    if (!region.backing && mm::all_zero(bytes)) return {};  // as memory that was never touched
     if (bytes.size() == mm::kBlockSize)  // a block stays one if it lies in the file as it lies in memory
       if (auto done = writer_.skip(-writer_.pages() % mm::kPagesPerBlock); !done) return done;
     append(region,

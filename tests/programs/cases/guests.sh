@@ -46,6 +46,7 @@ test_file_limit() { same "$G/file_limit" "$DATA"; }
 test_locked() { same "$G/locked"; }
 test_scheduling() { same "$G/scheduling"; }
 test_proc_self() { same "$G/proc_self"; }
+test_mincore() { same "$G/mincore" "$DATA"; }
 test_file_owner() { same "$G/file_owner" "$DATA"; }
 test_futex() { same "$G/futex"; }
 test_cputime() { same "$G/cputime"; }
