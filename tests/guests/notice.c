@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,6 +62,9 @@ int main(void) {
     return 0;
   }
   CHECK(open("/dev/ramet_generation", O_RDWR) == -1 && errno == EACCES);
+  struct stat st;
+  CHECK(stat("/dev/ramet_generation", &st) == 0 && S_ISCHR(st.st_mode));  // who reads all files that there are passes it by
+  CHECK(write(device, &st, 8) == -1 && errno == EBADF);
   CHECK(ramet_generation_signal(65) == -1 && errno == EINVAL && ramet_generation_signal(-1) == -1 && errno == EINVAL);
   unsigned long generation = ramet_generation();
   look(generation, text, device);

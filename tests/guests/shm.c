@@ -131,6 +131,16 @@ static void keys(void) {
   const key_t key = 0x52414d00 + (getpid() & 0xff);
   const int id = shmget(key, kSize, IPC_CREAT | IPC_EXCL | 0640);
   CHECK(id >= 0 && shmget(key, 0, 0) == id && shmget(key, kSize, IPC_CREAT | 0600) == id);
+  int listed = 0;
+  char line[256];
+  FILE* list = fopen("/proc/sysvipc/shm", "r");
+  while (list && fgets(line, sizeof line, list)) {
+    long its_key, its_size;
+    int its_id, mode;
+    if (sscanf(line, "%ld %d %o %ld", &its_key, &its_id, (unsigned*)&mode, &its_size) != 4 || its_id != id) continue;
+    listed += (key_t)its_key == key && (mode & 0777) == 0640 && its_size == (long)kSize;
+  }
+  CHECK(listed == 1 && fclose(list) == 0);
   CHECK_ERRNO(shmget(key, kSize, IPC_CREAT | IPC_EXCL), EEXIST);
   CHECK_ERRNO(shmget(key, kSize + 1, 0), EINVAL);
   if (geteuid() != 0) CHECK_ERRNO(shmget(key, 0, 0100), EACCES);

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "vmm/linux/async_files.hpp"
+#include "vmm/linux/files_lease.hpp"
 #include "vmm/linux/clocks.hpp"
 #include "vmm/linux/process.hpp"
 #include "vmm/linux/syscall.hpp"
@@ -120,6 +121,7 @@ class Family {
   rusage children_usage(int pid);                    // of those that were waited for
 
   SysvMemory sysv_memory;                            // shared by all of its processes
+  const std::shared_ptr<Leases> leases = std::make_shared<Leases>();
   const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
   Clocks clocks;                                     // theirs; set before the first one runs
   std::uint64_t generation = 0;                      // snapshots that the first process has come through; set before it runs

@@ -134,6 +134,17 @@ std::int64_t owner_ioctl(Thread& t, OpenFile& file, unsigned request, mm::Gva at
   return who ? set_owner(t, file, *who) : -who.error();
 }
 
+void own_if_nobody(Thread& t, OpenFile& file, int number) {
+  std::lock_guard guard(file.owner->lock);
+  if (file.owner->setting.id == 0) set_owner_locked(*file.owner, *t.credentials(), F_OWNER_PID, t.process.pid);
+  file.owner->setting.number = number;
+}
+
+void disown(FileOwner& owner) {
+  std::lock_guard guard(owner.lock);
+  owner.setting.id = owner.setting.signal = 0;
+}
+
 bool can_be_async(const OpenFile& file) {
   using enum OpenFile::Kind;
   if (file.kind != Pipe && file.kind != Socket && file.kind != Stdio && file.kind != Device) return false;

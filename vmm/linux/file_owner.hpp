@@ -34,6 +34,11 @@ std::int64_t owner_call(Thread&, OpenFile&, int command, std::uint64_t argument)
 // The ioctl(2) calls of the same meaning, which sockets have: FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP. Others: ENOTTY.
 std::int64_t owner_ioctl(Thread&, OpenFile&, unsigned request, mm::Gva at);
 
+// Nobody owns it: the caller's process does from now on. What is told is told of that descriptor.
+void own_if_nobody(Thread&, OpenFile&, int number);
+// Nobody does, and F_SETSIG was never called.
+void disown(FileOwner&);
+
 // Pipes, sockets and terminals: only they tell by a signal when they are ready.
 bool can_be_async(const OpenFile&);
 bool is_async(const OpenFile&);

@@ -15,6 +15,7 @@
 #include "guest-mm/backing.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/file_owner.hpp"
+#include "vmm/linux/files_lease.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -84,6 +85,7 @@ struct OpenFile {
     std::shared_ptr<AsyncWatch> watch;   // O_ASYNC is set
     bool charged = false;                // what watching costs, once and for all
   } async;
+  std::shared_ptr<Lease> lease;          // guarded by the family's Leases
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;

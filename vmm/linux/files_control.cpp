@@ -76,6 +76,8 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     case F_SETFL: return set_flags(t, *file, fd, static_cast<int>(t.abi().open_flags_to_host(a.u32(2))));
     case F_SETOWN: case F_GETOWN: case F_SETOWN_EX: case F_GETOWN_EX: case F_SETSIG: case F_GETSIG:
       return file->flags & O_PATH ? -EBADF : owner_call(t, *file, command, a[2]);
+    case F_SETLEASE: return t.process.family.leases->set(t, *file, fd, a.i32(2));
+    case F_GETLEASE: return file->flags & O_PATH ? -EBADF : t.process.family.leases->get(*file);
     case F_GETLK: case F_SETLK: case F_SETLKW:
     case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(t, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));

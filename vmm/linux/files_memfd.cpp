@@ -67,7 +67,7 @@ std::int64_t sys_truncate(Thread& t, const Args& a) {
   if (S_ISDIR(found->st.st_mode)) return -EISDIR;
   if (!S_ISREG(found->st.st_mode)) return -EINVAL;
   auto file = state.open_found(&t, *found, O_WRONLY, 0);
-  if (!file) return -file.error();
+  if (!file) return file.error() == EINTR ? kRestartSys : -file.error();  // who had a lease was waited for
   return resize(t, **file, a.i64(1));
 }
 

@@ -108,6 +108,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
     auto file = make_file(OpenFile::Kind::Synthetic, std::move(*host), kept, path);
     return file;
   }
+  if (path == kGenerationDevice) return open_generation(state.process->family, flags & (O_ACCMODE | O_NONBLOCK));
   if (entry->type == ProcEntry::Type::Device) {
     HostFd host(::open(entry->target.c_str(), (flags & (O_ACCMODE | O_NONBLOCK)) | O_CLOEXEC | O_NOCTTY));
     if (!host) return err(errno);
@@ -115,7 +116,6 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
     return make_file(terminal ? OpenFile::Kind::Stdio : OpenFile::Kind::Device, std::move(host), kept, path);
   }
   if (path == kGupTestPath) return open_gup_test(flags & O_ACCMODE);
-  if (path == kGenerationDevice) return open_generation(state.process->family, flags & (O_ACCMODE | O_NONBLOCK));
   if (wants_write(flags) && !(entry->mode & 0222)) return err(EACCES);
   if (int error = refused(state.restricting(tid).get(), found.st, wanted_of(flags))) return err(error);
   auto bytes = proc_content(context, path);
@@ -200,6 +200,10 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
     if (wants_write(flags) && !may_write && !S_ISCHR(type)) return err(EROFS);
     if (int error = refused(who, found.st, temporary ? W_OK | X_OK : wanted_of(flags))) return err(error);
     if (who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid)) return err(EPERM);
+    if (thread && S_ISREG(type)) {
+      const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+      if (int error = process->family.leases->wait_for_holders(*thread, found.st, writes, flags & O_NONBLOCK)) return err(error);
+    }
     mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
     OrErrno<HostFd> fd = err(EIO);
     auto open_it = [&]() -> std::int64_t {
@@ -294,7 +298,7 @@ std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode, s
   auto from = state.base(dirfd, scoped ? std::string(".") : *path);
   if (!from) return -from.error();
   auto file = state.open(&t, *from, *path, flags, mode, resolve);
-  // A FIFO that waited for its other end: Linux restarts the call.
+  // It waited for a FIFO's other end, or for who had a lease: Linux restarts the call.
   if (!file) return file.error() == EINTR ? kRestartSys : -file.error();
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }

@@ -46,6 +46,8 @@ constexpr Fixed kFixed[] = {
     {"/proc/net", Type::Link, "self/net"},
     {"/proc/ramet", Type::Directory},
     {"/proc/ramet/generation", Type::File},
+    {"/proc/sysvipc", Type::Directory},
+    {"/proc/sysvipc/shm", Type::File},
     {"/proc/sys", Type::Directory},
     {"/proc/sys/kernel", Type::Directory},
     {"/proc/sys/kernel/osrelease", Type::File},
@@ -78,7 +80,7 @@ constexpr Fixed kFixed[] = {
     {"/dev/full", Type::Device, "/dev/full", 7},
     {"/dev/random", Type::Device, "/dev/random", 8},
     {"/dev/urandom", Type::Device, "/dev/urandom", 9},
-    {kGenerationDevice, Type::File},
+    {kGenerationDevice, Type::Device, {}, 64},
     {"/dev/fd", Type::Link, "/proc/self/fd"},
     {"/dev/stdin", Type::Link, "/proc/self/fd/0"},
     {"/dev/stdout", Type::Link, "/proc/self/fd/1"},
@@ -391,7 +393,7 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
     case Type::Directory: st.st_mode = S_IFDIR | 0555; break;
     case Type::File: st.st_mode = S_IFREG | (path == kGupTestPath ? 0600 : entry.mode); break;
     case Type::Device:
-      st.st_mode = S_IFCHR | 0666;
+      st.st_mode = S_IFCHR | (path == kGenerationDevice ? 0444 : 0666);
       st.st_rdev = entry.minor ? makedev(1, entry.minor) : makedev(5, 0);
       break;
     default:

@@ -354,6 +354,7 @@ OrErrno<std::string> system_content(const ProcContext& c, std::string_view path)
   if (path == "/proc/stat") return kernel_stat(c.process->family.clocks);
   if (path == "/proc/uptime") return uptime(c.process->family.clocks);
   if (path == "/proc/loadavg") return std::string("0.00 0.00 0.00 1/1 1\n");
+  if (path == "/proc/sysvipc/shm") return list_segments(c.process->family);
   if (path == "/proc/ramet/generation") return fmt::format("{}\n", c.process->family.generation);
   if (path == "/proc/version") return fmt::format("Linux version {} (ramet) {}\n", kKernelRelease, kKernelVersion);
   if (path == "/proc/filesystems") return std::string("nodev\tproc\nnodev\tsysfs\nnodev\tdevtmpfs\nnodev\ttmpfs\n");

@@ -1,6 +1,7 @@
 // shmget, shmat, shmdt, shmctl.
 #include "vmm/linux/sysv_memory.hpp"
 
+#include <fmt/format.h>
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -221,6 +222,21 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
 }
 
 }  // namespace
+
+std::string list_segments(Family& family) {
+  std::string text = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime"
+                     "      ctime                   rss                  swap\n";
+  std::lock_guard guard(family.sysv_memory.lock);
+  for (const auto& [id, segment] : family.sysv_memory.segments) {
+    const auto memory = segment.memory.lock();
+    if (!memory) continue;
+    const shmid_ds& s = segment.state;
+    text += fmt::format("{:10} {:10}  {:4o} {:21} {:5} {:5}  {:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10} {:21} {:21}\n", s.shm_perm.__key, id,
+                        s.shm_perm.mode, s.shm_segsz, s.shm_cpid, s.shm_lpid, attached(family, *memory), s.shm_perm.uid, s.shm_perm.gid,
+                        s.shm_perm.cuid, s.shm_perm.cgid, s.shm_atime, s.shm_dtime, s.shm_ctime, 0, 0);
+  }
+  return text;
+}
 
 std::span<const Definition> sysv_memory_calls() {
   static constexpr Definition kCalls[] = {

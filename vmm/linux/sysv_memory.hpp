@@ -1,6 +1,6 @@
 // System V shared memory (shmget(2)): the segments of a family, as an IPC namespace has them. A segment's memory is that
-// of a shared anonymous mapping, which goes with its last user. Differences from Linux: no SHM_STAT, SHM_INFO and
-// /proc/sysvipc; shm_lpid and shm_dtime tell of calls, not of mappings that end with their process; shmat(2) does not
+// of a shared anonymous mapping, which goes with its last user. Differences from Linux: no SHM_STAT and SHM_INFO;
+// shm_lpid and shm_dtime tell of calls, not of mappings that end with their process; shmat(2) does not
 // look at RLIMIT_AS.
 #pragma once
 
@@ -10,10 +10,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "guest-mm/backing.hpp"
 
 namespace ramet::vmm {
+
+class Family;
 
 struct SysvMemory {
   static constexpr std::size_t kMaxSegments = 4096;  // SHMMNI of Linux
@@ -28,5 +31,8 @@ struct SysvMemory {
   std::map<int, Segment> segments;
   int next_id = 0;
 };
+
+// /proc/sysvipc/shm. What is in memory and swapped out is not counted.
+std::string list_segments(Family&);
 
 }  // namespace ramet::vmm

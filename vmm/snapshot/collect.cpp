@@ -172,6 +172,7 @@ std::expected<FileState, std::string> Collector::describe(const OpenFile& file) 
   const char* const name = file.path == kGenerationDevice ? nullptr : kind_name(file);
   if (name) return std::unexpected(fmt::format("is {}", name));
   if (file.charge) return std::unexpected("is a memory file");
+  if (first_.process.family.leases->get(file) != F_UNLCK) return std::unexpected("has a lease");
   if (file.mount >= 0 && files_.mounts[static_cast<std::size_t>(file.mount)].scratch)
     return std::unexpected("lies in a directory that goes with the program; share one instead (--dir)");
   f.path = file.path;

@@ -48,6 +48,7 @@ test_scheduling() { same "$G/scheduling"; }
 test_proc_self() { same "$G/proc_self"; }
 test_mincore() { same "$G/mincore" "$DATA"; }
 test_file_owner() { same "$G/file_owner" "$DATA"; }
+test_leases() { same "$G/leases" "$DATA"; }
 test_futex() { same "$G/futex"; }
 test_cputime() { same "$G/cputime"; }
 # What the guest asks for reaches the thread of the host that runs its code: the one that has used the most processor time.

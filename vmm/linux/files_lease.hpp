@@ -1,0 +1,68 @@
+// Leases of fcntl(2): who has one on a file is told by a signal before somebody else opens or truncates that file, and has
+// a while to give it back, in which the other waits. They hold among the family's own processes: no program of the host's
+// waits for a guest.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace ramet::vmm {
+
+class Family;
+class Leases;
+class Thread;
+struct FileOwner;
+struct OpenFile;
+
+// Part of an open file description, gone with it.
+class Lease {
+ public:
+  Lease(std::shared_ptr<Leases>, const struct stat&, std::shared_ptr<FileOwner>);
+  ~Lease();
+
+ private:
+  friend class Leases;
+  const std::shared_ptr<Leases> of_;
+  const dev_t device_;
+  const ino_t inode_;
+  const std::shared_ptr<FileOwner> owner_;  // who is told
+  // The rest is guarded by Leases' lock.
+  int type_ = F_UNLCK;                   // F_RDLCK: others may read; F_WRLCK: nobody else may open the file
+  int target_ = F_UNLCK;                 // what it is to become, by the deadline; as type_: it stays
+  std::chrono::steady_clock::time_point deadline_;
+};
+
+// Those of a family.
+class Leases : public std::enable_shared_from_this<Leases> {
+ public:
+  static constexpr std::size_t kMost = 1024;
+  static constexpr std::chrono::seconds kBreakTime{45};  // as /proc/sys/fs/lease-break-time has it
+
+  // F_SETLEASE. The file's owner and signal go with a lease, as on Linux. `number`: the descriptor that the program names. 0 or -errno: EINVAL (no regular file), EACCES (not the
+  // caller's, who has no CAP_LEASE), EAGAIN (others have it open, or there is none to give back), ENOLCK (too many).
+  std::int64_t set(Thread&, OpenFile&, int number, int type);
+  // F_GETLEASE: F_UNLCK if there is none; what one is to become if somebody waits for it.
+  int get(const OpenFile&) const;
+  // Before the file is opened (`writes`: for writing) or truncated by its name: until no lease forbids that. 0 or errno: EWOULDBLOCK (`at_once`),
+  // EINTR.
+  int wait_for_holders(Thread&, const struct stat&, bool writes, bool at_once);
+
+ private:
+  friend class Lease;
+  void take_away_locked(Lease&);
+  void changed_locked();
+  mutable std::mutex lock_;              // guards leases_, and OpenFile::lease; outside of FileOwner's
+  std::vector<Lease*> leases_;           // that have a type
+  std::atomic<std::size_t> count_{0};    // of leases_. Relaxed: an open that misses a new one came before it
+  std::atomic<std::uint32_t> changes_{0};  // a futex word; changes under lock_, and is read there before a wait
+};
+
+}  // namespace ramet::vmm
