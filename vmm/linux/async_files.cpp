@@ -91,7 +91,8 @@ void AsyncFiles::collect_locked() {
     const int n = ::epoll_wait((reading ? in_ : out_).get(), events_.data(), static_cast<int>(events_.size()), 0);
     for (int i = 0; i < n; ++i) {
       const epoll_event& event = events_[static_cast<std::size_t>(i)];
-      const auto found = watched_.find(event.data.u64);
+      const std::uint64_t id = event.data.u64;  // the structure is packed
+      const auto found = watched_.find(id);
       if (found != watched_.end()) (reading ? found->second.in : found->second.out) |= event.events;
     }
   }
