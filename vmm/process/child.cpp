@@ -28,6 +28,7 @@
 #include "arch/x86_64/host/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
+#include "vmm/process/rights.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 
@@ -63,22 +64,6 @@ rlim_t descriptor_limit() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   return limit.rlim_cur;
-}
-
-// The one that came along with a message from there, if there is one.
-int received(int socket) {
-  char byte;
-  iovec piece{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &piece;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  int fd = -1;
-  if (::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return -1;
-  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); header && header->cmsg_type == SCM_RIGHTS) std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  return fd;
 }
 
 // What the mapper does first. `names`: of each command, for whoever must be told that it failed.
@@ -320,20 +305,8 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
     if (!number) return std::unexpected(EMFILE);
     numbers[i] = *number;
   }
-  char byte = 0;
-  iovec piece{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMostGiven * sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &piece;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
-  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-  if (::sendmsg(socket_, &message, MSG_NOSIGNAL) != 1) return std::unexpected(errno);
+  static_assert(kMostGiven <= kMostRights);
+  if (!send_descriptors(socket_, descriptors)) return std::unexpected(errno);
   // The receiver's message lies where it can be written: what the kernel fills in nobody reads.
   const Context mapper = context(kMapper);
   constexpr std::size_t kMessage = RAMET_SIGNAL_STACK;  // the mapper has no use for a signal stack
@@ -343,7 +316,7 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
   receiving.msg_iov = reinterpret_cast<iovec*>(at + 64);
   receiving.msg_iovlen = 1;
   receiving.msg_control = reinterpret_cast<void*>(at + 192);
-  receiving.msg_controllen = sizeof control;
+  receiving.msg_controllen = CMSG_SPACE(kMostGiven * sizeof(int));
   std::memcpy(mapper.said().data() + kMessage, &receiving, sizeof receiving);
   std::memcpy(mapper.said().data() + kMessage + 64, &there, sizeof there);
   const Command receive{SYS_recvmsg, {kMapperSocket, at, MSG_CMSG_CLOEXEC}};
@@ -389,7 +362,8 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
   std::memcpy(mapper.data().data(), &data, sizeof data);
   const Command commands[] = {{SYS_sendmsg, {kMapperSocket, kMapperMessage, 0}}, {SYS_close, {static_cast<std::uint64_t>(number)}}};
   if (auto done = ask(commands); !done) return std::unexpected(done.error());
-  const int listener = received(socket_);
+  int listener = -1;
+  static_cast<void>(receive_descriptors(socket_, {&listener, 1}));
   // Without one futexes do, and others need descriptors more.
   if (listener >= 0 && static_cast<rlim_t>(listener) >= descriptor_limit() / 2) {
     ::close(listener);

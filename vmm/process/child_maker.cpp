@@ -13,14 +13,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "arch/x86_64/host/process_stub.hpp"
+#include "vmm/process/rights.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 #include "vmm/signals_blocked.hpp"
 
@@ -66,42 +67,12 @@ std::vector<std::byte> program() {
 
 // The thread's descriptors: the program, also as whatever a new process closes or overwrites; where orders come from. What
 // comes with an order lies above.
-constexpr int kLast = 5, kOrders = 6;
+constexpr int kOrders = 6;
 
 struct Begin {
   int contexts, socket;
   pid_t parent;
 };
-
-struct Descriptors {
-  int contexts = -1, socket = -1;
-};
-
-bool send(int to, const Descriptors& both) {
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof both)] = {};
-  char byte = 0;
-  iovec data{&byte, 1};
-  msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = control, message.msg_controllen = sizeof control;
-  cmsghdr* rights = CMSG_FIRSTHDR(&message);
-  rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS, rights->cmsg_len = CMSG_LEN(sizeof both);
-  std::memcpy(CMSG_DATA(rights), &both, sizeof both);
-  return ::sendmsg(to, &message, MSG_NOSIGNAL) == 1;
-}
-
-std::optional<Descriptors> receive(int from) {
-  Descriptors both;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof both)];
-  char byte;
-  iovec data{&byte, 1};
-  msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = control, message.msg_controllen = sizeof control;
-  if (::recvmsg(from, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return std::nullopt;
-  const cmsghdr* rights = CMSG_FIRSTHDR(&message);
-  if (!rights || rights->cmsg_len != CMSG_LEN(sizeof both)) return std::nullopt;  // no room for them in this table
-  std::memcpy(&both, CMSG_DATA(rights), sizeof both);
-  return both;
-}
 
 // In the new process, on the VMM's memory, until execve.
 int begin(void* argument) {
@@ -161,7 +132,7 @@ bool ChildMaker::separate() {
   // First out of the way of where they are to go.
   const int hearer = ::fcntl(hearer_, F_DUPFD_CLOEXEC, kOrders), text = ::fcntl(program_, F_DUPFD_CLOEXEC, kOrders);
   if (hearer < 0 || text < 0) return false;
-  for (int fd = 0; fd <= kLast; ++fd)
+  for (int fd = 0; fd < kOrders; ++fd)
     if (::dup2(text, fd) < 0) return false;
   if (hearer != kOrders && ::dup3(hearer, kOrders, O_CLOEXEC) < 0) return false;
   return ::syscall(SYS_close_range, kOrders + 1, ~0u, 0) == 0;
@@ -182,7 +153,7 @@ ChildMaker::Made ChildMaker::make(int contexts, int socket) {
   Order order;
   std::unique_lock guard(lock_);
   changed_.wait(guard, [&] { return order_ == nullptr; });
-  if (!send(orders_, {contexts, socket})) return {.error = errno};
+  if (!send_descriptors(orders_, std::array{contexts, socket})) return {.error = errno};
   order_ = &order;
   changed_.notify_all();
   changed_.wait(guard, [&] { return order.done; });
@@ -217,9 +188,9 @@ void ChildMaker::work() {
 }
 
 ChildMaker::Made ChildMaker::spawn() {
-  const auto given = receive(kOrders);
-  if (!given) return {.error = EMFILE};
-  Begin b{given->contexts, given->socket, ::getpid()};
+  std::array<int, 2> given;
+  if (!receive_descriptors(kOrders, given)) return {.error = EMFILE};
+  Begin b{given[0], given[1], ::getpid()};
   alignas(64) static std::byte stack[32 << 10];  // this thread alone makes them, and waits until each has begun
   // No handler of the VMM's may run there; the new process keeps the mask over execve.
   sigset_t all, before;
@@ -229,7 +200,7 @@ ChildMaker::Made ChildMaker::spawn() {
   made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
   made.error = made.pid < 0 ? errno : 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::close(given->contexts), ::close(given->socket);
+  for (const int fd : given) ::close(fd);
   return made;
 }
 
