@@ -2,15 +2,18 @@
 # (the test `rooms` checks the includes).
 function(ramet_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${name}/*.cpp ${name}/*.c ${name}/*.S)
-  # Of the twins in arch/, what guests see is for any host; host/ and assembly are for the host's own processor.
+  # Of the twins in arch/, what guests see is for any host, and host/ is for the host's own processor.
   foreach(twin x86_64:x86_64 arm64:aarch64)
     string(REPLACE : ";" twin ${twin})
     list(GET twin 0 folder)
     list(GET twin 1 processor)
     if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL processor)
-      list(FILTER sources EXCLUDE REGEX "/arch/${folder}/(host/|.*\\.S$)")
+      list(FILTER sources EXCLUDE REGEX "/arch/${folder}/host/")
     endif()
   endforeach()
+  if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)  # arm64's is assembled by any host
+    list(FILTER sources EXCLUDE REGEX "/arch/x86_64/vdso\\.S$")
+  endif()
   string(REPLACE - _ target ramet_${name})
   if(sources)
     add_library(${target} STATIC ${sources})
