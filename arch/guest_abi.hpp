@@ -65,7 +65,11 @@ struct GuestAbi {
     std::uint64_t page, step;       // numbers of a page fault, of a single step
     std::uint64_t bad_return;       // what a frame that nobody can return to is told as
     std::uint64_t write;            // bit of a page fault's error code
+    // Which SIGSEGV a bad return is: at the stack pointer, of code SEGV_MAPERR or SEGV_ACCERR; else of code SI_KERNEL.
+    bool bad_return_at_sp;
   } trap;
+  // An exception has this number, this error code and si_addr `address`: what frames show of it from then on.
+  void (*note_fault)(FaultRecord&, std::uint64_t trap, std::uint64_t error, std::uint64_t address);
   std::uint64_t (*page_fault_error)(bool present, bool write, bool execute);
 
   // Signal handlers. A frame goes below a stack pointer, from which red_zone has been taken off on the interrupted stack.
@@ -73,9 +77,10 @@ struct GuestAbi {
   std::uint64_t (*max_frame_bytes)(const FpFormat&);                      // AT_MINSIGSTKSZ
   std::uint64_t min_signal_stack;                                         // that sigaltstack(2) takes: MINSIGSTKSZ
   std::uint64_t (*frame_place)(std::uint64_t sp, const FpFormat&);        // its lowest address; wraps for a tiny sp
-  // Writes the frame and changes the registers to the handler's, but for FpState: its initial one is then due. False, and
-  // they are as before: the stack cannot take it, or the program did not say where the handler returns to.
+  // Writes the frame and changes the registers to the handler's, but for FpState. False, and they are as before: the stack
+  // cannot take it, or the program did not say where the handler returns to.
   bool (*enter_handler)(const Handling&, std::uint64_t sp, const FpFormat&, UserRegs&, FpState&, const WriteMemory&);
+  bool handler_resets_fp;           // the handler begins with the initial FpState, not with that of what it interrupts
   // rt_sigreturn(2): `fp` holds the thread's, and leaves with the frame's. Nothing: there is no frame.
   std::optional<Returned> (*leave_handler)(const UserRegs&, const FpFormat&, FpState& fp, const ReadMemory&);
 

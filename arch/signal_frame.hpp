@@ -17,8 +17,8 @@ struct SignalStack {                // sigaltstack(2)
   std::int32_t flags = 0;
 };
 
-// The last exception of the thread: the processor's number and error code, and the address of the last access at which
-// one told an address.
+// The last exception of the thread: the processor's number and error code, and the address of an access at which one told
+// an address. GuestAbi says what of an exception is noted there.
 struct FaultRecord {
   std::uint64_t trap = 0, error = 0, address = 0;
 };
@@ -26,8 +26,10 @@ struct FaultRecord {
 struct Handling {
   int signal = 0;
   std::span<const std::byte, 128> info;     // siginfo_t
+  bool wants_info = true;                   // the program asked for it (SA_SIGINFO)
   std::uint64_t handler = 0;
   std::optional<std::uint64_t> restorer;    // where it returns to, if the program said so (SA_RESTORER)
+  std::uint64_t vdso = 0;                   // where the image of its vDSO is
   std::uint64_t mask = 0;                   // of signals, as it is to be after the handler
   SignalStack stack;
   FaultRecord fault;

@@ -4,11 +4,28 @@
 
 #include <cstring>
 
+#include "arch/arm64/fault_signal.hpp"
+#include "arch/arm64/signal_frame.hpp"
 #include "arch/arm64/stat.hpp"
 #include "arch/arm64/user_state.hpp"
 
 namespace ramet::arch::arm64 {
 namespace {
+
+// Of a processor whose maker and part have no numbers: a program, not a piece of hardware.
+std::string cpuinfo(const GuestAbi::Processor& p) {
+  std::string out;
+  const auto line = [&](const char* name, std::string_view value) { out.append(name).append(": ").append(value).append("\n"); };
+  line("processor\t", std::to_string(p.number));
+  line("BogoMIPS\t", "100.00");
+  line("Features\t", p.features);
+  line("CPU implementer\t", "0x00");
+  line("CPU architecture", "8");
+  line("CPU variant\t", "0x0");
+  line("CPU part\t", "0x000");
+  line("CPU revision\t", "0");
+  return out + "\n";
+}
 
 constexpr auto kCalls = [] {
   std::array<Call, kMostCalls> calls;
@@ -45,15 +62,16 @@ const GuestAbi kGuestAbi{
     .is_base = [](std::uint64_t) { return true; },
     .base_end = ~std::uint64_t{0},
     .arch_prctl = [](int) { return std::optional<GuestAbi::BaseAccess>(); },
-    // Faults and handlers come with the first machine that runs it.
-    .trap = {},
-    .page_fault_error = nullptr,
+    .trap = {.page = kClassData, .step = kClassStep, .bad_return = kClassUnknown, .write = kWrite, .bad_return_at_sp = true},
+    .note_fault = note_fault,
+    .page_fault_error = page_fault_error,
     .red_zone = 0,
-    .max_frame_bytes = nullptr,
+    .max_frame_bytes = [](const FpFormat&) { return kMaxFrameBytes; },
     .min_signal_stack = 5120,
-    .frame_place = nullptr,
-    .enter_handler = nullptr,
-    .leave_handler = nullptr,
+    .frame_place = [](std::uint64_t sp, const FpFormat&) { return place_frame(sp).frame; },
+    .enter_handler = enter_handler,
+    .handler_resets_fp = false,
+    .leave_handler = leave_handler,
     .stat_bytes = sizeof(Stat),
     .put_stat =
         [](const struct ::stat& st, std::span<std::byte> out) {
@@ -64,7 +82,7 @@ const GuestAbi kGuestAbi{
     .open = {.directory = 0040000, .nofollow = 0100000, .direct = 0200000, .large_file = 0400000},
     .clone_tls = 3,
     .clone_child_tid = 4,
-    .cpuinfo = nullptr,  // as above
+    .cpuinfo = cpuinfo,
 };
 
 }  // namespace ramet::arch::arm64

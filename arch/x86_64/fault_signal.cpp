@@ -47,4 +47,10 @@ FaultSignal fault_signal(unsigned vector, const FpState* fp) {
   }
 }
 
+void note_fault(FaultRecord& last, std::uint64_t trap, std::uint64_t error, std::uint64_t address) {
+  last.trap = trap;
+  last.error = error;
+  if (trap == kVectorPageFault) last.address = address;  // as CR2 does
+}
+
 }  // namespace ramet::arch::x86_64

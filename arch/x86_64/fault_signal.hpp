@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "arch/signal_frame.hpp"
 #include "arch/x86_64/user_state.hpp"
 
 namespace ramet::arch::x86_64 {
@@ -25,6 +26,9 @@ constexpr bool fault_needs_fp(unsigned vector) { return vector == kVectorX87 || 
 constexpr std::uint64_t page_fault_error(bool present, bool write, bool execute) {
   return (present ? 1u : 0u) | (write ? 2u : 0u) | 4u | (execute ? 16u : 0u);
 }
+
+// See GuestAbi.
+void note_fault(FaultRecord&, std::uint64_t trap, std::uint64_t error, std::uint64_t address);
 
 // An instruction pointer that IRET and SYSRET refuse with #GP: not a sign-extended 48-bit address.
 constexpr bool is_canonical(std::uint64_t address) {

@@ -194,6 +194,12 @@ TEST(GuestAbi, CpuinfoIsWhatProgramsParse) {
   EXPECT_TRUE(text.ends_with("\n\n"));
 }
 
+TEST(GuestAbi, Arm64sCpuinfoIsThatOfItsLinux) {
+  EXPECT_EQ(arm64::kGuestAbi.cpuinfo({.number = 5, .position = 1, .count = 2, .model = "a program", .features = "fp asimd"}),
+            "processor\t: 5\nBogoMIPS\t: 100.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x00\nCPU architecture: 8\n"
+            "CPU variant\t: 0x0\nCPU part\t: 0x000\nCPU revision\t: 0\n\n");
+}
+
 TEST(GuestAbi, ABaseIsWhatTheProcessorTakes) {
   EXPECT_TRUE(x86_64::kGuestAbi.is_base(0x7fff'ffff'ffff));
   EXPECT_FALSE(x86_64::kGuestAbi.is_base(0x8000'0000'0000));

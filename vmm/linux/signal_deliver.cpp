@@ -51,8 +51,10 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   if (!thread.vcpu().get_fp(fp)) return false;
   arch::Handling handling{.signal = info.si_signo,
                           .info = std::as_bytes(std::span<const siginfo_t, 1>(&info, 1)),
+                          .wants_info = (action.flags & SA_SIGINFO) != 0,
                           .handler = action.handler,
                           .restorer = {},
+                          .vdso = thread.image().vdso,
                           .mask = mask_to_save,
                           .stack = alternate,
                           .fault = thread.last_fault};
@@ -60,7 +62,7 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   const auto write = [&](std::uint64_t at, std::span<const std::byte> bytes) { return thread.memory().write(at, bytes).has_value(); };
   if (!abi.enter_handler(handling, sp, format, thread.regs(), fp, write)) return false;
   if (alternate.flags & kAutodisarm) alternate = {.flags = SS_DISABLE};
-  thread.vcpu().reset_fp();
+  if (abi.handler_resets_fp) thread.vcpu().reset_fp();
   return true;
 }
 

@@ -210,9 +210,7 @@ std::int64_t send_to_process(Process& process, const siginfo_t& info) { return s
 std::int64_t send_to_thread(Process& process, int tid, const siginfo_t& info) { return send(process, tid, info); }
 
 void send_fault(Thread& thread, int sig, int code, mm::Gva address, std::uint64_t trap, std::uint64_t error) {
-  thread.last_fault.trap = trap;
-  thread.last_fault.error = error;
-  if (trap == thread.abi().trap.page) thread.last_fault.address = address;
+  thread.abi().note_fault(thread.last_fault, trap, error, address);
   siginfo_t info{};
   info.si_signo = sig;
   info.si_code = code;

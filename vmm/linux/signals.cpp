@@ -261,7 +261,10 @@ std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
   std::optional<arch::Returned> to;
   if (thread.vcpu().get_fp(fp)) to = thread.abi().leave_handler(thread.regs(), thread.image().machine().features().fp, fp, read);
   if (!to || !thread.vcpu().set_fp(fp)) {
-    send_fault(thread, SIGSEGV, SI_KERNEL, 0, thread.abi().trap.bad_return, 0);
+    const auto& trap = thread.abi().trap;
+    const bool mapped = thread.memory().find_region(thread.sp()).has_value();
+    if (trap.bad_return_at_sp) send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, thread.sp(), trap.bad_return, 0);
+    else send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
     return kNoResult;
   }
   set_blocked(thread, to->mask);
