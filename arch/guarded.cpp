@@ -15,10 +15,11 @@ namespace ramet::arch {
 // x86_64/host/guarded.cpp, arm64/host/guarded.cpp
 std::uint64_t program_counter(const ucontext_t&);
 void continue_at(ucontext_t&, std::uint64_t address);
+std::uint64_t landing_of(std::uint64_t pc);  // of the function that faulted there
 
 namespace {
 
-extern "C" const char ramet_guarded_begin[], ramet_guarded_end[], ramet_guarded_landing[];
+extern "C" const char ramet_guarded_begin[], ramet_guarded_end[];
 std::uint64_t address_of(const char* label) { return reinterpret_cast<std::uintptr_t>(label); }
 
 struct Before {
@@ -51,7 +52,7 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int
   auto& context = *static_cast<ucontext_t*>(argument);
   const std::uint64_t pc = program_counter(context);
   if (pc >= address_of(ramet_guarded_begin) && pc < address_of(ramet_guarded_end) && info->si_code > 0) {
-    continue_at(context, address_of(ramet_guarded_landing));
+    continue_at(context, landing_of(pc));
     return;
   }
   const int saved = errno;

@@ -5,7 +5,7 @@
 //
 //   ramet_guarded_begin:    each function leaves the stack as it found it, so that one landing serves all
 //   ramet_guarded_end:
-//   ramet_guarded_landing:  fault = 1, return
+//   ramet_guarded_landing:  fault = 1, return; a function that changes more than that has another one
 //
 // Any other fault is handed on to the handler that was there before, or does what it does without one. Handlers that
 // are installed later must do likewise with what is not theirs (dynarmic's does). A thread with SIGSEGV or SIGBUS

@@ -33,6 +33,8 @@ struct GuestAbi {
   std::uint64_t user_end, processor_end;
   // Position-independent programs go at program_base and up to program_spread bytes above.
   std::uint64_t program_base, program_spread;
+  // Free ranges are searched from mmap_top downwards, or from up to mmap_spread bytes below.
+  std::uint64_t mmap_top, mmap_spread;
 
   // System calls.
   const std::array<Call, kMostCalls>* calls;  // by the number that a program makes them by

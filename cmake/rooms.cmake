@@ -14,6 +14,7 @@ function(ramet_room name)
   if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)  # arm64's is assembled by any host
     list(FILTER sources EXCLUDE REGEX "/arch/x86_64/vdso\\.S$")
   endif()
+  list(FILTER sources EXCLUDE REGEX "/vmm/soft/dynarmic/")  # a library of its own, see soft.cmake
   string(REPLACE - _ target ramet_${name})
   if(sources)
     add_library(${target} STATIC ${sources})

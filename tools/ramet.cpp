@@ -4,8 +4,17 @@
 #include <cstdio>
 
 #include "tools/commands.hpp"
+#include "tools/soft_program.hpp"
+#ifdef RAMET_SOFT
+#include "vmm/soft/provide.hpp"
+#endif
 
 int main(int argc, char** argv) {
+#ifdef RAMET_SOFT
+  ramet::vmm::provide_soft_engines();
+#else
+  ramet::tools::remember_arguments(argv);
+#endif
   CLI::App app("Runs Linux programs as microVM guests without a guest kernel.", "ramet");
   app.require_subcommand(1);
   app.set_version_flag("--version", RAMET_VERSION);

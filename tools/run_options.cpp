@@ -10,6 +10,8 @@
 
 #include "tools/parse.hpp"
 #include "tools/report.hpp"
+#include "tools/soft_program.hpp"
+#include "vmm/linux/loader.hpp"
 
 namespace ramet::tools {
 namespace {
@@ -43,7 +45,7 @@ vmm::Share parse_dir(std::string text) {
 }  // namespace
 
 void add_run_options(CLI::App& command, RunSettings& settings) {
-  command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none")
+  command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none; the software CPU for arm64 programs")
       ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
   command.add_flag("--hardened", settings.hardened, "process machine: no thread that runs guest code may map memory (slower faults)");
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
@@ -73,12 +75,12 @@ std::expected<std::vector<std::string>, vmm::Failure> command_of(const CLI::App&
 }
 
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
-  if (options.machine == "soft") return vmm::failure("this build has no software CPU; use --machine kvm or process");
   Prepared prepared;
   if (options.machine == "kvm") prepared.machine.kind = vmm::MachineChoice::Kind::Kvm;
   if (options.machine == "process") prepared.machine.kind = vmm::MachineChoice::Kind::Process;
+  if (options.machine == "soft") prepared.machine.kind = vmm::MachineChoice::Kind::Soft;
   prepared.machine.hardened = options.hardened;
-  if (options.hardened && options.machine == "kvm")
+  if (options.hardened && options.machine != "process" && options.machine != "auto")
     return vmm::failure("--hardened is of the process machine; leave it out, or use --machine process");
   vmm::RunOptions& run = prepared.run;
   run.environment = options.environment;
@@ -116,6 +118,7 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
 }
 
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared& prepared) {
+  use_soft_program(prepared.machine);
   auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques, prepared.machine);
   // Where there is none, nothing is amiss; where one is there, somebody may have meant to use it.
   if (shell && !(*shell)->passed_over().empty() && ::access("/dev/kvm", F_OK) == 0) {
@@ -132,6 +135,8 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings
   prepared->run.program = command[0];
   prepared->run.arguments.assign(command.begin() + 1, command.end());
   prepared->run.observer = std::move(observer);
+  // On that kind of machine, if one was named: what it does not run it says itself.
+  if (prepared->machine.kind == vmm::MachineChoice::Kind::Auto) prepared->machine.abi = vmm::find_program_abi(prepared->run.shares, command[0]);
   auto shell = make_shell(*prepared);
   if (!shell) return std::unexpected(shell.error());
   return run_in(std::move(*shell), prepared->run, settings.stat, command);

@@ -1,5 +1,5 @@
 // Machine: the virtual CPUs and the guest-physical memory of one VM, whatever runs them.
-// vmm/kvm has them on KVM, vmm/process in a process of the host; make_machine.hpp chooses.
+// vmm/kvm has them on KVM, vmm/process in a process of the host, vmm/soft in software; make_machine.hpp chooses.
 #pragma once
 
 #include <chrono>
@@ -120,6 +120,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // What must be known before the guest's memory is made.
   struct Needs {
     bool files = false;        // banks in memory files: it maps them elsewhere
+    mm::Format format = mm::Format::X86_64Stage1;  // of the page tables
   };
   virtual Needs needs() const { return {}; }
 

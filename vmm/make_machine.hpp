@@ -12,11 +12,18 @@
 
 namespace ramet::vmm {
 
+namespace soft {
+class EnginePool;
+}
+
 struct MachineChoice {
-  // Auto: KVM where it can be used, else a confined process.
-  enum class Kind : std::uint8_t { Auto, Kvm, Process } kind = Kind::Auto;
-  // Whose programs it is to run. Null: those of the host's own instruction set, which both machines run and no other.
+  // Auto: KVM where it can be used, else a confined process; the software CPU for programs of another instruction set.
+  enum class Kind : std::uint8_t { Auto, Kvm, Process, Soft } kind = Kind::Auto;
+  // Whose programs it is to run. Null: those of the host's own instruction set, or on the software CPU of arm64, the only
+  // one that it runs.
   const arch::GuestAbi* abi = nullptr;
+  // On the software CPU: of the family; null: of a new one.
+  std::shared_ptr<soft::EnginePool> engines = {};
   // On the process machine: only the first thread of the guest's host process may map, and none that runs guest code. Faults
   // take longer.
   bool hardened = false;
@@ -28,6 +35,8 @@ struct MachineChoice {
 };
 
 std::string name_of(const MachineChoice&);
+// The choice falls on the software CPU, and this program has none: see vmm/soft/provide.hpp.
+bool needs_soft_engines(const MachineChoice&);
 
 struct MadeMachine {
   std::unique_ptr<Machine> machine;

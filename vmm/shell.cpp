@@ -64,8 +64,11 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   if (auto r = shell->physical_->observe(*shell->machine_); !r) return out_of_memory(r.error());
 
   mm::AddressSpace::Config config;
+  config.format = shell->machine_->needs().format;
   config.limit_bytes = memory_bytes;
-  config.end = shell->machine_->abi().user_end;
+  const arch::GuestAbi& abi = shell->machine_->abi();
+  config.end = abi.user_end;
+  config.mmap_top = abi.mmap_top;
   config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;
@@ -74,7 +77,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
   std::uint64_t random = 0;
   if (getrandom(&random, sizeof random, GRND_NONBLOCK) == sizeof random)
-    config.mmap_top -= mm::align_down(random % (1ull << 36), mm::kBlockSize);
+    config.mmap_top -= mm::align_down(random % abi.mmap_spread, mm::kBlockSize);
   auto space = mm::AddressSpace::create(config, *shell->physical_, *shell->machine_);
   if (!space) return out_of_memory(space.error());
   shell->space_ = std::move(*space);

@@ -50,6 +50,8 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 48,
     .program_base = 0x55'0000'0000,
     .program_spread = 1ull << 30,
+    .mmap_top = 0x7f'f000'0000,
+    .mmap_spread = 1ull << 32,
     .calls = &kCalls,
     .restart_syscall = 128,
     .reg = {.count = kRegisterCount, .pc = Pc, .sp = Sp, .flags = Pstate, .number = X8, .result = X0,

@@ -60,6 +60,8 @@ const GuestAbi kGuestAbi{
     .processor_end = 1ull << 47,
     .program_base = 0x5500'0000'0000,
     .program_spread = 1ull << 38,
+    .mmap_top = 0x7fff'f000'0000,
+    .mmap_spread = 1ull << 36,
     .calls = &kCalls,
     .restart_syscall = static_cast<std::uint32_t>(Call::restart_syscall),
     .reg = {.count = kRegisterCount, .pc = Rip, .sp = Rsp, .flags = Rflags, .number = Rax, .result = Rax,

@@ -2,6 +2,7 @@
 // by initial_stack.cpp.
 #include "vmm/linux/loader.hpp"
 
+#include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <limits.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "vmm/linux/elf.hpp"
@@ -193,6 +195,12 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
   return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs), 126, ENOENT);
 }
 
+// The first program of a family: on the host itself, if nothing is shared as the root.
+std::expected<Program, Failure> open_first(Files& files, const std::string& path) {
+  if (!files.shared("/")) return open_on_host(path);
+  return open_shared(files, path.starts_with('/') ? path : "/" + path);
+}
+
 // `called`: the path that scripts and AT_EXECFN are to have.
 std::expected<Start, Failure> load(Process& process, Image& image, Program program, const std::string& called,
                                    std::vector<std::string> words, const std::vector<std::string>& environment,
@@ -275,9 +283,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
 
 std::expected<Start, Failure> load(Process& process, const std::string& path, const std::vector<std::string>& arguments,
                                    const std::vector<std::string>& environment, std::uint64_t stack_bytes) {
-  const bool has_root = process.files.shared("/");
-  std::string guest_path = has_root && !path.starts_with('/') ? "/" + path : path;
-  auto program = has_root ? open_shared(process.files, guest_path) : open_on_host(path);
+  auto program = open_first(process.files, path);
   if (!program) return std::unexpected(program.error());
   std::vector<std::string> words{path};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -291,6 +297,22 @@ std::expected<Start, Failure> load(Process& process, Image& image, std::shared_p
   auto program = check_file(std::move(file), name);
   if (!program) return std::unexpected(program.error());
   return load(process, image, std::move(*program), name, arguments, environment, stack_bytes);
+}
+
+const arch::GuestAbi* find_program_abi(const std::vector<Share>& shares, const std::string& path) {
+  auto files = Files::create(shares);
+  if (!files) return nullptr;
+  auto program = open_first(*files, path);
+  for (unsigned depth = 0; program && depth <= kMaxScripts; ++depth) {
+    const auto line = script_line(*program);
+    if (!line) {
+      Elf64_Ehdr header;
+      if (!program->read(0, std::as_writable_bytes(std::span(&header, 1))) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return nullptr;
+      return arch::find_guest_abi(header.e_machine);
+    }
+    program = open_shared(*files, line->front());
+  }
+  return nullptr;
 }
 
 }  // namespace ramet::vmm

@@ -28,4 +28,8 @@ std::expected<Start, Failure> load(Process&, Image& image, std::shared_ptr<OpenF
                                    const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
                                    std::uint64_t stack_bytes);
 
+// Whose instruction set a family's first program is of, to choose its machine by. Null: none that ramet knows, or there is
+// no such program: load() says what is the matter.
+const arch::GuestAbi* find_program_abi(const std::vector<Share>&, const std::string& program);
+
 }  // namespace ramet::vmm

@@ -117,7 +117,76 @@ ramet_guarded_compare_exchange:
         .cfi_endproc
         .size   ramet_guarded_compare_exchange, . - ramet_guarded_compare_exchange
 
+// One word of a size; see guarded_word.hpp.
+        .macro  word name
+        .globl  \name
+        .type   \name, @function
+        .p2align 4
+\name:
+        .cfi_startproc
+        endbr64
+        .endm
+        .macro  word_end name
+        xorl    %edx, %edx
+        ret
+        .cfi_endproc
+        .size   \name, . - \name
+        .endm
+        .macro  words size load suffix source value result
+        word    ramet_guarded_load_\size
+        \load   (%rdi), %\result
+        word_end ramet_guarded_load_\size
+        word    ramet_guarded_store_\size
+        mov\suffix %\source, (%rdi)
+        word_end ramet_guarded_store_\size
+        word    ramet_guarded_exchange_\size
+        movq    %rsi, %rax
+        lock cmpxchg\suffix %\value, (%rdi)
+        word_end ramet_guarded_exchange_\size
+        .endm
+        words   8 movzbl b sil dl eax
+        words   16 movzwl w si dx eax
+        words   32 movl l esi edx eax
+        words   64 movq q rsi rdx rax
+        word    ramet_guarded_load_128
+        movups  (%rdi), %xmm0
+        movups  %xmm0, (%rsi)
+        word_end ramet_guarded_load_128
+        word    ramet_guarded_store_128
+        movups  (%rsi), %xmm0
+        movups  %xmm0, (%rdi)
+        word_end ramet_guarded_store_128
+
+// RBX is the caller's: this one has a landing of its own, which gives it back from R10.
+        .globl  ramet_guarded_pair_begin, ramet_guarded_pair_end, ramet_guarded_pair_landing
+        word    ramet_guarded_exchange_128
+        movq    %rbx, %r10
+        .cfi_register %rbx, %r10
+        movq    %rdx, %r8
+        movq    (%rsi), %rax
+        movq    8(%rsi), %rdx
+        movq    (%r8), %rbx
+        movq    8(%r8), %rcx
+ramet_guarded_pair_begin:
+        lock cmpxchg16b (%rdi)
+ramet_guarded_pair_end:
+        movq    %rax, (%rsi)
+        movq    %rdx, 8(%rsi)
+        sete    %al
+        movzbl  %al, %eax
+        movq    %r10, %rbx
+        word_end ramet_guarded_exchange_128
+
 ramet_guarded_end:
+
+        .type   ramet_guarded_pair_landing, @function
+ramet_guarded_pair_landing:
+        .cfi_startproc
+        movq    %r10, %rbx
+        movl    $1, %edx
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_pair_landing, . - ramet_guarded_pair_landing
 
         .type   ramet_guarded_landing, @function
 ramet_guarded_landing:

@@ -1,0 +1,173 @@
+#include "vmm/soft/dynarmic/callbacks.hpp"
+
+#include <time.h>
+
+#include <utility>
+
+#include "vmm/soft/dynarmic/extra.hpp"
+
+namespace ramet::vmm::soft {
+namespace {
+
+using Dynarmic::HaltReason;
+using Access = Memory::Access;
+
+// How far around a page translations are kept at once: what costs is the look, not the pages.
+constexpr std::uint64_t kReach = 256 << 10;
+
+// The processor does not look at an address's top byte: bit 55 stands for it (TBI).
+std::uint64_t untagged(std::uint64_t at) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(at << 8) >> 8); }
+std::uint64_t page_of(std::uint64_t at) { return at & ~(kPage - 1); }
+bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (kPage - 1)) + bytes <= kPage; }
+
+}  // namespace
+
+void Callbacks::end(const Stop& why, HaltReason reason) {
+  if (!stop) stop = why;
+  jit->HaltExecution(reason);
+}
+
+std::byte* Callbacks::find(std::uint64_t at, Access access) {
+  if (std::byte* const host = pages.find(page_of(at), access == Access::Write)) return host + (at & (kPage - 1));
+  return find_slowly(at, access);
+}
+
+std::byte* Callbacks::find_slowly(std::uint64_t at, Access access) {
+  const std::uint64_t page = page_of(at);
+  const auto run = at < kAddressEnd ? memory->look(page, access, kReach) : std::nullopt;
+  if (!run) {
+    end({.kind = Stop::Kind::Fault, .address = at, .access = access}, HaltReason::MemoryAbort);
+    return nullptr;
+  }
+  fills.fetch_add(1, std::memory_order_relaxed);
+  pages.keep(page, *run);
+  return run->host + (at - run->start);
+}
+
+std::uint64_t Callbacks::read(std::uint64_t at, unsigned size) {
+  at = untagged(at);
+  const std::uint64_t bytes = 1u << size;
+  if (!in_one_page(at, bytes)) {
+    std::uint64_t value = 0;
+    for (std::uint64_t i = 0; i < bytes && !stop; ++i) value |= read(at + i, 0) << (8 * i);
+    return value;
+  }
+  const std::byte* const host = find(at, Access::Read);
+  if (!host) return 0;
+  const auto r = words_.load[size](host);
+  if (r.fault) vanished(at);
+  return r.value;
+}
+
+void Callbacks::write(std::uint64_t at, unsigned size, std::uint64_t value) {
+  at = untagged(at);
+  const std::uint64_t bytes = 1u << size;
+  if (!in_one_page(at, bytes)) {
+    // Both pages can be written before either is.
+    if (!find(at, Access::Write) || !find(at + bytes - 1, Access::Write)) return;
+    for (std::uint64_t i = 0; i < bytes && !stop; ++i) write(at + i, 0, value >> (8 * i) & 0xff);
+    return;
+  }
+  std::byte* const host = find(at, Access::Write);
+  if (host && words_.store[size](host, value).fault) vanished(at);
+}
+
+Vector Callbacks::MemoryRead128(std::uint64_t at) {
+  at = untagged(at);
+  if (!in_one_page(at, sizeof(Vector))) {
+    const std::uint64_t low = read(at, 3);
+    return stop ? Vector{} : Vector{low, read(at + 8, 3)};
+  }
+  Vector value{};
+  const std::byte* const host = find(at, Access::Read);
+  if (host && words_.load_pair(host, value.data()).fault) vanished(at);
+  return value;
+}
+
+void Callbacks::MemoryWrite128(std::uint64_t at, Vector value) {
+  at = untagged(at);
+  if (!in_one_page(at, sizeof(Vector))) {
+    if (!find(at, Access::Write) || !find(at + sizeof(Vector) - 1, Access::Write)) return;
+    write(at, 3, value[0]);
+    if (!stop) write(at + 8, 3, value[1]);
+    return;
+  }
+  std::byte* const host = find(at, Access::Write);
+  if (host && words_.store_pair(host, value.data()).fault) vanished(at);
+}
+
+std::uint64_t Callbacks::exchange(std::uint64_t at, unsigned size, std::uint64_t expected, std::uint64_t desired) {
+  at = untagged(at);
+  if (at & ((1u << size) - 1)) {
+    end({.kind = Stop::Kind::Misaligned, .address = at}, HaltReason::MemoryAbort);
+    return 0;
+  }
+  std::byte* const host = find(at, Access::Write);
+  if (!host) return 0;
+  const auto r = words_.exchange[size](host, expected, desired);
+  if (r.fault) vanished(at);
+  return size == 3 ? r.value : r.value & ((1ull << (8u << size)) - 1);
+}
+
+bool Callbacks::exchange_pair(std::uint64_t at, Vector& expected, const Vector& desired) {
+  at = untagged(at);
+  if (at & (sizeof(Vector) - 1)) {
+    end({.kind = Stop::Kind::Misaligned, .address = at}, HaltReason::MemoryAbort);
+    return false;
+  }
+  std::byte* const host = find(at, Access::Write);
+  if (!host) return false;
+  const auto r = words_.exchange_pair(host, expected.data(), desired.data());
+  if (r.fault) vanished(at);
+  return !r.fault && r.value;
+}
+
+std::optional<std::uint32_t> Callbacks::MemoryReadCode(std::uint64_t at) {
+  const std::uint64_t page = page_of(at);
+  if (at % 4 || at >= kAddressEnd) return std::nullopt;
+  const auto run = memory->look(page, Access::Execute, 0);
+  if (!run) return std::nullopt;
+  if (!code.has(page)) code.add(page, {run->frame + (page - run->start), run->bank});
+  const auto r = words_.load[2](run->host + (at - run->start));
+  if (r.fault) return std::nullopt;
+  return static_cast<std::uint32_t>(r.value);
+}
+
+void Callbacks::InterpreterFallback(std::uint64_t pc, std::size_t) {
+  const auto word = MemoryReadCode(pc);
+  if (word && carry_out(*this, *word)) {
+    if (!stop) jit->SetPC(pc + 4);
+    return;
+  }
+  end({.kind = Stop::Kind::Undefined, .address = pc});
+}
+
+void Callbacks::ExceptionRaised(std::uint64_t pc, Dynarmic::A64::Exception exception) {
+  using Dynarmic::A64::Exception;
+  switch (exception) {
+    case Exception::WaitForInterrupt:
+    case Exception::WaitForEvent:
+    case Exception::SendEvent:
+    case Exception::SendEventLocal:
+    case Exception::Yield: return;  // hints
+    case Exception::Breakpoint: return end({.kind = Stop::Kind::Breakpoint, .address = pc});
+    case Exception::NoExecuteFault: return end({.kind = Stop::Kind::Fault, .address = pc, .access = Access::Execute});
+    case Exception::UnallocatedEncoding:
+    case Exception::ReservedValue:
+    case Exception::UnpredictableInstruction: break;
+  }
+  end({.kind = Stop::Kind::Undefined, .address = pc});
+}
+
+// IC IVAU is the only one that user code may use.
+void Callbacks::InstructionCacheOperationRaised(Dynarmic::A64::InstructionCacheOperation, std::uint64_t at) {
+  end({.kind = Stop::Kind::Maintained, .address = untagged(at)});
+}
+
+std::uint64_t Callbacks::GetCNTPCT() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+}  // namespace ramet::vmm::soft

@@ -1,0 +1,112 @@
+// One software processor for arm64 user code, as the machine uses it: a recompiler (dynarmic) with what it keeps of the
+// guest's page tables. The room has no need of the recompiler's libraries, which take longer to load than a guest to
+// start and may be missing: programs that are to run such guests link ramet::soft and call provide_soft_engines().
+//
+// What an engine keeps, all of it filled on the way as guest code needs it, from what its Memory says:
+//   table   host addresses of pages that may be read and written, looked at by translated code itself
+//   cache   of other pages, and of those whose memory may vanish (files that the host truncates), for its callbacks
+//   code    translated from pages that may be executed; stores do not change it
+// forget() and forget_code() take away. An engine belongs to one thread at a time, but for halt() and has_code().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "arch/guarded.hpp"
+#include "arch/user_state.hpp"
+
+namespace ramet::vmm::soft {
+
+// Of a guest's addresses; see GuestAbi::user_end.
+inline constexpr unsigned kAddressBits = 39;
+
+// Guest memory as its page tables show it. Called on the engine's thread, in the middle of an instruction.
+class Memory {
+ public:
+  enum class Access : std::uint8_t { Read, Write, Execute };
+  // Pages that are mapped in the same way, around the one that was asked for.
+  struct Run {
+    std::uint64_t start = 0, end = 0;   // guest addresses, page-aligned
+    std::byte* host = nullptr;          // of `start`
+    std::uint64_t frame = 0;            // of `start`
+    bool write = false, execute = false;
+    bool lasting = false;               // its memory is there as long as the guest is: it need not be touched with care
+    // Whoever has the same frame of the same bank has the same contents. Empty: nobody has for sure.
+    std::weak_ptr<const void> bank;
+  };
+  // `reach`: how far to either side is of use, bytes. Nothing: not mapped, not allowed, or yet to be brought.
+  virtual std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) = 0;
+
+ protected:
+  ~Memory() = default;
+};
+
+struct Stop {
+  enum class Kind : std::uint8_t {
+    Halted,     // halt() was called
+    Syscall,    // SVC; the program counter is past it
+    Fault,      // `address` cannot be accessed like that; the instruction has had no effect
+    Undefined,  // no instruction of this processor; the program counter is at it
+    Breakpoint, // BRK, likewise
+    Misaligned, // `address`, of an access that must be aligned; the instruction has had no effect
+    Vanished,   // memory of `address` is gone in the host; the instruction has had no effect
+    Maintained, // IC IVAU of `address`: others must drop their code of it before this one goes on
+  } kind = Kind::Halted;
+  std::uint64_t address = 0;
+  Memory::Access access = Memory::Access::Read;
+};
+
+struct EngineCounts {
+  std::uint64_t fills = 0;              // of table and cache, in runs
+  std::uint64_t code_dropped = 0;       // pages of code given up
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Whose guest it runs from now on. Of what it knows, code stays that was translated from the same frames of the same banks.
+  virtual void bind(Memory&) = 0;
+  // Nobody's; it is not run until the next bind().
+  virtual void unbind() = 0;
+
+  virtual void load(const arch::UserRegs&) = 0;
+  virtual void store(arch::UserRegs&) const = 0;
+  virtual std::uint64_t thread_pointer() const = 0;  // TPIDR_EL0
+  virtual void set_thread_pointer(std::uint64_t) = 0;
+  virtual void load_fp(const arch::FpState&) = 0;
+  virtual void store_fp(arch::FpState&) const = 0;
+
+  virtual Stop run() = 0;
+  // Makes run(), or else the next one, return Halted soon. From any thread and from signal handlers.
+  virtual void halt() = 0;
+
+  // Entries of these addresses have changed. Code stays if the tables still have the same frame there, to be executed.
+  virtual void forget(std::uint64_t start, std::uint64_t end) = 0;
+  virtual void forget_everything() = 0;
+  // The instructions in that part of a frame have changed.
+  virtual void forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) = 0;
+  // Whether it has translated code of that frame. From any thread: code whose bytes are read after this call is not meant.
+  virtual bool has_code(std::uint64_t frame) const = 0;
+
+  // From any thread: since it was made or restarted.
+  virtual EngineCounts counts() const = 0;
+  virtual void restart_counts() = 0;
+};
+
+// Guarded accesses by log2 of their bytes; see arch/x86_64/host/guarded_word.hpp.
+struct GuardedWords {
+  arch::RametGuarded (*load[4])(const void*);
+  arch::RametGuarded (*store[4])(void*, std::uint64_t);
+  arch::RametGuarded (*exchange[4])(void*, std::uint64_t, std::uint64_t);
+  arch::RametGuarded (*load_pair)(const void*, std::uint64_t*);
+  arch::RametGuarded (*store_pair)(void*, const std::uint64_t*);
+  arch::RametGuarded (*exchange_pair)(void*, std::uint64_t*, const std::uint64_t*);
+};
+
+// Null: the host has no memory for another.
+using MakeEngine = Engine* (*)(const GuardedWords&) noexcept;
+
+}  // namespace ramet::vmm::soft

@@ -1,0 +1,81 @@
+#include "vmm/soft/engine_pool.hpp"
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cerrno>
+#include <utility>
+
+#include "arch/x86_64/host/guarded_word.hpp"
+
+namespace ramet::vmm::soft {
+namespace {
+
+// Each takes 4 MiB and up; a shell script needs two or three at a time.
+constexpr std::size_t kMostIdle = 4, kMostInUse = 256;
+
+std::atomic<MakeEngine> make_engine{nullptr};  // pairs with nothing: it is set before the first machine is made
+
+const GuardedWords& guarded_words() {
+  using namespace arch;
+  static constexpr GuardedWords words{
+      .load = {ramet_guarded_load_8, ramet_guarded_load_16, ramet_guarded_load_32, ramet_guarded_load_64},
+      .store = {ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32, ramet_guarded_store_64},
+      .exchange = {ramet_guarded_exchange_8, ramet_guarded_exchange_16, ramet_guarded_exchange_32, ramet_guarded_exchange_64},
+      .load_pair = ramet_guarded_load_128,
+      .store_pair = ramet_guarded_store_128,
+      .exchange_pair = ramet_guarded_exchange_128};
+  return words;
+}
+
+}  // namespace
+
+void use_engines(MakeEngine make) { make_engine.store(make); }
+bool engines_provided() { return make_engine.load() != nullptr; }
+
+std::expected<std::unique_ptr<Engine>, Failure> EnginePool::make() {
+  arch::install_guard();
+  std::unique_ptr<Engine> engine(make_engine.load()(guarded_words()));
+  if (!engine) return failure("the host has no memory for another software CPU");
+  return engine;
+}
+
+std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take() {
+  {
+    std::lock_guard guard(lock_);
+    if (in_use_ == kMostInUse) return failure(fmt::format("a family of guests has at most {} software CPUs", kMostInUse), 125, EAGAIN);
+    ++in_use_;
+    if (!idle_.empty()) {
+      auto engine = std::move(idle_.back());
+      idle_.pop_back();
+      return engine;
+    }
+  }
+  auto engine = make();
+  if (!engine) {
+    std::lock_guard guard(lock_);
+    --in_use_;
+  }
+  return engine;
+}
+
+void EnginePool::give(std::unique_ptr<Engine> engine) {
+  engine->unbind();
+  std::lock_guard guard(lock_);
+  --in_use_;
+  if (idle_.size() < kMostIdle) idle_.push_back(std::move(engine));
+}
+
+Status EnginePool::prepare() {
+  {
+    std::lock_guard guard(lock_);
+    if (!idle_.empty()) return {};
+  }
+  auto engine = make();
+  if (!engine) return std::unexpected(engine.error());
+  std::lock_guard guard(lock_);
+  if (idle_.size() < kMostIdle) idle_.push_back(std::move(*engine));
+  return {};
+}
+
+}  // namespace ramet::vmm::soft

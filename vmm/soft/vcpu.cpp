@@ -1,0 +1,221 @@
+#include "vmm/soft/vcpu.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "arch/arm64/fault_signal.hpp"
+#include "arch/arm64/user_state.hpp"
+#include "guest-mm/address_space.hpp"
+#include "vmm/soft/machine.hpp"
+
+namespace ramet::vmm::soft {
+
+namespace arm64 = arch::arm64;
+
+namespace {
+
+constexpr std::size_t kMostNotes = 64;
+
+mm::Access to_mm(Memory::Access access) {
+  switch (access) {
+    case Memory::Access::Read: return mm::Access::Read;
+    case Memory::Access::Write: return mm::Access::Write;
+    case Memory::Access::Execute: break;
+  }
+  return mm::Access::Execute;
+}
+
+Exit exception_of(std::uint64_t esr, mm::Gva accessed, mm::Gva pc, mm::Gva sp) {
+  using Address = arm64::FaultSignal::Address;
+  const arm64::FaultSignal told = arm64::fault_signal(esr);
+  Exit e;
+  e.kind = Exit::Kind::Exception;
+  e.signal = told.signal, e.code = told.code;
+  e.address = told.address == Address::Pc ? pc : told.address == Address::Sp ? sp : accessed;
+  e.trap = arm64::class_of(esr), e.error = esr;
+  return e;
+}
+
+}  // namespace
+
+// --- its engine ---
+
+void SoftVcpu::give_engine(std::unique_ptr<Engine> engine) {
+  engine_ = std::move(engine);
+  engine_->bind(*this);
+  std::lock_guard guard(notes_lock_);
+  notes_ = {};
+  noted_.store(false, std::memory_order_seq_cst);
+}
+
+std::unique_ptr<Engine> SoftVcpu::take_engine() {
+  const EngineCounts c = engine_->counts();
+  past_.fills += c.fills, past_.code_dropped += c.code_dropped;
+  engine_->restart_counts();
+  return std::move(engine_);
+}
+
+EngineCounts SoftVcpu::engine_counts() const {
+  EngineCounts c = engine_ ? engine_->counts() : EngineCounts{};
+  c.fills += past_.fills, c.code_dropped += past_.code_dropped;
+  return c;
+}
+
+void SoftVcpu::recycle() {
+  regs_ = arch::arm64::kGuestAbi.initial_registers();
+  engine_->set_thread_pointer(0);
+  engine_->load_fp({});
+  kicked_.store(false, std::memory_order_seq_cst);
+}
+
+// --- notes ---
+
+std::uint32_t SoftVcpu::halt_after_note() {
+  noted_.store(true, std::memory_order_seq_cst);
+  const std::uint32_t inside = inside_.load(std::memory_order_seq_cst);
+  if (inside % 2) engine_->halt();
+  return inside;
+}
+
+std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everything) {
+  {
+    std::lock_guard guard(notes_lock_);
+    if (everything || notes_.ranges.size() + ranges.size() > kMostNotes) {
+      notes_.everything = true;
+      notes_.ranges.clear();
+    } else if (!notes_.everything) {
+      notes_.ranges.insert(notes_.ranges.end(), ranges.begin(), ranges.end());
+    }
+  }
+  return halt_after_note();
+}
+
+std::uint32_t SoftVcpu::note_code(const Line& line) {
+  {
+    std::lock_guard guard(notes_lock_);
+    notes_.lines.push_back(line);  // their number is bounded: whoever leaves one waits until it has been taken
+  }
+  return halt_after_note();
+}
+
+void SoftVcpu::wait_until_out(std::uint32_t seen) {
+  if (seen % 2 == 0) return;
+  inside_.wait(seen, std::memory_order_seq_cst);
+}
+
+bool SoftVcpu::enter() {
+  inside_.fetch_add(1, std::memory_order_seq_cst);
+  if (!noted_.load(std::memory_order_seq_cst)) return true;
+  leave();
+  carry_out_notes();
+  return false;
+}
+
+void SoftVcpu::leave() {
+  inside_.fetch_add(1, std::memory_order_seq_cst);
+  inside_.notify_all();
+}
+
+void SoftVcpu::carry_out_notes() {
+  Notes notes;
+  {
+    std::lock_guard guard(notes_lock_);
+    noted_.store(false, std::memory_order_seq_cst);
+    notes = std::exchange(notes_, {});
+  }
+  counters_.flushes.add();
+  if (notes.everything) engine_->forget_everything();
+  for (const Range& r : notes.ranges) engine_->forget(r.start, r.end);
+  for (const Line& line : notes.lines) engine_->forget_code(line.frame, line.offset, kLine);
+}
+
+// --- what the engine asks ---
+
+std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std::uint64_t reach) {
+  const auto t = machine_.space_->translate(page, reach);
+  if (!t || !t->allows(to_mm(access))) return std::nullopt;
+  const mm::Memory& memory = machine_.space_->memory();
+  const mm::Gpa frame = t->frame + (page - t->start);
+  const auto bank = memory.bank_of(frame);
+  if (!bank) return std::nullopt;
+  const mm::Gpa from = std::max(t->frame, bank->base()), to = std::min(t->frame + t->bytes, bank->end());
+  const auto there = bank->there(frame, {from, to});
+  if (frame < there.start || frame >= there.end) return std::nullopt;
+  const bool own = memory.data().contains(frame);
+  Run run{.start = t->start + (there.start - t->frame), .end = t->start + (there.end - t->frame), .host = bank->at(there.start),
+          .frame = there.start, .write = t->write, .execute = t->execute, .lasting = own, .bank = {}};
+  if (!own && !memory.inherited(frame)) run.bank = bank;
+  return run;
+}
+
+bool SoftVcpu::bring(mm::Gva address, Access access) {
+  const auto t = machine_.space_->translate(address, 0);
+  if (!t || !t->allows(to_mm(access))) return false;
+  const mm::Gpa frame = mm::align_down(t->frame + (address - t->start), mm::kPageSize);
+  machine_.space_->memory().bring(frame, mm::kPageSize);
+  return true;
+}
+
+// --- running ---
+
+Exit SoftVcpu::run() {
+  engine_->load(regs_);
+  for (;;) {
+    if (kicked_.exchange(false, std::memory_order_seq_cst)) {
+      engine_->store(regs_);
+      counters_.count(Exit::Kind::Kicked);
+      return {};
+    }
+    if (!enter()) continue;
+    if (kicked_.load(std::memory_order_seq_cst)) {
+      leave();
+      continue;
+    }
+    const Stop stop = engine_->run();
+    leave();
+    if (stop.kind == Stop::Kind::Halted) continue;
+    if (stop.kind == Stop::Kind::Maintained) {
+      machine_.maintain(stop.address);
+      continue;
+    }
+    // What the tables allow by now is there after all, or only had to be brought.
+    if (stop.kind == Stop::Kind::Fault && bring(stop.address, stop.access)) continue;
+    engine_->store(regs_);
+    const Exit exit = decode(stop);
+    counters_.count(exit.kind);
+    return exit;
+  }
+}
+
+Exit SoftVcpu::decode(const Stop& stop) {
+  const auto exception = [&](std::uint64_t esr) { return exception_of(esr, stop.address, regs_[arm64::Pc], regs_[arm64::Sp]); };
+  Exit e;
+  switch (stop.kind) {
+    case Stop::Kind::Syscall: e.kind = Exit::Kind::Syscall; return e;
+    case Stop::Kind::Fault:
+      if (stop.access == Access::Execute && stop.address % 4) return exception(arm64::esr_of(arm64::kClassPcAlignment));
+      e.kind = Exit::Kind::PageFault;
+      e.address = stop.address;
+      e.access = to_mm(stop.access);
+      e.present = machine_.space_->translate(stop.address, 0).has_value();
+      return e;
+    case Stop::Kind::Vanished:
+      e.kind = Exit::Kind::HostFault;
+      e.address = stop.address;
+      return e;
+    case Stop::Kind::Undefined: return exception(arm64::esr_of(arm64::kClassUnknown));
+    case Stop::Kind::Breakpoint: return exception(arm64::esr_of(arm64::kClassBreakpoint));
+    case Stop::Kind::Misaligned: return exception(arm64::esr_of(arm64::kClassData, arm64::kMisaligned));
+    case Stop::Kind::Halted:
+    case Stop::Kind::Maintained: break;
+  }
+  return e;
+}
+
+// seq_cst on both sides: either this sees that guest code runs, or run() sees the kick.
+void SoftVcpu::kick() {
+  if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
+  if (inside_.load(std::memory_order_seq_cst) % 2) engine_->halt();
+}
+
+}  // namespace ramet::vmm::soft

@@ -1,0 +1,100 @@
+// SoftVcpu: an engine, and how flushes reach it. The engine looks at page tables by itself and keeps what it saw; only its
+// own thread takes that away. A flush leaves a note of what has changed and, if guest code runs, halts it: the vCPU is
+// inside while it may use what it keeps, and goes inside only with no notes left.
+//
+//   vCPU:   inside = odd;  notes left?  then out again, carries them out, once more;  runs;  inside = even
+//   flush:  leaves the note;  inside odd?  then halts, and waits until it is another number
+//
+// Either sees the other (seq_cst on both sides), so that nothing old is used once the flush has returned. What the vCPU
+// keeps between the change of the entries and its way out goes with the note.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "arch/arm64/guest_abi.hpp"
+#include "vmm/machine.hpp"
+#include "vmm/soft/engine.hpp"
+
+namespace ramet::vmm::soft {
+
+class SoftMachine;
+
+class SoftVcpu final : public Vcpu, private Memory {
+ public:
+  explicit SoftVcpu(SoftMachine& machine) : machine_(machine) {}
+
+  UserRegs& regs() override { return regs_; }
+  Exit run() override;
+  void spurious_fault() override { counters_.spurious.add(); }
+  void kick() override;
+  void set_base(unsigned, std::uint64_t value) override { engine_->set_thread_pointer(value); }
+  std::uint64_t base(unsigned) override { return engine_->thread_pointer(); }
+  Status get_fp(FpState& fp) override {
+    engine_->store_fp(fp);
+    return {};
+  }
+  Status set_fp(const FpState& fp) override {
+    engine_->load_fp(fp);
+    return {};
+  }
+  void copy_fp(const FpState& fp) override { (void)set_fp(fp); }
+  void reset_fp() override { (void)set_fp({}); }
+  const VcpuCounters& counters() const override { return counters_; }
+
+  // --- for the machine, with its vcpus_lock_ ---
+  // It has an engine while it is in use, and may keep it afterwards. Without one it is not used, nor told of anything.
+  bool has_engine() const { return engine_ != nullptr; }
+  void give_engine(std::unique_ptr<Engine>);
+  std::unique_ptr<Engine> take_engine();
+  // Back to what acquire_vcpu() promises.
+  void recycle();
+  using Range = mm::FlushRequest::Range;
+  struct Line {
+    mm::Gpa frame;
+    unsigned offset;
+  };
+  // Leaves a note, and halts guest code if it runs: what to wait for, see wait_until_out().
+  // Entries of these ranges have changed; `everything`: all may have.
+  std::uint32_t note_flush(std::span<const Range>, bool everything);
+  // The instructions in that line of a frame have changed.
+  std::uint32_t note_code(const Line&);
+  // Until it has seen the note, or will before it runs guest code.
+  void wait_until_out(std::uint32_t);
+  bool has_code(mm::Gpa frame) const { return engine_->has_code(frame); }
+  EngineCounts engine_counts() const;
+
+  // IC IVAU works on so many bytes; see CTR_EL0.
+  static constexpr unsigned kLine = 64;
+
+ private:
+  std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) override;
+  // Brings memory of a layer that the page tables lead to. False: there is none, or it is there already.
+  bool bring(mm::Gva address, Access);
+  bool enter();
+  void leave();
+  void carry_out_notes();
+  std::uint32_t halt_after_note();
+  Exit decode(const Stop&);
+
+  SoftMachine& machine_;
+  std::unique_ptr<Engine> engine_;
+  UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
+  VcpuCounters counters_;
+  std::atomic<bool> kicked_{false};           // seq_cst: set by kick() before it looks whether guest code runs
+  std::atomic<std::uint32_t> inside_{0};      // odd: guest code runs. See above
+  std::atomic<bool> noted_{false};            // there are notes. See above
+  EngineCounts past_{};                       // of engines that it had before
+  struct Notes {
+    std::vector<Range> ranges;
+    std::vector<Line> lines;
+    bool everything = false, all_code = false;
+  };
+  std::mutex notes_lock_;                     // guards notes_; a leaf
+  Notes notes_;
+};
+
+}  // namespace ramet::vmm::soft
