@@ -4,14 +4,13 @@
 #include <cstdint>
 
 #include "vmm/soft/dynarmic/callbacks.hpp"
+#include "vmm/soft/dynarmic/form.hpp"
 #include "vmm/soft/dynarmic/saturating.hpp"
 
 namespace ramet::vmm::soft {
 namespace {
 
 constexpr unsigned kZero = 31;  // the register that is zero, or the stack pointer where an address is taken
-
-unsigned field(std::uint32_t word, unsigned at, unsigned bits) { return word >> at & ((1u << bits) - 1); }
 
 std::uint64_t get(Callbacks& c, unsigned n) { return n == kZero ? 0 : c.jit->GetRegister(n); }
 void set(Callbacks& c, unsigned n, std::uint64_t value) {
@@ -88,12 +87,7 @@ bool compare_and_swap_pair(Callbacks& c, std::uint32_t word) {
   return true;
 }
 
-struct Form {
-  std::uint32_t mask, bits;
-  bool (*carry_out)(Callbacks&, std::uint32_t);
-};
-
-constexpr Form kForms[] = {
+constexpr Form kExtra[] = {
     {0x3f200c00, 0x38200000, read_modify_write},      // LDADD, LDCLR, LDEOR, LDSET, LDSMAX, LDSMIN, LDUMAX, LDUMIN, SWP
     {0x3fa07c00, 0x08a07c00, compare_and_swap},       // CAS
     {0xbfa07c00, 0x08207c00, compare_and_swap_pair},  // CASP
@@ -107,9 +101,7 @@ constexpr Form kForms[] = {
 }  // namespace
 
 bool carry_out(Callbacks& c, std::uint32_t word) {
-  for (const Form& form : kForms)
-    if ((word & form.mask) == form.bits) return form.carry_out(c, word);
-  return saturating(c, word);
+  return carry_out_one_of(kExtra, c, word) || saturating(c, word);
 }
 
 }  // namespace ramet::vmm::soft

@@ -1,4 +1,5 @@
-// Saturating vector arithmetic of ARMv8.0 that the recompiler leaves out.
+// Saturating vector arithmetic of ARMv8.0 that the recompiler leaves out: SQDMLAL, SQDMLSL, SQDMULL of scalars, SQRSHL,
+// UQRSHL, and SQRSHRN, SQRSHRUN, UQRSHRN of scalars.
 #pragma once
 
 #include <cstdint>
