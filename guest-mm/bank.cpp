@@ -136,6 +136,7 @@ Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
 std::shared_ptr<Bank> Bank::part_of(const Bank& whole, Gpa start, Gpa end, bool read_only) {
   auto part = adopt(start, {whole.at(start), end - start}, {}, read_only);
   part->whole_ = &whole;
+  part->lasting_ = whole.lasting_;
   return part;
 }
 
@@ -189,6 +190,7 @@ std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::func
                                   FilePart part, PageSource* source) {
   std::shared_ptr<Bank> bank(new Bank(base, host, std::move(release)));
   bank->read_only_ = read_only;
+  bank->lasting_ = false;
   bank->part_ = std::move(part);
   bank->source_ = source;
   return bank;

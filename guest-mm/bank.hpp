@@ -72,6 +72,8 @@ class Bank {
   std::uint64_t size() const { return host_.size(); }
   Gpa end() const { return base_ + size(); }
   bool read_only() const { return read_only_; }
+  // Its memory is there as long as it is itself; other banks show files, which somebody may truncate.
+  bool lasting() const { return lasting_; }
   std::byte* host() const { return host_.data(); }
   bool contains(Gpa gpa) const { return gpa - base_ < size(); }
   // Precondition: contains(gpa).
@@ -94,6 +96,7 @@ class Bank {
   std::vector<std::uint32_t> blocks_of_;  // how many blocks are in each: the last takes the file along
   std::uint32_t newest_ = 0, apart_ = 0;  // apart_ 0: there is none yet
   bool read_only_ = false;
+  bool lasting_ = true;
 };
 
 // What one freeze closed of a VM's banks: from then on nobody changes it, but for the accessed and dirty bits that the

@@ -141,10 +141,9 @@ std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std
   const mm::Gpa from = std::max(t->frame, bank->base()), to = std::min(t->frame + t->bytes, bank->end());
   const auto there = bank->there(frame, {from, to});
   if (frame < there.start || frame >= there.end) return std::nullopt;
-  const bool own = memory.data().contains(frame);
   Run run{.start = t->start + (there.start - t->frame), .end = t->start + (there.end - t->frame), .host = bank->at(there.start),
-          .frame = there.start, .write = t->write, .execute = t->execute, .lasting = own, .bank = {}};
-  if (!own && !memory.inherited(frame)) run.bank = bank;
+          .frame = there.start, .write = t->write, .execute = t->execute, .lasting = bank->lasting(), .bank = {}};
+  if (!memory.data().contains(frame) && !memory.inherited(frame)) run.bank = bank;
   return run;
 }
 

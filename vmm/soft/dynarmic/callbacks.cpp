@@ -20,6 +20,18 @@ std::uint64_t untagged(std::uint64_t at) { return static_cast<std::uint64_t>(sta
 std::uint64_t page_of(std::uint64_t at) { return at & ~(kPage - 1); }
 bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (kPage - 1)) + bytes <= kPage; }
 
+// One access, of memory that does not go away; guest code of other threads writes there. Relaxed: what order guest code wants
+// the translated code around it sees to.
+std::uint64_t load(const std::byte* host, unsigned size) {
+  const auto value = [host]<class T>(T) { return std::uint64_t{__atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED)}; };
+  switch (size) {
+    case 0: return value(std::uint8_t{});
+    case 1: return value(std::uint16_t{});
+    case 2: return value(std::uint32_t{});
+    default: return value(std::uint64_t{});
+  }
+}
+
 }  // namespace
 
 void Callbacks::end(const Stop& why, HaltReason reason) {
@@ -27,21 +39,15 @@ void Callbacks::end(const Stop& why, HaltReason reason) {
   jit->HaltExecution(reason);
 }
 
-std::byte* Callbacks::find(std::uint64_t at, Access access) {
-  if (std::byte* const host = pages.find(page_of(at), access == Access::Write)) return host + (at & (kPage - 1));
-  return find_slowly(at, access);
-}
-
-std::byte* Callbacks::find_slowly(std::uint64_t at, Access access) {
-  const std::uint64_t page = page_of(at);
-  const auto run = at < kAddressEnd ? memory->look(page, access, kReach) : std::nullopt;
+PageMap::Place Callbacks::find_slowly(std::uint64_t at, Access access) {
+  const auto run = at < kAddressEnd ? memory->look(page_of(at), access, kReach) : std::nullopt;
   if (!run) {
     end({.kind = Stop::Kind::Fault, .address = at, .access = access}, HaltReason::MemoryAbort);
-    return nullptr;
+    return {};
   }
   fills.fetch_add(1, std::memory_order_relaxed);
-  pages.keep(page, *run);
-  return run->host + (at - run->start);
+  pages.keep(*run);
+  return {run->host + (at - run->start), run->lasting};
 }
 
 std::uint64_t Callbacks::read(std::uint64_t at, unsigned size) {
@@ -52,8 +58,9 @@ std::uint64_t Callbacks::read(std::uint64_t at, unsigned size) {
     for (std::uint64_t i = 0; i < bytes && !stop; ++i) value |= read(at + i, 0) << (8 * i);
     return value;
   }
-  const std::byte* const host = find(at, Access::Read);
+  const auto [host, lasting] = find(at, Access::Read);
   if (!host) return 0;
+  if (lasting) return load(host, size);
   const auto r = words_.load[size](host);
   if (r.fault) vanished(at);
   return r.value;
@@ -64,11 +71,11 @@ void Callbacks::write(std::uint64_t at, unsigned size, std::uint64_t value) {
   const std::uint64_t bytes = 1u << size;
   if (!in_one_page(at, bytes)) {
     // Both pages can be written before either is.
-    if (!find(at, Access::Write) || !find(at + bytes - 1, Access::Write)) return;
+    if (!find(at, Access::Write).host || !find(at + bytes - 1, Access::Write).host) return;
     for (std::uint64_t i = 0; i < bytes && !stop; ++i) write(at + i, 0, value >> (8 * i) & 0xff);
     return;
   }
-  std::byte* const host = find(at, Access::Write);
+  std::byte* const host = find(at, Access::Write).host;
   if (host && words_.store[size](host, value).fault) vanished(at);
 }
 
@@ -79,7 +86,7 @@ Vector Callbacks::MemoryRead128(std::uint64_t at) {
     return stop ? Vector{} : Vector{low, read(at + 8, 3)};
   }
   Vector value{};
-  const std::byte* const host = find(at, Access::Read);
+  const std::byte* const host = find(at, Access::Read).host;
   if (host && words_.load_pair(host, value.data()).fault) vanished(at);
   return value;
 }
@@ -87,12 +94,12 @@ Vector Callbacks::MemoryRead128(std::uint64_t at) {
 void Callbacks::MemoryWrite128(std::uint64_t at, Vector value) {
   at = untagged(at);
   if (!in_one_page(at, sizeof(Vector))) {
-    if (!find(at, Access::Write) || !find(at + sizeof(Vector) - 1, Access::Write)) return;
+    if (!find(at, Access::Write).host || !find(at + sizeof(Vector) - 1, Access::Write).host) return;
     write(at, 3, value[0]);
     if (!stop) write(at + 8, 3, value[1]);
     return;
   }
-  std::byte* const host = find(at, Access::Write);
+  std::byte* const host = find(at, Access::Write).host;
   if (host && words_.store_pair(host, value.data()).fault) vanished(at);
 }
 
@@ -102,7 +109,7 @@ std::uint64_t Callbacks::exchange(std::uint64_t at, unsigned size, std::uint64_t
     end({.kind = Stop::Kind::Misaligned, .address = at}, HaltReason::MemoryAbort);
     return 0;
   }
-  std::byte* const host = find(at, Access::Write);
+  std::byte* const host = find(at, Access::Write).host;
   if (!host) return 0;
   const auto r = words_.exchange[size](host, expected, desired);
   if (r.fault) vanished(at);
@@ -115,7 +122,7 @@ bool Callbacks::exchange_pair(std::uint64_t at, Vector& expected, const Vector& 
     end({.kind = Stop::Kind::Misaligned, .address = at}, HaltReason::MemoryAbort);
     return false;
   }
-  std::byte* const host = find(at, Access::Write);
+  std::byte* const host = find(at, Access::Write).host;
   if (!host) return false;
   const auto r = words_.exchange_pair(host, expected.data(), desired.data());
   if (r.fault) vanished(at);

@@ -67,12 +67,14 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   void end(const Stop&, Dynarmic::HaltReason = Dynarmic::HaltReason::UserDefined1);
 
  private:
-  // Host memory of [at, at + bytes), all in one page; null: the run ends with a fault.
-  std::byte* find(std::uint64_t at, Memory::Access);
-  std::byte* find_slowly(std::uint64_t at, Memory::Access);
+  // Host memory at an address, to the end of its page; without one, the run ends with a fault.
+  PageMap::Place find(std::uint64_t at, Memory::Access access) {
+    if (at < kAddressEnd)
+      if (const PageMap::Place kept = pages.find(at, access == Memory::Access::Write); kept.host) return kept;
+    return find_slowly(at, access);
+  }
+  PageMap::Place find_slowly(std::uint64_t at, Memory::Access);
   void vanished(std::uint64_t at) { end({.kind = Stop::Kind::Vanished, .address = at}, Dynarmic::HaltReason::MemoryAbort); }
-  template <class T, class One>
-  T in_bytes(std::uint64_t at, One&& one);
 
   const GuardedWords& words_;
 };

@@ -1,7 +1,8 @@
-// What an engine keeps of the guest's page tables: the table that translated code looks at, and the cache of its callbacks.
+// What an engine keeps of the guest's page tables, in two tables of a word for each page of its address space, of which
+// the host has what is used: one that translated code looks at, and one of the callbacks, for the pages that must not
+// stand there.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -13,42 +14,59 @@ namespace ramet::vmm::soft {
 inline constexpr std::uint64_t kPage = 4096;
 inline constexpr std::uint64_t kAddressEnd = 1ull << kAddressBits;
 
+// A word for each page, zero until it is set.
+class PageWords {
+ public:
+  PageWords() = default;  // of no use before map()
+  ~PageWords();
+  PageWords(const PageWords&) = delete;
+  PageWords& operator=(const PageWords&) = delete;
+
+  // False: the host has no room for it.
+  bool map();
+  std::uintptr_t* words() const { return words_; }
+  std::uintptr_t get(std::uint64_t address) const { return words_[address / kPage]; }
+  void set(std::uint64_t address, std::uintptr_t word) {
+    used_[address / kSpan / 64] |= 1ull << (address / kSpan % 64);
+    words_[address / kPage] = word;
+  }
+  void clear(std::uint64_t start, std::uint64_t end);
+  void clear();
+
+ private:
+  // What one of the host's pages has the words for.
+  static constexpr std::uint64_t kSpan = kPage / sizeof(std::uintptr_t) * kPage;
+  bool used(std::uint64_t span) const { return used_[span / 64] >> (span % 64) & 1; }
+
+  std::uintptr_t* words_ = nullptr;
+  std::vector<std::uint64_t> used_;  // a bit for each span in which something was set
+};
+
 class PageMap {
  public:
-  PageMap() = default;  // of no use before map()
-  ~PageMap();
-  PageMap(const PageMap&) = delete;
-  PageMap& operator=(const PageMap&) = delete;
+  struct Place {
+    std::byte* host = nullptr;  // null: not kept, or not for that
+    bool lasting = false;       // see Memory::Run
+  };
 
-  // False: the host has no room for the table.
-  bool map();
-  void** table() const { return table_; }
+  // False: the host has no room.
+  bool map() { return direct_.map() && others_.map(); }
+  void** table() const { return reinterpret_cast<void**>(direct_.words()); }
 
-  // Null: not kept, or not for that.
-  std::byte* find(std::uint64_t page, bool write) const {
-    const Entry& e = cache_[page / kPage % kEntries];
-    return e.page == page && (!write || e.write) ? e.host : nullptr;
+  // For callbacks. `address` is below kAddressEnd.
+  Place find(std::uint64_t address, bool write) const {
+    const std::uintptr_t word = others_.get(address);
+    if (!(word & (write ? kWrite : kRead))) return {};
+    return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % kPage, (word & kLasting) != 0};
   }
-  // Keeps the run, `page` in any case.
-  void keep(std::uint64_t page, const Memory::Run&);
+  void keep(const Memory::Run&);
   void forget(std::uint64_t start, std::uint64_t end);
   void forget_everything();
 
  private:
-  static constexpr std::uint64_t kEntries = 1024;
-  static constexpr std::uint64_t kNone = 1;  // no page
-  struct Entry {
-    std::uint64_t page = kNone;
-    std::byte* host = nullptr;
-    bool write = false;
-  };
-  // The table's own pages, of which each holds the entries of so many bytes of guest memory.
-  static constexpr std::uint64_t kTableSpan = kPage / sizeof(void*) * kPage;
-  bool used(std::uint64_t span) const { return used_[span / 64] >> (span % 64) & 1; }
-
-  void** table_ = nullptr;
-  std::vector<std::uint64_t> used_;  // a bit for each page of the table that something was written to
-  std::array<Entry, kEntries> cache_;
+  static constexpr std::uintptr_t kRead = 1, kWrite = 2, kLasting = 4, kFlags = 7;
+  PageWords direct_;  // host addresses
+  PageWords others_;  // host addresses with flags; those of direct_ as well, for accesses that reach over a page's end
 };
 
 }  // namespace ramet::vmm::soft
