@@ -8,13 +8,25 @@
 
 #include "tools/commands.hpp"
 #include "tools/json_file.hpp"
+#include "tools/soft_program.hpp"
 #include "vmm/probe.hpp"
 
 namespace ramet::tools {
 namespace {
 
+vmm::Finding arm64_guests() {
+  vmm::Finding f{.name = "arm64 guests", .value = "the software CPU, without isolation", .ok = true, .required = false, .advice = {}};
+  if (soft_program().empty()) {
+    f.ok = false;
+    f.value = "ramet was built without the software CPU";
+    f.advice = "install libdynarmic-dev and build ramet again";
+  }
+  return f;
+}
+
 int doctor(const std::string& json) {
   auto findings = vmm::doctor();
+  findings.push_back(arm64_guests());
   bool usable = true;
   nlohmann::ordered_json j = nlohmann::ordered_json::array();
   for (const auto& f : findings) {

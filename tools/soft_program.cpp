@@ -14,14 +14,19 @@ char** arguments;
 
 void remember_arguments(char** given) { arguments = given; }
 
-void use_soft_program(const vmm::MachineChoice& choice) {
-  if (!arguments || !vmm::needs_soft_engines(choice)) return;
+std::filesystem::path soft_program() {
   std::error_code none;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", none);
-  if (none) return;
+  if (none) return {};
+  if (!vmm::needs_soft_engines({.kind = vmm::MachineChoice::Kind::Soft})) return self;
   const auto directory = self.parent_path();
   for (const auto& candidate : {directory / "ramet-soft", directory.parent_path() / "libexec/ramet/ramet-soft"})
-    if (::access(candidate.c_str(), X_OK) == 0) ::execv(candidate.c_str(), arguments);
+    if (::access(candidate.c_str(), X_OK) == 0) return candidate;
+  return {};
+}
+
+void use_soft_program(const vmm::MachineChoice& choice) {
+  if (arguments && vmm::needs_soft_engines(choice)) ::execv(soft_program().c_str(), arguments);
 }
 
 }  // namespace ramet::tools

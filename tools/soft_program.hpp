@@ -2,9 +2,14 @@
 // guest needs that.
 #pragma once
 
+#include <filesystem>
+
 #include "vmm/make_machine.hpp"
 
 namespace ramet::tools {
+
+// Where it is, or this program itself if it is that; empty: nowhere.
+std::filesystem::path soft_program();
 
 // What main() was called with, for use_soft_program(). They stay.
 void remember_arguments(char** arguments);

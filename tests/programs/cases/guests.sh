@@ -90,6 +90,7 @@ test_sockets_of_the_host() {
   "$G/sockets" knock "$DATA/host" && wait $listener || fail "the listener was not there"
 }
 test_rwx() { same "$G/rwx"; }
+test_code_changes() { same "$G/code_changes"; }
 test_vdso() { same "$G/vdso"; }
 # The time is read without an exit.
 test_clock_without_exits() {
