@@ -1,5 +1,5 @@
 # What an installed tree has: the `ramet` program, the rooms as libraries, and find_package(ramet) with
-# ramet::ramet (all rooms). Headers keep their rooms: #include "vmm/run.hpp".
+# ramet::ramet (all rooms), and ramet::soft where the software CPU was built. Headers keep their rooms: #include "vmm/run.hpp".
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -15,6 +15,10 @@ foreach(room ${rooms})
           FILES_MATCHING PATTERN *.hpp PATTERN *.h PATTERN *.inc)
 endforeach()
 
+if(RAMET_SOFT)
+  list(APPEND targets ramet_soft)
+  install(TARGETS ramet-soft RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/ramet)
+endif()
 install(TARGETS ${targets} EXPORT ramet-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # For programs that run as guests.
 install(FILES ${PROJECT_SOURCE_DIR}/vmm/include/ramet_guest.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
