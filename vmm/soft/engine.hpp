@@ -33,11 +33,14 @@ class Memory {
     std::uint64_t frame = 0;            // of `start`
     bool write = false, execute = false;
     bool lasting = false;               // its memory is there as long as the guest is: it need not be touched with care
-    // Whoever has the same frame of the same bank has the same contents. Empty: nobody has for sure.
+    // Set where its contents may change while it can be executed: memory that others share and write. Whoever has the same
+    // frame of the same bank shows the same.
     std::weak_ptr<const void> bank;
   };
   // `reach`: how far to either side is of use, bytes. Nothing: not mapped, not allowed, or yet to be brought.
   virtual std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) = 0;
+  // Code is known that may be what the program has there: it is mapped if the program may execute it. Called by bind() only.
+  virtual void want_code(std::uint64_t page) = 0;
 
  protected:
   ~Memory() = default;
@@ -67,7 +70,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // Whose guest it runs from now on. Of what it knows, code stays that was translated from the same frames of the same banks.
+  // Whose guest it runs from now on. Of what it knows, code stays that was translated from what that guest has at the same
+  // address. The program is loaded by then, and no vCPU of it runs guest code.
   virtual void bind(Memory&) = 0;
   // Nobody's; it is not run until the next bind().
   virtual void unbind() = 0;
@@ -83,7 +87,7 @@ class Engine {
   // Makes run(), or else the next one, return Halted soon. From any thread and from signal handlers.
   virtual void halt() = 0;
 
-  // Entries of these addresses have changed. Code stays if the tables still have the same frame there, to be executed.
+  // Entries of these addresses have changed. Code stays if the same is still there, to be executed.
   virtual void forget(std::uint64_t start, std::uint64_t end) = 0;
   virtual void forget_everything() = 0;
   // The instructions in that part of a frame have changed.

@@ -42,7 +42,7 @@ Exit exception_of(std::uint64_t esr, mm::Gva accessed, mm::Gva pc, mm::Gva sp) {
 
 void SoftVcpu::give_engine(std::unique_ptr<Engine> engine) {
   engine_ = std::move(engine);
-  engine_->bind(*this);
+  bound_ = false;
   std::lock_guard guard(notes_lock_);
   notes_ = {};
   noted_.store(false, std::memory_order_seq_cst);
@@ -147,6 +147,12 @@ std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std
   return run;
 }
 
+void SoftVcpu::want_code(std::uint64_t page) {
+  const auto region = machine_.space_->find_region(page);
+  if (!region || !region->backing || !mm::has(region->prot, mm::Prot::Exec) || mm::has(region->prot, mm::Prot::Write)) return;
+  (void)machine_.space_->fault(page, mm::Access::Execute);  // what it cannot have it does not have code of
+}
+
 bool SoftVcpu::bring(mm::Gva address, Access access) {
   const auto t = machine_.space_->translate(address, 0);
   if (!t || !t->allows(to_mm(access))) return false;
@@ -158,6 +164,7 @@ bool SoftVcpu::bring(mm::Gva address, Access access) {
 // --- running ---
 
 Exit SoftVcpu::run() {
+  if (!std::exchange(bound_, true)) engine_->bind(*this);
   engine_->load(regs_);
   for (;;) {
     if (kicked_.exchange(false, std::memory_order_seq_cst)) {

@@ -72,6 +72,7 @@ class SoftVcpu final : public Vcpu, private Memory {
 
  private:
   std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) override;
+  void want_code(std::uint64_t page) override;
   // Brings memory of a layer that the page tables lead to. False: there is none, or it is there already.
   bool bring(mm::Gva address, Access);
   bool enter();
@@ -82,6 +83,7 @@ class SoftVcpu final : public Vcpu, private Memory {
 
   SoftMachine& machine_;
   std::unique_ptr<Engine> engine_;
+  bool bound_ = false;                        // to this VM's memory, which is done when the program is there
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::atomic<bool> kicked_{false};           // seq_cst: set by kick() before it looks whether guest code runs

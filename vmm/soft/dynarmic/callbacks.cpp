@@ -134,7 +134,7 @@ std::optional<std::uint32_t> Callbacks::MemoryReadCode(std::uint64_t at) {
   if (at % 4 || at >= kAddressEnd) return std::nullopt;
   const auto run = memory->look(page, Access::Execute, 0);
   if (!run) return std::nullopt;
-  if (!code.has(page)) code.add(page, {run->frame + (page - run->start), run->bank});
+  if (!code.has(page)) code.add(page, CodePages::Page::of(*run, page, words_));
   const auto r = words_.load[2](run->host + (at - run->start));
   if (r.fault) return std::nullopt;
   return static_cast<std::uint32_t>(r.value);

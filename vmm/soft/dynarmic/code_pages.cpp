@@ -1,6 +1,34 @@
 #include "vmm/soft/dynarmic/code_pages.hpp"
 
+#include <array>
+#include <cstddef>
+
+#include "vmm/soft/dynarmic/page_map.hpp"
+
 namespace ramet::vmm::soft {
+
+CodePages::Page CodePages::Page::of(const Memory::Run& run, std::uint64_t page, const GuardedWords& words) {
+  Page p{.frame = run.frame + (page - run.start), .bank = run.bank};
+  if (!run.bank.expired()) return p;
+  // It is not written while it can be executed, but it may lie in a file that is truncated.
+  std::array<std::uint64_t, kPage / sizeof(std::uint64_t)> contents;
+  const std::byte* from = run.host + (page - run.start);
+  for (std::uint64_t& word : contents) {
+    const auto r = words.load[3](from);
+    if (r.fault) p.stays = false;
+    word = r.value;
+    from += sizeof word;
+  }
+  p.digest = XXH3_128bits(contents.data(), sizeof contents);
+  return p;
+}
+
+bool CodePages::Page::same(const Page& now) const {
+  if (!stays || !now.stays) return false;
+  const auto here = bank.lock(), there = now.bank.lock();
+  if (here || there) return here == there && frame == now.frame;
+  return XXH128_isEqual(digest, now.digest);
+}
 
 void CodePages::add(std::uint64_t page, const Page& what) {
   std::lock_guard guard(lock_);
@@ -19,6 +47,13 @@ std::vector<std::uint64_t> CodePages::pages_of(std::uint64_t frame) const {
   const auto [from, to] = frames_.equal_range(frame);
   for (auto at = from; at != to; ++at) pages.push_back(at->second);
   return pages;
+}
+
+void CodePages::move(std::uint64_t page, Page& what, std::uint64_t frame) {
+  std::lock_guard guard(lock_);
+  drop_frame_locked(what.frame, page);
+  frames_.emplace(frame, page);
+  what.frame = frame;
 }
 
 void CodePages::drop_frame_locked(std::uint64_t frame, std::uint64_t page) {

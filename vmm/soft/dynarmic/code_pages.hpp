@@ -1,12 +1,17 @@
-// Which pages an engine has translated code from, and which frames they were.
+// Which pages an engine has translated code from, and what was there.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
+
+#include <xxhash.h>
+
+#include "vmm/soft/engine.hpp"
 
 namespace ramet::vmm::soft {
 
@@ -14,25 +19,28 @@ class CodePages {
  public:
   struct Page {
     std::uint64_t frame = 0;
-    std::weak_ptr<const void> bank;
-    bool same(const Page& o) const {
-      if (frame != o.frame) return false;
-      const auto bank_now = bank.lock();
-      return bank_now && bank_now == o.bank.lock();
-    }
+    std::weak_ptr<const void> bank;   // see Memory::Run
+    XXH128_hash_t digest{};           // of the contents, without a bank
+    bool stays = true;                // false: it has been patched since, or cannot be read
+
+    static Page of(const Memory::Run&, std::uint64_t page, const GuardedWords&);
+    // The same instructions are there.
+    bool same(const Page& now) const;
   };
 
   // Before the first byte of it is read.
   void add(std::uint64_t page, const Page&);
   bool has(std::uint64_t page) const { return pages_.contains(page); }
+  void patched(std::uint64_t page) { pages_.at(page).stays = false; }
   bool has_frame(std::uint64_t frame) const;
   std::vector<std::uint64_t> pages_of(std::uint64_t frame) const;
-  // Removes the pages within, [start, end), that `stays` says no of; they are returned.
+  // Removes the pages within, [start, end), for which `stays` does not tell what they are now; they are returned.
   template <class Stays>
   std::vector<std::uint64_t> remove(std::uint64_t start, std::uint64_t end, Stays&& stays) {
     std::vector<std::uint64_t> gone;
     for (auto at = pages_.lower_bound(start); at != pages_.end() && at->first < end;) {
-      if (stays(at->first, at->second)) {
+      if (const std::optional<Page> now = stays(at->first, at->second)) {
+        if (now->frame != at->second.frame) move(at->first, at->second, now->frame);
         ++at;
         continue;
       }
@@ -45,6 +53,7 @@ class CodePages {
   }
 
  private:
+  void move(std::uint64_t page, Page&, std::uint64_t frame);
   void drop_frame_locked(std::uint64_t frame, std::uint64_t page);
 
   std::map<std::uint64_t, Page> pages_;  // by guest address; the engine's thread's

@@ -24,7 +24,7 @@ constexpr std::size_t kCodeBytes = 64 << 20;
 
 class Recompiler final : public Engine {
  public:
-  explicit Recompiler(const GuardedWords& words) : callbacks_(words), monitor_(1) {}
+  explicit Recompiler(const GuardedWords& words) : words_(words), callbacks_(words), monitor_(1) {}
   bool start();
 
   void bind(Memory& memory) override;
@@ -45,10 +45,10 @@ class Recompiler final : public Engine {
   void restart_counts() override;
 
  private:
-  // Drops code of pages within that no longer have the same frame, to be executed; `lasting`: or whose frame others may have
-  // changed meanwhile.
-  void review_code(std::uint64_t start, std::uint64_t end, bool lasting);
+  // Drops code of pages within that are no longer there, to be executed. `wanted`: first they are asked for.
+  void review_code(std::uint64_t start, std::uint64_t end, bool wanted);
 
+  const GuardedWords& words_;
   Callbacks callbacks_;
   Dynarmic::ExclusiveMonitor monitor_;  // its own: others' stores are seen by what they store, see Callbacks::exchange()
   std::uint64_t thread_pointer_ = 0, read_only_thread_pointer_ = 0;
@@ -139,12 +139,16 @@ Stop Recompiler::run() {
   }
 }
 
-void Recompiler::review_code(std::uint64_t start, std::uint64_t end, bool lasting) {
-  const auto stays = [&](std::uint64_t page, const CodePages::Page& was) {
-    const auto run = callbacks_.memory->look(page, Memory::Access::Execute, 0);
-    if (!run) return false;
-    const CodePages::Page now{run->frame + (page - run->start), run->bank};
-    return lasting ? was.same(now) : was.frame == now.frame;
+void Recompiler::review_code(std::uint64_t start, std::uint64_t end, bool wanted) {
+  const auto stays = [&](std::uint64_t page, const CodePages::Page& was) -> std::optional<CodePages::Page> {
+    auto run = callbacks_.memory->look(page, Memory::Access::Execute, 0);
+    if (!run && wanted) {
+      callbacks_.memory->want_code(page);
+      run = callbacks_.memory->look(page, Memory::Access::Execute, 0);
+    }
+    if (!run) return std::nullopt;
+    const auto now = CodePages::Page::of(*run, page, words_);
+    return was.same(now) ? std::optional(now) : std::nullopt;
   };
   for (const std::uint64_t page : callbacks_.code.remove(start, end, stays)) {
     jit_->InvalidateCacheRange(page, kPage);
@@ -163,7 +167,10 @@ void Recompiler::forget_everything() {
 }
 
 void Recompiler::forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) {
-  for (const std::uint64_t page : callbacks_.code.pages_of(frame)) jit_->InvalidateCacheRange(page + offset, bytes);
+  for (const std::uint64_t page : callbacks_.code.pages_of(frame)) {
+    jit_->InvalidateCacheRange(page + offset, bytes);
+    callbacks_.code.patched(page);
+  }
 }
 
 EngineCounts Recompiler::counts() const {
