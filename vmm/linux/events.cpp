@@ -16,8 +16,8 @@
 #include <optional>
 #include <vector>
 
+#include "vmm/linux/epoll.hpp"
 #include "vmm/linux/family.hpp"
-#include "vmm/linux/files_charge.hpp"
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
@@ -59,7 +59,9 @@ std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread,
 std::int64_t make_eventfd(Thread& thread, unsigned initial, int flags) {
   HostFd host(eventfd(initial, flags | EFD_CLOEXEC));
   if (!host) return -errno;
-  return as_result(install(thread, std::move(host), OpenFile::Kind::Event, O_RDWR, flags & EFD_CLOEXEC));
+  auto file = make_file(OpenFile::Kind::Event, std::move(host), O_RDWR);
+  file->semaphore = flags & EFD_SEMAPHORE;
+  return as_result(thread.process.files.install(std::move(file), flags & EFD_CLOEXEC));
 }
 std::int64_t sys_eventfd(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), 0); }
 std::int64_t sys_eventfd2(Thread& thread, const Args& a) { return make_eventfd(thread, a.u32(0), a.i32(1)); }
@@ -286,7 +288,7 @@ std::int64_t sys_pselect6(Thread& thread, const Args& a) {
   return r;
 }
 
-// --- epoll: a host epoll over the host's descriptors; what the guest attached to an entry passes through ---
+// --- epoll ---
 
 std::int64_t make_epoll(Thread& thread, bool close_on_exec) {
   HostFd host(epoll_create1(EPOLL_CLOEXEC));
@@ -296,26 +298,6 @@ std::int64_t make_epoll(Thread& thread, bool close_on_exec) {
 std::int64_t sys_epoll_create(Thread& thread, const Args& a) { return a.i32(0) <= 0 ? -EINVAL : make_epoll(thread, false); }
 std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {
   return a.i32(0) & ~EPOLL_CLOEXEC ? -EINVAL : make_epoll(thread, a.i32(0) & EPOLL_CLOEXEC);
-}
-
-// The host's descriptor that stands for the guest's in epolls, see OpenFile::Watched. `add`: there may be none yet.
-OrErrno<int> watched_as(OpenFile& file, int number, bool add) {
-  OpenFile::Watched& w = file.watched;
-  std::lock_guard guard(w.lock);
-  const auto found = std::ranges::find(w.numbers, number);
-  const auto place = static_cast<std::size_t>(found - w.numbers.begin());
-  if (found == w.numbers.end()) {
-    if (!add) return err(ENOENT);
-    if (place > 0) {
-      constexpr std::uint64_t kDescriptorBytes = 64;  // in the host's table, and here
-      if (file.charged && !file.charged->grow(kDescriptorBytes)) return err(ENOSPC);
-      HostFd other(fcntl(file.host.get(), F_DUPFD_CLOEXEC, 0));
-      if (!other || beyond_descriptors(other.get())) return err(ENOSPC);
-      w.others.push_back(std::move(other));
-    }
-    w.numbers.push_back(number);
-  }
-  return place == 0 ? file.host.get() : w.others[place - 1].get();
 }
 
 std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
@@ -331,14 +313,7 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   if (!target) return -EBADF;
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
-  if (target == *epoll) return -EINVAL;
-  if (target->kind == OpenFile::Kind::Uring) ring_of(*target).watch();
-  const auto host = watched_as(*target, a.i32(2), a.i32(1) == EPOLL_CTL_ADD);
-  if (!host) return -host.error();
-  constexpr std::uint64_t kWatchBytes = 256;  // struct epitem and its place in a wait queue
-  const auto& charged = (*epoll)->charged;
-  if (a.i32(1) == EPOLL_CTL_ADD && charged && !charged->list((*epoll)->host.get(), "tfd:", 1, kWatchBytes)) return -ENOSPC;
-  return epoll_ctl((*epoll)->host.get(), a.i32(1), *host, &event) == 0 ? 0 : -errno;
+  return control_epoll(**epoll, target, a.i32(2), a.i32(1), event);
 }
 
 std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {

@@ -50,6 +50,7 @@ class MemoryCharge;  // files_memfd.cpp
 class PinHolder;     // devices.hpp
 struct SocketEnds;   // sockets.hpp
 struct SignalFd;     // signalfd.hpp
+struct Disarmed;     // epoll.hpp
 
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
 struct OpenFile {
@@ -71,6 +72,8 @@ struct OpenFile {
   std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
   std::shared_ptr<SignalFd> signals;     // of a Signal
   clockid_t clock{};                     // of a Timer
+  bool semaphore = false;                // of an Event: EFD_SEMAPHORE
+  std::shared_ptr<Disarmed> disarmed;    // of an Epoll that goes on from a snapshot, maybe; set before the program runs
   // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
   // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
   struct Watched {

@@ -6,23 +6,15 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
-#include <string>
 
 #include "vmm/linux/files_state.hpp"
+#include "vmm/linux/host_fdinfo.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 constexpr std::uint64_t kFileBytes = 1024;       // struct file, inode and directory entry; OpenFile
 constexpr int kReservedDescriptors = 128;        // of the host's, for the VMM itself
-
-std::uint64_t lines(int fd, const char* prefix) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd));
-  std::uint64_t found = 0;
-  for (std::string line; std::getline(info, line);) found += line.starts_with(prefix);
-  return found;
-}
 
 // How many bytes the file costs, or may.
 std::uint64_t cost(const OpenFile& file) {
@@ -51,7 +43,7 @@ bool FileCharge::grow(std::uint64_t bytes) {
 bool FileCharge::list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
   std::lock_guard guard(lock_);
   if (listed_ + more > room_) {
-    listed_ = lines(fd, prefix);
+    listed_ = host_fdinfo(fd, prefix).size();
     // Not to be counted again soon.
     const std::uint64_t wanted = std::max<std::uint64_t>(64, listed_ + listed_ / 2 + more);
     if (wanted > room_) {

@@ -105,18 +105,13 @@ std::int64_t make(Thread& thread, const Args& a, int flags) {
     if (file->kind != OpenFile::Kind::Signal) return -EINVAL;
     file->signals->mask = *set & ~kUnblockable;
   } else {
-    int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return -errno;
-    HostFd reader(ends[0]), writer(ends[1]);
-    if ((flags & SFD_NONBLOCK) && ::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) return -errno;
-    file = make_file(OpenFile::Kind::Signal, std::move(reader), O_RDWR);
-    file->signals = std::make_shared<SignalFd>(*set & ~kUnblockable, std::move(writer));
+    auto made = make_signal_fd(*set, flags);
+    if (!made) return -made.error();
+    file = std::move(*made);
     auto installed = process.files.install(file, flags & SFD_CLOEXEC);
     if (!installed) return -installed.error();
     fd = *installed;
-    std::lock_guard guard(process.signals.lock);
-    std::erase_if(process.signals.fds, [](const auto& known) { return known.expired(); });
-    process.signals.fds.push_back(file);
+    tell_from_now_on(process, file);
   }
   settle(process.family, *file);
   return fd;
@@ -126,6 +121,22 @@ std::int64_t sys_signalfd(Thread& thread, const Args& a) { return make(thread, a
 std::int64_t sys_signalfd4(Thread& thread, const Args& a) { return make(thread, a, a.i32(3)); }
 
 }  // namespace
+
+OrErrno<std::shared_ptr<OpenFile>> make_signal_fd(SignalSet mask, int flags) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return err(errno);
+  HostFd reader(ends[0]), writer(ends[1]);
+  if ((flags & SFD_NONBLOCK) && ::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) return err(errno);
+  auto file = make_file(OpenFile::Kind::Signal, std::move(reader), O_RDWR);
+  file->signals = std::make_shared<SignalFd>(mask & ~kUnblockable, std::move(writer));
+  return file;
+}
+
+void tell_from_now_on(Process& process, const std::shared_ptr<OpenFile>& file) {
+  std::lock_guard guard(process.signals.lock);
+  std::erase_if(process.signals.fds, [](const auto& known) { return known.expired(); });
+  process.signals.fds.push_back(file);
+}
 
 void tell_signal_fds(Process& process, int sig) {
   std::erase_if(process.signals.fds, [&](const auto& known) {

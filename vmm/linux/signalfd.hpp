@@ -18,6 +18,11 @@ struct SignalFd {
   HostFd teller;                // the socket's other end
 };
 
+// One that nobody has yet. `flags`: SFD_NONBLOCK. Errors: those of socketpair(2).
+OrErrno<std::shared_ptr<OpenFile>> make_signal_fd(SignalSet, int flags);
+// The process has it open, and is to tell it of its signals from now on.
+void tell_from_now_on(Process&, const std::shared_ptr<OpenFile>&);
+
 // The signal was queued for the process: descriptors that want it become readable. Under the process's signals.lock.
 void tell_signal_fds(Process&, int sig);
 
