@@ -140,7 +140,7 @@ int info(const std::string& path) {
   fmt::print("threads         {}\n", s.threads.size());
   for (const std::string& share : s.shares) fmt::print("share           {}\n", share);
   for (const auto& f : s.files)
-    if (f.standard < 0) fmt::print("open            {}\n", f.path);
+    if (f.standard < 0 && !f.path.empty()) fmt::print("open            {}\n", f.path);
   return 0;
 }
 
@@ -169,7 +169,7 @@ void add_snapshot(CLI::App& app, Action& action) {
                                                    "ramet snapshot save [OPTIONS] -o FILE PROGRAM [ARG...]");
   sub->footer(
       "The program ends where it is saved. FILE is complete, or what it was before. A program of one process can be\n"
-      "saved, with any number of threads; what cannot be had again (pipes, sockets, epoll, io_uring, files in the\n"
+      "saved, with any number of threads; what cannot be had again (sockets, io_uring, memory files, files in the\n"
       "guest's own /tmp) is refused by name. Status 0: saved; 125: not, and why.");
   sub->add_option("--when", saving->when,
                   "first-read: when it first reads standard input, before it gets any; NAME: where it\n"

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,13 +39,14 @@ static int readable(int fd) {
 }
 
 // The file that was opened before says how things are now, and the device is readable once.
-static void look(unsigned long generation, int text, int device) {
+static void look(unsigned long generation, int text, int device, int epoll) {
+  struct epoll_event event;
   char line[32] = "", wanted[32];
   uint64_t number = 0;
   snprintf(wanted, sizeof wanted, "%lu\n", generation);
   CHECK(ramet_generation() == generation);
   CHECK(pread(text, line, sizeof line - 1, 0) > 0 && strtoul(line, NULL, 10) == generation && line[0] == wanted[0]);
-  CHECK(readable(device) == (generation > 0));
+  CHECK(readable(device) == (generation > 0) && epoll_wait(epoll, &event, 1, 0) == (generation > 0));
   if (generation > 0) CHECK(read(device, &number, sizeof number) == sizeof number && number == generation);
   CHECK(readable(device) == 0 && read(device, &number, sizeof number) == -1 && errno == EAGAIN);
 }
@@ -66,8 +68,11 @@ int main(void) {
   CHECK(stat("/dev/ramet_generation", &st) == 0 && S_ISCHR(st.st_mode));  // who reads all files that there are passes it by
   CHECK(write(device, &st, 8) == -1 && errno == EBADF);
   CHECK(ramet_generation_signal(65) == -1 && errno == EINVAL && ramet_generation_signal(-1) == -1 && errno == EINVAL);
+  const int epoll = epoll_create1(0);
+  struct epoll_event event = {.events = EPOLLIN};
+  CHECK(epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, device, &event) == 0);
   unsigned long generation = ramet_generation();
-  look(generation, text, device);
+  look(generation, text, device, epoll);
   for (const char* name = "first"; name; name = generation == 1 ? "second" : NULL) {
     pthread_t waiting;
     void* result;
@@ -76,7 +81,7 @@ int main(void) {
     CHECK(pthread_join(waiting, &result) == 0 && (unsigned long)result == generation + 1);
     ++generation;
     CHECK(heard == (int)generation && value == (int)generation && code == SI_QUEUE);
-    look(generation, text, device);
+    look(generation, text, device, epoll);
   }
   // Children are no copies.
   const pid_t child = fork();

@@ -12,15 +12,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -186,13 +183,16 @@ static int some(size_t mib) {
 }
 
 static int holds(const char* what) {
+  static const char zeroes[4096];
   int fd[2] = {-1, -1};
-  if (strcmp(what, "pipe") == 0) CHECK(pipe(fd) == 0);
-  else if (strcmp(what, "socket") == 0) CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fd) == 0);
-  else if (strcmp(what, "epoll") == 0) CHECK((fd[0] = epoll_create1(0)) >= 0);
-  else if (strcmp(what, "eventfd") == 0) CHECK((fd[0] = eventfd(0, 0)) >= 0);
-  else if (strcmp(what, "timerfd") == 0) CHECK((fd[0] = timerfd_create(CLOCK_MONOTONIC, 0)) >= 0);
-  else if (strcmp(what, "memory") == 0) CHECK((fd[0] = memfd_create("m", 0)) >= 0);
+  if (strcmp(what, "socket") == 0) CHECK((fd[0] = socket(AF_UNIX, SOCK_STREAM, 0)) >= 0);
+  else if (strcmp(what, "fifo") == 0) CHECK(mkfifo("/data/fifo", 0600) == 0 && (fd[0] = open("/data/fifo", O_RDWR)) >= 0);
+  else if (strcmp(what, "contents") == 0) {
+    for (int i = 0; i < 17; i++) {
+      CHECK(pipe(fd) == 0 && fcntl(fd[1], F_SETPIPE_SZ, 1 << 20) == 1 << 20);
+      for (int n = 0; n < 1 << 20; n += 4096) CHECK(write(fd[1], zeroes, 4096) == 4096);
+    }
+  } else if (strcmp(what, "memory") == 0) CHECK((fd[0] = memfd_create("m", 0)) >= 0);
   else if (strcmp(what, "temporary") == 0) CHECK((fd[0] = open("/tmp/resume", O_CREAT | O_RDWR, 0600)) >= 0);
   else if (strcmp(what, "shared") == 0)
     CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);

@@ -11,12 +11,11 @@
 
 #include "vmm/linux/family.hpp"
 #include "vmm/linux/files_state.hpp"
-#include "vmm/linux/generation.hpp"
 #include "vmm/linux/guest_time.hpp"
 #include "vmm/linux/thread.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/vdso.hpp"
-#include "vmm/snapshot/file.hpp"
+#include "vmm/snapshot/open_files.hpp"
 
 namespace ramet::vmm::snapshot {
 namespace {
@@ -35,15 +34,12 @@ class Collector {
 
  private:
   Status add_thread(Thread&, const UserRegs&);
-  // Index of a file that can be opened again. Errors: why it cannot, to follow "it has ... open, which".
-  std::expected<int, std::string> add(const std::shared_ptr<OpenFile>&);
-  std::expected<FileState, std::string> describe(const OpenFile&);
   std::expected<int, std::string> add_mapping(const mm::Region&, const std::shared_ptr<OpenFile>&);
 
   Thread& first_;
   Process& process_;
   Files::State& files_;
-  std::map<const OpenFile*, int> known_;
+  FilesToSave open_{first_, state};
   std::map<const mm::Backing*, int> mappings_;
 };
 
@@ -149,68 +145,6 @@ Status Collector::process() {
   return {};
 }
 
-const char* kind_name(const OpenFile& file) {
-  using enum OpenFile::Kind;
-  switch (file.kind) {
-    case Pipe: return "a pipe";
-    case Event: return "an eventfd";
-    case Timer: return "a timerfd";
-    case Signal: return "a signalfd";
-    case Epoll: return "an epoll instance";
-    case Socket: return "a socket";
-    case Uring: return "an io_uring";
-    case GupTest: return "the device gup_test";
-    default: return nullptr;
-  }
-}
-
-std::expected<FileState, std::string> Collector::describe(const OpenFile& file) {
-  FileState f;
-  f.kind = static_cast<int>(file.kind);
-  f.standard = file.standard;
-  if (file.standard >= 0) return f;
-  const char* const name = file.path == kGenerationDevice ? nullptr : kind_name(file);
-  if (name) return std::unexpected(fmt::format("is {}", name));
-  if (file.charge) return std::unexpected("is a memory file");
-  if (first_.process.family.leases->get(file) != F_UNLCK) return std::unexpected("has a lease");
-  if (file.mount >= 0 && files_.mounts[static_cast<std::size_t>(file.mount)].scratch)
-    return std::unexpected("lies in a directory that goes with the program; share one instead (--dir)");
-  f.path = file.path;
-  const int status = ::fcntl(file.host.get(), F_GETFL);
-  const int flags = file.flags | (status < 0 ? 0 : status & (O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME));
-  f.flags = static_cast<int>(first_.abi().open_flags_to_guest(static_cast<unsigned>(flags)));
-  auto found = files_.find(files_.root(), file.path, !(file.flags & O_NOFOLLOW), first_.tid);
-  if (!found) return std::unexpected("cannot be found by its path any more");
-  if (file.synthetic || file.kind == OpenFile::Kind::Synthetic || file.kind == OpenFile::Kind::Event) return f;
-  if (file.kind == OpenFile::Kind::Device && found->synthetic()) return f;  // ours, wherever the host's are
-  struct stat st;
-  if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)
-    return std::unexpected("is another file than its path leads to now");
-  f.device = st.st_dev, f.inode = st.st_ino, f.size = static_cast<std::uint64_t>(st.st_size);
-  f.modified = nanoseconds(st.st_mtim);
-  return f;
-}
-
-std::expected<int, std::string> Collector::add(const std::shared_ptr<OpenFile>& file) {
-  if (auto found = known_.find(file.get()); found != known_.end()) return found->second;
-  auto described = describe(*file);
-  if (!described) return std::unexpected(described.error());
-  if (file->standard < 0 && !(file->flags & O_PATH) && file->host) {
-    const off_t offset = ::lseek(file->host.get(), 0, SEEK_CUR);
-    described->offset = offset < 0 ? 0 : offset;
-  }
-  if (file->listing && file->listing->position)
-    described->offset = static_cast<std::int64_t>(kExtraEntries + file->listing->position);
-  {
-    std::lock_guard guard(file->owner->lock);
-    const FileOwner::Setting& s = file->owner->setting;
-    const bool async = file->async.watch != nullptr;
-    if (s.id || s.signal || async) described->owner.push_back({s.type, s.id, s.real, s.effective, s.signal, s.number, async});
-  }
-  state.files.push_back(std::move(*described));
-  return known_[file.get()] = static_cast<int>(state.files.size() - 1);
-}
-
 Status Collector::files() {
   for (const Mount& mount : files_.mounts)
     if (mount.scratch && mount.scratch->used())
@@ -220,17 +154,7 @@ Status Collector::files() {
     std::lock_guard guard(files_.locks_lock);
     if (!files_.locked.empty()) return refused("it holds locks on files");
   }
-  // Nobody changes them now, and looking at files takes their lock.
-  for (std::size_t fd = 0; fd < files_.slots.size(); ++fd) {
-    const auto& slot = files_.slots[fd];
-    if (!slot.file) continue;
-    auto index = add(slot.file);
-    if (!index) {
-      const std::string name = slot.file->path.empty() ? "" : fmt::format(" ({})", slot.file->path);
-      return refused(fmt::format("its descriptor {}{} {}", fd, name, index.error()));
-    }
-    state.descriptors.push_back({static_cast<int>(fd), *index, slot.close_on_exec});
-  }
+  if (auto added = open_.add_descriptors(); !added) return refused(added.error());
   state.umask = files_.umask ? static_cast<int>(*files_.umask) : -1;
   if (files_.cwd->synthetic) {
     state.directory = files_.cwd->path;
@@ -240,7 +164,7 @@ Status Collector::files() {
     state.directory = *path;
   }
   if (const auto& file = first_.image().file) {
-    if (auto index = add(file)) state.executable_file = *index;  // else /proc/self/exe leads where `executable` does
+    if (auto index = open_.add(file)) state.executable_file = *index;  // else /proc/self/exe leads where `executable` does
   }
   return {};
 }
@@ -249,7 +173,7 @@ std::expected<int, std::string> Collector::add_mapping(const mm::Region& region,
                                                        const std::shared_ptr<OpenFile>& file) {
   const auto* backing = region.backing.get();
   if (auto found = mappings_.find(backing); found != mappings_.end()) return found->second;
-  auto index = add(file);
+  auto index = open_.add(file);
   if (!index) return index;
   MappingState m{.file = *index, .shared = region.shared};
   if (region.shared) {

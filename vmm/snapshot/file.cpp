@@ -18,6 +18,10 @@ namespace ramet::vmm::snapshot {
 
 std::string to_text(const Hash& hash) { return fmt::format("{:016x}{:016x}", hash[1], hash[0]); }
 
+std::unexpected<Failure> impossible(const File& file, std::string_view what) {
+  return failure(fmt::format("{} is no snapshot that ramet wrote: its {} cannot be", file.path(), what));
+}
+
 File::~File() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }

@@ -14,7 +14,7 @@
 namespace ramet::vmm::snapshot {
 
 inline constexpr std::array<char, 8> kMagic = {'R', 'A', 'M', 'E', 'T', 'S', 'N', 'P'};
-inline constexpr std::uint32_t kVersion = 10;      // another version's files are refused
+inline constexpr std::uint32_t kVersion = 11;      // another version's files are refused
 inline constexpr std::uint32_t kCompressed = 1;    // Header::flags
 inline constexpr std::uint64_t kPageBytes = 4096;
 inline constexpr std::uint64_t kBlockPages = 64, kBlockBytes = kBlockPages * kPageBytes;

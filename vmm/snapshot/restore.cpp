@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
@@ -21,111 +22,25 @@
 #include "vmm/linux/files_state.hpp"
 #include "vmm/linux/generation.hpp"
 #include "vmm/linux/guest_time.hpp"
+#include "vmm/linux/signalfd.hpp"
 #include "vmm/linux/timers.hpp"
 #include "vmm/linux/vdso.hpp"
+#include "vmm/snapshot/open_files.hpp"
 
 namespace ramet::vmm::snapshot {
 namespace {
 
-// Values that no saved program has.
-std::unexpected<Failure> impossible(const File& file, std::string_view what) {
-  return failure(fmt::format("{} is no snapshot that ramet wrote: its {} cannot be", file.path(), what));
-}
-
 // --- files ---
-
-constexpr int kReopenFlags =
-    O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;
-
-std::expected<std::shared_ptr<OpenFile>, Failure> reopen(const File& file, Files::State& files,
-                                                         const FileState& saved) {
-  const auto cannot = [&](std::string_view why) {
-    return failure(
-        fmt::format("{} cannot be continued: the program has {} open, which {}", file.path(), saved.path, why));
-  };
-  auto found = files.find(files.root(), saved.path, !(saved.flags & O_NOFOLLOW), 0);
-  if (!found) {
-    const bool shared = files.covering_mount(normalised(saved.path)) >= 0;
-    return cannot(shared ? fmt::format("cannot be found any more: {}", std::strerror(found.error()))
-                         : "is not shared with it now (--dir, --root)");
-  }
-  const mode_t type = found->st.st_mode;
-  if (!found->synthetic() && !S_ISREG(type) && !S_ISDIR(type) && !S_ISCHR(type) && !(saved.flags & O_PATH))
-    return cannot("is something else now");
-  if (S_ISREG(type) && !found->synthetic()) {
-    // What is only read must be as it was; what is written must be the same file.
-    const struct stat& st = found->st;
-    const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
-                          ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
-                                nanoseconds(st.st_mtim) == saved.modified
-                          : st.st_dev == saved.device && st.st_ino == saved.inode;
-    if (!same) return cannot("has changed since");
-  }
-  auto opened = files.open_found(nullptr, *found, saved.flags & kReopenFlags, 0);
-  if (!opened) return cannot(fmt::format("cannot be opened: {}", std::strerror(opened.error())));
-  if (static_cast<int>((*opened)->kind) != saved.kind) return cannot("is something else now");
-  if ((*opened)->listing && saved.offset > static_cast<std::int64_t>(kExtraEntries)) {
-    (*opened)->listing->position = std::min(static_cast<std::uint64_t>(saved.offset) - kExtraEntries, kMaxExtra);
-  } else if (saved.offset && !(saved.flags & O_PATH) && (*opened)->host &&
-             ::lseek((*opened)->host.get(), saved.offset, SEEK_SET) < 0) {
-    return cannot("cannot be read from where the program was");
-  }
-  return std::move(*opened);
-}
-
-bool index_ok(int index, std::size_t size) { return index >= 0 && static_cast<std::size_t>(index) < size; }
-
-// Its ids are those of the saved program: of the first process, or of one of its threads.
-Status restore_owner(const File& file, Process& process, const FileState& saved, const std::shared_ptr<OpenFile>& opened) {
-  if (saved.owner.size() > 1) return impossible(file, "owners of files");
-  for (const OwnerState& o : saved.owner) {
-    const bool type = o.type == F_OWNER_TID || o.type == F_OWNER_PID || o.type == F_OWNER_PGRP;
-    if (!type || o.signal < 0 || o.signal > kSignals || o.number < -1 || o.number >= kMaxDescriptors) return impossible(file, "owners of files");
-    const bool thread = std::ranges::any_of(file.state().threads, [&](const ThreadState& t) { return t.tid == o.id; });
-    const int id = o.id == file.state().pid ? process.pid : o.type == F_OWNER_TID && thread ? o.id : 0;
-    if (o.async && can_be_async(*opened))
-      if (set_async(process.family, *opened, o.number, true) != 0)
-        return failure(fmt::format("{} cannot be continued: the host cannot watch a file that has O_ASYNC", file.path()));
-    std::lock_guard guard(opened->owner->lock);
-    opened->owner->setting = {o.type, id, o.real, o.effective, o.signal, o.number};
-  }
-  return {};
-}
 
 Status restore_files(const File& file, Process& process) {
   const ProcessState& state = file.state();
-  Files::State& files = process.files.state();
-  std::vector<std::shared_ptr<OpenFile>> standard{process.files.get(0), process.files.get(1), process.files.get(2)};
-  std::vector<std::shared_ptr<OpenFile>> opened(state.files.size());
-  std::vector<Files::State::Slot> slots;
-  for (const DescriptorState& d : state.descriptors) {
-    if (!index_ok(d.file, opened.size()) || d.fd < 0 || d.fd >= kMaxDescriptors) return impossible(file, "descriptors");
-    auto& slot = opened[static_cast<std::size_t>(d.file)];
-    const FileState& saved = state.files[static_cast<std::size_t>(d.file)];
-    const bool first = !slot;
-    if (!slot && saved.standard >= 0) {
-      if (saved.standard > 2) return impossible(file, "descriptors");
-      slot = standard[static_cast<std::size_t>(saved.standard)];
-      if (!slot)
-        return failure(fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed",
-                                   file.path(), d.fd));
-    } else if (!slot) {
-      auto again = reopen(file, files, saved);
-      if (!again) return std::unexpected(again.error());
-      slot = std::move(*again);
-      if (!files.charge(*slot)) return failure(fmt::format("{} cannot be continued: its files are more than the host or --memory allows", file.path()));
-    }
-    if (first)
-      if (auto owned = restore_owner(file, process, saved, slot); !owned) return owned;
-    if (slots.size() <= static_cast<std::size_t>(d.fd)) slots.resize(static_cast<std::size_t>(d.fd) + 1);
-    slots[static_cast<std::size_t>(d.fd)] = {slot, d.close_on_exec};
-  }
+  if (auto restored = restore_descriptors(file, process); !restored) return restored;
   if (!process.files.enter_directory(state.directory))
     return failure(
         fmt::format("{} cannot be continued: its working directory {} is not shared with it now (--dir, --root)",
                     file.path(), state.directory));
+  Files::State& files = process.files.state();
   std::lock_guard guard(files.lock);
-  files.slots = std::move(slots);
   if (state.umask >= 0) files.umask = static_cast<mode_t>(state.umask) & 0777;
   return {};
 }
@@ -138,7 +53,7 @@ std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(cons
   std::vector<std::shared_ptr<mm::Backing>> backings;
   for (const MappingState& m : state.mappings) {
     if (!index_ok(m.file, state.files.size())) return impossible(file, "mappings");
-    auto opened = reopen(file, files.state(), state.files[static_cast<std::size_t>(m.file)]);
+    auto opened = open_by_path(file, files.state(), state.files[static_cast<std::size_t>(m.file)]);
     if (!opened) return std::unexpected(opened.error());
     auto backing =
         files.backing(*opened, m.shared, false, m.shared ? m.offset : 0, m.shared ? m.length : kPageBytes, memory);
@@ -311,6 +226,14 @@ Status restore_image(const File& file, Image& image) {
   return {};
 }
 
+// What nobody has taken yet its signalfds are to know of.
+void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads) {
+  std::lock_guard guard(process.signals.lock);
+  SignalSet pending = process.signals.pending.set;
+  for (const auto& thread : threads) pending |= thread->signals.pending.set;
+  for (; pending; pending &= pending - 1) tell_signal_fds(process, std::countr_zero(pending) + 1);
+}
+
 // The answer to ramet_guest.h's call.
 Status answer_hook(const File& file, Thread& thread, unsigned copy, const std::vector<std::string>& arguments) {
   if (!file.state().at_hook) {
@@ -425,7 +348,7 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
   if (!done) return std::unexpected(done.error());
   tell_generation(process);
   if (index_ok(state.executable_file, state.files.size())) {
-    auto executable = reopen(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);
+    auto executable = open_by_path(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);
     if (!executable) return std::unexpected(executable.error());
     image->file = std::move(*executable);
   }
@@ -443,6 +366,7 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
     if (leader) (*thread)->former_tid = saved.tid;
     threads.push_back(std::move(*thread));
   }
+  tell_pending(process, threads);
   if (auto answered = answer_hook(file, *threads.front(), copy, arguments); !answered)
     return std::unexpected(answered.error());
   return threads;

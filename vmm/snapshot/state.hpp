@@ -51,17 +51,45 @@ struct OwnerState {
   bool async = false;                              // O_ASYNC
 };
 
-// A file that is open or mapped, to be opened again by its path.
+// What a timerfd is set to.
+struct TimerFdState {
+  int clock = 0;
+  std::array<std::int64_t, 2> left{}, interval{};  // seconds, nanoseconds: until it runs out next (0: it is not armed), and from then on
+  std::uint64_t expired = 0;                       // times that nobody has read
+  bool absolute = false;                           // it runs out at a time of CLOCK_REALTIME: `left` is that time,
+  bool cancelled_by_set = false;                   // and is told when that clock is set
+};
+
+// An entry of an epoll instance.
+struct WatchState {
+  int fd = 0, file = 0;                            // by which descriptor it was added; index into files
+  std::uint32_t events = 0;                        // as epoll_ctl(2) has them; nothing to wait for: it has fired
+  std::uint64_t data = 0;
+};
+
+// A file that is open or mapped, to be opened again by its path; without one, as its kind says.
 struct FileState {
   int kind = 0;                                    // OpenFile::Kind
   int standard = -1;                               // 0, 1, 2: ramet's own standard input, output, error
-  std::string path;                                // of the guest
+  std::string path;                                // of the guest; empty: nobody else can open it
   int flags = 0;                                   // open(2)'s, those that matter later: in the file the program's values,
                                                    // in a File's state() the host's
   std::int64_t offset = 0;
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t modified = 0;                       // ns since 1970
   std::vector<OwnerState> owner;                   // none: as a file that was just opened
+  std::uint64_t count = 0;                         // of an eventfd
+  bool semaphore = false;                          // of an eventfd
+  std::uint64_t mask = 0;                          // of a signalfd
+  int pipe = -1;                                   // of a pipe's end: index into pipes
+  std::vector<TimerFdState> timer;                 // of a timerfd: one
+  std::vector<WatchState> watches;                 // of an epoll instance
+};
+
+// A pipe that lies within the program.
+struct PipeState {
+  int bytes = 0;                                   // it can hold
+  std::vector<std::string> contents;               // hexadecimal: packets, or all of it
 };
 
 struct DescriptorState {
@@ -117,6 +145,7 @@ struct ProcessState {
   unsigned lock_to_come = 0;                       // Image's
   std::uint64_t memory_bytes = 0, mmap_top = 0;
   std::vector<FileState> files;
+  std::vector<PipeState> pipes;
   std::vector<DescriptorState> descriptors;
   std::vector<MappingState> mappings;
   std::vector<RegionState> regions;
@@ -130,5 +159,8 @@ std::expected<ProcessState, Failure> from_text(std::string_view);
 std::string to_hex(std::span<const std::byte>);
 // Fills `out` from its start; false, if that is no hexadecimal text or does not fit.
 bool from_hex(std::string_view, std::span<std::byte> out);
+
+// Whether a list of that size has it.
+inline bool index_ok(int index, std::size_t size) { return index >= 0 && static_cast<std::size_t>(index) < size; }
 
 }  // namespace ramet::vmm::snapshot

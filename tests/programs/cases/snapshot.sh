@@ -130,10 +130,11 @@ test_snapshot_parent() {
 }
 
 test_snapshot_refused() {
-  for pair in 'pipe:a pipe' 'socket:a socket' 'epoll:an epoll instance' 'eventfd:an eventfd' 'timerfd:a timerfd' \
+  for pair in 'socket:a socket' 'fifo:a pipe with a name' 'contents:more than 16 MiB in pipes' \
     'memory:a memory file' 'shared:memory that processes share' 'segment:System V' 'temporary:share a directory' \
     'child:processes besides'; do
-    expect 125 "cannot be saved: .*${pair#*:}" "$RAMET" snapshot save -o "$WORK/none" "$G/resume" holds "${pair%%:*}"
+    fresh
+    expect 125 "cannot be saved: .*${pair#*:}" "$RAMET" snapshot save --dir "$DATA:/data" -o "$WORK/none" "$G/resume" holds "${pair%%:*}"
     [ ! -e "$WORK/none" ] || fail "a file although nothing was saved"
   done
 }
@@ -254,6 +255,45 @@ test_snapshot_within_reach() {
   says 'still here'
   [ ! -s "$DATA/self" ] || fail "the program did not truncate the file"
 }
+# keeps WHEN PROGRAM [ARG...]: saved there, or by --parent FILE there, it goes on in copies, with a file as its input.
+keeps() {
+  when=$1
+  shift
+  "$RAMET" snapshot save --timeout "$LIMIT" --when "$when" -o "$WORK/$when" "$@" <"$WORK/in" 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save $when"; }
+  "$RAMET" snapshot verify "$WORK/$when" || fail "verify $when"
+  "$RAMET" snapshot run --timeout "$LIMIT" --copies 3 --jobs 2 "$WORK/$when" <"$WORK/in" >"$WORK/out" 2>"$WORK/err" ||
+    { show "$WORK/out" "$WORK/err"; fail "copies of $when"; }
+  [ "$(grep -cx 'all there' "$WORK/out")" = 3 ] || { show "$WORK/out" "$WORK/err"; fail "not three copies of $when"; }
+}
+# Pipes, eventfds, timerfds, signalfds and epoll instances, in copies and in copies of copies.
+test_snapshot_open_files() {
+  printf input >"$WORK/in"
+  for how in hook read; do
+    "$G/open_files" $how <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "native"; }
+    says 'all there'
+    "$RAMET" run --timeout "$LIMIT" "$G/open_files" $how <"$WORK/in" >"$WORK/out" 2>"$WORK/err" ||
+      { refused $? "$WORK/err"; show "$WORK/err"; fail "run"; }
+    says 'all there'
+  done
+  keeps first "$G/open_files" hook
+  keeps again --parent "$WORK/first"
+  keeps second --parent "$WORK/again"
+  keeps first-read "$G/open_files" read
+}
+# An epoll instance that waits for a pipe as standard input finds whatever it is in a copy.
+test_snapshot_input_awaited() {
+  printf input >"$WORK/in"
+  printf input | "$RAMET" snapshot save --timeout "$LIMIT" --when first -o "$WORK/first" "$G/open_files" hook 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
+  for input in "$WORK/in" /dev/null; do
+    "$RAMET" snapshot run --timeout "$LIMIT" "$WORK/first" <"$input" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "$input"; }
+    says 'all there'
+  done
+  printf input | "$RAMET" snapshot run --timeout "$LIMIT" "$WORK/first" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "a pipe"; }
+  says 'all there'
+  keeps again --parent "$WORK/first"
+}
 # different WORDS: each of the eight lines in $WORK/out has other words than the others have.
 different() {
   [ "$(wc -l <"$WORK/out")" = 8 ] || { show "$WORK/out" "$WORK/err"; fail "not eight lines"; }
@@ -309,4 +349,24 @@ EOF
     { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
   echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
   different 6
+}
+# Both have event loops, and threads that wait in them. node's own cache of ids is in all copies, see the README.
+test_snapshot_copies_differ_in_node() {
+  need /usr/bin/node
+  cat >"$WORK/used.js" <<'EOF'
+const crypto = require('crypto');
+const made = () => crypto.randomUUID({disableEntropyCache: true}) + ' ' + crypto.randomBytes(8).toString('hex');
+made();
+process.stdin.once('data', () => { console.log(made()); process.stdin.destroy(); });
+EOF
+  echo | "$RAMET" snapshot save --timeout "$LIMIT" --root / --when first-read -o "$WORK/used" /usr/bin/node "$WORK/used.js" 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
+  echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+  different 2
+}
+test_snapshot_copies_differ_in_go() {
+  "$RAMET" snapshot save --timeout "$LIMIT" --when first-read -o "$WORK/used" "$G/used" </dev/null 2>"$WORK/err" ||
+    { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
+  echo | "$RAMET" snapshot run --timeout "$LIMIT" --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+  different 2
 }
