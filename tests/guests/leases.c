@@ -82,6 +82,15 @@ static void who_may(void) {
 // Who gives one back has no signal chosen any more.
 static int lease(int fd, int type) { return fcntl(fd, F_SETSIG, SIGUSR1) == 0 ? fcntl(fd, F_SETLEASE, type) : -1; }
 
+// A lease that is refused leaves owner and signal as they were.
+static void refused(void) {
+  const int fd = open(name, O_RDONLY), other = open(name, O_RDONLY);
+  CHECK(fd >= 0 && other >= 0 && fcntl(fd, F_SETSIG, SIGUSR2) == 0 && fcntl(fd, F_SETOWN, getpid()) == 0);
+  CHECK_ERRNO(fcntl(fd, F_SETLEASE, F_WRLCK), EAGAIN);
+  CHECK(fcntl(fd, F_GETSIG) == SIGUSR2 && fcntl(fd, F_GETOWN) == getpid() && fcntl(fd, F_GETLEASE) == F_UNLCK);
+  CHECK(close(other) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0 && fcntl(fd, F_GETSIG) == SIGUSR2 && close(fd) == 0);
+}
+
 static void others_wait(void) {
   struct sigaction action = {.sa_sigaction = give_back, .sa_flags = SA_SIGINFO | SA_RESTART};
   CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
@@ -136,6 +145,7 @@ int main(int argc, char** argv) {
   CHECK(argc == 2 && chdir(argv[1]) == 0);
   name = "leased";
   who_may();
+  refused();
   others_wait();
   CHECK(unlink(name) == 0);
   return 0;

@@ -97,7 +97,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
   // Who opens the file from now on sees the lease.
   if (others_have_it_open(thread.process.family, file, st, type == F_RDLCK)) {
     std::lock_guard guard(lock_);
-    if (before == F_UNLCK) take_away_locked(*lease);
+    if (before == F_UNLCK) std::erase(leases_, lease.get());  // as if it had never been: owner and signal stay
     lease->type_ = lease->target_ = before;
     changed_locked();
     return -EAGAIN;
