@@ -29,6 +29,23 @@ long futex(std::byte* page, std::size_t at, int operation, std::uint32_t value, 
 constexpr std::chrono::milliseconds kSlice{100};
 constexpr timespec kSliceTime{0, std::chrono::nanoseconds(kSlice).count()};
 
+// Asks `patient` in each slice of a wait whether to wait on.
+class Patience {
+ public:
+  explicit Patience(const std::function<bool()>& patient) : patient_(patient) {}
+  // `ask`: now, whenever it was asked last.
+  bool lasts(bool ask) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!ask && now < next_) return true;
+    next_ = now + kSlice;
+    return patient_();
+  }
+
+ private:
+  const std::function<bool()>& patient_;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + kSlice;
+};
+
 void put(std::byte* page, std::size_t at, std::uint32_t value) { std::memcpy(page + at, &value, sizeof value); }
 
 }  // namespace
@@ -78,14 +95,11 @@ bool Context::wait_applied(std::uint32_t number, const std::function<bool()>& pa
   }
   const auto waited = word(told_, TOLD_WAITED);
   waited.fetch_add(1, std::memory_order_seq_cst);
-  auto next = std::chrono::steady_clock::now() + kSlice;
+  Patience patience(patient);
   for (bool go_on = true; !applied(number) && go_on;) {
     const std::uint32_t seen = word(said_, SAID_APPLIED).load(std::memory_order_seq_cst);
     if (static_cast<std::int32_t>(seen - number) < 0) futex(said_, SAID_APPLIED, FUTEX_WAIT, seen, &kSliceTime);
-    if (const auto now = std::chrono::steady_clock::now(); now >= next) {
-      next = now + kSlice;
-      go_on = patient();
-    }
+    go_on = patience.lasts(false);
   }
   waited.fetch_sub(1, std::memory_order_seq_cst);
   return applied(number);
@@ -116,7 +130,7 @@ bool Context::sleep(const std::function<bool()>& patient) const {
   if (!listens) sleeps.store(TOLD_SLEEPS_ON_FUTEX, std::memory_order_seq_cst);
   const auto over = [&] { return answered(number) && (!listens || listener_->pending()); };
   bool go_on = true;
-  auto next = std::chrono::steady_clock::now() + kSlice;
+  Patience patience(patient);
   // A thread that did not hear of a reply waits for another one: that is looked for now and then, soon at first.
   const bool unheard = !listens && listener_ && listener_->used();
   for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on; slice = std::min(2 * slice, kSlice)) {
@@ -130,10 +144,7 @@ bool Context::sleep(const std::function<bool()>& patient) const {
       if (seen != number) futex(said_, SAID_DONE, FUTEX_WAIT, seen, &timeout);
       if (unheard && listener_->wait(std::chrono::milliseconds(0)) == Listener::Heard::Thread) listener_->reply();
     }
-    if (const auto now = std::chrono::steady_clock::now(); gone || now >= next) {
-      next = now + kSlice;
-      go_on = patient();
-    }
+    go_on = patience.lasts(gone);
   }
   sleeps.store(0, std::memory_order_seq_cst);
   return over();
