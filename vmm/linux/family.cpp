@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <linux/futex.h>
-#include <sys/random.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,8 +49,7 @@ std::vector<std::byte> processors_of_caller() {
 
 std::array<unsigned char, 16> random_id() {
   std::array<unsigned char, 16> id{};
-  // So little is given whole, and at once since the host has started.
-  (void)::getrandom(id.data(), id.size(), GRND_NONBLOCK);
+  ::arc4random_buf(id.data(), id.size());  // never without: it ends the VMM where the host has none to give
   return id;
 }
 
