@@ -1,12 +1,7 @@
 #include "vmm/snapshot/collect.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
 #include <map>
 
 #include "vmm/linux/family.hpp"

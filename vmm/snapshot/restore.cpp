@@ -4,15 +4,11 @@
 #include <fmt/format.h>
 #include <linux/auxvec.h>
 #include <linux/securebits.h>
+#include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -264,9 +260,8 @@ int id_of_copy(const File& file) {
   std::set<int> had{file.state().pid};
   for (const ThreadState& thread : file.state().threads) had.insert(thread.tid);
   constexpr int kFirst = 300;  // RESERVED_PIDS
-  for (std::uint32_t random;;) {
-    if (::getrandom(&random, sizeof random, 0) != sizeof random) continue;
-    const int id = kFirst + static_cast<int>(random % static_cast<std::uint32_t>(Family::kMaxId - kFirst));
+  for (;;) {
+    const int id = kFirst + static_cast<int>(::arc4random_uniform(static_cast<std::uint32_t>(Family::kMaxId - kFirst)));
     if (!had.contains(id)) return id;
   }
 }
