@@ -1,5 +1,6 @@
 // Snapshot files by themselves: what is damaged, cut, foreign or hostile is refused with the reason.
 #include <elf.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -286,7 +287,7 @@ TEST_F(SnapshotFile, NobodySeesADamagedPage) {
   EXPECT_EXIT(look(true), ::testing::ExitedWithCode(42), "checksum");
 }
 
-// --- hostile files: every checksum is right, and the values are what nobody saved ---
+// --- values that nobody saved ---
 
 // Replaces one value somewhere in it by another.
 void distort(nlohmann::json& value, std::mt19937_64& random) {
@@ -305,28 +306,58 @@ void distort(nlohmann::json& value, std::mt19937_64& random) {
   else value = nlohmann::json::array({7});
 }
 
-class HostileSnapshot : public SnapshotFile {
+// A guest program that was saved for real, in files whose every checksum is right.
+class SavedProgram : public SnapshotFile {
  protected:
-  void try_values(MachineChoice::Kind);
+  // At the hook of that name. Skips the test if there is no such guest.
+  void save(MachineChoice::Kind on, const std::string& guest, const std::string& hook) {
+    const char* guests = std::getenv("GUESTS");
+    const std::string program = std::string(guests ? guests : "guests") + "/" + guest;
+    if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
+    machine = on;
+    auto shell = Shell::create(64 << 20, {}, {machine});
+    ASSERT_TRUE(shell) << shell.error().message;
+    RunOptions options;
+    options.program = program, options.arguments = {"hook"}, options.standard = standard;
+    options.saving = std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = hook, .shares = {}});
+    const auto report = run(**shell, options);
+    ASSERT_TRUE(report && options.saving->outcome() && *options.saving->outcome());
+    file = *File::open(path("file"));
+    state = nlohmann::json::parse(*snapshot::to_text(file->state()));
+  }
+  // What becomes of it with another state and other runs. Nothing: it is refused.
+  std::optional<Report> go_on(const nlohmann::json& with, std::span<const snapshot::Run> runs, std::chrono::milliseconds timeout) {
+    auto writer = *Writer::create(path("tried"), file->abi(), false);
+    for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
+      for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes)) EXPECT_TRUE(writer->add(all.first(kPageBytes)));
+    EXPECT_TRUE(writer->finish(with.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), runs, {}));
+    auto tried = File::open(path("tried"));
+    if (!tried) return std::nullopt;
+    auto again = *Shell::create(64 << 20, {}, {machine});
+    auto files = *Files::create({});
+    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily, again->machine().needs().files);
+    if (!restore_memory(*tried, pager, *again, files)) return std::nullopt;
+    RunOptions next;
+    next.timeout = timeout, next.standard = standard, next.from = *tried;
+    auto report = run(*again, next);
+    return report ? std::optional(std::move(*report)) : std::nullopt;
+  }
+
+  const HostFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+  const std::array<int, 3> standard{null.get(), null.get(), null.get()};
+  MachineChoice::Kind machine{};
+  std::shared_ptr<const File> file;
+  nlohmann::json state;
 };
 
-void HostileSnapshot::try_values(MachineChoice::Kind machine) {
-  // A program that was saved for real.
-  const char* guests = std::getenv("GUESTS");
-  const std::string program = std::string(guests ? guests : "guests") + "/resume";
-  if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
-  auto shell = Shell::create(64 << 20, {}, {machine});
-  ASSERT_TRUE(shell) << shell.error().message;
-  RunOptions options;
-  options.program = program, options.arguments = {"hook"};
-  options.standard = {-1, -1, -1};
-  options.saving =
-      std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = "ready", .shares = {}});
-  const auto report = run(**shell, options);
-  ASSERT_TRUE(report && options.saving->outcome() && *options.saving->outcome());
-  const auto file = *File::open(path("file"));
-  const auto good = nlohmann::json::parse(*snapshot::to_text(file->state()));
+class HostileSnapshot : public SavedProgram {
+ protected:
+  // Values anywhere; `open_files`: in what is saved of open files.
+  void try_values(bool open_files);
+};
 
+void HostileSnapshot::try_values(bool open_files) {
+  if (IsSkipped() || HasFatalFailure()) return;
   const unsigned seed = std::random_device{}();
   const char* given = std::getenv("SEED");
   std::mt19937_64 random(given ? static_cast<unsigned>(std::atol(given)) : seed);
@@ -335,49 +366,60 @@ void HostileSnapshot::try_values(MachineChoice::Kind machine) {
   const int rounds = scale && std::string(scale) == "small" ? 20 : 200;
   unsigned refused = 0, ran = 0;
   for (int i = 0; i < rounds; ++i) {
-    auto state = good;
+    auto tried = state;
     std::vector<snapshot::Run> runs(file->runs().begin(), file->runs().end());
-    if (random() % 4) {
-      for (auto n = 1 + random() % 3; n; --n) distort(state, random);
+    if (open_files) {
+      for (auto n = 1 + random() % 3; n; --n) distort(tried[random() % 4 ? "files" : "pipes"], random);
+    } else if (random() % 4) {
+      for (auto n = 1 + random() % 3; n; --n) distort(tried, random);
     } else {
       auto* words = reinterpret_cast<std::uint64_t*>(&runs[random() % runs.size()]);
       words[random() % 3] += random() % 2 ? random() % 5 * 4096 : random() * 0x1'0000'0001ull;
     }
-    {
-      auto writer = *Writer::create(path("tried"), file->abi(), false);
-      for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
-        for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes))
-          ASSERT_TRUE(writer->add(all.first(kPageBytes)));
-      ASSERT_TRUE(writer->finish(state.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), runs, {}));
-    }
-    auto tried = File::open(path("tried"));
-    if (!tried) {
-      ++refused;
-      continue;
-    }
-    auto again = *Shell::create(64 << 20, {}, {machine});
-    auto files = *Files::create({});
-    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily,
-                                again->machine().needs().files);
-    if (!restore_memory(*tried, pager, *again, files)) {
-      ++refused;
-      continue;
-    }
-    RunOptions next;
-    next.timeout = std::chrono::milliseconds(500);
-    next.standard = {-1, -1, -1};
-    next.from = *tried;
-    if (run(*again, next)) ++ran;
-    else ++refused;
+    ++(go_on(tried, runs, std::chrono::milliseconds(200)) ? ran : refused);
   }
   EXPECT_GT(refused, 0u);
   EXPECT_GT(ran, 0u);
 }
 
-TEST_F(HostileSnapshot, LeadsNowhereInAProcess) { try_values(MachineChoice::Kind::Process); }
+TEST_F(HostileSnapshot, LeadsNowhereInAProcess) {
+  save(MachineChoice::Kind::Process, "resume", "ready");
+  try_values(false);
+}
 TEST_F(HostileSnapshot, LeadsNowhereOnKvm) {
   NEED_KVM();
-  try_values(MachineChoice::Kind::Kvm);
+  save(MachineChoice::Kind::Kvm, "resume", "ready");
+  try_values(false);
+}
+TEST_F(HostileSnapshot, WithOpenFilesLeadsNowhereInAProcess) {
+  save(MachineChoice::Kind::Process, "open_files", "first");
+  try_values(true);
+}
+TEST_F(HostileSnapshot, WithOpenFilesLeadsNowhereOnKvm) {
+  NEED_KVM();
+  save(MachineChoice::Kind::Kvm, "open_files", "first");
+  try_values(true);
+}
+
+// The program wants one of its timers to have run out eleven times, and to run out next within the hour.
+TEST_F(SavedProgram, FindsATimerThatRanOutOftenMeanwhileToHaveDoneSoOnce) {
+  save(MachineChoice::Kind::Process, "open_files", "first");
+  if (IsSkipped() || HasFatalFailure()) return;
+  constexpr int kHour = 3600;
+  unsigned changed = 0;
+  for (auto& saved : state["files"])
+    for (auto& timer : saved["timer"]) {
+      if (timer["interval"][0] != kHour) continue;
+      EXPECT_TRUE(timer["absolute"]);
+      EXPECT_EQ(timer["expired"], 11);
+      timer["expired"] = 10;
+      timer["left"][0] = timer["left"][0].get<std::int64_t>() - 5 * kHour;
+      ++changed;
+    }
+  EXPECT_EQ(changed, 1u);
+  const auto report = go_on(state, file->runs(), std::chrono::minutes(2));
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->ending.status(), 0);
 }
 
 }  // namespace
