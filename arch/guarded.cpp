@@ -26,7 +26,11 @@ struct Before {
   struct sigaction action;          // written before our handler is there, then read only
   std::atomic<bool> called{false};  // one with SA_RESETHAND is called once; orders nothing
 };
-Before before_segv, before_bus;
+// Of the first time that ours was installed, and of the last, on top of one that hands on to ours.
+Before before_segv[2], before_bus[2];
+std::atomic<unsigned> on_top{0};    // which of them the handler hands on to. Release, once it is written; acquire
+// The handler of this thread has handed on to the last: what comes back to it goes to the first.
+thread_local volatile sig_atomic_t handed_on = 0;
 
 // What the kernel does if there is no handler.
 void as_without_handler(int signal, const siginfo_t& info, bool ignored) {
@@ -38,13 +42,19 @@ void as_without_handler(int signal, const siginfo_t& info, bool ignored) {
   if (sent) ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);  // comes when this handler returns
 }
 
-void hand_on(int signal, siginfo_t* info, void* context) {
-  Before& before = signal == SIGBUS ? before_bus : before_segv;
+void hand_on_to(Before& before, int signal, siginfo_t* info, void* context) {
   const struct sigaction& action = before.action;
   const bool spent = (action.sa_flags & SA_RESETHAND) && before.called.exchange(true, std::memory_order_relaxed);
   if (!spent && (action.sa_flags & SA_SIGINFO)) return action.sa_sigaction(signal, info, context);
   if (!spent && action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) return action.sa_handler(signal);
   as_without_handler(signal, *info, !spent && action.sa_handler == SIG_IGN);
+}
+
+void hand_on(int signal, siginfo_t* info, void* context) {
+  const sig_atomic_t again = handed_on;
+  handed_on = 1;
+  hand_on_to((signal == SIGBUS ? before_bus : before_segv)[again ? 0 : on_top.load(std::memory_order_acquire)], signal, info, context);
+  handed_on = again;
 }
 
 // Not instrumented: it runs wherever a fault happens, which a sanitizer's runtime need not be ready for.
@@ -92,8 +102,18 @@ void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes) {
 
 void install_guard() {
   [[maybe_unused]] static const bool once = [] {
-    install(SIGSEGV, before_segv.action);
-    install(SIGBUS, before_bus.action);
+    install(SIGSEGV, before_segv[0].action);
+    install(SIGBUS, before_bus[0].action);
+    return true;
+  }();
+}
+
+void install_guard_on_top() {
+  install_guard();
+  [[maybe_unused]] static const bool once = [] {
+    install(SIGSEGV, before_segv[1].action);
+    install(SIGBUS, before_bus[1].action);
+    on_top.store(1, std::memory_order_release);
     return true;
   }();
 }

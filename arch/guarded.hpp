@@ -31,6 +31,9 @@ namespace ramet::arch {
 
 // Installs the handler, in the whole process and for good. Before the first access below; again does nothing.
 void install_guard();
+// The same once more, after a library has installed handlers that hand on to ours but say something first. Once; again does
+// nothing.
+void install_guard_on_top();
 
 extern "C" {
 struct RametGuarded {

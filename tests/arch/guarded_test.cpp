@@ -249,6 +249,22 @@ TEST_F(OtherHandlers, AHandlerThatComesLaterHandsOnWhatIsOurs) {
   }, testing::ExitedWithCode(43), "");
 }
 
+// A library's that hands on to ours, but says something first.
+TEST_F(OtherHandlers, OnTopOfOneThatSaysSomethingWhatIsOursIsQuiet) {
+  EXPECT_EXIT({
+    handle(SIGSEGV, [](int, siginfo_t*, void*) { ::_exit(44); });
+    install_guard();
+    static struct sigaction ours;
+    static int seen = 0;
+    handle(SIGSEGV, [](int signal, siginfo_t* info, void* context) { ++seen, ours.sa_sigaction(signal, info, context); },
+           SA_SIGINFO | SA_ONSTACK, &ours);
+    install_guard_on_top();
+    void* at = unreachable();
+    if (guarded(at) || seen != 0) ::_exit(1);
+    touch(at);  // it hears of this, hands it on to ours, and so it comes to the one that was there first
+  }, testing::ExitedWithCode(44), "");
+}
+
 TEST_F(OtherHandlers, WithoutOneAFaultElsewhereEndsTheProcessAsEver) {
   EXPECT_EXIT({
     ::signal(SIGBUS, SIG_DFL);
