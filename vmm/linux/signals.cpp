@@ -255,16 +255,22 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
 
 // --- returning from a handler ---
 
+void bad_return(Thread& thread) {
+  const auto& trap = thread.abi().trap;
+  if (!trap.bad_return_at_sp) return send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
+  const mm::Gva sp = thread.sp();
+  bool mapped = false;  // as Linux has it: there, or anywhere above
+  thread.memory().visit_regions([&](const mm::Region& region) { mapped |= region.end > sp; });
+  send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, sp, trap.bad_return, 0);
+}
+
 std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
   const auto read = [&](std::uint64_t at, std::span<std::byte> out) { return thread.memory().read(at, out).has_value(); };
   FpState fp;
   std::optional<arch::Returned> to;
   if (thread.vcpu().get_fp(fp)) to = thread.abi().leave_handler(thread.regs(), thread.image().machine().features().fp, fp, read);
   if (!to || !thread.vcpu().set_fp(fp)) {
-    const auto& trap = thread.abi().trap;
-    const bool mapped = thread.memory().find_region(thread.sp()).has_value();
-    if (trap.bad_return_at_sp) send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, thread.sp(), trap.bad_return, 0);
-    else send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
+    bad_return(thread);
     return kNoResult;
   }
   set_blocked(thread, to->mask);
