@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "tools/commands.hpp"
+#include "tools/soft_program.hpp"
 #include "vmm/snapshot/restore.hpp"
 
 namespace ramet::tools {
@@ -54,6 +55,12 @@ vmm::Status Continuation::open_pages(bool files) {
   (*pager)->fetch_ahead();
   pager_ = std::move(*pager);
   return {};
+}
+
+Continuation::Continuation(std::shared_ptr<const File> file, Prepared& prepared, bool eager)
+    : file_(std::move(file)), prepared_(prepared), eager_(eager) {
+  if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto) prepared.machine.abi = &file_->abi();
+  use_soft_program(prepared.machine);  // which begins anew: before the command reads its input
 }
 
 std::expected<Restored, vmm::Failure> Continuation::restore() {
