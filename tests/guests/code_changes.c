@@ -11,20 +11,13 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 enum { PAGE = 4096 };
 typedef int (*function)(void);
 
 // A function that returns n, below 65,536.
-static size_t code_of(int n, unsigned char *to) {
-#if defined(__x86_64__)
-  const unsigned char code[] = {0xb8, n & 0xff, n >> 8, 0, 0, 0xc3};
-#elif defined(__aarch64__)
-  const uint32_t code[] = {0x52800000 | (uint32_t)n << 5, 0xd65f03c0};
-#endif
-  memcpy(to, code, sizeof code);
-  return sizeof code;
-}
+static size_t code_of(int n, unsigned char *to) { return isa_function((uint16_t)n, to); }
 
 static void sync_code(void *at, size_t bytes) { __builtin___clear_cache((char *)at, (char *)at + bytes); }
 static int run(const void *at) {
@@ -148,9 +141,7 @@ static void *runner(void *unused) {
   for (int n = 1; n < 200; n++) {
     while (shared.ready != n) {
     }
-#if defined(__aarch64__)
-    __asm__ volatile("isb" ::: "memory");
-#endif
+    isa_fetch_anew();
     CHECK(run(shared.code) == n);
     shared.ran = n;
   }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 #pragma GCC diagnostic ignored "-Winfinite-recursion"
 static int overflow(volatile char* above) {
@@ -38,8 +39,8 @@ int main(int argc, char** argv) {
   if (!strcmp(how, "jump")) ((void (*)(void))(uintptr_t)0x123456789000)();
   if (!strcmp(how, "readonly")) *(volatile char*)(uintptr_t)constant = 1;
   if (!strcmp(how, "stack")) return overflow((volatile char*)how);
-  if (!strcmp(how, "ill")) __asm__ volatile("ud2");
-  if (!strcmp(how, "fpe")) __asm__ volatile("xorl %%ecx, %%ecx\n\tidivl %%ecx" ::: "eax", "ecx", "edx");
+  if (!strcmp(how, "ill")) isa_undefined();
+  if (!strcmp(how, "fpe")) return kIsaDivisionTraps ? isa_divide_by_zero(), 0 : raise(SIGFPE);
   if (!strcmp(how, "abort")) abort();
   if (!strcmp(how, "kill")) return raise(atoi(argv[2]));
   if (!strcmp(how, "spin")) spin(NULL);
@@ -63,7 +64,7 @@ int main(int argc, char** argv) {
     struct sigaction action = {.sa_handler = SIG_DFL};
     action.sa_handler = (void (*)(int))(uintptr_t)exit;
     sigaction(SIGSEGV, &action, NULL);
-    __asm__ volatile("movq $0x1000, %rsp\n\tpushq %rax");
+    isa_push_at_4096();
   }
   if (!strcmp(how, "map") || !strcmp(how, "fill")) {  // memory: MIB at once, or one after the other
     size_t most = (size_t)atol(argv[2]) << 20, piece = !strcmp(how, "map") ? most : (size_t)1 << 20;
@@ -83,8 +84,8 @@ int main(int argc, char** argv) {
     printf("%ld %s\n", result, result < 0 ? strerror(errno) : "");
     return 0;
   }
-  if (!strcmp(how, "triple")) {  // tries everything ring 3 has to bring the machine down
-    __asm__ volatile("int $8");
+  if (!strcmp(how, "triple")) {  // tries everything user code has to bring the machine down
+    isa_bring_down();
   }
   return 99;
 }

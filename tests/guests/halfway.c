@@ -41,7 +41,7 @@ static void lay_out(const char* holes) {
 static void show(const char* what, long result) {
   const int error = result < 0 ? errno : 0;
   char line[3 * kPages + 1] = "";
-  for (int i = 0; i < kPages; ++i) {
+  for (volatile int i = 0; i < kPages; ++i) {
     volatile char* at = pages + (long)i * kPage;
     volatile char can = '-', is = ' ';
     if (sigsetjmp(back, 1) == 0) {

@@ -43,8 +43,8 @@ int main(int argc, char** argv) {
   }
   printf("pages as they were left: %ld\n", sum);
   // One block stays a block; three pages of the other are hidden, and keep what they hold.
-  char* p = mmap((void*)0x200000000000, 2 * kBlock, kRW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-  CHECK(p == (void*)0x200000000000);
+  char* p = mmap((void*)0x2000000000, 2 * kBlock, kRW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  CHECK(p == (void*)0x2000000000);
   madvise(p, 2 * kBlock, MADV_HUGEPAGE);
   memset(p, 1, 2 * kBlock);
   CHECK(mprotect(p, 3 * kPage, PROT_NONE) == 0);

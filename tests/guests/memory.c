@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 enum { kPage = 4096 };
 static sigjmp_buf back;
@@ -72,12 +73,12 @@ static void protection(void) {
   CHECK_ERRNO(syscall(SYS_mprotect, p + 1, kPage, PROT_READ), EINVAL);  // musl's function would round
   // Executable pages: written first, then run.
   char* text = anonymous(1, kRW);
-  static const unsigned char forty_two[] = {0xb8, 42, 0, 0, 0, 0xc3};  // mov $42, %eax; ret
-  memcpy(text, forty_two, sizeof forty_two);
+  unsigned char* code_at = (unsigned char*)text;
+  __builtin___clear_cache(text, text + isa_function(42, code_at));
   CHECK(mprotect(text, kPage, PROT_READ | PROT_EXEC) == 0);
   CHECK(((int (*)(void))text)() == 42 && store(text) == SEGV_ACCERR);
   CHECK(mprotect(text, kPage, kRW) == 0);
-  text[1] = 43;
+  __builtin___clear_cache(text, text + isa_function(43, code_at));
   CHECK(mprotect(text, kPage, PROT_READ | PROT_EXEC) == 0 && ((int (*)(void))text)() == 43);
   puts("mprotect");
 }

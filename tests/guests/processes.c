@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 static pid_t child_of(void (*run)(void*), void* argument) {
   fflush(stdout);
@@ -914,18 +915,6 @@ static long odd(void) {
     default: return -(long)(next() % 5000);
   }
 }
-// The child ends at once and uses no stack.
-static long raw_clone(long number, long flags, long stack, long parent_tid, long child_tid, long tls) {
-  register long r10 __asm__("r10") = child_tid;
-  register long r8 __asm__("r8") = tls;
-  long result;
-  __asm__ volatile(
-      "syscall; test %%rax, %%rax; jnz 1f; mov $60, %%eax; xor %%edi, %%edi; syscall; 1:"
-      : "=a"(result)
-      : "a"(number), "D"(flags), "S"(stack), "d"(parent_tid), "r"(r10), "r"(r8)
-      : "rcx", "r11", "memory");
-  return result;
-}
 static void hostile(uint64_t seed) {
   state = seed * 2 + 1;
   static uint64_t arguments[16];
@@ -939,13 +928,13 @@ static void hostile(uint64_t seed) {
     if (next() % 3 == 0) flags |= 0x10f00;  // what threads share
     switch (next() % 8) {
       case 0:
-        raw_clone(SYS_clone, flags, next() % 2 ? 0 : odd(), odd(), odd(), odd());
+        isa_clone(SYS_clone, flags, next() % 2 ? 0 : odd(), odd(), odd(), odd());
         break;
       case 1:
         for (int i = 0; i < 16; ++i) arguments[i] = next() % 2 ? 0 : (uint64_t)odd();
         arguments[0] = (uint64_t)flags & ~0xffull;
         if (next() % 2 || arguments[4] == SIGKILL || arguments[4] == SIGSTOP) arguments[4] = SIGCHLD;
-        raw_clone(SYS_clone3, next() % 8 ? (long)arguments : odd(), (long)(next() % 8 ? 88 : next() % 5000), 0, 0, 0);
+        isa_clone(SYS_clone3, next() % 8 ? (long)arguments : odd(), (long)(next() % 8 ? 88 : next() % 5000), 0, 0, 0);
         break;
       case 2: syscall(next() % 2 ? SYS_execve : SYS_execveat, odd(), odd(), odd(), odd(), odd()); break;
       case 3: syscall(SYS_wait4, odd(), odd(), (int)odd() | WNOHANG, odd()); break;

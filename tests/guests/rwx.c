@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "check.h"
+#include "isa.h"
 
 int main(void) {
   unsigned char* code = mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -14,8 +15,7 @@ int main(void) {
   long sum = 0;
   for (int i = 0; i < 100; ++i) {
     unsigned char* at = code + (i % 2) * 4096;
-    const unsigned char text[] = {0xb8, (unsigned char)i, 1, 0, 0, 0xc3};  // mov $256+i, %eax; ret
-    memcpy(at, text, sizeof text);
+    __builtin___clear_cache((char*)at, (char*)at + isa_function((uint16_t)(256 + i), at));
     sum += ((int (*)(void))at)();
   }
   printf("granted: %ld\n", sum);

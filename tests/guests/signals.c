@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 static char alternate[65536];
 static siginfo_t seen;
@@ -37,9 +38,8 @@ static void mend_by_mprotect(int signal, siginfo_t* info, void* context) {
   ++count;
   CHECK(signal == SIGSEGV);
   CHECK(on_alternate());
-  CHECK((uint64_t)uc->uc_mcontext.gregs[REG_CR2] == (uint64_t)info->si_addr);
-  CHECK(uc->uc_mcontext.gregs[REG_TRAPNO] == 14);
-  CHECK(uc->uc_mcontext.gregs[REG_ERR] & 4);
+  CHECK(isa_fault_address(uc) == (uint64_t)info->si_addr);
+  CHECK(isa_tells_of_store(uc) == (count == 1));
   CHECK(uc->uc_stack.ss_sp == alternate && uc->uc_stack.ss_size == sizeof alternate);
   CHECK(mprotect((void*)page, 4096, PROT_READ | PROT_WRITE) == 0);
 }
@@ -50,7 +50,7 @@ static void mend_by_context(int signal, siginfo_t* info, void* context) {
   (void)signal;
   seen = *info;
   ++count;
-  uc->uc_mcontext.gregs[REG_RBX] = (greg_t)page;
+  isa_set_address(uc, page);
 }
 
 static void jump_back(int signal, siginfo_t* info, void* context) {
@@ -72,9 +72,7 @@ static void segv(void) {
 
   install(SIGSEGV, mend_by_context, 0);
   page[0] = 42;
-  char value = 0;
-  __asm__ volatile("movq $0x10, %%rbx\n\tmovb (%%rbx), %0" : "=r"(value) : : "rbx", "memory");
-  CHECK(value == 42 && count == 3 && seen.si_code == SEGV_MAPERR && seen.si_addr == (void*)0x10);
+  CHECK(isa_load(0x10) == 42 && count == 3 && seen.si_code == SEGV_MAPERR && seen.si_addr == (void*)0x10);
   puts("SIGSEGV mended by a register");
 
   install(SIGSEGV, jump_back, 0);
@@ -87,12 +85,13 @@ static void segv(void) {
   CHECK(count == 4 && seen.si_code == SEGV_MAPERR);
   if (sigsetjmp(back, 1) == 0) ((void (*)(void))page)();  // mapped, not executable
   CHECK(count == 5 && seen.si_code == SEGV_ACCERR && seen.si_addr == page);
-  if (sigsetjmp(back, 1) == 0) *(volatile char*)0x8000000000000000 = 1;  // not canonical: no address is known
-  CHECK(count == 6 && seen.si_code == SI_KERNEL && seen.si_addr == NULL);
+  if (sigsetjmp(back, 1) == 0) *(volatile char*)0x8000000000000000 = 1;  // no address is known
+  CHECK(count == 6 && seen.si_code == kIsaWildCode && seen.si_addr == NULL);
   if (sigsetjmp(back, 1) == 0) *(volatile char*)0xffff800000001000 = 1;  // the kernel's half
   CHECK(count == 7 && seen.si_signo == SIGSEGV);
-  if (sigsetjmp(back, 1) == 0) __asm__ volatile("hlt");
-  CHECK(count == 8 && seen.si_code == SI_KERNEL);
+  install(kIsaPrivilegedSignal, jump_back, 0);
+  if (sigsetjmp(back, 1) == 0) isa_privileged();
+  CHECK(count == 8 && seen.si_signo == kIsaPrivilegedSignal && seen.si_code == kIsaPrivilegedCode);
   puts("SIGSEGV by jumps, wild addresses and a privileged instruction");
 }
 
@@ -118,17 +117,32 @@ static void bus(const char* path) {
 }
 
 static void arithmetic_and_instructions(void) {
-  int before = count;
+  const int before = count + kIsaDivisionTraps;
   install(SIGFPE, jump_back, 0);
-  if (sigsetjmp(back, 1) == 0) __asm__ volatile("xorl %%ecx, %%ecx\n\tmovl $1, %%eax\n\tcltd\n\tidivl %%ecx" ::: "eax", "ecx", "edx");
-  CHECK(count == before + 1 && seen.si_signo == SIGFPE && seen.si_code == FPE_INTDIV && seen.si_addr != NULL);
+  if (kIsaDivisionTraps) {
+    if (sigsetjmp(back, 1) == 0) isa_divide_by_zero();
+    CHECK(count == before && seen.si_signo == SIGFPE && seen.si_code == FPE_INTDIV && seen.si_addr != NULL);
+  }
   install(SIGILL, jump_back, 0);
-  if (sigsetjmp(back, 1) == 0) __asm__ volatile("ud2");
-  CHECK(count == before + 2 && seen.si_signo == SIGILL && seen.si_code == ILL_ILLOPN && seen.si_addr != NULL);
+  if (sigsetjmp(back, 1) == 0) isa_undefined();
+  CHECK(count == before + 1 && seen.si_signo == SIGILL && seen.si_code == kIsaUndefinedCode && seen.si_addr != NULL);
   install(SIGTRAP, jump_back, 0);
-  if (sigsetjmp(back, 1) == 0) __asm__ volatile("int3");
-  CHECK(count == before + 3 && seen.si_signo == SIGTRAP && seen.si_code == SI_KERNEL);
+  if (sigsetjmp(back, 1) == 0) isa_breakpoint();
+  CHECK(count == before + 2 && seen.si_signo == SIGTRAP && seen.si_code == kIsaBreakpointCode);
   puts("SIGFPE, SIGILL, SIGTRAP");
+}
+
+// Frames that are none.
+static void bad_returns(void) {
+  install(SIGSEGV, jump_back, SA_ONSTACK);
+  static const uintptr_t places[] = {0, 16, 24, 0x7000000008};
+  for (unsigned i = 0; i < sizeof places / sizeof *places; ++i) {
+    const int before = count;
+    if (sigsetjmp(back, 1) == 0) isa_return_from(places[i]);
+    CHECK(count == before + 1 && seen.si_signo == SIGSEGV && seen.si_code == kIsaBadReturnCode);
+    CHECK(seen.si_addr == (kIsaBadReturnAtSp ? (void*)places[i] : NULL));
+  }
+  puts("no return from frames that are none");
 }
 
 // The alternate stack is what makes a handler for stack overflow possible.
@@ -160,6 +174,7 @@ int main(int argc, char** argv) {
   segv();
   bus(path);
   arithmetic_and_instructions();
+  bad_returns();
   stack_overflow();
   return 0;
 }

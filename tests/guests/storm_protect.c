@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "arch/ticks.h"
+#include "isa.h"
 
 // --- each thread makes its pages read-only and writable again. Pages of one thread stand in a 2 MiB block of their
 // own, or take turns with those of all other threads in one block ---
@@ -142,7 +143,7 @@ static void prepare_page(void) {
 
 static void upgrade(struct thread* t) {
   if (t->id > 0) {
-    while (!__atomic_load_n(&done, __ATOMIC_RELAXED)) __builtin_ia32_pause();
+    while (!__atomic_load_n(&done, __ATOMIC_RELAXED)) isa_relax();
     return;
   }
   volatile uint64_t* page = region;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "isa.h"
 
 static int64_t ns(struct timespec t) { return t.tv_sec * 1000000000ll + t.tv_nsec; }
 
@@ -49,7 +50,7 @@ static void clocks(void) {
 
 static void identity(void) {
   struct utsname name;
-  CHECK(uname(&name) == 0 && strcmp(name.sysname, "Linux") == 0 && strcmp(name.machine, "x86_64") == 0);
+  CHECK(uname(&name) == 0 && strcmp(name.sysname, "Linux") == 0 && strcmp(name.machine, ISA_MACHINE) == 0);
   CHECK(atoi(name.release) >= 4);
   CHECK(getpid() > 0 && getppid() >= 0 && syscall(SYS_gettid) == getpid());
   CHECK(syscall((1l << 32) | SYS_getpid) == getpid());  // a number is 32 bits
@@ -132,7 +133,7 @@ static void pseudo_files(const char* program) {
   }
   CHECK(strstr(text, line) != NULL && close(maps) == 0 && munmap(fresh, 4096) == 0);
   CHECK(slurp("/proc/meminfo", text, sizeof text) > 0 && strstr(text, "MemTotal:") && strstr(text, "MemAvailable:"));
-  CHECK(slurp("/proc/cpuinfo", text, sizeof text) > 0 && strstr(text, "processor") && strstr(text, "flags") && strstr(text, " sse2"));
+  CHECK(slurp("/proc/cpuinfo", text, sizeof text) > 0 && strstr(text, "processor") && strstr(text, ISA_FEATURES));
   CHECK(slurp("/proc/self/cmdline", text, sizeof text) > strlen(program) && strcmp(text, program) == 0);
   CHECK(slurp("/dev/null", text, sizeof text) == 0);
   int zero = open("/dev/zero", O_RDWR), null = open("/dev/null", O_WRONLY), random = open("/dev/urandom", O_RDONLY);

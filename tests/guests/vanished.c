@@ -61,11 +61,11 @@ static void read_there(char* at) {
   USE(syscall(SYS_writev, pipes[1], at, 1));
   USE(pwrite(file, at, kPage, 0));
   USE(syscall(SYS_rt_sigprocmask, SIG_BLOCK, at, NULL, 8));
-  USE(syscall(SYS_open, at, O_RDONLY));
-  USE(syscall(SYS_stat, at, two));
+  USE(syscall(SYS_openat, AT_FDCWD, at, O_RDONLY));
+  USE(syscall(SYS_newfstatat, AT_FDCWD, at, two, 0));
   USE(syscall(SYS_nanosleep, at, NULL));
   USE(syscall(SYS_ppoll, NULL, 0, at, NULL, 8));
-  USE(syscall(SYS_poll, at, 1, 0));
+  USE(syscall(SYS_ppoll, at, 1, &none, NULL, 8));
   close(pipes[0]), close(pipes[1]);
 }
 

@@ -28,6 +28,7 @@
 #include <initializer_list>
 #include <iterator>
 
+#include "isa.h"
 #include "wild.hpp"
 
 namespace wild {

@@ -46,7 +46,7 @@ static void sse(char* page) {
   CHECK(after == mxcsr);
   uint32_t usual = 0x1f80;
   __asm__ volatile("ldmxcsr %0" ::"m"(usual));
-  puts("SSE registers and MXCSR kept");
+  puts("vector registers and their control kept");
 }
 
 __attribute__((target("avx"))) static void avx(char* page) {
