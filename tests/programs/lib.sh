@@ -1,6 +1,7 @@
 # What the cases use. POSIX sh, and nothing that busybox lacks: the same cases run in emulated machines.
 #   RAMET   the ramet program           GUESTS  the folder of guest programs
 #   SCALE   full or small               WORK    a folder of this case's own, removed at its end
+#   TWINS   where this host's machine cannot run GUESTS: the folder of the same programs, compiled for it
 # DATA is the folder that guest and native program share: made anew by SETUP before each of them.
 DATA=$WORK/data
 SETUP=:
@@ -10,6 +11,8 @@ LIMIT=${LIMIT:-240s}
 # counted NAME: that counter, out of what --stat said, which is the input.
 counted() { awk -v name="$1" '/Counters for/ { all = 1 } all && $2 == name { gsub(",", "", $1); print $1 }'; }
 scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
+# by_isa X86-64 ARM64: what is another for the guests of each instruction set.
+by_isa() { if [ "${MACHINE:-kvm}" = soft ]; then echo "$2"; else echo "$1"; fi; }
 fail() { echo "FAILED: $*"; exit 1; }
 skip() { echo "SKIP: $*"; exit 77; }
 # Skips the case if this machine has no usable KVM; fails it if it must have one.
@@ -27,13 +30,25 @@ need_kvm() {
 refused() { [ "$1" != 125 ] || ! grep -q '^ramet: .*/dev/kvm' "$2" || need_kvm; }
 need() { for file; do [ -e "$file" ] || skip "$file is not on this machine"; done; }
 
+# native PROGRAM [ARG...]: on the host itself.
+native() {
+  case $1 in
+    "$GUESTS"/*)
+      twin=${TWINS:-$GUESTS}/${1#"$GUESTS"/}
+      shift
+      set -- "$twin" "$@" ;;
+  esac
+  # shellcheck disable=SC2086
+  env -i $ENVIRONMENT "$@"
+}
+
 fresh() { rm -rf "$DATA"; mkdir -p "$DATA"; (cd "$DATA" && eval "$SETUP") || fail "set-up: $SETUP"; }
 
 show() { for file; do echo "--- $file:"; head -n 30 "$file"; done; }
 
 # same [-s STATUS] [-o "RAMET OPTIONS"] PROGRAM [ARG...]
-# Runs the program natively and under ramet on equal folders and compares standard output, exit status
-# and, byte for byte, the folders. STATUS is what both must end with.
+# Runs the program (or its twin) natively and under ramet on equal folders and compares standard output, exit
+# status and, byte for byte, the folders. STATUS is what both must end with.
 same() {
   want=0 options=
   while :; do
@@ -46,11 +61,13 @@ same() {
   : >"$WORK/stdin"
   [ -z "${STDIN:-}" ] || cp "$STDIN" "$WORK/stdin"
   fresh
-  env -i $ENVIRONMENT "$@" <"$WORK/stdin" >"$WORK/native.out" 2>"$WORK/native.err"
+  native "$@" <"$WORK/stdin" >"$WORK/native.out" 2>"$WORK/native.err"
   status=$?
   [ $status = "$want" ] || { show "$WORK/native.out" "$WORK/native.err"; fail "native: status $status, not $want"; }
   rm -rf "$WORK/native"
   mv "$DATA" "$WORK/native"
+  # What a twin says of its own place is as if it were in the other's.
+  [ -z "${TWINS:-}" ] || grep -rlF "$TWINS/" "$WORK/native" "$WORK/native.out" | while read -r file; do sed -i "s|$TWINS/|$GUESTS/|g" "$file"; done
   fresh
   for variable in $ENVIRONMENT; do options="$options --env $variable"; done
   # shellcheck disable=SC2086

@@ -8,6 +8,7 @@ test_cxx() { same "$G/cxx"; }
 test_threads() { same "$G/threads" "$(scaled 500 20)"; }
 test_signals() { same "$G/signals" "$DATA"; }
 test_signals_sent() { same "$G/signals_sent"; }
+test_unwind() { same "$G/unwind"; }
 test_vector_state() { same "$G/vector_state"; }
 test_memory() { same "$G/memory"; }
 test_halfway() { same "$G/halfway" "$DATA"; }
@@ -82,12 +83,12 @@ test_sockets() { same "$G/sockets" "$DATA"; }
 test_sockets_of_the_host() {
   need_kvm
   fresh
-  "$G/sockets" listen "$DATA/host" >"$WORK/listener" &
+  native "$G/sockets" listen "$DATA/host" >"$WORK/listener" &
   listener=$!
   while [ ! -S "$DATA/host" ]; do sleep 0.1; done
   expect 0 '' "$RAMET" run --dir "$DATA" "$G/sockets" refused "$DATA/host"
   says refused
-  "$G/sockets" knock "$DATA/host" && wait $listener || fail "the listener was not there"
+  native "$G/sockets" knock "$DATA/host" && wait $listener || fail "the listener was not there"
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }

@@ -3,6 +3,8 @@ BUSYBOX=/usr/bin/busybox
 [ -x $BUSYBOX ] || BUSYBOX=/bin/busybox
 PYTHON=/usr/bin/python3
 here_guests=$here/../guests
+# Where the libraries of dynamic programs are: this machine's, or those of its cross compiler.
+LIBRARIES=$(by_isa "--root /" "--dir /usr/aarch64-linux-gnu/lib:/lib")
 
 make_input() { seq 1 10000000 | head -c "$(scaled 67108864 2097152)" >input; }
 make_tree() { for d in a b b/c b/c/d; do mkdir $d; for f in 1 2 3; do echo "$d $f" >$d/$f.txt; done; done; ln -s a link; }
@@ -34,8 +36,8 @@ test_sqlite_static() { same "$GUESTS/sql" "$DATA/database" "$(scaled 400000 2000
 test_lua_static() { SETUP="cp $here_guests/script.lua ." same "$GUESTS/script" "$DATA/script.lua" "$(scaled 200000 5000)"; }
 test_go() { same "$GUESTS/gc" "$(scaled 4 1)"; }
 
-test_dynamic_c() { same -o "--root /" "$GUESTS/hello_dynamic"; }
-test_dynamic_cxx() { same -o "--root /" "$GUESTS/cxx_dynamic"; }
+test_dynamic_c() { same -o "$LIBRARIES" "$GUESTS/hello_dynamic"; }
+test_dynamic_cxx() { same -o "$LIBRARIES" "$GUESTS/cxx_dynamic"; }
 test_python() {
   need $PYTHON
   SETUP="cp $here_guests/script.py ." same -s 7 -o "--root / --memory 1G" $PYTHON "$DATA/script.py" "$(scaled 1000000 10000)"

@@ -24,7 +24,7 @@ resumes() {
   done
   printf %s "$INPUT" >"$WORK/input"
   fresh
-  env -i "$@" <"$WORK/input" >"$WORK/native.out" 2>"$WORK/native.err"
+  native "$@" <"$WORK/input" >"$WORK/native.out" 2>"$WORK/native.err"
   status=$?
   [ $status = "$want" ] || { show "$WORK/native.out" "$WORK/native.err"; fail "native: status $status, not $want"; }
   rm -rf "$WORK/native"
@@ -270,7 +270,7 @@ keeps() {
 test_snapshot_open_files() {
   printf input >"$WORK/in"
   for how in hook read; do
-    "$G/open_files" $how <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "native"; }
+    native "$G/open_files" $how <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "native"; }
     says 'all there'
     "$RAMET" run --timeout "$LIMIT" "$G/open_files" $how <"$WORK/in" >"$WORK/out" 2>"$WORK/err" ||
       { refused $? "$WORK/err"; show "$WORK/err"; fail "run"; }
@@ -315,7 +315,7 @@ test_snapshot_copies_differ() {
 }
 # Copies, and copies of copies, learn that they are.
 test_snapshot_generation() {
-  "$G/notice" >"$WORK/out" && says native
+  native "$G/notice" >"$WORK/out" && says native
   "$RAMET" run --timeout "$LIMIT" "$G/notice" >"$WORK/out" 2>"$WORK/err" || { refused $? "$WORK/err"; show "$WORK/err"; fail "run"; }
   says 'not saved'
   "$RAMET" snapshot save --timeout "$LIMIT" --when first -o "$WORK/first" "$G/notice" </dev/null 2>"$WORK/err" ||

@@ -6,7 +6,7 @@ storm() {
   shift 3
   for threads in 1 2 8 64; do
     program=storm
-    [ $threads = 8 ] && program=musl_storm
+    [ $threads = 8 ] && [ -e "$GUESTS/musl_storm" ] && program=musl_storm
     same "$GUESTS/$program" "$name" $threads $((all / threads + 1)) "$@"
   done
 }
