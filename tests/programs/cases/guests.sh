@@ -92,7 +92,7 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
-test_litmus() { same "$G/litmus" "$(scaled 1000000 65536)"; }
+test_litmus() { same "$G/litmus" "$(scaled 65536 8192)"; }
 test_vdso() { same "$G/vdso"; }
 # The time is read without an exit.
 test_clock_without_exits() {
