@@ -92,6 +92,20 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
+# Random instructions do what they do on another software CPU; what that one refuses, this one may have.
+test_soft_instructions() {
+  command -v qemu-aarch64-static >/dev/null || skip "qemu-user-static is not installed"
+  for kind in "compute cortex-a57 20000" "atomic cortex-a76 5000"; do
+    set -- $kind
+    qemu-aarch64-static -cpu "$2" "$G/instructions" 1 "$3" "$1" >"$WORK/theirs" || fail "$2 ended with status $?"
+    "$RAMET" run --timeout "$LIMIT" "$G/instructions" 1 "$3" "$1" >"$WORK/ours" || fail "$1: status $?"
+    paste -d ' ' "$WORK/theirs" "$WORK/ours" >"$WORK/both"
+    carried_out=$(grep -vc refused "$WORK/theirs")
+    different=$(awk '$1 != $3 || ($2 != "refused" && $2 != $4)' "$WORK/both" | tee "$WORK/different" | wc -l)
+    echo "$1: $carried_out carried out, $different of them otherwise"
+    [ "$carried_out" -gt 4000 ] && [ "$different" = 0 ] || { head -n 20 "$WORK/different"; fail "$1"; }
+  done
+}
 test_litmus() { same "$G/litmus" "$(scaled 65536 8192)"; }
 test_vdso() { same "$G/vdso"; }
 # The time is read without an exit.
