@@ -1,6 +1,7 @@
 #include "vmm/soft/vcpu.hpp"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "arch/arm64/fault_signal.hpp"
@@ -49,6 +50,7 @@ void SoftVcpu::give_engine(std::unique_ptr<Engine> engine) {
 }
 
 std::unique_ptr<Engine> SoftVcpu::take_engine() {
+  while (kicking_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
   const EngineCounts c = engine_->counts();
   past_.fills += c.fills, past_.code_dropped += c.code_dropped;
   engine_->restart_counts();
@@ -221,7 +223,9 @@ Exit SoftVcpu::decode(const Stop& stop) {
 // seq_cst on both sides: either this sees that guest code runs, or run() sees the kick.
 void SoftVcpu::kick() {
   if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
+  kicking_.fetch_add(1, std::memory_order_seq_cst);
   if (inside_.load(std::memory_order_seq_cst) % 2) engine_->halt();
+  kicking_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 }  // namespace ramet::vmm::soft

@@ -88,6 +88,8 @@ class SoftVcpu final : public Vcpu, private Memory {
   VcpuCounters counters_;
   std::atomic<bool> kicked_{false};           // seq_cst: set by kick() before it looks whether guest code runs
   std::atomic<std::uint32_t> inside_{0};      // odd: guest code runs. See above
+  // Who is in kick(): it may still halt the engine that it saw inside. seq_cst: counted before it looks.
+  std::atomic<std::uint32_t> kicking_{0};
   std::atomic<bool> noted_{false};            // there are notes. See above
   EngineCounts past_{};                       // of engines that it had before
   struct Notes {
