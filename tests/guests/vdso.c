@@ -209,7 +209,7 @@ static struct timespec soon(clockid_t clock) {
 // Deadlines are on the clocks that it tells.
 static void check_deadlines(void) {
   struct timespec until = soon(CLOCK_MONOTONIC);
-  CHECK(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == 0);
+  CHECK((errno = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)) == 0);
   CHECK(told(CLOCK_MONOTONIC) >= nanos(until));
   until = soon(CLOCK_BOOTTIME);
   int fd = timerfd_create(CLOCK_BOOTTIME, 0);
