@@ -63,8 +63,6 @@ class KeepingEngine final : public Engine {
     if (frame_ == frame) code_.reset();
   }
   bool has_code(std::uint64_t frame) const override { return frame_ == frame; }
-  soft::EngineCounts counts() const override { return {}; }
-  void restart_counts() override {}
 
  private:
   Stop write() {

@@ -4,7 +4,7 @@
 //
 // What an engine keeps, all of it filled on the way as guest code needs it, from what its Memory says:
 //   table   host addresses of pages that may be read and written, looked at by translated code itself
-//   cache   of other pages, and of those whose memory may vanish (files that the host truncates), for its callbacks
+//   others  that, and of pages that are only read or whose memory may vanish (files that the host truncates), for its callbacks
 //   code    translated from pages that may be executed; stores do not change it
 // forget() and forget_code() take away. An engine belongs to one thread at a time, but for halt() and has_code().
 #pragma once
@@ -16,6 +16,7 @@
 
 #include "arch/guarded.hpp"
 #include "arch/user_state.hpp"
+#include "guest-mm/types.hpp"
 
 namespace ramet::vmm::soft {
 
@@ -25,13 +26,13 @@ inline constexpr unsigned kAddressBits = 39;
 // Guest memory as its page tables show it. Called on the engine's thread, in the middle of an instruction.
 class Memory {
  public:
-  enum class Access : std::uint8_t { Read, Write, Execute };
+  using Access = mm::Access;
   // Pages that are mapped in the same way, around the one that was asked for.
   struct Run {
     std::uint64_t start = 0, end = 0;   // guest addresses, page-aligned
     std::byte* host = nullptr;          // of `start`
     std::uint64_t frame = 0;            // of `start`
-    bool write = false, execute = false;
+    bool write = false;
     bool lasting = false;               // its memory is there as long as the guest is: it need not be touched with care
     // Set where its contents may change while it can be executed: memory that others share and write. Whoever has the same
     // frame of the same bank shows the same.
@@ -59,11 +60,6 @@ struct Stop {
   } kind = Kind::Halted;
   std::uint64_t address = 0;
   Memory::Access access = Memory::Access::Read;
-};
-
-struct EngineCounts {
-  std::uint64_t fills = 0;              // of table and cache, in runs
-  std::uint64_t code_dropped = 0;       // pages of code given up
 };
 
 class Engine {
@@ -94,10 +90,6 @@ class Engine {
   virtual void forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) = 0;
   // Whether it has translated code of that frame. From any thread: code whose bytes are read after this call is not meant.
   virtual bool has_code(std::uint64_t frame) const = 0;
-
-  // From any thread: since it was made or restarted.
-  virtual EngineCounts counts() const = 0;
-  virtual void restart_counts() = 0;
 };
 
 // Guarded accesses by log2 of their bytes; see arch/x86_64/host/guarded_word.hpp.

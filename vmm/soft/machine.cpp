@@ -27,7 +27,9 @@ std::expected<std::unique_ptr<SoftMachine>, Failure> SoftMachine::create(std::sh
 
 SoftMachine::SoftMachine(std::shared_ptr<EnginePool> engines) : engines_(std::move(engines)) {}
 
-SoftMachine::~SoftMachine() {
+SoftMachine::~SoftMachine() { give_back_engines(); }
+
+void SoftMachine::give_back_engines() {
   for (const auto& vcpu : vcpus_)
     if (vcpu->has_engine()) engines_->give(vcpu->take_engine());
 }
@@ -93,8 +95,7 @@ void SoftMachine::release_vcpu(Vcpu* vcpu) {
 Status SoftMachine::renew() {
   past_ = totals();
   std::lock_guard hold(vcpus_lock_);
-  for (const auto& vcpu : vcpus_)
-    if (vcpu->has_engine()) engines_->give(vcpu->take_engine());
+  give_back_engines();
   free_.clear();
   vcpus_.clear();
   return {};
@@ -127,7 +128,7 @@ Machine::Totals SoftMachine::totals() const {
     const VcpuCounters& c = v->counters();
     t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions, t.kicks += c.kicks;
     t.flushes += c.flushes, t.spurious += c.spurious;
-    t.fills += v->engine_counts().fills;
+    t.fills += v->fills();
   }
   return t;
 }

@@ -48,6 +48,7 @@ class SoftMachine final : public Machine {
   explicit SoftMachine(std::shared_ptr<EnginePool> engines);
   // IC IVAU: all vCPUs drop code of that line before any runs on that has some.
   void maintain(mm::Gva address);
+  void give_back_engines();
 
   const std::shared_ptr<EnginePool> engines_;
   mm::AddressSpace* space_ = nullptr;            // of attach()

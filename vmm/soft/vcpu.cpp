@@ -17,15 +17,6 @@ namespace {
 
 constexpr std::size_t kMostNotes = 64;
 
-mm::Access to_mm(Memory::Access access) {
-  switch (access) {
-    case Memory::Access::Read: return mm::Access::Read;
-    case Memory::Access::Write: return mm::Access::Write;
-    case Memory::Access::Execute: break;
-  }
-  return mm::Access::Execute;
-}
-
 Exit exception_of(std::uint64_t esr, mm::Gva accessed, mm::Gva pc, mm::Gva sp) {
   using Address = arm64::FaultSignal::Address;
   const arm64::FaultSignal told = arm64::fault_signal(esr);
@@ -51,16 +42,7 @@ void SoftVcpu::give_engine(std::unique_ptr<Engine> engine) {
 
 std::unique_ptr<Engine> SoftVcpu::take_engine() {
   while (kicking_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
-  const EngineCounts c = engine_->counts();
-  past_.fills += c.fills, past_.code_dropped += c.code_dropped;
-  engine_->restart_counts();
   return std::move(engine_);
-}
-
-EngineCounts SoftVcpu::engine_counts() const {
-  EngineCounts c = engine_ ? engine_->counts() : EngineCounts{};
-  c.fills += past_.fills, c.code_dropped += past_.code_dropped;
-  return c;
 }
 
 void SoftVcpu::recycle() {
@@ -135,7 +117,7 @@ void SoftVcpu::carry_out_notes() {
 
 std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std::uint64_t reach) {
   const auto t = machine_.space_->translate(page, reach);
-  if (!t || !t->allows(to_mm(access))) return std::nullopt;
+  if (!t || !t->allows(access)) return std::nullopt;
   const mm::Memory& memory = machine_.space_->memory();
   const mm::Gpa frame = t->frame + (page - t->start);
   const auto bank = memory.bank_of(frame);
@@ -144,8 +126,9 @@ std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std
   const auto there = bank->there(frame, {from, to});
   if (frame < there.start || frame >= there.end) return std::nullopt;
   Run run{.start = t->start + (there.start - t->frame), .end = t->start + (there.end - t->frame), .host = bank->at(there.start),
-          .frame = there.start, .write = t->write, .execute = t->execute, .lasting = bank->lasting(), .bank = {}};
+          .frame = there.start, .write = t->write, .lasting = bank->lasting(), .bank = {}};
   if (!memory.data().contains(frame) && !memory.inherited(frame)) run.bank = bank;
+  if (access != Access::Execute) fills_.add();
   return run;
 }
 
@@ -157,7 +140,7 @@ void SoftVcpu::want_code(std::uint64_t page) {
 
 bool SoftVcpu::bring(mm::Gva address, Access access) {
   const auto t = machine_.space_->translate(address, 0);
-  if (!t || !t->allows(to_mm(access))) return false;
+  if (!t || !t->allows(access)) return false;
   const mm::Gpa frame = mm::align_down(t->frame + (address - t->start), mm::kPageSize);
   machine_.space_->memory().bring(frame, mm::kPageSize);
   return true;
@@ -204,7 +187,7 @@ Exit SoftVcpu::decode(const Stop& stop) {
       if (stop.access == Access::Execute && stop.address % 4) return exception(arm64::esr_of(arm64::kClassPcAlignment));
       e.kind = Exit::Kind::PageFault;
       e.address = stop.address;
-      e.access = to_mm(stop.access);
+      e.access = stop.access;
       e.present = machine_.space_->translate(stop.address, 0).has_value();
       return e;
     case Stop::Kind::Vanished:

@@ -65,7 +65,7 @@ class SoftVcpu final : public Vcpu, private Memory {
   // Until it has seen the note, or will before it runs guest code.
   void wait_until_out(std::uint32_t);
   bool has_code(mm::Gpa frame) const { return engine_->has_code(frame); }
-  EngineCounts engine_counts() const;
+  std::uint64_t fills() const { return fills_; }  // runs that engines have taken over from the tables
 
   // IC IVAU works on so many bytes; see CTR_EL0.
   static constexpr unsigned kLine = 64;
@@ -91,7 +91,7 @@ class SoftVcpu final : public Vcpu, private Memory {
   // Who is in kick(): it may still halt the engine that it saw inside. seq_cst: counted before it looks.
   std::atomic<std::uint32_t> kicking_{0};
   std::atomic<bool> noted_{false};            // there are notes. See above
-  EngineCounts past_{};                       // of engines that it had before
+  mm::Counter fills_;
   struct Notes {
     std::vector<Range> ranges;
     std::vector<Line> lines;

@@ -17,8 +17,8 @@ constexpr std::uint64_t kReach = 256 << 10;
 
 // The processor does not look at an address's top byte: bit 55 stands for it (TBI).
 std::uint64_t untagged(std::uint64_t at) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(at << 8) >> 8); }
-std::uint64_t page_of(std::uint64_t at) { return at & ~(kPage - 1); }
-bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (kPage - 1)) + bytes <= kPage; }
+std::uint64_t page_of(std::uint64_t at) { return mm::align_down(at, mm::kPageSize); }
+bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (mm::kPageSize - 1)) + bytes <= mm::kPageSize; }
 
 // One access, of memory that does not go away; guest code of other threads writes there. Relaxed: what order guest code wants
 // the translated code around it sees to.
@@ -45,7 +45,6 @@ PageMap::Place Callbacks::find_slowly(std::uint64_t at, Access access) {
     end({.kind = Stop::Kind::Fault, .address = at, .access = access}, HaltReason::MemoryAbort);
     return {};
   }
-  fills.fetch_add(1, std::memory_order_relaxed);
   pages.keep(*run);
   return {run->host + (at - run->start), run->lasting};
 }
@@ -61,7 +60,7 @@ std::uint64_t Callbacks::read(std::uint64_t at, unsigned size) {
   const auto [host, lasting] = find(at, Access::Read);
   if (!host) return 0;
   if (lasting) return load(host, size);
-  const auto r = words_.load[size](host);
+  const auto r = words.load[size](host);
   if (r.fault) vanished(at);
   return r.value;
 }
@@ -76,7 +75,7 @@ void Callbacks::write(std::uint64_t at, unsigned size, std::uint64_t value) {
     return;
   }
   std::byte* const host = find(at, Access::Write).host;
-  if (host && words_.store[size](host, value).fault) vanished(at);
+  if (host && words.store[size](host, value).fault) vanished(at);
 }
 
 Vector Callbacks::MemoryRead128(std::uint64_t at) {
@@ -87,7 +86,7 @@ Vector Callbacks::MemoryRead128(std::uint64_t at) {
   }
   Vector value{};
   const std::byte* const host = find(at, Access::Read).host;
-  if (host && words_.load_pair(host, value.data()).fault) vanished(at);
+  if (host && words.load_pair(host, value.data()).fault) vanished(at);
   return value;
 }
 
@@ -100,7 +99,7 @@ void Callbacks::MemoryWrite128(std::uint64_t at, Vector value) {
     return;
   }
   std::byte* const host = find(at, Access::Write).host;
-  if (host && words_.store_pair(host, value.data()).fault) vanished(at);
+  if (host && words.store_pair(host, value.data()).fault) vanished(at);
 }
 
 std::uint64_t Callbacks::exchange(std::uint64_t at, unsigned size, std::uint64_t expected, std::uint64_t desired) {
@@ -111,7 +110,7 @@ std::uint64_t Callbacks::exchange(std::uint64_t at, unsigned size, std::uint64_t
   }
   std::byte* const host = find(at, Access::Write).host;
   if (!host) return 0;
-  const auto r = words_.exchange[size](host, expected, desired);
+  const auto r = words.exchange[size](host, expected, desired);
   if (r.fault) vanished(at);
   return size == 3 ? r.value : r.value & ((1ull << (8u << size)) - 1);
 }
@@ -124,7 +123,7 @@ bool Callbacks::exchange_pair(std::uint64_t at, Vector& expected, const Vector& 
   }
   std::byte* const host = find(at, Access::Write).host;
   if (!host) return false;
-  const auto r = words_.exchange_pair(host, expected.data(), desired.data());
+  const auto r = words.exchange_pair(host, expected.data(), desired.data());
   if (r.fault) vanished(at);
   return !r.fault && r.value;
 }
@@ -134,8 +133,8 @@ std::optional<std::uint32_t> Callbacks::MemoryReadCode(std::uint64_t at) {
   if (at % 4 || at >= kAddressEnd) return std::nullopt;
   const auto run = memory->look(page, Access::Execute, 0);
   if (!run) return std::nullopt;
-  if (!code.has(page)) code.add(page, CodePages::Page::of(*run, page, words_));
-  const auto r = words_.load[2](run->host + (at - run->start));
+  if (!code.has(page)) code.add(page, CodePages::Page::of(*run, page, words));
+  const auto r = words.load[2](run->host + (at - run->start));
   if (r.fault) return std::nullopt;
   return static_cast<std::uint32_t>(r.value);
 }

@@ -5,7 +5,6 @@
 #include <dynarmic/interface/exclusive_monitor.h>
 
 #include <array>
-#include <atomic>
 #include <optional>
 #include <vector>
 
@@ -19,7 +18,9 @@ using Vector = Dynarmic::A64::Vector;
 
 class Callbacks final : public Dynarmic::A64::UserCallbacks {
  public:
-  explicit Callbacks(const GuardedWords& words) : words_(words) {}
+  explicit Callbacks(const GuardedWords& guarded) : words(guarded) {}
+
+  const GuardedWords& words;
 
   // Set before the first run.
   Dynarmic::A64::Jit* jit = nullptr;
@@ -27,7 +28,6 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   PageMap pages;
   CodePages code;
   std::optional<Stop> stop;             // why the run is to end; the first counts
-  std::atomic<std::uint64_t> fills{0};
 
   // --- memory ---
   std::uint8_t MemoryRead8(std::uint64_t at) override { return static_cast<std::uint8_t>(read(at, 0)); }
@@ -75,8 +75,6 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   }
   PageMap::Place find_slowly(std::uint64_t at, Memory::Access);
   void vanished(std::uint64_t at) { end({.kind = Stop::Kind::Vanished, .address = at}, Dynarmic::HaltReason::MemoryAbort); }
-
-  const GuardedWords& words_;
 };
 
 }  // namespace ramet::vmm::soft

@@ -11,7 +11,7 @@ CodePages::Page CodePages::Page::of(const Memory::Run& run, std::uint64_t page, 
   Page p{.frame = run.frame + (page - run.start), .bank = run.bank};
   if (!run.bank.expired()) return p;
   // It is not written while it can be executed, but it may lie in a file that is truncated.
-  std::array<std::uint64_t, kPage / sizeof(std::uint64_t)> contents;
+  std::array<std::uint64_t, mm::kPageSize / sizeof(std::uint64_t)> contents;
   const std::byte* from = run.host + (page - run.start);
   for (std::uint64_t& word : contents) {
     const auto r = words.load[3](from);

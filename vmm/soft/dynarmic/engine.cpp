@@ -24,7 +24,7 @@ constexpr std::size_t kCodeBytes = 64 << 20;
 
 class Recompiler final : public Engine {
  public:
-  explicit Recompiler(const GuardedWords& words) : words_(words), callbacks_(words), monitor_(1) {}
+  explicit Recompiler(const GuardedWords& words) : callbacks_(words), monitor_(1) {}
   bool start();
 
   void bind(Memory& memory) override;
@@ -41,19 +41,15 @@ class Recompiler final : public Engine {
   void forget_everything() override;
   void forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) override;
   bool has_code(std::uint64_t frame) const override { return callbacks_.code.has_frame(frame); }
-  EngineCounts counts() const override;
-  void restart_counts() override;
 
  private:
   // Drops code of pages within that are no longer there, to be executed. `wanted`: first they are asked for.
   void review_code(std::uint64_t start, std::uint64_t end, bool wanted);
 
-  const GuardedWords& words_;
   Callbacks callbacks_;
   Dynarmic::ExclusiveMonitor monitor_;  // its own: others' stores are seen by what they store, see Callbacks::exchange()
   std::uint64_t thread_pointer_ = 0, read_only_thread_pointer_ = 0;
   std::unique_ptr<Dynarmic::A64::Jit> jit_;
-  std::atomic<std::uint64_t> code_dropped_{0};  // relaxed
 };
 
 bool Recompiler::start() {
@@ -147,13 +143,10 @@ void Recompiler::review_code(std::uint64_t start, std::uint64_t end, bool wanted
       run = callbacks_.memory->look(page, Memory::Access::Execute, 0);
     }
     if (!run) return std::nullopt;
-    const auto now = CodePages::Page::of(*run, page, words_);
+    const auto now = CodePages::Page::of(*run, page, callbacks_.words);
     return was.same(now) ? std::optional(now) : std::nullopt;
   };
-  for (const std::uint64_t page : callbacks_.code.remove(start, end, stays)) {
-    jit_->InvalidateCacheRange(page, kPage);
-    code_dropped_.fetch_add(1, std::memory_order_relaxed);
-  }
+  for (const std::uint64_t page : callbacks_.code.remove(start, end, stays)) jit_->InvalidateCacheRange(page, mm::kPageSize);
 }
 
 void Recompiler::forget(std::uint64_t start, std::uint64_t end) {
@@ -171,15 +164,6 @@ void Recompiler::forget_code(std::uint64_t frame, unsigned offset, unsigned byte
     jit_->InvalidateCacheRange(page + offset, bytes);
     callbacks_.code.patched(page);
   }
-}
-
-EngineCounts Recompiler::counts() const {
-  return {.fills = callbacks_.fills.load(std::memory_order_relaxed), .code_dropped = code_dropped_.load(std::memory_order_relaxed)};
-}
-
-void Recompiler::restart_counts() {
-  callbacks_.fills.store(0, std::memory_order_relaxed);
-  code_dropped_.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace

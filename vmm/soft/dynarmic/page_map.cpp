@@ -7,7 +7,7 @@
 namespace ramet::vmm::soft {
 namespace {
 
-constexpr std::uint64_t kBytes = kAddressEnd / kPage * sizeof(std::uintptr_t);
+constexpr std::uint64_t kBytes = kAddressEnd / mm::kPageSize * sizeof(std::uintptr_t);
 
 }  // namespace
 
@@ -27,22 +27,22 @@ void PageWords::clear(std::uint64_t start, std::uint64_t end) {
   for (std::uint64_t span = start / kSpan; span <= (end - 1) / kSpan; ++span) {
     if (!used(span)) continue;
     const std::uint64_t from = std::max(start, span * kSpan), to = std::min(end, (span + 1) * kSpan);
-    std::fill(words_ + from / kPage, words_ + to / kPage, 0);
+    std::fill(words_ + from / mm::kPageSize, words_ + to / mm::kPageSize, 0);
   }
 }
 
 void PageWords::clear() {
   for (std::uint64_t span = 0; span < kAddressEnd / kSpan; ++span) {
     if (!used(span)) continue;
-    std::uintptr_t* const at = words_ + span * kSpan / kPage;
-    if (::madvise(at, kPage, MADV_DONTNEED) != 0) std::fill_n(at, kSpan / kPage, 0);
+    std::uintptr_t* const at = words_ + span * kSpan / mm::kPageSize;
+    if (::madvise(at, mm::kPageSize, MADV_DONTNEED) != 0) std::fill_n(at, kSpan / mm::kPageSize, 0);
   }
   std::ranges::fill(used_, 0);
 }
 
 void PageMap::keep(const Memory::Run& run) {
   const std::uintptr_t flags = kRead | (run.write ? kWrite : 0) | (run.lasting ? kLasting : 0);
-  for (std::uint64_t at = run.start; at < run.end; at += kPage) {
+  for (std::uint64_t at = run.start; at < run.end; at += mm::kPageSize) {
     const auto host = reinterpret_cast<std::uintptr_t>(run.host + (at - run.start));
     others_.set(at, host | flags);
     if (run.write && run.lasting) direct_.set(at, host);

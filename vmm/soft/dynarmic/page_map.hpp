@@ -11,7 +11,6 @@
 
 namespace ramet::vmm::soft {
 
-inline constexpr std::uint64_t kPage = 4096;
 inline constexpr std::uint64_t kAddressEnd = 1ull << kAddressBits;
 
 // A word for each page, zero until it is set.
@@ -25,17 +24,17 @@ class PageWords {
   // False: the host has no room for it.
   bool map();
   std::uintptr_t* words() const { return words_; }
-  std::uintptr_t get(std::uint64_t address) const { return words_[address / kPage]; }
+  std::uintptr_t get(std::uint64_t address) const { return words_[address / mm::kPageSize]; }
   void set(std::uint64_t address, std::uintptr_t word) {
     used_[address / kSpan / 64] |= 1ull << (address / kSpan % 64);
-    words_[address / kPage] = word;
+    words_[address / mm::kPageSize] = word;
   }
   void clear(std::uint64_t start, std::uint64_t end);
   void clear();
 
  private:
   // What one of the host's pages has the words for.
-  static constexpr std::uint64_t kSpan = kPage / sizeof(std::uintptr_t) * kPage;
+  static constexpr std::uint64_t kSpan = mm::kPageSize / sizeof(std::uintptr_t) * mm::kPageSize;
   bool used(std::uint64_t span) const { return used_[span / 64] >> (span % 64) & 1; }
 
   std::uintptr_t* words_ = nullptr;
@@ -57,7 +56,7 @@ class PageMap {
   Place find(std::uint64_t address, bool write) const {
     const std::uintptr_t word = others_.get(address);
     if (!(word & (write ? kWrite : kRead))) return {};
-    return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % kPage, (word & kLasting) != 0};
+    return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % mm::kPageSize, (word & kLasting) != 0};
   }
   void keep(const Memory::Run&);
   void forget(std::uint64_t start, std::uint64_t end);
