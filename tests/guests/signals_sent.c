@@ -215,6 +215,30 @@ static void timers(void) {
   puts("setitimer, timer_create, alarm, an interrupted sleep");
 }
 
+// Once a timer is stopped or removed no signal of its comes any more.
+static void stopped_timers(void) {
+  static const struct itimerspec often = {{0, 200000}, {0, 200000}}, off = {{0, 0}, {0, 0}};
+  static const struct itimerval plain_often = {{0, 200}, {0, 200}}, plain_off = {{0, 0}, {0, 0}};
+  install(SIGALRM, 0);
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+  for (int round = 0; round < 150; ++round) {
+    enum { kPlain, kStopped, kRemoved } how = round % 3;
+    timer_t timer;
+    count = 0;
+    if (how == kPlain) CHECK(setitimer(ITIMER_REAL, &plain_often, NULL) == 0);
+    else CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &often, NULL) == 0);
+    for (volatile int spin = 0; count == 0 || spin < round * 1000; ++spin) {}
+    if (how == kPlain) CHECK(setitimer(ITIMER_REAL, &plain_off, NULL) == 0);
+    if (how == kStopped) CHECK(timer_settime(timer, 0, &off, NULL) == 0);
+    if (how == kRemoved) CHECK(timer_delete(timer) == 0);
+    const int before = count;
+    const struct timespec moment = {.tv_nsec = 500000};
+    CHECK((errno = clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL)) == 0 && count == before);
+    if (how == kStopped) CHECK(timer_delete(timer) == 0);
+  }
+  puts("no signal of a timer that is stopped");
+}
+
 // A timer interrupts a computation that makes no call at all, a thousand places over.
 static void preemption(void) {
   install(SIGALRM, SA_RESTART);
@@ -267,6 +291,7 @@ int main(void) {
   restart();
   ready();
   timers();
+  stopped_timers();
   preemption();
   nested();
   return 0;

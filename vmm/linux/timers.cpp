@@ -10,6 +10,7 @@
 #include <future>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/family.hpp"
@@ -25,12 +26,17 @@ namespace {
 // because SIGEV_THREAD_ID names that thread.
 int timer_signal() { return SIGRTMAX - 1; }
 
-// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal, so
-// it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
-sigset_t served_signals() {
+sigset_t of_timers() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, timer_signal());
+  return set;
+}
+
+// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal, so
+// it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
+sigset_t served_signals() {
+  sigset_t set = of_timers();
   sigaddset(&set, kick_signal());
   return set;
 }
@@ -66,6 +72,7 @@ void Timers::stop() {
     interval_.fill(-1);
     stopping_ = true;
   }
+  settled_changed_.notify_all();
   // Without the lock, which the thread takes before it comes back for the kick.
   if (!thread_.joinable()) return;
   pthread_kill(thread_.native_handle(), kick_signal());
@@ -107,12 +114,31 @@ void Timers::serve() {
     timespec slice{};
     if (wait) slice = to_timespec(*wait);
     const int sig = sigtimedwait(&set, &host, wait ? &slice : nullptr);
+    std::uint64_t asked;
     {
       std::lock_guard guard(lock_);
       if (stopping_) return;
+      asked = settle_asked_;
+      if (asked == settled_) asked = 0;
     }
     if (sig == timer_signal()) host_timer_expired(host);  // else a kick, or nothing: time to look
+    if (asked == 0) continue;
+    // Each timer waits once at most in the host's queue, the oldest first.
+    const sigset_t timers = of_timers();
+    constexpr timespec kAtOnce{};
+    for (std::size_t i = 0; i < kMaxTimers && sigtimedwait(&timers, &host, &kAtOnce) == timer_signal(); ++i) host_timer_expired(host);
+    {
+      std::lock_guard guard(lock_);
+      settled_ = asked;
+    }
+    settled_changed_.notify_all();
   }
+}
+
+void Timers::settle(std::unique_lock<std::mutex>& guard) {
+  const std::uint64_t asked = ++settle_asked_;
+  wake_locked();
+  settled_changed_.wait(guard, [&] { return stopping_ || settled_ >= asked; });
 }
 
 void Timers::host_timer_expired(const siginfo_t& host) {
@@ -280,20 +306,33 @@ std::int64_t Timers::create(const Clock& clock, const Notify& notify) {
 
 std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of(id);
-  std::lock_guard guard(lock_);
+  std::unique_lock guard(lock_);
   auto found = timers_.find(id);
-  return found == timers_.end() || !found->second.posix ? -EINVAL : set_locked(id, flags, value, old, now);
+  return found == timers_.end() || !found->second.posix ? -EINVAL : set_settled(guard, id, flags, value, old, now);
 }
 
-std::int64_t Timers::set_locked(int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now) {
+std::int64_t Timers::set_settled(std::unique_lock<std::mutex>& guard, int id, int flags, const itimerspec& value, itimerspec* old,
+                                 Nanoseconds now) {
+  itimerspec before{};
+  if (const std::int64_t r = set_locked(id, flags, value, before, now); r != 0) return r;
+  if (old) *old = before;
+  Timer& timer = timers_.at(id);
+  const bool may_have_expired = before.it_interval.tv_sec != 0 || before.it_interval.tv_nsec != 0 ||
+                                (before.it_value.tv_sec == 0 && before.it_value.tv_nsec == 0) || timer.of_processor();
+  const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) && may_have_expired;
+  if (wait && timer.notify.signal) settle(guard);
+  return 0;
+}
+
+std::int64_t Timers::set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now) {
   Timer& timer = timers_.at(id);
   if (!timer.of_processor()) {
     itimerspec on_host = value;
     if (flags & TIMER_ABSTIME) on_host.it_value = process_.family.clocks.host_timer(std::get<clockid_t>(timer.clock), value.it_value);
-    return timer_settime(timer.host, flags, &on_host, old) == 0 ? 0 : -errno;
+    return timer_settime(timer.host, flags, &on_host, &old) == 0 ? 0 : -errno;
   }
   if (!valid_time(value.it_value) || !valid_time(value.it_interval)) return -EINVAL;
-  if (old) get_locked(id, *old, now);
+  get_locked(id, old, now);
   const Nanoseconds first = to_nanoseconds(value.it_value);
   timer.interval = to_nanoseconds(value.it_interval);
   timer.expiry = first == Nanoseconds{} || (flags & TIMER_ABSTIME) ? first : first > kNever - now ? kNever : now + first;
@@ -332,9 +371,10 @@ std::int64_t Timers::overrun(int id) {
 }
 
 std::int64_t Timers::remove(int id) {
+  if (const std::int64_t r = set(id, 0, {}, nullptr); r != 0) return r;
   std::lock_guard guard(lock_);
   auto found = timers_.find(id);
-  if (found == timers_.end() || !found->second.posix) return -EINVAL;
+  if (found == timers_.end()) return -EINVAL;
   delete_on_host(found->second);
   timers_.erase(found);
   return 0;
@@ -367,13 +407,13 @@ std::int64_t Timers::interval_timer_locked(int which) {
 
 std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of_interval(which);
-  std::lock_guard guard(lock_);
+  std::unique_lock guard(lock_);
   if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
     if (old) *old = {};
     return 0;  // alarm(0) before any alarm needs no timer
   }
   std::int64_t id = interval_timer_locked(which);
-  return id < 0 ? id : set_locked(static_cast<int>(id), 0, value, old, now);
+  return id < 0 ? id : set_settled(guard, static_cast<int>(id), 0, value, old, now);
 }
 
 std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {

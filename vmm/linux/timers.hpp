@@ -6,6 +6,7 @@
 
 #include <array>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -36,7 +37,8 @@ std::chrono::nanoseconds soonest(std::chrono::nanoseconds left, unsigned doublin
 // Every guest timer is a host POSIX timer on the same clock, so that intervals and absolute times are the host kernel's.
 // Host timers signal one thread of the VMM, which passes them on as guest signals; it is started with the first timer.
 // Timers of processor time are looked at by that thread, as often as they could have expired: like Linux's, some
-// milliseconds late. Thread-safe; lock order: threads_lock > Timers' lock > ProcessSignals::lock, Limits::lock.
+// milliseconds late. A timer that is set anew, stopped or removed has told of all that expired before, as Linux's have: no
+// signal of it comes later. Thread-safe; lock order: threads_lock > Timers' lock > ProcessSignals::lock, Limits::lock.
 class Timers {
  public:
   explicit Timers(Process& process) : process_(process) {}
@@ -82,6 +84,7 @@ class Timers {
     Nanoseconds expiry{}, interval{};  // of processor time. 0: not set
     Notify notify;
     bool posix = true;        // SI_TIMER with its id; else an interval timer's plain signal
+    bool armed = false;       // an expiry may be on its way to the program
     int last_overrun = 0;
     const ProcessorClock* of_processor() const { return std::get_if<ProcessorClock>(&clock); }
   };
@@ -92,7 +95,8 @@ class Timers {
   static constexpr std::size_t kMaxTimers = 256;
   std::int64_t create_locked(const Clock&, const Notify&, bool posix);
   std::int64_t interval_timer_locked(int which);
-  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now);
+  std::int64_t set_settled(std::unique_lock<std::mutex>&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now);
+  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now);
   std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now);
   // Of a timer of processor time; 0 for others. Without the lock.
   Nanoseconds now_of(int id);
@@ -103,6 +107,8 @@ class Timers {
   void tell(const Expired&);
   bool start_thread_locked();
   void wake_locked();
+  // The serving thread has passed on what has expired so far. Gives up the lock meanwhile.
+  void settle(std::unique_lock<std::mutex>&);
   void serve();
   void host_timer_expired(const siginfo_t&);
   std::optional<Nanoseconds> look();
@@ -115,6 +121,8 @@ class Timers {
   int next_id_ = 0;
   bool stopping_ = false;     // the thread is to end
   bool limited_ = false;      // watch_limit()
+  std::uint64_t settle_asked_ = 0, settled_ = 0;
+  std::condition_variable settled_changed_;  // settled_ or stopping_
   Nanoseconds last_looked_at_{};  // what all of the looked-at clocks told together: have they moved?
   unsigned idle_looks_ = 0;   // in a row
   pid_t server_ = 0;          // host tid of the thread; 0 before it runs
