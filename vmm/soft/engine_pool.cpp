@@ -19,6 +19,7 @@ std::atomic<MakeEngine> make_engine{nullptr};  // pairs with nothing: it is set 
 const GuardedWords& guarded_words() {
   using namespace arch;
   static constexpr GuardedWords words{
+      .copy = ramet_guarded_copy,
       .load = {ramet_guarded_load_8, ramet_guarded_load_16, ramet_guarded_load_32, ramet_guarded_load_64},
       .store = {ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32, ramet_guarded_store_64},
       .exchange = {ramet_guarded_exchange_8, ramet_guarded_exchange_16, ramet_guarded_exchange_32, ramet_guarded_exchange_64},

@@ -11,15 +11,9 @@ CodePages::Page CodePages::Page::of(const Memory::Run& run, std::uint64_t page, 
   Page p{.frame = run.frame + (page - run.start), .bank = run.bank};
   if (!run.bank.expired()) return p;
   // It is not written while it can be executed, but it may lie in a file that is truncated.
-  std::array<std::uint64_t, mm::kPageSize / sizeof(std::uint64_t)> contents;
-  const std::byte* from = run.host + (page - run.start);
-  for (std::uint64_t& word : contents) {
-    const auto r = words.load[3](from);
-    if (r.fault) p.stays = false;
-    word = r.value;
-    from += sizeof word;
-  }
-  p.digest = XXH3_128bits(contents.data(), sizeof contents);
+  std::array<std::byte, mm::kPageSize> contents;
+  if (words.copy(contents.data(), run.host + (page - run.start), sizeof contents).fault) p.stays = false;
+  else p.digest = XXH3_128bits(contents.data(), sizeof contents);
   return p;
 }
 

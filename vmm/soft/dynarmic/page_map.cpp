@@ -3,11 +3,14 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace ramet::vmm::soft {
 namespace {
 
 constexpr std::uint64_t kBytes = kAddressEnd / mm::kPageSize * sizeof(std::uintptr_t);
+// So many of the host's pages are kept when all is cleared: a new one takes longer than to clear one.
+constexpr int kMostKept = 64;
 
 }  // namespace
 
@@ -23,21 +26,29 @@ PageWords::~PageWords() {
   if (words_) ::munmap(words_, kBytes);
 }
 
+template <class F>
+void PageWords::each_used(std::uint64_t first, std::uint64_t last, F&& f) {
+  for (std::uint64_t word = first / 64; word <= last / 64; ++word)
+    for (std::uint64_t bits = used_[word]; bits; bits &= bits - 1) {
+      const std::uint64_t span = word * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
+      if (span >= first && span <= last) f(span);
+    }
+}
+
 void PageWords::clear(std::uint64_t start, std::uint64_t end) {
-  for (std::uint64_t span = start / kSpan; span <= (end - 1) / kSpan; ++span) {
-    if (!used(span)) continue;
+  each_used(start / kSpan, (end - 1) / kSpan, [&](std::uint64_t span) {
     const std::uint64_t from = std::max(start, span * kSpan), to = std::min(end, (span + 1) * kSpan);
     std::fill(words_ + from / mm::kPageSize, words_ + to / mm::kPageSize, 0);
-  }
+  });
 }
 
 void PageWords::clear() {
-  for (std::uint64_t span = 0; span < kAddressEnd / kSpan; ++span) {
-    if (!used(span)) continue;
+  int kept = 0;
+  each_used(0, kAddressEnd / kSpan - 1, [&](std::uint64_t span) {
     std::uintptr_t* const at = words_ + span * kSpan / mm::kPageSize;
-    if (::madvise(at, mm::kPageSize, MADV_DONTNEED) != 0) std::fill_n(at, kSpan / mm::kPageSize, 0);
-  }
-  std::ranges::fill(used_, 0);
+    if (++kept <= kMostKept || ::madvise(at, mm::kPageSize, MADV_DONTNEED) != 0) std::fill_n(at, kSpan / mm::kPageSize, 0);
+    else used_[span / 64] &= ~(1ull << (span % 64));
+  });
 }
 
 void PageMap::keep(const Memory::Run& run) {

@@ -35,10 +35,11 @@ class PageWords {
  private:
   // What one of the host's pages has the words for.
   static constexpr std::uint64_t kSpan = mm::kPageSize / sizeof(std::uintptr_t) * mm::kPageSize;
-  bool used(std::uint64_t span) const { return used_[span / 64] >> (span % 64) & 1; }
+  template <class F>
+  void each_used(std::uint64_t first, std::uint64_t last, F&&);  // spans
 
   std::uintptr_t* words_ = nullptr;
-  std::vector<std::uint64_t> used_;  // a bit for each span in which something was set
+  std::vector<std::uint64_t> used_;  // a bit for each span in which something was set, and that may still be the host's page
 };
 
 class PageMap {
