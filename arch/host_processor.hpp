@@ -1,6 +1,9 @@
 // What programs see of the processor that this program itself runs on, where nothing is in between.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 
 #include "arch/guest_abi.hpp"
@@ -10,6 +13,7 @@ namespace ramet::arch {
 
 struct HostProcessor {
   FpFormat fp;
+  std::uint64_t hwcap = 0, hwcap2 = 0;  // AT_HWCAP, AT_HWCAP2
   std::string model, features;      // as /proc/cpuinfo names them; features are separated by single spaces
 };
 
@@ -17,5 +21,7 @@ HostProcessor host_processor();
 
 // Whose programs it runs.
 const GuestAbi& host_abi();
+// The vDSO of those programs, at most VDSO_PAGE bytes.
+std::span<const std::byte> host_vdso_image();
 
 }  // namespace ramet::arch

@@ -14,6 +14,12 @@ function(ramet_room name)
   if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)  # arm64's is assembled by any host
     list(FILTER sources EXCLUDE REGEX "/arch/x86_64/vdso\\.S$")
   endif()
+  # vmm/kvm is for x86-64 but for its folder arm64.
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
+    list(FILTER sources EXCLUDE REGEX "/vmm/kvm/arm64/")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/vmm/kvm/[^/]*$")
+  endif()
   list(FILTER sources EXCLUDE REGEX "/vmm/soft/dynarmic/")  # a library of its own, see soft.cmake
   string(REPLACE - _ target ramet_${name})
   if(sources)

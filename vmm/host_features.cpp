@@ -1,7 +1,5 @@
 #include "vmm/host_features.hpp"
 
-#include <sys/auxv.h>
-
 #include <utility>
 
 #include "arch/host_processor.hpp"
@@ -12,8 +10,8 @@ namespace {
 Machine::Features look() {
   auto host = arch::host_processor();
   Machine::Features f;
-  f.hwcap = ::getauxval(AT_HWCAP);
-  f.hwcap2 = ::getauxval(AT_HWCAP2);
+  f.hwcap = host.hwcap;
+  f.hwcap2 = host.hwcap2;
   f.fp = host.fp;
   f.model_name = std::move(host.model);
   f.flags = std::move(host.features);

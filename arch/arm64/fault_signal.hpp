@@ -23,6 +23,7 @@ inline constexpr unsigned kClassUnknown = 0x00,       // an undefined instructio
                               kClassBreakpoint = 0x3c;    // BRK
 
 inline constexpr std::uint64_t kWrite = 1u << 6;  // WnR
+inline constexpr std::uint64_t kCacheOperation = 1u << 8;  // CM: no load and no store, whatever WnR says
 inline constexpr std::uint64_t kFaultStatus = 0x3f;
 // Fault statuses: an address beyond the tables, no entry at the last level, an entry there that does not allow it, and a
 // misaligned access that must not be.

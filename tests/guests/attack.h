@@ -8,7 +8,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_layout.h"
 #include "check.h"
 
 enum { kPage = 4096 };

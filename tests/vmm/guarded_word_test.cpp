@@ -1,5 +1,5 @@
 // One word at a time: the accesses by which the software CPU carries out those of its guests.
-#include "arch/x86_64/host/guarded_word.hpp"
+#include "arch/guarded_word.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

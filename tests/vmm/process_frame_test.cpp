@@ -11,8 +11,8 @@
 #include <random>
 #include <span>
 
-#include "arch/x86_64/host/process_frame.hpp"
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_frame.hpp"
+#include "arch/process_layout.h"
 #include "arch/x86_64/signal_frame.hpp"
 
 namespace ramet::vmm::process {
@@ -89,19 +89,19 @@ TEST(ProcessFrame, OfWhatIsSaidOnlyWhatLiesOnTheSignalStackIsUsed) {
     if (fp_lies) std::memcpy(&size, said.bytes().data() + (fp - kBase) + kXstateSize, sizeof size);
     const bool truth = lies_in(context, kContextBytes, 8) && lies_in(info, kInfoBytes, 8) && fp_lies && size >= kLegacyBytes &&
                        fp + size <= kBase + RAMET_SAID_SIZE;
-    const auto frame = x86::find_host_frame(said.bytes(), kBase);
+    const auto frame = arch::find_host_frame(said.bytes(), kBase);
     ASSERT_EQ(frame.has_value(), truth) << std::hex << "seed " << seed << ", context " << context << ", info " << info << ", fp " << fp << ", size " << size;
     ++(truth ? found : refused);
     if (!frame) continue;
     // Beyond the area there is nothing that can be touched, and in its first page nothing that may change.
     std::array<std::byte, RAMET_SIGNAL_STACK> before;
     std::ranges::copy(said.bytes().first(before.size()), before.begin());
-    (void)x86::read_host_trap(said.bytes(), *frame, SIGSTKFLT);
-    const auto regs = x86::read_host_registers(said.bytes(), *frame);
+    (void)arch::read_host_trap(said.bytes(), *frame, SIGSTKFLT);
+    const auto regs = arch::read_host_registers(said.bytes(), *frame);
     arch::FpState state;
-    x86::read_host_fp(said.bytes(), *frame, state);
-    x86::write_host_fp(said.bytes(), *frame, state);
-    x86::write_host_registers(said.bytes(), *frame, regs, kBase);
+    arch::read_host_fp(said.bytes(), *frame, state);
+    arch::write_host_fp(said.bytes(), *frame, state);
+    arch::write_host_registers(said.bytes(), *frame, regs, kBase);
     ASSERT_TRUE(std::ranges::equal(said.bytes().first(before.size()), before)) << "seed " << seed;
   }
   EXPECT_GT(found, 1'000u);

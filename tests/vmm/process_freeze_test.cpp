@@ -18,7 +18,7 @@
 #include <thread>
 
 #include "arch/x86_64/guest_abi.hpp"
-#include "arch/x86_64/host/process_stub.hpp"
+#include "arch/process_stub.hpp"
 #include "arch/x86_64/user_state.hpp"
 #include "guest-mm/snapshot.hpp"
 #include "vmm/snapshot.hpp"
@@ -139,7 +139,7 @@ class ProcessFreeze : public ::testing::Test {
     auto& r = v.regs();
     r[Rax] = number, r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];
     r[Rbx] = kFake, r[Rsp] = kFake + 8, r[R12] = 0, r[R13] = 8;
-    r[Rip] = arch::x86_64::process_stub::at(ramet_process_stub_command) - 2;
+    r[Rip] = arch::process_stub::at(ramet_process_stub_command) - 2;
     const Exit e = run(vm, v);
     EXPECT_EQ(e.kind, Exit::Kind::PageFault);
     return static_cast<std::int64_t>(word(vm, kFake + SAID_RESULTS));

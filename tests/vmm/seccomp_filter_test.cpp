@@ -13,7 +13,7 @@
 #include <functional>
 #include <random>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_layout.h"
 #include "vmm/process/seccomp_filter.hpp"
 
 namespace ramet::vmm::process {

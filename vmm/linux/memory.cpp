@@ -21,9 +21,10 @@ namespace {
 using mm::align_up, mm::is_aligned, mm::kPageSize;
 
 constexpr mm::Gva kMinAddress = 0x10000;  // vm.mmap_min_addr
-constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // MAP_32BIT: below 2 GiB
+constexpr int kMap32Bit = 0x40;                                               // MAP_32BIT, which x86-64's headers alone have
+constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // its end: 2 GiB
 constexpr int kMapSync = 0x80000;
-constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_GROWSDOWN | MAP_DENYWRITE |
+constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | kMap32Bit | MAP_GROWSDOWN | MAP_DENYWRITE |
                             MAP_EXECUTABLE | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK |
                             MAP_FIXED_NOREPLACE | MAP_HUGETLB;
 constexpr int kProtGrowsDown = 0x01000000, kProtGrowsUp = 0x02000000, kProtSem = 8;
@@ -152,7 +153,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
     if (!backing) return -backing.error();
     request.backing = std::move(*backing);
   }
-  if ((flags & MAP_32BIT) && !fixed) return map_low(thread, std::move(request));
+  if ((flags & kMap32Bit) && !fixed) return map_low(thread, std::move(request));
   auto at = thread.memory().map(request);
   return at ? static_cast<std::int64_t>(*at) : -errno_of(at.error());
 }

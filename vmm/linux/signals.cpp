@@ -123,7 +123,7 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     if (stop) return -EINTR;
     if (expired) return -EAGAIN;
     std::int64_t r = a[2] ? thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, reinterpret_cast<std::uint64_t>(&deadline))
-                          : thread.blocking(SYS_pause);
+                          : thread.blocking(SYS_ppoll);
     expired = r != -EINTR;
   }
   thread.process.timers->taken(*info);
@@ -311,7 +311,7 @@ std::span<const Definition> signal_calls() {
 }
 
 std::int64_t wait_for_signal(Thread& thread) {
-  while (!thread.should_stop_waiting()) thread.blocking(SYS_pause);
+  while (!thread.should_stop_waiting()) thread.blocking(SYS_ppoll);  // of nothing: pause(2), which not every architecture has
   return kRestartNoHand;
 }
 

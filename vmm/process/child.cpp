@@ -5,7 +5,6 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -25,7 +24,7 @@
 #include <string>
 #include <vector>
 
-#include "arch/x86_64/host/process_stub.hpp"
+#include "arch/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
 #include "vmm/process/rights.hpp"
@@ -72,6 +71,11 @@ struct SetUp {
   std::vector<const char*> names;
   std::size_t map_vdso = 0;      // that command asks for the vDSO, the next one looks whether it is there; 0: neither
   void add(const char* name, Command c) { commands.push_back(c), names.push_back(name); }
+  void add(const arch::process_stub::NamedCall& call) {
+    Command c{.number = call.number};
+    std::ranges::copy(call.arguments, c.arguments);
+    add(call.name, c);
+  }
 };
 
 SetUp set_up(const Context& mapper, const HostVdso& vdso) {
@@ -82,7 +86,7 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
     } action;
     std::uint64_t all_signals;
     rlimit no_core;
-  } data{.action = {.handler = arch::x86_64::process_stub::handler(), .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000,
+  } data{.action = {.handler = arch::process_stub::handler(), .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000,
                     .restorer = RAMET_STUB_TEXT, .mask = ~0ull},
          .all_signals = ~0ull, .no_core = {0, 0}};
   static_assert(sizeof data <= RAMET_TOLD_SIZE - TOLD_DATA);
@@ -91,21 +95,22 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
 
   constexpr std::uint64_t kTextEnd = RAMET_STUB_TEXT + 0x1000, kToldEnd = RAMET_TOLD + std::uint64_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE,
                           kSaidEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
+  namespace stub = arch::process_stub;
   SetUp s;
   s.add("munmap", {SYS_munmap, {0, RAMET_STUB_TEXT}});
   s.add("munmap", {SYS_munmap, {kTextEnd, RAMET_TOLD - kTextEnd}});
   s.add("munmap", {SYS_munmap, {kToldEnd, RAMET_SAID - kToldEnd}});
-  s.add("munmap", {SYS_munmap, {kSaidEnd, RAMET_TOP - kSaidEnd}});
-  if (vdso.image_bytes) {
+  s.add("munmap", {SYS_munmap, {kSaidEnd, stub::address_end() - kSaidEnd}});
+  if (vdso.image_bytes && stub::kMapVdso) {
     // The one that execve(2) mapped has gone with what lay around it. The kernel maps another where it is told to, or
     // elsewhere: mprotect(2) looks whether it is there, as nothing else can be.
-    constexpr std::uint64_t kMapVdso = 0x2003;  // ARCH_MAP_VDSO_64
     s.map_vdso = s.commands.size();
-    s.add("a vDSO (arch_prctl)", {SYS_arch_prctl, {kMapVdso, RAMET_HOST_VDSO}});
+    s.add(*stub::kMapVdso);
     s.add("a vDSO at its place (mprotect)", {SYS_mprotect, {RAMET_HOST_VDSO + vdso.data_bytes, vdso.image_bytes, PROT_READ | PROT_EXEC}});
   }
   s.add("setsid", {SYS_setsid, {}});
   s.add("prctl(PR_SET_NO_NEW_PRIVS)", {SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
+  for (const auto& call : stub::first_calls()) s.add(call);
   s.add("prctl(PR_SET_DUMPABLE)", {SYS_prctl, {PR_SET_DUMPABLE, 0}});
   s.add("setrlimit", {SYS_prlimit64, {0, RLIMIT_CORE, limit, 0}});
   for (int signal : {SIGSYS, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, kick_signal()})
@@ -383,8 +388,7 @@ std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
   data.stack.ss_size = RAMET_SAID_SIZE - RAMET_SIGNAL_STACK;
   data.stack.ss_flags = static_cast<int>(1u << 31);  // SS_AUTODISARM
   std::memcpy(c.data().data(), &data, sizeof data);
-  constexpr unsigned long kFsgsbase = 2;  // HWCAP2_FSGSBASE
-  if ((::getauxval(AT_HWCAP2) & kFsgsbase) != 0) c.tell_bases();
+  if (arch::process_stub::reads_bases()) c.tell_bases();
   const auto listener = free_number();
   constexpr std::size_t kFilter = 2;
   const Command begin[] = {
@@ -396,7 +400,7 @@ std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
   };
   c.prepare(begin, Then::Guest);
   c.go();
-  const Command clone{SYS_clone, {thread_flags(), c.said_at() + 8}};
+  const Command clone{SYS_clone, {thread_flags(), c.said_at() + RAMET_FIRST_STACK}};
   if (threads_.load(std::memory_order_relaxed) == 0) before_threads_ = time_of_all();
   if (auto made = ask({&clone, 1}); !made) return std::unexpected(made.error());
   threads_.fetch_add(1, std::memory_order_release);

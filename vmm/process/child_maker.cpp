@@ -20,7 +20,8 @@
 #include <utility>
 #include <vector>
 
-#include "arch/x86_64/host/process_stub.hpp"
+#include "arch/host_processor.hpp"
+#include "arch/process_stub.hpp"
 #include "vmm/process/rights.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 #include "vmm/signals_blocked.hpp"
@@ -47,7 +48,7 @@ std::vector<std::byte> program() {
   header.e_ident[EI_DATA] = ELFDATA2LSB;
   header.e_ident[EI_VERSION] = EV_CURRENT;
   header.e_type = ET_EXEC;
-  header.e_machine = EM_X86_64;
+  header.e_machine = arch::host_abi().elf_machine;
   header.e_version = EV_CURRENT;
   header.e_entry = kProgramAt;
   header.e_phoff = sizeof header;
@@ -60,7 +61,7 @@ std::vector<std::byte> program() {
       {.p_type = PT_GNU_STACK, .p_flags = PF_R | PF_W, .p_offset = 0, .p_vaddr = 0, .p_paddr = 0, .p_filesz = 0, .p_memsz = 0, .p_align = 16}};
   std::memcpy(file.data(), &header, sizeof header);
   std::memcpy(file.data() + sizeof header, segments, sizeof segments);
-  const auto code = arch::x86_64::process_stub::code();
+  const auto code = arch::process_stub::code();
   std::memcpy(file.data() + kPage, code.data(), code.size());
   return file;
 }

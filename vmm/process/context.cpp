@@ -12,11 +12,13 @@
 #include <cstring>
 #include <utility>
 
+#include "arch/relax.hpp"
+
 namespace ramet::vmm::process {
 namespace {
 
 // Words that both sides use. seq_cst: each side writes its word, then looks whether the other sleeps; the other says so,
-// then looks at the word. The stub's half of each pair is an XCHG.
+// then looks at the word. The stub's half of each pair is a full barrier.
 std::atomic_ref<std::uint32_t> word(std::byte* page, std::size_t at) {
   return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(page + at));
 }
@@ -52,15 +54,16 @@ void put(std::byte* page, std::size_t at, std::uint32_t value) { std::memcpy(pag
 
 void Context::spin(std::uint32_t rounds) const { word(told_, TOLD_SPIN).store(rounds, std::memory_order_relaxed); }
 
-void Context::tell_bases() const { put(told_, TOLD_FSGS, 1); }
+void Context::tell_bases() const { put(told_, TOLD_BASES, 1); }
 
 bool Context::has_bases() const {
   std::uint32_t told;
-  std::memcpy(&told, told_ + TOLD_FSGS, sizeof told);
+  std::memcpy(&told, told_ + TOLD_BASES, sizeof told);
   return told != 0;
 }
-std::uint64_t Context::fs_base() const { return *reinterpret_cast<const volatile std::uint64_t*>(said_ + SAID_FS); }
-std::uint64_t Context::gs_base() const { return *reinterpret_cast<const volatile std::uint64_t*>(said_ + SAID_GS); }
+std::uint64_t Context::base(std::size_t n) const {
+  return *reinterpret_cast<const volatile std::uint64_t*>(said_ + SAID_BASES + n * sizeof(std::uint64_t));
+}
 
 void Context::prepare(std::span<const Command> commands, Then then) const {
   assert(commands.size() <= TOLD_MOST_COMMANDS);
@@ -91,7 +94,7 @@ bool Context::applied(std::uint32_t number) const {
 bool Context::wait_applied(std::uint32_t number, const std::function<bool()>& patient) const {
   for (unsigned rounds = 0; rounds < 200; ++rounds) {
     if (applied(number)) return true;
-    __builtin_ia32_pause();
+    arch::relax();
   }
   const auto waited = word(told_, TOLD_WAITED);
   waited.fetch_add(1, std::memory_order_seq_cst);
@@ -114,7 +117,7 @@ Context::Looked Context::look(std::chrono::nanoseconds limit) const {
   for (Looked looked;;) {
     for (unsigned i = 0; i < 8 && !looked.answered; ++i) {
       looked.answered = answered(number);
-      __builtin_ia32_pause();
+      arch::relax();
     }
     const auto before = std::exchange(now, std::chrono::steady_clock::now());
     if (now - before > kDisplaced) looked.displaced += now - before;

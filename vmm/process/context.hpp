@@ -1,5 +1,5 @@
 // A context as the VMM sees it: what one thread of a guest's host process is told, and what it says (see
-// arch/x86_64/host/process_layout.h). The process may write anything into what it says, at any time.
+// arch/process_layout.h). The process may write anything into what it says, at any time.
 #pragma once
 
 #include <chrono>
@@ -8,7 +8,7 @@
 #include <functional>
 #include <span>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_layout.h"
 #include "vmm/process/listener.hpp"
 
 namespace ramet::vmm::process {
@@ -47,8 +47,7 @@ class Context {
   void spin(std::uint32_t rounds) const;
   void tell_bases() const;  // the process can read and write them by itself
   bool has_bases() const;   // what it says of them is worth something
-  std::uint64_t fs_base() const;
-  std::uint64_t gs_base() const;
+  std::uint64_t base(std::size_t n) const;
   // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is answered.
   void prepare(std::span<const Command>, Then) const;
   // The answer to the next list will be slept for on the listener, if there is one. Before go(): it may come at once.

@@ -8,8 +8,7 @@
 #include <shared_mutex>
 #include <vector>
 
-#include "arch/x86_64/guest_abi.hpp"
-#include "arch/x86_64/vdso.hpp"
+#include "arch/host_processor.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/child.hpp"
 #include "vmm/process/mirror.hpp"
@@ -44,8 +43,8 @@ class ProcessMachine final : public Machine {
   void release_vcpu(Vcpu*) override;
   Status renew() override;
   Status move_on() override;
-  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
-  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
+  const arch::GuestAbi& abi() const override { return arch::host_abi(); }
+  std::span<const std::byte> vdso_image() const override { return arch::host_vdso_image(); }
   const Features& features() const override;
   VdsoFunctions host_vdso() const override { return vdso_; }
   Totals totals() const override;

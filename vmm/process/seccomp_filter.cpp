@@ -1,6 +1,5 @@
 #include "vmm/process/seccomp_filter.hpp"
 
-#include <linux/audit.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -10,7 +9,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_stub.hpp"
 
 namespace ramet::vmm::process {
 namespace {
@@ -58,7 +57,7 @@ void FilterBuilder::is(unsigned argument, std::uint64_t value) {
   trap();
 }
 
-void FilterBuilder::one_of(unsigned argument, std::initializer_list<std::uint32_t> values) {
+void FilterBuilder::one_of(unsigned argument, std::span<const std::uint32_t> values) {
   load(high(argument));
   jump(BPF_JEQ | BPF_K, 0, 1, 0);
   trap();
@@ -131,7 +130,7 @@ std::uint64_t thread_flags() {
 namespace {
 
 void from_the_stub(FilterBuilder& f) {
-  f.architecture_is(AUDIT_ARCH_X86_64);
+  f.architecture_is(arch::process_stub::kAuditArchitecture);
   f.pointer_in(RAMET_STUB_TEXT, 0x1000);
 }
 
@@ -146,11 +145,11 @@ void allow_running(FilterBuilder& f, std::uint32_t hand_over) {
     f.one_of(1, {FUTEX_WAIT, FUTEX_WAKE});
     f.is(3, 0);
   });
-  constexpr std::uint32_t kSetGs = 0x1001, kSetFs = 0x1002;
-  f.allow(SYS_arch_prctl, [&] {
-    f.one_of(0, {kSetGs, kSetFs});
-    f.below(1, RAMET_USER_END);
-  });
+  if (const auto& call = arch::process_stub::kBaseCall; call.by_kernel)
+    f.allow(static_cast<long>(call.number), [&] {
+      f.one_of(0, call.codes);
+      f.below(1, RAMET_USER_END);
+    });
   f.allow(RAMET_HAND_OVER, [] {}, hand_over);
 }
 

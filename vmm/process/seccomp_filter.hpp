@@ -9,9 +9,10 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <span>
 #include <vector>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_layout.h"
 
 namespace ramet::vmm::process {
 
@@ -26,7 +27,8 @@ class FilterBuilder {
   void allow(long number, const std::function<void()>& checks = [] {}, std::uint32_t what = SECCOMP_RET_ALLOW);
   // Of an argument.
   void is(unsigned argument, std::uint64_t value);
-  void one_of(unsigned argument, std::initializer_list<std::uint32_t> values);
+  void one_of(unsigned argument, std::span<const std::uint32_t> values);
+  void one_of(unsigned argument, std::initializer_list<std::uint32_t> values) { one_of(argument, std::span(values.begin(), values.size())); }
   void at_least(unsigned argument, std::uint64_t limit);
   void below(unsigned argument, std::uint64_t limit);
   // The sum of two, which does not wrap. Precondition: limit < 2^47.

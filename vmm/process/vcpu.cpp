@@ -10,17 +10,13 @@
 #include <cerrno>
 #include <cstring>
 
-#include "arch/x86_64/host/cpu_state.hpp"
-#include "arch/x86_64/fault_signal.hpp"
+#include "arch/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 
 namespace ramet::vmm::process {
 
-namespace x86 = arch::x86_64;
-
 namespace {
 
-constexpr std::uint64_t kSetGs = 0x1001, kSetFs = 0x1002;  // of arch_prctl
 constexpr unsigned kMostRefusals = 3;
 
 Exit broken(std::string why) {
@@ -30,14 +26,14 @@ Exit broken(std::string why) {
   return e;
 }
 
-Exit signal(int sig, int code, mm::Gva address, std::uint32_t trap, std::uint64_t error) {
+Exit exception(const arch::HostTrap& trap) {
   Exit e;
   e.kind = Exit::Kind::Exception;
-  e.signal = sig;
-  e.code = code;
-  e.address = address;
-  e.trap = trap;
-  e.error = error;
+  e.signal = trap.signal;
+  e.code = trap.code;
+  e.address = trap.address;
+  e.trap = trap.trap;
+  e.error = trap.error;
   return e;
 }
 
@@ -47,7 +43,7 @@ ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, Child::Thread
     : machine_(machine), listener_(std::move(thread.listener)), thread_(thread.id), who_(machine.child_->who(thread_)) {
   slot_.context = machine.child_->context(number);
   slot_.context.set_listener(listener_);
-  frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
+  frame_ = arch::find_host_frame(slot_.context.said(), slot_.context.said_at());
   machine_.mirror_->add(slot_);
   reset_fp();
 }
@@ -58,7 +54,7 @@ void ProcessVcpu::recycle() {
   reset_fp();
   std::lock_guard stay(staying_);
   std::shared_lock here(machine_.here_);
-  regs_ = x86::kGuestAbi.initial_registers();
+  regs_ = arch::host_abi().initial_registers();
   bases_ = {}, bases_changed_ = true;
   wish_.reset();
   take_kick();
@@ -75,7 +71,7 @@ std::unique_lock<std::mutex> ProcessVcpu::come_out() {
 }
 
 void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::Thread thread) {
-  if (frame_ && !fp_) x86::read_host_fp(slot_.context.said(), *frame_, fp_.emplace());
+  if (frame_ && !fp_) arch::read_host_fp(slot_.context.said(), *frame_, fp_.emplace());
   used_in_others_ += machine_.child_->time_of(thread_).count();
   machine_.mirror_->remove(slot_);
   listener_ = std::move(thread.listener);
@@ -85,7 +81,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::
   slot_.changes.clear();
   slot_.settling = false;
   // Without a frame its process was found to have ended, and the guest ends as well.
-  if (frame_) frame_ = x86::find_host_frame(slot_.context.said(), slot_.context.said_at());
+  if (frame_) frame_ = arch::find_host_frame(slot_.context.said(), slot_.context.said_at());
   bases_changed_ = true;
   thread_ = thread.id;
   who_.store(child.who(thread_), std::memory_order_relaxed);
@@ -130,9 +126,8 @@ Exit ProcessVcpu::run() {
       counters_.kicks.add();
       return {};
     }
-    Exit exit;
-    if (!x86::canonical(regs_[x86::Rip])) exit = signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0);  // as at the first fetch
-    else exit = enter_and_wait();
+    const auto fault = arch::fault_of_start(regs_);
+    Exit exit = fault ? exception(*fault) : enter_and_wait();
     if (exit.kind == Exit::Kind::PageFault) {
       // What is not mapped only looks absent to the host: the tables decide.
       if (const auto t = machine_.space_->translate(exit.address, 0); t) {
@@ -156,13 +151,13 @@ Exit ProcessVcpu::enter_and_wait() {
   if (!frame_) return gone();
   std::vector<Command> commands;
   if (bases_changed_) {
-    commands.push_back({SYS_arch_prctl, {kSetFs, bases_[x86::FsBase]}});
-    commands.push_back({SYS_arch_prctl, {kSetGs, bases_[x86::GsBase]}});
+    const auto& call = arch::process_stub::kBaseCall;
+    for (std::size_t n = 0; n < arch::host_abi().bases; ++n) commands.push_back({call.number, {call.codes[n], bases_[n]}});
     bases_changed_ = false;
   }
   const auto said = slot_.context.said();
-  x86::write_host_registers(said, *frame_, regs_, slot_.context.said_at());
-  if (fp_) x86::write_host_fp(said, *frame_, *fp_);
+  arch::write_host_registers(said, *frame_, regs_, slot_.context.said_at());
+  if (fp_) arch::write_host_fp(said, *frame_, *fp_);
   fp_.reset();
   frame_.reset();
   const Pace::Wait how = pace_.next();
@@ -199,25 +194,24 @@ Exit ProcessVcpu::enter_and_wait() {
 
 Exit ProcessVcpu::decode() {
   const auto said = slot_.context.said();
-  frame_ = x86::find_host_frame(said, slot_.context.said_at());
+  frame_ = arch::find_host_frame(said, slot_.context.said_at());
   if (!frame_) {
     machine_.child_->kill();
     return broken("the guest's host process does not tell the truth about its trap");
   }
-  const x86::HostTrap trap = x86::read_host_trap(said, *frame_, kick_signal());
-  regs_ = x86::read_host_registers(said, *frame_);
+  const arch::HostTrap trap = arch::read_host_trap(said, *frame_, kick_signal());
+  regs_ = arch::read_host_registers(said, *frame_);
   if (slot_.context.has_bases()) {
-    bases_[x86::FsBase] = slot_.context.fs_base();
-    bases_[x86::GsBase] = slot_.context.gs_base();
+    for (std::size_t n = 0; n < arch::host_abi().bases; ++n) bases_[n] = slot_.context.base(n);
   }
   Exit e;
-  using Kind = x86::HostTrap::Kind;
+  using Kind = arch::HostTrap::Kind;
   switch (trap.kind) {
     case Kind::Syscall: e.kind = Exit::Kind::Syscall; return e;
     case Kind::ForeignSyscall:
       // Refused on every machine; the program counter is where the instruction was.
-      regs_[x86::Rip] -= x86::kSyscallLength;
-      return signal(SIGSEGV, SI_KERNEL, 0, x86::kVectorProtection, 0x80 * 8 + 2);
+      regs_[arch::host_abi().reg.pc] -= arch::host_abi().syscall_length;
+      return exception({.kind = Kind::Exception, .signal = SIGSEGV, .code = SI_KERNEL, .address = 0, .trap = trap.trap, .error = trap.error});
     case Kind::PageFault:
       e.kind = Exit::Kind::PageFault;
       e.address = trap.address;
@@ -230,7 +224,7 @@ Exit ProcessVcpu::decode() {
       e.kind = Exit::Kind::HostFault;
       e.address = trap.address;
       return e;
-    case Kind::Exception: return signal(trap.signal, trap.code, trap.address, trap.trap, trap.error);
+    case Kind::Exception: return exception(trap);
     case Kind::Kick: take_kick(); return e;
     case Kind::Unknown: break;
   }
@@ -247,7 +241,7 @@ void ProcessVcpu::kick() {
 Status ProcessVcpu::get_fp(FpState& fp) {
   std::lock_guard stay(staying_);
   if (fp_) fp = *fp_;
-  else if (frame_) x86::read_host_fp(slot_.context.said(), *frame_, fp);
+  else if (frame_) arch::read_host_fp(slot_.context.said(), *frame_, fp);
   else return failure("the guest's host process has ended");
   return {};
 }
@@ -259,12 +253,8 @@ Status ProcessVcpu::set_fp(const FpState& fp) {
 }
 
 void ProcessVcpu::reset_fp() {
-  constexpr std::uint16_t kFcw = 0x37f;
-  constexpr std::uint32_t kMxcsr = 0x1f80;
   std::lock_guard stay(staying_);
-  fp_.emplace();
-  std::memcpy(fp_->area.data(), &kFcw, sizeof kFcw);
-  std::memcpy(fp_->area.data() + 24, &kMxcsr, sizeof kMxcsr);
+  arch::reset_host_fp(fp_.emplace());
 }
 
 }  // namespace ramet::vmm::process

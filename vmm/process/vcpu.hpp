@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "arch/x86_64/guest_abi.hpp"
-#include "arch/x86_64/host/process_frame.hpp"
+#include "arch/host_processor.hpp"
+#include "arch/process_frame.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/machine.hpp"
 #include "vmm/process/pace.hpp"
@@ -65,9 +65,9 @@ class ProcessVcpu final : public Vcpu {
   Mirror::Slot slot_;
   int thread_;
   std::atomic<Child::Who> who_;      // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well
-  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
+  UserRegs regs_ = arch::host_abi().initial_registers();
   VcpuCounters counters_;
-  std::optional<arch::x86_64::HostFrame> frame_;  // of the trap it stands in
+  std::optional<arch::HostFrame> frame_;  // of the trap it stands in
   std::optional<FpState> fp_;        // to be loaded by the next run(); else what the frame holds
   arch::Bases bases_{};
   bool bases_changed_ = false;

@@ -53,7 +53,7 @@ std::expected<void, std::string> FilesToSave::describe_named(const OpenFile& fil
   if (::fstat(file.host.get(), &st) != 0 || st.st_dev != found->st.st_dev || st.st_ino != found->st.st_ino)
     return std::unexpected("is another file than its path leads to now");
   f.device = st.st_dev, f.inode = st.st_ino, f.size = static_cast<std::uint64_t>(st.st_size);
-  f.modified = nanoseconds(st.st_mtim);
+  f.modified = vmm::nanoseconds(st.st_mtim);
   if (file.flags & O_PATH) return {};
   const off_t offset = ::lseek(file.host.get(), 0, SEEK_CUR);
   f.offset = offset < 0 ? 0 : offset;
@@ -225,7 +225,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file,
     const struct stat& st = found->st;
     const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
                           ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
-                                nanoseconds(st.st_mtim) == saved.modified
+                                vmm::nanoseconds(st.st_mtim) == saved.modified
                           : st.st_dev == saved.device && st.st_ino == saved.inode;
     if (!same) return cannot("has changed since");
   }

@@ -92,7 +92,7 @@ class Engine {
   virtual bool has_code(std::uint64_t frame) const = 0;
 };
 
-// Guarded accesses, of words by log2 of their bytes; see arch/guarded.hpp, arch/x86_64/host/guarded_word.hpp.
+// Guarded accesses, of words by log2 of their bytes; see arch/guarded.hpp, arch/guarded_word.hpp.
 struct GuardedWords {
   arch::RametGuarded (*copy)(void*, const void*, std::size_t);
   arch::RametGuarded (*load[4])(const void*);

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "arch/x86_64/host/guarded_word.hpp"
+#include "arch/guarded_word.hpp"
 
 namespace ramet::vmm::soft {
 namespace {

@@ -117,6 +117,112 @@ ramet_guarded_compare_exchange:
         .cfi_endproc
         .size   ramet_guarded_compare_exchange, . - ramet_guarded_compare_exchange
 
+// One word of a size; see guarded_word.hpp. Barriers beside plain accesses, as words need not be aligned.
+
+        .macro  word bits, size, value
+        .globl  ramet_guarded_load_\bits, ramet_guarded_store_\bits, ramet_guarded_exchange_\bits
+        .type   ramet_guarded_load_\bits, %function
+        .type   ramet_guarded_store_\bits, %function
+        .type   ramet_guarded_exchange_\bits, %function
+        .p2align 4
+ramet_guarded_load_\bits:
+        .cfi_startproc
+        hint    #34
+        ldr\size \value\()0, [x0]
+        dmb     ishld
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_load_\bits, . - ramet_guarded_load_\bits
+
+        .p2align 4
+ramet_guarded_store_\bits:
+        .cfi_startproc
+        hint    #34
+        dmb     ish
+        str\size \value\()1, [x0]
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_store_\bits, . - ramet_guarded_store_\bits
+
+        .p2align 4
+ramet_guarded_exchange_\bits:
+        .cfi_startproc
+        hint    #34
+1:      ldaxr\size \value\()3, [x0]
+        eor     \value\()4, \value\()3, \value\()1
+    .if \bits < 32
+        ands    \value\()4, \value\()4, #(1 << \bits) - 1
+    .else
+        tst     \value\()4, \value\()4
+    .endif
+        csel    \value\()5, \value\()2, \value\()3, eq
+        stlxr\size w4, \value\()5, [x0]
+        cbnz    w4, 1b
+        dmb     ish
+        mov     \value\()0, \value\()3
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_exchange_\bits, . - ramet_guarded_exchange_\bits
+        .endm
+
+        word    8, b, w
+        word    16, h, w
+        word    32, , w
+        word    64, , x
+
+        .globl  ramet_guarded_load_128, ramet_guarded_store_128, ramet_guarded_exchange_128
+        .type   ramet_guarded_load_128, %function
+        .type   ramet_guarded_store_128, %function
+        .type   ramet_guarded_exchange_128, %function
+        .p2align 4
+ramet_guarded_load_128:                 // X0 from, X1 to, which is the caller's own
+        .cfi_startproc
+        hint    #34
+        ldp     x3, x4, [x0]
+        dmb     ishld
+        stp     x3, x4, [x1]
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_load_128, . - ramet_guarded_load_128
+
+        .p2align 4
+ramet_guarded_store_128:                // X0 to, X1 from
+        .cfi_startproc
+        hint    #34
+        ldp     x3, x4, [x1]
+        dmb     ish
+        stp     x3, x4, [x0]
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_store_128, . - ramet_guarded_store_128
+
+        .p2align 4
+ramet_guarded_exchange_128:             // X0 at, X1 expected, X2 desired
+        .cfi_startproc
+        hint    #34
+        ldp     x3, x4, [x1]
+        ldp     x5, x6, [x2]
+1:      ldaxp   x7, x9, [x0]
+        cmp     x7, x3
+        ccmp    x9, x4, #0, eq
+        csel    x10, x5, x7, eq
+        csel    x11, x6, x9, eq
+        cset    w12, eq
+        stlxp   w13, x10, x11, [x0]
+        cbnz    w13, 1b
+        dmb     ish
+        stp     x7, x9, [x1]
+        mov     x0, x12
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   ramet_guarded_exchange_128, . - ramet_guarded_exchange_128
+
 ramet_guarded_end:
 
         .type   ramet_guarded_landing, %function

@@ -1,12 +1,14 @@
 #include "arch/x86_64/host/cpu.hpp"
 
 #include <cpuid.h>
+#include <sys/auxv.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "arch/host_processor.hpp"
 #include "arch/x86_64/guest_abi.hpp"
+#include "arch/x86_64/vdso.hpp"
 
 namespace ramet::arch::x86_64 {
 namespace {
@@ -65,10 +67,13 @@ std::string hypervisor_signature() {
 namespace ramet::arch {
 
 const GuestAbi& host_abi() { return x86_64::kGuestAbi; }
+std::span<const std::byte> host_vdso_image() { return x86_64::vdso_image(); }
 
 HostProcessor host_processor() {
   const auto host = x86_64::host_cpu();
   HostProcessor p;
+  p.hwcap = ::getauxval(AT_HWCAP);
+  p.hwcap2 = ::getauxval(AT_HWCAP2);
   p.fp.components = host.xcr0 & x86_64::kComponents;
   p.fp.bytes = p.fp.components ? x86_64::xsave_bytes(p.fp.components) : 0;
   char brand[49] = {};

@@ -1,4 +1,4 @@
-#include "arch/x86_64/host/process_frame.hpp"
+#include "arch/process_frame.hpp"
 
 #include <linux/audit.h>
 #include <signal.h>
@@ -6,13 +6,17 @@
 #include <algorithm>
 #include <cstring>
 
+#include "arch/said.hpp"
 #include "arch/x86_64/fault_signal.hpp"
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/signal_frame.hpp"
 
-namespace ramet::arch::x86_64 {
+namespace ramet::arch {
 
-static_assert(kUserEnd == RAMET_USER_END);
+using namespace x86_64;
+using said::place;
+using said::read;
+using said::write;
 
 namespace {
 
@@ -20,30 +24,6 @@ namespace {
 constexpr std::uint32_t kStack = 16, kRegisters = 40, kMask = 296, kContextBytes = 304, kInfoBytes = 128;
 // In the floating-point area: what the kernel says of it, struct _fpx_sw_bytes, and the header of XSAVE.
 constexpr std::uint32_t kHostSoftware = 464, kHostSoftwareBytes = 48, kXstateSize = kHostSoftware + 16, kHostLegacy = 512;
-
-// Volatile: read once, whatever the compiler would like.
-template <class T>
-T read(std::span<const std::byte> from, std::size_t at) {
-  T value;
-  if constexpr (sizeof(T) <= 8) {
-    value = *reinterpret_cast<const volatile T*>(from.data() + at);
-  } else {
-    std::memcpy(&value, from.data() + at, sizeof value);
-    asm volatile("" ::: "memory");
-  }
-  return value;
-}
-template <class T>
-void write(std::span<std::byte> to, std::size_t at, const T& value) {
-  std::memcpy(to.data() + at, &value, sizeof value);
-}
-
-// [at, at + bytes) of the process as an offset into the signal stack.
-std::optional<std::uint32_t> place(std::uint64_t at, std::uint64_t base, std::uint32_t bytes, std::uint64_t alignment) {
-  const std::uint64_t offset = at - base;
-  if (offset < RAMET_SIGNAL_STACK || offset > RAMET_SAID_SIZE - bytes || offset % alignment != 0) return std::nullopt;
-  return static_cast<std::uint32_t>(offset);
-}
 
 }  // namespace
 
@@ -71,6 +51,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
   } else if (t.signal == SIGSYS) {
     const auto architecture = read<std::uint32_t>(said, f.info + offsetof(siginfo_t, si_arch));
     t.kind = architecture == AUDIT_ARCH_X86_64 ? HostTrap::Kind::Syscall : HostTrap::Kind::ForeignSyscall;
+    if (t.kind == HostTrap::Kind::ForeignSyscall) t.trap = kVectorProtection, t.error = 0x80 * 8 + 2;
   } else if ((t.signal == SIGSEGV || t.signal == SIGBUS) && t.trap == kVectorPageFault && t.code != SI_KERNEL) {
     // Trap number and error of a frame that a trap did not make are those of an earlier one; such signals have SI_KERNEL.
     t.kind = t.signal == SIGBUS ? HostTrap::Kind::FileFault : HostTrap::Kind::PageFault;
@@ -83,6 +64,11 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
     if (t.trap == kVectorPageFault) t.trap = kVectorProtection, t.error = 0;
   }
   return t;
+}
+
+std::optional<HostTrap> fault_of_start(const UserRegs& regs) {
+  if (canonical(regs[Rip])) return std::nullopt;
+  return HostTrap{.kind = HostTrap::Kind::Exception, .signal = SIGSEGV, .code = SI_KERNEL, .address = 0, .trap = kVectorProtection, .error = 0};
 }
 
 UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame& f) {
@@ -112,9 +98,11 @@ void read_host_fp(std::span<const std::byte> said, const HostFrame& f, FpState& 
   std::memset(fp.area.data() + kHostSoftware, 0, kHostSoftwareBytes);
 }
 
+void reset_host_fp(FpState& fp) { reset(fp); }
+
 void write_host_fp(std::span<std::byte> said, const HostFrame& f, const FpState& fp) {
   std::memcpy(said.data() + f.fp, fp.area.data(), kHostSoftware);
   std::memcpy(said.data() + f.fp + kHostLegacy, fp.area.data() + kHostLegacy, f.fp_bytes - kHostLegacy);
 }
 
-}  // namespace ramet::arch::x86_64
+}  // namespace ramet::arch

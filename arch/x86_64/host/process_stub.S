@@ -5,7 +5,7 @@
 //   rbp  the trap's ucontext                          r12d  command in hand, r14 where it is
 #include <sys/syscall.h>
 
-#include "arch/x86_64/host/process_layout.h"
+#include "arch/process_layout.h"
 
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
@@ -43,7 +43,7 @@ ramet_process_stub:
 	syscall
 	test	%rax, %rax
 	js	fail
-	movabs	$RAMET_SAID + 8, %rsp
+	movabs	$RAMET_SAID + RAMET_FIRST_STACK, %rsp
 	movabs	$RAMET_STUB_TEXT + (begin - ramet_process_stub), %rax
 	jmp	*%rax
 fail:	mov	$SYS_exit_group, %eax
@@ -73,12 +73,12 @@ ramet_process_stub_handler:
 	mov	%rdx, SAID_FRAME(%rbx)
 	mov	%rdx, %rbp
 	mov	TOLD_GO(%r13), %r15d          // no other list comes before this one is answered
-	cmpl	$0, TOLD_FSGS(%r13)
+	cmpl	$0, TOLD_BASES(%r13)
 	je	answer
 	rdfsbase %rax
-	mov	%rax, SAID_FS(%rbx)
+	mov	%rax, SAID_BASES(%rbx)
 	rdgsbase %rax
-	mov	%rax, SAID_GS(%rbx)
+	mov	%rax, SAID_BASES + 8(%rbx)
 
 answer:	mov	%r15d, %eax
 	xchg	%eax, SAID_DONE(%rbx)         // a full barrier: then look whether the VMM sleeps

@@ -1,16 +1,27 @@
-/* What the process machine's stub (process_stub.S), which runs in the guest's host process, and the VMM agree on.
+/* What the process machine's stub (process_stub.S of either architecture), which runs in the guest's host process, and the VMM agree on.
    Addresses lie above the guest's user end. A context belongs to one thread of that process: a page that the VMM
    writes and the process can only read ("told"), and an area that the process writes ("said"): a page of answers,
    then the signal stack, where the host's kernel puts the frame with the guest's registers. */
-#ifndef RAMET_ARCH_X86_64_PROCESS_LAYOUT_H
-#define RAMET_ARCH_X86_64_PROCESS_LAYOUT_H
+#ifndef RAMET_ARCH_PROCESS_LAYOUT_H
+#define RAMET_ARCH_PROCESS_LAYOUT_H
 
+#if defined(__x86_64__)
 #define RAMET_USER_END 0x7ffffc000000 /* guest addresses end here, on every machine */
 #define RAMET_STUB_TEXT 0x7ffffc000000 /* one page, read and execute */
 #define RAMET_HOST_VDSO 0x7ffffc100000 /* from here on: the data pages of the host's vDSO, then its image */
 #define RAMET_TOLD 0x7ffffd000000
 #define RAMET_SAID 0x7ffffe000000
-#define RAMET_TOP 0x7ffffffff000 /* of what a host process can map */
+#define RAMET_TOP 0x7ffffffff000 /* of what a host process can map; of less, where the host's addresses have fewer bits */
+#elif defined(__aarch64__)
+#define RAMET_USER_END 0x7ffc000000
+#define RAMET_STUB_TEXT 0x7ffc000000
+#define RAMET_HOST_VDSO 0x7ffc100000
+#define RAMET_TOLD 0x7ffd000000
+#define RAMET_SAID 0x7ffe000000
+#define RAMET_TOP 0x1000000000000
+#else
+#error "unknown architecture"
+#endif
 
 #define RAMET_CONTEXTS 1024 /* number 0 is the mapper's, the last one's told page holds the filters */
 #define RAMET_TOLD_SIZE 0x1000
@@ -25,7 +36,7 @@
 #define TOLD_SPIN 8   /* u32: rounds to look for the next list before sleeping */
 #define TOLD_COUNT 12 /* u32: commands in the list */
 #define TOLD_THEN 16  /* u32: what follows the commands: 0 the guest's code (rt_sigreturn), 1 the answer at once */
-#define TOLD_FSGS 20  /* u32: user code can read and write FS and GS bases by itself here */
+#define TOLD_BASES 20 /* u32: user code can read and write its bases by itself here */
 #define TOLD_WAITED 24 /* u32: so many of the VMM's threads sleep until a list is applied: wake them */
 #define TOLD_COMMANDS 256 /* of 64 bytes: u64 call number, six arguments, unused */
 #define TOLD_MOST_COMMANDS 48
@@ -38,13 +49,16 @@
 #define SAID_SIGNAL 12 /* u32: of the trap */
 #define SAID_INFO 16   /* u64: where its siginfo is */
 #define SAID_FRAME 24  /* u64: where its ucontext is */
-#define SAID_FS 32     /* u64: bases, with TOLD_FSGS */
-#define SAID_GS 40
+#define SAID_BASES 32  /* u64 each, with TOLD_BASES */
 #define SAID_RESULTS 256 /* u64 a command */
+
+#define RAMET_FIRST_STACK 16 /* within said: the stack pointer of a thread that begins */
 
 /* A call that no kernel has: a thread's filter turns it into its first trap. */
 #define RAMET_FIRST_TRAP 0x7abd
 /* Another: the VMM hears of it by the listener of the thread's filter, and its reply lets the thread go on. */
 #define RAMET_HAND_OVER 0x7abe
+/* Another, as a command: arm64's stub sets the thread's base. */
+#define RAMET_SET_BASE 0x7abf
 
 #endif

@@ -24,7 +24,7 @@ RametGuarded ramet_guarded_exchange_32(void*, std::uint64_t expected, std::uint6
 RametGuarded ramet_guarded_exchange_64(void*, std::uint64_t expected, std::uint64_t desired);
 // Of two words, aligned to 16. `expected` is replaced by what was there; `value`: 1 if it was exchanged.
 RametGuarded ramet_guarded_exchange_128(void*, std::uint64_t expected[2], const std::uint64_t desired[2]);
-// One access of 16 bytes, if aligned, where the processor has AVX. Otherwise two.
+// One access of 16 bytes, if aligned, where an x86-64 processor has AVX. Otherwise two.
 RametGuarded ramet_guarded_load_128(const void*, std::uint64_t to[2]);
 RametGuarded ramet_guarded_store_128(void*, const std::uint64_t from[2]);
 }

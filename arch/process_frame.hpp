@@ -8,9 +8,9 @@
 #include <optional>
 #include <span>
 
-#include "arch/x86_64/user_state.hpp"
+#include "arch/user_state.hpp"
 
-namespace ramet::arch::x86_64 {
+namespace ramet::arch {
 
 // Where the pieces are, as offsets into the said area.
 struct HostFrame {
@@ -30,9 +30,12 @@ struct HostTrap {
   std::uint64_t error = 0;
   bool write = false, execute = false;
 };
-// ForeignSyscall: by int 0x80 or from 32-bit code; the registers stand behind it. FileFault: the file behind a page ends
+// ForeignSyscall: by x86-64's int 0x80 or from 32-bit code; the registers stand behind it. FileFault: the file behind a page ends
 // before it.
 HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame&, int kick_signal);
+
+// What the processor would do before the first instruction, where the host's kernel would end the process for it instead.
+std::optional<HostTrap> fault_of_start(const UserRegs&);
 
 UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame&);
 // Those and everything else that rt_sigreturn takes from the frame but the floating-point state.
@@ -40,5 +43,7 @@ void write_host_registers(std::span<std::byte> said, const HostFrame&, const Use
 // In the layout of FpState, without what the kernel says of the area. The way back leaves that as it is.
 void read_host_fp(std::span<const std::byte> said, const HostFrame&, FpState&);
 void write_host_fp(std::span<std::byte> said, const HostFrame&, const FpState&);
+// As the process begins.
+void reset_host_fp(FpState&);
 
-}  // namespace ramet::arch::x86_64
+}  // namespace ramet::arch
