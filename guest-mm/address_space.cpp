@@ -39,7 +39,7 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
   auto tables = TablePool::create(memory);
   if (!tables) return fail(tables.error());
   impl.tables = std::move(*tables);
-  auto table = PageTable::create(config.format, memory, *impl.tables, *impl.frames, space->counters_);
+  auto table = PageTable::create(config.format, memory, *impl.tables, *impl.frames, tlb, space->counters_);
   if (!table) return fail(table.error());
   impl.table = std::move(*table);
   return space;

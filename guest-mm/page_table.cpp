@@ -15,20 +15,20 @@ template class Walker<arch::arm64::Stage1>;
 template class Walker<arch::arm64::Stage2>;
 
 Result<std::unique_ptr<PageTable>> PageTable::create(Format format, const Memory& memory, TablePool& tables,
-                                                     const FramePool& frames, Counters& counters) {
+                                                     const FramePool& frames, Tlb& tlb, Counters& counters) {
   const auto root = tables.allocate();
   if (!root) return fail(root.error());
   counters.tables_allocated.add();
   std::unique_ptr<PageTable> table;
   switch (format) {
     case Format::X86_64Stage1:
-      table = std::make_unique<Walker<arch::x86_64::Stage1>>(memory, tables, frames, counters, *root);
+      table = std::make_unique<Walker<arch::x86_64::Stage1>>(memory, tables, frames, tlb, counters, *root);
       break;
     case Format::Arm64Stage1:
-      table = std::make_unique<Walker<arch::arm64::Stage1>>(memory, tables, frames, counters, *root);
+      table = std::make_unique<Walker<arch::arm64::Stage1>>(memory, tables, frames, tlb, counters, *root);
       break;
     case Format::Arm64Stage2:
-      table = std::make_unique<Walker<arch::arm64::Stage2>>(memory, tables, frames, counters, *root);
+      table = std::make_unique<Walker<arch::arm64::Stage2>>(memory, tables, frames, tlb, counters, *root);
       break;
   }
   return table;

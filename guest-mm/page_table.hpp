@@ -56,7 +56,7 @@ class PageTable {
   };
 
   // Errors: NoMemory. All arguments outlive the table.
-  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, const FramePool&, Counters&);
+  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, const FramePool&, Tlb&, Counters&);
   virtual ~PageTable() = default;
 
   virtual Gpa root() const = 0;

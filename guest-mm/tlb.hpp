@@ -1,4 +1,4 @@
-// What guest-mm asks of whoever owns the translation caches: a machine's vCPUs, or the model in the tests.
+// What guest-mm asks of whoever owns the translation and instruction caches: a machine's vCPUs, or the model in the tests.
 #pragma once
 
 #include <atomic>
@@ -42,6 +42,11 @@ class Tlb {
   // drops everything again if it has moved, as more of its entries are likely to be old, and carries on
   // (Amit, "mm: relaxed TLB flushes", 2022). Need not be called with the address-space lock.
   virtual void flush_relaxed(const FlushRequest&) = 0;
+
+  // Instruction fetches of every vCPU see what these frames hold by now. Called before an entry lets guest code execute
+  // what others may have written there, with the lock of its table or before the table can be reached: like flush() it
+  // waits for no other thread's next step. Nothing where instruction fetches see all stores.
+  virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
 
   // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then
   // walks the tables finds the entries that the flush was for.

@@ -27,8 +27,8 @@ class Walker final : public PageTable {
  public:
   using Entry = arch::Entry;
 
-  Walker(const Memory& memory, TablePool& tables, const FramePool& frames, Counters& counters, Gpa root)
-      : memory_(memory), tables_(tables), frames_(frames), counters_(counters), root_(root) {
+  Walker(const Memory& memory, TablePool& tables, const FramePool& frames, Tlb& tlb, Counters& counters, Gpa root)
+      : memory_(memory), tables_(tables), frames_(frames), tlb_(tlb), counters_(counters), root_(root) {
     tables_.never_seal(root);
   }
 
@@ -366,6 +366,7 @@ class Walker final : public PageTable {
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
     if (batch && old != arch::kNone) batch->room(1);
+    if (executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level))) sync(next, slot.level);
     const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
     if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
     count(slot, old, next);
@@ -382,6 +383,14 @@ class Walker final : public PageTable {
       }
     }
     return true;
+  }
+
+  static bool executes(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).execute; }
+
+  // Before an entry is written that lets code run from frames that it did not run from by this entry.
+  void sync(Entry next, Level level) {
+    counters_.exec_syncs.add(arch::span_of(level) >> kPageShift);
+    tlb_.exec_sync(F::address(next, level), arch::span_of(level));
   }
 
   // write() whatever the entry is by now; returns what it was.
@@ -558,6 +567,7 @@ class Walker final : public PageTable {
   const Memory& memory_;
   TablePool& tables_;
   const FramePool& frames_;
+  Tlb& tlb_;
   Counters& counters_;
   const Gpa root_;  // never shared
   std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, inherited_pages_{0}, shared_pages_{0};  // see count_leaf()

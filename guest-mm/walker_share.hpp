@@ -184,6 +184,7 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   const Entry e = load(slot);
   const bool kept = arch::is_kept(e);
   const Entry other = F::leaf(frame, Level::Pte, F::attributes(kept ? arch::restored(e) : e));
+  if (executes(other, Level::Pte)) sync(other, Level::Pte);
   store(slot, kept ? arch::kept(other) : other);
   F::publish();
 }

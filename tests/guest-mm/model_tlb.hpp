@@ -1,10 +1,10 @@
-// Fake vCPUs with translation caches that really go stale, and a model of a shadow-paging host.
+// Fake vCPUs with translation caches and an instruction cache that really go stale, and a model of a shadow-paging host.
 //
 // A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables, from the top or from the
 // last table that it walked for these 2 MiB. The walk here is written from the manuals and shares nothing with the code
 // it checks. Nothing is dropped from a cache but by a flush, or by the vCPU's own fault where the architecture says so,
 // so a flush that was forgotten leaves a stale entry, and verify() names it. The walk sets accessed and dirty bits at
-// any time.
+// any time. The instruction cache knows memory by where it is in the host, and never sees a store.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -110,6 +110,24 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
   return std::nullopt;
 }
 
+// Of all vCPUs of all VMs.
+class InstructionCache {
+ public:
+  // The word as it was when it was first fetched.
+  std::uint64_t fetch(const std::byte* at, std::uint64_t now) {
+    std::lock_guard guard(lock_);
+    return words_.emplace(at, now).first->second;
+  }
+  void drop(const std::byte* at, std::uint64_t bytes) {
+    std::lock_guard guard(lock_);
+    words_.erase(words_.lower_bound(at), words_.lower_bound(at + bytes));
+  }
+
+ private:
+  std::mutex lock_;
+  std::map<const std::byte*, std::uint64_t> words_;
+};
+
 class ModelTlb;
 
 class FakeVcpu {
@@ -144,7 +162,8 @@ class FakeVcpu {
 
 class ModelTlb : public Tlb {
  public:
-  explicit ModelTlb(Format format) : format_(format) {}
+  explicit ModelTlb(Format format, std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>())
+      : format_(format), instructions_(std::move(instructions)) {}
 
   void attach(AddressSpace& as, unsigned vcpus) {
     as_ = &as;
@@ -173,6 +192,10 @@ class ModelTlb : public Tlb {
   // Other vCPUs may keep what they have; the model always does. The caller's own drops it.
   void flush_relaxed(const FlushRequest&) override;
 
+  void exec_sync(Gpa first, std::uint64_t bytes) override {
+    if (!ignore_exec_syncs) instructions_->drop(as_->memory().host(first), bytes);
+  }
+
   // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
   std::string verify() {
     for (auto& vcpu : vcpus_) {
@@ -200,6 +223,7 @@ class ModelTlb : public Tlb {
   std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
   std::function<void()> after_flush;            // and at once afterwards
   bool ignore_flushes = false;                  // damage, to see that it is noticed
+  bool ignore_exec_syncs = false;               // likewise
 
   template <class Seen>
   std::optional<Translation> walk(Gva va, Seen&& seen) const {
@@ -240,6 +264,7 @@ class ModelTlb : public Tlb {
   }
 
   const Format format_;
+  const std::shared_ptr<InstructionCache> instructions_;
   AddressSpace* as_ = nullptr;
   std::vector<std::unique_ptr<FakeVcpu>> vcpus_;
   std::mutex shadow_lock_;
@@ -306,7 +331,8 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
         if (access == Access::Read || (access == Access::Write ? t.write : t.execute)) {
           auto* host = reinterpret_cast<std::uint64_t*>(as_.memory().host(t.gpa) + (va & (kPageSize - 1)));
           std::atomic_ref<std::uint64_t> word(*host);  // guest memory: ordered by nothing
-          if (access != Access::Write) return word.load(std::memory_order_relaxed);
+          if (access == Access::Execute) return tlb_.instructions_->fetch(reinterpret_cast<std::byte*>(host), word.load(std::memory_order_relaxed));
+          if (access == Access::Read) return word.load(std::memory_order_relaxed);
           word.store(value, std::memory_order_relaxed);
           return value;
         }

@@ -13,10 +13,10 @@ namespace ramet::mm::test {
 namespace {
 
 constexpr Gva kBase = 0x1000'0000;
-constexpr unsigned kPages = 8 * 512;
+constexpr unsigned kUsedPages = 8 * 512;
 constexpr std::uint64_t kWordOffset = 0x128;  // of the word looked at in each page
 
-struct Page {
+struct ModelPage {
   bool mapped = false;
   Prot prot = Prot::None;
   std::uint64_t word = 0;
@@ -25,7 +25,7 @@ struct Page {
 class Schedule {
  public:
   Schedule(Format format, unsigned seed)
-      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed)}), rng(seed), model(kPages) {}
+      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed)}), rng(seed), model(kUsedPages) {}
 
   // Every combination of what may be switched off, over the seeds.
   static AddressSpace::Config config(unsigned seed) {
@@ -41,7 +41,7 @@ class Schedule {
     const auto [start, count] = pick_range();
     const Gva at = kBase + start * kPageSize;
     const std::uint64_t length = count * kPageSize;
-    const bool covered = all(start, count, [](const Page& p) { return p.mapped; });
+    const bool covered = all(start, count, [](const ModelPage& p) { return p.mapped; });
     const auto unless = [](bool ok, Error e) { return ok ? Result<>() : Result<>(fail(e)); };
     ++steps;
     switch (roll() % 18) {
@@ -49,12 +49,12 @@ class Schedule {
       case 1: {
         const Prot prot = pick_prot();
         ASSERT_TRUE(world.as->map({.address = at, .length = length, .prot = prot, .fixed = true, .populate = roll() % 8 == 0}));
-        each(start, count, [&](Page& p) { p = {true, prot, 0}; });
+        each(start, count, [&](ModelPage& p) { p = {true, prot, 0}; });
         break;
       }
       case 2:
         ASSERT_TRUE(world.as->unmap(at, length));
-        each(start, count, [](Page& p) { p = {}; });
+        each(start, count, [](ModelPage& p) { p = {}; });
         break;
       case 3:
       case 4:
@@ -62,7 +62,7 @@ class Schedule {
         const Prot prot = pick_prot();
         ASSERT_EQ(world.as->protect(at, length, prot), unless(covered, Error::NotMapped));
         bool hole = false;  // up to the first
-        each(start, count, [&](Page& p) {
+        each(start, count, [&](ModelPage& p) {
           hole = hole || !p.mapped;
           if (!hole) p.prot = prot;
         });
@@ -71,7 +71,7 @@ class Schedule {
       case 6:
         ASSERT_EQ(world.as->advise(at, length, roll() % 2 ? Advice::DontNeed : Advice::Free),
                   unless(covered, Error::NotMapped));
-        each(start, count, [](Page& p) { p.word = 0; });  // beside holes as well
+        each(start, count, [](ModelPage& p) { p.word = 0; });  // beside holes as well
         break;
       case 7:
         move(start, count);
@@ -87,13 +87,13 @@ class Schedule {
         break;
       default:
         steps += 16;
-        for (int i = 0; i < 8; ++i) access(roll() % kPages);
+        for (int i = 0; i < 8; ++i) access(roll() % kUsedPages);
         for (int i = 0; i < 8; ++i) access(start + roll() % count);
     }
   }
 
   void finish() {
-    for (unsigned i = 0; i < kPages; ++i) access(i);
+    for (unsigned i = 0; i < kUsedPages; ++i) access(i);
     world.check();
     world.check_empty();
   }
@@ -103,13 +103,13 @@ class Schedule {
 
  private:
   std::pair<unsigned, unsigned> pick_range() {
-    unsigned start = roll() % kPages;
+    unsigned start = roll() % kUsedPages;
     unsigned count = 1 + (roll() % 4 ? roll() % 40 : roll() % 1500);
     if (roll() % 4 == 0) {  // whole blocks
       start = start / 512 * 512;
       count = (count + 511) / 512 * 512;
     }
-    return {start, std::min(count, kPages - start)};
+    return {start, std::min(count, kUsedPages - start)};
   }
   Prot pick_prot() {
     constexpr Prot choices[] = {Prot::None, kRead, kReadWrite, kReadWrite, kReadWrite, kReadExec, kAllProt};
@@ -126,11 +126,11 @@ class Schedule {
     }
     return true;
   }
-  static bool may(const Page& p, Access a) { return a == Access::Read ? p.prot != Prot::None : has(p.prot, needed(a)); }
+  static bool may(const ModelPage& p, Access a) { return a == Access::Read ? p.prot != Prot::None : has(p.prot, needed(a)); }
 
   // One access by a random vCPU to the word of a page.
   void access(unsigned i) {
-    Page& p = model[i];
+    ModelPage& p = model[i];
     const Gva at = kBase + i * kPageSize + kWordOffset;
     FakeVcpu& cpu = world.cpu(roll() % 3);
     const Access a = Access(roll() % 3);
@@ -148,11 +148,11 @@ class Schedule {
 
   // mremap to a fixed place that does not overlap.
   void move(unsigned start, unsigned count) {
-    const unsigned to = roll() % 2 ? roll() % kPages : (roll() % 8) * 512 + start % 512;
+    const unsigned to = roll() % 2 ? roll() % kUsedPages : (roll() % 8) * 512 + start % 512;
     const unsigned new_count = roll() % 4 ? count : 1 + roll() % (2 * count);
-    if (to + new_count > kPages || (to < start + count && start < to + new_count)) return;
-    const Page first = model[start];
-    const bool one = first.mapped && all(start, count, [&](const Page& p) { return p.mapped && p.prot == first.prot; });
+    if (to + new_count > kUsedPages || (to < start + count && start < to + new_count)) return;
+    const ModelPage first = model[start];
+    const bool one = first.mapped && all(start, count, [&](const ModelPage& p) { return p.mapped && p.prot == first.prot; });
     const bool stay = new_count == count && roll() % 4 == 0;
     const Gva target = kBase + to * kPageSize;
     const auto moved = world.as->remap({.address = kBase + start * kPageSize, .old_length = count * kPageSize,
@@ -163,13 +163,13 @@ class Schedule {
     for (unsigned i = 0; i < new_count; ++i) {
       model[to + i] = {true, first.prot, i < count ? model[start + i].word : 0};
     }
-    each(start, count, [&](Page& p) { p = stay ? Page{true, first.prot, 0} : Page{}; });
+    each(start, count, [&](ModelPage& p) { p = stay ? ModelPage{true, first.prot, 0} : ModelPage{}; });
   }
   // A system call's buffer over whole pages.
   void transfer(unsigned start, unsigned count) {
     std::vector<std::byte> bytes(count * kPageSize);
     const auto done = world.as->read(kBase + start * kPageSize, bytes);
-    const bool readable = all(start, count, [](const Page& p) { return p.mapped && p.prot != Prot::None; });
+    const bool readable = all(start, count, [](const ModelPage& p) { return p.mapped && p.prot != Prot::None; });
     ASSERT_EQ(done.has_value(), readable);
     if (!readable) return;
     for (unsigned i = 0; i < count; ++i) {
@@ -182,7 +182,7 @@ class Schedule {
   unsigned roll() { return static_cast<unsigned>(rng()); }
 
   std::mt19937 rng;
-  std::vector<Page> model;
+  std::vector<ModelPage> model;
   std::uint64_t counter = 0;
 };
 

@@ -39,7 +39,7 @@ class Walker : public test::ForEachFormat {
     memory = std::move(*Memory::create({4096 * test::kMiB, 2 * test::kMiB}));
     frames = std::move(*FramePool::create(memory->data()));
     tables = std::move(*TablePool::create(*memory));
-    table = std::move(*PageTable::create(GetParam(), *memory, *tables, *frames, counters));
+    table = std::move(*PageTable::create(GetParam(), *memory, *tables, *frames, tlb, counters));
   }
   FlushBatch batch() { return FlushBatch(lock, {tlb, *frames, nullptr, counters, true}, *tables, deferred, nullptr); }
   void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {

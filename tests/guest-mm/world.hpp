@@ -38,9 +38,10 @@ struct World {
     AddressSpace::Config config = {};
     std::shared_ptr<PhysicalSpace> space = {};  // of VMs that share memory
     bool files = false;                         // the private bank is in memory files
+    std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>();
   };
   explicit World(Format format) : World(format, Options()) {}
-  World(Format format, Options options) : tlb(format) {
+  World(Format format, Options options) : tlb(format, options.instructions) {
     memory = std::move(*Memory::create({.data_bytes = options.data, .table_bytes = options.tables, .space = options.space, .files = options.files}));
     options.config.format = format;
     as = std::move(*AddressSpace::create(options.config, *memory, tlb));
@@ -92,7 +93,7 @@ struct World {
 struct Genet {
   explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
   std::unique_ptr<World> make(unsigned vcpus = 3) const {
-    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space});
+    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space, .instructions = instructions});
   }
   std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) const {
     auto w = make();
@@ -103,6 +104,7 @@ struct Genet {
   Format format;
   AddressSpace::Config config;
   std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
+  std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>();
 };
 
 // An object in memory: privately and, with a memory file behind it, shared as well.

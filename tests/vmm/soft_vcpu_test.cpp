@@ -59,8 +59,8 @@ class KeepingEngine final : public Engine {
     code_.reset();
     frame_ = ~0ull;
   }
-  void forget_code(std::uint64_t frame, unsigned, unsigned) override {
-    if (frame_ == frame) code_.reset();
+  void forget_code(const soft::CodePiece& piece) override {
+    if (frame_ == piece.frame) code_.reset();
   }
   bool has_code(std::uint64_t frame) const override { return frame_ == frame; }
 

@@ -62,6 +62,12 @@ struct Stop {
   Memory::Access access = Memory::Access::Read;
 };
 
+// A part of a frame.
+struct CodePiece {
+  std::uint64_t frame;
+  unsigned offset, bytes;
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -86,9 +92,10 @@ class Engine {
   // Entries of these addresses have changed. Code stays if the same is still there, to be executed.
   virtual void forget(std::uint64_t start, std::uint64_t end) = 0;
   virtual void forget_everything() = 0;
-  // The instructions in that part of a frame have changed.
-  virtual void forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) = 0;
-  // Whether it has translated code of that frame. From any thread: code whose bytes are read after this call is not meant.
+  // The instructions there may have changed.
+  virtual void forget_code(const CodePiece&) = 0;
+  // Whether it has translated code of that frame, of the guest that it is bound to. From any thread: code whose bytes are
+  // read after this call is not meant.
   virtual bool has_code(std::uint64_t frame) const = 0;
 };
 

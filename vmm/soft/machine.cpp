@@ -48,11 +48,18 @@ void SoftMachine::maintain(mm::Gva address) {
   if (!t) return;  // then nobody has code of it
   const mm::Gva line = mm::align_down(address, SoftVcpu::kLine);
   const mm::Gpa frame = mm::align_down(t->frame + (line - t->start), mm::kPageSize);
+  drop_code({frame, static_cast<unsigned>(line % mm::kPageSize), SoftVcpu::kLine});
+}
+
+void SoftMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
+  for (mm::Gpa frame = first; frame < first + bytes; frame += mm::kPageSize) drop_code({frame, 0, mm::kPageSize});
+}
+
+void SoftMachine::drop_code(const CodePiece& piece) {
   std::lock_guard hold(vcpus_lock_);
   std::vector<std::pair<SoftVcpu*, std::uint32_t>> told;
   for (const auto& vcpu : vcpus_)
-    if (vcpu->has_engine() && vcpu->has_code(frame))
-      told.emplace_back(vcpu.get(), vcpu->note_code({frame, static_cast<unsigned>(line % mm::kPageSize)}));
+    if (vcpu->has_engine() && vcpu->has_code(piece.frame)) told.emplace_back(vcpu.get(), vcpu->note_code(piece));
   for (const auto& [vcpu, seen] : told) vcpu->wait_until_out(seen);
 }
 

@@ -27,6 +27,7 @@ class SoftMachine final : public Machine {
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override {}  // what allowed less is looked up again at the next access
+  void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace& space) override {
@@ -48,6 +49,8 @@ class SoftMachine final : public Machine {
   explicit SoftMachine(std::shared_ptr<EnginePool> engines);
   // IC IVAU: all vCPUs drop code of that line before any runs on that has some.
   void maintain(mm::Gva address);
+  // Likewise, of a part of a frame.
+  void drop_code(const CodePiece&);
   void give_back_engines();
 
   const std::shared_ptr<EnginePool> engines_;

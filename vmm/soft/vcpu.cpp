@@ -74,10 +74,10 @@ std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everythin
   return halt_after_note();
 }
 
-std::uint32_t SoftVcpu::note_code(const Line& line) {
+std::uint32_t SoftVcpu::note_code(const CodePiece& piece) {
   {
     std::lock_guard guard(notes_lock_);
-    notes_.lines.push_back(line);  // their number is bounded: whoever leaves one waits until it has been taken
+    notes_.pieces.push_back(piece);  // their number is bounded: whoever leaves one waits until it has been taken
   }
   return halt_after_note();
 }
@@ -110,7 +110,7 @@ void SoftVcpu::carry_out_notes() {
   counters_.flushes.add();
   if (notes.everything) engine_->forget_everything();
   for (const Range& r : notes.ranges) engine_->forget(r.start, r.end);
-  for (const Line& line : notes.lines) engine_->forget_code(line.frame, line.offset, kLine);
+  for (const CodePiece& piece : notes.pieces) engine_->forget_code(piece);
 }
 
 // --- what the engine asks ---

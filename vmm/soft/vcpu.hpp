@@ -53,15 +53,11 @@ class SoftVcpu final : public Vcpu, private Memory {
   // Back to what acquire_vcpu() promises.
   void recycle();
   using Range = mm::FlushRequest::Range;
-  struct Line {
-    mm::Gpa frame;
-    unsigned offset;
-  };
   // Leaves a note, and halts guest code if it runs: what to wait for, see wait_until_out().
   // Entries of these ranges have changed; `everything`: all may have.
   std::uint32_t note_flush(std::span<const Range>, bool everything);
-  // The instructions in that line of a frame have changed.
-  std::uint32_t note_code(const Line&);
+  // The instructions there may have changed.
+  std::uint32_t note_code(const CodePiece&);
   // Until it has seen the note, or will before it runs guest code.
   void wait_until_out(std::uint32_t);
   bool has_code(mm::Gpa frame) const { return engine_->has_code(frame); }
@@ -94,8 +90,8 @@ class SoftVcpu final : public Vcpu, private Memory {
   mm::Counter fills_;
   struct Notes {
     std::vector<Range> ranges;
-    std::vector<Line> lines;
-    bool everything = false, all_code = false;
+    std::vector<CodePiece> pieces;
+    bool everything = false;
   };
   std::mutex notes_lock_;                     // guards notes_; a leaf
   Notes notes_;

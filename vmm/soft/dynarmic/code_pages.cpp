@@ -30,6 +30,25 @@ void CodePages::add(std::uint64_t page, const Page& what) {
   frames_.emplace(what.frame, page);
 }
 
+void CodePages::remove(std::uint64_t page) {
+  const auto found = pages_.find(page);
+  if (found == pages_.end()) return;
+  std::lock_guard guard(lock_);
+  drop_frame_locked(found->second.frame, page);
+  pages_.erase(found);
+}
+
+void CodePages::forget_frames() {
+  std::lock_guard guard(lock_);
+  frames_.clear();
+}
+
+void CodePages::index_frames() {
+  std::lock_guard guard(lock_);
+  frames_.clear();
+  for (const auto& [page, what] : pages_) frames_.emplace(what.frame, page);
+}
+
 bool CodePages::has_frame(std::uint64_t frame) const {
   std::lock_guard guard(lock_);
   return frames_.contains(frame);

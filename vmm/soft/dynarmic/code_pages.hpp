@@ -32,6 +32,10 @@ class CodePages {
   void add(std::uint64_t page, const Page&);
   bool has(std::uint64_t page) const { return pages_.contains(page); }
   void patched(std::uint64_t page) { pages_.at(page).stays = false; }
+  void remove(std::uint64_t page);
+  // Frames are those of one guest: between two there are none.
+  void forget_frames();
+  void index_frames();
   bool has_frame(std::uint64_t frame) const;
   std::vector<std::uint64_t> pages_of(std::uint64_t frame) const;
   // Removes the pages within, [start, end), for which `stays` does not tell what they are now; they are returned.

@@ -28,7 +28,7 @@ class Recompiler final : public Engine {
   bool start();
 
   void bind(Memory& memory) override;
-  void unbind() override { callbacks_.memory = nullptr; }
+  void unbind() override;
   void load(const arch::UserRegs&) override;
   void store(arch::UserRegs&) const override;
   std::uint64_t thread_pointer() const override { return thread_pointer_; }
@@ -39,7 +39,7 @@ class Recompiler final : public Engine {
   void halt() override { jit_->HaltExecution(kHalted); }
   void forget(std::uint64_t start, std::uint64_t end) override;
   void forget_everything() override;
-  void forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) override;
+  void forget_code(const CodePiece&) override;
   bool has_code(std::uint64_t frame) const override { return callbacks_.code.has_frame(frame); }
 
  private:
@@ -78,6 +78,12 @@ void Recompiler::bind(Memory& memory) {
   callbacks_.memory = &memory;
   callbacks_.pages.forget_everything();
   review_code(0, kAddressEnd, true);
+  callbacks_.code.index_frames();
+}
+
+void Recompiler::unbind() {
+  callbacks_.memory = nullptr;
+  callbacks_.code.forget_frames();
 }
 
 void Recompiler::load(const arch::UserRegs& r) {
@@ -159,10 +165,11 @@ void Recompiler::forget_everything() {
   review_code(0, kAddressEnd, false);
 }
 
-void Recompiler::forget_code(std::uint64_t frame, unsigned offset, unsigned bytes) {
-  for (const std::uint64_t page : callbacks_.code.pages_of(frame)) {
-    jit_->InvalidateCacheRange(page + offset, bytes);
-    callbacks_.code.patched(page);
+void Recompiler::forget_code(const CodePiece& piece) {
+  for (const std::uint64_t page : callbacks_.code.pages_of(piece.frame)) {
+    jit_->InvalidateCacheRange(page + piece.offset, piece.bytes);
+    if (piece.bytes < mm::kPageSize) callbacks_.code.patched(page);
+    else callbacks_.code.remove(page);
   }
 }
 
