@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "arch/guest_abi.hpp"
 #include "arch/user_state.hpp"
@@ -133,6 +134,9 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
   virtual Status warm_up() = 0;
 
+  // What the program is called: a hint, before the first vCPU of one, for a machine that keeps code it has translated.
+  virtual void will_run(std::string_view program) { (void)program; }
+
   // A vCPU for one guest thread, the ABI's initial registers, FP state as after execve. Reuses a released
   // one where it can (KVM cannot delete vCPUs). Errors: too many.
   virtual std::expected<Vcpu*, Failure> acquire_vcpu() = 0;
@@ -166,6 +170,14 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   };
   virtual const Features& features() const = 0;
 
+  // Random numbers that say where code is placed: the program, what is mapped (libraries), the vDSO. Drawn for each program,
+  // but by a machine that knows code by its address.
+  struct CodePlaces {
+    std::uint64_t program = 0, mappings = 0, vdso = 0;
+    static CodePlaces draw();
+  };
+  virtual CodePlaces code_places() const { return CodePlaces::draw(); }
+
   // Functions of the host's own vDSO, where guest code can call them: above the user end, at the same addresses in all
   // machines of this kind. All 0: guest code cannot, or is not known to get there what host code does. After attach().
   virtual VdsoFunctions host_vdso() const { return {}; }
@@ -176,6 +188,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     // Of a machine that fills translations of its own: fills, those made anew by flushes, times that it dropped all for want
     // of room, and how many mappings there are now.
     std::uint64_t fills, refills, evictions, mappings;
+    void add(const VcpuCounters&);
   };
   virtual Totals totals() const = 0;
 };

@@ -2,7 +2,6 @@
 #include "vmm/shell.hpp"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 
@@ -75,9 +74,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.merge = techniques.huge_merge;
   config.giants = shell->machine_->features().giant_pages;
   config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
-  std::uint64_t random = 0;
-  if (getrandom(&random, sizeof random, GRND_NONBLOCK) == sizeof random)
-    config.mmap_top -= mm::align_down(random % abi.mmap_spread, mm::kBlockSize);
+  config.mmap_top -= mm::align_down(shell->machine_->code_places().mappings % abi.mmap_spread, mm::kBlockSize);
   auto space = mm::AddressSpace::create(config, *shell->physical_, *shell->machine_);
   if (!space) return out_of_memory(space.error());
   shell->space_ = std::move(*space);

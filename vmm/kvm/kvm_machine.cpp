@@ -178,11 +178,7 @@ void KvmMachine::release_vcpu(Vcpu* vcpu) {
 
 Machine::Totals KvmMachine::totals() const {
   Totals t{};
-  for_each_vcpu([&](const KvmVcpu& v) {
-    const VcpuCounters& c = v.counters();
-    t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions;
-    t.kicks += c.kicks, t.flushes += c.flushes, t.spurious += c.spurious, t.flush_exits += c.flush_exits;
-  });
+  for_each_vcpu([&](const KvmVcpu& v) { t.add(v.counters()); });
   return t;
 }
 

@@ -99,6 +99,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
   auto image = std::make_shared<Image>(process.family.own(std::move(*shell)));
   auto start = load(process, *image, std::move(*file), name, *arguments, *environment, Limits::kStackBytes);
   if (!start) return start.error().error ? -start.error().error : -EIO;
+  image->machine().will_run(image->executable);
   auto vcpu = image->machine().acquire_vcpu();
   if (!vcpu) return -ENOMEM;
 

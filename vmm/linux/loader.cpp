@@ -222,7 +222,8 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   auto elf = read_program(image, program);
   if (!elf) return failure(elf.error().message, elf.error().status, ENOEXEC);
   const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
-  const mm::Gva base = align_up(image.abi.program_base + random_below(image.abi.program_spread, kBlockSize), alignment);
+  const Machine::CodePlaces places = image.machine().code_places();
+  const mm::Gva base = align_up(image.abi.program_base + mm::align_down(places.program % image.abi.program_spread, kBlockSize), alignment);
   auto bias = map_program(image, program, *elf, base);
   if (!bias) return std::unexpected(bias.error());
 
@@ -265,7 +266,7 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   auto stack = image.memory().map({.address = image.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
                                    .grows_down = true, .backing = nullptr, .name = "[stack]"});
   if (!stack) return cannot_map(program, stack.error());
-  const mm::Gva vdso = image.abi.user_end - kVdsoBytes - random_below(kVdsoRoom - kVdsoBytes, kPageSize);
+  const mm::Gva vdso = image.abi.user_end - kVdsoBytes - mm::align_down(places.vdso % (kVdsoRoom - kVdsoBytes), kPageSize);
   if (auto r = map_vdso(image, vdso, process.family.clocks); !r) return cannot_map(program, r.error());
   contents.program_headers = elf->headers ? *bias + elf->headers : 0;
   contents.header_count = elf->header_count;

@@ -107,6 +107,7 @@ std::shared_ptr<const Credentials> Process::credentials() {
 }
 
 std::expected<std::unique_ptr<Thread>, Failure> Process::make_thread(int tid) {
+  machine().will_run(image()->executable);
   auto vcpu = machine().acquire_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
   std::unique_ptr<Thread> thread(new (std::nothrow) Thread(*this, image(), **vcpu, tid));

@@ -190,11 +190,7 @@ Machine::Totals ProcessMachine::totals() const {
   Totals t = past_;
   {
     std::lock_guard hold(vcpus_lock_);
-    for (const auto& v : vcpus_) {
-      const VcpuCounters& c = v->counters();
-      t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions;
-      t.kicks += c.kicks, t.spurious += c.spurious;
-    }
+    for (const auto& v : vcpus_) t.add(v->counters());
   }
   if (mirror_) {
     const Mirror::Counts c = mirror_->counts();

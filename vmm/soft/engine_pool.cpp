@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <utility>
@@ -11,7 +12,7 @@
 namespace ramet::vmm::soft {
 namespace {
 
-// Each takes 4 MiB and up; a shell script needs two or three at a time.
+// Each takes 4 MiB and up; a shell script needs two or three at a time, and is faster with one for each of its programs.
 constexpr std::size_t kMostIdle = 4, kMostInUse = 256;
 
 std::atomic<MakeEngine> make_engine{nullptr};  // pairs with nothing: it is set before the first machine is made
@@ -42,16 +43,22 @@ std::expected<std::unique_ptr<Engine>, Failure> EnginePool::make() {
   return engine;
 }
 
-std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take() {
+std::unique_ptr<Engine> EnginePool::take_idle_locked(Program program) {
+  auto at = std::ranges::find(idle_, program, &Idle::program);
+  if (at == idle_.end()) at = std::ranges::find(idle_, kNone, &Idle::program);
+  if (at == idle_.end() && idle_.size() == kMostIdle) at = idle_.begin();
+  if (at == idle_.end()) return nullptr;
+  auto engine = std::move(at->engine);
+  idle_.erase(at);
+  return engine;
+}
+
+std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take(Program program) {
   {
     std::lock_guard guard(lock_);
     if (in_use_ == kMostInUse) return failure(fmt::format("a family of guests has at most {} software CPUs", kMostInUse), 125, EAGAIN);
     ++in_use_;
-    if (!idle_.empty()) {
-      auto engine = std::move(idle_.back());
-      idle_.pop_back();
-      return engine;
-    }
+    if (auto engine = take_idle_locked(program)) return engine;
   }
   auto engine = make();
   if (!engine) {
@@ -61,22 +68,24 @@ std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take() {
   return engine;
 }
 
-void EnginePool::give(std::unique_ptr<Engine> engine) {
+void EnginePool::give(std::unique_ptr<Engine> engine, Program program) {
   engine->unbind();
   std::lock_guard guard(lock_);
   --in_use_;
-  if (idle_.size() < kMostIdle) idle_.push_back(std::move(engine));
+  if (idle_.size() == kMostIdle) idle_.erase(idle_.begin());
+  idle_.push_back({std::move(engine), program});
 }
 
 Status EnginePool::prepare() {
+  const auto enough = [this] { return idle_.size() == kMostIdle || std::ranges::find(idle_, kNone, &Idle::program) != idle_.end(); };
   {
     std::lock_guard guard(lock_);
-    if (!idle_.empty()) return {};
+    if (enough()) return {};
   }
   auto engine = make();
   if (!engine) return std::unexpected(engine.error());
   std::lock_guard guard(lock_);
-  if (idle_.size() < kMostIdle) idle_.push_back(std::move(*engine));
+  if (!enough()) idle_.insert(idle_.begin(), {std::move(*engine), kNone});
   return {};
 }
 

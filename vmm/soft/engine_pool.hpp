@@ -3,11 +3,14 @@
 #pragma once
 
 #include <expected>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 #include "vmm/error.hpp"
+#include "vmm/machine.hpp"
 #include "vmm/soft/engine.hpp"
 
 namespace ramet::vmm::soft {
@@ -18,17 +21,31 @@ bool engines_provided();
 
 class EnginePool {
  public:
-  // The one that was given back last, else a new one. Errors: no memory, or too many engines in use.
-  std::expected<std::unique_ptr<Engine>, Failure> take();
-  void give(std::unique_ptr<Engine>);
-  // There is one to take, as long as nobody takes it.
+  // By what it is called: programs of one name have much code in common, usually.
+  using Program = std::size_t;
+  static constexpr Program kNone = 0;
+  static Program program(std::string_view name) { return std::hash<std::string_view>()(name) | 1; }
+
+  // The one that ran this program last; else one that has run none, or a new one; when there are many, the one that was given
+  // back first. Errors: no memory, or too many engines in use.
+  std::expected<std::unique_ptr<Engine>, Failure> take(Program);
+  void give(std::unique_ptr<Engine>, Program);
+  // The same in all programs of the family, or none would find its code translated.
+  const Machine::CodePlaces& places() const { return places_; }
+  // There is one that has run no program, as long as nobody takes it and there are not many already.
   Status prepare();
 
  private:
+  struct Idle {
+    std::unique_ptr<Engine> engine;
+    Program program = kNone;           // that it ran last
+  };
   std::expected<std::unique_ptr<Engine>, Failure> make();
+  std::unique_ptr<Engine> take_idle_locked(Program);
 
+  const Machine::CodePlaces places_ = Machine::CodePlaces::draw();
   std::mutex lock_;  // guards what follows; a leaf
-  std::vector<std::unique_ptr<Engine>> idle_;
+  std::vector<Idle> idle_;               // the one that was given back last is last
   std::size_t in_use_ = 0;
 };
 

@@ -31,7 +31,7 @@ SoftMachine::~SoftMachine() { give_back_engines(); }
 
 void SoftMachine::give_back_engines() {
   for (const auto& vcpu : vcpus_)
-    if (vcpu->has_engine()) engines_->give(vcpu->take_engine());
+    if (vcpu->has_engine()) engines_->give(vcpu->take_engine(), program_);
 }
 
 void SoftMachine::flush(const mm::FlushRequest& request) {
@@ -63,10 +63,17 @@ void SoftMachine::drop_code(const CodePiece& piece) {
   for (const auto& [vcpu, seen] : told) vcpu->wait_until_out(seen);
 }
 
+void SoftMachine::will_run(std::string_view program) {
+  std::lock_guard hold(vcpus_lock_);
+  program_ = EnginePool::program(program);
+}
+
 std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
   SoftVcpu* vcpu = nullptr;
+  EnginePool::Program program;
   {
     std::lock_guard hold(vcpus_lock_);
+    program = program_;
     // One that is ready, if there is one.
     const auto ready = std::ranges::find_if(free_, [](const SoftVcpu* v) { return v->has_engine(); });
     if (!free_.empty()) {
@@ -79,7 +86,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
       return vcpu;
     }
   }
-  auto engine = engines_->take();
+  auto engine = engines_->take(program);
   std::lock_guard hold(vcpus_lock_);
   if (!engine) {
     if (vcpu) free_.push_back(vcpu);
@@ -96,7 +103,7 @@ void SoftMachine::release_vcpu(Vcpu* vcpu) {
   std::lock_guard hold(vcpus_lock_);
   free_.push_back(own);
   if (std::ranges::count_if(free_, [](const SoftVcpu* v) { return v->has_engine(); }) > static_cast<std::ptrdiff_t>(kMostReady))
-    engines_->give(own->take_engine());
+    engines_->give(own->take_engine(), program_);
 }
 
 Status SoftMachine::renew() {
@@ -132,9 +139,7 @@ Machine::Totals SoftMachine::totals() const {
   std::lock_guard hold(vcpus_lock_);
   Totals t = past_;
   for (const auto& v : vcpus_) {
-    const VcpuCounters& c = v->counters();
-    t.syscalls += c.syscalls, t.page_faults += c.page_faults, t.exceptions += c.exceptions, t.kicks += c.kicks;
-    t.flushes += c.flushes, t.spurious += c.spurious;
+    t.add(v->counters());
     t.fills += v->fills();
   }
   return t;

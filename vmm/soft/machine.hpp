@@ -36,12 +36,14 @@ class SoftMachine final : public Machine {
   }
   Status make_vcpu() override { return engines_->prepare(); }
   Status warm_up() override { return engines_->prepare(); }
+  void will_run(std::string_view program) override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;
   Status renew() override;
   const arch::GuestAbi& abi() const override;
   std::span<const std::byte> vdso_image() const override;
   const Features& features() const override;
+  CodePlaces code_places() const override { return engines_->places(); }
   Totals totals() const override;
 
  private:
@@ -58,6 +60,7 @@ class SoftMachine final : public Machine {
   mutable std::mutex vcpus_lock_;                // guards what follows; a leaf
   std::deque<std::unique_ptr<SoftVcpu>> vcpus_;  // grows only, but for renew()
   std::vector<SoftVcpu*> free_;
+  EnginePool::Program program_ = EnginePool::kNone;
   Totals past_{};                                // of vCPUs that renew() has given up
 };
 

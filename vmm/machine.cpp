@@ -1,0 +1,19 @@
+#include "vmm/machine.hpp"
+
+#include <sys/random.h>
+
+namespace ramet::vmm {
+
+Machine::CodePlaces Machine::CodePlaces::draw() {
+  CodePlaces places;
+  // The pool was initialised long ago; should it fail, fixed addresses are only less hard to guess.
+  if (getrandom(&places, sizeof places, GRND_NONBLOCK) != sizeof places) return {};
+  return places;
+}
+
+void Machine::Totals::add(const VcpuCounters& c) {
+  syscalls += c.syscalls, page_faults += c.page_faults, exceptions += c.exceptions, kicks += c.kicks;
+  flushes += c.flushes, spurious += c.spurious, flush_exits += c.flush_exits;
+}
+
+}  // namespace ramet::vmm
