@@ -2,23 +2,17 @@
 # (the test `rooms` checks the includes).
 function(ramet_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${name}/*.cpp ${name}/*.c ${name}/*.S)
-  # Of the twins in arch/, what guests see is for any host, and host/ is for the host's own processor.
+  # Of the twins in arch/, what guests see is for any host, and host/ is for the host's own processor; so is KVM's.
   foreach(twin x86_64:x86_64 arm64:aarch64)
     string(REPLACE : ";" twin ${twin})
     list(GET twin 0 folder)
     list(GET twin 1 processor)
     if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL processor)
-      list(FILTER sources EXCLUDE REGEX "/arch/${folder}/host/")
+      list(FILTER sources EXCLUDE REGEX "/(arch/${folder}/host|vmm/kvm/${folder})/")
     endif()
   endforeach()
   if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)  # arm64's is assembled by any host
     list(FILTER sources EXCLUDE REGEX "/arch/x86_64/vdso\\.S$")
-  endif()
-  # vmm/kvm is for x86-64 but for its folder arm64.
-  if(CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
-    list(FILTER sources EXCLUDE REGEX "/vmm/kvm/arm64/")
-  else()
-    list(FILTER sources EXCLUDE REGEX "/vmm/kvm/[^/]*$")
   endif()
   list(FILTER sources EXCLUDE REGEX "/vmm/soft/dynarmic/")  # a library of its own, see soft.cmake
   string(REPLACE - _ target ramet_${name})

@@ -182,9 +182,10 @@ class AddressSpace {
   Result<HostWord> word(Gva address, Access access = Access::Write);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
-  // Maps host-owned memory of the table bank for the guest's ring 0 (never reachable by user code).
+  // Maps what is the machine's own, of the table bank or of what lies below it (see kTableBase), for the guest's ring 0
+  // (never reachable by user code).
   Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
-  // For user code, without a region and never writable: of the table bank, or of what lies below it (see kTableBase).
+  // The same for user code, without a region and never writable.
   Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
   // Frames for such pages, from the table bank; never freed before the address space is.
   Result<Gpa> allocate_kernel_frame();

@@ -71,6 +71,7 @@ struct AddressSpace::Impl final : Merger {
   Result<> map_own_locked(Gva, Gpa, std::uint64_t length, Prot, bool user, FlushBatch&);
   // Where such a mapping may lie: page-aligned, not empty, above what a program may use, not writable and executable.
   bool own_range(Gva, Gpa, std::uint64_t length, Prot) const;
+  bool machines_own(Gpa gpa, std::uint64_t length) const;
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
 
   // Page-aligned, not empty, inside what a program may use. Rounds the length up.

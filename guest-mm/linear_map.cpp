@@ -18,20 +18,23 @@ bool AddressSpace::Impl::own_range(Gva address, Gpa gpa, std::uint64_t length, P
          (address >= config.end || address + length <= config.start) && prot != Prot::None && !has(prot, Prot::Write | Prot::Exec);
 }
 
+// Below all banks, or in the table bank.
+bool AddressSpace::Impl::machines_own(Gpa gpa, std::uint64_t length) const {
+  const Bank& bank = memory.tables();
+  const bool below = gpa < Memory::kTableBase && length <= Memory::kTableBase - gpa;
+  return below || (bank.contains(gpa) && length <= bank.end() - gpa);
+}
+
 Result<> AddressSpace::map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
   Impl& m = *impl_;
-  const Bank& bank = m.memory.tables();
-  if (!m.own_range(address, gpa, length, prot) || !bank.contains(gpa) || length > bank.end() - gpa) return fail(Error::Invalid);
+  if (!m.own_range(address, gpa, length, prot) || !m.machines_own(gpa, length)) return fail(Error::Invalid);
   FlushBatch batch = m.locked();
   return m.map_own_locked(address, gpa, length, prot, false, batch);
 }
 
 Result<> AddressSpace::map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot) {
   Impl& m = *impl_;
-  const Bank& bank = m.memory.tables();
-  const bool below = gpa < Memory::kTableBase && length <= Memory::kTableBase - gpa;
-  const bool of_bank = bank.contains(gpa) && length <= bank.end() - gpa;
-  if (!m.own_range(address, gpa, length, prot) || has(prot, Prot::Write) || !(below || of_bank)) return fail(Error::Invalid);
+  if (!m.own_range(address, gpa, length, prot) || has(prot, Prot::Write) || !m.machines_own(gpa, length)) return fail(Error::Invalid);
   FlushBatch batch = m.locked();
   return m.map_own_locked(address, gpa, length, prot, true, batch);
 }

@@ -12,7 +12,7 @@
 #include "tests/vmm/kvm_guest.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/kvm/kernel_half.hpp"
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 #include "vmm/probe.hpp"
 #include "vmm/run.hpp"
 

@@ -10,7 +10,7 @@
 
 #include "arch/x86_64/user_state.hpp"
 #include "tests/vmm/need_kvm.hpp"
-#include "vmm/kvm/micro_guest.hpp"
+#include "vmm/kvm/x86_64/micro_guest.hpp"
 
 namespace ramet::vmm::testing {
 

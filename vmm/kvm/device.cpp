@@ -41,9 +41,7 @@ std::expected<Device, Failure> Device::open(const std::string& path) {
   d.fd = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!d.fd) return failure(why_not_opened(path, errno));
   if (auto ok = check_api_version(path, call(d.fd, KVM_GET_API_VERSION)); !ok) return std::unexpected(ok.error());
-  if ((d.capability(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) == 0 || d.capability(KVM_CAP_IMMEDIATE_EXIT) == 0)
-    return failure(fmt::format("{} is too old: it lacks register synchronisation or immediate exit; Linux 4.17 has both",
-                               path));
+  if (d.capability(KVM_CAP_IMMEDIATE_EXIT) == 0) return failure(fmt::format("{} is too old: it lacks immediate exit; Linux 4.13 has it", path));
   int size = call(d.fd, KVM_GET_VCPU_MMAP_SIZE);
   if (size < 0) return failure(fmt::format("{}: KVM_GET_VCPU_MMAP_SIZE: {}", path, std::strerror(-size)));
   d.run_size = std::size_t(size);

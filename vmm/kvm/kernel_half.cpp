@@ -4,8 +4,7 @@
 
 #include <algorithm>
 
-#include "arch/x86_64/host/cpu_state.hpp"
-#include "arch/x86_64/host/stub.hpp"
+#include "arch/trap_stub.hpp"
 #include "vmm/host_vdso.hpp"
 
 namespace ramet::vmm::kvm {
@@ -13,19 +12,25 @@ namespace ramet::vmm::kvm {
 using mm::Prot;
 
 static_assert(KernelHalf::kHostVdso + kMostHostVdsoBytes <= KernelHalf::kTables);
+static_assert(KernelHalf::kHoleGpa >= kMostHostVdsoBytes);
 
 Status KernelHalf::install(mm::AddressSpace& space) {
   space_ = &space;
   const mm::Bank& tables = space.memory().tables();
   base_ = tables.base();
   if (tables.size() > kMaxTables) return failure("the guest's page tables do not fit into its kernel half: ask for less memory");
-  if (arch::x86_64::stub::size() > arch::x86_64::kIdtOffset) return failure("the trap stub does not fit into its page");
   auto stub = allocate();
   if (!stub) return std::unexpected(stub.error());
-  arch::x86_64::write_stub_page(stub->second, kStubPage);
+  if (!arch::write_stub_page(stub->second, kStubPage)) return failure("the trap stub does not fit into its page");
   auto mapped = space.map_kernel(kTables, base_, tables.size(), Prot::Read | Prot::Write);
   if (mapped) mapped = space.map_kernel(kStubPage, stub->first, mm::kPageSize, Prot::Read | Prot::Exec);
   if (!mapped) return failure(fmt::format("cannot map the trap stub: {}", mm::describe(mapped.error())));
+  return {};
+}
+
+Status KernelHalf::map_hole() {
+  if (auto mapped = space_->map_kernel(kHole, kHoleGpa, mm::kPageSize, Prot::Read | Prot::Write); !mapped)
+    return failure(fmt::format("cannot map the way out of the trap stub: {}", mm::describe(mapped.error())));
   return {};
 }
 
@@ -49,7 +54,7 @@ std::expected<KernelHalf::VcpuPage, Failure> KernelHalf::allocate_vcpu_page() {
   auto page = allocate();
   if (!page) return std::unexpected(page.error());
   VcpuPage out{.host = page->second, .address = linear(page->first)};
-  arch::x86_64::write_vcpu_page(out.host, out.address);
+  arch::write_vcpu_page(out.host, out.address);
   return out;
 }
 

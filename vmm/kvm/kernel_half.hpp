@@ -1,7 +1,8 @@
 // The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
 //
-//   kStubPage                 stub, IDT, GDT      ring 0: read and execute     one page
+//   kStubPage                 the trap stub       ring 0: read and execute     one page, with what else it holds (IDT, GDT)
 //   kTrial                    see host_clock.cpp  user: read and execute       one page, in the machine that tried
+//   kHole                     no memory           ring 0: read and write       one page, on hosts whose stub leaves by a store there
 //   kHostVdso                 the host's vDSO     user: read, and execute      data, then image; where user code may call it
 //   kTables + (gpa - base)    the table bank      ring 0: read and write       stub page and vCPU pages included
 //
@@ -11,6 +12,7 @@
 #include <span>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/bank.hpp"
 #include "vmm/error.hpp"
 
 namespace ramet::vmm::kvm {
@@ -19,6 +21,8 @@ class KernelHalf {
  public:
   static constexpr mm::Gva kStubPage = 0xffff'ffff'8000'0000;
   static constexpr mm::Gva kTrial = kStubPage + mm::kPageSize;
+  static constexpr mm::Gva kHole = kStubPage + 2 * mm::kPageSize;
+  static constexpr mm::Gpa kHoleGpa = mm::Memory::kTableBase - mm::kPageSize;  // below all banks
   static constexpr mm::Gva kHostVdso = kStubPage + mm::kBlockSize / 2;
   static constexpr mm::Gva kTables = kStubPage + mm::kBlockSize;
   static constexpr std::uint64_t kMaxTables = 0ull - kTables - mm::kBlockSize;
@@ -26,6 +30,7 @@ class KernelHalf {
   // Maps both into the address space. Errors: no frames left, table bank larger than kMaxTables.
   Status install(mm::AddressSpace&);
   bool installed() const { return space_ != nullptr; }
+  Status map_hole();
   // For user code, once each: the host's vDSO, which lies at that guest-physical address; a page of code. Errors: no frames left.
   Status map_host_vdso(mm::Gpa, std::uint64_t data_bytes, std::uint64_t image_bytes);
   Status map_trial(std::span<const std::byte> code);

@@ -7,6 +7,7 @@
 #include "arch/arm64/fault_signal.hpp"
 #include "arch/arm64/user_state.hpp"
 #include "guest-mm/address_space.hpp"
+#include "vmm/arm64_exception.hpp"
 #include "vmm/soft/machine.hpp"
 
 namespace ramet::vmm::soft {
@@ -16,17 +17,6 @@ namespace arm64 = arch::arm64;
 namespace {
 
 constexpr std::size_t kMostNotes = 64;
-
-Exit exception_of(std::uint64_t esr, mm::Gva accessed, mm::Gva pc, mm::Gva sp) {
-  using Address = arm64::FaultSignal::Address;
-  const arm64::FaultSignal told = arm64::fault_signal(esr);
-  Exit e;
-  e.kind = Exit::Kind::Exception;
-  e.signal = told.signal, e.code = told.code;
-  e.address = told.address == Address::Pc ? pc : told.address == Address::Sp ? sp : accessed;
-  e.trap = arm64::class_of(esr), e.error = esr;
-  return e;
-}
 
 }  // namespace
 

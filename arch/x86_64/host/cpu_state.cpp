@@ -5,9 +5,11 @@
 #include <array>
 #include <cstring>
 
+#include "arch/trap_stub.hpp"
 #include "arch/x86_64/host/stub.hpp"
 
-namespace ramet::arch::x86_64 {
+namespace ramet::arch {
+namespace x86_64 {
 namespace {
 
 void put(std::span<std::byte> page, std::size_t offset, std::uint64_t value) {
@@ -28,8 +30,12 @@ static_assert(sizeof kGdt == kGdtLimit + 1);
 constexpr unsigned kBreakpoint = 3, kOverflow = 4;
 
 }  // namespace
+}  // namespace x86_64
 
-void write_stub_page(std::span<std::byte> page, std::uint64_t address) {
+using namespace x86_64;
+
+bool write_stub_page(std::span<std::byte> page, std::uint64_t address) {
+  if (stub::size() > kIdtOffset) return false;
   std::ranges::copy(stub::code(), page.begin());
   for (unsigned v = 0; v < stub::kVectors; v++) {
     std::uint64_t handler = address + stub::vector_entry(v);
@@ -43,6 +49,7 @@ void write_stub_page(std::span<std::byte> page, std::uint64_t address) {
     put(page, kIdtOffset + 16 * v + 8, handler >> 32);
   }
   std::memcpy(page.subspan(kGdtOffset, sizeof kGdt).data(), kGdt.data(), sizeof kGdt);
+  return true;
 }
 
 void write_vcpu_page(std::span<std::byte> page, std::uint64_t address) {
@@ -53,4 +60,4 @@ void write_vcpu_page(std::span<std::byte> page, std::uint64_t address) {
   std::memcpy(page.subspan(0x66, 2).data(), &no_bitmap, 2);
 }
 
-}  // namespace ramet::arch::x86_64
+}  // namespace ramet::arch

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "arch/x86_64/user_state.hpp"
 
@@ -34,16 +33,13 @@ inline constexpr std::uint64_t kStarValue = std::uint64_t(kKernelCs) << 32 | std
 inline constexpr std::uint64_t kSfmaskValue = 0x257fd5;  // all flags of user code but the reserved ones
 }  // namespace msr
 
-// --- the page of the stub: code from offset 0, then IDT and GDT, which the CPU only reads ---
+// --- the page of the stub (arch/trap_stub.hpp): code from offset 0, then IDT and GDT, which the CPU only reads ---
 inline constexpr std::uint64_t kIdtOffset = 0xc00, kGdtOffset = 0xf00;
 inline constexpr std::uint16_t kIdtLimit = 32 * 16 - 1, kGdtLimit = 0x38 - 1;
-// `address`: where the page will be mapped for ring 0. page.size() is 4096.
-void write_stub_page(std::span<std::byte> page, std::uint64_t address);
 
 // --- the page of one vCPU: task segment from offset 0, stack from the end down ---
 inline constexpr std::uint16_t kTssLimit = 0x67;  // no I/O bitmap: user code reaches no port
-// `address`: where the page is mapped for ring 0. Every trap starts with an empty stack.
-void write_vcpu_page(std::span<std::byte> page, std::uint64_t address);
+// Every trap starts with an empty stack.
 
 // What the CPU pushes for a trap and IRETQ pops.
 struct TrapFrame {

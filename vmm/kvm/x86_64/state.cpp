@@ -4,7 +4,8 @@
 #include <cstring>
 
 #include "arch/x86_64/host/stub.hpp"
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/ioctl.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -12,13 +13,7 @@ namespace x86 = arch::x86_64;
 
 std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& machine, unsigned id) {
   auto v = std::unique_ptr<KvmVcpu>(new KvmVcpu(machine));
-  int fd = call(machine.vm_, KVM_CREATE_VCPU, id);
-  if (fd < 0) return failure(fmt::format("KVM cannot create virtual CPU {}: {}", id, std::strerror(-fd)));
-  v->fd_ = Fd(fd);
-  v->run_size_ = machine.device_.run_size;
-  void* run = mmap(nullptr, v->run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (run == MAP_FAILED) return failure(fmt::format("cannot map the state of virtual CPU {}: {}", id, std::strerror(errno)));
-  v->run_ = static_cast<kvm_run*>(run);
+  if (auto ok = v->open(machine.vm_, machine.device_, id); !ok) return std::unexpected(ok.error());
   v->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
   auto page = machine.kernel_.allocate_vcpu_page();
   if (!page) return std::unexpected(page.error());
@@ -29,10 +24,6 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
     if (int r = call(v->fd_, KVM_SET_MP_STATE, &runnable); r < 0) return failure(fmt::format("KVM_SET_MP_STATE: {}", std::strerror(-r)));
   }
   return v;
-}
-
-KvmVcpu::~KvmVcpu() {
-  if (run_ != nullptr) munmap(run_, run_size_);
 }
 
 void KvmVcpu::recycle() {
@@ -85,7 +76,7 @@ Status KvmVcpu::load_ring0() {
 
 Status KvmVcpu::prepare() {
   if (!fp_reset_) return fp_reset_;
-  if (auto ok = machine_.settle_slots(); !ok) return ok;
+  if (auto ok = machine_.slots_.settle(); !ok) return ok;
   if (!x86::canonical(bases_[x86::FsBase]) || !x86::canonical(bases_[x86::GsBase]))
     return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   if (!loaded_) {

@@ -2,29 +2,24 @@
 // all of user code's registers; or, after an interruption, it stands where user code was (in_user_).
 #pragma once
 
-#include <sys/mman.h>
-
-#include <atomic>
 #include <chrono>
-#include <mutex>
 #include <optional>
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/kvm/kernel_half.hpp"
-#include "vmm/kvm/machine.hpp"
+#include "vmm/kvm/vcpu_base.hpp"
+#include "vmm/kvm/x86_64/machine.hpp"
 
 namespace ramet::vmm::kvm {
 
-class KvmVcpu final : public Vcpu {
+class KvmVcpu final : public VcpuBase {
  public:
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
-  ~KvmVcpu() override;
 
   UserRegs& regs() override { return regs_; }
   Exit run() override;
   void spurious_fault() override;
-  void kick() override;
   // Bases have to be canonical, as arch_prctl(2) demands; run() returns Broken for others.
   void set_base(unsigned n, std::uint64_t) override;
   std::uint64_t base(unsigned n) override;
@@ -32,16 +27,10 @@ class KvmVcpu final : public Vcpu {
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { fp_copied_ = std::make_unique<FpState>(fp); }
   void reset_fp() override;
-  const VcpuCounters& counters() const override { return counters_; }
 
   // --- for KvmMachine ---
   // Back to what acquire_vcpu() promises, for the next thread; of one that had none yet it is so.
   void recycle();
-  // The generation whose entries the guest uses, 0 while it is not running user code.
-  std::uint64_t guest_generation() const { return guest_generation_.load(std::memory_order_seq_cst); }
-  // Makes it leave the guest, without a trace in kicked_; then: waits until it has.
-  void interrupt_guest();
-  void wait_outside(std::uint64_t generation);
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
   bool try_settle();
   // It counts as the host's does, whose suspensions have taken `slept` so far.
@@ -54,7 +43,6 @@ class KvmVcpu final : public Vcpu {
   Status warm_up();
   // Its own thread: the next entry drops all translations.
   void drop_translations();
-  bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
 
  private:
   explicit KvmVcpu(KvmMachine& machine) : machine_(machine) {}
@@ -70,8 +58,6 @@ class KvmVcpu final : public Vcpu {
   enum class Where : std::uint8_t { User, Entering, Leaving, Unknown };
   Where where();                    // after KVM_RUN was interrupted
   void take_user_registers();
-  Exit kicked();
-  bool take_kick();
 
   // state.cpp
   Status load_ring0();              // control registers and segments
@@ -86,23 +72,21 @@ class KvmVcpu final : public Vcpu {
   void lay_out_entry();
   void entered();                   // user code has run: what was due at entry is done
   void not_entered();
-  void leave();
   Status settle();
   Status touch(std::span<const mm::Gpa>);
 
-  int run_kvm();                    // 0 or errno
+  int run_kvm() {                   // leaves no earlier run's reason behind
+    run_->exit_reason = KVM_EXIT_UNKNOWN;
+    return VcpuBase::run_kvm();
+  }
   kvm_regs& sync() { return run_->s.regs.regs; }
   void resume_at(std::uint64_t stub_offset, std::uint64_t stack);
   std::uint64_t stack_top() const { return page_.address + page_.host.size(); }
   std::uint64_t* stack_word(std::uint64_t address) const;
 
   KvmMachine& machine_;
-  Fd fd_;
-  kvm_run* run_ = nullptr;
-  std::size_t run_size_ = 0;
   KernelHalf::VcpuPage page_;
   UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
-  VcpuCounters counters_;
   arch::Bases bases_{};
   bool bases_changed_ = false;      // bases_ are newer than the CPU's
   bool loaded_ = false;             // the registers that prepare() loads are there
@@ -113,20 +97,10 @@ class KvmVcpu final : public Vcpu {
   Status fp_reset_;                 // how the last reset_fp() went; run() reports it
   bool in_user_ = false;            // the CPU stands in ring 3, at regs_
 
-  // Held while fd_ and *run_ are in use: by run(), or by a flush that borrows the idle vCPU.
-  std::mutex busy_;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
   std::uint64_t reloaded_ = 0;          // generation of the last CR3 reload
   std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
   std::vector<mm::Gpa> riding_;         // touches that this entry does on its way into user code
-
-  // seq_cst in announce() and in expel(): pairs with FlushState::generation. Release when it becomes 0:
-  // pairs with wait_outside().
-  std::atomic<std::uint64_t> guest_generation_{0};
-  // seq_cst. Set by kick() before it reads guest_generation_; run() reads it after it wrote that. Taken by
-  // run() after it cleared immediate_exit, so that a kick which that clearing overwrites is found here.
-  std::atomic<bool> kicked_{false};
-  std::atomic<int> tid_{0};  // the thread in run(), or the last one. Written before guest_generation_ (seq_cst)
 };
 
 }  // namespace ramet::vmm::kvm

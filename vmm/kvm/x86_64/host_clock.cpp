@@ -16,8 +16,8 @@
 
 #include "arch/ticks.h"
 #include "vmm/host_vdso.hpp"
-#include "vmm/kvm/machine.hpp"
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/machine.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 
 namespace ramet::vmm::kvm {
 

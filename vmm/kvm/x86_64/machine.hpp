@@ -1,17 +1,18 @@
-// KvmMachine: one VM, its memslots, its vCPUs, and what its strict flushes are made of.
+// KvmMachine: one VM of an x86-64 host, its memslots, its vCPUs, and what its strict flushes are made of.
 #pragma once
 
 #include <atomic>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/vdso.hpp"
-#include "vmm/kvm/cpuid.hpp"
+#include "vmm/kvm/x86_64/cpuid.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/kernel_half.hpp"
+#include "vmm/kvm/slots.hpp"
+#include "vmm/kvm/vcpu_pool.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm::kvm {
@@ -49,9 +50,11 @@ class KvmMachine final : public Machine {
   ~KvmMachine() override;
 
   // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
-  // KVM hears of when that enters (settle_slots): slots cost time, which is then the child's and not its parent's.
-  mm::Result<> bank_added(const mm::Bank& bank) override { return add_slot(bank); }
-  void bank_removed(const mm::Bank&) override;
+  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
+  mm::Result<> bank_added(const mm::Bank& bank) override {
+    return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
+  }
+  void bank_removed(const mm::Bank& bank) override { slots_.remove(bank); }
 
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
@@ -71,21 +74,12 @@ class KvmMachine final : public Machine {
  private:
   friend class KvmVcpu;
   KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks);
-  bool set_slot(unsigned slot, const mm::Bank&, bool present);
-  mm::Result<> add_slot(const mm::Bank&);
-  Status settle_slots();
   // host_clock.cpp. Errors: no frames left, KVM refuses another slot or vCPU.
   Status show_host_vdso();
   std::expected<bool, Failure> try_host_vdso();
   std::expected<KvmVcpu*, Failure> create_vcpu();
-  template <class F>
-  void for_each_vcpu(F f) const {
-    std::lock_guard hold(vcpus_lock_);
-    for (const auto& v : vcpus_) f(*v);
-  }
   // Does the touches for all vCPUs at once, on one that is not running. False: there is none.
   bool touch_for_all();
-  bool anyone_stale(std::uint64_t generation) const;
   // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
   void expel(std::uint64_t generation);
 
@@ -100,17 +94,9 @@ class KvmMachine final : public Machine {
   VdsoFunctions vdso_;                          // of the host, as user code reaches them; all 0: it does not
   bool hosts_counter_ = false;                  // vCPUs see the host's time-stamp counter
 
-  std::mutex slots_lock_;                       // guards slots_ and late_
-  std::vector<const mm::Bank*> slots_;          // index: memslot; null: free
-  std::vector<unsigned> late_;                  // of which KVM has not heard yet
-  // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
-  std::atomic<bool> any_late_{false};
-  unsigned max_slots_, max_vcpus_;              // for banks; one more slot is the host's vDSO's
-
-  std::mutex creating_lock_;                    // only its holder adds to vcpus_. Order: creating_lock_ > address space
-  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_. Order: settling, address space > vcpus_lock_
-  std::deque<std::unique_ptr<KvmVcpu>> vcpus_;  // grows only
-  std::vector<KvmVcpu*> free_;
+  const unsigned max_slots_;                    // for banks; one more slot is the host's vDSO's
+  Slots slots_;
+  VcpuPool<KvmVcpu> vcpus_;                     // its lock comes after `settling`
   // vCPUs in use. seq_cst: pairs with KvmVcpu::announce(), which lets touches ride along only if it is 1.
   std::atomic<unsigned> live_{0};
 };

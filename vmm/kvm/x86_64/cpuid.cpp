@@ -1,4 +1,4 @@
-#include "vmm/kvm/cpuid.hpp"
+#include "vmm/kvm/x86_64/cpuid.hpp"
 
 #include <fmt/format.h>
 
@@ -10,6 +10,7 @@
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/cpuid_names.hpp"
 #include "arch/x86_64/host/cpu.hpp"
+#include "vmm/kvm/x86_64/ioctl.hpp"
 
 namespace ramet::vmm::kvm {
 namespace {

@@ -1,5 +1,5 @@
 // KvmVcpu::run(): into user code and back, and what came back.
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 
 #include <fmt/format.h>
 
@@ -24,13 +24,6 @@ static_assert(sizeof(kvm_regs) == 8 * x86::kRegisterCount);
 static_assert(offsetof(kvm_regs, rbp) == 8 * x86::Rbp && offsetof(kvm_regs, rsi) == 8 * x86::Rsi &&
               offsetof(kvm_regs, r8) == 8 * x86::R8 && offsetof(kvm_regs, r15) == 8 * x86::R15 &&
               offsetof(kvm_regs, rip) == 8 * x86::Rip && offsetof(kvm_regs, rflags) == 8 * x86::Rflags);
-
-Exit broken(std::string why) {
-  Exit e;
-  e.kind = Exit::Kind::Broken;
-  e.detail = std::move(why);
-  return e;
-}
 
 }  // namespace
 
@@ -213,39 +206,6 @@ Exit KvmVcpu::page_fault(std::uint64_t address, std::uint64_t error) {
   exit.present = (error & x86::pf::kPresent) != 0;
   exit.access = fetch ? mm::Access::Execute : (error & x86::pf::kWrite) != 0 ? mm::Access::Write : mm::Access::Read;
   return exit;
-}
-
-// --- kicks ---
-
-// seq_cst on both sides: either we see that the vCPU is in the guest, or run() sees the kick. A kick that
-// has not been taken yet answers this one as well; many in a row do not drown the thread in signals.
-void KvmVcpu::kick() {
-  if (kicked_.exchange(true, std::memory_order_seq_cst)) return;
-  if (guest_generation() != 0) interrupt_guest();
-}
-
-// A KVM_RUN that starts after this sees immediate_exit; one that runs already gets the signal.
-void KvmVcpu::interrupt_guest() {
-  std::atomic_ref(run_->immediate_exit).store(1, std::memory_order_seq_cst);
-  kick_thread(tid_.load(std::memory_order_relaxed));
-}
-
-// Clears the flag first: a kick that comes between the two lines is seen now, or by the next KVM_RUN, or both.
-bool KvmVcpu::take_kick() {
-  std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
-  return kicked_.exchange(false, std::memory_order_seq_cst);
-}
-
-Exit KvmVcpu::kicked() {
-  take_kick();
-  return {};
-}
-
-// --- KVM_RUN ---
-
-int KvmVcpu::run_kvm() {
-  run_->exit_reason = KVM_EXIT_UNKNOWN;
-  return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }
 
 std::uint64_t* KvmVcpu::stack_word(std::uint64_t address) const {

@@ -1,4 +1,4 @@
-#include "vmm/kvm/micro_guest.hpp"
+#include "vmm/kvm/x86_64/micro_guest.hpp"
 
 #include <fmt/format.h>
 

@@ -9,7 +9,7 @@
 #include "arch/x86_64/host/cpu.hpp"
 #include "arch/x86_64/user_state.hpp"
 #include "vmm/kvm/device.hpp"
-#include "vmm/kvm/micro_guest.hpp"
+#include "vmm/kvm/x86_64/micro_guest.hpp"
 
 namespace ramet::vmm::kvm {
 namespace {

@@ -9,8 +9,8 @@
 #include "arch/x86_64/host/stub.hpp"
 #include "vmm/kvm/exit_reason.hpp"
 #include "vmm/kvm/kick.hpp"
-#include "vmm/kvm/machine.hpp"
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/machine.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -45,7 +45,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
     flush_.add(request.tables);
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
-  if (!anyone_stale(generation)) return;
+  if (!vcpus_.any([&](const KvmVcpu& v) { return v.older_than(generation); })) return;
   // Where user code runs on KVM's shadow tables in any case, the touches reach a running vCPU as well: KVM
   // drops the shadows and, before the store completes, what every vCPU has cached of them.
   if (model_.native_ring3 && touch_for_all()) return;
@@ -53,24 +53,9 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 }
 
 bool KvmMachine::touch_for_all() {
-  int self = prepare_thread_for_kicks();
-  std::lock_guard hold(vcpus_lock_);
-  for (const auto& v : vcpus_)  // the caller's own is idle, and nobody waits for it
-    if (v->last_run_by(self) && v->try_settle()) return true;
-  for (const auto& v : vcpus_)
-    if (v->try_settle()) return true;
-  return false;
-}
-
-static bool stale(const KvmVcpu& v, std::uint64_t generation) {
-  std::uint64_t g = v.guest_generation();
-  return g != 0 && g < generation;
-}
-
-bool KvmMachine::anyone_stale(std::uint64_t generation) const {
-  bool any = false;
-  for_each_vcpu([&](const KvmVcpu& v) { any = any || stale(v, generation); });
-  return any;
+  const int self = prepare_thread_for_kicks();
+  return vcpus_.any([&](KvmVcpu& v) { return v.last_run_by(self) && v.try_settle(); }) ||  // the caller's own is idle, and nobody waits for it
+         vcpus_.any([](KvmVcpu& v) { return v.try_settle(); });
 }
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden. Shadow
@@ -78,18 +63,18 @@ bool KvmMachine::anyone_stale(std::uint64_t generation) const {
 void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
   if (model_.native_ring3) return;
   const int self = prepare_thread_for_kicks();
-  std::lock_guard hold(vcpus_lock_);
-  for (const auto& v : vcpus_)
-    if (v->last_run_by(self)) v->drop_translations();
+  vcpus_.for_each([&](KvmVcpu& v) {
+    if (v.last_run_by(self)) v.drop_translations();
+  });
 }
 
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
 // the guest and so never waited for here.
 void KvmMachine::expel(std::uint64_t generation) {
-  for_each_vcpu([&](KvmVcpu& v) {
-    if (stale(v, generation)) v.interrupt_guest();
+  vcpus_.for_each([&](KvmVcpu& v) {
+    if (v.older_than(generation)) v.interrupt_guest();
   });
-  for_each_vcpu([&](KvmVcpu& v) { v.wait_outside(generation); });
+  vcpus_.for_each([&](KvmVcpu& v) { v.wait_outside(generation); });
 }
 
 // --- a vCPU's side ---
@@ -104,14 +89,6 @@ void KvmVcpu::spurious_fault() {
   counters_.spurious.add();
   if (machine_.model_.native_ring3) relaxed_seen_ = machine_.generation();
   else drop_translations();
-}
-
-void KvmVcpu::wait_outside(std::uint64_t generation) {
-  for (;;) {
-    std::uint64_t g = guest_generation_.load(std::memory_order_seq_cst);
-    if (g == 0 || g >= generation) return;
-    guest_generation_.wait(g, std::memory_order_acquire);
-  }
 }
 
 bool KvmVcpu::try_settle() {
@@ -170,11 +147,6 @@ Status KvmVcpu::announce() {
     }
     leave();
   }
-}
-
-void KvmVcpu::leave() {
-  guest_generation_.store(0, std::memory_order_release);
-  guest_generation_.notify_all();
 }
 
 void KvmVcpu::resume_at(std::uint64_t stub_offset, std::uint64_t stack) {

@@ -1,4 +1,4 @@
-// VM, memslots and the pool of vCPUs.
+// VM and vCPUs of an x86-64 host.
 #include "vmm/kvm/kvm_machine.hpp"
 
 #include <fmt/format.h>
@@ -8,8 +8,8 @@
 
 #include "vmm/kick_signal.hpp"
 #include "vmm/kvm/kick.hpp"
-#include "vmm/kvm/machine.hpp"
-#include "vmm/kvm/vcpu.hpp"
+#include "vmm/kvm/x86_64/machine.hpp"
+#include "vmm/kvm/x86_64/vcpu.hpp"
 
 namespace ramet::vmm {
 
@@ -25,6 +25,8 @@ constexpr unsigned long kTssAddress = 0xfffb'd000;
 std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path, bool host_clocks) {
   auto device = Device::open(path);
   if (!device) return std::unexpected(device.error());
+  if ((device->capability(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) == 0)
+    return failure(fmt::format("{} is too old: it lacks register synchronisation; Linux 4.17 has it", path));
   auto model = CpuModel::get(*device);
   if (!model) return std::unexpected(model.error());
   int vm = call(device->fd, KVM_CREATE_VM, 0);
@@ -51,68 +53,10 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
 
 KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks)
     : device_(std::move(device)), vm_(std::move(vm)), model_(model), has_apic_(has_apic), host_clocks_(host_clocks),
-      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - 1),
-      max_vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - 1), slots_(vm_, max_slots_),
+      vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
 
 KvmMachine::~KvmMachine() = default;
-
-// --- memslots ---
-
-bool KvmMachine::set_slot(unsigned slot, const mm::Bank& bank, bool present) {
-  kvm_userspace_memory_region region = {};
-  region.slot = slot;
-  // What a guest in ring 0 stores there does not happen, and comes out as an MMIO exit.
-  region.flags = bank.read_only() ? KVM_MEM_READONLY : 0;
-  region.guest_phys_addr = bank.base();
-  region.memory_size = present ? bank.size() : 0;
-  region.userspace_addr = reinterpret_cast<std::uint64_t>(bank.host());
-  return call(vm_, KVM_SET_USER_MEMORY_REGION, &region) == 0;
-}
-
-mm::Result<> KvmMachine::add_slot(const mm::Bank& bank) {
-  std::lock_guard hold(slots_lock_);
-  auto slot = std::ranges::find(slots_, nullptr);
-  if (slot == slots_.end()) {
-    if (slots_.size() == max_slots_) return mm::fail(mm::Error::NoMemory);
-    slot = slots_.insert(slots_.end(), nullptr);
-  }
-  const auto number = unsigned(slot - slots_.begin());
-  if (kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0) {
-    late_.push_back(number);
-    any_late_.store(true, std::memory_order_release);
-  } else if (!set_slot(number, bank, true)) {
-    return mm::fail(mm::Error::NoMemory);
-  }
-  *slot = &bank;
-  return {};
-}
-
-Status KvmMachine::settle_slots() {
-  if (!any_late_.load(std::memory_order_acquire)) return {};
-  std::lock_guard hold(slots_lock_);
-  while (!late_.empty()) {
-    const mm::Bank& bank = *slots_[late_.back()];
-    if (!set_slot(late_.back(), bank, true))
-      return failure(fmt::format("KVM cannot give the guest another {} MiB of memory: {}", bank.size() >> 20, std::strerror(errno)));
-    late_.pop_back();
-  }
-  any_late_.store(false, std::memory_order_release);
-  return {};
-}
-
-void KvmMachine::bank_removed(const mm::Bank& bank) {
-  std::lock_guard hold(slots_lock_);
-  auto slot = std::ranges::find(slots_, &bank);
-  if (slot == slots_.end()) return;
-  if (std::erase(late_, unsigned(slot - slots_.begin())) > 0) {
-    *slot = nullptr;
-    return;
-  }
-  // If KVM cannot delete the slot (it may be out of memory), its number stays taken: reusing it would fail.
-  if (set_slot(unsigned(slot - slots_.begin()), bank, false)) *slot = nullptr;
-}
-
-// --- vCPUs ---
 
 Status KvmMachine::attach(mm::AddressSpace& space) {
   if (auto ok = kernel_.install(space); !ok) return ok;
@@ -122,41 +66,26 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
 Status KvmMachine::make_vcpu() {
   auto vcpu = create_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
-  std::lock_guard hold(vcpus_lock_);
-  free_.push_back(*vcpu);
+  vcpus_.put(*vcpu);
   return {};
 }
 
 Status KvmMachine::warm_up() {
-  if (auto ok = settle_slots(); !ok) return ok;
+  if (auto ok = slots_.settle(); !ok) return ok;
   auto vcpu = create_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
   if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
-  std::lock_guard hold(vcpus_lock_);
-  free_.push_back(*vcpu);
+  vcpus_.put(*vcpu);
   return {};
 }
 
 std::expected<KvmVcpu*, Failure> KvmMachine::create_vcpu() {
   if (!kernel_.installed()) return failure("the machine has no address space yet");
-  // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes vcpus_lock_.
-  std::lock_guard one_at_a_time(creating_lock_);
-  if (vcpus_.size() >= max_vcpus_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", max_vcpus_));
-  auto created = KvmVcpu::create(*this, unsigned(vcpus_.size()));
-  if (!created) return std::unexpected(created.error());
-  std::lock_guard hold(vcpus_lock_);
-  return vcpus_.emplace_back(std::move(*created)).get();
+  return vcpus_.make([this](unsigned id) { return KvmVcpu::create(*this, id); });
 }
 
 std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
-  KvmVcpu* vcpu = nullptr;
-  {
-    std::lock_guard hold(vcpus_lock_);
-    if (!free_.empty()) {
-      vcpu = free_.back();
-      free_.pop_back();
-    }
-  }
+  KvmVcpu* vcpu = vcpus_.take();
   if (!vcpu) {
     auto created = create_vcpu();
     if (!created) return std::unexpected(created.error());
@@ -171,16 +100,11 @@ std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
 }
 
 void KvmMachine::release_vcpu(Vcpu* vcpu) {
-  std::lock_guard hold(vcpus_lock_);
   live_.fetch_sub(1, std::memory_order_seq_cst);
-  free_.push_back(static_cast<KvmVcpu*>(vcpu));
+  vcpus_.put(static_cast<KvmVcpu*>(vcpu));
 }
 
-Machine::Totals KvmMachine::totals() const {
-  Totals t{};
-  for_each_vcpu([&](const KvmVcpu& v) { t.add(v.counters()); });
-  return t;
-}
+Machine::Totals KvmMachine::totals() const { return vcpus_.totals(); }
 
 }  // namespace kvm
 }  // namespace ramet::vmm

@@ -1,0 +1,58 @@
+// The state a guest's CPU starts in that has nothing at EL1 but the trap stub: its system registers.
+// Knows the processor's formats only; who loads them into a CPU is the VMM's business.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "arch/arm64/user_state.hpp"
+
+namespace ramet::arch::arm64 {
+
+// A system register, by the five numbers that MSR and MRS have for it.
+struct SystemRegister {
+  std::uint8_t op0, op1, crn, crm, op2;
+};
+inline constexpr SystemRegister kMemoryModel0{3, 0, 0, 7, 0}, kMemoryModel1{3, 0, 0, 7, 1};  // ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1
+
+struct SystemValue {
+  SystemRegister which;
+  std::uint64_t value;
+};
+
+// What the processor does to page-table entries by itself (FEAT_HAFDBS): sets the access flag, and the dirty state.
+struct EntryUpdates {
+  bool accessed = false, dirty = false;
+};
+constexpr EntryUpdates entry_updates(std::uint64_t memory_model1) {
+  return {.accessed = (memory_model1 & 0xf) >= 1, .dirty = (memory_model1 & 0xf) >= 2};
+}
+
+// `root`: guest-physical address of the table of the highest level. Its lower half is for addresses up to 2^47, its upper
+// half for those from -2^47 on. `stub`: where the stub is mapped. `memory_model0`: the guest's ID_AA64MMFR0_EL1.
+std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0, EntryUpdates);
+
+// CTR_EL0 of the processor that this runs on. Where it says so, what is executable at one address is brought up to date by
+// maintaining the caches at any other: no instruction cache is indexed by virtual addresses, or shows memory to one VM alone.
+inline std::uint64_t cache_type() {
+  std::uint64_t type;
+  __asm__("mrs %0, ctr_el0" : "=r"(type));
+  return type;
+}
+constexpr bool caches_code_by_memory(std::uint64_t cache_type) {
+  constexpr std::uint64_t kPhysical = 3;  // L1Ip
+  const bool coherent = (cache_type >> 29 & 1) != 0;  // DIC
+  return coherent || (cache_type >> 14 & 3) == kPhysical;
+}
+
+inline constexpr std::uint64_t kStubPstate = 0x3c5;  // EL1 with its own stack pointer, all interrupts masked
+
+// The flags user code is resumed with: its own, at EL0, nothing masked.
+constexpr std::uint64_t resume_flags(std::uint64_t f) { return f & kUserFlags; }
+
+// Data accesses take no notice of an address's top byte, and so the fault's address has it as the program gave it.
+constexpr std::uint64_t without_tag(std::uint64_t address) {
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 8) >> 8);
+}
+
+}  // namespace ramet::arch::arm64

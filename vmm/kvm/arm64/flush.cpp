@@ -1,0 +1,91 @@
+// Strict flushes: KvmMachine's side, and what a vCPU does about them when it enters. See FlushState.
+#include <cstring>
+
+#include "vmm/kvm/arm64/vcpu.hpp"
+#include "vmm/kvm/kick.hpp"
+
+namespace ramet::vmm::kvm {
+
+namespace arm64 = arch::arm64;
+namespace stub = arch::arm64::stub;
+
+// --- the machine's side ---
+
+// A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
+// the guest and so never waited for here.
+void KvmMachine::flush(const mm::FlushRequest&) {
+  const std::uint64_t generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
+  if (!vcpus_.any([&](const KvmVcpu& v) { return v.older_than(generation); })) return;
+  // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
+  const int self = prepare_thread_for_kicks();
+  if (vcpus_.any([&](KvmVcpu& v) { return v.last_run_by(self) && v.try_flush(); })) return;
+  vcpus_.for_each([&](KvmVcpu& v) {
+    if (v.older_than(generation)) v.interrupt_guest();
+  });
+  vcpus_.for_each([&](KvmVcpu& v) { v.wait_outside(generation); });
+}
+
+// The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
+void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
+  const int self = prepare_thread_for_kicks();
+  vcpus_.for_each([&](KvmVcpu& v) {
+    if (v.last_run_by(self)) v.drop_translations();
+  });
+}
+
+// --- a vCPU's side ---
+
+void KvmVcpu::drop_translations() {
+  relaxed_seen_ = machine_.generation();
+  drop_ = true;
+}
+
+void KvmVcpu::spurious_fault() {
+  if (relaxed_seen_ == machine_.generation()) return;
+  counters_.spurious.add();
+  drop_translations();
+}
+
+bool KvmVcpu::try_flush() {
+  std::unique_lock hold(busy_, std::try_to_lock);
+  if (!hold.owns_lock() || !loaded_) return false;
+  const std::uint64_t generation = machine_.flush_.generation.load(std::memory_order_seq_cst);
+  if (!run_stub(stub::kFlush)) return false;
+  counters_.flush_exits.add();
+  machine_.flush_.settle(generation);
+  return true;
+}
+
+void KvmVcpu::announce() {
+  FlushState& f = machine_.flush_;
+  for (;;) {
+    const std::uint64_t g = f.generation.load(std::memory_order_seq_cst);
+    guest_generation_.store(g, std::memory_order_seq_cst);
+    if (f.generation.load(std::memory_order_seq_cst) != g) {
+      leave();
+      continue;
+    }
+    entry_generation_ = g;
+    flushes_ = drop_ || f.settled.load(std::memory_order_acquire) < g;
+    return;
+  }
+}
+
+void KvmVcpu::lay_out_entry() {
+  Context& c = context();
+  c.regs = regs_;
+  c.regs[arm64::Pstate] = arm64::resume_flags(regs_[arm64::Pstate]);
+  c.command = (flushes_ ? stub::kFlush : 0) | (fp_ == Fp::Page ? stub::kLoadFp : 0);
+}
+
+void KvmVcpu::entered() {
+  regs_ = context().regs;
+  regs_[arm64::Pstate] &= arm64::kUserFlags;
+  fp_ = Fp::Cpu;
+  if (!flushes_) return;
+  flushes_ = drop_ = false;
+  counters_.flushes.add();
+  machine_.flush_.settle(entry_generation_);
+}
+
+}  // namespace ramet::vmm::kvm

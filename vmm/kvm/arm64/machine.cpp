@@ -1,0 +1,166 @@
+// VM and vCPUs of an arm64 host.
+#include "vmm/kvm/arm64/machine.hpp"
+
+#include <fmt/format.h>
+#include <sys/auxv.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <optional>
+
+#include "arch/arm64/hwcap_names.hpp"
+#include "arch/host_processor.hpp"
+#include "vmm/kick_signal.hpp"
+#include "vmm/kvm/arm64/vcpu.hpp"
+#include "vmm/kvm/kvm_machine.hpp"
+
+namespace ramet::vmm {
+
+std::expected<std::unique_ptr<Machine>, Failure> create_kvm_machine(const std::string& device, bool) {
+  return kvm::KvmMachine::create(device);
+}
+
+namespace kvm {
+
+namespace arm64 = arch::arm64;
+
+namespace {
+
+// Guest-physical addresses have so many bits, if the host's have: entries have room for 48.
+constexpr int kLeastBits = 40, kMostBits = 46;
+
+// What user code can do on such a processor without a kernel's help, and with no state but FpSimd's.
+using arm64::hwcap;
+constexpr std::uint64_t kHwcaps =
+    hwcap("fp") | hwcap("asimd") | hwcap("aes") | hwcap("pmull") | hwcap("sha1") | hwcap("sha2") | hwcap("crc32") | hwcap("atomics") |
+    hwcap("fphp") | hwcap("asimdhp") | hwcap("asimdrdm") | hwcap("jscvt") | hwcap("fcma") | hwcap("lrcpc") | hwcap("dcpop") |
+    hwcap("sha3") | hwcap("sm3") | hwcap("sm4") | hwcap("asimddp") | hwcap("sha512") | hwcap("asimdfhm") | hwcap("dit") |
+    hwcap("uscat") | hwcap("ilrcpc") | hwcap("flagm") | hwcap("sb");
+constexpr std::uint64_t kHwcaps2 = 1u << 0 | 1u << 7 | 1u << 8 | 1u << 13 | 1u << 14;  // dcpodp, flagm2, frint, i8mm, bf16
+
+std::expected<Fd, Failure> create_vm(const Device& device, int bits) {
+  const int vm = call(device.fd, KVM_CREATE_VM, KVM_VM_TYPE_ARM_IPA_SIZE(static_cast<unsigned>(bits)));
+  if (vm < 0) return failure(fmt::format("KVM cannot create a virtual machine: {}", std::strerror(-vm)));
+  return Fd(vm);
+}
+
+std::expected<std::uint64_t, Failure> read(const Fd& vcpu, arm64::SystemRegister r) {
+  std::uint64_t value = 0;
+  kvm_one_reg one = {.id = ARM64_SYS_REG(r.op0, r.op1, r.crn, r.crm, r.op2), .addr = reinterpret_cast<std::uint64_t>(&value)};
+  if (int e = call(vcpu, KVM_GET_ONE_REG, &one); e < 0)
+    return failure(fmt::format("KVM does not tell what its guests' processor is: {}", std::strerror(-e)));
+  return value;
+}
+
+std::expected<CpuModel, Failure> ask(const Device& device) {
+  if (!arm64::caches_code_by_memory(arm64::cache_type()))
+    return failure("KVM does not serve here: this processor's instruction cache goes by virtual addresses (VIPT), and what is "
+                   "written at one address would not be executed at another; use a processor whose instruction cache is PIPT");
+  const int bits = device.capability(KVM_CAP_ARM_VM_IPA_SIZE);
+  if (bits < kLeastBits)
+    return failure(fmt::format("KVM does not serve here: guests have addresses of {} bits, and {} are needed", bits, kLeastBits));
+  CpuModel m;
+  m.features.physical_bits = static_cast<unsigned>(std::min(bits, kMostBits));
+  // A VM to ask, which then goes.
+  auto vm = create_vm(device, static_cast<int>(m.features.physical_bits));
+  if (!vm) return std::unexpected(vm.error());
+  if (int r = call(*vm, KVM_ARM_PREFERRED_TARGET, &m.init); r < 0) return failure(fmt::format("KVM_ARM_PREFERRED_TARGET: {}", std::strerror(-r)));
+  const int fd = call(*vm, KVM_CREATE_VCPU, 0);
+  if (fd < 0) return failure(fmt::format("KVM cannot create a virtual CPU: {}", std::strerror(-fd)));
+  const Fd vcpu(fd);
+  if (int r = call(vcpu, KVM_ARM_VCPU_INIT, &m.init); r < 0) return failure(fmt::format("KVM_ARM_VCPU_INIT: {}", std::strerror(-r)));
+  const auto model0 = read(vcpu, arm64::kMemoryModel0), model1 = read(vcpu, arm64::kMemoryModel1);
+  if (!model0) return std::unexpected(model0.error());
+  if (!model1) return std::unexpected(model1.error());
+  m.memory_model0 = *model0;
+  m.updates = arm64::entry_updates(*model1);
+  m.features.hwcap = ::getauxval(AT_HWCAP) & kHwcaps;
+  m.features.hwcap2 = ::getauxval(AT_HWCAP2) & kHwcaps2;
+  m.features.fp = arm64::kFpFormat;
+  m.features.model_name = arch::host_processor().model;
+  m.features.flags = arm64::feature_names(m.features.hwcap, m.features.hwcap2);
+  m.features.giant_pages = true;
+  // A processor that does not set both leaves entries to be made as if it had.
+  m.features.dear_accessed_dirty = !(m.updates.accessed && m.updates.dirty);
+  return m;
+}
+
+}  // namespace
+
+std::expected<const CpuModel*, Failure> CpuModel::get(const Device& device) {
+  static std::mutex lock;
+  static std::optional<CpuModel> model;
+  std::lock_guard hold(lock);
+  if (!model) {
+    auto asked = ask(device);
+    if (!asked) return std::unexpected(asked.error());
+    model = std::move(*asked);
+  }
+  return &*model;
+}
+
+std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path) {
+  auto device = Device::open(path);
+  if (!device) return std::unexpected(device.error());
+  auto model = CpuModel::get(*device);
+  if (!model) return std::unexpected(model.error());
+  auto vm = create_vm(*device, static_cast<int>((*model)->features.physical_bits));
+  if (!vm) return std::unexpected(vm.error());
+  install_kick_signal();
+  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(*vm), **model));
+}
+
+KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model)
+    : device_(std::move(device)), vm_(std::move(vm)), model_(model),
+      slots_(vm_, unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32))),
+      vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+
+KvmMachine::~KvmMachine() = default;
+
+Status KvmMachine::attach(mm::AddressSpace& space) {
+  if (auto ok = kernel_.install(space); !ok) return ok;
+  return kernel_.map_hole();
+}
+
+Status KvmMachine::make_vcpu() {
+  auto vcpu = create_vcpu();
+  if (!vcpu) return std::unexpected(vcpu.error());
+  vcpus_.put(*vcpu);
+  return {};
+}
+
+Status KvmMachine::warm_up() {
+  auto vcpu = create_vcpu();
+  if (!vcpu) return std::unexpected(vcpu.error());
+  if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
+  vcpus_.put(*vcpu);
+  return {};
+}
+
+std::expected<KvmVcpu*, Failure> KvmMachine::create_vcpu() {
+  if (!kernel_.installed()) return failure("the machine has no address space yet");
+  return vcpus_.make([this](unsigned id) { return KvmVcpu::create(*this, id); });
+}
+
+std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
+  KvmVcpu* vcpu = vcpus_.take();
+  if (!vcpu) {
+    auto created = create_vcpu();
+    if (!created) return std::unexpected(created.error());
+    vcpu = *created;
+  }
+  vcpu->recycle();
+  live_.fetch_add(1, std::memory_order_seq_cst);
+  return vcpu;
+}
+
+void KvmMachine::release_vcpu(Vcpu* vcpu) {
+  live_.fetch_sub(1, std::memory_order_seq_cst);
+  vcpus_.put(static_cast<KvmVcpu*>(vcpu));
+}
+
+Machine::Totals KvmMachine::totals() const { return vcpus_.totals(); }
+
+}  // namespace kvm
+}  // namespace ramet::vmm

@@ -1,0 +1,93 @@
+// KvmMachine: one VM of an arm64 host, its memslots, its vCPUs, and what its strict flushes are made of.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/arm64/host/cpu_state.hpp"
+#include "arch/arm64/vdso.hpp"
+#include "vmm/kvm/device.hpp"
+#include "vmm/kvm/kernel_half.hpp"
+#include "vmm/kvm/slots.hpp"
+#include "vmm/kvm/vcpu_pool.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm::kvm {
+
+class KvmVcpu;
+
+// What KVM gives its guests here. Asked once a process: it is the same for every VM.
+struct CpuModel {
+  Machine::Features features;
+  kvm_vcpu_init init = {};
+  std::uint64_t memory_model0 = 0;     // the guest's ID_AA64MMFR0_EL1
+  arch::arm64::EntryUpdates updates;   // by the processor, in page-table entries
+
+  // Errors: KVM refuses; the host's processors cannot serve.
+  static std::expected<const CpuModel*, Failure> get(const Device&);
+};
+
+// How a strict flush works. A vCPU may use an old entry only while it runs user code; so a flush makes sure that from its
+// return on none does before something has dropped the old ones, after the entries were written. What drops them is TLBI,
+// which the stub makes on one vCPU for the processors of all:
+//   - flush() advances `generation`. Where no vCPU is in user code, that is all: the next one that enters finds that
+//     `settled` is behind, and makes the TLBI on its way (flush.cpp);
+//   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
+//   - who has none interrupts those that are in user code, and waits until they have left.
+struct FlushState {
+  // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
+  // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
+  std::atomic<std::uint64_t> generation{1};
+  // Generation up to which TLBIs are done. Release by the vCPU that did them, acquire by entering ones.
+  std::atomic<std::uint64_t> settled{1};
+  void settle(std::uint64_t up_to) {
+    std::uint64_t s = settled.load(std::memory_order_relaxed);
+    while (s < up_to && !settled.compare_exchange_weak(s, up_to, std::memory_order_release)) {
+    }
+  }
+};
+
+class KvmMachine final : public Machine {
+ public:
+  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
+  ~KvmMachine() override;
+
+  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
+  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
+  mm::Result<> bank_added(const mm::Bank& bank) override {
+    return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
+  }
+  void bank_removed(const mm::Bank& bank) override { slots_.remove(bank); }
+
+  // mm::Tlb
+  void flush(const mm::FlushRequest&) override;
+  void flush_relaxed(const mm::FlushRequest&) override;
+
+  Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
+  Status attach(mm::AddressSpace&) override;
+  Status make_vcpu() override;
+  Status warm_up() override;
+  std::expected<Vcpu*, Failure> acquire_vcpu() override;
+  void release_vcpu(Vcpu*) override;
+  const arch::GuestAbi& abi() const override { return arch::arm64::kGuestAbi; }
+  std::span<const std::byte> vdso_image() const override { return arch::arm64::vdso_image(); }
+  const Features& features() const override { return model_.features; }
+  Totals totals() const override;
+
+ private:
+  friend class KvmVcpu;
+  KvmMachine(Device device, Fd vm, const CpuModel& model);
+  std::expected<KvmVcpu*, Failure> create_vcpu();
+
+  Device device_;
+  Fd vm_;
+  const CpuModel& model_;
+  KernelHalf kernel_;
+  FlushState flush_;
+  Slots slots_;
+  VcpuPool<KvmVcpu> vcpus_;
+  std::atomic<unsigned> live_{0};  // vCPUs in use
+};
+
+}  // namespace ramet::vmm::kvm

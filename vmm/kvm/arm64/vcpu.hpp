@@ -1,0 +1,79 @@
+// KvmVcpu: one virtual CPU of an arm64 host. Between two runs it stands in the trap stub (arch/arm64/host/stub.S) behind
+// the store that left, all of user code's registers are in its page, and regs_ is what the next run resumes with.
+//
+// An interruption finds the CPU anywhere. It then gets an interrupt of its own (KVM_IRQ_LINE) and runs on: the stub, where
+// interrupts are masked, comes to its end, and user code to no further instruction. So nobody has to know where it was.
+#pragma once
+
+#include <memory>
+
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/arm64/host/stub.hpp"
+#include "vmm/kvm/arm64/machine.hpp"
+#include "vmm/kvm/vcpu_base.hpp"
+
+namespace ramet::vmm::kvm {
+
+class KvmVcpu final : public VcpuBase {
+ public:
+  static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
+
+  UserRegs& regs() override { return regs_; }
+  Exit run() override;
+  void spurious_fault() override;
+  void set_base(unsigned, std::uint64_t value) override { context().thread = value; }
+  std::uint64_t base(unsigned) override { return context().thread; }
+  Status get_fp(FpState&) override;
+  Status set_fp(const FpState&) override;
+  void copy_fp(const FpState& fp) override { put_fp(fp); }
+  void reset_fp() override;
+
+  // --- for KvmMachine ---
+  // Back to what acquire_vcpu() promises, for the next thread.
+  void recycle();
+  // Drops what all processors hold, if it is not running. False: it is, or KVM failed.
+  bool try_flush();
+  // All that the first entry would do but the way into user code itself.
+  Status warm_up();
+  // Its own thread: the next entry drops all translations.
+  void drop_translations();
+
+ private:
+  KvmVcpu(KvmMachine& machine, unsigned id) : machine_(machine), id_(id) {}
+  using Context = arch::arm64::stub::Context;
+  Context& context() const { return *reinterpret_cast<Context*>(page_.host.data()); }
+
+  // vcpu.cpp: run()'s steps
+  Exit enter();                     // all but counting the exit
+  Exit execute();
+  Exit decode();                    // a synchronous exception of user code
+  Status run_stub(std::uint64_t commands);  // for nothing but them
+  bool at_hole() const;             // KVM_RUN left by the stub's store
+  std::uint64_t stored() const;     // what it stored
+  Status interrupt(bool raised);    // the vCPU's own interrupt line
+
+  // state.cpp
+  Status prepare();
+  Status load();                    // system registers, and into the stub
+  Status set(std::uint64_t reg, std::uint64_t value);
+  void put_fp(const FpState&);
+
+  // flush.cpp
+  void announce();                  // publishes that user code is about to run
+  void lay_out_entry();
+  void entered();                   // user code has run: what was due at entry is done
+
+  KvmMachine& machine_;
+  const unsigned id_;
+  KernelHalf::VcpuPage page_;
+  UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
+  bool loaded_ = false;             // its system registers are, and it stands in the stub
+  enum class Fp : std::uint8_t { Cpu, Both, Page };  // who has the vector registers as they are now
+  Fp fp_ = Fp::Page;
+  std::uint64_t entry_generation_ = 0;  // of the entry under way
+  bool flushes_ = false;                // which drops all translations
+  bool drop_ = true;                    // the next one has to
+  std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
+};
+
+}  // namespace ramet::vmm::kvm

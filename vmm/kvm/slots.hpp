@@ -1,0 +1,36 @@
+// Memslots: one for each bank that KVM knows of.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "guest-mm/bank.hpp"
+#include "vmm/error.hpp"
+#include "vmm/kvm/ioctl.hpp"
+
+namespace ramet::vmm::kvm {
+
+class Slots {
+ public:
+  // The VM outlives it. At most so many.
+  Slots(const Fd& vm, unsigned most) : vm_(vm), most_(most) {}
+
+  // `late`: KVM need not hear of it before settle(). Slots cost time, which is then that of who enters. Errors: NoMemory.
+  mm::Result<> add(const mm::Bank&, bool late);
+  void remove(const mm::Bank&);
+  // Before a vCPU enters. Errors: KVM refuses a slot.
+  Status settle();
+
+ private:
+  bool set(unsigned slot, const mm::Bank&, bool present);
+  const Fd& vm_;
+  const unsigned most_;
+  std::mutex lock_;                     // guards slots_ and late_
+  std::vector<const mm::Bank*> slots_;  // index: memslot; null: free
+  std::vector<unsigned> late_;          // of which KVM has not heard yet
+  // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
+  std::atomic<bool> any_late_{false};
+};
+
+}  // namespace ramet::vmm::kvm

@@ -1,0 +1,59 @@
+// What a virtual CPU of KVM's is on every host: its files, and how other threads make it leave the guest.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "vmm/kvm/device.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm::kvm {
+
+class VcpuBase : public Vcpu {
+ public:
+  ~VcpuBase() override;
+  void kick() override;
+  const VcpuCounters& counters() const override { return counters_; }
+
+  // --- for the machine ---
+  // The generation whose entries the guest uses, 0 while it is not running user code.
+  std::uint64_t guest_generation() const { return guest_generation_.load(std::memory_order_seq_cst); }
+  bool older_than(std::uint64_t generation) const {
+    const std::uint64_t g = guest_generation();
+    return g != 0 && g < generation;
+  }
+  // Makes it leave the guest, without a trace in kicked_; then: waits until it has.
+  void interrupt_guest();
+  void wait_outside(std::uint64_t generation);
+  bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
+
+ protected:
+  // Errors: KVM refuses it; no memory.
+  Status open(const Fd& vm, const Device&, unsigned id);
+  int run_kvm();                    // 0 or errno
+  bool take_kick();
+  Exit kicked();
+  void leave();
+  static Exit broken(std::string why);
+
+  Fd fd_;
+  kvm_run* run_ = nullptr;
+  VcpuCounters counters_;
+
+  // Held while fd_ and *run_ are in use: by run(), or by a flush that borrows the idle vCPU.
+  std::mutex busy_;
+  // seq_cst in announce() and in expel(): pairs with the machine's generation. Release when it becomes 0:
+  // pairs with wait_outside().
+  std::atomic<std::uint64_t> guest_generation_{0};
+  // seq_cst. Set by kick() before it reads guest_generation_; run() reads it after it wrote that. Taken by
+  // run() after it cleared immediate_exit, so that a kick which that clearing overwrites is found here.
+  std::atomic<bool> kicked_{false};
+  std::atomic<int> tid_{0};  // the thread in run(), or the last one. Written before guest_generation_ (seq_cst)
+
+ private:
+  std::size_t run_size_ = 0;
+};
+
+}  // namespace ramet::vmm::kvm
