@@ -23,7 +23,9 @@ struct HostFacts {
   bool process = false;
   std::string process_problem;           // why not, and what to do; empty if process
   // what guests see
-  bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false, giant_pages = false;
+  bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false;  // of x86-64
+  bool sets_accessed_dirty = false;      // of arm64: its processor does, in page-table entries
+  bool giant_pages = false;
   std::string cpu_model;
   // the host kernel
   bool userfaultfd = false, io_uring = false;
