@@ -56,6 +56,7 @@ Status KvmVcpu::load() {
     const int error = run_kvm();
     std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
     if (error != EINTR) return failure("KVM does not complete an access of the guest");
+    if (auto ok = interrupt(false); !ok) return ok;  // it may have been given up with its interrupt raised
   }
   for (const arm64::SystemValue& r : arm64::system_registers(machine_.kernel_.root(), KernelHalf::kStubPage, machine_.model_.memory_model0, machine_.model_.updates))
     if (auto ok = set(ARM64_SYS_REG(r.which.op0, r.which.op1, r.which.crn, r.which.crm, r.which.op2), r.value); !ok) return ok;

@@ -1,0 +1,299 @@
+// The KVM machine of arm64 hosts: what it reports when user code traps, that no register is lost on the way, that kicks are
+// answered, and that no vCPU uses an entry after a strict flush.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <initializer_list>
+#include <memory>
+#include <thread>
+
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/arm64/user_state.hpp"
+#include "guest-mm/address_space.hpp"
+#include "guest-mm/bank.hpp"
+#include "tests/vmm/need_kvm.hpp"
+#include "vmm/kvm/kernel_half.hpp"
+#include "vmm/kvm/kvm_machine.hpp"
+
+namespace ramet::vmm::testing {
+namespace {
+
+using namespace arch::arm64;
+using mm::Prot;
+using Kind = Exit::Kind;
+
+constexpr std::uint32_t kSvc = 0xd4000001, kLoop = 0x14000000, kLoad = 0xf9400020 /* ldr x0, [x1] */, kStore = 0xf9000020, kJump = 0xd61f0020 /* br x1 */;
+
+class Arm64Kvm : public ::testing::Test {
+ protected:
+  static constexpr mm::Gva kCode = 0x400000, kData = 0x10000000;
+  static constexpr std::uint64_t kBytes = 64 * mm::kPageSize;
+
+  void SetUp() override {
+    NEED_KVM();
+    auto made = create_kvm_machine();
+    ASSERT_TRUE(made) << made.error().message;
+    machine = std::move(*made);
+    memory = std::move(*mm::Memory::create({.data_bytes = 32ull << 20, .table_bytes = 4ull << 20}));
+    ASSERT_TRUE(memory->observe(*machine));
+    mm::AddressSpace::Config config;
+    config.format = machine->needs().format;
+    config.end = kGuestAbi.user_end, config.mmap_top = kGuestAbi.mmap_top;
+    config.eager_accessed_dirty = machine->features().dear_accessed_dirty;
+    space = std::move(*mm::AddressSpace::create(config, *memory, *machine));
+    auto attached = machine->attach(*space);
+    ASSERT_TRUE(attached) << attached.error().message;
+    map(kCode, mm::kPageSize);
+    map(kData, kBytes);
+  }
+  void TearDown() override {
+    space.reset();
+    if (memory) memory->unobserve();
+  }
+  void map(mm::Gva at, std::uint64_t length) {
+    ASSERT_TRUE(space->map({.address = at, .length = length, .prot = Prot::Read | Prot::Write, .fixed = true}));
+  }
+  void code(std::initializer_list<std::uint32_t> instructions) {
+    ASSERT_TRUE(space->protect(kCode, mm::kPageSize, Prot::Read | Prot::Write));
+    ASSERT_TRUE(space->write(kCode, std::as_bytes(std::span(instructions.begin(), instructions.size()))));
+    ASSERT_TRUE(space->protect(kCode, mm::kPageSize, Prot::Read | Prot::Exec));
+  }
+  Vcpu& vcpu() {
+    auto v = machine->acquire_vcpu();
+    if (!v) ADD_FAILURE() << v.error().message, std::abort();
+    (*v)->regs()[Pc] = kCode;
+    return **v;
+  }
+  // On through kicks, and faults that the address space settles.
+  Exit run(Vcpu& v) {
+    for (;;) {
+      Exit e = v.run();
+      if (e.kind == Kind::Kicked) continue;
+      if (e.kind != Kind::PageFault) return e;
+      const auto done = space->fault(e.address, e.access);
+      if (!done) return e;
+      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
+    }
+  }
+  std::uint64_t word(mm::Gva at) {
+    std::uint64_t w = 0;
+    EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
+    return w;
+  }
+  std::unique_ptr<Machine> machine;
+  std::unique_ptr<mm::Memory> memory;
+  std::unique_ptr<mm::AddressSpace> space;
+};
+
+TEST_F(Arm64Kvm, SystemCallKeepsEveryRegister) {
+  code({kSvc, kSvc});
+  Vcpu& v = vcpu();
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    UserRegs before;
+    for (unsigned i = 0; i < Pc; ++i) before[i] = seed * 0x9e37'79b9'7f4a'7c15 + i;
+    before[Pc] = kCode, before[Pstate] = (seed & 15) << 28;
+    v.regs() = before;
+    ASSERT_EQ(run(v).kind, Kind::Syscall);
+    before[Pc] += 4;
+    EXPECT_EQ(v.regs().word, before.word);
+  }
+}
+
+TEST_F(Arm64Kvm, PageFaultTellsAddressAccessAndWhetherAnEntryWasThere) {
+  const struct {
+    const char* what;
+    std::uint32_t instruction;
+    mm::Gva address;
+    mm::Access access;
+    bool present;
+  } cases[] = {
+      {"load, no entry", kLoad, 0x20000008, mm::Access::Read, false},
+      {"store, no entry", kStore, 0x20000008, mm::Access::Write, false},
+      {"fetch, no entry", kJump, 0x20000008, mm::Access::Execute, false},
+      {"beyond the user end", kLoad, 0x7fff'ffff'fff8, mm::Access::Read, false},
+      {"store, read-only", kStore, kCode + 0x100, mm::Access::Write, true},
+      {"fetch, not executable", kJump, kData, mm::Access::Execute, true},
+      {"the stub", kLoad, kvm::KernelHalf::kStubPage, mm::Access::Read, true},
+      {"the way out of it", kStore, kvm::KernelHalf::kHole, mm::Access::Write, true},
+      {"into the stub", kJump, kvm::KernelHalf::kStubPage, mm::Access::Execute, true},
+  };
+  ASSERT_TRUE(space->write(kData, std::as_bytes(std::span("x", 1))));
+  Vcpu& v = vcpu();
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.what);
+    code({c.instruction, kSvc});
+    v.regs()[Pc] = kCode, v.regs()[X0 + 1] = c.address;
+    const Exit e = run(v);
+    ASSERT_EQ(e.kind, Kind::PageFault) << e.detail;
+    EXPECT_EQ(e.address, c.address);
+    EXPECT_EQ(e.access, c.access);
+    EXPECT_EQ(e.present, c.present);
+  }
+}
+
+TEST_F(Arm64Kvm, ATagIsNoPartOfAnAddress) {
+  code({kLoad, kSvc});
+  Vcpu& v = vcpu();
+  v.regs()[X0 + 1] = 0xab00'0000'0000'0000 | kData;
+  EXPECT_EQ(run(v).kind, Kind::Syscall);
+}
+
+TEST_F(Arm64Kvm, ExceptionsAreReportedAsTheSignalsOfLinux) {
+  const struct {
+    const char* what;
+    std::uint32_t instruction;
+    std::uint64_t argument;
+    int signal, code;
+    std::uint64_t address;
+  } cases[] = {
+      {"undefined", 0, 0, SIGILL, ILL_ILLOPC, kCode},
+      {"breakpoint", 0xd4200000, 0, SIGTRAP, TRAP_BRKPT, kCode},
+      {"privileged register", 0xd5385200, 0, SIGILL, ILL_ILLOPC, kCode},   // mrs x0, esr_el1
+      {"hypervisor call", 0xd4000002, 0, SIGILL, ILL_ILLOPC, kCode},
+      {"flush", 0xd508831f, 0, SIGILL, ILL_ILLOPC, kCode},                 // tlbi vmalle1is
+      {"misaligned exclusive", 0xc85f7c20, kData + 1, SIGBUS, BUS_ADRALN, kData + 1},
+      {"misaligned jump", kJump, kCode + 2, SIGBUS, BUS_ADRALN, kCode + 2},
+  };
+  Vcpu& v = vcpu();
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.what);
+    code({c.instruction, kSvc});
+    v.regs()[Pc] = kCode, v.regs()[X0 + 1] = c.argument;
+    const Exit e = run(v);
+    ASSERT_EQ(e.kind, Kind::Exception) << e.detail;
+    EXPECT_EQ(e.signal, c.signal);
+    EXPECT_EQ(e.code, c.code);
+    EXPECT_EQ(e.address, c.address);
+  }
+}
+
+TEST_F(Arm64Kvm, WaitingForAnInterruptIsOverAtOnce) {
+  code({0xd503207f, kSvc});  // wfi
+  Vcpu& v = vcpu();
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  EXPECT_EQ(v.regs()[Pc], kCode + 8);
+}
+
+TEST_F(Arm64Kvm, VectorRegistersGoInAndOutAndStay) {
+  code({0x4ea01c01, kSvc, 0x4ea11c22, kSvc});  // mov v1.16b, v0.16b; svc; mov v2.16b, v1.16b; svc
+  Vcpu& v = vcpu();
+  FpState fp, out;
+  ASSERT_TRUE(v.get_fp(fp));
+  for (unsigned i = 0; i < 16; ++i) fp.area[i] = std::byte(0xa0 + i);
+  ASSERT_TRUE(v.set_fp(fp));
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  ASSERT_TRUE(v.get_fp(out));
+  EXPECT_TRUE(std::equal(&fp.area[0], &fp.area[16], &out.area[16]));
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  ASSERT_TRUE(v.get_fp(out));
+  EXPECT_TRUE(std::equal(&fp.area[0], &fp.area[16], &out.area[32]));
+}
+
+TEST_F(Arm64Kvm, TheThreadPointerIsSetAndSeen) {
+  code({0xd53bd040, 0xd51bd041, kSvc});  // mrs x0, tpidr_el0; msr tpidr_el0, x1
+  Vcpu& v = vcpu();
+  v.set_base(0, 0x1234);
+  v.regs()[X0 + 1] = 0x5678;
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  EXPECT_EQ(v.regs()[X0], 0x1234u);
+  EXPECT_EQ(v.base(0), 0x5678u);
+}
+
+TEST_F(Arm64Kvm, AReleasedVcpuComesBackAsNew) {
+  code({kSvc});
+  Vcpu& v = vcpu();
+  v.regs()[X0 + 5] = 1;
+  v.set_base(0, 7);
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  v.kick();
+  machine->release_vcpu(&v);
+  Vcpu& again = vcpu();
+  EXPECT_EQ(&again, &v);
+  EXPECT_EQ(again.regs()[X0 + 5], 0u);
+  EXPECT_EQ(again.base(0), 0u);
+  EXPECT_EQ(again.run().kind, Kind::Syscall) << "a kick of whoever had it before";
+}
+
+TEST_F(Arm64Kvm, AKickOutsideOfARunEndsTheNextOneOnce) {
+  code({kSvc});
+  Vcpu& v = vcpu();
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  v.regs()[Pc] = kCode;
+  v.kick();
+  v.kick();
+  ASSERT_EQ(v.run().kind, Kind::Kicked);
+  EXPECT_EQ(v.regs()[Pc], kCode);
+  ASSERT_EQ(v.run().kind, Kind::Syscall);
+}
+
+// System calls under fire: none is lost, none comes twice, no register changes.
+TEST_F(Arm64Kvm, AStormOfKicksLosesNoExit) {
+  code({0x91000442, kSvc, 0x17fffffe});  // 1: add x2, x2, #1; svc; b 1b
+  Vcpu& v = vcpu();
+  std::atomic<bool> stop{false};
+  std::atomic<unsigned> round{0};
+  std::thread kicker([&] {
+    for (unsigned seen = ~0u; !stop.load();) {
+      if (round.load() != seen) seen = round.load(), v.kick();
+      std::this_thread::yield();
+    }
+  });
+  for (std::uint64_t i = 1; i <= 500; ++i, ++round) {
+    const Exit e = run(v);
+    EXPECT_EQ(e.kind, Kind::Syscall) << e.detail;
+    EXPECT_EQ(v.regs()[X0 + 2], i);
+    if (HasFailure()) break;
+  }
+  stop = true;
+  kicker.join();
+}
+
+// --- strict flushes, while another vCPU uses the entry ---
+
+class Arm64KvmFlush : public Arm64Kvm, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(By, Arm64KvmFlush, ::testing::Bool(), [](const auto& p) { return p.param ? "AVcpusThread" : "AnotherThread"; });
+
+TEST_P(Arm64KvmFlush, ARunningVcpuStoresNothingAfterItsPageWasTakenAway) {
+  code({0x91000400, kStore, 0x17fffffe, kSvc});  // 1: add x0, x0, #1; str x0, [x1]; b 1b
+  Vcpu& own = vcpu();
+  if (GetParam()) {
+    own.regs()[Pc] = kCode + 12;
+    ASSERT_EQ(run(own).kind, Kind::Syscall);
+  }
+  for (int round = 0; round < 10; ++round) {
+    const bool unmap = round % 2;
+    Vcpu& v = vcpu();
+    v.regs()[X0 + 1] = kData;
+    Exit exit;
+    std::thread runner([&] { exit = run(v); });
+    for (const std::uint64_t start = word(kData); word(kData) == start;) std::this_thread::yield();
+    if (unmap) {
+      ASSERT_TRUE(space->unmap(kData, kBytes));
+    } else {
+      ASSERT_TRUE(space->protect(kData, kBytes, Prot::Read));
+    }
+    const std::uint64_t after = unmap ? 0 : word(kData);
+    runner.join();
+    ASSERT_EQ(exit.kind, Kind::PageFault) << exit.detail;
+    EXPECT_EQ(exit.address, kData);
+    EXPECT_EQ(exit.access, mm::Access::Write);
+    if (!unmap) {
+      EXPECT_EQ(word(kData), after);
+    }
+    machine->release_vcpu(&v);
+    ASSERT_TRUE(space->unmap(kData, kBytes));
+    map(kData, kBytes);
+  }
+  const auto totals = machine->totals();
+  if (GetParam()) {
+    EXPECT_GT(totals.flush_exits, 0u);
+    EXPECT_EQ(totals.kicks, 0u) << "the flush reaches the other processors by itself";
+  } else {
+    EXPECT_EQ(totals.flush_exits, 0u);
+    EXPECT_GT(totals.kicks, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace ramet::vmm::testing
