@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/exec_sync.hpp"
 #include "arch/process_stub.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
@@ -131,6 +132,7 @@ std::expected<std::unique_ptr<Child>, Failure> Child::create(bool hardened) {
 }
 
 Status Child::start() {
+  if (const char* const why = arch::exec_sync_problem()) return failure(why);
   auto maker = ChildMaker::get();
   if (!maker) return std::unexpected(maker.error());
   maker_ = std::move(*maker);

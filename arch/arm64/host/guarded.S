@@ -223,6 +223,26 @@ ramet_guarded_exchange_128:             // X0 at, X1 expected, X2 desired
         .cfi_endproc
         .size   ramet_guarded_exchange_128, . - ramet_guarded_exchange_128
 
+// Cache maintenance, see exec_sync.cpp: X0 from, at a line's begin, X1 end, X2 bytes of a line.
+        .macro  lines name, operation:vararg
+        .globl  \name
+        .type   \name, %function
+        .p2align 4
+\name:
+        .cfi_startproc
+        hint    #34
+1:      \operation, x0
+        add     x0, x0, x2
+        cmp     x0, x1
+        b.lo    1b
+        mov     x1, #0
+        ret
+        .cfi_endproc
+        .size   \name, . - \name
+        .endm
+        lines   ramet_guarded_clean, dc cvau
+        lines   ramet_guarded_invalidate, ic ivau
+
 ramet_guarded_end:
 
         .type   ramet_guarded_landing, %function

@@ -1,0 +1,8 @@
+#include "arch/exec_sync.hpp"
+
+namespace ramet::arch {
+
+void exec_sync(const std::byte*, std::size_t) {}
+const char* exec_sync_problem() { return nullptr; }
+
+}  // namespace ramet::arch
