@@ -140,7 +140,8 @@ static void bad_returns(void) {
     const int before = count;
     if (sigsetjmp(back, 1) == 0) isa_return_from(places[i]);
     CHECK(count == before + 1 && seen.si_signo == SIGSEGV && seen.si_code == kIsaBadReturnCode);
-    CHECK(seen.si_addr == (kIsaBadReturnAtSp ? (void*)places[i] : NULL));
+    // Of a frame that cannot be read, Linux has taken zeroes for registers, the stack pointer among them.
+    CHECK(seen.si_addr == (kIsaBadReturnAtSp && places[i] % 16 != 0 ? (void*)places[i] : NULL));
   }
   puts("no return from frames that are none");
 }

@@ -12,7 +12,7 @@ LIMIT=${LIMIT:-240s}
 counted() { awk -v name="$1" '/Counters for/ { all = 1 } all && $2 == name { gsub(",", "", $1); print $1 }'; }
 scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
 # by_isa X86-64 ARM64: what is another for the guests of each instruction set.
-by_isa() { if [ "${MACHINE:-kvm}" = soft ]; then echo "$2"; else echo "$1"; fi; }
+by_isa() { case ${MACHINE:-kvm}:$(uname -m) in soft:* | *:aarch64) echo "$2" ;; *) echo "$1" ;; esac; }
 fail() { echo "FAILED: $*"; exit 1; }
 skip() { echo "SKIP: $*"; exit 77; }
 # Skips the case if this machine has no usable KVM; fails it if it must have one.

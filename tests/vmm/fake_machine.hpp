@@ -1,18 +1,12 @@
-// A machine without a processor: memory and system calls can be driven from a test, no guest code runs.
+// A machine without a processor, for programs of the host's instruction set: memory and system calls can be driven from a test, no guest code runs.
 #pragma once
 
 #include <functional>
 
-#include "arch/x86_64/guest_abi.hpp"
-#include "arch/x86_64/vdso.hpp"
-#include "arch/x86_64/user_state.hpp"
+#include "arch/host_processor.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm {
-
-using enum arch::x86_64::Register;
-using arch::x86_64::kSyscallLength;
-using arch::x86_64::kTrapFlag;
 
 class FakeVcpu : public Vcpu {
  public:
@@ -32,7 +26,7 @@ class FakeVcpu : public Vcpu {
   std::atomic<unsigned> kicks{0};
 
  private:
-  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
+  UserRegs regs_ = arch::host_abi().initial_registers();
   arch::Bases bases_{};
   VcpuCounters counters_;
 };
@@ -48,8 +42,8 @@ class FakeMachine : public Machine {
   Status make_vcpu() override { return {}; }
   Status warm_up() override { return {}; }
   void release_vcpu(Vcpu*) override {}
-  const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
-  std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
+  const arch::GuestAbi& abi() const override { return arch::host_abi(); }
+  std::span<const std::byte> vdso_image() const override { return arch::host_vdso_image(); }
   const Features& features() const override { return features_; }
   VdsoFunctions host_vdso() const override { return vdso; }
   Totals totals() const override { return {}; }

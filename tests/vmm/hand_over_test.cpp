@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "arch/relax.hpp"
 #include "vmm/process/context.hpp"
 #include "vmm/process/pace.hpp"
 
@@ -71,7 +72,7 @@ class Stub {
       const std::uint32_t sleeps = look(told(TOLD_SLEEPS));
       if (sleeps == TOLD_SLEEPS_ON_LISTENER) ::syscall(RAMET_HAND_OVER);
       else if (sleeps == TOLD_SLEEPS_ON_FUTEX) ::syscall(SYS_futex, &said(SAID_DONE), FUTEX_WAKE, 1, nullptr, nullptr, 0);
-      for (unsigned i = 0; i < 50 && look(told(TOLD_GO)) == list; ++i) __builtin_ia32_pause();
+      for (unsigned i = 0; i < 50 && look(told(TOLD_GO)) == list; ++i) arch::relax();
       say(said(SAID_SLEEPS), 1);
       while (look(told(TOLD_GO)) == list) ::syscall(SYS_futex, &told(TOLD_GO), FUTEX_WAIT, list, nullptr, nullptr, 0);
       say(said(SAID_SLEEPS), 0);

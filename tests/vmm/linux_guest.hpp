@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-#include "arch/x86_64/signal_frame.hpp"
 #include "tests/vmm/files_guest.hpp"
 #include "vmm/linux/signal_state.hpp"
 
@@ -17,20 +16,22 @@ class LinuxGuest : public Guest {
 
   LinuxGuest() : Guest({}) {
     stack = *memory().map({.length = kStack, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
-    regs()[Rip] = kCode;
-    regs()[Rsp] = stack + kStack - 256;
+    regs()[abi().reg.pc] = kCode;
+    regs()[abi().reg.sp] = stack + kStack - 256;
   }
   UserRegs& regs() { return thread->regs(); }
 
-  // As the SYSCALL instruction at kCode; returns what is in the result register afterwards.
+  static const arch::GuestAbi& abi() { return arch::host_abi(); }
+
+  // As the instruction at kCode that makes a call; returns what is in the result register afterwards.
   std::int64_t syscall(long number, std::initializer_list<std::uint64_t> arguments = {}) {
     std::array<std::uint64_t, 6> v{};
     std::copy(arguments.begin(), arguments.end(), v.begin());
     UserRegs& r = regs();
-    r[Rax] = static_cast<std::uint64_t>(number);
-    r[Rdi] = v[0], r[Rsi] = v[1], r[Rdx] = v[2], r[R10] = v[3], r[R8] = v[4], r[R9] = v[5];
+    r[abi().reg.number] = static_cast<std::uint64_t>(number);
+    for (std::size_t n = 0; n < v.size(); ++n) r[abi().reg.arguments[n]] = v[n];
     dispatch(*thread);
-    return static_cast<std::int64_t>(regs()[Rax]);
+    return static_cast<std::int64_t>(regs()[abi().reg.result]);
   }
 
   void handle(int sig, std::uint64_t flags = 0, SignalSet mask = 0, std::uint64_t handler = kHandler) {
@@ -44,20 +45,6 @@ class LinuxGuest : public Guest {
   }
   std::int64_t raise(int sig) { return syscall(SYS_tgkill, {as_word(process->pid), as_word(process->pid), as_word(sig)}); }
 
-  // The frame of the handler that is about to run.
-  arch::x86_64::SignalFrame frame() { return *read_user<arch::x86_64::SignalFrame>(memory(), regs()[Rsp]); }
-  siginfo_t info() {
-    siginfo_t i;
-    auto f = frame();
-    std::memcpy(&i, f.info.data(), sizeof i);
-    return i;
-  }
-  bool in_handler() { return regs()[Rip] == kHandler; }
-  // The handler returns: RET to the restorer, which calls rt_sigreturn.
-  void sigreturn() {
-    regs()[Rsp] = regs()[Rsp] + 8;
-    syscall(SYS_rt_sigreturn);
-  }
   // How the program ended, if it did. Ends it otherwise.
   Ending ending() {
     EXPECT_TRUE(process->ending());

@@ -132,12 +132,12 @@ TEST_F(LoaderTest, TheStackHoldsArgumentsEnvironmentAndTheAuxiliaryVector) {
   EXPECT_EQ(auxv[AT_PAGESZ], 4096u);
   EXPECT_EQ(auxv[AT_SECURE], 0u);
   EXPECT_EQ(*g.memory().read_string(auxv[AT_EXECFN], 4096), path);
-  EXPECT_EQ(*g.memory().read_string(auxv[AT_PLATFORM], 16), "x86_64");
+  EXPECT_EQ(*g.memory().read_string(auxv[AT_PLATFORM], 16), arch::host_abi().machine);
   EXPECT_NE(g.bytes(auxv[AT_RANDOM], 16), std::string(16, '\0'));
   const mm::Gva vdso = auxv[AT_SYSINFO_EHDR];
   EXPECT_EQ(vdso, g.process->image()->vdso);
   EXPECT_GT(vdso, g.process->image()->stack_top);
-  EXPECT_LE(vdso + VDSO_PAGE, arch::x86_64::kUserEnd);
+  EXPECT_LE(vdso + VDSO_PAGE, arch::host_abi().user_end);
   EXPECT_EQ(g.bytes(vdso, 4), "\177ELF");
   const auto image = g.memory().find_region(vdso), data = g.memory().find_region(vdso - VDSO_PAGE);
   EXPECT_EQ(image->name, "[vdso]");

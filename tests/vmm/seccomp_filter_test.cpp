@@ -13,7 +13,7 @@
 #include <functional>
 #include <random>
 
-#include "arch/process_layout.h"
+#include "arch/process_stub.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 
 namespace ramet::vmm::process {
@@ -73,16 +73,18 @@ bool may(const seccomp_data& d, bool mapper, bool maps) {
   const auto one_of = [](std::uint64_t v, std::initializer_list<std::uint64_t> values) {
     return std::find(values.begin(), values.end(), v) != values.end();
   };
-  if (d.arch != AUDIT_ARCH_X86_64) return false;
+  if (d.arch != arch::process_stub::kAuditArchitecture) return false;
   if (d.instruction_pointer < RAMET_STUB_TEXT || d.instruction_pointer > RAMET_STUB_TEXT + 0x1000) return false;
   const bool below_end = static_cast<unsigned __int128>(a[0]) + a[1] <= RAMET_USER_END;
   const bool protection = one_of(a[2], {PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC});
+  const auto& base = arch::process_stub::kBaseCall;
+  if (base.by_kernel && static_cast<std::uint64_t>(d.nr) == base.number)
+    return (a[0] == base.codes[0] || a[0] == base.codes[1]) && a[1] < RAMET_USER_END;
   switch (d.nr) {
     case SYS_rt_sigreturn: return true;
     case SYS_futex:
       return a[0] >= RAMET_TOLD && a[0] < RAMET_SAID + RAMET_CONTEXTS * std::uint64_t{RAMET_SAID_SIZE} &&
              one_of(a[1], {FUTEX_WAIT, FUTEX_WAKE}) && a[3] == 0;
-    case SYS_arch_prctl: return one_of(a[0], {0x1001, 0x1002}) && a[1] < RAMET_USER_END;
     case SYS_mmap:
       return maps && below_end && protection && one_of(a[3], {MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED | MAP_POPULATE});
     case SYS_munmap: return maps && below_end;
@@ -114,10 +116,10 @@ std::vector<Case> cases() {
 
 // A call that a check somewhere lets pass, as often as one that none does.
 seccomp_data draw(Numbers& n) {
-  static constexpr long kCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_futex, SYS_arch_prctl, SYS_clone, SYS_recvmsg,
+  static const long kCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_futex, static_cast<long>(arch::process_stub::kBaseCall.number), SYS_clone, SYS_recvmsg,
                                     SYS_sendmsg, RAMET_HAND_OVER, SYS_close, SYS_close_range, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
   seccomp_data d{};
-  d.arch = n.below(64) ? AUDIT_ARCH_X86_64 : static_cast<std::uint32_t>(n.near_an_edge());
+  d.arch = n.below(64) ? arch::process_stub::kAuditArchitecture : static_cast<std::uint32_t>(n.near_an_edge());
   d.instruction_pointer = n.below(8) ? RAMET_STUB_TEXT + n.below(0x1001) : n.near_an_edge();
   d.nr = static_cast<int>(n.below(16) ? kCalls[n.below(std::size(kCalls))] : static_cast<long>(n.near_an_edge()));
   for (auto& a : d.args) a = n.near_an_edge();
@@ -126,7 +128,7 @@ seccomp_data draw(Numbers& n) {
     d.args[3] = n.below(2) ? 0x11 : n.below(2) ? 0x8011 : 0;
   }
   if (d.nr == SYS_futex && n.below(2)) d.args[1] = n.below(3);
-  if (d.nr == SYS_arch_prctl && n.below(2)) d.args[0] = 0x1000 + n.below(4);
+  if (static_cast<std::uint64_t>(d.nr) == arch::process_stub::kBaseCall.number && n.below(2)) d.args[0] = 0x1000 + n.below(4);
   if (d.nr == SYS_clone && n.below(2)) d.args[0] = thread_flags() ^ (n.below(2) ? 0 : 1ull << n.below(64));
   if (d.nr == SYS_close_range && n.below(2)) d.args[2] = 0;
   if ((d.nr == SYS_recvmsg || d.nr == SYS_sendmsg) && n.below(2)) d.args[0] = n.below(8);

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "tests/vmm/files_guest.hpp"
+#include "vmm/linux/files_state.hpp"
 #include "vmm/linux/gup_test.hpp"
 
 namespace ramet::vmm {

@@ -258,7 +258,8 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
 void bad_return(Thread& thread) {
   const auto& trap = thread.abi().trap;
   if (!trap.bad_return_at_sp) return send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
-  const mm::Gva sp = thread.sp();
+  // From a frame that cannot be read, Linux has taken a stack pointer of 0 by then.
+  const mm::Gva sp = thread.sp() % 16 != 0 ? thread.sp() : 0;
   bool mapped = false;  // as Linux has it: there, or anywhere above
   thread.memory().visit_regions([&](const mm::Region& region) { mapped |= region.end > sp; });
   send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, sp, trap.bad_return, 0);

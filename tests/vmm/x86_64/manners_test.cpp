@@ -8,7 +8,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "tests/vmm/files_guest.hpp"
+#include "tests/vmm/x86_64/handled_guest.hpp"
 #include "vmm/run.hpp"
 
 extern char** environ;

@@ -10,8 +10,8 @@
 #include <functional>
 #include <utility>
 
-#include "tests/vmm/linux_guest.hpp"
 #include "tests/scarce.hpp"
+#include "tests/vmm/x86_64/handled_guest.hpp"
 #include "vmm/linux/files_state.hpp"
 
 namespace ramet::vmm {

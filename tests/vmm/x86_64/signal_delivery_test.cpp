@@ -1,13 +1,13 @@
 // Sending and delivering signals: frames, masks, queues, alternate stacks, restarts, fatal ends.
 #include <gtest/gtest.h>
 
-#include "tests/vmm/linux_guest.hpp"
+#include "tests/vmm/x86_64/handled_guest.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 TEST(Signals, AHandlerFindsItsArgumentsAndReturnsToWhatItInterrupted) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1);
   g.regs()[Rbx] = 0xb0b;
   const mm::Gva sp = g.regs()[Rsp], pc = g.regs()[Rip];
@@ -33,7 +33,7 @@ TEST(Signals, AHandlerFindsItsArgumentsAndReturnsToWhatItInterrupted) {
 }
 
 TEST(Signals, AHandlerMayChangeWhereAndWithWhatTheProgramGoesOn) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1);
   g.raise(SIGUSR1);
   auto frame = g.frame();
@@ -48,7 +48,7 @@ TEST(Signals, AHandlerMayChangeWhereAndWithWhatTheProgramGoesOn) {
 }
 
 TEST(Signals, ABlockedSignalWaitsUntilItIsUnblocked) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1);
   g.mask(SIG_BLOCK, bit_of(SIGUSR1));
   g.raise(SIGUSR1);
@@ -60,7 +60,7 @@ TEST(Signals, ABlockedSignalWaitsUntilItIsUnblocked) {
 }
 
 TEST(Signals, AStandardSignalIsPendingOnceAndRealTimeOnesEachInOrder) {
-  LinuxGuest g;
+  HandledGuest g;
   const int rt = 34;
   g.handle(SIGUSR1);
   g.handle(rt);
@@ -84,7 +84,7 @@ TEST(Signals, AStandardSignalIsPendingOnceAndRealTimeOnesEachInOrder) {
 }
 
 TEST(Signals, TheQueueOfRealTimeSignalsIsBounded) {
-  LinuxGuest g;
+  HandledGuest g;
   g.mask(SIG_BLOCK, ~0ull);
   siginfo_t info{};
   info.si_code = SI_QUEUE;
@@ -97,7 +97,7 @@ TEST(Signals, TheQueueOfRealTimeSignalsIsBounded) {
 }
 
 TEST(Signals, IgnoredSignalsVanish) {
-  LinuxGuest g;
+  HandledGuest g;
   g.raise(SIGCHLD);  // by default
   g.handle(SIGUSR1, 0, 0, 1);
   g.raise(SIGUSR1);
@@ -106,7 +106,7 @@ TEST(Signals, IgnoredSignalsVanish) {
 }
 
 TEST(Signals, PendingOnesVanishWhenTheirActionBecomesToIgnoreThem) {
-  LinuxGuest g;
+  HandledGuest g;
   g.mask(SIG_BLOCK, bit_of(SIGUSR1));
   g.raise(SIGUSR1);
   EXPECT_EQ(g.thread->signals.pending.set, bit_of(SIGUSR1));
@@ -115,7 +115,7 @@ TEST(Signals, PendingOnesVanishWhenTheirActionBecomesToIgnoreThem) {
 }
 
 TEST(Signals, TheMaskOfAnActionHoldsWhileItsHandlerRuns) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1, 0, bit_of(SIGUSR2));
   g.handle(SIGUSR2);
   g.raise(SIGUSR1);
@@ -129,7 +129,7 @@ TEST(Signals, TheMaskOfAnActionHoldsWhileItsHandlerRuns) {
 }
 
 TEST(Signals, NodeferLetsASignalInterruptItsOwnHandlerAndResethandIsForOnce) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1, SA_NODEFER | SA_RESETHAND);
   g.raise(SIGUSR1);
   EXPECT_TRUE(g.in_handler());
@@ -139,7 +139,7 @@ TEST(Signals, NodeferLetsASignalInterruptItsOwnHandlerAndResethandIsForOnce) {
 }
 
 TEST(Signals, TheAlternateStackIsUsedWhenAskedForAndKeptWhileOnIt) {
-  LinuxGuest g;
+  HandledGuest g;
   struct {
     std::uint64_t sp;
     int flags, pad;
@@ -164,7 +164,7 @@ TEST(Signals, TheAlternateStackIsUsedWhenAskedForAndKeptWhileOnIt) {
 }
 
 TEST(Signals, AFrameThatDoesNotFitEndsTheProgramWithSigsegv) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1);
   g.regs()[Rsp] = 0x1000;  // nothing is mapped there
   g.raise(SIGUSR1);
@@ -173,7 +173,7 @@ TEST(Signals, AFrameThatDoesNotFitEndsTheProgramWithSigsegv) {
 }
 
 TEST(Signals, AFrameThatDoesNotFitOnTheAlternateStackIsNotWrittenBelowIt) {
-  LinuxGuest g;
+  HandledGuest g;
   struct {
     std::uint64_t sp;
     int flags, pad;
@@ -188,7 +188,7 @@ TEST(Signals, AFrameThatDoesNotFitOnTheAlternateStackIsNotWrittenBelowIt) {
 }
 
 TEST(Signals, AnActionWithoutARestorerCannotBeRun) {
-  LinuxGuest g;
+  HandledGuest g;
   const std::array<std::uint64_t, 4> action{LinuxGuest::kHandler, SA_SIGINFO, 0, 0};
   ASSERT_TRUE(g.memory().write(g.buffer, std::as_bytes(std::span(action))));
   ASSERT_EQ(g.syscall(SYS_rt_sigaction, {SIGUSR1, g.buffer, 0, 8}), 0);
@@ -197,7 +197,7 @@ TEST(Signals, AnActionWithoutARestorerCannotBeRun) {
 }
 
 TEST(Signals, AFaultReachesItsHandlerWithAddressAndCause) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGSEGV);
   send_fault(*g.thread, SIGSEGV, SEGV_ACCERR, 0x1234, 14, 7);
   deliver_signals(*g.thread, kNoResult);
@@ -211,7 +211,7 @@ TEST(Signals, AFaultReachesItsHandlerWithAddressAndCause) {
 
 TEST(Signals, AFaultThatIsBlockedOrIgnoredIsFatal) {
   for (bool ignored : {false, true}) {
-    LinuxGuest g;
+    HandledGuest g;
     g.handle(SIGSEGV, 0, 0, ignored ? 1 : LinuxGuest::kHandler);
     if (!ignored) g.mask(SIG_BLOCK, bit_of(SIGSEGV));
     send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, 0x1234, 14, 4);
@@ -224,7 +224,7 @@ TEST(Signals, AFaultThatIsBlockedOrIgnoredIsFatal) {
 
 TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
   {
-    LinuxGuest g;
+    HandledGuest g;
     g.process->image()->stack_top = g.stack + LinuxGuest::kStack;
     g.process->image()->stack_limit = LinuxGuest::kStack;
     g.regs()[Rsp] = g.stack - 64;
@@ -232,7 +232,7 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
     deliver_signals(*g.thread, kNoResult);
     EXPECT_NE(g.ending().message.find("stack overflow: the stack reached its limit"), std::string::npos) << g.ending().message;
   }
-  LinuxGuest g;
+  HandledGuest g;
   g.regs()[Rip] = 0xdead;
   send_fault(*g.thread, SIGSEGV, SEGV_MAPERR, 0xdead, 14, 20);
   deliver_signals(*g.thread, kNoResult);
@@ -240,7 +240,7 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
 }
 
 TEST(Signals, ABadFrameAtReturnIsAFault) {
-  LinuxGuest g;
+  HandledGuest g;
   g.regs()[Rsp] = 0x2000;
   g.syscall(SYS_rt_sigreturn);
   EXPECT_EQ(g.ending().code, SIGSEGV);
@@ -256,7 +256,7 @@ class RestartTest : public ::testing::TestWithParam<Restart> {};
 TEST_P(RestartTest, FollowsLinux) {
   const Restart& p = GetParam();
   for (int how = 0; how < 3; ++how) {
-    LinuxGuest g;
+    HandledGuest g;
     if (how > 0) g.handle(SIGUSR1, how == 2 ? SA_RESTART : 0);
     UserRegs& r = g.regs();
     r[Rip] = LinuxGuest::kCode + kSyscallLength;
@@ -281,7 +281,7 @@ INSTANTIATE_TEST_SUITE_P(EachCode, RestartTest,
                                          Restart{kRestartNoHand, true, false, false}, Restart{kRestartBlock, true, false, false}));
 
 TEST(Signals, ATemporaryMaskHoldsUntilTheHandlerHasRun) {
-  LinuxGuest g;
+  HandledGuest g;
   g.handle(SIGUSR1);
   g.mask(SIG_BLOCK, bit_of(SIGUSR1) | bit_of(SIGUSR2));
   g.raise(SIGUSR1);
@@ -297,7 +297,7 @@ TEST(Signals, ATemporaryMaskHoldsUntilTheHandlerHasRun) {
 }
 
 TEST(Signals, WaitingForASignalTakesItAlthoughItIsBlocked) {
-  LinuxGuest g;
+  HandledGuest g;
   g.mask(SIG_BLOCK, bit_of(SIGUSR1));
   g.raise(SIGUSR1);
   const SignalSet set = bit_of(SIGUSR1);
@@ -310,7 +310,7 @@ TEST(Signals, WaitingForASignalTakesItAlthoughItIsBlocked) {
 }
 
 TEST(Signals, WrongArgumentsAreRefused) {
-  LinuxGuest g;
+  HandledGuest g;
   EXPECT_EQ(g.syscall(SYS_rt_sigaction, {0, 0, 0, 8}), -EINVAL);
   EXPECT_EQ(g.syscall(SYS_rt_sigaction, {65, 0, 0, 8}), -EINVAL);
   EXPECT_EQ(g.syscall(SYS_rt_sigaction, {SIGUSR1, 0, 0, 4}), -EINVAL);

@@ -4,7 +4,7 @@
 #include <sys/auxv.h>
 
 #include "arch/x86_64/fault_signal.hpp"
-#include "tests/vmm/linux_guest.hpp"
+#include "tests/vmm/x86_64/handled_guest.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/linux/clocks.hpp"
 #include "vmm/linux/vdso.hpp"
@@ -139,7 +139,7 @@ TEST(HostVdso, TheHostsTellsTheTime) {
 
 // --- leaving it ---
 
-struct Inside : LinuxGuest {
+struct Inside : HandledGuest {
   Inside() {
     machine.vdso = kHost;
     if (!map_vdso(*process->image(), kAt, {})) std::abort();
