@@ -9,6 +9,8 @@
 #include "tools/commands.hpp"
 #include "tools/json_file.hpp"
 #include "tools/soft_program.hpp"
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/host_processor.hpp"
 #include "vmm/probe.hpp"
 
 namespace ramet::tools {
@@ -26,7 +28,7 @@ vmm::Finding arm64_guests() {
 
 int doctor(const std::string& json) {
   auto findings = vmm::doctor();
-  findings.push_back(arm64_guests());
+  if (&arch::host_abi() != &arch::arm64::kGuestAbi) findings.push_back(arm64_guests());
   bool usable = true;
   nlohmann::ordered_json j = nlohmann::ordered_json::array();
   for (const auto& f : findings) {
