@@ -32,19 +32,6 @@ constexpr EntryUpdates entry_updates(std::uint64_t memory_model1) {
 // half for those from -2^47 on. `stub`: where the stub is mapped. `memory_model0`: the guest's ID_AA64MMFR0_EL1.
 std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0, EntryUpdates);
 
-// CTR_EL0 of the processor that this runs on. Where it says so, what is executable at one address is brought up to date by
-// maintaining the caches at any other: no instruction cache is indexed by virtual addresses, or shows memory to one VM alone.
-inline std::uint64_t cache_type() {
-  std::uint64_t type;
-  __asm__("mrs %0, ctr_el0" : "=r"(type));
-  return type;
-}
-constexpr bool caches_code_by_memory(std::uint64_t cache_type) {
-  constexpr std::uint64_t kPhysical = 3;  // L1Ip
-  const bool coherent = (cache_type >> 29 & 1) != 0;  // DIC
-  return coherent || (cache_type >> 14 & 3) == kPhysical;
-}
-
 inline constexpr std::uint64_t kStubPstate = 0x3c5;  // EL1 with its own stack pointer, all interrupts masked
 
 // The flags user code is resumed with: its own, at EL0, nothing masked.

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "arch/arm64/hwcap_names.hpp"
+#include "arch/exec_sync.hpp"
 #include "arch/host_processor.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/kvm/arm64/vcpu.hpp"
@@ -54,9 +55,7 @@ std::expected<std::uint64_t, Failure> read(const Fd& vcpu, arm64::SystemRegister
 }
 
 std::expected<CpuModel, Failure> ask(const Device& device) {
-  if (!arm64::caches_code_by_memory(arm64::cache_type()))
-    return failure("KVM does not serve here: this processor's instruction cache goes by virtual addresses (VIPT), and what is "
-                   "written at one address would not be executed at another; use a processor whose instruction cache is PIPT");
+  if (const char* const why = arch::exec_sync_problem()) return failure(why);
   const int bits = device.capability(KVM_CAP_ARM_VM_IPA_SIZE);
   if (bits < kLeastBits)
     return failure(fmt::format("KVM does not serve here: guests have addresses of {} bits, and {} are needed", bits, kLeastBits));
@@ -118,7 +117,16 @@ KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model)
 
 KvmMachine::~KvmMachine() = default;
 
+// Pages that are not there yet KVM synchronises itself, when the guest's first fetch brings them.
+void KvmMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
+  const auto bank = memory_->bank_of(first);
+  if (!bank) return;
+  const auto there = bank->there(first, {first, std::min(first + bytes, bank->end())});
+  if (there.start < there.end) arch::exec_sync(bank->at(there.start), there.end - there.start);
+}
+
 Status KvmMachine::attach(mm::AddressSpace& space) {
+  memory_ = &space.memory();
   if (auto ok = kernel_.install(space); !ok) return ok;
   return kernel_.map_hole();
 }

@@ -63,6 +63,7 @@ class KvmMachine final : public Machine {
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override;
+  void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace&) override;
@@ -84,6 +85,7 @@ class KvmMachine final : public Machine {
   Fd vm_;
   const CpuModel& model_;
   KernelHalf kernel_;
+  const mm::Memory* memory_ = nullptr;  // the address space's; written by attach()
   FlushState flush_;
   Slots slots_;
   VcpuPool<KvmVcpu> vcpus_;
