@@ -6,11 +6,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "arch/arm64/guest_abi.hpp"
+#include "arch/host_processor.hpp"
 #include "tools/commands.hpp"
 #include "tools/json_file.hpp"
 #include "tools/soft_program.hpp"
-#include "arch/arm64/guest_abi.hpp"
-#include "arch/host_processor.hpp"
 #include "vmm/probe.hpp"
 
 namespace ramet::tools {

@@ -43,14 +43,15 @@ Status try_guest(HostFacts& f, KvmMachine& machine) {
   config.eager_accessed_dirty = machine.features().dear_accessed_dirty;
   auto space = mm::AddressSpace::create(config, **memory, machine);
   if (!space) return failure(fmt::format("no address space for a guest to try with: {}", mm::describe(space.error())));
+  auto ok = machine.attach(**space);
+  if (!ok) return ok;
   const auto page = [&](mm::Gva at) {
     return (*space)->map({.address = at, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}).has_value();
   };
   if (!page(kCode) || !page(kData) || !(*space)->write(kCode, std::as_bytes(std::span(kLoadAndCall))) ||
       !(*space)->protect(kCode, mm::kPageSize, Prot::Read | Prot::Exec))
     return failure("no pages for a guest to try with");
-  auto ok = machine.attach(**space);
-  auto vcpu = ok ? machine.acquire_vcpu() : std::unexpected(ok.error());
+  auto vcpu = machine.acquire_vcpu();
   if (!vcpu) {
     ok = std::unexpected(vcpu.error());
   } else {
