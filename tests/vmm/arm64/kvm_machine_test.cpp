@@ -16,7 +16,7 @@
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
-namespace ramet::vmm::testing::arm64_kvm {
+namespace ramet::vmm::arm64_kvm {
 namespace {
 
 using namespace arch::arm64;
@@ -296,4 +296,4 @@ TEST_P(Arm64KvmFlush, ARunningVcpuStoresNothingAfterItsPageWasTakenAway) {
 }
 
 }  // namespace
-}  // namespace ramet::vmm::testing::arm64_kvm
+}  // namespace ramet::vmm::arm64_kvm
