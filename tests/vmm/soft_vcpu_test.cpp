@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "guest-mm/address_space.hpp"
@@ -154,6 +155,17 @@ constexpr int kSoftRounds = 50;
 #else
 constexpr int kSoftRounds = 100;
 #endif
+// Whether it becomes so: what goes wrong here may be that nobody goes on.
+template <class Condition>
+bool eventually(Condition&& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
 constexpr int kFewRounds = 20;  // of what waits for a turn on the processor each time
 
 TEST_F(SoftVcpus, UseNothingOfWhatAFlushHasTaken) {
@@ -162,8 +174,7 @@ TEST_F(SoftVcpus, UseNothingOfWhatAFlushHasTaken) {
     map(mm::Prot::Read | mm::Prot::Write);
     std::array<std::uint32_t*, kTouchedPages> words{};
     for (std::uint64_t i = 0; i < kTouchedPages; ++i) {
-      while (!words[i]) words[i] = word(i);
-      while (std::atomic_ref(*words[i]).load() == 0) std::this_thread::yield();
+      ASSERT_TRUE(eventually([&] { return (words[i] = word(i)) && std::atomic_ref(*words[i]).load() != 0; }));
     }
     ASSERT_TRUE(shell->memory().unmap(kTouched, kTouchedPages * mm::kPageSize));
     for (auto* w : words) std::atomic_ref(*w).store(0);
@@ -176,9 +187,8 @@ TEST_F(SoftVcpus, SeeWritingTakenAway) {
   start(Task::Write);
   map(mm::Prot::Read | mm::Prot::Write);
   for (int round = 0; round < kSoftRounds; ++round) {
-    while (!word(0)) std::this_thread::yield();
+    ASSERT_TRUE(eventually([&] { return word(0) && std::atomic_ref(*word(0)).load() != 0; }));
     auto* const w = word(0);
-    while (std::atomic_ref(*w).load() == 0) std::this_thread::yield();
     ASSERT_TRUE(shell->memory().protect(kTouched, mm::kPageSize, mm::Prot::Read));
     std::atomic_ref(*w).store(0);
     for (int look = 0; look < 50; ++look) ASSERT_EQ(std::atomic_ref(*w).load(), 0u) << "written in round " << round << ", while it was read-only";
@@ -190,13 +200,13 @@ TEST_F(SoftVcpus, SeeWritingTakenAway) {
 TEST_F(SoftVcpus, RunNothingThatWasMadeInvalid) {
   map(mm::Prot::Read | mm::Prot::Exec);
   start(Task::Execute);
-  while (!word(0)) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return word(0) != nullptr; }));
   auto* const code = word(0);
   for (std::uint32_t version = 1; version <= kFewRounds; ++version) {
     std::atomic_ref(*code).store(version);
     maintains = static_cast<int>(version % 2);
     // It is back in run() once it has translated anew.
-    while (seen[version % 2] != version) std::this_thread::yield();
+    ASSERT_TRUE(eventually([&] { return seen[version % 2] == version; })) << "version " << version << " is not run";
     // What the other ran before it came out may still stand there.
     seen[1 - version % 2] = 0;
     for (int look = 0; look < 50; ++look) {
@@ -213,7 +223,7 @@ TEST_F(SoftVcpus, ComeOutWhenTheyAreKicked) {
   for (int round = 0; round < kFewRounds; ++round) {
     const std::uint64_t before = kicks();
     vcpus[static_cast<std::size_t>(round % 2)]->kick();
-    while (kicks() == before) std::this_thread::yield();
+    ASSERT_TRUE(eventually([&] { return kicks() != before; }));
   }
 }
 
