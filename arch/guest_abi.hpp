@@ -96,6 +96,8 @@ struct GuestAbi {
   struct OpenFlags {
     std::uint32_t directory, nofollow, direct, large_file;
   } open;
+  // Bits of an address that say nothing of where it is, neither to the processor nor in system calls (Arm: top byte ignored).
+  std::uint64_t tag_bits;
   std::uint8_t clone_tls, clone_child_tid;  // which argument of clone(2)
 
   // What /proc/cpuinfo says of a processor, one of so many.

@@ -45,7 +45,8 @@ Result<std::unique_ptr<AddressSpace>> AddressSpace::create(const Config& config,
   return space;
 }
 
-bool AddressSpace::Impl::user_range(Gva address, std::uint64_t& length) const {
+bool AddressSpace::Impl::user_range(Gva& address, std::uint64_t& length) const {
+  address = untagged(address);
   if (!is_aligned(address, kPageSize) || length == 0 || length > config.end || address > config.end) return false;
   length = align_up(length, kPageSize);
   return length <= config.end - address;

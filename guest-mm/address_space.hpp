@@ -107,6 +107,7 @@ class AddressSpace {
     Gva start = 0x10000;                 // lowest address a program may map (vm.mmap_min_addr)
     Gva end = 0x7fff'ffff'f000;          // exclusive
     Gva mmap_top = 0x7fff'f000'0000;     // free ranges are searched downwards from here
+    Gva tag_bits = 0;                    // of addresses that the guest gives: not looked at
     bool blocks = true;                  // 2 MiB leaves
     bool giants = false;                 // 1 GiB leaves: the processor has them
     bool merge = true;                   // tables of like entries become leaves again (technique 5)

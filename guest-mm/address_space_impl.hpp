@@ -75,7 +75,8 @@ struct AddressSpace::Impl final : Merger {
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
 
   // Page-aligned, not empty, inside what a program may use. Rounds the length up.
-  bool user_range(Gva address, std::uint64_t& length) const;
+  bool user_range(Gva& address, std::uint64_t& length) const;
+  Gva untagged(Gva address) const { return address & ~config.tag_bits; }
   // Cuts leaves at both ends, so that what follows changes whole ones. Errors: NoMemory.
   Result<> split_ends_locked(Gva start, Gva end, FlushBatch&);
   // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).

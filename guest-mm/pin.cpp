@@ -120,6 +120,7 @@ PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) 
 
 Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term, std::size_t most) {
   Impl& m = *impl_;
+  address = m.untagged(address);
   if (length == 0 || address > m.config.end || length > m.config.end - address) return fail(Error::NotMapped);
   Pin pin(account());
   auto& ranges = pin.ranges_;

@@ -6,7 +6,7 @@ namespace ramet::mm {
 Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   Impl& m = *impl_;
   std::uint64_t old_length = request.old_length, new_length = request.new_length;
-  const Gva address = request.address;
+  Gva address = request.address, new_address = request.new_address;
   const bool moving = request.fixed || request.dont_unmap;
   if (!m.user_range(address, old_length) || new_length == 0) return fail(Error::Invalid);
   if (new_length > m.config.end) return fail(Error::NoMemory);
@@ -15,8 +15,8 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   if (request.dont_unmap && old_length != new_length) return fail(Error::Invalid);
   if (request.fixed) {
     std::uint64_t length = new_length;
-    if (!m.user_range(request.new_address, length) || request.new_address < m.config.start) return fail(Error::Invalid);
-    const bool apart = request.new_address + new_length <= address || address + old_length <= request.new_address;
+    if (!m.user_range(new_address, length) || new_address < m.config.start) return fail(Error::Invalid);
+    const bool apart = new_address + new_length <= address || address + old_length <= new_address;
     if (!apart) return fail(Error::Invalid);
   }
 
@@ -70,7 +70,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
 
   // Cuts at both ends of the old range, the moved region, and for DONTUNMAP the one that stays.
   if (!m.regions.room(address, old_end, 2)) return fail(Error::NoMemory);
-  Gva target = request.new_address;
+  Gva target = new_address;
   if (request.fixed) {
     if (!m.regions.free(target, target + new_length)) {
       if (auto gone = m.unmap_locked(target, target + new_length, batch); !gone) return finish(fail(gone.error()));

@@ -19,6 +19,7 @@ using State = PageTable::State;
 
 Result<FaultOutcome> AddressSpace::fault(Gva address, Access access) {
   Impl& m = *impl_;
+  address = m.untagged(address);
   if (m.config.speculative_faults) {
     if (const auto done = m.speculative_fault(align_down(address, kPageSize), access)) return m.count(*done);
   }

@@ -23,6 +23,7 @@ Result<PageTable::Leaf> AddressSpace::Impl::touch_locked(Gva address, Access acc
 
 Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, std::uint64_t length, Access access,
                                                                    FlushBatch& batch) {
+  address = untagged(address);
   length = std::min(length, kMaxPiece);
   const auto first = touch_locked(address, access, batch);
   if (!first) return fail(first.error());
@@ -110,6 +111,7 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
 
 // As a pin that reads: who waits at the word is to be found there after the page was written, by mprotect and a store.
 Result<HostWord> AddressSpace::word(Gva address, Access access) {
+  address = impl_->untagged(address);
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
   FlushBatch batch = impl_->locked();
   const auto leaf = impl_->pin_locked(align_down(address, kPageSize), access, batch);

@@ -67,6 +67,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.limit_bytes = memory_bytes;
   const arch::GuestAbi& abi = shell->machine_->abi();
   config.end = abi.user_end;
+  config.tag_bits = abi.tag_bits;
   config.mmap_top = abi.mmap_top;
   config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;

@@ -82,6 +82,7 @@ const GuestAbi kGuestAbi{
         },
     .epoll_event = {.bytes = 16, .data = 8},
     .open = {.directory = 0040000, .nofollow = 0100000, .direct = 0200000, .large_file = 0400000},
+    .tag_bits = 0xffull << 56,
     .clone_tls = 3,
     .clone_child_tid = 4,
     .cpuinfo = cpuinfo,

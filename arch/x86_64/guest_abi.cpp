@@ -92,6 +92,7 @@ const GuestAbi kGuestAbi{
         },
     .epoll_event = {.bytes = 12, .data = 4},
     .open = {.directory = 0200000, .nofollow = 0400000, .direct = 0040000, .large_file = 0100000},
+    .tag_bits = 0,
     .clone_tls = 4,
     .clone_child_tid = 3,
     .cpuinfo = cpuinfo,

@@ -74,6 +74,11 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
     case PR_GET_TIMERSLACK: return 50000;
     case PR_SET_THP_DISABLE: return 0;
     case PR_GET_THP_DISABLE: return 0;
+    // Tags in pointers are never looked at where the processor does not look at them, so there is nothing to switch on.
+    case PR_SET_TAGGED_ADDR_CTRL:
+      return thread.abi().tag_bits == 0 || a[1] > PR_TAGGED_ADDR_ENABLE || a[2] || a[3] || a[4] ? -EINVAL : 0;
+    case PR_GET_TAGGED_ADDR_CTRL:
+      return thread.abi().tag_bits == 0 || a[1] || a[2] || a[3] || a[4] ? -EINVAL : static_cast<std::int64_t>(PR_TAGGED_ADDR_ENABLE);
     case PR_SET_VMA: return -EINVAL;  // as kernels without CONFIG_ANON_VMA_NAME
     default: return identity_prctl(thread, a);
   }

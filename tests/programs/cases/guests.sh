@@ -106,6 +106,7 @@ test_soft_instructions() {
     [ "$carried_out" -gt 4000 ] && [ "$different" = 0 ] || { head -n 20 "$WORK/different"; fail "$1"; }
   done
 }
+test_soft_tags() { expect 0 "" "$RAMET" run "$G/tags"; }
 test_litmus() { same "$G/litmus" "$(scaled 16384 4096)"; }
 test_vdso() { same "$G/vdso"; }
 # The time is read without an exit.
