@@ -15,7 +15,7 @@
 #include <string>
 
 #include "bench/vms.hpp"
-#include "vmm/kvm/ioctl.hpp"
+#include "vmm/kvm/x86_64/ioctl.hpp"
 #include "vmm/run.hpp"
 
 namespace {

@@ -26,6 +26,16 @@ const Table& table() {
   return joined;
 }
 
+// Calls about memory from their first argument on. Other calls reach memory through the address space, which takes no notice
+// of tags.
+bool begins_with_range(Call call) {
+  switch (call) {
+    case Call::madvise: case Call::mincore: case Call::mlock: case Call::mlock2: case Call::mprotect: case Call::mremap:
+    case Call::msync: case Call::munlock: case Call::munmap: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
 
 void dispatch(Thread& thread) {
@@ -34,7 +44,9 @@ void dispatch(Thread& thread) {
   const Call call = thread.abi().call_of(number);
   const Handler handler = table()[static_cast<std::size_t>(call)];
   thread.process.count_call(call, handler != nullptr);
-  std::int64_t result = handler ? handler(thread, Args{thread.abi().arguments(regs)}) : -ENOSYS;
+  auto arguments = thread.abi().arguments(regs);
+  if (begins_with_range(call)) arguments[0] &= ~thread.abi().tag_bits;
+  std::int64_t result = handler ? handler(thread, Args{arguments}) : -ENOSYS;
   if (thread.exited) return;
   deliver_signals(thread, result);
 }
