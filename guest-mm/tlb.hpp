@@ -45,7 +45,7 @@ class Tlb {
 
   // Instruction fetches of every vCPU see what these frames hold by now. Called before an entry lets guest code execute
   // what others may have written there, with the lock of its table or before the table can be reached: like flush() it
-  // waits for no other thread's next step. Nothing where instruction fetches see all stores.
+  // waits for no other thread's next step. They are those of a bank, or the machine's own. Nothing where instruction fetches see all stores.
   virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
 
   // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then

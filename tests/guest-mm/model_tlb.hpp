@@ -193,7 +193,8 @@ class ModelTlb : public Tlb {
   void flush_relaxed(const FlushRequest&) override;
 
   void exec_sync(Gpa first, std::uint64_t bytes) override {
-    if (!ignore_exec_syncs) instructions_->drop(as_->memory().host(first), bytes);
+    const std::byte* const at = as_->memory().host(first);  // the machine's own pages are in no bank
+    if (at && !ignore_exec_syncs) instructions_->drop(at, bytes);
   }
 
   // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
