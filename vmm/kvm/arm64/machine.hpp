@@ -8,6 +8,7 @@
 #include "arch/arm64/host/cpu_state.hpp"
 #include "arch/arm64/vdso.hpp"
 #include "vmm/kvm/device.hpp"
+#include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/slots.hpp"
 #include "vmm/kvm/vcpu_pool.hpp"
@@ -35,18 +36,7 @@ struct CpuModel {
 //     `settled` is behind, and makes the TLBI on its way (flush.cpp);
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
 //   - who has none interrupts those that are in user code, and waits until they have left.
-struct FlushState {
-  // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
-  // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
-  std::atomic<std::uint64_t> generation{1};
-  // Generation up to which TLBIs are done. Release by the vCPU that did them, acquire by entering ones.
-  std::atomic<std::uint64_t> settled{1};
-  void settle(std::uint64_t up_to) {
-    std::uint64_t s = settled.load(std::memory_order_relaxed);
-    while (s < up_to && !settled.compare_exchange_weak(s, up_to, std::memory_order_release)) {
-    }
-  }
-};
+using FlushState = Generations;
 
 class KvmMachine final : public Machine {
  public:

@@ -17,8 +17,8 @@ namespace ramet::vmm::kvm {
 namespace x86 = arch::x86_64;
 namespace stub = arch::x86_64::stub;
 
-// Table pages that fit onto the stack in the vCPU's page, with room for the registers and the task segment.
 constexpr std::uint64_t kNever = ~0ull;  // no generation
+// Table pages that fit onto the stack in the vCPU's page, with room for the registers and the task segment.
 constexpr std::size_t kMaxTouches = 400;
 // Length of `pending` from which on it is worth looking for pages listed twice.
 constexpr std::size_t kManyPending = 4096;
@@ -185,10 +185,7 @@ void KvmVcpu::entered() {
   counters_.flushes.add();
   riding_.clear();
   // Only this vCPU, alone, can be behind: nobody else raised it meanwhile. Or settle() did it already.
-  auto& settled = machine_.flush_.settled;
-  std::uint64_t s = settled.load(std::memory_order_relaxed);
-  while (s < entry_generation_ && !settled.compare_exchange_weak(s, entry_generation_, std::memory_order_release)) {
-  }
+  machine_.flush_.settle(entry_generation_);
 }
 
 // The touches may not have happened: whoever enters next does them.
@@ -216,9 +213,7 @@ Status KvmVcpu::settle() {
     f.add(tables);
     return ok;
   }
-  std::uint64_t s = f.settled.load(std::memory_order_relaxed);
-  while (s < g && !f.settled.compare_exchange_weak(s, g, std::memory_order_release)) {
-  }
+  f.settle(g);
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "arch/x86_64/vdso.hpp"
 #include "vmm/kvm/x86_64/cpuid.hpp"
 #include "vmm/kvm/device.hpp"
+#include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/slots.hpp"
 #include "vmm/kvm/vcpu_pool.hpp"
@@ -27,12 +28,7 @@ class KvmVcpu;
 //   reload:  of CR3, by each vCPU for itself.
 // flush() advances `generation` and leaves the touches in `pending`; a vCPU that enters sees both and does
 // them first. Only vCPUs that are in user code at that moment have to be interrupted and waited for.
-struct FlushState {
-  // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
-  // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
-  std::atomic<std::uint64_t> generation{1};
-  // Generation up to which all touches are done. Release by the vCPU that did them, acquire by entering ones.
-  std::atomic<std::uint64_t> settled{1};
+struct FlushState : Generations {  // settled: all touches are done
   std::mutex lock;                // guards pending
   std::vector<mm::Gpa> pending;   // table pages to be touched; a page may be listed twice
   std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock
