@@ -1,0 +1,61 @@
+// Refuses programs that mean nothing, before anything compiles or runs them. This is no verifier: what a well-formed
+// program does to memory, and whether it ever ends, is the business of the sandbox that it runs in.
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "jit/program.hpp"
+
+namespace ramet::jit {
+
+// What a program may name besides its own parts, by number.
+struct Known {
+  std::vector<bool> helpers, variables;
+};
+
+struct Refusal {
+  std::uint32_t instruction = 0;
+  std::string reason;
+  std::string said() const { return "instruction " + std::to_string(instruction) + ": " + reason; }
+};
+
+// What is true of an instruction, found by check() and used by compilers.
+namespace mark {
+inline constexpr std::uint8_t kTarget = 1;         // something jumps here
+inline constexpr std::uint8_t kSecondSlot = 2;     // of a wide load
+inline constexpr std::uint8_t kFunction = 4;       // a function begins
+}  // namespace mark
+
+struct Function {
+  std::uint32_t first = 0, end = 0;   // instructions
+  std::uint16_t written = 0;          // registers, a bit each
+  std::uint16_t stack = 0;            // bytes below r10 that it may touch
+  bool calls = false;                 // a helper or a function
+  bool reads_packet = false;          // by legacy loads
+  bool by_address = false;            // helpers may call it
+};
+
+// A program that is well-formed. It refers to the Program, which must stay as it is.
+class Checked {
+ public:
+  const std::vector<Instruction>& instructions() const { return *instructions_; }
+  const std::uint8_t* marks() const { return marks_.get(); }                       // of each instruction
+  const std::vector<Function>& functions() const { return functions_; }           // by their first instructions
+  const Function& function_at(std::uint32_t first) const;
+
+ private:
+  friend class Checker;
+  const std::vector<Instruction>* instructions_ = nullptr;
+  std::unique_ptr<std::uint8_t[]> marks_;
+  std::vector<Function> functions_;
+};
+
+// Any instructions will do. Shifts by immediates of the operand's width and more are refused, as Linux does; dividing by an
+// immediate zero is not, it gives what RFC 9669 says (0, and for a modulo the dividend).
+[[nodiscard]] std::expected<Checked, Refusal> check(const Program& program, const Known& known);
+
+}  // namespace ramet::jit
