@@ -133,6 +133,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   virtual Status make_vcpu() = 0;
   // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
   virtual Status warm_up() = 0;
+  // Making one takes longer than many programs run: it is done ahead for a program that has run for a while.
+  virtual bool slow_to_make() const { return false; }
 
   // What the program is called: a hint, before the first vCPU of one, for a machine that keeps code it has translated.
   virtual void will_run(std::string_view program) { (void)program; }

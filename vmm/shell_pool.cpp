@@ -19,7 +19,7 @@ ShellPool::~ShellPool() {
   if (thread_.joinable()) thread_.join();
 }
 
-void ShellPool::start() {
+void ShellPool::start(std::chrono::milliseconds after) {
   std::call_once(started_, [this] {
     SignalsBlocked blocked;
     try {
@@ -31,6 +31,8 @@ void ShellPool::start() {
   {
     std::lock_guard guard(lock_);
     wanted_ = true;
+    if (after.count() == 0) asked_ = true;
+    else quiet_until_ = std::chrono::steady_clock::now() + after;
   }
   changed_.notify_one();
 }
@@ -43,7 +45,7 @@ std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
       shell = std::move(warm_.back());
       warm_.pop_back();
     }
-    last_take_ = std::chrono::steady_clock::now();
+    quiet_until_ = std::chrono::steady_clock::now() + kQuiet;
   }
   start();
   if (shell) return shell;
@@ -72,8 +74,8 @@ void ShellPool::work() {
   std::unique_lock guard(lock_);
   for (;;) {
     changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
-    if (!urgent_locked() && std::chrono::steady_clock::now() < last_take_ + kQuiet) {
-      changed_.wait_until(guard, last_take_ + kQuiet);
+    if (!urgent_locked() && std::chrono::steady_clock::now() < quiet_until_) {
+      changed_.wait_until(guard, quiet_until_);
     } else if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
       std::unique_ptr<Shell> made;

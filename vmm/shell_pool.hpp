@@ -26,8 +26,8 @@ class ShellPool {
 
   static constexpr std::size_t kWarm = 2;     // as many as a fork and the child's execve take
 
-  // Makes warm ones from now on.
-  void start();
+  // Makes warm ones from now on, or once so much time has passed and none was asked for.
+  void start(std::chrono::milliseconds after = {});
   // A warm one, or else a new one. Errors: as `make`.
   std::expected<std::unique_ptr<Shell>, Failure> take();
   // Nobody uses it any more.
@@ -42,15 +42,16 @@ class ShellPool {
   // lock of this process's address space in its way: so long the pool waits, unless it has run out.
   static constexpr std::chrono::milliseconds kQuiet{2};
   void work();
-  bool urgent_locked() const { return stop_ || (wanted_ && warm_.empty()) || old_.size() >= kMostOld; }
+  bool urgent_locked() const { return stop_ || (asked_ && wanted_ && warm_.empty()) || old_.size() >= kMostOld; }
 
   const MakeShell make_;
   const std::size_t most_warm_;
   mutable std::mutex lock_;                         // guards what follows but thread_; a leaf
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Shell>> warm_, old_;  // as large as they get from the beginning
-  std::chrono::steady_clock::time_point last_take_{};
-  bool wanted_ = false, stop_ = false;        // wanted_: one was taken since it last failed to make one
+  std::chrono::steady_clock::time_point quiet_until_{};  // for what is not urgent
+  bool asked_ = false;                        // somebody took one
+  bool wanted_ = false, stop_ = false;        // wanted_: to be made, unless it failed since one was last taken
   std::once_flag started_;
   std::thread thread_;
 };

@@ -36,6 +36,7 @@ class SoftMachine final : public Machine {
   }
   Status make_vcpu() override { return engines_->prepare(); }
   Status warm_up() override { return engines_->prepare(); }
+  bool slow_to_make() const override { return true; }
   void will_run(std::string_view program) override;
   std::expected<Vcpu*, Failure> acquire_vcpu() override;
   void release_vcpu(Vcpu*) override;

@@ -5,6 +5,7 @@
 #include <dynarmic/interface/exclusive_monitor.h>
 
 #include <array>
+#include <bit>
 #include <optional>
 #include <vector>
 
@@ -30,10 +31,10 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   std::optional<Stop> stop;             // why the run is to end; the first counts
 
   // --- memory ---
-  std::uint8_t MemoryRead8(std::uint64_t at) override { return static_cast<std::uint8_t>(read(at, 0)); }
-  std::uint16_t MemoryRead16(std::uint64_t at) override { return static_cast<std::uint16_t>(read(at, 1)); }
-  std::uint32_t MemoryRead32(std::uint64_t at) override { return static_cast<std::uint32_t>(read(at, 2)); }
-  std::uint64_t MemoryRead64(std::uint64_t at) override { return read(at, 3); }
+  std::uint8_t MemoryRead8(std::uint64_t at) override { return read<std::uint8_t>(at); }
+  std::uint16_t MemoryRead16(std::uint64_t at) override { return read<std::uint16_t>(at); }
+  std::uint32_t MemoryRead32(std::uint64_t at) override { return read<std::uint32_t>(at); }
+  std::uint64_t MemoryRead64(std::uint64_t at) override { return read<std::uint64_t>(at); }
   Vector MemoryRead128(std::uint64_t at) override;
   void MemoryWrite8(std::uint64_t at, std::uint8_t value) override { write(at, 0, value); }
   void MemoryWrite16(std::uint64_t at, std::uint16_t value) override { write(at, 1, value); }
@@ -67,6 +68,13 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   void end(const Stop&, Dynarmic::HaltReason = Dynarmic::HaltReason::UserDefined1);
 
  private:
+  // After a fork every page is read by this way: it is short, so that a processor has several of them under way at a time.
+  // Relaxed: what order guest code wants the translated code around it sees to.
+  template <class T>
+  T read(std::uint64_t at) {
+    if (const std::byte* const host = pages.find_lasting(at, sizeof(T))) return __atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED);
+    return static_cast<T>(read(at, std::bit_width(sizeof(T)) - 1));
+  }
   // Host memory at an address, to the end of its page; without one, the run ends with a fault.
   PageMap::Place find(std::uint64_t at, Memory::Access access) {
     if (at < kAddressEnd)

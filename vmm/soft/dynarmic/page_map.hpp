@@ -59,6 +59,13 @@ class PageMap {
     if (!(word & (write ? kWrite : kRead))) return {};
     return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % mm::kPageSize, (word & kLasting) != 0};
   }
+  // Of memory that is there as long as the guest: where so many bytes of one page can be read. Null: find() tells. Any address.
+  const std::byte* find_lasting(std::uint64_t address, std::uint64_t bytes) const {
+    if (address >= kAddressEnd || address % mm::kPageSize + bytes > mm::kPageSize) return nullptr;
+    const std::uintptr_t word = others_.get(address);
+    if ((word & (kRead | kLasting)) != (kRead | kLasting)) return nullptr;
+    return reinterpret_cast<const std::byte*>(word & ~kFlags) + address % mm::kPageSize;
+  }
   void keep(const Memory::Run&);
   void forget(std::uint64_t start, std::uint64_t end);
   void forget_everything();
