@@ -117,6 +117,13 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   return prepared;
 }
 
+void set_program(Prepared& prepared, const std::vector<std::string>& command) {
+  prepared.run.program = command[0];
+  prepared.run.arguments.assign(command.begin() + 1, command.end());
+  // On that kind of machine, if one was named: what it does not run it says itself.
+  if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto) prepared.machine.abi = vmm::find_program_abi(prepared.run.shares, command[0]);
+}
+
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared& prepared) {
   use_soft_program(prepared.machine);
   auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques, prepared.machine);
@@ -132,11 +139,8 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings
                                                      vmm::Observer observer) {
   auto prepared = prepare(settings);
   if (!prepared) return std::unexpected(prepared.error());
-  prepared->run.program = command[0];
-  prepared->run.arguments.assign(command.begin() + 1, command.end());
+  set_program(*prepared, command);
   prepared->run.observer = std::move(observer);
-  // On that kind of machine, if one was named: what it does not run it says itself.
-  if (prepared->machine.kind == vmm::MachineChoice::Kind::Auto) prepared->machine.abi = vmm::find_program_abi(prepared->run.shares, command[0]);
   auto shell = make_shell(*prepared);
   if (!shell) return std::unexpected(shell.error());
   return run_in(std::move(*shell), prepared->run, settings.stat, command);

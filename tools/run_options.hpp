@@ -34,6 +34,9 @@ struct Prepared {
 // Errors: settings that cannot be.
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings&);
 
+// What it is to run: PROGRAM and its arguments, on a machine for the program's instruction set unless one was named.
+void set_program(Prepared&, const std::vector<std::string>& command);
+
 // A shell for it. Says on standard error if there is a /dev/kvm that cannot be used and another machine was taken.
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared&);
 

@@ -69,8 +69,7 @@ int save(SaveSettings& settings, const CLI::App& sub) {
     prepared->run.saving = std::make_shared<Saving>(options);
     prepared->run.saving->continues(*file, restored.banks);
   } else {
-    prepared->run.program = command->front();
-    prepared->run.arguments.assign(command->begin() + 1, command->end());
+    set_program(*prepared, *command);
     prepared->run.saving = std::make_shared<Saving>(options);
     auto created = make_shell(*prepared);
     if (!created) return refuse(created.error());

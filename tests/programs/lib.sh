@@ -2,10 +2,13 @@
 #   RAMET   the ramet program           GUESTS  the folder of guest programs
 #   SCALE   full or small               WORK    a folder of this case's own, removed at its end
 #   TWINS   where this host's machine cannot run GUESTS: the folder of the same programs, compiled for it
+#   PACKAGES  where this host's own programs are not for the guest: a tree like / with Debian's for it
 # DATA is the folder that guest and native program share: made anew by SETUP before each of them.
 DATA=$WORK/data
 SETUP=:
 ENVIRONMENT=
+SYSTEM="--root ${PACKAGES:-/}"             # options for Debian's programs, with all they need,
+ALONE=${PACKAGES:+--root $PACKAGES}        # and for those that need nothing else
 LIMIT=${LIMIT:-240s}
 
 # counted NAME: that counter, out of what --stat said, which is the input.

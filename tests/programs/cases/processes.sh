@@ -60,7 +60,7 @@ test_processes_hostile() {
 # Static busybox, which runs its own commands: nothing but the program is shared.
 test_shell() {
   need "$BUSYBOX"
-  same "$BUSYBOX" sh -c '
+  same -o "$ALONE" "$BUSYBOX" sh -c '
     for i in 1 2 3; do echo $i | cat | sed s/^/x/; done
     seq 1 2000 | grep 7 | sort -rn | head -n 5 | tr "\n" " "; echo
     (echo subshell; exit 3); echo status $?
@@ -83,7 +83,7 @@ END
 
 test_shell_jobs() {
   need "$BUSYBOX"
-  same -s 11 "$BUSYBOX" sh -c '
+  same -s 11 -o "$ALONE" "$BUSYBOX" sh -c '
     sleep 0.1 & wait $!; echo slept $?
     (exit 7) & wait $!; echo background $?
     for i in 1 2 3 4 5 6 7 8; do (echo job $i >"$1/$i") & done; wait
@@ -101,8 +101,8 @@ test_shell_jobs() {
 test_shell_dynamic() {
   need /bin/dash /bin/ls
   ENVIRONMENT="PATH=/usr/bin:/bin"
-  same -o "--root /" /bin/dash -c '
-    ls / | sort | head -n 3
+  same -o "$SYSTEM" /bin/dash -c '
+    ls -d /usr /usr/bin /nowhere 2>/dev/null | sort
     find /usr/lib -maxdepth 1 -name "lib*" | wc -l | grep -c .
     printf "%s\n" c a b | sort | xargs echo
     expr 6 \* 7; env -i A=b env'
@@ -110,9 +110,16 @@ test_shell_dynamic() {
 
 test_python_servers() {
   need $PYTHON
-  SETUP="cp $here_guests/servers.py ." same -o "--root /" $PYTHON "$DATA/servers.py"
+  SETUP="cp $here_guests/servers.py ." same -o "$SYSTEM" $PYTHON "$DATA/servers.py"
+}
+test_soft_python_children() {
+  [ -n "${PACKAGES:-}" ] || skip "no packages for arm64 were fetched"
+  same -o "$SYSTEM" $PYTHON -S -c 'import subprocess, threading
+print(subprocess.run(["/bin/echo", "hello"], capture_output=True, text=True).stdout)
+with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat: print(len(cat.communicate(b"x" * 300000)[0]))
+print(subprocess.call(["/bin/dash", "-c", "kill -TERM $$"]), subprocess.call(["/bin/false"]))'
 }
 test_python_children() {
   need $PYTHON
-  SETUP="cp $here_guests/children.py ." same -o "--root /" $PYTHON "$DATA/children.py"
+  SETUP="cp $here_guests/children.py ." same -o "$SYSTEM" $PYTHON "$DATA/children.py"
 }

@@ -1,7 +1,6 @@
 # Programs that are saved to a file and continued from it.
 G=$GUESTS
-BUSYBOX=/usr/bin/busybox
-[ -x $BUSYBOX ] || BUSYBOX=/bin/busybox
+BUSYBOX=/bin/busybox
 PYTHON=/usr/bin/python3
 SNAP=$WORK/program.snap
 INPUT='one
@@ -51,6 +50,11 @@ test_snapshot_everything() {
   resumes -s 5 "$G/resume" "$DATA"
   resumes -s 5 -c "$G/resume" "$DATA"
 }
+# The machine is chosen by the program, where none is named.
+test_soft_snapshot_chosen() {
+  expect 0 '' "$PROGRAM" snapshot save --timeout "$LIMIT" --when exit-hook -o "$WORK/file" "$G/resume" hook
+  expect 0 '' "$PROGRAM" snapshot run --timeout "$LIMIT" "$WORK/file"
+}
 test_snapshot_threads() {
   for round in 1 2 3; do resumes "$G/resume_threads"; done
 }
@@ -82,11 +86,11 @@ test_snapshot_shell() {
   INPUT='for i in 1 2 3; do echo $i | sort; done
 exit 7
 '
-  resumes -s 7 "$BUSYBOX" sh
+  resumes -s 7 -o "$ALONE" "$BUSYBOX" sh
 }
 test_snapshot_python() {
   need "$PYTHON"
-  resumes -o "--root /" "$PYTHON" -c 'import json, re, sys
+  resumes -o "$SYSTEM" "$PYTHON" -c 'import json, re, sys
 table = {i: str(i) for i in range(50000)}
 print("before")
 for line in sys.stdin: print(json.dumps([line.strip(), len(table), re.sub("o", "0", line)]))'
@@ -249,7 +253,7 @@ test_snapshot_lazily() {
 test_snapshot_within_reach() {
   need_kvm
   fresh
-  "$RAMET" snapshot save --dir "$DATA" --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
+  "$RAMET" snapshot save --dir "$DATA" $ALONE --when first-read -o "$DATA/self" "$BUSYBOX" sh </dev/null || fail "save"
   printf ': >%s\necho still here\n' "$DATA/self" >"$WORK/in"
   "$RAMET" snapshot run --dir "$DATA" "$DATA/self" <"$WORK/in" >"$WORK/out" 2>"$WORK/err" || fail "run: $(cat "$WORK/err")"
   says 'still here'
@@ -330,8 +334,9 @@ test_snapshot_generation() {
   [ "$(grep -cx 'generation 2' "$WORK/out")" = 8 ] || { show "$WORK/out"; fail "not generation 2"; }
 }
 test_snapshot_copies_differ_in_python() {
-  need /usr/bin/python3
-  cat >"$WORK/used.py" <<'EOF'
+  need $PYTHON
+  fresh
+  cat >"$DATA/used.py" <<'EOF'
 import os, random, secrets, signal, uuid
 signal.signal(signal.SIGUSR1, lambda *_: random.seed())
 import ctypes
@@ -345,9 +350,9 @@ uuid.uuid4(), secrets.token_hex(8), random_bytes(8), os.urandom(8)
 input()
 print(os.getpid(), uuid.uuid4(), secrets.token_hex(8), random_bytes(8).hex(), os.urandom(8).hex(), random.random())
 EOF
-  "$RAMET" snapshot save --timeout "$LIMIT" --root / --when first-read -o "$WORK/used" /usr/bin/python3 "$WORK/used.py" </dev/null 2>"$WORK/err" ||
+  "$RAMET" snapshot save --timeout "$LIMIT" $SYSTEM --dir "$DATA" --when first-read -o "$WORK/used" $PYTHON "$DATA/used.py" </dev/null 2>"$WORK/err" ||
     { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
-  echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+  echo | "$RAMET" snapshot run --timeout "$LIMIT" $SYSTEM --dir "$DATA" --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
   different 6
 }
 # Both have event loops, and threads that wait in them. node's own cache of ids is in all copies, see the README.
@@ -359,9 +364,9 @@ const made = () => crypto.randomUUID({disableEntropyCache: true}) + ' ' + crypto
 made();
 process.stdin.once('data', () => { console.log(made()); process.stdin.destroy(); });
 EOF
-  echo | "$RAMET" snapshot save --timeout "$LIMIT" --root / --when first-read -o "$WORK/used" /usr/bin/node "$WORK/used.js" 2>"$WORK/err" ||
+  echo | "$RAMET" snapshot save --timeout "$LIMIT" $SYSTEM --when first-read -o "$WORK/used" /usr/bin/node "$WORK/used.js" 2>"$WORK/err" ||
     { refused $? "$WORK/err"; show "$WORK/err"; fail "save"; }
-  echo | "$RAMET" snapshot run --timeout "$LIMIT" --root / --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
+  echo | "$RAMET" snapshot run --timeout "$LIMIT" $SYSTEM --copies 8 --jobs 2 "$WORK/used" >"$WORK/out" 2>"$WORK/err" || { show "$WORK/err"; fail "run"; }
   different 2
 }
 test_snapshot_copies_differ_in_go() {
