@@ -11,16 +11,14 @@ namespace {
 std::string why_not_opened(const std::string& path, int error) {
   switch (error) {
     case ENOENT:
-      return fmt::format("{} does not exist: load the kvm module (modprobe kvm_intel or kvm_amd), or run on a host "
-                         "with hardware virtualization enabled", path);
+      return fmt::format("{} does not exist: {}", path, kHowToHaveKvm);
     case EACCES:
     case EPERM:
       return fmt::format("no permission to open {}: add yourself to the group kvm (usermod -aG kvm $USER) and log "
                          "in again", path);
     case ENODEV:
     case ENXIO:
-      return fmt::format("{} exists but no driver answers: load the kvm module for this processor (modprobe "
-                         "kvm_intel or kvm_amd) and enable virtualization in the firmware", path);
+      return fmt::format("{} exists but no driver answers: {}", path, kHowToHaveKvm);
     default:
       return fmt::format("cannot open {}: {}", path, std::strerror(error));
   }

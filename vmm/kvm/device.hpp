@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <expected>
 #include <string>
+#include <string_view>
 
 #include "vmm/error.hpp"
 #include "vmm/kvm/ioctl.hpp"
@@ -19,6 +20,9 @@ struct Device {
   // Value of a capability, 0 if unknown.
   int capability(int which) const;
 };
+
+// What to do on a host of this kind that has no KVM; in its probe.cpp.
+extern const std::string_view kHowToHaveKvm;
 
 // What open() says about the answer to KVM_GET_API_VERSION.
 Status check_api_version(const std::string& path, int version_or_error);

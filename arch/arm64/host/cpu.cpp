@@ -1,6 +1,8 @@
 // The processor that this program itself runs on, as programs see it.
 #include <sys/auxv.h>
 
+#include <cstdio>
+
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/arm64/hwcap_names.hpp"
 #include "arch/arm64/user_state.hpp"
@@ -20,6 +22,16 @@ std::uint64_t without_own_state(std::uint64_t bits, const std::array<std::string
   return N < 64 ? bits & ((1ull << N) - 1) : bits;
 }
 
+// As Linux tells it of the processor that this thread is on: it carries out the read for user code, if it says so.
+std::string model() {
+  if ((::getauxval(AT_HWCAP) & arm64::hwcap("cpuid")) == 0) return "unknown";
+  std::uint64_t midr;
+  asm("mrs %0, midr_el1" : "=r"(midr));
+  std::array<char, 48> text;
+  std::snprintf(text.data(), text.size(), "arm64, implementer %#x, part %#x", unsigned(midr >> 24 & 0xff), unsigned(midr >> 4 & 0xfff));
+  return text.data();
+}
+
 }  // namespace
 
 const GuestAbi& host_abi() { return arm64::kGuestAbi; }
@@ -30,7 +42,7 @@ HostProcessor host_processor() {
   p.fp = arm64::kFpFormat;
   p.hwcap = without_own_state(::getauxval(AT_HWCAP), arm64::kHwcapNames);
   p.hwcap2 = without_own_state(::getauxval(AT_HWCAP2), arm64::kHwcap2Names);
-  p.model = "unknown";
+  p.model = model();
   p.features = arm64::feature_names(p.hwcap, p.hwcap2);
   return p;
 }

@@ -9,9 +9,13 @@
 #include "arch/x86_64/host/cpu.hpp"
 #include "arch/x86_64/user_state.hpp"
 #include "vmm/kvm/device.hpp"
-#include "vmm/kvm/x86_64/micro_guest.hpp"
+#include "vmm/kvm/micro_guest.hpp"
 
 namespace ramet::vmm::kvm {
+
+const std::string_view kHowToHaveKvm =
+    "load the kvm module for this processor (modprobe kvm_intel or kvm_amd), or run on a host with hardware virtualization enabled in its firmware";
+
 namespace {
 
 // Off an address that takes no branch: mov (%rdi),%rax; syscall
@@ -34,14 +38,14 @@ Exit load(Vcpu& vcpu) {
 Status try_guest(HostFacts& f, MicroGuest& guest) {
   auto vcpu = guest.vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
-  guest.load(kLoadAndCall);
+  guest.load(std::as_bytes(std::span(kLoadAndCall)));
   if (auto table = guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw); !table) return std::unexpected(table.error());
   Exit first = load(**vcpu);
   if (first.kind != Exit::Kind::Syscall)
     return failure(first.kind == Exit::Kind::Broken ? first.detail : "a guest of two instructions does not run");
   f.syscall_enters_ring0 = !first.by_fault;
   // The entry goes away behind KVM's back. A host that shadows the tables goes on using it.
-  auto table = guest.map(MicroGuest::kData, 0, 0);
+  auto table = guest.map(MicroGuest::kData, 0, MicroGuest::kAbsent);
   if (!table) return std::unexpected(table.error());
   f.sees_host_writes = load(**vcpu).kind == Exit::Kind::PageFault;
   guest.flush(MicroGuest::kData, *table);
@@ -55,7 +59,7 @@ HostFacts::Clock clock_of(MicroGuest& guest) {
   const mm::Gva clock_gettime = guest.machine->host_vdso().clock_gettime;
   auto vcpu = guest.vcpu();
   if (!clock_gettime || !vcpu || !guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw)) return HostFacts::Clock::Call;
-  guest.load(kCallRaxAndCall);
+  guest.load(std::as_bytes(std::span(kCallRaxAndCall)));
   auto& regs = (*vcpu)->regs();
   regs[Rip] = MicroGuest::kCode, regs[Rsp] = MicroGuest::kStack;
   regs[Rax] = clock_gettime, regs[Rdi] = CLOCK_MONOTONIC, regs[Rsi] = MicroGuest::kData;

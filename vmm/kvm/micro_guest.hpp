@@ -5,21 +5,31 @@
 
 #include <expected>
 #include <memory>
+#include <optional>
 #include <span>
 
+#include "arch/entry.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/bank.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm::kvm {
 
+// What an entry of a page of memory allows; none: no entry.
+using PageEntry = std::optional<arch::Attributes>;
+
+// Writes the entry of va behind the address space's back, and flushes nothing. `afresh`: by tables of its own, which keep
+// what else those on the way there hold. Returns the table page that holds it. Errors: no frames left.
+std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace&, mm::Format, mm::Gva va, mm::Gpa gpa, const PageEntry&, bool afresh = false);
+
+// How a machine wants its guest's address space.
+mm::AddressSpace::Config space_for(const Machine&);
+
 class MicroGuest {
  public:
-  // Entry bits as callers need them. Accessed and dirty beforehand.
-  static constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kNoExecute = 1ull << 63;
-  static constexpr std::uint64_t kUserRw = kPresent | kWritable | kUser | 0x60 | kNoExecute;
-  static constexpr std::uint64_t kUserRo = kPresent | kUser | 0x20 | kNoExecute;
-  static constexpr std::uint64_t kUserRx = kPresent | kUser | 0x20;
+  // Accessed and dirty beforehand.
+  static constexpr arch::Attributes kUserRw{.write = true, .dirty = true}, kUserRo{}, kUserRx{.execute = true};
+  static constexpr std::nullopt_t kAbsent = std::nullopt;
   // One page of code, one page of stack below kStack; kData is for the caller to map.
   static constexpr mm::Gva kCode = 0x400000, kData = 0x600000, kStack = 0x800000;
 
@@ -29,12 +39,13 @@ class MicroGuest {
   // Data frame n < 1024: the address space does not know of them.
   mm::Gpa frame(unsigned n) const { return memory->data().base() + (4ull << 20) + n * mm::kPageSize; }
   std::uint64_t* words(mm::Gpa gpa) const { return reinterpret_cast<std::uint64_t*>(memory->host(gpa)); }
-  // Writes the entry of va, 0 for none, and flushes nothing. Returns the table page that holds it.
-  std::expected<mm::Gpa, Failure> map(mm::Gva va, mm::Gpa gpa, std::uint64_t bits);
+  std::expected<mm::Gpa, Failure> map(mm::Gva va, mm::Gpa gpa, const PageEntry& entry) {
+    return write_entry(*space, machine->needs().format, va, gpa, entry);
+  }
   // The strict flush that a change of a live entry needs.
   void flush(mm::Gva va, mm::Gpa table);
   // Copies code into the page at kCode.
-  mm::Gva load(std::span<const std::uint8_t> code, std::uint64_t offset = 0);
+  mm::Gva load(std::span<const std::byte> code, std::uint64_t offset = 0);
   // A vCPU that starts at kCode.
   std::expected<Vcpu*, Failure> vcpu();
 
