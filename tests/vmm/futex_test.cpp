@@ -10,7 +10,7 @@
 namespace ramet::vmm {
 namespace {
 
-struct FutexTest : testing::Test {
+struct FutexTest : ::testing::Test {
   std::int64_t futex(mm::Gva at, int op, std::uint64_t value, std::uint64_t timeout = 0, mm::Gva second = 0, std::uint64_t value3 = 0) {
     return g.syscall(SYS_futex, {at, as_word(op), value, timeout, second, value3});
   }

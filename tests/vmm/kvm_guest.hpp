@@ -4,18 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <initializer_list>
+#include <map>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
 
-#include "arch/x86_64/user_state.hpp"
+#include "kvm_programs.hpp"  // those of this host
 #include "tests/vmm/need_kvm.hpp"
-#include "vmm/kvm/x86_64/micro_guest.hpp"
+#include "vmm/kvm/micro_guest.hpp"
 
 namespace ramet::vmm::testing {
 
-using enum arch::x86_64::Register;
-using enum arch::x86_64::Base;
 using Kind = Exit::Kind;
 
 // Runs on through kicks.
@@ -53,8 +53,11 @@ class KvmTest : public ::testing::Test {
     guest = std::move(*made);
   }
 
-  mm::Gva code(std::initializer_list<std::uint8_t> bytes, std::uint64_t offset = 0) {
-    return guest->load({bytes.begin(), bytes.size()}, offset);
+  mm::Gva code(std::span<const programs::Instruction> program, std::uint64_t offset = 0) {
+    return guest->load(std::as_bytes(program), offset);
+  }
+  mm::Gva code(std::initializer_list<programs::Instruction> program, std::uint64_t offset = 0) {
+    return code(std::span(program.begin(), program.size()), offset);
   }
   Vcpu& vcpu() {
     auto v = guest->vcpu();
@@ -65,16 +68,26 @@ class KvmTest : public ::testing::Test {
     return **v;
   }
   // Writes an entry without a flush; the table page it is in.
-  mm::Gpa write_entry(mm::Gva va, unsigned frame, std::uint64_t bits) {
-    auto table = guest->map(va, guest->frame(frame), bits);
+  mm::Gpa write_entry(mm::Gva va, unsigned frame, const kvm::PageEntry& entry) {
+    auto table = guest->map(va, guest->frame(frame), entry);
     EXPECT_TRUE(table) << table.error().message;
+    if (entry) frames_[va] = frame;
+    else frames_.erase(va);
     return *table;
   }
-  // With the strict flush.
-  void change_entry(mm::Gva va, unsigned frame, std::uint64_t bits) { guest->flush(va, write_entry(va, frame, bits)); }
+  // With the strict flush; to another frame, where the processor wants it so, by way of none.
+  void change_entry(mm::Gva va, unsigned frame, const kvm::PageEntry& entry) {
+    const auto old = frames_.find(va);
+    if (programs::Entries::kBreakBeforeMake && entry && old != frames_.end() && old->second != frame)
+      guest->flush(va, write_entry(va, frame, G::kAbsent));
+    guest->flush(va, write_entry(va, frame, entry));
+  }
   std::uint64_t* words(unsigned frame) { return guest->words(guest->frame(frame)); }
 
   std::unique_ptr<G> guest;
+
+ private:
+  std::map<mm::Gva, unsigned> frames_;  // of entries that are there
 };
 
 }  // namespace ramet::vmm::testing

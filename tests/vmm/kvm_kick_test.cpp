@@ -6,11 +6,12 @@
 #include <random>
 #include <thread>
 
-#include "arch/x86_64/host/cpu.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 
 namespace ramet::vmm::testing {
 namespace {
+
+using namespace programs;
 
 class KvmKickTest : public KvmTest {
  protected:
@@ -41,7 +42,7 @@ class KvmKickTest : public KvmTest {
 };
 
 TEST_F(KvmKickTest, AKickEndsAnEndlessLoop) {
-  code({0x48, 0xff, 0xc3, 0xeb, 0xfb});  // 1: inc %rbx; jmp 1b
+  code(kCountForEver);
   Vcpu& v = vcpu();
   std::atomic<bool> started{false};
   std::thread kicker([&] {
@@ -52,25 +53,25 @@ TEST_F(KvmKickTest, AKickEndsAnEndlessLoop) {
   Exit e = v.run();
   kicker.join();
   ASSERT_EXIT_KIND(e, Kicked);
-  EXPECT_GE(v.regs()[Rip], kCode);
-  EXPECT_LT(v.regs()[Rip], kCode + 5);
+  EXPECT_GE(v.regs()[Pc], kCode);
+  EXPECT_LT(v.regs()[Pc], kCode + sizeof kCountForEver);
 }
 
 TEST_F(KvmKickTest, AKickOutsideOfARunEndsTheNextOneOnce) {
-  code({0x0f, 0x05});
+  code(kCall);
   Vcpu& v = vcpu();
   for (int i = 0; i < 10; i++) {
-    v.regs()[Rip] = kCode;
+    v.regs()[Pc] = kCode;
     v.kick();
     v.kick();
     ASSERT_EXIT_KIND(v.run(), Kicked);
-    EXPECT_EQ(v.regs()[Rip], kCode);
+    EXPECT_EQ(v.regs()[Pc], kCode);
     ASSERT_EXIT_KIND(v.run(), Syscall);
   }
 }
 
 TEST_F(KvmKickTest, AKickForAReleasedVcpuHarmsNobody) {
-  code({0x0f, 0x05});
+  code(kCall);
   Vcpu& v = vcpu();
   std::thread([&] { ASSERT_EXIT_KIND(run(v), Syscall); }).join();
   guest->machine->release_vcpu(&v);
@@ -83,9 +84,8 @@ TEST_F(KvmKickTest, AKickForAReleasedVcpuHarmsNobody) {
 // The kicker waits for each kick to be answered: a lost one stops the test.
 TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
   // An emulated processor takes its time for each.
-  const unsigned kKicks = arch::x86_64::hypervisor_signature() == "TCGTCGTCGTCG" ? 500 : 10'000;
-  // 1: inc %rbx; dec %ecx; jnz 1b; syscall   so that kicks meet user code, the stub and KVM
-  code({0xb9, 0, 0x10, 0, 0, 0x48, 0xff, 0xc3, 0xff, 0xc9, 0x75, 0xf9, 0x0f, 0x05});
+  const unsigned kKicks = emulated() ? 500 : 10'000;
+  code(kCountAndCall);  // so that kicks meet user code, the stub and KVM
   Vcpu& v = vcpu();
   // A kick that meets the end of a run may be answered twice, so the answers are not to be counted.
   std::atomic<unsigned> answered{0};
@@ -114,8 +114,8 @@ TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
     EXPECT_EXIT_KIND(e, Syscall);
     calls++;
     // Every iteration of the guest's loop has been done exactly once.
-    if (v.regs()[Rbx] != calls * 0x1000) wrong++;
-    v.regs()[Rip] = kCode;
+    if (v.regs()[Count] != calls * 0x1000) wrong++;
+    v.regs()[Pc] = kCode;
   }
   kicker.join();
   EXPECT_EQ(wrong, 0u);
@@ -124,31 +124,30 @@ TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
 
 // System calls and page faults under fire: none is lost, none comes twice, no register changes.
 TEST_F(KvmKickTest, AStormOfKicksLosesNoExit) {
-  // 1: inc %rbx; syscall; mov %rbx,(%rdi); jmp 1b   with %rdi on a page that is not there
-  code({0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
+  code(kCallAndStore);  // to a page that is not there
   Vcpu& v = vcpu();
-  v.regs()[Rdi] = kData;
-  v.regs()[R12] = 0x1212;
-  write_entry(kData, 2, 0);
+  v.regs()[Place] = kData;
+  v.regs()[Other] = 0x1212;
+  write_entry(kData, 2, G::kAbsent);
   std::atomic<unsigned> round{0};
   Storm storm(v, round);
   for (std::uint64_t i = 1; i <= 2000; i++, round++) {
     Exit e = run(v);
     EXPECT_EXIT_KIND(e, Syscall);
-    EXPECT_EQ(v.regs()[Rbx], i);
-    EXPECT_EQ(v.regs()[Rip], kCode + 5);
+    EXPECT_EQ(v.regs()[Count], i);
+    EXPECT_EQ(v.regs()[Pc], kCode + kBehindCall);
     e = run(v);
     EXPECT_EXIT_KIND(e, PageFault);
     EXPECT_EQ(e.address, kData);
-    EXPECT_EQ(v.regs()[R12], 0x1212u);
-    v.regs()[Rip] += 3;
+    EXPECT_EQ(v.regs()[Other], 0x1212u);
+    v.regs()[Pc] += kStoreLength;
     if (HasFailure()) break;
   }
 }
 
 // Entries change, and a flush is due, at the very moment the vCPU is kicked out of its way back.
 TEST_F(KvmKickTest, AStormOfKicksLosesNoFlush) {
-  code({0x48, 0x8b, 0x07, 0x0f, 0x05});  // mov (%rdi),%rax; syscall
+  code(kLoadAndCall);
   for (bool crowded : {false, true}) {
     Vcpu& v = vcpu();
     if (crowded) vcpu();
@@ -157,10 +156,10 @@ TEST_F(KvmKickTest, AStormOfKicksLosesNoFlush) {
     for (unsigned i = 0; i < 1000 && !HasFailure(); i++, round++) {
       words(2 + i % 8)[0] = i;
       change_entry(kData, 2 + i % 8, G::kUserRw);
-      v.regs()[Rip] = kCode;
-      v.regs()[Rdi] = kData;
+      v.regs()[Pc] = kCode;
+      v.regs()[Place] = kData;
       EXPECT_EXIT_KIND(run(v), Syscall);
-      EXPECT_EQ(v.regs()[Rax], i);
+      EXPECT_EQ(v.regs()[Value], i);
     }
   }
 }
@@ -171,7 +170,7 @@ TEST_F(KvmKickTest, AnyHostSignalEndsTheRun) {
   struct sigaction action = {}, old = {};
   action.sa_handler = [](int) { signals++; };
   sigaction(SIGUSR2, &action, &old);
-  code({0xeb, 0xfe});
+  code(kLoop);
   Vcpu& v = vcpu();
   pthread_t self = pthread_self();
   std::atomic<bool> stop{false};
@@ -188,7 +187,7 @@ TEST_F(KvmKickTest, AnyHostSignalEndsTheRun) {
   sigaction(SIGUSR2, &old, nullptr);
   EXPECT_EXIT_KIND(e, Kicked);
   EXPECT_GT(signals.load(), 0u);
-  EXPECT_EQ(v.regs()[Rip], kCode);
+  EXPECT_EQ(v.regs()[Pc], kCode);
 }
 
 }  // namespace

@@ -5,97 +5,48 @@
 
 #include "guest-mm/pin.hpp"
 #include "guest-mm/snapshot.hpp"
-#include "tests/vmm/kvm_guest.hpp"
-#include "vmm/kvm/kvm_machine.hpp"
+#include "tests/vmm/kvm_vm.hpp"
 #include "vmm/snapshot.hpp"
 
 namespace ramet::vmm::testing {
 namespace {
 
+using namespace programs;
 using mm::Prot;
 
-class KvmLayersTest : public KvmTest {
+class KvmLayersTest : public ::testing::Test {
  protected:
-  static constexpr mm::Gva kProgram = 0x7000'0000'0000, kReader = kProgram + 64, kPlace = 0x7000'4000'0000;
-  static constexpr mm::Gva kStolen = 0x7fff'0000'0000;  // nothing is mapped around it
+  using G = kvm::MicroGuest;
+  using Vm = KvmVm;
+  void SetUp() override { NEED_KVM(); }
+
+  static constexpr mm::Gva kProgram = 0x70'0000'0000, kReader = kProgram + 64, kPlace = 0x70'4000'0000;
+  static constexpr mm::Gva kStolen = 0x7f'0000'0000;  // nothing is mapped around it
   static constexpr std::uint64_t kPages = 1024;         // of which the first half are a block
 
-  struct Vm {
-    std::unique_ptr<Machine> machine;  // destroyed last but for the memory
-    std::unique_ptr<mm::Memory> memory;
-    std::unique_ptr<mm::AddressSpace> space;
-    Vcpu* vcpu = nullptr;
-
-    explicit Vm(const std::shared_ptr<mm::PhysicalSpace>& physical, const std::shared_ptr<const mm::Snapshot>& of = {}) {
-      machine = std::move(*create_kvm_machine("/dev/kvm"));
-      memory = std::move(*mm::Memory::create({.data_bytes = 64ull << 20, .table_bytes = 8ull << 20, .space = physical}));
-      EXPECT_TRUE(memory->observe(*machine));
-      space = std::move(*mm::AddressSpace::create({}, *memory, *machine));
-      EXPECT_TRUE(machine->attach(*space));
-      if (of) {
-        EXPECT_TRUE(space->adopt(of));
-      }
-      vcpu = *machine->acquire_vcpu();
-    }
-    ~Vm() {
-      space.reset();
-      memory->unobserve();
-      machine.reset();
-    }
-    std::uint64_t word(mm::Gva at) {
-      std::uint64_t w = 0;
-      EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
-      return w;
-    }
-  };
-
-  Exit run_program(Vm& vm, Vcpu& v) {
-    for (;;) {
-      Exit e = v.run();
-      if (e.kind == Kind::Kicked) continue;
-      if (e.kind != Kind::PageFault) return e;
-      const auto done = vm.space->fault(e.address, e.access);
-      if (!done) return e;
-      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
-    }
-  }
   // Adds one to a word of each page.
   Exit add(Vm& vm, Vcpu& v, mm::Gva from, std::uint64_t pages) {
-    v.regs()[Rip] = kProgram;
-    v.regs()[Rdi] = from;
-    v.regs()[Rsi] = pages;
-    return run_program(vm, v);
+    v.regs()[Pc] = kProgram;
+    v.regs()[Place] = from;
+    v.regs()[Times] = pages;
+    return vm.run(v);
   }
   Exit look(Vm& vm, mm::Gva at) {
-    vm.vcpu->regs()[Rip] = kReader;
-    vm.vcpu->regs()[Rdi] = at;
-    return run_program(vm, *vm.vcpu);
+    vm.vcpu->regs()[Pc] = kReader;
+    vm.vcpu->regs()[Place] = at;
+    return vm.run(*vm.vcpu);
   }
   void set_up(Vm& vm) {
-    // 1: incq (%rdi); add $4096,%rdi; dec %rsi; jnz 1b; syscall
-    const std::uint8_t program[] = {0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05};
     ASSERT_TRUE(vm.space->map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
-    ASSERT_TRUE(vm.space->write(kProgram, std::as_bytes(std::span(program))));
-    const std::uint8_t reader[] = {0x48, 0x8b, 0x07, 0x0f, 0x05};  // mov (%rdi),%rax; syscall
-    ASSERT_TRUE(vm.space->write(kReader, std::as_bytes(std::span(reader))));
+    ASSERT_TRUE(vm.space->write(kProgram, std::as_bytes(std::span(kIncrementPagesAndCall))));
+    ASSERT_TRUE(vm.space->write(kReader, std::as_bytes(std::span(kLoadAndCall))));
     ASSERT_TRUE(vm.space->protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
     ASSERT_TRUE(vm.space->map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     ASSERT_EXIT_KIND(add(vm, *vm.vcpu, kPlace, kPages), Syscall);
   }
-  // Puts an entry into the VM's own tables as code in ring 0 could.
+  // Puts an entry into the VM's own tables as code in ring 0 (EL1) could.
   void steal(Vm& vm, mm::Gpa target) {
-    constexpr std::uint64_t kTable = G::kPresent | G::kWritable | G::kUser | 0x20;
-    const auto words = [&](mm::Gpa gpa) { return reinterpret_cast<std::uint64_t*>(vm.memory->host(gpa)); };
-    mm::Gpa table = vm.space->root();
-    for (unsigned shift = 39; shift > 12; shift -= 9) {
-      const auto fresh = vm.space->allocate_kernel_frame();
-      ASSERT_TRUE(fresh);
-      // The root shares its entry with all else up there.
-      if (shift == 39 && (words(table)[kStolen >> 39 & 511] & 1)) std::memcpy(words(*fresh), words(words(table)[kStolen >> 39 & 511] & 0xffff'ffff'f000), mm::kPageSize);
-      words(table)[kStolen >> shift & 511] = *fresh | kTable;
-      table = *fresh;
-    }
-    words(table)[kStolen >> 12 & 511] = target | G::kUserRw;
+    ASSERT_TRUE(kvm::write_entry(*vm.space, vm.machine->needs().format, kStolen, target, G::kUserRw, true));
     vm.machine->flush({.ranges = {}, .tables = {}, .everything = true});
   }
   std::shared_ptr<mm::PhysicalSpace> physical = std::make_shared<mm::PhysicalSpace>();
@@ -191,7 +142,7 @@ TEST_F(KvmLayersTest, What_devices_write_for_long_is_out_of_reach) {
     word = 4711;  // the device goes on
     steal(child, frame(*pin));
     const Exit e = look(child, kStolen);
-    EXPECT_EQ(e.kind == Kind::Syscall && child.vcpu->regs()[Rax] == 4711, pin == &brief);
+    EXPECT_EQ(e.kind == Kind::Syscall && child.vcpu->regs()[Value] == 4711, pin == &brief);
     Vm other(physical, snapshot);
     steal(other, frame(*pin));
     EXPECT_NE(add(other, *other.vcpu, kStolen, 1).kind, Kind::Syscall);
@@ -246,7 +197,7 @@ class SnapshotTest : public KvmLayersTest {
     auto vcpu = vm.machine().acquire_vcpu();
     ASSERT_TRUE(vcpu) << vcpu.error().message;
     auto& v = **vcpu;
-    v.regs()[Rip] = kProgram, v.regs()[Rdi] = from, v.regs()[Rsi] = pages;
+    v.regs()[Pc] = kProgram, v.regs()[Place] = from, v.regs()[Times] = pages;
     for (Exit e = v.run(); e.kind != Kind::Syscall; e = v.run()) {
       if (e.kind == Kind::Kicked) continue;
       ASSERT_EXIT_KIND(e, PageFault);
@@ -256,10 +207,9 @@ class SnapshotTest : public KvmLayersTest {
   }
   std::unique_ptr<Shell> parent() {
     auto vm = *Shell::create(64ull << 20);
-    const std::uint8_t program[] = {0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf1, 0x0f, 0x05};
     mm::AddressSpace& m = vm->memory();
     EXPECT_TRUE(m.map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
-    EXPECT_TRUE(m.write(kProgram, std::as_bytes(std::span(program))));
+    EXPECT_TRUE(m.write(kProgram, std::as_bytes(std::span(kIncrementPagesAndCall))));
     EXPECT_TRUE(m.protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
     EXPECT_TRUE(m.map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     add(*vm, kPlace, kPages);

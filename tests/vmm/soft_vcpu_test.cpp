@@ -103,7 +103,7 @@ class KeepingEngine final : public Engine {
 
 Engine* make_keeping_engine(const soft::GuardedWords&) noexcept { return new KeepingEngine(engines_made++); }
 
-class SoftVcpus : public testing::Test {
+class SoftVcpus : public ::testing::Test {
  protected:
   void SetUp() override {
     engines_made = 0;

@@ -4,6 +4,7 @@
 #include <sys/auxv.h>
 
 #include "arch/x86_64/fault_signal.hpp"
+#include "arch/x86_64/vdso.hpp"
 #include "tests/vmm/x86_64/handled_guest.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/linux/clocks.hpp"

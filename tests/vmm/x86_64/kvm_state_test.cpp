@@ -1,6 +1,4 @@
 // Registers beyond the general ones: FP and AVX state, segment bases; and vCPUs that are used again.
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -168,24 +166,6 @@ TEST_F(KvmStateTest, AReleasedVcpuComesBackAsNew) {
   }
 }
 
-TEST_F(KvmStateTest, LockedIncrementsOfTwoVcpusAreExact) {
-  constexpr std::uint64_t kTimes = 2'000'000;
-  code({0xf0, 0x48, 0xff, 0x07, 0x48, 0xff, 0xce, 0x75, 0xf7, 0x0f, 0x05});  // 1: lock incq (%rdi); dec %rsi; jnz; syscall
-  write_entry(kData, 2, G::kUserRw);
-  std::atomic<unsigned> ended{0};
-  auto work = [&](Vcpu& v) {
-    v.regs()[Rdi] = kData;
-    v.regs()[Rsi] = kTimes;
-    if (run(v).kind == Kind::Syscall) ended++;
-  };
-  Vcpu &a = vcpu(), &b = vcpu();
-  std::thread t([&] { work(a); });
-  work(b);
-  t.join();
-  EXPECT_EQ(ended.load(), 2u);
-  EXPECT_EQ(words(2)[0], 2 * kTimes);
-}
-
 TEST_F(KvmStateTest, EachVcpuHasItsOwnApicId) {
   if (!arch::x86_64::host_cpu().virtualization) GTEST_SKIP() << "user code on this host sees the processor's own CPUID";
   code({0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x0f, 0x05});  // mov $1,%eax; cpuid; syscall
@@ -196,38 +176,6 @@ TEST_F(KvmStateTest, EachVcpuHasItsOwnApicId) {
     EXPECT_EQ(v.regs()[Rbx] >> 24, id);
     EXPECT_EQ(v.regs()[Rdx] & 0xffff'ffff, guest->machine->features().hwcap);
   }
-}
-
-TEST_F(KvmStateTest, HostMemoryThatCannotBeReachedIsAHostFaultAndTheGuestGoesOn) {
-  code({0x48, 0x8b, 0x07, 0x0f, 0x05});
-  void* host = mmap(nullptr, mm::kBlockSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  ASSERT_NE(host, MAP_FAILED);
-  auto bank = guest->memory->add({static_cast<std::byte*>(host), mm::kBlockSize}, [host] { munmap(host, mm::kBlockSize); });
-  ASSERT_TRUE(bank);
-  ASSERT_EQ(mprotect(host, mm::kBlockSize, PROT_NONE), 0);
-  ASSERT_TRUE(guest->map(kData, (*bank)->base(), G::kUserRw));
-  Vcpu& v = vcpu();
-  v.regs()[Rdi] = kData;
-  Exit e = run(v);
-  ASSERT_EXIT_KIND(e, HostFault);
-  EXPECT_EQ(v.regs()[Rip], kCode);
-  EXPECT_FALSE(e.detail.empty());
-  ASSERT_EQ(mprotect(host, mm::kBlockSize, PROT_READ | PROT_WRITE), 0);
-  *static_cast<std::uint64_t*>(host) = 99;
-  ASSERT_EXIT_KIND(run(v), Syscall);
-  EXPECT_EQ(v.regs()[Rax], 99u);
-  guest->memory->remove(*bank);
-}
-
-TEST_F(KvmStateTest, VcpusBeyondTheHostsLimitAreRefusedWithAMessage) {
-  for (unsigned i = 0; i < 100'000; i++) {
-    auto v = guest->machine->acquire_vcpu();
-    if (v) continue;
-    EXPECT_GT(i, 0u);
-    EXPECT_FALSE(v.error().message.empty());
-    return;
-  }
-  FAIL() << "no limit";
 }
 
 }  // namespace

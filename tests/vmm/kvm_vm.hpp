@@ -1,0 +1,50 @@
+// A machine whose guest's memory is the address space's, and a vCPU of it.
+#pragma once
+
+#include "guest-mm/snapshot.hpp"
+#include "tests/vmm/kvm_guest.hpp"
+#include "vmm/kvm/kvm_machine.hpp"
+
+namespace ramet::vmm::testing {
+
+struct KvmVm {
+  std::unique_ptr<Machine> machine;  // destroyed last but for the memory
+  std::unique_ptr<mm::Memory> memory;
+  std::unique_ptr<mm::AddressSpace> space;
+  Vcpu* vcpu = nullptr;
+
+  explicit KvmVm(const std::shared_ptr<mm::PhysicalSpace>& physical = std::make_shared<mm::PhysicalSpace>(), const std::shared_ptr<const mm::Snapshot>& of = {}) {
+    machine = std::move(*create_kvm_machine("/dev/kvm"));
+    memory = std::move(*mm::Memory::create({.data_bytes = 64ull << 20, .table_bytes = 8ull << 20, .space = physical}));
+    EXPECT_TRUE(memory->observe(*machine));
+    space = std::move(*mm::AddressSpace::create(kvm::space_for(*machine), *memory, *machine));
+    EXPECT_TRUE(machine->attach(*space));
+    if (of) {
+      EXPECT_TRUE(space->adopt(of));
+    }
+    vcpu = *machine->acquire_vcpu();
+  }
+  ~KvmVm() {
+    space.reset();
+    memory->unobserve();
+    machine.reset();
+  }
+  std::uint64_t word(mm::Gva at) {
+    std::uint64_t w = 0;
+    EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
+    return w;
+  }
+  // Runs on through kicks, and through faults that the address space settles.
+  Exit run(Vcpu& v) {
+    for (;;) {
+      Exit e = v.run();
+      if (e.kind == Kind::Kicked) continue;
+      if (e.kind != Kind::PageFault) return e;
+      const auto done = space->fault(e.address, e.access);
+      if (!done) return e;
+      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
+    }
+  }
+};
+
+}  // namespace ramet::vmm::testing
