@@ -117,7 +117,8 @@ class AddressSpace {
     std::uint64_t speculative_frames = 0; // most frames in flight, taken by faults without the lock and not yet
                                          // mapped; 0: an eighth of the private bank
     // Entries are mapped accessed and, if writable, dirty. Off: only what the access asks for, and the processor sets
-    // the rest by itself; entries nobody used then go without a flush. For processors where that is cheap.
+    // the rest by itself, or a fault does; entries nobody used then go without a flush, which is all that they are looked
+    // at for. For processors where that is cheap.
     bool eager_accessed_dirty = true;
     unsigned around_pages = 16;          // first fault-around window, 4 KiB pages, a power of two up to 512;
                                          // 1 switches fault-around off

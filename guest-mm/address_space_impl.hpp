@@ -90,6 +90,10 @@ struct AddressSpace::Impl final : Merger {
   static PageTable::Attributes attributes(const Region&, Access);
   PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
   static bool allows(const PageTable::Leaf&, Access);
+  // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.
+  static bool serves(const PageTable::Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }
+  // What a fault makes of a leaf that does not serve the access, though the frame may.
+  PageTable::Attributes upgraded(const Region&, const PageTable::Leaf&, Access) const;
   // Whether the program has used the page, as far as can be told (mincore). Anonymous memory.
   bool touched(const PageTable::Leaf&) const;
   // Whether nobody else must be kept from seeing what is written there.

@@ -62,11 +62,11 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       TableLock wait(tables->info(leaf.table));  // a fault without our lock is about to finish a copy there
       continue;
     }
-    if (leaf.state == State::Present && allows(leaf, access)) return Resolved::Spurious;
+    if (leaf.state == State::Present && serves(leaf, access)) return Resolved::Spurious;
     if (leaf.shared) {
       thaw_locked();
       if (auto owned = table->own(address, leaf.level, batch); !owned) return fail(owned.error());
-      if (const auto now = table->find(address); allows(now, access)) return Resolved::Flipped;
+      if (const auto now = table->find(address); serves(now, access)) return Resolved::Flipped;
     }
     if (access == Access::Write && !may_write(*region, leaf)) {
       const auto copied = copy_locked(*region, address, batch);
@@ -75,9 +75,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       continue;
     }
     table->update(leaf.start, leaf.end(), [&](const PageTable::Leaf& old) {
-      auto next = access == Access::Write ? attributes(*region, access) : attributes(*region, access, old.address);
-      next.dirty = next.dirty || old.attributes.dirty;
-      return PageTable::Change{State::Present, next};
+      return PageTable::Change{State::Present, upgraded(*region, old, access)};
     }, batch);
     return Resolved::Flipped;
   }

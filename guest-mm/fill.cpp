@@ -71,6 +71,17 @@ bool AddressSpace::Impl::allows(const PageTable::Leaf& leaf, Access access) {
   return false;
 }
 
+PageTable::Attributes AddressSpace::Impl::upgraded(const Region& region, const PageTable::Leaf& leaf, Access access) const {
+  if (leaf.state == State::Present && allows(leaf, access)) {
+    auto used = leaf.attributes;
+    used.accessed = true, used.ahead = false;
+    return used;
+  }
+  auto next = access == Access::Write ? attributes(region, access) : attributes(region, access, leaf.address);
+  next.dirty = next.dirty || leaf.attributes.dirty;
+  return next;
+}
+
 // Where the object behind the region ends, as an address in the region; BeyondEnd if before `address`.
 Result<Gva> AddressSpace::Impl::end_of_object(const Region& region, Gva address) {
   if (!region.backing) return region.end;

@@ -65,14 +65,12 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
     case State::Changing: return Settled{.how = Published::TableGone};
     case State::Kept: return Settled{.how = Published::Changed};
     case State::Present: {
-      if (allows(leaf, access)) return Settled{};
+      if (serves(leaf, access)) return Settled{};
       if (leaf.shared) return Settled{.how = Published::TableGone};
       if (region->flips()) return std::nullopt;  // would lose the other permission: strict
       if (access == Access::Write && !may_write(*region, leaf)) return try_copy(*region, address, leaf, guard);
-      auto next = access == Access::Write ? attributes(*region, access) : attributes(*region, access, leaf.address);
-      next.dirty = next.dirty || leaf.attributes.dirty;
       SpeculativeFlush flush(parts());
-      const Published how = table->upgrade(leaf, next, guard, flush);
+      const Published how = table->upgrade(leaf, upgraded(*region, leaf, access), guard, flush);
       return Settled{.how = how, .resolved = Resolved::Flipped};
     }
     case State::Absent: break;

@@ -378,7 +378,7 @@ class Walker final : public PageTable {
         store(slot, next);
       } else if (!reshapes(old, next, slot.level) && loses(old, next, slot.level)) {
         batch->lost(slot.start, end, slot.table);
-      } else {
+      } else if (!F::is_leaf(old, slot.level) || F::attributes(old).accessed) {  // else no processor holds it
         batch->gained(slot.start, end, slot.table);
       }
     }

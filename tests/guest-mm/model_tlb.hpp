@@ -223,6 +223,7 @@ class ModelTlb : public Tlb {
   std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
   std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
   std::function<void()> after_flush;            // and at once afterwards
+  bool flags_by_fault = false;                  // arm64: the processor writes no entries, and faults on one without access flag
   bool ignore_flushes = false;                  // damage, to see that it is noticed
   bool ignore_exec_syncs = false;               // likewise
 
@@ -258,10 +259,23 @@ class ModelTlb : public Tlb {
     // The shadow's own look at the tables and its record of them are one step for the host. It lets nobody write
     // through an entry that is not dirty, or it would not see when that changes.
     std::lock_guard guard(shadow_lock_);
-    return hardware_walk(format_, as_->memory(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
-      const bool clean = format_ == Format::X86_64Stage1 && (e & 1 << 6) == 0;
-      if (e & 1) shadow_[table][index] = clean ? e & ~2ull : e;
-    }, access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed, &last);
+    const Sets sets = flags_by_fault ? Sets::Nothing : access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed;
+    struct {
+      Gpa table = 0;
+      unsigned index = 0;
+      std::uint64_t e = 0;
+    } step;
+    const auto take = [&] {
+      const bool clean = format_ == Format::X86_64Stage1 && (step.e & 1 << 6) == 0;
+      if (step.e & 1) shadow_[step.table][step.index] = clean ? step.e & ~2ull : step.e;
+    };
+    const auto found = hardware_walk(format_, as_->memory(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
+      take();
+      step = {table, index, e};
+    }, sets, &last);
+    if (flags_by_fault && (step.e >> 10 & 1) == 0) return std::nullopt;  // the last one is a leaf, or none
+    take();
+    return found;
   }
 
   const Format format_;

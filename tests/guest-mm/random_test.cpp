@@ -25,7 +25,7 @@ struct ModelPage {
 class Schedule {
  public:
   Schedule(Format format, unsigned seed)
-      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed)}), rng(seed), model(kUsedPages) {}
+      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed), .flags_by_fault = (seed >> 1 & 1) != 0}), rng(seed), model(kUsedPages) {}
 
   // Every combination of what may be switched off, over the seeds.
   static AddressSpace::Config config(unsigned seed) {

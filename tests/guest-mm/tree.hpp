@@ -41,6 +41,7 @@ class Tree {
     c.relaxed_flushes = shape >> 3 & 1;
     c.speculative_faults = shape >> 4 & 1;
     options_.world.files = shape >> 5 & 1;
+    options_.world.flags_by_fault = shape >> 6 & 1;
     c.merge = flag(4);
     c.pinned_cow = flag(8);
     c.many_layers = choices_.below(4);

@@ -37,6 +37,7 @@ struct World {
     unsigned vcpus = 2;
     AddressSpace::Config config = {};
     std::shared_ptr<PhysicalSpace> space = {};  // of VMs that share memory
+    bool flags_by_fault = false;                // of arm64: see ModelTlb
     bool files = false;                         // the private bank is in memory files
     std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>();
   };
@@ -44,6 +45,7 @@ struct World {
   World(Format format, Options options) : tlb(format, options.instructions) {
     memory = std::move(*Memory::create({.data_bytes = options.data, .table_bytes = options.tables, .space = options.space, .files = options.files}));
     options.config.format = format;
+    tlb.flags_by_fault = options.flags_by_fault && format != Format::X86_64Stage1;
     as = std::move(*AddressSpace::create(options.config, *memory, tlb));
     tlb.attach(*as, options.vcpus);
     empty_tables = as->usage().table_pages;
@@ -93,7 +95,7 @@ struct World {
 struct Genet {
   explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
   std::unique_ptr<World> make(unsigned vcpus = 3) const {
-    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space, .instructions = instructions});
+    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space, .flags_by_fault = flags_by_fault, .instructions = instructions});
   }
   std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) const {
     auto w = make();
@@ -103,6 +105,7 @@ struct Genet {
   }
   Format format;
   AddressSpace::Config config;
+  bool flags_by_fault = false;
   std::shared_ptr<PhysicalSpace> space = std::make_shared<PhysicalSpace>();
   std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>();
 };
