@@ -1,11 +1,21 @@
 #include "jit/check.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <optional>
 
 namespace ramet::jit {
 
 using enum Operation;
+
+namespace {
+
+// No field of these says anything that could be wrong by itself.
+constexpr bool is_plain(Operation o) {
+  return o == Add || o == Sub || o == Mul || o == Or || o == And || o == Xor || o == Load || o == LoadSigned || o == Store || o == StoreImmediate;
+}
+
+}  // namespace
 
 const Function& Checked::function_at(std::uint32_t first) const {
   return *std::ranges::lower_bound(functions_, first, {}, &Function::first);
@@ -40,6 +50,7 @@ class Checker {
   }
 
   bool fields();
+  bool reserved(std::uint32_t at, const Instruction& i, const Form& f);
   bool fields_of(std::uint32_t& at, const Instruction& i, const Form& f);
   bool arithmetic(std::uint32_t at, const Instruction& i, const Form& f);
   bool wide(std::uint32_t at, const Instruction& i);
@@ -68,15 +79,17 @@ bool Checker::fields() {
     const Form& f = form(i);
     if (f.operation == None) return refuse(at, "unknown opcode " + std::to_string(i.opcode));
     if (i.dst() >= kRegisters || i.src() >= kRegisters) return refuse(at, "there are registers r0 to r10 only");
-    if ((f.zero_dst && i.dst() != 0) || (f.zero_src && i.src() != 0) || (f.zero_offset && i.offset != 0) ||
-        (f.zero_immediate && i.immediate != 0))
-      return refuse(at, std::string("a reserved field is not zero: ") +
-                            (f.zero_dst && i.dst() ? "destination" : f.zero_src && i.src() ? "source"
-                             : f.zero_offset && i.offset ? "offset" : "immediate"));
+    if (std::bit_cast<std::uint64_t>(i) & kReserved[i.opcode]) return reserved(at, i, f);
     if (f.writes_dst && i.dst() == kFramePointer) return refuse(at, "r10 cannot be written");
+    if (is_plain(f.operation)) continue;
     if (!fields_of(at, i, f)) return false;
   }
   return true;
+}
+
+bool Checker::reserved(std::uint32_t at, const Instruction& i, const Form& f) {
+  const char* field = f.zero_dst && i.dst() ? "destination" : f.zero_src && i.src() ? "source" : f.zero_offset && i.offset ? "offset" : "immediate";
+  return refuse(at, std::string("a reserved field is not zero: ") + field);
 }
 
 bool Checker::fields_of(std::uint32_t& at, const Instruction& i, const Form& f) {
@@ -189,8 +202,12 @@ bool Checker::scan(Function& function) {
     const Instruction& i = code_[at];
     const Form& f = form(i);
     last = at;
-    if (!contents(function, at, i, f) || !stack(function, at, i, f)) return false;
     if (f.writes_dst) function.written = static_cast<std::uint16_t>(function.written | 1u << i.dst());
+    if (is_arithmetic(f.operation)) {
+      if (f.operand == Operand::Register && i.src() == kFramePointer) function.stack = kFrameBytes;
+      continue;
+    }
+    if (!contents(function, at, i, f) || !stack(function, at, i, f)) return false;
     if (f.operation == LoadWide) ++at;
   }
   const Operation end = form(code_[last]).operation;

@@ -81,8 +81,19 @@ constexpr Table make() {
   return table;
 }
 
+constexpr std::array<std::uint64_t, 256> reserved(const Table& table) {
+  std::array<std::uint64_t, 256> bits{};
+  for (unsigned n = 0; n < 256; ++n) {
+    const Form& f = table[n];
+    bits[n] = (f.zero_dst ? 0xf00u : 0u) | (f.zero_src ? 0xf000u : 0u) | (f.zero_offset ? 0xffff0000u : 0u) |
+              (f.zero_immediate ? 0xffffffff00000000u : 0u);
+  }
+  return bits;
+}
+
 }  // namespace
 
 constexpr std::array<Form, 256> kForms = make();
+constexpr std::array<std::uint64_t, 256> kReserved = reserved(kForms);
 
 }  // namespace ramet::jit

@@ -81,6 +81,7 @@ constexpr bool fetches_into_source(std::int32_t i) { return (i & kFetch) != 0 &&
 }  // namespace atomic
 
 extern const std::array<Form, 256> kForms;
+extern const std::array<std::uint64_t, 256> kReserved;  // the bits of an instruction that must be zero, by its opcode
 inline const Form& form(const Instruction& i) { return kForms[i.opcode]; }
 
 constexpr bool is_arithmetic(Operation o) { return o >= Operation::Add && o <= Operation::Swap; }

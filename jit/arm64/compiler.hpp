@@ -1,0 +1,98 @@
+// The compiler for arm64: two passes over the instructions. The first adds up how many words each can take at most, the
+// second writes them. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is turned
+// round a jump without, so nothing that has been written ever moves.
+//
+//     r0  r1  r2  r3  r4  r5  r6   r7   r8   r9   r10
+//     x7  x0  x1  x2  x3  x4  x19  x20  x21  x22  x29      and x9 to x12, x16 for what is between
+//
+// The C ABI gives its result in x0, which is r1: it goes to x7 after calls, and from there where a function ends.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "jit/arm64/encoder.hpp"
+#include "jit/compiler.hpp"
+#include "jit/idioms.hpp"
+
+namespace ramet::jit::arm {
+
+inline constexpr std::array<std::uint8_t, kRegisters> kReg = {7, 0, 1, 2, 3, 4, 19, 20, 21, 22, 29};
+inline constexpr unsigned kScratch0 = 9, kScratch1 = 10, kScratch2 = 11, kScratch3 = 12, kCallee = 16, kLink = 30;
+inline constexpr std::uint32_t kMostPrologue = 8, kMostEpilogue = 7;  // words
+std::uint32_t most_words(const Instruction& i);
+
+class Compiler : Encoder {
+ public:
+  explicit Compiler(const Checked& program)
+      : program_(program), code_(program.instructions().data()), marks_(program.marks()),
+        count_(static_cast<std::uint32_t>(program.instructions().size())) {}
+  Compiled run();
+
+ private:
+  // A distance that is not known yet, in the words at `at`.
+  struct Fixup {
+    enum class Kind : std::uint8_t { Branch, ConditionalBranch, Call, Address } kind;
+    std::uint32_t at, target;
+  };
+
+  // compiler.cpp: the whole, functions, jumps and calls
+  std::uint32_t estimate();
+  void function(std::size_t number);
+  std::uint32_t instruction(std::uint32_t at);
+  void prologue(const Function& f);
+  void leave();
+  template <class Write>
+  void jump_if(std::uint32_t at, std::int64_t distance, const Write& write);
+  void jump(std::uint32_t at, std::int64_t distance);
+  void compare(std::uint32_t at, const Instruction& i, const Form& f);
+  void test(const Instruction& i, const Form& f);
+  void call(std::uint32_t at, const Instruction& i);
+  void settle();
+  std::uint32_t here() const { return static_cast<std::uint32_t>(at_ - out_.code_.get()); }
+  void address(unsigned to, Relocation::Kind kind, std::uint32_t number, std::uint32_t offset) {
+    out_.relocations_.push_back({kind, number, offset, here()});
+    mov_address(to);
+  }
+
+  // arithmetic.cpp: d = left OPERATION operand
+  void arithmetic(const Instruction& i, const Form& f, unsigned left);
+  void with_immediate(const Instruction& i, const Form& f, unsigned left);
+  void with_register(const Instruction& i, Operation operation, unsigned left, unsigned right, bool wide);
+  void move(unsigned to, unsigned from, int sign_bits, bool wide);
+  void add_number(unsigned to, unsigned left, std::int64_t value, bool wide);
+  void shift(Operation operation, unsigned to, unsigned left, unsigned count, bool wide);
+  void divide(unsigned to, unsigned left, unsigned right, bool is_signed, bool modulo, bool wide);
+  void swap(const Instruction& i, Operation operation, unsigned left);
+
+  // memory.cpp
+  void load(unsigned to, unsigned base, std::int32_t offset, const Form& f);
+  void store(const Instruction& i, const Form& f);
+  void load_wide(std::uint32_t at);
+  void atomic_one(const Instruction& i, bool wide);
+  void packet(const Instruction& i, const Form& f);
+
+  // fuse.cpp: several instructions that become fewer; how many were taken, or none
+  std::uint32_t fused(std::uint32_t at);
+  std::uint32_t extend(const Extension& e);
+  std::uint32_t rotate(const Rotation& r);
+  std::uint32_t add(const Sum& s);
+  std::uint32_t three_operands(std::uint32_t at);
+
+  const Checked& program_;
+  const Instruction* code_;
+  const std::uint8_t* marks_;
+  const std::uint32_t count_;
+  Compiled out_;
+  std::vector<Fixup> fixups_;
+  std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
+
+  // Of the function that is being written.
+  const Function* now_ = nullptr;
+  std::uint32_t end_ = 0;
+  std::uint32_t epilogue_ = 0;  // where one is, if any
+  bool has_frame_ = false;
+  unsigned saved_pairs_ = 0;
+};
+
+}  // namespace ramet::jit::arm

@@ -1,0 +1,25 @@
+#include "jit/compiler.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ramet::jit {
+
+Compiled compile(const Checked& program, InstructionSet set) {
+  return set == InstructionSet::X86_64 ? compile_x86_64(program) : compile_arm64(program);
+}
+
+std::uint32_t Compiled::instruction_at(std::uint32_t offset) const {
+  const std::uint32_t *begin = offsets_.get(), *end = begin + count_;
+  const std::uint32_t* after = std::upper_bound(begin, end, offset);
+  if (after == begin) return 0;
+  return static_cast<std::uint32_t>(std::lower_bound(begin, end, after[-1]) - begin);  // of those that became one, the first
+}
+
+void Compiled::place(std::span<std::uint8_t> to, const std::function<std::uint64_t(const Relocation&)>& resolve) const {
+  std::memcpy(to.data(), code_.get(), size_);
+  const auto write = set_ == InstructionSet::X86_64 ? write_address_x86_64 : write_address_arm64;
+  for (const Relocation& r : relocations_) write(to.data() + r.at, resolve(r));
+}
+
+}  // namespace ramet::jit

@@ -1,0 +1,75 @@
+// From a checked program to machine code.
+//
+// A compiled program is called as uint64_t f(void* r1, uint64_t r2) by the C ABI of its instruction set and returns r0. It
+// keeps that ABI's callee-saved registers, takes its stack from the machine's, and calls helpers by the same ABI with r1 to
+// r5. Nothing in it counts loops: who must stop it does so from outside. It makes no system call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "jit/check.hpp"
+
+namespace ramet::jit {
+
+namespace x86 {
+class Compiler;
+}
+namespace arm {
+class Compiler;
+}
+
+enum class InstructionSet : std::uint8_t { X86_64, Arm64 };
+
+// An address that the code holds, in the instruction set's own way.
+struct Relocation {
+  enum class Kind : std::uint8_t {
+    Helper,    // function `number`
+    Map,       // what stands for map `number` in calls of helpers
+    MapValue,  // the first value of map `number`, `offset` bytes into it
+    Variable,  // platform variable `number`
+  };
+  Kind kind;
+  std::uint32_t number, offset;
+  std::uint32_t at;  // byte of the code
+};
+
+// Machine code that runs at any address once its relocations are settled.
+class Compiled {
+ public:
+  InstructionSet instruction_set() const { return set_; }
+  std::span<const std::uint8_t> code() const { return {code_.get(), size_}; }
+  const std::vector<Relocation>& relocations() const { return relocations_; }
+
+  // The code of an instruction; of its number of instructions, the end. Instructions that became one have the same, and
+  // what a function does before its first instruction lies between two.
+  std::uint32_t offset_of(std::uint32_t instruction) const { return offsets_[instruction]; }
+  // Which instruction's code a byte belongs to: for addresses of faults.
+  std::uint32_t instruction_at(std::uint32_t offset) const;
+
+  // Writes the code to `to`, which has room for it, with the addresses that `resolve` gives.
+  void place(std::span<std::uint8_t> to, const std::function<std::uint64_t(const Relocation&)>& resolve) const;
+
+ private:
+  friend class x86::Compiler;
+  friend class arm::Compiler;
+  InstructionSet set_{};
+  std::uint32_t size_ = 0, count_ = 0;
+  std::unique_ptr<std::uint8_t[]> code_;
+  std::unique_ptr<std::uint32_t[]> offsets_;  // count_ + 1
+  std::vector<Relocation> relocations_;
+};
+
+[[nodiscard]] Compiled compile(const Checked& program, InstructionSet set);
+
+// The back ends; place() writes an address as each does.
+Compiled compile_x86_64(const Checked& program);
+Compiled compile_arm64(const Checked& program);
+void write_address_x86_64(std::uint8_t* at, std::uint64_t address);
+void write_address_arm64(std::uint8_t* at, std::uint64_t address);
+
+}  // namespace ramet::jit

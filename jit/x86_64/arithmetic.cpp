@@ -1,0 +1,113 @@
+// Arithmetic but for division.
+#include <bit>
+
+#include "jit/x86_64/compiler.hpp"
+
+namespace ramet::jit::x86 {
+
+using enum Operation;
+
+namespace {
+
+// The digit of a group of instructions, and what the same with two registers has as opcode: digit * 8 + 1.
+unsigned digit_of(Operation o) {
+  switch (o) {
+    case Add: return 0;
+    case Or: return 1;
+    case And: return 4;
+    case Sub: return 5;
+    case Xor: return 6;
+    default: __builtin_unreachable();
+  }
+}
+unsigned shift_digit(Operation o) { return o == Lsh ? 4 : o == Rsh ? 5 : 7; }
+
+}  // namespace
+
+void Compiler::arithmetic(const Instruction& i, const Form& f) {
+  switch (f.operation) {
+    case ToLittle: case ToBig: case Swap: return swap(i, f.operation);
+    case Neg: return one({.bytes = 0xf7, .wide = f.bytes == 8}, 3, kReg[i.dst()]);
+    default: f.operand == Operand::Register ? with_register(i, f) : with_immediate(i, f);
+  }
+}
+
+void Compiler::with_immediate(const Instruction& i, const Form& f) {
+  const unsigned dst = kReg[i.dst()];
+  const bool wide = f.bytes == 8;
+  switch (f.operation) {
+    case Mov: return mov_immediate(dst, wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate));
+    case Mul: return multiply(dst, i.immediate, wide);
+    case Div: case Mod: return divide_by_immediate(i, f);
+    case Lsh: case Rsh: case Arsh:
+      if (i.immediate != 0) {
+        shift(shift_digit(f.operation), dst, static_cast<unsigned>(i.immediate), wide);
+        flags_of_ = i.dst(), flags_wide_ = wide;
+      } else if (!wide) {
+        mov(dst, dst, false);
+      }
+      return;
+    default: break;
+  }
+  // A mask without a sign clears the upper half by itself.
+  immediate(digit_of(f.operation), dst, i.immediate, wide && !(f.operation == And && i.immediate >= 0));
+  flags_of_ = i.dst(), flags_wide_ = wide;
+}
+
+void Compiler::with_register(const Instruction& i, const Form& f) {
+  const unsigned dst = kReg[i.dst()], src = kReg[i.src()];
+  const bool wide = f.bytes == 8;
+  switch (f.operation) {
+    case Mov: return move(dst, src, i.offset, wide);
+    case Mul: return registers({.bytes = 0xaf0f, .length = 2, .wide = wide}, dst, src);
+    case Div: case Mod: return divide_by_register(i, f);
+    case Lsh: case Rsh: case Arsh: return shift_by_register(shift_digit(f.operation), dst, src, wide);
+    default: break;
+  }
+  registers({.bytes = digit_of(f.operation) << 3 | 1, .wide = wide}, src, dst);
+  flags_of_ = i.dst(), flags_wide_ = wide;
+}
+
+void Compiler::move(unsigned to, unsigned from, int sign_bits, bool wide) {
+  switch (sign_bits) {
+    case 8: return registers({.bytes = 0xbe0f, .length = 2, .wide = wide, .byte_register = true}, to, from);
+    case 16: return registers({.bytes = 0xbf0f, .length = 2, .wide = wide}, to, from);
+    case 32: return registers({.bytes = 0x63, .wide = true}, to, from);
+    default:
+      if (to != from || !wide) mov(to, from, wide);
+  }
+}
+
+void Compiler::multiply(unsigned dst, std::int32_t value, bool wide) {
+  if (value > 1 && std::has_single_bit(static_cast<std::uint32_t>(value))) return shift(4, dst, static_cast<unsigned>(std::countr_zero(static_cast<std::uint32_t>(value))), wide);
+  registers({.bytes = fits8(value) ? 0x6bu : 0x69u, .wide = wide}, dst, dst);
+  put(static_cast<std::uint32_t>(value), fits8(value) ? 1 : 4);
+}
+
+// The count is in rcx, which is r4: it is kept where the program has something else there.
+void Compiler::shift_by_register(unsigned digit, unsigned dst, unsigned src, bool wide) {
+  if (src == rcx) return one({.bytes = 0xd3, .wide = wide}, digit, dst);
+  mov(kScratch2, rcx, true);
+  mov(rcx, src, false);
+  one({.bytes = 0xd3, .wide = wide}, digit, dst == rcx ? kScratch2 : dst);
+  mov(rcx, kScratch2, true);
+}
+
+void Compiler::swap(const Instruction& i, Operation operation) {
+  const unsigned dst = kReg[i.dst()];
+  if (operation != ToLittle) {
+    if (i.immediate == 16) {
+      one({.bytes = 0xc1, .half = true}, 0, dst);
+      put(8, 1);
+    } else {
+      const bool wide = i.immediate == 64;
+      if (wide || dst >= r8) put(0x40u | unsigned{wide} << 3 | dst >> 3, 1);
+      put(0x0f | (0xc8u | (dst & 7)) << 8, 2);
+      return;
+    }
+  }
+  if (i.immediate == 16) registers({.bytes = 0xb70f, .length = 2}, dst, dst);
+  else if (i.immediate == 32) mov(dst, dst, false);
+}
+
+}  // namespace ramet::jit::x86

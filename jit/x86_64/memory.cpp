@@ -1,0 +1,109 @@
+// Loads, stores and atomic operations.
+#include "jit/x86_64/compiler.hpp"
+
+namespace ramet::jit::x86 {
+
+using enum Operation;
+
+void Compiler::load(unsigned dst, const Address& from, Operation operation, unsigned bytes) {
+  if (operation == LoadSigned) {
+    switch (bytes) {
+      case 1: return memory({.bytes = 0xbe0f, .length = 2, .wide = true}, dst, from);
+      case 2: return memory({.bytes = 0xbf0f, .length = 2, .wide = true}, dst, from);
+      default: return memory({.bytes = 0x63, .wide = true}, dst, from);
+    }
+  }
+  switch (bytes) {
+    case 1: return memory({.bytes = 0xb60f, .length = 2}, dst, from);
+    case 2: return memory({.bytes = 0xb70f, .length = 2}, dst, from);
+    default: return memory({.bytes = 0x8b, .wide = bytes == 8}, dst, from);
+  }
+}
+
+void Compiler::store(const Instruction& i, unsigned bytes) {
+  const unsigned src = kReg[i.src()], base = kReg[i.dst()];
+  if (bytes == 1) memory({.bytes = 0x88, .byte_register = true}, src, base, i.offset);
+  else memory({.bytes = 0x89, .wide = bytes == 8, .half = bytes == 2}, src, base, i.offset);
+}
+
+void Compiler::store_immediate(const Instruction& i, unsigned bytes) {
+  memory({.bytes = bytes == 1 ? 0xc6u : 0xc7u, .wide = bytes == 8, .half = bytes == 2}, 0, kReg[i.dst()], i.offset);
+  put(static_cast<std::uint32_t>(i.immediate), bytes == 8 ? 4 : bytes);
+}
+
+void Compiler::load_wide(std::uint32_t at) {
+  const Instruction& i = code_[at];
+  const unsigned dst = kReg[i.dst()];
+  const auto first = static_cast<std::uint32_t>(i.immediate), second = static_cast<std::uint32_t>(code_[at + 1].immediate);
+  const auto address = [&](Relocation::Kind kind, std::uint32_t offset) {
+    mov_address(dst, 0);
+    relocation(kind, first, offset);
+  };
+  switch (static_cast<Wide>(i.src())) {
+    case Wide::Number: return mov_immediate(dst, std::uint64_t{second} << 32 | first);
+    case Wide::Map: case Wide::MapByIndex: return address(Relocation::Kind::Map, 0);
+    case Wide::MapValue: case Wide::MapValueByIndex: return address(Relocation::Kind::MapValue, second);
+    case Wide::Variable: return address(Relocation::Kind::Variable, 0);
+    case Wide::Function:  // lea dst, [rip + rel32]
+      put((0x48u | dst >> 3 << 2) | 0x8d00u | (0x05u | (dst & 7) << 3) << 16, 7);
+      return call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
+  }
+}
+
+void Compiler::atomic_one(const Instruction& i, bool wide) {
+  const unsigned src = kReg[i.src()], base = kReg[i.dst()];
+  const auto locked = [&](unsigned opcode, unsigned length) {
+    memory({.bytes = opcode, .length = static_cast<std::uint8_t>(length), .wide = wide, .lock = true}, src, base, i.offset);
+  };
+  switch (i.immediate) {
+    case atomic::kAdd: return locked(0x01, 1);
+    case atomic::kOr: return locked(0x09, 1);
+    case atomic::kAnd: return locked(0x21, 1);
+    case atomic::kXor: return locked(0x31, 1);
+    case atomic::kAdd | atomic::kFetch: return locked(0xc10f, 2);
+    case atomic::kExchange: return memory({.bytes = 0x87, .wide = wide}, src, base, i.offset);
+    case atomic::kCompareExchange:  // with rax, which is r0
+      locked(0xb10f, 2);
+      if (!wide) mov(rax, rax, false);  // the processor leaves the upper half where it succeeded
+      return;
+    default: return fetch_by_exchange(i, wide);
+  }
+}
+
+// No instruction gives what was there and leaves and, or, xor of it: exchanges, until nobody came between. rax is what the
+// processor compares with; it may be the address or the operand as well, so its value is in r9 meanwhile.
+void Compiler::fetch_by_exchange(const Instruction& i, bool wide) {
+  const unsigned src = kReg[i.src()];
+  const unsigned base = i.dst() == 0 ? kScratch0 : kReg[i.dst()], value = i.src() == 0 ? kScratch0 : src;
+  const int plain = i.immediate & ~atomic::kFetch;
+  const unsigned opcode = plain == atomic::kOr ? 0x09 : plain == atomic::kAnd ? 0x21 : 0x31;
+  mov(kScratch0, rax, true);
+  memory({.bytes = 0x8b, .wide = wide}, rax, base, i.offset);
+  const std::uint8_t* again = at_;
+  mov(kScratch2, rax, wide);
+  registers({.bytes = opcode, .wide = wide}, value, kScratch2);
+  memory({.bytes = 0xb10f, .length = 2, .wide = wide, .lock = true}, kScratch2, base, i.offset);
+  put(0x70u | kNotEqual | std::uint64_t(static_cast<std::uint8_t>(again - at_ - 2)) << 8, 2);
+  if (i.src() == 0) return;
+  mov(src, rax, wide);
+  mov(rax, kScratch0, true);
+}
+
+// r0 = the input's bytes at that place, big-endian; a place that is not in it ends the program with 0.
+void Compiler::packet(const Instruction& i, const Form& f) {
+  const std::int32_t frame = static_cast<std::int32_t>(frame_);
+  if (f.operation == PacketAbsolute) mov_immediate(kScratch0, static_cast<std::uint32_t>(i.immediate));
+  else memory({.bytes = 0x8d}, kScratch0, kReg[i.src()], i.immediate);
+  memory({.bytes = 0x8d, .wide = true}, kScratch1, kScratch0, f.bytes);
+  memory({.bytes = 0x3b, .wide = true}, kScratch1, rbp, 8 - frame);
+  std::uint8_t* inside = jump_ahead(kBelowEqual);
+  mov_immediate(rax, 0);
+  leave();
+  land(inside);
+  memory({.bytes = 0x8b, .wide = true}, kScratch2, rbp, -frame);
+  load(rax, {.base = kScratch2, .index = kScratch0}, Load, f.bytes);
+  if (f.bytes == 2) put(0x08c0c166, 4);  // rol ax, 8
+  else if (f.bytes == 4) put(0xc80f, 2);  // bswap eax
+}
+
+}  // namespace ramet::jit::x86

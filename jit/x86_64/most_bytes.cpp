@@ -1,0 +1,55 @@
+// How many bytes an instruction takes at most. Instructions that become one take no more than they would by themselves.
+#include <array>
+
+#include "jit/x86_64/compiler.hpp"
+
+namespace ramet::jit::x86 {
+namespace {
+
+using enum Operation;
+
+struct Most {
+  std::uint8_t bytes = 0;
+  std::uint8_t immediate = 0, offset = 0;  // less, where that fits 8 bits
+};
+
+Most most(const Form& f) {
+  const bool by_register = f.operand == Operand::Register;
+  switch (f.operation) {
+    case None: return {};  // second half of a wide load
+    case Add: case Or: case And: case Sub: case Xor: return by_register ? Most{3} : Most{7, 3};
+    case Mul: return by_register ? Most{4} : Most{7, 3};
+    case Mov: return by_register ? Most{4} : Most{7};
+    case Lsh: case Rsh: case Arsh: return by_register ? Most{12} : Most{4};
+    case Neg: return {3};
+    case Div: case Mod: return {64};
+    case ToLittle: case ToBig: case Swap: return {9};
+    case Load: case LoadSigned: return {8, 0, 3};
+    case Store: return {8, 0, 3};
+    case StoreImmediate: return {12, 0, 3};
+    case Atomic: return {44};
+    case LoadWide: return {10};
+    case PacketAbsolute: case PacketIndirect: return {48 + kMostEpilogue};
+    case Jump: case JumpLong: return {5};
+    case Call: return {12};
+    case Exit: return {kMostEpilogue};
+    default: return by_register ? Most{9} : Most{13, 3};  // conditions
+  }
+}
+
+std::array<Most, 256> table() {
+  std::array<Most, 256> t{};
+  for (unsigned n = 0; n < 256; ++n) t[n] = most(kForms[n]);
+  return t;
+}
+
+const std::array<Most, 256> kMost = table();
+
+}  // namespace
+
+std::uint32_t most_bytes(const Instruction& i) {
+  const Most& m = kMost[i.opcode];
+  return m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+}
+
+}  // namespace ramet::jit::x86

@@ -1,0 +1,286 @@
+#include "tests/jit/random_program.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "tests/jit/assembler.hpp"
+
+namespace ramet::jit::test {
+namespace {
+
+constexpr std::int32_t kEdges[] = {0, 1, -1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 126, 127, 128, 129, -2, -127, -128, -129, -130, 254, 255, 256, 257,
+                                   4095, 4096, 4097, -4096, 32766, 32767, 32768, -32767, -32768, -32769, 65534, 65535, 65536, -65535, -65536,
+                                   0x7fffffff, 0x7ffffffe, -0x7fffffff - 1, -0x7fffffff, 0x00ff00ff, 0x0ffffff0, 0x55555555};
+constexpr unsigned kSlots = 8;  // of a function's stack that are set before anything reads them
+
+class Maker {
+ public:
+  Maker(const Decide& decide, unsigned units) : decide_(decide), units_(units) {}
+
+  Program run() {
+    functions_ = 1 + below(3);
+    for (unsigned f = 0; f < functions_; ++f) {
+      starts_.push_back(code_.size());
+      function(f);
+    }
+    for (const auto [at, callee] : calls_) code_[at].immediate = static_cast<std::int32_t>(starts_[callee] - at - 1);
+    Program program;
+    program.instructions = std::move(code_);
+    program.maps = 1;
+    return program;
+  }
+
+ private:
+  unsigned below(unsigned n) { return decide_() % n; }
+  unsigned reg() { return below(10); }
+  std::int32_t number() { return below(4) == 0 ? static_cast<std::int32_t>(decide_()) : kEdges[below(std::size(kEdges))]; }
+  void emit(const Instruction& i) { code_.push_back(i); }
+
+  void function(unsigned f) {
+    now_ = f;
+    jumps_.clear();
+    units_at_.clear();
+    if (f == 0)
+      for (unsigned r = 0; r < 10; ++r)
+        if (r != 1 && r != 2) set(r);
+    for (unsigned s = 1; s <= kSlots; ++s) emit(store_immediate(kDw, 10, -8 * int(s), number()));
+    emit(store_immediate(kDw, 10, -512, number()));
+    const unsigned count = 1 + below(units_);
+    for (unsigned u = 0; u < count; ++u) {
+      units_at_.push_back(code_.size());
+      unit();
+    }
+    units_at_.push_back(code_.size());
+    land();
+    if (f == 0) keep_registers();
+    emit(leave());
+  }
+
+  void set(unsigned r) {
+    if (below(2)) emit(mov(r, number()));
+    else wide(code_, r, 0, std::uint64_t{decide_()} << 32 | static_cast<std::uint32_t>(number()));
+  }
+
+  void unit() {
+    switch (below(16)) {
+      case 0: case 1: return by_immediate();
+      case 2: case 3: case 4: return by_register();
+      case 5: return special();
+      case 6: case 7: return memory();
+      case 8: return stack();
+      case 9: return atomic_unit();
+      case 10: case 11: return branch();
+      case 12: return idiom();
+      case 13: return below(3) == 0 ? call_unit() : idiom();
+      case 14: return below(8) == 0 ? filler() : set(reg());
+      default: return below(4) == 0 ? packet() : branch();
+    }
+  }
+
+  Alu operation() {
+    constexpr Alu kAll[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kLsh, kRsh, kMod, kXor, kMov, kArsh};
+    return kAll[below(std::size(kAll))];
+  }
+  void by_immediate() {
+    const Alu o = operation();
+    const bool wide = below(2);
+    std::int32_t n = number();
+    if (o == kLsh || o == kRsh || o == kArsh) n = static_cast<std::int32_t>(below(wide ? 64 : 32));
+    const int variant = (o == kDiv || o == kMod) ? int(below(2)) : 0;
+    emit(raw(o | (wide ? 7u : 4u), reg(), 0, variant, n));
+  }
+  void by_register() {
+    const Alu o = operation();
+    const bool wide = below(2);
+    int variant = (o == kDiv || o == kMod) ? int(below(2)) : 0;
+    if (o == kMov) variant = int(std::array<unsigned, 4>{0, 8, 16, wide ? 32u : 0u}[below(4)]);
+    emit(raw(o | (wide ? 0xfu : 0xcu), reg(), reg(), variant));
+  }
+  void special() {
+    constexpr unsigned kSwaps[] = {0xd4, 0xdc, 0xd7};
+    if (below(4) == 0) emit(raw(below(2) ? 0x87 : 0x84, reg()));
+    else emit(raw(kSwaps[below(3)], reg(), 0, 0, std::int32_t(16u << below(3))));
+  }
+
+  // The register then has an address `offset` below `at` bytes into the buffer.
+  void point(unsigned r, unsigned at, int offset) {
+    emit(raw(0x18, r, below(2) ? 2 : 6));
+    emit(raw(0, 0, 0, 0, static_cast<std::int32_t>(at - unsigned(offset))));
+  }
+  int offset() { return below(2) ? int(below(3)) * 8 : static_cast<std::int16_t>(number()); }
+  Size size() { return std::array{kB, kH, kW, kDw}[below(4)]; }
+  static unsigned bytes(Size s) { return s == kB ? 1 : s == kH ? 2 : s == kW ? 4 : 8; }
+  unsigned place(Size s) { return below(kRegistersAt - bytes(s)); }
+
+  void memory() {
+    const Size s = size();
+    const unsigned base = reg(), other = reg();
+    const int at = offset();
+    point(base, place(s), at);
+    switch (below(5)) {
+      case 0: return emit(load(s, other, base, at));
+      case 1: return emit(s == kDw ? load(s, other, base, at) : load_signed(s, other, base, at));
+      case 2: return emit(store_immediate(s, base, at, number()));
+      case 3: return emit(load(s, base, base, at));
+      default: return emit(store(s, base, at, other));
+    }
+  }
+  void stack() {
+    const Size s = size();
+    const int at = below(8) == 0 ? -512 : -int(1 + below(kSlots)) * 8;
+    switch (below(4)) {
+      case 0: return emit(load(s, reg(), 10, at));
+      case 1: return emit(store_immediate(s, 10, at, number()));
+      case 2: {  // by a copy of r10, which the program must not keep
+        const unsigned r = reg();
+        emit(mov_r(r, 10));
+        if (below(2)) emit(alu(kAdd, r, at)), emit(load(s, r, r, 0));
+        else emit(load(s, r, r, at));
+        return;
+      }
+      default: return emit(store(s, 10, at, reg()));
+    }
+  }
+  void atomic_unit() {
+    constexpr std::int32_t kAll[] = {atomic::kAdd, atomic::kOr, atomic::kAnd, atomic::kXor, atomic::kAdd | 1, atomic::kOr | 1,
+                                     atomic::kAnd | 1, atomic::kXor | 1, atomic::kExchange, atomic::kCompareExchange, atomic::kCompareExchange};
+    const Size s = below(2) ? kW : kDw;
+    const unsigned base = reg(), source = below(4) == 0 ? base : reg();
+    const unsigned at = place(s) & ~7u;
+    const std::int32_t operation = kAll[below(std::size(kAll))];
+    const int displacement = offset();
+    if (operation == atomic::kCompareExchange && base != 0 && below(2)) {  // one that succeeds
+      point(base, at, 0);
+      emit(load(s, 0, base, 0));
+      if (s == kW && below(2)) emit(alu_r(kOr, 0, base));
+    }
+    point(base, at, displacement);
+    emit(test::atomic(s, operation, base, displacement, source));
+  }
+
+  void branch() {
+    constexpr If kAll[] = {kEq, kGt, kGe, kSet, kNe, kSgt, kSge, kLt, kLe, kSlt, kSle};
+    const bool by_register = below(2), narrow = below(2);
+    jumps_.push_back(code_.size());
+    if (below(8) == 0) return emit(below(2) ? jump(0) : jump_long(0));
+    emit(raw(kAll[below(std::size(kAll))] | (narrow ? 6u : 5u) | (by_register ? 8u : 0u), reg(), by_register ? reg() : 0, 0, by_register ? 0 : number()));
+  }
+  // Forward to a unit of this function; the end is one.
+  void land() {
+    for (const std::size_t at : jumps_) {
+      const auto first = std::ranges::upper_bound(units_at_, at) - units_at_.begin();
+      const std::size_t most = std::min<std::size_t>(units_at_.size() - static_cast<std::size_t>(first), below(4) == 0 ? 1000 : 6);
+      const std::size_t target = units_at_[static_cast<std::size_t>(first) + below(static_cast<unsigned>(most))];
+      const auto distance = static_cast<std::int32_t>(target - at - 1);
+      if (code_[at].opcode == opcode::kJumpLong) code_[at].immediate = distance;
+      else code_[at].offset = static_cast<std::int16_t>(distance);
+    }
+  }
+
+  // What compilers of C write often, and what becomes one instruction.
+  void idiom() {
+    const unsigned d = reg(), s = reg(), t = reg();
+    const bool wide = below(2);
+    const auto bits = wide ? 64u : 32u;
+    const auto mv = [&](unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); };
+    const auto shift = [&](Alu o, unsigned r, unsigned n) { emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n))); };
+    switch (below(4)) {
+      case 0: {  // extension
+        const std::int32_t n = std::array{32, 48, 56, 40}[below(4)];
+        if (below(2)) emit(mov_r(d, s));
+        emit(alu(kLsh, d, n));
+        return emit(alu(below(2) ? kRsh : kArsh, d, below(3) == 0 ? std::int32_t(below(64)) : n));
+      }
+      case 1: {  // rotation
+        const unsigned n = 1 + below(bits - 1), left = below(2);
+        mv(t, s);
+        shift(left ? kLsh : kRsh, t, n);
+        const unsigned to = below(2) ? d : s;
+        if (to != s) mv(to, s);
+        shift(left ? kRsh : kLsh, to, below(8) == 0 ? n : bits - n);
+        const bool swapped = below(3) == 0;
+        emit(wide ? alu_r(kOr, swapped ? t : to, swapped ? to : t) : alu32_r(kOr, swapped ? t : to, swapped ? to : t));
+        if (below(2)) set(swapped ? to : t);
+        return;
+      }
+      case 2:  // a sum
+        if (below(2)) emit(mov_r(d, s));
+        if (below(2)) emit(alu(kLsh, d, std::int32_t(below(5))));
+        if (below(2)) emit(alu_r(kAdd, d, t));
+        if (below(2)) emit(alu(kAdd, d, number()));
+        return;
+      default: {  // an element of an array
+        if (d == s) return;
+        const Size z = size();
+        emit(alu(kAnd, d, 63));
+        const int scale = int(below(4)), displacement = int(below(2)) * 40;
+        point(s, 0, displacement);
+        if (scale != 0) emit(alu(kLsh, d, scale));
+        emit(alu_r(kAdd, d, s));
+        return emit(load(z, d, d, displacement));
+      }
+    }
+  }
+
+  void call_unit() {
+    if (now_ + 1 < functions_ && below(2)) {
+      calls_.push_back({code_.size(), now_ + 1 + below(functions_ - now_ - 1)});
+      emit(call_function(0));
+    } else {
+      emit(call(std::int32_t(1 + below(3))));
+    }
+    for (unsigned r = 1; r <= 5; ++r) set(r);
+  }
+  void filler() {
+    for (unsigned n = 20 + below(200); n > 0; --n) emit(alu(kXor, reg(), number()));
+  }
+  void packet() {
+    if (now_ != 0) return;
+    const unsigned s = std::array<unsigned, 3>{0x10, 0x08, 0x00}[below(3)];
+    if (below(2)) return emit(raw(0x20 | s, 0, 0, 0, below(6) == 0 ? number() : std::int32_t(below(60))));
+    const unsigned r = reg();
+    emit(mov(r, std::int32_t(below(40))));
+    emit(raw(0x40 | s, 0, r, 0, below(6) == 0 ? number() : std::int32_t(below(20))));
+  }
+  // Where comparisons find them.
+  void keep_registers() {
+    for (unsigned r = 0; r < 10; ++r) emit(store(kDw, 10, -8 * int(1 + r), r));
+    point(1, kRegistersAt, 0);
+    for (unsigned r = 0; r < 10; ++r) emit(load(kDw, 2, 10, -8 * int(1 + r))), emit(store(kDw, 1, int(8 * r), 2));
+  }
+
+  struct CallPlace {
+    std::size_t at;
+    unsigned callee;
+  };
+  const Decide& decide_;
+  const unsigned units_;
+  unsigned functions_ = 1, now_ = 0;
+  Code code_;
+  std::vector<std::size_t> starts_, jumps_, units_at_;
+  std::vector<CallPlace> calls_;
+};
+
+std::uint64_t mix(std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d, std::uint64_t e) { return a * 3 + b * 5 + c * 7 + d * 11 + e * 13; }
+std::uint64_t first(std::uint64_t a, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) { return a; }
+// Changes all registers that it may change, as far as a compiler does that, and needs an aligned stack.
+std::uint64_t aligned(std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d, std::uint64_t e) {
+  alignas(16) volatile std::uint64_t words[8] = {a, b, c, d, e, 1, 2, 3};
+  if (reinterpret_cast<std::uint64_t>(__builtin_frame_address(0)) % 16 != 0) __builtin_trap();
+  return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4];
+}
+
+}  // namespace
+
+Program random_program(const Decide& decide, unsigned units) { return Maker(decide, units).run(); }
+
+Interpreter interpreter_for(std::span<std::uint8_t, kBuffer> buffer) {
+  Interpreter with;
+  with.helper = [](std::uint32_t number) -> Interpreter::Helper { return number == 1 ? mix : number == 2 ? first : aligned; };
+  with.address = [start = reinterpret_cast<std::uint64_t>(buffer.data())](Wide, std::uint32_t, std::uint32_t offset) {
+    return start + static_cast<std::uint64_t>(static_cast<std::int32_t>(offset));
+  };
+  return with;
+}
+
+}  // namespace ramet::jit::test
