@@ -9,6 +9,8 @@
 #include <map>
 #include <mutex>
 
+#include "arch/exec_sync.hpp"
+
 namespace ramet::mm {
 
 Bank::Bank(Gpa base, std::span<std::byte> host, std::function<void()> release)
@@ -429,6 +431,13 @@ Result<> Memory::inherit(std::shared_ptr<const Layer> layer) {
 std::span<std::byte> Memory::host_range(Gpa gpa) const {
   const auto bank = bank_of(gpa);
   return bank ? bank->from(gpa) : std::span<std::byte>();
+}
+
+void Memory::exec_sync(Gpa first, std::uint64_t bytes) const {
+  const auto bank = bank_of(first);
+  if (!bank) return;
+  const auto there = bank->there(first, {first, std::min(first + bytes, bank->end())});
+  if (there.start < there.end) arch::exec_sync(bank->at(there.start), there.end - there.start);
 }
 
 std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {

@@ -191,6 +191,9 @@ class Memory {
   void bring(Gpa gpa, std::uint64_t bytes) const {
     if (const Bank* bank = find(inherited_data_, gpa)) bank->bring(gpa, gpa + bytes);
   }
+  // Tlb::exec_sync() for a machine whose guests fetch by the host's caches, see arch/exec_sync.hpp. Of pages that are not there
+  // yet the host's kernel does it, when the first fetch has brought them.
+  void exec_sync(Gpa first, std::uint64_t bytes) const;
   // Host address of a page table of a layer, as this VM sees it; nullptr if it is none.
   std::byte* inherited_table(Gpa gpa) const {
     const Bank* bank = find(inherited_tables_, gpa);

@@ -66,6 +66,10 @@ void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
   }
 }
 
+void ProcessMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
+  if (space_) space_->memory().exec_sync(first, bytes);
+}
+
 void ProcessMachine::files_closed() {
   std::shared_lock hold(here_);
   if (mirror_) mirror_->close_writable();

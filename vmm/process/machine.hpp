@@ -32,6 +32,7 @@ class ProcessMachine final : public Machine {
   void flush(const mm::FlushRequest&) override;
   bool waits() const override { return true; }  // for the guest's process
   void flush_relaxed(const mm::FlushRequest&) override;
+  void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
 
   Needs needs() const override { return {.files = true}; }
   Status attach(mm::AddressSpace&) override;

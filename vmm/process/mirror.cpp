@@ -8,8 +8,6 @@
 #include <cerrno>
 #include <iterator>
 
-#include "arch/exec_sync.hpp"
-
 namespace ramet::vmm::process {
 namespace {
 
@@ -107,11 +105,6 @@ std::vector<Mirror::Placed> Mirror::noted_locked(const Range& range) const {
     found.emplace_back(within.start, part(*at, within));
   }
   return found;
-}
-
-bool Mirror::is_noted_locked(const Placed& piece) const {
-  const std::vector<Placed> noted = noted_locked({piece.first, piece.second.end});
-  return noted.size() == 1 && noted[0].first == piece.first && noted[0].second.end == piece.second.end && same(noted[0], piece);
 }
 
 void Mirror::cut_locked(const Range& range) {
@@ -235,10 +228,7 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
       missing.files.push_back(wanted);
     return std::nullopt;
   }
-  const Placed seen{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before, .protection = allowed}};
-  // What the VMM wrote there is code from now on. What is noted as it is has not been written since, as it cannot be written.
-  if ((allowed & PROT_EXEC) != 0 && !is_noted_locked(seen)) arch::exec_sync(bank->at(frame - before), end - seen.first);
-  return seen;
+  return Placed{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before, .protection = allowed}};
 }
 
 std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {

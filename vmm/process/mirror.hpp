@@ -131,7 +131,6 @@ class Mirror {
 
   void count_refills_locked(const std::vector<Change>&);
   std::vector<Placed> noted_locked(const Range&) const;
-  bool is_noted_locked(const Placed&) const;
   void cut_locked(const Range&);
   void note_locked(mm::Gva start, const Mapping&);
   void note_touched_locked(mm::Gva page);

@@ -117,14 +117,6 @@ KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model)
 
 KvmMachine::~KvmMachine() = default;
 
-// Pages that are not there yet KVM synchronises itself, when the guest's first fetch brings them.
-void KvmMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
-  const auto bank = memory_->bank_of(first);
-  if (!bank) return;
-  const auto there = bank->there(first, {first, std::min(first + bytes, bank->end())});
-  if (there.start < there.end) arch::exec_sync(bank->at(there.start), there.end - there.start);
-}
-
 Status KvmMachine::attach(mm::AddressSpace& space) {
   memory_ = &space.memory();
   if (auto ok = kernel_.install(space); !ok) return ok;

@@ -53,7 +53,7 @@ class KvmMachine final : public Machine {
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override;
-  void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
+  void exec_sync(mm::Gpa first, std::uint64_t bytes) override { memory_->exec_sync(first, bytes); }
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace&) override;
