@@ -5,6 +5,14 @@ test_hello() { same "$G/hello"; }
 test_hello_arguments() { ENVIRONMENT="NAME=value EMPTY= PATH=/bin" same -s 42 "$G/hello" argument 42 "two words" ""; }
 test_hello_static_pie() { same "$G/hello_pie"; }
 test_cxx() { same "$G/cxx"; }
+test_atomics() { same "$G/atomics" "$(scaled 100000 10000)"; }
+test_soft_atomics() {
+  for way in exclusive lse; do
+    expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/atomics_$way" 10000
+    says '64 bits: ok'
+    expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/litmus_$way" 4096
+  done
+}
 test_threads() { same "$G/threads" "$(scaled 500 20)"; }
 test_signals() { same "$G/signals" "$DATA"; }
 test_signals_sent() { same "$G/signals_sent"; }
@@ -92,6 +100,8 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
+# Where a page is writable or executable, never both, the system sees it change. Not of arm64's kernel, which has no need to.
+test_code_changes_unsynced() { expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/code_changes" unsynced; says 'code changes: ok'; }
 # Random instructions do what they do on another software CPU; what that one refuses, this one may have.
 test_soft_instructions() {
   command -v qemu-aarch64-static >/dev/null || skip "qemu-user-static is not installed"
