@@ -57,6 +57,7 @@ class Checker {
   bool call(std::uint32_t at, const Instruction& i);
   bool jump(std::uint32_t at, std::int64_t distance);
   bool leads_to(std::uint32_t at, std::int64_t target, const char* what);
+  bool leads_out(std::uint32_t at, std::int64_t target, const char* what);
   bool functions();
   bool scan(Function& function);
   bool contents(Function& function, std::uint32_t at, const Instruction& i, const Form& f);
@@ -73,6 +74,22 @@ class Checker {
   std::optional<Refusal> refusal_;
 };
 
+inline bool Checker::leads_to(std::uint32_t at, std::int64_t target, const char* what) {
+  if (static_cast<std::uint64_t>(target) < count_) return true;
+  return leads_out(at, target, what);
+}
+
+bool Checker::leads_out(std::uint32_t at, std::int64_t target, const char* what) {
+  return refuse(at, std::string(what) + " leads out of the program, to " + std::to_string(target));
+}
+
+inline bool Checker::jump(std::uint32_t at, std::int64_t distance) {
+  const std::int64_t target = at + std::int64_t{1} + distance;
+  if (!leads_to(at, target, "a jump")) return false;
+  marks_[target] |= mark::kTarget;
+  return true;
+}
+
 bool Checker::fields() {
   for (std::uint32_t at = 0; at < count_; ++at) {
     const Instruction& i = code_[at];
@@ -81,8 +98,8 @@ bool Checker::fields() {
     if (i.dst() >= kRegisters || i.src() >= kRegisters) return refuse(at, "there are registers r0 to r10 only");
     if (std::bit_cast<std::uint64_t>(i) & kReserved[i.opcode]) return reserved(at, i, f);
     if (f.writes_dst && i.dst() == kFramePointer) return refuse(at, "r10 cannot be written");
-    if (is_plain(f.operation)) continue;
-    if (!fields_of(at, i, f)) return false;
+    if (is_plain(f.operation) || (f.operation == Mov && i.offset == 0)) continue;
+    if (is_condition(f.operation) ? !jump(at, i.offset) : !fields_of(at, i, f)) return false;
   }
   return true;
 }
@@ -94,8 +111,8 @@ bool Checker::reserved(std::uint32_t at, const Instruction& i, const Form& f) {
 
 bool Checker::fields_of(std::uint32_t& at, const Instruction& i, const Form& f) {
   if (is_arithmetic(f.operation)) return arithmetic(at, i, f);
-  if (is_condition(f.operation) || f.operation == Jump) return jump(at, i.offset);
   switch (f.operation) {
+    case Jump: return jump(at, i.offset);
     case JumpLong: return jump(at, i.immediate);
     case Operation::Call: return call(at, i);
     case LoadWide: return wide(at++, i);
@@ -172,18 +189,6 @@ bool Checker::call(std::uint32_t at, const Instruction& i) {
   return true;
 }
 
-bool Checker::leads_to(std::uint32_t at, std::int64_t target, const char* what) {
-  if (target >= 0 && target < count_) return true;
-  return refuse(at, std::string(what) + " leads out of the program, to " + std::to_string(target));
-}
-
-bool Checker::jump(std::uint32_t at, std::int64_t distance) {
-  const std::int64_t target = at + std::int64_t{1} + distance;
-  if (!leads_to(at, target, "a jump")) return false;
-  marks_[target] |= mark::kTarget;
-  return true;
-}
-
 bool Checker::functions() {
   for (std::uint32_t at = 0; at < count_; ++at)
     if (marks_[at] & mark::kFunction) {
@@ -207,7 +212,9 @@ bool Checker::scan(Function& function) {
       if (f.operand == Operand::Register && i.src() == kFramePointer) function.stack = kFrameBytes;
       continue;
     }
-    if (!contents(function, at, i, f) || !stack(function, at, i, f)) return false;
+    if ((i.src() == kFramePointer || i.dst() == kFramePointer) && !stack(function, at, i, f)) return false;
+    if (f.operation >= Load && f.operation <= StoreImmediate) continue;
+    if (!contents(function, at, i, f)) return false;
     if (f.operation == LoadWide) ++at;
   }
   const Operation end = form(code_[last]).operation;

@@ -13,7 +13,7 @@ bool is_shift(const Instruction& i, bool wide) { return wide ? i.opcode == kLsh6
 
 }  // namespace
 
-Extension Idioms::extension(std::uint32_t at) const {
+Extension Idioms::find_extension(std::uint32_t at) const {
   Extension e{.dst = code_[at].dst(), .src = code_[at].dst()};
   const std::uint32_t begin = at;
   if (code_[at].opcode == kMov64) e.src = code_[at++].src();
@@ -29,7 +29,7 @@ Extension Idioms::extension(std::uint32_t at) const {
 
 // t = s, t >>= k, [d = s] d <<= width - k, d |= t (or t |= d), the shifts in any order, where the other of d and t is not
 // used any more.
-Rotation Idioms::rotation(std::uint32_t at) const {
+Rotation Idioms::find_rotation(std::uint32_t at) const {
   const Instruction &move = code_[at], &one = code_[at + 1];
   Rotation found{.src = move.src(), .wide = move.opcode == kMov64};
   const unsigned t = move.dst(), s = move.src();
@@ -55,7 +55,7 @@ Rotation Idioms::rotation(std::uint32_t at) const {
   return found;
 }
 
-Sum Idioms::sum(std::uint32_t at) const {
+Sum Idioms::find_sum(std::uint32_t at) const {
   Sum s{.dst = code_[at].dst(), .src = code_[at].dst()};
   std::uint32_t next = at;
   if (code_[next].opcode == kMov64) s.src = code_[next++].src();

@@ -40,17 +40,6 @@ Compiled Compiler::run() {
   return std::move(out_);
 }
 
-std::uint32_t Compiler::estimate() {
-  std::uint32_t sum = 0;
-  for (std::uint32_t at = 0; at < count_; ++at) {
-    out_.offsets_[at] = sum;
-    sum += 4 * most_words(code_[at]);
-    if (marks_[at] & mark::kFunction) sum += 4 * kMostPrologue;
-  }
-  out_.offsets_[count_] = sum;
-  return sum;
-}
-
 void Compiler::function(std::size_t number) {
   now_ = &program_.functions()[number];
   end_ = now_->end;

@@ -20,7 +20,6 @@ namespace ramet::jit::arm {
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {7, 0, 1, 2, 3, 4, 19, 20, 21, 22, 29};
 inline constexpr unsigned kScratch0 = 9, kScratch1 = 10, kScratch2 = 11, kScratch3 = 12, kCallee = 16, kLink = 30;
 inline constexpr std::uint32_t kMostPrologue = 8, kMostEpilogue = 7;  // words
-std::uint32_t most_words(const Instruction& i);
 
 class Compiler : Encoder {
  public:
@@ -37,7 +36,6 @@ class Compiler : Encoder {
   };
 
   // compiler.cpp: the whole, functions, jumps and calls
-  std::uint32_t estimate();
   void function(std::size_t number);
   std::uint32_t instruction(std::uint32_t at);
   void prologue(const Function& f);
@@ -54,6 +52,9 @@ class Compiler : Encoder {
     out_.relocations_.push_back({kind, number, offset, here()});
     mov_address(to);
   }
+
+  // most_words.cpp: where instructions begin at most
+  std::uint32_t estimate();
 
   // arithmetic.cpp: d = left OPERATION operand
   void arithmetic(const Instruction& i, const Form& f, unsigned left);

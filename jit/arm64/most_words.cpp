@@ -40,6 +40,16 @@ const std::array<std::uint8_t, 256> kMost = table();
 
 }  // namespace
 
-std::uint32_t most_words(const Instruction& i) { return kMost[i.opcode]; }
+std::uint32_t Compiler::estimate() {
+  std::uint32_t sum = 0;
+  std::uint32_t* offsets = out_.offsets_.get();
+  for (std::uint32_t at = 0; at < count_; ++at) {
+    offsets[at] = sum;
+    sum += 4u * kMost[code_[at].opcode];
+    if (marks_[at] & mark::kFunction) sum += 4 * kMostPrologue;
+  }
+  offsets[count_] = sum;
+  return sum;
+}
 
 }  // namespace ramet::jit::arm

@@ -43,17 +43,6 @@ Compiled Compiler::run() {
   return std::move(out_);
 }
 
-std::uint32_t Compiler::estimate() {
-  std::uint32_t sum = 0;
-  for (std::uint32_t at = 0; at < count_; ++at) {
-    out_.offsets_[at] = sum;
-    sum += most_bytes(code_[at]);
-    if (marks_[at] & mark::kFunction) sum += kMostPrologue;
-  }
-  out_.offsets_[count_] = sum;
-  return sum;
-}
-
 void Compiler::function(std::size_t number) {
   now_ = &program_.functions()[number];
   end_ = now_->end;

@@ -19,9 +19,7 @@ namespace ramet::jit::x86 {
 
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
-// At most so many bytes: the number of an opcode's, less what small immediates and offsets save.
-std::uint32_t most_bytes(const Instruction& i);
-inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16;
+inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16;  // bytes
 
 class Compiler : Encoder {
  public:
@@ -38,7 +36,6 @@ class Compiler : Encoder {
   };
 
   // compiler.cpp: the whole, functions, jumps and calls
-  std::uint32_t estimate();
   void function(std::size_t number);
   std::uint32_t instruction(std::uint32_t at);
   void prologue(const Function& f);
@@ -50,6 +47,9 @@ class Compiler : Encoder {
   void settle();
   std::uint32_t here() const { return static_cast<std::uint32_t>(at_ - out_.code_.get()); }
   void relocation(Relocation::Kind kind, std::uint32_t number, std::uint32_t offset) { out_.relocations_.push_back({kind, number, offset, here() - 8}); }
+
+  // most_bytes.cpp: where instructions begin at most
+  std::uint32_t estimate();
 
   // arithmetic.cpp
   void arithmetic(const Instruction& i, const Form& f);

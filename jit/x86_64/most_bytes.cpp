@@ -47,9 +47,18 @@ const std::array<Most, 256> kMost = table();
 
 }  // namespace
 
-std::uint32_t most_bytes(const Instruction& i) {
-  const Most& m = kMost[i.opcode];
-  return m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+std::uint32_t Compiler::estimate() {
+  std::uint32_t sum = 0;
+  std::uint32_t* offsets = out_.offsets_.get();
+  for (std::uint32_t at = 0; at < count_; ++at) {
+    offsets[at] = sum;
+    const Instruction& i = code_[at];
+    const Most& m = kMost[i.opcode];
+    sum += m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+    if (marks_[at] & mark::kFunction) sum += kMostPrologue;
+  }
+  offsets[count_] = sum;
+  return sum;
 }
 
 }  // namespace ramet::jit::x86

@@ -6,12 +6,11 @@
 #include <random>
 #include <set>
 
+#include "jit/compiler.hpp"
 #include "jit/loader.hpp"
 #include "jit/x86_64/encoder.hpp"
 #include "tests/jit/objects.hpp"
 #include "tests/jit/random_program.hpp"
-
-#include "jit/compiler.hpp"
 
 namespace ramet::jit::test {
 namespace {
@@ -42,7 +41,7 @@ ZydisRegister register_of(unsigned number, unsigned bits) {
 }
 
 // The encoder's forms, each written alone.
-class Form1 : Encoder {
+class X86Form : Encoder {
  public:
   template <class Write>
   std::optional<Decoded> written(const Write& write) {
@@ -126,7 +125,7 @@ void expect_registers(const Meant& m) {
   for (unsigned reg = 0; reg < 16; ++reg)
     for (unsigned rm = 0; rm < 16; ++rm) {
       SCOPED_TRACE(testing::Message() << std::hex << m.op.bytes << " reg " << reg << " rm " << rm);
-      const auto d = Form1().written([&](Form1& e) { e.registers(m.op, reg, rm); });
+      const auto d = X86Form().written([&](X86Form& e) { e.registers(m.op, reg, rm); });
       ASSERT_TRUE(d);
       EXPECT_EQ(d->i.mnemonic, m.mnemonic);
       expect_register(d->operands[m.reg_first ? 0 : 1], reg, m.reg_bits);
@@ -142,7 +141,7 @@ TEST(X86Forms, TwoRegisters) {
 
 void expect_memory(const Meant& m, unsigned reg, const Address& a) {
   SCOPED_TRACE(testing::Message() << std::hex << m.op.bytes << " reg " << reg << " base " << a.base << " index " << a.index << " scale " << a.scale << " + " << a.displacement);
-  const auto d = Form1().written([&](Form1& e) { e.memory(m.op, reg, a); });
+  const auto d = X86Form().written([&](X86Form& e) { e.memory(m.op, reg, a); });
   ASSERT_TRUE(d);
   EXPECT_EQ(d->i.mnemonic, m.mnemonic);
   EXPECT_EQ((d->i.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0, m.op.lock);
@@ -151,9 +150,13 @@ void expect_memory(const Meant& m, unsigned reg, const Address& a) {
   ASSERT_EQ(o.type, ZYDIS_OPERAND_TYPE_MEMORY);
   EXPECT_EQ(o.mem.base, a.base == Address::kNone ? ZYDIS_REGISTER_NONE : register_of(a.base, 64));
   EXPECT_EQ(o.mem.index, a.index == Address::kNone ? ZYDIS_REGISTER_NONE : register_of(a.index, 64));
-  if (a.index != Address::kNone) EXPECT_EQ(o.mem.scale, 1u << a.scale);
+  if (a.index != Address::kNone) {
+    EXPECT_EQ(o.mem.scale, 1u << a.scale);
+  }
   EXPECT_EQ(o.mem.disp.has_displacement ? o.mem.disp.value : 0, a.displacement);
-  if (m.rm_bits != 0) EXPECT_EQ(o.size, m.rm_bits);
+  if (m.rm_bits != 0) {
+    EXPECT_EQ(o.size, m.rm_bits);
+  }
 }
 
 void expect_memory(const Meant& m) {
@@ -179,11 +182,11 @@ TEST(X86Forms, RegisterAndMemory) {
 
 TEST(X86Forms, RegisterAndImmediate) {
   constexpr std::pair<unsigned, ZydisMnemonic> kDigits[] = {{0, ZYDIS_MNEMONIC_ADD}, {1, ZYDIS_MNEMONIC_OR}, {4, ZYDIS_MNEMONIC_AND}, {5, ZYDIS_MNEMONIC_SUB}, {6, ZYDIS_MNEMONIC_XOR}, {7, ZYDIS_MNEMONIC_CMP}};
-  for (const auto [digit, mnemonic] : kDigits)
+  for (const auto& [digit, mnemonic] : kDigits)
     for (const bool is_wide : {false, true})
       for (unsigned rm = 0; rm < 16; ++rm)
         for (const std::int32_t value : {0, 1, -1, 127, 128, -128, -129, 0x7fffffff, -0x7fffffff - 1}) {
-          const auto d = Form1().written([&](Form1& e) { e.immediate(digit, rm, value, is_wide); });
+          const auto d = X86Form().written([&](X86Form& e) { e.immediate(digit, rm, value, is_wide); });
           ASSERT_TRUE(d);
           EXPECT_EQ(d->i.mnemonic, mnemonic);
           expect_register(d->operands[0], rm, is_wide ? 64 : 32);
@@ -197,21 +200,21 @@ TEST(X86Forms, ShiftsAndOneOperand) {
   for (const bool is_wide : {false, true})
     for (unsigned rm = 0; rm < 16; ++rm) {
       const unsigned bits = is_wide ? 64 : 32;
-      for (const auto [digit, mnemonic] : kShifts) {
+      for (const auto& [digit, mnemonic] : kShifts) {
         for (unsigned count = 1; count < bits; ++count) {
-          const auto d = Form1().written([&](Form1& e) { e.shift(digit, rm, count, is_wide); });
+          const auto d = X86Form().written([&](X86Form& e) { e.shift(digit, rm, count, is_wide); });
           ASSERT_TRUE(d);
           EXPECT_EQ(d->i.mnemonic, mnemonic);
           expect_register(d->operands[0], rm, bits);
           EXPECT_EQ(d->operands[1].imm.value.u, count);
         }
-        const auto by_register = Form1().written([&](Form1& e) { e.registers({.bytes = 0xd3, .wide = is_wide}, digit, rm); });
+        const auto by_register = X86Form().written([&](X86Form& e) { e.registers({.bytes = 0xd3, .wide = is_wide}, digit, rm); });
         ASSERT_TRUE(by_register);
         EXPECT_EQ(by_register->i.mnemonic, mnemonic);
         expect_register(by_register->operands[1], rcx, 8);
       }
-      for (const auto [digit, mnemonic] : kGroup) {
-        const auto d = Form1().written([&](Form1& e) { e.registers({.bytes = 0xf7, .wide = is_wide}, digit, rm); });
+      for (const auto& [digit, mnemonic] : kGroup) {
+        const auto d = X86Form().written([&](X86Form& e) { e.registers({.bytes = 0xf7, .wide = is_wide}, digit, rm); });
         ASSERT_TRUE(d);
         EXPECT_EQ(d->i.mnemonic, mnemonic);
         expect_register(d->operands[0], rm, bits);
@@ -222,7 +225,7 @@ TEST(X86Forms, ShiftsAndOneOperand) {
 TEST(X86Forms, NumbersInRegisters) {
   for (unsigned to = 0; to < 16; ++to)
     for (const std::uint64_t value : {std::uint64_t{1}, std::uint64_t{0x7fffffff}, std::uint64_t{0x80000000}, std::uint64_t{0xffffffff}, std::uint64_t{0x100000000}, 0xffffffff80000000u, ~std::uint64_t{0}, 0x123456789abcdef0u}) {
-      const auto d = Form1().written([&](Form1& e) { e.mov_immediate(to, value); });
+      const auto d = X86Form().written([&](X86Form& e) { e.mov_immediate(to, value); });
       ASSERT_TRUE(d);
       EXPECT_EQ(d->i.mnemonic, ZYDIS_MNEMONIC_MOV);
       EXPECT_EQ(ZydisRegisterGetId(d->operands[0].reg.value), static_cast<int>(to));
@@ -230,15 +233,15 @@ TEST(X86Forms, NumbersInRegisters) {
       EXPECT_EQ(is_wide ? d->operands[1].imm.value.u : d->operands[1].imm.value.u & 0xffffffff, value);
     }
   for (unsigned reg = 0; reg < 16; ++reg) {
-    EXPECT_EQ(Form1().written([&](Form1& e) { e.push(reg); })->i.mnemonic, ZYDIS_MNEMONIC_PUSH);
-    const auto d = Form1().written([&](Form1& e) { e.pop(reg); });
+    EXPECT_EQ(X86Form().written([&](X86Form& e) { e.push(reg); })->i.mnemonic, ZYDIS_MNEMONIC_PUSH);
+    const auto d = X86Form().written([&](X86Form& e) { e.pop(reg); });
     EXPECT_EQ(d->i.mnemonic, ZYDIS_MNEMONIC_POP);
     expect_register(d->operands[0], reg, 64);
   }
 }
 
 // All that a compiled program may consist of.
-const std::set<ZydisMnemonic> kAllowed = {
+const std::set<ZydisMnemonic> kAllowedX86 = {
     ZYDIS_MNEMONIC_MOV, ZYDIS_MNEMONIC_MOVZX, ZYDIS_MNEMONIC_MOVSX, ZYDIS_MNEMONIC_MOVSXD, ZYDIS_MNEMONIC_LEA, ZYDIS_MNEMONIC_PUSH, ZYDIS_MNEMONIC_POP,
     ZYDIS_MNEMONIC_LEAVE, ZYDIS_MNEMONIC_RET, ZYDIS_MNEMONIC_CALL, ZYDIS_MNEMONIC_JMP, ZYDIS_MNEMONIC_ADD, ZYDIS_MNEMONIC_SUB, ZYDIS_MNEMONIC_OR,
     ZYDIS_MNEMONIC_AND, ZYDIS_MNEMONIC_XOR, ZYDIS_MNEMONIC_CMP, ZYDIS_MNEMONIC_TEST, ZYDIS_MNEMONIC_NEG, ZYDIS_MNEMONIC_IMUL, ZYDIS_MNEMONIC_DIV,
@@ -246,19 +249,19 @@ const std::set<ZydisMnemonic> kAllowed = {
     ZYDIS_MNEMONIC_BSWAP, ZYDIS_MNEMONIC_XADD, ZYDIS_MNEMONIC_XCHG, ZYDIS_MNEMONIC_CMPXCHG,
     ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JB, ZYDIS_MNEMONIC_JNB, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE, ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
 
-void expect_sound(const Compiled& compiled) {
+void expect_sound_x86(const Compiled& compiled) {
   const auto code = compiled.code();
   std::vector<bool> starts(code.size());
   std::vector<std::pair<std::size_t, std::int64_t>> branches;
   for (std::size_t at = 0; at < code.size();) {
     const auto d = decode(code.subspan(at));
     ASSERT_TRUE(d) << "at " << at;
-    ASSERT_TRUE(kAllowed.contains(d->i.mnemonic)) << ZydisMnemonicGetString(d->i.mnemonic) << " at " << at;
+    ASSERT_TRUE(kAllowedX86.contains(d->i.mnemonic)) << ZydisMnemonicGetString(d->i.mnemonic) << " at " << at;
     starts[at] = true;
     if (d->operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && d->operands[0].imm.is_relative) branches.push_back({at, static_cast<std::int64_t>(at) + d->i.length + d->operands[0].imm.value.s});
     at += d->i.length;
   }
-  for (const auto [at, target] : branches) {
+  for (const auto& [at, target] : branches) {
     ASSERT_TRUE(target >= 0 && target < static_cast<std::int64_t>(code.size())) << "from " << at << " to " << target;
     ASSERT_TRUE(starts[static_cast<std::size_t>(target)]) << "from " << at << " to " << target;
   }
@@ -273,11 +276,11 @@ TEST(X86Programs, ConsistOfWhatWasMeantAndJumpWithinThemselves) {
     const Program program = random_program([&] { return static_cast<std::uint32_t>(random()); }, 100);
     const auto checked = check(program, known);
     ASSERT_TRUE(checked);
-    ASSERT_NO_FATAL_FAILURE(expect_sound(compile(*checked, InstructionSet::X86_64)));
+    ASSERT_NO_FATAL_FAILURE(expect_sound_x86(compile(*checked, InstructionSet::X86_64)));
   }
   const auto object = load_object(read_object("maps"));
   ASSERT_TRUE(object);
-  for (const Program& program : object->programs) expect_sound(compile(*check(program, known), InstructionSet::X86_64));
+  for (const Program& program : object->programs) expect_sound_x86(compile(*check(program, known), InstructionSet::X86_64));
 }
 
 }  // namespace
