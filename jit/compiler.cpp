@@ -16,10 +16,10 @@ std::uint32_t Compiled::instruction_at(std::uint32_t offset) const {
   return static_cast<std::uint32_t>(std::lower_bound(begin, end, after[-1]) - begin);  // of those that became one, the first
 }
 
-void Compiled::place(std::span<std::uint8_t> to, const std::function<std::uint64_t(const Relocation&)>& resolve) const {
+void Compiled::place(std::span<std::uint8_t> to, std::uint64_t address, const std::function<std::uint64_t(const Relocation&)>& resolve) const {
   std::memcpy(to.data(), code_.get(), size_);
-  const auto write = set_ == InstructionSet::X86_64 ? write_address_x86_64 : write_address_arm64;
-  for (const Relocation& r : relocations_) write(to.data() + r.at, resolve(r));
+  const auto relocate = set_ == InstructionSet::X86_64 ? relocate_x86_64 : relocate_arm64;
+  for (const Relocation& r : relocations_) relocate(to, address, r, resolve(r));
 }
 
 }  // namespace ramet::jit

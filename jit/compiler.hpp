@@ -35,7 +35,8 @@ struct Relocation {
   };
   Kind kind;
   std::uint32_t number, offset;
-  std::uint32_t at;  // byte of the code
+  std::uint32_t at;        // byte of the code
+  std::uint32_t stub = 0;  // x86-64: where a helper is jumped to that is too far away to be called
 };
 
 // Machine code that runs at any address once its relocations are settled.
@@ -51,8 +52,8 @@ class Compiled {
   // Which instruction's code a byte belongs to: for addresses of faults.
   std::uint32_t instruction_at(std::uint32_t offset) const;
 
-  // Writes the code to `to`, which has room for it, with the addresses that `resolve` gives.
-  void place(std::span<std::uint8_t> to, const std::function<std::uint64_t(const Relocation&)>& resolve) const;
+  // Writes the code to `to`, which has room for it, as it is to run at `address`, with the addresses that `resolve` gives.
+  void place(std::span<std::uint8_t> to, std::uint64_t address, const std::function<std::uint64_t(const Relocation&)>& resolve) const;
 
  private:
   friend class x86::Compiler;
@@ -66,10 +67,10 @@ class Compiled {
 
 [[nodiscard]] Compiled compile(const Checked& program, InstructionSet set);
 
-// The back ends; place() writes an address as each does.
+// The back ends; they write an address into code that runs at `address`.
 Compiled compile_x86_64(const Checked& program);
 Compiled compile_arm64(const Checked& program);
-void write_address_x86_64(std::uint8_t* at, std::uint64_t address);
-void write_address_arm64(std::uint8_t* at, std::uint64_t address);
+void relocate_x86_64(std::span<std::uint8_t> code, std::uint64_t address, const Relocation& r, std::uint64_t value);
+void relocate_arm64(std::span<std::uint8_t> code, std::uint64_t address, const Relocation& r, std::uint64_t value);
 
 }  // namespace ramet::jit

@@ -206,11 +206,12 @@ namespace ramet::jit {
 
 Compiled compile_arm64(const Checked& program) { return arm::Compiler(program).run(); }
 
-void write_address_arm64(std::uint8_t* at, std::uint64_t address) {
+void relocate_arm64(std::span<std::uint8_t> code, std::uint64_t, const Relocation& r, std::uint64_t value) {
+  std::uint8_t* at = code.data() + r.at;
   for (unsigned q = 0; q < 4; ++q) {
     std::uint32_t word;
     std::memcpy(&word, at + 4 * q, 4);
-    word = (word & ~(0xffffu << 5)) | static_cast<std::uint32_t>(address >> 16 * q & 0xffff) << 5;
+    word = (word & ~(0xffffu << 5)) | static_cast<std::uint32_t>(value >> 16 * q & 0xffff) << 5;
     std::memcpy(at + 4 * q, &word, 4);
   }
 }

@@ -38,7 +38,9 @@ Compiled Compiler::run() {
   at_ = out_.code_.get();
   functions_.reserve(program_.functions().size());
   for (std::size_t f = 0; f < program_.functions().size(); ++f) function(f);
-  out_.offsets_[count_] = out_.size_ = here();
+  out_.offsets_[count_] = here();
+  stubs();
+  out_.size_ = here();
   settle();
   return std::move(out_);
 }
@@ -100,10 +102,13 @@ std::uint32_t Compiler::instruction(std::uint32_t at) {
   out_.offsets_[at] = here();
   const Instruction& i = code_[at];
   const Form& f = form(i);
+  if (marks_[at] & mark::kTarget) flags_of_ = kRegisters;
   if (is_arithmetic(f.operation)) {
+    const unsigned flags_of = flags_of_;
     flags_of_ = kRegisters;
     if (const std::uint32_t taken = fused(at)) return taken;
     arithmetic(i, f);
+    if (f.operation == Mov && f.operand == Operand::Register && i.dst() != flags_of) flags_of_ = flags_of;  // moves leave the flags
     return 1;
   }
   if (is_condition(f.operation)) {
@@ -150,7 +155,7 @@ void Compiler::jump(std::uint32_t at, std::int64_t distance, unsigned condition)
 void Compiler::compare(std::uint32_t at, const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
-  const bool flags_are_there = flags_of_ == i.dst() && flags_wide_ == wide && !(marks_[at] & mark::kTarget);
+  const bool flags_are_there = flags_of_ == i.dst() && flags_wide_ == wide;
   flags_of_ = kRegisters;
   if (i.offset == 0) return;
   if (f.operand == Operand::Register) {
@@ -180,9 +185,23 @@ void Compiler::call(std::uint32_t at, const Instruction& i) {
     put(0xe8, 5);
     return call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
   }
-  mov_address(rax, 0);
-  relocation(Relocation::Kind::Helper, static_cast<std::uint32_t>(i.immediate), 0);
-  put(0xd0ff, 2);
+  put(0xe8, 5);
+  out_.relocations_.push_back({Relocation::Kind::Helper, static_cast<std::uint32_t>(i.immediate), 0, here() - 4});
+}
+
+// A call reaches 2 GiB, and nobody knows yet where helpers will be: for each there is a jump that reaches anything.
+void Compiler::stubs() {
+  std::vector<std::uint32_t> stub_of;
+  for (Relocation& r : out_.relocations_) {
+    if (r.kind != Relocation::Kind::Helper) continue;
+    if (stub_of.size() <= r.number) stub_of.resize(r.number + 1);
+    if (stub_of[r.number] == 0) {
+      stub_of[r.number] = here();
+      mov_address(rax, 0);  // r0, which a call leaves to the helper
+      put(0xe0ff, 2);       // jmp rax
+    }
+    r.stub = stub_of[r.number];
+  }
 }
 
 void Compiler::settle() {
@@ -202,6 +221,15 @@ namespace ramet::jit {
 
 Compiled compile_x86_64(const Checked& program) { return x86::Compiler(program).run(); }
 
-void write_address_x86_64(std::uint8_t* at, std::uint64_t address) { std::memcpy(at, &address, sizeof address); }
+void relocate_x86_64(std::span<std::uint8_t> code, std::uint64_t address, const Relocation& r, std::uint64_t value) {
+  if (r.kind != Relocation::Kind::Helper) {
+    std::memcpy(code.data() + r.at, &value, sizeof value);
+    return;
+  }
+  std::memcpy(code.data() + r.stub + 2, &value, sizeof value);
+  const auto distance = static_cast<std::int64_t>(value - (address + r.at + 4));
+  const auto relative = static_cast<std::uint32_t>(x86::fits32(distance) ? distance : std::int64_t{r.stub} - (r.at + 4));
+  std::memcpy(code.data() + r.at, &relative, sizeof relative);
+}
 
 }  // namespace ramet::jit

@@ -19,7 +19,7 @@ namespace ramet::jit::x86 {
 
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
-inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16;  // bytes
+inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12;  // bytes
 
 class Compiler : Encoder {
  public:
@@ -44,6 +44,7 @@ class Compiler : Encoder {
   void compare(std::uint32_t at, const Instruction& i, const Form& f);
   void call(std::uint32_t at, const Instruction& i);
   void call_function(std::uint32_t target);
+  void stubs();
   void settle();
   std::uint32_t here() const { return static_cast<std::uint32_t>(at_ - out_.code_.get()); }
   void relocation(Relocation::Kind kind, std::uint32_t number, std::uint32_t offset) { out_.relocations_.push_back({kind, number, offset, here() - 8}); }

@@ -31,7 +31,7 @@ Most most(const Form& f) {
     case LoadWide: return {10};
     case PacketAbsolute: case PacketIndirect: return {48 + kMostEpilogue};
     case Jump: case JumpLong: return {5};
-    case Call: return {12};
+    case Call: return {5};
     case Exit: return {kMostEpilogue};
     default: return by_register ? Most{9} : Most{13, 3};  // conditions
   }
@@ -48,17 +48,18 @@ const std::array<Most, 256> kMost = table();
 }  // namespace
 
 std::uint32_t Compiler::estimate() {
-  std::uint32_t sum = 0;
+  std::uint32_t sum = 0, calls = 0;
   std::uint32_t* offsets = out_.offsets_.get();
   for (std::uint32_t at = 0; at < count_; ++at) {
     offsets[at] = sum;
     const Instruction& i = code_[at];
     const Most& m = kMost[i.opcode];
     sum += m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+    calls += i.opcode == opcode::kCall;
     if (marks_[at] & mark::kFunction) sum += kMostPrologue;
   }
   offsets[count_] = sum;
-  return sum;
+  return sum + calls * kStub;
 }
 
 }  // namespace ramet::jit::x86

@@ -54,7 +54,7 @@ Native::~Native() { ::munmap(code_, kRoom); }
 const void* Native::place(const Compiled& program, const Interpreter& with) {
   const std::size_t size = program.code().size();
   if (size > kRoom || ::mprotect(code_, size, PROT_READ | PROT_WRITE) != 0) std::abort();
-  program.place({code_, kRoom}, [&](const Relocation& r) {
+  program.place({code_, kRoom}, reinterpret_cast<std::uint64_t>(code_), [&](const Relocation& r) {
     switch (r.kind) {
       case Relocation::Kind::Helper: return reinterpret_cast<std::uint64_t>(with.helper(r.number));
       case Relocation::Kind::Map: return with.address(Wide::Map, r.number, 0);
