@@ -102,6 +102,9 @@ struct Usage {
 // called under the address-space lock. fault() tries to do without it: see speculative_fault.cpp.
 class AddressSpace {
  public:
+  // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.
+  // Lazy: entries withhold execution until the first fetch faults.
+  enum class ExecSync : std::uint8_t { Eager, Lazy };
   struct Config {
     Format format = Format::X86_64Stage1;
     Gva start = 0x10000;                 // lowest address a program may map (vm.mmap_min_addr)
@@ -111,6 +114,7 @@ class AddressSpace {
     bool blocks = true;                  // 2 MiB leaves
     bool giants = false;                 // 1 GiB leaves: the processor has them
     bool merge = true;                   // tables of like entries become leaves again (technique 5)
+    ExecSync exec_sync = ExecSync::Eager;  // counts only where Tlb::needs_exec_sync()
     bool relaxed_flushes = true;         // technique 4; without it every flush is strict
     bool pinned_cow = true;              // technique 2; without it pins count for nothing
     bool speculative_faults = true;      // technique 3; without it every fault takes the lock

@@ -87,7 +87,8 @@ struct AddressSpace::Impl final : Merger {
   Result<Gva> place_locked(const MapRequest&, std::uint64_t length);
 
   // What an entry of the region may do after an access of that kind: as the region says, and for a given frame.
-  static PageTable::Attributes attributes(const Region&, Access);
+  PageTable::Attributes attributes(const Region&, Access) const;
+  bool defers_exec() const { return config.exec_sync == ExecSync::Lazy && tlb.needs_exec_sync(); }
   PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.

@@ -38,6 +38,9 @@ std::string AddressSpace::audit() const {
     if (!kept && leaf.attributes.execute && !has(region->prot, Prot::Exec)) {
       wrong = "an entry is executable, its region is not";
     }
+    if (!kept && leaf.attributes.deferred_exec && (leaf.attributes.execute || !has(region->prot, Prot::Exec))) {
+      wrong = "an entry withholds execution, which it has or its region has not";
+    }
     if (m.memory.data().contains(leaf.address)) {
       if (region->shared && region->backing) wrong = "a shared region maps private frames";
       for (std::uint64_t at = 0; at < leaf.span(); at += kPageSize) {

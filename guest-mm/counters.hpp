@@ -43,6 +43,8 @@ struct Counters {
   Counter flush_tables;       // table pages in strict flushes
   Counter flushes_avoided;    // batches that changed only entries which were never present
   Counter exec_syncs;         // 4 KiB pages that code may run from by an entry that was written
+  Counter exec_deferred;      // 4 KiB pages of entries that withheld execution
+  Counter exec_granted;       // of them, that a fetch was let through to
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
   Counter split_pmd, split_pud;    // leaves replaced by a table
   Counter merge_pmd, merge_pud;    // tables replaced by a leaf

@@ -29,7 +29,14 @@ struct AddressSpace::Impl::Runs {
   }
 };
 
-PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Access access) {
+// Execution is withheld until somebody fetches there.
+static PageTable::Attributes withheld(PageTable::Attributes a) {
+  a.deferred_exec = a.deferred_exec || a.execute;
+  a.execute = false;
+  return a;
+}
+
+PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Access access) const {
   PageTable::Attributes a;
   a.write = has(region.prot, Prot::Write);
   a.execute = has(region.prot, Prot::Exec);
@@ -37,6 +44,7 @@ PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Acces
     a.write = access != Access::Execute;
     a.execute = !a.write;
   }
+  if (access != Access::Execute && defers_exec()) a = withheld(a);
   a.user = true;
   a.accessed = true;
   a.dirty = a.write;
@@ -195,7 +203,7 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
   PageTable::Outcome outcome;
   std::vector<PageTable::Run> left_over;
   if (taken) {
-    auto entry = attributes(w.region, w.access), around = entry;
+    auto entry = attributes(w.region, w.access), around = defers_exec() ? withheld(entry) : entry;
     entry.ahead = w.asked == Window::Asked::None;
     around.ahead = w.asked != Window::Asked::All;
     if (!config.eager_accessed_dirty) {

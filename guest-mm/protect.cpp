@@ -8,9 +8,9 @@ namespace ramet::mm {
 PageTable::Change AddressSpace::Impl::protection(const Region& region, const PageTable::Leaf& leaf) const {
   const auto& old = leaf.attributes;
   if (region.prot == Prot::None) return {PageTable::State::Kept, old};
-  // A page of a writable and executable region stays what it is, until the other access comes.
+  // A page that can be executed stays so where it may; one of a writable region as well, until the other access comes.
   const bool was_code = leaf.state == PageTable::State::Present && old.execute && !old.write;
-  const Access as = region.flips() && was_code ? Access::Execute : Access::Write;
+  const Access as = has(region.prot, Prot::Exec) && was_code ? Access::Execute : Access::Write;
   auto next = attributes(region, as, leaf.address);
   next.dirty = next.dirty || old.dirty;
   next.ahead = old.ahead;

@@ -47,6 +47,8 @@ class Tlb {
   // what others may have written there, with the lock of its table or before the table can be reached: like flush() it
   // waits for no other thread's next step. They are those of a bank, or the machine's own. Nothing where instruction fetches see all stores.
   virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
+  // Whether exec_sync() does anything: if not, there is nothing to be gained by deferring it.
+  virtual bool needs_exec_sync() const { return false; }
 
   // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then
   // walks the tables finds the entries that the flush was for.

@@ -367,6 +367,7 @@ class Walker final : public PageTable {
     const Gva end = slot.start + arch::span_of(slot.level);
     if (batch && old != arch::kNone) batch->room(1);
     if (executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level))) sync(next, slot.level);
+    count_deferred(old, next, slot.level);
     const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
     if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
     count(slot, old, next);
@@ -386,6 +387,14 @@ class Walker final : public PageTable {
   }
 
   static bool executes(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).execute; }
+
+  static bool withholds(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).deferred_exec; }
+  void count_deferred(Entry old, Entry next, Level level) {
+    const bool withheld = withholds(old, level);
+    if (withheld == withholds(next, level)) return;
+    if (!withheld) counters_.exec_deferred.add(arch::span_of(level) >> kPageShift);
+    else if (executes(next, level)) counters_.exec_granted.add(arch::span_of(level) >> kPageShift);
+  }
 
   // Before an entry is written that lets code run from frames that it did not run from by this entry.
   void sync(Entry next, Level level) {

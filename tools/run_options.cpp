@@ -59,6 +59,9 @@ void add_run_options(CLI::App& command, RunSettings& settings) {
   command.add_option("--without", settings.without, "switch a technique off (repeatable)")
       ->check(CLI::IsMember({"deferred-exec", "pinned-cow", "speculative-faults", "relaxed-flushes", "huge-merge"}))
       ->expected(1)->allow_extra_args(false)->take_all();
+  command.add_option("--exec-sync", settings.exec_sync, "when fetches see what was written, where they do not by themselves: with each page that becomes "
+                                                        "executable, or when it is first fetched from")
+      ->check(CLI::IsMember({"eager", "lazy"}))->capture_default_str();
   command.add_option("--wx", settings.wx, "what a request for RWX memory gets")
       ->check(CLI::IsMember({"flip", "deny"}))->capture_default_str();
   command.add_flag("--stat", settings.stat, "print counters at the end");
@@ -104,8 +107,10 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
       return vmm::failure(fmt::format("--dir {}: the guest's path must be absolute; write HOST:/GUEST", dir));
     run.shares.push_back(share);
   }
-  vmm::Techniques& techniques = prepared.techniques;  // deferred-exec is not there yet: off in any case
+  vmm::Techniques& techniques = prepared.techniques;
+  if (options.exec_sync == "lazy") techniques.exec_sync = mm::AddressSpace::ExecSync::Lazy;
   for (const std::string& name : options.without) {
+    if (name == "deferred-exec") techniques.exec_sync = mm::AddressSpace::ExecSync::Eager;
     if (name == "pinned-cow") techniques.pinned_cow = false;
     if (name == "speculative-faults") techniques.speculative_faults = false;
     if (name == "relaxed-flushes") techniques.relaxed_flushes = false;

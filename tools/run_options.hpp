@@ -14,7 +14,7 @@ class App;
 namespace ramet::tools {
 
 struct RunSettings {
-  std::string machine = "auto", memory = "512M", timeout, root, wx = "flip";
+  std::string machine = "auto", memory = "512M", timeout, root, wx = "flip", exec_sync = "eager";
   std::vector<std::string> dirs, environment, without;
   bool stat = false, hardened = false;
 };

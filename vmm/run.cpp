@@ -126,6 +126,7 @@ Counts list(const mm::Counters& c) {
           {"pages_mapped", c.pages_mapped}, {"pages_around", c.pages_around}, {"blocks_mapped", c.blocks_mapped},
           {"blocks_around", c.blocks_around}, {"flushes", c.flushes}, {"flushes_relaxed", c.flushes_relaxed},
           {"flush_ranges", c.flush_ranges}, {"flush_tables", c.flush_tables}, {"flushes_avoided", c.flushes_avoided}, {"exec_syncs", c.exec_syncs},
+          {"exec_deferred", c.exec_deferred}, {"exec_granted", c.exec_granted},
           {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
           {"merge:alignment", c.merge_refused_alignment}, {"merge:shared", c.merge_refused_shared}, {"merge:format", c.merge_refused_format},

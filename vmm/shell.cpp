@@ -72,6 +72,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.pinned_cow = techniques.pinned_cow;
   config.speculative_faults = techniques.speculative_faults;
   config.relaxed_flushes = techniques.relaxed_flushes;
+  config.exec_sync = techniques.exec_sync;
   config.merge = techniques.huge_merge;
   config.giants = shell->machine_->features().giant_pages;
   config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 
+#include "guest-mm/address_space.hpp"
 #include "vmm/error.hpp"
 #include "vmm/make_machine.hpp"
 
@@ -17,6 +18,7 @@ inline constexpr std::uint64_t kMinMemory = 8ull << 20, kMaxMemory = 128ull << 3
 // What can be switched off, so that it can be measured (--without NAME).
 struct Techniques {
   bool pinned_cow = true, speculative_faults = true, relaxed_flushes = true, huge_merge = true;
+  mm::AddressSpace::ExecSync exec_sync = mm::AddressSpace::ExecSync::Eager;
 };
 
 class Shell;

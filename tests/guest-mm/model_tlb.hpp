@@ -197,6 +197,8 @@ class ModelTlb : public Tlb {
     if (at && !ignore_exec_syncs) instructions_->drop(at, bytes);
   }
 
+  bool needs_exec_sync() const override { return !fetches_see_stores; }
+
   // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
   std::string verify() {
     for (auto& vcpu : vcpus_) {
@@ -226,6 +228,7 @@ class ModelTlb : public Tlb {
   bool flags_by_fault = false;                  // arm64: the processor writes no entries, and faults on one without access flag
   bool ignore_flushes = false;                  // damage, to see that it is noticed
   bool ignore_exec_syncs = false;               // likewise
+  bool fetches_see_stores = false;              // nothing is to be gained by deferring
 
   template <class Seen>
   std::optional<Translation> walk(Gva va, Seen&& seen) const {

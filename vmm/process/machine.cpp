@@ -7,6 +7,7 @@
 #include <fstream>
 #include <new>
 
+#include "arch/exec_sync.hpp"
 #include "vmm/host_features.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/vcpu.hpp"
@@ -69,6 +70,8 @@ void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
 void ProcessMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
   if (space_) space_->memory().exec_sync(first, bytes);
 }
+
+bool ProcessMachine::needs_exec_sync() const { return arch::exec_sync_needed(); }
 
 void ProcessMachine::files_closed() {
   std::shared_lock hold(here_);

@@ -33,6 +33,7 @@ class ProcessMachine final : public Machine {
   bool waits() const override { return true; }  // for the guest's process
   void flush_relaxed(const mm::FlushRequest&) override;
   void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
+  bool needs_exec_sync() const override;
 
   Needs needs() const override { return {.files = true}; }
   Status attach(mm::AddressSpace&) override;

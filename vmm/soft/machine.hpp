@@ -28,6 +28,7 @@ class SoftMachine final : public Machine {
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override {}  // what allowed less is looked up again at the next access
   void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
+  bool needs_exec_sync() const override { return true; }
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace& space) override {

@@ -47,6 +47,11 @@ void exec_sync(const std::byte* start, std::size_t bytes) {
   asm volatile("dsb ish" ::: "memory");
 }
 
+bool exec_sync_needed() {
+  const Caches host = caches();
+  return host.needs_clean || host.needs_invalidate;
+}
+
 const char* exec_sync_problem() {
   constexpr unsigned kByPhysicalAddress = 3;  // PIPT; others may keep a line of the same page at another address
   if (caches().policy == kByPhysicalAddress) return nullptr;

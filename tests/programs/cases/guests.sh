@@ -100,6 +100,10 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
+test_code_changes_lazily() {
+  expect 0 '' "$RAMET" run --timeout "$LIMIT" --exec-sync lazy "$G/code_changes"
+  says 'code changes: ok'
+}
 # Where a page is writable or executable, never both, the system sees it change. Not of arm64's kernel, which has no need to.
 test_code_changes_unsynced() { expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/code_changes" unsynced; says 'code changes: ok'; }
 # Random instructions do what they do on another software CPU; what that one refuses, this one may have.

@@ -7,6 +7,7 @@
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/arm64/host/cpu_state.hpp"
 #include "arch/arm64/vdso.hpp"
+#include "arch/exec_sync.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/kernel_half.hpp"
@@ -54,6 +55,7 @@ class KvmMachine final : public Machine {
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override;
   void exec_sync(mm::Gpa first, std::uint64_t bytes) override { memory_->exec_sync(first, bytes); }
+  bool needs_exec_sync() const override { return arch::exec_sync_needed(); }
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace&) override;
