@@ -86,7 +86,7 @@ bool Checker::leads_out(std::uint32_t at, std::int64_t target, const char* what)
 inline bool Checker::jump(std::uint32_t at, std::int64_t distance) {
   const std::int64_t target = at + std::int64_t{1} + distance;
   if (!leads_to(at, target, "a jump")) return false;
-  marks_[target] |= mark::kTarget;
+  marks_[target] |= distance < 0 ? mark::kTarget | mark::kLoop : mark::kTarget;
   return true;
 }
 

@@ -28,6 +28,7 @@ namespace mark {
 inline constexpr std::uint8_t kTarget = 1;         // something jumps here
 inline constexpr std::uint8_t kSecondSlot = 2;     // of a wide load
 inline constexpr std::uint8_t kFunction = 4;       // a function begins
+inline constexpr std::uint8_t kLoop = 8;           // something jumps back here
 }  // namespace mark
 
 struct Function {

@@ -6,7 +6,7 @@ using namespace opcode;
 
 namespace {
 
-constexpr unsigned kFarthest = 12;  // instructions that are looked at to find out that a register is dead
+constexpr unsigned kFarthest = 32;  // instructions that are looked at to find out that a register is dead
 
 bool is_move(const Instruction& i) { return (i.opcode == kMov64 || i.opcode == kMov32) && i.offset == 0; }
 bool is_shift(const Instruction& i, bool wide) { return wide ? i.opcode == kLsh64 || i.opcode == kRsh64 : i.opcode == kLsh32 || i.opcode == kRsh32; }

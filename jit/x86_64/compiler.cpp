@@ -99,10 +99,11 @@ void Compiler::leave() {
 }
 
 std::uint32_t Compiler::instruction(std::uint32_t at) {
+  if (marks_[at] & mark::kLoop) align();
+  if (marks_[at] & mark::kTarget) flags_of_ = kRegisters;
   out_.offsets_[at] = here();
   const Instruction& i = code_[at];
   const Form& f = form(i);
-  if (marks_[at] & mark::kTarget) flags_of_ = kRegisters;
   if (is_arithmetic(f.operation)) {
     const unsigned flags_of = flags_of_;
     flags_of_ = kRegisters;
@@ -129,6 +130,15 @@ std::uint32_t Compiler::instruction(std::uint32_t at) {
     default: leave(); break;  // Exit; there is no other
   }
   return 1;
+}
+
+// A short loop runs up to three times as fast where it does not cross lines of the cache.
+void Compiler::align() {
+  for (unsigned left = -here() % kLine; left != 0;) {
+    const unsigned length = std::min(left, 9u);
+    nop(length);
+    left -= length;
+  }
 }
 
 void Compiler::jump(std::uint32_t at, std::int64_t distance, unsigned condition) {

@@ -19,7 +19,7 @@ namespace ramet::jit::x86 {
 
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
-inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12;  // bytes
+inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 64;  // bytes
 
 class Compiler : Encoder {
  public:
@@ -40,6 +40,7 @@ class Compiler : Encoder {
   std::uint32_t instruction(std::uint32_t at);
   void prologue(const Function& f);
   void leave();
+  void align();
   void jump(std::uint32_t at, std::int64_t distance, unsigned condition);
   void compare(std::uint32_t at, const Instruction& i, const Form& f);
   void call(std::uint32_t at, const Instruction& i);

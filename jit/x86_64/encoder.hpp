@@ -109,6 +109,14 @@ class Encoder {
   void push(unsigned reg) { reg >= r8 ? put(0x41u | (0x50u | (reg & 7)) << 8, 2) : put(0x50u | reg, 1); }
   void pop(unsigned reg) { reg >= r8 ? put(0x41u | (0x58u | (reg & 7)) << 8, 2) : put(0x58u | reg, 1); }
 
+  // One instruction of 1 to 9 bytes.
+  void nop(unsigned length) {
+    static constexpr std::uint8_t kNops[9][9] = {{0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40}, {0x0f, 0x1f, 0x44}, {0x66, 0x0f, 0x1f, 0x44},
+                                                 {0x0f, 0x1f, 0x80}, {0x0f, 0x1f, 0x84}, {0x66, 0x0f, 0x1f, 0x84}};
+    std::memcpy(at_, kNops[length - 1], 9);
+    at_ += length;
+  }
+
   // A jump forward by at most 127 bytes, within what one instruction becomes.
   std::uint8_t* jump_ahead(unsigned condition) {
     put(0x70u | condition, 2);

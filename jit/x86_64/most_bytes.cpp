@@ -51,6 +51,7 @@ std::uint32_t Compiler::estimate() {
   std::uint32_t sum = 0, calls = 0;
   std::uint32_t* offsets = out_.offsets_.get();
   for (std::uint32_t at = 0; at < count_; ++at) {
+    if (marks_[at] & mark::kLoop) sum += kLine - 1;
     offsets[at] = sum;
     const Instruction& i = code_[at];
     const Most& m = kMost[i.opcode];

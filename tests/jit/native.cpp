@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM};
 constexpr unsigned kSeconds = 30;
+constexpr std::size_t kBefore = 64;  // bytes before the code: sanitizers look there for what clang writes before functions
 sigjmp_buf back;
 
 void caught(int signal) { siglongjmp(back, signal); }
@@ -52,9 +53,10 @@ Native::~Native() { ::munmap(code_, kRoom); }
 
 // By turns writable and executable: emulators of arm64 go by that, and not by the instructions of the cache.
 const void* Native::place(const Compiled& program, const Interpreter& with) {
-  const std::size_t size = program.code().size();
+  const std::size_t size = kBefore + program.code().size();
+  std::uint8_t* const code = code_ + kBefore;
   if (size > kRoom || ::mprotect(code_, size, PROT_READ | PROT_WRITE) != 0) std::abort();
-  program.place({code_, kRoom}, reinterpret_cast<std::uint64_t>(code_), [&](const Relocation& r) {
+  program.place({code, kRoom - kBefore}, reinterpret_cast<std::uint64_t>(code), [&](const Relocation& r) {
     switch (r.kind) {
       case Relocation::Kind::Helper: return reinterpret_cast<std::uint64_t>(with.helper(r.number));
       case Relocation::Kind::Map: return with.address(Wide::Map, r.number, 0);
@@ -65,14 +67,14 @@ const void* Native::place(const Compiled& program, const Interpreter& with) {
   if (::mprotect(code_, size, PROT_READ | PROT_EXEC) != 0) std::abort();
   auto* start = reinterpret_cast<char*>(code_);
   __builtin___clear_cache(start, start + size);
-  return code_;
+  return code;
 }
 
 std::optional<std::uint64_t> Native::run(std::uint64_t r1, std::uint64_t r2) {
   const Guard guard;
   ended_by = sigsetjmp(back, 0);
   if (ended_by != 0) return std::nullopt;
-  return reinterpret_cast<std::uint64_t (*)(std::uint64_t, std::uint64_t)>(code_)(r1, r2);
+  return reinterpret_cast<std::uint64_t (*)(std::uint64_t, std::uint64_t)>(code_ + kBefore)(r1, r2);
 }
 
 std::optional<std::uint64_t> run_native(const Program& program, const Interpreter& with, std::uint64_t r1, std::uint64_t r2) {

@@ -56,6 +56,7 @@ class X86Form : Encoder {
   using Encoder::mov;
   using Encoder::mov_address;
   using Encoder::mov_immediate;
+  using Encoder::nop;
   using Encoder::pop;
   using Encoder::push;
   using Encoder::put;
@@ -232,6 +233,12 @@ TEST(X86Forms, NumbersInRegisters) {
       const bool is_wide = ZydisRegisterGetClass(d->operands[0].reg.value) == ZYDIS_REGCLASS_GPR64;
       EXPECT_EQ(is_wide ? d->operands[1].imm.value.u : d->operands[1].imm.value.u & 0xffffffff, value);
     }
+  for (unsigned length = 1; length <= 9; ++length) {
+    const auto d = X86Form().written([&](X86Form& e) { e.nop(length); });
+    ASSERT_TRUE(d);
+    EXPECT_EQ(d->i.mnemonic, ZYDIS_MNEMONIC_NOP);
+    EXPECT_EQ(d->i.length, length);
+  }
   for (unsigned reg = 0; reg < 16; ++reg) {
     EXPECT_EQ(X86Form().written([&](X86Form& e) { e.push(reg); })->i.mnemonic, ZYDIS_MNEMONIC_PUSH);
     const auto d = X86Form().written([&](X86Form& e) { e.pop(reg); });
@@ -247,7 +254,7 @@ const std::set<ZydisMnemonic> kAllowedX86 = {
     ZYDIS_MNEMONIC_AND, ZYDIS_MNEMONIC_XOR, ZYDIS_MNEMONIC_CMP, ZYDIS_MNEMONIC_TEST, ZYDIS_MNEMONIC_NEG, ZYDIS_MNEMONIC_IMUL, ZYDIS_MNEMONIC_DIV,
     ZYDIS_MNEMONIC_IDIV, ZYDIS_MNEMONIC_CDQ, ZYDIS_MNEMONIC_CQO, ZYDIS_MNEMONIC_SHL, ZYDIS_MNEMONIC_SHR, ZYDIS_MNEMONIC_SAR, ZYDIS_MNEMONIC_ROL,
     ZYDIS_MNEMONIC_BSWAP, ZYDIS_MNEMONIC_XADD, ZYDIS_MNEMONIC_XCHG, ZYDIS_MNEMONIC_CMPXCHG,
-    ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JB, ZYDIS_MNEMONIC_JNB, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE, ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
+    ZYDIS_MNEMONIC_NOP, ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JB, ZYDIS_MNEMONIC_JNB, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE, ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
 
 void expect_sound_x86(const Compiled& compiled) {
   const auto code = compiled.code();
