@@ -168,9 +168,9 @@ class Maker {
   // Forward to a unit of this function; the end is one.
   void land() {
     for (const std::size_t at : jumps_) {
-      const auto first = std::ranges::upper_bound(units_at_, at) - units_at_.begin();
-      const std::size_t most = std::min<std::size_t>(units_at_.size() - static_cast<std::size_t>(first), below(4) == 0 ? 1000 : 6);
-      const std::size_t target = units_at_[static_cast<std::size_t>(first) + below(static_cast<unsigned>(most))];
+      const auto next = std::ranges::upper_bound(units_at_, at) - units_at_.begin();
+      const std::size_t most = std::min<std::size_t>(units_at_.size() - static_cast<std::size_t>(next), below(4) == 0 ? 1000 : 6);
+      const std::size_t target = units_at_[static_cast<std::size_t>(next) + below(static_cast<unsigned>(most))];
       const auto distance = static_cast<std::int32_t>(target - at - 1);
       if (code_[at].opcode == opcode::kJumpLong) code_[at].immediate = distance;
       else code_[at].offset = static_cast<std::int16_t>(distance);
