@@ -223,6 +223,24 @@ TEST(KnownBugs, LongJumps) {
   }
 }
 
+// Farther than arm64's conditional jumps reach, by the instructions that become the longest code.
+TEST(KnownBugs, ConditionalJumpsOverMoreThanAMebibyte) {
+  const std::uint64_t input = 0x0807060504030201;
+  const auto at = reinterpret_cast<std::uint64_t>(&input);
+  const int length = 32000;
+  const Instruction filler = raw(0x40, 0, 7, 0, 0x10001);
+  for (const Instruction& condition : {when(kEq, 6, 0, length), when(kLt, 6, 1, length), when(kSet, 7, 1, length), when32(kNe, 7, 0, length)}) {
+    Code code{mov(0, 1), mov(6, 0), mov(7, -0x10001), condition};
+    code.insert(code.end(), length, filler);
+    code.push_back(leave());
+    EXPECT_EQ(run(code, at, 8), 1u);
+  }
+  Code code{mov(0, 1), mov(6, 0), mov(7, -0x10001)};
+  code.insert(code.end(), length, filler);
+  code.insert(code.end(), {alu(kAdd, 6, 1), when(kLt, 6, 3, -length - 2), when(kNe, 6, 3, -length - 3), alu_r(kAdd, 0, 6), leave()});
+  EXPECT_EQ(run(code, at, 8), 0x01020304u + 3);
+}
+
 TEST(KnownBugs, FramesOfNestedCallsAreApart) {
   // Each function keeps a word at r10-8 and one at r10-512 over its call, and r6 to r9.
   Code code;
