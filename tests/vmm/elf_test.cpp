@@ -116,7 +116,7 @@ struct Malformed {
   const char* what;
   void (*change)(Program&);
 };
-class MalformedElf : public testing::TestWithParam<Malformed> {};
+class MalformedElf : public ::testing::TestWithParam<Malformed> {};
 
 TEST_P(MalformedElf, IsRefused) {
   Program image;
@@ -127,7 +127,7 @@ TEST_P(MalformedElf, IsRefused) {
 
 INSTANTIATE_TEST_SUITE_P(
     Each, MalformedElf,
-    testing::Values(
+    ::testing::Values(
         Malformed{"header size", [](Program& i) { i.header.e_phentsize = 55; }},
         Malformed{"no headers", [](Program& i) { i.headers.clear(); }},
         Malformed{"too many headers", [](Program& i) { i.header.e_phnum = 0xffff; }},
@@ -152,7 +152,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Elf, WhateverIsReadKeepsItsGuarantees) {
   const unsigned seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  SCOPED_TRACE(::testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
   const auto whole = Program().bytes();
   unsigned taken = 0;

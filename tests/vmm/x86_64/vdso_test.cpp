@@ -277,5 +277,15 @@ TEST(LeavingTheVdso, ACallFromTheHostsTellsTheHostsClock) {
   EXPECT_LE(guest, after + offset);
 }
 
+// Other architectures' vDSO has one.
+TEST(Signals, AnActionWithoutARestorerCannotBeRun) {
+  HandledGuest g;
+  const std::array<std::uint64_t, 4> action{LinuxGuest::kHandler, SA_SIGINFO, 0, 0};
+  ASSERT_TRUE(g.memory().write(g.buffer, std::as_bytes(std::span(action))));
+  ASSERT_EQ(g.syscall(SYS_rt_sigaction, {SIGUSR1, g.buffer, 0, 8}), 0);
+  g.raise(SIGUSR1);
+  EXPECT_EQ(g.ending().code, SIGSEGV);
+}
+
 }  // namespace
 }  // namespace ramet::vmm
