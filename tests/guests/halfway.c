@@ -152,7 +152,8 @@ static void transfers(int file) {
   }
   lay_out("3");
   const ssize_t n = getrandom(edge - 16, 32, 0);
-  printf("getrandom over the edge: %zd %s\n", n, n < 0 ? strerrorname_np(errno) : "");
+  // How much of it fits is the kernel's way of copying, which is another on each architecture.
+  printf("getrandom over the edge: %s\n", n < 0 ? strerrorname_np(errno) : 0 < n && n <= 16 ? "some" : "wrong");
   close(ends[0]), close(ends[1]), close(pair[0]), close(pair[1]);
 }
 

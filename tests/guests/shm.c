@@ -61,6 +61,19 @@ static void one_process(void) {
   puts("attached, detached, removed");
 }
 
+// Where addresses end that a program can map: another on each architecture.
+static uintptr_t end_of_addresses(void) {
+  uintptr_t mapped = 1u << 20, beyond = 1ul << 55;
+  while (beyond - mapped > kPage) {
+    const uintptr_t middle = (mapped + (beyond - mapped) / 2) & ~(kPage - 1ul);
+    char* at = mmap((void*)middle, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (at != MAP_FAILED) CHECK(munmap(at, kPage) == 0);
+    if (at == (char*)middle || (at == MAP_FAILED && errno == EEXIST)) mapped = middle;
+    else beyond = middle;
+  }
+  return beyond;
+}
+
 static void addresses(void) {
   const int id = segment();
   char* place = mmap(NULL, 16 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -77,8 +90,9 @@ static void addresses(void) {
   CHECK(shmdt(place + kPage) == 0);
   CHECK(attach(id, place + kPage, 0) == place + kPage && shmdt(place + kPage) == 0);
   CHECK((intptr_t)shmat(id, (void*)(UINTPTR_MAX & ~4095ul), 0) == -1);
-  CHECK((intptr_t)shmat(id, (void*)0x7ffffffff000, 0) == -1);
-  CHECK((intptr_t)shmat(id, (void*)0x7fffffffe000, SHM_REMAP) == -1);  // its end would be beyond
+  const uintptr_t end = end_of_addresses();
+  CHECK((intptr_t)shmat(id, (void*)end, 0) == -1);
+  CHECK((intptr_t)shmat(id, (void*)(end - kPage), SHM_REMAP) == -1);  // its end would be beyond
   CHECK(state(id).shm_nattch == 0 && shmctl(id, IPC_RMID, NULL) == 0);
   CHECK(munmap(place, 16 * kPage) == 0);
   puts("addresses");
