@@ -121,6 +121,13 @@ test_soft_instructions() {
   done
 }
 test_soft_tags() { expect 0 "" "$RAMET" run "$G/tags"; }
+# Of arm64. A confined process cannot keep its code from what the host's processor has.
+test_soft_hidden_features() {
+  case ${MACHINE:-} in
+    process) expect 0 "" "$RAMET" run "$G/hidden_features" ;;
+    *) expect 0 "" "$RAMET" run "$G/hidden_features" absent ;;
+  esac
+}
 test_litmus() { same "$G/litmus" "$(scaled 16384 4096)"; }
 test_vdso() { same "$G/vdso"; }
 # The time is read without an exit.
