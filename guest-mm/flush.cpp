@@ -28,13 +28,13 @@ FlushRequest EntryFlush::Pending::request() {
   std::ranges::sort(tables.all());
   tables.resize_down(tables.size() - std::ranges::unique(tables.all()).size());
   if (everything) ranges.clear();
-  return {.ranges = ranges.all(), .tables = tables.all(), .everything = everything};
+  return {.ranges = ranges.all(), .tables = tables.all(), .everything = everything, .frees_tables = frees_tables};
 }
 
 void EntryFlush::Pending::clear() {
   ranges.clear();
   tables.clear();
-  everything = any = false;
+  everything = any = frees_tables = false;
 }
 
 void EntryFlush::room(std::size_t changes) { room(changes, 0); }
@@ -77,7 +77,7 @@ void EntryFlush::release_frames(Gpa gpa, std::uint64_t pages) {
 }
 
 void FlushBatch::release_table(Gpa gpa) {
-  strict_.any = true;
+  strict_.any = strict_.frees_tables = true;
   strict_.tables.add(gpa);
   tables_.push(freed_tables_, gpa);
 }
@@ -132,7 +132,7 @@ void FlushBatch::ride_along() {
   if (!strict_.any && !settle_) return;
   settle_ = false;
   if (deferred_.merged.empty()) return;
-  strict_.any = true;
+  strict_.any = strict_.frees_tables = true;
   for (const Gpa table : deferred_.merged) strict_.tables.add(table), tables_.push(freed_tables_, table);
   for (const Gpa table : deferred_.changed) strict_.tables.add(table);
   deferred_.merged.clear();

@@ -84,6 +84,7 @@ class EntryFlush {
     RoomList<Gpa, 16> tables;
     bool everything = false;
     bool any = false;
+    bool frees_tables = false;
     void add(Gva start, Gva end, Gpa table);
     FlushRequest request();
     void clear();

@@ -18,6 +18,7 @@ struct FlushRequest {
   std::span<const Gpa> tables;       // table pages in which an entry lost something, and freed table pages:
                                      // what a shadow-paging host must be told (each once)
   bool everything = false;           // ranges would be more work than dropping all
+  bool frees_tables = false;         // some of `tables` go, and `ranges` need not say where they were
 };
 
 class Tlb {

@@ -23,6 +23,7 @@ struct SystemValue {
 // What the processor does to page-table entries by itself (FEAT_HAFDBS): sets the access flag, and the dirty state.
 struct EntryUpdates {
   bool accessed = false, dirty = false;
+  constexpr EntryUpdates operator&(EntryUpdates o) const { return {accessed && o.accessed, dirty && o.dirty}; }
 };
 constexpr EntryUpdates entry_updates(std::uint64_t memory_model1) {
   return {.accessed = (memory_model1 & 0xf) >= 1, .dirty = (memory_model1 & 0xf) >= 2};

@@ -57,8 +57,19 @@ ramet_stub_resume:
         cbz     x0, .Lreturn
         tbz     x0, #STUB_DO_FLUSH, 1f
         dsb     ishst                   // what the VMM wrote
+        ldr     x1, [sp, #STUB_RANGES]
+        cbnz    x1, 4f
         tlbi    vmalle1is
-        dsb     ish
+        b       7f
+4:      add     x2, sp, #STUB_RANGE
+5:      ldp     x3, x4, [x2], #16
+6:      tlbi    vaae1is, x3             // the page's entry, and what was cached on the way there
+        add     x3, x3, #1
+        subs    x4, x4, #1
+        b.ne    6b
+        subs    x1, x1, #1
+        b.ne    5b
+7:      dsb     ish
         isb
 1:      tbz     x0, #STUB_DO_LOAD_FP, 2f
         add     x1, sp, #STUB_FP

@@ -24,12 +24,16 @@ struct Context {
   std::uint64_t esr, far;     // of the trap
   std::uint64_t thread;       // TPIDR_EL0
   std::uint64_t command;      // bits
-  std::uint64_t unused[26];
+  std::uint64_t ranges;       // of a flush; 0: everything
+  struct Range {
+    std::uint64_t page, pages;
+  } range[STUB_MOST_RANGES];
+  std::uint64_t unused[9];
   FpSimd fp;
 };
 static_assert(offsetof(Context, regs) == STUB_REGS && offsetof(Context, esr) == STUB_ESR && offsetof(Context, far) == STUB_FAR);
 static_assert(offsetof(Context, thread) == STUB_THREAD && offsetof(Context, command) == STUB_COMMAND);
-static_assert(offsetof(Context, fp) == STUB_FP);
+static_assert(offsetof(Context, ranges) == STUB_RANGES && offsetof(Context, range) == STUB_RANGE && offsetof(Context, fp) == STUB_FP);
 
 inline constexpr std::uint64_t kFlush = 1u << STUB_DO_FLUSH, kLoadFp = 1u << STUB_DO_LOAD_FP, kSaveFp = 1u << STUB_DO_SAVE_FP,
                                kReturn = 1u << STUB_DO_RETURN;

@@ -8,9 +8,12 @@
 #define STUB_FAR 280
 #define STUB_THREAD 288     /* TPIDR_EL0 */
 #define STUB_COMMAND 296    /* u64: what a resume does first, bits below */
+#define STUB_RANGES 304     /* u64: how many ranges a flush drops, at most STUB_MOST_RANGES; 0: everything */
+#define STUB_RANGE 312      /* of each, u64: the number of its first page, and how many they are, not 0 */
+#define STUB_MOST_RANGES 8
 #define STUB_FP 512         /* as in FpSimd */
 
-#define STUB_DO_FLUSH 0     /* drop all translations, on every processor */
+#define STUB_DO_FLUSH 0     /* drop translations, on every processor */
 #define STUB_DO_LOAD_FP 1   /* load the vector registers from STUB_FP */
 #define STUB_DO_SAVE_FP 2   /* store them there */
 #define STUB_DO_RETURN 3    /* then leave again, with STUB_RETURNED */

@@ -13,6 +13,7 @@
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/bank.hpp"
 #include "tests/vmm/need_kvm.hpp"
+#include "vmm/kvm/arm64/machine.hpp"
 #include "vmm/kvm/kernel_half.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 #include "vmm/kvm/micro_guest.hpp"
@@ -33,17 +34,19 @@ class Arm64Kvm : public ::testing::Test {
 
   void SetUp() override {
     NEED_KVM();
-    auto made = create_kvm_machine();
+    auto made = make();
     ASSERT_TRUE(made) << made.error().message;
     machine = std::move(*made);
     memory = std::move(*mm::Memory::create({.data_bytes = 32ull << 20, .table_bytes = 4ull << 20}));
     ASSERT_TRUE(memory->observe(*machine));
-    space = std::move(*mm::AddressSpace::create(kvm::space_for(*machine), *memory, *machine));
+    space = std::move(*mm::AddressSpace::create(config(), *memory, *machine));
     auto attached = machine->attach(*space);
     ASSERT_TRUE(attached) << attached.error().message;
     map(kCode, mm::kPageSize);
     map(kData, kBytes);
   }
+  virtual std::expected<std::unique_ptr<Machine>, Failure> make() { return create_kvm_machine(); }
+  virtual mm::AddressSpace::Config config() { return kvm::space_for(*machine); }
   void TearDown() override {
     space.reset();
     if (memory) memory->unobserve();
@@ -210,6 +213,64 @@ TEST_F(Arm64Kvm, AReleasedVcpuComesBackAsNew) {
   EXPECT_EQ(again.regs()[X0 + 5], 0u);
   EXPECT_EQ(again.base(0), 0u);
   EXPECT_EQ(again.run().kind, Kind::Syscall) << "a kick of whoever had it before";
+}
+
+// --- access flag and dirty state, set by the processor or by faults ---
+
+using EntryUpdates = arch::arm64::EntryUpdates;
+class Arm64KvmFlags : public Arm64Kvm, public ::testing::WithParamInterface<EntryUpdates> {
+ protected:
+  std::expected<std::unique_ptr<Machine>, Failure> make() override {
+    auto device = kvm::Device::open("/dev/kvm");
+    if (!device) return std::unexpected(device.error());
+    auto model = kvm::CpuModel::get(*device);
+    if (!model) return std::unexpected(model.error());
+    set = (*model)->updates & GetParam();
+    return kvm::KvmMachine::create("/dev/kvm", GetParam());
+  }
+  mm::AddressSpace::Config config() override {
+    auto c = kvm::space_for(*machine);
+    c.eager_accessed_dirty = false, c.blocks = false, c.around_pages = kPages;
+    return c;
+  }
+  static constexpr std::uint64_t kPages = kBytes >> mm::kPageShift;
+  EntryUpdates set;  // by the processor
+};
+INSTANTIATE_TEST_SUITE_P(SetByTheProcessor, Arm64KvmFlags,
+                         ::testing::Values(EntryUpdates{true, true}, EntryUpdates{true, false}, EntryUpdates{false, false}), [](const auto& p) {
+                           return !p.param.accessed ? "None" : p.param.dirty ? "Both" : "AccessFlag";
+                         });
+
+TEST_P(Arm64KvmFlags, EachPageIsReadThenWrittenAndNoFaultComesTwice) {
+  code({kLoad, 0x91400421, 0xf1000463, 0x54ffffa1, kSvc,    // 1: ldr x0, [x1]; add x1, x1, #4096; subs x3, x3, #1; b.ne 1b; svc
+        kStore, 0x91400421, 0xf1000463, 0x54ffffa1, kSvc});  // the same with str
+  Vcpu& v = vcpu();
+  const auto pass = [&](mm::Gva program) {
+    const std::uint64_t before = space->counters().faults_flipped;
+    v.regs()[Pc] = program, v.regs()[X0] = 7, v.regs()[X0 + 1] = kData, v.regs()[X0 + 3] = kPages;
+    EXPECT_EQ(run(v).kind, Kind::Syscall);
+    return space->counters().faults_flipped - before;
+  };
+  constexpr mm::Gva kLoads = kCode, kStores = kCode + 20;
+  EXPECT_EQ(pass(kLoads), set.accessed ? 0 : kPages - 1) << "one fault maps all of them";
+  EXPECT_EQ(pass(kLoads), 0u);
+  EXPECT_EQ(pass(kStores), set.accessed && set.dirty ? 0 : kPages);
+  EXPECT_EQ(pass(kStores), 0u);
+  for (std::uint64_t p = 0; p < kPages; ++p) ASSERT_EQ(word(kData + p * mm::kPageSize), 7u);
+  EXPECT_EQ(space->audit(), "");
+}
+
+TEST_P(Arm64KvmFlags, APageThatNobodyUsedGoesWithoutAFlush) {
+  code({kLoad, kSvc});
+  Vcpu& v = vcpu();
+  v.regs()[X0 + 1] = kData;
+  ASSERT_EQ(run(v).kind, Kind::Syscall);
+  const auto strict = [&] { return std::uint64_t{space->counters().flushes}; };
+  const auto before = strict();
+  ASSERT_TRUE(space->unmap(kData + mm::kPageSize, mm::kPageSize));
+  EXPECT_EQ(strict(), before);
+  ASSERT_TRUE(space->unmap(kData, mm::kPageSize));
+  EXPECT_EQ(strict(), before + 1);
 }
 
 // --- strict flushes, while another vCPU uses the entry ---

@@ -11,10 +11,22 @@ namespace stub = arch::arm64::stub;
 
 // --- the machine's side ---
 
+std::uint64_t FlushState::advance(const mm::FlushRequest& request) {
+  std::lock_guard hold(lock_);
+  if (newest_ <= settled.load(std::memory_order_acquire)) due_.clear();
+  due_.add(request);
+  return newest_ = generation.fetch_add(1, std::memory_order_seq_cst) + 1;
+}
+
+Drops FlushState::due() {
+  std::lock_guard hold(lock_);
+  return newest_ <= settled.load(std::memory_order_acquire) ? Drops() : due_;
+}
+
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
 // the guest and so never waited for here.
-void KvmMachine::flush(const mm::FlushRequest&) {
-  const std::uint64_t generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
+void KvmMachine::flush(const mm::FlushRequest& request) {
+  const std::uint64_t generation = flush_.advance(request);
   if (!vcpus_.any([&](const KvmVcpu& v) { return v.older_than(generation); })) return;
   // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
   const int self = prepare_thread_for_kicks();
@@ -26,31 +38,31 @@ void KvmMachine::flush(const mm::FlushRequest&) {
 }
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
-void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
+void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
   const int self = prepare_thread_for_kicks();
   vcpus_.for_each([&](KvmVcpu& v) {
-    if (v.last_run_by(self)) v.drop_translations();
+    if (v.last_run_by(self)) v.drop_translations(request);
   });
 }
 
 // --- a vCPU's side ---
 
-void KvmVcpu::drop_translations() {
-  relaxed_seen_ = machine_.generation();
-  drop_ = true;
-}
+void KvmVcpu::drop_translations(const mm::FlushRequest& request) { drops_.add(request); }
 
 void KvmVcpu::spurious_fault() {
   if (relaxed_seen_ == machine_.generation()) return;
   counters_.spurious.add();
-  drop_translations();
+  relaxed_seen_ = machine_.generation();
+  drops_.add_all();
 }
 
 bool KvmVcpu::try_flush() {
   std::unique_lock hold(busy_, std::try_to_lock);
   if (!hold.owns_lock() || !loaded_) return false;
   const std::uint64_t generation = machine_.flush_.generation.load(std::memory_order_seq_cst);
-  if (!run_stub(stub::kFlush)) return false;
+  const Drops due = machine_.flush_.due();
+  if (due.none()) return true;
+  if (!run_stub(stub::kFlush, due)) return false;
   counters_.flush_exits.add();
   machine_.flush_.settle(generation);
   return true;
@@ -66,7 +78,7 @@ void KvmVcpu::announce() {
       continue;
     }
     entry_generation_ = g;
-    flushes_ = drop_ || f.settled.load(std::memory_order_acquire) < g;
+    if (f.settled.load(std::memory_order_acquire) < g) drops_.add(f.due());
     return;
   }
 }
@@ -75,15 +87,16 @@ void KvmVcpu::lay_out_entry() {
   Context& c = context();
   c.regs = regs_;
   c.regs[arm64::Pstate] = arm64::resume_flags(regs_[arm64::Pstate]);
-  c.command = (flushes_ ? stub::kFlush : 0) | (fp_ == Fp::Page ? stub::kLoadFp : 0);
+  drops_.write_to(c);
+  c.command = (!drops_.none() ? stub::kFlush : 0) | (fp_ == Fp::Page ? stub::kLoadFp : 0);
 }
 
 void KvmVcpu::entered() {
   regs_ = context().regs;
   regs_[arm64::Pstate] &= arm64::kUserFlags;
   fp_ = Fp::Cpu;
-  if (!flushes_) return;
-  flushes_ = drop_ = false;
+  if (drops_.none()) return;
+  drops_.clear();
   counters_.flushes.add();
   machine_.flush_.settle(entry_generation_);
 }

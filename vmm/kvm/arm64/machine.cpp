@@ -80,7 +80,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   m.features.model_name = arch::host_processor().model;
   m.features.flags = arm64::feature_names(m.features.hwcap, m.features.hwcap2);
   m.features.giant_pages = true;
-  // A processor that does not set both leaves entries to be made as if it had.
+  // A processor that does not set both leaves entries to be made as if it had: else a fault would have to, which is an exit.
   m.features.dear_accessed_dirty = !(m.updates.accessed && m.updates.dirty);
   return m;
 }
@@ -99,7 +99,7 @@ std::expected<const CpuModel*, Failure> CpuModel::get(const Device& device) {
   return &*model;
 }
 
-std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path) {
+std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path, arch::arm64::EntryUpdates updates) {
   auto device = Device::open(path);
   if (!device) return std::unexpected(device.error());
   auto model = CpuModel::get(*device);
@@ -107,11 +107,11 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   auto vm = create_vm(*device, static_cast<int>((*model)->features.physical_bits));
   if (!vm) return std::unexpected(vm.error());
   install_kick_signal();
-  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(*vm), **model));
+  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(*vm), **model, updates));
 }
 
-KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model)
-    : device_(std::move(device)), vm_(std::move(vm)), model_(model),
+KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates)
+    : device_(std::move(device)), vm_(std::move(vm)), model_(model), updates_(model.updates & updates),
       slots_(vm_, unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32))),
       vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
 

@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/arm64/host/cpu_state.hpp"
 #include "arch/arm64/vdso.hpp"
 #include "arch/exec_sync.hpp"
+#include "vmm/kvm/arm64/drops.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/kernel_half.hpp"
@@ -33,15 +35,24 @@ struct CpuModel {
 // How a strict flush works. A vCPU may use an old entry only while it runs user code; so a flush makes sure that from its
 // return on none does before something has dropped the old ones, after the entries were written. What drops them is TLBI,
 // which the stub makes on one vCPU for the processors of all:
-//   - flush() advances `generation`. Where no vCPU is in user code, that is all: the next one that enters finds that
-//     `settled` is behind, and makes the TLBI on its way (flush.cpp);
+//   - flush() notes what is to be dropped and advances `generation`. Where no vCPU is in user code, that is all: the next
+//     one that enters finds that `settled` is behind, and makes the TLBI on its way (flush.cpp);
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
 //   - who has none interrupts those that are in user code, and waits until they have left.
-using FlushState = Generations;
+struct FlushState : Generations {
+  std::uint64_t advance(const mm::FlushRequest&);  // returns the new generation
+  Drops due();                                     // at least what is not settled; none: all is
+
+ private:
+  std::mutex lock_;  // guards the rest
+  Drops due_;
+  std::uint64_t newest_ = 1;  // no later generation has something in due_
+};
 
 class KvmMachine final : public Machine {
  public:
-  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device);
+  // `updates`: what of the processor's own changes to entries is switched on, where it has them.
+  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device, arch::arm64::EntryUpdates updates = {true, true});
   ~KvmMachine() override;
 
   // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
@@ -70,12 +81,13 @@ class KvmMachine final : public Machine {
 
  private:
   friend class KvmVcpu;
-  KvmMachine(Device device, Fd vm, const CpuModel& model);
+  KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates);
   std::expected<KvmVcpu*, Failure> create_vcpu();
 
   Device device_;
   Fd vm_;
   const CpuModel& model_;
+  const arch::arm64::EntryUpdates updates_;
   KernelHalf kernel_;
   const mm::Memory* memory_ = nullptr;  // the address space's; written by attach()
   FlushState flush_;

@@ -58,7 +58,7 @@ Status KvmVcpu::load() {
     if (error != EINTR) return failure("KVM does not complete an access of the guest");
     if (auto ok = interrupt(false); !ok) return ok;  // it may have been given up with its interrupt raised
   }
-  for (const arm64::SystemValue& r : arm64::system_registers(machine_.kernel_.root(), KernelHalf::kStubPage, machine_.model_.memory_model0, machine_.model_.updates))
+  for (const arm64::SystemValue& r : arm64::system_registers(machine_.kernel_.root(), KernelHalf::kStubPage, machine_.model_.memory_model0, machine_.updates_))
     if (auto ok = set(ARM64_SYS_REG(r.which.op0, r.which.op1, r.which.crn, r.which.crm, r.which.op2), r.value); !ok) return ok;
   if (auto ok = set(kCore | KVM_REG_ARM_CORE_REG(sp_el1), page_.address); !ok) return ok;
   if (auto ok = set(kCore | KVM_REG_ARM_CORE_REG(regs.pstate), arm64::kStubPstate); !ok) return ok;

@@ -104,7 +104,8 @@ Exit KvmVcpu::decode() {
 
 // --- KVM_RUN ---
 
-Status KvmVcpu::run_stub(std::uint64_t commands) {
+Status KvmVcpu::run_stub(std::uint64_t commands, const Drops& drops) {
+  drops.write_to(context());
   context().command = commands | stub::kReturn;
   for (;;) {
     const int error = run_kvm();

@@ -35,11 +35,11 @@ class KvmVcpu final : public VcpuBase {
   bool try_flush();
   // All that the first entry would do but the way into user code itself.
   Status warm_up();
-  // Its own thread: the next entry drops all translations.
-  void drop_translations();
+  // Its own thread: the next entry drops those translations.
+  void drop_translations(const mm::FlushRequest&);
 
  private:
-  KvmVcpu(KvmMachine& machine, unsigned id) : machine_(machine), id_(id) {}
+  KvmVcpu(KvmMachine& machine, unsigned id) : machine_(machine), id_(id) { drops_.add_all(); }
   using Context = arch::arm64::stub::Context;
   Context& context() const { return *reinterpret_cast<Context*>(page_.host.data()); }
 
@@ -47,7 +47,7 @@ class KvmVcpu final : public VcpuBase {
   Exit enter();                     // all but counting the exit
   Exit execute();
   Exit decode();                    // a synchronous exception of user code
-  Status run_stub(std::uint64_t commands);  // for nothing but them
+  Status run_stub(std::uint64_t commands, const Drops& drops = {});  // for nothing but them
   bool at_hole() const;             // KVM_RUN left by the stub's store
   std::uint64_t stored() const;     // what it stored
   Status interrupt(bool raised);    // the vCPU's own interrupt line
@@ -71,8 +71,7 @@ class KvmVcpu final : public VcpuBase {
   enum class Fp : std::uint8_t { Cpu, Both, Page };  // who has the vector registers as they are now
   Fp fp_ = Fp::Page;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  bool flushes_ = false;                // which drops all translations
-  bool drop_ = true;                    // the next one has to
+  Drops drops_;                         // what it has to drop on its way
   std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
 };
 
