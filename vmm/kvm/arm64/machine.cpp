@@ -6,13 +6,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
-#include <optional>
 
 #include "arch/arm64/hwcap_names.hpp"
 #include "arch/exec_sync.hpp"
 #include "arch/host_processor.hpp"
 #include "vmm/kick_signal.hpp"
+#include "vmm/kvm/ask_once.hpp"
 #include "vmm/kvm/arm64/vcpu.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
@@ -88,15 +87,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
 }  // namespace
 
 std::expected<const CpuModel*, Failure> CpuModel::get(const Device& device) {
-  static std::mutex lock;
-  static std::optional<CpuModel> model;
-  std::lock_guard hold(lock);
-  if (!model) {
-    auto asked = ask(device);
-    if (!asked) return std::unexpected(asked.error());
-    model = std::move(*asked);
-  }
-  return &*model;
+  return ask_once<CpuModel>([&] { return ask(device); });
 }
 
 std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std::string& path, arch::arm64::EntryUpdates updates) {
@@ -111,9 +102,7 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
 }
 
 KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates)
-    : device_(std::move(device)), vm_(std::move(vm)), model_(model), updates_(model.updates & updates),
-      slots_(vm_, unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32))),
-      vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+    : MachineBase(std::move(device), std::move(vm), 0), model_(model), updates_(model.updates & updates) {}
 
 KvmMachine::~KvmMachine() = default;
 
@@ -123,44 +112,7 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
   return kernel_.map_hole();
 }
 
-Status KvmMachine::make_vcpu() {
-  auto vcpu = create_vcpu();
-  if (!vcpu) return std::unexpected(vcpu.error());
-  vcpus_.put(*vcpu);
-  return {};
-}
-
-Status KvmMachine::warm_up() {
-  auto vcpu = create_vcpu();
-  if (!vcpu) return std::unexpected(vcpu.error());
-  if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
-  vcpus_.put(*vcpu);
-  return {};
-}
-
-std::expected<KvmVcpu*, Failure> KvmMachine::create_vcpu() {
-  if (!kernel_.installed()) return failure("the machine has no address space yet");
-  return vcpus_.make([this](unsigned id) { return KvmVcpu::create(*this, id); });
-}
-
-std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
-  KvmVcpu* vcpu = vcpus_.take();
-  if (!vcpu) {
-    auto created = create_vcpu();
-    if (!created) return std::unexpected(created.error());
-    vcpu = *created;
-  }
-  vcpu->recycle();
-  live_.fetch_add(1, std::memory_order_seq_cst);
-  return vcpu;
-}
-
-void KvmMachine::release_vcpu(Vcpu* vcpu) {
-  live_.fetch_sub(1, std::memory_order_seq_cst);
-  vcpus_.put(static_cast<KvmVcpu*>(vcpu));
-}
-
-Machine::Totals KvmMachine::totals() const { return vcpus_.totals(); }
+std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) { return KvmVcpu::create(*this, id); }
 
 }  // namespace kvm
 }  // namespace ramet::vmm

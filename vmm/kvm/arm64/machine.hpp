@@ -10,12 +10,8 @@
 #include "arch/arm64/vdso.hpp"
 #include "arch/exec_sync.hpp"
 #include "vmm/kvm/arm64/drops.hpp"
-#include "vmm/kvm/device.hpp"
 #include "vmm/kvm/generations.hpp"
-#include "vmm/kvm/kernel_half.hpp"
-#include "vmm/kvm/slots.hpp"
-#include "vmm/kvm/vcpu_pool.hpp"
-#include "vmm/machine.hpp"
+#include "vmm/kvm/machine_base.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -49,18 +45,11 @@ struct FlushState : Generations {
   std::uint64_t newest_ = 1;  // no later generation has something in due_
 };
 
-class KvmMachine final : public Machine {
+class KvmMachine final : public MachineBase<KvmVcpu> {
  public:
   // `updates`: what of the processor's own changes to entries is switched on, where it has them.
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device, arch::arm64::EntryUpdates updates = {true, true});
   ~KvmMachine() override;
-
-  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
-  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
-  mm::Result<> bank_added(const mm::Bank& bank) override {
-    return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
-  }
-  void bank_removed(const mm::Bank& bank) override { slots_.remove(bank); }
 
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
@@ -70,30 +59,19 @@ class KvmMachine final : public Machine {
 
   Needs needs() const override { return {.format = mm::Format::Arm64Stage1}; }
   Status attach(mm::AddressSpace&) override;
-  Status make_vcpu() override;
-  Status warm_up() override;
-  std::expected<Vcpu*, Failure> acquire_vcpu() override;
-  void release_vcpu(Vcpu*) override;
   const arch::GuestAbi& abi() const override { return arch::arm64::kGuestAbi; }
   std::span<const std::byte> vdso_image() const override { return arch::arm64::vdso_image(); }
   const Features& features() const override { return model_.features; }
-  Totals totals() const override;
 
  private:
   friend class KvmVcpu;
   KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates);
-  std::expected<KvmVcpu*, Failure> create_vcpu();
+  std::expected<std::unique_ptr<KvmVcpu>, Failure> create_vcpu(unsigned id) override;
 
-  Device device_;
-  Fd vm_;
   const CpuModel& model_;
   const arch::arm64::EntryUpdates updates_;
-  KernelHalf kernel_;
   const mm::Memory* memory_ = nullptr;  // the address space's; written by attach()
   FlushState flush_;
-  Slots slots_;
-  VcpuPool<KvmVcpu> vcpus_;
-  std::atomic<unsigned> live_{0};  // vCPUs in use
 };
 
 }  // namespace ramet::vmm::kvm

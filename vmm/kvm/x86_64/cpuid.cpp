@@ -4,12 +4,11 @@
 
 #include <cstring>
 #include <memory>
-#include <mutex>
-#include <optional>
 
 #include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/cpuid_names.hpp"
 #include "arch/x86_64/host/cpu.hpp"
+#include "vmm/kvm/ask_once.hpp"
 #include "vmm/kvm/x86_64/ioctl.hpp"
 
 namespace ramet::vmm::kvm {
@@ -129,15 +128,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
 }  // namespace
 
 std::expected<const CpuModel*, Failure> CpuModel::get(const Device& device) {
-  static std::mutex lock;
-  static std::optional<CpuModel> model;
-  std::lock_guard hold(lock);
-  if (!model) {
-    auto asked = ask(device);
-    if (!asked) return std::unexpected(asked.error());
-    model = std::move(*asked);
-  }
-  return &*model;
+  return ask_once<CpuModel>([&] { return ask(device); });
 }
 
 Status set_cpuid(const Fd& vcpu, const CpuModel& model, unsigned apic_id) {

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "vmm/kick_signal.hpp"
@@ -52,9 +51,7 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
 }
 
 KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks)
-    : device_(std::move(device)), vm_(std::move(vm)), model_(model), has_apic_(has_apic), host_clocks_(host_clocks),
-      max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - 1), slots_(vm_, max_slots_),
-      vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+    : MachineBase(std::move(device), std::move(vm), 1), model_(model), has_apic_(has_apic), host_clocks_(host_clocks) {}
 
 KvmMachine::~KvmMachine() = default;
 
@@ -63,48 +60,12 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
   return host_clocks_ ? show_host_vdso() : Status{};
 }
 
-Status KvmMachine::make_vcpu() {
-  auto vcpu = create_vcpu();
-  if (!vcpu) return std::unexpected(vcpu.error());
-  vcpus_.put(*vcpu);
-  return {};
+// The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
+void KvmMachine::came_into_use(unsigned before) {
+  if (before == 1 && flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst)) expel(~0ull);
 }
 
-Status KvmMachine::warm_up() {
-  if (auto ok = slots_.settle(); !ok) return ok;
-  auto vcpu = create_vcpu();
-  if (!vcpu) return std::unexpected(vcpu.error());
-  if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
-  vcpus_.put(*vcpu);
-  return {};
-}
-
-std::expected<KvmVcpu*, Failure> KvmMachine::create_vcpu() {
-  if (!kernel_.installed()) return failure("the machine has no address space yet");
-  return vcpus_.make([this](unsigned id) { return KvmVcpu::create(*this, id); });
-}
-
-std::expected<Vcpu*, Failure> KvmMachine::acquire_vcpu() {
-  KvmVcpu* vcpu = vcpus_.take();
-  if (!vcpu) {
-    auto created = create_vcpu();
-    if (!created) return std::unexpected(created.error());
-    vcpu = *created;
-  }
-  vcpu->recycle();
-  // The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
-  if (live_.fetch_add(1, std::memory_order_seq_cst) == 1 &&
-      flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))
-    expel(~0ull);
-  return vcpu;
-}
-
-void KvmMachine::release_vcpu(Vcpu* vcpu) {
-  live_.fetch_sub(1, std::memory_order_seq_cst);
-  vcpus_.put(static_cast<KvmVcpu*>(vcpu));
-}
-
-Machine::Totals KvmMachine::totals() const { return vcpus_.totals(); }
+std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) { return KvmVcpu::create(*this, id); }
 
 }  // namespace kvm
 }  // namespace ramet::vmm

@@ -9,12 +9,8 @@
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/vdso.hpp"
 #include "vmm/kvm/x86_64/cpuid.hpp"
-#include "vmm/kvm/device.hpp"
 #include "vmm/kvm/generations.hpp"
-#include "vmm/kvm/kernel_half.hpp"
-#include "vmm/kvm/slots.hpp"
-#include "vmm/kvm/vcpu_pool.hpp"
-#include "vmm/machine.hpp"
+#include "vmm/kvm/machine_base.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -31,7 +27,7 @@ class KvmVcpu;
 struct FlushState : Generations {  // settled: all touches are done
   std::mutex lock;                // guards pending
   std::vector<mm::Gpa> pending;   // table pages to be touched; a page may be listed twice
-  std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock
+  std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock, vcpus_
   // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before `generation`
   // is advanced, read after it by who enters.
   std::atomic<bool> stopped{false};
@@ -40,32 +36,20 @@ struct FlushState : Generations {  // settled: all touches are done
   void add(std::span<const mm::Gpa> tables);
 };
 
-class KvmMachine final : public Machine {
+class KvmMachine final : public MachineBase<KvmVcpu> {
  public:
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device, bool host_clocks);
   ~KvmMachine() override;
-
-  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
-  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
-  mm::Result<> bank_added(const mm::Bank& bank) override {
-    return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
-  }
-  void bank_removed(const mm::Bank& bank) override { slots_.remove(bank); }
 
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
   void flush_relaxed(const mm::FlushRequest&) override;
 
   Status attach(mm::AddressSpace&) override;
-  Status make_vcpu() override;
-  Status warm_up() override;
-  std::expected<Vcpu*, Failure> acquire_vcpu() override;
-  void release_vcpu(Vcpu*) override;
   const arch::GuestAbi& abi() const override { return arch::x86_64::kGuestAbi; }
   std::span<const std::byte> vdso_image() const override { return arch::x86_64::vdso_image(); }
   const Features& features() const override { return model_.features; }
   VdsoFunctions host_vdso() const override { return vdso_; }
-  Totals totals() const override;
 
  private:
   friend class KvmVcpu;
@@ -73,28 +57,21 @@ class KvmMachine final : public Machine {
   // host_clock.cpp. Errors: no frames left, KVM refuses another slot or vCPU.
   Status show_host_vdso();
   std::expected<bool, Failure> try_host_vdso();
-  std::expected<KvmVcpu*, Failure> create_vcpu();
+  std::expected<std::unique_ptr<KvmVcpu>, Failure> create_vcpu(unsigned id) override;
+  void came_into_use(unsigned before) override;
   // Does the touches for all vCPUs at once, on one that is not running. False: there is none.
   bool touch_for_all();
   // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
   void expel(std::uint64_t generation);
 
-  Device device_;
-  Fd vm_;
   const CpuModel& model_;
   const bool has_apic_;  // a local APIC in the kernel: vCPUs but the first then wait to be started
   const bool host_clocks_;  // are wanted
-  KernelHalf kernel_;
   FlushState flush_;
   // Written by attach().
   VdsoFunctions vdso_;                          // of the host, as user code reaches them; all 0: it does not
   bool hosts_counter_ = false;                  // vCPUs see the host's time-stamp counter
 
-  const unsigned max_slots_;                    // for banks; one more slot is the host's vDSO's
-  Slots slots_;
-  VcpuPool<KvmVcpu> vcpus_;                     // its lock comes after `settling`
-  // vCPUs in use. seq_cst: pairs with KvmVcpu::announce(), which lets touches ride along only if it is 1.
-  std::atomic<unsigned> live_{0};
 };
 
 }  // namespace ramet::vmm::kvm

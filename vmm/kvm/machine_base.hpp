@@ -1,0 +1,87 @@
+// What the KVM machines of all hosts have in common: the VM, its memslots and its virtual CPUs.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "vmm/kvm/device.hpp"
+#include "vmm/kvm/kernel_half.hpp"
+#include "vmm/kvm/slots.hpp"
+#include "vmm/kvm/vcpu_pool.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm::kvm {
+
+// V: this host's virtual CPU. It is complete where the machine's constructor and destructor are.
+template <class V>
+class MachineBase : public Machine {
+ public:
+  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
+  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
+  mm::Result<> bank_added(const mm::Bank& bank) override {
+    return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
+  }
+  void bank_removed(const mm::Bank& bank) override { slots_.remove(bank); }
+
+  Status make_vcpu() override {
+    auto vcpu = new_vcpu();
+    if (!vcpu) return std::unexpected(vcpu.error());
+    vcpus_.put(*vcpu);
+    return {};
+  }
+  Status warm_up() override {
+    if (auto ok = slots_.settle(); !ok) return ok;
+    auto vcpu = new_vcpu();
+    if (!vcpu) return std::unexpected(vcpu.error());
+    if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
+    vcpus_.put(*vcpu);
+    return {};
+  }
+  std::expected<Vcpu*, Failure> acquire_vcpu() override {
+    V* vcpu = vcpus_.take();
+    if (!vcpu) {
+      auto made = new_vcpu();
+      if (!made) return std::unexpected(made.error());
+      vcpu = *made;
+    }
+    vcpu->recycle();
+    came_into_use(live_.fetch_add(1, std::memory_order_seq_cst));
+    return vcpu;
+  }
+  void release_vcpu(Vcpu* vcpu) override {
+    live_.fetch_sub(1, std::memory_order_seq_cst);
+    vcpus_.put(static_cast<V*>(vcpu));
+  }
+  Totals totals() const override { return vcpus_.totals(); }
+
+ protected:
+  // `reserved`: memslots that are not for banks.
+  MachineBase(Device device, Fd vm, unsigned reserved)
+      : device_(std::move(device)), vm_(std::move(vm)),
+        max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - reserved), slots_(vm_, max_slots_),
+        vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
+
+  // With an address space.
+  virtual std::expected<std::unique_ptr<V>, Failure> create_vcpu(unsigned id) = 0;
+  // A vCPU has been given out; so many were in use before.
+  virtual void came_into_use(unsigned before) { (void)before; }
+
+  Device device_;
+  Fd vm_;
+  KernelHalf kernel_;
+  const unsigned max_slots_;  // for banks
+  Slots slots_;
+  VcpuPool<V> vcpus_;
+  // vCPUs in use. seq_cst: pairs with KvmVcpu::announce() of x86-64, which lets touches ride along only if it is 1.
+  std::atomic<unsigned> live_{0};
+
+ private:
+  std::expected<V*, Failure> new_vcpu() {
+    if (!kernel_.installed()) return failure("the machine has no address space yet");
+    return vcpus_.make([this](unsigned id) { return create_vcpu(id); });
+  }
+};
+
+}  // namespace ramet::vmm::kvm
