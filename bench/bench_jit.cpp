@@ -79,8 +79,8 @@ Function compiled(const char* name) {
     if (program.name != name) continue;
     const Compiled code = compile(checked(program), host());
     // Near the helper, as a guest's code space is.
-    void* near = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(helper) & ~std::uintptr_t{0xfffff}) - (std::uintptr_t{1} << 28));
-    auto* p = static_cast<std::uint8_t*>(::mmap(near, code.code().size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    static std::uintptr_t near = (reinterpret_cast<std::uintptr_t>(helper) & ~std::uintptr_t{0xfffff}) - (std::uintptr_t{1} << 28);
+    auto* p = static_cast<std::uint8_t*>(::mmap(reinterpret_cast<void*>(near += 1 << 20), code.code().size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (p == MAP_FAILED) give_up("no memory");
     code.place({p, code.code().size()}, reinterpret_cast<std::uint64_t>(p), [](const Relocation&) { return reinterpret_cast<std::uint64_t>(helper); });
     if (::mprotect(p, code.code().size(), PROT_READ | PROT_EXEC) != 0) give_up("no executable memory");
