@@ -35,11 +35,13 @@ void look(void);
 // attack_calls.c
 void simple_calls(void), hardened_calls(void), files(void), ends(void), stops(void);
 // attack_jumps.c
-void jumps(void), signal_stack(void), key(void), far32(void);
+void jumps(void), signal_stack(void);
 // attack_frames.c
 void frames(void), never_answers(void);
 // attack_contexts.c
 void contexts(void), hidden_answers(void);
+// x86_64/attack_isa.c, arm64/attack_isa.c: a case that only this instruction set has, if it is called so.
+void isa_case(const char* name);
 // attack_memory.c
 void descriptors(void), full_of_mappings(void), full_of_descriptors(void), before_fork(void), before_exec(void);
 int after_exec(void);  // what before_exec() runs; the program's status

@@ -23,9 +23,9 @@ static void jump_everywhere(void) {
     if (at >= 16 && memcmp(copy + at - 16, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 17) == 0 && at != kPage - 1) continue;
     // Served as the guest's own it would end the attacker.
     const uint64_t number = numbers[set / 3] == SYS_exit_group && at % 5 ? SYS_munmap : numbers[set / 3];
-    const struct regs r = {.rax = number, .rbx = said[set % 3], .rsp = said[set % 3] + 8, .r13 = told[set % 3], .rcx = 3,
-                           .rdi = RAMET_STUB_TEXT, .rsi = kPage, .rdx = 7, .r10 = MAP_SHARED | MAP_FIXED, .rbp = (uint64_t)fake,
-                           .r14 = (uint64_t)fake, .r12 = set, .r15 = WORD(told[set % 3] + TOLD_GO), .rip = RAMET_STUB_TEXT + at};
+    const struct regs r = {.number = number, .a = {RAMET_STUB_TEXT, kPage, 7, MAP_SHARED | MAP_FIXED, 3, 0}, .said = said[set % 3], .told = told[set % 3],
+                           .list = WORD(told[set % 3] + TOLD_GO), .command = set, .frame = (uint64_t)fake, .sp = said[set % 3] + RAMET_FIRST_STACK,
+                           .pc = RAMET_STUB_TEXT + at};
     // It may wait there for ever.
     ualarm(20000, 20000);
     const int signal = jump(&r);
@@ -46,37 +46,9 @@ static void use_signal_stack(void) {
   const uint64_t at[] = {(uint64_t)SAID(own_context()), RAMET_SAID, RAMET_SAID + 5 * RAMET_SAID_SIZE, RAMET_TOLD};
   for (unsigned i = 0; i < 4; ++i)
     for (unsigned offset = 0; offset < RAMET_SAID_SIZE; offset += 504)
-      for (unsigned k = 0; k < 3; ++k) {
-        const char* const code[] = {landed_call, landed_trap, landed_int80};
-        const struct regs r = {.rsp = at[i] + offset, .rip = (uint64_t)code[k]};
+      for (unsigned k = 0; k < isa_landed_count; ++k) {
+        const struct regs r = {.sp = (at[i] + offset) & -16ull, .pc = (uint64_t)isa_landed[k]};
         CHECK(jump(&r) != 0);
       }
 }
 void signal_stack(void) { CHECK(attempt(use_signal_stack, 0) == 0); }
-
-// Where the processor has no keys it is an illegal instruction.
-static void deny_key(void) {
-  static uint64_t stack[64];
-  const struct regs r = {.rax = 3, .rsp = (uint64_t)&stack[32], .rip = (uint64_t)landed_wrpkru};
-  shared->found[0] = (uint64_t)jump(&r);
-}
-void key(void) { (void)attempt(deny_key, 0); }
-
-static void far_jump(void) {
-  // Code below 4 GiB: int 0x80 and ud2, for 32-bit as for 64-bit.
-  unsigned char* low = mmap((void*)0x10000000, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  CHECK(low != MAP_FAILED);
-  memcpy(low, "\xcd\x80\x0f\x0b", 4);                // int 0x80
-  memcpy(low + 16, "\x0f\x34\x0f\x0b", 4);           // sysenter
-  memcpy(low + 32, "\x0f\x05\x0f\x0b", 4);           // syscall
-  memcpy(low + 48, "\x48\x8b\x00\x0f\x0b", 5);       // dec %eax; mov (%eax), %eax; ud2
-  CHECK(mprotect(low, kPage, PROT_READ | PROT_EXEC) == 0);
-  for (unsigned at = 0; at < 64; at += 16)
-    for (uint64_t number = 0; number < 400; number += number < 20 ? 1 : 37) {
-      static uint64_t stack[64];
-      stack[32] = (uint64_t)low + at, stack[33] = 0x23;
-      const struct regs r = {.rax = number, .rbx = 3, .rsp = (uint64_t)&stack[32], .rip = (uint64_t)landed_lret};
-      CHECK(jump(&r) != 0);
-    }
-}
-void far32(void) { (void)attempt(far_jump, 0); }

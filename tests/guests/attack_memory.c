@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 enum { kWindow = 32 << 20, kDescriptors = 64 };
-#define WINDOW ((unsigned char*)0x654000000000)
+#define WINDOW ((unsigned char*)NOWHERE)
 
 // How often what was written after the attacker was forked is in what it can see.
 static unsigned secrets(const uint64_t* memory, size_t words) {

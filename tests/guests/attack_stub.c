@@ -5,42 +5,9 @@
 #include <sys/syscall.h>
 
 sigjmp_buf back;
-uint64_t jump_target;
 static _Alignas(RAMET_SAID_SIZE) unsigned char fake_said[RAMET_SAID_SIZE];
 static unsigned char handler_stack[64 << 10];
 static unsigned traps;
-
-void enter(const struct regs*);
-__asm__(R"(
-	.globl enter, landed_call, landed_loop, landed_trap, landed_int80, landed_lret, landed_wrpkru
-enter:	mov	(%rdi), %rax
-	mov	8(%rdi), %rbx
-	mov	16(%rdi), %rcx
-	mov	24(%rdi), %rdx
-	mov	32(%rdi), %rsi
-	mov	48(%rdi), %rbp
-	mov	56(%rdi), %rsp
-	mov	64(%rdi), %r8
-	mov	72(%rdi), %r9
-	mov	80(%rdi), %r10
-	mov	88(%rdi), %r11
-	mov	96(%rdi), %r12
-	mov	104(%rdi), %r13
-	mov	112(%rdi), %r14
-	mov	120(%rdi), %r15
-	mov	40(%rdi), %rdi
-	jmp	*jump_target(%rip)
-landed_call: mov $39, %eax
-	syscall
-landed_trap: ud2
-landed_loop: jmp landed_loop
-landed_int80: mov $20, %eax
-	int	$0x80
-	ud2
-landed_lret: lretq
-landed_wrpkru: wrpkru
-	jmp	landed_call
-)");
 
 static void came_back(int signal) { siglongjmp(back, signal); }
 
@@ -55,26 +22,27 @@ void take_over(void) {
 }
 
 int jump(const struct regs* r) {
-  jump_target = r->rip;
   const int signal = sigsetjmp(back, 1);
   if (signal == 0) enter(r);
   return signal;
 }
 
-static uint64_t find(const unsigned char* code, size_t bytes) {
+static uint64_t find(const unsigned char* code, const unsigned char* end) {
+  const size_t bytes = (size_t)(end - code);
   for (unsigned i = 0; i + bytes <= kPage; ++i)
     if (memcmp(STUB + i, code, bytes) == 0) return RAMET_STUB_TEXT + i;
   CHECK(!"the stub's code is as it was");
   return 0;
 }
 
-uint64_t stub_call_at(void) { return find((const unsigned char*)"\x0f\x05\x48\x89\xe1", 5); }    // syscall; mov %rsp, %rcx
-uint64_t stub_return_at(void) { return find((const unsigned char*)"\x0f\x05\x0f\x0b", 4); }       // syscall; ud2
+uint64_t stub_call_at(void) { return find(isa_stub_call, isa_stub_call_end); }
+uint64_t stub_return_at(void) { return find(isa_stub_return, isa_stub_return_end); }
+uint64_t stub_fails_at(void) { return find(isa_stub_fails, isa_stub_fails_end); }
 
 // The stub goes on with the next command of a list that is nowhere.
 long stub_call_with(long number, const uint64_t a[6]) {
-  struct regs r = {.rax = (uint64_t)number, .rdi = a[0], .rsi = a[1], .rdx = a[2], .r10 = a[3], .r8 = a[4], .r9 = a[5],
-                   .rbx = (uint64_t)fake_said, .rsp = (uint64_t)fake_said + 8, .r13 = 8, .rip = stub_call_at()};
+  struct regs r = {.number = (uint64_t)number, .said = (uint64_t)fake_said, .sp = (uint64_t)fake_said + RAMET_FIRST_STACK, .told = 8, .pc = stub_call_at()};
+  memcpy(r.a, a, sizeof r.a);
   const unsigned context = own_context();
   const uint32_t before = WORD(TOLD(context) + TOLD_GO);
   jump(&r);
@@ -86,8 +54,8 @@ unsigned stub_traps(void) { return traps; }
 
 void stub_list(unsigned char* commands) {
   WORD(commands + TOLD_COUNT) = ~0u;
-  struct regs r = {.rax = SYS_getpid, .rbx = (uint64_t)fake_said, .rsp = (uint64_t)fake_said + 8, .r13 = (uint64_t)commands,
-                   .rip = stub_call_at()};
+  struct regs r = {.number = SYS_getpid, .said = (uint64_t)fake_said, .sp = (uint64_t)fake_said + RAMET_FIRST_STACK, .told = (uint64_t)commands,
+                   .pc = stub_call_at()};
   jump(&r);
 }
 
@@ -111,19 +79,18 @@ unsigned own_context(void) {
   }
 }
 
-void forge(ucontext_t* frame) {
+void forge(struct forged* frame) {
   const unsigned context = own_context();
   syscall(SYS_getpid);
-  enum { kKernels = 304 };  // bytes of the kernel's ucontext
-  memcpy(frame, *(void* volatile*)(SAID(context) + SAID_FRAME), kKernels);
-  frame->uc_mcontext.gregs[REG_RIP] = (greg_t)landed_trap;
-  memset(&frame->uc_sigmask, 0, 8);
-  frame->uc_stack.ss_sp = (void*)(SAID(context) + RAMET_SIGNAL_STACK);
-  frame->uc_stack.ss_flags = (int)(1u << 31);
-  frame->uc_stack.ss_size = RAMET_SAID_SIZE - RAMET_SIGNAL_STACK;
+  memcpy(&frame->uc, *(void* volatile*)(SAID(context) + SAID_FRAME), isa_frame_bytes);
+  isa_set_pc(&frame->uc, (uint64_t)landed_trap);
+  memset(&frame->uc.uc_sigmask, 0, 8);
+  frame->uc.uc_stack.ss_sp = (void*)(SAID(context) + RAMET_SIGNAL_STACK);
+  frame->uc.uc_stack.ss_flags = (int)(1u << 31);
+  frame->uc.uc_stack.ss_size = RAMET_SAID_SIZE - RAMET_SIGNAL_STACK;
 }
 
-int use_frame(const ucontext_t* frame) {
-  const struct regs r = {.rax = SYS_rt_sigreturn, .rsp = (uint64_t)frame, .rip = stub_return_at()};
+int use_frame(const struct forged* frame) {
+  const struct regs r = {.number = SYS_rt_sigreturn, .sp = isa_frame_at(frame), .pc = stub_return_at()};
   return jump(&r);
 }
