@@ -4,6 +4,7 @@
 #include <thread>
 #include <tuple>
 
+#include "guest-mm/pin.hpp"
 #include "tests/guest-mm/world.hpp"
 
 namespace ramet::mm {
@@ -16,6 +17,7 @@ constexpr Prot kAll = kReadWrite | Prot::Exec;
 std::span<const std::byte> bytes_of(const std::uint64_t& word) { return std::as_bytes(std::span(&word, 1)); }
 
 using Policy = AddressSpace::ExecSync;
+using Term = AddressSpace::PinTerm;
 
 class ExecSync : public ::testing::TestWithParam<std::tuple<Format, Policy>> {
  protected:
