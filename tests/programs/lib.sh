@@ -1,6 +1,7 @@
 # What the cases use. POSIX sh, and nothing that busybox lacks: the same cases run in emulated machines.
 #   RAMET   the ramet program           GUESTS  the folder of guest programs
 #   SCALE   full or small               WORK    a folder of this case's own, removed at its end
+#   SANITIZED  what ramet was built to look for, if anything
 #   TWINS   where this host's machine cannot run GUESTS: the folder of the same programs, compiled for it
 #   PACKAGES  where this host's own programs are not for the guest: a tree like / with Debian's for it
 # DATA is the folder that guest and native program share: made anew by SETUP before each of them.
@@ -13,6 +14,8 @@ LIMIT=${LIMIT:-240s}
 
 # counted NAME: that counter, out of what --stat said, which is the input.
 counted() { awk -v name="$1" '/Counters for/ { all = 1 } all && $2 == name { gsub(",", "", $1); print $1 }'; }
+# children_of PID: its children's ids, a line each. Not every machine has pgrep(1).
+children_of() { cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" '{ id = $1; sub(/.*\) /, "") } $2 == parent { print id }'; }
 scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
 # by_isa X86-64 ARM64: what is another for the guests of each instruction set.
 by_isa() { case ${MACHINE:-kvm}:$(uname -m) in soft:* | *:aarch64) echo "$2" ;; *) echo "$1" ;; esac; }

@@ -4,7 +4,6 @@ HARDENED=
 # attack CASE [ARGUMENT]: the guest itself looks at the memory of the others of its family. Here: what ramet says of those
 # that were ended, files that were not shared, descriptors, processes that are left.
 attack() {
-  command -v pgrep >/dev/null || skip "no pgrep on this machine"
   fresh
   echo canary >"$WORK/canary"
   touch -a -d 2001-01-01 "$WORK/canary"
@@ -14,7 +13,7 @@ attack() {
   ramet=$!
   : >"$WORK/children"
   while kill -0 $ramet 2>/dev/null; do
-    pgrep -P $ramet >>"$WORK/children"
+    children_of $ramet >>"$WORK/children"
     # Before and after, the guest waits until we have looked.
     for when in before after; do
       [ -e "$DATA/$when" ] || continue
@@ -57,7 +56,7 @@ settle() {
 }
 # No process of the guest has a descriptor of anything but memory, its socket and what is shared. Root can see it.
 strangers() {
-  for child in $(pgrep -P $ramet); do
+  for child in $(children_of $ramet); do
     for fd in /proc/"$child"/fd/*; do
       case $(readlink "$fd") in
         "" | /memfd:* | socket:* | "$DATA"/* | */attack*) ;;

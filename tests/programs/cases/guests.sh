@@ -63,14 +63,13 @@ test_cputime() { same "$G/cputime"; }
 # What the guest asks for reaches the thread of the host that runs its code: the one that has used the most processor time.
 test_cputime_priority() {
   [ "$(id -u)" = 0 ] || [ "${MACHINE:-kvm}" = process ] || skip "on KVM, guest code runs on a thread of the VMM's, which only root can give its priority back"
-  command -v pgrep >/dev/null || skip "no pgrep on this machine"
   fresh
   "$RAMET" run --timeout "$LIMIT" --dir "$DATA" "$G/cputime" show "$DATA/stop" >"$WORK/out" 2>"$WORK/err" </dev/null &
   ramet=$!
   while [ ! -s "$WORK/out" ] && kill -0 $ramet 2>/dev/null; do sleep 0.1; done
   sleep 1
   : >"$WORK/threads"
-  for process in $ramet $(pgrep -P $ramet); do
+  for process in $ramet $(children_of $ramet); do
     for task in /proc/"$process"/task/*; do
       sed -n "s|.*) ||; s|\$|$task|p" "$task/stat" | while read -r line; do
         set -- $line

@@ -1,10 +1,9 @@
 # What only the process machine has: a process of the host that may end by itself, or be ended.
 on_process() { exec "${PROGRAM:-$RAMET}" run --machine process "$@"; }  # in the background: its id is $!
-child_of() { for i in 1 2 3 4 5 6 7 8 9 10; do pgrep -P "$1" && return; sleep 0.1; done; return 1; }
+child_of() { for i in 1 2 3 4 5 6 7 8 9 10; do children_of "$1" | grep . && return; sleep 0.1; done; return 1; }
 
 # Ended from outside, as the host does it when memory is short: one sentence, and ramet itself goes on to its end.
 test_process_ended() {
-  command -v pgrep >/dev/null || skip "no pgrep on this machine"
   on_process --timeout "$LIMIT" "$BUSYBOX" sh -c "while :; do :; done" 2>"$WORK/err" &
   ramet=$!
   sleep 0.3
@@ -17,7 +16,6 @@ test_process_ended() {
 }
 # However ramet ends, nothing of the guest is left.
 test_process_left_behind() {
-  command -v pgrep >/dev/null || skip "no pgrep on this machine"
   on_process "$BUSYBOX" sleep 100 &
   ramet=$!
   sleep 0.3
@@ -82,7 +80,7 @@ test_process_scattered() {
 }
 # As an ordinary user with few processes and descriptors: some twenty guest processes; then the guest is told, or ramet says it.
 test_process_limits() {
-  [ "$SCALE" = full ] || [ "${MACHINE:-kvm}" != kvm ] || skip "a sanitizer looks at memory through pipes, and looks for leaks in a process, of its own"
+  [ -z "${SANITIZED:-}" ] || skip "a sanitizer looks at memory through pipes, and looks for leaks in a process, of its own"
   command -v setpriv >/dev/null && command -v prlimit >/dev/null && [ "$(id -u)" = 0 ] || skip "needs root, setpriv and prlimit"
   user=$((60000 + $$ % 5000))  # whose processes are counted: of this run alone
   limited() {  # PROCESSES DESCRIPTORS PROGRAM...
@@ -104,7 +102,6 @@ test_process_limits() {
 # Whose host process is stopped from outside, wherever it is, stalls no other guest of its family: the other one makes ten
 # more steps, for which it has nine seconds.
 silent() {
-  command -v pgrep >/dev/null || skip "no pgrep on this machine"
   fresh
   on_process --timeout "$LIMIT" --dir "$DATA" "$G/silent" "$1" "$DATA" >"$WORK/out" 2>"$WORK/err" </dev/null &
   ramet=$!
@@ -112,7 +109,7 @@ silent() {
   # Found by the nice value of a thread.
   one=
   while [ -z "$one" ] && kill -0 $ramet 2>/dev/null; do
-    for child in $(pgrep -P $ramet); do
+    for child in $(children_of $ramet); do
       nice=$(sed -n 's/.*) //p' /proc/"$child"/task/*/stat 2>/dev/null | cut -d' ' -f17 | grep -x 5) && [ -n "$nice" ] && one=$child && break
     done
   done
