@@ -49,7 +49,7 @@ attack() {
 }
 # What is ended is taken apart beside what the guest does: until as many descriptors are open as before.
 settle() {
-  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+  for i in $(seq 150); do
     [ "$(ls "/proc/$ramet/fd" | wc -l)" -gt $(($(cat "$WORK/before") + 8)) ] || return 0
     sleep 0.2
   done
