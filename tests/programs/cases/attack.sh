@@ -49,7 +49,7 @@ attack() {
 }
 # What is ended is taken apart beside what the guest does: until as many descriptors are open as before.
 settle() {
-  for i in $(seq 150); do
+  for i in $(seq 50); do
     [ "$(ls "/proc/$ramet/fd" | wc -l)" -gt $(($(cat "$WORK/before") + 8)) ] || return 0
     sleep 0.2
   done
