@@ -7,6 +7,23 @@
 
 namespace ramet::vmm::testing {
 
+inline std::uint64_t word_at(mm::AddressSpace& space, mm::Gva at) {
+  std::uint64_t w = 0;
+  EXPECT_TRUE(space.read(at, std::as_writable_bytes(std::span(&w, 1))));
+  return w;
+}
+// Runs on through kicks, and through faults that the address space settles.
+inline Exit run_settled(mm::AddressSpace& space, Vcpu& v) {
+  for (;;) {
+    Exit e = v.run();
+    if (e.kind == Exit::Kind::Kicked) continue;
+    if (e.kind != Exit::Kind::PageFault) return e;
+    const auto done = space.fault(e.address, e.access);
+    if (!done) return e;
+    if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
+  }
+}
+
 struct KvmVm {
   std::unique_ptr<Machine> machine;  // destroyed last but for the memory
   std::unique_ptr<mm::Memory> memory;
@@ -29,22 +46,8 @@ struct KvmVm {
     memory->unobserve();
     machine.reset();
   }
-  std::uint64_t word(mm::Gva at) {
-    std::uint64_t w = 0;
-    EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
-    return w;
-  }
-  // Runs on through kicks, and through faults that the address space settles.
-  Exit run(Vcpu& v) {
-    for (;;) {
-      Exit e = v.run();
-      if (e.kind == Kind::Kicked) continue;
-      if (e.kind != Kind::PageFault) return e;
-      const auto done = space->fault(e.address, e.access);
-      if (!done) return e;
-      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
-    }
-  }
+  std::uint64_t word(mm::Gva at) { return word_at(*space, at); }
+  Exit run(Vcpu& v) { return run_settled(*space, v); }
 };
 
 }  // namespace ramet::vmm::testing

@@ -12,6 +12,7 @@
 #include "arch/arm64/user_state.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/bank.hpp"
+#include "tests/vmm/kvm_vm.hpp"
 #include "tests/vmm/need_kvm.hpp"
 #include "vmm/kvm/arm64/machine.hpp"
 #include "vmm/kvm/kernel_half.hpp"
@@ -65,22 +66,8 @@ class Arm64Kvm : public ::testing::Test {
     (*v)->regs()[Pc] = kCode;
     return **v;
   }
-  // On through kicks, and faults that the address space settles.
-  Exit run(Vcpu& v) {
-    for (;;) {
-      Exit e = v.run();
-      if (e.kind == Kind::Kicked) continue;
-      if (e.kind != Kind::PageFault) return e;
-      const auto done = space->fault(e.address, e.access);
-      if (!done) return e;
-      if (done->kind == mm::FaultOutcome::Kind::Spurious) v.spurious_fault();
-    }
-  }
-  std::uint64_t word(mm::Gva at) {
-    std::uint64_t w = 0;
-    EXPECT_TRUE(space->read(at, std::as_writable_bytes(std::span(&w, 1))));
-    return w;
-  }
+  Exit run(Vcpu& v) { return testing::run_settled(*space, v); }
+  std::uint64_t word(mm::Gva at) { return testing::word_at(*space, at); }
   std::unique_ptr<Machine> machine;
   std::unique_ptr<mm::Memory> memory;
   std::unique_ptr<mm::AddressSpace> space;
