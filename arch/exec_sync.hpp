@@ -10,7 +10,7 @@ namespace ramet::arch {
 // returned from the kernel. Pages that cannot be reached are passed over. After install_guard().
 void exec_sync(const std::byte* start, std::size_t bytes);
 
-// Whether it does anything: fetches here do not see what was written.
+// Whether it takes more than a barrier: fetches here do not see what was written by themselves.
 bool exec_sync_needed();
 
 // Why this host's caches cannot be made to fetch that, as a sentence; null if they can.

@@ -1,5 +1,3 @@
-# A room is a static library of all its sources. It sees the rooms its arrow points at and no others
-# (the test `rooms` checks the includes).
 # Units that tests/mutations damages are compiled each by itself, for it puts its own in their place.
 if(NOT RAMET_SANITIZE AND NOT CMAKE_CROSSCOMPILING)
   file(STRINGS tests/mutations/list mutations REGEX "^[^#]")
@@ -8,6 +6,8 @@ if(NOT RAMET_SANITIZE AND NOT CMAKE_CROSSCOMPILING)
   set_source_files_properties(${mutations} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endif()
 
+# A room is a static library of all its sources. It sees the rooms its arrow points at and no others
+# (the test `rooms` checks the includes).
 function(ramet_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${name}/*.cpp ${name}/*.c ${name}/*.S)
   # Of the twins in arch/, what guests see is for any host, and host/ is for the host's own processor; so is KVM's.
