@@ -16,12 +16,8 @@
 
 namespace ramet::jit {
 
-namespace x86 {
-class Compiler;
-}
-namespace arm {
-class Compiler;
-}
+template <class Back, class Encoder>
+class BackEnd;
 
 enum class InstructionSet : std::uint8_t { X86_64, Arm64 };
 
@@ -56,8 +52,8 @@ class Compiled {
   void place(std::span<std::uint8_t> to, std::uint64_t address, const std::function<std::uint64_t(const Relocation&)>& resolve) const;
 
  private:
-  friend class x86::Compiler;
-  friend class arm::Compiler;
+  template <class Back, class Encoder>
+  friend class BackEnd;
   InstructionSet set_{};
   std::uint32_t size_ = 0, count_ = 0;
   std::unique_ptr<std::uint8_t[]> code_;

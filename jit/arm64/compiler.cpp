@@ -27,33 +27,8 @@ unsigned condition_of(Operation o) {
 
 }  // namespace
 
-Compiled Compiler::run() {
-  out_.set_ = InstructionSet::Arm64;
-  out_.count_ = count_;
-  out_.offsets_ = std::make_unique_for_overwrite<std::uint32_t[]>(count_ + 1);
-  out_.code_ = std::make_unique_for_overwrite<std::uint8_t[]>(estimate());
-  at_ = out_.code_.get();
-  functions_.reserve(program_.functions().size());
-  for (std::size_t f = 0; f < program_.functions().size(); ++f) function(f);
-  out_.offsets_[count_] = out_.size_ = here();
-  settle();
-  return std::move(out_);
-}
-
-void Compiler::function(std::size_t number) {
-  now_ = &program_.functions()[number];
-  end_ = now_->end;
-  epilogue_ = 0;
-  functions_.push_back(here());
-  prologue(*now_);
-  for (std::uint32_t at = now_->first; at < end_;) {
-    const std::uint32_t taken = instruction(at);
-    for (std::uint32_t n = 1; n < taken; ++n) out_.offsets_[at + n] = out_.offsets_[at];
-    at += taken;
-  }
-}
-
-void Compiler::prologue(const Function& f) {
+void Compiler::prologue() {
+  const Function& f = *now_;
   saved_pairs_ = f.written >> 8 & 3 ? 2 : f.written >> 6 & 3 ? 1 : 0;
   if (saved_pairs_ > 0) push_pair(kReg[6], kReg[7]);
   if (saved_pairs_ > 1) push_pair(kReg[8], kReg[9]);
@@ -70,7 +45,7 @@ void Compiler::prologue(const Function& f) {
 }
 
 void Compiler::leave() {
-  if (epilogue_ != 0 && (has_frame_ || saved_pairs_ > 0)) return branch((std::int64_t{epilogue_} - here()) / 4);
+  if (epilogue_ != 0 && (has_frame_ || saved_pairs_ > 0)) return Encoder::branch((std::int64_t{epilogue_} - here()) / 4);
   epilogue_ = here();
   mov(0, kReg[0], true);
   if (has_frame_) {
@@ -82,63 +57,32 @@ void Compiler::leave() {
   ret();
 }
 
-std::uint32_t Compiler::instruction(std::uint32_t at) {
-  out_.offsets_[at] = here();
-  const Instruction& i = code_[at];
-  const Form& f = form(i);
-  if (is_arithmetic(f.operation)) {
-    if (const std::uint32_t taken = fused(at)) return taken;
-    arithmetic(i, f, kReg[i.dst()]);
-    return 1;
-  }
-  if (is_condition(f.operation)) {
-    compare(at, i, f);
-    return 1;
-  }
-  switch (f.operation) {
-    case Load: case LoadSigned: load(kReg[i.dst()], kReg[i.src()], i.offset, f); break;
-    case Store: case StoreImmediate: store(i, f); break;
-    case Atomic: atomic_one(i, f.bytes == 8); break;
-    case LoadWide: load_wide(at); return 2;
-    case PacketAbsolute: case PacketIndirect: packet(i, f); break;
-    case Jump: jump(at, i.offset); break;
-    case JumpLong: jump(at, i.immediate); break;
-    case Operation::Call: call(at, i); break;
-    default: leave(); break;  // Exit; there is no other
-  }
-  return 1;
-}
-
-void Compiler::jump(std::uint32_t at, std::int64_t distance) {
-  const auto target = static_cast<std::uint32_t>(at + 1 + distance);
-  if (target == at + 1) return;
-  if (target <= at) return branch((std::int64_t{out_.offsets_[target]} - here()) / 4);
-  fixups_.push_back({Fixup::Kind::Branch, here(), target});
-  branch(0);
+void Compiler::jump(std::uint32_t at, std::uint32_t target) {
+  const bool back = target <= at;
+  if (!back) to_instruction(Distance::Branch, here(), target);
+  Encoder::branch(back ? (std::int64_t{offset_of(target)} - here()) / 4 : 0);
 }
 
 // write(words, turned) writes the jump, or the opposite one.
 template <class Write>
-void Compiler::jump_if(std::uint32_t at, std::int64_t distance, const Write& write) {
-  const auto target = static_cast<std::uint32_t>(at + 1 + distance);
+void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& write) {
   const bool back = target <= at;
-  // What follows is not written yet, so its offsets are what it takes at most.
-  const std::int64_t reach = back ? std::int64_t{out_.offsets_[target]} - here() : std::int64_t{out_.offsets_[target]} - out_.offsets_[at + 1] + 8;
+  const std::int64_t reach = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} - offset_of(at + 1) + 8;
   if (reach < -kConditionReach || reach >= kConditionReach) {
     write(2, true);
-    return jump(at, distance);
+    return jump(at, target);
   }
-  if (!back) fixups_.push_back({Fixup::Kind::ConditionalBranch, here(), target});
+  if (!back) to_instruction(Distance::ConditionalBranch, here(), target);
   write(back ? reach / 4 : 0, false);
 }
 
-void Compiler::compare(std::uint32_t at, const Instruction& i, const Form& f) {
+void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
-  if (i.offset == 0) return;
+  const auto target = static_cast<std::uint32_t>(at + 1 + i.offset);
   const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
   if (f.operand == Operand::Immediate && i.immediate == 0 && equality)
-    return jump_if(at, i.offset, [&](std::int64_t words, bool turned) { branch_zero((f.operation == IfEqual) != turned, dst, words, wide); });
+    return jump_if(at, target, [&](std::int64_t words, bool turned) { branch_zero((f.operation == IfEqual) != turned, dst, words, wide); });
   if (f.operation == IfSet) {
     test(i, f);
   } else if (f.operand == Operand::Register) {
@@ -152,7 +96,7 @@ void Compiler::compare(std::uint32_t at, const Instruction& i, const Form& f) {
     three(kSubFlags, kZero, dst, kScratch0, wide);
   }
   const unsigned condition = condition_of(f.operation);
-  jump_if(at, i.offset, [&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
+  jump_if(at, target, [&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
 }
 
 void Compiler::test(const Instruction& i, const Form& f) {
@@ -166,38 +110,16 @@ void Compiler::test(const Instruction& i, const Form& f) {
   three(kAndFlags, kZero, kReg[i.dst()], operand, wide);
 }
 
-void Compiler::call(std::uint32_t at, const Instruction& i) {
-  if (i.src() == static_cast<unsigned>(Callee::Function)) {
-    fixups_.push_back({Fixup::Kind::Call, here(), static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate)});
-    Encoder::call(0);
-  } else {
-    address(kCallee, Relocation::Kind::Helper, static_cast<std::uint32_t>(i.immediate), 0);
-    call_register(kCallee);
-  }
+void Compiler::call_function(std::uint32_t first) {
+  to_function(Distance::Branch, here(), first);
+  Encoder::call(0);
   mov(kReg[0], 0, true);
 }
 
-void Compiler::settle() {
-  std::uint8_t* code = out_.code_.get();
-  for (const Fixup& f : fixups_) {
-    const bool to_function = f.kind == Fixup::Kind::Call || f.kind == Fixup::Kind::Address;
-    const std::uint32_t target = to_function ? functions_[static_cast<std::size_t>(&program_.function_at(f.target) - program_.functions().data())] : out_.offsets_[f.target];
-    const std::int64_t bytes = std::int64_t{target} - f.at;
-    const auto add = [&](std::uint32_t at, std::uint32_t bits) {
-      std::uint32_t word;
-      std::memcpy(&word, code + at, 4);
-      word |= bits;
-      std::memcpy(code + at, &word, 4);
-    };
-    switch (f.kind) {
-      case Fixup::Kind::Branch: case Fixup::Kind::Call: add(f.at, field(bytes / 4, 26)); break;
-      case Fixup::Kind::ConditionalBranch: add(f.at, field(bytes / 4, 19) << 5); break;
-      case Fixup::Kind::Address:  // two moves of 16 bits after the address of this place
-        add(f.at + 4, field(bytes, 16) << 5);
-        add(f.at + 8, field(bytes >> 16, 16) << 5);
-        break;
-    }
-  }
+void Compiler::call_helper(std::uint32_t number) {
+  address(kCallee, Relocation::Kind::Helper, number, 0);
+  call_register(kCallee);
+  mov(kReg[0], 0, true);
 }
 
 }  // namespace ramet::jit::arm

@@ -1,6 +1,5 @@
-// The compiler for arm64: two passes over the instructions. The first adds up how many words each can take at most, the
-// second writes them. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is turned
-// round a jump without, so nothing that has been written ever moves.
+// The compiler for arm64. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is turned
+// round a jump without.
 //
 //     r0  r1  r2  r3  r4  r5  r6   r7   r8   r9   r10
 //     x7  x0  x1  x2  x3  x4  x19  x20  x21  x22  x29      and x9 to x12, x16 for what is between
@@ -9,11 +8,9 @@
 #pragma once
 
 #include <array>
-#include <vector>
 
 #include "jit/arm64/encoder.hpp"
-#include "jit/compiler.hpp"
-#include "jit/idioms.hpp"
+#include "jit/back_end.hpp"
 
 namespace ramet::jit::arm {
 
@@ -21,35 +18,26 @@ inline constexpr std::array<std::uint8_t, kRegisters> kReg = {7, 0, 1, 2, 3, 4, 
 inline constexpr unsigned kScratch0 = 9, kScratch1 = 10, kScratch2 = 11, kScratch3 = 12, kCallee = 16, kLink = 30;
 inline constexpr std::uint32_t kMostPrologue = 8, kMostEpilogue = 7;  // words
 
-class Compiler : Encoder {
+class Compiler : public BackEnd<Compiler, Encoder> {
  public:
-  explicit Compiler(const Checked& program)
-      : program_(program), code_(program.instructions().data()), marks_(program.marks()),
-        count_(static_cast<std::uint32_t>(program.instructions().size())) {}
-  Compiled run();
+  static constexpr InstructionSet kSet = InstructionSet::Arm64;
+  using BackEnd::BackEnd;
 
  private:
-  // A distance that is not known yet, in the words at `at`.
-  struct Fixup {
-    enum class Kind : std::uint8_t { Branch, ConditionalBranch, Call, Address } kind;
-    std::uint32_t at, target;
-  };
+  friend class BackEnd<Compiler, Encoder>;
 
-  // compiler.cpp: the whole, functions, jumps and calls
-  void function(std::size_t number);
-  std::uint32_t instruction(std::uint32_t at);
-  void prologue(const Function& f);
+  // compiler.cpp: functions, jumps and calls
+  void prologue();
   void leave();
   template <class Write>
-  void jump_if(std::uint32_t at, std::int64_t distance, const Write& write);
-  void jump(std::uint32_t at, std::int64_t distance);
-  void compare(std::uint32_t at, const Instruction& i, const Form& f);
+  void jump_if(std::uint32_t at, std::uint32_t target, const Write& write);
+  void jump(std::uint32_t at, std::uint32_t target);
+  void branch(std::uint32_t at, const Instruction& i, const Form& f);
   void test(const Instruction& i, const Form& f);
-  void call(std::uint32_t at, const Instruction& i);
-  void settle();
-  std::uint32_t here() const { return static_cast<std::uint32_t>(at_ - out_.code_.get()); }
+  void call_function(std::uint32_t first);
+  void call_helper(std::uint32_t number);
   void address(unsigned to, Relocation::Kind kind, std::uint32_t number, std::uint32_t offset) {
-    out_.relocations_.push_back({kind, number, offset, here()});
+    relocations().push_back({kind, number, offset, here()});
     mov_address(to);
   }
 
@@ -57,6 +45,7 @@ class Compiler : Encoder {
   std::uint32_t estimate();
 
   // arithmetic.cpp: d = left OPERATION operand
+  void arithmetic(const Instruction& i, const Form& f) { arithmetic(i, f, kReg[i.dst()]); }
   void arithmetic(const Instruction& i, const Form& f, unsigned left);
   void with_immediate(const Instruction& i, const Form& f, unsigned left);
   void with_register(const Instruction& i, Operation operation, unsigned left, unsigned right, bool wide);
@@ -67,6 +56,7 @@ class Compiler : Encoder {
   void swap(const Instruction& i, Operation operation, unsigned left);
 
   // memory.cpp
+  void load(const Instruction& i, const Form& f) { load(kReg[i.dst()], kReg[i.src()], i.offset, f); }
   void load(unsigned to, unsigned base, std::int32_t offset, const Form& f);
   void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);
@@ -80,18 +70,7 @@ class Compiler : Encoder {
   std::uint32_t add(const Sum& s);
   std::uint32_t three_operands(std::uint32_t at);
 
-  const Checked& program_;
-  const Instruction* code_;
-  const std::uint8_t* marks_;
-  const std::uint32_t count_;
-  Compiled out_;
-  std::vector<Fixup> fixups_;
-  std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
-
   // Of the function that is being written.
-  const Function* now_ = nullptr;
-  std::uint32_t end_ = 0;
-  std::uint32_t epilogue_ = 0;  // where one is, if any
   bool has_frame_ = false;
   unsigned saved_pairs_ = 0;
 };

@@ -42,7 +42,26 @@ constexpr std::optional<std::uint32_t> mask_immediate(std::uint64_t value, bool 
 }
 
 class Encoder {
+ public:
+  // A distance as an instruction holds it; an address is moved in two halves by the two that follow.
+  enum class Distance : std::uint8_t { Branch, ConditionalBranch, Address };
+  static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
+    switch (distance) {
+      case Distance::Branch: return add_bits(code, field(bytes / 4, 26));
+      case Distance::ConditionalBranch: return add_bits(code, field(bytes / 4, 19) << 5);
+      case Distance::Address:
+        add_bits(code + 4, field(bytes, 16) << 5);
+        return add_bits(code + 8, field(bytes >> 16, 16) << 5);
+    }
+  }
+
  protected:
+  static void add_bits(std::uint8_t* code, std::uint32_t bits) {
+    std::uint32_t word;
+    std::memcpy(&word, code, 4);
+    word |= bits;
+    std::memcpy(code, &word, 4);
+  }
   void put(std::uint32_t word) {
     std::memcpy(at_, &word, 4);
     at_ += 4;

@@ -41,15 +41,8 @@ const std::array<std::uint8_t, 256> kMost = table();
 }  // namespace
 
 std::uint32_t Compiler::estimate() {
-  std::uint32_t sum = 0;
-  std::uint32_t* offsets = out_.offsets_.get();
-  for (std::uint32_t at = 0; at < count_; ++at) {
-    offsets[at] = sum;
-    sum += 4u * kMost[code_[at].opcode];
-    if (marks_[at] & mark::kFunction) sum += 4 * kMostPrologue;
-  }
-  offsets[count_] = sum;
-  return sum;
+  const auto before = [](std::uint8_t marks) { return marks & mark::kFunction ? 4 * kMostPrologue : 0; };
+  return add_up(before, [](const Instruction& i) { return 4u * kMost[i.opcode]; }, 0);
 }
 
 }  // namespace ramet::jit::arm

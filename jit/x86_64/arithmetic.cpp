@@ -42,7 +42,7 @@ void Compiler::with_immediate(const Instruction& i, const Form& f) {
     case Lsh: case Rsh: case Arsh:
       if (i.immediate != 0) {
         shift(shift_digit(f.operation), dst, static_cast<unsigned>(i.immediate), wide);
-        flags_of_ = i.dst(), flags_wide_ = wide;
+        flags_are_of(i.dst(), wide);
       } else if (!wide) {
         mov(dst, dst, false);
       }
@@ -51,21 +51,26 @@ void Compiler::with_immediate(const Instruction& i, const Form& f) {
   }
   // A mask without a sign clears the upper half by itself.
   immediate(digit_of(f.operation), dst, i.immediate, wide && !(f.operation == And && i.immediate >= 0));
-  flags_of_ = i.dst(), flags_wide_ = wide;
+  flags_are_of(i.dst(), wide);
 }
 
 void Compiler::with_register(const Instruction& i, const Form& f) {
   const unsigned dst = kReg[i.dst()], src = kReg[i.src()];
   const bool wide = f.bytes == 8;
   switch (f.operation) {
-    case Mov: return move(dst, src, i.offset, wide);
+    case Mov: {
+      const bool flags_stay = flags_until_ == at_ && flags_of_ != i.dst();
+      move(dst, src, i.offset, wide);
+      if (flags_stay) flags_until_ = at_;
+      return;
+    }
     case Mul: return registers({.bytes = 0xaf0f, .length = 2, .wide = wide}, dst, src);
     case Div: case Mod: return divide_by_register(i, f);
     case Lsh: case Rsh: case Arsh: return shift_by_register(shift_digit(f.operation), dst, src, wide);
     default: break;
   }
   registers({.bytes = digit_of(f.operation) << 3 | 1, .wide = wide}, src, dst);
-  flags_of_ = i.dst(), flags_wide_ = wide;
+  flags_are_of(i.dst(), wide);
 }
 
 void Compiler::move(unsigned to, unsigned from, int sign_bits, bool wide) {

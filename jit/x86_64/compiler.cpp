@@ -9,7 +9,6 @@ using enum Operation;
 
 namespace {
 
-constexpr unsigned kAlways = 16;  // beside conditions
 constexpr std::array<std::uint8_t, 4> kSaved = {6, 7, 8, 9};  // registers that functions keep for their callers
 
 unsigned condition_of(Operation o) {
@@ -29,36 +28,8 @@ unsigned condition_of(Operation o) {
 
 }  // namespace
 
-Compiled Compiler::run() {
-  out_.set_ = InstructionSet::X86_64;
-  out_.count_ = count_;
-  out_.offsets_ = std::make_unique_for_overwrite<std::uint32_t[]>(count_ + 1);
-  const std::uint32_t most = estimate();
-  out_.code_ = std::make_unique_for_overwrite<std::uint8_t[]>(most + 16);  // put() writes more than it keeps
-  at_ = out_.code_.get();
-  functions_.reserve(program_.functions().size());
-  for (std::size_t f = 0; f < program_.functions().size(); ++f) function(f);
-  out_.offsets_[count_] = here();
-  stubs();
-  out_.size_ = here();
-  settle();
-  return std::move(out_);
-}
-
-void Compiler::function(std::size_t number) {
-  now_ = &program_.functions()[number];
-  end_ = now_->end;
-  epilogue_ = 0;
-  functions_.push_back(here());
-  prologue(*now_);
-  for (std::uint32_t at = now_->first; at < end_;) {
-    const std::uint32_t taken = instruction(at);
-    for (std::uint32_t n = 1; n < taken; ++n) out_.offsets_[at + n] = out_.offsets_[at];
-    at += taken;
-  }
-}
-
-void Compiler::prologue(const Function& f) {
+void Compiler::prologue() {
+  const Function& f = *now_;
   unsigned pushed = 0;
   for (const unsigned r : kSaved)
     if (f.written >> r & 1) push(kReg[r]), ++pushed;
@@ -98,38 +69,9 @@ void Compiler::leave() {
   put(0xc3, 1);
 }
 
-std::uint32_t Compiler::instruction(std::uint32_t at) {
+void Compiler::begin(std::uint32_t at) {
   if (marks_[at] & mark::kLoop) align();
-  if (marks_[at] & mark::kTarget) flags_of_ = kRegisters;
-  out_.offsets_[at] = here();
-  const Instruction& i = code_[at];
-  const Form& f = form(i);
-  if (is_arithmetic(f.operation)) {
-    const unsigned flags_of = flags_of_;
-    flags_of_ = kRegisters;
-    if (const std::uint32_t taken = fused(at)) return taken;
-    arithmetic(i, f);
-    if (f.operation == Mov && f.operand == Operand::Register && i.dst() != flags_of) flags_of_ = flags_of;  // moves leave the flags
-    return 1;
-  }
-  if (is_condition(f.operation)) {
-    compare(at, i, f);
-    return 1;
-  }
-  flags_of_ = kRegisters;
-  switch (f.operation) {
-    case Load: case LoadSigned: load(kReg[i.dst()], {.base = kReg[i.src()], .displacement = i.offset}, f.operation, f.bytes); break;
-    case Store: store(i, f.bytes); break;
-    case StoreImmediate: store_immediate(i, f.bytes); break;
-    case Atomic: atomic_one(i, f.bytes == 8); break;
-    case LoadWide: load_wide(at); return 2;
-    case PacketAbsolute: case PacketIndirect: packet(i, f); break;
-    case Jump: jump(at, i.offset, kAlways); break;
-    case JumpLong: jump(at, i.immediate, kAlways); break;
-    case Operation::Call: call(at, i); break;
-    default: leave(); break;  // Exit; there is no other
-  }
-  return 1;
+  if (marks_[at] & mark::kTarget) flags_until_ = nullptr;
 }
 
 // A short loop runs up to three times as fast where it does not cross lines of the cache.
@@ -141,33 +83,22 @@ void Compiler::align() {
   }
 }
 
-void Compiler::jump(std::uint32_t at, std::int64_t distance, unsigned condition) {
-  const auto target = static_cast<std::uint32_t>(at + 1 + distance);
-  const unsigned long_length = condition == kAlways ? 5 : 6;
-  if (target == at + 1) return;
-  const auto write = [&](bool is_short, std::int64_t relative) {
-    const auto bits = static_cast<std::uint32_t>(relative);
-    if (is_short) put((condition == kAlways ? 0xebu : 0x70u | condition) | std::uint64_t(bits & 0xff) << 8, 2);
-    else if (condition == kAlways) put(0xe9 | std::uint64_t{bits} << 8, 5);
-    else put(0x0f | (0x80u | condition) << 8 | std::uint64_t{bits} << 16, 6);
-  };
-  if (target <= at) {
-    const std::int64_t back = std::int64_t{out_.offsets_[target]} - here();
-    const bool is_short = fits8(back - 2);
-    return write(is_short, back - (is_short ? 2 : long_length));
-  }
-  // What follows is not written yet, so its offsets are what it takes at most.
-  const bool is_short = out_.offsets_[target] - out_.offsets_[at + 1] <= 127;
-  write(is_short, 0);
-  fixups_.push_back({here() - (is_short ? 1 : 4), target, is_short, false});
+void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned condition) {
+  const bool back = target <= at;
+  const unsigned length = condition == kAlways ? 5 : 6;
+  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} - offset_of(at + 1) + 2;
+  const bool is_short = fits8(distance - 2);
+  const auto bits = static_cast<std::uint32_t>(distance - (is_short ? 2 : length));
+  if (is_short) put((condition == kAlways ? 0xebu : 0x70u | condition) | std::uint64_t(bits & 0xff) << 8, 2);
+  else if (condition == kAlways) put(0xe9 | std::uint64_t{bits} << 8, 5);
+  else put(0x0f | (0x80u | condition) << 8 | std::uint64_t{bits} << 16, 6);
+  if (!back) to_instruction(is_short ? Distance::Byte : Distance::Word, here() - (is_short ? 1 : 4), target);
 }
 
-void Compiler::compare(std::uint32_t at, const Instruction& i, const Form& f) {
+void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
-  const bool flags_are_there = flags_of_ == i.dst() && flags_wide_ == wide;
-  flags_of_ = kRegisters;
-  if (i.offset == 0) return;
+  const bool flags_are_there = flags_until_ == at_ && flags_of_ == i.dst() && flags_wide_ == wide;
   if (f.operand == Operand::Register) {
     registers({.bytes = f.operation == IfSet ? 0x85u : 0x39u, .wide = wide}, kReg[i.src()], dst);
   } else if (f.operation == IfSet) {
@@ -183,26 +114,23 @@ void Compiler::compare(std::uint32_t at, const Instruction& i, const Form& f) {
   } else if (!flags_are_there || (f.operation != IfEqual && f.operation != IfNotEqual)) {
     registers({.bytes = 0x85, .wide = wide}, dst, dst);
   }
-  jump(at, i.offset, condition_of(f.operation));
+  jump_if(at, static_cast<std::uint32_t>(at + 1 + i.offset), condition_of(f.operation));
 }
 
-void Compiler::call_function(std::uint32_t target) {
-  fixups_.push_back({here() - 4, target, false, true});
-}
-
-void Compiler::call(std::uint32_t at, const Instruction& i) {
-  if (i.src() == static_cast<unsigned>(Callee::Function)) {
-    put(0xe8, 5);
-    return call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
-  }
+void Compiler::call_function(std::uint32_t first) {
   put(0xe8, 5);
-  out_.relocations_.push_back({Relocation::Kind::Helper, static_cast<std::uint32_t>(i.immediate), 0, here() - 4});
+  to_function(Distance::Word, here() - 4, first);
+}
+
+void Compiler::call_helper(std::uint32_t number) {
+  put(0xe8, 5);
+  relocation(Relocation::Kind::Helper, number, 0, 4);
 }
 
 // A call reaches 2 GiB, and nobody knows yet where helpers will be: for each there is a jump that reaches anything.
-void Compiler::stubs() {
+void Compiler::end() {
   std::vector<std::uint32_t> stub_of;
-  for (Relocation& r : out_.relocations_) {
+  for (Relocation& r : relocations()) {
     if (r.kind != Relocation::Kind::Helper) continue;
     if (stub_of.size() <= r.number) stub_of.resize(r.number + 1);
     if (stub_of[r.number] == 0) {
@@ -211,17 +139,6 @@ void Compiler::stubs() {
       put(0xe0ff, 2);       // jmp rax
     }
     r.stub = stub_of[r.number];
-  }
-}
-
-void Compiler::settle() {
-  std::uint8_t* code = out_.code_.get();
-  for (const Fixup& f : fixups_) {
-    std::uint32_t target = out_.offsets_[f.target];
-    if (f.function) target = functions_[static_cast<std::size_t>(&program_.function_at(f.target) - program_.functions().data())];
-    const std::uint32_t relative = target - (f.at + (f.short_jump ? 1 : 4));
-    if (f.short_jump) code[f.at] = static_cast<std::uint8_t>(relative);
-    else std::memcpy(code + f.at, &relative, 4);
   }
 }
 

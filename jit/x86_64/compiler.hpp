@@ -1,6 +1,4 @@
-// The compiler for x86-64: two passes over the instructions. The first adds up how much each can take at most, the second
-// writes them. A jump backward knows how far it goes; one forward goes at most as far as the first pass said, and is
-// short where that is within reach, so nothing that has been written ever moves.
+// The compiler for x86-64. A jump is short where the first pass says that its target is within reach.
 //
 //     r0   r1   r2   r3   r4   r5   r6   r7   r8   r9   r10
 //     rax  rdi  rsi  rdx  rcx  r8   rbx  r13  r14  r15  rbp      and r9, r10, r11 for what is between
@@ -9,10 +7,8 @@
 #pragma once
 
 #include <array>
-#include <vector>
 
-#include "jit/compiler.hpp"
-#include "jit/idioms.hpp"
+#include "jit/back_end.hpp"
 #include "jit/x86_64/encoder.hpp"
 
 namespace ramet::jit::x86 {
@@ -20,35 +16,32 @@ namespace ramet::jit::x86 {
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
 inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 64;  // bytes
+inline constexpr unsigned kAlways = 16;  // beside conditions
 
-class Compiler : Encoder {
+class Compiler : public BackEnd<Compiler, Encoder> {
  public:
-  explicit Compiler(const Checked& program)
-      : program_(program), code_(program.instructions().data()), marks_(program.marks()),
-        count_(static_cast<std::uint32_t>(program.instructions().size())) {}
-  Compiled run();
+  static constexpr InstructionSet kSet = InstructionSet::X86_64;
+  using BackEnd::BackEnd;
 
  private:
-  // A rel32 that is not known yet: to an instruction, or to a function's beginning.
-  struct Fixup {
-    std::uint32_t at, target;
-    bool short_jump, function;
-  };
+  friend class BackEnd<Compiler, Encoder>;
 
-  // compiler.cpp: the whole, functions, jumps and calls
-  void function(std::size_t number);
-  std::uint32_t instruction(std::uint32_t at);
-  void prologue(const Function& f);
+  // compiler.cpp: functions, jumps and calls
+  void prologue();
   void leave();
+  void begin(std::uint32_t at);
   void align();
-  void jump(std::uint32_t at, std::int64_t distance, unsigned condition);
-  void compare(std::uint32_t at, const Instruction& i, const Form& f);
-  void call(std::uint32_t at, const Instruction& i);
-  void call_function(std::uint32_t target);
-  void stubs();
-  void settle();
-  std::uint32_t here() const { return static_cast<std::uint32_t>(at_ - out_.code_.get()); }
-  void relocation(Relocation::Kind kind, std::uint32_t number, std::uint32_t offset) { out_.relocations_.push_back({kind, number, offset, here() - 8}); }
+  void jump(std::uint32_t at, std::uint32_t target) { jump_if(at, target, kAlways); }
+  void jump_if(std::uint32_t at, std::uint32_t target, unsigned condition);
+  void branch(std::uint32_t at, const Instruction& i, const Form& f);
+  void call_function(std::uint32_t first);
+  void call_helper(std::uint32_t number);
+  void end();
+  void relocation(Relocation::Kind kind, std::uint32_t number, std::uint32_t offset, std::uint32_t bytes) {
+    relocations().push_back({kind, number, offset, here() - bytes});
+  }
+  // The flags are those of the register's new value, in that width.
+  void flags_are_of(unsigned reg, bool wide) { flags_of_ = reg, flags_wide_ = wide, flags_until_ = at_; }
 
   // most_bytes.cpp: where instructions begin at most
   std::uint32_t estimate();
@@ -68,9 +61,9 @@ class Compiler : Encoder {
   void divide(unsigned dst, bool is_signed, bool modulo, bool wide);
 
   // memory.cpp
+  void load(const Instruction& i, const Form& f) { load(kReg[i.dst()], {.base = kReg[i.src()], .displacement = i.offset}, f.operation, f.bytes); }
   void load(unsigned dst, const Address& from, Operation operation, unsigned bytes);
-  void store(const Instruction& i, unsigned bytes);
-  void store_immediate(const Instruction& i, unsigned bytes);
+  void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);
   void atomic_one(const Instruction& i, bool wide);
   void fetch_by_exchange(const Instruction& i, bool wide);
@@ -82,24 +75,14 @@ class Compiler : Encoder {
   std::uint32_t rotate(const Rotation& r);
   std::uint32_t add(const Sum& s);
 
-  const Checked& program_;
-  const Instruction* code_;
-  const std::uint8_t* marks_;
-  const std::uint32_t count_;
-  Compiled out_;
-  std::vector<Fixup> fixups_;
-  std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
-
   // Of the function that is being written.
-  const Function* now_ = nullptr;
-  std::uint32_t end_ = 0;
-  std::uint32_t epilogue_ = 0;         // where one is, if any
-  std::uint32_t frame_ = 0;            // bytes below rbp
-  std::uint32_t padding_ = 0;          // pushed for alignment where there is no frame
+  std::uint32_t frame_ = 0;    // bytes below rbp
+  std::uint32_t padding_ = 0;  // pushed for alignment where there is no frame
   bool has_frame_ = false;
-  // The register whose value the flags are of, and its width: no test is needed before it is compared with 0.
+  // The register whose value the flags are of, as long as nothing has been written since: it is compared with 0 untested.
   unsigned flags_of_ = kRegisters;
   bool flags_wide_ = false;
+  const std::uint8_t* flags_until_ = nullptr;
 };
 
 }  // namespace ramet::jit::x86

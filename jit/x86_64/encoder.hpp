@@ -38,9 +38,18 @@ struct Address {
 
 class Encoder {
  public:
-  std::uint8_t* at() const { return at_; }
+  // A distance as jumps hold it at their end.
+  enum class Distance : std::uint8_t { Byte, Word };
+  static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
+    if (distance == Distance::Byte) *code = static_cast<std::uint8_t>(bytes - 1);
+    else put_word(code, bytes - 4);
+  }
 
  protected:
+  static void put_word(std::uint8_t* to, std::int64_t value) {
+    const auto word = static_cast<std::uint32_t>(value);
+    std::memcpy(to, &word, 4);
+  }
   // The lowest bytes of `bits`. Up to 8 bytes are written, more than are kept.
   void put(std::uint64_t bits, unsigned length) {
     std::memcpy(at_, &bits, 8);

@@ -6,7 +6,7 @@ namespace ramet::jit::x86 {
 using namespace opcode;
 
 std::uint32_t Compiler::fused(std::uint32_t at) {
-  const Idioms idioms(code_, marks_, end_);
+  const Idioms idioms(code_, marks_, now_->end);
   if (!idioms.follows(at + 1) || code_[at + 1].dst() != code_[at].dst()) return 0;
   switch (code_[at].opcode) {
     case kMov64: case kMov32:

@@ -20,15 +20,12 @@ void Compiler::load(unsigned dst, const Address& from, Operation operation, unsi
   }
 }
 
-void Compiler::store(const Instruction& i, unsigned bytes) {
-  const unsigned src = kReg[i.src()], base = kReg[i.dst()];
-  if (bytes == 1) memory({.bytes = 0x88, .byte_register = true}, src, base, i.offset);
-  else memory({.bytes = 0x89, .wide = bytes == 8, .half = bytes == 2}, src, base, i.offset);
-}
-
-void Compiler::store_immediate(const Instruction& i, unsigned bytes) {
-  memory({.bytes = bytes == 1 ? 0xc6u : 0xc7u, .wide = bytes == 8, .half = bytes == 2}, 0, kReg[i.dst()], i.offset);
-  put(static_cast<std::uint32_t>(i.immediate), bytes == 8 ? 4 : bytes);
+void Compiler::store(const Instruction& i, const Form& f) {
+  const unsigned base = kReg[i.dst()];
+  const bool number = f.operation == StoreImmediate, byte = f.bytes == 1;
+  const Op op{.bytes = (number ? 0xc6u : 0x88u) | unsigned{!byte}, .wide = f.bytes == 8, .half = f.bytes == 2, .byte_register = byte && !number};
+  memory(op, number ? 0 : kReg[i.src()], base, i.offset);
+  if (number) put(static_cast<std::uint32_t>(i.immediate), f.bytes == 8 ? 4 : f.bytes);
 }
 
 void Compiler::load_wide(std::uint32_t at) {
@@ -37,7 +34,7 @@ void Compiler::load_wide(std::uint32_t at) {
   const auto first = static_cast<std::uint32_t>(i.immediate), second = static_cast<std::uint32_t>(code_[at + 1].immediate);
   const auto address = [&](Relocation::Kind kind, std::uint32_t offset) {
     mov_address(dst, 0);
-    relocation(kind, first, offset);
+    relocation(kind, first, offset, 8);
   };
   switch (static_cast<Wide>(i.src())) {
     case Wide::Number: return mov_immediate(dst, std::uint64_t{second} << 32 | first);
@@ -46,7 +43,7 @@ void Compiler::load_wide(std::uint32_t at) {
     case Wide::Variable: return address(Relocation::Kind::Variable, 0);
     case Wide::Function:  // lea dst, [rip + rel32]
       put((0x48u | dst >> 3 << 2) | 0x8d00u | (0x05u | (dst & 7) << 3) << 16, 7);
-      return call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
+      return to_function(Distance::Word, here() - 4, static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
   }
 }
 

@@ -48,19 +48,12 @@ const std::array<Most, 256> kMost = table();
 }  // namespace
 
 std::uint32_t Compiler::estimate() {
-  std::uint32_t sum = 0, calls = 0;
-  std::uint32_t* offsets = out_.offsets_.get();
-  for (std::uint32_t at = 0; at < count_; ++at) {
-    if (marks_[at] & mark::kLoop) sum += kLine - 1;
-    offsets[at] = sum;
-    const Instruction& i = code_[at];
+  const auto before = [](std::uint8_t marks) { return (marks & mark::kLoop ? kLine - 1 : 0) + (marks & mark::kFunction ? kMostPrologue : 0); };
+  const auto most = [](const Instruction& i) {
     const Most& m = kMost[i.opcode];
-    sum += m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
-    calls += i.opcode == opcode::kCall;
-    if (marks_[at] & mark::kFunction) sum += kMostPrologue;
-  }
-  offsets[count_] = sum;
-  return sum + calls * kStub;
+    return m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+  };
+  return add_up(before, most, kStub) + 16;  // put() writes more than it keeps
 }
 
 }  // namespace ramet::jit::x86
