@@ -17,6 +17,7 @@
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/model_tlb.hpp"
+#include "tests/scaled.hpp"
 
 namespace ramet::mm {
 inline void PrintTo(Error e, std::ostream* out) { *out << describe(e); }
@@ -225,15 +226,7 @@ inline std::byte* as_device(const HostRange& range, std::uint64_t offset = 0) {
   return static_cast<std::byte*>(range.bytes.address(offset));
 }
 
-// How often a test repeats something: less under sanitizers, and on emulated hosts (SCALE=small).
-inline unsigned scaled([[maybe_unused]] unsigned full, unsigned small) {
-#if defined(RAMET_SANITIZED)
-  return small;
-#else
-  const char* scale = std::getenv("SCALE");
-  return scale && std::strcmp(scale, "small") == 0 ? small : full;
-#endif
-}
+using ramet::test::scaled;
 
 // Scenarios run once for each entry format.
 class ForEachFormat : public ::testing::TestWithParam<Format> {};

@@ -17,64 +17,16 @@
 #include <string>
 #include <thread>
 
-#include "arch/x86_64/guest_abi.hpp"
 #include "arch/process_stub.hpp"
-#include "arch/x86_64/user_state.hpp"
+#include "freeze_programs.hpp"  // those of this host
 #include "guest-mm/snapshot.hpp"
+#include "tests/scaled.hpp"
 #include "vmm/snapshot.hpp"
-
-// Guest code, copied into guests.
-asm(R"(
-	.pushsection .rodata
-	.globl process_freeze_programs, process_freeze_programs_end
-	.globl process_freeze_count, process_freeze_lie, process_freeze_hide
-process_freeze_programs:
-	# Adds 1 to a word in each of rsi pages from rdi on, and makes a call.
-1:	incq	(%rdi)
-	add	$4096, %rdi
-	dec	%rsi
-	jne	1b
-	syscall
-	# Counts in rax, in the word at rdi and in a vector register, which stay the same.
-process_freeze_count:
-	inc	%rax
-	mov	%rax, (%rdi)
-	movq	%rax, %xmm5
-	cmp	%rax, (%rdi)
-	jne	2f
-	movq	%xmm5, %rcx
-	cmp	%rax, %rcx
-	je	process_freeze_count
-2:	ud2
-	# rdi: what the mapper is told, rsi: what it says. Offsets are those of process_layout.h.
-process_freeze_lie:
-	mov	(%rdi), %eax
-	movl	$0, 4(%rsi)
-	mov	%eax, 8(%rsi)
-	mov	%eax, (%rsi)
-	jmp	process_freeze_lie
-	# The same, and that this thread has trapped: r13 what it is told, rbx what it says. Adds 1 to the word at r8.
-process_freeze_hide:
-	mov	(%r13), %eax
-	mov	%eax, (%rbx)
-	mov	(%rdi), %eax
-	movl	$0, 4(%rsi)
-	mov	%eax, 8(%rsi)
-	mov	%eax, (%rsi)
-	incq	(%r8)
-	jmp	process_freeze_hide
-process_freeze_programs_end:
-	.popsection
-)");
-extern "C" const std::byte process_freeze_programs[], process_freeze_programs_end[], process_freeze_count[], process_freeze_lie[],
-    process_freeze_hide[];
 
 namespace ramet::vmm {
 namespace {
 
 using mm::Prot;
-using enum arch::x86_64::Register;
-static_assert(TOLD_GO == 0 && SAID_DONE == 0 && SAID_SLEEPS == 4 && SAID_APPLIED == 8);
 
 // Processes of the host that guests of this test run in.
 std::set<int> guest_processes() {
@@ -93,9 +45,9 @@ std::set<int> guest_processes() {
   return found;
 }
 
-class ProcessFreeze : public ::testing::Test {
+class ProcessFreeze : public ::testing::Test, protected FreezePrograms {
  protected:
-  static constexpr mm::Gva kPrograms = 0x7000'0000'0000, kPlace = 0x7000'4000'0000, kFake = 0x7000'8000'0000, kWindow = 0x6540'0000'0000;
+  static constexpr mm::Gva kPrograms = 0x70'0000'0000, kPlace = 0x70'4000'0000, kFake = 0x70'8000'0000, kWindow = 0x65'4000'0000;
   static constexpr std::uint64_t kPages = 64, kWindowBytes = 32ull << 20, kDescriptors = 64;
   static constexpr std::uint64_t kMapperTold = RAMET_TOLD, kMapperSaid = RAMET_SAID;
 
@@ -129,17 +81,14 @@ class ProcessFreeze : public ::testing::Test {
   }
   static void add(Shell& vm, std::uint64_t pages, Vcpu* on = nullptr) {
     Vcpu& v = on ? *on : **vm.machine().acquire_vcpu();
-    v.regs()[Rip] = kPrograms, v.regs()[Rdi] = kPlace, v.regs()[Rsi] = pages;
+    v.regs()[Pc] = kPrograms, v.regs()[Place] = kPlace, v.regs()[Times] = pages;
     ASSERT_EQ(run(vm, v).kind, Exit::Kind::Syscall);
     if (!on) vm.machine().release_vcpu(&v);
   }
 
   // A call made by the stub's page, as a guest does it that has found the stub: it goes on at a list that is nowhere.
   static std::int64_t stub_call(Shell& vm, Vcpu& v, std::uint64_t number, const std::array<std::uint64_t, 6>& a) {
-    auto& r = v.regs();
-    r[Rax] = number, r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];
-    r[Rbx] = kFake, r[Rsp] = kFake + 8, r[R12] = 0, r[R13] = 8;
-    r[Rip] = arch::process_stub::at(ramet_process_stub_command) - 2;
+    prepare_stub_call(v.regs(), number, a, kFake);
     const Exit e = run(vm, v);
     EXPECT_EQ(e.kind, Exit::Kind::PageFault);
     return static_cast<std::int64_t>(word(vm, kFake + SAID_RESULTS));
@@ -159,7 +108,7 @@ class ProcessFreeze : public ::testing::Test {
     unsigned times = 0;
     for (std::uint64_t page = 0; page < kept * kWindowBytes; page += mm::kPageSize) {
       auto& r = v.regs();
-      r[Rip] = kPrograms, r[Rdi] = kWindow + page + kDamaged, r[Rsi] = 1;
+      r[Pc] = kPrograms, r[Place] = kWindow + page + kDamaged, r[Times] = 1;
       const Exit e = run(vm, v);
       if (e.kind == Exit::Kind::Syscall) ++times;
       else page = mm::align_down(page, kWindowBytes) + kWindowBytes - mm::kPageSize;  // not mapped, or the file ends there
@@ -178,7 +127,7 @@ TEST_F(ProcessFreeze, Threads_run_while_snapshots_are_taken_and_go_on_in_another
   for (unsigned t = 0; t < kThreads; ++t)
     threads.emplace_back([&, t] {
       Vcpu& v = *vcpus[t];
-      v.regs()[Rip] = at(process_freeze_count), v.regs()[Rdi] = kPlace + t * mm::kPageSize, v.regs()[Rax] = 1;
+      v.regs()[Pc] = at(process_freeze_count), v.regs()[Place] = kPlace + t * mm::kPageSize, v.regs()[Count] = 1;
       while (!stop) {
         const Exit e = v.run();
         if (e.kind == Exit::Kind::PageFault) EXPECT_TRUE(vm->memory().fault(e.address, e.access));
@@ -186,7 +135,7 @@ TEST_F(ProcessFreeze, Threads_run_while_snapshots_are_taken_and_go_on_in_another
       }
     });
   std::vector<std::uint64_t> last(kThreads, 1);
-  for (int round = 0; round < 10; ++round) {
+  for (unsigned rounds = test::scaled(10, 2); rounds; --rounds) {
     const auto before = guest_processes();
     auto snapshot = vm->freeze();
     ASSERT_TRUE(snapshot) << snapshot.error().message;
@@ -218,7 +167,7 @@ TEST_F(ProcessFreeze, What_a_taken_over_process_kept_does_not_reach_the_snapshot
   ASSERT_GT(damage(*vm, keeper, kept), kPages);
   std::atomic<bool> stop{false};
   std::thread lying([&] {
-    liar.regs()[Rip] = at(process_freeze_lie), liar.regs()[Rdi] = kMapperTold, liar.regs()[Rsi] = kMapperSaid;
+    liar.regs()[Pc] = at(process_freeze_lie), liar.regs()[MapperTold] = kMapperTold, liar.regs()[MapperSaid] = kMapperSaid;
     while (!stop) {
       const Exit e = liar.run();
       if (e.kind == Exit::Kind::PageFault) EXPECT_TRUE(vm->memory().fault(e.address, e.access));
@@ -252,8 +201,8 @@ TEST_F(ProcessFreeze, A_thread_that_hides_does_not_outlive_a_reset) {
   add(*child, kPages, &first);
   Vcpu& v = **child->machine().acquire_vcpu();
   auto& r = v.regs();
-  r[Rip] = at(process_freeze_hide), r[Rdi] = kMapperTold, r[Rsi] = kMapperSaid, r[R8] = kPlace;
-  r[R13] = RAMET_TOLD + 2 * RAMET_TOLD_SIZE, r[Rbx] = RAMET_SAID + 2 * RAMET_SAID_SIZE;  // its context
+  r[Pc] = at(process_freeze_hide), r[MapperTold] = kMapperTold, r[MapperSaid] = kMapperSaid, r[Hidden] = kPlace;
+  r[OwnTold] = RAMET_TOLD + 2 * RAMET_TOLD_SIZE, r[OwnSaid] = RAMET_SAID + 2 * RAMET_SAID_SIZE;  // its context
   ASSERT_EQ(run(*child, v).kind, Exit::Kind::Syscall);  // its last trap, once more
   const std::uint64_t seen = word(*child, kPlace);
   while (word(*child, kPlace) < seen + 1000) std::this_thread::yield();  // it runs on
