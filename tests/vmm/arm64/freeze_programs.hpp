@@ -73,7 +73,7 @@ struct FreezePrograms {
                             OwnSaid = X0 + 6, Hidden = X0 + 7;
 
   // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place that is none.
-  static void prepare_stub_call(UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
+  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
     r[X8] = number;
     for (unsigned n = 0; n < a.size(); ++n) r[X0 + n] = a[n];
     r[X0 + 19] = said, r[Sp] = said + 16, r[X0 + 20] = 8, r[X0 + 22] = 0;

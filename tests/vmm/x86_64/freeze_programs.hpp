@@ -65,7 +65,7 @@ struct FreezePrograms {
                             OwnSaid = Rbx;
 
   // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place that is none.
-  static void prepare_stub_call(UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
+  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
     r[Rax] = number, r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];
     r[Rbx] = said, r[Rsp] = said + 8, r[R12] = 0, r[R13] = 8;
     r[Rip] = arch::process_stub::at(ramet_process_stub_command) - arch::x86_64::kSyscallLength;
