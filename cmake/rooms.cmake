@@ -23,6 +23,7 @@ function(ramet_room name)
     list(FILTER sources EXCLUDE REGEX "/arch/x86_64/vdso\\.S$")
   endif()
   list(FILTER sources EXCLUDE REGEX "/vmm/soft/dynarmic/")  # a library of its own, see soft.cmake
+  list(FILTER sources EXCLUDE REGEX "\\.bpf\\.c$")  # see bpf.cmake
   string(REPLACE - _ target ramet_${name})
   if(sources)
     add_library(${target} STATIC ${sources})

@@ -172,6 +172,11 @@ class AddressSpace {
   // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
   Result<> read(Gva address, std::span<std::byte> out);
   Result<> write(Gva address, std::span<const std::byte> in);
+  // Code that nobody has entered yet, into a private region that may be executed and not written, through the VMM's own
+  // mapping of its frames. The one exception to what is said of exec-sync: entries may let code run there meanwhile.
+  // Fetches see it when this returns; who is told the address later enters user mode later. Errors: as pin();
+  // NotPermitted: a region of another kind.
+  Result<> write_code(Gva address, std::span<const std::byte> in);
   // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
   Result<std::string> read_string(Gva address, std::size_t limit);
   // Appends the host pieces of [address, address+length), kMostPieces at most. On an error nothing after the last whole

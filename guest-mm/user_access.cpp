@@ -71,6 +71,27 @@ Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
   return {};
 }
 
+Result<> AddressSpace::write_code(Gva address, std::span<const std::byte> in) {
+  Impl& m = *impl_;
+  while (!in.empty()) {
+    FlushBatch batch = m.locked();
+    const Gva page = align_down(address, kPageSize);
+    const Region* region = m.regions.find(page);
+    if (!region) return fail(Error::NotMapped);
+    if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec)) return fail(Error::NotPermitted);
+    const auto leaf = m.pin_locked(page, Access::Read, batch);  // ours alone: others may stand on the layer it came from
+    if (!leaf) return fail(leaf.error());
+    const Gpa frame = leaf->address + (address - leaf->start);
+    const std::size_t n = std::min<std::uint64_t>(in.size(), leaf->end() - address);
+    // Unguarded: memory of the private bank, which nobody else can take away.
+    std::memcpy(memory_.data().at(frame), in.data(), n);
+    if (leaf->attributes.execute) m.tlb.exec_sync(frame, n);
+    in = in.subspan(n);
+    address += n;
+  }
+  return {};
+}
+
 Result<std::string> AddressSpace::read_string(Gva address, std::size_t limit) {
   std::string text;
   // Page by page: what lies behind the zero need not be there.

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   ramet::tools::add_run(app, action);
   ramet::tools::add_snapshot(app, action);
   ramet::tools::add_inspect(app, action);
+  ramet::tools::add_bpf(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -44,27 +44,31 @@ vmm::Share parse_dir(std::string text) {
 
 }  // namespace
 
-void add_run_options(CLI::App& command, RunSettings& settings) {
+void add_machine_options(CLI::App& command, RunSettings& settings) {
   command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none; the software CPU for arm64 programs")
       ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
   command.add_flag("--hardened", settings.hardened, "process machine: no thread that runs guest code may map memory (slower faults)");
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
       ->capture_default_str();
   command.add_option("--timeout", settings.timeout, "stop the guest after this time, such as 10s; status 124");
-  command.add_option("--root", settings.root, "DIR[:rw]: what the guest has as /; read-only unless :rw");
-  command.add_option("--dir", settings.dirs, "HOST[:GUEST[:ro]]: a further directory the guest may see")
-      ->expected(1)->allow_extra_args(false)->take_all();
-  command.add_option("--env", settings.environment, "NAME=VALUE: none inherited by default")
-      ->expected(1)->allow_extra_args(false)->take_all();
   command.add_option("--without", settings.without, "switch a technique off (repeatable)")
       ->check(CLI::IsMember({"deferred-exec", "pinned-cow", "speculative-faults", "relaxed-flushes", "huge-merge"}))
       ->expected(1)->allow_extra_args(false)->take_all();
   command.add_option("--exec-sync", settings.exec_sync, "when fetches see what was written, where they do not by themselves: with each page that becomes "
                                                         "executable, or when it is first fetched from")
       ->check(CLI::IsMember({"eager", "lazy"}))->capture_default_str();
+  command.add_flag("--stat", settings.stat, "print counters at the end");
+}
+
+void add_run_options(CLI::App& command, RunSettings& settings) {
+  add_machine_options(command, settings);
+  command.add_option("--root", settings.root, "DIR[:rw]: what the guest has as /; read-only unless :rw");
+  command.add_option("--dir", settings.dirs, "HOST[:GUEST[:ro]]: a further directory the guest may see")
+      ->expected(1)->allow_extra_args(false)->take_all();
+  command.add_option("--env", settings.environment, "NAME=VALUE: none inherited by default")
+      ->expected(1)->allow_extra_args(false)->take_all();
   command.add_option("--wx", settings.wx, "what a request for RWX memory gets")
       ->check(CLI::IsMember({"flip", "deny"}))->capture_default_str();
-  command.add_flag("--stat", settings.stat, "print counters at the end");
   command.prefix_command();
 }
 

@@ -19,7 +19,9 @@ struct RunSettings {
   bool stat = false, hardened = false;
 };
 
-// The settings outlive the command. What begins with PROGRAM is left to command_of().
+// Those that say what a guest runs on. The settings outlive the command.
+void add_machine_options(CLI::App& command, RunSettings&);
+// These and all others. The settings outlive the command. What begins with PROGRAM is left to command_of().
 void add_run_options(CLI::App& command, RunSettings&);
 
 // Errors: there is no PROGRAM, or an unknown option before it.

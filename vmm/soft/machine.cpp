@@ -52,7 +52,12 @@ void SoftMachine::maintain(mm::Gva address) {
 }
 
 void SoftMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
-  for (mm::Gpa frame = first; frame < first + bytes; frame += mm::kPageSize) drop_code({frame, 0, mm::kPageSize});
+  for (const mm::Gpa end = first + bytes; first < end;) {
+    const mm::Gpa frame = mm::align_down(first, mm::kPageSize);
+    const std::uint64_t part = std::min(frame + mm::kPageSize, end) - first;
+    drop_code({frame, static_cast<unsigned>(first - frame), static_cast<unsigned>(part)});
+    first += part;
+  }
 }
 
 void SoftMachine::drop_code(const CodePiece& piece) {

@@ -1,0 +1,76 @@
+// Code space: where compiled programs lie in a guest, packed into blocks of 2 MiB that are mapped readable and executable,
+// each by one entry. Nobody ever has a mapping of them that is both writable and executable: the VMM stores code through its
+// own one (AddressSpace::write_code), and an address is told to nobody before fetches see what was stored. What no program
+// occupies is filled with instructions that trap. A block that was split, by migration or protection, is one again when its
+// pages allow it; one that is empty goes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "guest-mm/address_space.hpp"
+#include "jit/compiler.hpp"
+
+namespace ramet::jit {
+
+class CodeSpace {
+ public:
+  // In [start, start + size), aligned to 2 MiB, which is mapped as it is needed; calls reach all of it if it is not larger
+  // than 1 GiB. The address space outlives it, and is one of a guest that runs programs of `set`.
+  CodeSpace(mm::AddressSpace& space, InstructionSet set, mm::Gva start, std::uint64_t size)
+      : space_(space), set_(set), start_(start), size_(size) {}
+  // Of a copy of that one's guest, which was made while nothing was placed or removed.
+  CodeSpace(mm::AddressSpace& copy, const CodeSpace& of);
+
+  using Resolve = std::function<std::uint64_t(const Relocation&)>;
+  // Code at an address that is a multiple of `alignment`, a power of two up to 4 KiB; ready to be entered when this returns.
+  // Errors: NoMemory; Invalid: more than a block holds.
+  mm::Result<mm::Gva> place(const Compiled&, std::uint32_t alignment, const Resolve&);
+  mm::Result<mm::Gva> place(std::span<const std::uint8_t> code, std::uint32_t alignment);
+  // Who is in it, or comes back to it, traps from now on. Errors: NotMapped: nothing was placed there; NoMemory.
+  mm::Result<> remove(mm::Gva);
+
+  // What was placed around an address.
+  struct Piece {
+    mm::Gva start = 0;
+    std::uint32_t bytes = 0;
+  };
+  std::optional<Piece> find(mm::Gva) const;
+
+  struct Usage {
+    std::uint64_t pieces = 0, bytes = 0;  // placed
+    std::uint64_t blocks = 0;
+  };
+  Usage usage() const;
+  // Where they begin, in order.
+  std::vector<mm::Gva> blocks() const;
+
+ private:
+  mm::Result<mm::Gva> place(std::uint64_t bytes, std::uint32_t alignment, const std::function<void(std::span<std::uint8_t>, mm::Gva)>& write);
+  mm::Result<mm::Gva> allocate_locked(std::uint64_t bytes, std::uint32_t alignment);
+  mm::Result<> add_block_locked();
+  mm::Result<> trap_locked(mm::Gva, std::uint64_t bytes);
+  void free_locked(mm::Gva, std::uint64_t bytes);
+  void take_locked(std::map<mm::Gva, std::uint64_t>::iterator room);
+
+  mm::AddressSpace& space_;
+  const InstructionSet set_;
+  const mm::Gva start_;
+  const std::uint64_t size_;
+  mutable std::mutex lock_;  // guards what follows; before the address space's
+  std::map<mm::Gva, std::uint32_t> pieces_;
+  std::map<mm::Gva, std::uint64_t> rooms_;                   // free, with their lengths; none reaches across a block's end
+  std::set<std::pair<std::uint64_t, mm::Gva>> by_length_;    // the same
+  std::set<mm::Gva> blocks_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace ramet::jit

@@ -1,0 +1,97 @@
+// Inside of a guest for eBPF functions: guest.cpp loads, calls.cpp runs.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+#include <thread>
+
+#include "jit/code_space.hpp"
+#include "jit/entry_code.hpp"
+#include "vmm/bpf/guest.hpp"
+
+namespace ramet::vmm::bpf {
+
+// Where things lie in the guest.
+inline constexpr mm::Gva kCode = 0x10'0000'0000, kCodeBytes = 1ull << 30;  // calls reach all of it
+inline constexpr mm::Gva kStacks = 0x18'0000'0000;                         // an area of VCPU_AREA for each vCPU
+
+// A vCPU with its stack, for one call at a time.
+struct Slot {
+  Vcpu* vcpu = nullptr;
+  std::uint32_t number = 0;
+  mm::Gva stack = 0;                       // area: a page that is not mapped, the stack, the page with the number
+  mm::Gva arena = 0;                       // for contexts and lists of calls
+  std::uint64_t arena_bytes = 0;
+  std::vector<std::byte> staging;          // the same, on its way there and back
+  // Steady clock, ns; 0: no call that may take too long. Release and acquire with `over`: a time that is over is of this call
+  // only if it is the same.
+  std::atomic<std::int64_t> deadline{0}, over{0};
+  mm::Gva top() const { return stack + VCPU_NUMBER; }
+};
+
+struct Guest::Impl {
+  explicit Impl(const Options& o) : options(o) {}
+
+  const Options options;
+  std::unique_ptr<Shell> shell;
+  jit::InstructionSet set{};
+  std::unique_ptr<jit::CodeSpace> code;
+  mm::Gva entry = 0;                                // of jit::entry_code()
+
+  // What lies where in the code space, for those that look at where a program was stopped.
+  struct Placed {
+    Program program;
+    std::shared_ptr<const jit::Compiled> compiled;  // null: a stub
+    bool helper = false;                            // of helpers.bpf.c
+  };
+  mutable std::shared_mutex lock;                   // guards what follows; before those of code space and address space
+  std::map<mm::Gva, Placed> placed;
+  std::map<mm::Gva, Map> maps;                      // by header
+  std::map<std::uint32_t, mm::Gva> helpers;         // addresses, by number
+  std::map<std::string, Program, std::less<>> own;  // the VMM's, by their sections
+  std::map<std::uint32_t, Helper> served;           // by the VMM; never taken away
+
+  std::mutex slots_lock;                            // guards the next two and `watch`; a leaf
+  std::condition_variable slot_freed, watched;
+  std::vector<std::unique_ptr<Slot>> slots;         // as many as there is room for from the beginning
+  std::vector<Slot*> free_slots;
+  bool stop = false, watching = false;
+  std::thread watch;                                // ends what takes too long
+
+  mm::AddressSpace& memory() const { return shell->memory(); }
+  const arch::GuestAbi& abi() const { return shell->machine().abi(); }
+
+  // guest.cpp
+  Status begin();                                   // in a fresh shell: entry code, helpers
+  Status load_helpers();
+  std::expected<mm::Gva, Failure> place_stub(std::string name, std::span<const std::uint8_t>);
+  std::expected<Program, Failure> load(const jit::Program&, std::span<const Map>);
+  std::expected<Program, Failure> place(const jit::Program&, std::shared_ptr<const jit::Compiled>, bool loops, std::span<const Map>,
+                                         bool helper = false);
+  Status serve(std::uint32_t number, Helper);       // and its stub
+  std::expected<std::vector<std::byte>, int> ask(std::string_view what, const Map&, std::span<const std::byte> key,
+                                                 std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu);
+
+  // calls.cpp
+  std::expected<Slot*, Failure> take_slot();
+  void give_slot(Slot*);
+  std::expected<std::unique_ptr<Slot>, Failure> make_slot(std::uint32_t number);
+  mm::Result<> grow(Slot&, std::uint64_t bytes);
+  void start(Slot&, std::uint32_t entry_offset);
+  Outcome run(Slot&);
+  std::optional<Outcome> serve(Slot&);              // a system call; nothing: the guest goes on
+  Outcome fault(Slot&, int signal, mm::Gva address, std::string what);
+  std::string where(mm::Gva pc) const;
+  void run_batch(Slot&, std::span<Call>);
+  Status start_watch();
+  void begin_watch(Slot&);
+  void end_watch(Slot&);
+  void watch_slots();
+  mm::Gva stopped(const Slot&);                     // where; it goes on with another program
+  void unlock_maps(std::uint32_t vcpu);
+};
+
+}  // namespace ramet::vmm::bpf
