@@ -97,6 +97,28 @@ TEST_P(ExecSync, AfterADeviceHasWritten) {
   }
 }
 
+// The one exception: entries let code run there meanwhile, and nobody has been told the address.
+TEST_P(ExecSync, AfterCodeWasWrittenBehindAnEntryThatStays) {
+  World w(format(), {.config = with()});
+  const Gva at = w.map(4 * kPageSize, kReadExec);
+  for (std::uint64_t word = 1; word < 4; ++word) {
+    ASSERT_TRUE(w.as->write_code(at + 8, bytes_of(word)));
+    expect_fetched(w, at + 8, word);
+  }
+  // Of a snapshot it is a copy that is written.
+  const auto snapshot = w.as->freeze();
+  ASSERT_TRUE(snapshot);
+  const Gpa frame = w.as->translate(at, 0)->frame;
+  const std::uint64_t word = 10;
+  ASSERT_TRUE(w.as->write_code(at + 8, bytes_of(word)));
+  expect_fetched(w, at + 8, word);
+  EXPECT_NE(w.as->translate(at, 0)->frame, frame);
+  const Gva writable = w.map(kPageSize, kAll), data = w.map(kPageSize);
+  EXPECT_EQ(w.as->write_code(writable, bytes_of(word)).error(), Error::NotPermitted);
+  EXPECT_EQ(w.as->write_code(data, bytes_of(word)).error(), Error::NotPermitted);
+  EXPECT_EQ(w.as->write_code(0x100000, bytes_of(word)).error(), Error::NotMapped);
+}
+
 TEST_P(ExecSync, OfAFrameThatWasAnothersCode) {
   World w(format(), {.config = with()});
   use_frames(w);

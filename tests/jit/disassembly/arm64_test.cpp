@@ -9,6 +9,7 @@
 
 #include "jit/arm64/encoder.hpp"
 #include "jit/compiler.hpp"
+#include "jit/entry_code.hpp"
 #include "jit/loader.hpp"
 #include "tests/jit/objects.hpp"
 #include "tests/jit/random_program.hpp"
@@ -241,6 +242,25 @@ TEST(Arm64Programs, ConsistOfWhatWasMeantAndJumpWithinThemselves) {
   const auto object = load_object(read_object("maps"));
   ASSERT_TRUE(object);
   for (const Program& program : object->programs) expect_sound_arm(compile(*check(program, known), InstructionSet::Arm64));
+}
+
+TEST(ArmEntry, IsWhatItSays) {
+  const auto text_of = [](std::span<const std::uint8_t> code) {
+    std::string all;
+    for (std::size_t at = 0; at < code.size(); at += 4) {
+      const auto text = decode(code.data() + at, at);
+      all += (text ? text->both() : "?") + "\n";
+    }
+    return all;
+  };
+  const EntryCode& entry = entry_code(InstructionSet::Arm64);
+  EXPECT_EQ(text_of(entry.code),
+            "cmp x19, x20\nb.hs #0x24\nldr x9, [x19]\nldp x0, x1, [x19, #8]\nblr x9\nstr x0, [x19, #0x18]\nadd x19, x19, #0x20\nb #0\n"
+            "blr x19\nmovz w8, #0xfff\nsvc #0\nbrk #0\n");
+  EXPECT_EQ(entry.batch, 0u);
+  EXPECT_EQ(text_of(entry.code.subspan(entry.one, 4)), "blr x19\n");
+  EXPECT_EQ(text_of(helper_stub(InstructionSet::Arm64, 6)), "movz w8, #0x1006\nsvc #0\nret\n");
+  EXPECT_EQ(text_of(traps(InstructionSet::Arm64, 8)), "brk #0\nbrk #0\n");
 }
 
 }  // namespace

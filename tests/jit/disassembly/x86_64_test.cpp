@@ -7,6 +7,7 @@
 #include <set>
 
 #include "jit/compiler.hpp"
+#include "jit/entry_code.hpp"
 #include "jit/loader.hpp"
 #include "jit/x86_64/encoder.hpp"
 #include "tests/jit/objects.hpp"
@@ -288,6 +289,30 @@ TEST(X86Programs, ConsistOfWhatWasMeantAndJumpWithinThemselves) {
   const auto object = load_object(read_object("maps"));
   ASSERT_TRUE(object);
   for (const Program& program : object->programs) expect_sound_x86(compile(*check(program, known), InstructionSet::X86_64));
+}
+
+TEST(X86Entry, IsWhatItSays) {
+  ZydisFormatter formatter;
+  ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+  const auto text_of = [&](std::span<const std::uint8_t> code) {
+    std::string all;
+    for (std::size_t at = 0; at < code.size();) {
+      const auto d = decode(code.subspan(at));
+      char text[96] = "?";
+      if (d) ZydisFormatterFormatInstruction(&formatter, &d->i, d->operands, d->i.operand_count_visible, text, sizeof text, at, nullptr);
+      all += text + std::string("\n");
+      at += d ? d->i.length : 1;
+    }
+    return all;
+  };
+  const EntryCode& entry = entry_code(InstructionSet::X86_64);
+  EXPECT_EQ(text_of(entry.code),
+            "cmp rbx, r12\njnb 0x000000000000001B\nmov rdi, [rbx+0x08]\nmov rsi, [rbx+0x10]\ncall [rbx]\nmov [rbx+0x18], rax\nadd rbx, 0x20\n"
+            "jmp 0x0000000000000000\ncall rbx\nmov rdi, rax\nmov eax, 0xFFF\nsyscall\nud2\n");
+  EXPECT_EQ(entry.batch, 0u);
+  EXPECT_EQ(text_of(entry.code.subspan(entry.one, 2)), "call rbx\n");
+  EXPECT_EQ(text_of(helper_stub(InstructionSet::X86_64, 6)), "mov r10, rcx\nmov eax, 0x1006\nsyscall\nret\n");
+  EXPECT_EQ(text_of(traps(InstructionSet::X86_64, 2)), "int3\nint3\n");
 }
 
 }  // namespace
