@@ -6,7 +6,8 @@
 //     enum class Distance                               the ways in which instructions hold the distance of a jump
 //     static void set_distance(code, Distance, bytes)   writes one into the instruction at `code`, seen from there
 // Back writes what the virtual machine's instructions become: estimate(), prologue(), leave(), fused(), arithmetic(),
-// branch(), load(), store(), atomic_one(), load_wide(), packet(), jump(), call_helper(), call_function(), all as called below.
+// branch(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(), call_helper(), call_function(),
+// all as called below; fused() and load() say how many instructions they took.
 #pragma once
 
 #include <cstring>
@@ -24,7 +25,7 @@ class BackEnd : protected Encoder {
  public:
   explicit BackEnd(const Checked& program)
       : program_(program), code_(program.instructions().data()), marks_(program.marks()),
-        count_(static_cast<std::uint32_t>(program.instructions().size())) {}
+        count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(program), idioms_(program, alive_) {}
 
   Compiled run() {
     out_.set_ = Back::kSet;
@@ -49,7 +50,8 @@ class BackEnd : protected Encoder {
   void end() {}
 
   std::uint32_t here() const { return static_cast<std::uint32_t>(this->at_ - out_.code_.get()); }
-  std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }  // of what is not written yet, at most
+  // Of what is not written yet, where the instruction before ends at most.
+  std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }
 
   // The instruction at `at` holds a distance that is not known yet: to an instruction, or to where a function begins.
   void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) { fixups_.push_back({distance, false, at, target}); }
@@ -57,31 +59,38 @@ class BackEnd : protected Encoder {
 
   std::vector<Relocation>& relocations() { return out_.relocations_; }
 
-  // The first pass, with a back end's figures: what stands before an instruction by its mark, itself, and what each call
-  // takes elsewhere.
+  // The first pass, from the last instruction to the first, with a back end's figures: what stands before an instruction by
+  // its mark, itself, and what each call takes elsewhere. The whole.
   template <class Before, class Most>
   std::uint32_t add_up(const Before& before, const Most& most, std::uint32_t each_call) {
-    std::uint32_t sum = 0, calls = 0;
-    std::uint32_t* offsets = out_.offsets_.get();
-    for (std::uint32_t at = 0; at < count_; ++at) {
-      if (marks_[at] != 0) sum += before(marks_[at]);
-      offsets[at] = sum;
-      sum += most(code_[at]);
+    std::uint32_t* const offsets = out_.offsets_.get();
+    std::uint32_t offset = kEnd, calls = 0;
+    offsets[count_] = offset;
+    for (std::uint32_t at = count_; at-- > 0;) {
+      alive_.visit(at);
+      offset -= most(code_[at]);
+      if (const std::uint8_t marks = marks_[at]) offset -= before(marks);
+      offsets[at] = offset;
       calls += code_[at].opcode == opcode::kCall;
     }
-    offsets[count_] = sum;
-    return sum + calls * each_call;
+    alive_.settle();
+    return kEnd - offset + calls * each_call;
   }
 
   const Checked& program_;
   const Instruction* code_;
   const std::uint8_t* marks_;
+  const std::uint32_t count_;
+  Liveness alive_;
+  const Idioms idioms_;
 
   // Of the function that is being written.
   const Function* now_ = nullptr;
   std::uint32_t epilogue_ = 0;  // where one is, if any
 
  private:
+  static constexpr std::uint32_t kEnd = 1u << 31;  // what the first pass takes for the offset of the end
+
   struct Fixup {
     Distance distance;
     bool function;
@@ -110,16 +119,16 @@ class BackEnd : protected Encoder {
     const Instruction& i = code_[at];
     const Form& f = form(i);
     if (is_arithmetic(f.operation)) {
+      if (alive_.dead_after(at, i.dst())) return 1;
       if (const std::uint32_t taken = back().fused(at)) return taken;
       back().arithmetic(i, f);
       return 1;
     }
-    if (is_condition(f.operation)) {
-      if (i.offset != 0) back().branch(at, i, f);
-      return 1;
-    }
+    if (is_condition(f.operation)) return branch(at, i, f);
     switch (f.operation) {
-      case Load: case LoadSigned: back().load(i, f); break;
+      case Load: case LoadSigned:  // what nobody needs of the function's own stack is not loaded
+        if (i.src() == kFramePointer && alive_.dead_after(at, i.dst())) return 1;
+        return back().load(at, i, f);
       case Store: case StoreImmediate: back().store(i, f); break;
       case Atomic: back().atomic_one(i, f.bytes == 8); break;
       case LoadWide: back().load_wide(at); return 2;
@@ -129,6 +138,30 @@ class BackEnd : protected Encoder {
       case Operation::Call: call(at, i); break;
       default: back().leave(); break;  // Exit; there is no other
     }
+    return 1;
+  }
+
+  // Around a single move, here or elsewhere, a move with a condition; around a jump, the opposite jump.
+  std::uint32_t branch(std::uint32_t at, const Instruction& i, const Form& f) {
+    const auto target = static_cast<std::uint32_t>(at + 1 + i.offset);
+    if (target == at + 1) return 1;
+    if (const Instruction* move = idioms_.only_move(at)) {
+      back().move_unless(i, f, *move);
+      return 2;
+    }
+    if (code_[at + 1].opcode == opcode::kJump && idioms_.follows(at + 1)) {
+      const auto other = static_cast<std::uint32_t>(at + 2 + code_[at + 1].offset);
+      if (target == at + 2) {
+        back().branch(at + 1, other, i, f, true);
+        return 2;
+      }
+      if (idioms_.is_only_move(other, target)) {
+        back().move_unless(i, f, code_[other]);
+        back().jump(at + 1, target);
+        return 2;
+      }
+    }
+    back().branch(at, target, i, f, false);
     return 1;
   }
 
@@ -149,7 +182,6 @@ class BackEnd : protected Encoder {
     }
   }
 
-  const std::uint32_t count_;
   Compiled out_;
   std::vector<Fixup> fixups_;
   std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written

@@ -190,7 +190,7 @@ bool Checker::call(std::uint32_t at, const Instruction& i) {
 }
 
 bool Checker::functions() {
-  for (std::uint32_t at = 0; at < count_; ++at)
+  for (std::uint32_t at = 0; at < (calls_.empty() ? 1 : count_); ++at)
     if (marks_[at] & mark::kFunction) {
       if (!checked_.functions_.empty()) checked_.functions_.back().end = at;
       checked_.functions_.push_back({.first = at, .end = count_});
@@ -203,11 +203,12 @@ bool Checker::functions() {
 
 bool Checker::scan(Function& function) {
   std::uint32_t last = function.first;
+  unsigned written = 0;
   for (std::uint32_t at = function.first; at < function.end; ++at) {
     const Instruction& i = code_[at];
     const Form& f = form(i);
     last = at;
-    if (f.writes_dst) function.written = static_cast<std::uint16_t>(function.written | 1u << i.dst());
+    written |= unsigned{f.writes_dst} << i.dst();
     if (is_arithmetic(f.operation)) {
       if (f.operand == Operand::Register && i.src() == kFramePointer) function.stack = kFrameBytes;
       continue;
@@ -217,6 +218,7 @@ bool Checker::scan(Function& function) {
     if (!contents(function, at, i, f)) return false;
     if (f.operation == LoadWide) ++at;
   }
+  function.written = static_cast<std::uint16_t>(function.written | written);
   const Operation end = form(code_[last]).operation;
   if (end != Exit && end != Jump && end != JumpLong) return refuse(last, "execution falls off the end of the function");
   return true;

@@ -1,16 +1,17 @@
 // Sequences of instructions that processors have as one, as compilers of C write them for eBPF: extensions made of two
-// shifts, rotations, sums that are addresses. Nothing may jump to any instruction of one but the first.
+// shifts, rotations, sums that are addresses, jumps around a single move. Nothing may jump to any instruction of one but
+// the first.
 #pragma once
 
-#include "jit/check.hpp"
+#include "jit/liveness.hpp"
 
 namespace ramet::jit {
 
-// [d = s] d <<= left, d >>= right: some bits of s at another place, with zeroes or the sign above them.
+// [d = s] d <<= left, d >>= right, in 64 bits or 32: some bits of s at another place, with zeroes or the sign above them.
 struct Extension {
   std::uint32_t taken = 0;  // instructions, 0 if there is no such thing
   unsigned dst = 0, src = 0, left = 0, right = 0;
-  bool is_signed = false;
+  bool is_signed = false, wide = false;
 };
 
 // dst = src rotated to the left, in 64 bits or 32.
@@ -20,36 +21,60 @@ struct Rotation {
   bool wide = false;
 };
 
-// [d = s] [d <<= shift] [d += r] [d += number], and perhaps d = *(d + offset), which is then among `taken`.
+// d = (src << shift) [+ added] [+ number], and perhaps x = *(d + offset), which is then among `taken`; d is x or needed no
+// more. Written as
+//     [d = src] [d <<= shift] [d += added] [d += number]
+// or  src <<= shift, d = added or a load `before`, d += src [d += number]     where src is needed no more.
 struct Sum {
   static constexpr unsigned kNone = kRegisters;
   std::uint32_t taken = 0;
   unsigned dst = 0, src = 0, added = kNone, shift = 0;
   std::int32_t number = 0;
-  const Instruction* load = nullptr;
+  const Instruction *before = nullptr, *load = nullptr;
 };
 
 namespace opcode {
-inline constexpr std::uint8_t kMov64 = 0xbf, kMov32 = 0xbc, kAdd64 = 0x0f, kAddImmediate64 = 0x07, kLsh64 = 0x67, kRsh64 = 0x77, kArsh64 = 0xc7,
-                              kLsh32 = 0x64, kRsh32 = 0x74, kOr64 = 0x4f, kOr32 = 0x4c;
+inline constexpr std::uint8_t kMov64 = 0xbf, kMov32 = 0xbc, kMovImmediate64 = 0xb7, kMovImmediate32 = 0xb4, kAdd64 = 0x0f, kAddImmediate64 = 0x07, kLsh64 = 0x67, kRsh64 = 0x77, kArsh64 = 0xc7,
+                              kLsh32 = 0x64, kRsh32 = 0x74, kArsh32 = 0xc4, kOr64 = 0x4f, kOr32 = 0x4c;
 }  // namespace opcode
+
+inline bool is_move(const Instruction& i) {
+  return (i.opcode == opcode::kMov64 || i.opcode == opcode::kMov32 || i.opcode == opcode::kMovImmediate64 || i.opcode == opcode::kMovImmediate32) && i.offset == 0;
+}
 
 class Idioms {
  public:
-  // Of the function that has instructions up to `end`.
-  Idioms(const Instruction* code, const std::uint8_t* marks, std::uint32_t end) : code_(code), marks_(marks), end_(end) {}
+  Idioms(const Checked& program, const Liveness& alive)
+      : code_(program.instructions().data()), marks_(program.marks()), count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(alive) {}
 
   // Whether an instruction is there, to which nothing but the one before it leads.
-  bool follows(std::uint32_t at) const { return at < end_ && !(marks_[at] & (mark::kTarget | mark::kFunction)); }
+  bool follows(std::uint32_t at) const { return at < count_ && !(marks_[at] & (mark::kTarget | mark::kFunction)); }
   // Where an instruction follows that has the same destination. The next opcode mostly says that there is none.
   Extension extension(std::uint32_t at) const { return shifts(at + 1) ? find_extension(at) : Extension{}; }
   Rotation rotation(std::uint32_t at) const { return shifts(at + 1) ? find_rotation(at) : Rotation{}; }
   Sum sum(std::uint32_t at) const { return adds(at + 1) ? find_sum(at) : Sum{}; }
+  Sum scaled_sum(std::uint32_t at) const { return code_[at].immediate <= 3 && follows(at + 2) && code_[at + 2].opcode == opcode::kAdd64 ? find_scaled_sum(at) : Sum{}; }
+  // What the condition jumps around, where that is a single move.
+  const Instruction* only_move(std::uint32_t condition) const {
+    const Instruction& next = code_[condition + 1];
+    return code_[condition].offset == 1 && is_move(next) && follows(condition + 1) ? &next : nullptr;
+  }
+  // Whether a single move is all that happens from one instruction to the other.
+  bool is_only_move(std::uint32_t at, std::uint32_t to) const {
+    if (!is_move(code_[at])) return false;
+    const Instruction& next = code_[at + 1];
+    return at + 1 == to || (next.opcode == opcode::kJump && static_cast<std::uint32_t>(at + 2 + next.offset) == to);
+  }
+  // The arithmetic after a load that alone uses what was loaded, as its operand and in the same width.
+  const Instruction* only_user(std::uint32_t load) const {
+    const Instruction& next = code_[load + 1];
+    return next.src() == code_[load].dst() && only_used_next(load) ? &next : nullptr;
+  }
 
  private:
   bool shifts(std::uint32_t at) const {
     const std::uint8_t o = code_[at].opcode;
-    return o == opcode::kLsh64 || o == opcode::kRsh64 || o == opcode::kArsh64 || o == opcode::kLsh32 || o == opcode::kRsh32;
+    return o == opcode::kLsh64 || o == opcode::kRsh64 || o == opcode::kArsh64 || o == opcode::kLsh32 || o == opcode::kRsh32 || o == opcode::kArsh32;
   }
   bool adds(std::uint32_t at) const {
     const std::uint8_t o = code_[at].opcode;
@@ -58,11 +83,14 @@ class Idioms {
   Extension find_extension(std::uint32_t at) const;
   Rotation find_rotation(std::uint32_t at) const;
   Sum find_sum(std::uint32_t at) const;
-  bool dead_after(std::uint32_t at, unsigned reg) const;
+  Sum find_scaled_sum(std::uint32_t at) const;
+  std::uint32_t end_of_sum(Sum& s, std::uint32_t at, std::uint32_t next) const;
+  bool only_used_next(std::uint32_t at) const;
 
   const Instruction* code_;
   const std::uint8_t* marks_;
-  std::uint32_t end_;
+  std::uint32_t count_;
+  const Liveness& alive_;
 };
 
 }  // namespace ramet::jit

@@ -84,6 +84,11 @@ extern const std::array<Form, 256> kForms;
 extern const std::array<std::uint64_t, 256> kReserved;  // the bits of an instruction that must be zero, by its opcode
 inline const Form& form(const Instruction& i) { return kForms[i.opcode]; }
 
+// The immediate of arithmetic and of moves, as it is in a register.
+constexpr std::uint64_t number_of(const Instruction& i, bool wide) {
+  return wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate);
+}
+
 constexpr bool is_arithmetic(Operation o) { return o >= Operation::Add && o <= Operation::Swap; }
 constexpr bool is_condition(Operation o) { return o >= Operation::IfEqual && o <= Operation::IfSignedLessEqual; }
 

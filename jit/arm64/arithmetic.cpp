@@ -11,7 +11,7 @@ void Compiler::arithmetic(const Instruction& i, const Form& f, unsigned left) {
     case Neg: return three(kSub, kReg[i.dst()], kZero, left, wide);
     case Mov:
       if (f.operand == Operand::Register) return move(kReg[i.dst()], kReg[i.src()], i.offset, wide);
-      return mov_immediate(kReg[i.dst()], wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate));
+      return mov_immediate(kReg[i.dst()], number_of(i, wide));
     default: break;
   }
   if (f.operand == Operand::Register) with_register(i, f.operation, left, kReg[i.src()], wide);

@@ -76,13 +76,33 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& writ
   write(back ? reach / 4 : 0, false);
 }
 
-void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
+void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned_already) {
+  const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
+  if (f.operand == Operand::Immediate && i.immediate == 0 && equality) {
+    const bool zero = (f.operation == IfEqual) != turned_already;
+    return jump_if(at, target, [&](std::int64_t words, bool turned) { branch_zero(zero != turned, kReg[i.dst()], words, f.bytes == 8); });
+  }
+  const unsigned condition = compare(i, f) ^ unsigned{turned_already};
+  jump_if(at, target, [&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
+}
+
+void Compiler::move_unless(const Instruction& i, const Form& f, const Instruction& move) {
+  unsigned from = kReg[move.src()];
+  const unsigned condition = compare(i, f), dst = kReg[move.dst()];
+  if (form(move).operand == Operand::Immediate) {
+    from = move.immediate == 0 ? kZero : kScratch0;
+    if (from != kZero) mov_immediate(from, number_of(move, form(move).bytes == 8));
+  } else if (move.opcode == opcode::kMov32) {
+    mov(kScratch0, from, false);
+    from = kScratch0;
+  }
+  select(dst, dst, from, condition);
+}
+
+// Leaves flags, and says which condition they are to be asked for.
+unsigned Compiler::compare(const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
-  const auto target = static_cast<std::uint32_t>(at + 1 + i.offset);
-  const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
-  if (f.operand == Operand::Immediate && i.immediate == 0 && equality)
-    return jump_if(at, target, [&](std::int64_t words, bool turned) { branch_zero((f.operation == IfEqual) != turned, dst, words, wide); });
   if (f.operation == IfSet) {
     test(i, f);
   } else if (f.operand == Operand::Register) {
@@ -95,8 +115,7 @@ void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
     mov_immediate(kScratch0, static_cast<std::uint64_t>(std::int64_t{i.immediate}));
     three(kSubFlags, kZero, dst, kScratch0, wide);
   }
-  const unsigned condition = condition_of(f.operation);
-  jump_if(at, target, [&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
+  return condition_of(f.operation);
 }
 
 void Compiler::test(const Instruction& i, const Form& f) {

@@ -32,7 +32,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   template <class Write>
   void jump_if(std::uint32_t at, std::uint32_t target, const Write& write);
   void jump(std::uint32_t at, std::uint32_t target);
-  void branch(std::uint32_t at, const Instruction& i, const Form& f);
+  void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned_already);
+  void move_unless(const Instruction& i, const Form& f, const Instruction& move);
+  unsigned compare(const Instruction& i, const Form& f);
   void test(const Instruction& i, const Form& f);
   void call_function(std::uint32_t first);
   void call_helper(std::uint32_t number);
@@ -56,7 +58,10 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void swap(const Instruction& i, Operation operation, unsigned left);
 
   // memory.cpp
-  void load(const Instruction& i, const Form& f) { load(kReg[i.dst()], kReg[i.src()], i.offset, f); }
+  std::uint32_t load(std::uint32_t, const Instruction& i, const Form& f) {
+    load(kReg[i.dst()], kReg[i.src()], i.offset, f);
+    return 1;
+  }
   void load(unsigned to, unsigned base, std::int32_t offset, const Form& f);
   void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);

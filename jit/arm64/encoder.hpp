@@ -76,6 +76,7 @@ class Encoder {
   void add_shifted(unsigned d, unsigned n, unsigned m, unsigned shift) { put(0x8b000000 | m << 16 | shift << 10 | n << 5 | d); }
   void multiply_add(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) { put(0x1b000000 | sf(wide) | m << 16 | a << 10 | n << 5 | d); }
   void multiply_subtract(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) { put(0x1b008000 | sf(wide) | m << 16 | a << 10 | n << 5 | d); }
+  void select(unsigned d, unsigned n, unsigned m, unsigned condition) { put(0x9a800000 | m << 16 | condition << 12 | n << 5 | d); }  // n, or m without the condition
   void mov(unsigned d, unsigned m, bool wide) { three(kOr, d, kZero, m, wide); }
 
   // --- with immediates ---

@@ -8,21 +8,23 @@ namespace ramet::jit::arm {
 using namespace opcode;
 
 std::uint32_t Compiler::fused(std::uint32_t at) {
-  const Idioms idioms(code_, marks_, now_->end);
-  if (!idioms.follows(at + 1) || code_[at + 1].dst() != code_[at].dst()) return 0;
-  switch (code_[at].opcode) {
+  const std::uint8_t opcode = code_[at].opcode;
+  if (opcode == kLsh64)
+    if (const std::uint32_t taken = add(idioms_.scaled_sum(at))) return taken;
+  if (code_[at + 1].dst() != code_[at].dst() || !idioms_.follows(at + 1)) return 0;
+  switch (opcode) {
     case kMov64: case kMov32:
       if (code_[at].offset != 0) return 0;
-      if (const Rotation r = idioms.rotation(at); r.taken != 0) return rotate(r);
-      if (code_[at].opcode == kMov64) {
-        if (const std::uint32_t taken = extend(idioms.extension(at))) return taken;
-        if (const std::uint32_t taken = add(idioms.sum(at))) return taken;
-      }
+      if (const Rotation r = idioms_.rotation(at); r.taken != 0) return rotate(r);
+      if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
+      if (opcode == kMov64)
+        if (const std::uint32_t taken = add(idioms_.sum(at))) return taken;
       return three_operands(at);
+    case kLsh32: return extend(idioms_.extension(at));
     case kLsh64:
-      if (const std::uint32_t taken = extend(idioms.extension(at))) return taken;
-      return add(idioms.sum(at));
-    case kAdd64: return add(idioms.sum(at));
+      if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
+      [[fallthrough]];
+    case kAdd64: return add(idioms_.sum(at));
     default: return 0;
   }
 }
@@ -30,9 +32,9 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
 // Two shifts are one move of a field, to the right or to the left of where it was.
 std::uint32_t Compiler::extend(const Extension& e) {
   if (e.taken == 0 || e.left == 0 || e.right == 0) return 0;
-  const unsigned immr = (e.right - e.left) & 63, imms = 63 - e.left;
-  if (e.is_signed) bits_signed(kReg[e.dst], kReg[e.src], immr, imms, true);
-  else bits_unsigned(kReg[e.dst], kReg[e.src], immr, imms, true);
+  const unsigned last = e.wide ? 63 : 31, immr = (e.right - e.left) & last, imms = last - e.left;
+  if (e.is_signed) bits_signed(kReg[e.dst], kReg[e.src], immr, imms, e.wide);
+  else bits_unsigned(kReg[e.dst], kReg[e.src], immr, imms, e.wide);
   return e.taken;
 }
 
@@ -41,20 +43,19 @@ std::uint32_t Compiler::rotate(const Rotation& r) {
   return r.taken;
 }
 
-// [d = s] [d <<= shift] d += r, and a load from there, without a number and an offset.
+// With a register added; a load from there, without a number and an offset.
 std::uint32_t Compiler::add(const Sum& s) {
   if (s.added == Sum::kNone) return 0;
   const unsigned dst = kReg[s.dst], added = kReg[s.added], src = kReg[s.src];
-  if (s.load && s.number == 0 && s.load->offset == 0) {
-    const Form& f = form(*s.load);
-    const auto size = static_cast<unsigned>(std::countr_zero(f.bytes));
-    if (s.shift == 0 || s.shift == size) {
-      indexed(f.operation == Operation::LoadSigned ? kLoadSigned : kLoad, size, dst, added, src, s.shift != 0);
-      return s.taken;
-    }
-  }
   const std::uint32_t sums = s.taken - (s.load ? 1 : 0);
-  if (sums < 2) return 0;
+  const auto size = s.load ? static_cast<unsigned>(std::countr_zero(form(*s.load).bytes)) : 0;
+  const bool loads = s.load && s.number == 0 && s.load->offset == 0 && (s.shift == 0 || s.shift == size);
+  if (!loads && sums < 2) return 0;
+  if (s.before) load(kReg[s.before->dst()], kReg[s.before->src()], s.before->offset, form(*s.before));
+  if (loads) {
+    indexed(form(*s.load).operation == Operation::LoadSigned ? kLoadSigned : kLoad, size, kReg[s.load->dst()], added, src, s.shift != 0);
+    return s.taken;
+  }
   add_shifted(dst, added, src, s.shift);
   if (s.number != 0) add_number(dst, dst, s.number, true);
   return sums;

@@ -21,7 +21,8 @@ std::uint8_t most(const Form& f) {
     case Atomic: return 4 + 7;
     case LoadWide: return 5;
     case PacketAbsolute: case PacketIndirect: return 13 + kMostEpilogue;
-    case Jump: case JumpLong: return 1;
+    case Jump: return 4;  // with a number to be moved by a condition
+    case JumpLong: return 1;
     case Call: return 6;
     case Exit: return kMostEpilogue;
     default: break;

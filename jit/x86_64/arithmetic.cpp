@@ -9,17 +9,6 @@ using enum Operation;
 
 namespace {
 
-// The digit of a group of instructions, and what the same with two registers has as opcode: digit * 8 + 1.
-unsigned digit_of(Operation o) {
-  switch (o) {
-    case Add: return 0;
-    case Or: return 1;
-    case And: return 4;
-    case Sub: return 5;
-    case Xor: return 6;
-    default: __builtin_unreachable();
-  }
-}
 unsigned shift_digit(Operation o) { return o == Lsh ? 4 : o == Rsh ? 5 : 7; }
 
 }  // namespace
@@ -36,7 +25,7 @@ void Compiler::with_immediate(const Instruction& i, const Form& f) {
   const unsigned dst = kReg[i.dst()];
   const bool wide = f.bytes == 8;
   switch (f.operation) {
-    case Mov: return mov_immediate(dst, wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate));
+    case Mov: return mov_immediate(dst, number_of(i, wide));
     case Mul: return multiply(dst, i.immediate, wide);
     case Div: case Mod: return divide_by_immediate(i, f);
     case Lsh: case Rsh: case Arsh:
@@ -47,6 +36,12 @@ void Compiler::with_immediate(const Instruction& i, const Form& f) {
         mov(dst, dst, false);
       }
       return;
+    case And:
+      if (i.immediate != 0xff && i.immediate != 0xffff) break;
+      return extend_zero(dst, dst, i.immediate == 0xff ? 8 : 16);
+    case Xor:
+      if (i.immediate != -1) break;
+      return one({.bytes = 0xf7, .wide = wide}, 2, dst);
     default: break;
   }
   // A mask without a sign clears the upper half by itself.
@@ -83,8 +78,16 @@ void Compiler::move(unsigned to, unsigned from, int sign_bits, bool wide) {
   }
 }
 
+void Compiler::extend_zero(unsigned to, unsigned from, unsigned bits) {
+  if (bits == 8) registers({.bytes = 0xb60f, .length = 2, .byte_register = true}, to, from);
+  else if (bits == 16) registers({.bytes = 0xb70f, .length = 2}, to, from);
+  else mov(to, from, false);
+}
+
 void Compiler::multiply(unsigned dst, std::int32_t value, bool wide) {
   if (value > 1 && std::has_single_bit(static_cast<std::uint32_t>(value))) return shift(4, dst, static_cast<unsigned>(std::countr_zero(static_cast<std::uint32_t>(value))), wide);
+  if (value == 3 || value == 5 || value == 9)
+    return memory({.bytes = 0x8d, .wide = wide}, dst, {.base = dst, .index = dst, .scale = static_cast<unsigned>(std::bit_width(static_cast<std::uint32_t>(value)) - 1)});
   registers({.bytes = fits8(value) ? 0x6bu : 0x69u, .wide = wide}, dst, dst);
   put(static_cast<std::uint32_t>(value), fits8(value) ? 1 : 4);
 }
@@ -111,8 +114,7 @@ void Compiler::swap(const Instruction& i, Operation operation) {
       return;
     }
   }
-  if (i.immediate == 16) registers({.bytes = 0xb70f, .length = 2}, dst, dst);
-  else if (i.immediate == 32) mov(dst, dst, false);
+  if (i.immediate != 64) extend_zero(dst, dst, static_cast<unsigned>(i.immediate));
 }
 
 }  // namespace ramet::jit::x86

@@ -86,7 +86,8 @@ void Compiler::align() {
 void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned condition) {
   const bool back = target <= at;
   const unsigned length = condition == kAlways ? 5 : 6;
-  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} - offset_of(at + 1) + 2;
+  const std::uint32_t padding = marks_[target] & mark::kLoop ? kLine - 1 : 0;
+  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
   const bool is_short = fits8(distance - 2);
   const auto bits = static_cast<std::uint32_t>(distance - (is_short ? 2 : length));
   if (is_short) put((condition == kAlways ? 0xebu : 0x70u | condition) | std::uint64_t(bits & 0xff) << 8, 2);
@@ -95,7 +96,24 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned conditio
   if (!back) to_instruction(is_short ? Distance::Byte : Distance::Word, here() - (is_short ? 1 : 4), target);
 }
 
-void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
+void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned) {
+  jump_if(at, target, compare(i, f) ^ unsigned{turned});
+}
+
+void Compiler::move_unless(const Instruction& i, const Form& f, const Instruction& move) {
+  unsigned from = kReg[move.src()];
+  if (form(move).operand == Operand::Immediate) {
+    mov_immediate(from = kScratch2, number_of(move, form(move).bytes == 8));
+  } else if (move.opcode == opcode::kMov32) {  // the processor would clear the upper half in any case
+    mov(kScratch2, from, false);
+    from = kScratch2;
+  }
+  const unsigned condition = compare(i, f) ^ 1;
+  registers({.bytes = 0x0fu | (0x40u | condition) << 8, .length = 2, .wide = true}, kReg[move.dst()], from);
+}
+
+// Leaves flags, and says which condition they are to be asked for.
+unsigned Compiler::compare(const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
   const bool flags_are_there = flags_until_ == at_ && flags_of_ == i.dst() && flags_wide_ == wide;
@@ -114,7 +132,7 @@ void Compiler::branch(std::uint32_t at, const Instruction& i, const Form& f) {
   } else if (!flags_are_there || (f.operation != IfEqual && f.operation != IfNotEqual)) {
     registers({.bytes = 0x85, .wide = wide}, dst, dst);
   }
-  jump_if(at, static_cast<std::uint32_t>(at + 1 + i.offset), condition_of(f.operation));
+  return condition_of(f.operation);
 }
 
 void Compiler::call_function(std::uint32_t first) {

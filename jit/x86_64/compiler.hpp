@@ -15,8 +15,21 @@ namespace ramet::jit::x86 {
 
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
-inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 64;  // bytes
+inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 32;  // bytes
 inline constexpr unsigned kAlways = 16;  // beside conditions
+
+// The digit of a group of instructions; digit * 8 + 1 is the opcode of the same with two registers, and digit * 8 + 3 that of
+// one and memory.
+constexpr unsigned digit_of(Operation o) {
+  switch (o) {
+    case Operation::Add: return 0;
+    case Operation::Or: return 1;
+    case Operation::And: return 4;
+    case Operation::Sub: return 5;
+    case Operation::Xor: return 6;
+    default: __builtin_unreachable();
+  }
+}
 
 class Compiler : public BackEnd<Compiler, Encoder> {
  public:
@@ -33,7 +46,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void align();
   void jump(std::uint32_t at, std::uint32_t target) { jump_if(at, target, kAlways); }
   void jump_if(std::uint32_t at, std::uint32_t target, unsigned condition);
-  void branch(std::uint32_t at, const Instruction& i, const Form& f);
+  void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned);
+  void move_unless(const Instruction& i, const Form& f, const Instruction& move);
+  unsigned compare(const Instruction& i, const Form& f);
   void call_function(std::uint32_t first);
   void call_helper(std::uint32_t number);
   void end();
@@ -51,6 +66,7 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void with_immediate(const Instruction& i, const Form& f);
   void with_register(const Instruction& i, const Form& f);
   void move(unsigned to, unsigned from, int sign_bits, bool wide);
+  void extend_zero(unsigned to, unsigned from, unsigned bits);
   void multiply(unsigned dst, std::int32_t value, bool wide);
   void shift_by_register(unsigned digit, unsigned dst, unsigned src, bool wide);
   void swap(const Instruction& i, Operation operation);
@@ -61,8 +77,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void divide(unsigned dst, bool is_signed, bool modulo, bool wide);
 
   // memory.cpp
-  void load(const Instruction& i, const Form& f) { load(kReg[i.dst()], {.base = kReg[i.src()], .displacement = i.offset}, f.operation, f.bytes); }
-  void load(unsigned dst, const Address& from, Operation operation, unsigned bytes);
+  std::uint32_t load(std::uint32_t at, const Instruction& i, const Form&) { return load_or_use(at, {.base = kReg[i.src()], .displacement = i.offset}); }
+  std::uint32_t load_or_use(std::uint32_t at, const Address& from);
+  void load(unsigned dst, const Address& from, const Form& f);
   void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);
   void atomic_one(const Instruction& i, bool wide);
@@ -73,7 +90,8 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   std::uint32_t fused(std::uint32_t at);
   std::uint32_t extend(const Extension& e);
   std::uint32_t rotate(const Rotation& r);
-  std::uint32_t add(const Sum& s);
+  std::uint32_t add(std::uint32_t at, const Sum& s);
+  std::uint32_t three_operands(std::uint32_t at);
 
   // Of the function that is being written.
   std::uint32_t frame_ = 0;    // bytes below rbp

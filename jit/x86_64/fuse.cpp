@@ -6,18 +6,23 @@ namespace ramet::jit::x86 {
 using namespace opcode;
 
 std::uint32_t Compiler::fused(std::uint32_t at) {
-  const Idioms idioms(code_, marks_, now_->end);
-  if (!idioms.follows(at + 1) || code_[at + 1].dst() != code_[at].dst()) return 0;
-  switch (code_[at].opcode) {
+  const std::uint8_t opcode = code_[at].opcode;
+  if (opcode == kLsh64)
+    if (const std::uint32_t taken = add(at, idioms_.scaled_sum(at))) return taken;
+  if (code_[at + 1].dst() != code_[at].dst() || !idioms_.follows(at + 1)) return 0;
+  switch (opcode) {
     case kMov64: case kMov32:
       if (code_[at].offset != 0) return 0;
-      if (const Rotation r = idioms.rotation(at); r.taken != 0) return rotate(r);
-      if (code_[at].opcode == kMov32) return 0;
-      [[fallthrough]];
+      if (const Rotation r = idioms_.rotation(at); r.taken != 0) return rotate(r);
+      if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
+      if (opcode == kMov64)
+        if (const std::uint32_t taken = add(at, idioms_.sum(at))) return taken;
+      return three_operands(at);
+    case kLsh32: return extend(idioms_.extension(at));
     case kLsh64:
-      if (const std::uint32_t taken = extend(idioms.extension(at))) return taken;
-      return add(idioms.sum(at));
-    case kAdd64: case kAddImmediate64: return add(idioms.sum(at));
+      if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
+      [[fallthrough]];
+    case kAdd64: case kAddImmediate64: return add(at, idioms_.sum(at));
     default: return 0;
   }
 }
@@ -26,18 +31,16 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
 std::uint32_t Compiler::extend(const Extension& e) {
   const unsigned to = kReg[e.dst], from = kReg[e.src];
   if (e.taken == 0) return 0;
-  if (e.left == 32 && e.right > 32 && !e.is_signed) {
+  if (e.wide && e.left == 32 && e.right > 32 && !e.is_signed) {
     if (to != from) mov(to, from, false);
     shift(5, to, e.right - 32, false);
     return e.taken;
   }
-  if (e.left != e.right) return 0;
-  switch (e.left) {
-    case 32: e.is_signed ? move(to, from, 32, true) : mov(to, from, false); return e.taken;
-    case 48: e.is_signed ? move(to, from, 16, true) : registers({.bytes = 0xb70f, .length = 2}, to, from); return e.taken;
-    case 56: e.is_signed ? move(to, from, 8, true) : registers({.bytes = 0xb60f, .length = 2, .byte_register = true}, to, from); return e.taken;
-    default: return 0;
-  }
+  const unsigned bits = (e.wide ? 64 : 32) - e.left;
+  if (e.left != e.right || (bits != 8 && bits != 16 && (bits != 32 || !e.wide))) return 0;
+  if (e.is_signed) move(to, from, static_cast<int>(bits), e.wide);
+  else extend_zero(to, from, bits);
+  return e.taken;
 }
 
 std::uint32_t Compiler::rotate(const Rotation& r) {
@@ -46,7 +49,8 @@ std::uint32_t Compiler::rotate(const Rotation& r) {
   return r.taken;
 }
 
-std::uint32_t Compiler::add(const Sum& s) {
+std::uint32_t Compiler::add(std::uint32_t at, const Sum& s) {
+  const std::uint32_t sums = s.taken - (s.load ? 1 : 0);
   Address a{.base = kReg[s.src], .displacement = s.number};
   const bool added = s.added != Sum::kNone;
   if (s.shift != 0) {
@@ -55,16 +59,36 @@ std::uint32_t Compiler::add(const Sum& s) {
   } else if (added) {
     a.index = kReg[s.added];
   }
-  if (s.load && fits32(std::int64_t{s.number} + s.load->offset) && (a.base != Address::kNone || s.taken > 2)) {
-    a.displacement += s.load->offset;
-    load(kReg[s.dst], a, form(*s.load).operation, form(*s.load).bytes);
-    return s.taken;
-  }
-  const std::uint32_t sums = s.taken - (s.load ? 1 : 0);
+  const bool loads = s.load && fits32(std::int64_t{s.number} + s.load->offset) && (a.base != Address::kNone || s.taken > 2);
   const bool scaled_alone = a.base == Address::kNone && a.displacement == 0;
-  if (sums < 2 || scaled_alone) return 0;
+  if (!loads && (sums < 2 || scaled_alone)) return 0;
+  if (s.before) load(kReg[s.before->dst()], {.base = kReg[s.before->src()], .displacement = s.before->offset}, form(*s.before));
+  if (loads) {
+    a.displacement += s.load->offset;
+    return sums + load_or_use(at + sums, a);
+  }
   memory({.bytes = 0x8d, .wide = true}, kReg[s.dst], a);
   return sums;
+}
+
+// d = s, d OPERATION= operand, where the processor has that with three operands.
+std::uint32_t Compiler::three_operands(std::uint32_t at) {
+  const Instruction &move = code_[at], &next = code_[at + 1];
+  const Form& f = form(next);
+  const bool wide = move.opcode == kMov64;
+  const unsigned to = kReg[next.dst()], from = kReg[move.src()];
+  if ((f.bytes == 8) != wide) return 0;
+  if (f.operation == Operation::Add) {
+    if (f.operand == Operand::Immediate) memory({.bytes = 0x8d, .wide = wide}, to, from, next.immediate);
+    else if (next.src() != next.dst()) memory({.bytes = 0x8d, .wide = wide}, to, {.base = from, .index = kReg[next.src()]});
+    else return 0;
+    return 2;
+  }
+  if (f.operation == Operation::And && f.operand == Operand::Immediate && (next.immediate == 0xff || next.immediate == 0xffff)) {
+    extend_zero(to, from, next.immediate == 0xff ? 8 : 16);
+    return 2;
+  }
+  return 0;
 }
 
 }  // namespace ramet::jit::x86

@@ -5,18 +5,36 @@ namespace ramet::jit::x86 {
 
 using enum Operation;
 
-void Compiler::load(unsigned dst, const Address& from, Operation operation, unsigned bytes) {
-  if (operation == LoadSigned) {
-    switch (bytes) {
+// Loads, or takes from memory what only the next instruction uses.
+std::uint32_t Compiler::load_or_use(std::uint32_t at, const Address& from) {
+  const Form& f = form(code_[at]);
+  if (const Instruction* user = idioms_.only_user(at)) {
+    const bool wide = f.bytes == 8;
+    const unsigned dst = kReg[user->dst()];
+    if (form(*user).operation == Mul) {
+      memory({.bytes = 0xaf0f, .length = 2, .wide = wide}, dst, from);
+    } else {
+      memory({.bytes = digit_of(form(*user).operation) << 3 | 3, .wide = wide}, dst, from);
+      flags_are_of(user->dst(), wide);
+    }
+    return 2;
+  }
+  load(kReg[code_[at].dst()], from, f);
+  return 1;
+}
+
+void Compiler::load(unsigned dst, const Address& from, const Form& f) {
+  if (f.operation == LoadSigned) {
+    switch (f.bytes) {
       case 1: return memory({.bytes = 0xbe0f, .length = 2, .wide = true}, dst, from);
       case 2: return memory({.bytes = 0xbf0f, .length = 2, .wide = true}, dst, from);
       default: return memory({.bytes = 0x63, .wide = true}, dst, from);
     }
   }
-  switch (bytes) {
+  switch (f.bytes) {
     case 1: return memory({.bytes = 0xb60f, .length = 2}, dst, from);
     case 2: return memory({.bytes = 0xb70f, .length = 2}, dst, from);
-    default: return memory({.bytes = 0x8b, .wide = bytes == 8}, dst, from);
+    default: return memory({.bytes = 0x8b, .wide = f.bytes == 8}, dst, from);
   }
 }
 
@@ -98,7 +116,7 @@ void Compiler::packet(const Instruction& i, const Form& f) {
   leave();
   land(inside);
   memory({.bytes = 0x8b, .wide = true}, kScratch2, rbp, -frame);
-  load(rax, {.base = kScratch2, .index = kScratch0}, Load, f.bytes);
+  load(rax, {.base = kScratch2, .index = kScratch0}, f);
   if (f.bytes == 2) put(0x08c0c166, 4);  // rol ax, 8
   else if (f.bytes == 4) put(0xc80f, 2);  // bswap eax
 }

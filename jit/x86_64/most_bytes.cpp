@@ -18,7 +18,7 @@ Most most(const Form& f) {
   switch (f.operation) {
     case None: return {};  // second half of a wide load
     case Add: case Or: case And: case Sub: case Xor: return by_register ? Most{3} : Most{7, 3};
-    case Mul: return by_register ? Most{4} : Most{7, 3};
+    case Mul: return by_register ? Most{4} : Most{7, 2};
     case Mov: return by_register ? Most{4} : Most{7};
     case Lsh: case Rsh: case Arsh: return by_register ? Most{12} : Most{4};
     case Neg: return {3};
@@ -30,7 +30,8 @@ Most most(const Form& f) {
     case Atomic: return {44};
     case LoadWide: return {10};
     case PacketAbsolute: case PacketIndirect: return {48 + kMostEpilogue};
-    case Jump: case JumpLong: return {5};
+    case Jump: return {10};  // with a number to be moved by a condition
+    case JumpLong: return {5};
     case Call: return {5};
     case Exit: return {kMostEpilogue};
     default: return by_register ? Most{9} : Most{13, 3};  // conditions
@@ -51,7 +52,7 @@ std::uint32_t Compiler::estimate() {
   const auto before = [](std::uint8_t marks) { return (marks & mark::kLoop ? kLine - 1 : 0) + (marks & mark::kFunction ? kMostPrologue : 0); };
   const auto most = [](const Instruction& i) {
     const Most& m = kMost[i.opcode];
-    return m.bytes - (fits8(i.immediate) ? m.immediate : 0u) - (fits8(i.offset) ? m.offset : 0u);
+    return m.bytes - (m.immediate & -std::uint32_t{fits8(i.immediate)}) - (m.offset & -std::uint32_t{fits8(i.offset)});
   };
   return add_up(before, most, kStub) + 16;  // put() writes more than it keeps
 }

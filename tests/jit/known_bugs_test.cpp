@@ -200,6 +200,21 @@ TEST(KnownBugs, JumpsOfEveryLengthAroundTheLimits) {
     }
 }
 
+// Loops are moved to where they run well, which makes the jump over them longer.
+TEST(KnownBugs, JumpsOfEveryLengthIntoALoopThatBeginsRightAfterThem) {
+  for (int length = 1; length < 50; ++length)
+    for (int before = 0; before < 8; ++before) {
+      Code code{mov(0, 0), mov(1, 0)};
+      for (int n = 0; n < before; ++n) code.push_back(alu(kXor, 0, 1));
+      code.push_back(jump(length));
+      for (int n = 0; n < length; ++n) code.push_back(alu(kAdd, 0, n));
+      code.push_back(alu(kAdd, 1, 1));
+      code.push_back(when(kLt, 1, 3, -length - 2));
+      code.push_back(leave());
+      run(code);
+    }
+}
+
 TEST(KnownBugs, JumpsAcrossEachOtherKeepTheirTargets) {
   // Many short and long jumps whose lengths depend on each other.
   for (int gap = 8; gap < 40; ++gap) {

@@ -11,7 +11,8 @@ namespace {
 constexpr std::int32_t kEdges[] = {0, 1, -1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 126, 127, 128, 129, -2, -127, -128, -129, -130, 254, 255, 256, 257,
                                    4095, 4096, 4097, -4096, 32766, 32767, 32768, -32767, -32768, -32769, 65534, 65535, 65536, -65535, -65536,
                                    0x7fffffff, 0x7ffffffe, -0x7fffffff - 1, -0x7fffffff, 0x00ff00ff, 0x0ffffff0, 0x55555555};
-constexpr unsigned kSlots = 8;  // of a function's stack that are set before anything reads them
+constexpr unsigned kSlots = 8;   // of a function's stack that are set before anything reads them
+constexpr unsigned kLoops = 4;   // of a function, each with a slot after those for what is left of its rounds
 
 class Maker {
  public:
@@ -45,6 +46,8 @@ class Maker {
         if (r != 1 && r != 2) set(r);
     for (unsigned s = 1; s <= kSlots; ++s) emit(store_immediate(kDw, 10, -8 * int(s), number()));
     emit(store_immediate(kDw, 10, -512, number()));
+    loops_ = 0;
+    for (unsigned l = 1; l <= kLoops; ++l) emit(store_immediate(kDw, 10, loop_slot(l), std::int32_t(below(4))));
     const unsigned count = 1 + below(units_);
     for (unsigned u = 0; u < count; ++u) {
       units_at_.push_back(code_.size());
@@ -69,7 +72,8 @@ class Maker {
       case 6: case 7: return memory();
       case 8: return stack();
       case 9: return atomic_unit();
-      case 10: case 11: return branch();
+      case 10: return branch();
+      case 11: return below(4) == 0 ? back() : branch();
       case 12: return idiom();
       case 13: return below(3) == 0 ? call_unit() : idiom();
       case 14: return below(8) == 0 ? filler() : set(reg());
@@ -79,6 +83,10 @@ class Maker {
 
   Alu operation() {
     constexpr Alu kAll[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kLsh, kRsh, kMod, kXor, kMov, kArsh};
+    return kAll[below(std::size(kAll))];
+  }
+  Alu operation_but_shifts() {
+    constexpr Alu kAll[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kXor};
     return kAll[below(std::size(kAll))];
   }
   void by_immediate() {
@@ -177,6 +185,19 @@ class Maker {
     }
   }
 
+  // Back to a unit, as often as the loop's slot says; nothing sets that again.
+  static int loop_slot(unsigned loop) { return -8 * int(kSlots + loop); }
+  void back() {
+    if (loops_ == kLoops) return branch();
+    const int slot = loop_slot(++loops_);
+    const unsigned r = reg();
+    emit(load(kDw, r, 10, slot));
+    emit(alu(kAdd, r, -1));
+    emit(store(kDw, 10, slot, r));
+    const std::size_t target = units_at_[below(static_cast<unsigned>(units_at_.size()))];
+    emit(when(kSgt, r, 0, static_cast<int>(target) - static_cast<int>(code_.size()) - 1));
+  }
+
   // What compilers of C write often, and what becomes one instruction.
   void idiom() {
     const unsigned d = reg(), s = reg(), t = reg();
@@ -184,12 +205,12 @@ class Maker {
     const auto bits = wide ? 64u : 32u;
     const auto mv = [&](unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); };
     const auto shift = [&](Alu o, unsigned r, unsigned n) { emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n))); };
-    switch (below(4)) {
+    switch (below(8)) {
       case 0: {  // extension
-        const std::int32_t n = std::array{32, 48, 56, 40}[below(4)];
-        if (below(2)) emit(mov_r(d, s));
-        emit(alu(kLsh, d, n));
-        return emit(alu(below(2) ? kRsh : kArsh, d, below(3) == 0 ? std::int32_t(below(64)) : n));
+        const unsigned n = bits - std::array{32u, 16u, 8u, 24u}[below(4)];
+        if (below(2)) mv(d, s);
+        shift(kLsh, d, n);
+        return shift(below(2) ? kRsh : kArsh, d, below(3) == 0 ? below(bits) : n);
       }
       case 1: {  // rotation
         const unsigned n = 1 + below(bits - 1), left = below(2);
@@ -209,6 +230,53 @@ class Maker {
         if (below(2)) emit(alu_r(kAdd, d, t));
         if (below(2)) emit(alu(kAdd, d, number()));
         return;
+      case 3: {  // a jump around a move, or around a jump to the unit after the next
+        constexpr If kAll[] = {kEq, kGt, kSet, kNe, kSge, kLt};
+        const bool by_register = below(2);
+        emit(raw(kAll[below(std::size(kAll))] | (wide ? 5u : 6u) | (by_register ? 8u : 0u), d, by_register ? s : 0, 1, by_register ? 0 : number()));
+        if (below(3) == 0) return emit(jump(0)), jumps_.push_back(code_.size() - 1);
+        const bool elsewhere = below(2), jumps_back = below(2);
+        if (elsewhere) code_.back().offset = jumps_back ? 3 : 2, emit(jump(0));
+        if (below(2)) mv(t, reg());
+        else emit(wide ? mov(t, number()) : alu32(kMov, t, number()));
+        if (elsewhere && jumps_back) emit(jump(0));
+        return;
+      }
+      case 4: {  // what is loaded for one operation
+        constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kDiv};
+        emit(load(size(), t, 10, -8 * int(1 + below(kSlots))));
+        const Alu o = kAll[below(std::size(kAll))];
+        emit(wide ? alu_r(o, d, t) : alu32_r(o, d, t));
+        if (below(2)) set(t);
+        return;
+      }
+      case 5:  // an operation with three operands
+        mv(d, s);
+        if (below(2)) emit(wide ? alu(operation_but_shifts(), d, number()) : alu32(operation_but_shifts(), d, number()));
+        else emit(wide ? alu_r(operation_but_shifts(), d, t) : alu32_r(operation_but_shifts(), d, t));
+        return;
+      case 6: {  // an element of an array, whose start comes from elsewhere
+        if (d == s || t == s) return;
+        const int displacement = int(below(2)) * 40;
+        emit(alu(kAnd, s, 63));
+        if (below(2)) {
+          point(d, 0, displacement);
+          emit(store(kDw, 10, -8, d));
+          emit(alu(kLsh, s, int(below(4))));
+          emit(load(kDw, d, 10, -8));
+        } else {
+          if (d == t) return;
+          point(t, 0, displacement);
+          emit(alu(kLsh, s, int(below(4))));
+          emit(mov_r(d, t));
+        }
+        emit(alu_r(kAdd, d, s));
+        if (below(2)) emit(alu(kAdd, d, int(below(9))));
+        emit(load(size(), below(2) ? d : t, d, displacement));
+        if (below(2)) set(s);
+        if (below(2)) set(d);
+        return;
+      }
       default: {  // an element of an array
         if (d == s) return;
         const Size z = size();
@@ -255,7 +323,7 @@ class Maker {
   };
   const Decide& decide_;
   const unsigned units_;
-  unsigned functions_ = 1, now_ = 0;
+  unsigned functions_ = 1, now_ = 0, loops_ = 0;
   Code code_;
   std::vector<std::size_t> starts_, jumps_, units_at_;
   std::vector<CallPlace> calls_;

@@ -55,7 +55,7 @@ class ArmForm : arm::Encoder {
   using E = arm::Encoder;
   using E::add_immediate, E::add_shifted, E::barrier, E::bits_signed, E::bits_unsigned, E::branch, E::branch_if, E::branch_zero, E::call, E::call_register,
       E::compare_immediate, E::compare_negative, E::here_address, E::indexed, E::load_exclusive, E::masked, E::memory, E::mov, E::mov_address,
-      E::mov_immediate, E::multiply_add, E::multiply_subtract, E::pop_pair, E::push_pair, E::ret, E::reverse, E::reverse16, E::rotate_right,
+      E::mov_immediate, E::multiply_add, E::multiply_subtract, E::pop_pair, E::push_pair, E::ret, E::reverse, E::reverse16, E::rotate_right, E::select,
       E::store_release_exclusive, E::subtract_immediate, E::three;
   using E::kAdd, E::kSub, E::kSubFlags, E::kAnd, E::kOr, E::kXor, E::kAndFlags, E::kLslv, E::kLsrv, E::kAsrv, E::kUdiv, E::kSdiv, E::kAndMask, E::kOrMask,
       E::kXorMask, E::kAndFlagsMask, E::kLoad, E::kLoadSigned, E::kStore;
@@ -93,6 +93,7 @@ TEST(Arm64Forms, ThreeRegisters) {
   EXPECT_EQ(written([](ArmForm& e) { e.multiply_add(1, 2, 3, 31, true); }), "mul x1, x2, x3");
   EXPECT_EQ(written([](ArmForm& e) { e.multiply_subtract(1, 2, 3, 4, false); }), "msub w1, w2, w3, w4");
   EXPECT_EQ(written([](ArmForm& e) { e.add_shifted(1, 2, 3, 3), e.add_shifted(1, 2, 3, 0); }), "add x1, x2, x3, lsl #3; add x1, x2, x3");
+  EXPECT_EQ(written([](ArmForm& e) { e.select(1, 2, 3, arm::kNotEqual), e.select(19, 20, 31, arm::kLess); }), "csel x1, x2, x3, ne; csel x19, x20, xzr, lt");
 }
 
 TEST(Arm64Forms, Immediates) {
@@ -207,7 +208,7 @@ TEST(Arm64Forms, Jumps) {
 
 // All that a compiled program may consist of.
 const std::set<std::string> kAllowedArm = {
-    "add", "sub", "and", "orr", "eor", "mov", "movk", "neg", "mul", "msub", "udiv", "sdiv", "lsl", "lsr", "asr", "ror", "ubfx", "ubfiz", "sbfx", "sbfiz", "uxtb", "uxth",
+    "add", "sub", "and", "orr", "eor", "mov", "movk", "neg", "csel", "mul", "msub", "udiv", "sdiv", "lsl", "lsr", "asr", "ror", "ubfx", "ubfiz", "sbfx", "sbfiz", "uxtb", "uxth",
     "sxtb", "sxth", "sxtw", "rev", "rev16", "cmp", "cmn", "tst", "b", "bl", "blr", "ret", "cbz", "cbnz", "adr", "ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrsw",
     "ldur", "ldurb", "ldurh", "ldursb", "ldursh", "ldursw", "str", "strb", "strh", "stur", "sturb", "sturh", "stp", "ldp", "ldxr", "stlxr", "dmb", "lsl", "movz", "movn",
     "b.eq", "b.ne", "b.hs", "b.lo", "b.hi", "b.ls", "b.ge", "b.lt", "b.gt", "b.le"};
