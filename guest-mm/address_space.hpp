@@ -103,8 +103,9 @@ struct Usage {
 class AddressSpace {
  public:
   // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.
-  // Lazy: entries withhold execution until the first fetch faults.
-  enum class ExecSync : std::uint8_t { Eager, Lazy };
+  // Lazy: entries withhold execution until the first fetch faults. Adaptive: as it turned out better in the region, for
+  // entries that are new for the same reason.
+  enum class ExecSync : std::uint8_t { Eager, Lazy, Adaptive };
   struct Config {
     Format format = Format::X86_64Stage1;
     Gva start = 0x10000;                 // lowest address a program may map (vm.mmap_min_addr)
@@ -115,6 +116,7 @@ class AddressSpace {
     bool giants = false;                 // 1 GiB leaves: the processor has them
     bool merge = true;                   // tables of like entries become leaves again (technique 5)
     ExecSync exec_sync = ExecSync::Eager;  // counts only where Tlb::needs_exec_sync()
+    std::uint64_t exit_cost = 0;         // ns that the guest's way out and back takes, for Adaptive
     bool relaxed_flushes = true;         // technique 4; without it every flush is strict
     bool pinned_cow = true;              // technique 2; without it pins count for nothing
     bool speculative_faults = true;      // technique 3; without it every fault takes the lock
@@ -209,6 +211,27 @@ class AddressSpace {
   Result<> protect_linear(Gpa, std::uint64_t length, Prot);
   // The 2 MiB around the part are mapped by small pages from now on, and never merged. Errors as before.
   Result<> keep_linear_4k(Gpa, std::uint64_t length);
+
+  // --- migration (migrate.cpp) ---
+  // Moves the pages of a range to other frames while the guest runs: permissions and contents stay, and so do pages that
+  // devices have pinned, that others see, and those of objects. Blocks stay blocks. For Compaction and Contiguous,
+  // whole tables of small pages go into a run each, and become a block where the region takes one.
+  struct MigrateRequest {
+    Gva address = 0;
+    std::uint64_t length = 0;
+    MoveReason reason = MoveReason::Explicit;
+    std::optional<unsigned> node = {};   // where to, less than FramePool::kNodes; pages that are there stay. None: anywhere
+  };
+  // 4 KiB pages, by what became of them.
+  struct Migrated {
+    std::uint64_t moved = 0, pinned = 0, shared = 0, failed = 0;
+  };
+  // Errors: Invalid (not page-aligned, no such node). What could not be moved is no error.
+  Result<Migrated> migrate(const MigrateRequest&);
+  // The node of the page's frame; nothing if there is none.
+  std::optional<unsigned> node_of(Gva address) const;
+  // Costs as measured so far: 0 before.
+  ExecCosts exec_costs() const;
 
   // Splits all leaves of a range down to that level, as protecting parts of it would. For tests and measurements: they
   // merge again when something in their table changes. Errors: Invalid, NoMemory.

@@ -35,6 +35,7 @@ class HotPages {
 
 // Functions whose name ends in _locked are called with `lock` held.
 struct AddressSpace::Impl final : Merger {
+  using Level = PageTable::Level;
   Impl(const Config& c, Memory& m, Tlb& t, Counters& n)
       : config(c), memory(m), tlb(t), counters(n), regions(c.start, c.mmap_top, c.max_regions) {}
 
@@ -60,6 +61,7 @@ struct AddressSpace::Impl final : Merger {
   std::vector<std::shared_ptr<Bank>> attached;  // of shared regions
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
+  std::uint64_t migrations = 0;               // pieces so far
 
   FlushParts parts() { return {tlb, *frames, pins.get(), counters, config.relaxed_flushes}; }
   // Takes the lock, for as long as the batch lives.
@@ -88,8 +90,22 @@ struct AddressSpace::Impl final : Merger {
 
   // What an entry of the region may do after an access of that kind: as the region says, and for a given frame.
   PageTable::Attributes attributes(const Region&, Access) const;
-  bool defers_exec() const { return config.exec_sync == ExecSync::Lazy && tlb.needs_exec_sync(); }
   PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
+  // Which of a region's entries that are new for that reason withhold execution: 1: all, 0: none, n: every nth.
+  std::uint32_t defers_exec(const Region&, MoveReason, Level) const;
+  bool defers_exec(const Region& region) const { return defers_exec(region, MoveReason::Mapped, Level::Pte) == 1; }
+  static ExecHistory& history(const Region& region, Level level) { return level == Level::Pte ? region.pages_deferred : region.blocks_deferred; }
+  // A fault is about to let somebody through there: if it was withheld, the history knows.
+  static void note_granted(const Region& region, const PageTable::Leaf& leaf, Access access) {
+    if (access == Access::Execute && leaf.attributes.deferred_exec) history(region, leaf.level).ran();
+  }
+  Result<FaultOutcome> timed_fault(Gva address);  // of a fetch
+  Result<FaultOutcome> fault(Gva address, Access);
+  ExecCosts exec_costs() const;
+  // Of one table, or a block.
+  struct Moving;
+  Result<> migrate_locked(Gva start, Gva end, const MigrateRequest&, Migrated&, FlushBatch&);
+  std::optional<Gpa> frame_for(const MigrateRequest&, const PageTable::Leaf&);
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.
   static bool serves(const PageTable::Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }

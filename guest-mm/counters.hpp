@@ -1,10 +1,12 @@
 // Counters of one address space. Relaxed atomics: each is a statistic, none orders anything.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
 #include "arch/entry.hpp"
+#include "guest-mm/exec_history.hpp"
 
 namespace ramet::mm {
 
@@ -45,6 +47,12 @@ struct Counters {
   Counter exec_syncs;         // 4 KiB pages that code may run from by an entry that was written
   Counter exec_deferred;      // 4 KiB pages of entries that withheld execution
   Counter exec_granted;       // of them, that a fetch was let through to
+  Counter exec_sync_time;     // ns that the syncs took: where fetches do not see all stores
+  Counter exec_fault_time;    // ns that faults took which let a fetch through, and
+  Counter exec_faults;        // how many
+  // migration, 4 KiB pages; by reason, in the order of MoveReason
+  std::array<Counter, kMoveReasons> migrated;
+  Counter migrate_pinned, migrate_shared, migrate_failed;  // those that stayed: a device has them, others see them, no memory
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
   Counter split_pmd, split_pud;    // leaves replaced by a table
   Counter merge_pmd, merge_pud;    // tables replaced by a leaf

@@ -74,6 +74,7 @@ Result<AddressSpace::Impl::Resolved> AddressSpace::Impl::resolve_locked(Gva addr
       if (*copied) return Resolved::Copied;
       continue;
     }
+    note_granted(*region, leaf, access);
     table->update(leaf.start, leaf.end(), [&](const PageTable::Leaf& old) {
       return PageTable::Change{State::Present, upgraded(*region, old, access)};
     }, batch);

@@ -44,7 +44,7 @@ PageTable::Attributes AddressSpace::Impl::attributes(const Region& region, Acces
     a.write = access != Access::Execute;
     a.execute = !a.write;
   }
-  if (access != Access::Execute && defers_exec()) a = withheld(a);
+  if (access != Access::Execute && a.execute && defers_exec(region)) a = withheld(a);
   a.user = true;
   a.accessed = true;
   a.dirty = a.write;
@@ -203,7 +203,8 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
   PageTable::Outcome outcome;
   std::vector<PageTable::Run> left_over;
   if (taken) {
-    auto entry = attributes(w.region, w.access), around = defers_exec() ? withheld(entry) : entry;
+    auto entry = attributes(w.region, w.access), around = entry.execute && defers_exec(w.region) ? withheld(entry) : entry;
+    if (around.deferred_exec) history(w.region, w.level).defer(MoveReason::Mapped, 1);
     entry.ahead = w.asked == Window::Asked::None;
     around.ahead = w.asked != Window::Asked::All;
     if (!config.eager_accessed_dirty) {

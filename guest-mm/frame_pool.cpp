@@ -129,12 +129,43 @@ bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
   const Index i = lists_[found];
   zero = meta_[i].zero;
   unlink_locked(i);
-  while (found > order) {
-    --found;
-    push_locked(i + (Index{1} << found), found, zero);
-  }
+  cut_locked(i, found, order, zero);
   out = i;
   return true;
+}
+
+// Of a run that was taken, the first part is wanted.
+void FramePool::cut_locked(Index i, unsigned from, unsigned to, bool zero) {
+  while (from > to) {
+    --from;
+    push_locked(i + (Index{1} << from), from, zero);
+  }
+}
+
+bool FramePool::take_on_locked(unsigned node, unsigned order, Index& out, bool& zero) {
+  const auto wanted = [&](Index i) { return (i >> kBlockOrder) % kNodes == node; };
+  for (unsigned found = order; found <= kBlockOrder; ++found) {
+    Index i = lists_[found];
+    while (i != kNil && !wanted(i)) i = meta_[i].next;
+    if (i == kNil) continue;
+    zero = meta_[i].zero;
+    unlink_locked(i);
+    cut_locked(i, found, order, zero);
+    out = i;
+    return true;
+  }
+  zero = true;
+  for (unsigned n = 0; n < kNodes; ++n) {
+    Index block = 0;
+    if (!take_fresh_locked(kBlockOrder, block)) return false;
+    if (wanted(block)) {
+      cut_locked(block, kBlockOrder, order, true);
+      out = block;
+      return true;
+    }
+    push_locked(block, kBlockOrder, true);
+  }
+  return false;
 }
 
 void FramePool::fill(Run run, Fill fill, bool zero) const {
@@ -151,13 +182,21 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
 }
 
 Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
+  return allocate_by(order, how, [&](Index& i, bool& zero) { return take_locked(order, i, zero); });
+}
+
+Result<FramePool::Run> FramePool::allocate_on(unsigned node, unsigned order, Fill how) {
+  return allocate_by(order, how, [&](Index& i, bool& zero) { return take_on_locked(node, order, i, zero); });
+}
+
+Result<FramePool::Run> FramePool::allocate_by(unsigned order, Fill how, const std::function<bool(Index&, bool& zero)>& take) {
   Run run{.gpa = 0, .order = order};
   bool zero = false;
   {
     const auto guard = lock_soon(lock_);
     Index i = 0;
     if (!account_->take(run.bytes())) return fail(Error::NoMemory);
-    if (!take_locked(order, i, zero)) {
+    if (!take(i, zero)) {
       account_->give(run.bytes());
       return fail(Error::NoMemory);
     }

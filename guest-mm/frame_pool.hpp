@@ -19,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "guest-mm/account.hpp"
@@ -60,6 +61,14 @@ class FramePool {
   Result<Run> allocate_up_to(std::uint64_t pages, Fill);
   // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
   Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
+  // The same as allocate(), of a node: two of them, as a model of memory that is near to one processor or another. Blocks
+  // belong to them by turns.
+  static constexpr unsigned kNodes = 2;
+  Result<Run> allocate_on(unsigned node, unsigned order, Fill);
+  std::optional<unsigned> node_of(Gpa gpa) const {
+    if (!bank_.contains(gpa)) return std::nullopt;
+    return static_cast<unsigned>((gpa - bank_.base()) / kBlockSize % kNodes);
+  }
   // One frame, never used or not, of the pin bank: blocks that no seal closes, so that no other VM ever finds them in
   // its memory. It grows by a block at a time. Errors: NoMemory.
   Result<Gpa> allocate_apart();
@@ -147,6 +156,9 @@ class FramePool {
   Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
   // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
   bool take_locked(unsigned order, Index& out, bool& zero);
+  bool take_on_locked(unsigned node, unsigned order, Index& out, bool& zero);
+  Result<Run> allocate_by(unsigned order, Fill, const std::function<bool(Index&, bool& zero)>& take);
+  void cut_locked(Index, unsigned from, unsigned to, bool zero);
   bool take_fresh_locked(unsigned order, Index& out);
   bool know_bottom_locked(Index end);
   bool know_top_locked(Index start);

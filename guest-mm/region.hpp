@@ -6,6 +6,7 @@
 #include <string>
 
 #include "guest-mm/backing.hpp"
+#include "guest-mm/exec_history.hpp"
 #include "guest-mm/fault_around.hpp"
 #include "guest-mm/types.hpp"
 
@@ -67,6 +68,7 @@ struct Region {
   Prot max_prot = kAllProt;      // what protect() may ask for: less for a shared file opened read-only
   mutable AroundHint around;     // how recent faults went, see fault_around.hpp
   mutable AroundHint copied;     // and copies on write: up is where the last one ended, pages how many it copied
+  mutable ExecHistory pages_deferred, blocks_deferred;  // what became of entries that withheld execution
   mutable SequenceCount sequence;
 
   std::uint64_t length() const { return end - start; }

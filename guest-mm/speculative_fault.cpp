@@ -10,6 +10,8 @@
 //
 // Once an unmap has made the sequence odd, no fault that began before can publish: it looks under the table lock,
 // which the unmap takes later to clear the table. Regions and tables are freed after a grace period (rcu.hpp).
+#include <algorithm>
+
 #include "guest-mm/address_space_impl.hpp"
 #include "guest-mm/rcu.hpp"
 
@@ -18,13 +20,28 @@ namespace ramet::mm {
 using State = PageTable::State;
 
 Result<FaultOutcome> AddressSpace::fault(Gva address, Access access) {
-  Impl& m = *impl_;
-  address = m.untagged(address);
-  if (m.config.speculative_faults) {
-    if (const auto done = m.speculative_fault(align_down(address, kPageSize), access)) return m.count(*done);
+  address = impl_->untagged(address);
+  if (access == Access::Execute && impl_->tlb.needs_exec_sync()) return impl_->timed_fault(address);
+  return impl_->fault(address, access);
+}
+
+Result<FaultOutcome> AddressSpace::Impl::fault(Gva address, Access access) {
+  if (config.speculative_faults) {
+    if (const auto done = speculative_fault(align_down(address, kPageSize), access)) return count(*done);
   }
-  FlushBatch batch = m.locked();
-  return m.fault_locked(address, access, false, batch);
+  FlushBatch batch = locked();
+  return fault_locked(address, access, false, batch);
+}
+
+// What it takes to let a fetch through, but for the sync. Other threads' syncs and grants meanwhile blur it: it is a mean.
+Result<FaultOutcome> AddressSpace::Impl::timed_fault(Gva address) {
+  const std::uint64_t began = tlb.now(), granted = counters.exec_granted, syncs = counters.exec_sync_time;
+  const auto done = fault(address, Access::Execute);
+  if (counters.exec_granted == granted) return done;
+  const std::uint64_t took = tlb.now() - began, in_syncs = counters.exec_sync_time - syncs;
+  counters.exec_fault_time.add(took - std::min(took, in_syncs));
+  counters.exec_faults.add();
+  return done;
 }
 
 std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_fault(Gva address, Access access) {
@@ -70,6 +87,7 @@ std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(G
       if (region->flips()) return std::nullopt;  // would lose the other permission: strict
       if (access == Access::Write && !may_write(*region, leaf)) return try_copy(*region, address, leaf, guard);
       SpeculativeFlush flush(parts());
+      note_granted(*region, leaf, access);
       const Published how = table->upgrade(leaf, upgraded(*region, leaf, access), guard, flush);
       return Settled{.how = how, .resolved = Resolved::Flipped};
     }

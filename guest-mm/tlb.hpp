@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <span>
 
@@ -50,6 +51,11 @@ class Tlb {
   virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
   // Whether exec_sync() does anything: if not, there is nothing to be gained by deferring it.
   virtual bool needs_exec_sync() const { return false; }
+
+  // A clock, nanoseconds: for what a sync takes, and a fault.
+  virtual std::uint64_t now() const {
+    return static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+  }
 
   // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then
   // walks the tables finds the entries that the flush was for.

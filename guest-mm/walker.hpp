@@ -399,7 +399,10 @@ class Walker final : public PageTable {
   // Before an entry is written that lets code run from frames that it did not run from by this entry.
   void sync(Entry next, Level level) {
     counters_.exec_syncs.add(arch::span_of(level) >> kPageShift);
+    const bool timed = tlb_.needs_exec_sync();
+    const std::uint64_t began = timed ? tlb_.now() : 0;
     tlb_.exec_sync(F::address(next, level), arch::span_of(level));
+    if (timed) counters_.exec_sync_time.add(tlb_.now() - began);
   }
 
   // write() whatever the entry is by now; returns what it was.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <numeric>
 #include <system_error>
 #include <thread>
 
@@ -127,6 +128,8 @@ Counts list(const mm::Counters& c) {
           {"blocks_around", c.blocks_around}, {"flushes", c.flushes}, {"flushes_relaxed", c.flushes_relaxed},
           {"flush_ranges", c.flush_ranges}, {"flush_tables", c.flush_tables}, {"flushes_avoided", c.flushes_avoided}, {"exec_syncs", c.exec_syncs},
           {"exec_deferred", c.exec_deferred}, {"exec_granted", c.exec_granted},
+          {"migrated", std::accumulate(c.migrated.begin(), c.migrated.end(), std::uint64_t{0})}, {"migrate:pinned", c.migrate_pinned},
+          {"migrate:shared", c.migrate_shared}, {"migrate:failed", c.migrate_failed},
           {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
           {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
           {"merge:alignment", c.merge_refused_alignment}, {"merge:shared", c.merge_refused_shared}, {"merge:format", c.merge_refused_format},

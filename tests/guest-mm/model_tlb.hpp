@@ -194,10 +194,13 @@ class ModelTlb : public Tlb {
 
   void exec_sync(Gpa first, std::uint64_t bytes) override {
     const std::byte* const at = as_->memory().host(first);  // the machine's own pages are in no bank
+    clock += sync_cost * ((bytes + kPageSize - 1) / kPageSize);
     if (at && !ignore_exec_syncs) instructions_->drop(at, bytes);
   }
 
   bool needs_exec_sync() const override { return !fetches_see_stores; }
+
+  std::uint64_t now() const override { return clock; }
 
   // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
   std::string verify() {
@@ -226,6 +229,8 @@ class ModelTlb : public Tlb {
   std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
   std::function<void()> after_flush;            // and at once afterwards
   bool flags_by_fault = false;                  // arm64: the processor writes no entries, and faults on one without access flag
+  std::atomic<std::uint64_t> clock{0};          // ns, of a processor on which nothing takes time but what follows:
+  std::uint64_t sync_cost = 0, fault_cost = 0;  // a sync of 4 KiB; a fault of a fetch, all told
   bool ignore_flushes = false;                  // damage, to see that it is noticed
   bool ignore_exec_syncs = false;               // likewise
   bool fetches_see_stores = false;              // nothing is to be gained by deferring
@@ -359,6 +364,7 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
       if (x86) drop(page, page + kPageSize);
     }
     current = this;
+    if (access == Access::Execute) tlb_.clock += tlb_.fault_cost;
     const auto done = as_.fault(va, access);
     current = nullptr;
     if (!done) return fail(done.error());

@@ -1,0 +1,201 @@
+// Migration: pages go to other frames while the guest runs. A piece at a time, of one table or a block:
+//
+//   its regions' sequences are odd: faults without the lock go the classic way, and wait for it
+//   what is writable is closed to writes, strictly; pins taken meanwhile are seen, later ones wait for the lock
+//   contents are copied
+//   entries change frames (Walker::replace_leaves: absent in between), with their permissions; fetches see the copy at
+//   once, or when the first one faults, by the policy
+//
+// What is executable and not writable, as code is, takes one flush; else it is two.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+using State = PageTable::State;
+using Level = PageTable::Level;
+
+namespace {
+
+// The sequences of the regions that a piece touches, odd for as long as this lives: no longer than the address-space lock.
+class Seized {
+ public:
+  Seized(const RegionMap& regions, Gva start, Gva end) {
+    for (const Region* r = regions.at_or_after(start); r && r->start < end; r = regions.next(*r)) {
+      regions_.push_back(r);
+      r->sequence.begin();
+    }
+  }
+  ~Seized() {
+    for (const Region* r : regions_) r->sequence.end();
+  }
+  Seized(const Seized&) = delete;
+  Seized& operator=(const Seized&) = delete;
+
+ private:
+  std::vector<const Region*> regions_;
+};
+
+bool wants_run(MoveReason reason) { return reason == MoveReason::Compaction || reason == MoveReason::Contiguous; }
+
+}  // namespace
+
+// Leaves of one level and table that move, as they were found.
+struct AddressSpace::Impl::Moving {
+  struct Page {
+    PageTable::Leaf leaf;
+    Gpa to = 0;
+  };
+  std::vector<Page> pages;
+  Level level = Level::Pte;
+  std::optional<FramePool::Run> run = {};  // for all of a table
+  std::uint64_t count() const { return pages.size() * arch::span_of(level) / kPageSize; }
+};
+
+std::uint32_t AddressSpace::Impl::defers_exec(const Region& region, MoveReason why, Level level) const {
+  if (config.exec_sync == ExecSync::Eager || !tlb.needs_exec_sync()) return 0;
+  if (config.exec_sync == ExecSync::Lazy) return 1;
+  return history(region, level).every(why, exec_costs(), arch::span_of(level) >> kPageShift);
+}
+
+ExecCosts AddressSpace::Impl::exec_costs() const {
+  const auto mean = [](std::uint64_t sum, std::uint64_t n) { return n ? static_cast<double>(sum) / static_cast<double>(n) : 0; };
+  return {.sync = mean(counters.exec_sync_time, counters.exec_syncs),
+          .fault = mean(counters.exec_fault_time, counters.exec_faults) + static_cast<double>(config.exit_cost)};
+}
+
+ExecCosts AddressSpace::exec_costs() const { return impl_->exec_costs(); }
+
+std::optional<unsigned> AddressSpace::node_of(Gva address) const {
+  std::lock_guard guard(impl_->lock);
+  const PageTable::Leaf leaf = impl_->table->find(impl_->untagged(address));
+  if (leaf.state != State::Present && leaf.state != State::Kept) return std::nullopt;
+  return impl_->frames->node_of(leaf.address);
+}
+
+std::optional<Gpa> AddressSpace::Impl::frame_for(const MigrateRequest& request, const PageTable::Leaf& leaf) {
+  const unsigned order = leaf.level == Level::Pte ? 0 : FramePool::kBlockOrder;
+  const auto run = request.node ? frames->allocate_on(*request.node, order, Fill::Overwrite) : frames->allocate(order, Fill::Overwrite);
+  return run ? std::optional(run->gpa) : std::nullopt;
+}
+
+Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest& request, Migrated& done, FlushBatch& batch) {
+  Moving moving;
+  const auto stays = [&](const PageTable::Leaf& leaf, std::uint64_t Migrated::*why) { done.*why += leaf.span() >> kPageShift; };
+  const auto pinned = [&](const PageTable::Leaf& leaf) {
+    return frames->apart(leaf.address) || (leaf.level == Level::Pte ? pins->pinned(leaf.address) : pins->any_in_block(leaf.address));
+  };
+  table->visit(start, end, [&](const PageTable::Leaf& leaf) {
+    if (leaf.state != State::Present || leaf.level > Level::Pmd) return;
+    const bool own = memory.data().contains(leaf.address) && !leaf.shared;
+    if (own && pinned(leaf)) stays(leaf, &Migrated::pinned);
+    else if (!own || !frames->exclusive(leaf.address)) stays(leaf, &Migrated::shared);
+    else if (!request.node || frames->node_of(leaf.address) != request.node) moving.pages.push_back({leaf});
+  });
+  if (moving.pages.empty()) return {};
+  moving.level = moving.pages.front().leaf.level;
+  if (wants_run(request.reason) && moving.level == Level::Pte) {
+    if (moving.pages.size() == kPagesPerBlock) {
+      if (const auto run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite)) moving.run = *run;
+    }
+    if (!moving.run) {
+      done.failed += moving.count();
+      return {};
+    }
+  }
+  const Seized seized(regions, start, end);
+  const auto with_write = [&](const Moving::Page& page, bool write) {
+    table->update(page.leaf.start, page.leaf.end(), [write](const PageTable::Leaf& now) {
+      auto a = now.attributes;
+      a.write = write;
+      return PageTable::Change{now.state, a};
+    }, batch);
+  };
+  for (const auto& page : moving.pages)
+    if (page.leaf.attributes.write) with_write(page, false);
+  batch.flush();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast(), which wants a writable entry
+
+  std::vector<PageTable::Replacement> moves;
+  moves.reserve(moving.pages.size());
+  const Region* region = nullptr;
+  std::uint32_t every = 0;
+  const std::uint64_t turn = ++migrations;  // not the same pages every time
+  for (auto& page : moving.pages) {
+    const PageTable::Leaf now = table->find(page.leaf.start);
+    if (pinned(now)) {
+      stays(now, &Migrated::pinned);
+      continue;
+    }
+    if (!region || !region->contains(now.start)) {
+      region = regions.find(now.start);
+      every = region ? defers_exec(*region, request.reason, now.level) : 0;
+      if (moving.run && every > 1) every = 0;  // or the table would not become a block
+    }
+    const auto to = moving.run ? std::optional(moving.run->gpa + (now.start - start)) : frame_for(request, now);
+    if (!to || !region) {
+      stays(now, &Migrated::failed);
+      continue;
+    }
+    page.to = *to;
+    // Unguarded: both frames are of the private bank, memory that nobody else can take away.
+    std::memcpy(memory.data().at(*to), memory.data().at(now.address), now.span());
+    auto as = now.attributes;
+    as.write = page.leaf.attributes.write;
+    as.dirty = page.leaf.attributes.dirty;
+    if (as.execute || as.deferred_exec) {
+      as.deferred_exec = every != 0 && (moves.size() + turn) % every == 0;
+      as.execute = !as.deferred_exec;
+      if (as.deferred_exec) history(*region, now.level).defer(request.reason, 1);
+    }
+    moves.push_back({now, *to, as});
+  }
+  const bool whole = !moving.run || moves.size() == moving.pages.size();  // a run is taken by all or by none
+  const bool moved = whole && !moves.empty() && table->replace_leaves(moves, {}, batch) == Published::Done;
+  if (moved) {
+    done.moved += moves.size() * arch::span_of(moving.level) / kPageSize;
+    counters.migrated[static_cast<std::size_t>(request.reason)].add(moves.size() * arch::span_of(moving.level) / kPageSize);
+  } else {
+    done.failed += moves.size() * arch::span_of(moving.level) / kPageSize;
+    if (moving.run) frames->free(moving.run->gpa, moving.run->pages());
+    else
+      for (const auto& m : moves) frames->free(m.frame, m.seen.span() >> kPageShift);
+  }
+  for (const auto& page : moving.pages) {
+    const bool stayed = !moved || page.to == 0;
+    if (stayed && page.leaf.attributes.write) with_write(page, true);
+  }
+  if (moving.level == Level::Pte && table->uniform(start, Level::Pte)) batch.uniform(start, Level::Pte);
+  batch.commit();
+  return {};
+}
+
+Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& request) {
+  Impl& m = *impl_;
+  Gva address = request.address;
+  std::uint64_t length = request.length;
+  if (!is_aligned(address, kPageSize) || (request.node && *request.node >= FramePool::kNodes)) return fail(Error::Invalid);
+  Migrated done;
+  if (length == 0) return done;
+  if (!m.user_range(address, length)) return fail(Error::Invalid);
+  for (Gva at = address; at < address + length;) {
+    const Gva end = std::min(address + length, align_down(at, kBlockSize) + kBlockSize);
+    FlushBatch batch = m.locked();
+    const PageTable::Leaf leaf = m.table->find(at);
+    Result<> ready;
+    if (leaf.state != State::Absent && leaf.level > Level::Pmd) ready = m.table->split_to(at, Level::Pmd, batch);
+    if (ready && leaf.state != State::Absent && (at % kBlockSize != 0 || end % kBlockSize != 0)) ready = m.split_ends_locked(at, end, batch);
+    if (ready) ready = m.migrate_locked(at, end, request, done, batch);
+    else done.failed += (end - at) >> kPageShift;
+    at = end;
+  }
+  m.counters.migrate_pinned.add(done.pinned);
+  m.counters.migrate_shared.add(done.shared);
+  m.counters.migrate_failed.add(done.failed);
+  return done;
+}
+
+}  // namespace ramet::mm
