@@ -228,6 +228,9 @@ class AddressSpace {
   };
   // Errors: Invalid (not page-aligned, no such node). What could not be moved is no error.
   Result<Migrated> migrate(const MigrateRequest&);
+  // Frames for the range come from that node from now on, or from anywhere. Errors: Invalid, NotMapped (a hole; nothing has
+  // changed), NoMemory (too many regions).
+  Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node);
   // The node of the page's frame; nothing if there is none.
   std::optional<unsigned> node_of(Gva address) const;
   // Costs as measured so far: 0 before.

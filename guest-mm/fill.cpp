@@ -1,6 +1,7 @@
 // What both ways of a fault do: choose a window, take frames for what is absent there, publish them at once.
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "guest-mm/address_space_impl.hpp"
 
@@ -132,6 +133,10 @@ AroundPlan AddressSpace::Impl::plan(const Region& region, Gva address, Gva end, 
 }
 
 Result<FramePool::Run> AddressSpace::Impl::take_run(const Window& w, Gpa in_table, Gva at, std::uint64_t pages, Fill how) {
+  if (w.region.node) {
+    const unsigned order = w.level == Level::Pmd ? FramePool::kBlockOrder : static_cast<unsigned>(std::bit_width(pages)) - 1;
+    if (const auto run = frames->allocate_on(*w.region.node, order, how)) return run;
+  }
   if (w.level == Level::Pmd) return frames->allocate(FramePool::kBlockOrder, how);
   if (config.merge && takes_blocks(w.region)) {
     // A frame in its place among those around it lets the table become a block again.

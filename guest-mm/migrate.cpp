@@ -198,4 +198,17 @@ Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& reque
   return done;
 }
 
+Result<> AddressSpace::bind(Gva address, std::uint64_t length, std::optional<unsigned> node) {
+  Impl& m = *impl_;
+  if (!is_aligned(address, kPageSize) || (node && *node >= FramePool::kNodes)) return fail(Error::Invalid);
+  if (length == 0) return {};
+  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  FlushBatch batch = m.locked();
+  if (!m.regions.covered(address, address + length)) return fail(Error::NotMapped);
+  if (!m.regions.room(address, address + length, 0)) return fail(Error::NoMemory);
+  m.regions.seize(address, address + length);
+  m.regions.change(address, address + length, [node](Region& r) { r.node = node; });
+  return {};
+}
+
 }  // namespace ramet::mm

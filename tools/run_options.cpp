@@ -55,8 +55,8 @@ void add_machine_options(CLI::App& command, RunSettings& settings) {
       ->check(CLI::IsMember({"deferred-exec", "pinned-cow", "speculative-faults", "relaxed-flushes", "huge-merge"}))
       ->expected(1)->allow_extra_args(false)->take_all();
   command.add_option("--exec-sync", settings.exec_sync, "when fetches see what was written, where they do not by themselves: with each page that becomes "
-                                                        "executable, or when it is first fetched from")
-      ->check(CLI::IsMember({"eager", "lazy"}))->capture_default_str();
+                                                        "executable, when it is first fetched from, or as it turns out better")
+      ->check(CLI::IsMember({"eager", "lazy", "adaptive"}))->capture_default_str();
   command.add_flag("--stat", settings.stat, "print counters at the end");
 }
 
@@ -113,6 +113,7 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
   }
   vmm::Techniques& techniques = prepared.techniques;
   if (options.exec_sync == "lazy") techniques.exec_sync = mm::AddressSpace::ExecSync::Lazy;
+  if (options.exec_sync == "adaptive") techniques.exec_sync = mm::AddressSpace::ExecSync::Adaptive;
   for (const std::string& name : options.without) {
     if (name == "deferred-exec") techniques.exec_sync = mm::AddressSpace::ExecSync::Eager;
     if (name == "pinned-cow") techniques.pinned_cow = false;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "vmm/exit_cost.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/shell_pool.hpp"
 #include "vmm/snapshot.hpp"
@@ -77,6 +78,7 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.giants = shell->machine_->features().giant_pages;
   config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
   config.mmap_top -= mm::align_down(shell->machine_->code_places().mappings % abi.mmap_spread, mm::kBlockSize);
+  if (techniques.exec_sync == mm::AddressSpace::ExecSync::Adaptive && shell->machine_->needs_exec_sync()) config.exit_cost = exit_cost(shell->choice_);
   auto space = mm::AddressSpace::create(config, *shell->physical_, *shell->machine_);
   if (!space) return out_of_memory(space.error());
   shell->space_ = std::move(*space);

@@ -151,6 +151,10 @@ TEST_P(Migration, WhatIsPinnedOrSharedStays) {
   EXPECT_EQ(migrate(*child, at, 8 * kPageSize).moved, 1u);
   EXPECT_EQ(parent->cpu().load(at), 1u);
   EXPECT_EQ(child->cpu().load(at), 5u);
+  ASSERT_TRUE(parent->cpu().store(at + kPageSize, 6));  // its table is its own again, the frames beside it are not
+  done = migrate(*parent, at, 8 * kPageSize);
+  EXPECT_EQ(done.moved, 1u);
+  EXPECT_EQ(done.shared, 7u);
   const auto file = std::make_shared<TestFile>(*parent->memory, 4 * kPageSize);
   const auto shared = parent->as->map({.length = 4 * kPageSize, .prot = kRead, .shared = true, .backing = file});
   ASSERT_TRUE(shared);
@@ -173,6 +177,24 @@ TEST_P(Migration, ToANode) {
     }
   }
   EXPECT_EQ(w.as->node_of(0x1000), std::nullopt);
+  w.check_empty();
+}
+
+TEST_P(Migration, WhatIsBoundComesFromThatNode) {
+  World w(GetParam());
+  for (const unsigned node : {0u, 1u}) {
+    const Gva at = align_up(w.map(4 * kBlockSize), kBlockSize);
+    ASSERT_TRUE(w.as->bind(at, kBlockSize, node));
+    for (Gva page = at; page < at + kBlockSize; page += 16 * kPageSize) {
+      ASSERT_TRUE(w.cpu().store(page, page));
+      ASSERT_EQ(w.as->node_of(page), node);
+    }
+    EXPECT_EQ(w.as->find_region(at)->node, node);
+    EXPECT_EQ(w.as->find_region(at + kBlockSize)->node, std::nullopt);
+    ASSERT_TRUE(w.as->bind(at, kBlockSize, std::nullopt));
+  }
+  EXPECT_EQ(w.as->bind(0x100000, kPageSize, 0).error(), Error::NotMapped);
+  EXPECT_EQ(w.as->bind(w.map(kPageSize), kPageSize, 2).error(), Error::Invalid);
   w.check_empty();
 }
 

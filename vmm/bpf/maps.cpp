@@ -83,14 +83,14 @@ std::expected<Map, Failure> make_map(mm::AddressSpace& space, const jit::MapDefi
 }
 
 Status finish_map(mm::AddressSpace& space, const jit::MapDefinition& d, const Map& map, std::span<const Map> maps) {
-  mm::Result<> done;
+  const auto failed = [&](mm::Error e) { return std::unexpected(no_map(d, mm::describe(e))); };
   for (const auto& p : d.pointers) {
     if (p.map >= maps.size() || p.at > d.contents.size() || d.contents.size() - p.at < 8) return std::unexpected(no_map(d, "an address in its contents leads nowhere"));
     const std::uint64_t value = maps[p.map].data + p.offset;
-    if (done) done = space.write(map.data + p.at, std::as_bytes(std::span(&value, 1)));
+    if (auto written = space.write(map.data + p.at, std::as_bytes(std::span(&value, 1))); !written) return failed(written.error());
   }
-  if (done && d.read_only) done = space.protect(map.data, map.bytes - mm::kPageSize, Prot::Read);
-  if (!done) return std::unexpected(no_map(d, mm::describe(done.error())));
+  if (!d.read_only) return {};
+  if (auto closed = space.protect(map.data, map.bytes - mm::kPageSize, Prot::Read); !closed) return failed(closed.error());
   return {};
 }
 

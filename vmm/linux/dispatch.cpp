@@ -16,7 +16,7 @@ using Table = std::array<Handler, arch::kMostCalls>;
 const Table& table() {
   static const Table joined = [] {
     Table t{};
-    for (auto calls : {memory_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
+    for (auto calls : {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
                        relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(), identity_calls(),
                        file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls(), generation_calls()})
       for (const Definition& d : calls)

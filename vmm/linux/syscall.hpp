@@ -46,6 +46,7 @@ struct Definition {
 };
 
 std::span<const Definition> memory_calls();    // memory.cpp
+std::span<const Definition> placement_calls();  // placement.cpp: move_pages, mbind, get_mempolicy, migrate_pages
 std::span<const Definition> memory_lock_calls();  // memory_lock.cpp: mlock, mlockall and their like
 std::span<const Definition> sysv_memory_calls();  // sysv_memory.cpp: shmget, shmat, shmdt, shmctl
 std::span<const Definition> thread_calls();    // threads.cpp

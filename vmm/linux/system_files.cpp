@@ -57,8 +57,8 @@ constexpr SystemFile kFiles[] = {
     {"/sys/class/net", {}, true},
     {"/sys/block", {}, true},
     {"/sys/devices/system/node", {}, true},
-    {"/sys/devices/system/node/online", "0\n"},
-    {"/sys/devices/system/node/possible", "0\n"},
+    {"/sys/devices/system/node/online", "0-1\n"},
+    {"/sys/devices/system/node/possible", "0-1\n"},
     {"/sys/kernel/mm/hugepages", {}, true},
     {"/sys/kernel/mm/transparent_hugepage/defrag", "always defer defer+madvise [madvise] never\n"},
 };

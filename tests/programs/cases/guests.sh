@@ -99,6 +99,13 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
+# The host has no two nodes, but for its own: what it prints is the guest's to say.
+test_nodes() {
+  for how in eager lazy adaptive; do
+    expect 0 '' "$RAMET" run --timeout "$LIMIT" --exec-sync $how --stat "$G/nodes" "$(scaled 50 5)"
+    says 'threads: ok'
+  done
+}
 test_code_changes_lazily() {
   expect 0 '' "$RAMET" run --timeout "$LIMIT" --exec-sync lazy "$G/code_changes"
   says 'code changes: ok'
