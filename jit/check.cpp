@@ -254,6 +254,7 @@ bool Checker::stack(Function& function, std::uint32_t at, const Instruction& i, 
   if (base) {
     if (i.offset < -int(kFrameBytes) || i.offset + f.bytes > 0)
       return refuse(at, "r10" + std::string(i.offset < 0 ? "" : "+") + std::to_string(i.offset) + " is outside the function's 512 bytes of stack");
+    checked_.frame_accesses_.push_back(at);
     function.stack = std::max<std::uint16_t>(function.stack, static_cast<std::uint16_t>(-i.offset));
   }
   const bool other = f.operand == Operand::Register && !loads && i.src() == kFramePointer;

@@ -47,12 +47,14 @@ class Checked {
   const std::uint8_t* marks() const { return marks_.get(); }                       // of each instruction
   const std::vector<Function>& functions() const { return functions_; }           // by their first instructions
   const Function& function_at(std::uint32_t first) const;
+  const std::vector<std::uint32_t>& frame_accesses() const { return frame_accesses_; }  // loads, stores, atomics by r10, from the first
 
  private:
   friend class Checker;
   const std::vector<Instruction>* instructions_ = nullptr;
   std::unique_ptr<std::uint8_t[]> marks_;
   std::vector<Function> functions_;
+  std::vector<std::uint32_t> frame_accesses_;
 };
 
 // Any instructions will do. Shifts by immediates of the operand's width and more are refused, as Linux does; dividing by an

@@ -42,8 +42,8 @@ class Compiled {
   std::span<const std::uint8_t> code() const { return {code_.get(), size_}; }
   const std::vector<Relocation>& relocations() const { return relocations_; }
 
-  // The code of an instruction; of its number of instructions, the end. Instructions that became one have the same, and
-  // what a function does before its first instruction lies between two.
+  // The code of an instruction; of its number of instructions, the end. Instructions that became one have the same, one
+  // that nobody needs has that of the next, and what a function does before its first instruction lies between two.
   std::uint32_t offset_of(std::uint32_t instruction) const { return offsets_[instruction]; }
   // Which instruction's code a byte belongs to: for addresses of faults.
   std::uint32_t instruction_at(std::uint32_t offset) const;

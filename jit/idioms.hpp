@@ -47,6 +47,8 @@ class Idioms {
   Idioms(const Checked& program, const Liveness& alive)
       : code_(program.instructions().data()), marks_(program.marks()), count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(alive) {}
 
+  // Whether the idioms of arithmetic may begin with it.
+  static bool may_begin(const Instruction& i) { return kBegins[i.opcode]; }
   // Whether an instruction is there, to which nothing but the one before it leads.
   bool follows(std::uint32_t at) const { return at < count_ && !(marks_[at] & (mark::kTarget | mark::kFunction)); }
   // Where an instruction follows that has the same destination. The next opcode mostly says that there is none.
@@ -72,6 +74,12 @@ class Idioms {
   }
 
  private:
+  static constexpr auto kBegins = [] {
+    std::array<bool, 256> begins{};
+    for (const std::uint8_t o : {opcode::kMov64, opcode::kMov32, opcode::kLsh64, opcode::kLsh32, opcode::kAdd64, opcode::kAddImmediate64}) begins[o] = true;
+    return begins;
+  }();
+
   bool shifts(std::uint32_t at) const {
     const std::uint8_t o = code_[at].opcode;
     return o == opcode::kLsh64 || o == opcode::kRsh64 || o == opcode::kArsh64 || o == opcode::kLsh32 || o == opcode::kRsh32 || o == opcode::kArsh32;

@@ -25,9 +25,8 @@ Liveness::Liveness(const Checked& program) : code_(program.instructions().data()
 }
 
 // What is alive before a special instruction, but for what it reads by its form.
-std::uint32_t Liveness::before_special(std::uint32_t at) {
+std::uint32_t Liveness::before_special(std::uint32_t at, std::uint32_t after) {
   const Instruction& i = code_[at];
-  const std::uint32_t after = alive_[at + 1];
   switch (form(i).operation) {
     case Jump: return target(at, i.offset);
     case JumpLong: return target(at, i.immediate);
@@ -48,13 +47,14 @@ std::uint32_t Liveness::target(std::uint32_t at, std::int64_t distance) {
 // Each step but the last finds a register dead that was alive, so the steps are few.
 void Liveness::settle() {
   const std::vector<std::uint32_t> back = std::move(back_);
-  for (const std::uint32_t jump : back)
-    for (std::uint32_t at = jump;; --at) {
-      const std::uint16_t now = before(at);
-      if (now == alive_[at]) break;
-      alive_[at] = now;
-      if (at == 0) break;
+  for (const std::uint32_t jump : back) {
+    for (std::uint32_t at = jump, now = alive_[at + 1];; --at) {
+      const std::uint16_t was = alive_[at];
+      now = visit(at, now);
+      if (now == was || at == 0) break;
     }
+    back_.clear();  // visits found some of them again
+  }
 }
 
 }  // namespace ramet::jit

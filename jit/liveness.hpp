@@ -17,7 +17,12 @@ class Liveness {
  public:
   explicit Liveness(const Checked& program);
 
-  void visit(std::uint32_t at) { alive_[at] = before(at); }
+  // By what is alive after the instruction, as the visit to the next one said; what is alive before.
+  std::uint32_t visit(std::uint32_t at, std::uint32_t after) {
+    const std::uint32_t now = before(at, after);
+    alive_[at] = static_cast<std::uint16_t>(now);
+    return now;
+  }
   // From where jumps lead back, by what is alive there now, until it makes no difference any more.
   void settle();
 
@@ -40,15 +45,14 @@ class Liveness {
   };
   static const Tables kTables;
 
-  // What is alive before an instruction, by what is alive after it.
-  std::uint16_t before(std::uint32_t at) {
+  std::uint32_t before(std::uint32_t at, std::uint32_t after) {
     const Instruction& i = code_[at];
     const Effect& e = kTables.effects[i.opcode];
     const std::uint32_t registers = kTables.registers[i.registers], reads = registers & e.reads;
-    const std::uint32_t alive = e.special ? before_special(at) : alive_[at + 1];
-    return static_cast<std::uint16_t>((alive & ~(registers & e.writes)) | reads | reads >> 16);
+    if (e.special) after = before_special(at, after);
+    return (after & ~(registers & e.writes)) | (reads & 0xffff) | reads >> 16;
   }
-  std::uint32_t before_special(std::uint32_t at);
+  std::uint32_t before_special(std::uint32_t at, std::uint32_t after);
   std::uint32_t target(std::uint32_t at, std::int64_t distance);
 
   const Instruction* code_;

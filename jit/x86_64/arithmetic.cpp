@@ -59,11 +59,18 @@ void Compiler::with_register(const Instruction& i, const Form& f) {
       if (flags_stay) flags_until_ = at_;
       return;
     }
-    case Mul: return registers({.bytes = 0xaf0f, .length = 2, .wide = wide}, dst, src);
     case Div: case Mod: return divide_by_register(i, f);
     case Lsh: case Rsh: case Arsh: return shift_by_register(shift_digit(f.operation), dst, src, wide);
-    default: break;
+    default: return operate(i, src);
   }
+}
+
+// dst OPERATION= a register, perhaps one that is none of the program's.
+void Compiler::operate(const Instruction& i, unsigned src) {
+  const Form& f = form(i);
+  const bool wide = f.bytes == 8;
+  const unsigned dst = kReg[i.dst()];
+  if (f.operation == Mul) return registers({.bytes = 0xaf0f, .length = 2, .wide = wide}, dst, src);
   registers({.bytes = digit_of(f.operation) << 3 | 1, .wide = wide}, src, dst);
   flags_are_of(i.dst(), wide);
 }

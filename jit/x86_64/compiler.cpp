@@ -9,7 +9,7 @@ using enum Operation;
 
 namespace {
 
-constexpr std::array<std::uint8_t, 4> kSaved = {6, 7, 8, 9};  // registers that functions keep for their callers
+constexpr std::array<std::uint8_t, 4> kKept = {6, 7, 8, 9};  // eBPF's registers that functions keep for their callers
 
 unsigned condition_of(Operation o) {
   switch (o) {
@@ -30,9 +30,13 @@ unsigned condition_of(Operation o) {
 
 void Compiler::prologue() {
   const Function& f = *now_;
-  unsigned pushed = 0;
-  for (const unsigned r : kSaved)
-    if (f.written >> r & 1) push(kReg[r]), ++pushed;
+  slots_.choose(program_, f);
+  saved_count_ = 0;
+  for (const unsigned r : kKept)
+    if (f.written >> r & 1) saved_[saved_count_++] = kReg[r];
+  if (slots_.use_r12()) saved_[saved_count_++] = r12;
+  const unsigned pushed = saved_count_;
+  for (unsigned n = 0; n < pushed; ++n) push(saved_[n]);
   has_frame_ = f.stack != 0 || f.reads_packet;
   padding_ = 0;
   if (has_frame_) {
@@ -52,10 +56,8 @@ void Compiler::prologue() {
 }
 
 void Compiler::leave() {
-  unsigned length = has_frame_ || padding_ ? 2 : 0;
-  for (const unsigned r : kSaved)
-    if (now_->written >> r & 1) length += kReg[r] >= r8 ? 2 : 1;
-  if (epilogue_ != 0 && length > 1) {
+  const bool short_enough = !has_frame_ && !padding_ && (saved_count_ == 0 || (saved_count_ == 1 && saved_[0] < r8));
+  if (epilogue_ != 0 && !short_enough) {
     const std::int64_t back = std::int64_t{epilogue_} - here();
     if (fits8(back - 2)) put(0xeb | std::uint64_t(static_cast<std::uint8_t>(back - 2)) << 8, 2);
     else put(0xe9 | std::uint64_t(static_cast<std::uint32_t>(back - 5)) << 8, 5);
@@ -64,8 +66,7 @@ void Compiler::leave() {
   epilogue_ = here();
   if (has_frame_) put(0xc9, 1);
   else if (padding_) pop(r11);
-  for (auto r = kSaved.rbegin(); r != kSaved.rend(); ++r)
-    if (now_->written >> *r & 1) pop(kReg[*r]);
+  for (unsigned n = saved_count_; n-- > 0;) pop(saved_[n]);
   put(0xc3, 1);
 }
 

@@ -2,6 +2,7 @@
 //
 //     r0   r1   r2   r3   r4   r5   r6   r7   r8   r9   r10
 //     rax  rdi  rsi  rdx  rcx  r8   rbx  r13  r14  r15  rbp      and r9, r10, r11 for what is between
+// r12, and r9 and r10 where they are free, are words of the frame, where they can be (slots.hpp).
 //
 // The C ABI has its arguments and result where eBPF has them, so calls of helpers move nothing.
 #pragma once
@@ -10,6 +11,7 @@
 
 #include "jit/back_end.hpp"
 #include "jit/x86_64/encoder.hpp"
+#include "jit/x86_64/slots.hpp"
 
 namespace ramet::jit::x86 {
 
@@ -65,6 +67,7 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void arithmetic(const Instruction& i, const Form& f);
   void with_immediate(const Instruction& i, const Form& f);
   void with_register(const Instruction& i, const Form& f);
+  void operate(const Instruction& i, unsigned src);
   void move(unsigned to, unsigned from, int sign_bits, bool wide);
   void extend_zero(unsigned to, unsigned from, unsigned bits);
   void multiply(unsigned dst, std::int32_t value, bool wide);
@@ -77,8 +80,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void divide(unsigned dst, bool is_signed, bool modulo, bool wide);
 
   // memory.cpp
-  std::uint32_t load(std::uint32_t at, const Instruction& i, const Form&) { return load_or_use(at, {.base = kReg[i.src()], .displacement = i.offset}); }
+  std::uint32_t load(std::uint32_t at, const Instruction& i, const Form& f);
   std::uint32_t load_or_use(std::uint32_t at, const Address& from);
+  unsigned slot_of(const Instruction& load) const { return load.src() == kFramePointer ? slots_.at(load.offset) : Slots::kNone; }
   void load(unsigned dst, const Address& from, const Form& f);
   void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);
@@ -97,6 +101,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   std::uint32_t frame_ = 0;    // bytes below rbp
   std::uint32_t padding_ = 0;  // pushed for alignment where there is no frame
   bool has_frame_ = false;
+  Slots slots_;
+  std::array<std::uint8_t, 5> saved_{};  // registers that are kept for the caller, in the order in which they are pushed
+  unsigned saved_count_ = 0;
   // The register whose value the flags are of, as long as nothing has been written since: it is compared with 0 untested.
   unsigned flags_of_ = kRegisters;
   bool flags_wide_ = false;

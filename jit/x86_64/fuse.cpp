@@ -1,4 +1,6 @@
 // Idioms as x86-64 has them.
+#include <utility>
+
 #include "jit/x86_64/compiler.hpp"
 
 namespace ramet::jit::x86 {
@@ -51,18 +53,17 @@ std::uint32_t Compiler::rotate(const Rotation& r) {
 
 std::uint32_t Compiler::add(std::uint32_t at, const Sum& s) {
   const std::uint32_t sums = s.taken - (s.load ? 1 : 0);
-  Address a{.base = kReg[s.src], .displacement = s.number};
-  const bool added = s.added != Sum::kNone;
+  const unsigned slot = s.before ? slot_of(*s.before) : Slots::kNone;
+  const unsigned added = slot != Slots::kNone ? slot : s.added != Sum::kNone ? kReg[s.added] : Address::kNone;
+  Address a{.base = kReg[s.src], .index = added, .displacement = s.number};
   if (s.shift != 0) {
-    a.index = a.base, a.scale = s.shift;
-    a.base = added ? kReg[s.added] : Address::kNone;
-  } else if (added) {
-    a.index = kReg[s.added];
+    std::swap(a.base, a.index);
+    a.scale = s.shift;
   }
   const bool loads = s.load && fits32(std::int64_t{s.number} + s.load->offset) && (a.base != Address::kNone || s.taken > 2);
   const bool scaled_alone = a.base == Address::kNone && a.displacement == 0;
   if (!loads && (sums < 2 || scaled_alone)) return 0;
-  if (s.before) load(kReg[s.before->dst()], {.base = kReg[s.before->src()], .displacement = s.before->offset}, form(*s.before));
+  if (s.before && slot == Slots::kNone) load(kReg[s.before->dst()], {.base = kReg[s.before->src()], .displacement = s.before->offset}, form(*s.before));
   if (loads) {
     a.displacement += s.load->offset;
     return sums + load_or_use(at + sums, a);

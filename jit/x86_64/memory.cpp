@@ -5,6 +5,18 @@ namespace ramet::jit::x86 {
 
 using enum Operation;
 
+std::uint32_t Compiler::load(std::uint32_t at, const Instruction& i, const Form& f) {
+  const unsigned slot = slot_of(i);
+  if (slot == Slots::kNone) return load_or_use(at, {.base = kReg[i.src()], .displacement = i.offset});
+  const Instruction* user = idioms_.only_user(at);
+  if (!user) {
+    mov(kReg[i.dst()], slot, f.bytes == 8);
+    return 1;
+  }
+  operate(*user, slot);
+  return 2;
+}
+
 // Loads, or takes from memory what only the next instruction uses.
 std::uint32_t Compiler::load_or_use(std::uint32_t at, const Address& from) {
   const Form& f = form(code_[at]);
@@ -41,6 +53,8 @@ void Compiler::load(unsigned dst, const Address& from, const Form& f) {
 void Compiler::store(const Instruction& i, const Form& f) {
   const unsigned base = kReg[i.dst()];
   const bool number = f.operation == StoreImmediate, byte = f.bytes == 1;
+  if (i.dst() == kFramePointer)
+    if (const unsigned slot = slots_.at(i.offset)) return number ? mov_immediate(slot, number_of(i, f.bytes == 8)) : mov(slot, kReg[i.src()], f.bytes == 8);
   const Op op{.bytes = (number ? 0xc6u : 0x88u) | unsigned{!byte}, .wide = f.bytes == 8, .half = f.bytes == 2, .byte_register = byte && !number};
   memory(op, number ? 0 : kReg[i.src()], base, i.offset);
   if (number) put(static_cast<std::uint32_t>(i.immediate), f.bytes == 8 ? 4 : f.bytes);

@@ -38,22 +38,24 @@ Most most(const Form& f) {
   }
 }
 
-std::array<Most, 256> table() {
-  std::array<Most, 256> t{};
-  for (unsigned n = 0; n < 256; ++n) t[n] = most(kForms[n]);
+using Table = std::array<std::array<std::uint8_t, 4>, 256>;
+
+Table table() {
+  Table t{};
+  for (unsigned n = 0; n < 256; ++n) {
+    const Most m = most(kForms[n]);
+    for (unsigned fits = 0; fits < 4; ++fits) t[n][fits] = static_cast<std::uint8_t>(m.bytes - (fits & 1 ? m.immediate : 0) - (fits & 2 ? m.offset : 0));
+  }
   return t;
 }
 
-const std::array<Most, 256> kMost = table();
+const Table kMost = table();  // by the opcode, and by what fits 8 bits: 1 for the immediate, 2 for the offset
 
 }  // namespace
 
 std::uint32_t Compiler::estimate() {
   const auto before = [](std::uint8_t marks) { return (marks & mark::kLoop ? kLine - 1 : 0) + (marks & mark::kFunction ? kMostPrologue : 0); };
-  const auto most = [](const Instruction& i) {
-    const Most& m = kMost[i.opcode];
-    return m.bytes - (m.immediate & -std::uint32_t{fits8(i.immediate)}) - (m.offset & -std::uint32_t{fits8(i.offset)});
-  };
+  const auto most = [](const Instruction& i) { return kMost[i.opcode][unsigned{fits8(i.immediate)} | unsigned{fits8(i.offset)} << 1]; };
   return add_up(before, most, kStub) + 16;  // put() writes more than it keeps
 }
 

@@ -13,6 +13,7 @@ constexpr std::int32_t kEdges[] = {0, 1, -1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64,
                                    0x7fffffff, 0x7ffffffe, -0x7fffffff - 1, -0x7fffffff, 0x00ff00ff, 0x0ffffff0, 0x55555555};
 constexpr unsigned kSlots = 8;   // of a function's stack that are set before anything reads them
 constexpr unsigned kLoops = 4;   // of a function, each with a slot after those for what is left of its rounds
+constexpr unsigned kHalves = 4;  // slots of four bytes after those
 
 class Maker {
  public:
@@ -45,7 +46,9 @@ class Maker {
       for (unsigned r = 0; r < 10; ++r)
         if (r != 1 && r != 2) set(r);
     for (unsigned s = 1; s <= kSlots; ++s) emit(store_immediate(kDw, 10, -8 * int(s), number()));
-    emit(store_immediate(kDw, 10, -512, number()));
+    deep_ = below(2), whole_ = below(2), simple_ = below(2);
+    if (deep_) emit(store_immediate(kDw, 10, -512, number()));
+    for (unsigned h = 1; h <= kHalves; ++h) emit(store_immediate(kW, 10, half_slot(h), number()));
     loops_ = 0;
     for (unsigned l = 1; l <= kLoops; ++l) emit(store_immediate(kDw, 10, loop_slot(l), std::int32_t(below(4))));
     const unsigned count = 1 + below(units_);
@@ -82,12 +85,17 @@ class Maker {
   }
 
   Alu operation() {
+    if (simple_) return operation_but_division();
     constexpr Alu kAll[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kLsh, kRsh, kMod, kXor, kMov, kArsh};
     return kAll[below(std::size(kAll))];
   }
-  Alu operation_but_shifts() {
-    constexpr Alu kAll[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kXor};
+  Alu operation_but_division() {
+    constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kMov, kLsh, kRsh, kArsh};
     return kAll[below(std::size(kAll))];
+  }
+  Alu operation_but_shifts() {
+    constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kDiv};
+    return kAll[below(std::size(kAll) - simple_)];
   }
   void by_immediate() {
     const Alu o = operation();
@@ -134,9 +142,9 @@ class Maker {
     }
   }
   void stack() {
-    const Size s = size();
-    const int at = below(8) == 0 ? -512 : -int(1 + below(kSlots)) * 8;
-    switch (below(4)) {
+    const auto [s, at] = slot();
+    if (deep_ && below(8) == 0) return emit(load(s, reg(), 10, -512));
+    switch (whole_ ? below(2) * 3 : below(4)) {
       case 0: return emit(load(s, reg(), 10, at));
       case 1: return emit(store_immediate(s, 10, at, number()));
       case 2: {  // by a copy of r10, which the program must not keep
@@ -149,7 +157,15 @@ class Maker {
       default: return emit(store(s, 10, at, reg()));
     }
   }
+  // A place of the stack and what is used of it: all, in functions that have it so and may so have it in a register.
+  std::pair<Size, int> slot() {
+    if (!whole_) return {size(), -int(1 + below(kSlots)) * 8};
+    if (below(3) == 0) return {kW, half_slot(1 + below(kHalves))};
+    return {kDw, -int(1 + below(kSlots)) * 8};
+  }
+  static int half_slot(unsigned half) { return -8 * int(kSlots + kLoops) - 4 * int(half); }
   void atomic_unit() {
+    if (simple_) return stack();
     constexpr std::int32_t kAll[] = {atomic::kAdd, atomic::kOr, atomic::kAnd, atomic::kXor, atomic::kAdd | 1, atomic::kOr | 1,
                                      atomic::kAnd | 1, atomic::kXor | 1, atomic::kExchange, atomic::kCompareExchange, atomic::kCompareExchange};
     const Size s = below(2) ? kW : kDw;
@@ -244,8 +260,9 @@ class Maker {
       }
       case 4: {  // what is loaded for one operation
         constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kDiv};
-        emit(load(size(), t, 10, -8 * int(1 + below(kSlots))));
-        const Alu o = kAll[below(std::size(kAll))];
+        const auto [bytes, at] = slot();
+        emit(load(bytes, t, 10, at));
+        const Alu o = kAll[below(std::size(kAll) - simple_)];
         emit(wide ? alu_r(o, d, t) : alu32_r(o, d, t));
         if (below(2)) set(t);
         return;
@@ -291,6 +308,7 @@ class Maker {
   }
 
   void call_unit() {
+    if (simple_) return;
     if (now_ + 1 < functions_ && below(2)) {
       calls_.push_back({code_.size(), now_ + 1 + below(functions_ - now_ - 1)});
       emit(call_function(0));
@@ -303,7 +321,7 @@ class Maker {
     for (unsigned n = 20 + below(200); n > 0; --n) emit(alu(kXor, reg(), number()));
   }
   void packet() {
-    if (now_ != 0) return;
+    if (now_ != 0 || simple_) return;
     const unsigned s = std::array<unsigned, 3>{0x10, 0x08, 0x00}[below(3)];
     if (below(2)) return emit(raw(0x20 | s, 0, 0, 0, below(6) == 0 ? number() : std::int32_t(below(60))));
     const unsigned r = reg();
@@ -324,6 +342,7 @@ class Maker {
   const Decide& decide_;
   const unsigned units_;
   unsigned functions_ = 1, now_ = 0, loops_ = 0;
+  bool deep_ = false, whole_ = false, simple_ = false;  // the function's stack is used to its end; each place as a whole; no divisions, calls and such
   Code code_;
   std::vector<std::size_t> starts_, jumps_, units_at_;
   std::vector<CallPlace> calls_;

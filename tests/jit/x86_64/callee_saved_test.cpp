@@ -26,12 +26,14 @@ std::array<std::uint64_t, 6> registers_after(const void* function) {
 
 TEST(CalleeSaved, AreKeptByProgramsThatUseAnyOfTheirs) {
   Native native;
-  for (unsigned used = 0; used < 32; ++used) {
+  for (unsigned used = 0; used < 64; ++used) {
     Program program;
     Code& code = program.instructions;
     for (unsigned r = 0; r < 4; ++r)
       if (used >> r & 1) code.push_back(mov(6 + r, -1));
     if (used & 16) code.insert(code.end(), {store_immediate(kDw, 10, -40, -1), mov_r(0, 10)});
+    if (used & 32)  // a word of the frame that lives in a register, unless its address is taken
+      for (int n = 0; n < 3; ++n) code.push_back(store_immediate(kDw, 10, -8, -1));
     code.push_back(mov(0, 0));
     if (used % 3 == 0) code.push_back(leave());
     code.insert(code.end(), {when(kEq, 0, 1, 1), leave(), mov(0, 2), leave()});

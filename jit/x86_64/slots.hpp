@@ -1,0 +1,28 @@
+// Words of a function's frame that live in registers: what clang had to spill of eBPF's few registers. Only where nothing
+// takes the frame's address, and a word is always used as a whole.
+#pragma once
+
+#include <array>
+
+#include "jit/check.hpp"
+
+namespace ramet::jit::x86 {
+
+class Slots {
+ public:
+  static constexpr unsigned kNone = 0;  // rax, which is r0's
+
+  void choose(const Checked& program, const Function& f);
+  // The register that is the word at r10 + offset, or none.
+  unsigned at(int offset) const { return any_ ? registers_[cell(offset)] : kNone; }
+  bool use_r12() const { return any_; }  // the first that is taken
+
+ private:
+  static constexpr unsigned kCells = kFrameBytes / 4;
+  static unsigned cell(int offset) { return (kFrameBytes + static_cast<unsigned>(offset)) / 4; }
+
+  bool any_ = false;
+  std::array<std::uint8_t, kCells> registers_;
+};
+
+}  // namespace ramet::jit::x86
