@@ -11,7 +11,7 @@ namespace ramet::tools {
 
 inline constexpr int kCannot = 125;  // ramet itself could not do its work
 
-// What main() calls after the command line was parsed.
+// What is called after the command line was parsed.
 using Action = std::function<int()>;
 
 void add_bpf(CLI::App& app, Action& action);
@@ -19,5 +19,8 @@ void add_doctor(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_run(CLI::App& app, Action& action);
 void add_snapshot(CLI::App& app, Action& action);
+
+// Parses the command line, runs that subcommand and returns its status.
+int run_command_line(int argc, char** argv, const char* version);
 
 }  // namespace ramet::tools
