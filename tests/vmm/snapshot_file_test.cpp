@@ -10,6 +10,7 @@
 
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/x86_64/guest_abi.hpp"
+#include "tests/scaled.hpp"
 #include "tests/vmm/files_guest.hpp"
 #include "tests/vmm/need_kvm.hpp"
 #include "vmm/run.hpp"
@@ -362,10 +363,8 @@ void HostileSnapshot::try_values(bool open_files) {
   const char* given = std::getenv("SEED");
   std::mt19937_64 random(given ? static_cast<unsigned>(std::atol(given)) : seed);
   SCOPED_TRACE("SEED=" + std::to_string(seed));
-  const char* scale = std::getenv("SCALE");
-  const int rounds = scale && std::string(scale) == "small" ? 20 : 200;
   unsigned refused = 0, ran = 0;
-  for (int i = 0; i < rounds; ++i) {
+  for (unsigned rounds = test::scaled(200, 30); rounds; --rounds) {
     auto tried = state;
     std::vector<snapshot::Run> runs(file->runs().begin(), file->runs().end());
     if (open_files) {
