@@ -19,8 +19,7 @@ target_compile_options(ramet_flags INTERFACE
   $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow>)
 
 # Sixteen files make one unit where CMAKE_UNITY_BUILD is on: the standard headers are read once for all of them, which
-# takes more than half off the time to compile. Not for the rooms of the release tree: it shows that each file includes
-# what it uses.
+# takes more than half off the time to compile.
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 16)
 
 if(RAMET_SANITIZE)
