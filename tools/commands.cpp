@@ -16,6 +16,7 @@ int run_command_line(int argc, char** argv, const char* version) {
   add_snapshot(app, action);
   add_inspect(app, action);
   add_bpf(app, action);
+  add_bench(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -14,6 +14,7 @@ inline constexpr int kCannot = 125;  // ramet itself could not do its work
 // What is called after the command line was parsed.
 using Action = std::function<int()>;
 
+void add_bench(CLI::App& app, Action& action);
 void add_bpf(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);

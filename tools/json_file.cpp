@@ -20,14 +20,15 @@ std::unexpected<vmm::Failure> cannot_write(const std::string& path) {
 
 }  // namespace
 
-vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value) {
-  const std::string text = text_of(value, 2) + "\n";
+vmm::Status write_file(const std::string& path, const std::string& text) {
   std::FILE* file = std::fopen(path.c_str(), "w");
   bool ok = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
   if (file) ok = std::fclose(file) == 0 && ok;
   if (!ok) return cannot_write(path);
   return {};
 }
+
+vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value) { return write_file(path, text_of(value, 2) + "\n"); }
 
 std::expected<std::unique_ptr<JsonArrayFile>, vmm::Failure> JsonArrayFile::create(const std::string& path) {
   std::FILE* file = std::fopen(path.c_str(), "we");

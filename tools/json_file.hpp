@@ -12,6 +12,7 @@
 namespace ramet::tools {
 
 // Replaces the file. Errors: it cannot be written, with the reason.
+vmm::Status write_file(const std::string& path, const std::string& text);
 vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value);
 
 // A file that holds an array, written as it grows, a line an element.
