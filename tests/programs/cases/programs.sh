@@ -42,6 +42,16 @@ test_python() {
   need $PYTHON
   SETUP="cp $here_guests/script.py ." same -s 7 -o "$SYSTEM --memory 1G" $PYTHON "$DATA/script.py" "$(scaled 1000000 10000)"
 }
+# Programs that write code as they run: with the compiler and without, whenever fetches are made to see it.
+test_luajit() {
+  need /usr/bin/luajit
+  mkdir -p "$WORK/lua"
+  cp "$here/../guests/jit.lua" "$WORK/lua/"
+  for how in on off; do same -o "$SYSTEM --dir $WORK/lua" /usr/bin/luajit -j$how "$WORK/lua/jit.lua" "$(scaled 1000000 100000)"; done
+  for when in lazy adaptive; do
+    same -o "$SYSTEM --dir $WORK/lua --exec-sync $when" /usr/bin/luajit "$WORK/lua/jit.lua" "$(scaled 1000000 100000)"
+  done
+}
 test_sqlite_dynamic() {
   need /usr/bin/sqlite3
   STDIN=$WORK/sql
