@@ -97,7 +97,8 @@ Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateReq
   });
   if (moving.pages.empty()) return {};
   moving.level = moving.pages.front().leaf.level;
-  if (wants_run(request.reason) && moving.level == Level::Pte) {
+  if (wants_run(request.reason)) {
+    if (moving.level == Level::Pmd) return {};  // it is one run already
     if (moving.pages.size() == kPagesPerBlock) {
       if (const auto run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite)) moving.run = *run;
     }

@@ -129,6 +129,18 @@ mm::Result<> CodeSpace::remove(Gva at) {
   return space_.unmap(block, kBlockSize);
 }
 
+std::uint64_t CodeSpace::compact() {
+  std::lock_guard guard(lock_);
+  for (const Gva block : blocks_) {
+    // What could not be moved stays as it was.
+    (void)space_.migrate({.address = block, .length = kBlockSize, .reason = mm::MoveReason::Compaction});
+    space_.merge(block, kBlockSize);
+  }
+  std::uint64_t whole = 0;
+  space_.dump([&](const mm::AddressSpace::Node& n) { whole += !n.table && n.level == arch::Level::Pmd && blocks_.contains(n.start); });
+  return whole;
+}
+
 std::optional<CodeSpace::Piece> CodeSpace::find(Gva at) const {
   std::lock_guard guard(lock_);
   auto piece = pieces_.upper_bound(at);

@@ -38,6 +38,10 @@ class CodeSpace {
   // Who is in it, or comes back to it, traps from now on. Errors: NotMapped: nothing was placed there; NoMemory.
   mm::Result<> remove(mm::Gva);
 
+  // Brings blocks whose pages have been moved one by one into one run of frames each again, while programs run. How many
+  // blocks are one entry now; the others are short of memory, or devices and children have pages of them.
+  std::uint64_t compact();
+
   // What was placed around an address.
   struct Piece {
     mm::Gva start = 0;

@@ -388,6 +388,53 @@ TEST_P(BpfGuest, A_program_in_the_place_of_another_is_the_one_that_runs) {
   expect_returned(guest->call(*stays), 1);
 }
 
+// Pages of code go to other frames, one by one and to either node, and come together again, while programs run there.
+TEST_P(BpfGuest, Code_moves_while_it_runs) {
+  for (const auto policy : {mm::AddressSpace::ExecSync::Eager, mm::AddressSpace::ExecSync::Lazy, mm::AddressSpace::ExecSync::Adaptive}) {
+    auto o = options();
+    o.techniques.exec_sync = policy;
+    const auto guest = make(o);
+    std::vector<Program> programs;
+    for (int i = 0; i < 500; ++i) {
+      Code code = {mov(0, i)};
+      for (int k = 0; k < 40; ++k) code.insert(code.end(), {alu(kMul, 0, 3), alu(kAdd, 0, k)});
+      code.push_back(leave());
+      auto p = guest->load(program(std::move(code)));
+      ASSERT_TRUE(p);
+      programs.push_back(std::move(*p));
+    }
+    const auto value_of = [](std::uint64_t v) {
+      for (std::uint64_t k = 0; k < 40; ++k) v = v * 3 + k;
+      return v;
+    };
+    std::atomic<bool> done{false};
+    std::atomic<unsigned> calls{0}, wrong{0};
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 2; ++t)
+      threads.emplace_back([&, t] {
+        for (std::size_t i = t; !done; i = (i + 7) % programs.size(), ++calls) {
+          const auto outcome = guest->call(programs[i]);
+          if (outcome.kind != Returned || outcome.r0 != value_of(i)) ++wrong;
+        }
+      });
+    const mm::Gva block = guest->code_blocks().front();
+    std::uint64_t moved = 0;
+    for (unsigned round = 0; round < 6 || calls < 500; ++round) {
+      for (mm::Gva page = block; page < block + mm::kBlockSize; page += 5 * mm::kPageSize) {
+        const auto done_now = guest->memory().migrate({.address = page, .length = mm::kPageSize, .reason = mm::MoveReason::Numa, .node = round % 2});
+        moved += done_now ? done_now->moved : 0;
+      }
+      EXPECT_EQ(guest->compact(), 1u);
+    }
+    done = true;
+    for (auto& t : threads) t.join();
+    EXPECT_EQ(wrong, 0u);
+    EXPECT_GT(moved, 0u);
+    EXPECT_GT(guest->memory().counters().merge_pmd, 0u);
+    EXPECT_EQ(guest->memory().audit(), "");
+  }
+}
+
 TEST_P(BpfGuest, Forks_go_their_own_ways) {
   const auto f = load_functions();
   expect_returned(f.call("hash", {{1, 1, 11, 0}}), 0);

@@ -269,6 +269,7 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
 
 mm::AddressSpace& Guest::memory() { return impl_->memory(); }
 Shell& Guest::shell() { return *impl_->shell; }
+std::uint64_t Guest::compact() { return impl_->code->compact(); }
 std::vector<mm::Gva> Guest::code_blocks() const { return impl_->code->blocks(); }
 
 Guest::CodeUsage Guest::code_usage() const {

@@ -109,6 +109,9 @@ class Guest {
   // are not in it. Errors: as Shell::fork().
   std::expected<std::unique_ptr<Guest>, Failure> fork();
 
+  // CodeSpace::compact().
+  std::uint64_t compact();
+
   mm::AddressSpace& memory();
   Shell& shell();
   // Where programs are; addresses of blocks of 2 MiB.
