@@ -104,7 +104,13 @@ struct AddressSpace::Impl final : Merger {
   ExecCosts exec_costs() const;
   // Of one table, or a block.
   struct Moving;
-  Result<> migrate_locked(Gva start, Gva end, const MigrateRequest&, Migrated&, FlushBatch&);
+  // Of one migration: which regions it has come to, and which of their entries it defers.
+  struct Deferring {
+    const Region* region = nullptr;  // to be compared only: it may have gone since
+    Level level = Level::Pte;
+    std::uint32_t every = 0;
+  };
+  Result<> migrate_locked(Gva start, Gva end, const MigrateRequest&, Deferring&, Migrated&, FlushBatch&);
   std::optional<Gpa> frame_for(const MigrateRequest&, const PageTable::Leaf&);
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.

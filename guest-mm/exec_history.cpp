@@ -19,24 +19,26 @@ std::string_view name_of(MoveReason why) {
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
   last_.store(why, kRelaxed);
-  auto& deferred = deferred_[index(why)];
-  auto& ran = ran_[index(why)];
-  if (deferred.load(kRelaxed) > kMany) {
-    deferred.store(deferred.load(kRelaxed) / 2, kRelaxed);
-    ran.store(ran.load(kRelaxed) / 2, kRelaxed);
-  }
-  deferred.fetch_add(entries, kRelaxed);
+  of_[index(why)].deferred.fetch_add(entries, kRelaxed);
 }
 
-void ExecHistory::ran() { ran_[index(last_.load(kRelaxed))].fetch_add(1, kRelaxed); }
+void ExecHistory::ran() { of_[index(last_.load(kRelaxed))].ran.fetch_add(1, kRelaxed); }
+
+void ExecHistory::settle(MoveReason why) {
+  Of& of = of_[index(why)];
+  const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)), ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
+  if (deferred == 0) return;
+  constexpr float kFew = 32;  // so many say as much as all that is known
+  const float now = std::min(ran / deferred, 1.0f), before = of.share.load(kRelaxed);
+  of.share.store(before < 0 ? now : (before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
+}
 
 std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::uint64_t pages_each) const {
-  const double deferred = deferred_[index(why)].load(kRelaxed);
-  const double ran = std::min<double>(ran_[index(why)].load(kRelaxed), deferred);
+  const double share = of_[index(why)].share.load(kRelaxed);
   const double sync = costs.sync * static_cast<double>(pages_each);
   // Nobody knows: every share is as likely, of which half is the mean. A few tell where deferring all is the dearer guess.
-  if (deferred == 0) return costs.fault <= sync || sync == 0 ? 1 : 4;
-  if (costs.fault * ran <= sync * (deferred - ran)) return 1;
+  if (share < 0) return costs.fault <= sync || sync == 0 ? 1 : 4;
+  if (costs.fault * share <= sync * (1 - share)) return 1;
   // One in so many costs this share of the syncs at most.
   constexpr double kShare = 0.03, kLeast = 16;
   const double every = sync > 0 ? std::max(kLeast, std::ceil(costs.fault / (kShare * sync))) : std::numeric_limits<double>::infinity();

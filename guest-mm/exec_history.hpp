@@ -29,8 +29,9 @@ class ExecHistory {
   ExecHistory(const ExecHistory& o) { *this = o; }
   ExecHistory& operator=(const ExecHistory& o) {
     for (unsigned i = 0; i < kMoveReasons; ++i) {
-      deferred_[i].store(o.deferred_[i].load(std::memory_order_relaxed), std::memory_order_relaxed);
-      ran_[i].store(o.ran_[i].load(std::memory_order_relaxed), std::memory_order_relaxed);
+      of_[i].deferred.store(o.of_[i].deferred.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      of_[i].ran.store(o.of_[i].ran.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      of_[i].share.store(o.of_[i].share.load(std::memory_order_relaxed), std::memory_order_relaxed);
     }
     last_.store(o.last_.load(std::memory_order_relaxed), std::memory_order_relaxed);
     return *this;
@@ -39,14 +40,19 @@ class ExecHistory {
   // Entries that withhold execution now, and one of those that were withheld last was fetched from.
   void defer(MoveReason why, std::uint32_t entries);
   void ran();
+  // What has become of those deferred so far counts from now on; more of them will follow.
+  void settle(MoveReason why);
 
   // Of entries that lead to so many pages each. 1: all that are given new entries are to be deferred; n: every nth, to see
   // whether that would have been better, at a cost that is small beside the syncs'; 0: none.
   std::uint32_t every(MoveReason why, const ExecCosts&, std::uint64_t pages_each) const;
 
  private:
-  static constexpr std::uint32_t kMany = 1 << 10;  // older ones count half from here on
-  std::array<std::atomic<std::uint32_t>, kMoveReasons> deferred_{}, ran_{};
+  struct Of {
+    std::atomic<std::uint32_t> deferred{0}, ran{0};  // since settle()
+    std::atomic<float> share{-1};                    // that ran, of those before; negative: nobody knows
+  };
+  std::array<Of, kMoveReasons> of_;
   std::atomic<MoveReason> last_{MoveReason::Mapped};
 };
 

@@ -82,7 +82,7 @@ std::optional<Gpa> AddressSpace::Impl::frame_for(const MigrateRequest& request, 
   return run ? std::optional(run->gpa) : std::nullopt;
 }
 
-Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest& request, Migrated& done, FlushBatch& batch) {
+Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest& request, Deferring& deferring, Migrated& done, FlushBatch& batch) {
   Moving moving;
   const auto stays = [&](const PageTable::Leaf& leaf, std::uint64_t Migrated::*why) { done.*why += leaf.span() >> kPageShift; };
   const auto pinned = [&](const PageTable::Leaf& leaf) {
@@ -123,7 +123,7 @@ Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateReq
   std::vector<PageTable::Replacement> moves;
   moves.reserve(moving.pages.size());
   const Region* region = nullptr;
-  std::uint32_t every = 0;
+  std::uint32_t every = deferring.every;
   const std::uint64_t turn = ++migrations;  // not the same pages every time
   for (auto& page : moving.pages) {
     const PageTable::Leaf now = table->find(page.leaf.start);
@@ -133,8 +133,11 @@ Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateReq
     }
     if (!region || !region->contains(now.start)) {
       region = regions.find(now.start);
-      every = region ? defers_exec(*region, request.reason, now.level) : 0;
-      if (moving.run && every > 1) every = 0;  // or the table would not become a block
+      if (region && (region != deferring.region || now.level != deferring.level)) {
+        history(*region, now.level).settle(request.reason);
+        deferring = {region, now.level, defers_exec(*region, request.reason, now.level)};
+      }
+      every = moving.run && deferring.every > 1 ? 0 : deferring.every;  // or the table would not become a block
     }
     const auto to = moving.run ? std::optional(moving.run->gpa + (now.start - start)) : frame_for(request, now);
     if (!to || !region) {
@@ -180,6 +183,7 @@ Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& reque
   std::uint64_t length = request.length;
   if (!is_aligned(address, kPageSize) || (request.node && *request.node >= FramePool::kNodes)) return fail(Error::Invalid);
   Migrated done;
+  Impl::Deferring deferring;
   if (length == 0) return done;
   if (!m.user_range(address, length)) return fail(Error::Invalid);
   for (Gva at = address; at < address + length;) {
@@ -189,7 +193,7 @@ Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& reque
     Result<> ready;
     if (leaf.state != State::Absent && leaf.level > Level::Pmd) ready = m.table->split_to(at, Level::Pmd, batch);
     if (ready && leaf.state != State::Absent && (at % kBlockSize != 0 || end % kBlockSize != 0)) ready = m.split_ends_locked(at, end, batch);
-    if (ready) ready = m.migrate_locked(at, end, request, done, batch);
+    if (ready) ready = m.migrate_locked(at, end, request, deferring, done, batch);
     else done.failed += (end - at) >> kPageShift;
     at = end;
   }
