@@ -62,6 +62,7 @@ struct AddressSpace::Impl final : Merger {
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
   std::uint64_t migrations = 0;               // pieces so far
+  mutable std::atomic<std::uint32_t> turn{0}; // of defers_exec(). Relaxed: orders nothing
 
   FlushParts parts() { return {tlb, *frames, pins.get(), counters, config.relaxed_flushes}; }
   // Takes the lock, for as long as the batch lives.
@@ -93,7 +94,11 @@ struct AddressSpace::Impl final : Merger {
   PageTable::Attributes attributes(const Region&, Access, Gpa frame) const;
   // Which of a region's entries that are new for that reason withhold execution: 1: all, 0: none, n: every nth.
   std::uint32_t defers_exec(const Region&, MoveReason, Level) const;
-  bool defers_exec(const Region& region) const { return defers_exec(region, MoveReason::Mapped, Level::Pte) == 1; }
+  // The same of the next one that is mapped.
+  bool defers_exec(const Region& region) const {
+    const std::uint32_t every = defers_exec(region, MoveReason::Mapped, Level::Pte);
+    return every == 1 || (every != 0 && turn.fetch_add(1, std::memory_order_relaxed) % every == 0);
+  }
   static ExecHistory& history(const Region& region, Level level) { return level == Level::Pte ? region.pages_deferred : region.blocks_deferred; }
   // A fault is about to let somebody through there: if it was withheld, the history knows.
   static void note_granted(const Region& region, const PageTable::Leaf& leaf, Access access) {

@@ -18,6 +18,8 @@ std::string_view name_of(MoveReason why) {
 }
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
+  constexpr std::uint32_t kMany = 64;  // what is mapped is a few entries at a time, and has no beginning that settles
+  if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) settle(why);
   last_.store(why, kRelaxed);
   of_[index(why)].deferred.fetch_add(entries, kRelaxed);
 }

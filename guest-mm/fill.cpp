@@ -209,7 +209,6 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
   std::vector<PageTable::Run> left_over;
   if (taken) {
     auto entry = attributes(w.region, w.access), around = entry.execute && defers_exec(w.region) ? withheld(entry) : entry;
-    if (around.deferred_exec) history(w.region, w.level).defer(MoveReason::Mapped, 1);
     entry.ahead = w.asked == Window::Asked::None;
     around.ahead = w.asked != Window::Asked::All;
     if (!config.eager_accessed_dirty) {
@@ -217,6 +216,8 @@ Result<PageTable::Outcome> AddressSpace::Impl::fill(const Window& w) {
       around = as_accessed(around, false, false);
     }
     outcome = table->publish({*in_table, w.level, std::span(runs.items.data(), runs.count), w.address, entry, around, w.guard}, left_over);
+    const unsigned at_once = entry.deferred_exec ? 0 : 1;
+    if (around.deferred_exec && outcome.mapped > at_once) history(w.region, w.level).defer(MoveReason::Mapped, outcome.mapped - at_once);
   } else {
     left_over.assign(runs.items.begin(), runs.items.begin() + runs.count);
   }

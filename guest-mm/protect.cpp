@@ -14,6 +14,7 @@ PageTable::Change AddressSpace::Impl::protection(const Region& region, const Pag
   auto next = attributes(region, as, leaf.address);
   next.dirty = next.dirty || old.dirty;
   next.ahead = old.ahead;
+  if (next.deferred_exec && !old.deferred_exec) history(region, leaf.level).defer(MoveReason::Mapped, 1);
   return {PageTable::State::Present, next};
 }
 

@@ -17,6 +17,7 @@
 #include "jit/loader.hpp"
 #include "tests/bpf/machines.hpp"
 #include "tests/jit/assembler.hpp"
+#include "tests/scaled.hpp"
 
 namespace ramet::vmm::bpf {
 namespace {
@@ -221,7 +222,7 @@ TEST_P(BpfGuest, Maps_hold_what_programs_and_the_host_put_there) {
   const Map& hash = f.map("hash");
   std::map<std::uint64_t, std::uint64_t> expected;
   std::mt19937_64 random(1);
-  for (int i = 0; i < 3000; ++i) {
+  for (unsigned i = 0; i < ramet::test::scaled(3000, 500); ++i) {
     const std::uint64_t key = random() % 100, value = random(), flags = random() % 3;
     const bool there = expected.contains(key), full = expected.size() == 64;
     std::int64_t wanted = 0;
@@ -273,7 +274,7 @@ TEST_P(BpfGuest, Rings_hand_over_records_in_order) {
   const auto f = load_functions();
   const Map& ring = f.map("ring");
   std::uint64_t written = 0, read = 0;
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < static_cast<int>(ramet::test::scaled(200, 50)); ++round) {
     for (int i = 0; i < 7; ++i) {
       const bool thrown_away = i == 3;
       expect_returned(f.call("ring", {{1, thrown_away ? ~std::uint64_t{0} : written, 2 * written, thrown_away}}), 0);
@@ -303,12 +304,13 @@ TEST_P(BpfGuest, Rings_hand_over_records_in_order) {
 
 TEST_P(BpfGuest, Many_threads_call_at_once) {
   const auto f = load_functions();
-  constexpr unsigned kThreads = 8, kEach = 300;
+  constexpr unsigned kThreads = 8;
+  const unsigned each_thread = ramet::test::scaled(300, 50);
   std::vector<std::thread> threads;
   std::atomic<unsigned> wrong{0};
   for (unsigned t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
-      for (unsigned i = 0; i < kEach; ++i) {
+      for (unsigned i = 0; i < each_thread; ++i) {
         Words w{{i % 50}};
         const auto outcome = f.guest->call(f["count"], bytes_of(w));
         if (outcome.kind != Returned || outcome.r0 >= MOST_VCPUS) ++wrong;
@@ -323,21 +325,21 @@ TEST_P(BpfGuest, Many_threads_call_at_once) {
   for (auto& t : threads) t.join();
   EXPECT_EQ(wrong, 0u);
   const std::uint32_t first = 0;
-  EXPECT_EQ(number_in(*f.guest->lookup(f.map("array"), key_of(first))), kThreads * kEach);
+  EXPECT_EQ(number_in(*f.guest->lookup(f.map("array"), key_of(first))), kThreads * each_thread);
   std::uint64_t each = 0, hashed = 0;
   for (std::uint32_t vcpu = 0; vcpu < MOST_VCPUS; ++vcpu) each += number_in(*f.guest->lookup(f.map("each"), key_of(first), vcpu));
-  EXPECT_EQ(each, kThreads * kEach);
+  EXPECT_EQ(each, kThreads * each_thread);
   for (std::uint64_t key = 0; key < 50; ++key) hashed += number_in(*f.guest->lookup(f.map("hash"), key_of(key)));
-  EXPECT_EQ(hashed, kThreads * kEach);
+  EXPECT_EQ(hashed, kThreads * each_thread);
 }
 
 TEST_P(BpfGuest, Ten_thousand_programs_are_packed_and_go_again) {
-  constexpr int kPrograms = 10'000;
+  const int programs_made = static_cast<int>(ramet::test::scaled(10'000, 1'000));
   const auto guest = make();
   const auto before = guest->code_usage();
   std::vector<Program> programs;
   std::uint64_t bytes = 0;
-  for (int i = 0; i < kPrograms; ++i) {
+  for (int i = 0; i < programs_made; ++i) {
     Code code = {mov(0, i)};
     for (int k = 0; k < i % 16; ++k) code.insert(code.end(), {mov_r(3, 0), alu(kMul, 3, 1 << 20), alu_r(kXor, 0, 3), alu_r(kXor, 0, 3)});
     code.push_back(leave());
@@ -347,14 +349,14 @@ TEST_P(BpfGuest, Ten_thousand_programs_are_packed_and_go_again) {
     programs.push_back(std::move(*p));
   }
   const auto usage = guest->code_usage();
-  EXPECT_EQ(usage.programs - before.programs, std::uint64_t{kPrograms});
+  EXPECT_EQ(usage.programs - before.programs, static_cast<std::uint64_t>(programs_made));
   EXPECT_LE(usage.blocks * mm::kBlockSize, mm::align_up(bytes * 12 / 10 + before.bytes, mm::kBlockSize));
   const Program& last = programs.back();
   EXPECT_LE(last.address + last.code_bytes - programs.front().address, bytes * 12 / 10) << bytes;
   std::vector<Call> batch;
   for (const Program& p : programs) batch.push_back({&p, {}, {}});
   guest->call(batch);
-  for (int i = 0; i < kPrograms; ++i) ASSERT_EQ(batch[std::size_t(i)].outcome.r0, std::uint64_t(i));
+  for (int i = 0; i < programs_made; ++i) ASSERT_EQ(batch[std::size_t(i)].outcome.r0, std::uint64_t(i));
   EXPECT_EQ(guest->memory().counters().split_pmd, 0u);
   unsigned blocks = 0;
   guest->memory().dump([&](const mm::AddressSpace::Node& n) {

@@ -328,6 +328,32 @@ TEST_P(MigratedCode, AdaptiveFollowsWhatChanges) {
   }
 }
 
+// What is written and made executable again, as compilers do, has a history as well.
+TEST_P(MigratedCode, AdaptiveFollowsWhatIsMadeExecutable) {
+  for (const std::uint64_t fault_cost : {500, 3000}) {
+    World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = fault_cost, .around_pages = 1}});
+    w.tlb.sync_cost = kSync, w.tlb.fault_cost = fault_cost;
+    const Gva at = fill(w, kPages, kReadExec);
+    const Counters& c = w.as->counters();
+    for (const std::uint64_t run : {kPages, std::uint64_t{0}, kPages}) {
+      std::uint64_t syncs = 0, faults = 0;
+      for (unsigned round = 0; round < 60; ++round) {
+        ASSERT_TRUE(w.as->protect(at, kPages * kPageSize, kReadWrite));
+        for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(at + i * kPageSize, i + round));
+        syncs = c.exec_syncs, faults = c.exec_granted;
+        ASSERT_TRUE(w.as->protect(at, kPages * kPageSize, kReadExec));
+        for (std::uint64_t i = 0; i < run; ++i) EXPECT_EQ(w.cpu().fetch(at + i * kPageSize), i + round);
+      }
+      if (run == 0) {
+        EXPECT_LE(c.exec_syncs - syncs, kPages / 10) << fault_cost;
+      } else {
+        EXPECT_LE(c.exec_granted - faults, kPages / 10) << fault_cost;
+      }
+      w.check();
+    }
+  }
+}
+
 // What pages are moved for tells whether they will run: one reason's history is not another's.
 TEST_P(MigratedCode, ReasonsAreToldApart) {
   World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = 500, .around_pages = 1}});
