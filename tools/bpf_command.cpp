@@ -213,6 +213,12 @@ int bench(const BpfOptions& o) {
   const auto set = arm ? jit::InstructionSet::Arm64 : jit::InstructionSet::X86_64;
   const double count = static_cast<double>(program.instructions);
   const double compile = median_of(201, [&] { (void)jit::compile(*jit::check(*source, known), set); });
+  // And in the guest: placed, stored, made executable; another time for each.
+  std::vector<bpf::Loaded> loads;
+  const double load = median_of(201, [&] {
+    if (auto again = guest.load(*object, o.section)) loads.push_back(std::move(*again));
+  });
+  for (const auto& again : loads) guest.unload(again);
   const auto exits = [&] {
     const auto t = guest.shell().machine().totals();
     return static_cast<double>(t.syscalls + t.page_faults + t.exceptions + t.kicks + t.flush_exits);
@@ -236,6 +242,7 @@ int bench(const BpfOptions& o) {
   fmt::print("{} ({}, machine: {}), r0 = {:#x}\n", program.name, arm ? "arm64" : "x86-64", vmm::name_of(guest.shell().choice()), last.r0);
   fmt::print("{:>12}  instructions\n{:>12}  bytes of code, {:.2f} an instruction\n", program.instructions, program.code_bytes, program.code_bytes / count);
   fmt::print("{:>12.2f}  us to check and compile, {:.1f} ns an instruction\n", compile, compile * 1e3 / count);
+  fmt::print("{:>12.2f}  us to load the whole object, its maps too\n", load);
   fmt::print("{:>12.2f}  us a call, {:.2f} exits\n", one, (between - before) / static_cast<double>(calls));
   fmt::print("{:>12.3f}  us a call in a batch of {}, {:.4f} exits\n", all / static_cast<double>(calls), calls,
              (exits() - warm) / static_cast<double>(calls * kRounds));

@@ -479,7 +479,7 @@ TEST_P(BpfGuest, Helpers_of_the_host_and_what_is_printed) {
   ASSERT_TRUE(p) << p.error().message;
   expect_returned(f.guest->call(*p), 54321);
   const std::uint64_t before = f.guest->call(f["time"]).r0, after = f.guest->call(f["time"]).r0;
-  EXPECT_GT(before, 0u);
+  EXPECT_GT(before, 0u) << f.guest->call(f["time"]).detail;
   EXPECT_LE(before, after);
   std::set<std::uint64_t> random;
   for (int i = 0; i < 100; ++i) random.insert(f.guest->call(f["random"]).r0);

@@ -3,7 +3,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <system_error>
 
 #include "vmm/bpf/guest_impl.hpp"
@@ -131,6 +133,14 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
   const std::uint64_t number = r[abi().reg.number];
   const auto a = abi().arguments(r);
   if (number == jit::kDone) return Outcome{.kind = Kind::Returned, .r0 = a[0]};
+  // What the host's vDSO falls back to, where its clock source is none that user code reads.
+  if (number < arch::kMostCalls && abi().call_of(static_cast<std::uint32_t>(number)) == arch::Call::clock_gettime) {
+    timespec t{};
+    int error = ::clock_gettime(static_cast<clockid_t>(a[0]), &t) == 0 ? 0 : errno;
+    if (!error && !memory().write(a[1], std::as_bytes(std::span(&t, 1)))) error = EFAULT;
+    r[abi().reg.result] = static_cast<std::uint64_t>(-std::int64_t{error});
+    return std::nullopt;
+  }
   const Helper* helper = nullptr;
   {
     std::shared_lock guard(lock);
