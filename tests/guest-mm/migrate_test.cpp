@@ -259,7 +259,7 @@ RAMET_FOR_EACH_FORMAT(Migration);
 // A processor on which a page's copy takes kCopy, its sync kSync, and a fetch's fault what the test says: M pages move again and again, N of them run.
 class MigratedCode : public Migration {
  protected:
-  static constexpr std::uint64_t kPages = 512, kSync = 1000, kCopy = 1000;
+  static constexpr std::uint64_t kPages = 256, kSync = 1000, kCopy = 1000;
   struct Cost {
     std::uint64_t time = 0, syncs = 0, faults = 0;
   };
@@ -296,8 +296,11 @@ TEST_P(MigratedCode, IsSynchronisedAtOnceOrWhenItRuns) {
 // Adaptive costs at most a twentieth more than the better of both, over forty migrations that begin with no knowledge.
 TEST_P(MigratedCode, AdaptiveIsAsGoodAsTheBetter) {
   constexpr unsigned kRounds = 40;
-  for (const std::uint64_t fault_cost : {100, 500, 1000, 3000}) {
-    for (const std::uint64_t run : {std::uint64_t{0}, kPages / 8, kPages / 4, kPages / 2, 3 * kPages / 4, kPages}) {
+  const unsigned step = scaled(1, 3);  // of the prices and shares
+  constexpr std::uint64_t kFaults[] = {500, 100, 1000, 3000}, kRun[] = {0, kPages / 8, kPages / 4, kPages / 2, 3 * kPages / 4, kPages};
+  for (unsigned price = 0; price < std::size(kFaults); price += step) {
+    for (unsigned share = 0; share < std::size(kRun); share += step) {
+      const std::uint64_t fault_cost = kFaults[price], run = kRun[share];
       const Cost eager = of(Policy::Eager, run, fault_cost, kRounds), lazy = of(Policy::Lazy, run, fault_cost, kRounds),
                  adaptive = of(Policy::Adaptive, run, fault_cost, kRounds);
       EXPECT_LE(static_cast<double>(adaptive.time), 1.05 * static_cast<double>(std::min(eager.time, lazy.time)))
@@ -337,7 +340,7 @@ TEST_P(MigratedCode, AdaptiveFollowsWhatIsMadeExecutable) {
     const Counters& c = w.as->counters();
     for (const std::uint64_t run : {kPages, std::uint64_t{0}, kPages}) {
       std::uint64_t syncs = 0, faults = 0;
-      for (unsigned round = 0; round < 60; ++round) {
+      for (unsigned round = 0; round < 100; ++round) {
         ASSERT_TRUE(w.as->protect(at, kPages * kPageSize, kReadWrite));
         for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(w.cpu().store(at + i * kPageSize, i + round));
         syncs = c.exec_syncs, faults = c.exec_granted;
