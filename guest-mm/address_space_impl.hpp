@@ -115,7 +115,11 @@ struct AddressSpace::Impl final : Merger {
     Level level = Level::Pte;
     std::uint32_t every = 0;
   };
-  Result<> migrate_locked(Gva start, Gva end, const MigrateRequest&, Deferring&, Migrated&, FlushBatch&);
+  void migrate_locked(Gva start, Gva end, const MigrateRequest&, Deferring&, Migrated&, FlushBatch&);
+  Moving to_move_locked(Gva start, Gva end, const MigrateRequest&, Migrated&);
+  std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, const MigrateRequest&, Deferring&, Migrated&);
+  void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&);
+  bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
   std::optional<Gpa> frame_for(const MigrateRequest&, const PageTable::Leaf&);
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.

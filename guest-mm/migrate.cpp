@@ -82,53 +82,50 @@ std::optional<Gpa> AddressSpace::Impl::frame_for(const MigrateRequest& request, 
   return run ? std::optional(run->gpa) : std::nullopt;
 }
 
-Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest& request, Deferring& deferring, Migrated& done, FlushBatch& batch) {
+bool AddressSpace::Impl::held(const PageTable::Leaf& leaf) const {
+  return frames->apart(leaf.address) || (leaf.level == Level::Pte ? pins->pinned(leaf.address) : pins->any_in_block(leaf.address));
+}
+
+// What of the range can go elsewhere, all of one level; and where to, if that is one run. Counts what stays.
+AddressSpace::Impl::Moving AddressSpace::Impl::to_move_locked(Gva start, Gva end, const MigrateRequest& request, Migrated& done) {
   Moving moving;
-  const auto stays = [&](const PageTable::Leaf& leaf, std::uint64_t Migrated::*why) { done.*why += leaf.span() >> kPageShift; };
-  const auto pinned = [&](const PageTable::Leaf& leaf) {
-    return frames->apart(leaf.address) || (leaf.level == Level::Pte ? pins->pinned(leaf.address) : pins->any_in_block(leaf.address));
-  };
   table->visit(start, end, [&](const PageTable::Leaf& leaf) {
     if (leaf.state != State::Present || leaf.level > Level::Pmd) return;
+    const std::uint64_t pages = leaf.span() >> kPageShift;
     const bool own = memory.data().contains(leaf.address) && !leaf.shared;
-    if (own && pinned(leaf)) stays(leaf, &Migrated::pinned);
-    else if (!own || !frames->exclusive(leaf.address)) stays(leaf, &Migrated::shared);
+    if (own && held(leaf)) done.pinned += pages;
+    else if (!own || !frames->exclusive(leaf.address)) done.shared += pages;
     else if (!request.node || frames->node_of(leaf.address) != request.node) moving.pages.push_back({leaf});
   });
-  if (moving.pages.empty()) return {};
-  moving.level = moving.pages.front().leaf.level;
-  if (wants_run(request.reason)) {
-    if (moving.level == Level::Pmd) return {};  // it is one run already
-    if (moving.pages.size() == kPagesPerBlock) {
-      if (const auto run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite)) moving.run = *run;
-    }
-    if (!moving.run) {
-      done.failed += moving.count();
-      return {};
-    }
+  if (!moving.pages.empty()) moving.level = moving.pages.front().leaf.level;
+  if (moving.pages.empty() || !wants_run(request.reason)) return moving;
+  if (moving.level == Level::Pte && moving.pages.size() == kPagesPerBlock) {
+    if (const auto run = frames->allocate(FramePool::kBlockOrder, Fill::Overwrite)) moving.run = *run;
   }
-  const Seized seized(regions, start, end);
-  const auto with_write = [&](const Moving::Page& page, bool write) {
-    table->update(page.leaf.start, page.leaf.end(), [write](const PageTable::Leaf& now) {
-      auto a = now.attributes;
-      a.write = write;
-      return PageTable::Change{now.state, a};
-    }, batch);
-  };
-  for (const auto& page : moving.pages)
-    if (page.leaf.attributes.write) with_write(page, false);
-  batch.flush();
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast(), which wants a writable entry
+  if (moving.run) return moving;
+  if (moving.level == Level::Pte) done.failed += moving.count();  // a block is one run already
+  return {};
+}
 
-  std::vector<PageTable::Replacement> moves;
-  moves.reserve(moving.pages.size());
+void AddressSpace::Impl::set_write_locked(const PageTable::Leaf& leaf, bool write, FlushBatch& batch) {
+  table->update(leaf.start, leaf.end(), [write](const PageTable::Leaf& now) {
+    auto a = now.attributes;
+    a.write = write;
+    return PageTable::Change{now.state, a};
+  }, batch);
+}
+
+// Of what nobody can write any more, in their new frames. Those that were pinned at the last moment stay.
+std::vector<PageTable::Replacement> AddressSpace::Impl::copies_locked(Gva start, Moving& moving, const MigrateRequest& request, Deferring& deferring, Migrated& done) {
+  std::vector<PageTable::Replacement> copies;
+  copies.reserve(moving.pages.size());
   const Region* region = nullptr;
-  std::uint32_t every = deferring.every;
+  std::uint32_t every = 0;
   const std::uint64_t turn = ++migrations;  // not the same pages every time
   for (auto& page : moving.pages) {
     const PageTable::Leaf now = table->find(page.leaf.start);
-    if (pinned(now)) {
-      stays(now, &Migrated::pinned);
+    if (held(now)) {
+      done.pinned += now.span() >> kPageShift;
       continue;
     }
     if (!region || !region->contains(now.start)) {
@@ -141,7 +138,7 @@ Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateReq
     }
     const auto to = moving.run ? std::optional(moving.run->gpa + (now.start - start)) : frame_for(request, now);
     if (!to || !region) {
-      stays(now, &Migrated::failed);
+      done.failed += now.span() >> kPageShift;
       continue;
     }
     page.to = *to;
@@ -151,30 +148,38 @@ Result<> AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateReq
     as.write = page.leaf.attributes.write;
     as.dirty = page.leaf.attributes.dirty;
     if (as.execute || as.deferred_exec) {
-      as.deferred_exec = every != 0 && (moves.size() + turn) % every == 0;
+      as.deferred_exec = every != 0 && (copies.size() + turn) % every == 0;
       as.execute = !as.deferred_exec;
       if (as.deferred_exec) history(*region, now.level).defer(request.reason, 1);
     }
-    moves.push_back({now, *to, as});
+    copies.push_back({now, *to, as});
   }
-  const bool whole = !moving.run || moves.size() == moving.pages.size();  // a run is taken by all or by none
-  const bool moved = whole && !moves.empty() && table->replace_leaves(moves, {}, batch) == Published::Done;
-  if (moved) {
-    done.moved += moves.size() * arch::span_of(moving.level) / kPageSize;
-    counters.migrated[static_cast<std::size_t>(request.reason)].add(moves.size() * arch::span_of(moving.level) / kPageSize);
-  } else {
-    done.failed += moves.size() * arch::span_of(moving.level) / kPageSize;
-    if (moving.run) frames->free(moving.run->gpa, moving.run->pages());
-    else
-      for (const auto& m : moves) frames->free(m.frame, m.seen.span() >> kPageShift);
-  }
+  return copies;
+}
+
+void AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest& request, Deferring& deferring, Migrated& done, FlushBatch& batch) {
+  Moving moving = to_move_locked(start, end, request, done);
+  if (moving.pages.empty()) return;
+  const Seized seized(regions, start, end);
+  for (const auto& page : moving.pages)
+    if (page.leaf.attributes.write) set_write_locked(page.leaf, false, batch);
+  batch.flush();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast(), which wants a writable entry
+  const auto copies = copies_locked(start, moving, request, deferring, done);
+  const std::uint64_t pages = copies.size() * arch::span_of(moving.level) / kPageSize;
+  const bool whole = !moving.run || copies.size() == moving.pages.size();  // a run is taken by all or by none
+  const bool moved = whole && !copies.empty() && table->replace_leaves(copies, {}, batch) == Published::Done;
+  (moved ? done.moved : done.failed) += pages;
+  if (moved) counters.migrated[static_cast<std::size_t>(request.reason)].add(pages);
+  else if (moving.run) frames->free(moving.run->gpa, moving.run->pages());
+  else
+    for (const auto& c : copies) frames->free(c.frame, c.seen.span() >> kPageShift);
   for (const auto& page : moving.pages) {
     const bool stayed = !moved || page.to == 0;
-    if (stayed && page.leaf.attributes.write) with_write(page, true);
+    if (stayed && page.leaf.attributes.write) set_write_locked(page.leaf, true, batch);
   }
   if (moving.level == Level::Pte && table->uniform(start, Level::Pte)) batch.uniform(start, Level::Pte);
   batch.commit();
-  return {};
 }
 
 Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& request) {
@@ -193,7 +198,7 @@ Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& reque
     Result<> ready;
     if (leaf.state != State::Absent && leaf.level > Level::Pmd) ready = m.table->split_to(at, Level::Pmd, batch);
     if (ready && leaf.state != State::Absent && (at % kBlockSize != 0 || end % kBlockSize != 0)) ready = m.split_ends_locked(at, end, batch);
-    if (ready) ready = m.migrate_locked(at, end, request, deferring, done, batch);
+    if (ready) m.migrate_locked(at, end, request, deferring, done, batch);
     else done.failed += (end - at) >> kPageShift;
     at = end;
   }
@@ -212,8 +217,11 @@ Result<> AddressSpace::bind(Gva address, std::uint64_t length, std::optional<uns
   if (!m.regions.covered(address, address + length)) return fail(Error::NotMapped);
   if (!m.regions.room(address, address + length, 0)) return fail(Error::NoMemory);
   m.regions.seize(address, address + length);
-  m.regions.change(address, address + length, [node](Region& r) { r.node = node; });
-  return {};
+  const auto cut = m.split_ends_locked(address, address + length, batch);
+  if (cut) m.regions.change(address, address + length, [node](Region& r) { r.node = node; });
+  else m.regions.release(address, address + length);
+  batch.commit();
+  return cut;
 }
 
 }  // namespace ramet::mm

@@ -193,6 +193,11 @@ TEST_P(Migration, WhatIsBoundComesFromThatNode) {
     EXPECT_EQ(w.as->find_region(at + kBlockSize)->node, std::nullopt);
     ASSERT_TRUE(w.as->bind(at, kBlockSize, std::nullopt));
   }
+  const Gva part = align_up(w.map(4 * kBlockSize), kBlockSize);  // of a block
+  ASSERT_TRUE(w.cpu().store(part, 1));
+  ASSERT_TRUE(w.as->bind(part + kPageSize, kPageSize, 1));
+  EXPECT_EQ(w.cpu().load(part), 1u);
+  w.check();
   EXPECT_EQ(w.as->bind(0x100000, kPageSize, 0).error(), Error::NotMapped);
   EXPECT_EQ(w.as->bind(w.map(kPageSize), kPageSize, 2).error(), Error::Invalid);
   w.check_empty();
@@ -235,6 +240,7 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
       auto pin = w.as->pin(at + n % kPages * kPageSize, kPageSize, Access::Write, Term::Short);
       EXPECT_TRUE(pin);
       if (!pin) continue;
+      for (unsigned turn = 0; turn < n % 4; ++turn) std::this_thread::yield();  // others move meanwhile what they may
       std::byte* word = as_device(pin->ranges()[0], 8 * 3);
       std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(word)).store(n);
       EXPECT_EQ(w.cpu(3).load(at + n % kPages * kPageSize + 8 * 3), n);
