@@ -120,7 +120,6 @@ struct AddressSpace::Impl final : Merger {
   std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, const MigrateRequest&, Deferring&, Migrated&);
   void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&);
   bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
-  std::optional<Gpa> frame_for(const MigrateRequest&, const PageTable::Leaf&);
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.
   static bool serves(const PageTable::Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }

@@ -12,11 +12,6 @@ std::size_t index(MoveReason why) { return static_cast<std::size_t>(why); }
 
 }  // namespace
 
-std::string_view name_of(MoveReason why) {
-  constexpr std::array<std::string_view, kMoveReasons> kNames = {"explicit", "compaction", "numa", "memory-failure", "hotplug", "contiguous", "mapped"};
-  return kNames[index(why)];
-}
-
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
   constexpr std::uint32_t kMany = 64;  // what is mapped is a few entries at a time, and has no beginning that settles
   if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) settle(why);

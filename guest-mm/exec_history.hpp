@@ -6,7 +6,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <string_view>
 
 #include "guest-mm/types.hpp"
 
@@ -15,7 +14,6 @@ namespace ramet::mm {
 // Why pages go to other frames (Linux: enum migrate_reason); Mapped: they do not, their entries are new.
 enum class MoveReason : std::uint8_t { Explicit, Compaction, Numa, MemoryFailure, Hotplug, Contiguous, Mapped };
 inline constexpr unsigned kMoveReasons = 7;
-std::string_view name_of(MoveReason);
 
 // Nanoseconds: of a sync of 4 KiB, and of an instruction fault with the way out of the guest and back.
 struct ExecCosts {

@@ -135,7 +135,7 @@ AroundPlan AddressSpace::Impl::plan(const Region& region, Gva address, Gva end, 
 Result<FramePool::Run> AddressSpace::Impl::take_run(const Window& w, Gpa in_table, Gva at, std::uint64_t pages, Fill how) {
   if (w.region.node) {
     const unsigned order = w.level == Level::Pmd ? FramePool::kBlockOrder : static_cast<unsigned>(std::bit_width(pages)) - 1;
-    if (const auto run = frames->allocate_on(*w.region.node, order, how)) return run;
+    if (const auto run = frames->allocate(order, how, w.region.node)) return run;
   }
   if (w.level == Level::Pmd) return frames->allocate(FramePool::kBlockOrder, how);
   if (config.merge && takes_blocks(w.region)) {

@@ -181,22 +181,14 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
   if (run.order > 0 && run.order < kBlockOrder && !bank_.has_files()) (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
 }
 
-Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how) {
-  return allocate_by(order, how, [&](Index& i, bool& zero) { return take_locked(order, i, zero); });
-}
-
-Result<FramePool::Run> FramePool::allocate_on(unsigned node, unsigned order, Fill how) {
-  return allocate_by(order, how, [&](Index& i, bool& zero) { return take_on_locked(node, order, i, zero); });
-}
-
-Result<FramePool::Run> FramePool::allocate_by(unsigned order, Fill how, const std::function<bool(Index&, bool& zero)>& take) {
+Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how, std::optional<unsigned> node) {
   Run run{.gpa = 0, .order = order};
   bool zero = false;
   {
     const auto guard = lock_soon(lock_);
     Index i = 0;
     if (!account_->take(run.bytes())) return fail(Error::NoMemory);
-    if (!take(i, zero)) {
+    if (!(node ? take_on_locked(*node, order, i, zero) : take_locked(order, i, zero))) {
       account_->give(run.bytes());
       return fail(Error::NoMemory);
     }

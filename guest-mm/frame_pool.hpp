@@ -55,16 +55,15 @@ class FramePool {
   FramePool(const FramePool&) = delete;
   FramePool& operator=(const FramePool&) = delete;
 
-  // A run of exactly 2^order frames. Errors: NoMemory, also when enough frames are free but not in a run.
-  Result<Run> allocate(unsigned order, Fill);
+  // Two nodes, as a model of memory that is near to one processor or another. Blocks belong to them by turns.
+  static constexpr unsigned kNodes = 2;
+  // A run of exactly 2^order frames, of that node if one is named. Errors: NoMemory, also when enough frames are free but not
+  // in a run.
+  Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {});
   // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
   Result<Run> allocate_up_to(std::uint64_t pages, Fill);
   // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
   Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
-  // The same as allocate(), of a node: two of them, as a model of memory that is near to one processor or another. Blocks
-  // belong to them by turns.
-  static constexpr unsigned kNodes = 2;
-  Result<Run> allocate_on(unsigned node, unsigned order, Fill);
   std::optional<unsigned> node_of(Gpa gpa) const {
     if (!bank_.contains(gpa)) return std::nullopt;
     return static_cast<unsigned>((gpa - bank_.base()) / kBlockSize % kNodes);
@@ -157,7 +156,6 @@ class FramePool {
   // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
   bool take_locked(unsigned order, Index& out, bool& zero);
   bool take_on_locked(unsigned node, unsigned order, Index& out, bool& zero);
-  Result<Run> allocate_by(unsigned order, Fill, const std::function<bool(Index&, bool& zero)>& take);
   void cut_locked(Index, unsigned from, unsigned to, bool zero);
   bool take_fresh_locked(unsigned order, Index& out);
   bool know_bottom_locked(Index end);

@@ -47,7 +47,7 @@ bool wants_run(MoveReason reason) { return reason == MoveReason::Compaction || r
 struct AddressSpace::Impl::Moving {
   struct Page {
     PageTable::Leaf leaf;
-    Gpa to = 0;
+    Gpa to = 0;  // 0: it stays
   };
   std::vector<Page> pages;
   Level level = Level::Pte;
@@ -74,12 +74,6 @@ std::optional<unsigned> AddressSpace::node_of(Gva address) const {
   const PageTable::Leaf leaf = impl_->table->find(impl_->untagged(address));
   if (leaf.state != State::Present && leaf.state != State::Kept) return std::nullopt;
   return impl_->frames->node_of(leaf.address);
-}
-
-std::optional<Gpa> AddressSpace::Impl::frame_for(const MigrateRequest& request, const PageTable::Leaf& leaf) {
-  const unsigned order = leaf.level == Level::Pte ? 0 : FramePool::kBlockOrder;
-  const auto run = request.node ? frames->allocate_on(*request.node, order, Fill::Overwrite) : frames->allocate(order, Fill::Overwrite);
-  return run ? std::optional(run->gpa) : std::nullopt;
 }
 
 bool AddressSpace::Impl::held(const PageTable::Leaf& leaf) const {
@@ -129,21 +123,21 @@ std::vector<PageTable::Replacement> AddressSpace::Impl::copies_locked(Gva start,
       continue;
     }
     if (!region || !region->contains(now.start)) {
-      region = regions.find(now.start);
-      if (region && (region != deferring.region || now.level != deferring.level)) {
+      region = regions.find(now.start);  // there is one, where something of the guest's is mapped
+      if (region != deferring.region || now.level != deferring.level) {
         history(*region, now.level).settle(request.reason);
         deferring = {region, now.level, defers_exec(*region, request.reason, now.level)};
       }
       every = moving.run && deferring.every > 1 ? 0 : deferring.every;  // or the table would not become a block
     }
-    const auto to = moving.run ? std::optional(moving.run->gpa + (now.start - start)) : frame_for(request, now);
-    if (!to || !region) {
+    if (moving.run) page.to = moving.run->gpa + (now.start - start);
+    else if (const auto run = frames->allocate(now.level == Level::Pte ? 0 : FramePool::kBlockOrder, Fill::Overwrite, request.node)) page.to = run->gpa;
+    if (page.to == 0) {
       done.failed += now.span() >> kPageShift;
       continue;
     }
-    page.to = *to;
     // Unguarded: both frames are of the private bank, memory that nobody else can take away.
-    std::memcpy(memory.data().at(*to), memory.data().at(now.address), now.span());
+    std::memcpy(memory.data().at(page.to), memory.data().at(now.address), now.span());
     auto as = now.attributes;
     as.write = page.leaf.attributes.write;
     as.dirty = page.leaf.attributes.dirty;
@@ -152,7 +146,7 @@ std::vector<PageTable::Replacement> AddressSpace::Impl::copies_locked(Gva start,
       as.execute = !as.deferred_exec;
       if (as.deferred_exec) history(*region, now.level).defer(request.reason, 1);
     }
-    copies.push_back({now, *to, as});
+    copies.push_back({now, page.to, as});
   }
   return copies;
 }

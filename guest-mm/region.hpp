@@ -63,7 +63,7 @@ struct Region {
   bool wipe_on_fork = false;     // children find zeroes; anonymous and private only
   bool locked = false;           // mlock(2): stays as it is under DontNeed and Free; not inherited
   enum class Huge : std::uint8_t { Default, Always, Never } huge = Huge::Default;
-  std::optional<unsigned> node;  // where frames for it come from while there are some; see FramePool::allocate_on()
+  std::optional<unsigned> node;  // where frames for it come from while there are some; see FramePool::allocate()
   std::shared_ptr<Backing> backing;  // null: anonymous
   std::uint64_t offset = 0;      // of start, in backing
   std::string name;

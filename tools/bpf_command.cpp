@@ -1,5 +1,6 @@
 // `ramet bpf`: eBPF functions as guests, what they are compiled to, and what they cost.
 #include <CLI/CLI.hpp>
+#include <elf.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -26,8 +27,6 @@ using vmm::failure;
 using vmm::Failure;
 namespace bpf = vmm::bpf;
 using Bytes = std::vector<std::byte>;
-
-constexpr std::uint32_t kElfX86 = 62, kElfArm64 = 183;
 
 struct BpfOptions {
   RunSettings machine;
@@ -92,26 +91,28 @@ std::expected<Bytes, Failure> input_of(const BpfOptions& o) {
 
 // A guest with the object's programs, of the section if one was named.
 struct Ready {
+  jit::Object object;
   std::unique_ptr<bpf::Guest> guest;
   bpf::Loaded loaded;
   Bytes input;
 };
 std::expected<Ready, Failure> prepare_guest(const BpfOptions& o) {
   Ready ready;
-  const auto object = object_of(o);
+  auto object = object_of(o);
   if (!object) return std::unexpected(object.error());
+  ready.object = std::move(*object);
   auto input = input_of(o);
   if (!input) return std::unexpected(input.error());
   ready.input = std::move(*input);
   auto prepared = prepare(o.machine);
   if (!prepared) return std::unexpected(prepared.error());
-  if (!o.arch.empty()) prepared->machine.abi = arch::find_guest_abi(o.arch == "arm64" ? kElfArm64 : kElfX86);
+  if (!o.arch.empty()) prepared->machine.abi = arch::find_guest_abi(o.arch == "arm64" ? EM_AARCH64 : EM_X86_64);
   use_soft_program(prepared->machine);
   auto guest = bpf::Guest::create({.memory_bytes = prepared->run.memory_bytes, .techniques = prepared->techniques, .machine = prepared->machine,
                                    .timeout = prepared->run.timeout,
                                    .trace = [](std::string_view line) { fmt::print(stderr, "{}\n", line); }});
   if (!guest) return std::unexpected(guest.error());
-  auto loaded = (*guest)->load(*object, o.section);
+  auto loaded = (*guest)->load(ready.object, o.section);
   if (!loaded) return std::unexpected(loaded.error());
   ready.loaded = std::move(*loaded);
   ready.guest = std::move(*guest);
@@ -204,19 +205,18 @@ double median_of(unsigned rounds, F&& what) {
 int bench(const BpfOptions& o) {
   auto ready = prepare_guest(o);
   if (!ready) return refuse(ready.error());
-  const auto object = object_of(o);
-  const auto source = std::ranges::find_if(object->programs, [&](const jit::Program& p) { return o.section.empty() || p.section == o.section; });
+  const auto& programs = ready->object.programs;
+  const auto source = std::ranges::find_if(programs, [&](const jit::Program& p) { return o.section.empty() || p.section == o.section; });
   bpf::Guest& guest = *ready->guest;
   const bpf::Program& program = ready->loaded.programs.front();
   const jit::Known known = all_known();
-  const bool arm = guest.shell().machine().abi().elf_machine == kElfArm64;
-  const auto set = arm ? jit::InstructionSet::Arm64 : jit::InstructionSet::X86_64;
+  const jit::InstructionSet set = guest.instruction_set();
   const double count = static_cast<double>(program.instructions);
   const double compile = median_of(201, [&] { (void)jit::compile(*jit::check(*source, known), set); });
   // And in the guest: placed, stored, made executable; another time for each.
   std::vector<bpf::Loaded> loads;
   const double load = median_of(201, [&] {
-    if (auto again = guest.load(*object, o.section)) loads.push_back(std::move(*again));
+    if (auto again = guest.load(ready->object, o.section)) loads.push_back(std::move(*again));
   });
   for (const auto& again : loads) guest.unload(again);
   const auto exits = [&] {
@@ -239,7 +239,7 @@ int bench(const BpfOptions& o) {
     fmt::print(stderr, "ramet: {}\n", last.detail);
     return status_of(last);
   }
-  fmt::print("{} ({}, machine: {}), r0 = {:#x}\n", program.name, arm ? "arm64" : "x86-64", vmm::name_of(guest.shell().choice()), last.r0);
+  fmt::print("{} ({}, machine: {}), r0 = {:#x}\n", program.name, guest.shell().machine().abi().name, vmm::name_of(guest.shell().choice()), last.r0);
   fmt::print("{:>12}  instructions\n{:>12}  bytes of code, {:.2f} an instruction\n", program.instructions, program.code_bytes, program.code_bytes / count);
   fmt::print("{:>12.2f}  us to check and compile, {:.1f} ns an instruction\n", compile, compile * 1e3 / count);
   fmt::print("{:>12.2f}  us to load the whole object, its maps too\n", load);

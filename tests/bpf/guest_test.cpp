@@ -215,6 +215,12 @@ TEST_P(BpfGuest, Who_is_stopped_with_a_map_locked_locks_out_nobody) {
   EXPECT_EQ(outcome.address, 0x700u) << outcome.detail;
   EXPECT_NE(outcome.detail.find("map_update_elem"), std::string::npos) << outcome.detail;
   expect_returned(f.call("hash", {{1, 2, 3, 0}}), 0);
+  // A lock that a program has overwritten holds up the host no longer than a program.
+  const std::uint32_t nobodys = 77, free = 0;
+  ASSERT_TRUE(f.guest->memory().write(hash.header + offsetof(struct map, lock), key_of(nobodys)));
+  EXPECT_EQ(f.guest->lookup(hash, key_of(std::uint64_t{2})).error(), EIO);
+  ASSERT_TRUE(f.guest->memory().write(hash.header + offsetof(struct map, lock), key_of(free)));
+  EXPECT_EQ(number_in(*f.guest->lookup(hash, key_of(std::uint64_t{2}))), 3u);
 }
 
 TEST_P(BpfGuest, Maps_hold_what_programs_and_the_host_put_there) {

@@ -218,21 +218,23 @@ Outcome Guest::Impl::run(Slot& slot) {
 
 Outcome Guest::call(const Program& program, std::span<std::byte> context) {
   Call call{.program = &program, .context = context};
-  this->call(std::span(&call, 1));
+  impl_->call(std::span(&call, 1));
   return std::move(call.outcome);
 }
 
-void Guest::call(std::span<Call> calls) {
+void Guest::call(std::span<Call> calls) { impl_->call(calls); }
+
+void Guest::Impl::call(std::span<Call> calls) {
   if (calls.empty()) return;
-  const auto slot = impl_->take_slot();
+  const auto slot = take_slot();
   if (!slot) {
     for (Call& c : calls) c.outcome = broken(slot.error().message);
     return;
   }
-  impl_->begin_watch(**slot);
-  impl_->run_batch(**slot, calls);
-  impl_->end_watch(**slot);
-  impl_->give_slot(*slot);
+  begin_watch(**slot);
+  run_batch(**slot, calls);
+  end_watch(**slot);
+  give_slot(*slot);
 }
 
 // The list of calls, if there are several, and their contexts behind it go to the guest in one piece, and come back so.

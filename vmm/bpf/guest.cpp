@@ -1,6 +1,7 @@
 // Loading: programs, maps and helpers into a guest.
 #include "vmm/bpf/guest.hpp"
 
+#include <elf.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,18 +13,14 @@
 #include "jit/check.hpp"
 #include "jit/loader.hpp"
 #include "vmm/bpf/guest_impl.hpp"
-#include "vmm/bpf/helpers.hpp"
 #include "vmm/bpf/print.hpp"
 
+// helpers_object.S.
 extern "C" const std::byte ramet_bpf_helpers[], ramet_bpf_helpers_end[];
 
 namespace ramet::vmm::bpf {
 
-std::span<const std::byte> helpers_object() { return {ramet_bpf_helpers, ramet_bpf_helpers_end}; }
-
 namespace {
-
-constexpr std::uint16_t kElfX86 = 62;
 
 // helpers.bpf.c for one instruction set: the same in every guest.
 struct Library {
@@ -34,7 +31,7 @@ struct Library {
   jit::Object object;
   std::vector<Function> functions;
 
-  explicit Library(jit::InstructionSet set) : object(jit::load_object(helpers_object()).value()) {
+  explicit Library(jit::InstructionSet set) : object(jit::load_object({ramet_bpf_helpers, ramet_bpf_helpers_end}).value()) {
     const jit::Known known{.helpers = std::vector<bool>(VDSO_CLOCK + 1, true), .variables = {}};
     for (const jit::Program& p : object.programs) {
       const auto checked = jit::check(p, known);
@@ -143,9 +140,7 @@ Status Guest::Impl::load_helpers() {
 }
 
 Status Guest::Impl::begin() {
-  set = abi().elf_machine == kElfX86 ? jit::InstructionSet::X86_64 : jit::InstructionSet::Arm64;
-  slots.reserve(MOST_VCPUS);
-  free_slots.reserve(MOST_VCPUS);
+  set = abi().elf_machine == EM_X86_64 ? jit::InstructionSet::X86_64 : jit::InstructionSet::Arm64;
   code = std::make_unique<jit::CodeSpace>(memory(), set, kCode, kCodeBytes);
   const auto at = place_stub("entry", jit::entry_code(set).code);
   if (!at) return std::unexpected(at.error());
@@ -256,8 +251,6 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   auto impl = std::make_unique<Impl>(from.options);
   impl->shell = std::move(*shell);
   impl->set = from.set;
-  impl->slots.reserve(MOST_VCPUS);
-  impl->free_slots.reserve(MOST_VCPUS);
   impl->code = std::make_unique<jit::CodeSpace>(impl->memory(), *from.code);
   impl->entry = from.entry;
   impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own, impl->served = from.served;
@@ -270,6 +263,7 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
 mm::AddressSpace& Guest::memory() { return impl_->memory(); }
 Shell& Guest::shell() { return *impl_->shell; }
 std::uint64_t Guest::compact() { return impl_->code->compact(); }
+jit::InstructionSet Guest::instruction_set() const { return impl_->set; }
 std::vector<mm::Gva> Guest::code_blocks() const { return impl_->code->blocks(); }
 
 Guest::CodeUsage Guest::code_usage() const {
@@ -286,11 +280,8 @@ std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view wha
   std::memcpy(buffer.data(), &request, sizeof request);
   std::ranges::copy(key, buffer.begin() + sizeof request);
   std::ranges::copy(value, buffer.begin() + static_cast<std::ptrdiff_t>(sizeof request + key_bytes));
-  const auto slot = take_slot();
-  if (!slot) return std::unexpected(ENOMEM);
   Call call{.program = &own.find(what)->second, .context = buffer};
-  run_batch(**slot, std::span(&call, 1));
-  give_slot(*slot);
+  this->call(std::span(&call, 1));
   if (call.outcome.kind != Outcome::Kind::Returned) return std::unexpected(EIO);
   return buffer;
 }

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "jit/compiler.hpp"
 #include "jit/program.hpp"
 #include "vmm/bpf/maps.hpp"
 #include "vmm/shell.hpp"
@@ -97,7 +98,7 @@ class Guest {
   void call(std::span<Call>);
 
   // Of hash maps and arrays. Keys and values have their map's sizes. Errors: those of the helpers, as errno values; EINVAL:
-  // a wrong size, or a map that has none.
+  // a wrong size, or a map that has none; EIO: it did not end in time, or found the map overwritten.
   std::expected<std::vector<std::byte>, int> lookup(const Map&, std::span<const std::byte> key, std::uint32_t vcpu = 0);
   std::expected<void, int> update(const Map&, std::span<const std::byte> key, std::span<const std::byte> value, std::uint64_t flags = 0, std::uint32_t vcpu = 0);
   std::expected<void, int> erase(const Map&, std::span<const std::byte> key);
@@ -114,6 +115,7 @@ class Guest {
 
   mm::AddressSpace& memory();
   Shell& shell();
+  jit::InstructionSet instruction_set() const;
   // Where programs are; addresses of blocks of 2 MiB.
   std::vector<mm::Gva> code_blocks() const;
   struct CodeUsage {

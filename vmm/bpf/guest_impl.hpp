@@ -33,7 +33,10 @@ struct Slot {
 };
 
 struct Guest::Impl {
-  explicit Impl(const Options& o) : options(o) {}
+  explicit Impl(const Options& o) : options(o) {
+    slots.reserve(MOST_VCPUS);
+    free_slots.reserve(MOST_VCPUS);
+  }
 
   const Options options;
   std::unique_ptr<Shell> shell;
@@ -76,6 +79,7 @@ struct Guest::Impl {
                                                  std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu);
 
   // calls.cpp
+  void call(std::span<Call>);
   std::expected<Slot*, Failure> take_slot();
   void give_slot(Slot*);
   std::expected<std::unique_ptr<Slot>, Failure> make_slot(std::uint32_t number);
