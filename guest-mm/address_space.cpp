@@ -261,7 +261,8 @@ Usage AddressSpace::usage() const {
           .peak_bytes = impl_->frames->peak() << kPageShift,
           .held_bytes = impl_->frames->account()->held(),
           .peak_held_bytes = impl_->frames->account()->peak_held(),
-          .limit_bytes = impl_->frames->total() << kPageShift};
+          .limit_bytes = impl_->frames->total() << kPageShift,
+          .quarantined_pages = impl_->frames->quarantined()};
 }
 
 }  // namespace ramet::mm

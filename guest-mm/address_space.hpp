@@ -96,6 +96,7 @@ struct Usage {
   std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
   std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
   std::uint64_t limit_bytes = 0;     // size of the private bank
+  std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
 };
 
 // Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. Tlb::flush is
@@ -215,7 +216,8 @@ class AddressSpace {
   // --- migration (migrate.cpp) ---
   // Moves the pages of a range to other frames while the guest runs: permissions and contents stay, and so do pages that
   // devices have pinned, that others see, and those of objects. Blocks stay blocks. For Compaction and Contiguous,
-  // whole tables of small pages go into a run each, and become a block where the region takes one.
+  // whole tables of small pages go into a run each, and become a block where the region takes one. After MemoryFailure
+  // nobody is given the frames that they left.
   struct MigrateRequest {
     Gva address = 0;
     std::uint64_t length = 0;

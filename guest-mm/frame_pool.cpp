@@ -336,7 +336,32 @@ void FramePool::visit_apart(const std::function<void(Gpa)>& see) const {
       if (block.used[i]) see(gpa(block.first + i));
 }
 
+void FramePool::quarantine(Gpa start, std::uint64_t pages) {
+  if (!bank_.contains(start) || pages > (bank_.end() - start) >> kPageShift) return;
+  std::lock_guard guard(lock_);
+  Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
+  for (; pages > 0; ++i, --pages) {
+    const auto at = std::ranges::lower_bound(bad_, i);
+    if (at == bad_.end() || *at != i) bad_.insert(at, i);
+  }
+}
+
+std::uint64_t FramePool::quarantined() const {
+  std::lock_guard guard(lock_);
+  return bad_back_;
+}
+
 void FramePool::free_locked(Index i, std::uint64_t pages) {
+  for (auto bad = std::ranges::lower_bound(bad_, i); bad != bad_.end() && *bad < i + pages; ++bad) {
+    free_good_locked(i, *bad - i);
+    pages -= *bad - i + 1;
+    i = *bad + 1;
+    ++bad_back_;
+  }
+  free_good_locked(i, pages);
+}
+
+void FramePool::free_good_locked(Index i, std::uint64_t pages) {
   while (pages > 0) {
     const unsigned aligned = i == 0 ? kBlockOrder : static_cast<unsigned>(std::countr_zero(i));
     const unsigned order = std::min({aligned, kBlockOrder, static_cast<unsigned>(std::bit_width(pages)) - 1});
@@ -475,7 +500,7 @@ bool FramePool::consistent() const {
       before = i;
     }
   }
-  std::uint64_t held = 0;
+  std::uint64_t held = bad_back_;
   for (const Seal& seal : seals_) held += seal.free + seal.dropped_frames;
   for (const Apart& block : apart_) held += block.used.size() - block.used.count();
   return backed == backed_blocks_ && listed + (top_ - bottom_) + used() + held == frames_;

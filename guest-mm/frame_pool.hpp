@@ -77,6 +77,10 @@ class FramePool {
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank are
   // refused: nothing happens.
   void free(Gpa gpa, std::uint64_t pages);
+  // Frames handed out whose memory fails: once they are given back, nobody is given them any more. Frames of another bank
+  // are refused: nothing happens.
+  void quarantine(Gpa gpa, std::uint64_t pages);
+  std::uint64_t quarantined() const;  // and given back
 
   // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined. Of a bank in files,
   // the files with those blocks are closed as well: what is handed out afterwards is in another. Errors: NoMemory; then
@@ -132,6 +136,7 @@ class FramePool {
     return sealed_by_[(gpa - bank_.base()) >> (kPageShift + kBlockOrder)];
   }
   void free_apart_locked(Index, Index pages);
+  void free_good_locked(Index, std::uint64_t pages);
 
   struct Seal {
     std::weak_ptr<const Layer> users;
@@ -181,6 +186,8 @@ class FramePool {
   Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
   Index huge_from_ = 0;              // frames from here on are advised huge
   std::vector<Apart> apart_;
+  std::vector<Index> bad_;           // frames in quarantine, rising
+  std::uint64_t bad_back_ = 0;       // of them, those given back
   std::vector<Seal> seals_;
   std::uint32_t last_seal_ = 0;
   // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock, release; read

@@ -168,6 +168,8 @@ void AddressSpace::Impl::migrate_locked(Gva start, Gva end, const MigrateRequest
   else if (moving.run) frames->free(moving.run->gpa, moving.run->pages());
   else
     for (const auto& c : copies) frames->free(c.frame, c.seen.span() >> kPageShift);
+  if (moved && request.reason == MoveReason::MemoryFailure)
+    for (const auto& c : copies) frames->quarantine(c.seen.address, c.seen.span() >> kPageShift);
   for (const auto& page : moving.pages) {
     const bool stayed = !moved || page.to == 0;
     if (stayed && page.leaf.attributes.write) set_write_locked(page.leaf, true, batch);

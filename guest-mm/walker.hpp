@@ -361,12 +361,13 @@ class Walker final : public PageTable {
   // The one write, with the table's lock held. Keeps the counts, and tells the batch what processors may still hold.
   // No batch: the slot was absent, or its table is not reachable yet. False if the entry is not `expected` any more,
   // which then holds what it is: the hardware sets accessed and dirty bits at any time, and they must not get lost.
-  bool write(const Slot& slot, Entry& expected, Entry next, EntryFlush* batch) {
+  // Synced: another entry let code run from the same frames until now.
+  bool write(const Slot& slot, Entry& expected, Entry next, EntryFlush* batch, bool synced = false) {
     if (expected == next) return true;
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
     if (batch && old != arch::kNone) batch->room(1);
-    if (executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level))) sync(next, slot.level);
+    if (!synced && executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level))) sync(next, slot.level);
     count_deferred(old, next, slot.level);
     const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
     if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
@@ -406,9 +407,9 @@ class Walker final : public PageTable {
   }
 
   // write() whatever the entry is by now; returns what it was.
-  Entry replace(const Slot& slot, Entry next, EntryFlush* batch) {
+  Entry replace(const Slot& slot, Entry next, EntryFlush* batch, bool synced = false) {
     Entry old = load(slot);
-    while (!write(slot, old, next, batch)) {
+    while (!write(slot, old, next, batch, synced)) {
     }
     return old;
   }

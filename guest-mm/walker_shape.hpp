@@ -34,7 +34,7 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   batch.room(1);
   info.dead = true;
   count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
-  replace(parent, F::leaf(gpa, parent.level, attributes), &batch);
+  replace(parent, F::leaf(gpa, parent.level, attributes), &batch, true);
   F::publish();
   batch.merged(table, parent.table);
   counters_.merged(parent.level).add();
@@ -146,7 +146,7 @@ void Walker<F>::move_entry(const Slot& slot, Gva to, FlushBatch& batch) {
   if (e == arch::kNone) return;
   const Gpa table = *table_at(to, slot.level);
   TableLock lock(tables_.info(table));
-  replace(slot_in(table, slot.level, to), e, &batch);
+  replace(slot_in(table, slot.level, to), e, &batch, true);
 }
 
 }  // namespace ramet::mm

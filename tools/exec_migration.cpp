@@ -10,6 +10,7 @@
 
 #include "guest-mm/address_space.hpp"
 #include "jit/entry_code.hpp"
+#include "tools/priced_processor.hpp"
 #include "tools/soft_program.hpp"
 #include "vmm/shell.hpp"
 
@@ -19,31 +20,6 @@ namespace {
 using mm::Gva, mm::kBlockSize, mm::kPageSize;
 using Policy = mm::AddressSpace::ExecSync;
 using Level = arch::Level;
-
-// Nanoseconds: to sync 4 KiB, of an instruction fault, and to copy an entry's memory.
-struct Prices {
-  double sync = 0, fault = 0, copy_page = 0, copy_block = 0;
-};
-// The machine that the proposal's figures are of (Khandual, "mm: Introduce lazy exec permission setting on a page", 2019):
-// eager less lazy is what syncs took, lazy what copies took; what running took more is a sync and a fault.
-constexpr Prices kSeed{.sync = 3800, .fault = 1300, .copy_page = 4000, .copy_block = 490'000};
-
-// A processor on which nothing takes time but what has a price.
-class PricedTlb final : public mm::Tlb {
- public:
-  explicit PricedTlb(const Prices& prices) : prices_(prices) {}
-  void flush(const mm::FlushRequest&) override {}
-  void flush_relaxed(const mm::FlushRequest&) override {}
-  void exec_sync(mm::Gpa, std::uint64_t bytes) override { spend(prices_.sync * static_cast<double>(bytes / kPageSize)); }
-  bool needs_exec_sync() const override { return true; }
-  std::uint64_t now() const override { return static_cast<std::uint64_t>(clock_); }
-  void spend(double ns) { clock_ += ns; }
-  double clock() const { return clock_; }
-
- private:
-  const Prices prices_;
-  double clock_ = 0;
-};
 
 // What one migration of M entries cost, and running N of them afterwards: nanoseconds, and events.
 struct Cost {
@@ -91,9 +67,6 @@ Cost on_model(const Prices& prices, Policy policy, Level level, std::uint64_t m,
   }
   return sum.each(rounds);
 }
-
-std::string ms(double ns) { return fmt::format("{:.2f}", ns / 1e6); }
-std::string us(double ns) { return fmt::format("{:.2f}", ns / 1e3); }
 
 // The proposal's own tables.
 Table seed_table(Level level, std::vector<std::uint64_t> sizes, const Progress& progress) {
@@ -270,7 +243,7 @@ Table published() {
     double sync, fault;
   } constexpr kCores[] = {
       {"the proposal's", kSeed.sync, kSeed.fault},
-      {"Neoverse N1 (erratum 1542419)", 88'000, kSeed.fault},
+      {"Neoverse N1 (erratum 1542419)", kNeoverseN1.sync, kNeoverseN1.fault},
       {"cores with CTR_EL0.DIC", 0, kSeed.fault},
       {"x86-64", 0, kSeed.fault},
   };
@@ -299,6 +272,7 @@ std::vector<Table> exec_migration(bool quick, const Progress& progress) {
                            [&](Policy policy, std::uint64_t n) { return on_model(kSeed, policy, level, m, n, rounds); }, ms, progress, predicted(pages * kSeed.sync, kSeed.fault)));
   }
   if (auto t = soft_table(quick, progress)) tables.push_back(std::move(*t));
+  for (auto& t : migration_workloads(quick, progress)) tables.push_back(std::move(t));
   tables.push_back(published());
   return tables;
 }

@@ -241,6 +241,23 @@ TEST_P(DeferredExec, BlocksAreDeferredWhole) {
   w.check();
 }
 
+// A merge changes the entry and not the frames.
+TEST_P(DeferredExec, PagesThatRunNeedNoSyncAsABlock) {
+  World w(GetParam());
+  const Gva at = align_up(w.map(2 * kBlockSize), kBlockSize);
+  ASSERT_TRUE(w.as->advise(at, kBlockSize, Advice::NoHuge));
+  for (Gva page = 0; page < kBlockSize; page += kPageSize) ASSERT_TRUE(w.cpu().store(at + page, page));
+  ASSERT_TRUE(w.as->protect(at, kBlockSize, kReadExec));
+  const Counters& c = w.as->counters();
+  EXPECT_EQ(c.exec_syncs, kBlockSize / kPageSize);
+  ASSERT_TRUE(w.as->advise(at, kBlockSize, Advice::Huge));
+  ASSERT_TRUE(w.as->migrate({.address = at, .length = kBlockSize, .reason = MoveReason::Contiguous}));
+  EXPECT_EQ(c.merge_pmd, 1u);
+  EXPECT_EQ(c.exec_syncs, 2 * kBlockSize / kPageSize) << "once for the frames of before, once for those of now";
+  for (Gva page = 0; page < kBlockSize; page += kPageSize) ASSERT_EQ(w.cpu().fetch(at + page), page);
+  w.check();
+}
+
 // Execution is a permission that is added: no flush waits for other vCPUs, which fault once more.
 TEST_P(DeferredExec, IsGrantedByARelaxedFlush) {
   World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Lazy}});

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 
 #include "guest-mm/frame_pool.hpp"
 #include "tests/guest-mm/world.hpp"
@@ -127,6 +128,29 @@ TEST(FramePool, Random_traffic_never_hands_out_a_frame_twice_and_keeps_exact_acc
       ASSERT_TRUE(p.pool->consistent());
     }
   }
+  EXPECT_TRUE(p.pool->consistent());
+}
+
+TEST(FramePool, Frames_in_quarantine_are_given_to_nobody_any_more) {
+  Pool p(4 * kMiB);
+  const auto block = p.pool->allocate(9, Fill::Zero), pages = p.pool->allocate(3, Fill::Zero);
+  ASSERT_TRUE(block && pages);
+  const std::set<Gpa> bad = {block->gpa, block->gpa + 7 * kPageSize, block->gpa + 8 * kPageSize, pages->gpa + 3 * kPageSize};
+  for (const Gpa gpa : bad) p.pool->quarantine(gpa, 1);
+  p.pool->quarantine(block->gpa + 7 * kPageSize, 2);  // once more
+  p.pool->quarantine(0x1000, 1);                      // not the pool's
+  EXPECT_EQ(p.pool->quarantined(), 0u);
+  p.pool->free(block->gpa, 512);
+  p.pool->free(pages->gpa, 8);
+  EXPECT_EQ(p.pool->quarantined(), 4u);
+  EXPECT_TRUE(p.pool->consistent());
+  std::uint64_t got = 0;
+  while (const auto run = p.pool->allocate_up_to(512, Fill::Zero)) {
+    for (std::uint64_t i = 0; i < run->pages(); ++i) EXPECT_FALSE(bad.contains(run->gpa + i * kPageSize));
+    got += run->pages();
+  }
+  EXPECT_EQ(got, 1024 - bad.size());
+  for (const Gpa gpa : bad) EXPECT_FALSE(p.pool->allocate_at(gpa, 1, Fill::Zero));
   EXPECT_TRUE(p.pool->consistent());
 }
 

@@ -2,6 +2,7 @@
 // to have code fetched afterwards, by the policy.
 #include <cstring>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "guest-mm/pin.hpp"
@@ -203,6 +204,30 @@ TEST_P(Migration, WhatIsBoundComesFromThatNode) {
   w.check_empty();
 }
 
+TEST_P(Migration, FramesWhoseMemoryFailsAreGivenToNobody) {
+  const Genet g(GetParam());
+  const auto w = g.make();
+  const Gva block = align_up(w->map(4 * kBlockSize), kBlockSize), small = fill(*w, 8);
+  ASSERT_TRUE(w->cpu().store(block + 5 * kPageSize, 55));
+  std::set<Gpa> bad;
+  for (const Gva at : {block + 5 * kPageSize, small, small + kPageSize}) {
+    bad.insert(frame(*w, at));
+    EXPECT_EQ(migrate(*w, at, kPageSize, MoveReason::MemoryFailure).moved, 1u);
+    EXPECT_FALSE(bad.contains(frame(*w, at)));
+  }
+  EXPECT_EQ(w->as->usage().quarantined_pages, 3u);
+  EXPECT_EQ(w->cpu().load(block + 5 * kPageSize), 55u);
+  EXPECT_EQ(w->cpu().load(small), 1u);
+  { const auto child = g.child(*w->as->freeze()); }  // blocks with such frames are sealed, and opened again
+  w->check();
+  const Gva rest = w->map(w->as->limit_bytes());
+  std::uint64_t seen = 0;
+  for (Gva at = rest; w->cpu().store(at, 1); at += kPageSize, ++seen) ASSERT_FALSE(bad.contains(frame(*w, at)));
+  EXPECT_GT(seen, 0u);
+  EXPECT_EQ(w->as->usage().quarantined_pages, 3u);
+  w->check_empty();
+}
+
 TEST_P(Migration, WithoutMemoryChangesNothing) {
   World w(GetParam(), {.data = 4 * kMiB, .config = {.blocks = false, .speculative_frames = 1024}});
   const std::uint64_t pages = w.as->limit_bytes() / kPageSize - 2;
@@ -221,13 +246,13 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
   constexpr std::uint64_t kPages = 16;
   const unsigned rounds = scaled(150, 30);
   const Gva at = fill(w, kPages), code = fill(w, kPages, kReadExec);
-  std::atomic<bool> done{false};
+  std::atomic<bool> over{false};
   std::atomic<std::uint64_t> stores{0};
   std::vector<std::thread> threads;
   for (unsigned i = 1; i < 3; ++i)
     threads.emplace_back([&, i] {  // each counts in words of its own
       std::uint64_t n = 1;
-      for (; !done; ++n)
+      for (; !over; ++n)
         for (Gva page = at; page < at + kPages * kPageSize; page += kPageSize) {
           EXPECT_EQ(w.cpu(i).load(page + 8 * i).value_or(~0ull), n - 1);
           EXPECT_TRUE(w.cpu(i).store(page + 8 * i, n));
@@ -236,7 +261,7 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
         }
     });
   threads.emplace_back([&] {
-    for (std::uint64_t n = 1; !done; ++n) {
+    for (std::uint64_t n = 1; !over; ++n) {
       auto pin = w.as->pin(at + n % kPages * kPageSize, kPageSize, Access::Write, Term::Short);
       EXPECT_TRUE(pin);
       if (!pin) continue;
@@ -254,7 +279,7 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
     }
     std::this_thread::yield();
   }
-  done = true;
+  over = true;
   for (auto& t : threads) t.join();
   EXPECT_GT(moved, 0u);
   w.check();

@@ -35,12 +35,17 @@ int main(int argc, char** argv) {
   heap = mmap(NULL, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(stride >= 2 && pages >= stride && pages % stride == 0 && heap != MAP_FAILED);
   for (uint64_t page = 0; page < pages; ++page) *word(page) = value(page, 0);
+  int written[2];
+  CHECK(pipe(written) == 0);
   const pid_t child = fork();
   CHECK(child >= 0);
   const uint64_t first = child == 0 ? 0 : 1;
+  CHECK(close(written[child == 0]) == 0);
   write_some(first);
   look(first);
-  if (child == 0) _exit(0);
+  char none;
+  if (child == 0) _exit(read(written[0], &none, 1));  // when the parent has written as well: until then both copy
+  CHECK(close(written[1]) == 0);
   int status;
   CHECK(waitpid(child, &status, 0) == child && status == 0);
   look(first);
