@@ -68,9 +68,9 @@ TEST_P(Generations, A_child_may_end_at_any_moment) {
   const Gva a = w.map(kPageSize);
   std::shared_ptr<const Snapshot> child;
   std::atomic<unsigned> turn = 0;  // odd: the other thread's, which then has `child`; pairs with itself
-  constexpr unsigned kRounds = 6000;
+  const unsigned rounds = scaled(6000, 1000);
   std::thread ender([&] {
-    for (unsigned round = 0; round < kRounds; ++round) {
+    for (unsigned round = 0; round < rounds; ++round) {
       while (turn.load(std::memory_order_acquire) != 2 * round + 1) std::this_thread::yield();
       for (volatile unsigned wait = round % 200; wait > 0;) wait = wait - 1;
       child.reset();
@@ -78,7 +78,7 @@ TEST_P(Generations, A_child_may_end_at_any_moment) {
     }
   });
   std::string wrong;
-  for (unsigned round = 0; round < kRounds; ++round) {
+  for (unsigned round = 0; round < rounds; ++round) {
     EXPECT_TRUE(w.cpu().store(a, round));
     child = *w.as->freeze();
     turn.store(2 * round + 1, std::memory_order_release);

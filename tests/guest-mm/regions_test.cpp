@@ -67,7 +67,8 @@ TEST(RegionMap, Copies_are_as_the_regions_were_at_one_moment) {
       }
     });
     std::vector<Region> seen;
-    for (unsigned round = 0; round < 100'000 || ((whole == 0 || cut == 0) && round < 100'000'000); ++round) {
+    const unsigned rounds = scaled(100'000, 15'000);
+    for (unsigned round = 0; round < rounds || ((whole == 0 || cut == 0) && round < 100'000'000); ++round) {
       if (!map.copies(seen)) {
         std::this_thread::yield();
         continue;

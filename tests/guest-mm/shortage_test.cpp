@@ -11,8 +11,8 @@ namespace {
 
 using ::ramet::test::scarce::allocations_left, ::ramet::test::scarce::failed;
 
-class Shortage : public ::testing::TestWithParam<Format> {};
-INSTANTIATE_TEST_SUITE_P(Formats, Shortage, ::testing::Values(Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2));
+class Shortage : public ForEachFormat {};
+RAMET_FOR_EACH_FORMAT(Shortage);
 
 using Term = AddressSpace::PinTerm;
 

@@ -47,7 +47,7 @@ TEST_P(Storm, Maps_and_unmaps_elsewhere_disturb_nobody) {
   const Gva common = w.map(length);
   on_threads(kThreads, [&](unsigned me) {
     std::vector<std::uint64_t> expected(length / kPageSize);
-    for (unsigned round = 0; round < 60; ++round) {
+    for (unsigned round = 0; round < scaled(60, 15); ++round) {
       // Everybody's own word of common pages must hold what was stored last.
       for (unsigned i = 0; i < 20; ++i) {
         const std::size_t page = (round * 7919 + i * 104729 + me * 31) % expected.size();
@@ -78,7 +78,7 @@ TEST_P(Storm, Protection_that_changes_under_running_vcpus_is_obeyed_and_loses_no
   for (Gva at = 0; at < length; at += kPageSize) ASSERT_TRUE(w.cpu().store(a + at + 64, at));
   std::atomic<bool> done{false};
   std::thread changer([&] {
-    for (unsigned round = 0; round < 200; ++round) {
+    for (unsigned round = 0; round < scaled(200, 50); ++round) {
       const Gva from = a + (round % 5) * 0x35000;
       const Prot prot = round % 3 == 0 ? Prot::None : round % 3 == 1 ? kRead : kReadWrite;
       EXPECT_TRUE(w.as->protect(from, 0x9d000, prot));
@@ -117,7 +117,7 @@ TEST_P(Storm, Unmapping_under_running_vcpus_ends_in_faults_and_never_in_foreign_
   const std::uint64_t length = 4 * kMiB;
   std::atomic<bool> done{false};
   std::thread changer([&] {
-    for (unsigned round = 0; round < 150; ++round) {
+    for (unsigned round = 0; round < scaled(150, 24); ++round) {
       switch (round % 3) {
         case 0: EXPECT_TRUE(w.as->map({.address = a, .length = length, .prot = kReadWrite, .fixed = true})); break;
         case 1: EXPECT_TRUE(w.as->advise(a + 0x5000, kMiB, Advice::DontNeed)); break;
