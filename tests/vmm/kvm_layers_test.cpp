@@ -71,7 +71,7 @@ TEST_F(KvmLayersTest, Each_side_goes_on_with_what_was_there) {
 TEST_F(KvmLayersTest, Children_one_after_the_other_and_in_a_chain) {
   Vm parent(physical);
   set_up(parent);
-  for (std::uint64_t round = 0; round < 20; ++round) {
+  for (std::uint64_t round = 0; round < (emulated() ? 6 : 20); ++round) {
     auto snapshot = *parent.space->freeze();
     Vm child(physical, snapshot);
     auto below = *child.space->freeze();
@@ -164,7 +164,7 @@ TEST_F(KvmLayersTest, Code_runs_while_its_memory_is_frozen) {
   std::thread runner([&] {
     for (; !done; ++rounds) ASSERT_EXIT_KIND(add(parent, *other, kPlace, kSome), Syscall);
   });
-  for (unsigned i = 0; i < 40; ++i) {
+  for (unsigned i = 0; i < (emulated() ? 8 : 40); ++i) {
     auto snapshot = *parent.space->freeze();
     Vm child(physical, snapshot);
     snapshot.reset();
