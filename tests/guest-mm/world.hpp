@@ -237,6 +237,6 @@ inline constexpr Format kFormats[] = {Format::X86_64Stage1, Format::Arm64Stage1,
 #endif
 class ForEachFormat : public ::testing::TestWithParam<Format> {};
 #define RAMET_FOR_EACH_FORMAT(suite) \
-  INSTANTIATE_TEST_SUITE_P(Formats, suite, ::testing::ValuesIn(kFormats), ::testing::PrintToStringParamName())
+  INSTANTIATE_TEST_SUITE_P(Formats, suite, ::testing::ValuesIn(::ramet::mm::test::kFormats), ::testing::PrintToStringParamName())
 
 }  // namespace ramet::mm::test
