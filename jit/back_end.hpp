@@ -6,7 +6,7 @@
 //     enum class Distance                               the ways in which instructions hold the distance of a jump
 //     static void set_distance(code, Distance, bytes)   writes one into the instruction at `code`, seen from there
 // Back writes what the virtual machine's instructions become: estimate(), prologue(), leave(), fused(), arithmetic(),
-// branch(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(), call_helper(), call_function(),
+// branch(), branch_to_exit(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(), jump_to_exit(), call_helper(), call_function(),
 // all as called below; fused() and load() say how many instructions they took.
 #pragma once
 
@@ -54,9 +54,11 @@ class BackEnd : protected Encoder {
   // Of what is not written yet, where the instruction before ends at most.
   std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }
 
-  // The instruction at `at` holds a distance that is not known yet: to an instruction, or to where a function begins.
+  // The instruction at `at` holds a distance that is not known yet: to an instruction, to where a function begins, or to the
+  // exit at the end of this one, less than kFar bytes away.
   void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) { fixups_.push_back({distance, false, at, target}); }
   void to_function(Distance distance, std::uint32_t at, std::uint32_t first) { fixups_.push_back({distance, true, at, first}); }
+  void to_exit(Distance distance, std::uint32_t at) { exits_.push_back({distance, at}); }
 
   std::vector<Relocation>& relocations() { return out_.relocations_; }
 
@@ -100,11 +102,19 @@ class BackEnd : protected Encoder {
     std::uint32_t at, target;
   };
 
+  struct ToExit {
+    Distance distance;
+    std::uint32_t at;
+  };
+  static constexpr std::uint32_t kFar = 1u << 19;
+
   Back& back() { return static_cast<Back&>(*this); }
 
   void function(const Function& f) {
     now_ = &f;
     epilogue_ = 0;
+    exits_.clear();
+    exits_move_ = offset_of(f.end) - offset_of(f.first) < kFar;
     functions_.push_back(here());
     back().prologue();
     for (std::uint32_t at = f.first; at < f.end;) {
@@ -112,6 +122,16 @@ class BackEnd : protected Encoder {
       for (std::uint32_t n = 1; n < taken; ++n) out_.offsets_[at + n] = out_.offsets_[at];
       at += taken;
     }
+    if (exits_.empty()) return;
+    const std::uint32_t exit = here();
+    back().leave();
+    for (const ToExit& e : exits_) Encoder::set_distance(out_.code_.get() + e.at, e.distance, std::int64_t{exit} - e.at);
+  }
+
+  // An exit that a condition jumps around, as one does at the end of a loop: it stands at the function's end, so that nothing
+  // jumps where the loop goes on.
+  bool exit_moves(std::uint32_t at) const {
+    return code_[at].opcode == opcode::kExit && exits_move_ && at > now_->first && code_[at - 1].offset == 1 && is_condition(form(code_[at - 1]).operation);
   }
 
   // How many instructions were taken. Inline: it saves a twentieth of all the time.
@@ -137,8 +157,8 @@ class BackEnd : protected Encoder {
       case Atomic: back().atomic_one(i, f.bytes == 8); break;
       case LoadWide: back().load_wide(at); return 2;
       case PacketAbsolute: case PacketIndirect: back().packet(i, f); break;
-      case Jump: jump(at, i.offset); break;
-      case JumpLong: jump(at, i.immediate); break;
+      case Jump: jump(at, static_cast<std::uint32_t>(at + 1 + i.offset)); break;
+      case JumpLong: jump(at, static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate)); break;
       case Operation::Call: call(at, i); break;
       default: back().leave(); break;  // Exit; there is no other
     }
@@ -149,6 +169,10 @@ class BackEnd : protected Encoder {
   std::uint32_t branch(std::uint32_t at, const Instruction& i, const Form& f) {
     const auto target = static_cast<std::uint32_t>(at + 1 + i.offset);
     if (target == at + 1) return 1;
+    if (target == at + 2 && exit_moves(at + 1)) {
+      back().branch_to_exit(i, f, true);
+      return 2;
+    }
     if (const Instruction* move = idioms_.only_move(at)) {
       back().move_unless(i, f, *move);
       return 2;
@@ -156,21 +180,28 @@ class BackEnd : protected Encoder {
     if (code_[at + 1].opcode == opcode::kJump && idioms_.follows(at + 1)) {
       const auto other = static_cast<std::uint32_t>(at + 2 + code_[at + 1].offset);
       if (target == at + 2) {
-        back().branch(at + 1, other, i, f, true);
+        branch(at + 1, other, i, f, true);
         return 2;
       }
       if (idioms_.is_only_move(other, target)) {
         back().move_unless(i, f, code_[other]);
-        back().jump(at + 1, target);
+        jump(at + 1, target);
         return 2;
       }
     }
-    back().branch(at, target, i, f, false);
+    branch(at, target, i, f, false);
     return 1;
   }
 
-  void jump(std::uint32_t at, std::int64_t distance) {
-    if (distance != 0) back().jump(at, static_cast<std::uint32_t>(at + 1 + distance));
+  void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned) {
+    if (exit_moves(target)) back().branch_to_exit(i, f, turned);
+    else back().branch(at, target, i, f, turned);
+  }
+
+  void jump(std::uint32_t at, std::uint32_t target) {
+    if (target == at + 1) return;
+    if (exit_moves(target)) back().jump_to_exit();
+    else back().jump(at, target);
   }
 
   void call(std::uint32_t at, const Instruction& i) {
@@ -188,6 +219,8 @@ class BackEnd : protected Encoder {
 
   Compiled out_;
   std::vector<Fixup> fixups_;
+  std::vector<ToExit> exits_;  // of the function that is being written
+  bool exits_move_ = false;    // and whether they do there
   std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
 };
 

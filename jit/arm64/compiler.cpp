@@ -76,14 +76,32 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& writ
   write(back ? reach / 4 : 0, false);
 }
 
-void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned_already) {
+// What writes the jump, or the opposite one, with a distance.
+template <class Use>
+void Compiler::with_condition(const Instruction& i, const Form& f, bool turned_already, const Use& use) {
   const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
   if (f.operand == Operand::Immediate && i.immediate == 0 && equality) {
     const bool zero = (f.operation == IfEqual) != turned_already;
-    return jump_if(at, target, [&](std::int64_t words, bool turned) { branch_zero(zero != turned, kReg[i.dst()], words, f.bytes == 8); });
+    return use([&](std::int64_t words, bool turned) { branch_zero(zero != turned, kReg[i.dst()], words, f.bytes == 8); });
   }
   const unsigned condition = compare(i, f) ^ unsigned{turned_already};
-  jump_if(at, target, [&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
+  use([&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
+}
+
+void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned) {
+  with_condition(i, f, turned, [&](const auto& write) { jump_if(at, target, write); });
+}
+
+void Compiler::branch_to_exit(const Instruction& i, const Form& f, bool turned) {
+  with_condition(i, f, turned, [&](const auto& write) {
+    if (epilogue_ == 0) to_exit(Distance::ConditionalBranch, here());
+    write(epilogue_ == 0 ? 0 : (std::int64_t{epilogue_} - here()) / 4, false);
+  });
+}
+
+void Compiler::jump_to_exit() {
+  if (epilogue_ == 0) to_exit(Distance::Branch, here());
+  Encoder::branch(epilogue_ == 0 ? 0 : (std::int64_t{epilogue_} - here()) / 4);
 }
 
 void Compiler::move_unless(const Instruction& i, const Form& f, const Instruction& move) {

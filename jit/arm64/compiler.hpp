@@ -32,7 +32,11 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   template <class Write>
   void jump_if(std::uint32_t at, std::uint32_t target, const Write& write);
   void jump(std::uint32_t at, std::uint32_t target);
-  void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned_already);
+  template <class Use>
+  void with_condition(const Instruction& i, const Form& f, bool turned_already, const Use& use);
+  void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned);
+  void branch_to_exit(const Instruction& i, const Form& f, bool turned);
+  void jump_to_exit();
   void move_unless(const Instruction& i, const Form& f, const Instruction& move);
   unsigned compare(const Instruction& i, const Form& f);
   void test(const Instruction& i, const Form& f);

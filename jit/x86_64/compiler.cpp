@@ -57,12 +57,7 @@ void Compiler::prologue() {
 
 void Compiler::leave() {
   const bool short_enough = !has_frame_ && !padding_ && (saved_count_ == 0 || (saved_count_ == 1 && saved_[0] < r8));
-  if (epilogue_ != 0 && !short_enough) {
-    const std::int64_t back = std::int64_t{epilogue_} - here();
-    if (fits8(back - 2)) put(0xeb | std::uint64_t(static_cast<std::uint8_t>(back - 2)) << 8, 2);
-    else put(0xe9 | std::uint64_t(static_cast<std::uint32_t>(back - 5)) << 8, 5);
-    return;
-  }
+  if (epilogue_ != 0 && !short_enough) return exit_if(kAlways);
   epilogue_ = here();
   if (has_frame_) put(0xc9, 1);
   else if (padding_) pop(r11);
@@ -91,14 +86,28 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned conditio
   const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
   const bool is_short = fits8(distance - 2);
   const auto bits = static_cast<std::uint32_t>(distance - (is_short ? 2 : length));
+  put_jump(condition, is_short, bits);
+  if (!back) to_instruction(is_short ? Distance::Byte : Distance::Word, here() - (is_short ? 1 : 4), target);
+}
+
+void Compiler::put_jump(unsigned condition, bool is_short, std::uint32_t bits) {
   if (is_short) put((condition == kAlways ? 0xebu : 0x70u | condition) | std::uint64_t(bits & 0xff) << 8, 2);
   else if (condition == kAlways) put(0xe9 | std::uint64_t{bits} << 8, 5);
   else put(0x0f | (0x80u | condition) << 8 | std::uint64_t{bits} << 16, 6);
-  if (!back) to_instruction(is_short ? Distance::Byte : Distance::Word, here() - (is_short ? 1 : 4), target);
 }
 
 void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned) {
   jump_if(at, target, compare(i, f) ^ unsigned{turned});
+}
+
+void Compiler::branch_to_exit(const Instruction& i, const Form& f, bool turned) { exit_if(compare(i, f) ^ unsigned{turned}); }
+
+void Compiler::exit_if(unsigned condition) {
+  const std::int64_t back = std::int64_t{epilogue_} - here();
+  const bool is_short = epilogue_ != 0 && fits8(back - 2);
+  const auto bits = static_cast<std::uint32_t>(epilogue_ == 0 ? 0 : back - (is_short ? 2 : condition == kAlways ? 5 : 6));
+  put_jump(condition, is_short, bits);
+  if (epilogue_ == 0) to_exit(Distance::Word, here() - 4);
 }
 
 void Compiler::move_unless(const Instruction& i, const Form& f, const Instruction& move) {

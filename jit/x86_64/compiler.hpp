@@ -49,6 +49,10 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void jump(std::uint32_t at, std::uint32_t target) { jump_if(at, target, kAlways); }
   void jump_if(std::uint32_t at, std::uint32_t target, unsigned condition);
   void branch(std::uint32_t at, std::uint32_t target, const Instruction& i, const Form& f, bool turned);
+  void branch_to_exit(const Instruction& i, const Form& f, bool turned);
+  void jump_to_exit() { exit_if(kAlways); }
+  void exit_if(unsigned condition);
+  void put_jump(unsigned condition, bool is_short, std::uint32_t bits);
   void move_unless(const Instruction& i, const Form& f, const Instruction& move);
   unsigned compare(const Instruction& i, const Form& f);
   void call_function(std::uint32_t first);

@@ -221,7 +221,7 @@ class Maker {
     const auto bits = wide ? 64u : 32u;
     const auto mv = [&](unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); };
     const auto shift = [&](Alu o, unsigned r, unsigned n) { emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n))); };
-    switch (below(8)) {
+    switch (below(9)) {
       case 0: {  // extension
         const unsigned n = bits - std::array{32u, 16u, 8u, 24u}[below(4)];
         if (below(2)) mv(d, s);
@@ -294,6 +294,11 @@ class Maker {
         if (below(2)) set(d);
         return;
       }
+      case 7:  // a jump around an exit, to which others lead as well
+        if (below(4) != 0) return idiom();
+        emit(raw((below(2) ? kEq : kGt) | 5u, d, 0, 1, number()));
+        units_at_.push_back(code_.size());
+        return emit(leave());
       default: {  // an element of an array
         if (d == s) return;
         const Size z = size();
