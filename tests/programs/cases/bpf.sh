@@ -74,6 +74,8 @@ test_cli_bench() {
   shows '^exec-migration '
   expect 0 '' "$RAMET" bench exec-migration --quick --json "$WORK/tables" --html "$WORK/page"
   shows 'lazy pays up to N/M'
+  shows '^ *hot-plug 4 KiB .* lazy$'
+  shows '^ *numa .* eager$'
   grep -q '"columns"' "$WORK/tables" && grep -q '<polyline' "$WORK/page" || fail "no files"
   expect 125 '' "$RAMET" bench nothing
 }
