@@ -127,8 +127,11 @@ bool Checker::fields_of(std::uint32_t& at, const Instruction& i, const Form& f) 
 bool Checker::arithmetic(std::uint32_t at, const Instruction& i, const Form& f) {
   switch (f.operation) {
     case Lsh: case Rsh: case Arsh:
-      if (f.operand == Operand::Immediate && (i.immediate < 0 || i.immediate >= f.bytes * 8))
-        return refuse(at, "shifts by " + std::to_string(i.immediate) + ", the operand has " + std::to_string(f.bytes * 8) + " bits");
+      if (const std::int32_t most = f.bytes * 8 - 1; f.operand == Operand::Immediate && (i.immediate & most) != i.immediate) {
+        if (!checked_.changed_) checked_.changed_ = std::make_unique<std::vector<Instruction>>(code_);
+        (*checked_.changed_)[at].immediate &= most;
+        checked_.instructions_ = checked_.changed_.get();
+      }
       return true;
     case Div: case Mod:  // signed with an offset of 1
       if (i.offset == 0 || i.offset == 1) return true;

@@ -40,7 +40,8 @@ struct Function {
   bool by_address = false;            // helpers may call it
 };
 
-// A program that is well-formed. It refers to the Program, which must stay as it is.
+// A program that is well-formed. It refers to the Program, which must stay as it is. Shifts by an immediate are by less than
+// the operand's width here, whatever the Program has.
 class Checked {
  public:
   const std::vector<Instruction>& instructions() const { return *instructions_; }
@@ -52,13 +53,14 @@ class Checked {
  private:
   friend class Checker;
   const std::vector<Instruction>* instructions_ = nullptr;
+  std::unique_ptr<std::vector<Instruction>> changed_;  // which these are, where they differ from the Program's
   std::unique_ptr<std::uint8_t[]> marks_;
   std::vector<Function> functions_;
   std::vector<std::uint32_t> frame_accesses_;
 };
 
-// Any instructions will do. Shifts by immediates of the operand's width and more are refused, as Linux does; dividing by an
-// immediate zero is not, it gives what RFC 9669 says (0, and for a modulo the dividend).
+// Any instructions will do. What Linux refuses and RFC 9669 does not is done as that says: a shift by an immediate of the
+// operand's width or more is by what is left of it there; dividing by an immediate zero gives 0, and a modulo the dividend.
 [[nodiscard]] std::expected<Checked, Refusal> check(const Program& program, const Known& known);
 
 }  // namespace ramet::jit

@@ -88,10 +88,8 @@ TEST(Check, RefusesProgramsThatFallOffTheirEnd) {
   expect_refused({call_function(0), mov(0, 0), leave()}, "instruction 0: execution falls off the end of the function");
 }
 
-TEST(Check, RefusesShiftsBeyondTheWidthAndAllowsDivisionByZero) {
-  expect_refused({alu(kLsh, 1, 64), leave()}, "instruction 0: shifts by 64, the operand has 64 bits");
-  expect_refused({alu32(kRsh, 1, 32), leave()}, "instruction 0: shifts by 32, the operand has 32 bits");
-  expect_refused({alu(kArsh, 1, -1), leave()}, "instruction 0: shifts by -1, the operand has 64 bits");
+TEST(Check, TakesShiftsBeyondTheWidthAndDivisionByZero) {
+  EXPECT_EQ(refusal({alu(kLsh, 1, 64), alu32(kRsh, 1, 32), alu(kArsh, 1, -1), leave()}), "");
   EXPECT_EQ(refusal({alu(kDiv, 1, 0), alu32(kMod, 1, 0, 1), leave()}), "");
 }
 

@@ -183,6 +183,16 @@ TEST(KnownBugs, ShiftsByEveryRegister) {
           }
 }
 
+TEST(KnownBugs, ShiftsByImmediatesBeyondTheWidth) {
+  for (const std::int32_t more : {0, 64, 128, 192, -64, 0x40000000}) {
+    EXPECT_EQ(run({mov(0, 1), alu(kLsh, 0, 63 + more), alu(kArsh, 0, 60 + more), leave()}), 0xfffffffffffffff8);
+    EXPECT_EQ(run({mov(0, -1), alu(kRsh, 0, 60 + more), leave()}), 15u);
+    EXPECT_EQ(run({mov(0, 0xf8), alu32(kLsh, 0, 28 + more), alu32(kArsh, 0, 16 + more), leave()}), 0xffff8000);
+    EXPECT_EQ(run({mov(0, -1), alu32(kRsh, 0, 28 + more / 2), leave()}), 15u);
+    EXPECT_EQ(run({mov(1, 0x1234), mov_r(0, 1), alu32(kLsh, 0, 16 + more), alu32(kRsh, 0, 16 + more), leave()}), 0x1234u) << "an idiom";
+  }
+}
+
 TEST(KnownBugs, JumpsOfEveryLengthAroundTheLimits) {
   // What lies between is 0 to 60 instructions of 3 to 12 bytes, so every distance near 127 bytes occurs, both ways.
   const std::array<Instruction, 4> fillers = {alu_r(kAdd, 1, 2), alu(kAdd, 1, 1), alu(kAdd, 1, 0x12345678), alu_r(kLsh, 3, 5)};

@@ -101,7 +101,7 @@ class Maker {
     const Alu o = operation();
     const bool wide = below(2);
     std::int32_t n = number();
-    if (o == kLsh || o == kRsh || o == kArsh) n = static_cast<std::int32_t>(below(wide ? 64 : 32));
+    if ((o == kLsh || o == kRsh || o == kArsh) && below(8) != 0) n = static_cast<std::int32_t>(below(wide ? 64 : 32));
     const int variant = (o == kDiv || o == kMod) ? int(below(2)) : 0;
     emit(raw(o | (wide ? 7u : 4u), reg(), 0, variant, n));
   }
