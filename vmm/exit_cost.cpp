@@ -6,26 +6,32 @@
 #include <map>
 #include <mutex>
 
-#include "vmm/bpf/guest.hpp"
+#include "vmm/shell.hpp"
 
 namespace ramet::vmm {
 namespace {
 
-// A function that returns is one exit, and hardly more.
+// A fetch from where nothing is mapped is the way out, and nothing more.
 std::uint64_t measure(const MachineChoice& choice) {
-  const auto guest = bpf::Guest::create({.memory_bytes = kMinMemory, .techniques = {}, .machine = choice, .timeout = {}, .trace = {}});
-  if (!guest) return 0;
-  constexpr std::uint8_t kMov0 = 0xb7, kExit = 0x95;
-  const auto program = (*guest)->load(jit::Program{.name = "nothing", .section = {}, .instructions = {{.opcode = kMov0}, {.opcode = kExit}}});
-  if (!program) return 0;
-  std::array<std::uint64_t, 33> times;
+  const auto shell = Shell::create(kMinMemory, {}, choice);
+  if (!shell) return 0;
+  Machine& machine = (*shell)->machine();
+  const auto vcpu = machine.acquire_vcpu();
+  if (!vcpu) return 0;
+  std::array<std::uint64_t, 33> times{};
+  bool all = true;
   for (std::uint64_t& t : times) {
+    UserRegs& regs = (*vcpu)->regs();
+    regs = machine.abi().initial_registers();
+    regs[machine.abi().reg.pc] = 0;
     const auto begin = std::chrono::steady_clock::now();
-    if ((*guest)->call(*program).kind != bpf::Outcome::Kind::Returned) return 0;
+    const Exit e = (*vcpu)->run();
     t = static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
+    all = all && e.kind == Exit::Kind::PageFault;
   }
+  machine.release_vcpu(*vcpu);
   std::ranges::nth_element(times, times.begin() + times.size() / 2);
-  return times[times.size() / 2];
+  return all ? times[times.size() / 2] : 0;
 }
 
 }  // namespace

@@ -91,6 +91,14 @@ class BpfGuest : public ::testing::TestWithParam<MachineChoice::Kind> {
   }
 };
 
+TEST_P(BpfGuest, Adaptive_knows_what_a_fault_takes_where_it_defers) {
+  Options o = options();
+  o.techniques.exec_sync = mm::AddressSpace::ExecSync::Adaptive;
+  const auto guest = Guest::create(o);
+  ASSERT_TRUE(guest) << guest.error().message;
+  EXPECT_EQ((*guest)->memory().exec_costs().fault > 0, (*guest)->shell().machine().needs_exec_sync());
+}
+
 TEST_P(BpfGuest, A_function_gets_its_input_and_gives_it_back) {
   const auto f = load_functions();
   for (const std::size_t length : {1u, 2u, 4096u, 100'000u, 3u}) {
