@@ -524,7 +524,7 @@ TEST_P(BpfGuest, What_cannot_be_loaded_says_why_and_leaves_nothing) {
   ASSERT_FALSE(loaded);
   EXPECT_NE(loaded.error().message.find("map ring: maps of type 9"), std::string::npos) << loaded.error().message;
   EXPECT_EQ(guest->code_usage().programs, usage.programs);
-  std::vector<std::byte> huge(256 << 20);
+  std::vector<std::byte> huge(options().memory_bytes + 1);
   const auto p = guest->load(program({mov(0, 0), leave()}));
   EXPECT_EQ(guest->call(*p, huge).kind, Broken);
   expect_returned(guest->call(*p), 0);

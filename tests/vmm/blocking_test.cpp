@@ -15,6 +15,7 @@
 #include <random>
 #include <thread>
 
+#include "tests/scaled.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/blocking.hpp"
 
@@ -133,7 +134,7 @@ TEST(Blocking, WhatMustWaitForTheRestIsInterruptedThen) {
 
 TEST(Blocking, NoInterruptionIsLostWhereverItFallsAroundTheStartOfAWait) {
   install_kick_signal();
-  constexpr unsigned kRounds = 20000;
+  const unsigned kRounds = ramet::test::scaled(20'000, 2000);
   Interruption interruption;
   std::atomic<unsigned> seen{0};
   const pthread_t owner = pthread_self();
