@@ -19,15 +19,27 @@ void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
   of_[index(why)].deferred.fetch_add(entries, kRelaxed);
 }
 
-void ExecHistory::ran() { of_[index(last_.load(kRelaxed))].ran.fetch_add(1, kRelaxed); }
+void ExecHistory::ran() {
+  // An entry does not say what it was deferred for. As long as not all of the last ones have run, it is taken for one of them;
+  // then for one of those of which most are left.
+  const auto left = [this](std::size_t why) {
+    const std::uint32_t deferred = of_[why].deferred.load(kRelaxed), ran = of_[why].ran.load(kRelaxed);
+    return deferred > ran ? deferred - ran : 0;
+  };
+  std::size_t why = index(last_.load(kRelaxed));
+  if (left(why) == 0)
+    for (std::size_t other = 0; other < kMoveReasons; ++other)
+      if (left(other) > left(why)) why = other;
+  of_[why].ran.fetch_add(1, kRelaxed);
+}
 
 void ExecHistory::settle(MoveReason why) {
   Of& of = of_[index(why)];
   const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)), ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
   if (deferred == 0) return;
-  constexpr float kFew = 32;  // so many say as much as all that is known
-  const float now = std::min(ran / deferred, 1.0f), before = of.share.load(kRelaxed);
-  of.share.store(before < 0 ? now : (before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
+  constexpr float kFew = 32;  // so many say as much as all that is known; and if nothing is, as that it may be any share
+  const float now = std::min(ran / deferred, 1.0f), known = of.share.load(kRelaxed), before = known < 0 ? 0.5f : known;
+  of.share.store((before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
 }
 
 std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::uint64_t pages_each) const {

@@ -247,7 +247,6 @@ Sum rounds_of(Host& host, const Reason& reason, unsigned count, unsigned rounds)
   Sum sum;
   for (w.turn = 0; w.turn < rounds + kFirst; ++w.turn) {
     reason.prepare(w);
-    host.call(w.all());
     const auto calls = requests.draw(kCalls);
     const std::uint64_t syncs = c.exec_syncs, faults = c.exec_faults;
     const double began = host.clock();

@@ -412,5 +412,25 @@ TEST_P(MigratedCode, ReasonsAreToldApart) {
 
 RAMET_FOR_EACH_FORMAT(MigratedCode);
 
+// One page moved for one reason among many that are withheld for another: that many ran says little about the one.
+TEST(ExecHistory, WhatRunsIsNotAllOfTheLastReason) {
+  const ExecCosts costs{.sync = 3800, .fault = 1300};
+  ExecHistory history;
+  history.defer(MoveReason::Explicit, 512);
+  history.defer(MoveReason::Hotplug, 1);
+  for (int i = 0; i < 115; ++i) history.ran();
+  history.settle(MoveReason::Hotplug);
+  history.settle(MoveReason::Explicit);
+  EXPECT_EQ(history.every(MoveReason::Hotplug, costs, 1), 1u);
+  EXPECT_EQ(history.every(MoveReason::Explicit, costs, 1), 1u);
+  for (int round = 0; round < 2; ++round) {
+    history.defer(MoveReason::Hotplug, 512);
+    for (int i = 0; i < 512; ++i) history.ran();
+    history.settle(MoveReason::Hotplug);
+  }
+  EXPECT_GT(history.every(MoveReason::Hotplug, costs, 1), 1u);
+  EXPECT_EQ(history.every(MoveReason::Explicit, costs, 1), 1u);
+}
+
 }  // namespace
 }  // namespace ramet::mm
