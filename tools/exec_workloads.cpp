@@ -41,11 +41,6 @@ jit::Program filter(unsigned n) {
   return p;
 }
 
-struct Piece {
-  Gva address = 0;
-  std::uint64_t bytes = 0;
-};
-
 // Where the programs are: the same for both machines.
 class Host {
  public:
@@ -54,7 +49,7 @@ class Host {
   virtual void compact() = 0;
   virtual void call(std::span<const unsigned> programs) = 0;
   virtual double clock() const = 0;  // ns
-  std::vector<Piece> programs;
+  std::vector<jit::CodeSpace::Piece> programs;
   std::vector<Gva> blocks;
 };
 
@@ -70,7 +65,7 @@ class Modelled final : public Host {
     code_ = std::make_unique<jit::CodeSpace>(*space_, jit::InstructionSet::Arm64, 0x4000'0000, 1ull << 30);
     for (unsigned i = 0; i < count; ++i) {
       const auto compiled = jit::compile(*jit::check(filter(i), {}), jit::InstructionSet::Arm64);
-      programs.push_back({code_->place(compiled, jit::alignment(false), {}).value_or(0), compiled.code().size()});
+      programs.push_back({code_->place(compiled, jit::alignment(false), {}).value_or(0), static_cast<std::uint32_t>(compiled.code().size())});
     }
     blocks = code_->blocks();
   }
@@ -79,7 +74,7 @@ class Modelled final : public Host {
   double clock() const override { return tlb_.clock(); }
   void call(std::span<const unsigned> which) override {
     for (const unsigned i : which)
-      for (Gva at = mm::align_down(programs[i].address, kPageSize); at < programs[i].address + programs[i].bytes; at += kPageSize) {
+      for (Gva at = mm::align_down(programs[i].start, kPageSize); at < programs[i].start + programs[i].bytes; at += kPageSize) {
         const auto t = space_->translate(at, 0);
         if (t && t->execute) continue;
         tlb_.spend(prices_.fault);
@@ -156,22 +151,22 @@ class Requests {
 
 struct Workload {
   Host& host;
-  const unsigned count;
   unsigned turn = 0;
   std::mt19937 random{2};
+  unsigned count() const { return static_cast<unsigned>(host.programs.size()); }
   std::vector<unsigned> all() const {
-    std::vector<unsigned> numbers(count);
+    std::vector<unsigned> numbers(count());
     std::iota(numbers.begin(), numbers.end(), 0);
     return numbers;
   }
   Requests everybody{all()};
-  Requests tenant{[this] { auto some = all(); some.resize(count / 16); return some; }()};
+  Requests tenant{[this] { auto some = all(); some.resize(count() / 16); return some; }()};
 
   std::uint64_t move(Gva at, std::uint64_t length, MoveReason why, std::optional<unsigned> node = {}) {
     const auto done = host.memory().migrate({.address = at, .length = length, .reason = why, .node = node});
     return done ? done->moved : 0;
   }
-  Gva page_of(unsigned program) const { return mm::align_down(host.programs[program].address, kPageSize); }
+  Gva page_of(unsigned program) const { return mm::align_down(host.programs[program].start, kPageSize); }
   // Small pages in no order: what it takes is not counted.
   void scatter(Gva block) {
     for (Gva at = block; at < block + kBlockSize; at += kPageSize) (void)host.memory().migrate({.address = at, .length = kPageSize});
@@ -187,6 +182,9 @@ struct Reason {
 };
 Requests& everybody(Workload& w) { return w.everybody; }
 void nothing(Workload&) {}
+void scatter_all(Workload& w) {
+  for (const Gva b : w.host.blocks) w.scatter(b);
+}
 std::uint64_t unplug(Workload& w) {
   std::uint64_t pages = 0;
   for (const Gva b : w.host.blocks) pages += w.move(b, kBlockSize, MoveReason::Hotplug, w.turn % 2);
@@ -196,10 +194,10 @@ const Reason kReasons[] = {
     {"explicit", "a tenant's programs go to another node by move_pages, and it goes on calling them", nothing,
      [](Workload& w) {
        const Gva from = w.page_of(0);
-       return w.move(from, mm::align_up(w.host.programs[w.count / 16].address, kPageSize) - from, MoveReason::Explicit);
+       return w.move(from, mm::align_up(w.host.programs[w.count() / 16].start, kPageSize) - from, MoveReason::Explicit);
      },
      [](Workload& w) -> Requests& { return w.tenant; }},
-    {"compaction", "the whole code space becomes blocks again, of which every page has been moved", [](Workload& w) { for (const Gva b : w.host.blocks) w.scatter(b); },
+    {"compaction", "the whole code space becomes blocks again, of which every page has been moved", scatter_all,
      [](Workload& w) {
        const auto& moved = w.host.memory().counters().migrated[static_cast<std::size_t>(MoveReason::Compaction)];
        const std::uint64_t before = moved;
@@ -217,12 +215,12 @@ const Reason kReasons[] = {
     {"memory failure", "8 pages anywhere have had errors that could be corrected", nothing,
      [](Workload& w) {
        std::uint64_t pages = 0;
-       for (int i = 0; i < 8; ++i) pages += w.move(w.page_of(static_cast<unsigned>(w.random()) % w.count), kPageSize, MoveReason::MemoryFailure);
+       for (int i = 0; i < 8; ++i) pages += w.move(w.page_of(static_cast<unsigned>(w.random()) % w.count()), kPageSize, MoveReason::MemoryFailure);
        return pages;
      },
      everybody},
     {"hot-plug", "all pages of one node leave it", nothing, unplug, everybody},
-    {"hot-plug 4 KiB", "the same of small pages", [](Workload& w) { for (const Gva b : w.host.blocks) w.scatter(b); }, unplug, everybody},
+    {"hot-plug 4 KiB", "the same of small pages", scatter_all, unplug, everybody},
     {"contiguous", "one block in turn is made of its small pages", [](Workload& w) { w.scatter(w.host.blocks[w.turn % w.host.blocks.size()]); },
      [](Workload& w) {
        const Gva b = w.host.blocks[w.turn % w.host.blocks.size()];
@@ -238,9 +236,9 @@ struct Sum {
 };
 
 // The mean of so many rounds; what the first ones, which nobody knows anything from, cost is not in it.
-Sum rounds_of(Host& host, const Reason& reason, unsigned count, unsigned rounds) {
+Sum rounds_of(Host& host, const Reason& reason, unsigned rounds) {
   constexpr unsigned kFirst = 1, kCalls = 1000;
-  Workload w{.host = host, .count = count};
+  Workload w{.host = host};
   Requests& requests = reason.requests(w);
   host.call(w.all());
   const mm::Counters& c = host.memory().counters();
@@ -293,7 +291,7 @@ std::vector<Table> migration_workloads(bool quick, const Progress& progress) {
     auto t = workloads(fmt::format("Workloads with {}: {} programs move, and 1000 calls follow; time for syncs and faults", name, count), kReasons,
                        [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
                          Modelled host(prices, policy, count);
-                         return rounds_of(host, reason, count, rounds);
+                         return rounds_of(host, reason, rounds);
                        },
                        progress);
     tables.push_back(std::move(*t));
@@ -305,7 +303,7 @@ std::vector<Table> migration_workloads(bool quick, const Progress& progress) {
     auto t = workloads(fmt::format("Workloads on the machine {}: {} programs move, and 1000 calls follow; all of the time", name, count / 4), std::span(kReasons).first(quick ? 1 : std::size(kReasons)),
                        [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
                          auto host = InGuest::create(machine, policy, count / 4);
-                         if (host && *host) return rounds_of(**host, reason, count / 4, rounds);
+                         if (host && *host) return rounds_of(**host, reason, rounds);
                          progress(fmt::format("left out on the machine {}: {}", name, host ? "fetches see what was stored, nothing is deferred" : host.error().message));
                          return std::nullopt;
                        },

@@ -16,7 +16,7 @@ struct Prices {
 // The machine that the proposal's figures are of (Khandual, "mm: Introduce lazy exec permission setting on a page", 2019):
 // eager less lazy is what syncs took, lazy what copies took; what running took more is a sync and a fault.
 inline constexpr Prices kSeed{.sync = 3800, .fault = 1300, .copy_page = 4000, .copy_block = 490'000};
-// With the erratum 1542419, by what others have published: each fetch-visible store of it is a trap.
+// With erratum 1542419, by the figure that others have published for a page.
 inline constexpr Prices kNeoverseN1{.sync = 88'000, .fault = kSeed.fault, .copy_page = kSeed.copy_page, .copy_block = kSeed.copy_block};
 
 class PricedTlb final : public mm::Tlb {

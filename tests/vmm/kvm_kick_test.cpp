@@ -82,9 +82,9 @@ TEST_F(KvmKickTest, AKickForAReleasedVcpuHarmsNobody) {
 }
 
 // The kicker waits for each kick to be answered: a lost one stops the test.
-TEST_F(KvmKickTest, KicksAtRandomMomentsAreAllAnswered) {
+TEST_F(KvmKickTest, TenThousandKicksAtRandomMomentsAreAllAnswered) {
   // An emulated processor takes its time for each.
-  const unsigned kKicks = emulated() ? 200 : 4'000;
+  const unsigned kKicks = emulated() ? 200 : 10'000;
   code(kCountAndCall);  // so that kicks meet user code, the stub and KVM
   Vcpu& v = vcpu();
   // A kick that meets the end of a run may be answered twice, so the answers are not to be counted.
