@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tools/report.hpp"
-#include "vmm/linux/proc_content.hpp"
+#include "vmm/linux/proc/content.hpp"
 
 namespace ramet::tools {
 namespace {

@@ -11,7 +11,7 @@
 #include "tools/parse.hpp"
 #include "tools/report.hpp"
 #include "tools/soft_program.hpp"
-#include "vmm/linux/loader.hpp"
+#include "vmm/linux/program/loader.hpp"
 
 namespace ramet::tools {
 namespace {

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cerrno>
 
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/processes/process.hpp"
 
 namespace ramet::vmm {
 namespace {

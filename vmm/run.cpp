@@ -12,12 +12,12 @@
 #include <thread>
 
 #include "vmm/forward_signals.hpp"
-#include "vmm/linux/devices.hpp"
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/loader.hpp"
+#include "vmm/linux/files/pin_holders.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/program/loader.hpp"
 #include "vmm/linux/syscall.hpp"
-#include "vmm/linux/thread.hpp"
 #include "vmm/signals_blocked.hpp"
 #include "vmm/snapshot/restore.hpp"
 

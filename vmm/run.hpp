@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "vmm/error.hpp"
-#include "vmm/linux/files.hpp"
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/files/files.hpp"
+#include "vmm/linux/processes/process.hpp"
 #include "vmm/shell.hpp"
 #include "vmm/snapshot/file.hpp"
 #include "vmm/snapshot/saving.hpp"

@@ -10,9 +10,9 @@
 #include "tests/fuzz/system_calls/host.hpp"
 #include "tests/fuzz/system_calls/machine.hpp"
 #include "tests/scarce.hpp"
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/signal_state.hpp"
-#include "vmm/linux/thread.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/signals/state.hpp"
 
 namespace ramet::fuzz {
 namespace {

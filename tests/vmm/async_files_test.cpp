@@ -1,5 +1,5 @@
 // What the owner of a file with O_ASYNC is told when the host's epolls say something. The rest: tests/guests/file_owner.c.
-#include "vmm/linux/async_files.hpp"
+#include "vmm/linux/files/async.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

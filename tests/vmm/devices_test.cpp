@@ -2,9 +2,9 @@
 #include <sys/ioctl.h>
 
 #include "tests/vmm/files_guest.hpp"
-#include "vmm/linux/devices.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/gup_test.hpp"
+#include "vmm/linux/files/pin_holders.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/uring/gup_test.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -6,7 +6,7 @@
 #include <random>
 
 #include "arch/x86_64/guest_abi.hpp"
-#include "vmm/linux/elf.hpp"
+#include "vmm/linux/program/elf.hpp"
 
 namespace ramet::vmm {
 namespace {

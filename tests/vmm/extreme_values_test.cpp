@@ -8,7 +8,7 @@
 
 #include "tests/vmm/files_guest.hpp"
 #include "vmm/linux/checked.hpp"
-#include "vmm/linux/guest_time.hpp"
+#include "vmm/linux/time/guest_time.hpp"
 
 namespace ramet::vmm {
 namespace {

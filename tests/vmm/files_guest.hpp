@@ -12,10 +12,10 @@
 #include <set>
 
 #include "tests/vmm/fake_machine.hpp"
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/syscall.hpp"
-#include "vmm/linux/thread.hpp"
 #include "vmm/linux/user_memory.hpp"
 #include "vmm/signals_blocked.hpp"
 

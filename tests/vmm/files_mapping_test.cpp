@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "tests/vmm/files_guest.hpp"
-#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/files/state.hpp"
 
 namespace ramet::vmm {
 namespace {

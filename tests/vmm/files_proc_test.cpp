@@ -4,9 +4,9 @@
 #include <set>
 
 #include "tests/vmm/files_guest.hpp"
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/proc_content.hpp"
-#include "vmm/linux/sysv_memory.hpp"
+#include "vmm/linux/memory/sysv.hpp"
+#include "vmm/linux/proc/content.hpp"
+#include "vmm/linux/processes/family.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include "tests/vmm/linux_guest.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/futex.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/futex.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -5,7 +5,7 @@
 #include <sys/syscall.h>
 
 #include "tests/vmm/files_guest.hpp"
-#include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/signals/state.hpp"
 
 namespace ramet::vmm {
 

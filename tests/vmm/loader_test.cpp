@@ -7,7 +7,7 @@
 #include <set>
 
 #include "tests/vmm/linux_guest.hpp"
-#include "vmm/linux/loader.hpp"
+#include "vmm/linux/program/loader.hpp"
 
 namespace ramet::vmm {
 namespace {

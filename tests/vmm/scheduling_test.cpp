@@ -1,5 +1,5 @@
 // Policies and priorities: scheduling.hpp.
-#include "vmm/linux/scheduling.hpp"
+#include "vmm/linux/processes/scheduling.hpp"
 
 #include <gtest/gtest.h>
 

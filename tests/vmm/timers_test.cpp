@@ -5,7 +5,7 @@
 #include <future>
 
 #include "tests/vmm/linux_guest.hpp"
-#include "vmm/linux/timers.hpp"
+#include "vmm/linux/time/timers.hpp"
 
 namespace ramet::vmm {
 namespace {

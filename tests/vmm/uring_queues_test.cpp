@@ -1,5 +1,5 @@
 // The queues that a guest shares with us, from the side of a guest that writes what it likes into them.
-#include "vmm/linux/uring_queues.hpp"
+#include "vmm/linux/uring/queues.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

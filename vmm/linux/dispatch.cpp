@@ -3,10 +3,10 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "vmm/linux/process.hpp"
-#include "vmm/linux/signal_state.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/signals/state.hpp"
 #include "vmm/linux/syscall.hpp"
-#include "vmm/linux/thread.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -45,33 +45,33 @@ struct Definition {
   Handler handler;
 };
 
-std::span<const Definition> memory_calls();    // memory.cpp
+std::span<const Definition> memory_calls();    // memory/calls.cpp
 std::span<const Definition> placement_calls();  // placement.cpp: move_pages, mbind, get_mempolicy, migrate_pages
-std::span<const Definition> memory_lock_calls();  // memory_lock.cpp: mlock, mlockall and their like
-std::span<const Definition> sysv_memory_calls();  // sysv_memory.cpp: shmget, shmat, shmdt, shmctl
+std::span<const Definition> memory_lock_calls();  // memory/lock.cpp: mlock, mlockall and their like
+std::span<const Definition> sysv_memory_calls();  // memory/sysv.cpp: shmget, shmat, shmdt, shmctl
 std::span<const Definition> thread_calls();    // threads.cpp
 std::span<const Definition> scheduling_calls();  // scheduling.cpp: nice values, processors, policies
 std::span<const Definition> clone_calls();     // clone.cpp: clone, fork, vfork
 std::span<const Definition> exec_calls();      // exec.cpp
 std::span<const Definition> relation_calls();  // relations.cpp: wait4, waitid, parents, groups, sessions
 std::span<const Definition> futex_calls();     // futex.cpp
-std::span<const Definition> signal_calls();    // signals.cpp
+std::span<const Definition> signal_calls();    // signals/calls.cpp
 std::span<const Definition> signalfd_calls();  // signalfd.cpp
-std::span<const Definition> time_calls();      // time.cpp
+std::span<const Definition> time_calls();      // time/calls.cpp
 std::span<const Definition> system_calls();    // system.cpp: uname, limits, random, identity, ...
 std::span<const Definition> identity_calls();  // identity.cpp: users, groups, capabilities
-std::span<const Definition> file_calls();      // files_io.cpp: open, read, write, close, dup, fcntl, ioctl
-std::span<const Definition> path_calls();      // files_path.cpp: stat family, rename, unlink, getdents, ...
-std::span<const Definition> event_calls();     // events.cpp: pipes, poll, select, epoll, eventfd, timerfd
+std::span<const Definition> file_calls();      // files/io.cpp: open, read, write, close, dup, fcntl, ioctl
+std::span<const Definition> path_calls();      // files/path.cpp: stat family, rename, unlink, getdents, ...
+std::span<const Definition> event_calls();     // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
-std::span<const Definition> uring_calls();     // uring_calls.cpp
+std::span<const Definition> uring_calls();     // uring/calls.cpp
 std::span<const Definition> snapshot_calls();  // ../snapshot/saving.cpp: what ramet_guest.h makes
 std::span<const Definition> generation_calls();  // generation.cpp: likewise
 
 // What prctl(2) asks about capabilities; EINVAL for all else. identity.cpp.
 std::int64_t identity_prctl(Thread&, const Args&);
 
-// Serves the call that thread's registers hold, and puts the result into them (signals.cpp decides on
+// Serves the call that thread's registers hold, and puts the result into them (signals/calls.cpp decides on
 // restarts). Unknown calls give ENOSYS and are counted in the process, too.
 void dispatch(Thread&);
 

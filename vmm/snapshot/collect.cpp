@@ -4,12 +4,12 @@
 
 #include <map>
 
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/guest_time.hpp"
-#include "vmm/linux/thread.hpp"
-#include "vmm/linux/timers.hpp"
-#include "vmm/linux/vdso.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/program/vdso.hpp"
+#include "vmm/linux/time/guest_time.hpp"
+#include "vmm/linux/time/timers.hpp"
 #include "vmm/snapshot/open_files.hpp"
 
 namespace ramet::vmm::snapshot {

@@ -15,11 +15,11 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "vmm/linux/epoll.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/guest_time.hpp"
-#include "vmm/linux/host_fdinfo.hpp"
-#include "vmm/linux/signalfd.hpp"
+#include "vmm/linux/events/epoll.hpp"
+#include "vmm/linux/files/host_fdinfo.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/signals/signalfd.hpp"
+#include "vmm/linux/time/guest_time.hpp"
 
 namespace ramet::vmm::snapshot {
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "vmm/linux/files.hpp"
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/files/files.hpp"
+#include "vmm/linux/processes/process.hpp"
 #include "vmm/snapshot/file.hpp"
 #include "vmm/snapshot/state.hpp"
 

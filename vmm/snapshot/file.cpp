@@ -12,7 +12,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "vmm/linux/elf.hpp"
+#include "vmm/linux/program/elf.hpp"
 
 namespace ramet::vmm::snapshot {
 

@@ -8,7 +8,7 @@
 
 #include "arch/guest_abi.hpp"
 #include "vmm/error.hpp"
-#include "vmm/linux/files.hpp"
+#include "vmm/linux/files/files.hpp"
 #include "vmm/snapshot/format.hpp"
 #include "vmm/snapshot/state.hpp"
 

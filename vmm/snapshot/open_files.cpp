@@ -10,10 +10,10 @@
 #include <cstring>
 #include <vector>
 
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/guest_time.hpp"
-#include "vmm/linux/thread.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/time/guest_time.hpp"
 
 namespace ramet::vmm::snapshot {
 namespace {

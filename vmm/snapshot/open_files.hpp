@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "vmm/linux/process.hpp"
+#include "vmm/linux/processes/process.hpp"
 #include "vmm/snapshot/event_files.hpp"
 #include "vmm/snapshot/file.hpp"
 #include "vmm/snapshot/pipes.hpp"

@@ -20,7 +20,7 @@
 #include <new>
 #include <system_error>
 
-#include "vmm/linux/host_mapping.hpp"
+#include "vmm/linux/memory/host_mapping.hpp"
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm::snapshot {

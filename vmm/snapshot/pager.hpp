@@ -22,7 +22,7 @@
 
 #include "guest-mm/bank.hpp"
 #include "vmm/error.hpp"
-#include "vmm/linux/files.hpp"
+#include "vmm/linux/files/files.hpp"
 #include "vmm/snapshot/file.hpp"
 
 namespace ramet::vmm::snapshot {

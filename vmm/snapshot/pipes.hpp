@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/files/state.hpp"
 #include "vmm/snapshot/file.hpp"
 #include "vmm/snapshot/state.hpp"
 

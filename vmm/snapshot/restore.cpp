@@ -14,13 +14,13 @@
 #include <set>
 #include <sstream>
 
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/generation.hpp"
-#include "vmm/linux/guest_time.hpp"
-#include "vmm/linux/signalfd.hpp"
-#include "vmm/linux/timers.hpp"
-#include "vmm/linux/vdso.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/proc/generation.hpp"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/program/vdso.hpp"
+#include "vmm/linux/signals/signalfd.hpp"
+#include "vmm/linux/time/guest_time.hpp"
+#include "vmm/linux/time/timers.hpp"
 #include "vmm/snapshot/open_files.hpp"
 
 namespace ramet::vmm::snapshot {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "vmm/linux/process.hpp"
-#include "vmm/linux/thread.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/thread.hpp"
 #include "vmm/snapshot/file.hpp"
 #include "vmm/snapshot/pager.hpp"
 

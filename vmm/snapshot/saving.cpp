@@ -7,9 +7,9 @@
 #include <array>
 #include <filesystem>
 
-#include "vmm/linux/family.hpp"
-#include "vmm/linux/thread.hpp"
 #include "vmm/include/ramet_guest.h"
+#include "vmm/linux/processes/family.hpp"
+#include "vmm/linux/processes/thread.hpp"
 #include "vmm/snapshot/collect.hpp"
 #include "vmm/snapshot/writer.hpp"
 

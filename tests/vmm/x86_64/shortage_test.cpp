@@ -12,7 +12,7 @@
 
 #include "tests/scarce.hpp"
 #include "tests/vmm/x86_64/handled_guest.hpp"
-#include "vmm/linux/files_state.hpp"
+#include "vmm/linux/files/state.hpp"
 
 namespace ramet::vmm {
 namespace {

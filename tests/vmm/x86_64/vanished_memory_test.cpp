@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "tests/vmm/linux_guest.hpp"
-#include "vmm/linux/files_state.hpp"
-#include "vmm/linux/gup_test.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/uring/gup_test.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -7,8 +7,8 @@
 #include "arch/x86_64/vdso.hpp"
 #include "tests/vmm/x86_64/handled_guest.hpp"
 #include "vmm/host_vdso.hpp"
-#include "vmm/linux/clocks.hpp"
-#include "vmm/linux/vdso.hpp"
+#include "vmm/linux/program/vdso.hpp"
+#include "vmm/linux/time/clocks.hpp"
 
 namespace ramet::vmm {
 namespace {

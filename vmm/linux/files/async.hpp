@@ -1,0 +1,88 @@
+// Watches the files of a family that have O_ASYNC set, see files/owner.hpp. One thread of the VMM does so for all of them,
+// started for the first. It waits in the host's epolls, edge-triggered: an edge is what Linux sends a signal for.
+#pragma once
+
+#include <sys/epoll.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "vmm/linux/files/files.hpp"
+
+namespace ramet::vmm {
+
+class Family;
+class AsyncFiles;
+
+// As long as it lives, the file is watched.
+class AsyncWatch {
+ public:
+  AsyncWatch(std::shared_ptr<AsyncFiles> by, std::uint64_t id, int host, bool pipe)
+      : by_(std::move(by)), id_(id), host_(host), pipe_(pipe) {}
+  ~AsyncWatch();
+  AsyncWatch(const AsyncWatch&) = delete;
+  AsyncWatch& operator=(const AsyncWatch&) = delete;
+  // The next room for writing is to be told, which may be there already.
+  void wants_room();
+
+ private:
+  const std::shared_ptr<AsyncFiles> by_;
+  const std::uint64_t id_;
+  const int host_;
+  const bool pipe_;
+};
+
+class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
+ public:
+  explicit AsyncFiles(Family& family) : family_(family) {}
+  ~AsyncFiles() { stop(); }
+  AsyncFiles(const AsyncFiles&) = delete;
+  AsyncFiles& operator=(const AsyncFiles&) = delete;
+
+  static constexpr std::size_t kMost = 1024;  // files at once
+  static constexpr std::uint64_t kBytes = 1024;  // of each: two struct epitem with places in wait queues, and Watched
+  // Of what happens to the file from now on its owner is told. Errors: ENOMEM (kMost are watched, the host gives no
+  // thread), and those of epoll_ctl(2).
+  OrErrno<std::shared_ptr<AsyncWatch>> watch(const OpenFile&);
+  void stop();  // joins the thread. From then on nobody is told
+
+  // What is to be told, a bit for each of POLL_IN, POLL_OUT, POLL_ERR, POLL_PRI and POLL_HUP, when epolls say so about
+  // reading and writing. `unread`: there is something to be read besides.
+  static constexpr unsigned bit(int reason) { return 1u << reason; }
+  static unsigned reasons(bool pipe, std::uint32_t in, std::uint32_t out, bool unread);
+
+ private:
+  friend class AsyncWatch;
+  struct Watched {
+    std::shared_ptr<FileOwner> owner;
+    int host = -1;
+    bool pipe = false;
+    std::uint32_t in = 0, out = 0;            // what the epolls have said and the thread has not told yet
+  };
+  struct Ready {
+    std::shared_ptr<FileOwner> owner;
+    unsigned reasons;
+  };
+  bool start_locked();
+  void collect_locked();
+  std::vector<Ready> ready();
+  void tell(const Ready&);
+  void serve();
+  void wake();
+
+  Family& family_;
+  std::mutex lock_;                           // guards the rest; nothing else is locked under it
+  HostFd in_, out_;                           // the host's epolls, for reading and for writing
+  HostFd wake_;                               // an eventfd
+  std::map<std::uint64_t, Watched> watched_;  // by a number of its own: the epolls' data
+  std::vector<epoll_event> events_;           // room for one a file
+  std::uint64_t next_ = 0;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ramet::vmm

@@ -1,0 +1,120 @@
+// Copies between descriptors without the guest's memory: sendfile, copy_file_range, splice, tee.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/snapshot/saving.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+using Shared = std::shared_ptr<OpenFile>;
+
+OrErrno<Shared> open_for(Thread& t, int fd, bool write) {
+  auto file = t.process.files.get(fd);
+  if (!file || (file->flags & O_PATH)) return err(EBADF);
+  if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
+  if (file->kind == OpenFile::Kind::Directory) return err(EINVAL);
+  if (!write && t.process.saving && t.process.saving->at_read(t, *file)) return err(static_cast<int>(-kRestartNoIntr));
+  return file;
+}
+
+// An offset that the guest keeps, null for the file's own.
+struct Offset {
+  mm::Gva at;
+  std::int64_t value = 0;
+  std::int64_t* pointer() { return at ? &value : nullptr; }
+  std::int64_t given() const { return at ? value : kCurrentOffset; }
+};
+
+OrErrno<Offset> offset_at(Thread& t, mm::Gva at) {
+  Offset o{at};
+  if (!at) return o;
+  auto value = read_user<std::int64_t>(t.memory(), at);
+  if (!value) return err(value.error());
+  o.value = *value;
+  return o;
+}
+
+std::int64_t put_back(Thread& t, const Offset& o, std::int64_t result) {
+  if (!o.at || result < 0) return result;
+  auto written = write_user(t.memory(), o.at, o.value);
+  return written ? result : -written.error();
+}
+
+// Memory files grow by ordinary writes only, which are counted; programs fall back to those.
+bool counted(const OpenFile& out) { return out.charge != nullptr; }
+
+std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
+std::uint64_t word(int fd) { return static_cast<std::uint64_t>(fd); }
+std::uint64_t bounded(std::uint64_t length) { return std::min(length, UserBuffers::kMaxBytes); }
+
+std::int64_t finish(Thread& t, std::int64_t result) {
+  return broken_pipe(t, restartable(result));
+}
+
+std::int64_t sys_sendfile(Thread& t, const Args& a) {
+  auto out = open_for(t, a.i32(0), true), in = open_for(t, a.i32(1), false);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  auto offset = offset_at(t, a[2]);
+  if (!offset) return -offset.error();
+  if (counted(**out)) return -EINVAL;
+  auto length = room_to_write(t, **out, kCurrentOffset, 0, bounded(a[3]));
+  if (!length) return -length.error();
+  std::int64_t n = t.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), *length);
+  return put_back(t, *offset, finish(t, n));
+}
+
+std::int64_t sys_copy_file_range(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(2), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  if (a.u32(5) != 0) return -EINVAL;
+  auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
+  if (!from || !to) return -EFAULT;
+  if (counted(**out)) return -EXDEV;
+  auto length = room_to_write(t, **out, to->given(), 0, bounded(a[4]));
+  if (!length) return -length.error();
+  std::int64_t n = result_of(::syscall(SYS_copy_file_range, (*in)->host.get(), from->pointer(), (*out)->host.get(),
+                                       to->pointer(), *length, 0));
+  return put_back(t, *to, put_back(t, *from, n));
+}
+
+std::int64_t sys_splice(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(2), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  auto from = offset_at(t, a[1]), to = offset_at(t, a[3]);
+  if (!from || !to) return -EFAULT;
+  if (counted(**out)) return -EINVAL;
+  auto length = room_to_write(t, **out, to->given(), 0, bounded(a[4]));
+  if (!length) return -length.error();
+  std::int64_t n = t.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
+                              word(to->pointer()), *length, a.u32(5));
+  return put_back(t, *to, put_back(t, *from, finish(t, n)));
+}
+
+std::int64_t sys_tee(Thread& t, const Args& a) {
+  auto in = open_for(t, a.i32(0), false), out = open_for(t, a.i32(1), true);
+  if (!in) return -in.error();
+  if (!out) return -out.error();
+  return finish(t, t.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
+}
+
+}  // namespace
+
+std::span<const Definition> copy_calls() {
+  static constexpr Definition kCalls[] = {
+      {Call::sendfile, sys_sendfile}, {Call::copy_file_range, sys_copy_file_range},
+      {Call::splice, sys_splice},    {Call::tee, sys_tee},
+  };
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,141 @@
+// vmsplice: pages of the guest into a pipe without a copy, and back with one.
+//
+// What goes into a pipe are the host's pages under the guest's frames. The host's kernel holds those until somebody has
+// read them, so the host never gives them to anybody else. But we would: a frame that the guest unmaps is free for its
+// next page, and the reader would find that one's contents. So the frames stay pinned until the pipe has moved on. What
+// a pipe hands over to another (splice, tee) is beyond what we see: there a reader may find later contents of the
+// writer; as may one who reads after the writer has ended, whose frames are free then.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <map>
+
+#include "guest-mm/pin.hpp"
+#include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/thread.hpp"
+
+namespace ramet::vmm {
+
+// The pins of all that one process has spliced and nobody has read, by pipe.
+class SplicedPages : public PinHolder {
+ public:
+  void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) {
+    std::lock_guard guard(lock_);
+    for (auto it = pipes_.begin(); it != pipes_.end();) it = trim(it->second) ? pipes_.erase(it) : std::next(it);
+    Pipe& p = pipes_[pipe];
+    // Neither a reader nor a writer: it keeps nobody from seeing the pipe's end.
+    if (!p.path) p.path = HostFd(::open(fd_path(host).c_str(), O_PATH | O_CLOEXEC));
+    p.pieces.push_back({std::move(pin), bytes});
+    p.bytes += bytes;
+  }
+  void let_go() override {
+    std::lock_guard guard(lock_);
+    pipes_.clear();
+  }
+
+ private:
+  struct Piece {
+    mm::Pin pin;
+    std::uint64_t bytes;
+  };
+  struct Pipe {
+    HostFd path;
+    std::deque<Piece> pieces;                   // oldest first
+    std::uint64_t bytes = 0;                    // of all of them
+  };
+  // Lets go of what must have been read: a pipe gives its bytes in order, and each piece takes a place of its own.
+  // True: nothing is left.
+  static bool trim(Pipe& pipe) {
+    int left = 0, size = 0;
+    HostFd reader(::open(fd_path(pipe.path.get()).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    if (reader && ::ioctl(reader.get(), FIONREAD, &left) == 0) size = std::max(::fcntl(reader.get(), F_GETPIPE_SZ), 0);
+    const std::size_t places = static_cast<std::size_t>(size) / mm::kPageSize;
+    auto& pieces = pipe.pieces;
+    while (!pieces.empty() &&
+           (pieces.size() > places || pipe.bytes - pieces.front().bytes >= static_cast<std::uint64_t>(left))) {
+      pipe.bytes -= pieces.front().bytes;
+      pieces.pop_front();
+    }
+    return pieces.empty();
+  }
+
+  std::mutex lock_;  // guards pipes_; lock order: before the address space's
+  std::map<ino_t, Pipe> pipes_;
+};
+
+namespace {
+
+SplicedPages& spliced_pages(Thread& t) {
+  auto& state = state_of(t);
+  std::lock_guard guard(state.lock);
+  if (!state.spliced_pages) {
+    state.spliced_pages = std::make_shared<SplicedPages>();
+    state.devices->add(state.spliced_pages);
+  }
+  return *state.spliced_pages;
+}
+
+// As many buffers as can be had in one call of the host; what is left undone the guest does again.
+std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
+                     unsigned flags) {
+  struct Segment {
+    std::uint64_t base, length;
+  };
+  auto given = read_user_array<Segment>(t.memory(), segments, count, UIO_MAXIOV);
+  if (!given) return -given.error();
+  for (const Segment& s : *given)
+    if (static_cast<std::int64_t>(s.length) < 0) return -EINVAL;
+  std::int64_t done = 0;
+  for (const Segment& s : *given) {
+    // A pipe takes its capacity at most; there is no use in pinning more than the largest at a time.
+    constexpr std::uint64_t kMost = 1 << 20;
+    if (s.length == 0) continue;
+    const std::uint64_t length = std::min(s.length, kMost);
+    auto pin = t.memory().pin(s.base, length, mm::Access::Read, mm::AddressSpace::PinTerm::Short);
+    if (!pin) return done ? done : -EFAULT;
+    std::vector<iovec> iov;
+    for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.address(), r.bytes.size()});
+    const std::size_t pieces = std::min<std::size_t>(iov.size(), UIO_MAXIOV);
+    const std::int64_t n = t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
+                                      reinterpret_cast<std::uint64_t>(iov.data()), pieces,
+                                      (flags & ~unsigned{SPLICE_F_GIFT}) | (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
+    if (n < 0) return done ? done : broken_pipe(t, restartable(n));
+    if (n > 0) spliced_pages(t).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));
+    done += n;
+    if (static_cast<std::uint64_t>(n) < s.length) break;
+  }
+  return done;
+}
+
+std::int64_t sys_vmsplice(Thread& t, const Args& a) {
+  const unsigned flags = a.u32(3);
+  if (flags & ~unsigned{SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT}) return -EINVAL;
+  auto file = t.process.files.get(a.i32(0));
+  if (!file || (file->flags & O_PATH)) return -EBADF;
+  struct stat st;
+  if (::fstat(file->host.get(), &st) != 0) return -errno;
+  if (!S_ISFIFO(st.st_mode)) return -EBADF;
+  if ((file->flags & O_ACCMODE) != O_RDONLY) return to_pipe(t, *file, st.st_ino, a[1], a[2], flags);
+  auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], mm::Access::Write);
+  if (!buffers) return -buffers.error();
+  const auto iov = buffers->iov().first(std::min<std::size_t>(buffers->iov().size(), UIO_MAXIOV));
+  return broken_pipe(t, restartable(t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
+                                               reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags)));
+}
+
+}  // namespace
+
+std::span<const Definition> vmsplice_calls() {
+  static constexpr Definition kCalls[] = {{Call::vmsplice, sys_vmsplice}};
+  return kCalls;
+}
+
+}  // namespace ramet::vmm

@@ -1,0 +1,561 @@
+#include "vmm/linux/processes/family.hpp"
+
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <new>
+
+#include "vmm/linux/patiently.hpp"
+#include "vmm/linux/processes/thread.hpp"
+#include "vmm/run.hpp"
+#include "vmm/signals_blocked.hpp"
+
+namespace ramet::vmm {
+namespace {
+
+constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
+
+siginfo_t child_info(int pid, unsigned user, int code, int value) {
+  siginfo_t info{};
+  info.si_signo = SIGCHLD;
+  info.si_code = code;
+  info.si_pid = pid;
+  info.si_uid = user;
+  info.si_status = value;
+  return info;
+}
+
+}  // namespace
+
+siginfo_t Family::Member::end_info(int pid) const {
+  return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f) : child_info(pid, user, CLD_EXITED, status >> 8);
+}
+
+namespace {
+
+std::vector<std::byte> processors_of_caller() {
+  std::vector<std::byte> set(1024);  // 8192 processors
+  const long bytes = ::syscall(SYS_sched_getaffinity, 0, set.size(), set.data());
+  set.resize(bytes > 0 ? static_cast<std::size_t>(bytes) : 0);
+  return set;
+}
+
+std::array<unsigned char, 16> random_id() {
+  std::array<unsigned char, 16> id{};
+  ::arc4random_buf(id.data(), id.size());  // never without: it ends the VMM where the host has none to give
+  return id;
+}
+
+// A program that has run for so long may well go on, and fork.
+constexpr std::chrono::milliseconds kSettled{250};
+
+}  // namespace
+
+Family::Family(Shell& like, int first_id)
+    : boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+      pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
+  like_.use_pool(&pool_);
+  if (like_.machine().slow_to_make()) pool_.start(kSettled);
+}
+
+Family::~Family() {
+  async_files->stop();
+  like_.use_pool(nullptr);
+}
+
+std::expected<std::unique_ptr<Shell>, Failure> Family::new_shell(const MakeShell& make) {
+  auto shell = make();
+  if (!shell) return shell;
+  if (auto r = (*shell)->machine().make_vcpu(); !r) return std::unexpected(r.error());
+  (*shell)->use_pool(&pool_);
+  return shell;
+}
+
+// --- ids ---
+
+Family::Member* Family::member(int pid) {
+  auto found = members_.find(pid);
+  return found == members_.end() ? nullptr : &found->second;
+}
+
+bool Family::in_use_locked(int id) {
+  for (auto& [pid, m] : members_) {
+    if (pid == id || m.group == id || m.session == id) return true;
+    if (!m.process) continue;
+    std::lock_guard guard(m.process->threads_lock);
+    if (m.process->find_thread(id)) return true;
+  }
+  return id == first_;
+}
+
+// Ids rise, and come again only after all others: as on Linux, one that was just freed does not.
+int Family::new_id() {
+  std::lock_guard guard(lock_);
+  int id;
+  do {
+    id = next_id_;
+    next_id_ = id + 1 < kMaxId ? id + 1 : 300;  // RESERVED_PIDS
+  } while (in_use_locked(id));
+  return id;
+}
+
+bool Family::in_use(int id) {
+  std::lock_guard guard(lock_);
+  return in_use_locked(id);
+}
+
+std::size_t Family::size() {
+  std::lock_guard guard(lock_);
+  return members_.size();
+}
+
+std::shared_ptr<Process> Family::find(int pid) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  return m ? m->process : nullptr;
+}
+
+std::shared_ptr<Process> Family::find_by_thread(int tid) {
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_) {
+    if (!m.process) continue;
+    std::lock_guard threads(m.process->threads_lock);
+    if (m.process->find_thread(tid)) return m.process;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Process> Family::find_by_any(int id) {
+  if (auto process = find(id)) return process;
+  auto process = find_by_thread(id);
+  if (!process) return nullptr;
+  std::lock_guard guard(process->threads_lock);
+  return std::ranges::any_of(process->threads, [id](const auto& t) { return t->tid == id; }) ? process : nullptr;
+}
+
+std::int64_t Family::with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call) {
+  const auto process = tid == 0 ? caller.process.shared_from_this() : find_by_thread(tid);
+  if (!process) return -ESRCH;
+  std::lock_guard guard(process->threads_lock);
+  Thread* const found = tid == 0 ? &caller : process->find_thread(tid);
+  return found ? call(*found) : -ESRCH;
+}
+
+bool Family::exists(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid) != nullptr;
+}
+
+std::vector<std::shared_ptr<Process>> Family::all() {
+  std::vector<std::shared_ptr<Process>> found;
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_)
+    if (m.process) found.push_back(m.process);
+  return found;
+}
+
+std::vector<std::shared_ptr<Process>> Family::group(int id) {
+  std::vector<std::shared_ptr<Process>> found;
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_)
+    if (m.process && m.group == id) found.push_back(m.process);
+  return found;
+}
+
+// --- coming and going ---
+
+std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, int parent, int exit_signal,
+                                     std::uint64_t limit) {
+  std::lock_guard guard(lock_);
+  if (closing_ || members_.size() >= std::min<std::uint64_t>(limit, Limits::kProcesses)) return std::unexpected(EAGAIN);
+  Member& m = members_[process->pid];
+  m.process = process;
+  m.parent = parent;
+  m.exit_signal = exit_signal;
+  const Member* of = parent ? member(parent) : nullptr;
+  m.group = of ? of->group : process->pid;
+  m.session = of ? of->session : process->pid;
+  return {};
+}
+
+void Family::forget(int pid) {
+  std::lock_guard guard(lock_);
+  members_.erase(pid);
+}
+
+// A full queue loses it, as on Linux, and so does a host without memory.
+void Family::send(Process& to, const siginfo_t& info) {
+  try {
+    static_cast<void>(send_to_process(to, info));
+  } catch (const std::bad_alloc&) {
+  }
+}
+
+void Family::send(const Letters& letters) {
+  for (const auto& [to, info] : letters) send(*to, info);
+}
+
+void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters& letters) {
+  if (sig && parent.process) {
+    siginfo_t letter = info;
+    letter.si_signo = sig;
+    // SIGCHLD is there before anybody who waits can be told, as on Linux. Others may stop, end or continue a process,
+    // which takes our lock.
+    if (sig == SIGCHLD) send(*parent.process, letter);
+    else letters.emplace_back(parent.process, letter);
+  }
+  parent.events.fetch_add(1, std::memory_order_release);
+  syscall(SYS_futex, &parent.events, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// A zombie goes, and its parent has its times.
+Family::Members::iterator Family::bury(Members::iterator zombie) {
+  if (Member* parent = member(zombie->second.parent)) {
+    add_usage(parent->children, zombie->second.usage);
+    add_usage(parent->children, zombie->second.children);
+  }
+  return members_.erase(zombie);
+}
+
+void Family::exited(Process& process, const Ending& ending, const rusage& usage) {
+  if (ending.kind == Ending::Kind::Broken && process.pid != first_)
+    fmt::print(stderr, "ramet: process {} was ended: {}\n", process.pid, ending.message);
+  Letters letters;
+  std::shared_ptr<Process> released;  // after the lock
+  {
+    std::lock_guard guard(lock_);
+    letters.reserve(members_.size() + 1);  // from here on nothing is allocated
+    auto self = members_.find(process.pid);
+    Member& m = self->second;
+    released = std::move(m.process);
+    m.status = ending.wait_status();
+    m.user = process.user;
+    m.usage = usage;
+    // Its children go to the nearest ancestor that asked for it, or to nobody.
+    int heir = m.parent;
+    for (Member* a = member(heir); heir && a && !(a->subreaper && a->process); a = member(heir)) heir = a->parent;
+    if (!member(heir)) heir = 0;
+    for (auto it = members_.begin(); it != members_.end();) {
+      Member& child = it->second;
+      if (child.parent != process.pid) {
+        ++it;
+        continue;
+      }
+      if (child.death_signal && child.process) {
+        siginfo_t info{};
+        info.si_signo = child.death_signal;
+        info.si_code = SI_USER;
+        info.si_pid = process.pid;
+        info.si_uid = process.user;
+        letters.emplace_back(child.process, info);
+      }
+      child.parent = heir;
+      child.exit_signal = SIGCHLD;
+      if (!child.process && !heir) {
+        it = members_.erase(it);
+        continue;
+      }
+      if (!child.process) tell_parent(*member(heir), SIGCHLD, child.end_info(it->first), letters);
+      ++it;
+    }
+    Member* parent = member(m.parent);
+    if (!parent || !parent->process) {
+      members_.erase(self);
+    } else {
+      bool reaped = false, silent = false;
+      if (m.exit_signal == SIGCHLD) {
+        std::lock_guard signals(parent->process->signals.lock);
+        const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+        silent = action.handler == 1;
+        reaped = silent || (action.flags & SA_NOCLDWAIT);
+      }
+      tell_parent(*parent, silent ? 0 : m.exit_signal, m.end_info(process.pid), letters);
+      if (reaped) bury(self);
+    }
+  }
+  send(letters);
+}
+
+void Family::executed(int pid) {
+  std::lock_guard guard(lock_);
+  Member& m = *member(pid);
+  m.exit_signal = SIGCHLD;
+  m.executed = true;
+}
+
+void Family::end_all() {
+  {
+    std::lock_guard guard(lock_);
+    closing_ = true;
+  }
+  for (auto& process : patiently([&] { return all(); })) process->end({Ending::Kind::Signalled, SIGKILL, {}});
+  while (std::uint32_t live = live_.load(std::memory_order_acquire))
+    syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
+  async_files->stop();  // nobody is left to be told, and it holds no process any more
+  std::lock_guard guard(lock_);
+  if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
+}
+
+// --- host threads ---
+
+namespace {
+struct HostStart {
+  std::shared_ptr<Process> process;
+  Thread* thread;
+};
+}  // namespace
+
+bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
+  if (live_.fetch_add(1, std::memory_order_relaxed) >= kMaxThreads) {
+    live_.fetch_sub(1, std::memory_order_relaxed);  // the caller's host thread lives
+    return false;
+  }
+  std::unique_ptr<HostStart> start(new (std::nothrow) HostStart{process, thread});
+  if (!start) {
+    live_.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
+  SignalsBlocked blocked;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kHostStack);
+  pthread_t host;
+  const int error = pthread_create(&host, &attributes, host_thread, start.get());
+  pthread_attr_destroy(&attributes);
+  if (error) {
+    live_.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
+  static_cast<void>(start.release());  // the thread's
+  return true;
+}
+
+void* Family::host_thread(void* argument) {
+  std::unique_ptr<HostStart> start(static_cast<HostStart*>(argument));
+  Family& family = start->process->family;
+  start->thread->loop();
+  {
+    std::unique_ptr<Thread> owned;
+    const bool last = start->process->leave(*start->thread, owned);
+    owned.reset();
+    if (last && start->process->pid != family.first_) start->process->finish();  // the first one's run() does it
+  }
+  start.reset();
+  std::optional<pthread_t> before;
+  {
+    std::lock_guard guard(family.lock_);
+    before = std::exchange(family.last_gone_, pthread_self());
+  }
+  // One ended host thread at most waits to be joined; its successor does it.
+  if (before) pthread_join(*before, nullptr);
+  if (family.live_.fetch_sub(1, std::memory_order_release) == 1)
+    syscall(SYS_futex, &family.live_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  return nullptr;
+}
+
+// --- shells ---
+
+std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
+  return std::shared_ptr<Shell>(shell.release(), [this](Shell* old) {
+    std::unique_ptr<Shell> owned(old);
+    const Machine::Totals t = owned->machine().totals();
+    try {
+      const Counts counts = list(owned->memory().counters());
+      std::lock_guard guard(gone_lock_);
+      Machine::Totals& sum = gone_.totals;
+      sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.fills += t.fills;
+      sum.refills += t.refills, sum.evictions += t.evictions;
+      sum.kicks += t.kicks, sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
+      gone_.memory.resize(counts.size());
+      for (std::size_t i = 0; i < counts.size(); ++i) gone_.memory[i] += counts[i].second;
+    } catch (const std::bad_alloc&) {
+      // Its counters are lost.
+    }
+    pool_.give_back(std::move(owned));
+  });
+}
+
+Family::Gone Family::gone() {
+  std::lock_guard guard(gone_lock_);
+  return gone_;
+}
+
+// --- relations ---
+
+std::optional<Family::Relations> Family::relations(int pid) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  if (!m) return std::nullopt;
+  return Relations{m->parent, m->group, m->session, !m->process ? 'Z' : m->stop_signal ? 'T' : 'R'};
+}
+
+bool Family::group_in(int session, int group) const {
+  return std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == session; });
+}
+
+std::expected<void, int> Family::set_group(int caller, int pid, int group) {
+  std::lock_guard guard(lock_);
+  Member* m = member(pid);
+  const Member* by = member(caller);
+  if (!m || (pid != caller && m->parent != caller)) return std::unexpected(ESRCH);
+  if (m->session != by->session) return std::unexpected(EPERM);
+  if (pid != caller && m->executed) return std::unexpected(EACCES);
+  if (m->session == pid) return std::unexpected(EPERM);
+  if (group != pid && !group_in(m->session, group)) return std::unexpected(EPERM);
+  m->group = group;
+  return {};
+}
+
+std::expected<int, int> Family::new_session(int pid) {
+  std::lock_guard guard(lock_);
+  for (auto& [other, m] : members_)
+    if (m.group == pid) return std::unexpected(EPERM);
+  Member* m = member(pid);
+  m->group = m->session = pid;
+  return pid;
+}
+
+bool Family::orphaned_group(int group) {
+  std::lock_guard guard(lock_);
+  for (auto& [pid, m] : members_) {
+    if (m.group != group || !m.process) continue;
+    const Member* parent = member(m.parent);
+    if (parent && parent->process && parent->group != group && parent->session == m.session) return false;
+  }
+  return true;
+}
+
+void Family::set_subreaper(int pid, bool on) {
+  std::lock_guard guard(lock_);
+  member(pid)->subreaper = on;
+}
+
+bool Family::subreaper(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->subreaper;
+}
+
+void Family::set_death_signal(int pid, int sig) {
+  std::lock_guard guard(lock_);
+  member(pid)->death_signal = sig;
+}
+
+int Family::death_signal(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->death_signal;
+}
+
+int Family::foreground() {
+  std::lock_guard guard(lock_);
+  return foreground_;
+}
+
+std::expected<void, int> Family::set_foreground(int session, int group) {
+  std::lock_guard guard(lock_);
+  if (!group_in(session, group)) return std::unexpected(EPERM);
+  foreground_ = group;
+  return {};
+}
+
+// --- waiting ---
+
+std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const Request& request) {
+  std::lock_guard guard(lock_);
+  const int own_group = member(parent)->group;
+  const bool peek = request.options & WNOWAIT;
+  bool any = false;
+  for (auto it = members_.begin(); it != members_.end(); ++it) {
+    Member& m = it->second;
+    if (m.parent != parent) continue;
+    if (request.which == Request::Which::Pid && it->first != request.id) continue;
+    if (request.which == Request::Which::Group && m.group != (request.id ? request.id : own_group)) continue;
+    const bool clone = m.exit_signal != SIGCHLD;
+    if (!(request.options & static_cast<int>(__WALL)) && clone != ((request.options & static_cast<int>(__WCLONE)) != 0)) continue;
+    any = true;
+    Child child{.pid = it->first, .user = m.process ? m.process->user.load() : m.user, .usage = m.usage};
+    if (!m.process) {
+      if (!(request.options & WEXITED)) continue;
+      const siginfo_t info = m.end_info(it->first);
+      child.code = info.si_code;
+      child.value = info.si_status;
+      child.status = m.status;
+      add_usage(child.usage, m.children);
+      if (!peek) bury(it);
+      return child;
+    }
+    if (m.untold_stop && (request.options & WSTOPPED)) {
+      child.code = CLD_STOPPED;
+      child.value = m.untold_stop;
+      child.status = m.untold_stop << 8 | 0x7f;
+      if (!peek) m.untold_stop = 0;
+      return child;
+    }
+    if (m.untold_continue && (request.options & WCONTINUED)) {
+      child.code = CLD_CONTINUED;
+      child.value = SIGCONT;
+      child.status = 0xffff;
+      if (!peek) m.untold_continue = false;
+      return child;
+    }
+  }
+  if (!any) return std::unexpected(ECHILD);
+  return std::nullopt;
+}
+
+std::atomic<std::uint32_t>& Family::events(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->events;
+}
+
+void Family::changed(int pid, int code, int sig, std::uint64_t change) {
+  Letters letters;
+  {
+    std::lock_guard guard(lock_);
+    Member* m = member(pid);
+    if (!m || change < m->change) return;
+    m->change = change;
+    const bool stopped = code == CLD_STOPPED;
+    m->stop_signal = m->untold_stop = stopped ? sig : 0;
+    m->untold_continue = !stopped;
+    Member* parent = member(m->parent);
+    if (!parent || !parent->process) return;
+    bool wanted;
+    {
+      std::lock_guard signals(parent->process->signals.lock);
+      const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
+      wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
+    }
+    tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, m->process ? m->process->user.load() : m->user, code, sig), letters);
+  }
+  send(letters);
+}
+
+void Family::stopped(int pid, int sig, std::uint64_t change) { changed(pid, CLD_STOPPED, sig, change); }
+void Family::continued(int pid, std::uint64_t change) { changed(pid, CLD_CONTINUED, SIGCONT, change); }
+
+rusage Family::children_usage(int pid) {
+  std::lock_guard guard(lock_);
+  return member(pid)->children;
+}
+
+// --- counters ---
+
+namespace {
+std::map<Call, std::uint64_t> collect(const auto& counters) {
+  std::map<Call, std::uint64_t> result;
+  for (unsigned i = 0; i < counters.size(); ++i)
+    if (std::uint64_t n = counters[i].load(std::memory_order_relaxed)) result[Call{static_cast<std::uint16_t>(i)}] = n;
+  return result;
+}
+}  // namespace
+std::map<Call, std::uint64_t> Family::calls() const { return collect(calls_); }
+std::map<Call, std::uint64_t> Family::unknown_calls() const { return collect(unknown_); }
+
+}  // namespace ramet::vmm

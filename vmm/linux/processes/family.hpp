@@ -1,0 +1,189 @@
+// Family: all processes of one guest, in one VMM process (Linux: a pid namespace): their ids, who is whose parent,
+// groups and sessions, zombies and waiting. Each process has a microVM of its own.
+//
+// Ids are the first process's host pid and what follows it; they mean nothing on the host, and no id of the host means
+// anything here. Orphans have no parent in the family: getppid(2) says 1, and they are reaped at once.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "vmm/linux/files/async.hpp"
+#include "vmm/linux/files/lease.hpp"
+#include "vmm/linux/memory/sysv.hpp"
+#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/syscall.hpp"
+#include "vmm/linux/time/clocks.hpp"
+#include "vmm/shell_pool.hpp"
+
+namespace ramet::vmm {
+
+class Family {
+ public:
+  // `like`: what the shells of further processes are to be like; it outlives the family.
+  explicit Family(Shell& like, int first_id = 0);    // 0: the host's id of this process
+  ~Family();
+  Family(const Family&) = delete;
+  Family& operator=(const Family&) = delete;
+
+  static constexpr unsigned kMaxThreads = 4096;      // of all processes
+
+  // --- ids: of processes, threads, groups and sessions in one space ---
+  int first_id() const { return first_; }
+  int new_id();
+  bool in_use(int id);                               // some process, thread, group or session has it
+  std::shared_ptr<Process> find(int pid);            // null: none, or a zombie
+  std::shared_ptr<Process> find_by_thread(int tid);
+  std::shared_ptr<Process> find_by_any(int id);      // of a process, or of one of its threads; not by Thread::former_tid
+  // What `call` makes of the thread of that id (0: the caller itself), with its process's threads_lock held. -ESRCH: none.
+  std::int64_t with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call);
+  bool exists(int pid);                              // zombies do
+  std::vector<std::shared_ptr<Process>> all();       // that run
+  std::vector<std::shared_ptr<Process>> group(int id);
+  std::size_t size();                                // zombies count
+  static constexpr int kMaxId = 1 << 22;             // ids are below (Linux's PID_MAX_LIMIT)
+
+  // --- coming and going ---
+  // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or
+  // the family ends).
+  std::expected<void, int> add(const std::shared_ptr<Process>&, int parent, int exit_signal, std::uint64_t limit);
+  // The process could not be started after all.
+  void forget(int pid);
+  // It has released everything. Its children are orphans; its parent is told.
+  void exited(Process&, const Ending&, const rusage& usage);
+  void executed(int pid);                            // execve(2): exit signal back to SIGCHLD, setpgid(2) refused
+  // The first process has ended, and all others end with it, as in a pid namespace. Waits for their host threads.
+  void end_all();
+
+  // A host thread for a thread of the process, which is in its list already. False: the host has none.
+  bool start(const std::shared_ptr<Process>&, Thread*);
+  unsigned threads_ever() const { return threads_ever_.load(std::memory_order_relaxed); }
+  void count_thread() { threads_ever_.fetch_add(1, std::memory_order_relaxed); }
+
+  // --- shells ---
+  // Nobody uses the shell any more: its counters are taken, and it goes.
+  std::shared_ptr<Shell> own(std::unique_ptr<Shell>);
+  // The counters of shells that have gone.
+  struct Gone {
+    Machine::Totals totals{};
+    std::vector<std::uint64_t> memory;               // in the order of list(const mm::Counters&)
+  };
+  Gone gone();
+
+  // --- relations; 0 as pid is not the caller here ---
+  struct Relations {
+    int parent = 0, group = 0, session = 0;
+    char state = 'R';                                // as proc(5) has it
+  };
+  std::optional<Relations> relations(int pid);       // zombies, too
+  std::expected<void, int> set_group(int caller, int pid, int group);  // setpgid(2)
+  std::expected<int, int> new_session(int pid);                        // setsid(2)
+  bool orphaned_group(int group);                    // nobody in its session could continue it
+  void set_subreaper(int pid, bool);
+  bool subreaper(int pid);
+  void set_death_signal(int pid, int sig);
+  int death_signal(int pid);
+  // The terminal's foreground group. Errors: EPERM, if there is no such group in the session.
+  int foreground();
+  std::expected<void, int> set_foreground(int session, int group);
+
+  // --- waiting ---
+  struct Request {
+    enum class Which : std::uint8_t { Any, Pid, Group } which = Which::Any;
+    int id = 0;
+    int options = 0;                                 // WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WALL, __WCLONE
+  };
+  struct Child {
+    int pid = 0, code = 0, value = 0;                // CLD_*; exit status or signal
+    unsigned user = 0;                               // its real user id
+    int status = 0;                                  // as wait4(2) gives it
+    rusage usage{};
+  };
+  // What has happened to a child of `parent`; none: nothing yet. Errors: ECHILD.
+  std::expected<std::optional<Child>, int> reap(int parent, const Request&);
+  // A futex word that changes when something happens to a child. Valid while a thread of `pid` lives.
+  std::atomic<std::uint32_t>& events(int pid);
+  // Tell the parent. Called without locks, so that two changes may come in the other order: `change` is what
+  // ProcessSignals::changes was, and the state stays that of the later one.
+  void stopped(int pid, int sig, std::uint64_t change);
+  void continued(int pid, std::uint64_t change);
+  rusage children_usage(int pid);                    // of those that were waited for
+
+  SysvMemory sysv_memory;                            // shared by all of its processes
+  const std::shared_ptr<Leases> leases = std::make_shared<Leases>();
+  const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
+  Clocks clocks;                                     // theirs; set before the first one runs
+  std::uint64_t generation = 0;                      // snapshots that the first process has come through; set before it runs
+  const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
+  const int nice;                                    // of the VMM; no host thread of theirs has a lower one
+  const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them
+
+  // --- counters of calls, by number ---
+  std::map<Call, std::uint64_t> calls() const, unknown_calls() const;
+  void count_call(Call call, bool known) {
+    (known ? calls_ : unknown_)[static_cast<std::size_t>(call)].fetch_add(1, std::memory_order_relaxed);
+  }
+
+ private:
+  struct Member {
+    std::shared_ptr<Process> process;                // null: a zombie
+    int parent = 0, group = 0, session = 0;
+    int exit_signal = 0, death_signal = 0;
+    bool subreaper = false, executed = false;
+    int status = 0;                                  // of a zombie, as wait4(2) gives it
+    unsigned user = 0;                               // of a zombie: its real user id
+    int stop_signal = 0;                             // it is stopped
+    int untold_stop = 0;                             // that no wait has told yet
+    bool untold_continue = false;
+    std::uint64_t change = 0;                        // the last that was told of
+    rusage usage{}, children{};
+    std::atomic<std::uint32_t> events{0};
+    siginfo_t end_info(int pid) const;               // SIGCHLD's, of a zombie
+  };
+  using Members = std::map<int, Member>;
+  // What is to be sent once the lock is free.
+  using Letters = std::vector<std::pair<std::shared_ptr<Process>, siginfo_t>>;
+
+  Member* member(int pid);                           // lock held; null: none
+  bool in_use_locked(int id);
+  bool group_in(int session, int group) const;       // lock held
+  // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
+  void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
+  Members::iterator bury(Members::iterator);
+  void changed(int pid, int code, int sig, std::uint64_t change);
+  static void send(Process&, const siginfo_t&);
+  static void send(const Letters&);
+  static void* host_thread(void*);
+  std::expected<std::unique_ptr<Shell>, Failure> new_shell(const MakeShell&);
+
+  const int first_;
+  Shell& like_;
+  ShellPool pool_;
+  std::mutex gone_lock_;                             // guards gone_; a leaf
+  Gone gone_;
+  std::mutex lock_;                                  // guards what follows. Lock order: before Process::threads_lock
+  Members members_;
+  int next_id_;
+  int foreground_;
+  bool closing_ = false;
+  std::optional<pthread_t> last_gone_;               // the host thread that ended last; joined by the next that ends
+
+  // Host threads of the family but the caller's; a futex word. Pairs: the decrement at the end of each host thread
+  // (release) with end_all()'s load (acquire).
+  std::atomic<std::uint32_t> live_{0};
+  std::atomic<unsigned> threads_ever_{0};            // a statistic
+  std::array<std::atomic<std::uint64_t>, arch::kMostCalls> calls_{}, unknown_{};  // statistics
+};
+
+}  // namespace ramet::vmm

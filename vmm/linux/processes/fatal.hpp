@@ -1,0 +1,31 @@
+// What people are told when a signal ends the program: which, where, and what it probably means.
+#pragma once
+
+#include <signal.h>
+
+#include <exception>
+
+#include "vmm/linux/processes/process.hpp"
+
+namespace ramet::vmm {
+
+class Thread;
+
+// The ending by `info`, which nobody handled. Call without locks.
+Ending fatal_ending(Thread&, const siginfo_t& info);
+
+// The VM's memory is used up in the middle of an access, where no error can be returned. As Linux's
+// out-of-memory killer: SIGKILL.
+Ending out_of_memory(Thread&);
+
+// The VMM cannot have from its host what it takes to serve the guest (std::bad_alloc and the like). SIGKILL as well;
+// without a message if even that cannot be had.
+Ending host_failed(const std::exception&) noexcept;
+
+// By a signal that tells nothing of its own: SIGKILL.
+Ending killed_by(int sig);
+
+// "SIGSEGV", "SIGRTMIN+3".
+std::string signal_name(int sig);
+
+}  // namespace ramet::vmm

@@ -1,0 +1,180 @@
+// Process: one guest process: its image, threads, signals and files.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guest-mm/address_space.hpp"
+#include "vmm/error.hpp"
+#include "vmm/linux/blocking.hpp"
+#include "vmm/linux/credentials.hpp"
+#include "vmm/linux/files/files.hpp"
+#include "vmm/linux/limits.hpp"
+#include "vmm/linux/processes/parking.hpp"
+#include "vmm/linux/processes/scheduling.hpp"
+#include "vmm/linux/program/image.hpp"
+#include "vmm/linux/signals/state.hpp"
+#include "vmm/linux/syscall.hpp"
+#include "vmm/machine.hpp"
+
+namespace ramet::vmm {
+
+namespace snapshot {
+class Saving;
+}
+class Family;
+class Thread;
+class Timers;
+
+// How a program ended, as wait(2) would tell: by exit(2), by a signal, or by us.
+struct Ending {
+  enum class Kind : std::uint8_t { Exited, Signalled, TimedOut, Broken } kind = Kind::Exited;
+  int code = 0;            // exit status or signal number
+  std::string message;     // for people: why a signal was fatal (address, program counter), or what broke
+  int status() const;      // what `ramet run` exits with: code, 128+code, 124, 125
+  int wait_status() const; // what wait4(2) gives; what Linux does not know is SIGKILL
+};
+
+class Process : public std::enable_shared_from_this<Process> {
+ public:
+  // `pid` is one of the family's ids; the family is told by Family::add().
+  Process(Family&, int pid, std::shared_ptr<Image>, Files);
+  ~Process();
+
+  Family& family;                               // outlives it
+  Files files;
+  ProcessSignals signals;
+  Limits limits;                                // RLIMIT_*, see limits.hpp
+  std::unique_ptr<Timers> timers;               // alarms and interval timers, see timers.hpp
+  const int pid;                                // also the leader's tid
+
+  // What it runs; null once it has ended. From any thread.
+  std::shared_ptr<Image> image() const;
+  void set_image(std::shared_ptr<Image>);       // before its first thread; later only become()
+  // Of its own image: by its own threads only, which keep it from changing.
+  mm::AddressSpace& memory() const { return image_->memory(); }
+  Machine& machine() const { return image_->machine(); }
+
+  // Stops all threads but one, which looks at them.
+  Parking parking;
+  // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its threads.
+  std::atomic<int> generation_signal{0};
+  // Set before run(): whoever waits for the moment to save the process. Not of its children.
+  std::shared_ptr<snapshot::Saving> saving;
+
+  // Of its first thread, or of another if that has ended; of the VMM, if there is none yet. From any thread.
+  std::shared_ptr<const Credentials> credentials();
+  std::atomic<unsigned> user;                   // the real user id of its first thread, also when that has gone
+  // Some thread of it has had other ids than the VMM. Pairs: Thread::set_credentials() with who looks at files.
+  std::atomic<bool> other_ids{false};
+
+  // What read(2), write(2) and their like have done, for /proc.
+  struct Transferred {
+    std::atomic<std::uint64_t> reads{0}, writes{0}, read_bytes{0}, written_bytes{0};
+  } transferred;
+  // oom_score_adj, and the least that it may become without a privilege. Told, and no more: whom the host kills is its own
+  // affair.
+  struct Oom {
+    std::atomic<int> adjustment{0}, least{0};
+  } oom;
+
+  // Policy, set before run().
+  bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
+
+  // Signals that the host sends (SIGINT from a terminal and the like) and that the guest is to get; the terminal's
+  // go to all of its foreground. Async-signal-safe: the first thread, interrupted, passes them on.
+  void forward_from_handler(SignalSet set, bool from_terminal);
+  void take_forwarded(Thread& by);              // does something on the first thread only
+
+  // A thread on a vCPU of the process's image, for run(). Errors: no vCPU.
+  std::expected<std::unique_ptr<Thread>, Failure> make_thread(int tid);
+  // For the family's first process: runs these threads, the first on the calling host thread, until the whole process
+  // has ended.
+  Ending run(std::vector<std::unique_ptr<Thread>>);
+  // Releases what it held: files, memory, timers. Once, after its last thread has gone.
+  void finish();
+
+  // --- threads ---
+  // A new guest thread that starts with `regs`, on a host thread of its own. Returns the tid, or -errno (EAGAIN: no vCPU
+  // or host thread, too many, or the process is ending; EFAULT: a tid could not be stored).
+  struct Spawn {
+    UserRegs regs;
+    arch::Bases bases{};
+    mm::Gva set_parent_tid = 0, set_child_tid = 0, clear_child_tid = 0;
+    std::uint64_t signal_mask = 0;
+    const FpState* fp = nullptr;
+    std::string name;
+    const ThreadSignals* altstack_of = nullptr; // the new thread has that one's alternate stack
+    int nice = 0;
+    Scheduling scheduling;
+    std::shared_ptr<const Credentials> credentials;
+    std::vector<std::byte> affinity;            // as Thread has it
+    bool leader = false;                        // the first of a new process: its tid is the pid
+  };
+  std::int64_t spawn(const Spawn&);
+  void interrupt_threads();                     // all but the caller
+  Thread* find_thread(int tid);                 // null if none; valid under threads_lock only
+  // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which can
+  // take long) is never touched under any of them, and no host call that can wait is made.
+  std::mutex threads_lock;
+  std::vector<std::unique_ptr<Thread>> threads; // guarded by threads_lock
+  std::size_t thread_count();
+
+  // execve(2)'s point of no return: ends every other thread; the caller becomes the leader, on a vCPU of the new image.
+  // False: the process is ending, or another thread was first; the caller's thread ends.
+  bool become(Thread& caller, std::shared_ptr<Image>, Vcpu&);
+  // The thread that become() lets live; null: all.
+  const Thread* survivor() const { return survivor_.load(std::memory_order_acquire); }  // pairs with become()
+
+  // Ends the whole program; the first caller's word counts. Interrupts every thread.
+  void end(Ending);
+  Ending ended();                               // the first caller's word, or exit(2)'s status so far
+  bool ending() const { return ending_.load(std::memory_order_acquire); }  // pairs with end()'s release
+
+  // Set by whoever made it with CLONE_VFORK, before its first thread: becomes 1, a futex word, when it uses its
+  // parent's image no more.
+  std::shared_ptr<std::atomic<std::uint32_t>> vfork_done;
+
+  // Processor time of all its threads, and the most memory it had.
+  rusage usage();
+  std::chrono::nanoseconds processor_time();
+
+  void count_call(Call, bool known);            // lock-free
+
+ private:
+  friend class Family;
+  // The end of one thread: the last one's is true.
+  bool leave(Thread&, std::unique_ptr<Thread>& owned);
+  void tell_vfork_parent();
+
+  std::atomic<bool> ending_{false};
+  std::mutex ending_lock_;                      // guards result_; a leaf
+  std::optional<Ending> result_;
+  mutable std::mutex image_lock_;               // guards image_ against others than its own threads; a leaf
+  std::shared_ptr<Image> image_;
+  std::atomic<const Thread*> survivor_{nullptr};
+  // The following are guarded by threads_lock.
+  int leader_status_ = 0;                       // exit(2)'s argument of the first thread
+  rusage gone_{};                               // of threads that have ended
+  std::chrono::nanoseconds gone_time_{};
+  std::uint64_t peak_bytes_ = 0;                // of images it had before
+
+  // A futex word that changes with each thread that leaves.
+  std::atomic<std::uint32_t> departures_{0};
+  // Pairs: the handler's fetch_or with take_forwarded()'s exchange.
+  std::atomic<std::uint64_t> forwarded_{0}, forwarded_terminal_{0};
+  std::atomic<Thread*> first_{nullptr};         // set while run() runs; read by the handler
+};
+
+// Adds up processor time and memory: of threads, of children.
+void add_usage(rusage& sum, const rusage& more);
+
+}  // namespace ramet::vmm

@@ -1,0 +1,34 @@
+// /sys/kernel/debug/gup_test, the device by which Linux's own self-tests of memory management pin pages.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "guest-mm/pin.hpp"
+#include "vmm/linux/files/files.hpp"
+#include "vmm/linux/files/pin_holders.hpp"
+
+namespace ramet::vmm {
+
+class Thread;
+
+inline constexpr const char* kGupTestPath = "/sys/kernel/debug/gup_test";
+
+// What stands behind one open file: at most one long-term pin.
+class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
+ public:
+  std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument);
+  void let_go() override;
+
+ private:
+  std::int64_t start(Thread&, mm::Gva);
+  std::int64_t read(Thread&, mm::Gva);
+  std::mutex lock_;                             // guards pin_; lock order: before the address space's
+  std::optional<mm::Pin> pin_;
+};
+
+// A new file of the device, to be installed.
+OrErrno<std::shared_ptr<OpenFile>> open_gup_test(int flags);
+
+}  // namespace ramet::vmm

@@ -1,0 +1,54 @@
+// From an entry of the guest to one of the host.
+#pragma once
+
+#include "vmm/linux/uring/uring.hpp"
+
+namespace ramet::vmm {
+
+// Operations that are served, for submission and for IORING_REGISTER_PROBE.
+bool uring_serves(unsigned opcode);
+
+// Which entries an operation that names others by their user_data may mean.
+enum UringKind : std::uint8_t { kOther, kPoll, kTimeout, kLinkTimeout };
+UringKind uring_kind(std::uint8_t opcode);
+
+// Why an entry is not done. Linux looks at an entry's form when it takes it (then the batch ends, and a chain is given
+// up before it starts), at descriptors and the like when its turn comes.
+struct UringRefusal {
+  int error;
+  bool at_once = false;
+};
+
+class UringTranslation {
+ public:
+  using Result = std::expected<void, UringRefusal>;
+  UringTranslation(Uring& ring, Thread& thread, const io_uring_sqe& from, UringRequest& request)
+      : ring_(ring), thread_(thread), from_(from), request_(request) {}
+  // Fills `to` but for user_data and, where request.time is used, its address (`timed`).
+  Result run(io_uring_sqe& to);
+  // What the host refuses in the same way, at the same time.
+  static void refused(const UringRefusal&, io_uring_sqe& to);
+  bool timed_address = false, timed_address2 = false;
+
+ private:
+  Result transfer(io_uring_sqe& to, bool write);
+  Result transfer_fixed(io_uring_sqe& to, bool write);
+  Result take_file(int of_ring);
+  Result transfer_file(bool write);
+  Result limit(bool write, std::uint64_t& bytes);
+  Result charge(bool write, std::uint64_t bytes);
+  Result pin(mm::Gva at, std::uint64_t length, mm::Access, std::uint64_t& total);
+  void aim(io_uring_sqe& to, bool write);
+  Result fsync(io_uring_sqe& to);
+  Result poll_add(io_uring_sqe& to);
+  Result timeout(io_uring_sqe& to, mm::Gva at);
+  Result remove(io_uring_sqe& to);
+  Result cancel(io_uring_sqe& to);
+
+  Uring& ring_;
+  Thread& thread_;
+  const io_uring_sqe& from_;
+  UringRequest& request_;
+};
+
+}  // namespace ramet::vmm
