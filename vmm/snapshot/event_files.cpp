@@ -164,7 +164,7 @@ std::expected<void, std::string> describe_event_file(const OpenFile& file, FileS
   switch (file.kind) {
     case Kind::Event: return describe_event(file, f);
     case Kind::Timer: return describe_timer(file, f);
-    case Kind::Signal: f.mask = file.signals->mask; return {};
+    case Kind::Signal: f.mask = signal_fd_of(file).mask; return {};
     default: return {};
   }
 }

@@ -51,8 +51,8 @@ std::expected<std::vector<std::shared_ptr<mm::Backing>>, Failure> map_files(cons
     if (!index_ok(m.file, state.files.size())) return impossible(file, "mappings");
     auto opened = open_by_path(file, files.state(), state.files[static_cast<std::size_t>(m.file)]);
     if (!opened) return std::unexpected(opened.error());
-    auto backing =
-        files.backing(*opened, m.shared, false, m.shared ? m.offset : 0, m.shared ? m.length : kPageBytes, memory);
+    std::uint64_t offset = m.shared ? m.offset : 0;
+    auto backing = files.backing(*opened, m.shared, false, offset, m.shared ? m.length : kPageBytes, memory);
     if (!backing || !*backing)
       return failure(fmt::format("{} cannot be continued: {} cannot be mapped", file.path(), (*opened)->path));
     backings.push_back(std::move(*backing));

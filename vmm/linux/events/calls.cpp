@@ -21,7 +21,6 @@
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/time/guest_time.hpp"
-#include "vmm/linux/uring/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -121,7 +120,7 @@ struct PollSet {
     auto file = fd < 0 ? nullptr : thread.process.files.get(fd);
     const bool bad = fd >= 0 && !file;
     invalid += bad;
-    if (file && file->kind == OpenFile::Kind::Uring) ring_of(*file).watch();
+    if (file && file->operations) file->operations->watch();
     host.push_back({.fd = file ? file->host.get() : -1, .events = events, .revents = static_cast<short>(bad ? POLLNVAL : 0)});
     keep.push_back(std::move(file));
   }
@@ -326,7 +325,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   const auto events = std::make_unique_for_overwrite<epoll_event[]>(room);
   std::int64_t ready;
   do {
-    refresh_rings(thread.process);
+    thread.process.files.state().devices->refresh();
     const int ms = deadline ? to_milliseconds(time_left(CLOCK_MONOTONIC, *deadline)) : -1;
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
                             reinterpret_cast<std::uint64_t>(events.get()), room,

@@ -8,7 +8,6 @@
 
 #include "vmm/linux/files/charge.hpp"
 #include "vmm/linux/files/state.hpp"
-#include "vmm/linux/uring/uring.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -45,7 +44,7 @@ std::int64_t control_host(OpenFile& epoll, OpenFile& target, int number, int ope
 
 std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& target, int number, int operation, epoll_event event) {
   if (target.get() == &epoll) return -EINVAL;
-  if (target->kind == OpenFile::Kind::Uring) ring_of(*target).watch();
+  if (target->operations) target->operations->watch();
   if (!epoll.disarmed) return control_host(epoll, *target, number, operation, event);
   std::lock_guard guard(epoll.disarmed->lock);
   auto& entries = epoll.disarmed->entries;

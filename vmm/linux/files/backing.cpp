@@ -12,7 +12,6 @@
 #include "vmm/linux/memory/shared.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/process.hpp"
-#include "vmm/linux/uring/uring.hpp"
 
 namespace ramet::vmm {
 
@@ -143,9 +142,13 @@ std::shared_ptr<OpenFile> Files::file_of(const mm::Backing& backing) {
 }
 
 OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenFile>& opened, bool shared, bool writable,
-                                                     std::uint64_t offset, std::uint64_t length, mm::Memory& memory) {
+                                                     std::uint64_t& offset, std::uint64_t length, mm::Memory& memory) {
   auto file = opened;
-  if (file->kind == OpenFile::Kind::Uring) file = ring_of(*file).queues().memory();
+  if (file->operations) {
+    auto shown = file->operations->mapped(offset, length);
+    if (!shown) return err(shown.error());
+    if (*shown) file = std::move(*shown);
+  }
   if (is_zero_device(*file)) {
     if ((file->flags & O_ACCMODE) == O_WRONLY) return err(EACCES);
     return nullptr;

@@ -13,7 +13,6 @@
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/uring/gup_test.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -186,13 +185,13 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
     case FIOSETOWN: case SIOCSPGRP: case FIOGETOWN: case SIOCGPGRP: return owner_ioctl(t, *file, request, a[2]);
     case FIGETBSZ: return forward_get<int>(t, file->host.get(), request, a[2]);
     case TIOCOUTQ:  // SIOCOUTQ
-      if (!file->socket && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
+      if (!is_socket(*file) && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
       return forward_get<int>(t, file->host.get(), request, a[2]);
     case FIONREAD:  // SIOCINQ
       if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;
       return forward_get<int>(t, file->host.get(), request, a[2]);
     default:
-      if (file->kind == OpenFile::Kind::GupTest) return static_cast<GupTest&>(*file->device).ioctl(t, request, a[2]);
+      if (file->operations) return file->operations->ioctl(t, request, a[2]);
       if (file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
       return terminal(t, file->host.get(), request, a[2]);
   }

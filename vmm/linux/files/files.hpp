@@ -46,10 +46,8 @@ class HostFd {
 
 class AsyncWatch;    // files/async.hpp
 class FileCharge;    // files/charge.hpp
+class FileOperations;  // files/operations.hpp
 class MemoryCharge;  // files/memfd.cpp
-class PinHolder;     // files/pin_holders.hpp
-struct SocketEnds;   // sockets.hpp
-struct SignalFd;     // signalfd.hpp
 struct Disarmed;     // epoll.hpp
 
 // An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
@@ -68,9 +66,7 @@ struct OpenFile {
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
   std::shared_ptr<FileCharge> charged;   // what it costs the host; set when it is first installed
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
-  std::shared_ptr<PinHolder> device;     // what holds pins for it: Uring, GupTest
-  std::shared_ptr<SocketEnds> socket;    // of a Socket; null: the file of one, opened with O_PATH
-  std::shared_ptr<SignalFd> signals;     // of a Signal
+  std::shared_ptr<FileOperations> operations;  // of a Socket, Uring, GupTest, Signal, Synthetic. Null: opened with O_PATH, or another
   clockid_t clock{};                     // of a Timer
   bool semaphore = false;                // of an Event: EFD_SEMAPHORE
   std::shared_ptr<Disarmed> disarmed;    // of an Epoll that goes on from a snapshot, maybe; set before the program runs
@@ -138,9 +134,9 @@ class Files {
   bool shared(const std::string& guest_path) const;
 
   // mmap of a file: the backing for a private or a shared mapping of [offset, offset+length); `shared` ones are mapped
-  // once, wholly. EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
+  // once, wholly. `offset` becomes that in the backing, where the file is one that shows another (a ring). EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
   OrErrno<std::shared_ptr<mm::Backing>> backing(const std::shared_ptr<OpenFile>&, bool shared, bool writable,
-                                                std::uint64_t offset, std::uint64_t length, mm::Memory&);
+                                                std::uint64_t& offset, std::uint64_t length, mm::Memory&);
   // The file behind a backing; null: it is memory.
   static std::shared_ptr<OpenFile> file_of(const mm::Backing&);
   // The same for a file that the loader opened; private only.

@@ -13,12 +13,8 @@
 
 #include "vmm/linux/checked.hpp"
 #include "vmm/linux/files/state.hpp"
-#include "vmm/linux/proc/attributes.hpp"
-#include "vmm/linux/proc/memory.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/signals/signalfd.hpp"
-#include "vmm/linux/sockets/sockets.hpp"
 #include "vmm/snapshot/saving.hpp"
 
 namespace ramet::vmm {
@@ -30,7 +26,7 @@ std::int64_t broken_pipe(Thread& t, std::int64_t result) {
   sigaddset(&set, SIGPIPE);
   timespec at_once{};
   static_cast<void>(sigtimedwait(&set, nullptr, &at_once));  // none pending is fine
-  static_cast<void>(send_to_thread(t.process, t.tid, signal_from(t.process, SIGPIPE, SI_USER)));  // a full queue cannot be: SIGPIPE is queued once
+  t.raise(SIGPIPE);
   return result;
 }
 
@@ -62,16 +58,10 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
 std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
   std::span<const iovec> iov = buffers.iov();
   std::uint64_t bytes = buffers.bytes();
-  if (file.kind == OpenFile::Kind::Signal) {
-    if (how.offset != kCurrentOffset) return -ESPIPE;
-    return how.write ? -EINVAL : read_signals(t, file, buffers);
+  if (file.operations) {
+    const auto done = how.write ? file.operations->write(t, file, buffers, how.offset) : file.operations->read(t, file, buffers, how.offset);
+    if (done) return *done;
   }
-  if (file.kind == OpenFile::Kind::Synthetic) {
-    if (how.write) return write_attribute(t, file, buffers);
-    if (auto got = read_process_memory(t, file, buffers, how.offset)) return *got;
-  }
-  if (how.write && how.offset == kCurrentOffset)
-    if (auto written = write_with_credentials(t, file, buffers)) return *written;
   std::unique_lock<std::mutex> charged;
   if (file.charge) charged = std::unique_lock(file.charge->lock);
   std::vector<iovec> within;  // what RLIMIT_FSIZE leaves of them
@@ -88,10 +78,6 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
       if (!start) return -start.error();
       if (!file.charge->grow(std::max(start->at + file.charge->in_flight + bytes, start->size))) return -ENOSPC;
     }
-  }
-  if (file.kind == OpenFile::Kind::Synthetic && bytes > 0) {
-    const bool beginning = how.offset == kCurrentOffset ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : how.offset == 0;
-    if (beginning) refresh_synthetic(t, file);
   }
   std::uint64_t done = 0;
   do {

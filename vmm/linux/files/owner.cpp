@@ -128,7 +128,7 @@ std::int64_t owner_call(Thread& t, OpenFile& file, int command, std::uint64_t ar
 }
 
 std::int64_t owner_ioctl(Thread& t, OpenFile& file, unsigned request, mm::Gva at) {
-  if (!file.socket) return -ENOTTY;
+  if (!is_socket(file)) return -ENOTTY;
   if (request == FIOGETOWN || request == SIOCGPGRP) return put_user(t.memory(), at, owner_number(t, file));
   auto who = read_user<int>(t.memory(), at);
   return who ? set_owner(t, file, *who) : -who.error();

@@ -9,15 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include "vmm/linux/files/operations.hpp"
+
 namespace ramet::vmm {
 
 class Process;
 
 // Stands behind an open file, which other processes may share after a fork. The Devices of each process whose memory it pins
 // know it; it lets go with the first of those whose memory goes.
-class PinHolder {
+class PinHolder : public FileOperations {
  public:
-  virtual ~PinHolder() = default;
   // Gives all pins back, having stopped what uses them. May be called again, and from any thread that serves the
   // guest. The file stays, and does nothing more.
   virtual void let_go() = 0;

@@ -8,13 +8,12 @@
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/signals/state.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 int too_large(Thread& t) {
-  static_cast<void>(send_to_thread(t.process, t.tid, signal_from(t.process, SIGXFSZ, SI_USER)));  // the thread is there
+  t.raise(SIGXFSZ);
   return EFBIG;
 }
 

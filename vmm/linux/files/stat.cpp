@@ -10,7 +10,7 @@
 #include <climits>
 
 #include "vmm/linux/files/state.hpp"
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
 

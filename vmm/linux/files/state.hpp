@@ -15,6 +15,7 @@
 #include "vmm/linux/credentials.hpp"
 #include "vmm/linux/files/charge.hpp"
 #include "vmm/linux/files/files.hpp"
+#include "vmm/linux/files/operations.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 #include "vmm/linux/files/scratch.hpp"
 #include "vmm/linux/limits.hpp"
@@ -74,7 +75,6 @@ struct LockHolder {
 };
 
 class FileBacking;
-class SocketNames;
 class SplicedPages;
 
 // The files that the family has mapped, so that they can be truncated. Shared by all its processes.
@@ -135,7 +135,6 @@ struct Files::State {
   std::shared_ptr<mm::Account> account = std::make_shared<mm::Account>();
 
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
-  const std::shared_ptr<SocketNames> sockets;  // sockets.hpp; of all processes of the family
   std::shared_ptr<SplicedPages> spliced_pages;  // files/vmsplice.cpp; guarded by lock, once set it stays
 
   std::shared_ptr<OpenFile> get(int fd) const;
@@ -213,9 +212,12 @@ bool forbidden_filesystem(int fd);
 std::string fd_path(int host_fd);                          // "/proc/self/fd/N", on the host
 std::shared_ptr<OpenFile> make_file(OpenFile::Kind, HostFd, int flags, std::string path = {});
 OpenFile::Kind kind_of(mode_t mode);
-// A file of /proc or /sys is about to be read from its beginning: it shows how things are now. Kind::Synthetic only.
-void refresh_synthetic(Thread&, const OpenFile&);
+// Of open(2)'s flags: the file is to be written; what its mode has to allow for them, R_OK and W_OK.
+bool wants_write(int flags);
+unsigned wanted_of(int flags);
 bool may_block(const OpenFile&);
+// And not only the file of one, opened with O_PATH.
+inline bool is_socket(const OpenFile& file) { return file.kind == OpenFile::Kind::Socket && file.operations; }
 
 // stat(2) of what was found: the host's, or made up for synthetic files.
 OrErrno<struct stat> stat_of(const Files::State&, const Found&);
@@ -229,7 +231,6 @@ OrErrno<Found> locate(Thread&, int dirfd, mm::Gva path, int flags);
 std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call);
 
 // --- files/size_limit.cpp ---
-inline constexpr std::int64_t kCurrentOffset = -1;  // at the file's own offset
 // Where a write would begin in a regular file of that size; others: not regular. `flags`: RWF_*. Errors: the host's, EINVAL.
 struct WriteStart {
   bool regular = false;

@@ -8,7 +8,6 @@
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/sockets/sockets.hpp"
 
 namespace ramet::vmm {
 
@@ -152,11 +151,11 @@ void Files::attach_stdio(int in, int out, int err_) {
   }
 }
 
-Files::State::State() : sockets(std::make_shared<SocketNames>()) {}
+Files::State::State() = default;
 
 Files::State::State(const State& parent)
     : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
-      devices(std::make_shared<Devices>(*parent.devices)), sockets(parent.sockets) {
+      devices(std::make_shared<Devices>(*parent.devices)) {
   std::lock_guard guard(parent.lock);
   slots = parent.slots;
   for (Slot& slot : slots) slot.reserved = false;  // by threads of the parent's

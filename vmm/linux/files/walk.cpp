@@ -17,7 +17,7 @@
 #include <cerrno>
 
 #include "vmm/linux/files/state.hpp"
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 
 namespace ramet::vmm {
 namespace {

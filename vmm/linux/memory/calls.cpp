@@ -12,7 +12,6 @@
 #include "vmm/linux/checked.hpp"
 #include "vmm/linux/memory/lock.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/uring/uring.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -118,11 +117,6 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
     if (address > thread.abi().user_end - bytes) return -ENOMEM;
     if (address < kMinAddress) return -EPERM;
   }
-  if (file && file->kind == OpenFile::Kind::Uring) {
-    auto place = ring_of(*file).queues().place(offset, bytes);
-    if (!place) return -place.error();
-    offset = *place;
-  }
   if (refused_wx(thread.process, prot)) return -EACCES;
   if (beyond_memory(thread, bytes, (prot & PROT_WRITE) && (anonymous || !shared), !(flags & MAP_NORESERVE)))
     return -ENOMEM;
@@ -199,7 +193,7 @@ std::int64_t sys_mprotect(Thread& thread, const Args& a) {
 // A shared mapping of a file shows what it was asked for; when it grows, more of the file.
 OrErrno<void> larger_backing(Thread& thread, const mm::Region& region, mm::RemapRequest& request) {
   auto file = Files::file_of(*region.backing);
-  const std::uint64_t offset = region.offset_of(request.address);
+  std::uint64_t offset = region.offset_of(request.address);
   const auto shown = region.backing->shared();
   if (!file || offset + request.new_length - shown.bank_offset <= shown.bank->size()) return {};
   auto larger = thread.process.files.backing(file, true, mm::has(region.max_prot, mm::Prot::Write), offset,

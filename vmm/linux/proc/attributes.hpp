@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 
 namespace ramet::vmm {
 

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "guest-mm/region.hpp"
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 
 namespace ramet::vmm {
 

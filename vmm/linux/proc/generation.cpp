@@ -32,11 +32,11 @@ std::int64_t sys_ramet_generation(Thread& thread, const Args& a) {
 
 }  // namespace
 
-OrErrno<std::shared_ptr<OpenFile>> open_generation(const Family& family, int flags) {
+OrErrno<std::shared_ptr<OpenFile>> open_generation(const Process& process, int flags) {
   if ((flags & O_ACCMODE) != O_RDONLY) return err(EACCES);
   HostFd host(::eventfd(0, EFD_CLOEXEC | (flags & O_NONBLOCK ? EFD_NONBLOCK : 0)));
-  if (!host || ::eventfd_write(host.get(), family.generation) != 0) return err(errno);
-  return make_file(OpenFile::Kind::Event, std::move(host), flags, kGenerationDevice);
+  if (!host || ::eventfd_write(host.get(), process.family.generation) != 0) return err(errno);
+  return make_file(OpenFile::Kind::Event, std::move(host), flags & (O_ACCMODE | O_NONBLOCK), kGenerationDevice);
 }
 
 void tell_generation(Process& process) {

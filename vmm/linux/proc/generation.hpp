@@ -10,8 +10,8 @@ namespace ramet::vmm {
 // As an eventfd: readable once in each copy, also where it was open when the program was saved.
 inline constexpr const char* kGenerationDevice = "/dev/ramet_generation";
 
-// `flags`: open(2)'s that are kept. Errors: EACCES (for writing), what eventfd(2) says.
-OrErrno<std::shared_ptr<OpenFile>> open_generation(const Family&, int flags);
+// `flags`: open(2)'s. Errors: EACCES (for writing), what eventfd(2) says.
+OrErrno<std::shared_ptr<OpenFile>> open_generation(const Process&, int flags);
 
 // Right before the process goes on in a copy: the signal that it wants to be told by is pending. Not to be called later.
 void tell_generation(Process&);

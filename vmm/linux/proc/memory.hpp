@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 
 namespace ramet::mm {
 class AddressSpace;

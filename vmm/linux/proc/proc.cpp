@@ -1,5 +1,5 @@
 // /proc, /sys and /dev: which files there are. What they contain is in proc/content.cpp.
-#include "vmm/linux/proc/proc.hpp"
+#include "vmm/linux/files/synthetic.hpp"
 
 #include <dirent.h>
 #include <sched.h>
@@ -11,8 +11,10 @@
 #include <functional>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/proc/attributes.hpp"
 #include "vmm/linux/proc/content.hpp"
 #include "vmm/linux/proc/generation.hpp"
+#include "vmm/linux/proc/memory.hpp"
 #include "vmm/linux/proc/system_files.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/process.hpp"
@@ -30,6 +32,7 @@ struct Fixed {
   std::string_view target = {};  // Link: the text; Device: the host's node
   unsigned minor = 0;
   mode_t mode = 0444;
+  decltype(ProcEntry::open) open = nullptr;
 };
 
 // Everything that does not depend on the process. Parents stand before their children.
@@ -69,18 +72,18 @@ constexpr Fixed kFixed[] = {
     {"/sys/devices/system/cpu/present", Type::File},
     {"/sys/kernel", Type::Directory},
     {"/sys/kernel/debug", Type::Directory},
-    {kGupTestPath, Type::File},
+    {kGupTestPath, Type::File, {}, 0, 0600, open_gup_test},
     {"/sys/kernel/mm", Type::Directory},
     {"/sys/kernel/mm/transparent_hugepage", Type::Directory},
     {"/sys/kernel/mm/transparent_hugepage/enabled", Type::File},
     {"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", Type::File},
     {"/dev", Type::Directory},
-    {"/dev/null", Type::Device, "/dev/null", 3},
-    {"/dev/zero", Type::Device, "/dev/zero", 5},
-    {"/dev/full", Type::Device, "/dev/full", 7},
-    {"/dev/random", Type::Device, "/dev/random", 8},
-    {"/dev/urandom", Type::Device, "/dev/urandom", 9},
-    {kGenerationDevice, Type::Device, {}, 64},
+    {"/dev/null", Type::Device, "/dev/null", 3, 0666},
+    {"/dev/zero", Type::Device, "/dev/zero", 5, 0666},
+    {"/dev/full", Type::Device, "/dev/full", 7, 0666},
+    {"/dev/random", Type::Device, "/dev/random", 8, 0666},
+    {"/dev/urandom", Type::Device, "/dev/urandom", 9, 0666},
+    {kGenerationDevice, Type::Device, {}, 64, 0444, open_generation},
     {"/dev/fd", Type::Link, "/proc/self/fd"},
     {"/dev/stdin", Type::Link, "/proc/self/fd/0"},
     {"/dev/stdout", Type::Link, "/proc/self/fd/1"},
@@ -266,12 +269,12 @@ std::optional<OfProcessor> of_processor(std::string_view path) {
   if (!n || std::ranges::find(cpus, *n) == cpus.end()) return {};
   return OfProcessor{*n, path.substr(std::min(digits + 1, path.size()))};
 }
-constexpr std::string_view kTopology = "topology";
+constexpr std::string_view kTopologyFolder = "topology";
 
 std::optional<ProcEntry> entry_of_processor(const OfProcessor& where) {
-  if (where.rest.empty() || where.rest == kTopology) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (where.rest.empty() || where.rest == kTopologyFolder) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
   for (std::string_view name : topology_names())
-    if (where.rest == join(kTopology, name)) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
+    if (where.rest == join(kTopologyFolder, name)) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
   return {};
 }
 
@@ -316,9 +319,10 @@ std::optional<ProcPlace> proc_place(const ProcContext& c, std::string_view path)
 
 std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& path) {
   for (const Fixed& f : kFixed)
-    if (f.path == path) return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor};
+    if (f.path == path)
+      return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor, .open = f.open, .mode = f.mode};
   if (path == kTerminal && has_terminal())
-    return ProcEntry{.type = Type::Device, .target = std::string(kTerminal), .file = nullptr};
+    return ProcEntry{.type = Type::Device, .target = std::string(kTerminal), .file = nullptr, .mode = 0666};
   for (const SystemFile& f : system_files())
     if (f.path == path) return ProcEntry{.type = f.directory ? Type::Directory : Type::File, .target = {}, .file = nullptr};
   if (auto processor = of_processor(path)) return entry_of_processor(*processor);
@@ -336,9 +340,9 @@ OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path)
   if (auto where = proc_place(c, path)) return is_namespace(where->rest) ? std::string() : process_content(where->context(), where->rest, where->tid);
   for (const SystemFile& f : system_files())
     if (f.path == path) return std::string(f.content);
-  if (auto processor = of_processor(path); processor && processor->rest.starts_with(kTopology)) {
+  if (auto processor = of_processor(path); processor && processor->rest.starts_with(kTopologyFolder)) {
     std::string all = cpu_list();
-    return topology_content(processor->rest.substr(std::min(kTopology.size() + 1, processor->rest.size())), processor->cpu, all);
+    return topology_content(processor->rest.substr(std::min(kTopologyFolder.size() + 1, processor->rest.size())), processor->cpu, all);
   }
   return system_content(c, path);
 }
@@ -365,8 +369,8 @@ std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
     if (f.path.starts_with(prefix) && f.path.find('/', prefix.size()) == f.path.npos)
       add(std::string(f.path.substr(prefix.size())), f.directory ? DT_DIR : DT_REG);
   if (auto processor = of_processor(path)) {
-    if (processor->rest.empty()) add(std::string(kTopology), DT_DIR);
-    if (processor->rest == kTopology)
+    if (processor->rest.empty()) add(std::string(kTopologyFolder), DT_DIR);
+    if (processor->rest == kTopologyFolder)
       for (std::string_view name : topology_names()) add(std::string(name), DT_REG);
   }
   if (path == "/dev" && has_terminal()) add("tty", DT_CHR);
@@ -381,6 +385,28 @@ std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
   return names;
 }
 
+namespace {
+
+class ProcFile : public FileOperations {
+ public:
+  std::optional<std::int64_t> read(Thread& thread, const OpenFile& file, const UserBuffers& to, std::int64_t offset) override {
+    if (auto got = read_process_memory(thread, file, to, offset)) return got;
+    const bool beginning = offset == kCurrentOffset ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : offset == 0;
+    if (beginning && to.bytes() > 0) refresh_synthetic(thread, file);
+    return std::nullopt;
+  }
+  std::optional<std::int64_t> write(Thread& thread, const OpenFile& file, const UserBuffers& from, std::int64_t) override {
+    return write_attribute(thread, file, from);
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<FileOperations> proc_operations() {
+  static const auto operations = std::make_shared<ProcFile>();
+  return operations;
+}
+
 struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
   struct stat st{};
   st.st_dev = makedev(0, path.starts_with("/proc") ? 21 : path.starts_with("/sys") ? 22 : 23);
@@ -391,16 +417,16 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
   st.st_blksize = 4096;
   switch (entry.type) {
     case Type::Directory: st.st_mode = S_IFDIR | 0555; break;
-    case Type::File: st.st_mode = S_IFREG | (path == kGupTestPath ? 0600 : entry.mode); break;
+    case Type::File: st.st_mode = S_IFREG | entry.mode; break;
     case Type::Device:
-      st.st_mode = S_IFCHR | (path == kGenerationDevice ? 0444 : 0666);
+      st.st_mode = S_IFCHR | entry.mode;
       st.st_rdev = entry.minor ? makedev(1, entry.minor) : makedev(5, 0);
       break;
     default:
       st.st_mode = S_IFLNK | 0777;
       st.st_size = static_cast<off_t>(entry.type == Type::Link ? entry.target.size() : 64);
   }
-  if (path.starts_with("/sys") && entry.type == Type::File && path != kGupTestPath) st.st_size = 4096;
+  if (path.starts_with("/sys") && entry.type == Type::File && !entry.open) st.st_size = 4096;
   struct timespec now;
   ::clock_gettime(CLOCK_REALTIME, &now);
   st.st_atim = st.st_mtim = st.st_ctim = now;

@@ -14,6 +14,7 @@
 
 #include "vmm/linux/patiently.hpp"
 #include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/sockets/sockets.hpp"
 #include "vmm/run.hpp"
 #include "vmm/signals_blocked.hpp"
 
@@ -59,7 +60,7 @@ constexpr std::chrono::milliseconds kSettled{250};
 }  // namespace
 
 Family::Family(Shell& like, int first_id)
-    : boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+    : sockets(std::make_unique<SocketNames>()), boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.use_pool(&pool_);
   if (like_.machine().slow_to_make()) pool_.start(kSettled);

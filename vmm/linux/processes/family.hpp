@@ -29,6 +29,8 @@
 
 namespace ramet::vmm {
 
+class SocketNames;
+
 class Family {
  public:
   // `like`: what the shells of further processes are to be like; it outlives the family.
@@ -121,6 +123,7 @@ class Family {
   rusage children_usage(int pid);                    // of those that were waited for
 
   SysvMemory sysv_memory;                            // shared by all of its processes
+  const std::unique_ptr<SocketNames> sockets;        // of theirs; see sockets.hpp
   const std::shared_ptr<Leases> leases = std::make_shared<Leases>();
   const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
   Clocks clocks;                                     // theirs; set before the first one runs

@@ -14,11 +14,11 @@
 namespace ramet::vmm {
 namespace {
 
-using Request = Family::Request;
+using WaitRequest = Family::Request;
 using Child = Family::Child;
 
 // Until something has happened to such a child; none: nothing yet, and the caller does not want to wait.
-std::expected<std::optional<Child>, std::int64_t> wait_for(Thread& thread, const Request& request) {
+std::expected<std::optional<Child>, std::int64_t> wait_for(Thread& thread, const WaitRequest& request) {
   Family& family = thread.process.family;
   std::atomic<std::uint32_t>& events = family.events(thread.process.pid);
   for (bool interrupted = false;;) {
@@ -38,9 +38,9 @@ std::int64_t sys_wait4(Thread& thread, const Args& a) {
   constexpr int kWNoThread = __WNOTHREAD;
   if (options & ~(WNOHANG | WUNTRACED | WCONTINUED | kWNoThread | __WCLONE | __WALL)) return -EINVAL;
   if (pid == INT_MIN) return -ESRCH;
-  Request request{.options = options | WEXITED};
-  if (pid > 0) request.which = Request::Which::Pid, request.id = pid;
-  else if (pid != -1) request.which = Request::Which::Group, request.id = -pid;
+  WaitRequest request{.options = options | WEXITED};
+  if (pid > 0) request.which = WaitRequest::Which::Pid, request.id = pid;
+  else if (pid != -1) request.which = WaitRequest::Which::Group, request.id = -pid;
   auto child = wait_for(thread, request);
   if (!child) return child.error();
   if (!*child) return 0;
@@ -53,16 +53,16 @@ std::int64_t sys_waitid(Thread& thread, const Args& a) {
   const int options = a.i32(3);
   if (options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL)) return -EINVAL;
   if (!(options & (WEXITED | WSTOPPED | WCONTINUED))) return -EINVAL;
-  Request request{.id = a.i32(1), .options = options};
+  WaitRequest request{.id = a.i32(1), .options = options};
   switch (a.i32(0)) {
     case P_ALL: break;
     case P_PID:
       if (request.id <= 0) return -EINVAL;
-      request.which = Request::Which::Pid;
+      request.which = WaitRequest::Which::Pid;
       break;
     case P_PGID:
       if (request.id < 0) return -EINVAL;
-      request.which = Request::Which::Group;
+      request.which = WaitRequest::Which::Group;
       break;
     default: return -EINVAL;
   }

@@ -145,6 +145,11 @@ bool Thread::is_current() const {
   return running_.load(std::memory_order_acquire) && pthread_equal(host_.load(std::memory_order_acquire), pthread_self());
 }
 
+void Thread::raise(int sig) {
+  // It cannot fail: the thread is there, and a signal that is queued once finds room.
+  static_cast<void>(send_to_thread(process, tid, signal_from(process, sig, SI_USER)));
+}
+
 void Thread::interrupt() {
   if (running_.load(std::memory_order_acquire)) interruption_.raise(host_.load(std::memory_order_acquire));
   else interruption_.set();  // loop() looks before it enters the guest

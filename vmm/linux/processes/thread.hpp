@@ -67,6 +67,8 @@ class Thread {
   void look_at_signals() { interruption_.set(); }
   // For whoever has sent something: one of the two.
   void alert() { is_current() ? look_at_signals() : interrupt(); }
+  // By the thread itself: it is sent one of the signals that are queued once, for something that it did (SIGPIPE, SIGXFSZ).
+  void raise(int sig);
   bool is_current() const;                      // the caller is this thread's host thread
 
   // A host system call that may block for long. Returns its result or -errno. If interrupt() was called

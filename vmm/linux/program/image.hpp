@@ -64,6 +64,8 @@ struct Image {
   const arch::GuestAbi& abi;                    // its machine's: a program of another is refused
   mm::AddressSpace& memory() const { return shell->memory(); }
   Machine& machine() const { return shell->machine(); }
+  // `pc` is in the host's own vDSO, on a machine that lets programs call it: above the user end there is no other code of theirs.
+  bool in_host_vdso(mm::Gva pc) const { return pc >= abi.user_end; }
 
   // Filled by the loader, and not changed afterwards.
   std::string executable;                       // guest path, for /proc/self/exe

@@ -6,9 +6,12 @@
 #include <vector>
 
 #include "vmm/error.hpp"
-#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/program/image.hpp"
 
 namespace ramet::vmm {
+
+class Process;
+struct Share;
 
 struct Start {
   mm::Gva pc = 0, sp = 0;

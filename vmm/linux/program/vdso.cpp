@@ -57,11 +57,9 @@ mm::Result<> renew_vdso(Image& image, const Clocks& clocks) {
   return done;
 }
 
-bool in_host_vdso(const Image& image, mm::Gva pc) { return pc >= image.abi.user_end; }
-
 bool in_vdso(const Image& image, mm::Gva pc) {
   if (!image.machine().host_vdso().clock_gettime) return false;
-  return in_host_vdso(image, pc) || (image.vdso && pc >= image.vdso && pc - image.vdso < VDSO_PAGE);
+  return image.in_host_vdso(pc) || (image.vdso && pc >= image.vdso && pc - image.vdso < VDSO_PAGE);
 }
 
 }  // namespace ramet::vmm

@@ -16,8 +16,6 @@ mm::Result<> map_vdso(Image&, mm::Gva at, const Clocks&);
 // as it is. Errors: NoMemory.
 mm::Result<> renew_vdso(Image&, const Clocks&);
 
-// The host's own vDSO, on a machine that lets programs call it: above the user end there is no other code of theirs.
-bool in_host_vdso(const Image&, mm::Gva pc);
 // `pc` is in the vDSO's code, the program's own or the host's, on a machine that lets it call that one. What a program
 // does there has to do with this host: see Thread::step_out().
 bool in_vdso(const Image&, mm::Gva pc);

@@ -23,7 +23,7 @@ constexpr std::size_t kRecord = sizeof(signalfd_siginfo);
 
 void raise(const OpenFile& file) {
   // A full socket is readable already.
-  static_cast<void>(::send(file.signals->teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+  static_cast<void>(::send(signal_fd_of(file).teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
 // Not readable any more, unless there is something for one of those who have it open. They queue first and raise then:
@@ -32,7 +32,7 @@ void settle(Family& family, const OpenFile& file) {
   char bytes[256];
   while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
   }
-  const SignalSet mask = file.signals->mask;
+  const SignalSet mask = signal_fd_of(file).mask;
   for (const auto& process : family.all()) {
     std::lock_guard threads(process->threads_lock);
     std::lock_guard guard(process->signals.lock);
@@ -103,7 +103,7 @@ std::int64_t make(Thread& thread, const Args& a, int flags) {
     file = process.files.get(fd);
     if (!file) return -EBADF;
     if (file->kind != OpenFile::Kind::Signal) return -EINVAL;
-    file->signals->mask = *set & ~kUnblockable;
+    signal_fd_of(*file).mask = *set & ~kUnblockable;
   } else {
     auto made = make_signal_fd(*set, flags);
     if (!made) return -made.error();
@@ -128,7 +128,7 @@ OrErrno<std::shared_ptr<OpenFile>> make_signal_fd(SignalSet mask, int flags) {
   HostFd reader(ends[0]), writer(ends[1]);
   if ((flags & SFD_NONBLOCK) && ::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) return err(errno);
   auto file = make_file(OpenFile::Kind::Signal, std::move(reader), O_RDWR);
-  file->signals = std::make_shared<SignalFd>(mask & ~kUnblockable, std::move(writer));
+  file->operations = std::make_shared<SignalFd>(mask & ~kUnblockable, std::move(writer));
   return file;
 }
 
@@ -142,14 +142,15 @@ void tell_signal_fds(Process& process, int sig) {
   std::erase_if(process.signals.fds, [&](const auto& known) {
     auto file = known.lock();
     if (!file) return true;
-    if (!(file->signals->mask & bit_of(sig))) return false;
+    if (!(signal_fd_of(*file).mask & bit_of(sig))) return false;
     if (!process.files.holds(*file)) return true;  // closed, and open in other processes
     raise(*file);
     return false;
   });
 }
 
-std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
+std::optional<std::int64_t> SignalFd::read(Thread& thread, const OpenFile& file, const UserBuffers& buffers, std::int64_t offset) {
+  if (offset != kCurrentOffset) return -ESPIPE;
   constexpr std::uint64_t kMost = 64;  // at once: the guest chooses the length
   if (buffers.bytes() < kRecord) return buffers.whole() ? -EINVAL : -EFAULT;
   const std::uint64_t room = std::min(buffers.bytes() / kRecord, kMost) * kRecord;
@@ -157,7 +158,7 @@ std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffer
     std::uint64_t done = 0;
     bool reached = true;  // as on Linux, a signal is gone that cannot be told; the next ones are not
     while (reached && done < room) {
-      const auto record = take(thread, file.signals->mask);
+      const auto record = take(thread, mask);
       if (!record) break;
       reached = buffers.put(done, std::as_bytes(std::span(&*record, 1))).has_value();
       if (reached) done += kRecord;
@@ -172,6 +173,10 @@ std::int64_t read_signals(Thread& thread, const OpenFile& file, const UserBuffer
     const std::int64_t r = thread.blocking(SYS_ppoll, reinterpret_cast<std::uint64_t>(&wait), 1);
     if (r < 0) return restartable(r);
   }
+}
+
+std::optional<std::int64_t> SignalFd::write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) {
+  return offset == kCurrentOffset ? -EINVAL : -ESPIPE;
 }
 
 std::span<const Definition> signalfd_calls() {

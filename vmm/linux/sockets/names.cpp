@@ -29,11 +29,11 @@ const sockaddr* generic(const HostAddress& address) { return reinterpret_cast<co
 
 using End = std::shared_ptr<const SocketName> SocketEnds::*;
 std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
-  std::lock_guard guard(file.socket->lock);
-  return file.socket.get()->*end;
+  std::lock_guard guard(ends_of(file).lock);
+  return ends_of(file).*end;
 }
 
-SocketNames& names_of(Thread& t) { return *state_of(t).sockets; }
+SocketNames& names_of(Thread& t) { return *t.process.family.sockets; }
 
 // The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut off.
 OrErrno<sockaddr_un> read_address(Thread& t, mm::Gva at, std::uint64_t length) {
@@ -60,7 +60,7 @@ std::int64_t sys_bind(Thread& t, const Args& a) {
   if (!given) return -given.error();
   auto name = name_in(*given, a[2]);
   if (!name) return -name.error();
-  SocketEnds& ends = *(*file)->socket;
+  SocketEnds& ends = ends_of(**file);
   std::lock_guard guard(ends.lock);
   if (ends.own) return -EINVAL;
   const auto bind = [&](HostFd node) -> std::int64_t {
@@ -91,7 +91,7 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
-  SocketEnds& ends = *(*file)->socket;
+  SocketEnds& ends = ends_of(**file);
   std::lock_guard guard(ends.lock);
   if (address.name && address.name->type != SOCK_DGRAM) {
     std::lock_guard listener(address.name->listener_lock);
@@ -105,7 +105,7 @@ std::int64_t sys_listen(Thread& t, const Args& a) {
   auto file = socket_at(t, a.i32(0));
   if (!file) return -file.error();
   if (::listen((*file)->host.get(), a.i32(1)) != 0) return -errno;
-  SocketEnds& ends = *(*file)->socket;
+  SocketEnds& ends = ends_of(**file);
   std::lock_guard guard(ends.lock);
   ends.peer_credentials = own_credentials(t);
   if (!ends.own) return 0;
@@ -124,13 +124,13 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
                                     static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
-  accepted->socket->own = name_at(**file, &SocketEnds::own);
-  accepted->socket->peer_credentials = ucred{};
-  accepted->socket->wants_credentials = (*file)->socket->wants_credentials.load();
+  ends_of(*accepted).own = name_at(**file, &SocketEnds::own);
+  ends_of(*accepted).peer_credentials = ucred{};
+  ends_of(*accepted).wants_credentials = ends_of(**file).wants_credentials.load();
   HostAddress address;
   if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
-    accepted->socket->peer = name_of(t, address);
-  if (std::int64_t bad = give_name_at(t, accepted->socket->peer.get(), at, length_at)) return bad;
+    ends_of(*accepted).peer = name_of(t, address);
+  if (std::int64_t bad = give_name_at(t, ends_of(*accepted).peer.get(), at, length_at)) return bad;
   return std::move(*number).put(std::move(accepted), flags & SOCK_CLOEXEC);
 }
 

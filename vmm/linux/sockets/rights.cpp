@@ -77,7 +77,7 @@ OrErrno<HostFd> ticket_to_send(Thread& t, const msghdr& user, bool credentials) 
   if (credentials) cargo.sender = ucred{t.process.pid, own.user.real, own.group.real};
   const auto ticket = [&]() -> OrErrno<HostFd> {
     if (cargo.files.empty() && !cargo.sender) return HostFd();
-    return state_of(t).sockets->pass(std::move(cargo));
+    return t.process.family.sockets->pass(std::move(cargo));
   };
   if (!user.msg_control || user.msg_controllen < sizeof(cmsghdr)) return ticket();
   if (user.msg_controllen > kMaxControl) return err(ENOBUFS);
@@ -126,7 +126,7 @@ std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int f
       int fd;
       std::memcpy(&fd, reinterpret_cast<const std::byte*>(c) + at, sizeof fd);
       const HostFd ticket(fd);
-      auto cargo = state_of(t).sockets->take(ticket, flags & MSG_PEEK);
+      auto cargo = t.process.family.sockets->take(ticket, flags & MSG_PEEK);
       for (auto& file : cargo.files) files.push_back(std::move(file));
       if (cargo.sender) sender = *cargo.sender;
     }

@@ -42,8 +42,9 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
   HostFd first(host[0]), second(host[1]);
   auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
-  one->socket->peer_credentials = other->socket->peer_credentials = own_credentials(thread);
-  one->socket->other = other->socket, other->socket->other = one->socket;
+  ends_of(*one).peer_credentials = ends_of(*other).peer_credentials = own_credentials(thread);
+  const auto ends = [](const auto& file) { return std::static_pointer_cast<SocketEnds>(file->operations); };
+  ends_of(*one).other = ends(other), ends_of(*other).other = ends(one);
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;
@@ -71,19 +72,19 @@ std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& mes
 // Whether a message is to carry its sender's ids. To a connection's other end it does if that may want them: which socket
 // that is only the host knows.
 bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& to) {
-  SocketNames& names = *state_of(thread).sockets;
+  SocketNames& names = *thread.process.family.sockets;
   if (!names.credentials_wanted.load(std::memory_order_relaxed)) return false;
   std::shared_ptr<const SocketName> name = to.name;
   {
-    std::lock_guard guard(file.socket->lock);
+    std::lock_guard guard(ends_of(file).lock);
     if (!name) {
-      if (auto other = file.socket->other.lock()) return other->wants_credentials;
-      name = file.socket->peer;
+      if (auto other = ends_of(file).other.lock()) return other->wants_credentials;
+      name = ends_of(file).peer;
     }
   }
   if (!name || name->type != SOCK_DGRAM) return true;
   const auto receiver = names.bound_to(*name);
-  return receiver && receiver->socket->wants_credentials;
+  return receiver && ends_of(*receiver).wants_credentials;
 }
 
 // `user`: its name and its ancillary data, or those of sendto(2).
@@ -114,9 +115,9 @@ std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffe
   }
   // The guest gets its own SIGPIPE; the host's must not come to the VMM.
   const std::int64_t r = no_room(file, call(thread, SYS_sendmsg, file, message, flags | MSG_NOSIGNAL));
-  if (r < 0 && *ticket) (void)state_of(thread).sockets->take(*ticket, false);
+  if (r < 0 && *ticket) (void)thread.process.family.sockets->take(*ticket, false);
   if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
-    (void)send_to_thread(thread.process, thread.tid, signal_from(thread.process, SIGPIPE, SI_USER));
+    thread.raise(SIGPIPE);
   return r;
 }
 
@@ -205,7 +206,7 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   const std::int64_t r = receive(thread, file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
-  if (std::int64_t bad = give_control(thread, message, *user, flags, file.socket->wants_credentials)) return bad;
+  if (std::int64_t bad = give_control(thread, message, *user, flags, ends_of(file).wants_credentials)) return bad;
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
     if (!length) return -length.error();
@@ -262,11 +263,11 @@ bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name ==
 ucred peer_of(Thread& thread, const OpenFile& file) {
   std::optional<ucred> peer;
   {
-    std::lock_guard guard(file.socket->lock);
-    peer = file.socket->peer_credentials;
+    std::lock_guard guard(ends_of(file).lock);
+    peer = ends_of(file).peer_credentials;
   }
   if (!peer) return {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
-  return peer->pid ? *peer : state_of(thread).sockets->who_connected(file);
+  return peer->pid ? *peer : thread.process.family.sockets->who_connected(file);
 }
 
 std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
@@ -283,7 +284,7 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
     const ucred peer = peer_of(thread, **file);
     std::memcpy(value.data(), &peer, length = sizeof peer);
   } else if (name == SO_PASSCRED) {
-    const int on = (*file)->socket->wants_credentials;
+    const int on = ends_of(**file).wants_credentials;
     std::memcpy(value.data(), &on, length = sizeof on);
   } else if (getsockopt((*file)->host.get(), SOL_SOCKET, name, value.data(), &length) != 0) {
     return -errno;
@@ -307,8 +308,8 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
   if (name == SO_PASSCRED) {
     int on;
     std::memcpy(&on, value.data(), sizeof on);
-    (*file)->socket->wants_credentials = on != 0;
-    if (on) state_of(thread).sockets->credentials_wanted = true;
+    ends_of(**file).wants_credentials = on != 0;
+    if (on) thread.process.family.sockets->credentials_wanted = true;
     return 0;
   }
   const std::uint64_t before = send_buffer(host);
@@ -325,12 +326,12 @@ std::int64_t sys_setsockopt(Thread& thread, const Args& a) {
 OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread& thread, int fd) {
   auto file = thread.process.files.get(fd);
   if (!file || (file->flags & O_PATH)) return err(EBADF);
-  if (!file->socket) return err(ENOTSOCK);
+  if (!is_socket(*file)) return err(ENOTSOCK);
   return file;
 }
 
-std::optional<std::int64_t> write_with_credentials(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
-  if (!file.socket || buffers.bytes() == 0 || !needs_credentials(thread, file, {})) return std::nullopt;
+std::optional<std::int64_t> SocketEnds::write(Thread& thread, const OpenFile& file, const UserBuffers& buffers, std::int64_t offset) {
+  if (offset != kCurrentOffset || buffers.bytes() == 0 || !needs_credentials(thread, file, {})) return std::nullopt;
   return send(thread, file, buffers, {}, 0);
 }
 
@@ -347,7 +348,7 @@ int type_of(const OpenFile& file) {
 
 std::shared_ptr<OpenFile> make_socket(HostFd host) {
   auto file = make_file(OpenFile::Kind::Socket, std::move(host), O_RDWR);
-  file->socket = std::make_shared<SocketEnds>();
+  file->operations = std::make_shared<SocketEnds>();
   return file;
 }
 

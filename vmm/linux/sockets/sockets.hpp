@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "vmm/linux/files/files.hpp"
+#include "vmm/linux/files/operations.hpp"
 #include "vmm/linux/files/scratch.hpp"
 #include "vmm/linux/syscall.hpp"
 
@@ -41,7 +42,10 @@ struct SocketName {
 };
 
 // The two ends as the guest knows them.
-struct SocketEnds {
+struct SocketEnds : FileOperations {
+  // A message with the sender's credentials, if the other end may want them.
+  std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override;
+
   std::mutex lock;           // guards the rest; outermost, held while the socket is bound
   std::shared_ptr<const SocketName> own, peer;
   // SO_PEERCRED: who made the other end, or listened there; of a socket that listens, its own. Pid 0: it was accepted, see
@@ -50,6 +54,9 @@ struct SocketEnds {
   std::weak_ptr<SocketEnds> other;       // of socketpair(2)'s; of no others
   std::atomic<bool> wants_credentials{false};  // SO_PASSCRED; from any thread
 };
+
+// Precondition: is_socket().
+inline SocketEnds& ends_of(const OpenFile& file) { return static_cast<SocketEnds&>(*file.operations); }
 
 // The names of a family's sockets, and what is under way from one process to another. Thread-safe.
 class SocketNames {
@@ -144,8 +151,6 @@ OrErrno<HostFd> ticket_to_send(Thread&, const msghdr& user, bool credentials);
 // Ancillary data of recvmsg(2): installs what `received`, the host's message, has brought, and fills the guest's control
 // buffer: a time stamp, credentials if `credentials`, files; msg_controllen and msg_flags of `user` are what the guest is to see.
 std::int64_t give_control(Thread&, const msghdr& received, msghdr& user, int flags, bool credentials);
-// write(2) to a socket whose other end may want credentials; nothing: it does not, and any write will do.
-std::optional<std::int64_t> write_with_credentials(Thread&, const OpenFile&, const UserBuffers&);
 
 // Parts of the list of calls.
 std::span<const Definition> socket_name_calls();  // sockets/names.cpp

@@ -13,7 +13,6 @@
 
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/linux/program/vdso.hpp"
 #include "vmm/linux/time/guest_time.hpp"
 #include "vmm/linux/time/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -54,7 +53,7 @@ std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   timespec now;
   if (clock_gettime(host, &now) != 0) return -errno;
   // The host's own vDSO asks for the host's clock; the program's adds the offset to what that one tells.
-  if (!in_host_vdso(thread.image(), thread.pc())) now = thread.process.family.clocks.guest(host, now);
+  if (!thread.image().in_host_vdso(thread.pc())) now = thread.process.family.clocks.guest(host, now);
   return put_user(thread.memory(), a[1], now);
 }
 

@@ -38,7 +38,7 @@ std::int64_t sys_io_uring_setup(Thread& thread, const Args& a) {
   if (!host) return -errno;
   if (!write_user(thread.memory(), a[1], *params)) return -EFAULT;
   auto file = make_file(OpenFile::Kind::Uring, std::move(host), O_RDWR);
-  file->device = std::move(*ring);
+  file->operations = std::move(*ring);
   auto fd = thread.process.files.install(std::move(file), true);
   return fd ? *fd : -fd.error();
 }

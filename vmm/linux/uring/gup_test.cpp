@@ -131,11 +131,11 @@ void GupTest::let_go() {
   pin_.reset();
 }
 
-OrErrno<std::shared_ptr<OpenFile>> open_gup_test(int flags) {
+OrErrno<std::shared_ptr<OpenFile>> open_gup_test(const Process&, int flags) {
   HostFd host(::epoll_create1(EPOLL_CLOEXEC));  // can be neither read nor written, as the device
   if (!host) return err(errno);
-  auto file = make_file(OpenFile::Kind::GupTest, std::move(host), flags, kGupTestPath);
-  file->device = std::make_shared<GupTest>();
+  auto file = make_file(OpenFile::Kind::GupTest, std::move(host), flags & O_ACCMODE, kGupTestPath);
+  file->operations = std::make_shared<GupTest>();
   return file;
 }
 

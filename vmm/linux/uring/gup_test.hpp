@@ -18,7 +18,7 @@ inline constexpr const char* kGupTestPath = "/sys/kernel/debug/gup_test";
 // What stands behind one open file: at most one long-term pin.
 class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
  public:
-  std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument);
+  std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument) override;
   void let_go() override;
 
  private:
@@ -29,6 +29,6 @@ class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
 };
 
 // A new file of the device, to be installed.
-OrErrno<std::shared_ptr<OpenFile>> open_gup_test(int flags);
+OrErrno<std::shared_ptr<OpenFile>> open_gup_test(const Process&, int flags);  // `flags`: open(2)'s
 
 }  // namespace ramet::vmm

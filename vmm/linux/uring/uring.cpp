@@ -56,7 +56,14 @@ int cancel_all(io_uring& host) {
 
 }  // namespace
 
-Uring& ring_of(const OpenFile& file) { return static_cast<Uring&>(*file.device); }
+Uring& ring_of(const OpenFile& file) { return static_cast<Uring&>(*file.operations); }
+
+OrErrno<std::shared_ptr<OpenFile>> Uring::mapped(std::uint64_t& offset, std::uint64_t length) {
+  const auto place = queues_->place(offset, length);
+  if (!place) return err(place.error());
+  offset = *place;
+  return queues_->memory();
+}
 
 void refresh_rings(Process& process) { process.files.state().devices->refresh(); }
 

@@ -72,7 +72,8 @@ class Uring : public PinHolder {
 
   // The guest is going to poll the descriptor. It takes completions by writing its memory, which nobody tells us of: so
   // before each wait the descriptor is put right, see Devices::refresh().
-  void watch();
+  void watch() override;
+  OrErrno<std::shared_ptr<OpenFile>> mapped(std::uint64_t& offset, std::uint64_t length) override;
   void refresh() override;
 
   // Cancels what is in flight, waits for it, and gives back all pins. From then on enter says ENXIO.

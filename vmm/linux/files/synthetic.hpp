@@ -1,4 +1,5 @@
-// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path.
+// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path. What is in them is told by
+// proc/, which has the bodies of the functions here whose names begin with proc_.
 #pragma once
 
 #include <sys/stat.h>
@@ -13,6 +14,9 @@
 #include "vmm/linux/files/files.hpp"
 
 namespace ramet::vmm {
+
+struct Found;  // files/state.hpp
+class Thread;
 
 // Who asks: /proc/self and /proc/thread-self depend on it. process may be null (before there is one).
 struct ProcContext {
@@ -38,7 +42,9 @@ struct ProcEntry {
   std::string target;               // Link: its text; Device: the host's node; OpenFile, Executable: text of readlink
   std::shared_ptr<OpenFile> file;   // OpenFile: the descriptor it stands for
   unsigned minor = 0;               // Device: of major 1 (mem)
-  mode_t mode = 0444;               // File: its permissions
+  // What open(2) gives, instead of its contents or the host's node; `flags`: open(2)'s. Null: those.
+  OrErrno<std::shared_ptr<OpenFile>> (*open)(const Process&, int flags) = nullptr;
+  mode_t mode = 0444;               // File, Device: its permissions
   uid_t user = 0;                   // its owner
   gid_t group = 0;
 };
@@ -59,5 +65,13 @@ OrErrno<std::string> proc_content(const ProcContext&, const std::string& path);
 std::vector<ProcName> proc_list(const ProcContext&, const std::string& path);
 // Attributes as stat(2) shows them.
 struct stat proc_stat(const std::string& path, const ProcEntry&);
+// What reading and writing such a File does besides reading what open(2) found in it.
+std::shared_ptr<FileOperations> proc_operations();
+
+// --- synthetic.cpp ---
+// open(2) of one that was found. Errors: those of open(2).
+OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State&, const Found&, int flags, int tid);
+// A file of /proc or /sys is about to be read from its beginning: it shows how things are now. Kind::Synthetic only.
+void refresh_synthetic(Thread&, const OpenFile&);
 
 }  // namespace ramet::vmm
