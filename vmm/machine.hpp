@@ -191,6 +191,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     // of room, and how many mappings there are now.
     std::uint64_t fills, refills, evictions, mappings;
     void add(const VcpuCounters&);
+    Totals& operator+=(const Totals&);
   };
   virtual Totals totals() const = 0;
 };

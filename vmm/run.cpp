@@ -7,16 +7,15 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
-#include <numeric>
 #include <system_error>
 #include <thread>
 
-#include "vmm/forward_signals.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/program/loader.hpp"
+#include "vmm/linux/signals/forward.hpp"
 #include "vmm/linux/syscall.hpp"
 #include "vmm/signals_blocked.hpp"
 #include "vmm/snapshot/restore.hpp"
@@ -92,16 +91,6 @@ Counts by_name(const std::map<Call, std::uint64_t>& counts) {
   return result;
 }
 
-// The other shells of the family.
-void add(Report& report, const Family::Gone& gone) {
-  Machine::Totals& sum = report.exits;
-  const Machine::Totals& t = gone.totals;
-  sum.syscalls += t.syscalls, sum.page_faults += t.page_faults, sum.exceptions += t.exceptions, sum.kicks += t.kicks;
-  sum.flushes += t.flushes, sum.spurious += t.spurious, sum.flush_exits += t.flush_exits;
-  sum.fills += t.fills, sum.refills += t.refills, sum.evictions += t.evictions, sum.mappings += t.mappings;
-  for (std::size_t i = 0; i < gone.memory.size(); ++i) report.memory_counters[i].second += gone.memory[i];
-}
-
 // The one thread that a new program has.
 std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Process& process, const RunOptions& options) {
   (void)process.files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
@@ -118,25 +107,6 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Proces
 }
 
 }  // namespace
-
-Counts list(const mm::Counters& c) {
-  return {{"faults", c.faults}, {"faults_zero", c.faults_zero}, {"faults_file", c.faults_file},
-          {"faults_flipped", c.faults_flipped}, {"faults_cow", c.faults_cow}, {"faults_spurious", c.faults_spurious}, {"faults_refused", c.faults_refused}, {"faults_vmm", c.faults_vmm},
-          {"spf", c.spf}, {"spf:pte_lock", c.spf_pte_lock}, {"spf:region_changed", c.spf_region_changed},
-          {"spf:not_supported", c.spf_not_supported}, {"spf:table_changed", c.spf_table_changed}, {"spf:budget", c.spf_budget},
-          {"pages_mapped", c.pages_mapped}, {"pages_around", c.pages_around}, {"blocks_mapped", c.blocks_mapped},
-          {"blocks_around", c.blocks_around}, {"flushes", c.flushes}, {"flushes_relaxed", c.flushes_relaxed},
-          {"flush_ranges", c.flush_ranges}, {"flush_tables", c.flush_tables}, {"flushes_avoided", c.flushes_avoided}, {"exec_syncs", c.exec_syncs},
-          {"exec_deferred", c.exec_deferred}, {"exec_granted", c.exec_granted},
-          {"migrated", std::accumulate(c.migrated.begin(), c.migrated.end(), std::uint64_t{0})}, {"migrate:pinned", c.migrate_pinned},
-          {"migrate:shared", c.migrate_shared}, {"migrate:failed", c.migrate_failed},
-          {"split:PMD", c.split_pmd}, {"split:PUD", c.split_pud}, {"merge:PMD", c.merge_pmd}, {"merge:PUD", c.merge_pud},
-          {"merge:keep-4k", c.merge_refused_keep_4k}, {"merge:region", c.merge_refused_region},
-          {"merge:alignment", c.merge_refused_alignment}, {"merge:shared", c.merge_refused_shared}, {"merge:format", c.merge_refused_format},
-          {"freezes", c.freezes}, {"resets", c.resets}, {"pages_copied", c.pages_copied},
-          {"pages_copied_pinned", c.pages_copied_pinned}, {"pages_moved_pinned", c.pages_moved_pinned},
-          {"tables_unshared", c.tables_unshared}, {"tables_allocated", c.tables_allocated}, {"tables_freed", c.tables_freed}};
-}
 
 std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   const auto begin = Clock::now();
@@ -189,7 +159,9 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     report.calls = by_name(family.calls());
     report.unknown_calls = by_name(family.unknown_calls());
     report.threads = family.threads_ever();
-    add(report, family.gone());
+    const Family::Gone others = family.gone();  // the other shells
+    report.exits += others.totals;
+    add(report.memory_counters, others.memory);
   }
   report.teardown = Clock::now() - *ended;
   return report;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "vmm/counters.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/linux/processes/process.hpp"
@@ -44,10 +45,6 @@ struct RunOptions {
   std::shared_ptr<const snapshot::File> from;
   unsigned copy = 1;                            // its number, for the same call
 };
-
-using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
-// The memory manager's counters, by the names that people see.
-Counts list(const mm::Counters&);
 
 // What a run cost: all processes of the family, but for `usage`, the first one's. Taken after they have ended.
 struct Report {

@@ -7,7 +7,6 @@
 
 #include "vmm/exit_cost.hpp"
 #include "vmm/kick_signal.hpp"
-#include "vmm/shell_pool.hpp"
 #include "vmm/snapshot.hpp"
 
 namespace ramet::vmm {
@@ -121,7 +120,7 @@ Status Shell::reset() {
 }
 
 std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
-  return pool_ ? pool_->take() : maker()();
+  return take_ ? take_() : maker()();
 }
 
 MakeShell Shell::maker() const {

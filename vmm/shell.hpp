@@ -22,7 +22,6 @@ struct Techniques {
 };
 
 class Shell;
-class ShellPool;
 class Snapshot;
 
 // Errors: no host memory, no VM. Called by any thread.
@@ -44,7 +43,7 @@ class Shell {
 
   // Makes empty ones with the same settings, that can share memory with this, which need not be there any more.
   MakeShell maker() const;
-  // An empty one as maker() makes them: a warm one where the pool has one.
+  // An empty one as maker() makes them: a warm one where there are such.
   std::expected<std::unique_ptr<Shell>, Failure> another() const;
   // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
   // shared memory stays shared, what is marked MADV_DONTFORK is left out, and MADV_WIPEONFORK is zeroes there. While
@@ -62,8 +61,9 @@ class Shell {
   // Errors: it adopted none; pages are pinned. Then nothing has changed.
   Status reset();
 
-  // Where another() looks first. The pool outlives this, or is taken away (null) before it goes.
-  void use_pool(ShellPool* pool) { pool_ = pool; }
+  // Where another() has them from instead: warm ones. Null: it makes them. What `take` uses outlives this, or is taken away
+  // before it goes.
+  void take_others_from(MakeShell take) { take_ = std::move(take); }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
   // What its machine is: never Auto.
@@ -79,7 +79,7 @@ class Shell {
   MachineChoice choice_;
   std::string passed_over_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
-  ShellPool* pool_ = nullptr;
+  MakeShell take_;                              // null: make_
   MakeShell make_;                              // null: create()
   std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to
   std::unique_ptr<mm::Memory> physical_;        // destroyed last

@@ -1,4 +1,4 @@
-// Interruptible waits, and the kick signal whose handler ends them.
+// Interruptible waits, which the kick signal ends.
 #include "vmm/linux/blocking.hpp"
 
 #include <poll.h>
@@ -14,19 +14,6 @@
 #include "vmm/linux/syscall.hpp"
 
 namespace ramet::vmm {
-
-// A standard signal: real-time ones are queued, and cannot be sent (EAGAIN) once some program of the same
-// user has filled the queue of RLIMIT_SIGPENDING. Nothing on Linux raises this one.
-int kick_signal() { return SIGSTKFLT; }
-
-void install_kick_signal() {
-  // A valid signal number: it cannot fail.
-  [[maybe_unused]] static const bool installed = arch::install_interrupting_signal(kick_signal());
-  sigset_t kick;
-  sigemptyset(&kick);
-  sigaddset(&kick, kick_signal());
-  pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);
-}
 
 void Interruption::raise(pthread_t owner) {
   set();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "vmm/error.hpp"
+#include "vmm/linux/processes/save_points.hpp"
 #include "vmm/snapshot/file.hpp"
 
 namespace ramet::mm {
@@ -31,7 +32,7 @@ struct SaveOptions {
 };
 
 // One process's, once. The program ends when it is saved, or cannot be.
-class Saving {
+class Saving : public SavePoints {
  public:
   explicit Saving(SaveOptions options) : options_(std::move(options)) {}
 
@@ -39,10 +40,8 @@ class Saving {
   // since is not written again. Before it runs.
   void continues(std::shared_ptr<const File>, std::vector<std::shared_ptr<mm::Bank>>);
 
-  // The thread is about to read from the file, and holds nothing. True: the call is to start again.
-  bool at_read(Thread&, const OpenFile&);
-  // The program says that it is there.
-  void at_hook(Thread&, const std::string& name);
+  bool at_read(Thread&, const OpenFile&) override;
+  void at_hook(Thread&, const std::string& name) override;
 
   // How it went; none: the moment never came. After the process has ended.
   const std::optional<Status>& outcome() const { return outcome_; }

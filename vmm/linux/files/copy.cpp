@@ -7,8 +7,8 @@
 
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/save_points.hpp"
 #include "vmm/linux/processes/thread.hpp"
-#include "vmm/snapshot/saving.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmm/counters.hpp"
 #include "vmm/linux/files/async.hpp"
 #include "vmm/linux/files/lease.hpp"
 #include "vmm/linux/memory/sysv.hpp"
@@ -79,7 +80,7 @@ class Family {
   // The counters of shells that have gone.
   struct Gone {
     Machine::Totals totals{};
-    std::vector<std::uint64_t> memory;               // in the order of list(const mm::Counters&)
+    Counts memory;                                   // list(const mm::Counters&); empty: none has gone
   };
   Gone gone();
 
@@ -169,6 +170,7 @@ class Family {
   static void send(const Letters&);
   static void* host_thread(void*);
   std::expected<std::unique_ptr<Shell>, Failure> new_shell(const MakeShell&);
+  MakeShell warm() { return [this] { return pool_.take(); }; }
 
   const int first_;
   Shell& like_;

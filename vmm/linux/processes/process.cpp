@@ -13,12 +13,12 @@
 #include <climits>
 #include <new>
 
-#include "vmm/forward_signals.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 #include "vmm/linux/patiently.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/futex.hpp"
 #include "vmm/linux/processes/thread.hpp"
+#include "vmm/linux/signals/forward.hpp"
 #include "vmm/linux/time/timers.hpp"
 #include "vmm/linux/user_memory.hpp"
 

@@ -27,9 +27,7 @@
 
 namespace ramet::vmm {
 
-namespace snapshot {
-class Saving;
-}
+class SavePoints;
 class Family;
 class Thread;
 class Timers;
@@ -68,7 +66,7 @@ class Process : public std::enable_shared_from_this<Process> {
   // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its threads.
   std::atomic<int> generation_signal{0};
   // Set before run(): whoever waits for the moment to save the process. Not of its children.
-  std::shared_ptr<snapshot::Saving> saving;
+  std::shared_ptr<SavePoints> saving;
 
   // Of its first thread, or of another if that has ended; of the VMM, if there is none yet. From any thread.
   std::shared_ptr<const Credentials> credentials();

@@ -1,4 +1,4 @@
-#include "vmm/forward_signals.hpp"
+#include "vmm/linux/signals/forward.hpp"
 
 #include <sched.h>
 
