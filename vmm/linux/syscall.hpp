@@ -65,7 +65,7 @@ std::span<const Definition> path_calls();      // files/path.cpp: stat family, r
 std::span<const Definition> event_calls();     // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
 std::span<const Definition> uring_calls();     // uring/calls.cpp
-std::span<const Definition> snapshot_calls();  // ../snapshot/saving.cpp: what ramet_guest.h makes
+std::span<const Definition> snapshot_calls();  // vmm/snapshot/saving.cpp: what ramet_guest.h makes
 std::span<const Definition> generation_calls();  // generation.cpp: likewise
 
 // What prctl(2) asks about capabilities; EINVAL for all else. identity.cpp.
