@@ -16,7 +16,7 @@ add_library(ramet_flags INTERFACE)
 target_compile_options(ramet_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wconversion -Wno-sign-conversion>
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wshadow=local>
-  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow>)
+  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow -Wthread-safety -Wthread-safety-beta -Werror=thread-safety -Werror=thread-safety-beta>)
 
 # Sixteen files make one unit where CMAKE_UNITY_BUILD is on: the standard headers are read once for all of them, which
 # takes more than half off the time to compile.

@@ -1,9 +1,10 @@
+// What the VMM holds for a guest, beyond what is free.
 #include "guest-mm/account.hpp"
 
 namespace ramet::mm {
 
 bool Account::take_held(std::uint64_t bytes) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const std::uint64_t now = held();
   if (bytes > ~std::uint64_t{0} - now || !take(beyond_free(now + bytes) - beyond_free(now))) return false;
   held_.store(now + bytes, std::memory_order_relaxed);
@@ -12,7 +13,7 @@ bool Account::take_held(std::uint64_t bytes) {
 }
 
 void Account::give_held(std::uint64_t bytes) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const std::uint64_t now = held();
   held_.store(now - bytes, std::memory_order_relaxed);
   give(beyond_free(now) - beyond_free(now - bytes));

@@ -7,8 +7,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <utility>
+
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::mm {
 
@@ -33,8 +34,8 @@ class Account {
   // As take() and give(), of bytes that the VMM itself holds. The first kFree of them come from no limit: a guest whose
   // frames have used it up can still call the little that it takes to go on.
   static constexpr std::uint64_t kFree = 64 << 10;
-  bool take_held(std::uint64_t bytes);
-  void give_held(std::uint64_t bytes);
+  bool take_held(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
+  void give_held(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
   static std::uint64_t beyond_free(std::uint64_t held) { return std::max(held, kFree) - kFree; }
 
   std::uint64_t limit() const { return limit_.load(std::memory_order_relaxed); }
@@ -45,8 +46,8 @@ class Account {
 
  private:
   std::atomic<std::uint64_t> limit_, total_{0};  // a sum, exact by itself; it orders nothing else
-  std::mutex lock_;                              // guards changes of what follows; a leaf
-  std::atomic<std::uint64_t> held_{0}, peak_held_{0};  // read without the lock as statistics
+  Mutex lock_;                                   // for changes of what follows; no other lock is taken under it
+  std::atomic<std::uint64_t> held_{0}, peak_held_{0};  // written under lock_, read without it as statistics
 };
 
 // Bytes that the VMM holds for a guest. Taken before the memory they stand for is allocated, given back by the end of

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
-#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -202,7 +201,7 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
 }
 
 Result<Gpa> AddressSpace::allocate_kernel_frame() {
-  std::lock_guard guard(impl_->lock);
+  SpaceGuard guard(impl_->lock);
   return impl_->tables->allocate_kernel();
 }
 
@@ -230,7 +229,8 @@ void AddressSpace::visit_regions(const std::function<void(const Region&)>& see) 
   constexpr unsigned kRounds = 100;  // of 100 us
   std::vector<Region> copies;
   for (unsigned round = 0;; ++round) {
-    if (const std::unique_lock guard(impl_->lock, std::try_to_lock); guard) {
+    if (impl_->lock.try_lock()) {
+      const SpaceGuard guard(impl_->lock, kAdopt);
       for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r)) see(*r);
       return;
     }
@@ -241,7 +241,7 @@ void AddressSpace::visit_regions(const std::function<void(const Region&)>& see) 
 }
 
 std::optional<Region> AddressSpace::find_region(Gva address) const {
-  std::lock_guard guard(impl_->lock);
+  SpaceGuard guard(impl_->lock);
   const Region* region = impl_->regions.find(address);
   if (!region) return std::nullopt;
   return *region;

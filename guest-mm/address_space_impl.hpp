@@ -6,7 +6,6 @@
 #include <array>
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -44,7 +43,7 @@ struct AddressSpace::Impl final : Merger {
   Tlb& tlb;
   Counters& counters;
 
-  mutable std::mutex lock;
+  mutable SpaceLock lock;
   // All below: under lock, but for what speculative_fault() and dump() do within an rcu::Reader.
   std::unique_ptr<FramePool> frames;
   std::unique_ptr<PinBook> pins;
@@ -54,40 +53,40 @@ struct AddressSpace::Impl final : Merger {
   std::unique_ptr<TablePool> tables;
   std::unique_ptr<PageTable> table;
   RegionMap regions;
-  DeferredTables deferred;
+  DeferredTables deferred RAMET_GUARDED_BY(address_space_lock);
   HotPages hot;
-  std::optional<Gva> linear;                  // where the linear map begins
-  std::vector<std::pair<Gva, Gva>> keep_4k;   // parts of it that stay in small pages
-  std::vector<std::shared_ptr<Bank>> attached;  // of shared regions
+  std::optional<Gva> linear RAMET_GUARDED_BY(address_space_lock);                  // where the linear map begins
+  std::vector<std::pair<Gva, Gva>> keep_4k RAMET_GUARDED_BY(address_space_lock);   // parts of it that stay in small pages
+  std::vector<std::shared_ptr<Bank>> attached RAMET_GUARDED_BY(address_space_lock);  // of shared regions
   // Frames that faults without the lock have taken and not yet mapped. Relaxed: a bound, it orders nothing.
   std::atomic<std::uint64_t> in_flight{0};
-  std::uint64_t migrations = 0;               // pieces so far
+  std::uint64_t migrations RAMET_GUARDED_BY(address_space_lock) = 0;               // pieces so far
   mutable std::atomic<std::uint32_t> turn{0}; // of defers_exec(). Relaxed: orders nothing
 
   FlushParts parts() { return {tlb, *frames, pins.get(), counters, config.relaxed_flushes}; }
-  // Takes the lock, for as long as the batch lives.
-  FlushBatch locked() { return FlushBatch(lock, parts(), *tables, deferred, this); }
-  void merge_locked(Gva, arch::Level, FlushBatch&) override;
+  // Takes the lock, for as long as the batch lives. Not analysed inside: the batch that holds it is handed out.
+  FlushBatch locked() RAMET_ACQUIRE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { return FlushBatch(lock, parts(), *tables, deferred, this); }
+  void merge_locked(Gva, arch::Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) override;
   // Whether all these frames are the VM's own, or none is.
   bool one_kind(Gpa first, std::uint64_t span) const;
   // The VMM's own mappings, in the largest leaves. Errors: Exists, NoMemory.
-  Result<> map_own_locked(Gva, Gpa, std::uint64_t length, Prot, bool user, FlushBatch&);
+  Result<> map_own_locked(Gva, Gpa, std::uint64_t length, Prot, bool user, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Where such a mapping may lie: page-aligned, not empty, above what a program may use, not writable and executable.
   bool own_range(Gva, Gpa, std::uint64_t length, Prot) const;
   bool machines_own(Gpa gpa, std::uint64_t length) const;
-  Result<Gva> linear_locked(Gpa, std::uint64_t length) const;
+  Result<Gva> linear_locked(Gpa, std::uint64_t length) const RAMET_REQUIRES(address_space_lock);
 
   // Page-aligned, not empty, inside what a program may use. Rounds the length up.
   bool user_range(Gva& address, std::uint64_t& length) const;
   Gva untagged(Gva address) const { return address & ~config.tag_bits; }
   // Cuts leaves at both ends, so that what follows changes whole ones. Errors: NoMemory.
-  Result<> split_ends_locked(Gva start, Gva end, FlushBatch&);
+  Result<> split_ends_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).
-  Result<> unmap_locked(Gva start, Gva end, FlushBatch&);
+  Result<> unmap_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // The regions of a range whose entries have gone. What they hold goes with the batch.
-  void remove_regions_locked(Gva start, Gva end, FlushBatch&);
+  void remove_regions_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // A place for a new mapping. Errors: NoMemory, NotPermitted, Exists, Invalid.
-  Result<Gva> place_locked(const MapRequest&, std::uint64_t length);
+  Result<Gva> place_locked(const MapRequest&, std::uint64_t length) RAMET_REQUIRES(address_space_lock);
 
   // What an entry of the region may do after an access of that kind: as the region says, and for a given frame.
   PageTable::Attributes attributes(const Region&, Access) const;
@@ -115,10 +114,10 @@ struct AddressSpace::Impl final : Merger {
     Level level = Level::Pte;
     std::uint32_t every = 0;
   };
-  void migrate_locked(Gva start, Gva end, const MigrateRequest&, Deferring&, Migrated&, FlushBatch&);
-  Moving to_move_locked(Gva start, Gva end, const MigrateRequest&, Migrated&);
-  std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, const MigrateRequest&, Deferring&, Migrated&);
-  void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&);
+  void migrate_locked(Gva start, Gva end, const MigrateRequest&, Deferring&, Migrated&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Moving to_move_locked(Gva start, Gva end, const MigrateRequest&, Migrated&) RAMET_REQUIRES(address_space_lock);
+  std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, const MigrateRequest&, Deferring&, Migrated&) RAMET_REQUIRES(address_space_lock);
+  void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
   static bool allows(const PageTable::Leaf&, Access);
   // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.
@@ -149,15 +148,15 @@ struct AddressSpace::Impl final : Merger {
   std::optional<Resolved> speculative_fault(Gva address, Access);
   std::optional<Settled> try_speculative(Gva address, Access);
   // With it: makes `address` accessible, or says why not; counts.
-  Result<FaultOutcome> fault_locked(Gva address, Access, bool by_vmm, FlushBatch&);
-  Result<Resolved> resolve_locked(Gva address, Access, FlushBatch&);
+  Result<FaultOutcome> fault_locked(Gva address, Access, bool by_vmm, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Result<Resolved> resolve_locked(Gva address, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   Result<FaultOutcome> count(Result<Resolved>);
   // The region for a fault, grown downwards if that is what it takes.
-  const Region* region_for_fault_locked(Gva address);
+  const Region* region_for_fault_locked(Gva address) RAMET_REQUIRES(address_space_lock);
 
   // --- both ways: with a Guard of a region's sequence count, or with the lock and an empty one ---
-  // With the lock, and so with a batch; without it there is none: what was absent needs no flush.
-  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard, FlushBatch*);
+  // With the lock, and so with a batch; without it there is none: what was absent needs no flush. Not analysed for that.
+  Result<Settled> map_absent(const Region&, Gva address, Access, const PageTable::Leaf&, Guard, FlushBatch*) RAMET_NO_THREAD_SAFETY_ANALYSIS;
   AroundPlan plan(const Region&, Gva address, Gva end, const PageTable::Leaf&) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
   bool takes_blocks(const Region&) const;
@@ -180,11 +179,11 @@ struct AddressSpace::Impl final : Merger {
   // A page of the VM's own, pinned without the lock; nothing if it takes the lock.
   std::optional<PinHold> pin_fast(Gva page, Access);
   // The same with it: faulted in, and copied if others see it. Errors as fault(). No frame: shared memory.
-  Result<PageTable::Leaf> pin_locked(Gva page, Access, FlushBatch&);
+  Result<PageTable::Leaf> pin_locked(Gva page, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Of one table. Errors as fault(), NoMemory.
-  Result<> move_apart_locked(Gva start, Gva end, Access, FlushBatch&);
+  Result<> move_apart_locked(Gva start, Gva end, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Precondition: the frames are ours alone, see pin_locked(), or of a shared region: those are not counted.
-  PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes);
+  PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes) RAMET_REQUIRES(address_space_lock);
   // What a freeze does about pinned frames: copies to be had, made, and put where children find them.
   struct PinnedPage {
     Gva at;
@@ -192,23 +191,23 @@ struct AddressSpace::Impl final : Merger {
     Gpa table = 0;
     PageTable::Attributes attributes = {};
   };
-  Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&);
-  void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&);
+  Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Those of the layers that something of ours still refers to.
-  std::vector<Layer::Below> referred_to_locked(std::vector<Layer::Below>) const;
-  bool was_reset = false;  // refers again to all that memory.layer() does, though a layer of our own may not
+  std::vector<Layer::Below> referred_to_locked(std::vector<Layer::Below>) const RAMET_REQUIRES(address_space_lock);
+  bool was_reset RAMET_GUARDED_BY(address_space_lock) = false;  // refers again to all that memory.layer() does, though a layer of our own may not
   // Undoes what was sealed for layers that nobody stands on any more. True if there was any.
-  bool thaw_locked();
+  bool thaw_locked() RAMET_REQUIRES(address_space_lock);
   // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
-  Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&);
+  Result<> map_stretch_locked(const Region&, const Stretch&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
-  Result<> leave_out_locked(const Snapshot&, FlushBatch&);
+  Result<> leave_out_locked(const Snapshot&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // The machine knows the bank of a shared region from now on. Errors: NoMemory.
-  Result<> attach_locked(const Region&);
+  Result<> attach_locked(const Region&) RAMET_REQUIRES(address_space_lock);
   // The same for all of them, or for none. Errors: NoMemory.
-  Result<> attach_all_locked(const std::vector<const Region*>&, FlushBatch&);
+  Result<> attach_all_locked(const std::vector<const Region*>&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Banks of which no region is left go with the batch.
-  void detach_locked(const Backing&, FlushBatch&);
+  void detach_locked(const Backing&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Copies pages of the table around the address that others see as well, and maps the copies writable (cow.cpp).
   struct Copies;
   // Pages among which many have been copied: the others are, ahead.
@@ -222,19 +221,19 @@ struct AddressSpace::Impl final : Merger {
   void note_copied(const Region&, const Copies&);
   std::optional<Settled> try_copy(const Region&, Gva address, const PageTable::Leaf&, Guard);
   // False: something was different from what was seen; look once more. Errors: NoMemory.
-  Result<bool> copy_locked(const Region&, Gva address, FlushBatch&);
+  Result<bool> copy_locked(const Region&, Gva address, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Maps all of [start, end). Errors as fault(); what was mapped before the error stays.
   Result<> populate(Gva start, Gva end, Access, bool by_vmm);
 
   // A page the VMM itself is about to use: its leaf, faulted in if need be.
-  Result<PageTable::Leaf> touch_locked(Gva address, Access, FlushBatch&);
+  Result<PageTable::Leaf> touch_locked(Gva address, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // The host memory behind `address`, up to `length` bytes as far as it is in one piece.
   struct Piece {
     HostBytes bytes;
     bool shared = false;  // of an object that others may have as well
     Gpa gpa = 0;
   };
-  Result<Piece> piece_locked(Gva address, std::uint64_t length, Access, FlushBatch&);
+  Result<Piece> piece_locked(Gva address, std::uint64_t length, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 };
 
 }  // namespace ramet::mm

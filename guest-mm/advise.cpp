@@ -19,7 +19,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   FlushBatch batch = m.locked();
   // Holes are an error after the rest has been advised.
   Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
-  const auto edit = [&](const std::function<void(Region&)>& change) -> Result<> {
+  const auto edit = [&](const std::function<void(Region&)>& change) RAMET_REQUIRES(address_space_lock) -> Result<> {
     if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
     m.regions.seize(address, end);  // or a fault would map a block across an end
     auto cut = m.split_ends_locked(address, end, batch);
@@ -82,7 +82,7 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   std::vector<Part> parts;
   Result<> result;
   {
-    std::lock_guard guard(m.lock);
+    SpaceGuard guard(m.lock);
     if (!m.regions.covered(address, end)) result = fail(Error::NotMapped);  // after syncing what there is
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
       if (!r->shared || !r->backing) continue;
@@ -122,7 +122,7 @@ Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<st
   };
   std::vector<Part> parts;
   {
-    std::lock_guard guard(m.lock);
+    SpaceGuard guard(m.lock);
     if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
     for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
       const Gva from = std::max(address, r->start), to = std::min(end, r->end);

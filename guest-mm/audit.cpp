@@ -7,7 +7,7 @@ namespace ramet::mm {
 
 std::string AddressSpace::audit() const {
   const Impl& m = *impl_;
-  std::lock_guard guard(m.lock);
+  SpaceGuard guard(m.lock);
   Gva before = 0;
   std::size_t regions = 0;
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
-#include <mutex>
 
 #include "arch/exec_sync.hpp"
 
@@ -86,8 +85,11 @@ Result<std::shared_ptr<Bank>> Bank::in_files(Gpa base, std::uint64_t size) {
   if (!mapped) return fail(Error::NoMemory);
   std::shared_ptr<Bank> bank(new Bank(base, mapped->host, [mapped] {}));
   bank->blocks_ = std::vector<std::atomic<std::uint32_t>>(size / kBlockSize);
-  bank->files_.push_back(nullptr);  // number 0: no file yet
-  bank->blocks_of_.push_back(static_cast<std::uint32_t>(size / kBlockSize));
+  {
+    LockGuard guard(bank->files_lock_);
+    bank->files_.push_back(nullptr);  // number 0: no file yet
+    bank->blocks_of_.push_back(static_cast<std::uint32_t>(size / kBlockSize));
+  }
   if (auto begun = bank->begin_file(); !begun) return fail(begun.error());
   if (auto renewed = bank->renew(base, bank->end(), false); !renewed) return fail(renewed.error());
   return bank;
@@ -96,7 +98,7 @@ Result<std::shared_ptr<Bank>> Bank::in_files(Gpa base, std::uint64_t size) {
 Result<> Bank::begin_file() {
   auto file = MemoryFile::create(size());
   if (!file) return fail(file.error());
-  std::unique_lock guard(files_lock_);
+  LockGuard guard(files_lock_);
   // Children are given the file that is closed here: what that takes of the host is had while a freeze can still fail.
   if (newest_ != 0 && blocks_of_[newest_] != 0) {
     if (auto other = files_[newest_]->read_only(); !other) return fail(other.error());
@@ -110,7 +112,7 @@ Result<> Bank::begin_file() {
 }
 
 Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
-  std::unique_lock guard(files_lock_);
+  LockGuard guard(files_lock_);
   if (apart && apart_ == 0) {
     auto file = MemoryFile::create(size());
     if (!file) return fail(file.error());
@@ -156,7 +158,7 @@ FilePart Bank::file_at(Gpa gpa) const {
   const std::uint32_t number = blocks_[first].load(std::memory_order_relaxed);
   std::uint64_t last = first + 1;
   while (last < blocks_.size() && blocks_[last].load(std::memory_order_relaxed) == number) ++last;
-  std::shared_lock guard(files_lock_);
+  SharedLock guard(files_lock_);
   return {files_[number], gpa - base_, last * kBlockSize - (gpa - base_)};
 }
 
@@ -237,9 +239,12 @@ Result<std::unique_ptr<Memory>> Memory::create(const Config& config, BankObserve
   memory->space_ = space;
   memory->tables_ = std::move(*tables);
   memory->data_ = std::move(*data);
-  for (const auto& bank : {memory->tables_, memory->data_}) {
-    const std::uint64_t known = std::min(bank->size(), kFirstPiece);
-    memory->pieces_.push_back(Bank::adopt(bank->base(), {bank->host(), known}, {}));
+  {
+    LockGuard guard(memory->lock_);
+    for (const auto& bank : {memory->tables_, memory->data_}) {
+      const std::uint64_t known = std::min(bank->size(), kFirstPiece);
+      memory->pieces_.push_back(Bank::adopt(bank->base(), {bank->host(), known}, {}));
+    }
   }
   if (observer) {
     if (auto told = memory->observe(*observer); !told) return fail(told.error());
@@ -264,7 +269,7 @@ Memory::~Memory() {
 Result<> Memory::observe(BankObserver& observer) {
   std::vector<std::shared_ptr<Bank>> told;
   {
-    std::shared_lock guard(lock_);
+    SharedLock guard(lock_);
     told = pieces_;
     for (const auto& banks : {added(), inherited_data_, inherited_tables_}) told.insert(told.end(), banks.begin(), banks.end());
   }
@@ -281,13 +286,13 @@ Result<> Memory::observe(BankObserver& observer) {
 Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   auto piece = Bank::adopt(start, {bank.at(start), end - start}, {});
   {
-    std::unique_lock guard(lock_);
+    LockGuard guard(lock_);
     pieces_.reserve(pieces_.size() + 2);  // of each bank one at a time: what the observer hears of is kept
   }
   if (observer_) {
     if (auto told = observer_->bank_added(*piece); !told) return told;
   }
-  std::unique_lock guard(lock_);
+  LockGuard guard(lock_);
   pieces_.push_back(std::move(piece));
   return {};
 }
@@ -301,9 +306,9 @@ Result<std::shared_ptr<Bank>> Memory::make_bank(std::span<std::byte> host, std::
 }
 
 Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
-  std::lock_guard one_at_a_time(attaching_);
+  LockGuard one_at_a_time(attaching_);
   {
-    std::unique_lock guard(lock_);
+    LockGuard guard(lock_);
     const auto at = std::ranges::lower_bound(added_, bank->base(), {}, [](const Added& a) { return a.bank->base(); });
     if (at != added_.end() && at->bank == bank) {
       ++at->times;
@@ -313,7 +318,7 @@ Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
   }
   if (observer_) {
     if (auto told = observer_->bank_added(*bank); !told) {
-      std::unique_lock guard(lock_);
+      LockGuard guard(lock_);
       std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
       return told;
     }
@@ -322,15 +327,15 @@ Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
 }
 
 void Memory::detach(const std::shared_ptr<Bank>& bank) {
-  std::lock_guard one_at_a_time(attaching_);
+  LockGuard one_at_a_time(attaching_);
   {
-    std::unique_lock guard(lock_);
+    LockGuard guard(lock_);
     const auto found = std::ranges::find(added_, bank, &Added::bank);
     if (found == added_.end() || --found->times > 0) return;
   }
   // First the machine forgets it, then the address may be given out again.
   if (observer_) observer_->bank_removed(*bank);
-  std::unique_lock guard(lock_);
+  LockGuard guard(lock_);
   std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
 }
 
@@ -447,7 +452,7 @@ std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {
   for (const Banks* banks : {&inherited_data_, &inherited_tables_}) {
     if (const Bank* bank = find(*banks, gpa)) return {std::shared_ptr<Bank>(), const_cast<Bank*>(bank)};
   }
-  std::shared_lock guard(lock_);
+  SharedLock guard(lock_);
   for (const auto& [bank, times] : added_) {
     if (bank->contains(gpa)) return bank;
   }

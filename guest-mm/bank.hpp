@@ -8,14 +8,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
 #include "guest-mm/memory_file.hpp"
 #include "guest-mm/page_source.hpp"
 #include "guest-mm/physical_space.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
@@ -91,10 +90,12 @@ class Bank {
   PageSource* source_ = nullptr;  // of adopt()
   // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
   std::vector<std::atomic<std::uint32_t>> blocks_;
-  mutable std::shared_mutex files_lock_;  // guards what follows; a leaf
-  std::vector<std::shared_ptr<const MemoryFile>> files_;
-  std::vector<std::uint32_t> blocks_of_;  // how many blocks are in each: the last takes the file along
-  std::uint32_t newest_ = 0, apart_ = 0;  // apart_ 0: there is none yet
+  mutable SharedMutex files_lock_;  // no other lock is taken under it
+  std::vector<std::shared_ptr<const MemoryFile>> files_ RAMET_GUARDED_BY(files_lock_);
+  // How many blocks are in each: the last takes the file along.
+  std::vector<std::uint32_t> blocks_of_ RAMET_GUARDED_BY(files_lock_);
+  std::uint32_t newest_ RAMET_GUARDED_BY(files_lock_) = 0;
+  std::uint32_t apart_ RAMET_GUARDED_BY(files_lock_) = 0;  // 0: there is none yet
   bool read_only_ = false;
   bool lasting_ = true;
 };
@@ -234,20 +235,20 @@ class Memory {
       if (bank->contains(gpa)) return bank.get();
     return nullptr;
   }
-  Banks added() const;  // lock held, or nobody else is there
+  Banks added() const RAMET_REQUIRES_SHARED(lock_);
   std::shared_ptr<PhysicalSpace> space_;
   std::shared_ptr<Bank> data_, tables_;
   std::shared_ptr<const Layer> layer_;
   Banks inherited_data_, inherited_tables_;
   BankObserver* observer_ = nullptr;
-  mutable std::shared_mutex lock_;            // guards what follows; never held while the observer is called
-  std::mutex attaching_;                      // held by attach() and detach(). Order: before lock_
+  Mutex attaching_ RAMET_ACQUIRED_BEFORE(lock_);  // held by attach() and detach(), while they tell the observer as well
+  mutable SharedMutex lock_;                  // never held while the observer is called
   struct Added {
     std::shared_ptr<Bank> bank;
     unsigned times;
   };
-  std::vector<Added> added_;                  // by ascending base
-  std::vector<std::shared_ptr<Bank>> pieces_; // of the two fixed banks
+  std::vector<Added> added_ RAMET_GUARDED_BY(lock_);  // by ascending base
+  std::vector<std::shared_ptr<Bank>> pieces_ RAMET_GUARDED_BY(lock_);  // of the two fixed banks
 };
 
 }  // namespace ramet::mm

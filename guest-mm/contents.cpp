@@ -10,7 +10,7 @@ using Level = PageTable::Level;
 
 void AddressSpace::visit_contents(const std::function<void(const Region&, const Stretch&)>& see) const {
   const Impl& m = *impl_;
-  std::lock_guard guard(m.lock);
+  SpaceGuard guard(m.lock);
   for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
     if (r->shared && r->backing) continue;
     Stretch stretch;
@@ -71,7 +71,7 @@ Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top,
   }
   m.config.mmap_top = mmap_top;
   m.regions.search_in(m.config.start, mmap_top);
-  const auto build = [&]() -> Result<> {
+  const auto build = [&]() RAMET_REQUIRES(address_space_lock) -> Result<> {
     Gva last = m.config.start;
     auto next = contents.begin();
     for (const Region& r : regions) {
@@ -97,7 +97,7 @@ Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top,
 }
 
 Gva AddressSpace::mmap_top() const {
-  std::lock_guard guard(impl_->lock);
+  SpaceGuard guard(impl_->lock);
   return impl_->config.mmap_top;
 }
 

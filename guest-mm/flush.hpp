@@ -14,7 +14,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -23,6 +22,7 @@
 #include "guest-mm/frame_pool.hpp"
 #include "guest-mm/pin_book.hpp"
 #include "guest-mm/room_list.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/table_pool.hpp"
 #include "guest-mm/tlb.hpp"
 
@@ -32,8 +32,8 @@ class Backing;
 class FlushBatch;
 
 // Tables that merges took out of the tree. Processors may go on walking them, which is right as long as their pages
-// are nothing else: they ride along with the next strict flush, and no vCPU is kicked for them. With the
-// address-space lock.
+// are nothing else: they ride along with the next strict flush, and no vCPU is kicked for them. Used with
+// the address-space lock.
 struct DeferredTables {
   static constexpr std::size_t kMany = 64;  // so many are worth a flush of their own
   std::vector<Gpa> merged, changed;         // the tables, and those that led to them
@@ -111,25 +111,26 @@ class SpeculativeFlush final : public EntryFlush {
 // Decides about tables that could be a leaf. AddressSpace does.
 class Merger {
  public:
-  virtual void merge_locked(Gva, arch::Level, FlushBatch&) = 0;
+  virtual void merge_locked(Gva, arch::Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
 
  protected:
   ~Merger() = default;
 };
 
-class FlushBatch final : public EntryFlush {
+class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
  public:
   // Takes the lock. Null: nothing merges.
-  FlushBatch(std::mutex& lock, const FlushParts& parts, TablePool& tables, DeferredTables& deferred, Merger* merger)
+  FlushBatch(SpaceLock& lock, const FlushParts& parts, TablePool& tables, DeferredTables& deferred, Merger* merger)
+      RAMET_ACQUIRE(address_space_lock)
       : EntryFlush(parts), lock_(lock), tables_(tables), deferred_(deferred), merger_(merger) {}
   // Commits what is left, gives the lock back, and only then lets go of backings and banks. Merges what there is memory
   // to merge.
-  ~FlushBatch();
+  ~FlushBatch() RAMET_RELEASE();
 
-  void room(std::size_t changes) override;
-  void release_table(Gpa gpa);
+  void room(std::size_t changes) RAMET_REQUIRES(address_space_lock) override;
+  void release_table(Gpa gpa) RAMET_REQUIRES(address_space_lock);
   // A table became a leaf that says the same: see DeferredTables.
-  void merged(Gpa table, Gpa parent);
+  void merged(Gpa table, Gpa parent) RAMET_REQUIRES(address_space_lock);
   // The table of that level around the address could be a leaf: for the merger, when the batch is committed.
   void uniform(Gva at, arch::Level level) { uniform_.push_back({at, level}); }
   // All deferred tables go with this batch.
@@ -141,9 +142,9 @@ class FlushBatch final : public EntryFlush {
 
   bool pending() const { return EntryFlush::pending() || settle_ || !freed_tables_.empty(); }
   // Merges, flushes, then releases frames and tables. The batch may be filled again afterwards.
-  void commit();
+  void commit() RAMET_REQUIRES(address_space_lock);
   // Merges, and commits if there is anything to flush or to release.
-  void finish();
+  void finish() RAMET_REQUIRES(address_space_lock);
 
  private:
   struct Uniform {
@@ -156,13 +157,13 @@ class FlushBatch final : public EntryFlush {
     Memory* memory = nullptr;
     std::vector<std::shared_ptr<Bank>> banks;
   };
-  void merge_uniform();
-  void commit_all();
-  void ride_along() override;
+  void merge_uniform() RAMET_REQUIRES(address_space_lock);
+  void commit_all() RAMET_REQUIRES(address_space_lock);
+  void ride_along() RAMET_REQUIRES(address_space_lock) override;
   Held held_;  // before the lock: it goes after it
-  const std::lock_guard<std::mutex> lock_;
+  const SpaceGuard lock_;
   TablePool& tables_;
-  DeferredTables& deferred_;
+  DeferredTables& deferred_ RAMET_GUARDED_BY(address_space_lock);
   Merger* const merger_;
   bool settle_ = false;
   std::vector<Uniform> uniform_;

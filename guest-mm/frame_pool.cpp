@@ -16,12 +16,12 @@ namespace ramet::mm {
 
 // Threads that fault at once meet here, each for some tens of nanoseconds: trying again is cheaper than sleeping
 // (16 % more faults from two threads), unless the holder does not run.
-static std::unique_lock<std::mutex> lock_soon(std::mutex& lock) {
+static void lock_soon(Mutex& lock) RAMET_ACQUIRE(lock) {
   constexpr int kTries = 100;
   for (int i = 0; i < kTries; ++i) {
-    if (lock.try_lock()) return {lock, std::adopt_lock};
+    if (lock.try_lock()) return;
   }
-  return std::unique_lock(lock);
+  lock.lock();
 }
 
 FramePool::FramePool(Bank& bank, Announce announce, std::uint64_t limit)
@@ -185,7 +185,8 @@ Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how, std::option
   Run run{.gpa = 0, .order = order};
   bool zero = false;
   {
-    const auto guard = lock_soon(lock_);
+    lock_soon(lock_);
+    LockGuard guard(lock_, kAdopt);
     Index i = 0;
     if (!account_->take(run.bytes())) return fail(Error::NoMemory);
     if (!(node ? take_on_locked(*node, order, i, zero) : take_locked(order, i, zero))) {
@@ -220,7 +221,7 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
   Run run{.gpa = at, .order = std::min(aligned, static_cast<unsigned>(std::bit_width(pages)) - 1)};
   bool zero = true;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     Index first = 0;
     unsigned order = 0;
     const std::uint64_t asked = run.bytes();
@@ -272,7 +273,8 @@ void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
 
 void FramePool::free(Gpa start, std::uint64_t pages) {
   if (!bank_.contains(start) || pages > (bank_.end() - start) >> kPageShift) return;
-  const auto guard = lock_soon(lock_);
+  lock_soon(lock_);
+  LockGuard guard(lock_, kAdopt);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   used_.store(used() - pages, std::memory_order_relaxed);
   account_->give(pages << kPageShift);
@@ -289,7 +291,7 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
 }
 
 Result<Gpa> FramePool::allocate_apart() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (!account_->take(kPageSize)) return fail(Error::NoMemory);
   auto block = std::ranges::find_if(apart_, [](const Apart& a) { return !a.used.all(); });
   if (block == apart_.end()) {
@@ -330,7 +332,7 @@ void FramePool::free_apart_locked(Index i, Index pages) {
 }
 
 void FramePool::visit_apart(const std::function<void(Gpa)>& see) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (const Apart& block : apart_)
     for (Index i = 0; i < block.used.size(); ++i)
       if (block.used[i]) see(gpa(block.first + i));
@@ -338,7 +340,7 @@ void FramePool::visit_apart(const std::function<void(Gpa)>& see) const {
 
 void FramePool::quarantine(Gpa start, std::uint64_t pages) {
   if (!bank_.contains(start) || pages > (bank_.end() - start) >> kPageShift) return;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Index i = static_cast<Index>((start - bank_.base()) >> kPageShift);
   for (; pages > 0; ++i, --pages) {
     const auto at = std::ranges::lower_bound(bad_, i);
@@ -347,7 +349,7 @@ void FramePool::quarantine(Gpa start, std::uint64_t pages) {
 }
 
 std::uint64_t FramePool::quarantined() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return bad_back_;
 }
 
@@ -404,7 +406,7 @@ Result<> FramePool::renew_locked() {
 }
 
 Result<std::vector<Layer::Part>> FramePool::seal() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   constexpr Index kBlock = Index{1} << kBlockOrder;
   // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole blocks.
   while (!is_aligned(bottom_, kBlock) && bottom_ < top_) {
@@ -444,22 +446,22 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
 }
 
 void FramePool::sealed_for(std::weak_ptr<const Layer> users) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   seals_.back().users = std::move(users);
 }
 
 std::shared_ptr<const Layer> FramePool::last_layer() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return seals_.empty() ? nullptr : seals_.back().users.lock();
 }
 
 bool FramePool::thawable() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return !seals_.empty() && seals_.back().users.expired();
 }
 
 bool FramePool::thaw() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   bool any = false;
   while (!seals_.empty() && seals_.back().users.expired()) {
     Seal seal = std::move(seals_.back());
@@ -485,7 +487,7 @@ bool FramePool::thaw() {
 }
 
 bool FramePool::consistent() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (account_->total() != (used() << kPageShift) + Account::beyond_free(account_->held())) return false;
   std::uint64_t listed = 0, backed = 0;
   for (unsigned order = 0; order <= kBlockOrder; ++order) {
@@ -508,7 +510,7 @@ bool FramePool::consistent() const {
 
 bool FramePool::is_free(Gpa at) const {
   if (!bank_.contains(at)) return false;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const Index i = static_cast<Index>((at - bank_.base()) >> kPageShift);
   if (i >= bottom_ && i < top_) return true;
   for (const Apart& block : apart_)

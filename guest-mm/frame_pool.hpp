@@ -18,12 +18,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "guest-mm/account.hpp"
 #include "guest-mm/bank.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
@@ -135,8 +135,8 @@ class FramePool {
   std::atomic<std::uint32_t>& sealed_by(Gpa gpa) const {
     return sealed_by_[(gpa - bank_.base()) >> (kPageShift + kBlockOrder)];
   }
-  void free_apart_locked(Index, Index pages);
-  void free_good_locked(Index, std::uint64_t pages);
+  void free_apart_locked(Index, Index pages) RAMET_REQUIRES(lock_);
+  void free_good_locked(Index, std::uint64_t pages) RAMET_REQUIRES(lock_);
 
   struct Seal {
     std::weak_ptr<const Layer> users;
@@ -152,25 +152,25 @@ class FramePool {
     const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_acquire);
     return by != 0 && by <= sealed_.load(std::memory_order_acquire);
   }
-  void drop_locked(Index, Index pages);
+  void drop_locked(Index, Index pages) RAMET_REQUIRES(lock_);
   // Every block that holds no frame in use goes to a new file.
-  Result<> renew_locked();
-  void free_locked(Index, std::uint64_t pages);
+  Result<> renew_locked() RAMET_REQUIRES(lock_);
+  void free_locked(Index, std::uint64_t pages) RAMET_REQUIRES(lock_);
   std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
   Gpa gpa(Index i) const { return bank_.base() + (std::uint64_t{i} << kPageShift); }
   // Takes a run off a list or from the fresh frames; false if there is none. `zero`: it holds zeroes.
-  bool take_locked(unsigned order, Index& out, bool& zero);
-  bool take_on_locked(unsigned node, unsigned order, Index& out, bool& zero);
-  void cut_locked(Index, unsigned from, unsigned to, bool zero);
-  bool take_fresh_locked(unsigned order, Index& out);
-  bool know_bottom_locked(Index end);
-  bool know_top_locked(Index start);
+  bool take_locked(unsigned order, Index& out, bool& zero) RAMET_REQUIRES(lock_);
+  bool take_on_locked(unsigned node, unsigned order, Index& out, bool& zero) RAMET_REQUIRES(lock_);
+  void cut_locked(Index, unsigned from, unsigned to, bool zero) RAMET_REQUIRES(lock_);
+  bool take_fresh_locked(unsigned order, Index& out) RAMET_REQUIRES(lock_);
+  bool know_bottom_locked(Index end) RAMET_REQUIRES(lock_);
+  bool know_top_locked(Index start) RAMET_REQUIRES(lock_);
   // The free run that holds frame i; false if it is not in a list.
-  bool run_of_locked(Index i, Index& first, unsigned& order) const;
-  void count_used_locked(std::uint64_t pages);
-  void push_locked(Index, unsigned order, bool zero);
-  void unlink_locked(Index);
-  void free_run_locked(Index, unsigned order, bool zero);
+  bool run_of_locked(Index i, Index& first, unsigned& order) const RAMET_REQUIRES(lock_);
+  void count_used_locked(std::uint64_t pages) RAMET_REQUIRES(lock_);
+  void push_locked(Index, unsigned order, bool zero) RAMET_REQUIRES(lock_);
+  void unlink_locked(Index) RAMET_REQUIRES(lock_);
+  void free_run_locked(Index, unsigned order, bool zero) RAMET_REQUIRES(lock_);
   void fill(Run, Fill, bool zero) const;
 
   Bank& bank_;
@@ -178,18 +178,21 @@ class FramePool {
   Index frames_ = 0;
   std::uint64_t limit_ = 0;
   const std::shared_ptr<Account> account_;
-  Frame* meta_ = nullptr;  // one per frame, zero-filled memory of its own
-  mutable std::mutex lock_;  // innermost but for Memory's; guards everything below
-  std::array<Index, kBlockOrder + 1> lists_;
-  std::uint64_t backed_blocks_ = 0;  // blocks in the last list that the host still backs
-  Index bottom_ = 0, top_ = 0;       // fresh frames are [bottom_, top_)
-  Index known_bottom_, known_top_;   // frames outside [known_bottom_, known_top_) are announced; whole blocks
-  Index huge_from_ = 0;              // frames from here on are advised huge
-  std::vector<Apart> apart_;
-  std::vector<Index> bad_;           // frames in quarantine, rising
-  std::uint64_t bad_back_ = 0;       // of them, those given back
-  std::vector<Seal> seals_;
-  std::uint32_t last_seal_ = 0;
+  Frame* meta_ RAMET_PT_GUARDED_BY(lock_) = nullptr;  // one per frame, zero-filled memory of its own
+  // Innermost but for Memory's, which announce_ takes.
+  mutable Mutex lock_;
+  std::array<Index, kBlockOrder + 1> lists_ RAMET_GUARDED_BY(lock_);
+  std::uint64_t backed_blocks_ RAMET_GUARDED_BY(lock_) = 0;  // blocks in the last list that the host still backs
+  // Fresh frames are [bottom_, top_).
+  Index bottom_ RAMET_GUARDED_BY(lock_) = 0, top_ RAMET_GUARDED_BY(lock_) = 0;
+  // Frames outside [known_bottom_, known_top_) are announced; whole blocks.
+  Index known_bottom_ RAMET_GUARDED_BY(lock_), known_top_ RAMET_GUARDED_BY(lock_);
+  Index huge_from_ RAMET_GUARDED_BY(lock_) = 0;  // frames from here on are advised huge
+  std::vector<Apart> apart_ RAMET_GUARDED_BY(lock_);
+  std::vector<Index> bad_ RAMET_GUARDED_BY(lock_);      // frames in quarantine, rising
+  std::uint64_t bad_back_ RAMET_GUARDED_BY(lock_) = 0;  // of them, those given back
+  std::vector<Seal> seals_ RAMET_GUARDED_BY(lock_);
+  std::uint32_t last_seal_ RAMET_GUARDED_BY(lock_) = 0;
   // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock, release; read
   // without it by exclusive().
   std::atomic<std::uint32_t> sealed_{0};

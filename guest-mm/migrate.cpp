@@ -70,7 +70,7 @@ ExecCosts AddressSpace::Impl::exec_costs() const {
 ExecCosts AddressSpace::exec_costs() const { return impl_->exec_costs(); }
 
 std::optional<unsigned> AddressSpace::node_of(Gva address) const {
-  std::lock_guard guard(impl_->lock);
+  SpaceGuard guard(impl_->lock);
   const PageTable::Leaf leaf = impl_->table->find(impl_->untagged(address));
   if (leaf.state != State::Present && leaf.state != State::Kept) return std::nullopt;
   return impl_->frames->node_of(leaf.address);

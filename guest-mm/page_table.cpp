@@ -16,6 +16,7 @@ template class Walker<arch::arm64::Stage2>;
 
 Result<std::unique_ptr<PageTable>> PageTable::create(Format format, const Memory& memory, TablePool& tables,
                                                      const FramePool& frames, Tlb& tlb, Counters& counters) {
+  address_space_lock.assume_held();  // nobody else knows the tables yet
   const auto root = tables.allocate();
   if (!root) return fail(root.error());
   counters.tables_allocated.add();

@@ -94,29 +94,29 @@ class PageTable {
   // from then on. A table is copied when something below it is to change: leaves stay, but those whose frames others
   // may see can no longer be written. ---
   // A copy of the root's entries below `end`, for children to begin with. Errors: NoMemory.
-  virtual Result<Gpa> copy_root(Gva end) = 0;
+  virtual Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) = 0;
   // Shares all tables below `end`. Strict: the batch says so.
-  virtual void share_root(Gva end, FlushBatch&) = 0;
+  virtual void share_root(Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Lets everything below `end` be as in a root of a layer, with so many frames. Precondition: nothing is mapped there.
-  virtual void adopt_root(Gpa, Gva end, const Census&) = 0;
+  virtual void adopt_root(Gpa, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) = 0;
   // Back to what adopt_root() made, whatever was changed since: the cost follows that. Frames of our own and tables
   // without changes go with the batch. Precondition: no fault maps anything there meanwhile.
-  virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) = 0;
+  virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own(Gva, Level, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> own(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The tables that reach across an end of [start, end), so that unmap() finds each other one wholly inside or outside.
   // Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own_ends(Gva start, Gva end, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> own_ends(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // All tables of [start, end). Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own_range(Gva start, Gva end, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> own_range(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Of a table that was just left to a layer, and that nobody walks yet: the page is on another frame.
-  virtual void substitute(Gpa table, Gva page, Gpa frame) = 0;
+  virtual void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) = 0;
   // Whether publish() may be asked to write there.
   virtual bool writable(Gpa table) const = 0;
   // Makes the tables above a leaf of that level, our own. Errors: NoMemory; Invalid if a larger leaf is in the way.
-  [[nodiscard]] virtual Result<> prepare(Gva, Level, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Maps `count` leaves of one table to consecutive frames. Precondition: prepared, and the slots absent.
-  virtual void map(Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) = 0;
+  virtual void map(Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
 
   // What a fault without the address-space lock read before, and what must still be so under the table lock.
   struct Guard {
@@ -163,25 +163,25 @@ class PageTable {
 
   // Makes a leaf of the level above out of the table of that level around the address. The table goes to the batch.
   enum class Merged : std::uint8_t { Done, NotUniform, Misaligned };
-  virtual Merged merge(Gva, Level, FlushBatch&) = 0;
+  virtual Merged merge(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Whether it would find the table uniform.
   virtual bool uniform(Gva, Level) const = 0;
   // Afterwards no leaf reaches across `boundary`. Splits as little as needed. Errors: NoMemory.
-  [[nodiscard]] virtual Result<> split(Gva boundary, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> split(Gva boundary, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Splits the leaf around the address until it is of that level or smaller. Errors: NoMemory.
-  [[nodiscard]] virtual Result<> split_to(Gva, Level, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> split_to(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split, and own_ends().
-  virtual void unmap(Gva start, Gva end, FlushBatch&) = 0;
+  virtual void unmap(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Gives every leaf what `rule` says: State::Absent is not allowed, Kept takes it from the hardware,
   // Present gives it back with the attributes. Precondition: split, and own_range().
   struct Change {
     State state;
     Attributes attributes = {};
   };
-  virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&) = 0;
+  virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split and own_ends() at the
   // source, nothing mapped at the destination. On an error (NoMemory) everything is where it was.
-  [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) = 0;
+  [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
 
   virtual Census census() const = 0;
   // Recounts every table: entries in use against the books, and the census. Empty if all agrees.

@@ -6,7 +6,7 @@
 namespace ramet::mm {
 
 Result<Gpa> PhysicalSpace::take(std::uint64_t size, Gpa lowest) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Gpa base = align_up(lowest, kBlockSize);
   auto next = taken_.lower_bound(base);
   if (next != taken_.begin()) base = std::max(base, align_up(std::prev(next)->second, kBlockSize));
@@ -17,7 +17,7 @@ Result<Gpa> PhysicalSpace::take(std::uint64_t size, Gpa lowest) {
 }
 
 void PhysicalSpace::give_back(Gpa base) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   taken_.erase(base);
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <map>
-#include <mutex>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
@@ -24,8 +24,8 @@ class PhysicalSpace {
 
  private:
   const Gpa limit_;
-  std::mutex lock_;             // guards taken_
-  std::map<Gpa, Gpa> taken_;    // start to end
+  Mutex lock_;
+  std::map<Gpa, Gpa> taken_ RAMET_GUARDED_BY(lock_);  // start to end
 };
 
 }  // namespace ramet::mm

@@ -59,7 +59,7 @@ void PinBook::remove(Gpa frame) {
   in_block(s, *i / 512).fetch_sub(1, std::memory_order_seq_cst);
   if (!last || orphan_count_.load(std::memory_order_seq_cst) == 0) return;
   {
-    std::lock_guard guard(orphans_lock_);
+    LockGuard guard(orphans_lock_);
     if (counts_[*i].load(std::memory_order_seq_cst) > 0 || !std::exchange(orphans_[*i], false)) return;
     orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
   }
@@ -101,7 +101,7 @@ void PinBook::free(Gpa start, std::uint64_t pages) {
     const std::atomic<std::uint32_t>& count = counts_[i];
     if (count.load(std::memory_order_seq_cst) == 0) continue;
     {
-      std::lock_guard guard(orphans_lock_);
+      LockGuard guard(orphans_lock_);
       orphans_[i] = true;
       orphan_count_.fetch_add(1, std::memory_order_seq_cst);
       if (count.load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here

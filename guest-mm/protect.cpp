@@ -51,7 +51,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
     m.regions.release(address, end);
     return split;
   }
-  m.regions.change(address, end, [&](Region& region) {
+  m.regions.change(address, end, [&](Region& region) RAMET_REQUIRES(address_space_lock) {
     region.prot = prot;
     m.table->update(region.start, region.end,
                     [&](const PageTable::Leaf& leaf) { return m.protection(region, leaf); }, batch);

@@ -11,14 +11,15 @@
 
 namespace ramet::mm {
 
-// Under the address-space lock, but for find(), at_or_after() and next() within an rcu::Reader, and copies().
+// Looking (find(), at_or_after(), next(), last_below()) takes the address-space lock or an rcu::Reader, which the analysis of locks
+// cannot say; copies() takes neither; all else takes the lock.
 // Pointers stay valid until the map is changed (within a reader: until the reader leaves).
 class RegionMap {
  public:
   // Free ranges are searched in [bottom, top), downwards.
   RegionMap(Gva bottom, Gva top, std::size_t max_regions) : bottom_(bottom), top_(top), max_(max_regions), hint_(top) {}
   // Other bounds from now on. Precondition: there is no region.
-  void search_in(Gva bottom, Gva top) { bottom_ = bottom, top_ = hint_ = top, skipped_ = 0; }
+  void search_in(Gva bottom, Gva top) RAMET_REQUIRES(address_space_lock) { bottom_ = bottom, top_ = hint_ = top, skipped_ = 0; }
 
   const Region* find(Gva address) const;
   // First region that ends after `address`; null if none.
@@ -26,50 +27,50 @@ class RegionMap {
   const Region* next(const Region& r) const { return tree_.at_or_after(r.end); }
   // Last region that starts below `address`; null if none.
   const Region* last_below(Gva address) const { return tree_.last_below(address); }
-  std::size_t size() const { return tree_.size(); }
+  std::size_t size() const RAMET_REQUIRES(address_space_lock) { return tree_.size(); }
 
   // Without the lock: all regions in address order, as they were at one moment. False: they changed meanwhile, and `out`
   // holds nothing of use.
   bool copies(std::vector<Region>& out) const;
 
-  bool free(Gva start, Gva end) const;      // no region touches it
-  bool covered(Gva start, Gva end) const;   // no hole in it
+  bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);      // no region touches it
+  bool covered(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);   // no hole in it
 
   // Whether cutting at both ends, and `more` new regions, keep within the limit.
-  bool room(Gva start, Gva end, std::size_t more) const;
+  bool room(Gva start, Gva end, std::size_t more) const RAMET_REQUIRES(address_space_lock);
   // The same for taking the range out, which leaves one region more only if it is the middle of one.
-  bool room_to_remove(Gva start, Gva end) const;
+  bool room_to_remove(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);
 
   // A new region, where there is none; merges with its neighbours where they allow it.
-  void insert(Region);
+  void insert(Region) RAMET_REQUIRES(address_space_lock);
   // Cuts at both ends, and makes the sequence counts of what lies between odd: from now on no fault without the lock
   // maps anything there. The entries may then be changed; remove(), change() or release() must follow.
-  void seize(Gva start, Gva end);
+  void seize(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   // The regions of a seized range are as they were.
-  void release(Gva start, Gva end);
+  void release(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   // Takes a seized range out. `taken` sees each region.
-  void remove(Gva start, Gva end, const std::function<void(const Region&)>& taken);
+  void remove(Gva start, Gva end, const std::function<void(const Region&)>& taken) RAMET_REQUIRES(address_space_lock);
   // Replaces every region of a seized range by an edited copy, and merges what became alike.
-  void change(Gva start, Gva end, const std::function<void(Region&)>& edit);
+  void change(Gva start, Gva end, const std::function<void(Region&)>& edit) RAMET_REQUIRES(address_space_lock);
   // Moves the start of a region down; returns the new one. Precondition: free.
-  const Region* extend_down(const Region&, Gva start);
+  const Region* extend_down(const Region&, Gva start) RAMET_REQUIRES(address_space_lock);
   // Waits until no fault looks at regions that were taken out, and drops them with what they hold.
-  void reclaim() { tree_.reclaim(); }
+  void reclaim() RAMET_REQUIRES(address_space_lock) { tree_.reclaim(); }
 
   // A free range of that length; its start is congruent to `skew` modulo `alignment` (a power of two).
-  std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0);
+  std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0) RAMET_REQUIRES(address_space_lock);
 
   // Pages below a grows_down region that stay free, for it to fault on (Linux: stack_guard_gap).
   static constexpr std::uint64_t kGuardGap = 256 * kPageSize;
 
  private:
-  void cut(Gva at);
+  void cut(Gva at) RAMET_REQUIRES(address_space_lock);
   // The region and the next one become one where they allow it; returns the one that is there now.
-  const Region* try_merge(const Region* left);
-  void merge_around(Gva start, Gva end);
+  const Region* try_merge(const Region* left) RAMET_REQUIRES(address_space_lock);
+  void merge_around(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   static bool alike(const Region& left, const Region& right);
   static Gva guarded_start(const Region&);
-  std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew);
+  std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew) RAMET_REQUIRES(address_space_lock);
 
   // Several steps that readers without the lock see none or all of. Not within another one.
   class Steps {
@@ -87,12 +88,12 @@ class RegionMap {
   // Odd while Steps are under way. The tree publishes what changes by release stores and reads it by acquire loads: who saw
   // any of it sees this changed as well.
   SequenceCount changes_;
-  Gva bottom_, top_;
+  Gva bottom_ RAMET_GUARDED_BY(address_space_lock), top_ RAMET_GUARDED_BY(address_space_lock);
   const std::size_t max_;
   // The search starts at hint_: above it there is no free range longer than skipped_. Without it, a
   // program with thousands of regions would pay for all of them at each map.
-  Gva hint_;
-  std::uint64_t skipped_ = 0;
+  Gva hint_ RAMET_GUARDED_BY(address_space_lock);
+  std::uint64_t skipped_ RAMET_GUARDED_BY(address_space_lock) = 0;
 };
 
 }  // namespace ramet::mm

@@ -12,6 +12,7 @@
 
 #include "guest-mm/rcu.hpp"
 #include "guest-mm/region.hpp"
+#include "guest-mm/space_lock.hpp"
 
 namespace ramet::mm {
 
@@ -28,15 +29,15 @@ class RegionTree {
   const Region* at_or_after(Gva address) const;
   // Last region that starts below `address`; null if none.
   const Region* last_below(Gva address) const;
-  std::size_t size() const { return size_; }  // with the lock
+  std::size_t size() const RAMET_REQUIRES(address_space_lock) { return size_; }
 
   // --- with the lock ---
   // Precondition: it overlaps no other.
-  void insert(std::unique_ptr<Region>);
+  void insert(std::unique_ptr<Region>) RAMET_REQUIRES(address_space_lock);
   // Takes the region out; its sequence count is odd from now on. Freed when no reader can look at it.
-  void erase(const Region*);
+  void erase(const Region*) RAMET_REQUIRES(address_space_lock);
   // Waits until nobody looks at what was taken out, and frees it.
-  void reclaim() { retired_.reclaim(); }
+  void reclaim() RAMET_REQUIRES(address_space_lock) { retired_.reclaim(); }
 
  private:
   static constexpr unsigned kFanout = 32;
@@ -44,12 +45,12 @@ class RegionTree {
   struct Root;
   // The slot of the leaf in which a region that starts at `address` belongs.
   static std::size_t slot_for(const Root&, Gva address);
-  void replace_leaf(std::size_t slot, Leaf*);
-  void replace_root(Root*);
+  void replace_leaf(std::size_t slot, Leaf*) RAMET_REQUIRES(address_space_lock);
+  void replace_root(Root*) RAMET_REQUIRES(address_space_lock);
 
   std::atomic<Root*> root_;  // release store by the writer, acquire load by readers
-  std::size_t size_ = 0;
-  rcu::Retired retired_;
+  std::size_t size_ RAMET_GUARDED_BY(address_space_lock) = 0;
+  rcu::Retired retired_ RAMET_GUARDED_BY(address_space_lock);
 };
 
 }  // namespace ramet::mm

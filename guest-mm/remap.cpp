@@ -21,7 +21,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   }
 
   FlushBatch batch = m.locked();
-  const auto finish = [&](Result<Gva> result) {
+  const auto finish = [&](Result<Gva> result) RAMET_REQUIRES(address_space_lock) {
     batch.commit();
     return result;
   };
@@ -40,7 +40,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);
   const Gva old_end = address + old_length;
   // The region at [start, end), with what it has from `from` on.
-  const auto insert = [&](Gva from, Gva start, Gva end) {
+  const auto insert = [&](Gva from, Gva start, Gva end) RAMET_REQUIRES(address_space_lock) {
     if (region.backing) region.offset = region.offset_of(from);
     region.start = start;
     region.end = end;
@@ -48,7 +48,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
     m.regions.insert(std::move(region));
   };
   // At `target` through the larger bank: pages are not moved but found again.
-  const auto map_anew = [&](Gva target) {
+  const auto map_anew = [&](Gva target) RAMET_REQUIRES(address_space_lock) {
     region.backing = request.backing;
     auto done = m.attach_locked(region);
     if (done) done = m.unmap_locked(address, old_end, batch);
@@ -90,7 +90,7 @@ Result<Gva> AddressSpace::remap(const RemapRequest& request) {
   const Gva from_end = address + old_length;
   if (request.backing) return map_anew(target);
   m.regions.seize(address, from_end);
-  const auto give_up = [&](Error error) {
+  const auto give_up = [&](Error error) RAMET_REQUIRES(address_space_lock) {
     batch.commit();
     m.regions.release(address, from_end);
     return Result<Gva>(fail(error));

@@ -12,7 +12,7 @@
 
 namespace ramet::mm {
 
-void TableLock::pause() { ::sched_yield(); }
+void TableMutex::pause() { ::sched_yield(); }
 
 Result<std::unique_ptr<TablePool>> TablePool::create(Memory& memory) {
   std::unique_ptr<TablePool> pool(new TablePool(memory));
@@ -132,7 +132,7 @@ void TablePool::stock_up() {
 }
 
 std::optional<Gpa> TablePool::take_stocked() {
-  std::lock_guard guard(stock_lock_);
+  LockGuard guard(stock_lock_);
   const auto page = pop(stock_);
   if (!page) return std::nullopt;
   used_.fetch_add(1, std::memory_order_relaxed);
@@ -143,7 +143,7 @@ std::optional<Gpa> TablePool::take_stocked() {
 
 void TablePool::put_back(Gpa page) {
   used_.fetch_sub(1, std::memory_order_relaxed);
-  std::lock_guard guard(stock_lock_);
+  LockGuard guard(stock_lock_);
   push(stock_, page);
 }
 

@@ -11,19 +11,38 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "guest-mm/bank.hpp"
+#include "guest-mm/space_lock.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
 
+// The mutex of one table, a byte among what is known of it; see TableLock.
+class RAMET_CAPABILITY("table lock") TableMutex {
+ public:
+  // Acquire: pairs with the release in unlock().
+  void lock() RAMET_ACQUIRE() {
+    while (locked_.exchange(true, std::memory_order_acquire)) pause();
+  }
+  bool try_lock() RAMET_TRY_ACQUIRE(true) {
+    return !locked_.load(std::memory_order_relaxed) && !locked_.exchange(true, std::memory_order_acquire);
+  }
+  void unlock() RAMET_RELEASE() { locked_.store(false, std::memory_order_release); }
+  bool is_locked() const { return locked_.load(std::memory_order_relaxed); }  // a hint, but where nobody else is
+
+ private:
+  static void pause();  // its holder may not be running
+  std::atomic<bool> locked_{false};
+};
+
 // One per page of the table bank, zero when the page is handed out.
 struct TableInfo {
-  std::atomic<bool> locked{false};         // see TableLock
-  bool dead = false;                       // taken out of the tree: nothing may be published here. Table lock.
+  TableMutex lock;
+  bool dead RAMET_GUARDED_BY(lock) = false;  // taken out of the tree: nothing may be published here
   std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
   std::atomic<std::uint16_t> copies{0};    // on write, that were made in it: a hint
@@ -43,27 +62,19 @@ struct TableList {
 // The lock of one table, under which its entries change: held for a few stores, or for the walk over one table.
 // Order: the address-space lock, then tables from the root down. A fault without the address-space lock takes one
 // table lock at most, and only if it is free (try_lock), so that whoever flushes while holding one is never waited for.
-class TableLock {
+class RAMET_SCOPED_CAPABILITY TableLock {
  public:
-  explicit TableLock(TableInfo& info) : locked_(info.locked) {
-    while (locked_.exchange(true, std::memory_order_acquire)) pause();  // pairs with the release in ~TableLock
-  }
-  ~TableLock() { locked_.store(false, std::memory_order_release); }
+  explicit TableLock(TableInfo& info) RAMET_ACQUIRE(info.lock) : lock_(info.lock) { lock_.lock(); }
+  TableLock(TableInfo& info, Adopt) RAMET_REQUIRES(info.lock) : lock_(info.lock) {}
+  ~TableLock() RAMET_RELEASE() { lock_.unlock(); }
   TableLock(const TableLock&) = delete;
   TableLock& operator=(const TableLock&) = delete;
 
-  struct Adopt {};
-  TableLock(TableInfo& info, Adopt) : locked_(info.locked) {}
-  static bool try_lock(TableInfo& info) {
-    return !info.locked.load(std::memory_order_relaxed) && !info.locked.exchange(true, std::memory_order_acquire);
-  }
-
  private:
-  static void pause();  // its holder may not be running
-  std::atomic<bool>& locked_;
+  TableMutex& lock_;
 };
 
-// Under the address-space lock, but for host(), info(), own(), writable(), used(), and what says that it is not.
+// What takes and gives pages is called with the address-space lock, but for the stock, which is there for those without.
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -73,32 +84,32 @@ class TablePool {
   TablePool& operator=(const TablePool&) = delete;
 
   // A zeroed page. Errors: NoMemory.
-  Result<Gpa> allocate();
+  Result<Gpa> allocate() RAMET_REQUIRES(address_space_lock);
   // Sees to it that so many more can be had, however many seals are made before they are: nothing but allocate() takes
   // them away. Errors: NoMemory.
-  Result<> reserve(std::uint64_t pages);
+  Result<> reserve(std::uint64_t pages) RAMET_REQUIRES(address_space_lock);
   // A zeroed page for ring 0's own use, which no layer ever contains; never given back. Errors: NoMemory.
-  Result<Gpa> allocate_kernel();
+  Result<Gpa> allocate_kernel() RAMET_REQUIRES(address_space_lock);
   // No processor's walker can reach the page any more; faults and dumps without a lock may still look at it. It is
   // handed out again after a grace period (rcu.hpp).
-  void retire(Gpa);
+  void retire(Gpa) RAMET_REQUIRES(address_space_lock);
   // A page that nobody but the caller has seen.
-  void free(Gpa);
-  // A list of somebody else's, of tables that are on their way to retire().
+  void free(Gpa) RAMET_REQUIRES(address_space_lock);
+  // A list of somebody else's, of tables that are on their way to retire(). The list's owner says what guards it.
   void push(TableList&, Gpa);
   std::optional<Gpa> pop(TableList&);
 
   // Zeroed pages for faults without the address-space lock. They run out, and then stock_up() puts some by, more each
   // time; it is told of a table that was missing.
-  void stock_up();
+  void stock_up() RAMET_REQUIRES(address_space_lock);
   // One of them; nothing if there is none. Without the lock, as is putting it back, which nobody else has seen.
-  std::optional<Gpa> take_stocked();
-  void put_back(Gpa);
+  std::optional<Gpa> take_stocked() RAMET_EXCLUDES(stock_lock_);
+  void put_back(Gpa) RAMET_EXCLUDES(stock_lock_);
 
   // Closes all tables there are; returns the part of the bank that holds tables. The rest as FramePool's.
-  Layer::Part seal();
-  void sealed_for(std::weak_ptr<const Layer> users) { seals_.back().users = std::move(users); }
-  bool thaw();
+  Layer::Part seal() RAMET_REQUIRES(address_space_lock);
+  void sealed_for(std::weak_ptr<const Layer> users) RAMET_REQUIRES(address_space_lock) { seals_.back().users = std::move(users); }
+  bool thaw() RAMET_REQUIRES(address_space_lock);
   // Whether the table is this pool's and not sealed. Acquire: pairs with seal(), see AddressSpace::freeze().
   bool writable(Gpa gpa) const {
     return bank_.contains(gpa) && info(gpa).born.load(std::memory_order_relaxed) >= sealed_.load(std::memory_order_acquire);
@@ -110,7 +121,9 @@ class TablePool {
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: own(gpa)
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }  // without ring 0's
   // At most: the machine may refuse to hear of more of the bank.
-  std::uint64_t left() const { return free_.size + retired_.size + stocked() + ((bank_.size() >> kPageShift) - fresh_); }
+  std::uint64_t left() const RAMET_REQUIRES(address_space_lock) {
+    return free_.size + retired_.size + stocked() + ((bank_.size() >> kPageShift) - fresh_);
+  }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:
@@ -126,29 +139,29 @@ class TablePool {
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
         known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
-  std::optional<Gpa> take_fresh();  // nothing: none is left, or the machine has no room for more
-  void reclaim();                    // retired ones are free now
+  std::optional<Gpa> take_fresh() RAMET_REQUIRES(address_space_lock);  // nothing: none is left, or the machine has no room for more
+  void reclaim() RAMET_REQUIRES(address_space_lock);  // retired ones are free now
   void splice(TableList& to, TableList& from);  // in front of those; `from` is empty then
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;
   TableInfo* infos_ = nullptr;        // one per page of the bank, touched as used
   const std::uint64_t first_;         // pages before it are ring 0's
-  std::uint64_t kernel_ = 0;          // of which these many are in use
+  std::uint64_t kernel_ RAMET_GUARDED_BY(address_space_lock) = 0;  // of which these many are in use
   std::atomic<std::uint64_t> used_{0};  // handed out and not given back; a statistic, it orders nothing
-  std::uint64_t fresh_;               // pages from here on were never used
-  std::uint64_t known_;               // pages from here on are not yet announced
-  TableList free_, retired_;
+  std::uint64_t fresh_ RAMET_GUARDED_BY(address_space_lock);  // pages from here on were never used
+  std::uint64_t known_ RAMET_GUARDED_BY(address_space_lock);  // pages from here on are not yet announced
+  TableList free_ RAMET_GUARDED_BY(address_space_lock), retired_ RAMET_GUARDED_BY(address_space_lock);
   static constexpr std::size_t kMostStocked = 64;
   std::size_t stocked() const {
-    std::lock_guard guard(stock_lock_);
+    LockGuard guard(stock_lock_);
     return stock_.size;
   }
-  mutable std::mutex stock_lock_;     // innermost; guards stock_
-  TableList stock_;
-  std::size_t stock_next_ = 2;        // how many the next stock_up() puts by
-  std::vector<Seal> seals_;
-  std::uint32_t last_seal_ = 0;
+  mutable Mutex stock_lock_;          // no other lock is taken under it
+  TableList stock_ RAMET_GUARDED_BY(stock_lock_);
+  std::size_t stock_next_ RAMET_GUARDED_BY(address_space_lock) = 2;  // how many the next stock_up() puts by
+  std::vector<Seal> seals_ RAMET_GUARDED_BY(address_space_lock);
+  std::uint32_t last_seal_ RAMET_GUARDED_BY(address_space_lock) = 0;
   std::atomic<std::uint32_t> sealed_{0};  // number of the last seal that is not undone; written with the lock, release
 };
 

@@ -113,18 +113,18 @@ class Walker final : public PageTable {
 
   void dump(const std::function<void(const Node&)>& see) const override { dump_table(root(), Level::Pgd, 0, see); }
 
-  Result<Gpa> copy_root(Gva end) override;
-  void share_root(Gva end, FlushBatch& batch) override;
-  void adopt_root(Gpa shared, Gva end, const Census&) override;
-  void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) override;
-  Result<> own(Gva va, Level target, FlushBatch& batch) override;
-  Result<> own_ends(Gva start, Gva end, FlushBatch& batch) override;
-  Result<> own_range(Gva start, Gva end, FlushBatch& batch) override;
+  Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) override;
+  void share_root(Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  void adopt_root(Gpa shared, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
+  void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> own(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> own_ends(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> own_range(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   bool writable(Gpa table) const override { return tables_.writable(table); }
-  void substitute(Gpa table, Gva page, Gpa frame) override;
+  void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) override;
   Published replace_leaves(std::span<const Replacement>, Guard, EntryFlush&) override;
 
-  Result<> prepare(Gva va, Level target, FlushBatch& batch) override {
+  Result<> prepare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     Gpa table = root();
     for (Level level = Level::Pgd; level > target; level = below(level)) {
       const Slot slot = slot_in(table, level, va);
@@ -149,7 +149,7 @@ class Walker final : public PageTable {
     return {};
   }
 
-  void map(Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) override {
+  void map(Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     const Gpa table = *table_at(va, level);
     TableLock lock(tables_.info(table));
     for (unsigned i = 0; i < count; ++i) {
@@ -209,36 +209,37 @@ class Walker final : public PageTable {
     return Published::Done;
   }
 
-  Merged merge(Gva va, Level level, FlushBatch& batch) override;
+  Merged merge(Gva va, Level level, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
 
   bool uniform(Gva va, Level level) const override {
     const auto table = table_at(va, level);
     return table && writable(*table) && is_uniform(tables_.info(*table));
   }
 
-  Result<> split(Gva boundary, FlushBatch& batch) override {
+  Result<> split(Gva boundary, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     // A giant leaf first becomes blocks, then the block with the boundary inside becomes pages.
     return split_while([&](const Slot& slot) { return !is_aligned(boundary, arch::span_of(slot.level)); }, boundary, batch);
   }
 
-  Result<> split_to(Gva va, Level smallest, FlushBatch& batch) override {
+  Result<> split_to(Gva va, Level smallest, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     return split_while([&](const Slot& slot) { return slot.level > smallest; }, va, batch);
   }
 
-  void unmap(Gva start, Gva end, FlushBatch& batch) override {
+  void unmap(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry) {
            const Leaf leaf = leaf_of(slot, replace(slot, arch::kNone, &batch));
            if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
          },
          [&](const Slot& slot, Gpa table) {
+           address_space_lock.assume_held();  // by unmap(), which the walk cannot say
            if (writable(table)) drop_if_empty(slot, table, batch);
            else drop_shared(slot, table, batch);
          });
     F::publish();
   }
 
-  void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) override {
+  void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry e) {
            for (;;) {  // until the hardware does not set a bit meanwhile
@@ -254,7 +255,7 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) override;
+  Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
 
   Census census() const override {
     return {.pages = pages_.load(std::memory_order_relaxed), .blocks = blocks_.load(std::memory_order_relaxed),
@@ -304,12 +305,13 @@ class Walker final : public PageTable {
 
   // How entries are written by who may not hold the address-space lock: with the table's lock, which is tried once where
   // there is a sequence to check. Done: until `lock` goes, nobody takes the table away; a change of the region that began
-  // before was seen, and one that begins later finds what is written when it gets the lock.
-  Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const {
+  // before was seen, and one that begins later finds what is written when it gets the lock. Not analysed: which table's
+  // lock it is, and whether it is had, comes out at run time.
+  Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const RAMET_NO_THREAD_SAFETY_ANALYSIS {
     if (!tables_.own(table)) return Published::TableGone;
     TableInfo& info = tables_.info(table);
-    if (guard.sequence && !TableLock::try_lock(info)) return Published::Busy;
-    if (guard.sequence) lock.emplace(info, TableLock::Adopt{});
+    if (guard.sequence && !info.lock.try_lock()) return Published::Busy;
+    if (guard.sequence) lock.emplace(info, kAdopt);
     else lock.emplace(info);
     if (info.dead || !writable(table)) return Published::TableGone;
     if (guard.sequence && !guard.sequence->unchanged(guard.value)) return Published::Changed;
@@ -501,13 +503,13 @@ class Walker final : public PageTable {
     return level == Level::Pte ? &pages_ : level == Level::Pmd ? &blocks_ : &giants_;
   }
 
-  Result<Gpa> take_table() {
+  Result<Gpa> take_table() RAMET_REQUIRES(address_space_lock) {
     auto table = tables_.allocate();
     if (table) counters_.tables_allocated.add();
     return table;
   }
 
-  void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
+  void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) {
     batch.room(1);
     {
       TableInfo& info = tables_.info(table);
@@ -521,7 +523,7 @@ class Walker final : public PageTable {
   }
 
   template <class TooLarge>
-  Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) {
+  Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) {
     for (;;) {
       Slot slot = slot_of_leaf(va);
       if (load(slot) == arch::kNone || !too_large(slot)) return {};
@@ -531,13 +533,13 @@ class Walker final : public PageTable {
     }
   }
 
-  Result<> split_leaf(const Slot& slot, FlushBatch& batch);
+  Result<> split_leaf(const Slot& slot, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   void fill(Gpa table, Level level, const Leaf& whole);
 
-  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch);
+  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  void move_entry(const Slot& slot, Gva to, FlushBatch& batch);
+  void move_entry(const Slot& slot, Gva to, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   // Faults without the address-space lock that began before the regions there were seized have published, or never will.
   void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
@@ -547,17 +549,17 @@ class Walker final : public PageTable {
     });
   }
 
-  Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch);
+  Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  Result<> own_towards(Gva boundary, FlushBatch& batch);
+  Result<> own_towards(Gva boundary, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   void copy_shared(Gpa to, Gpa from, Level level, bool share);
 
-  void leave(Gpa table, FlushBatch& batch);
+  void leave(Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  void drop_shared(const Slot& parent, Gpa table, FlushBatch& batch);
+  void drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  void leave_tree(const Slot& parent, Gpa table, FlushBatch& batch);
+  void leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   struct Withheld {
     Entry from = arch::kNone, to = arch::kNone;  // without the address
@@ -569,13 +571,14 @@ class Walker final : public PageTable {
     Entry entry;
   };
   bool restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
-               FlushBatch& batch);
+               FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   void count_inherited(const Census& census);
 
   void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const;
 
-  void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const;
+  // Not analysed: it looks when no fault is under way, and says so of a table that is locked.
+  void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const RAMET_NO_THREAD_SAFETY_ANALYSIS;
 
   const Memory& memory_;
   TablePool& tables_;

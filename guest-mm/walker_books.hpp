@@ -47,7 +47,7 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
   const Slot first{table, level, 0};
   if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";
   if (info.continuing.load(std::memory_order_relaxed) != count_continuing(first, load(first))) wrong = "a table's count of continuing entries differs from its entries";
-  if (info.dead || info.locked.load(std::memory_order_relaxed)) wrong = "a table in the tree is dead or locked";
+  if (info.dead || info.lock.is_locked()) wrong = "a table in the tree is dead or locked";
 }
 
 template <arch::EntryFormat F>

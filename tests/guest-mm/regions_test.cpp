@@ -50,14 +50,15 @@ TEST(RegionMap, Copies_are_as_the_regions_were_at_one_moment) {
   const auto insert = [&](Gva start, Gva end) {
     Region region;
     region.start = start, region.end = end, region.prot = kReadWrite;
+    address_space_lock.assume_held();  // nobody else knows the map yet
     map.insert(std::move(region));
   };
   for (unsigned i = 0; i < kOthers; ++i) insert(0x4000'0000 + 2 * i * kPageSize, 0x4000'0000 + (2 * i + 1) * kPageSize);
   insert(kStart, kEnd);
   unsigned whole = 0, cut = 0;
   {
-    // Only this one changes them: its is the lock.
     std::jthread changer([&](const std::stop_token& stop) {
+      address_space_lock.assume_held();  // only this one changes them
       for (Gva at = kStart + kPageSize; !stop.stop_requested(); at = at + 2 * kPageSize < kEnd ? at + kPageSize : kStart + kPageSize) {
         for (const Prot prot : {kRead, kReadWrite}) {
           map.seize(at, at + kPageSize);
