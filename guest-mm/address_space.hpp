@@ -99,8 +99,9 @@ struct Usage {
   std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
 };
 
-// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. Tlb::flush is
-// called under the address-space lock. fault() tries to do without it: see speculative_fault.cpp.
+// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault() tries to
+// do without the address-space lock: see speculative_fault.cpp. So Tlb::flush() is called with that lock by whoever has it,
+// and without it by a fault that copies or upgrades: see tlb.hpp.
 class AddressSpace {
  public:
   // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.

@@ -27,10 +27,14 @@ class Tlb {
   virtual ~Tlb() = default;
 
   // Strict: when it returns, no vCPU can use an old value of the entries, and the frames and tables they led to may be
-  // given to somebody else. Called from a vCPU's own thread or from a thread that runs none, by several at once: with the
-  // address-space lock, by faults without it, and with or without the lock of one table; flush.hpp says where. So it
-  // must not call back into the address space, but for translate(), nor wait for another thread's next step: that thread may wait for a lock
-  // of the caller's, or for its rcu::Reader to leave. For its vCPU to be out of the guest it may wait: who waits is.
+  // given to somebody else.
+  // Called by several threads at once, each a vCPU's own or one that runs no guest. A thread that changes a range holds the
+  // address-space lock meanwhile. A fault that does without that lock (a copy on write, an entry that gains permission)
+  // flushes without it, within its rcu::Reader, and holds the lock of its table or none. flush.hpp says where each is. What
+  // no caller may count on is therefore that only one flush of a space is under way.
+  // So flush() takes no lock of the address space: it calls back into it for translate() alone. Nor does it wait for another
+  // thread's next step, as that thread may be waiting for the caller's locks, or for the caller's rcu::Reader to leave. It
+  // may wait until a vCPU is out of the guest: a vCPU's thread that waits for a lock is.
   // Never throws, nor does flush_relaxed(): a machine that has no memory for what it must do runs nobody any more.
   virtual void flush(const FlushRequest&) = 0;
 
