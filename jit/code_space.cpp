@@ -20,7 +20,7 @@ std::span<const std::byte> as_bytes(std::span<const std::uint8_t> code) { return
 }  // namespace
 
 CodeSpace::CodeSpace(mm::AddressSpace& copy, const CodeSpace& of) : space_(copy), set_(of.set_), start_(of.start_), size_(of.size_) {
-  std::lock_guard guard(of.lock_);
+  LockGuard guard(of.lock_);
   pieces_ = of.pieces_, rooms_ = of.rooms_, by_length_ = of.by_length_, blocks_ = of.blocks_, bytes_ = of.bytes_;
 }
 
@@ -90,7 +90,7 @@ mm::Result<Gva> CodeSpace::allocate_locked(std::uint64_t bytes, std::uint32_t al
 }
 
 mm::Result<Gva> CodeSpace::place(std::uint64_t bytes, std::uint32_t alignment, const std::function<void(std::span<std::uint8_t>, Gva)>& write) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const auto at = allocate_locked(bytes, alignment);
   if (!at) return at;
   std::vector<std::uint8_t> code(bytes);
@@ -113,7 +113,7 @@ mm::Result<Gva> CodeSpace::place(std::span<const std::uint8_t> code, std::uint32
 }
 
 mm::Result<> CodeSpace::remove(Gva at) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const auto piece = pieces_.find(at);
   if (piece == pieces_.end()) return mm::fail(mm::Error::NotMapped);
   const std::uint64_t bytes = mm::align_up(std::uint64_t{piece->second}, kGrain);
@@ -130,19 +130,19 @@ mm::Result<> CodeSpace::remove(Gva at) {
 }
 
 std::uint64_t CodeSpace::compact() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (const Gva block : blocks_) {
     // What could not be moved stays as it was.
     (void)space_.migrate({.address = block, .length = kBlockSize, .reason = mm::MoveReason::Compaction});
     space_.merge(block, kBlockSize);
   }
   std::uint64_t whole = 0;
-  space_.dump([&](const mm::AddressSpace::Node& n) { whole += !n.table && n.level == arch::Level::Pmd && blocks_.contains(n.start); });
+  space_.dump([&](const mm::AddressSpace::Node& n) RAMET_REQUIRES(lock_) { whole += !n.table && n.level == arch::Level::Pmd && blocks_.contains(n.start); });
   return whole;
 }
 
 std::optional<CodeSpace::Piece> CodeSpace::find(Gva at) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto piece = pieces_.upper_bound(at);
   if (piece == pieces_.begin()) return std::nullopt;
   --piece;
@@ -151,12 +151,12 @@ std::optional<CodeSpace::Piece> CodeSpace::find(Gva at) const {
 }
 
 CodeSpace::Usage CodeSpace::usage() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return {.pieces = pieces_.size(), .bytes = bytes_, .blocks = blocks_.size()};
 }
 
 std::vector<Gva> CodeSpace::blocks() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return {blocks_.begin(), blocks_.end()};
 }
 

@@ -9,7 +9,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "jit/compiler.hpp"
 
 namespace ramet::jit {
@@ -59,22 +59,22 @@ class CodeSpace {
 
  private:
   mm::Result<mm::Gva> place(std::uint64_t bytes, std::uint32_t alignment, const std::function<void(std::span<std::uint8_t>, mm::Gva)>& write);
-  mm::Result<mm::Gva> allocate_locked(std::uint64_t bytes, std::uint32_t alignment);
-  mm::Result<> add_block_locked();
-  mm::Result<> trap_locked(mm::Gva, std::uint64_t bytes);
-  void free_locked(mm::Gva, std::uint64_t bytes);
-  void take_locked(std::map<mm::Gva, std::uint64_t>::iterator room);
+  mm::Result<mm::Gva> allocate_locked(std::uint64_t bytes, std::uint32_t alignment) RAMET_REQUIRES(lock_);
+  mm::Result<> add_block_locked() RAMET_REQUIRES(lock_);
+  mm::Result<> trap_locked(mm::Gva, std::uint64_t bytes) RAMET_REQUIRES(lock_);
+  void free_locked(mm::Gva, std::uint64_t bytes) RAMET_REQUIRES(lock_);
+  void take_locked(std::map<mm::Gva, std::uint64_t>::iterator room) RAMET_REQUIRES(lock_);
 
   mm::AddressSpace& space_;
   const InstructionSet set_;
   const mm::Gva start_;
   const std::uint64_t size_;
-  mutable std::mutex lock_;  // guards what follows; before the address space's
-  std::map<mm::Gva, std::uint32_t> pieces_;
-  std::map<mm::Gva, std::uint64_t> rooms_;                   // free, with their lengths; none reaches across a block's end
-  std::set<std::pair<std::uint64_t, mm::Gva>> by_length_;    // the same
-  std::set<mm::Gva> blocks_;
-  std::uint64_t bytes_ = 0;
+  mutable Mutex lock_;  // before the address space's
+  std::map<mm::Gva, std::uint32_t> pieces_ RAMET_GUARDED_BY(lock_);
+  std::map<mm::Gva, std::uint64_t> rooms_ RAMET_GUARDED_BY(lock_);                   // free, with their lengths; none reaches across a block's end
+  std::set<std::pair<std::uint64_t, mm::Gva>> by_length_ RAMET_GUARDED_BY(lock_);    // the same
+  std::set<mm::Gva> blocks_ RAMET_GUARDED_BY(lock_);
+  std::uint64_t bytes_ RAMET_GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace ramet::jit

@@ -43,7 +43,7 @@ std::uint64_t saved_memory(const File& file) {
 }
 
 vmm::Status Continuation::open_pages(bool files) {
-  std::lock_guard guard(opening_);
+  LockGuard guard(opening_);
   if (pager_) return {};
   const auto how = may_be_written(*file_, prepared_.run.shares) ? Pager::How::Copied
                    : eager_                                     ? Pager::How::Checked

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "tools/run_options.hpp"
 #include "vmm/snapshot/pager.hpp"
 
@@ -39,7 +39,7 @@ class Continuation {
   const std::shared_ptr<const vmm::snapshot::File> file_;
   const Prepared& prepared_;
   const bool eager_;
-  std::mutex opening_;  // guards that pager_ is made once
+  Mutex opening_;  // held while the next is made, once; whoever has waited for that reads it without
   std::shared_ptr<vmm::snapshot::Pager> pager_;
 };
 

@@ -11,11 +11,11 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <string>
 #include <system_error>
 #include <thread>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
 #include "vmm/signals_blocked.hpp"
@@ -58,7 +58,7 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
   if (!input || !pour(0, input.get()))
     return vmm::failure(fmt::format("cannot read the input: {}", std::strerror(errno)));
   const std::string input_path = fmt::format("/proc/self/fd/{}", input.get());
-  std::mutex lock;  // guards what follows
+  Mutex lock;  // guards what follows
   std::condition_variable changed;
   std::vector<Copy> all(copies);
   unsigned next = 0;
@@ -82,12 +82,12 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
     for (;;) {
       unsigned n;
       {
-        std::lock_guard guard(lock);
+        LockGuard guard(lock);
         if (next == copies) return;
         n = next++;
       }
       const auto status = run_one(n + 1, all[n]);
-      std::lock_guard guard(lock);
+      LockGuard guard(lock);
       all[n].status = status ? *status : status.error().status;
       if (!status) all[n].message = status.error().message;
       all[n].done = true;
@@ -99,13 +99,13 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
   int result = 0;
   for (Copy& copy : all) {
     {
-      std::unique_lock guard(lock);
-      changed.wait(guard, [&] { return copy.done; });
+      UniqueLock guard(lock);
+      changed.wait(guard.standard(), [&] { return copy.done; });
     }
     for (auto [from, to] : {std::pair(copy.out.get(), 1), std::pair(copy.err.get(), 2)}) {
       if (from >= 0) ::lseek(from, 0, SEEK_SET);
       if (from < 0 || pour(from, to) || errno == EPIPE) continue;
-      std::lock_guard guard(lock);
+      LockGuard guard(lock);
       next = copies;  // no more of them
       return vmm::failure(fmt::format("cannot write the output: {}", std::strerror(errno)));
     }

@@ -4,8 +4,8 @@
 #include <array>
 #include <chrono>
 #include <map>
-#include <mutex>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/shell.hpp"
 
 namespace ramet::vmm {
@@ -37,9 +37,9 @@ std::uint64_t measure(const MachineChoice& choice) {
 }  // namespace
 
 std::uint64_t exit_cost(const MachineChoice& choice) {
-  static std::mutex lock;
+  static Mutex lock;
   static std::map<std::pair<MachineChoice::Kind, bool>, std::uint64_t> known;
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   const auto [at, fresh] = known.try_emplace({choice.kind, choice.hardened}, 0);
   if (fresh) {
     MachineChoice other = choice;

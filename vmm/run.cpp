@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <mutex>
 #include <system_error>
 #include <thread>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/family.hpp"
@@ -32,8 +32,8 @@ class Watchdog {
   Status start(Process& process, std::chrono::nanoseconds timeout) try {
     SignalsBlocked blocked;
     thread_ = std::thread([this, &process, timeout] {
-      std::unique_lock lock(lock_);
-      if (!done_.wait_for(lock, timeout, [this] { return over_; })) {
+      UniqueLock lock(lock_);
+      if (!done_.wait_for(lock.standard(), timeout, [this]() RAMET_REQUIRES(lock_) { return over_; })) {
         lock.unlock();
         double seconds = std::chrono::duration<double>(timeout).count();
         process.end({Ending::Kind::TimedOut, 0, fmt::format("stopped after --timeout {}s", seconds)});
@@ -46,7 +46,7 @@ class Watchdog {
   ~Watchdog() {
     if (!thread_.joinable()) return;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       over_ = true;
     }
     done_.notify_one();
@@ -54,9 +54,9 @@ class Watchdog {
   }
 
  private:
-  std::mutex lock_;  // guards over_
+  Mutex lock_;
   std::condition_variable done_;
-  bool over_ = false;
+  bool over_ RAMET_GUARDED_BY(lock_) = false;
   std::thread thread_;
 };
 
@@ -68,9 +68,9 @@ class Watch {
     if (!observer.look || observer.every.count() == 0) return {};
     SignalsBlocked blocked;
     thread_ = std::jthread([&observer, &process](std::stop_token stop) {
-      std::mutex lock;
+      Mutex lock;
       std::condition_variable_any stopped;
-      std::unique_lock guard(lock);
+      UniqueLock guard(lock);
       while (!stopped.wait_for(guard, stop, observer.every, [&] { return stop.stop_requested(); })) {
         observer.look(process.image()->memory(), false);
       }

@@ -12,7 +12,7 @@ namespace ramet::vmm {
 
 ShellPool::~ShellPool() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     stop_ = true;
   }
   changed_.notify_one();
@@ -29,7 +29,7 @@ void ShellPool::start(std::chrono::milliseconds after) {
     }
   });
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     wanted_ = true;
     if (after.count() == 0) asked_ = true;
     else quiet_until_ = std::chrono::steady_clock::now() + after;
@@ -40,7 +40,7 @@ void ShellPool::start(std::chrono::milliseconds after) {
 std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
   std::unique_ptr<Shell> shell;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (!warm_.empty()) {
       shell = std::move(warm_.back());
       warm_.pop_back();
@@ -53,29 +53,29 @@ std::expected<std::unique_ptr<Shell>, Failure> ShellPool::take() {
 }
 
 void ShellPool::put(std::unique_ptr<Shell> shell) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (warm_.size() < most_warm_) warm_.push_back(std::move(shell));
 }
 
 std::size_t ShellPool::warm() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return warm_.size();
 }
 
 void ShellPool::give_back(std::unique_ptr<Shell> shell) {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (old_.size() < kMostOld) old_.push_back(std::move(shell));
   }
   changed_.notify_one();
 }
 
 void ShellPool::work() {
-  std::unique_lock guard(lock_);
+  UniqueLock guard(lock_);
   for (;;) {
-    changed_.wait(guard, [this] { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
+    changed_.wait(guard.standard(), [this]() RAMET_REQUIRES(lock_) { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
     if (!urgent_locked() && std::chrono::steady_clock::now() < quiet_until_) {
-      changed_.wait_until(guard, quiet_until_);
+      changed_.wait_until(guard.standard(), quiet_until_);
     } else if (wanted_ && warm_.size() < most_warm_ && !stop_) {
       guard.unlock();
       std::unique_ptr<Shell> made;

@@ -44,14 +44,14 @@ std::expected<std::unique_ptr<Slot>, Failure> Guest::Impl::make_slot(std::uint32
 
 // A free one, or one more, or whichever comes free.
 std::expected<Slot*, Failure> Guest::Impl::take_slot() {
-  std::unique_lock guard(slots_lock);
+  UniqueLock guard(slots_lock);
   while (free_slots.empty()) {
     if (slots.size() < MOST_VCPUS) {
       auto made = make_slot(static_cast<std::uint32_t>(slots.size()));
       if (made) return slots.emplace_back(std::move(*made)).get();
       if (slots.empty()) return std::unexpected(made.error());
     }
-    slot_freed.wait(guard);
+    slot_freed.wait(guard.standard());
   }
   Slot* slot = free_slots.back();
   free_slots.pop_back();
@@ -60,7 +60,7 @@ std::expected<Slot*, Failure> Guest::Impl::take_slot() {
 
 void Guest::Impl::give_slot(Slot* slot) {
   {
-    std::lock_guard guard(slots_lock);
+    LockGuard guard(slots_lock);
     free_slots.push_back(slot);
   }
   slot_freed.notify_one();
@@ -83,13 +83,13 @@ mm::Result<> Guest::Impl::grow(Slot& slot, std::uint64_t bytes) {
 void Guest::Impl::watch_slots() {
   const auto timeout = *options.timeout;
   const auto period = std::clamp<std::chrono::nanoseconds>(timeout / 8, std::chrono::milliseconds(1), std::chrono::milliseconds(50));
-  std::unique_lock guard(slots_lock);
+  UniqueLock guard(slots_lock);
   while (!stop) {
     if (slots.size() == free_slots.size()) {  // nothing to watch
       watching = false;
-      watched.wait(guard, [&] { return stop || watching; });
+      watched.wait(guard.standard(), [&]() RAMET_REQUIRES(slots_lock) { return stop || watching; });
     }
-    watched.wait_for(guard, period, [&] { return stop; });
+    watched.wait_for(guard.standard(), period, [&]() RAMET_REQUIRES(slots_lock) { return stop; });
     for (const auto& slot : slots) {
       const std::int64_t deadline = slot->deadline.load(std::memory_order_acquire);
       if (deadline == 0 || now() < deadline) continue;
@@ -111,7 +111,7 @@ Status Guest::Impl::start_watch() try {
 void Guest::Impl::begin_watch(Slot& slot) {
   if (!options.timeout) return;
   slot.deadline.store(now() + options.timeout->count(), std::memory_order_release);
-  std::lock_guard guard(slots_lock);
+  LockGuard guard(slots_lock);
   if (watching) return;
   watching = true;
   watched.notify_one();
@@ -143,7 +143,7 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
   }
   const Helper* helper = nullptr;
   {
-    std::shared_lock guard(lock);
+    SharedLock guard(lock);
     if (const auto found = served.find(static_cast<std::uint32_t>(number - jit::kFirstHelper));
         number >= jit::kFirstHelper && number - jit::kFirstHelper < jit::kMostHelpers && found != served.end())
       helper = &found->second;  // which stays
@@ -154,7 +154,7 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
 }
 
 std::string Guest::Impl::where(mm::Gva pc) const {
-  std::shared_lock guard(lock);
+  SharedLock guard(lock);
   auto at = placed.upper_bound(pc);
   if (at == placed.begin()) return fmt::format("at {:#x}, where no program is", pc);
   --at;
@@ -172,16 +172,17 @@ Outcome Guest::Impl::fault(Slot& slot, int signal, mm::Gva address, std::string 
 // Nobody but a helper holds a map's lock.
 mm::Gva Guest::Impl::stopped(const Slot& slot) {
   const mm::Gva pc = slot.vcpu->regs()[abi().reg.pc];
-  std::shared_lock guard(lock);
-  auto at = placed.upper_bound(pc);
-  const bool in_helper = at != placed.begin() && std::prev(at)->second.helper;
-  guard.unlock();
+  const bool in_helper = [&] {
+    SharedLock guard(lock);
+    const auto at = placed.upper_bound(pc);
+    return at != placed.begin() && std::prev(at)->second.helper;
+  }();
   if (in_helper) unlock_maps(slot.number);
   return pc;
 }
 
 void Guest::Impl::unlock_maps(std::uint32_t vcpu) {
-  std::shared_lock guard(lock);
+  SharedLock guard(lock);
   for (const auto& [header, map] : maps) unlock_map(memory(), map, vcpu);
 }
 

@@ -90,7 +90,7 @@ Status Guest::Impl::serve(std::uint32_t number, Helper helper) {
 
 std::expected<Program, Failure> Guest::Impl::place(const jit::Program& p, std::shared_ptr<const jit::Compiled> compiled, bool loops,
                                                    std::span<const Map> of, bool helper) {
-  const auto resolve = [&](const jit::Relocation& r) -> std::uint64_t {
+  const auto resolve = [&](const jit::Relocation& r) RAMET_REQUIRES(lock) -> std::uint64_t {
     switch (r.kind) {
       case jit::Relocation::Kind::Helper: return helpers.at(r.number);
       case jit::Relocation::Kind::Map: return of[r.number].header;
@@ -177,7 +177,10 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::create(const Options& opti
   if (!shell) return std::unexpected(shell.error());
   impl->shell = std::move(*shell);
   std::unique_ptr<Guest> guest(new Guest(std::move(impl)));
-  if (auto done = guest->impl_->begin(); !done) return std::unexpected(done.error());
+  {
+    LockGuard guard(guest->impl_->lock);
+    if (auto done = guest->impl_->begin(); !done) return std::unexpected(done.error());
+  }
   return guest;
 }
 
@@ -185,7 +188,7 @@ Guest::~Guest() {
   Impl& m = *impl_;
   if (m.watch.joinable()) {
     {
-      std::lock_guard guard(m.slots_lock);
+      LockGuard guard(m.slots_lock);
       m.stop = true;
     }
     m.watched.notify_one();
@@ -195,57 +198,64 @@ Guest::~Guest() {
 }
 
 Status Guest::add_helper(std::uint32_t number, Helper helper) {
-  std::unique_lock guard(impl_->lock);
+  LockGuard guard(impl_->lock);
   return impl_->serve(number, std::move(helper));
 }
 
 std::expected<Program, Failure> Guest::load(const jit::Program& p) {
   if (p.maps != 0) return failure(fmt::format("program {} names maps, which its object has", p.name), 126);
-  std::unique_lock guard(impl_->lock);
+  LockGuard guard(impl_->lock);
   return impl_->load(p, {});
 }
 
 std::expected<Loaded, Failure> Guest::load(const jit::Object& object, std::string_view section) {
   Loaded loaded;
-  std::unique_lock guard(impl_->lock);
-  const auto undo = [&](const Failure& why) {
-    guard.unlock();
-    unload(loaded);
-    return std::unexpected(why);
-  };
+  Status done;
+  {
+    LockGuard guard(impl_->lock);
+    done = impl_->load(object, section, loaded);
+  }
+  if (done && loaded.programs.empty())
+    done = failure(section.empty() ? "the object has no program" : fmt::format("the object has no program in a section {}", section), 126);
+  if (done) return loaded;
+  unload(loaded);
+  return std::unexpected(done.error());
+}
+
+// What was loaded before a failure is in `loaded`, too.
+Status Guest::Impl::load(const jit::Object& object, std::string_view section, Loaded& loaded) {
   for (const auto& d : object.maps) {
     auto map = make_map(memory(), d);
-    if (!map) return undo(map.error());
-    impl_->maps.emplace(map->header, *map);
+    if (!map) return std::unexpected(map.error());
+    maps.emplace(map->header, *map);
     loaded.maps.push_back(std::move(*map));
   }
   for (std::size_t i = 0; i < loaded.maps.size(); ++i)
-    if (auto done = finish_map(memory(), object.maps[i], loaded.maps[i], loaded.maps); !done) return undo(done.error());
+    if (auto done = finish_map(memory(), object.maps[i], loaded.maps[i], loaded.maps); !done) return done;
   for (const auto& p : object.programs) {
     if (!section.empty() && p.section != section) continue;
-    auto program = impl_->load(p, loaded.maps);
-    if (!program) return undo(program.error());
+    auto program = load(p, loaded.maps);
+    if (!program) return std::unexpected(program.error());
     loaded.programs.push_back(std::move(*program));
   }
-  if (!loaded.programs.empty()) return loaded;
-  return undo({section.empty() ? "the object has no program" : fmt::format("the object has no program in a section {}", section), 126});
+  return {};
 }
 
 void Guest::unload(const Program& p) {
-  std::unique_lock guard(impl_->lock);
+  LockGuard guard(impl_->lock);
   if (impl_->placed.erase(p.address) != 0) (void)impl_->code->remove(p.address);  // no memory to fill it: then it stays
 }
 
 void Guest::unload(const Loaded& loaded) {
   for (const Program& p : loaded.programs) unload(p);
-  std::unique_lock guard(impl_->lock);
+  LockGuard guard(impl_->lock);
   for (const Map& m : loaded.maps)
     if (impl_->maps.erase(m.header) != 0) drop_map(memory(), m);
 }
 
 std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   Impl& from = *impl_;
-  const std::unique_lock loading(from.lock);  // nothing is loaded meanwhile
+  const LockGuard loading(from.lock);  // nothing is loaded meanwhile
   auto shell = from.shell->fork();
   if (!shell) return std::unexpected(shell.error());
   auto impl = std::make_unique<Impl>(from.options);
@@ -253,7 +263,10 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   impl->set = from.set;
   impl->code = std::make_unique<jit::CodeSpace>(impl->memory(), *from.code);
   impl->entry = from.entry;
-  impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own, impl->served = from.served;
+  {
+    LockGuard copying(impl->lock);
+    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own, impl->served = from.served;
+  }
   impl->unlock_maps(~0u);
   std::unique_ptr<Guest> guest(new Guest(std::move(impl)));
   if (auto done = guest->impl_->start_watch(); !done) return std::unexpected(done.error());
@@ -280,7 +293,11 @@ std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view wha
   std::memcpy(buffer.data(), &request, sizeof request);
   std::ranges::copy(key, buffer.begin() + sizeof request);
   std::ranges::copy(value, buffer.begin() + static_cast<std::ptrdiff_t>(sizeof request + key_bytes));
-  Call call{.program = &own.find(what)->second, .context = buffer};
+  const Program& program = [&]() -> const Program& {
+    SharedLock guard(lock);
+    return own.find(what)->second;  // which stays
+  }();
+  Call call{.program = &program, .context = buffer};
   this->call(std::span(&call, 1));
   if (call.outcome.kind != Outcome::Kind::Returned) return std::unexpected(EIO);
   return buffer;

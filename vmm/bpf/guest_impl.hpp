@@ -4,10 +4,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <map>
-#include <mutex>
-#include <shared_mutex>
 #include <thread>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "jit/code_space.hpp"
 #include "jit/entry_code.hpp"
 #include "vmm/bpf/guest.hpp"
@@ -50,31 +49,32 @@ struct Guest::Impl {
     std::shared_ptr<const jit::Compiled> compiled;  // null: a stub
     bool helper = false;                            // of helpers.bpf.c
   };
-  mutable std::shared_mutex lock;                   // guards what follows; before those of code space and address space
-  std::map<mm::Gva, Placed> placed;
-  std::map<mm::Gva, Map> maps;                      // by header
-  std::map<std::uint32_t, mm::Gva> helpers;         // addresses, by number
-  std::map<std::string, Program, std::less<>> own;  // the VMM's, by their sections
-  std::map<std::uint32_t, Helper> served;           // by the VMM; never taken away
+  mutable SharedMutex lock;  // before those of code space and address space
+  std::map<mm::Gva, Placed> placed RAMET_GUARDED_BY(lock);
+  std::map<mm::Gva, Map> maps RAMET_GUARDED_BY(lock);                      // by header
+  std::map<std::uint32_t, mm::Gva> helpers RAMET_GUARDED_BY(lock);         // addresses, by number
+  std::map<std::string, Program, std::less<>> own RAMET_GUARDED_BY(lock);  // the VMM's, by their sections
+  std::map<std::uint32_t, Helper> served RAMET_GUARDED_BY(lock);           // by the VMM; never taken away
 
-  std::mutex slots_lock;                            // guards the next two and `watch`; a leaf
+  Mutex slots_lock;  // a leaf
   std::condition_variable slot_freed, watched;
-  std::vector<std::unique_ptr<Slot>> slots;         // as many as there is room for from the beginning
-  std::vector<Slot*> free_slots;
-  bool stop = false, watching = false;
+  std::vector<std::unique_ptr<Slot>> slots RAMET_GUARDED_BY(slots_lock);         // as many as there is room for from the beginning
+  std::vector<Slot*> free_slots RAMET_GUARDED_BY(slots_lock);
+  bool stop RAMET_GUARDED_BY(slots_lock) = false, watching RAMET_GUARDED_BY(slots_lock) = false;
   std::thread watch;                                // ends what takes too long
 
   mm::AddressSpace& memory() const { return shell->memory(); }
   const arch::GuestAbi& abi() const { return shell->machine().abi(); }
 
   // guest.cpp
-  Status begin();                                   // in a fresh shell: entry code, helpers
-  Status load_helpers();
-  std::expected<mm::Gva, Failure> place_stub(std::string name, std::span<const std::uint8_t>);
-  std::expected<Program, Failure> load(const jit::Program&, std::span<const Map>);
+  Status begin() RAMET_REQUIRES(lock);                                   // in a fresh shell: entry code, helpers
+  Status load_helpers() RAMET_REQUIRES(lock);
+  std::expected<mm::Gva, Failure> place_stub(std::string name, std::span<const std::uint8_t>) RAMET_REQUIRES(lock);
+  Status load(const jit::Object&, std::string_view section, Loaded&) RAMET_REQUIRES(lock);
+  std::expected<Program, Failure> load(const jit::Program&, std::span<const Map>) RAMET_REQUIRES(lock);
   std::expected<Program, Failure> place(const jit::Program&, std::shared_ptr<const jit::Compiled>, bool loops, std::span<const Map>,
-                                         bool helper = false);
-  Status serve(std::uint32_t number, Helper);       // and its stub
+                                         bool helper = false) RAMET_REQUIRES(lock);
+  Status serve(std::uint32_t number, Helper) RAMET_REQUIRES(lock);  // and its stub
   std::expected<std::vector<std::byte>, int> ask(std::string_view what, const Map&, std::span<const std::byte> key,
                                                  std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu);
 

@@ -2,18 +2,18 @@
 #pragma once
 
 #include <expected>
-#include <mutex>
 #include <optional>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 
 namespace ramet::vmm::kvm {
 
 template <class T, class Ask>
 std::expected<const T*, Failure> ask_once(Ask&& ask) {
-  static std::mutex lock;
+  static Mutex lock;
   static std::optional<T> kept;
-  std::lock_guard hold(lock);
+  LockGuard hold(lock);
   if (!kept) {
     auto asked = ask();
     if (!asked) return std::unexpected(asked.error());

@@ -19,7 +19,7 @@ bool Slots::set(unsigned slot, const mm::Bank& bank, bool present) {
 }
 
 mm::Result<> Slots::add(const mm::Bank& bank, bool late) {
-  std::lock_guard hold(lock_);
+  LockGuard hold(lock_);
   auto slot = std::ranges::find(slots_, nullptr);
   if (slot == slots_.end()) {
     if (slots_.size() == most_) return mm::fail(mm::Error::NoMemory);
@@ -38,7 +38,7 @@ mm::Result<> Slots::add(const mm::Bank& bank, bool late) {
 
 Status Slots::settle() {
   if (!any_late_.load(std::memory_order_acquire)) return {};
-  std::lock_guard hold(lock_);
+  LockGuard hold(lock_);
   while (!late_.empty()) {
     const mm::Bank& bank = *slots_[late_.back()];
     if (!set(late_.back(), bank, true))
@@ -50,7 +50,7 @@ Status Slots::settle() {
 }
 
 void Slots::remove(const mm::Bank& bank) {
-  std::lock_guard hold(lock_);
+  LockGuard hold(lock_);
   auto slot = std::ranges::find(slots_, &bank);
   if (slot == slots_.end()) return;
   if (std::erase(late_, unsigned(slot - slots_.begin())) > 0) {

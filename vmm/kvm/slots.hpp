@@ -2,10 +2,10 @@
 #pragma once
 
 #include <atomic>
-#include <mutex>
 #include <vector>
 
 #include "guest-mm/bank.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/kvm/ioctl.hpp"
 
@@ -26,9 +26,9 @@ class Slots {
   bool set(unsigned slot, const mm::Bank&, bool present);
   const Fd& vm_;
   const unsigned most_;
-  std::mutex lock_;                     // guards slots_ and late_
-  std::vector<const mm::Bank*> slots_;  // index: memslot; null: free
-  std::vector<unsigned> late_;          // of which KVM has not heard yet
+  Mutex lock_;
+  std::vector<const mm::Bank*> slots_ RAMET_GUARDED_BY(lock_);  // index: memslot; null: free
+  std::vector<unsigned> late_ RAMET_GUARDED_BY(lock_);          // of which KVM has not heard yet
   // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
   std::atomic<bool> any_late_{false};
 };

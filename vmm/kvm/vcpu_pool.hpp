@@ -4,12 +4,12 @@
 #include <atomic>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/machine.hpp"
 
 namespace ramet::vmm::kvm {
@@ -23,20 +23,25 @@ class VcpuPool {
   template <class Create>
   std::expected<V*, Failure> make(Create&& create) {
     // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes lock_.
-    std::lock_guard one_at_a_time(creating_);
-    if (vcpus_.size() >= most_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", most_));
-    std::expected<std::unique_ptr<V>, Failure> created = create(unsigned(vcpus_.size()));
+    LockGuard one_at_a_time(creating_);
+    std::size_t made;
+    {
+      LockGuard hold(lock_);
+      made = vcpus_.size();
+    }
+    if (made >= most_) return failure(fmt::format("this host's KVM gives a machine at most {} virtual CPUs", most_));
+    std::expected<std::unique_ptr<V>, Failure> created = create(unsigned(made));
     if (!created) return std::unexpected(created.error());
-    std::lock_guard hold(lock_);
+    LockGuard hold(lock_);
     return vcpus_.emplace_back(std::move(*created)).get();
   }
   void put(V* vcpu) {
-    std::lock_guard hold(lock_);
+    LockGuard hold(lock_);
     free_.push_back(vcpu);
   }
   // Null: none is left.
   V* take() {
-    std::lock_guard hold(lock_);
+    LockGuard hold(lock_);
     if (free_.empty()) return nullptr;
     V* const vcpu = free_.back();
     free_.pop_back();
@@ -45,13 +50,13 @@ class VcpuPool {
 
   template <class F>
   void for_each(F f) const {
-    std::lock_guard hold(lock_);
+    LockGuard hold(lock_);
     for (const auto& v : vcpus_) f(*v);
   }
   // Whether `f` says so of one.
   template <class F>
   bool any(F f) const {
-    std::lock_guard hold(lock_);
+    LockGuard hold(lock_);
     for (const auto& v : vcpus_)
       if (f(*v)) return true;
     return false;
@@ -65,10 +70,10 @@ class VcpuPool {
 
  private:
   const unsigned most_;
-  std::mutex creating_;                  // only its holder adds to vcpus_. Order: creating_ > address space
-  mutable std::mutex lock_;              // guards vcpus_ and free_. Order: address space > lock_
-  std::deque<std::unique_ptr<V>> vcpus_; // grows only
-  std::vector<V*> free_;
+  Mutex creating_;                  // only its holder adds to vcpus_. Order: creating_ > address space
+  mutable Mutex lock_;  // order: the address-space lock before it
+  std::deque<std::unique_ptr<V>> vcpus_ RAMET_GUARDED_BY(lock_); // grows only
+  std::vector<V*> free_ RAMET_GUARDED_BY(lock_);
 };
 
 }  // namespace ramet::vmm::kvm

@@ -4,7 +4,8 @@
 #include <sys/resource.h>
 
 #include <array>
-#include <mutex>
+
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::vmm {
 
@@ -15,10 +16,10 @@ inline constexpr const char* kKernelVersion = "#1 SMP";
 inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj, and the least is as far below 0
 
 struct Limits {
-  std::mutex lock;  // guards value
-  std::array<rlimit64, RLIM_NLIMITS> value = defaults();
+  Mutex lock;  // a leaf
+  std::array<rlimit64, RLIM_NLIMITS> value RAMET_GUARDED_BY(lock) = defaults();
   rlim64_t soft(std::size_t resource) {
-    std::lock_guard guard(lock);
+    LockGuard guard(lock);
     return value[resource].rlim_cur;
   }
 

@@ -26,10 +26,10 @@
 
 #include "arch/exec_sync.hpp"
 #include "arch/process_stub.hpp"
+#include "vmm/host_vdso.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
 #include "vmm/process/rights.hpp"
-#include "vmm/host_vdso.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 
 namespace ramet::vmm::process {
@@ -173,7 +173,10 @@ Status Child::start() {
     return failure(fmt::format("the host gives the guest no process of its own: {}{}", std::strerror(made.error),
                                made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""), 125,
                    made.error == EAGAIN ? EAGAIN : 0);
-  numbers_.set(kMapperSocket);
+  {
+    LockGuard guard(mapper_lock_);
+    numbers_.set(kMapperSocket);
+  }
   if (!answered(mapper))
     return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
   // Either the guest's processes of this VMM all have the vDSO, or none has it, as its addresses pass from one to the other.
@@ -193,7 +196,7 @@ Child::~Child() {
     kill();
     // Layers, banks and files are let go by whoever waits for this.
     siginfo_t info;
-    std::lock_guard guard(reaping_);
+    LockGuard guard(reaping_);
     while (!reaped_ && ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 && errno == EINTR) {
     }
   }
@@ -294,7 +297,7 @@ std::expected<void, int> Child::ask(std::span<const Command> commands) {
 }
 
 std::expected<void, int> Child::carry_out(std::span<const Command> commands) {
-  std::lock_guard guard(mapper_lock_);
+  LockGuard guard(mapper_lock_);
   return ask(commands);
 }
 
@@ -305,7 +308,7 @@ std::optional<int> Child::free_number(int from) const {
 }
 
 std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<const int> descriptors) {
-  std::lock_guard guard(mapper_lock_);
+  LockGuard guard(mapper_lock_);
   std::array<int, kMostGiven> numbers{};
   for (std::size_t i = 0; i < descriptors.size(); ++i) {
     const auto number = free_number(i == 0 ? 0 : numbers[i - 1] + 1);
@@ -333,7 +336,7 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
 }
 
 std::expected<void, int> Child::take_back(int number) {
-  std::lock_guard guard(mapper_lock_);
+  LockGuard guard(mapper_lock_);
   const Command close{SYS_close, {static_cast<std::uint64_t>(number)}};
   if (auto done = ask({&close, 1}); !done) return done;
   numbers_.reset(number);
@@ -341,7 +344,7 @@ std::expected<void, int> Child::take_back(int number) {
 }
 
 std::expected<void, int> Child::take_all_back(std::span<const Command> then) {
-  std::lock_guard guard(mapper_lock_);
+  LockGuard guard(mapper_lock_);
   std::vector<Command> commands{{SYS_close_range, {0, kMapperSocket - 1}}, {SYS_close_range, {kMapperSocket + 1, ~0u}}};
   commands.insert(commands.end(), then.begin(), then.end());
   numbers_.reset();
@@ -380,7 +383,7 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
 }
 
 std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
-  std::lock_guard guard(mapper_lock_);
+  LockGuard guard(mapper_lock_);
   const Context c = context(number);
   struct {
     stack_t stack;

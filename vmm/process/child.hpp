@@ -11,11 +11,11 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 
 #include "arch/vdso.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/process/context.hpp"
 #include "vmm/process/mapper.hpp"
@@ -97,7 +97,7 @@ class Child final : public Mapper {
   bool answered(const Context&);
   // With mapper_lock_ held:
   std::expected<void, int> ask(std::span<const Command>);
-  std::optional<int> free_number(int from = 0) const;  // of a descriptor there, the lowest from there on
+  std::optional<int> free_number(int from = 0) const RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
   std::expected<Listener, int> fetch_listener(int number);  // which is then no longer in use there
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
@@ -107,14 +107,14 @@ class Child final : public Mapper {
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
   arch::VdsoFunctions vdso_;
-  std::mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
+  Mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
   // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in time_of().
   std::atomic<unsigned> threads_{0};
   std::chrono::nanoseconds before_threads_{0};
-  std::bitset<1024> numbers_;       // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
+  std::bitset<1024> numbers_ RAMET_GUARDED_BY(mapper_lock_);       // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
-  std::mutex reaping_;              // guards reaped_
-  bool reaped_ = false;
+  Mutex reaping_;  // a leaf
+  bool reaped_ RAMET_GUARDED_BY(reaping_) = false;
 };
 
 }  // namespace ramet::vmm::process

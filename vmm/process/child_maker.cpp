@@ -22,6 +22,7 @@
 
 #include "arch/host_processor.hpp"
 #include "arch/process_stub.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/process/rights.hpp"
 #include "vmm/process/seccomp_filter.hpp"
 #include "vmm/signals_blocked.hpp"
@@ -90,9 +91,9 @@ int begin(void* argument) {
 }  // namespace
 
 std::expected<std::shared_ptr<ChildMaker>, Failure> ChildMaker::get() {
-  static std::mutex lock;
+  static Mutex lock;
   static std::weak_ptr<ChildMaker> known;
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   if (auto there = known.lock()) return there;
   std::shared_ptr<ChildMaker> fresh(new ChildMaker);
   if (auto started = fresh->start(); !started) return std::unexpected(started.error());
@@ -119,8 +120,8 @@ Status ChildMaker::start() {
   } catch (const std::system_error& e) {
     return failure(fmt::format("the host cannot start a thread: {}", e.what()));
   }
-  std::unique_lock guard(lock_);
-  changed_.wait(guard, [&] { return ready_ || stop_; });
+  UniqueLock guard(lock_);
+  changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return ready_ || stop_; });
   ::close(std::exchange(hearer_, -1)), ::close(std::exchange(program_, -1));
   if (ready_) return {};
   return failure("the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
@@ -141,7 +142,7 @@ bool ChildMaker::separate() {
 
 ChildMaker::~ChildMaker() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     stop_ = true;
   }
   changed_.notify_all();
@@ -152,12 +153,12 @@ ChildMaker::~ChildMaker() {
 
 ChildMaker::Made ChildMaker::make(int contexts, int socket) {
   Order order;
-  std::unique_lock guard(lock_);
-  changed_.wait(guard, [&] { return order_ == nullptr; });
+  UniqueLock guard(lock_);
+  changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return order_ == nullptr; });
   if (!send_descriptors(orders_, std::array{contexts, socket})) return {.error = errno};
   order_ = &order;
   changed_.notify_all();
-  changed_.wait(guard, [&] { return order.done; });
+  changed_.wait(guard.standard(), [&] { return order.done; });
   if (order.made.pid < 0) return order.made;
   // Nobody else waits for it: the id is its own, also when it has ended.
   order.made.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, order.made.pid, 0));
@@ -171,11 +172,11 @@ ChildMaker::Made ChildMaker::make(int contexts, int socket) {
 
 void ChildMaker::work() {
   const bool separated = separate();
-  std::unique_lock guard(lock_);
+  UniqueLock guard(lock_);
   ready_ = separated, stop_ = stop_ || !separated;
   changed_.notify_all();
   for (;;) {
-    changed_.wait(guard, [&] { return stop_ || (order_ && !order_->done); });
+    changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stop_ || (order_ && !order_->done); });
     if (stop_) return;
     Order& order = *order_;
     guard.unlock();

@@ -8,9 +8,9 @@
 #include <expected>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 
 namespace ramet::vmm::process {
@@ -37,14 +37,14 @@ class ChildMaker {
 
   int orders_ = -1;                    // into which an order's descriptors go
   int program_ = -1, hearer_ = -1;     // the other end, and the stub: until the thread has them in its own table
-  std::mutex lock_;  // guards what follows but thread_
+  Mutex lock_;  // a leaf
   std::condition_variable changed_;
   struct Order {
     Made made;
     bool done = false;
   };
-  Order* order_ = nullptr;
-  bool stop_ = false, ready_ = false;
+  Order* order_ RAMET_GUARDED_BY(lock_) = nullptr;
+  bool stop_ RAMET_GUARDED_BY(lock_) = false, ready_ RAMET_GUARDED_BY(lock_) = false;
   std::thread thread_;
 };
 

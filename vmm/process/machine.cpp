@@ -48,7 +48,7 @@ Status ProcessMachine::attach(mm::AddressSpace& space) {
 }
 
 void ProcessMachine::flush(const mm::FlushRequest& request) {
-  std::shared_lock hold(here_);
+  SharedLock hold(here_);
   if (!mirror_) return;
   try {
     mirror_->flush(request.ranges, request.everything);
@@ -58,7 +58,7 @@ void ProcessMachine::flush(const mm::FlushRequest& request) {
 }
 
 void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
-  std::shared_lock hold(here_);
+  SharedLock hold(here_);
   if (!mirror_ || request.everything) return;
   try {
     mirror_->gained(request.ranges);
@@ -74,7 +74,7 @@ void ProcessMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
 bool ProcessMachine::needs_exec_sync() const { return arch::exec_sync_needed(); }
 
 void ProcessMachine::files_closed() {
-  std::shared_lock hold(here_);
+  SharedLock hold(here_);
   if (mirror_) mirror_->close_writable();
 }
 
@@ -86,12 +86,12 @@ Status ProcessMachine::warm_up() {
 }
 
 std::vector<mm::Gva> ProcessMachine::touched() const {
-  std::shared_lock hold(here_);
+  SharedLock hold(here_);
   return mirror_->touched();
 }
 
 void ProcessMachine::expect(std::vector<mm::Gva> addresses) {
-  std::shared_lock hold(here_);
+  SharedLock hold(here_);
   mirror_->expect(std::move(addresses));
 }
 
@@ -102,12 +102,12 @@ Status ProcessMachine::renew() {
   past_ = totals();
   past_.mappings = 0;
   {
-    std::lock_guard hold(vcpus_lock_);
+    LockGuard hold(vcpus_lock_);
     free_.clear();
     nice_.clear();
     vcpus_.clear();
   }
-  std::lock_guard replacing(here_);
+  LockGuard replacing(here_);
   child_ = std::move(*fresh);  // the other one has ended
   if (auto attached = attach(*space_); !attached) return attached;
   mirror_->expect(std::move(touched));
@@ -115,12 +115,17 @@ Status ProcessMachine::renew() {
 }
 
 Status ProcessMachine::move_on() {
-  std::lock_guard one_at_a_time(moving_lock_);
-  std::lock_guard no_more_vcpus(creating_lock_);
+  LockGuard one_at_a_time(moving_lock_);
+  LockGuard no_more_vcpus(creating_lock_);
   auto fresh = Child::create(hardened_);
   if (!fresh) return std::unexpected(fresh.error());
   std::vector<Child::Thread> threads;
-  for (unsigned number = 1; number <= vcpus_.size(); ++number) {
+  std::vector<ProcessVcpu*> vcpus;  // none is added meanwhile
+  {
+    LockGuard guard(vcpus_lock_);
+    for (const auto& vcpu : vcpus_) vcpus.push_back(vcpu.get());
+  }
+  for (unsigned number = 1; number <= vcpus.size(); ++number) {
     auto thread = (*fresh)->make_thread(number);
     if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
     threads.push_back(std::move(*thread));
@@ -129,12 +134,12 @@ Status ProcessMachine::move_on() {
   mirror->expect(touched());
   moving_.store(true, std::memory_order_seq_cst);
   std::vector<std::unique_lock<std::mutex>> outside;
-  for (const auto& vcpu : vcpus_) outside.push_back(vcpu->come_out());
+  for (ProcessVcpu* vcpu : vcpus) outside.push_back(vcpu->come_out());
   {
-    std::lock_guard replacing(here_);
+    LockGuard replacing(here_);
     const Mirror::Counts counts = mirror_->counts();
     past_.fills += counts.fills, past_.refills += counts.refills, past_.evictions += counts.evictions;
-    for (std::size_t i = 0; i < vcpus_.size(); ++i) vcpus_[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, std::move(threads[i]));
+    for (std::size_t i = 0; i < vcpus.size(); ++i) vcpus[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, std::move(threads[i]));
     mirror_ = std::move(mirror);
     child_ = std::move(*fresh);  // the other one has ended
   }
@@ -145,22 +150,25 @@ Status ProcessMachine::move_on() {
 const Machine::Features& ProcessMachine::features() const { return host_features(); }
 
 std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
-  std::lock_guard one_at_a_time(creating_lock_);
-  const auto number = static_cast<unsigned>(vcpus_.size()) + 1;
+  LockGuard one_at_a_time(creating_lock_);
+  const auto number = [&] {
+    LockGuard guard(vcpus_lock_);
+    return static_cast<unsigned>(vcpus_.size()) + 1;
+  }();
   if (number > Child::kMostThreads) return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
   auto thread = child_->make_thread(number);
   if (!thread)
     return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())), 125,
                    thread.error() == EAGAIN ? EAGAIN : 0);
   auto vcpu = std::make_unique<ProcessVcpu>(*this, number, std::move(*thread));
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   return vcpus_.emplace_back(std::move(vcpu)).get();
 }
 
 Status ProcessMachine::make_vcpu() {
   auto vcpu = create_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   free_.push_back(*vcpu);
   return {};
 }
@@ -168,7 +176,7 @@ Status ProcessMachine::make_vcpu() {
 std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
   ProcessVcpu* vcpu = nullptr;
   {
-    std::lock_guard hold(vcpus_lock_);
+    LockGuard hold(vcpus_lock_);
     if (!free_.empty()) {
       vcpu = free_.back();
       free_.pop_back();
@@ -176,7 +184,7 @@ std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
   }
   if (!vcpu) {
     auto created = create_vcpu();
-    std::lock_guard hold(vcpus_lock_);
+    LockGuard hold(vcpus_lock_);
     if (!created && nice_.empty()) return std::unexpected(created.error());
     vcpu = created ? *created : nice_.back();
     if (!created) nice_.pop_back();
@@ -188,15 +196,15 @@ std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
 void ProcessMachine::release_vcpu(Vcpu* vcpu) {
   auto* const own = static_cast<ProcessVcpu*>(vcpu);
   const bool nice = own->stays_nice();
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   (nice ? nice_ : free_).push_back(own);
 }
 
 Machine::Totals ProcessMachine::totals() const {
-  std::shared_lock here(here_);
+  SharedLock here(here_);
   Totals t = past_;
   {
-    std::lock_guard hold(vcpus_lock_);
+    LockGuard hold(vcpus_lock_);
     for (const auto& v : vcpus_) t.add(v->counters());
   }
   if (mirror_) {

@@ -4,11 +4,10 @@
 #include <atomic>
 #include <deque>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
 #include <vector>
 
 #include "arch/host_processor.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/process/child.hpp"
 #include "vmm/process/mirror.hpp"
@@ -58,7 +57,7 @@ class ProcessMachine final : public Machine {
 
   // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not: its
   // own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
-  mutable std::shared_mutex here_;
+  mutable SharedMutex here_;
   std::unique_ptr<Child> child_;
   mm::AddressSpace* space_ = nullptr;           // of attach()
   std::unique_ptr<Mirror> mirror_;              // from attach() on
@@ -68,12 +67,12 @@ class ProcessMachine final : public Machine {
   // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside; each
   // says that it is inside before it looks here.
   std::atomic<bool> moving_{false};
-  std::mutex moving_lock_;                      // held by move_on(). Order: before all others here
-  std::mutex creating_lock_;                    // only its holder adds to vcpus_
-  mutable std::mutex vcpus_lock_;               // guards vcpus_ and free_; a leaf
-  std::deque<std::unique_ptr<ProcessVcpu>> vcpus_;  // grows only
-  std::vector<ProcessVcpu*> free_;
-  std::vector<ProcessVcpu*> nice_;              // free as well, for when no other can be had; guarded as free_ is
+  Mutex moving_lock_;                      // held by move_on(). Order: before all others here
+  Mutex creating_lock_;                    // only its holder adds to vcpus_
+  mutable Mutex vcpus_lock_;  // a leaf
+  std::deque<std::unique_ptr<ProcessVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only
+  std::vector<ProcessVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
+  std::vector<ProcessVcpu*> nice_ RAMET_GUARDED_BY(vcpus_lock_);              // free as well, for when no other can be had; guarded as free_ is
   Totals past_{};                               // of processes that renew() has replaced
 };
 

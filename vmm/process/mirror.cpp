@@ -39,17 +39,17 @@ Command Mirror::command(const Change& c) {
 }
 
 void Mirror::add(Slot& slot) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   slots_.push_back(&slot);
 }
 
 void Mirror::remove(Slot& slot) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   std::erase(slots_, &slot);
 }
 
 Mirror::Counts Mirror::counts() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Counts now = counts_;
   now.mappings = mappings_.size();
   return now;
@@ -177,7 +177,7 @@ void Mirror::bound_locked(std::vector<Change>& changes) {
 
 void Mirror::forget_locked(const Range& range) {
   cut_locked(range);
-  const auto note_in = [&](const std::vector<Change>& changes) {
+  const auto note_in = [&](const std::vector<Change>& changes) RAMET_REQUIRES(lock_) {
     for (const Change& c : changes)
       if (c.to && overlap(c.range, range)) note_locked(c.range.start, *c.to);
   };
@@ -232,12 +232,12 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
 }
 
 std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
-  std::lock_guard one_at_a_time(giving_);
+  LockGuard one_at_a_time(giving_);
   std::vector<Wanted> lacking;
   std::vector<int> unused, descriptors;
   {
-    std::lock_guard guard(lock_);
-    std::ranges::copy_if(wanted, std::back_inserter(lacking), [&](const Wanted& w) { return !files_.contains(w.key()); });
+    LockGuard guard(lock_);
+    std::ranges::copy_if(wanted, std::back_inserter(lacking), [&](const Wanted& w) RAMET_REQUIRES(lock_) { return !files_.contains(w.key()); });
     if (lacking.empty()) return {};
     for (auto at = files_.begin(); at != files_.end();) {
       if (at->second.file.expired()) {
@@ -262,7 +262,7 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
     numbers = mapper_.give(descriptors);
   }
   if (!numbers) return std::unexpected(numbers.error());
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (std::size_t i = 0; i < lacking.size(); ++i) files_.emplace(lacking[i].key(), Given{lacking[i].file, (*numbers)[i]});
   return {};
 }
@@ -270,12 +270,12 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
 // --- what is expected ---
 
 std::vector<mm::Gva> Mirror::touched() const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return touched_;
 }
 
 void Mirror::expect(std::vector<mm::Gva> addresses) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   touched_ = addresses;
   expected_ = std::move(addresses);
 }
@@ -305,13 +305,13 @@ void Mirror::note_expected_locked(const std::vector<Change>& found, std::vector<
 std::expected<void, int> Mirror::map_expected() {
   Missing missing;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     (void)expected_locked(missing);
   }
   if (auto given = give(missing.files); !given) return given;
   std::uint64_t batch;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     Missing still;
     std::vector<Change> changes;
     note_expected_locked(expected_locked(still), changes);
@@ -332,7 +332,7 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
     std::optional<Underway> first;
     std::uint64_t earlier = 0, batch = 0;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       if (mappings_.size() >= capacity_) drop_all_locked();
       std::optional<Placed> fill;
       if (wish) fill = seen_locked(wish->address, protection_for(wish->access), missing);
@@ -390,12 +390,12 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
 }
 
 void Mirror::evict() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   drop_all_locked();
 }
 
 void Mirror::gained(std::span<const Range> ranges) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (const auto& r : ranges) {
     if (r.start >= RAMET_USER_END) continue;
     for (const Placed& piece : noted_locked({r.start, std::min<mm::Gva>(r.end, RAMET_USER_END)})) {
@@ -449,7 +449,7 @@ void Mirror::flush(std::span<const Range> ranges, bool everything) {
   std::vector<Underway> underway;
   std::uint64_t batch = 0, earlier = 0;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (everything) ranges = {&kAll, 1};
     underway = underway_locked(ranges);
     for (const Batch& b : batches_)
@@ -482,20 +482,19 @@ std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool settl
 }
 
 std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway, bool without_files) {
-  std::unique_lock guard(lock_);
-  batch_done_.wait(guard, [&] { return batches_.front().number == number; });
-  const struct Turn {
-    Mirror& mirror;
-    std::unique_lock<std::mutex>& guard;
-    ~Turn() {
-      if (!guard.owns_lock()) guard.lock();
-      mirror.batches_.pop_front();
-      mirror.batch_done_.notify_all();
-    }
-  } turn{*this, guard};
+  UniqueLock guard(lock_);
+  batch_done_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return batches_.front().number == number; });
   std::vector<Command> commands;
   for (const Change& c : batches_.front().changes) commands.push_back(command(c));
   guard.unlock();
+  const struct Turn {
+    Mirror& mirror;
+    ~Turn() {
+      LockGuard last(mirror.lock_);
+      mirror.batches_.pop_front();
+      mirror.batch_done_.notify_all();
+    }
+  } turn{*this};
   wait_for(underway);
   const auto done = without_files ? mapper_.take_all_back(commands) : mapper_.carry_out(commands);
   if (done) return true;
@@ -511,15 +510,15 @@ std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vec
 }
 
 void Mirror::wait_for_batches(std::uint64_t number) {
-  std::unique_lock guard(lock_);
-  batch_done_.wait(guard, [&] { return batches_.empty() || batches_.front().number > number; });
+  UniqueLock guard(lock_);
+  batch_done_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return batches_.empty() || batches_.front().number > number; });
 }
 
 std::expected<void, int> Mirror::take_all_back(bool mappings) {
   std::vector<Underway> underway;
   std::uint64_t earlier;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     files_.clear();
     // What maps by a number must not, once that is another file's.
     gains_.clear();
@@ -532,7 +531,7 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
   if (!mappings) return mapper_.take_all_back({});
   std::uint64_t batch;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     gains_.clear();
     forget_locked(kAll);
     pending_.clear();
@@ -544,9 +543,9 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
 }
 
 void Mirror::close_writable() {
-  std::lock_guard one_at_a_time(giving_);  // what is given meanwhile would be closed, and still be noted
+  LockGuard one_at_a_time(giving_);  // what is given meanwhile would be closed, and still be noted
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     const bool any = std::ranges::any_of(files_, [](const auto& given) {
       const auto file = given.second.file.lock();
       return given.first.second && file && file->closed();

@@ -23,11 +23,11 @@
 #include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/tlb.hpp"
 #include "vmm/process/mapper.hpp"
 
@@ -129,21 +129,21 @@ class Mirror {
   // Whether they map something else where this is to be mapped, or nothing.
   static bool differs(const std::vector<Change>&, const Placed& fill);
 
-  void count_refills_locked(const std::vector<Change>&);
-  std::vector<Placed> noted_locked(const Range&) const;
-  void cut_locked(const Range&);
-  void note_locked(mm::Gva start, const Mapping&);
-  void note_touched_locked(mm::Gva page);
+  void count_refills_locked(const std::vector<Change>&) RAMET_REQUIRES(lock_);
+  std::vector<Placed> noted_locked(const Range&) const RAMET_REQUIRES(lock_);
+  void cut_locked(const Range&) RAMET_REQUIRES(lock_);
+  void note_locked(mm::Gva start, const Mapping&) RAMET_REQUIRES(lock_);
+  void note_touched_locked(mm::Gva page) RAMET_REQUIRES(lock_);
   // Where the tables do not say what is noted of a range: it is noted as they say it.
-  void review_locked(const Range&, std::vector<Change>&);
+  void review_locked(const Range&, std::vector<Change>&) RAMET_REQUIRES(lock_);
   // No more of them than a list can hold.
-  void bound_locked(std::vector<Change>&);
+  void bound_locked(std::vector<Change>&) RAMET_REQUIRES(lock_);
   // All of a range goes. What is still noted of it is what lists and batches under way may map.
-  void forget_locked(const Range&);
+  void forget_locked(const Range&) RAMET_REQUIRES(lock_);
   // Everything goes, by the next who enters.
-  void drop_all_locked();
-  std::vector<Underway> underway_locked(std::span<const Range>) const;
-  std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false);
+  void drop_all_locked() RAMET_REQUIRES(lock_);
+  std::vector<Underway> underway_locked(std::span<const Range>) const RAMET_REQUIRES(lock_);
+  std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false) RAMET_REQUIRES(lock_);
   // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`: once it
   // has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
   std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
@@ -162,11 +162,11 @@ class Mirror {
   };
   // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may be
   // used in all of these ways, or what is missing must be there first.
-  std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const;
+  std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const RAMET_REQUIRES(lock_);
   std::expected<void, int> give(std::span<const Wanted>);
   // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
-  std::vector<Change> expected_locked(Missing&) const;
-  void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes);
+  std::vector<Change> expected_locked(Missing&) const RAMET_REQUIRES(lock_);
+  void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) RAMET_REQUIRES(lock_);
   // Every descriptor, and with `mappings` everything that was mapped. giving_ held.
   std::expected<void, int> take_all_back(bool mappings);
   bool wait_applied(const Context&, std::uint32_t list);
@@ -176,18 +176,18 @@ class Mirror {
   const mm::AddressSpace& space_;
   const mm::Memory& memory_;
   const std::size_t capacity_;
-  mutable std::mutex lock_;  // guards what follows. Order: address space, table locks > lock_. Nobody waits for the process with it
-  std::vector<Slot*> slots_;
-  std::map<mm::Gva, Mapping> mappings_;
-  std::vector<Change> pending_;  // to be made before guest code runs
-  std::vector<Change> gains_;    // that may be made, as long as no flush changes anything
-  std::vector<mm::Gva> touched_, expected_;  // no more than may be gains
-  std::list<Batch> batches_;     // in the order in which the mapper makes them
-  std::uint64_t last_batch_ = 0;
+  mutable Mutex lock_;  // order: address-space lock, table locks before it. Nobody waits for the process with it
+  std::vector<Slot*> slots_ RAMET_GUARDED_BY(lock_);
+  std::map<mm::Gva, Mapping> mappings_ RAMET_GUARDED_BY(lock_);
+  std::vector<Change> pending_ RAMET_GUARDED_BY(lock_);  // to be made before guest code runs
+  std::vector<Change> gains_ RAMET_GUARDED_BY(lock_);    // that may be made, as long as no flush changes anything
+  std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_ RAMET_GUARDED_BY(lock_);  // no more than may be gains
+  std::list<Batch> batches_ RAMET_GUARDED_BY(lock_);     // in the order in which the mapper makes them
+  std::uint64_t last_batch_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable batch_done_;
-  Files files_;
-  Counts counts_;
-  std::mutex giving_;            // one gives at a time. Order: before lock_
+  Files files_ RAMET_GUARDED_BY(lock_);
+  Counts counts_ RAMET_GUARDED_BY(lock_);
+  Mutex giving_;            // one gives at a time. Order: before lock_
 };
 
 }  // namespace ramet::vmm::process

@@ -52,8 +52,8 @@ ProcessVcpu::~ProcessVcpu() { machine_.mirror_->remove(slot_); }
 
 void ProcessVcpu::recycle() {
   reset_fp();
-  std::lock_guard stay(staying_);
-  std::shared_lock here(machine_.here_);
+  LockGuard stay(staying_);
+  SharedLock here(machine_.here_);
   regs_ = arch::host_abi().initial_registers();
   bases_ = {}, bases_changed_ = true;
   wish_.reset();
@@ -94,7 +94,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::
 // --- the thread, as the host schedules it ---
 
 std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
-  std::shared_lock here(machine_.here_);
+  SharedLock here(machine_.here_);
   const std::int64_t now = used_in_others_ + machine_.child_->time_of(thread_).count();
   std::int64_t known = used_.load(std::memory_order_relaxed);
   while (known < now && !used_.compare_exchange_weak(known, now, std::memory_order_relaxed)) {
@@ -103,19 +103,19 @@ std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
 }
 
 int ProcessVcpu::set_nice(int nice) {
-  std::shared_lock here(machine_.here_);
+  SharedLock here(machine_.here_);
   nice_ = nice;
   return machine_.child_->set_nice(thread_, nice);
 }
 
 int ProcessVcpu::set_affinity(std::span<const std::byte> processors) {
-  std::shared_lock here(machine_.here_);
+  SharedLock here(machine_.here_);
   affinity_.assign(processors.begin(), processors.end());
   return machine_.child_->bind(thread_, processors);
 }
 
 bool ProcessVcpu::stays_nice() {
-  std::shared_lock here(machine_.here_);
+  SharedLock here(machine_.here_);
   if (nice_ && machine_.child_->unset_nice(thread_) == 0) nice_.reset();
   return nice_.has_value();
 }
@@ -145,7 +145,7 @@ Exit ProcessVcpu::enter_and_wait() {
   std::unique_lock stay(staying_);
   while (machine_.moving_.load(std::memory_order_seq_cst)) {
     stay.unlock();
-    { std::lock_guard moved(machine_.moving_lock_); }
+    { LockGuard moved(machine_.moving_lock_); }
     stay.lock();
   }
   if (!frame_) return gone();
@@ -239,7 +239,7 @@ void ProcessVcpu::kick() {
 }
 
 Status ProcessVcpu::get_fp(FpState& fp) {
-  std::lock_guard stay(staying_);
+  LockGuard stay(staying_);
   if (fp_) fp = *fp_;
   else if (frame_) arch::read_host_fp(slot_.context.said(), *frame_, fp);
   else return failure("the guest's host process has ended");
@@ -247,13 +247,13 @@ Status ProcessVcpu::get_fp(FpState& fp) {
 }
 
 Status ProcessVcpu::set_fp(const FpState& fp) {
-  std::lock_guard stay(staying_);
+  LockGuard stay(staying_);
   fp_ = fp;
   return {};
 }
 
 void ProcessVcpu::reset_fp() {
-  std::lock_guard stay(staying_);
+  LockGuard stay(staying_);
   arch::reset_host_fp(fp_.emplace());
 }
 

@@ -26,7 +26,7 @@ class ProcessVcpu final : public Vcpu {
   void spurious_fault() override { counters_.spurious.add(); }
   void kick() override;
   void set_base(unsigned n, std::uint64_t value) override {
-    std::lock_guard stay(staying_);
+    LockGuard stay(staying_);
     bases_[n] = value, bases_changed_ = true;
   }
   std::uint64_t base(unsigned n) override { return bases_[n]; }

@@ -67,13 +67,13 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   t.clear_child_tid = thread.clear_child_tid;
   t.robust_list = thread.robust_list;
   {
-    std::lock_guard guard(process_.threads_lock);
+    LockGuard guard(process_.threads_lock);
     t.nice = thread.nice();
     const Scheduling& s = thread.scheduling;
     t.policy = s.policy, t.priority = s.priority, t.reset_on_fork = s.reset_on_fork, t.io_priority = s.io_priority;
     if (const auto& who = thread.credentials(); who != Credentials::of_vmm()) t.credentials.push_back(to_state(*who));
   }
-  std::lock_guard guard(process_.signals.lock);
+  LockGuard guard(process_.signals.lock);
   t.blocked = thread.signals.blocked;
   t.pending = to_text(thread.signals.pending);
   t.altstack = thread.signals.altstack.sp;
@@ -92,7 +92,7 @@ Status Collector::threads(bool hook) {
   if (auto added = add_thread(first_, regs); !added) return added;
   std::vector<Thread*> others;
   {
-    std::lock_guard guard(process_.threads_lock);
+    LockGuard guard(process_.threads_lock);
     for (auto& thread : process_.threads)
       if (thread.get() != &first_) others.push_back(thread.get());  // parked: they stay
   }
@@ -110,13 +110,13 @@ Status Collector::process() {
   state.generation = process_.family.generation;
   state.generation_signal = process_.generation_signal.load(std::memory_order_relaxed);
   {
-    std::lock_guard guard(process_.signals.lock);
+    LockGuard guard(process_.signals.lock);
     for (const SignalAction& a : process_.signals.actions)
       state.actions.push_back({a.handler, a.flags, a.restorer, a.mask});
     state.pending = to_text(process_.signals.pending);
   }
   {
-    std::lock_guard guard(process_.limits.lock);
+    LockGuard guard(process_.limits.lock);
     for (const rlimit64& limit : process_.limits.value) state.limits.push_back({limit.rlim_cur, limit.rlim_max});
   }
   if (process_.timers->posix_count()) return refused("it has timers of timer_create(2)");
@@ -135,7 +135,7 @@ Status Collector::process() {
   state.stack_limit = image.stack_limit;
   state.brk_start = image.brk_start;
   state.lock_to_come = image.lock_to_come.load(std::memory_order_relaxed);
-  std::lock_guard guard(image.brk_lock);
+  LockGuard guard(image.brk_lock);
   state.brk = image.brk;
   return {};
 }
@@ -146,15 +146,18 @@ Status Collector::files() {
       return refused(
           fmt::format("it has files in {}, which goes with it; share a directory there (--dir)", mount.guest));
   {
-    std::lock_guard guard(files_.locks_lock);
+    LockGuard guard(files_.locks_lock);
     if (!files_.locked.empty()) return refused("it holds locks on files");
   }
   if (auto added = open_.add_descriptors(); !added) return refused(added.error());
-  state.umask = files_.umask ? static_cast<int>(*files_.umask) : -1;
-  if (files_.cwd->synthetic) {
-    state.directory = files_.cwd->path;
+  {
+    LockGuard guard(files_.lock);
+    state.umask = files_.umask ? static_cast<int>(*files_.umask) : -1;
+  }
+  if (const auto directory = files_.working_directory(); directory->synthetic) {
+    state.directory = directory->path;
   } else {
-    auto path = files_.current_path(Files::State::node_of(files_.cwd));
+    auto path = files_.current_path(Files::State::node_of(directory));
     if (!path) return refused("its working directory is gone");
     state.directory = *path;
   }
@@ -183,7 +186,7 @@ Status Collector::memory() {
   mm::AddressSpace& space = first_.memory();
   if (space.pins() != 0) return refused("it has memory that is pinned for devices");
   {
-    std::lock_guard guard(process_.family.sysv_memory.lock);
+    LockGuard guard(process_.family.sysv_memory.lock);
     if (!process_.family.sysv_memory.segments.empty()) return refused("it has System V shared memory (shmget)");
   }
   state.memory_bytes = space.limit_bytes();

@@ -151,7 +151,8 @@ bool has_fired(std::uint32_t events) { return (events & EPOLLONESHOT) && !(event
 std::map<int, WatchState> by_host(const KnownFiles& known) {
   std::map<int, WatchState> all;
   for (const auto& [file, index] : known) {
-    const auto& w = file->watched;
+    auto& w = file->watched;
+    LockGuard guard(w.lock);
     for (std::size_t i = 0; i < w.numbers.size(); ++i)
       all[i == 0 ? file->host.get() : w.others[i - 1].get()] = {.fd = w.numbers[i], .file = index};
   }
@@ -196,6 +197,7 @@ std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenF
     watches.push_back({.fd = file->second.fd, .file = file->second.file, .events = events, .data = data});
   }
   if (!epoll.disarmed) return watches;
+  LockGuard guard(epoll.disarmed->lock);
   for (const Disarmed::Entry& entry : epoll.disarmed->entries)
     if (const auto file = entry.file.lock(); file && known.contains(file.get()))
       watches.push_back({.fd = entry.number, .file = known.at(file.get()), .events = entry.event.events, .data = entry.event.data.u64});
@@ -211,6 +213,7 @@ Status restore_watches(const File& file, OpenFile& epoll, const FileState& f, co
     event.events = w.events, event.data.u64 = w.data;
     if (has_fired(w.events)) {
       if (!epoll.disarmed) epoll.disarmed = std::make_shared<Disarmed>();
+      LockGuard guard(epoll.disarmed->lock);
       epoll.disarmed->entries.push_back({watched, w.fd, event});
       continue;
     }

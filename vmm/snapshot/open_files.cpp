@@ -71,9 +71,13 @@ std::expected<FileState, std::string> FilesToSave::describe(const OpenFile& file
     auto described = file.path.empty() ? describe_nameless(file, f) : describe_named(file, f);
     if (!described) return std::unexpected(described.error());
   }
-  if (file.listing && file.listing->position) f.offset = static_cast<std::int64_t>(kExtraEntries + file.listing->position);
-  std::lock_guard guard(file.owner->lock);
-  const FileOwner::Setting& s = file.owner->setting;
+  if (file.listing) {
+    LockGuard guard(file.listing->lock);
+    if (file.listing->position) f.offset = static_cast<std::int64_t>(kExtraEntries + file.listing->position);
+  }
+  const FileOwner& owner = *file.owner;
+  LockGuard guard(owner.lock);
+  const FileOwner::Setting& s = owner.setting;
   const bool async = file.async.watch != nullptr;
   const int id = s.id == first_.process.pid ? state_.pid : s.id;  // a copy is saved under the id that the program had first
   if (s.id || s.signal || async) f.owner.push_back({s.type, id, s.real, s.effective, s.signal, s.number, async});
@@ -89,7 +93,11 @@ std::expected<int, std::string> FilesToSave::add(const std::shared_ptr<OpenFile>
 }
 
 std::expected<void, std::string> FilesToSave::add_descriptors() {
-  const auto& slots = first_.process.files.state().slots;  // nobody changes them now, and looking at files takes their lock
+  const std::vector<Files::State::Slot> slots = [&] {  // a copy, as looking at files takes the lock
+    const Files::State& files = first_.process.files.state();
+    LockGuard guard(files.lock);
+    return files.slots;
+  }();
   const auto refused = [&](std::size_t fd, const std::string& why) {
     const std::string& path = slots[fd].file->path;
     return std::unexpected(fmt::format("its descriptor {}{} {}", fd, path.empty() ? "" : fmt::format(" ({})", path), why));
@@ -129,7 +137,7 @@ Status restore_owner(const File& file, Process& process, const FileState& saved,
     if (o.async && can_be_async(*opened))
       if (set_async(process.family, *opened, o.number, true) != 0)
         return failure(fmt::format("{} cannot be continued: the host cannot watch a file that has O_ASYNC", file.path()));
-    std::lock_guard guard(opened->owner->lock);
+    LockGuard guard(opened->owner->lock);
     opened->owner->setting = {o.type, id, o.real, o.effective, o.signal, o.number};
   }
   return {};
@@ -233,6 +241,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file,
   if (!opened) return cannot(fmt::format("cannot be opened: {}", std::strerror(opened.error())));
   if (static_cast<int>((*opened)->kind) != saved.kind) return cannot("is something else now");
   if ((*opened)->listing && saved.offset > static_cast<std::int64_t>(kExtraEntries)) {
+    LockGuard guard((*opened)->listing->lock);
     (*opened)->listing->position = std::min(static_cast<std::uint64_t>(saved.offset) - kExtraEntries, kMaxExtra);
   } else if (saved.offset && !(saved.flags & O_PATH) && (*opened)->host &&
              ::lseek((*opened)->host.get(), saved.offset, SEEK_SET) < 0) {
@@ -252,7 +261,7 @@ Status restore_descriptors(const File& file, Process& process) {
   }
   if (auto watched = files.restore_watches(); !watched) return watched;
   Files::State& state = process.files.state();
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   state.slots = std::move(slots);
   return {};
 }

@@ -212,7 +212,7 @@ mm::Result<std::shared_ptr<mm::Bank>> Pager::make_bank(const std::shared_ptr<Pag
 void Pager::touched(Range& range, std::uint64_t block) {
   faults_.fetch_add(1, std::memory_order_relaxed);
   if (range.states[block].load(std::memory_order_relaxed) == Empty) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     try {
       if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(&range - ranges_.data()) << 32 | block);
     } catch (const std::bad_alloc&) {
@@ -318,7 +318,7 @@ void Pager::fetch_ahead() {
 void Pager::keep_working_set() const {
   std::vector<std::uint64_t> words;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     words = order_;
   }
   if (words.empty() || ::access(working_set_path().c_str(), F_OK) == 0) return;

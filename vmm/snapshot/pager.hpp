@@ -13,7 +13,6 @@
 #include <expected>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +20,7 @@
 #include <vector>
 
 #include "guest-mm/bank.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/snapshot/file.hpp"
@@ -113,8 +113,8 @@ class Pager {
   std::atomic<std::uint64_t> mapped_{0};            // blocks that were mapped, not copied; it orders nothing
   std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics
   std::atomic<bool> ending_{false};                 // relaxed: the thread that fetches ahead looks now and then
-  mutable std::mutex lock_;                         // guards order_; a leaf
-  std::vector<std::uint64_t> order_;                // blocks that were touched: source << 32 | block
+  mutable Mutex lock_;  // a leaf
+  std::vector<std::uint64_t> order_ RAMET_GUARDED_BY(lock_);                // blocks that were touched: source << 32 | block
 };
 
 }  // namespace ramet::vmm::snapshot

@@ -36,7 +36,7 @@ Status restore_files(const File& file, Process& process) {
         fmt::format("{} cannot be continued: its working directory {} is not shared with it now (--dir, --root)",
                     file.path(), state.directory));
   Files::State& files = process.files.state();
-  std::lock_guard guard(files.lock);
+  LockGuard guard(files.lock);
   if (state.umask >= 0) files.umask = static_cast<mode_t>(state.umask) & 0777;
   return {};
 }
@@ -149,7 +149,7 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
     thread.set_credentials(std::move(*who));
   }
   {
-    std::lock_guard guard(thread.process.threads_lock);
+    LockGuard guard(thread.process.threads_lock);
     thread.scheduling = scheduling;
     if (thread.set_nice(saved.nice) != 0) return failure(fmt::format("{} cannot be continued: the host refuses the program its priority", file.path()));
   }
@@ -161,6 +161,8 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
 
 Status restore_policy(const File& file, Process& process) {
   const ProcessState& state = file.state();
+  LockGuard signals(process.signals.lock);
+  LockGuard limits(process.limits.lock);
   if (state.actions.size() != kSignals || !take_pending(state.pending, process.signals.pending))
     return impossible(file, "signals");
   for (std::size_t i = 0; i < kSignals; ++i) {
@@ -218,13 +220,14 @@ Status restore_image(const File& file, Image& image) {
   image.stack_limit = state.stack_limit;
   image.brk_start = state.brk_start;
   image.lock_to_come = state.lock_to_come & (MCL_FUTURE | MCL_ONFAULT);
+  LockGuard guard(image.brk_lock);
   image.brk = state.brk;
   return {};
 }
 
 // What nobody has taken yet its signalfds are to know of.
 void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads) {
-  std::lock_guard guard(process.signals.lock);
+  LockGuard guard(process.signals.lock);
   SignalSet pending = process.signals.pending.set;
   for (const auto& thread : threads) pending |= thread->signals.pending.set;
   for (; pending; pending &= pending - 1) tell_signal_fds(process, std::countr_zero(pending) + 1);

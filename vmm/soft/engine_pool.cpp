@@ -55,14 +55,14 @@ std::unique_ptr<Engine> EnginePool::take_idle_locked(Program program) {
 
 std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take(Program program) {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (in_use_ == kMostInUse) return failure(fmt::format("a family of guests has at most {} software CPUs", kMostInUse), 125, EAGAIN);
     ++in_use_;
     if (auto engine = take_idle_locked(program)) return engine;
   }
   auto engine = make();
   if (!engine) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     --in_use_;
   }
   return engine;
@@ -70,21 +70,21 @@ std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take(Program program
 
 void EnginePool::give(std::unique_ptr<Engine> engine, Program program) {
   engine->unbind();
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   --in_use_;
   if (idle_.size() == kMostIdle) idle_.erase(idle_.begin());
   idle_.push_back({std::move(engine), program});
 }
 
 Status EnginePool::prepare() {
-  const auto enough = [this] { return idle_.size() == kMostIdle || std::ranges::find(idle_, kNone, &Idle::program) != idle_.end(); };
+  const auto enough = [this]() RAMET_REQUIRES(lock_) { return idle_.size() == kMostIdle || std::ranges::find(idle_, kNone, &Idle::program) != idle_.end(); };
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (enough()) return {};
   }
   auto engine = make();
   if (!engine) return std::unexpected(engine.error());
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (!enough()) idle_.insert(idle_.begin(), {std::move(*engine), kNone});
   return {};
 }

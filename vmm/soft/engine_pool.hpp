@@ -5,10 +5,10 @@
 #include <expected>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string_view>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/soft/engine.hpp"
@@ -41,12 +41,12 @@ class EnginePool {
     Program program = kNone;           // that it ran last
   };
   std::expected<std::unique_ptr<Engine>, Failure> make();
-  std::unique_ptr<Engine> take_idle_locked(Program);
+  std::unique_ptr<Engine> take_idle_locked(Program) RAMET_REQUIRES(lock_);
 
   const Machine::CodePlaces places_ = Machine::CodePlaces::draw();
-  std::mutex lock_;  // guards what follows; a leaf
-  std::vector<Idle> idle_;               // the one that was given back last is last
-  std::size_t in_use_ = 0;
+  Mutex lock_;  // a leaf
+  std::vector<Idle> idle_ RAMET_GUARDED_BY(lock_);               // the one that was given back last is last
+  std::size_t in_use_ RAMET_GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace ramet::vmm::soft

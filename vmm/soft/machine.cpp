@@ -30,12 +30,13 @@ SoftMachine::SoftMachine(std::shared_ptr<EnginePool> engines) : engines_(std::mo
 SoftMachine::~SoftMachine() { give_back_engines(); }
 
 void SoftMachine::give_back_engines() {
+  LockGuard guard(vcpus_lock_);
   for (const auto& vcpu : vcpus_)
     if (vcpu->has_engine()) engines_->give(vcpu->take_engine(), program_);
 }
 
 void SoftMachine::flush(const mm::FlushRequest& request) {
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   std::vector<std::pair<SoftVcpu*, std::uint32_t>> told;
   told.reserve(vcpus_.size());
   for (const auto& vcpu : vcpus_)
@@ -61,7 +62,7 @@ void SoftMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
 }
 
 void SoftMachine::drop_code(const CodePiece& piece) {
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   std::vector<std::pair<SoftVcpu*, std::uint32_t>> told;
   for (const auto& vcpu : vcpus_)
     if (vcpu->has_engine() && vcpu->has_code(piece.frame)) told.emplace_back(vcpu.get(), vcpu->note_code(piece));
@@ -69,7 +70,7 @@ void SoftMachine::drop_code(const CodePiece& piece) {
 }
 
 void SoftMachine::will_run(std::string_view program) {
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   program_ = EnginePool::program(program);
 }
 
@@ -77,7 +78,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
   SoftVcpu* vcpu = nullptr;
   EnginePool::Program program;
   {
-    std::lock_guard hold(vcpus_lock_);
+    LockGuard hold(vcpus_lock_);
     program = program_;
     // One that is ready, if there is one.
     const auto ready = std::ranges::find_if(free_, [](const SoftVcpu* v) { return v->has_engine(); });
@@ -92,7 +93,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
     }
   }
   auto engine = engines_->take(program);
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   if (!engine) {
     if (vcpu) free_.push_back(vcpu);
     return std::unexpected(engine.error());
@@ -105,7 +106,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
 
 void SoftMachine::release_vcpu(Vcpu* vcpu) {
   auto* const own = static_cast<SoftVcpu*>(vcpu);
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   free_.push_back(own);
   if (std::ranges::count_if(free_, [](const SoftVcpu* v) { return v->has_engine(); }) > static_cast<std::ptrdiff_t>(kMostReady))
     engines_->give(own->take_engine(), program_);
@@ -113,7 +114,7 @@ void SoftMachine::release_vcpu(Vcpu* vcpu) {
 
 Status SoftMachine::renew() {
   past_ = totals();
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   give_back_engines();
   free_.clear();
   vcpus_.clear();
@@ -141,7 +142,7 @@ const Machine::Features& SoftMachine::features() const {
 }
 
 Machine::Totals SoftMachine::totals() const {
-  std::lock_guard hold(vcpus_lock_);
+  LockGuard hold(vcpus_lock_);
   Totals t = past_;
   for (const auto& v : vcpus_) {
     t.add(v->counters());

@@ -4,9 +4,9 @@
 
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/soft/engine_pool.hpp"
 
@@ -59,9 +59,9 @@ class SoftMachine final : public Machine {
 
   const std::shared_ptr<EnginePool> engines_;
   mm::AddressSpace* space_ = nullptr;            // of attach()
-  mutable std::mutex vcpus_lock_;                // guards what follows; a leaf
-  std::deque<std::unique_ptr<SoftVcpu>> vcpus_;  // grows only, but for renew()
-  std::vector<SoftVcpu*> free_;
+  mutable Mutex vcpus_lock_;  // a leaf
+  std::deque<std::unique_ptr<SoftVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only, but for renew()
+  std::vector<SoftVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
   EnginePool::Program program_ = EnginePool::kNone;
   Totals past_{};                                // of vCPUs that renew() has given up
 };

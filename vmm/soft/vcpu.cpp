@@ -25,7 +25,7 @@ constexpr std::size_t kMostNotes = 64;
 void SoftVcpu::give_engine(std::unique_ptr<Engine> engine) {
   engine_ = std::move(engine);
   bound_ = false;
-  std::lock_guard guard(notes_lock_);
+  LockGuard guard(notes_lock_);
   notes_ = {};
   noted_.store(false, std::memory_order_seq_cst);
 }
@@ -53,7 +53,7 @@ std::uint32_t SoftVcpu::halt_after_note() {
 
 std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everything) {
   {
-    std::lock_guard guard(notes_lock_);
+    LockGuard guard(notes_lock_);
     if (everything || notes_.ranges.size() + ranges.size() > kMostNotes) {
       notes_.everything = true;
       notes_.ranges.clear();
@@ -66,7 +66,7 @@ std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everythin
 
 std::uint32_t SoftVcpu::note_code(const CodePiece& piece) {
   {
-    std::lock_guard guard(notes_lock_);
+    LockGuard guard(notes_lock_);
     notes_.pieces.push_back(piece);  // their number is bounded: whoever leaves one waits until it has been taken
   }
   return halt_after_note();
@@ -93,7 +93,7 @@ void SoftVcpu::leave() {
 void SoftVcpu::carry_out_notes() {
   Notes notes;
   {
-    std::lock_guard guard(notes_lock_);
+    LockGuard guard(notes_lock_);
     noted_.store(false, std::memory_order_seq_cst);
     notes = std::exchange(notes_, {});
   }

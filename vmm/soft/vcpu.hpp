@@ -11,11 +11,11 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
 #include "arch/arm64/guest_abi.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/soft/engine.hpp"
 
@@ -93,8 +93,8 @@ class SoftVcpu final : public Vcpu, private Memory {
     std::vector<CodePiece> pieces;
     bool everything = false;
   };
-  std::mutex notes_lock_;                     // guards notes_; a leaf
-  Notes notes_;
+  Mutex notes_lock_;  // a leaf
+  Notes notes_ RAMET_GUARDED_BY(notes_lock_);
 };
 
 }  // namespace ramet::vmm::soft

@@ -12,14 +12,14 @@ namespace stub = arch::arm64::stub;
 // --- the machine's side ---
 
 std::uint64_t FlushState::advance(const mm::FlushRequest& request) {
-  std::lock_guard hold(lock_);
+  LockGuard hold(lock_);
   if (newest_ <= settled.load(std::memory_order_acquire)) due_.clear();
   due_.add(request);
   return newest_ = generation.fetch_add(1, std::memory_order_seq_cst) + 1;
 }
 
 Drops FlushState::due() {
-  std::lock_guard hold(lock_);
+  LockGuard hold(lock_);
   return newest_ <= settled.load(std::memory_order_acquire) ? Drops() : due_;
 }
 

@@ -3,12 +3,12 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 
 #include "arch/arm64/guest_abi.hpp"
 #include "arch/arm64/host/cpu_state.hpp"
 #include "arch/arm64/vdso.hpp"
 #include "arch/exec_sync.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/kvm/arm64/drops.hpp"
 #include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/machine_base.hpp"
@@ -40,9 +40,9 @@ struct FlushState : Generations {
   Drops due();                                     // at least what is not settled; none: all is
 
  private:
-  std::mutex lock_;  // guards the rest
-  Drops due_;
-  std::uint64_t newest_ = 1;  // no later generation has something in due_
+  Mutex lock_;
+  Drops due_ RAMET_GUARDED_BY(lock_);
+  std::uint64_t newest_ RAMET_GUARDED_BY(lock_) = 1;  // no later generation has something in due_
 };
 
 class KvmMachine final : public MachineBase<KvmVcpu> {

@@ -24,7 +24,7 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
 }
 
 void KvmVcpu::recycle() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   regs_ = arm64::kGuestAbi.initial_registers();
   context().thread = 0;
   reset_fp();
@@ -33,7 +33,7 @@ void KvmVcpu::recycle() {
 }
 
 Status KvmVcpu::warm_up() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   if (auto ok = prepare(); !ok) return ok;
   return run_stub(stub::kFlush);
 }
@@ -87,7 +87,7 @@ void KvmVcpu::reset_fp() {
 
 Status KvmVcpu::get_fp(FpState& fp) {
   if (fp_ == Fp::Cpu) {
-    std::lock_guard hold(busy_);
+    LockGuard hold(busy_);
     if (auto ok = prepare(); !ok) return ok;
     if (auto ok = run_stub(stub::kSaveFp); !ok) return ok;
     fp_ = Fp::Both;

@@ -22,7 +22,7 @@ Exit KvmVcpu::run() {
 }
 
 Exit KvmVcpu::enter() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
   if (take_kick()) return {};
   const struct Leaving {  // however this ends: flushes wait for it

@@ -41,7 +41,7 @@ void FlushState::add(std::span<const mm::Gpa> tables) {
 void KvmMachine::flush(const mm::FlushRequest& request) {
   std::uint64_t generation;
   {
-    std::lock_guard hold(flush_.lock);
+    LockGuard hold(flush_.lock);
     flush_.add(request.tables);
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
@@ -103,7 +103,7 @@ bool KvmVcpu::try_settle() {
 }
 
 Status KvmVcpu::warm_up() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
   if (auto ok = prepare(); !ok) return ok;
   if (auto ok = settle(); !ok) return ok;
@@ -127,7 +127,7 @@ Status KvmVcpu::announce() {
     bool alone = !touches_due || machine_.live_.load(std::memory_order_seq_cst) == 1;
     if (current && alone) {
       if (touches_due) {
-        std::lock_guard hold(f.lock);
+        LockGuard hold(f.lock);
         riding_.swap(f.pending);
       }
       if (riding_.size() > kMaxTouches) {
@@ -191,7 +191,7 @@ void KvmVcpu::entered() {
 // The touches may not have happened: whoever enters next does them.
 void KvmVcpu::not_entered() {
   if (riding_.empty()) return;
-  std::lock_guard hold(machine_.flush_.lock);
+  LockGuard hold(machine_.flush_.lock);
   machine_.flush_.add(riding_);
   riding_.clear();
 }
@@ -199,17 +199,17 @@ void KvmVcpu::not_entered() {
 // All that is pending, before anybody enters: others that find touches due wait for the lock.
 Status KvmVcpu::settle() {
   FlushState& f = machine_.flush_;
-  std::lock_guard hold(f.settling);
+  LockGuard hold(f.settling);
   std::vector<mm::Gpa> tables;
   std::uint64_t g;
   {
-    std::lock_guard hold_pending(f.lock);
+    LockGuard hold_pending(f.lock);
     tables.swap(f.pending);
     g = f.generation.load(std::memory_order_relaxed);
   }
   if (f.settled.load(std::memory_order_relaxed) >= g) return {};
   if (auto ok = touch(tables); !ok) {
-    std::lock_guard hold_pending(f.lock);
+    LockGuard hold_pending(f.lock);
     f.add(tables);
     return ok;
   }

@@ -3,14 +3,14 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "arch/x86_64/guest_abi.hpp"
 #include "arch/x86_64/vdso.hpp"
-#include "vmm/kvm/x86_64/cpuid.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/kvm/generations.hpp"
 #include "vmm/kvm/machine_base.hpp"
+#include "vmm/kvm/x86_64/cpuid.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -25,15 +25,15 @@ class KvmVcpu;
 // flush() advances `generation` and leaves the touches in `pending`; a vCPU that enters sees both and does
 // them first. Only vCPUs that are in user code at that moment have to be interrupted and waited for.
 struct FlushState : Generations {  // settled: all touches are done
-  std::mutex lock;                // guards pending
-  std::vector<mm::Gpa> pending;   // table pages to be touched; a page may be listed twice
-  std::mutex settling;            // held while a vCPU touches on behalf of all. Order: settling > lock, vcpus_
+  Mutex lock;
+  std::vector<mm::Gpa> pending RAMET_GUARDED_BY(lock);   // table pages to be touched; a page may be listed twice
+  Mutex settling;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > settling > lock
   // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before `generation`
   // is advanced, read after it by who enters.
   std::atomic<bool> stopped{false};
 
-  // With the lock. Never throws.
-  void add(std::span<const mm::Gpa> tables);
+  // Never throws.
+  void add(std::span<const mm::Gpa> tables) RAMET_REQUIRES(lock);
 };
 
 class KvmMachine final : public MachineBase<KvmVcpu> {

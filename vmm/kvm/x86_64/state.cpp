@@ -27,7 +27,7 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
 }
 
 void KvmVcpu::recycle() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   if (std::exchange(untouched_, false)) return;
   regs_ = x86::kGuestAbi.initial_registers();
   bases_ = {}, bases_changed_ = true;

@@ -9,8 +9,8 @@
 
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/host/stub.hpp"
-#include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/exit_reason.hpp"
+#include "vmm/kvm/kick.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -43,7 +43,7 @@ Exit KvmVcpu::try_running() {
 }
 
 Exit KvmVcpu::enter() {
-  std::lock_guard hold(busy_);
+  LockGuard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
   if (take_kick()) return {};
   const struct Leaving {  // however this ends: flushes wait for it

@@ -15,7 +15,7 @@ namespace {
 // The host's descriptor that stands for the guest's in epolls, see OpenFile::Watched. `add`: there may be none yet.
 OrErrno<int> watched_as(OpenFile& file, int number, bool add) {
   OpenFile::Watched& w = file.watched;
-  std::lock_guard guard(w.lock);
+  LockGuard guard(w.lock);
   const auto found = std::ranges::find(w.numbers, number);
   const auto place = static_cast<std::size_t>(found - w.numbers.begin());
   if (found == w.numbers.end()) {
@@ -46,7 +46,7 @@ std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& tar
   if (target.get() == &epoll) return -EINVAL;
   if (target->operations) target->operations->watch();
   if (!epoll.disarmed) return control_host(epoll, *target, number, operation, event);
-  std::lock_guard guard(epoll.disarmed->lock);
+  LockGuard guard(epoll.disarmed->lock);
   auto& entries = epoll.disarmed->entries;
   const auto entry = std::ranges::find_if(entries, [&](const Disarmed::Entry& e) { return e.number == number && e.file.lock() == target; });
   if (entry == entries.end()) return control_host(epoll, *target, number, operation, event);
@@ -62,7 +62,7 @@ OrErrno<void> always_ready(OpenFile& file, int number) {
   if (!ready || beyond_descriptors(ready.get())) return err(ENFILE);
   constexpr int kNobody = -1;  // the file's own descriptor stands for no number any more
   OpenFile::Watched& w = file.watched;
-  std::lock_guard guard(w.lock);
+  LockGuard guard(w.lock);
   const auto place = static_cast<std::size_t>(std::ranges::find(w.numbers, number) - w.numbers.begin());
   if (place > 0) {
     w.others.at(place - 1) = std::move(ready);

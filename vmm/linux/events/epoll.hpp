@@ -5,9 +5,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/files.hpp"
 
 namespace ramet::vmm {
@@ -20,8 +20,8 @@ struct Disarmed {
     int number = 0;
     epoll_event event{};
   };
-  std::mutex lock;              // guards the rest; nothing else is locked under it
-  std::vector<Entry> entries;   // none is added once the program runs
+  mutable Mutex lock;  // a leaf
+  std::vector<Entry> entries RAMET_GUARDED_BY(lock);   // none is added once the program runs
 };
 
 // epoll_ctl(2), by the guest's number of the file. 0 or -errno.

@@ -15,7 +15,7 @@ namespace ramet::vmm {
 
 std::shared_ptr<const Credentials> Files::State::restricting(int tid) const {
   if (tid == 0 || !process || !process->other_ids.load(std::memory_order_acquire)) return nullptr;
-  std::lock_guard guard(process->threads_lock);
+  LockGuard guard(process->threads_lock);
   const Thread* thread = process->find_thread(tid);
   return thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials() : nullptr;
 }

@@ -35,10 +35,10 @@ bool control(const HostFd& epoll, int operation, int host, std::uint32_t events,
 }  // namespace
 
 AsyncWatch::~AsyncWatch() {
+  LockGuard guard(by_->lock_);
   // A pipe's end is in one of them only.
   (void)control(by_->in_, EPOLL_CTL_DEL, host_, 0, id_);
   (void)control(by_->out_, EPOLL_CTL_DEL, host_, 0, id_);
-  std::lock_guard guard(by_->lock_);
   by_->watched_.erase(id_);
 }
 
@@ -68,7 +68,7 @@ OrErrno<std::shared_ptr<AsyncWatch>> AsyncFiles::watch(const OpenFile& file) {
   if (::fstat(host, &st) != 0) return err(errno);
   const bool pipe = S_ISFIFO(st.st_mode);
   std::shared_ptr<AsyncWatch> watch;  // which takes the lock when it goes
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (watched_.size() >= kMost || !start_locked()) return err(ENOMEM);
   const std::uint64_t id = next_++;
   watch = std::make_shared<AsyncWatch>(shared_from_this(), id, host, pipe);
@@ -100,7 +100,7 @@ void AsyncFiles::collect_locked() {
 
 std::vector<AsyncFiles::Ready> AsyncFiles::ready() {
   std::vector<Ready> all;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   all.reserve(watched_.size());
   collect_locked();
   for (auto& [id, w] : watched_) {
@@ -143,7 +143,7 @@ void AsyncFiles::serve() {
     std::uint64_t count;
     (void)::read(wake_.get(), &count, sizeof count);  // nobody may have called wake()
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       if (stopping_) return;
     }
     for (const Ready& r : patiently([this] { return ready(); })) tell(r);
@@ -157,7 +157,7 @@ void AsyncFiles::wake() {
 
 void AsyncFiles::stop() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     stopping_ = true;
   }
   if (!thread_.joinable()) return;

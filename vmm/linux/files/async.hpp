@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/files.hpp"
 
 namespace ramet::vmm {
@@ -67,21 +67,21 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
     std::shared_ptr<FileOwner> owner;
     unsigned reasons;
   };
-  bool start_locked();
-  void collect_locked();
+  bool start_locked() RAMET_REQUIRES(lock_);
+  void collect_locked() RAMET_REQUIRES(lock_);
   std::vector<Ready> ready();
   void tell(const Ready&);
   void serve();
   void wake();
 
   Family& family_;
-  std::mutex lock_;                           // guards the rest; nothing else is locked under it
-  HostFd in_, out_;                           // the host's epolls, for reading and for writing
+  Mutex lock_;  // a leaf
+  HostFd in_, out_;                           // the host's epolls, for reading and for writing; made by start_locked(), and not changed afterwards
   HostFd wake_;                               // an eventfd
-  std::map<std::uint64_t, Watched> watched_;  // by a number of its own: the epolls' data
-  std::vector<epoll_event> events_;           // room for one a file
-  std::uint64_t next_ = 0;
-  bool stopping_ = false;
+  std::map<std::uint64_t, Watched> watched_ RAMET_GUARDED_BY(lock_);  // by a number of its own: the epolls' data
+  std::vector<epoll_event> events_ RAMET_GUARDED_BY(lock_);           // room for one a file
+  std::uint64_t next_ RAMET_GUARDED_BY(lock_) = 0;
+  bool stopping_ RAMET_GUARDED_BY(lock_) = false;
   std::thread thread_;
 };
 

@@ -23,7 +23,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   // Lets truncations find it.
   void announce() {
     if (!known_) return;
-    std::lock_guard guard(known_->lock);
+    LockGuard guard(known_->lock);
     auto& all = known_->backings;
     // Sweeps when the list is about to grow: at most half of it is dead then.
     if (all.size() == all.capacity()) std::erase_if(all, [](const auto& b) { return b.expired(); });
@@ -170,7 +170,7 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenF
 OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length, mm::AddressSpace& space) {
   auto charge = std::make_shared<MemoryCharge>(state_->account);
   {
-    std::lock_guard guard(charge->lock);
+    LockGuard guard(charge->lock);
     if (!charge->grow(length)) return err(ENOMEM);
   }
   length = mm::align_up(length, mm::kPageSize);
@@ -189,12 +189,12 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
 }
 
 std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call) {
-  std::lock_guard one_at_a_time(state.mapped->truncate_lock);
+  LockGuard one_at_a_time(state.mapped->truncate_lock);
   struct stat st;
   if (::fstat(fd, &st) != 0) return -errno;
   std::vector<std::shared_ptr<FileBacking>> mapped;
   if (new_size < static_cast<std::uint64_t>(st.st_size)) {
-    std::lock_guard guard(state.mapped->lock);
+    LockGuard guard(state.mapped->lock);
     for (const auto& weak : state.mapped->backings)
       if (auto backing = weak.lock(); backing && backing->is(st)) mapped.push_back(std::move(backing));
   }

@@ -52,7 +52,7 @@ template <class Make>
 std::int64_t make_in(Thread& t, const Parent& p, int remove_flags, Make make) {
   const auto who = restricting(t);
   if (!who) return make();
-  std::lock_guard guard(*state_of(t).naming);
+  LockGuard guard(*state_of(t).naming);
   if (std::int64_t bad = make()) return bad;
   const int dir = p.dir.fd->get();
   struct stat directory;

@@ -36,12 +36,12 @@ bool beyond_descriptors(int host) {
 }
 
 bool FileCharge::grow(std::uint64_t bytes) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return charge_.grow(bytes);
 }
 
 bool FileCharge::list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (listed_ + more > room_) {
     listed_ = host_fdinfo(fd, prefix).size();
     // Not to be counted again soon.

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 #include "guest-mm/account.hpp"
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::vmm {
 
@@ -22,10 +22,10 @@ class FileCharge {
   [[nodiscard]] bool list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each);
 
  private:
-  std::mutex lock_;           // guards what follows
-  mm::Charge charge_;
-  std::uint64_t listed_ = 0;  // entries there are at most
-  std::uint64_t room_ = 0;    // entries that are charged
+  Mutex lock_;
+  mm::Charge charge_ RAMET_GUARDED_BY(lock_);
+  std::uint64_t listed_ RAMET_GUARDED_BY(lock_) = 0;  // entries there are at most
+  std::uint64_t room_ RAMET_GUARDED_BY(lock_) = 0;    // entries that are charged
 };
 
 // The VMM needs the rest of the host's descriptors: none of a guest's has such a number. They are given from the lowest.

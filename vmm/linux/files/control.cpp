@@ -61,7 +61,7 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     }
     case F_GETFD:
     case F_SETFD: {
-      std::lock_guard guard(state.lock);
+      LockGuard guard(state.lock);
       auto n = static_cast<std::size_t>(fd);
       if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
       if (command == F_GETFD) return state.slots[n].close_on_exec ? FD_CLOEXEC : 0;
@@ -165,7 +165,7 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
   switch (request) {
     case FIOCLEX:
     case FIONCLEX: {
-      std::lock_guard guard(state.lock);
+      LockGuard guard(state.lock);
       auto n = static_cast<std::size_t>(fd);
       if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
       state.slots[n].close_on_exec = request == FIOCLEX;

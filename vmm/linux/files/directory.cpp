@@ -97,7 +97,7 @@ std::int64_t list(Thread& t, const Args& a, bool old_layout) {
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;
   Output out{{}, std::min<std::size_t>(a.u32(2), 1 << 20), old_layout};
   std::vector<ProcName> extra = extra_names(state, *file, t.tid);
-  std::lock_guard guard(file->listing->lock);
+  LockGuard guard(file->listing->lock);
   std::uint64_t& position = file->listing->position;
   if (!file->synthetic && position == 0) {
     for (;;) {
@@ -145,7 +145,7 @@ std::int64_t enter(Files::State& state, Found& found, const Credentials* who) {
     if (!opened) return -opened.error();
     directory = std::move(*opened);
   }
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   std::swap(state.cwd, directory);
   return 0;
 }

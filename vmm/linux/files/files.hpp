@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <string>
 #include <vector>
 
 #include "guest-mm/backing.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/files/lease.hpp"
 #include "vmm/linux/files/owner.hpp"
@@ -73,9 +73,9 @@ struct OpenFile {
   // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
   // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
   struct Watched {
-    std::mutex lock;                     // guards the rest
-    std::vector<int> numbers;            // the guest's; the first one is `host`,
-    std::vector<HostFd> others;          // the next ones are these
+    mutable Mutex lock;  // a leaf
+    std::vector<int> numbers RAMET_GUARDED_BY(lock);            // the guest's; the first one is `host`,
+    std::vector<HostFd> others RAMET_GUARDED_BY(lock);          // the next ones are these
   };
   Watched watched;
   // Whom a signal tells that it is ready. Held by who tells it as well: nobody else keeps the file open for that.

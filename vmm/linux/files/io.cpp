@@ -167,7 +167,7 @@ std::int64_t sys_lseek(Thread& t, const Args& a) {
   if (file->charge) charged = std::unique_lock(file->charge->lock);
   if (file->kind != OpenFile::Kind::Directory) return result_of(::lseek(file->host.get(), offset, whence));
   // Positions past the host's own entries are ours, see files/directory.cpp.
-  std::lock_guard guard(file->listing->lock);
+  LockGuard guard(file->listing->lock);
   if (whence == SEEK_CUR && file->listing->position) {
     whence = SEEK_SET;
     const auto from = checked_sum(offset, static_cast<std::int64_t>(kExtraEntries + file->listing->position));

@@ -24,7 +24,7 @@ namespace {
 bool others_have_it_open(Family& family, const OpenFile& file, const struct stat& st, bool for_writing) {
   for (const auto& process : family.all()) {
     Files::State& files = process->files.state();
-    std::lock_guard guard(files.lock);
+    LockGuard guard(files.lock);
     for (const auto& slot : files.slots) {
       const OpenFile* other = slot.file.get();
       if (!other || other == &file || other->kind != OpenFile::Kind::File || (other->flags & O_PATH)) continue;
@@ -42,7 +42,7 @@ Lease::Lease(std::shared_ptr<Leases> of, const struct stat& st, std::shared_ptr<
     : of_(std::move(of)), device_(st.st_dev), inode_(st.st_ino), owner_(std::move(owner)) {}
 
 Lease::~Lease() {
-  std::lock_guard guard(of_->lock_);
+  LockGuard guard(of_->lock_);
   of_->take_away_locked(*this);
 }
 
@@ -68,7 +68,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
   if (who->user.file != st.st_uid && !who->may(CAP_LEASE)) return -EACCES;
   std::shared_ptr<Lease> lease;  // takes the lock when it goes
   if (type == F_UNLCK) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (!file.lease || file.lease->type_ == F_UNLCK) return -EAGAIN;
     take_away_locked(*file.lease);
     lease.swap(file.lease);
@@ -78,7 +78,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
   auto fresh = std::make_shared<Lease>(shared_from_this(), st, file.owner);
   int before;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     const auto in_the_way = [&](const Lease* l) {
       const bool other = l != file.lease.get() && l->device_ == st.st_dev && l->inode_ == st.st_ino;
       return other && (type == F_WRLCK || l->type_ == F_WRLCK || l->target_ == F_UNLCK);
@@ -96,7 +96,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
   }
   // Who opens the file from now on sees the lease.
   if (others_have_it_open(thread.process.family, file, st, type == F_RDLCK)) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (before == F_UNLCK) std::erase(leases_, lease.get());  // as if it had never been: owner and signal stay
     lease->type_ = lease->target_ = before;
     changed_locked();
@@ -107,7 +107,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
 }
 
 int Leases::get(const OpenFile& file) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return file.lease ? file.lease->target_ : F_UNLCK;
 }
 
@@ -118,7 +118,7 @@ int Leases::wait_for_holders(Thread& thread, const struct stat& st, bool writes,
     std::uint32_t seen;
     std::optional<Clock::time_point> until;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       const auto now = Clock::now();
       const int allowed = writes ? F_UNLCK : F_RDLCK;
       const auto forbids = [&](const Lease* l) {

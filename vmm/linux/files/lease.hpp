@@ -10,9 +10,10 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
+
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::vmm {
 
@@ -57,10 +58,10 @@ class Leases : public std::enable_shared_from_this<Leases> {
 
  private:
   friend class Lease;
-  void take_away_locked(Lease&);
-  void changed_locked();
-  mutable std::mutex lock_;              // guards leases_, and OpenFile::lease; outside of FileOwner's
-  std::vector<Lease*> leases_;           // that have a type
+  void take_away_locked(Lease&) RAMET_REQUIRES(lock_);
+  void changed_locked() RAMET_REQUIRES(lock_);
+  mutable Mutex lock_;  // guards OpenFile::lease as well; order: before FileOwner's
+  std::vector<Lease*> leases_ RAMET_GUARDED_BY(lock_);           // that have a type
   std::atomic<std::size_t> count_{0};    // of leases_. Relaxed: an open that misses a new one came before it
   std::atomic<std::uint32_t> changes_{0};  // a futex word; changes under lock_, and is read there before a wait
 };

@@ -35,7 +35,7 @@ OrErrno<std::shared_ptr<LockHolder>> open_again(Files::State& state, int host) {
 OrErrno<std::shared_ptr<LockHolder>> lock_holder(Files::State& state, int host, bool make) {
   struct stat st;
   if (::fstat(host, &st) != 0) return err(errno);
-  std::lock_guard guard(state.locks_lock);
+  LockGuard guard(state.locks_lock);
   for (const auto& l : state.locked)
     if (l.device == st.st_dev && l.inode == st.st_ino) return l.holder;
   auto holder = open_again(state, host);
@@ -61,7 +61,7 @@ int owner(Thread& t, int host, const struct flock& lock) {
   if (::fstat(host, &st) != 0) return -1;
   for (const auto& process : t.process.family.all()) {
     Files::State& state = process->files.state();
-    std::lock_guard guard(state.locks_lock);
+    LockGuard guard(state.locks_lock);
     for (const auto& l : state.locked)
       if (l.device == st.st_dev && l.inode == st.st_ino && holds(l.holder->host, lock)) return process->pid;
   }
@@ -72,7 +72,7 @@ int owner(Thread& t, int host, const struct flock& lock) {
 
 void Files::State::release_locks(const OpenFile& file) {
   std::vector<Locked> released;  // closed after the lock
-  std::lock_guard guard(locks_lock);
+  LockGuard guard(locks_lock);
   if (locked.empty()) return;
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0) return;

@@ -34,7 +34,7 @@ std::int64_t resize(Thread& t, const OpenFile& file, std::int64_t size) {
   auto& state = state_of(t);
   auto host = [&] { return result_of(::ftruncate(file.host.get(), size)); };
   if (!file.charge) return truncating(state, file.host.get(), static_cast<std::uint64_t>(size), host);
-  std::lock_guard guard(file.charge->lock);
+  LockGuard guard(file.charge->lock);
   if (!file.charge->grow(static_cast<std::uint64_t>(size))) return -ENOSPC;
   std::int64_t result = truncating(state, file.host.get(), static_cast<std::uint64_t>(size), host);
   if (result == 0) file.charge->shrink(static_cast<std::uint64_t>(size));

@@ -216,7 +216,10 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   } else {
     cwd->synthetic = true;
   }
-  state->cwd = std::move(cwd);
+  {
+    LockGuard guard(state->lock);
+    state->cwd = std::move(cwd);
+  }
   return Files(std::move(state));
 }
 

@@ -22,11 +22,11 @@ namespace ramet::vmm {
 namespace {
 
 FileOwner::Setting setting_of(const FileOwner& owner) {
-  std::lock_guard guard(owner.lock);
+  LockGuard guard(owner.lock);
   return owner.setting;
 }
 
-void set_owner_locked(FileOwner& owner, const Credentials& by, int type, int id) {
+void set_owner_locked(FileOwner& owner, const Credentials& by, int type, int id) RAMET_REQUIRES(owner.lock) {
   FileOwner::Setting& s = owner.setting;
   s.type = type, s.id = id;
   s.real = by.user.real, s.effective = by.user.effective;
@@ -34,7 +34,7 @@ void set_owner_locked(FileOwner& owner, const Credentials& by, int type, int id)
 
 std::int64_t set_owner(Thread& t, OpenFile& file, int type, int id) {
   if (id != 0 && !t.process.family.in_use(id)) return -ESRCH;
-  std::lock_guard guard(file.owner->lock);
+  LockGuard guard(file.owner->lock);
   set_owner_locked(*file.owner, *t.credentials(), type, id);
   return 0;
 }
@@ -118,7 +118,7 @@ std::int64_t owner_call(Thread& t, OpenFile& file, int command, std::uint64_t ar
     case F_GETOWN_EX: return put_user(t.memory(), argument, owner_of(t, file));
     case F_SETSIG: {
       if (argument > static_cast<std::uint64_t>(kSignals)) return -EINVAL;
-      std::lock_guard guard(file.owner->lock);
+      LockGuard guard(file.owner->lock);
       file.owner->setting.signal = static_cast<int>(argument);
       return 0;
     }
@@ -135,13 +135,13 @@ std::int64_t owner_ioctl(Thread& t, OpenFile& file, unsigned request, mm::Gva at
 }
 
 void own_if_nobody(Thread& t, OpenFile& file, int number) {
-  std::lock_guard guard(file.owner->lock);
+  LockGuard guard(file.owner->lock);
   if (file.owner->setting.id == 0) set_owner_locked(*file.owner, *t.credentials(), F_OWNER_PID, t.process.pid);
   file.owner->setting.number = number;
 }
 
 void disown(FileOwner& owner) {
-  std::lock_guard guard(owner.lock);
+  LockGuard guard(owner.lock);
   owner.setting.id = owner.setting.signal = 0;
 }
 
@@ -154,13 +154,13 @@ bool can_be_async(const OpenFile& file) {
 }
 
 bool is_async(const OpenFile& file) {
-  std::lock_guard guard(file.owner->lock);
+  LockGuard guard(file.owner->lock);
   return file.async.watch != nullptr;
 }
 
 std::int64_t set_async(Family& family, OpenFile& file, int number, bool on) {
   OpenFile::Async& async = file.async;
-  std::lock_guard guard(file.owner->lock);
+  LockGuard guard(file.owner->lock);
   if (on == (async.watch != nullptr)) return 0;
   if (!on) {
     async.watch.reset();
@@ -178,7 +178,7 @@ std::int64_t set_async(Family& family, OpenFile& file, int number, bool on) {
 std::int64_t set_async(Thread& t, OpenFile& file, int number, bool on) {
   if (on && ::isatty(file.host.get())) {
     const int foreground = t.process.family.foreground();
-    std::lock_guard guard(file.owner->lock);
+    LockGuard guard(file.owner->lock);
     if (file.owner->setting.id == 0 && !file.async.watch) set_owner_locked(*file.owner, *t.credentials(), F_OWNER_PGRP, foreground);
   }
   return set_async(t.process.family, file, number, on);
@@ -186,7 +186,7 @@ std::int64_t set_async(Thread& t, OpenFile& file, int number, bool on) {
 
 std::int64_t no_room(const OpenFile& file, std::int64_t result) {
   if (result != -EAGAIN) return result;
-  std::lock_guard guard(file.owner->lock);
+  LockGuard guard(file.owner->lock);
   if (file.async.watch) file.async.watch->wants_room();
   return result;
 }

@@ -7,8 +7,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::vmm {
@@ -25,8 +25,8 @@ struct FileOwner {
     int signal = 0;                    // F_SETSIG; 0: SIGIO, without information
     int number = -1;                   // the descriptor that O_ASYNC was set by
   };
-  mutable std::mutex lock;             // guards the setting, and OpenFile::async; outside of AsyncFiles' lock
-  Setting setting;
+  mutable Mutex lock;  // guards OpenFile::async as well; order: before AsyncFiles'
+  Setting setting RAMET_GUARDED_BY(lock);
 };
 
 // F_SETOWN, F_GETOWN, F_SETOWN_EX, F_GETOWN_EX, F_SETSIG, F_GETSIG. Not of a file that was opened with O_PATH.

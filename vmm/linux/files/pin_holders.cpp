@@ -9,7 +9,7 @@
 namespace ramet::vmm {
 
 void Devices::add(const std::shared_ptr<PinHolder>& holder) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (std::ranges::any_of(holders_, [&](const auto& h) { return !h.owner_before(holder) && !holder.owner_before(h); })) return;
   // Sweeps when the list is about to grow: at most half of it is dead then.
   if (holders_.size() == holders_.capacity()) std::erase_if(holders_, [](const auto& h) { return h.expired(); });
@@ -18,7 +18,7 @@ void Devices::add(const std::shared_ptr<PinHolder>& holder) {
 
 std::vector<std::shared_ptr<PinHolder>> Devices::all() {
   std::vector<std::shared_ptr<PinHolder>> holders;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (const auto& weak : holders_)
     if (auto holder = weak.lock()) holders.push_back(std::move(holder));
   return holders;

@@ -4,11 +4,11 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/operations.hpp"
 
 namespace ramet::vmm {
@@ -60,8 +60,8 @@ class Devices {
 
  private:
   std::vector<std::shared_ptr<PinHolder>> all();
-  std::mutex lock_;  // guards holders_; a leaf
-  std::vector<std::weak_ptr<PinHolder>> holders_;
+  Mutex lock_;  // a leaf
+  std::vector<std::weak_ptr<PinHolder>> holders_ RAMET_GUARDED_BY(lock_);
   const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();
 };
 

@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/credentials.hpp"
 #include "vmm/linux/files/charge.hpp"
 #include "vmm/linux/files/files.hpp"
@@ -29,8 +30,8 @@ class Thread;
 inline constexpr int kMaxDescriptors = static_cast<int>(Limits::kOpenFiles);
 
 struct OpenFile::Listing {
-  std::mutex lock;
-  std::uint64_t position = 0;  // 0: in the host's entries; else the key of the last extra entry given
+  mutable Mutex lock;
+  std::uint64_t position RAMET_GUARDED_BY(lock) = 0;  // 0: in the host's entries; else the key of the last extra entry given
 };
 
 // A share, as a host directory held open. Immutable once Files::create() is through.
@@ -79,9 +80,9 @@ class SplicedPages;
 
 // The files that the family has mapped, so that they can be truncated. Shared by all its processes.
 struct MappedFiles {
-  std::mutex lock;                   // guards backings
-  std::vector<std::weak_ptr<FileBacking>> backings;
-  std::mutex truncate_lock;          // one truncation at a time; lock order: truncate_lock > address space
+  Mutex lock;
+  std::vector<std::weak_ptr<FileBacking>> backings RAMET_GUARDED_BY(lock);
+  Mutex truncate_lock;          // one truncation at a time; lock order: truncate_lock > address space
 };
 
 struct Files::State {
@@ -94,10 +95,10 @@ struct Files::State {
     bool close_on_exec = false;
     bool reserved = false;           // without a file yet: closed to all calls, but not free
   };
-  mutable std::mutex lock;           // guards slots, cwd, umask; nothing else is locked under it
-  std::vector<Slot> slots;
-  std::shared_ptr<OpenFile> cwd;
-  std::optional<mode_t> umask;       // empty: the host's
+  mutable Mutex lock;  // a leaf
+  std::vector<Slot> slots RAMET_GUARDED_BY(lock);
+  std::shared_ptr<OpenFile> cwd RAMET_GUARDED_BY(lock);
+  std::optional<mode_t> umask RAMET_GUARDED_BY(lock);       // empty: the host's
   // What the host takes off by itself. Looked up when first needed: most guests create no file.
   mode_t host_umask() const;
   mutable std::once_flag host_umask_read;
@@ -110,8 +111,8 @@ struct Files::State {
     ino_t inode = 0;
     std::shared_ptr<LockHolder> holder;
   };
-  mutable std::mutex locks_lock;     // guards locked; nothing else is locked under it
-  std::vector<Locked> locked;
+  mutable Mutex locks_lock;  // a leaf
+  std::vector<Locked> locked RAMET_GUARDED_BY(locks_lock);
 
   // Of all processes of the family; not changed once the first runs. By guest path, parents first.
   std::shared_ptr<std::vector<Mount>> all_mounts = std::make_shared<std::vector<Mount>>();

@@ -38,7 +38,7 @@ bool may_block(const OpenFile& file) {
 }
 
 std::shared_ptr<OpenFile> Files::State::get(int fd) const {
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   if (fd < 0 || static_cast<std::size_t>(fd) >= slots.size()) return nullptr;
   return slots[static_cast<std::size_t>(fd)].file;
 }
@@ -66,7 +66,7 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
   const std::size_t limit = descriptor_limit();
   if (!charge(*file)) return err(ENFILE);
   if (from < 0 || static_cast<std::size_t>(from) >= limit) return err(from == 0 ? EMFILE : EINVAL);
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   int fd = free_slot(slots, from, limit);
   if (fd < 0) return err(EMFILE);
   slots[static_cast<std::size_t>(fd)] = {std::move(file), close_on_exec};
@@ -75,7 +75,7 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
 
 OrErrno<Files::State::Reserved> Files::State::reserve() {
   const std::size_t limit = descriptor_limit();
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   const int fd = free_slot(slots, 0, limit);
   if (fd < 0) return err(EMFILE);
   slots[static_cast<std::size_t>(fd)].reserved = true;
@@ -84,14 +84,14 @@ OrErrno<Files::State::Reserved> Files::State::reserve() {
 
 int Files::State::Reserved::put(std::shared_ptr<OpenFile> file, bool close_on_exec) && {
   State& state = *std::exchange(state_, nullptr);
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   state.slots[static_cast<std::size_t>(fd_)] = {std::move(file), close_on_exec};
   return fd_;
 }
 
 Files::State::Reserved::~Reserved() {
   if (!state_) return;
-  std::lock_guard guard(state_->lock);
+  LockGuard guard(state_->lock);
   state_->slots[static_cast<std::size_t>(fd_)] = {};
 }
 
@@ -99,7 +99,7 @@ OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile>
                                                        bool close_on_exec) {
   const std::size_t limit = descriptor_limit();
   if (!charge(*a) || !charge(*b)) return err(ENFILE);
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   int first = free_slot(slots, 0, limit);
   if (first < 0) return err(EMFILE);
   int second = free_slot(slots, first + 1, limit);
@@ -112,7 +112,7 @@ OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile>
 bool Files::State::close(int fd) {
   std::shared_ptr<OpenFile> file;  // gone after the table is free again: a host's close may take long
   {
-    std::lock_guard guard(lock);
+    LockGuard guard(lock);
     auto n = static_cast<std::size_t>(fd);
     if (fd < 0 || n >= slots.size() || !slots[n].file) return false;
     file = std::move(slots[n].file);
@@ -123,12 +123,12 @@ bool Files::State::close(int fd) {
 }
 
 mode_t Files::State::masked(mode_t mode) const {
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   return mode & ~umask.value_or(host_umask());
 }
 
 std::shared_ptr<OpenFile> Files::State::working_directory() const {
-  std::lock_guard guard(lock);
+  LockGuard guard(lock);
   return cwd;
 }
 
@@ -145,7 +145,7 @@ void Files::attach_stdio(int in, int out, int err_) {
         static_cast<void>(state_->charge(*file));  // nothing was charged before it
       }
     }
-    std::lock_guard guard(state_->lock);
+    LockGuard guard(state_->lock);
     if (state_->slots.size() < 3) state_->slots.resize(3);
     std::swap(state_->slots[static_cast<std::size_t>(fd)].file, file);
   }
@@ -156,7 +156,7 @@ Files::State::State() = default;
 Files::State::State(const State& parent)
     : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
       devices(std::make_shared<Devices>(*parent.devices)) {
-  std::lock_guard guard(parent.lock);
+  LockGuard guard(parent.lock);
   slots = parent.slots;
   for (Slot& slot : slots) slot.reserved = false;  // by threads of the parent's
   cwd = parent.cwd;
@@ -168,7 +168,7 @@ Files Files::fork() const { return Files(std::make_unique<State>(*state_)); }
 void Files::close_on_exec() {
   std::vector<std::shared_ptr<OpenFile>> closed;
   {
-    std::lock_guard guard(state_->lock);
+    LockGuard guard(state_->lock);
     for (State::Slot& slot : state_->slots)
       if (slot.close_on_exec) closed.push_back(std::move(std::exchange(slot, {}).file));
   }
@@ -179,17 +179,17 @@ void Files::close_on_exec() {
 void Files::close_all() {
   std::vector<State::Slot> closed;
   {
-    std::lock_guard guard(state_->lock);
+    LockGuard guard(state_->lock);
     closed.swap(state_->slots);
   }
-  std::lock_guard guard(state_->locks_lock);
+  LockGuard guard(state_->locks_lock);
   state_->locked.clear();
 }
 
 std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }
 
 bool Files::holds(const OpenFile& file) const {
-  std::lock_guard guard(state_->lock);
+  LockGuard guard(state_->lock);
   return std::ranges::any_of(state_->slots, [&](const State::Slot& slot) { return slot.file.get() == &file; });
 }
 
@@ -215,7 +215,7 @@ std::int64_t sys_close_range(Thread& t, const Args& a) {
   auto& state = state_of(t);
   std::vector<std::shared_ptr<OpenFile>> closed;
   {
-    std::lock_guard guard(state.lock);
+    LockGuard guard(state.lock);
     for (std::uint64_t fd = first; fd <= last && fd < state.slots.size(); ++fd) {
       if (!state.slots[fd].file) continue;
       if (flags & kCloexec) {
@@ -242,7 +242,7 @@ std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
   std::shared_ptr<OpenFile> replaced;
   const std::size_t limit = state.descriptor_limit();
   {
-    std::lock_guard guard(state.lock);
+    LockGuard guard(state.lock);
     if (from >= state.slots.size() || !state.slots[from].file || to >= limit) return -EBADF;
     if (to >= state.slots.size()) state.slots.resize(to + 1);
     if (state.slots[to].reserved) return -EBUSY;
@@ -265,7 +265,7 @@ std::int64_t sys_dup3(Thread& t, const Args& a) {
 
 std::int64_t sys_umask(Thread& t, const Args& a) {
   auto& state = state_of(t);
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   return std::exchange(state.umask, a.u32(0) & 0777).value_or(state.host_umask());
 }
 

@@ -18,6 +18,7 @@
 #include <map>
 
 #include "guest-mm/pin.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/thread.hpp"
@@ -28,7 +29,7 @@ namespace ramet::vmm {
 class SplicedPages : public PinHolder {
  public:
   void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     for (auto it = pipes_.begin(); it != pipes_.end();) it = trim(it->second) ? pipes_.erase(it) : std::next(it);
     Pipe& p = pipes_[pipe];
     // Neither a reader nor a writer: it keeps nobody from seeing the pipe's end.
@@ -37,7 +38,7 @@ class SplicedPages : public PinHolder {
     p.bytes += bytes;
   }
   void let_go() override {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     pipes_.clear();
   }
 
@@ -67,15 +68,15 @@ class SplicedPages : public PinHolder {
     return pieces.empty();
   }
 
-  std::mutex lock_;  // guards pipes_; lock order: before the address space's
-  std::map<ino_t, Pipe> pipes_;
+  Mutex lock_;  // order: before the address space's
+  std::map<ino_t, Pipe> pipes_ RAMET_GUARDED_BY(lock_);
 };
 
 namespace {
 
 SplicedPages& spliced_pages(Thread& t) {
   auto& state = state_of(t);
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   if (!state.spliced_pages) {
     state.spliced_pages = std::make_shared<SplicedPages>();
     state.devices->add(state.spliced_pages);

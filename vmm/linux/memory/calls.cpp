@@ -45,7 +45,7 @@ bool beyond_limits(Thread& thread, std::uint64_t more, bool data, mm::Gva from =
   Limits& limits = thread.process.limits;
   rlim64_t most, most_data;
   {
-    std::lock_guard guard(limits.lock);
+    LockGuard guard(limits.lock);
     most = limits.value[RLIMIT_AS].rlim_cur;
     most_data = data ? limits.value[RLIMIT_DATA].rlim_cur : RLIM64_INFINITY;
   }
@@ -310,7 +310,7 @@ std::int64_t sys_mincore(Thread& thread, const Args& a) {
 
 std::int64_t sys_brk(Thread& thread, const Args& a) {
   Image& image = thread.image();
-  std::lock_guard guard(image.brk_lock);
+  LockGuard guard(image.brk_lock);
   const mm::Gva wanted = a[0];
   if (wanted < image.brk_start || wanted > thread.abi().user_end - kPageSize) return static_cast<std::int64_t>(image.brk);
   const mm::Gva old_end = align_up(image.brk, kPageSize), new_end = align_up(wanted, kPageSize);

@@ -50,8 +50,8 @@ shmatt_t attached(Family& family, const mm::Backing& memory) {
   return count;
 }
 
-// Null: there is none, or it was removed and nobody has it mapped any more. Lock held.
-Segment* find(Family& family, int id) {
+// Null: there is none, or it was removed and nobody has it mapped any more.
+Segment* find(Family& family, int id) RAMET_REQUIRES(family.sysv_memory.lock) {
   auto found = family.sysv_memory.segments.find(id);
   if (found == family.sysv_memory.segments.end()) return nullptr;
   Segment& segment = found->second;
@@ -67,7 +67,7 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
   const key_t key = a.i32(0);
   const std::uint64_t size = a[1];
   const unsigned flags = a.u32(2);
-  std::lock_guard guard(all.lock);
+  LockGuard guard(all.lock);
   if (key != IPC_PRIVATE) {
     for (auto& [id, s] : all.segments) {
       if (s.state.shm_perm.__key != key) continue;
@@ -103,7 +103,6 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
 }
 
 std::int64_t sys_shmat(Thread& thread, const Args& a) {
-  SysvMemory& all = thread.process.family.sysv_memory;
   const int flags = a.i32(2);
   mm::Gva address = a[1];
   if (a.i32(0) < 0) return -EINVAL;
@@ -113,8 +112,9 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
   }
   if (!address && (flags & SHM_REMAP)) return -EINVAL;
   const bool write = !(flags & SHM_RDONLY), execute = flags & SHM_EXEC;
-  std::lock_guard guard(all.lock);
-  Segment* segment = find(thread.process.family, a.i32(0));
+  Family& family = thread.process.family;
+  LockGuard guard(family.sysv_memory.lock);
+  Segment* segment = find(family, a.i32(0));
   if (!segment) return -EINVAL;
   if (!permitted(*thread.credentials(), *segment, kRead | (write ? kWrite : 0) | (execute ? kExecute : 0))) return -EACCES;
   if (write && execute && thread.process.deny_wx) return -EACCES;
@@ -141,7 +141,7 @@ std::int64_t sys_shmdt(Thread& thread, const Args& a) {
   SysvMemory& all = thread.process.family.sysv_memory;
   const mm::Gva address = a[0];
   if (address % mm::kPageSize) return -EINVAL;
-  std::lock_guard guard(all.lock);
+  LockGuard guard(all.lock);
   // Held until the address-space lock is free: one whose last user goes just now is not to end below it.
   std::vector<std::pair<std::shared_ptr<mm::Backing>, Segment*>> segments;
   for (auto& [id, s] : all.segments)
@@ -164,8 +164,9 @@ std::int64_t sys_shmdt(Thread& thread, const Args& a) {
   return 0;
 }
 
-// IPC_SET, IPC_RMID, SHM_LOCK, SHM_UNLOCK. Lock held.
-std::int64_t change(Family& family, const Credentials& own, int id, int command, const shmid_ds& wanted) {
+// IPC_SET, IPC_RMID, SHM_LOCK, SHM_UNLOCK.
+std::int64_t change(Family& family, const Credentials& own, int id, int command, const shmid_ds& wanted)
+    RAMET_REQUIRES(family.sysv_memory.lock) {
   Segment* segment = find(family, id);
   if (!segment) return -EINVAL;
   if (!owns(own, *segment) && !own.may(CAP_IPC_OWNER)) return -EPERM;  // Linux: CAP_SYS_ADMIN, which nobody has here
@@ -196,7 +197,7 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
   shmid_ds state{};
   switch (command) {
     case IPC_STAT: {
-      std::lock_guard guard(family.sysv_memory.lock);
+      LockGuard guard(family.sysv_memory.lock);
       Segment* segment = find(family, id);
       if (!segment) return -EINVAL;
       if (!permitted(*thread.credentials(), *segment, kRead)) return -EACCES;
@@ -213,7 +214,7 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
     case IPC_RMID:
     case SHM_LOCK:
     case SHM_UNLOCK: {
-      std::lock_guard guard(family.sysv_memory.lock);
+      LockGuard guard(family.sysv_memory.lock);
       return change(family, *thread.credentials(), id, command, state);
     }
     default: return -EINVAL;
@@ -226,7 +227,7 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
 std::string list_segments(Family& family) {
   std::string text = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime"
                      "      ctime                   rss                  swap\n";
-  std::lock_guard guard(family.sysv_memory.lock);
+  LockGuard guard(family.sysv_memory.lock);
   for (const auto& [id, segment] : family.sysv_memory.segments) {
     const auto memory = segment.memory.lock();
     if (!memory) continue;

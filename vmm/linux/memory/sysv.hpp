@@ -9,10 +9,10 @@
 #include <cstddef>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "guest-mm/backing.hpp"
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::vmm {
 
@@ -27,9 +27,9 @@ struct SysvMemory {
     shmid_ds state{};                   // but shm_nattch, which is counted when somebody asks
   };
 
-  std::mutex lock;  // guards what follows. Lock order: before Family's and AddressSpace's
-  std::map<int, Segment> segments;
-  int next_id = 0;
+  Mutex lock;  // order: before Family's and AddressSpace's
+  std::map<int, Segment> segments RAMET_GUARDED_BY(lock);
+  int next_id RAMET_GUARDED_BY(lock) = 0;
 };
 
 // /proc/sysvipc/shm. What is in memory and swapped out is not counted.

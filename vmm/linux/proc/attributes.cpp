@@ -30,7 +30,7 @@ std::string limits(Limits& of) {
   }};
   const auto told = [](rlim64_t value) { return value == RLIM64_INFINITY ? std::string("unlimited") : std::to_string(value); };
   std::string out = fmt::format("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
-  std::lock_guard guard(of.lock);
+  LockGuard guard(of.lock);
   for (std::size_t i = 0; i < kLines.size(); ++i) {
     out += fmt::format("{:<25} {:<20} {:<20} ", kLines[i].name, told(of.value[i].rlim_cur), told(of.value[i].rlim_max));
     if (!kLines[i].unit.empty()) out += fmt::format("{:<10}", kLines[i].unit);
@@ -51,7 +51,7 @@ OrErrno<std::string> descriptor(const Files::State& state, std::string_view numb
   std::from_chars(number.data(), number.data() + number.size(), fd);  // proc_lookup() has found it
   Files::State::Slot slot;
   {
-    std::lock_guard guard(state.lock);
+    LockGuard guard(state.lock);
     if (fd < state.slots.size()) slot = state.slots[fd];
   }
   if (!slot.file) return err(ENOENT);
@@ -85,7 +85,7 @@ std::string oom_score(Process& process, const Image& image) {
 
 std::int64_t write_name(Thread& t, const ProcPlace& place, std::string_view text) {
   if (place.process.get() != &t.process) return -EINVAL;
-  std::lock_guard guard(t.process.threads_lock);
+  LockGuard guard(t.process.threads_lock);
   Thread* const named = t.process.find_thread(place.tid);
   if (!named) return -ESRCH;
   text = text.substr(0, std::min<std::size_t>(text.find('\0'), 15));
@@ -125,7 +125,7 @@ OrErrno<std::string> attribute_content(const ProcContext& c, const Image& image,
   if (name == "uid_map" || name == "gid_map") return std::string("         0          0 4294967295\n");
   if (name == "setgroups") return std::string("allow\n");
   if (name == "schedstat") {
-    std::lock_guard guard(c.process->threads_lock);
+    LockGuard guard(c.process->threads_lock);
     Thread* const thread = c.process->find_thread(tid);
     return fmt::format("{} 0 0\n", thread ? thread->processor_time().count() : 0);
   }

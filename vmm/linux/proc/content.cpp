@@ -58,7 +58,7 @@ std::string joined(const std::vector<std::string>& words) {
 }
 
 std::string name_of(const ProcContext& c, int tid) {
-  std::lock_guard guard(c.process->threads_lock);
+  LockGuard guard(c.process->threads_lock);
   Thread* thread = c.process->find_thread(tid);
   std::string name = thread ? thread->name : "";
   if (auto image = name.empty() ? c.process->image() : nullptr) name = image->executable.substr(image->executable.rfind('/') + 1);
@@ -73,14 +73,14 @@ std::string in_one_line(std::string_view name) {
 }
 
 std::size_t thread_count(const ProcContext& c) {
-  std::lock_guard guard(c.process->threads_lock);
+  LockGuard guard(c.process->threads_lock);
   return std::max<std::size_t>(c.process->threads.size(), 1);
 }
 
 // As proc(5) has it: a process that runs has threads that wait.
 char state_of(const ProcContext& c, int tid, const Family::Relations& r) {
   if (r.state != 'R') return r.state;
-  std::lock_guard guard(c.process->threads_lock);
+  LockGuard guard(c.process->threads_lock);
   const Thread* thread = c.process->find_thread(tid);
   return thread && thread->waiting() ? 'S' : 'R';
 }
@@ -107,7 +107,7 @@ std::string stat(const ProcContext& c, const Image& image, int tid) {
   int nice = 0;
   Scheduling scheduling;
   {
-    std::lock_guard guard(p.threads_lock);
+    LockGuard guard(p.threads_lock);
     if (Thread* thread = p.find_thread(tid)) {
       nice = thread->nice();
       scheduling = thread->scheduling;
@@ -157,7 +157,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   Family::Relations r = p.family.relations(p.pid).value_or(Family::Relations{});
   mode_t umask;
   {
-    std::lock_guard guard(c.state.lock);
+    LockGuard guard(c.state.lock);
     umask = c.state.umask.value_or(c.state.host_umask());
   }
   auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
@@ -167,8 +167,8 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   std::vector<int> processors = processors_of(p.family.processors);
   rusage usage{};
   {
-    std::lock_guard threads(p.threads_lock);
-    std::lock_guard signals(p.signals.lock);
+    LockGuard threads(p.threads_lock);
+    LockGuard signals(p.signals.lock);
     if (Thread* thread = p.find_thread(tid)) {
       who = thread->credentials();
       if (!thread->affinity().empty()) processors = processors_of(thread->affinity());

@@ -240,7 +240,7 @@ unsigned char listing_type(Type type) {
 
 std::vector<ProcName> open_descriptors(const Files::State& state, unsigned char type) {
   std::vector<ProcName> names;
-  std::lock_guard guard(state.lock);
+  LockGuard guard(state.lock);
   for (std::size_t fd = 0; fd < state.slots.size(); ++fd)
     if (state.slots[fd].file) names.push_back({std::to_string(fd), type, fd + 3});
   return names;
@@ -248,7 +248,7 @@ std::vector<ProcName> open_descriptors(const Files::State& state, unsigned char 
 
 std::vector<ProcName> tasks(Process& process) {
   std::vector<ProcName> names;
-  std::lock_guard guard(process.threads_lock);
+  LockGuard guard(process.threads_lock);
   for (const auto& thread : process.threads)
     names.push_back({std::to_string(thread->tid), DT_DIR, static_cast<std::uint64_t>(thread->tid) + 3});
   std::ranges::sort(names, {}, &ProcName::key);
@@ -311,7 +311,7 @@ std::optional<ProcPlace> proc_place(const ProcContext& c, std::string_view path)
   auto tid = number(take());
   if (!tid) return {};
   {
-    std::lock_guard guard(process->threads_lock);
+    LockGuard guard(process->threads_lock);
     if (!process->find_thread(*tid)) return {};
   }
   return ProcPlace{path, *tid, true, std::move(process)};

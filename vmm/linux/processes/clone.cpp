@@ -37,7 +37,7 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   spawn.fp = &fp;
   spawn.name = thread.name;
   spawn.credentials = thread.credentials();
-  std::lock_guard guard(thread.process.threads_lock);
+  LockGuard guard(thread.process.threads_lock);
   spawn.nice = thread.nice();
   spawn.scheduling = thread.scheduling;
   inherit(spawn.scheduling, spawn.nice);
@@ -53,16 +53,18 @@ std::int64_t make_thread(Thread& thread, const Request& c) {
   return thread.process.spawn(*spawn);
 }
 
-// What a new process has of its parent's but memory and descriptors.
+// What a new process, which nobody knows yet, has of its parent's but memory and descriptors.
 void inherit(Process& child, Process& parent, bool clear_handlers) {
   child.deny_wx = parent.deny_wx;
   child.oom.adjustment = parent.oom.adjustment.load(std::memory_order_relaxed);
   child.oom.least = parent.oom.least.load(std::memory_order_relaxed);
   {
-    std::lock_guard guard(parent.limits.lock);
+    LockGuard guard(parent.limits.lock);
+    LockGuard of_child(child.limits.lock);
     child.limits.value = parent.limits.value;
   }
-  std::lock_guard guard(parent.signals.lock);
+  LockGuard guard(parent.signals.lock);
+  LockGuard of_child(child.signals.lock);
   child.signals.actions = parent.signals.actions;
   child.signals.fds = parent.signals.fds;
   if (!clear_handlers) return;

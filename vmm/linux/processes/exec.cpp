@@ -70,7 +70,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_program(Thread& thread, int dirfd, const
 
 void reset_signals(Thread& thread) {
   ProcessSignals& signals = thread.process.signals;
-  std::lock_guard guard(signals.lock);
+  LockGuard guard(signals.lock);
   for (SignalAction& action : signals.actions) action = {.handler = action.handler == 1 ? 1u : 0u};
   thread.process.generation_signal.store(0, std::memory_order_relaxed);
   thread.signals.altstack = {.flags = SS_DISABLE};
@@ -111,7 +111,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
   }
   thread.start_at(start->pc, start->sp);
   {
-    std::lock_guard guard(process.threads_lock);
+    LockGuard guard(process.threads_lock);
     thread.name = comm;
   }
   thread.set_credentials(thread.credentials()->executed());

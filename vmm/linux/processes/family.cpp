@@ -89,7 +89,7 @@ bool Family::in_use_locked(int id) {
   for (auto& [pid, m] : members_) {
     if (pid == id || m.group == id || m.session == id) return true;
     if (!m.process) continue;
-    std::lock_guard guard(m.process->threads_lock);
+    LockGuard guard(m.process->threads_lock);
     if (m.process->find_thread(id)) return true;
   }
   return id == first_;
@@ -97,7 +97,7 @@ bool Family::in_use_locked(int id) {
 
 // Ids rise, and come again only after all others: as on Linux, one that was just freed does not.
 int Family::new_id() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   int id;
   do {
     id = next_id_;
@@ -107,26 +107,26 @@ int Family::new_id() {
 }
 
 bool Family::in_use(int id) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return in_use_locked(id);
 }
 
 std::size_t Family::size() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return members_.size();
 }
 
 std::shared_ptr<Process> Family::find(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Member* m = member(pid);
   return m ? m->process : nullptr;
 }
 
 std::shared_ptr<Process> Family::find_by_thread(int tid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (auto& [pid, m] : members_) {
     if (!m.process) continue;
-    std::lock_guard threads(m.process->threads_lock);
+    LockGuard threads(m.process->threads_lock);
     if (m.process->find_thread(tid)) return m.process;
   }
   return nullptr;
@@ -136,26 +136,26 @@ std::shared_ptr<Process> Family::find_by_any(int id) {
   if (auto process = find(id)) return process;
   auto process = find_by_thread(id);
   if (!process) return nullptr;
-  std::lock_guard guard(process->threads_lock);
+  LockGuard guard(process->threads_lock);
   return std::ranges::any_of(process->threads, [id](const auto& t) { return t->tid == id; }) ? process : nullptr;
 }
 
 std::int64_t Family::with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call) {
   const auto process = tid == 0 ? caller.process.shared_from_this() : find_by_thread(tid);
   if (!process) return -ESRCH;
-  std::lock_guard guard(process->threads_lock);
+  LockGuard guard(process->threads_lock);
   Thread* const found = tid == 0 ? &caller : process->find_thread(tid);
   return found ? call(*found) : -ESRCH;
 }
 
 bool Family::exists(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return member(pid) != nullptr;
 }
 
 std::vector<std::shared_ptr<Process>> Family::all() {
   std::vector<std::shared_ptr<Process>> found;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (auto& [pid, m] : members_)
     if (m.process) found.push_back(m.process);
   return found;
@@ -163,7 +163,7 @@ std::vector<std::shared_ptr<Process>> Family::all() {
 
 std::vector<std::shared_ptr<Process>> Family::group(int id) {
   std::vector<std::shared_ptr<Process>> found;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (auto& [pid, m] : members_)
     if (m.process && m.group == id) found.push_back(m.process);
   return found;
@@ -173,7 +173,7 @@ std::vector<std::shared_ptr<Process>> Family::group(int id) {
 
 std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, int parent, int exit_signal,
                                      std::uint64_t limit) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (closing_ || members_.size() >= std::min<std::uint64_t>(limit, Limits::kProcesses)) return std::unexpected(EAGAIN);
   Member& m = members_[process->pid];
   m.process = process;
@@ -186,7 +186,7 @@ std::expected<void, int> Family::add(const std::shared_ptr<Process>& process, in
 }
 
 void Family::forget(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   members_.erase(pid);
 }
 
@@ -230,7 +230,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
   Letters letters;
   std::shared_ptr<Process> released;  // after the lock
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     letters.reserve(members_.size() + 1);  // from here on nothing is allocated
     auto self = members_.find(process.pid);
     Member& m = self->second;
@@ -271,7 +271,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
     } else {
       bool reaped = false, silent = false;
       if (m.exit_signal == SIGCHLD) {
-        std::lock_guard signals(parent->process->signals.lock);
+        LockGuard signals(parent->process->signals.lock);
         const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
         silent = action.handler == 1;
         reaped = silent || (action.flags & SA_NOCLDWAIT);
@@ -284,7 +284,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
 }
 
 void Family::executed(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Member& m = *member(pid);
   m.exit_signal = SIGCHLD;
   m.executed = true;
@@ -292,14 +292,14 @@ void Family::executed(int pid) {
 
 void Family::end_all() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     closing_ = true;
   }
   for (auto& process : patiently([&] { return all(); })) process->end({Ending::Kind::Signalled, SIGKILL, {}});
   while (std::uint32_t live = live_.load(std::memory_order_acquire))
     syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
   async_files->stop();  // nobody is left to be told, and it holds no process any more
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
 }
 
@@ -350,7 +350,7 @@ void* Family::host_thread(void* argument) {
   start.reset();
   std::optional<pthread_t> before;
   {
-    std::lock_guard guard(family.lock_);
+    LockGuard guard(family.lock_);
     before = std::exchange(family.last_gone_, pthread_self());
   }
   // One ended host thread at most waits to be joined; its successor does it.
@@ -369,7 +369,7 @@ std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
     t.mappings = 0;  // of which it has none any more
     try {
       const Counts counts = list(owned->memory().counters());
-      std::lock_guard guard(gone_lock_);
+      LockGuard guard(gone_lock_);
       gone_.totals += t;
       vmm::add(gone_.memory, counts);
     } catch (const std::bad_alloc&) {
@@ -380,7 +380,7 @@ std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
 }
 
 Family::Gone Family::gone() {
-  std::lock_guard guard(gone_lock_);
+  LockGuard guard(gone_lock_);
   return gone_;
 }
 

@@ -14,11 +14,11 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/counters.hpp"
 #include "vmm/linux/files/async.hpp"
 #include "vmm/linux/files/lease.hpp"
@@ -159,12 +159,12 @@ class Family {
   // What is to be sent once the lock is free.
   using Letters = std::vector<std::pair<std::shared_ptr<Process>, siginfo_t>>;
 
-  Member* member(int pid);                           // lock held; null: none
-  bool in_use_locked(int id);
-  bool group_in(int session, int group) const;       // lock held
-  // Tells the parent of a change: SIGCHLD, and who waits. Lock held.
-  void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&);
-  Members::iterator bury(Members::iterator);
+  Member* member(int pid) RAMET_REQUIRES(lock_);     // null: none
+  bool in_use_locked(int id) RAMET_REQUIRES(lock_);
+  bool group_in(int session, int group) const RAMET_REQUIRES(lock_);
+  // Tells the parent of a change: SIGCHLD, and who waits.
+  void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&) RAMET_REQUIRES(lock_);
+  Members::iterator bury(Members::iterator) RAMET_REQUIRES(lock_);
   void changed(int pid, int code, int sig, std::uint64_t change);
   static void send(Process&, const siginfo_t&);
   static void send(const Letters&);
@@ -175,14 +175,14 @@ class Family {
   const int first_;
   Shell& like_;
   ShellPool pool_;
-  std::mutex gone_lock_;                             // guards gone_; a leaf
-  Gone gone_;
-  std::mutex lock_;                                  // guards what follows. Lock order: before Process::threads_lock
-  Members members_;
-  int next_id_;
-  int foreground_;
-  bool closing_ = false;
-  std::optional<pthread_t> last_gone_;               // the host thread that ended last; joined by the next that ends
+  Mutex gone_lock_;  // a leaf
+  Gone gone_ RAMET_GUARDED_BY(gone_lock_);
+  Mutex lock_;  // order: before Process::threads_lock
+  Members members_ RAMET_GUARDED_BY(lock_);
+  int next_id_ RAMET_GUARDED_BY(lock_);
+  int foreground_ RAMET_GUARDED_BY(lock_);
+  bool closing_ RAMET_GUARDED_BY(lock_) = false;
+  std::optional<pthread_t> last_gone_ RAMET_GUARDED_BY(lock_);               // the host thread that ended last; joined by the next that ends
 
   // Host threads of the family but the caller's; a futex word. Pairs: the decrement at the end of each host thread
   // (release) with end_all()'s load (acquire).

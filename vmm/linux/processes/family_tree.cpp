@@ -12,7 +12,7 @@ namespace ramet::vmm {
 // --- relations ---
 
 std::optional<Family::Relations> Family::relations(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Member* m = member(pid);
   if (!m) return std::nullopt;
   return Relations{m->parent, m->group, m->session, !m->process ? 'Z' : m->stop_signal ? 'T' : 'R'};
@@ -23,7 +23,7 @@ bool Family::group_in(int session, int group) const {
 }
 
 std::expected<void, int> Family::set_group(int caller, int pid, int group) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   Member* m = member(pid);
   const Member* by = member(caller);
   if (!m || (pid != caller && m->parent != caller)) return std::unexpected(ESRCH);
@@ -36,7 +36,7 @@ std::expected<void, int> Family::set_group(int caller, int pid, int group) {
 }
 
 std::expected<int, int> Family::new_session(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (auto& [other, m] : members_)
     if (m.group == pid) return std::unexpected(EPERM);
   Member* m = member(pid);
@@ -45,7 +45,7 @@ std::expected<int, int> Family::new_session(int pid) {
 }
 
 bool Family::orphaned_group(int group) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   for (auto& [pid, m] : members_) {
     if (m.group != group || !m.process) continue;
     const Member* parent = member(m.parent);
@@ -55,32 +55,32 @@ bool Family::orphaned_group(int group) {
 }
 
 void Family::set_subreaper(int pid, bool on) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   member(pid)->subreaper = on;
 }
 
 bool Family::subreaper(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return member(pid)->subreaper;
 }
 
 void Family::set_death_signal(int pid, int sig) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   member(pid)->death_signal = sig;
 }
 
 int Family::death_signal(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return member(pid)->death_signal;
 }
 
 int Family::foreground() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return foreground_;
 }
 
 std::expected<void, int> Family::set_foreground(int session, int group) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (!group_in(session, group)) return std::unexpected(EPERM);
   foreground_ = group;
   return {};
@@ -89,7 +89,7 @@ std::expected<void, int> Family::set_foreground(int session, int group) {
 // --- waiting ---
 
 std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const Request& request) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const int own_group = member(parent)->group;
   const bool peek = request.options & WNOWAIT;
   bool any = false;
@@ -132,14 +132,14 @@ std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const 
 }
 
 std::atomic<std::uint32_t>& Family::events(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return member(pid)->events;
 }
 
 void Family::changed(int pid, int code, int sig, std::uint64_t change) {
   Letters letters;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     Member* m = member(pid);
     if (!m || change < m->change) return;
     m->change = change;
@@ -150,7 +150,7 @@ void Family::changed(int pid, int code, int sig, std::uint64_t change) {
     if (!parent || !parent->process) return;
     bool wanted;
     {
-      std::lock_guard signals(parent->process->signals.lock);
+      LockGuard signals(parent->process->signals.lock);
       const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
       wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
     }
@@ -163,7 +163,7 @@ void Family::stopped(int pid, int sig, std::uint64_t change) { changed(pid, CLD_
 void Family::continued(int pid, std::uint64_t change) { changed(pid, CLD_CONTINUED, SIGCONT, change); }
 
 rusage Family::children_usage(int pid) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return member(pid)->children;
 }
 

@@ -144,7 +144,7 @@ std::int64_t sys_set_robust_list(Thread& thread, const Args& a) {
 std::int64_t sys_get_robust_list(Thread& thread, const Args& a) {
   mm::Gva head = thread.robust_list;
   if (a.i32(0) != 0 && a.i32(0) != thread.tid) {
-    std::lock_guard guard(thread.process.threads_lock);
+    LockGuard guard(thread.process.threads_lock);
     if (!thread.process.find_thread(a.i32(0))) return -ESRCH;
     return -EPERM;  // the list of a running thread is its own business
   }

@@ -7,10 +7,10 @@
 namespace ramet::vmm {
 
 void Parking::park() {
-  std::unique_lock lock(lock_);
+  UniqueLock lock(lock_);
   ++parked_;
   changed_.notify_all();
-  changed_.wait(lock, [this] { return !asked(); });
+  changed_.wait(lock.standard(), [this] { return !asked(); });
   --parked_;
 }
 
@@ -18,12 +18,12 @@ bool Parking::stop_others(Thread& by) {
   if (asked_.exchange(true, std::memory_order_seq_cst)) return false;
   Process& process = by.process;
   process.interrupt_threads();
-  std::unique_lock lock(lock_);
+  UniqueLock lock(lock_);
   for (;;) {
     if (by.must_end() || process.signals.stopped.load(std::memory_order_acquire)) break;
     if (parked_ + 1 == process.thread_count()) return true;
     // Threads that end, and the end of the process, are not told here: looked at again. And some may have run on.
-    if (changed_.wait_for(lock, std::chrono::milliseconds(5)) == std::cv_status::timeout) process.interrupt_threads();
+    if (changed_.wait_for(lock.standard(), std::chrono::milliseconds(5)) == std::cv_status::timeout) process.interrupt_threads();
   }
   lock.unlock();
   release();
@@ -32,7 +32,7 @@ bool Parking::stop_others(Thread& by) {
 
 void Parking::release() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     asked_.store(false, std::memory_order_seq_cst);
   }
   changed_.notify_all();

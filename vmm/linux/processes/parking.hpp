@@ -5,7 +5,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
-#include <mutex>
+
+#include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::vmm {
 
@@ -24,10 +25,10 @@ class Parking {
   void release();
 
  private:
-  std::mutex lock_;                   // guards parked_. Lock order: before Process::threads_lock
+  Mutex lock_;  // order: before Process::threads_lock
   std::condition_variable changed_;
   std::atomic<bool> asked_{false};
-  std::size_t parked_ = 0;
+  std::size_t parked_ RAMET_GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace ramet::vmm

@@ -92,17 +92,17 @@ Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
 Process::~Process() { timers->stop(); }  // its thread looks at what goes first
 
 std::shared_ptr<Image> Process::image() const {
-  std::lock_guard guard(image_lock_);
+  LockGuard guard(image_lock_);
   return image_;
 }
 
 void Process::set_image(std::shared_ptr<Image> image) {
-  std::lock_guard guard(image_lock_);
+  LockGuard guard(image_lock_);
   image_ = std::move(image);
 }
 
 std::shared_ptr<const Credentials> Process::credentials() {
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   return threads.empty() ? Credentials::of_vmm() : threads.front()->credentials();
 }
 
@@ -123,12 +123,12 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
   Thread& first = *all.front();
   std::unique_ptr<Thread> owned;
   {
-    std::lock_guard guard(threads_lock);
+    LockGuard guard(threads_lock);
     threads = std::move(all);
     for (const auto& thread : threads) {
       family.count_thread();
       if (thread.get() == &first || family.start(shared_from_this(), thread.get())) continue;
-      std::lock_guard ending_guard(ending_lock_);
+      LockGuard ending_guard(ending_lock_);
       result_ = Ending{Ending::Kind::Broken, 0, "the host has no threads for those of the program"};
       ending_.store(true, std::memory_order_release);
       threads.resize(static_cast<std::size_t>(&thread - threads.data()));  // the others never began
@@ -156,8 +156,8 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
 }
 
 Ending Process::ended() {
-  std::lock_guard threads_guard(threads_lock);
-  std::lock_guard guard(ending_lock_);
+  LockGuard threads_guard(threads_lock);
+  LockGuard guard(ending_lock_);
   return result_ ? *result_ : Ending{Ending::Kind::Exited, leader_status_, {}};
 }
 
@@ -171,7 +171,7 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
   bool last;
   const auto elsewhere = thread.elsewhere();  // which may take the host some time to tell, and it runs there no more
   {
-    std::lock_guard guard(threads_lock);
+    LockGuard guard(threads_lock);
     const rusage used = thread.usage(elsewhere);
     const auto time = thread.processor_time(elsewhere);
     auto it = std::ranges::find_if(threads, [&](const auto& t) { return t.get() == &thread; });
@@ -243,7 +243,7 @@ std::int64_t Process::spawn(const Spawn& s) {
 
   {
     // Under the lock, so that end() and become() either find the thread or are seen here.
-    std::lock_guard guard(threads_lock);
+    LockGuard guard(threads_lock);
     if (ending() || survivor()) return -EAGAIN;
     Thread* thread = owned.get();
     threads.push_back(std::move(owned));
@@ -259,7 +259,7 @@ std::int64_t Process::spawn(const Spawn& s) {
 
 bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
   {
-    std::lock_guard guard(threads_lock);
+    LockGuard guard(threads_lock);
     if (ending() || survivor()) return false;
     survivor_.store(&caller, std::memory_order_release);
     for (auto& thread : threads)
@@ -277,7 +277,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
   auto old = image();
   const std::uint64_t peak = old->memory().usage().peak_bytes;
   {
-    std::lock_guard guard(threads_lock);
+    LockGuard guard(threads_lock);
     peak_bytes_ = std::max(peak_bytes_, peak);
     caller.move_to(next, vcpu, pid);
     survivor_.store(nullptr, std::memory_order_release);
@@ -291,7 +291,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
 }
 
 void Process::interrupt_threads() {
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   for (auto& thread : threads)
     if (!thread->is_current()) thread->interrupt();
 }
@@ -303,17 +303,17 @@ Thread* Process::find_thread(int tid) {
 }
 
 std::size_t Process::thread_count() {
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   return threads.size();
 }
 
 void Process::end(Ending ending) {
   {
-    std::lock_guard guard(ending_lock_);
+    LockGuard guard(ending_lock_);
     if (!result_) result_ = std::move(ending);
     ending_.store(true, std::memory_order_release);
   }
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   for (auto& thread : threads) thread->alert();
 }
 
@@ -342,7 +342,7 @@ void Process::take_forwarded(Thread& by) {
 rusage Process::usage() {
   auto image = this->image();
   const std::uint64_t peak = image ? image->memory().usage().peak_bytes : 0;
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   rusage sum = gone_;
   for (auto& thread : threads) add_usage(sum, thread->usage());
   sum.ru_maxrss = static_cast<long>(std::max(peak, peak_bytes_) >> 10);
@@ -350,7 +350,7 @@ rusage Process::usage() {
 }
 
 std::chrono::nanoseconds Process::processor_time() {
-  std::lock_guard guard(threads_lock);
+  LockGuard guard(threads_lock);
   std::chrono::nanoseconds sum = gone_time_;
   for (auto& thread : threads) sum += thread->processor_time();
   return sum;

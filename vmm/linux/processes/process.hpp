@@ -7,12 +7,12 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
 #include "vmm/linux/blocking.hpp"
 #include "vmm/linux/credentials.hpp"
@@ -119,11 +119,12 @@ class Process : public std::enable_shared_from_this<Process> {
   };
   std::int64_t spawn(const Spawn&);
   void interrupt_threads();                     // all but the caller
-  Thread* find_thread(int tid);                 // null if none; valid under threads_lock only
+  // Null if none; valid as long as the lock is held.
+  Thread* find_thread(int tid) RAMET_REQUIRES(threads_lock);
   // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which can
   // take long) is never touched under any of them, and no host call that can wait is made.
-  std::mutex threads_lock;
-  std::vector<std::unique_ptr<Thread>> threads; // guarded by threads_lock
+  Mutex threads_lock;
+  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock); // guarded by threads_lock
   std::size_t thread_count();
 
   // execve(2)'s point of no return: ends every other thread; the caller becomes the leader, on a vCPU of the new image.
@@ -154,16 +155,15 @@ class Process : public std::enable_shared_from_this<Process> {
   void tell_vfork_parent();
 
   std::atomic<bool> ending_{false};
-  std::mutex ending_lock_;                      // guards result_; a leaf
-  std::optional<Ending> result_;
-  mutable std::mutex image_lock_;               // guards image_ against others than its own threads; a leaf
+  Mutex ending_lock_;  // a leaf
+  std::optional<Ending> result_ RAMET_GUARDED_BY(ending_lock_);
+  mutable Mutex image_lock_;               // guards image_ against others than its own threads; a leaf
   std::shared_ptr<Image> image_;
   std::atomic<const Thread*> survivor_{nullptr};
-  // The following are guarded by threads_lock.
-  int leader_status_ = 0;                       // exit(2)'s argument of the first thread
-  rusage gone_{};                               // of threads that have ended
-  std::chrono::nanoseconds gone_time_{};
-  std::uint64_t peak_bytes_ = 0;                // of images it had before
+  int leader_status_ RAMET_GUARDED_BY(threads_lock) = 0;                       // exit(2)'s argument of the first thread
+  rusage gone_ RAMET_GUARDED_BY(threads_lock){};                               // of threads that have ended
+  std::chrono::nanoseconds gone_time_ RAMET_GUARDED_BY(threads_lock){};
+  std::uint64_t peak_bytes_ RAMET_GUARDED_BY(threads_lock) = 0;                // of images it had before
 
   // A futex word that changes with each thread that leaves.
   std::atomic<std::uint32_t> departures_{0};

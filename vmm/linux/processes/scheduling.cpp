@@ -85,7 +85,7 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
   }
   std::int64_t result = -ESRCH;
   for (const auto& process : processes) {
-    std::lock_guard guard(process->threads_lock);
+    LockGuard guard(process->threads_lock);
     for (const auto& t : process->threads)
       if (tid == 0 || t->goes_by(tid)) result = join(result, of_each(*t));
   }

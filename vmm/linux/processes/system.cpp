@@ -81,7 +81,7 @@ std::int64_t prlimit(Thread& thread, Process& of, unsigned resource, mm::Gva set
     if (wanted.rlim_cur > wanted.rlim_max) return -EINVAL;
   }
   {
-    std::lock_guard guard(limits.lock);
+    LockGuard guard(limits.lock);
     rlimit64& current = limits.value[resource];
     old = current;
     if (set) {
@@ -110,7 +110,7 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
     case RUSAGE_CHILDREN: usage = thread.process.family.children_usage(thread.process.pid); break;
     case RUSAGE_THREAD:
       {
-        std::lock_guard guard(thread.process.threads_lock);
+        LockGuard guard(thread.process.threads_lock);
         usage = thread.usage();
       }
       usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);

@@ -30,7 +30,7 @@ void Thread::start_at(mm::Gva pc, mm::Gva sp) {
 Thread::~Thread() { image_->machine().release_vcpu(&vcpu()); }
 
 void Thread::begin() {
-  std::lock_guard guard(process.threads_lock);  // set_nice() and set_affinity() either come before, or find the host thread
+  LockGuard guard(process.threads_lock);  // set_nice() and set_affinity() either come before, or find the host thread
   host_.store(pthread_self(), std::memory_order_release);
   host_id_ = static_cast<pid_t>(syscall(SYS_gettid));
   running_.store(true, std::memory_order_release);
@@ -119,7 +119,7 @@ void Thread::handle(const Exit& e) {
 }
 
 bool Thread::has_fault() const {
-  std::lock_guard guard(process.signals.lock);
+  LockGuard guard(process.signals.lock);
   return !signals.faults.empty();
 }
 
@@ -175,7 +175,7 @@ void Thread::wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, b
 }
 
 int Thread::fatal_signal() {
-  std::lock_guard guard(process.signals.lock);
+  LockGuard guard(process.signals.lock);
   SignalSet pending = (signals.pending.set | process.signals.pending.set) & ~signals.blocked;
   for (pending &= ~(kDefaultIgnored | kStopSignals); pending; pending &= pending - 1) {
     const auto n = static_cast<std::size_t>(std::countr_zero(pending));
@@ -233,7 +233,7 @@ rusage Thread::usage(std::chrono::nanoseconds elsewhere) {
 void Thread::set_credentials(Credentials wanted) {
   const auto& first = Credentials::of_vmm();
   auto now = wanted == *first ? first : std::make_shared<const Credentials>(std::move(wanted));
-  std::lock_guard guard(process.threads_lock);
+  LockGuard guard(process.threads_lock);
   if (now != first) process.other_ids.store(true, std::memory_order_release);
   if (tid == process.pid) process.user.store(now->user.real, std::memory_order_relaxed);
   credentials_ = std::move(now);
@@ -272,7 +272,7 @@ bool Thread::should_stop_waiting() {
   process.take_forwarded(*this);
   bool stop = must_end() || process.parking.asked();
   if (!stop) {
-    std::lock_guard guard(process.signals.lock);
+    LockGuard guard(process.signals.lock);
     stop = ((signals.pending.set | process.signals.pending.set) & ~signals.blocked) != 0 || !signals.faults.empty();
   }
   if (stop) interruption_.set();
@@ -282,11 +282,11 @@ bool Thread::should_stop_waiting() {
 void Thread::set_temporary_mask(SignalSet set) {
   SignalSet old;
   {
-    std::lock_guard guard(process.signals.lock);
+    LockGuard guard(process.signals.lock);
     old = signals.blocked;
   }
   set_blocked(*this, set);
-  std::lock_guard guard(process.signals.lock);
+  LockGuard guard(process.signals.lock);
   signals.saved_mask = old;
 }
 

@@ -47,7 +47,7 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
         if (!*c) break;
         name += *c;
       }
-      std::lock_guard guard(thread.process.threads_lock);  // /proc reads the names of all threads
+      LockGuard guard(thread.process.threads_lock);  // /proc reads the names of all threads
       thread.name = std::move(name);
       return 0;
     }

@@ -6,11 +6,11 @@
 #include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/shell.hpp"
 
 namespace ramet::vmm {
@@ -23,22 +23,22 @@ class Cuts {
  public:
   // Whoever calls interrupts the process's threads afterwards.
   void add(const std::shared_ptr<const mm::Backing>& backing, std::uint64_t size) {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     const auto at = sizes_.try_emplace(backing, size).first;
     at->second = std::min(at->second, size);
     any_.store(true, std::memory_order_seq_cst);
   }
   void make(mm::AddressSpace& memory) {
     while (any_.load(std::memory_order_seq_cst)) {
-      std::lock_guard making(making_);
+      LockGuard making(making_);
       Sizes sizes;
       {
-        std::lock_guard guard(lock_);
+        LockGuard guard(lock_);
         sizes.swap(sizes_);
       }
       for (const auto& [backing, size] : sizes)
         if (const auto mapped = backing.lock()) memory.truncated(*mapped, size);
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       if (sizes_.empty()) any_.store(false, std::memory_order_seq_cst);
     }
   }
@@ -46,16 +46,16 @@ class Cuts {
  private:
   using Sizes = std::map<std::weak_ptr<const mm::Backing>, std::uint64_t, std::owner_less<>>;
   std::atomic<bool> any_{false};  // seq_cst: a thread looks before it enters guest code, and is interrupted after the store
-  std::mutex making_;             // the process's other threads wait for it. Order: before lock_
-  std::mutex lock_;               // guards sizes_; a leaf
-  Sizes sizes_;
+  Mutex making_;             // the process's other threads wait for it. Order: before lock_
+  Mutex lock_;  // a leaf
+  Sizes sizes_ RAMET_GUARDED_BY(lock_);
 };
 
 struct Image {
   explicit Image(std::shared_ptr<Shell> in) : shell(std::move(in)), abi(shell->machine().abi()) {}
   // The same program over a copy of its memory, whose limit the strings are charged to.
   Image(Image& of, std::shared_ptr<Shell> copy, mm::Charge charged) : shell(std::move(copy)), abi(of.abi), strings(std::move(charged)) {
-    std::lock_guard guard(of.brk_lock);
+    LockGuard guard(of.brk_lock);
     executable = of.executable, file = of.file, arguments = of.arguments, environment = of.environment, auxv = of.auxv;
     stack_top = of.stack_top, stack_limit = of.stack_limit, vdso = of.vdso, brk_start = of.brk_start, brk = of.brk;
   }
@@ -83,8 +83,8 @@ struct Image {
   std::atomic<unsigned> lock_to_come{0};
 
   Cuts cuts;
-  std::mutex brk_lock;                          // guards brk; lock order: before AddressSpace's
-  mm::Gva brk = 0;
+  Mutex brk_lock;  // order: before the address space's
+  mm::Gva brk RAMET_GUARDED_BY(brk_lock) = 0;
 };
 
 }  // namespace ramet::vmm

@@ -247,7 +247,11 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
     start.pc = *interpreter_bias + interpreter_elf->entry;
   }
 
-  image.brk_start = image.brk = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
+  image.brk_start = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
+  {
+    LockGuard guard(image.brk_lock);
+    image.brk = image.brk_start;
+  }
   image.executable = program.file->path;
   image.file = program.file;
   image.strings = mm::Charge(image.memory().account());

@@ -43,8 +43,8 @@ std::int64_t sys_rt_sigaction(Thread& thread, const Args& a) {
   {
     Process& process = thread.process;
     // Threads too: an ignored signal is thrown away wherever it is pending.
-    std::lock_guard threads(process.threads_lock);
-    std::lock_guard guard(process.signals.lock);
+    LockGuard threads(process.threads_lock);
+    LockGuard guard(process.signals.lock);
     SignalAction& action = process.signals.actions[sig - 1];
     old = action;
     if (wanted) {
@@ -80,7 +80,7 @@ std::int64_t sys_rt_sigpending(Thread& thread, const Args& a) {
   if (a[1] > kSetSize) return -EINVAL;
   SignalSet set;
   {
-    std::lock_guard guard(thread.process.signals.lock);
+    LockGuard guard(thread.process.signals.lock);
     set = (thread.signals.pending.set | thread.process.signals.pending.set) & thread.signals.blocked;
   }
   auto bytes = std::as_bytes(std::span(&set, 1)).first(a[1]);
@@ -114,7 +114,7 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
   for (bool expired = false;;) {
     bool stop = thread.should_stop_waiting();
     {
-      std::lock_guard guard(thread.process.signals.lock);
+      LockGuard guard(thread.process.signals.lock);
       info = take_signal(thread, wanted);
       // Signals that are waited for are to wake this thread although it blocks them.
       thread.signals.awaited = info || expired || stop ? 0 : wanted;

@@ -76,7 +76,7 @@ struct Delivery {
 // Takes signals until one needs something done. Empty: none left.
 std::optional<Delivery> next_delivery(Thread& thread) {
   ThreadSignals& own = thread.signals;
-  std::lock_guard guard(thread.process.signals.lock);
+  LockGuard guard(thread.process.signals.lock);
   for (;;) {
     std::optional<siginfo_t> info;
     if (!own.faults.empty()) {
@@ -98,13 +98,13 @@ std::optional<Delivery> next_delivery(Thread& thread) {
 // The frame could not be built: SIGSEGV, and if that was the signal, nothing can handle it any more.
 void frame_failed(Thread& thread, int sig) {
   if (sig == SIGSEGV) {
-    std::lock_guard guard(thread.process.signals.lock);
+    LockGuard guard(thread.process.signals.lock);
     thread.process.signals.actions[SIGSEGV - 1].handler = 0;
   }
   siginfo_t info{};
   info.si_signo = SIGSEGV;
   info.si_code = SI_KERNEL;
-  std::lock_guard guard(thread.process.signals.lock);
+  LockGuard guard(thread.process.signals.lock);
   if ((thread.signals.blocked & bit_of(SIGSEGV)) || thread.process.signals.actions[SIGSEGV - 1].handler == 1)
     thread.process.signals.actions[SIGSEGV - 1].handler = 0;
   thread.signals.blocked &= ~bit_of(SIGSEGV);
@@ -120,8 +120,8 @@ void stop(Thread& thread, int sig) {
   }
   std::uint64_t change;
   {
-    std::lock_guard threads(process.threads_lock);
-    std::lock_guard guard(process.signals.lock);
+    LockGuard threads(process.threads_lock);
+    LockGuard guard(process.signals.lock);
     if (!std::exchange(process.signals.stopping, false)) return;  // SIGCONT came
     process.signals.stopped.store(1, std::memory_order_release);
     change = ++process.signals.changes;
@@ -138,7 +138,7 @@ void wait_while_stopped(Thread& thread) {
 void restore_saved_mask(Thread& thread) {
   SignalSet mask;
   {
-    std::lock_guard guard(thread.process.signals.lock);
+    LockGuard guard(thread.process.signals.lock);
     mask = *std::exchange(thread.signals.saved_mask, std::nullopt);
   }
   set_blocked(thread, mask);
@@ -181,7 +181,7 @@ void deliver_signals(Thread& thread, std::int64_t result) {
         frame_failed(thread, sig);
         continue;
       }
-      std::lock_guard guard(thread.process.signals.lock);
+      LockGuard guard(thread.process.signals.lock);
       thread.signals.saved_mask.reset();  // the frame holds it
       thread.signals.blocked |= delivery->action.mask & ~kUnblockable;
       if (!(delivery->action.flags & SA_NODEFER)) thread.signals.blocked |= bit_of(sig);

@@ -23,7 +23,7 @@ constexpr std::size_t kMaxQueued = 1024;  // of a process, whatever its RLIMIT_S
 constexpr SignalSet kSynchronous =
     bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGTRAP) | bit_of(SIGFPE) | bit_of(SIGSYS);
 
-bool is_ignored(const Process& process, int sig) {
+bool is_ignored(const Process& process, int sig) RAMET_REQUIRES(process.signals.lock) {
   const std::uint64_t handler = process.signals.actions[sig - 1].handler;
   return handler == 1 || (handler == 0 && (kDefaultIgnored & bit_of(sig)));
 }
@@ -89,12 +89,12 @@ std::optional<siginfo_t> take_signal(PendingSignals& pending, SignalSet wanted) 
   return info;
 }
 
-std::optional<siginfo_t> take_signal(Thread& thread, SignalSet wanted) {
+std::optional<siginfo_t> take_signal(Thread& thread, SignalSet wanted) RAMET_REQUIRES(thread.process.signals.lock) {
   if (auto own = take_signal(thread.signals.pending, wanted)) return own;
   return take_signal(thread.process.signals.pending, wanted);
 }
 
-std::size_t queued_signals(const Process& process) {
+std::size_t queued_signals(const Process& process) RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   std::size_t all = process.signals.pending.queue.size();
   for (const auto& thread : process.threads) all += thread->signals.pending.queue.size();
   return all;
@@ -110,7 +110,7 @@ void set_blocked(Thread& thread, SignalSet set) {
   Process& process = thread.process;
   SignalSet left_to_others;
   {
-    std::lock_guard guard(process.signals.lock);
+    LockGuard guard(process.signals.lock);
     left_to_others = process.signals.pending.set & set & ~thread.signals.blocked;
     thread.signals.blocked = set & ~kUnblockable;
     if ((thread.signals.pending.set | process.signals.pending.set) & ~thread.signals.blocked) thread.look_at_signals();
@@ -119,8 +119,8 @@ void set_blocked(Thread& thread, SignalSet set) {
 }
 
 void retarget_signals(Process& process, const Thread& except, SignalSet set) {
-  std::lock_guard threads(process.threads_lock);
-  std::lock_guard guard(process.signals.lock);
+  LockGuard threads(process.threads_lock);
+  LockGuard guard(process.signals.lock);
   SignalSet homeless = process.signals.pending.set & set;
   for (auto& thread : process.threads) {
     if (!homeless) return;
@@ -142,8 +142,9 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
 namespace {
 
 // What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process go
-// on. If it does: which change that is. Under both locks.
-std::optional<std::uint64_t> change_run_state(Process& process, int sig) {
+// on. If it does: which change that is.
+std::optional<std::uint64_t> change_run_state(Process& process, int sig)
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const bool resume = sig == SIGCONT;
   if (!resume && !(kStopSignals & bit_of(sig))) return std::nullopt;
   const SignalSet cancelled = resume ? kStopSignals : bit_of(SIGCONT);
@@ -156,7 +157,8 @@ std::optional<std::uint64_t> change_run_state(Process& process, int sig) {
   return ++process.signals.changes;
 }
 
-std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
+std::int64_t queue_for_process(Process& process, const siginfo_t& info)
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const SignalSet bit = bit_of(info.si_signo);
   Thread* taker = nullptr;
   for (auto& thread : process.threads) {
@@ -173,7 +175,7 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info) {
   return r;
 }
 
-std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info) {
+std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info) RAMET_REQUIRES(process.signals.lock) {
   const SignalSet bit = bit_of(info.si_signo);
   if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
   std::int64_t r = queue(process, thread.signals.pending, info);
@@ -188,12 +190,12 @@ std::int64_t send(Process& process, int tid, const siginfo_t& info) {
   std::int64_t result = 0;
   std::optional<std::uint64_t> resumed;
   {
-    std::lock_guard threads(process.threads_lock);
+    LockGuard threads(process.threads_lock);
     Thread* thread = tid ? process.find_thread(tid) : nullptr;
     if (tid && !thread) return -ESRCH;
     if (sig == 0) return 0;
     if (sig != SIGKILL) {
-      std::lock_guard guard(process.signals.lock);
+      LockGuard guard(process.signals.lock);
       resumed = change_run_state(process, sig);
       result = thread ? queue_for_thread(process, *thread, info) : queue_for_process(process, info);
       if (!process.signals.fds.empty()) tell_signal_fds(process, sig);
@@ -215,7 +217,7 @@ void send_fault(Thread& thread, int sig, int code, mm::Gva address, std::uint64_
   info.si_signo = sig;
   info.si_code = code;
   info.si_addr = reinterpret_cast<void*>(address);
-  std::lock_guard guard(thread.process.signals.lock);
+  LockGuard guard(thread.process.signals.lock);
   SignalAction& action = thread.process.signals.actions[sig - 1];
   if (action.handler == 1 || (thread.signals.blocked & bit_of(sig))) action.handler = 0;
   thread.signals.blocked &= ~bit_of(sig);

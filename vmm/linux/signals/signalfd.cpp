@@ -33,13 +33,13 @@ void settle(Family& family, const OpenFile& file) {
   while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
   }
   const SignalSet mask = signal_fd_of(file).mask;
-  for (const auto& process : family.all()) {
-    std::lock_guard threads(process->threads_lock);
-    std::lock_guard guard(process->signals.lock);
-    const auto& fds = process->signals.fds;
-    if (std::ranges::none_of(fds, [&](const auto& f) { return f.lock().get() == &file; })) continue;
-    SignalSet pending = process->signals.pending.set;
-    for (const auto& thread : process->threads) pending |= thread->signals.pending.set;
+  for (const auto& shared : family.all()) {
+    Process& process = *shared;
+    LockGuard threads(process.threads_lock);
+    LockGuard guard(process.signals.lock);
+    if (std::ranges::none_of(process.signals.fds, [&](const auto& f) { return f.lock().get() == &file; })) continue;
+    SignalSet pending = process.signals.pending.set;
+    for (const auto& thread : process.threads) pending |= thread->signals.pending.set;
     if (pending & mask) raise(file);
   }
 }
@@ -84,7 +84,7 @@ signalfd_siginfo record_of(const siginfo_t& info) {
 std::optional<signalfd_siginfo> take(Thread& thread, SignalSet mask) {
   std::optional<siginfo_t> info;
   {
-    std::lock_guard guard(thread.process.signals.lock);
+    LockGuard guard(thread.process.signals.lock);
     info = take_signal(thread, mask);
   }
   if (!info) return std::nullopt;
@@ -133,12 +133,12 @@ OrErrno<std::shared_ptr<OpenFile>> make_signal_fd(SignalSet mask, int flags) {
 }
 
 void tell_from_now_on(Process& process, const std::shared_ptr<OpenFile>& file) {
-  std::lock_guard guard(process.signals.lock);
+  LockGuard guard(process.signals.lock);
   std::erase_if(process.signals.fds, [](const auto& known) { return known.expired(); });
   process.signals.fds.push_back(file);
 }
 
-void tell_signal_fds(Process& process, int sig) {
+void tell_signal_fds(Process& process, int sig) RAMET_REQUIRES(process.signals.lock) {
   std::erase_if(process.signals.fds, [&](const auto& known) {
     auto file = known.lock();
     if (!file) return true;

@@ -8,11 +8,11 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "arch/signal_frame.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::vmm {
@@ -41,15 +41,15 @@ struct PendingSignals {
 };
 
 struct ProcessSignals {
-  std::mutex lock;                              // guards this and every thread's ThreadSignals
-  std::array<SignalAction, kSignals> actions{};
-  PendingSignals pending;
-  std::vector<std::weak_ptr<OpenFile>> fds;     // signalfds it made or inherited; some may be closed
+  Mutex lock;  // guards every thread's ThreadSignals as well
+  std::array<SignalAction, kSignals> actions RAMET_GUARDED_BY(lock){};
+  PendingSignals pending RAMET_GUARDED_BY(lock);
+  std::vector<std::weak_ptr<OpenFile>> fds RAMET_GUARDED_BY(lock);     // signalfds it made or inherited; some may be closed
   // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for it
   // without, before they go back to the guest.
   std::atomic<std::uint32_t> stopped{0};
-  bool stopping = false;                        // a stop signal was taken and will be obeyed, unless SIGCONT comes first
-  std::uint64_t changes = 0;                    // how often it was stopped or continued
+  bool stopping RAMET_GUARDED_BY(lock) = false;                        // a stop signal was taken and will be obeyed, unless SIGCONT comes first
+  std::uint64_t changes RAMET_GUARDED_BY(lock) = 0;                    // how often it was stopped or continued
 };
 
 struct ThreadSignals {

@@ -29,7 +29,7 @@ const sockaddr* generic(const HostAddress& address) { return reinterpret_cast<co
 
 using End = std::shared_ptr<const SocketName> SocketEnds::*;
 std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
-  std::lock_guard guard(ends_of(file).lock);
+  LockGuard guard(ends_of(file).lock);
   return ends_of(file).*end;
 }
 
@@ -61,9 +61,9 @@ std::int64_t sys_bind(Thread& t, const Args& a) {
   auto name = name_in(*given, a[2]);
   if (!name) return -name.error();
   SocketEnds& ends = ends_of(**file);
-  std::lock_guard guard(ends.lock);
+  LockGuard guard(ends.lock);
   if (ends.own) return -EINVAL;
-  const auto bind = [&](HostFd node) -> std::int64_t {
+  const auto bind = [&](HostFd node) RAMET_REQUIRES(ends.lock) -> std::int64_t {
     auto bound = names_of(t).bind(*file, *name, std::move(node));
     if (!bound) return -bound.error();
     ends.own = std::move(*bound);
@@ -92,9 +92,9 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
   SocketEnds& ends = ends_of(**file);
-  std::lock_guard guard(ends.lock);
+  LockGuard guard(ends.lock);
   if (address.name && address.name->type != SOCK_DGRAM) {
-    std::lock_guard listener(address.name->listener_lock);
+    LockGuard listener(address.name->listener_lock);
     ends.peer_credentials = address.name->listener;
   }
   ends.peer = std::move(address.name);
@@ -106,10 +106,10 @@ std::int64_t sys_listen(Thread& t, const Args& a) {
   if (!file) return -file.error();
   if (::listen((*file)->host.get(), a.i32(1)) != 0) return -errno;
   SocketEnds& ends = ends_of(**file);
-  std::lock_guard guard(ends.lock);
+  LockGuard guard(ends.lock);
   ends.peer_credentials = own_credentials(t);
   if (!ends.own) return 0;
-  std::lock_guard listener(ends.own->listener_lock);
+  LockGuard listener(ends.own->listener_lock);
   ends.own->listener = *ends.peer_credentials;
   return 0;
 }
@@ -124,13 +124,18 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
                                     static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
-  ends_of(*accepted).own = name_at(**file, &SocketEnds::own);
-  ends_of(*accepted).peer_credentials = ucred{};
-  ends_of(*accepted).wants_credentials = ends_of(**file).wants_credentials.load();
   HostAddress address;
-  if (::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0)
-    ends_of(*accepted).peer = name_of(t, address);
-  if (std::int64_t bad = give_name_at(t, ends_of(*accepted).peer.get(), at, length_at)) return bad;
+  const bool told = ::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0;
+  const auto peer = told ? name_of(t, address) : nullptr;
+  {
+    SocketEnds& ends = ends_of(*accepted);
+    auto own = name_at(**file, &SocketEnds::own);
+    LockGuard guard(ends.lock);
+    ends.own = std::move(own), ends.peer = peer;
+    ends.peer_credentials = ucred{};
+    ends.wants_credentials = ends_of(**file).wants_credentials.load();
+  }
+  if (std::int64_t bad = give_name_at(t, peer.get(), at, length_at)) return bad;
   return std::move(*number).put(std::move(accepted), flags & SOCK_CLOEXEC);
 }
 
@@ -157,7 +162,7 @@ OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_p
   struct stat st{};
   if (node && ::fstat(node.get(), &st) != 0) return err(errno);
   const int type = type_of(*file);
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const auto gone = [](const auto& entry) { return entry.second.socket.expired(); };
   std::erase_if(abstract_, gone);
   std::erase_if(host_, gone);
@@ -210,20 +215,20 @@ std::shared_ptr<const SocketName> SocketNames::find(const std::map<Key, Bound>& 
   return found == names.end() || found->second.socket.expired() ? nullptr : found->second.name;
 }
 std::shared_ptr<const SocketName> SocketNames::abstract(int type, const std::string& guest) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return find(abstract_, {type, guest});
 }
 std::shared_ptr<const SocketName> SocketNames::at(const struct stat& node) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return find(nodes_, Inode{node.st_dev, node.st_ino});
 }
 std::shared_ptr<const SocketName> SocketNames::on_host(const std::string& host) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return find(host_, host);
 }
 
 std::shared_ptr<OpenFile> SocketNames::bound_to(const SocketName& name) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = host_.find(name.host);
   return found == host_.end() ? nullptr : found->second.socket.lock();
 }

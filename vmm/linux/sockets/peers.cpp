@@ -56,7 +56,7 @@ ino_t other_end(const OpenFile& socket) {
 void SocketNames::connects(const std::shared_ptr<OpenFile>& socket, const ucred& caller) {
   struct stat st{};
   if (::fstat(socket->host.get(), &st) != 0) return;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (callers_.size() >= many_callers_) {
     std::erase_if(callers_, [](const auto& entry) { return entry.second.socket.expired(); });
     many_callers_ = std::max(kManyCallers, 2 * callers_.size());
@@ -68,7 +68,7 @@ void SocketNames::connects(const std::shared_ptr<OpenFile>& socket, const ucred&
 
 ucred SocketNames::who_connected(const OpenFile& accepted) const {
   const ino_t inode = other_end(accepted);
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const auto found = callers_.find(inode);
   if (inode != 0 && found != callers_.end() && !found->second.socket.expired()) return found->second.who;
   if (other_callers_) return {0, kOverflowId, kOverflowId};

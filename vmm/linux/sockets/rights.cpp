@@ -27,7 +27,7 @@ OrErrno<HostFd> SocketNames::pass(Cargo cargo) {
   struct stat st{};
   if (::fstat(kept.get(), &st) != 0) return err(errno);
   std::vector<Passed> dropped;  // closed without the lock
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   std::size_t under_way = 1 + cargo.files.size();
   for (auto p = passed_.begin(); p != passed_.end();) {
     pollfd other{p->second.other_end.get(), 0, 0};
@@ -46,7 +46,7 @@ OrErrno<HostFd> SocketNames::pass(Cargo cargo) {
 SocketNames::Cargo SocketNames::take(const HostFd& ticket, bool keep) {
   struct stat st{};
   if (::fstat(ticket.get(), &st) != 0 || !S_ISFIFO(st.st_mode)) return {};
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = passed_.find(st.st_ino);
   if (found == passed_.end()) return {};
   if (keep) return found->second.cargo;

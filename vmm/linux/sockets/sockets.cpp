@@ -42,9 +42,13 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, a.i32(2), host) != 0) return -errno;
   HostFd first(host[0]), second(host[1]);
   auto one = make_socket(std::move(first)), other = make_socket(std::move(second));
-  ends_of(*one).peer_credentials = ends_of(*other).peer_credentials = own_credentials(thread);
-  const auto ends = [](const auto& file) { return std::static_pointer_cast<SocketEnds>(file->operations); };
-  ends_of(*one).other = ends(other), ends_of(*other).other = ends(one);
+  const auto join = [&](OpenFile& end, const OpenFile& to) {
+    SocketEnds& ends = ends_of(end);
+    LockGuard guard(ends.lock);
+    ends.peer_credentials = own_credentials(thread);
+    ends.other = std::static_pointer_cast<SocketEnds>(to.operations);
+  };
+  join(*one, *other), join(*other, *one);
   auto pair = state_of(thread).install_pair(std::move(one), std::move(other), type & SOCK_CLOEXEC);
   if (!pair) return -pair.error();
   if (write_user(thread.memory(), a[3], *pair)) return 0;
@@ -76,7 +80,7 @@ bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& 
   if (!names.credentials_wanted.load(std::memory_order_relaxed)) return false;
   std::shared_ptr<const SocketName> name = to.name;
   {
-    std::lock_guard guard(ends_of(file).lock);
+    LockGuard guard(ends_of(file).lock);
     if (!name) {
       if (auto other = ends_of(file).other.lock()) return other->wants_credentials;
       name = ends_of(file).peer;
@@ -263,7 +267,7 @@ bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name ==
 ucred peer_of(Thread& thread, const OpenFile& file) {
   std::optional<ucred> peer;
   {
-    std::lock_guard guard(ends_of(file).lock);
+    LockGuard guard(ends_of(file).lock);
     peer = ends_of(file).peer_credentials;
   }
   if (!peer) return {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};

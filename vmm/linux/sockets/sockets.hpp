@@ -11,13 +11,13 @@
 #include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/linux/files/operations.hpp"
 #include "vmm/linux/files/scratch.hpp"
@@ -37,8 +37,8 @@ struct SocketName {
   HostFd inode;              // O_PATH of what the host's socket is bound to: the one way to it
   HostFd node;               // O_PATH of the file of a name in the file system: its inode is not used again meanwhile
   // Who has called listen(2) last. Pid 0: nobody.
-  mutable std::mutex listener_lock;      // a leaf; guards listener
-  mutable ucred listener{};
+  mutable Mutex listener_lock;  // a leaf
+  mutable ucred listener RAMET_GUARDED_BY(listener_lock){};
 };
 
 // The two ends as the guest knows them.
@@ -46,12 +46,12 @@ struct SocketEnds : FileOperations {
   // A message with the sender's credentials, if the other end may want them.
   std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override;
 
-  std::mutex lock;           // guards the rest; outermost, held while the socket is bound
-  std::shared_ptr<const SocketName> own, peer;
+  Mutex lock;  // outermost: held while the socket is bound
+  std::shared_ptr<const SocketName> own RAMET_GUARDED_BY(lock), peer RAMET_GUARDED_BY(lock);
   // SO_PEERCRED: who made the other end, or listened there; of a socket that listens, its own. Pid 0: it was accepted, see
   // SocketNames::who_connected(). Nothing: there is no peer.
-  std::optional<ucred> peer_credentials;
-  std::weak_ptr<SocketEnds> other;       // of socketpair(2)'s; of no others
+  std::optional<ucred> peer_credentials RAMET_GUARDED_BY(lock);
+  std::weak_ptr<SocketEnds> other RAMET_GUARDED_BY(lock);       // of socketpair(2)'s; of no others
   std::atomic<bool> wants_credentials{false};  // SO_PASSCRED; from any thread
 };
 
@@ -106,20 +106,20 @@ class SocketNames {
     ucred who{};
   };
   using Inode = std::pair<dev_t, ino_t>;
-  std::int64_t place_locked(const OpenFile&, SocketName&);  // binds the host's socket; 0 or -errno
+  std::int64_t place_locked(const OpenFile&, SocketName&) RAMET_REQUIRES(lock_);  // binds the host's socket; 0 or -errno
   template <class Key>
   static std::shared_ptr<const SocketName> find(const std::map<Key, Bound>&, const Key&);
 
-  mutable std::mutex lock_;          // guards the rest; innermost
-  std::map<std::pair<int, std::string>, Bound> abstract_;
-  std::map<std::string, Bound> host_;
-  std::map<Inode, Bound> nodes_;
-  std::map<ino_t, Passed> passed_;
-  std::map<ino_t, Caller> callers_;  // by the host's inode
-  bool other_callers_ = false;       // some had other ids than the VMM's
-  std::size_t many_callers_ = 0;     // so many are looked through for those that are gone
-  ScratchDirectory places_;          // where sockets are bound; empty but for that moment
-  std::uint64_t made_ = 0, chosen_ = 0;
+  mutable Mutex lock_;  // innermost
+  std::map<std::pair<int, std::string>, Bound> abstract_ RAMET_GUARDED_BY(lock_);
+  std::map<std::string, Bound> host_ RAMET_GUARDED_BY(lock_);
+  std::map<Inode, Bound> nodes_ RAMET_GUARDED_BY(lock_);
+  std::map<ino_t, Passed> passed_ RAMET_GUARDED_BY(lock_);
+  std::map<ino_t, Caller> callers_ RAMET_GUARDED_BY(lock_);  // by the host's inode
+  bool other_callers_ RAMET_GUARDED_BY(lock_) = false;       // some had other ids than the VMM's
+  std::size_t many_callers_ RAMET_GUARDED_BY(lock_) = 0;     // so many are looked through for those that are gone
+  ScratchDirectory places_ RAMET_GUARDED_BY(lock_);          // where sockets are bound; empty but for that moment
+  std::uint64_t made_ RAMET_GUARDED_BY(lock_) = 0, chosen_ RAMET_GUARDED_BY(lock_) = 0;
 };
 
 // A descriptor of the guest's. Errors: EBADF, ENOTSOCK.

@@ -208,7 +208,7 @@ std::int64_t sys_timer_create(Thread& thread, const Args& a) {
       case SIGEV_SIGNAL: break;
       case SIGEV_THREAD_ID: {
         notify.tid = event->_sigev_un._tid;
-        std::lock_guard guard(thread.process.threads_lock);
+        LockGuard guard(thread.process.threads_lock);
         if (!thread.process.find_thread(notify.tid)) return -EINVAL;
         break;
       }

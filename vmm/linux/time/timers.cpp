@@ -58,7 +58,7 @@ OrErrno<std::chrono::nanoseconds> ProcessorClock::now(Process& asking) const {
     if (!other) return err(EINVAL);
     return other->processor_time();
   }
-  std::lock_guard guard(asking.threads_lock);
+  LockGuard guard(asking.threads_lock);
   Thread* const thread = asking.find_thread(id);
   if (!thread) return err(EINVAL);
   return thread->processor_time();
@@ -66,7 +66,7 @@ OrErrno<std::chrono::nanoseconds> ProcessorClock::now(Process& asking) const {
 
 void Timers::stop() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     for (auto& [id, timer] : timers_) delete_on_host(timer);
     timers_.clear();
     interval_.fill(-1);
@@ -116,7 +116,7 @@ void Timers::serve() {
     const int sig = sigtimedwait(&set, &host, wait ? &slice : nullptr);
     std::uint64_t asked;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       if (stopping_) return;
       asked = settle_asked_;
       if (asked == settled_) asked = 0;
@@ -128,23 +128,23 @@ void Timers::serve() {
     constexpr timespec kAtOnce{};
     for (std::size_t i = 0; i < kMaxTimers && sigtimedwait(&timers, &host, &kAtOnce) == timer_signal(); ++i) host_timer_expired(host);
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       settled_ = asked;
     }
     settled_changed_.notify_all();
   }
 }
 
-void Timers::settle(std::unique_lock<std::mutex>& guard) {
+void Timers::settle(UniqueLock& guard) {
   const std::uint64_t asked = ++settle_asked_;
   wake_locked();
-  settled_changed_.wait(guard, [&] { return stopping_ || settled_ >= asked; });
+  settled_changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || settled_ >= asked; });
 }
 
 void Timers::host_timer_expired(const siginfo_t& host) {
   Expired expired;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     const int id = host.si_value.sival_int;
     auto found = timers_.find(id);
     if (found == timers_.end()) return;  // deleted while its expiry was on the way
@@ -193,7 +193,7 @@ std::optional<std::chrono::nanoseconds> Timers::look() {
   std::vector<std::pair<int, ProcessorClock>> armed;
   bool limited;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     for (const auto& [id, timer] : timers_)
       if (const auto* clock = timer.of_processor(); clock && timer.expiry != Nanoseconds{} && timer.notify.signal) armed.emplace_back(id, *clock);
     limited = limited_;
@@ -212,7 +212,7 @@ std::optional<std::chrono::nanoseconds> Timers::look() {
   }
   for (const auto& [id, clock] : armed) {
     const auto now = clock.now(process_);
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     auto found = timers_.find(id);
     if (found == timers_.end() || found->second.expiry == Nanoseconds{}) continue;  // changed meanwhile
     Timer& timer = found->second;
@@ -236,7 +236,7 @@ std::optional<std::chrono::nanoseconds> Timers::look() {
 std::optional<std::chrono::nanoseconds> Timers::look_at_limit(Nanoseconds used, std::vector<Expired>& expired) {
   Expired e;
   e.info.si_code = SI_KERNEL;
-  std::lock_guard guard(process_.limits.lock);
+  LockGuard guard(process_.limits.lock);
   rlimit64& limit = process_.limits.value[RLIMIT_CPU];
   constexpr auto kMost = static_cast<rlim64_t>(kNever / std::chrono::seconds(1));
   const auto time = [](rlim64_t seconds) { return seconds > kMost ? kNever : Nanoseconds(std::chrono::seconds(seconds)); };
@@ -256,9 +256,9 @@ std::optional<std::chrono::nanoseconds> Timers::look_at_limit(Nanoseconds used, 
 }
 
 bool Timers::watch_limit() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   {
-    std::lock_guard limits(process_.limits.lock);
+    LockGuard limits(process_.limits.lock);
     const rlimit64& limit = process_.limits.value[RLIMIT_CPU];
     limited_ = limit.rlim_cur != RLIM64_INFINITY || limit.rlim_max != RLIM64_INFINITY;
   }
@@ -271,7 +271,7 @@ bool Timers::watch_limit() {
 std::chrono::nanoseconds Timers::now_of(int id) {
   std::optional<ProcessorClock> clock;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (auto found = timers_.find(id); found != timers_.end())
       if (const auto* of = found->second.of_processor()) clock = *of;
   }
@@ -300,18 +300,18 @@ std::int64_t Timers::create_locked(const Clock& clock, const Notify& notify, boo
 }
 
 std::int64_t Timers::create(const Clock& clock, const Notify& notify) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return create_locked(clock, notify, true);
 }
 
 std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of(id);
-  std::unique_lock guard(lock_);
+  UniqueLock guard(lock_);
   auto found = timers_.find(id);
   return found == timers_.end() || !found->second.posix ? -EINVAL : set_settled(guard, id, flags, value, old, now);
 }
 
-std::int64_t Timers::set_settled(std::unique_lock<std::mutex>& guard, int id, int flags, const itimerspec& value, itimerspec* old,
+std::int64_t Timers::set_settled(UniqueLock& guard, int id, int flags, const itimerspec& value, itimerspec* old,
                                  Nanoseconds now) {
   itimerspec before{};
   if (const std::int64_t r = set_locked(id, flags, value, before, now); r != 0) return r;
@@ -342,7 +342,7 @@ std::int64_t Timers::set_locked(int id, int flags, const itimerspec& value, itim
 
 std::int64_t Timers::get(int id, itimerspec& value) {
   const Nanoseconds now = now_of(id);
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = timers_.find(id);
   return found == timers_.end() || !found->second.posix ? -EINVAL : get_locked(id, value, now);
 }
@@ -359,20 +359,20 @@ std::int64_t Timers::get_locked(int id, itimerspec& value, Nanoseconds now) {
 
 void Timers::taken(const siginfo_t& info) {
   if (info.si_code != SI_TIMER) return;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = timers_.find(info.si_timerid);  // programs make such signals, too
   if (found != timers_.end()) found->second.last_overrun = info.si_overrun;
 }
 
 std::int64_t Timers::overrun(int id) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = timers_.find(id);
   return found == timers_.end() || !found->second.posix ? -EINVAL : found->second.last_overrun;
 }
 
 std::int64_t Timers::remove(int id) {
   if (const std::int64_t r = set(id, 0, {}, nullptr); r != 0) return r;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto found = timers_.find(id);
   if (found == timers_.end()) return -EINVAL;
   delete_on_host(found->second);
@@ -381,12 +381,12 @@ std::int64_t Timers::remove(int id) {
 }
 
 std::size_t Timers::posix_count() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return static_cast<std::size_t>(std::ranges::count_if(timers_, [](const auto& entry) { return entry.second.posix; }));
 }
 
 void Timers::remove_posix() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   std::erase_if(timers_, [this](auto& entry) {
     if (!entry.second.posix) return false;
     delete_on_host(entry.second);
@@ -407,7 +407,7 @@ std::int64_t Timers::interval_timer_locked(int which) {
 
 std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of_interval(which);
-  std::unique_lock guard(lock_);
+  UniqueLock guard(lock_);
   if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
     if (old) *old = {};
     return 0;  // alarm(0) before any alarm needs no timer
@@ -418,7 +418,7 @@ std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itim
 
 std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {
   const Nanoseconds now = now_of_interval(which);
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   value = {};
   return interval_[which] < 0 ? 0 : get_locked(interval_[which], value, now);
 }

@@ -9,12 +9,12 @@
 #include <condition_variable>
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <variant>
 #include <vector>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -93,38 +93,39 @@ class Timers {
     siginfo_t info{};
   };
   static constexpr std::size_t kMaxTimers = 256;
-  std::int64_t create_locked(const Clock&, const Notify&, bool posix);
-  std::int64_t interval_timer_locked(int which);
-  std::int64_t set_settled(std::unique_lock<std::mutex>&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now);
-  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now);
-  std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now);
+  std::int64_t create_locked(const Clock&, const Notify&, bool posix) RAMET_REQUIRES(lock_);
+  std::int64_t interval_timer_locked(int which) RAMET_REQUIRES(lock_);
+  std::int64_t set_settled(UniqueLock&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now)
+      RAMET_REQUIRES(lock_);
+  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now) RAMET_REQUIRES(lock_);
+  std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now) RAMET_REQUIRES(lock_);
   // Of a timer of processor time; 0 for others. Without the lock.
   Nanoseconds now_of(int id);
   Nanoseconds now_of_interval(int which);
   static std::uint64_t advance(Timer&, Nanoseconds now);
   void delete_on_host(const Timer&);
-  Expired expired_locked(int id, const Timer&, std::uint64_t overrun) const;
+  Expired expired_locked(int id, const Timer&, std::uint64_t overrun) const RAMET_REQUIRES(lock_);
   void tell(const Expired&);
-  bool start_thread_locked();
-  void wake_locked();
+  bool start_thread_locked() RAMET_REQUIRES(lock_);
+  void wake_locked() RAMET_REQUIRES(lock_);
   // The serving thread has passed on what has expired so far. Gives up the lock meanwhile.
-  void settle(std::unique_lock<std::mutex>&);
+  void settle(UniqueLock&) RAMET_REQUIRES(lock_);
   void serve();
   void host_timer_expired(const siginfo_t&);
   std::optional<Nanoseconds> look();
   std::optional<Nanoseconds> look_at_limit(Nanoseconds used, std::vector<Expired>&);
 
   Process& process_;
-  std::mutex lock_;           // guards all below
-  std::map<int, Timer> timers_;
-  std::array<int, 3> interval_{-1, -1, -1};  // ids of the interval timers, -1 until first set
-  int next_id_ = 0;
-  bool stopping_ = false;     // the thread is to end
-  bool limited_ = false;      // watch_limit()
-  std::uint64_t settle_asked_ = 0, settled_ = 0;
+  Mutex lock_;
+  std::map<int, Timer> timers_ RAMET_GUARDED_BY(lock_);
+  std::array<int, 3> interval_ RAMET_GUARDED_BY(lock_){-1, -1, -1};  // ids of the interval timers, -1 until first set
+  int next_id_ RAMET_GUARDED_BY(lock_) = 0;
+  bool stopping_ RAMET_GUARDED_BY(lock_) = false;     // the thread is to end
+  bool limited_ RAMET_GUARDED_BY(lock_) = false;      // watch_limit()
+  std::uint64_t settle_asked_ RAMET_GUARDED_BY(lock_) = 0, settled_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable settled_changed_;  // settled_ or stopping_
-  Nanoseconds last_looked_at_{};  // what all of the looked-at clocks told together: have they moved?
-  unsigned idle_looks_ = 0;   // in a row
+  Nanoseconds last_looked_at_{};  // the serving thread's: what all of the looked-at clocks told together: have they moved?
+  unsigned idle_looks_ = 0;   // in a row; its, too
   pid_t server_ = 0;          // host tid of the thread; 0 before it runs
   std::thread thread_;
 };

@@ -146,9 +146,9 @@ std::span<const Definition> uring_calls() {
 // --- io_uring_register ---
 
 std::int64_t Uring::register_call(Thread& thread, unsigned opcode, mm::Gva at, unsigned count) {
-  std::lock_guard submitting(submit_lock_);
+  LockGuard submitting(submit_lock_);
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (gone_) return -ENXIO;
   }
   if (single_issuer() && thread.tid != issuer_) return -EEXIST;
@@ -168,7 +168,7 @@ std::int64_t Uring::register_call(Thread& thread, unsigned opcode, mm::Gva at, u
     case IORING_REGISTER_EVENTFD_ASYNC: return register_eventfd(thread, at, count, true);
     case IORING_UNREGISTER_EVENTFD: {
       if (!nothing) return -EINVAL;
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       if (!eventfd_) return -ENXIO;
       eventfd_.reset();
       if (std::exchange(bell_open_, false)) io_uring_queue_exit(&bell_);
@@ -261,7 +261,7 @@ std::int64_t Uring::update_files(Thread& thread, mm::Gva at, unsigned count) {
 std::int64_t Uring::register_eventfd(Thread& thread, mm::Gva at, unsigned count, bool async_only) {
   if (count != 1) return -EINVAL;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (eventfd_) return -EBUSY;
   }
   auto fd = read_user<int>(thread.memory(), at);
@@ -269,7 +269,7 @@ std::int64_t Uring::register_eventfd(Thread& thread, mm::Gva at, unsigned count,
   auto file = thread.process.files.get(*fd);
   if (!file) return -EBADF;
   if (file->kind != OpenFile::Kind::Event) return -EINVAL;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (int r = io_uring_queue_init(4, &bell_, 0); r < 0) return r;
   if (int r = io_uring_register_eventfd(&bell_, file->host.get()); r < 0) {
     io_uring_queue_exit(&bell_);

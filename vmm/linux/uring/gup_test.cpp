@@ -94,7 +94,7 @@ std::int64_t GupTest::start(Thread& thread, mm::Gva at) {
 }
 
 // What the pages hold now, wherever the guest's own page table points meanwhile.
-std::int64_t GupTest::read(Thread& thread, mm::Gva argument) {
+std::int64_t GupTest::give_pages(Thread& thread, mm::Gva argument) {
   if (!pin_) return -EINVAL;
   auto to = read_user<std::uint64_t>(thread.memory(), argument);
   if (!to) return -to.error();
@@ -114,12 +114,12 @@ std::int64_t GupTest::ioctl(Thread& thread, unsigned request, mm::Gva argument) 
     case kGupFast: case kPinFast: case kPinLong: case kGupBasic: case kPinBasic: case kDump:
       return sweep(thread, request, argument);
     case kStart: {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       return start(thread, argument);
     }
     case kRead: {
-      std::lock_guard guard(lock_);
-      return read(thread, argument);
+      LockGuard guard(lock_);
+      return give_pages(thread, argument);
     }
     case kStop: let_go(); return 0;
     default: return -EINVAL;
@@ -127,7 +127,7 @@ std::int64_t GupTest::ioctl(Thread& thread, unsigned request, mm::Gva argument) 
 }
 
 void GupTest::let_go() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   pin_.reset();
 }
 

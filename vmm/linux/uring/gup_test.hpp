@@ -2,10 +2,10 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <optional>
 
 #include "guest-mm/pin.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 
@@ -22,10 +22,10 @@ class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
   void let_go() override;
 
  private:
-  std::int64_t start(Thread&, mm::Gva);
-  std::int64_t read(Thread&, mm::Gva);
-  std::mutex lock_;                             // guards pin_; lock order: before the address space's
-  std::optional<mm::Pin> pin_;
+  std::int64_t start(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
+  std::int64_t give_pages(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
+  Mutex lock_;  // order: before the address space's
+  std::optional<mm::Pin> pin_ RAMET_GUARDED_BY(lock_);
 };
 
 // A new file of the device, to be installed.

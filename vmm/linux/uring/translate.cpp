@@ -67,7 +67,7 @@ UringKind uring_kind(std::uint8_t opcode) {
 
 UringRequest::~UringRequest() {
   if (!appended) return;
-  std::lock_guard guard(file->charge->lock);
+  LockGuard guard(file->charge->lock);
   file->charge->in_flight -= appended;
 }
 
@@ -149,7 +149,7 @@ UringTranslation::Result UringTranslation::charge(bool write, std::uint64_t byte
   if (!write || bytes == 0 || !request_.file->charge) return {};
   MemoryCharge& charge = *request_.file->charge;
   const int host = request_.file->host.get();
-  std::lock_guard guard(charge.lock);
+  LockGuard guard(charge.lock);
   struct stat st;
   const int status = ::fcntl(host, F_GETFL);
   const off_t at = ::lseek(host, 0, SEEK_CUR);

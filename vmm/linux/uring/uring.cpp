@@ -151,9 +151,9 @@ Uring::~Uring() {
 }
 
 void Uring::let_go() {
-  std::lock_guard submitting(submit_lock_);
+  LockGuard submitting(submit_lock_);
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (std::exchange(gone_, true)) return;
   }
   if (thread_.joinable()) {
@@ -162,15 +162,15 @@ void Uring::let_go() {
     // Some kernels leave entries behind a drain for ever; closing the ring ends those, and they have not begun.
     for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
       move();
-      std::unique_lock guard(lock_);
+      UniqueLock guard(lock_);
       if (requests_.empty()) break;
       guard.unlock();
       cancel_all(host_);
       guard.lock();
-      changed_.wait_for(guard, std::chrono::milliseconds(1), [&] { return requests_.empty(); });
+      changed_.wait_for(guard.standard(), std::chrono::milliseconds(1), [&]() RAMET_REQUIRES(lock_) { return requests_.empty(); });
     }
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       stopping_ = true;
     }
     changed_.notify_all();
@@ -179,7 +179,7 @@ void Uring::let_go() {
   }
   buffers_.reset();
   files_.clear();
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (std::exchange(host_open_, false)) io_uring_queue_exit(&host_);
   eventfd_.reset();
   devices_->requests.fetch_sub(static_cast<unsigned>(requests_.size()), std::memory_order_relaxed);
@@ -196,7 +196,7 @@ std::shared_ptr<OpenFile> Uring::file_of(Thread& thread, const io_uring_sqe& sqe
 }
 
 std::optional<std::uint64_t> Uring::find(std::uint64_t user_data, std::uint8_t kind) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   auto it = tags_.find({user_data, kind});
   if (it == tags_.end()) return std::nullopt;
   return it->second;
@@ -224,7 +224,7 @@ bool Uring::submit_one(Thread& thread, const io_uring_sqe& from, std::unique_ptr
     if (translation.timed_address2) entry.addr2 = time;
   }
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     entry.user_data = next_id_++;
     request->tag = tags_.insert({{from.user_data, uring_kind(from.opcode)}, entry.user_data});
     if (requests_.empty()) changed_.notify_all();  // the ring's thread has something to wait for
@@ -249,16 +249,16 @@ void Uring::flush_to_host(Thread* thread) {
 }
 
 std::int64_t Uring::submit(Thread& thread, unsigned count) {
-  std::lock_guard submitting(submit_lock_);
+  LockGuard submitting(submit_lock_);
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     if (gone_) return -ENXIO;
     if (!backlog_.empty() && full()) return -EBUSY;  // until the guest takes some
   }
   flush_to_host(&thread);
   if (io_uring_sq_ready(&host_) > 0) return -EAGAIN;
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     batch_ = next_id_;
   }
   count = std::min(count, queues_->submissions());
@@ -276,7 +276,7 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   flush_to_host(&thread);
   move();
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     batch_ = ~0ull;
   }
   // A write to a pipe that nobody reads, done at once: on Linux too the caller gets the signal.
@@ -296,7 +296,7 @@ unsigned Uring::move() {
     Done done;  // closes files, outside of the lock
     unsigned moved;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       moved = move_some_locked(done);
     }
     all += moved;
@@ -380,7 +380,7 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
     unsigned there;
     bool enough;
     {
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       flush_backlog_locked();
       there = queues_->completions();
       if (!timeouts) timeouts = timeouts_;
@@ -403,10 +403,10 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
 }
 
 void Uring::serve() {
-  std::unique_lock guard(lock_);
+  UniqueLock guard(lock_);
   while (!stopping_) {
     if (requests_.empty()) {
-      changed_.wait(guard);
+      changed_.wait(guard.standard());
       continue;
     }
     guard.unlock();
@@ -421,7 +421,7 @@ void Uring::serve() {
 
 void Uring::watch() {
   {
-    std::lock_guard guard(lock_);
+    LockGuard guard(lock_);
     watched_ = true;
   }
   devices_->watched.store(true, std::memory_order_relaxed);
@@ -429,7 +429,7 @@ void Uring::watch() {
 }
 
 void Uring::refresh() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   if (!watched_) return;
   flush_backlog_locked();
   eventfd_t count;

@@ -16,11 +16,11 @@
 #include <condition_variable>
 #include <list>
 #include <map>
-#include <mutex>
 #include <thread>
 #include <unordered_map>
 
 #include "guest-mm/pin.hpp"
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
 #include "vmm/linux/memory/host_mapping.hpp"
@@ -91,23 +91,23 @@ class Uring : public PinHolder {
   void serve();                                 // the ring's thread
 
   std::unique_ptr<UringRequest> new_request();  // null: the guest's limit is reached
-  bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>);
-  void flush_to_host(Thread*);
+  bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>) RAMET_REQUIRES(submit_lock_);
+  void flush_to_host(Thread*) RAMET_REQUIRES(submit_lock_);
   // Moves what the host has done into the guest's queue. Returns how many.
   unsigned move();
   bool full() const { return devices_->requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
   using Done = std::array<std::unique_ptr<UringRequest>, 64>;
-  unsigned move_some_locked(Done&);
-  void post_locked(std::list<Completion>& one);
-  void flush_backlog_locked();
-  void announce_locked(bool later);             // later: not only completions of entries that are being submitted
+  unsigned move_some_locked(Done&) RAMET_REQUIRES(lock_);
+  void post_locked(std::list<Completion>& one) RAMET_REQUIRES(lock_);
+  void flush_backlog_locked() RAMET_REQUIRES(lock_);
+  void announce_locked(bool later) RAMET_REQUIRES(lock_);             // later: not only completions of entries that are being submitted
   std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind);
-  std::shared_ptr<OpenFile> file_of(Thread&, const io_uring_sqe&);
+  std::shared_ptr<OpenFile> file_of(Thread&, const io_uring_sqe&) RAMET_REQUIRES(submit_lock_);
 
-  std::int64_t register_buffers(Thread&, mm::Gva, unsigned);
-  std::int64_t unregister_buffers(Thread&);
-  std::int64_t register_files(Thread&, mm::Gva, unsigned);
-  std::int64_t update_files(Thread&, mm::Gva, unsigned);
+  std::int64_t register_buffers(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
+  std::int64_t unregister_buffers(Thread&) RAMET_REQUIRES(submit_lock_);
+  std::int64_t register_files(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
+  std::int64_t update_files(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
   std::int64_t register_eventfd(Thread&, mm::Gva, unsigned, bool async_only);
   std::int64_t probe(Thread&, mm::Gva, unsigned);
 
@@ -120,29 +120,29 @@ class Uring : public PinHolder {
   MappingPlaces places_;                        // of the queues, the host's, and the thread's stack
 
   // Lock order: submit_lock_ > lock_ > the address space's.
-  std::mutex submit_lock_;                      // guards the host's submission queue, queues_'s, and what follows
-  io_uring host_{};
-  bool host_open_ = false;
-  std::shared_ptr<RegisteredBuffers> buffers_;
-  mm::Charge files_charge_;
-  std::vector<std::shared_ptr<OpenFile>> files_;
-  bool files_registered_ = false;
+  Mutex submit_lock_;  // guards the host's submission queue and queues_'s as well
+  io_uring host_{};                             // its submission queue by this lock, its completion queue by the next
+  bool host_open_ = false;                      // changed under both
+  std::shared_ptr<RegisteredBuffers> buffers_ RAMET_GUARDED_BY(submit_lock_);
+  mm::Charge files_charge_ RAMET_GUARDED_BY(submit_lock_);
+  std::vector<std::shared_ptr<OpenFile>> files_ RAMET_GUARDED_BY(submit_lock_);
+  bool files_registered_ RAMET_GUARDED_BY(submit_lock_) = false;
 
-  std::mutex lock_;                             // guards the host's completion queue, queues_'s, and what follows
-  std::uint64_t next_id_ = 1;                   // the host's user_data
-  std::uint64_t timeouts_ = 0;                  // that ran out: each ends all waits, however few completions there are
-  std::uint64_t batch_ = ~0ull;                 // first id of those that are being submitted; none: the largest
-  std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_;
-  std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_;  // (user_data, kind) -> id
-  std::list<Completion> backlog_;               // the guest's queue was full; counted as requests still
-  std::shared_ptr<OpenFile> eventfd_;
-  bool eventfd_async_only_ = false;
-  io_uring bell_{};                             // see register_eventfd()
-  bool bell_open_ = false;
+  Mutex lock_;  // guards the host's completion queue and queues_'s as well
+  std::uint64_t next_id_ RAMET_GUARDED_BY(lock_) = 1;                   // the host's user_data
+  std::uint64_t timeouts_ RAMET_GUARDED_BY(lock_) = 0;                  // that ran out: each ends all waits, however few completions there are
+  std::uint64_t batch_ RAMET_GUARDED_BY(lock_) = ~0ull;                 // first id of those that are being submitted; none: the largest
+  std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_ RAMET_GUARDED_BY(lock_);
+  std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_ RAMET_GUARDED_BY(lock_);  // (user_data, kind) -> id
+  std::list<Completion> backlog_ RAMET_GUARDED_BY(lock_);               // the guest's queue was full; counted as requests still
+  std::shared_ptr<OpenFile> eventfd_ RAMET_GUARDED_BY(lock_);
+  bool eventfd_async_only_ RAMET_GUARDED_BY(lock_) = false;
+  io_uring bell_ RAMET_GUARDED_BY(lock_){};                             // see register_eventfd()
+  bool bell_open_ RAMET_GUARDED_BY(lock_) = false;
   HostFd stop_;                                 // eventfd: the ring's thread is to end
   HostFd ready_;                                // eventfd, readable while the guest has completions; see watch()
-  bool watched_ = false;
-  bool gone_ = false, stopping_ = false;
+  bool watched_ RAMET_GUARDED_BY(lock_) = false;
+  bool gone_ RAMET_GUARDED_BY(lock_) = false, stopping_ RAMET_GUARDED_BY(lock_) = false;
   std::condition_variable changed_;             // requests_ became empty or not, stopping_
 
   std::atomic<std::uint32_t> posted_{0};        // futex word: completions were posted; pairs with wait()

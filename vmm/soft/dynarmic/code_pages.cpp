@@ -25,7 +25,7 @@ bool CodePages::Page::same(const Page& now) const {
 }
 
 void CodePages::add(std::uint64_t page, const Page& what) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   pages_[page] = what;
   frames_.emplace(what.frame, page);
 }
@@ -33,37 +33,37 @@ void CodePages::add(std::uint64_t page, const Page& what) {
 void CodePages::remove(std::uint64_t page) {
   const auto found = pages_.find(page);
   if (found == pages_.end()) return;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   drop_frame_locked(found->second.frame, page);
   pages_.erase(found);
 }
 
 void CodePages::forget_frames() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   frames_.clear();
 }
 
 void CodePages::index_frames() {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   frames_.clear();
   for (const auto& [page, what] : pages_) frames_.emplace(what.frame, page);
 }
 
 bool CodePages::has_frame(std::uint64_t frame) const {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   return frames_.contains(frame);
 }
 
 std::vector<std::uint64_t> CodePages::pages_of(std::uint64_t frame) const {
   std::vector<std::uint64_t> pages;
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   const auto [from, to] = frames_.equal_range(frame);
   for (auto at = from; at != to; ++at) pages.push_back(at->second);
   return pages;
 }
 
 void CodePages::move(std::uint64_t page, Page& what, std::uint64_t frame) {
-  std::lock_guard guard(lock_);
+  LockGuard guard(lock_);
   drop_frame_locked(what.frame, page);
   frames_.emplace(frame, page);
   what.frame = frame;

@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include <xxhash.h>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/soft/engine.hpp"
 
 namespace ramet::vmm::soft {
@@ -49,7 +49,7 @@ class CodePages {
         continue;
       }
       gone.push_back(at->first);
-      std::lock_guard guard(lock_);
+      LockGuard guard(lock_);
       drop_frame_locked(at->second.frame, at->first);
       at = pages_.erase(at);
     }
@@ -58,11 +58,11 @@ class CodePages {
 
  private:
   void move(std::uint64_t page, Page&, std::uint64_t frame);
-  void drop_frame_locked(std::uint64_t frame, std::uint64_t page);
+  void drop_frame_locked(std::uint64_t frame, std::uint64_t page) RAMET_REQUIRES(lock_);
 
   std::map<std::uint64_t, Page> pages_;  // by guest address; the engine's thread's
-  mutable std::mutex lock_;              // guards frames_, which others look at; a leaf
-  std::unordered_multimap<std::uint64_t, std::uint64_t> frames_;  // the same, by frame
+  mutable Mutex lock_;  // a leaf; others look at them
+  std::unordered_multimap<std::uint64_t, std::uint64_t> frames_ RAMET_GUARDED_BY(lock_);  // the same, by frame
 };
 
 }  // namespace ramet::vmm::soft
