@@ -68,7 +68,7 @@ void cycles(benchmark::State& state, Where where, bool merge, bool giants) {
     }
     for (; !read_only.empty(); read_only.pop_front()) g.change(read_only.front(), kReadWrite);
   }
-  g.space->settle();
+  g.space->flush_deferred();
   state.counters["ns_per_cycle"] = spent / (double(state.iterations()) * kCycles);
   state.counters["blocks_in_the_end"] = double(g.blocks());
   state.counters["table_pages"] = double(g.space->usage().table_pages);

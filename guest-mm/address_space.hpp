@@ -245,7 +245,7 @@ class AddressSpace {
   // Merges every uniform table of a range that its rules allow. Returns the leaves made.
   std::uint64_t merge(Gva address, std::uint64_t length);
   // Flushes what rode along with nothing yet: tables that merges took away.
-  void settle();
+  void flush_deferred();
 
   // --- layers (freeze.cpp) ---
   // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what

@@ -11,20 +11,20 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   Impl& m = *impl_;
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};
-  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  if (!m.core.user_range(address, length)) return fail(Error::NotMapped);
   Gva end = address + length;
-  if (advice == Advice::PopulateRead) return m.populate(address, end, Access::Read, false);
-  if (advice == Advice::PopulateWrite) return m.populate(address, end, Access::Write, false);
+  if (advice == Advice::PopulateRead) return m.faults.populate(address, end, Access::Read);
+  if (advice == Advice::PopulateWrite) return m.faults.populate(address, end, Access::Write);
 
-  FlushBatch batch = m.locked();
+  FlushBatch batch = m.core.locked();
   // Holes are an error after the rest has been advised.
-  Result<> whole = m.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
+  Result<> whole = m.core.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
   const auto edit = [&](const std::function<void(Region&)>& change) RAMET_REQUIRES(address_space_lock) -> Result<> {
-    if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
-    m.regions.seize(address, end);  // or a fault would map a block across an end
-    auto cut = m.split_ends_locked(address, end, batch);
-    if (cut) m.regions.change(address, end, change);
-    else m.regions.release(address, end);
+    if (!m.core.regions.room(address, end, 0)) return fail(Error::NoMemory);
+    m.core.regions.seize(address, end);  // or a fault would map a block across an end
+    auto cut = m.core.split_ends_locked(address, end, batch);
+    if (cut) m.core.regions.change(address, end, change);
+    else m.core.regions.release(address, end);
     batch.commit();
     return cut ? whole : cut;
   };
@@ -34,7 +34,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
   };
   if (advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold || advice == Advice::WipeOnFork) {
-    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+    for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
       if (!refuses(*r)) continue;
       whole = fail(Error::Invalid);
       if (r->start <= address) return whole;
@@ -45,12 +45,12 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
     case Advice::Free:  // at once: the guest may find zeroes from now on, as MADV_FREE allows
     case Advice::DontNeed:
     case Advice::DontNeedLocked: {
-      if (!m.regions.room(address, end, 0)) return fail(Error::NoMemory);
-      m.regions.seize(address, end);  // or a fault would map a block across an end
-      auto done = m.split_ends_locked(address, end, batch);
-      if (done) m.table->unmap(address, end, batch);
+      if (!m.core.regions.room(address, end, 0)) return fail(Error::NoMemory);
+      m.core.regions.seize(address, end);  // or a fault would map a block across an end
+      auto done = m.core.split_ends_locked(address, end, batch);
+      if (done) m.core.table->unmap(address, end, batch);
       batch.commit();
-      m.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
+      m.core.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
       return done ? whole : done;
     }
     case Advice::Lock: return edit([](Region& r) { r.locked = true; });
@@ -73,7 +73,7 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   Impl& m = *impl_;
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};
-  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  if (!m.core.user_range(address, length)) return fail(Error::NotMapped);
   const Gva end = address + length;
   struct Part {
     std::shared_ptr<Backing> backing;
@@ -82,10 +82,10 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   std::vector<Part> parts;
   Result<> result;
   {
-    SpaceGuard guard(m.lock);
-    if (!m.regions.covered(address, end)) result = fail(Error::NotMapped);  // after syncing what there is
-    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
-      if (!r->shared || !r->backing) continue;
+    SpaceGuard guard(m.core.lock);
+    if (!m.core.regions.covered(address, end)) result = fail(Error::NotMapped);  // after syncing what there is
+    for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
+      if (!r->shows_object()) continue;
       const Gva from = std::max(address, r->start), to = std::min(end, r->end);
       parts.push_back({r->backing, r->offset_of(from), to - from});
     }
@@ -99,18 +99,18 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
 
 // Of a page that was mapped ahead only what it holds tells whether the program has used it since: not every machine says
 // which pages were accessed. One that was only read, or written with zeroes, counts as untouched.
-bool AddressSpace::Impl::touched(const PageTable::Leaf& leaf) const {
+bool EntryRules::touched(const PageTable::Leaf& leaf) const {
   if (!leaf.attributes.ahead) return true;
   alignas(std::uint64_t) std::array<std::byte, kPageSize> bytes;
-  memory.bring(leaf.address, bytes.size());
-  return !copy_guarded(bytes.data(), memory.host(leaf.address), bytes.size()) || !all_zero(bytes);
+  core_.memory.bring(leaf.address, bytes.size());
+  return !copy_guarded(bytes.data(), core_.memory.host(leaf.address), bytes.size()) || !all_zero(bytes);
 }
 
 Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) {
   Impl& m = *impl_;
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
   if (length == 0) return {};
-  if (!m.user_range(address, length)) return fail(Error::NotMapped);
+  if (!m.core.user_range(address, length)) return fail(Error::NotMapped);
   if (out.size() < length >> kPageShift) return fail(Error::Invalid);
   const Gva end = address + length;
   const auto pages = [&](Gva from, Gva to) { return out.subspan((from - address) >> kPageShift, (to - from) >> kPageShift); };
@@ -122,14 +122,14 @@ Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<st
   };
   std::vector<Part> parts;
   {
-    SpaceGuard guard(m.lock);
-    if (!m.regions.covered(address, end)) return fail(Error::NotMapped);
-    for (const Region* r = m.regions.at_or_after(address); r && r->start < end; r = m.regions.next(*r)) {
+    SpaceGuard guard(m.core.lock);
+    if (!m.core.regions.covered(address, end)) return fail(Error::NotMapped);
+    for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
       const Gva from = std::max(address, r->start), to = std::min(end, r->end);
       if (r->backing) parts.push_back({r->backing, r->offset_of(from), pages(from, to)});
-      if (r->backing && r->shared) continue;  // whoever has touched it
-      m.table->visit(from, to, [&](const PageTable::Leaf& leaf) {
-        if (r->backing || m.touched(leaf)) std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});
+      if (r->shows_object()) continue;  // whoever has touched it
+      m.core.table->visit(from, to, [&](const PageTable::Leaf& leaf) {
+        if (r->backing || m.rules.touched(leaf)) std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});
       });
     }
   }

@@ -9,12 +9,12 @@ using State = PageTable::State;
 using Level = PageTable::Level;
 
 void AddressSpace::visit_contents(const std::function<void(const Region&, const Stretch&)>& see) const {
-  const Impl& m = *impl_;
-  SpaceGuard guard(m.lock);
-  for (const Region* r = m.regions.at_or_after(0); r; r = m.regions.next(*r)) {
-    if (r->shared && r->backing) continue;
+  const SpaceCore& core = impl_->core;
+  SpaceGuard guard(core.lock);
+  for (const Region* r = core.regions.at_or_after(0); r; r = core.regions.next(*r)) {
+    if (r->shows_object()) continue;
     Stretch stretch;
-    m.table->visit(r->start, r->end, [&](const PageTable::Leaf& leaf) {
+    core.table->visit(r->start, r->end, [&](const PageTable::Leaf& leaf) {
       const Gva start = std::max(leaf.start, r->start), end = std::min(leaf.end(), r->end);
       const Gpa frame = leaf.address + (start - leaf.start);
       const std::uint64_t bytes = stretch.pages << kPageShift;
@@ -29,78 +29,87 @@ void AddressSpace::visit_contents(const std::function<void(const Region&, const 
   }
 }
 
-Result<> AddressSpace::Impl::map_stretch_locked(const Region& region, const Stretch& s, FlushBatch& batch) {
-  if (!is_aligned(s.start | s.frame, kPageSize) || (region.shared && region.backing) || s.start < region.start ||
+Result<> Layers::map_stretch_locked(const Region& region, const AddressSpace::Stretch& s, FlushBatch& batch) {
+  PageTable& table = *core_.table;
+  if (!is_aligned(s.start | s.frame, kPageSize) || region.shows_object() || s.start < region.start ||
       s.start >= region.end || s.pages == 0 || s.pages > (region.end - s.start) >> kPageShift) {
     return fail(Error::Invalid);
   }
   const std::uint64_t bytes = s.pages << kPageShift;
-  const auto bank = memory.inherited(s.frame) ? memory.bank_of(s.frame) : nullptr;
+  const auto bank = core_.memory.inherited(s.frame) ? core_.memory.bank_of(s.frame) : nullptr;
   if (!bank || bank->end() - s.frame < bytes) return fail(Error::Invalid);
-  const auto attributes = this->attributes(region, Access::Read, s.frame);
+  const auto attributes = rules_.attributes(region, Access::Read, s.frame);
   const Gva end = s.start + bytes;
   for (Gva at = s.start; at < end;) {
     const Gpa frame = s.frame + (at - s.start);
-    const bool block = takes_blocks(region) && is_aligned(at | frame, kBlockSize) && end - at >= kBlockSize;
+    const bool block = rules_.takes_blocks(region) && is_aligned(at | frame, kBlockSize) && end - at >= kBlockSize;
     const Level level = block ? Level::Pmd : Level::Pte;
     const std::uint64_t span = arch::span_of(level), reach = span * arch::kEntriesPerTable;
     Gva stop = std::min(align_down(end, span), align_down(at, reach) + reach);
     // Small pages end where blocks can begin.
-    if (!block && takes_blocks(region) && is_aligned(at - frame, kBlockSize))
+    if (!block && rules_.takes_blocks(region) && is_aligned(at - frame, kBlockSize))
       stop = std::min(stop, align_down(at, kBlockSize) + kBlockSize);
-    if (auto ready = table->prepare(at, level, batch); !ready) return ready;
-    table->map(at, level, frame, static_cast<unsigned>((stop - at) / span), attributes, batch);
+    const auto where = table.prepare(at, level, batch);
+    if (!where) return fail(where.error());
+    table.map(*where, at, level, frame, static_cast<unsigned>((stop - at) / span), attributes, batch);
     at = stop;
   }
   if (region.prot == Prot::None) {
-    table->update(s.start, end, [](const PageTable::Leaf&) { return PageTable::Change{State::Kept}; }, batch);
+    table.update(s.start, end, [](const PageTable::Leaf&) { return PageTable::Change{State::Kept}; }, batch);
   }
   return {};
 }
 
+bool Layers::sound_locked(const Region& r, Gva after) const {
+  return r.start >= after && r.start < r.end && r.end <= core_.config.end && is_aligned(r.start | r.end | r.offset, kPageSize) &&
+         has(kAllProt, r.max_prot) && has(r.max_prot, r.prot) && (!r.shared || (r.backing && r.backing->shared().bank));
+}
+
+Result<> Layers::build_locked(std::span<const Region> regions, std::span<const AddressSpace::Stretch> contents, FlushBatch& batch) {
+  Gva last = core_.config.start;
+  auto next = contents.begin();
+  for (const Region& r : regions) {
+    if (!sound_locked(r, last)) return fail(Error::Invalid);
+    if (auto known = banks_.attach_locked(r); !known) return known;
+    for (Gva done = r.start; next != contents.end() && next->start < r.end; ++next) {
+      if (next->start < done) return fail(Error::Invalid);
+      if (auto mapped = map_stretch_locked(r, *next, batch); !mapped) return mapped;
+      done = next->start + (next->pages << kPageShift);
+    }
+    core_.regions.insert(r);
+    last = r.end;
+  }
+  return next == contents.end() ? Result<>{} : fail(Error::Invalid);
+}
+
 Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region> regions,
                                std::span<const Stretch> contents) {
-  Impl& m = *impl_;
-  FlushBatch batch = m.locked();
-  if (m.regions.size() != 0 || regions.size() > m.config.max_regions || !is_aligned(mmap_top, kPageSize) ||
-      mmap_top <= m.config.start || mmap_top > m.config.end) {
+  return impl_->layers.restore(std::move(layer), mmap_top, regions, contents);
+}
+
+Result<> Layers::restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region> regions,
+                         std::span<const AddressSpace::Stretch> contents) {
+  AddressSpace::Config& config = core_.config;
+  FlushBatch batch = core_.locked();
+  if (core_.regions.size() != 0 || regions.size() > config.max_regions || !is_aligned(mmap_top, kPageSize) ||
+      mmap_top <= config.start || mmap_top > config.end) {
     return fail(Error::Invalid);
   }
   if (layer) {
-    if (auto stands = memory_.inherit(std::move(layer)); !stands) return stands;
+    if (auto stands = core_.memory.inherit(std::move(layer)); !stands) return stands;
   }
-  m.config.mmap_top = mmap_top;
-  m.regions.search_in(m.config.start, mmap_top);
-  const auto build = [&]() RAMET_REQUIRES(address_space_lock) -> Result<> {
-    Gva last = m.config.start;
-    auto next = contents.begin();
-    for (const Region& r : regions) {
-      if (r.start < last || r.start >= r.end || r.end > m.config.end ||
-          !is_aligned(r.start | r.end | r.offset, kPageSize) || !has(kAllProt, r.max_prot) ||
-          !has(r.max_prot, r.prot) || (r.shared && !(r.backing && r.backing->shared().bank))) {
-        return fail(Error::Invalid);
-      }
-      if (auto known = m.attach_locked(r); !known) return known;
-      for (Gva done = r.start; next != contents.end() && next->start < r.end; ++next) {
-        if (next->start < done) return fail(Error::Invalid);
-        if (auto mapped = m.map_stretch_locked(r, *next, batch); !mapped) return mapped;
-        done = next->start + (next->pages << kPageShift);
-      }
-      m.regions.insert(r);
-      last = r.end;
-    }
-    return next == contents.end() ? Result<>{} : fail(Error::Invalid);
-  };
-  auto built = build();
+  config.mmap_top = mmap_top;
+  core_.regions.search_in(config.start, mmap_top);
+  auto built = build_locked(regions, contents, batch);
   batch.commit();
   return built;
 }
 
 Gva AddressSpace::mmap_top() const {
-  SpaceGuard guard(impl_->lock);
-  return impl_->config.mmap_top;
+  SpaceGuard guard(impl_->core.lock);
+  return impl_->core.config.mmap_top;
 }
 
-std::int64_t AddressSpace::pins() const { return impl_->pins->total(); }
+std::int64_t AddressSpace::pins() const { return impl_->core.pins->total(); }
 
 }  // namespace ramet::mm

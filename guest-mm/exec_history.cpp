@@ -13,8 +13,8 @@ std::size_t index(MoveReason why) { return static_cast<std::size_t>(why); }
 }  // namespace
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
-  constexpr std::uint32_t kMany = 64;  // what is mapped is a few entries at a time, and has no beginning that settles
-  if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) settle(why);
+  constexpr std::uint32_t kMany = 64;  // what is mapped is a few entries at a time, and has no beginning at which that is concluded
+  if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) conclude(why);
   last_.store(why, kRelaxed);
   of_[index(why)].deferred.fetch_add(entries, kRelaxed);
 }
@@ -33,7 +33,7 @@ void ExecHistory::ran() {
   of_[why].ran.fetch_add(1, kRelaxed);
 }
 
-void ExecHistory::settle(MoveReason why) {
+void ExecHistory::conclude(MoveReason why) {
   Of& of = of_[index(why)];
   const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)), ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
   if (deferred == 0) return;

@@ -39,7 +39,7 @@ class ExecHistory {
   void defer(MoveReason why, std::uint32_t entries);
   void ran();
   // What has become of those deferred so far counts from now on; more of them will follow.
-  void settle(MoveReason why);
+  void conclude(MoveReason why);
 
   // Of entries that lead to so many pages each. 1: all that are given new entries are to be deferred; n: every nth, to see
   // whether that would have been better, at a cost that is small beside the syncs'; 0: none.
@@ -47,7 +47,7 @@ class ExecHistory {
 
  private:
   struct Of {
-    std::atomic<std::uint32_t> deferred{0}, ran{0};  // since settle()
+    std::atomic<std::uint32_t> deferred{0}, ran{0};  // since conclude()
     std::atomic<float> share{-1};                    // that ran, of those before; negative: nobody knows
   };
   std::array<Of, kMoveReasons> of_;

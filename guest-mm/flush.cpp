@@ -62,7 +62,7 @@ void EntryFlush::gained(Gva start, Gva end, Gpa table) { (parts_.relaxed ? relax
 void FlushBatch::merged(Gpa table, Gpa parent) {
   deferred_.merged.push_back(table);
   deferred_.changed.push_back(parent);
-  if (deferred_.merged.size() >= DeferredTables::kMany || !parts_.relaxed) settle_ = true;
+  if (deferred_.merged.size() >= DeferredTables::kMany || !parts_.relaxed) take_deferred_ = true;
 }
 
 void EntryFlush::release_frames(Gpa gpa, std::uint64_t pages) {
@@ -129,8 +129,8 @@ FlushBatch::~FlushBatch() {
 }
 
 void FlushBatch::ride_along() {
-  if (!strict_.any && !settle_) return;
-  settle_ = false;
+  if (!strict_.any && !take_deferred_) return;
+  take_deferred_ = false;
   if (deferred_.merged.empty()) return;
   strict_.any = strict_.frees_tables = true;
   for (const Gpa table : deferred_.merged) strict_.tables.add(table), tables_.push(freed_tables_, table);

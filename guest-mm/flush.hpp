@@ -21,6 +21,7 @@
 #include "guest-mm/counters.hpp"
 #include "guest-mm/frame_pool.hpp"
 #include "guest-mm/pin_book.hpp"
+#include "guest-mm/rcu.hpp"
 #include "guest-mm/room_list.hpp"
 #include "guest-mm/space_lock.hpp"
 #include "guest-mm/table_pool.hpp"
@@ -134,13 +135,15 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   // The table of that level around the address could be a leaf: for the merger, when the batch is committed.
   void uniform(Gva at, arch::Level level) { uniform_.push_back({at, level}); }
   // All deferred tables go with this batch.
-  void settle_deferred() { settle_ = true; }
+  void take_deferred() { take_deferred_ = true; }
   // Let go without the lock: the destructors of backings may wait for the machine.
   void keep(std::shared_ptr<Backing> backing) { held_.backings.push_back(std::move(backing)); }
+  // Regions that faults without the lock may still look at: that they move on is waited for without the lock, too.
+  void release_regions(rcu::Retired regions) { held_.regions.push_back(std::move(regions)); }
   // The bank is the machine's no more, once the flush is done and the lock is free: it may wait for vCPUs.
   void detach(Memory& memory, std::shared_ptr<Bank> bank) { held_.memory = &memory, held_.banks.push_back(std::move(bank)); }
 
-  bool pending() const { return EntryFlush::pending() || settle_ || !freed_tables_.empty(); }
+  bool pending() const { return EntryFlush::pending() || take_deferred_ || !freed_tables_.empty(); }
   // Merges, flushes, then releases frames and tables. The batch may be filled again afterwards.
   void commit() RAMET_REQUIRES(address_space_lock);
   // Merges, and commits if there is anything to flush or to release.
@@ -153,6 +156,7 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   };
   struct Held {
     ~Held();
+    std::vector<rcu::Retired> regions;
     std::vector<std::shared_ptr<Backing>> backings;
     Memory* memory = nullptr;
     std::vector<std::shared_ptr<Bank>> banks;
@@ -165,7 +169,7 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   TablePool& tables_;
   DeferredTables& deferred_ RAMET_GUARDED_BY(address_space_lock);
   Merger* const merger_;
-  bool settle_ = false;
+  bool take_deferred_ = false;
   std::vector<Uniform> uniform_;
   TableList freed_tables_;
 };

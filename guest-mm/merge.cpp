@@ -9,11 +9,11 @@ namespace ramet::mm {
 using Level = PageTable::Level;
 
 // A pinned page of a sealed block is the VM's own, what lies around it is not; nor are all blocks of a giant sealed at once.
-bool AddressSpace::Impl::one_kind(Gpa first, std::uint64_t span) const {
-  if (!memory.data().contains(first)) return true;  // a layer's, never written and never pinned
-  if (!frames->exclusive(first)) return span == kBlockSize && !pins->any_in_block(first);
+bool Merges::one_kind(Gpa first, std::uint64_t span) const {
+  if (!core_.memory.data().contains(first)) return true;  // a layer's, never written and never pinned
+  if (!core_.frames->exclusive(first)) return span == kBlockSize && !core_.pins->any_in_block(first);
   for (Gpa block = first; block - first < span; block += kBlockSize) {
-    if (!frames->exclusive(block)) return false;
+    if (!core_.frames->exclusive(block)) return false;
   }
   return true;
 }
@@ -23,31 +23,30 @@ bool AddressSpace::Impl::one_kind(Gpa first, std::uint64_t span) const {
 // Rules: a range that is to stay in small pages, and a region that takes no blocks (file pages, pages that flip between
 // writable and executable, MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would
 // give what lies beside it the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.
-void AddressSpace::Impl::merge_locked(Gva at, Level level, FlushBatch& batch) {
-  if (!config.merge || !table->uniform(at, level)) return;
+void Merges::merge_locked(Gva at, Level level, FlushBatch& batch) {
+  Counters& counters = core_.counters;
+  PageTable& table = *core_.table;
+  if (!core_.config.merge || !table.uniform(at, level)) return;
   const Level larger = Level(unsigned(level) + 1);
   const std::uint64_t span = arch::span_of(larger);
   const Gva start = align_down(at, span);
-  if (larger > Level::Pud || (larger == Level::Pud && !config.giants) || !config.blocks) {
+  if (larger > Level::Pud || (larger == Level::Pud && !core_.config.giants) || !core_.config.blocks) {
     counters.merge_refused_format.add();
     return;
   }
-  if (const Region* region = regions.find(start)) {
-    if (!takes_blocks(*region)) return counters.merge_refused_keep_4k.add();
+  const Gpa first = table.find(start).address;
+  if (const Region* region = core_.regions.find(start)) {
+    if (!rules_.takes_blocks(*region)) return counters.merge_refused_keep_4k.add();
     if (region->end - start < span) return counters.merge_refused_region.add();
-    const Gpa first = table->find(start).address;
     if (is_aligned(first, span) && !one_kind(first, span)) return counters.merge_refused_shared.add();
-  } else if (linear && start - *linear < memory.data().size()) {
-    const auto kept = [&](const std::pair<Gva, Gva>& k) { return k.first < start + span && start < k.second; };
-    if (std::ranges::any_of(keep_4k, kept)) return counters.merge_refused_keep_4k.add();
+  } else if (kernel_.in_linear_locked(start)) {
+    if (kernel_.stays_small_locked(start, start + span)) return counters.merge_refused_keep_4k.add();
   } else {
     return counters.merge_refused_region.add();
   }
   // Blocks lie in one bank each; what a giant is made of may lie in two, and be freed apart.
-  if (larger == Level::Pud && memory.host_range(table->find(start).address).size() < span) {
-    return counters.merge_refused_alignment.add();
-  }
-  switch (table->merge(at, level, batch)) {
+  if (larger == Level::Pud && core_.memory.host_range(first).size() < span) return counters.merge_refused_alignment.add();
+  switch (table.merge(at, level, batch)) {
     case PageTable::Merged::Done: merge_locked(at, larger, batch); break;
     case PageTable::Merged::Misaligned: counters.merge_refused_alignment.add(); break;
     case PageTable::Merged::NotUniform: break;
@@ -55,15 +54,15 @@ void AddressSpace::Impl::merge_locked(Gva at, Level level, FlushBatch& batch) {
 }
 
 Result<> AddressSpace::split(Gva address, std::uint64_t length, Level smallest) {
-  Impl& m = *impl_;
+  SpaceCore& core = impl_->core;
   if (length == 0 || !is_aligned(address | length, kPageSize) || address + length < address || smallest > Level::Pmd) {
     return fail(Error::Invalid);
   }
-  FlushBatch batch = m.locked();
+  FlushBatch batch = core.locked();
   Result<> done;
   for (Gva at = address; at < address + length && done;) {
-    done = m.table->split_to(at, smallest, batch);
-    const PageTable::Leaf leaf = m.table->find(at);
+    done = core.table->split_to(at, smallest, batch);
+    const PageTable::Leaf leaf = core.table->find(at);
     at = leaf.level == Level::Pte ? align_down(at, kBlockSize) + kBlockSize : leaf.end();
   }
   batch.commit();
@@ -71,18 +70,19 @@ Result<> AddressSpace::split(Gva address, std::uint64_t length, Level smallest) 
 }
 
 std::uint64_t AddressSpace::merge(Gva address, std::uint64_t length) {
-  Impl& m = *impl_;
+  SpaceCore& core = impl_->core;
+  Merges& merges = impl_->merges;
   if (length == 0 || address + length < address) return 0;
-  FlushBatch batch = m.locked();
-  const std::uint64_t before = m.counters.merge_pmd + m.counters.merge_pud;
+  FlushBatch batch = core.locked();
+  const std::uint64_t before = counters_.merge_pmd + counters_.merge_pud;
   for (Gva at = align_down(address, kBlockSize); at < address + length;) {
-    m.merge_locked(at, Level::Pte, batch);
-    if (m.table->find(at).level == Level::Pmd) m.merge_locked(at, Level::Pmd, batch);
-    const PageTable::Leaf leaf = m.table->find(at);
+    merges.merge_locked(at, Level::Pte, batch);
+    if (core.table->find(at).level == Level::Pmd) merges.merge_locked(at, Level::Pmd, batch);
+    const PageTable::Leaf leaf = core.table->find(at);
     at = leaf.level == Level::Pte ? at + kBlockSize : leaf.end();
   }
   batch.commit();
-  return m.counters.merge_pmd + m.counters.merge_pud - before;
+  return counters_.merge_pmd + counters_.merge_pud - before;
 }
 
 }  // namespace ramet::mm

@@ -5,6 +5,8 @@
 #include "arch/x86_64/entry.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/walker_books.hpp"
+#include "guest-mm/walker_look.hpp"
+#include "guest-mm/walker_publish.hpp"
 #include "guest-mm/walker_shape.hpp"
 #include "guest-mm/walker_share.hpp"
 

@@ -41,7 +41,7 @@ class PageTable {
     Gpa table = 0;               // that holds the slot
     Gpa address = 0;             // of the first byte of the leaf
     Attributes attributes = {};  // without write below a shared table
-    bool shared = false;         // below one, or in one: own() it before it changes
+    bool table_shared = false;   // below one, or in one: unshare() it before it changes
     bool hidden = false;         // and the hardware does not even see it
     std::uint64_t span() const { return arch::span_of(level); }
     Gva end() const { return start + span(); }
@@ -103,20 +103,21 @@ class PageTable {
   // without changes go with the batch. Precondition: no fault maps anything there meanwhile.
   virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  [[nodiscard]] virtual Result<> unshare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The tables that reach across an end of [start, end), so that unmap() finds each other one wholly inside or outside.
   // Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own_ends(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  [[nodiscard]] virtual Result<> unshare_ends(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // All tables of [start, end). Errors: NoMemory.
-  [[nodiscard]] virtual Result<> own_range(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  [[nodiscard]] virtual Result<> unshare_range(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Of a table that was just left to a layer, and that nobody walks yet: the page is on another frame.
   virtual void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) = 0;
   // Whether publish() may be asked to write there.
   virtual bool writable(Gpa table) const = 0;
-  // Makes the tables above a leaf of that level, our own. Errors: NoMemory; Invalid if a larger leaf is in the way.
-  [[nodiscard]] virtual Result<> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Maps `count` leaves of one table to consecutive frames. Precondition: prepared, and the slots absent.
-  virtual void map(Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  // Makes the tables above a leaf of that level, our own; returns the one that holds it. Errors: NoMemory; Invalid if a
+  // larger leaf is in the way.
+  [[nodiscard]] virtual Result<Gpa> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  // Maps `count` leaves of that table to consecutive frames. Precondition: prepare() returned it, and the slots are absent.
+  virtual void map(Gpa table, Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
 
   // What a fault without the address-space lock read before, and what must still be so under the table lock.
   struct Guard {
@@ -141,14 +142,15 @@ class PageTable {
   struct Outcome {
     Published how = Published::Done;
     bool uniform = false;        // the table could be one leaf now
+    bool there = false;          // the address of the access is mapped now, by this or by somebody else
     std::uint32_t mapped = 0;    // leaves
   };
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.
   virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
   // An empty table in an empty slot of a PMD table, for a fault without the address-space lock. TableGone, too, if no
-  // table is to be had without it.
-  virtual Published add_table(Gpa pmd_table, Gva, Guard) = 0;
+  // table is to be had without it. Done: it is `added`.
+  virtual Published add_table(Gpa pmd_table, Gva, Guard, Gpa& added) = 0;
   // Copy-on-write: replaces leaves of one table, all as `seen`, by leaves on other frames with the same contents. Flushes
   // before anybody can use the new ones. Guard as in publish(). Nothing is replaced unless it is Done.
   struct Replacement {
@@ -170,16 +172,19 @@ class PageTable {
   [[nodiscard]] virtual Result<> split(Gva boundary, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Splits the leaf around the address until it is of that level or smaller. Errors: NoMemory.
   [[nodiscard]] virtual Result<> split_to(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split, and own_ends().
+  // Unmaps whole leaves; private frames and empty tables go to the batch. Precondition: split, and unshare_ends().
   virtual void unmap(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Gives every leaf what `rule` says: State::Absent is not allowed, Kept takes it from the hardware,
-  // Present gives it back with the attributes. Precondition: split, and own_range().
+  // Present gives it back with the attributes. Precondition: split, and unshare_range().
   struct Change {
     State state;
     Attributes attributes = {};
   };
   virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split and own_ends() at the
+  // The same of the one leaf that was found, without looking it up again. Precondition: the address-space lock has been held
+  // since find() returned it, and its table is not shared.
+  virtual void update_leaf(const Leaf&, const std::function<Change(const Leaf&)>& rule, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split and unshare_ends() at the
   // source, nothing mapped at the destination. On an error (NoMemory) everything is where it was.
   [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
 

@@ -1,10 +1,9 @@
-// Pins, and what a freeze does about them (Xu, "mm: Break COW for pinned pages during fork()", 2020): the VM keeps a
-// pinned frame, its address and its permission; children get a copy of what it holds at that moment, at once. Read pins
-// count as well, and so does a page that mprotect made read-only: a frame is pinned, not a permission.
+// Pins (Xu, "mm: Break COW for pinned pages during fork()", 2020): the VM keeps a pinned frame, its address and its
+// permission; children get a copy of what it holds at that moment, at once (freeze_pins.cpp). Read pins count as well, and so
+// does a page that mprotect made read-only: a frame is pinned, not a permission.
 #include "guest-mm/pin.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -18,231 +17,183 @@ using Level = PageTable::Level;
 // Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins
 // as well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began
 // when the frame was still part of a layer.
-std::optional<PinHold> AddressSpace::Impl::pin_fast(Gva page, Access access) {
+std::optional<PinHold> Pinning::fast(Gva page, Access access) {
   rcu::Reader reader;
-  const std::uint32_t sequence = freezing.read();
+  const std::uint32_t sequence = freezing_.read();
   if (SequenceCount::changing(sequence)) return std::nullopt;
-  const Region* region = regions.find(page);
+  const Region* region = core_.regions.find(page);
   if (!region || region->shared || !permits(region->prot, access)) return std::nullopt;
-  const auto own = [&]() -> std::optional<Gpa> {
-    const PageTable::Leaf leaf = table->find(page);
-    if (leaf.state != State::Present || leaf.shared || !allows(leaf, Access::Write)) return std::nullopt;
+  const auto exclusive = [&]() -> std::optional<Gpa> {
+    const PageTable::Leaf leaf = core_.table->find(page);
+    if (leaf.state != State::Present || leaf.table_shared || !EntryRules::allows(leaf, Access::Write)) return std::nullopt;
     const Gpa frame = leaf.address + (page - leaf.start);
-    return frames->exclusive(frame) ? std::optional(frame) : std::nullopt;
+    return core_.frames->exclusive(frame) ? std::optional(frame) : std::nullopt;
   };
-  const auto frame = own();
+  const auto frame = exclusive();
   if (!frame) return std::nullopt;
-  PinHold hold = pins->hold(*frame, page, 1);
+  PinHold hold = core_.pins->hold(*frame, page, 1);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with freeze()
-  if (own() == frame && freezing.unchanged(sequence)) return hold;
+  if (exclusive() == frame && freezing_.unchanged(sequence)) return hold;
   return std::nullopt;
 }
 
-Result<PageTable::Leaf> AddressSpace::Impl::pin_locked(Gva page, Access access, FlushBatch& batch) {
+Result<PageTable::Leaf> Pinning::exclusive_locked(Gva page, Access access, FlushBatch& batch) {
   for (;;) {
-    const Region* before = regions.find(page);
-    // As pin_fast(). Nobody copies in a region that does not permit writing.
+    const Region* before = core_.regions.find(page);
+    // As fast(). Nobody copies in a region that does not permit writing.
     const bool copies = before && !before->shared && has(before->prot, Prot::Write);
-    const auto leaf = touch_locked(page, copies ? Access::Write : access, batch);
+    const auto leaf = user_.touch_locked(page, copies ? Access::Write : access, batch);
     if (!leaf) return leaf;
-    const Region* region = regions.find(page);  // a fault may have grown it
-    if (may_write(*region, *leaf) || pins->pinned(leaf->address + (page - leaf->start))) return leaf;
+    const Region* region = core_.regions.find(page);  // a fault may have grown it
+    if (rules_.may_write(*region, *leaf) || core_.pins->pinned(leaf->address + (page - leaf->start))) return leaf;
     // For a device that reads as well: it is to see what the owner writes later.
-    if (leaf->shared) {
-      thaw_locked();
-      if (auto owned = table->own(page, leaf->level, batch); !owned) return fail(owned.error());
-    } else if (auto copied = copy_locked(*region, page, batch); !copied) {
+    if (leaf->table_shared) {
+      core_.thaw_locked();
+      if (auto done = core_.table->unshare(page, leaf->level, batch); !done) return fail(done.error());
+    } else if (auto copied = copies_.copy_locked(*region, page, batch); !copied) {
       return fail(copied.error());
     }
   }
 }
 
+bool Pinning::movable_locked(Gva page, const PageTable::Leaf& leaf) const {
+  const Region* region = core_.regions.find(page);
+  const Gpa frame = leaf.address + (page - leaf.start);
+  return region && !region->shared && !region->flips() && core_.memory.data().contains(frame) && !core_.frames->apart(frame) &&
+         !core_.pins->pinned(frame);
+}
+
+// Of a range that is to move, the first step: no processor writes it, and no pin is taken without the lock. False: nothing
+// of it moves.
+Result<bool> Pinning::close_to_writes_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
+  bool any = false;
+  for (Gva page = start; page < end; page += kPageSize) {
+    const auto leaf = exclusive_locked(page, access, batch);
+    if (!leaf) return fail(leaf.error());
+    if (!movable_locked(page, *leaf)) continue;
+    any = true;
+    if (auto split = core_.table->split_to(page, Level::Pte, batch); !split) return fail(split.error());
+    core_.table->update(page, page + kPageSize, [](const PageTable::Leaf& old) {
+      auto read_only = old.attributes;
+      read_only.write = false;
+      return PageTable::Change{old.state, read_only};
+    }, batch);
+  }
+  if (!any) return false;
+  batch.commit();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with fast(), which wants a writable entry
+  return true;
+}
+
+// The second step: what is still closed is copied and replaced, all of it or nothing.
+Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
+  std::vector<PageTable::Replacement> moves;
+  Result<> done;
+  for (Gva page = start; page < end && done; page += kPageSize) {
+    if (!movable_locked(page, core_.table->find(page))) continue;
+    if (done = core_.table->split_to(page, Level::Pte, batch); !done) break;  // where nothing was to be closed, all is a block again
+    const PageTable::Leaf leaf = core_.table->find(page);
+    if (leaf.state != State::Present || leaf.attributes.write) continue;
+    if (const auto to = core_.frames->allocate_apart()) {
+      // Unguarded: both frames are of the private bank, memory that nobody else can take away.
+      std::memcpy(core_.memory.data().at(*to), core_.memory.data().at(leaf.address), kPageSize);
+      moves.push_back({leaf, *to, rules_.attributes(*core_.regions.find(page), Access::Write)});
+    } else {
+      done = fail(to.error());
+    }
+  }
+  const bool moved = done && !moves.empty() && core_.table->replace_leaves(moves, {}, batch) == PageTable::Published::Done;
+  for (const auto& m : moves) {
+    if (moved) core_.counters.pages_moved_pinned.add();
+    else core_.frames->free(m.frame, 1);
+  }
+  batch.commit();
+  return done;
+}
+
 // A long-term pin's pages go to the pin bank first: what its device writes is then out of the reach even of a child that
 // broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write. A page
 // that is pinned already stays where it is, and so does one that flips between writable and executable.
-Result<> AddressSpace::Impl::move_apart_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
+Result<> Pinning::move_apart_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
   constexpr unsigned kRounds = 8;  // a guest that writes all the time gets its way
-  const auto movable = [&](Gva page, const PageTable::Leaf& leaf) {
-    const Region* region = regions.find(page);
-    const Gpa frame = leaf.address + (page - leaf.start);
-    return region && !region->shared && !region->flips() && memory.data().contains(frame) && !frames->apart(frame) &&
-           !pins->pinned(frame);
-  };
   for (unsigned round = 0; round < kRounds; ++round) {
-    bool any = false;
-    for (Gva page = start; page < end; page += kPageSize) {
-      const auto leaf = pin_locked(page, access, batch);
-      if (!leaf) return fail(leaf.error());
-      if (!movable(page, *leaf)) continue;
-      any = true;
-      if (auto split = table->split_to(page, Level::Pte, batch); !split) return split;
-      table->update(page, page + kPageSize, [](const PageTable::Leaf& old) {
-        auto read_only = old.attributes;
-        read_only.write = false;
-        return PageTable::Change{old.state, read_only};
-      }, batch);
-    }
-    if (!any) return {};
-    batch.commit();
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with pin_fast(), which wants a writable entry
-    std::vector<PageTable::Replacement> moves;
-    Result<> done;
-    for (Gva page = start; page < end && done; page += kPageSize) {
-      if (!movable(page, table->find(page))) continue;
-      if (done = table->split_to(page, Level::Pte, batch); !done) break;  // where nothing was to be closed, all is a block again
-      const PageTable::Leaf leaf = table->find(page);
-      if (leaf.state != State::Present || leaf.attributes.write) continue;
-      if (const auto to = frames->allocate_apart()) {
-        // Unguarded: both frames are of the private bank, memory that nobody else can take away.
-        std::memcpy(memory.data().at(*to), memory.data().at(leaf.address), kPageSize);
-        moves.push_back({leaf, *to, attributes(*regions.find(page), Access::Write)});
-      } else {
-        done = fail(to.error());
-      }
-    }
-    const bool moved = done && !moves.empty() && table->replace_leaves(moves, {}, batch) == Published::Done;
-    for (const auto& m : moves) {
-      if (moved) counters.pages_moved_pinned.add();
-      else frames->free(m.frame, 1);
-    }
-    batch.commit();
-    if (!done) return done;
+    const auto closed = close_to_writes_locked(start, end, access, batch);
+    if (!closed) return fail(closed.error());
+    if (!*closed) return {};
+    if (auto moved = move_closed_locked(start, end, batch); !moved) return moved;
   }
   return {};
 }
 
-PinHold AddressSpace::Impl::hold_locked(Gpa first, Gva at, std::uint64_t bytes) {
-  if (!config.pinned_cow) return {};
+PinHold Pinning::hold_locked(Gpa first, Gva at, std::uint64_t bytes) {
+  if (!core_.config.pinned_cow) return {};
   const Gpa from = align_down(first, kPageSize);
   const std::uint64_t pages = (align_up(first + bytes, kPageSize) - from) >> kPageShift;
-  return pins->hold(from, align_down(at, kPageSize), static_cast<std::uint32_t>(pages));
+  return core_.pins->hold(from, align_down(at, kPageSize), static_cast<std::uint32_t>(pages));
+}
+
+bool Pin::add(Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold hold) {
+  const HostBytes host(keep->from(frame).subspan(at & (kPageSize - 1), bytes));
+  HostRange range{host, std::move(keep), std::move(hold)};
+  if (ranges_.empty() || !ranges_.back().join(range)) {
+    if (!charge_.room_for_one(ranges_)) return false;
+    ranges_.push_back(std::move(range));
+  }
+  bytes_ += bytes;
+  return true;
+}
+
+void Pin::drop_last() {
+  bytes_ -= ranges_.back().bytes.size();
+  ranges_.pop_back();
+}
+
+Result<> Pinning::move_all_apart(Gva start, Gva end, Access access) {
+  constexpr std::uint64_t kPiece = 64 * kPageSize;  // of one table
+  while (start < end) {
+    const Gva stop = std::min(end, align_down(start, kPiece) + kPiece);
+    FlushBatch batch = core_.locked();
+    const auto moved = move_apart_locked(start, stop, access, batch);
+    batch.commit();
+    if (!moved) return moved;
+    start = stop;
+  }
+  return {};
+}
+
+Result<> Pinning::pin_page(Gva at, std::uint64_t bytes, Access access, Pin& pin) {
+  const Gva page = align_down(at, kPageSize);
+  if (auto hold = fast(page, access)) {
+    const Gpa frame = hold->first();
+    if (!core_.config.pinned_cow) hold = PinHold();
+    return pin.add(at, frame, bytes, core_.memory.bank_of(frame), std::move(*hold)) ? Result<>() : fail(Error::NoMemory);
+  }
+  FlushBatch batch = core_.locked();
+  const auto leaf = exclusive_locked(page, access, batch);
+  if (!leaf) return fail(leaf.error());
+  const Gpa frame = leaf->address + (page - leaf->start);
+  auto keep = core_.memory.bank_of(frame);
+  if (!keep) return fail(Error::BeyondEnd);
+  if (!pin.add(at, frame, bytes, std::move(keep), hold_locked(frame, page, kPageSize))) return fail(Error::NoMemory);
+  return {};
 }
 
 Result<Pin> AddressSpace::pin(Gva address, std::uint64_t length, Access access, PinTerm term, std::size_t most) {
   Impl& m = *impl_;
-  address = m.untagged(address);
-  if (length == 0 || address > m.config.end || length > m.config.end - address) return fail(Error::NotMapped);
-  Pin pin(account());
-  auto& ranges = pin.ranges_;
-  // False: there is no memory for one more piece.
-  const auto add = [&](Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold hold) {
-    const HostBytes host(keep->from(frame).subspan(at & (kPageSize - 1), bytes));
-    HostRange range{host, std::move(keep), std::move(hold)};
-    if (ranges.empty() || !ranges.back().join(range)) {
-      if (!pin.charge_.room_for_one(ranges)) return false;
-      ranges.push_back(std::move(range));
-    }
-    pin.bytes_ += bytes;
-    return true;
-  };
-  const Gva last = align_up(address + length, kPageSize);
-  for (Gva at = align_down(address, kPageSize); term == PinTerm::Long && m.config.pinned_cow && at < last;) {
-    constexpr std::uint64_t kPiece = 64 * kPageSize;  // of one table
-    const Gva end = std::min(last, align_down(at, kPiece) + kPiece);
-    FlushBatch batch = m.locked();
-    const auto moved = m.move_apart_locked(at, end, access, batch);
-    batch.commit();
-    if (!moved) return fail(moved.error());
-    at = end;
+  address = m.core.untagged(address);
+  if (length == 0 || address > m.core.config.end || length > m.core.config.end - address) return fail(Error::NotMapped);
+  if (term == PinTerm::Long && m.core.config.pinned_cow) {
+    const Gva first = align_down(address, kPageSize), last = align_up(address + length, kPageSize);
+    if (auto moved = m.pinning.move_all_apart(first, last, access); !moved) return fail(moved.error());
   }
-  for (Gva at = address; at < address + length && ranges.size() <= most;) {
-    const Gva page = align_down(at, kPageSize);
-    const std::uint64_t bytes = std::min(page + kPageSize, address + length) - at;
-    if (auto hold = m.pin_fast(page, access)) {
-      const Gpa frame = hold->first();
-      if (!m.config.pinned_cow) hold = PinHold();
-      if (!add(at, frame, bytes, memory_.bank_of(frame), std::move(*hold))) return fail(Error::NoMemory);
-    } else {
-      FlushBatch batch = m.locked();
-      const auto leaf = m.pin_locked(page, access, batch);
-      if (!leaf) return fail(leaf.error());
-      const Gpa own = leaf->address + (page - leaf->start);
-      auto keep = memory_.bank_of(own);
-      if (!keep) return fail(Error::BeyondEnd);
-      if (!add(at, own, bytes, std::move(keep), m.hold_locked(own, page, kPageSize))) return fail(Error::NoMemory);
-    }
+  Pin pin(account());
+  for (Gva at = address; at < address + length && pin.ranges().size() <= most;) {
+    const std::uint64_t bytes = std::min(align_down(at, kPageSize) + kPageSize, address + length) - at;
+    if (auto pinned = m.pinning.pin_page(at, bytes, access, pin); !pinned) return fail(pinned.error());
     at += bytes;
   }
-  if (ranges.size() > most) {
-    pin.bytes_ -= ranges.back().bytes.size();
-    ranges.pop_back();
-  }
+  if (pin.ranges().size() > most) pin.drop_last();
   return pin;
-}
-
-// All pinned pages that are mapped, in tables of their own, with frames for their copies. Errors: NoMemory.
-Result<std::vector<AddressSpace::Impl::PinnedPage>> AddressSpace::Impl::pinned_pages_locked(FlushBatch& batch) {
-  std::vector<PinnedPage> pages;
-  pins->visit([&](Gpa frame, Gva at) {
-    if (!frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
-  });
-  // All of the pin bank, pinned now or not: no child can be shown it there.
-  frames->visit_apart([&](Gpa frame) { pages.push_back({.at = pins->last_place(frame).value_or(0), .frame = frame, .copy = 0}); });
-  const auto moved = std::ranges::partition(pages, [&](const PinnedPage& p) {
-    const PageTable::Leaf l = table->find(p.at);
-    return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;
-  });
-  if (!moved.empty()) {
-    // Since they were pinned they have moved (mremap), or been unmapped: then children have nothing of them.
-    constexpr Gva kNowhere = ~Gva{0};
-    for (PinnedPage& p : moved) p.at = kNowhere;
-    std::ranges::sort(moved, {}, &PinnedPage::frame);
-    table->visit(0, config.end, [&](const PageTable::Leaf& l) {
-      for (auto p = std::ranges::lower_bound(moved, l.address, {}, &PinnedPage::frame);
-           p != moved.end() && p->frame - l.address < l.span(); ++p)
-        p->at = l.start + (p->frame - l.address);
-    });
-    std::erase_if(pages, [](const PinnedPage& p) { return p.at == kNowhere; });
-  }
-  Result<> done;
-  std::ranges::sort(pages, {}, &PinnedPage::at);
-  std::size_t copies = 0;
-  for (PinnedPage& p : pages) {
-    if (done = table->own(p.at, Level::Pte, batch); !done) break;
-    if (done = table->split_to(p.at, Level::Pte, batch); !done) break;
-    const auto copy = frames->allocate(0, Fill::Overwrite);
-    if (!copy) {
-      done = fail(copy.error());
-      break;
-    }
-    p.copy = copy->gpa;
-    ++copies;
-    const PageTable::Leaf leaf = table->find(p.at);
-    p.table = leaf.table;
-    p.attributes = leaf.attributes;
-  }
-  // What copy_root() and keep_pinned_locked() will need: a root, and the tables on the way to all pages.
-  std::uint64_t needed = 1;
-  for (std::size_t i = 0; i < pages.size(); ++i) {
-    for (const Level level : {Level::Pmd, Level::Pud, Level::Pgd}) {
-      const std::uint64_t span = arch::span_of(level);
-      needed += i == 0 || pages[i].at / span != pages[i - 1].at / span;
-    }
-  }
-  if (done) done = tables->reserve(needed);
-  if (done) return pages;
-  for (std::size_t i = 0; i < copies; ++i) frames->free(pages[i].copy, 1);
-  return fail(done.error());
-}
-
-// The tree is shared by now, and nobody writes: the layer's tables get the copies, ours keep the frames.
-void AddressSpace::Impl::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatch& batch) {
-  for (const PinnedPage& p : pages) {
-    // Unguarded, as above: pins of other memory are not counted.
-    std::memcpy(memory.data().at(p.copy), memory.data().at(p.frame), kPageSize);
-    counters.pages_copied_pinned.add();
-  }
-  for (const PinnedPage& p : pages) {
-    if (!table->own(p.at, Level::Pte, batch)) std::abort();  // pinned_pages_locked() has reserved the tables
-    table->update(p.at, p.at + kPageSize, [&](const PageTable::Leaf& leaf) {
-      return PageTable::Change{leaf.state, p.attributes};
-    }, batch);
-  }
-  batch.commit();  // before: a vCPU that still walked in the layer's tables would read the copy, the device writes the page
-  for (const PinnedPage& p : pages) {
-    table->substitute(p.table, p.at, p.copy);
-    frames->free(p.copy, 1);  // it is the layer's from now on
-  }
 }
 
 }  // namespace ramet::mm

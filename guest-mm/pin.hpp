@@ -23,7 +23,11 @@ class Pin {
 
  private:
   friend class AddressSpace;
+  friend class Pinning;
   explicit Pin(std::shared_ptr<Account> account) : charge_(std::move(account)) {}
+  // The `bytes` of the guest at `at` in that frame's page, behind those before. False: there is no memory for one more piece.
+  bool add(Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold);
+  void drop_last();
   Charge charge_;                               // of ranges_
   std::vector<HostRange> ranges_;
   std::uint64_t bytes_ = 0;

@@ -64,6 +64,11 @@ class Retired {
  public:
   // Room for all there ever are at a time, and a pointer fits into each: adding one takes no memory.
   Retired() { waiting_.reserve(kEnough); }
+  Retired(Retired&&) = default;
+  Retired& operator=(Retired&& o) noexcept {
+    waiting_.swap(o.waiting_);
+    return *this;
+  }
   ~Retired() { reclaim(); }
   void add(std::function<void()> release) {
     waiting_.push_back(std::move(release));

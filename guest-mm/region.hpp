@@ -57,7 +57,7 @@ class AroundHint {
 struct Region {
   Gva start = 0, end = 0;        // page-aligned, end exclusive
   Prot prot = Prot::None;
-  bool shared = false;
+  bool shared = false;           // MAP_SHARED
   bool grows_down = false;
   bool dont_fork = false;
   bool wipe_on_fork = false;     // children find zeroes; anonymous and private only
@@ -76,6 +76,8 @@ struct Region {
   std::uint64_t length() const { return end - start; }
   bool contains(Gva a) const { return a - start < end - start; }
   std::uint64_t offset_of(Gva a) const { return offset + (a - start); }
+  // Its pages are those of an object that others may have as well (MAP_SHARED), and no frames of the VM's.
+  bool shows_object() const { return shared && backing; }
   // Writable and executable: entries are one or the other at a time.
   bool flips() const { return has(prot, Prot::Write | Prot::Exec); }
 };

@@ -54,8 +54,8 @@ class RegionMap {
   void change(Gva start, Gva end, const std::function<void(Region&)>& edit) RAMET_REQUIRES(address_space_lock);
   // Moves the start of a region down; returns the new one. Precondition: free.
   const Region* extend_down(const Region&, Gva start) RAMET_REQUIRES(address_space_lock);
-  // Waits until no fault looks at regions that were taken out, and drops them with what they hold.
-  void reclaim() RAMET_REQUIRES(address_space_lock) { tree_.reclaim(); }
+  // Regions that were taken out, with what they hold: see RegionTree.
+  rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return tree_.take_retired(); }
 
   // A free range of that length; its start is congruent to `skew` modulo `alignment` (a power of two).
   std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0) RAMET_REQUIRES(address_space_lock);

@@ -15,7 +15,10 @@ struct RegionTree::Leaf {
   };
   // Items whose regions start at `address` or below.
   unsigned up_to(Gva address) const {
-    return static_cast<unsigned>(std::ranges::upper_bound(items.begin(), items.begin() + count, address, {}, &Item::start) - items.begin());
+    unsigned n = 0;
+    for (unsigned step = kFanout; step > 0; step /= 2)  // a binary search by halves: every fault comes by here
+      if (n + step <= count && items[n + step - 1].start <= address) n += step;
+    return n;
   }
   unsigned count = 0;
   std::array<Item, kFanout> items;

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <utility>
 
 #include "guest-mm/rcu.hpp"
 #include "guest-mm/region.hpp"
@@ -36,8 +37,9 @@ class RegionTree {
   void insert(std::unique_ptr<Region>) RAMET_REQUIRES(address_space_lock);
   // Takes the region out; its sequence count is odd from now on. Freed when no reader can look at it.
   void erase(const Region*) RAMET_REQUIRES(address_space_lock);
-  // Waits until nobody looks at what was taken out, and frees it.
-  void reclaim() RAMET_REQUIRES(address_space_lock) { retired_.reclaim(); }
+  // What was taken out and not yet freed: at the end of what is returned it is, when nobody looks at it any more. The caller
+  // lets it end without the lock, as that may take long.
+  rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return std::exchange(retired_, rcu::Retired()); }
 
  private:
   static constexpr unsigned kFanout = 32;

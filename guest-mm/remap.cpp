@@ -3,108 +3,163 @@
 
 namespace ramet::mm {
 
-Result<Gva> AddressSpace::remap(const RemapRequest& request) {
-  Impl& m = *impl_;
-  std::uint64_t old_length = request.old_length, new_length = request.new_length;
-  Gva address = request.address, new_address = request.new_address;
-  const bool moving = request.fixed || request.dont_unmap;
-  if (!m.user_range(address, old_length) || new_length == 0) return fail(Error::Invalid);
-  if (new_length > m.config.end) return fail(Error::NoMemory);
-  new_length = align_up(new_length, kPageSize);
-  if (moving && !request.may_move) return fail(Error::Invalid);
-  if (request.dont_unmap && old_length != new_length) return fail(Error::Invalid);
-  if (request.fixed) {
-    std::uint64_t length = new_length;
-    if (!m.user_range(new_address, length) || new_address < m.config.start) return fail(Error::Invalid);
-    const bool apart = new_address + new_length <= address || address + old_length <= new_address;
-    if (!apart) return fail(Error::Invalid);
-  }
+namespace {
 
-  FlushBatch batch = m.locked();
-  const auto finish = [&](Result<Gva> result) RAMET_REQUIRES(address_space_lock) {
-    batch.commit();
-    return result;
-  };
-  const Region* found = m.regions.find(address);
-  if (!found) return fail(Error::NotMapped);
+// One mremap, under the lock, in steps: each returns where the mapping is now, or nothing if it is not the step's case.
+class Remapping {
+ public:
+  Remapping(SpaceCore& core, SharedBanks& banks, Mappings& mappings, const RemapRequest& request, FlushBatch& batch)
+      : core_(core), banks_(banks), mappings_(mappings), request_(request), batch_(batch) {}
 
-  if (!moving && new_length <= old_length) {  // no more than an unmap: it may reach over regions and holes, as on Linux
-    if (new_length == old_length) return address;
-    auto cut = m.unmap_locked(address + new_length, address + old_length, batch);
-    if (!cut) return finish(fail(cut.error()));
-    return finish(address);
-  }
-  if (found->end - address < old_length) return fail(Error::NotMapped);
-  if (request.backing && found->backing != request.in_place_of) return fail(Error::NotMapped);
-  Region region = *found;  // a copy: the map changes below
-  if (region.backing && region.offset_of(address) + new_length < new_length) return fail(Error::Invalid);
-  const Gva old_end = address + old_length;
+  // Precondition: what of the request can be checked without the regions has been, and lengths are whole pages.
+  Result<Gva> run() RAMET_REQUIRES(address_space_lock);
+
+ private:
+  Gva old_end() const { return request_.address + request_.old_length; }
+  bool moving() const { return request_.fixed || request_.dont_unmap; }
+  Result<Gva> shrink() RAMET_REQUIRES(address_space_lock);
+  std::optional<Result<Gva>> grow_in_place(const Region&) RAMET_REQUIRES(address_space_lock);
+  // Where to move to, with nothing mapped there any more. Shortens what is to be moved, if all of it has no place.
+  Result<Gva> make_place() RAMET_REQUIRES(address_space_lock);
+  Result<Gva> move_entries(Region, Gva target) RAMET_REQUIRES(address_space_lock);
+  // At `target` through a larger bank: pages are not moved but found again.
+  Result<Gva> map_anew(Region, Gva target) RAMET_REQUIRES(address_space_lock);
   // The region at [start, end), with what it has from `from` on.
-  const auto insert = [&](Gva from, Gva start, Gva end) RAMET_REQUIRES(address_space_lock) {
-    if (region.backing) region.offset = region.offset_of(from);
-    region.start = start;
-    region.end = end;
-    region.around.store({});
-    m.regions.insert(std::move(region));
-  };
-  // At `target` through the larger bank: pages are not moved but found again.
-  const auto map_anew = [&](Gva target) RAMET_REQUIRES(address_space_lock) {
-    region.backing = request.backing;
-    auto done = m.attach_locked(region);
-    if (done) done = m.unmap_locked(address, old_end, batch);
-    if (!done) {
-      m.detach_locked(*request.backing, batch);
-      return finish(fail(done.error()));
-    }
-    insert(address, target, target + new_length);
-    return finish(target);
-  };
-  if (!moving && region.end == old_end && new_length <= m.config.end - address &&
-      m.regions.free(old_end, address + new_length)) {
-    if (!m.regions.room(request.backing ? address : old_end, address + new_length, 1)) return fail(Error::NoMemory);
-    if (request.backing) return map_anew(address);
-    insert(old_end, old_end, address + new_length);
-    return address;
-  }
-  if (!request.may_move) return fail(Error::NoMemory);
+  void insert(Region, Gva from, Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
 
+  SpaceCore& core_;
+  SharedBanks& banks_;
+  Mappings& mappings_;
+  RemapRequest request_;
+  FlushBatch& batch_;
+};
+
+Result<Gva> Remapping::run() {
+  const Gva address = request_.address;
+  const Region* found = core_.regions.find(address);
+  if (!found) return fail(Error::NotMapped);
+  if (!moving() && request_.new_length <= request_.old_length) return shrink();
+  if (found->end - address < request_.old_length) return fail(Error::NotMapped);
+  if (request_.backing && found->backing != request_.in_place_of) return fail(Error::NotMapped);
+  const Region region = *found;  // a copy: the map changes below
+  if (region.backing && region.offset_of(address) + request_.new_length < request_.new_length) return fail(Error::Invalid);
+  if (!moving()) {
+    if (auto grown = grow_in_place(region)) return *grown;
+  }
+  if (!request_.may_move) return fail(Error::NoMemory);
   // Cuts at both ends of the old range, the moved region, and for DONTUNMAP the one that stays.
-  if (!m.regions.room(address, old_end, 2)) return fail(Error::NoMemory);
-  Gva target = new_address;
-  if (request.fixed) {
-    if (!m.regions.free(target, target + new_length)) {
-      if (auto gone = m.unmap_locked(target, target + new_length, batch); !gone) return finish(fail(gone.error()));
-    }
-    if (new_length < old_length) {
-      if (auto cut = m.unmap_locked(address + new_length, old_end, batch); !cut) return finish(fail(cut.error()));
-      old_length = new_length;
-    }
-  } else {
+  if (!core_.regions.room(address, old_end(), 2)) return fail(Error::NoMemory);
+  const auto target = make_place();
+  if (!target) return target;
+  return request_.backing ? map_anew(region, *target) : move_entries(region, *target);
+}
+
+// No more than an unmap: it may reach over regions and holes, as on Linux.
+Result<Gva> Remapping::shrink() {
+  if (request_.new_length == request_.old_length) return request_.address;
+  auto cut = mappings_.unmap_locked(request_.address + request_.new_length, old_end(), batch_);
+  batch_.commit();
+  if (!cut) return fail(cut.error());
+  return request_.address;
+}
+
+std::optional<Result<Gva>> Remapping::grow_in_place(const Region& region) {
+  const Gva address = request_.address, new_end = address + request_.new_length;
+  RegionMap& regions = core_.regions;
+  if (region.end != old_end() || request_.new_length > core_.config.end - address || !regions.free(old_end(), new_end)) return std::nullopt;
+  if (!regions.room(request_.backing ? address : old_end(), new_end, 1)) return fail(Error::NoMemory);
+  if (request_.backing) return map_anew(region, address);
+  insert(region, old_end(), old_end(), new_end);
+  return address;
+}
+
+Result<Gva> Remapping::make_place() {
+  RegionMap& regions = core_.regions;
+  if (!request_.fixed) {
     // The same offset within 2 MiB lets blocks and whole tables move as they are.
     std::optional<Gva> place;
-    if (new_length >= kBlockSize) place = m.regions.find_free(new_length, kBlockSize, address);
-    if (!place) place = m.regions.find_free(new_length, kPageSize);
-    if (!place) return finish(fail(Error::NoMemory));
-    target = *place;
+    if (request_.new_length >= kBlockSize) place = regions.find_free(request_.new_length, kBlockSize, request_.address);
+    if (!place) place = regions.find_free(request_.new_length, kPageSize);
+    return place ? Result<Gva>(*place) : fail(Error::NoMemory);
   }
-  const Gva from_end = address + old_length;
-  if (request.backing) return map_anew(target);
-  m.regions.seize(address, from_end);
-  const auto give_up = [&](Error error) RAMET_REQUIRES(address_space_lock) {
-    batch.commit();
-    m.regions.release(address, from_end);
-    return Result<Gva>(fail(error));
-  };
-  // Old entries at the target are dropped before new ones are made (break-before-make).
-  if (batch.pending()) batch.flush();
-  if (auto split = m.split_ends_locked(address, from_end, batch); !split) return give_up(split.error());
-  if (auto moved = m.table->move(address, target, old_length, batch); !moved) return give_up(moved.error());
-
-  insert(address, target, target + new_length);
-  if (!request.dont_unmap) m.remove_regions_locked(address, from_end, batch);
-  batch.commit();
-  if (request.dont_unmap) m.regions.release(address, from_end);  // nobody holds the old entries any more
+  const Gva target = request_.new_address;
+  if (!regions.free(target, target + request_.new_length)) {
+    if (auto gone = mappings_.unmap_locked(target, target + request_.new_length, batch_); !gone) return fail(gone.error());
+  }
+  if (request_.new_length < request_.old_length) {
+    if (auto cut = mappings_.unmap_locked(request_.address + request_.new_length, old_end(), batch_); !cut) return fail(cut.error());
+    request_.old_length = request_.new_length;
+  }
   return target;
+}
+
+void Remapping::insert(Region region, Gva from, Gva start, Gva end) {
+  if (region.backing) region.offset = region.offset_of(from);
+  region.start = start;
+  region.end = end;
+  region.around.store({});
+  banks_.grown_locked(region, end - start);
+  core_.regions.insert(std::move(region));
+}
+
+Result<Gva> Remapping::map_anew(Region region, Gva target) {
+  const Gva address = request_.address;
+  region.backing = request_.backing;
+  region.offset = region.offset_of(address);
+  region.start = target, region.end = target + request_.new_length;
+  region.around.store({});
+  // Before what there was is taken away.
+  if (auto known = banks_.attach_locked(region); !known) return fail(known.error());
+  if (auto gone = mappings_.unmap_locked(address, old_end(), batch_); !gone) {
+    banks_.detach_locked(region, batch_);
+    return fail(gone.error());
+  }
+  core_.regions.insert(std::move(region));
+  batch_.commit();
+  return target;
+}
+
+Result<Gva> Remapping::move_entries(Region region, Gva target) {
+  const Gva address = request_.address, end = old_end();
+  core_.regions.seize(address, end);
+  // Old entries at the target are dropped before new ones are made (break-before-make).
+  if (batch_.pending()) batch_.flush();
+  auto done = core_.split_ends_locked(address, end, batch_);
+  if (done) done = core_.table->move(address, target, request_.old_length, batch_);
+  if (!done) {
+    batch_.commit();
+    core_.regions.release(address, end);
+    return fail(done.error());
+  }
+  insert(std::move(region), address, target, target + request_.new_length);
+  if (!request_.dont_unmap) mappings_.remove_regions_locked(address, end, batch_);
+  batch_.commit();
+  if (request_.dont_unmap) core_.regions.release(address, end);  // nobody holds the old entries any more
+  return target;
+}
+
+}  // namespace
+
+Result<Gva> AddressSpace::remap(const RemapRequest& asked) {
+  Impl& m = *impl_;
+  RemapRequest request = asked;
+  const Gva end = m.core.config.end;
+  const bool moving = request.fixed || request.dont_unmap;
+  if (!m.core.user_range(request.address, request.old_length) || request.new_length == 0) return fail(Error::Invalid);
+  if (request.new_length > end) return fail(Error::NoMemory);
+  request.new_length = align_up(request.new_length, kPageSize);
+  if (moving && !request.may_move) return fail(Error::Invalid);
+  if (request.dont_unmap && request.old_length != request.new_length) return fail(Error::Invalid);
+  if (request.fixed) {
+    std::uint64_t length = request.new_length;
+    if (!m.core.user_range(request.new_address, length) || request.new_address < m.core.config.start) return fail(Error::Invalid);
+    const bool apart = request.new_address + length <= request.address || request.address + request.old_length <= request.new_address;
+    if (!apart) return fail(Error::Invalid);
+  }
+  FlushBatch batch = m.core.locked();
+  const auto where = Remapping(m.core, m.banks, m.mappings, request, batch).run();
+  if (batch.pending()) batch.commit();
+  return where;
 }
 
 }  // namespace ramet::mm

@@ -3,7 +3,7 @@
 //   region = look-up without locks; sequence = region.sequence; odd: classic
 //   entry  = walk without locks; changing: classic
 //   the last table is missing? one that was put by goes into its slot, as entries are published; none left: classic
-//   frames = within the budget of frames in flight, zeroed or read from the file
+//   frames = within the bound on frames in flight, zeroed or read from the file
 //   lock the table, tried once; busy: classic
 //   the table is still in the tree, the region's sequence is as it was, the slots are still empty?  else classic
 //   publish the entries; unlock
@@ -19,32 +19,8 @@ namespace ramet::mm {
 
 using State = PageTable::State;
 
-Result<FaultOutcome> AddressSpace::fault(Gva address, Access access) {
-  address = impl_->untagged(address);
-  if (access == Access::Execute && impl_->tlb.needs_exec_sync()) return impl_->timed_fault(address);
-  return impl_->fault(address, access);
-}
-
-Result<FaultOutcome> AddressSpace::Impl::fault(Gva address, Access access) {
-  if (config.speculative_faults) {
-    if (const auto done = speculative_fault(align_down(address, kPageSize), access)) return count(*done);
-  }
-  FlushBatch batch = locked();
-  return fault_locked(address, access, false, batch);
-}
-
-// What it takes to let a fetch through, but for the sync. Other threads' syncs and grants meanwhile blur it: it is a mean.
-Result<FaultOutcome> AddressSpace::Impl::timed_fault(Gva address) {
-  const std::uint64_t began = tlb.now(), granted = counters.exec_granted, syncs = counters.exec_sync_time;
-  const auto done = fault(address, Access::Execute);
-  if (counters.exec_granted == granted) return done;
-  const std::uint64_t took = tlb.now() - began, in_syncs = counters.exec_sync_time - syncs;
-  counters.exec_fault_time.add(took - std::min(took, in_syncs));
-  counters.exec_faults.add();
-  return done;
-}
-
-std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_fault(Gva address, Access access) {
+std::optional<Resolved> Faults::speculative_fault(Gva address, Access access) {
+  Counters& counters = core_.counters;
   std::optional<Settled> settled;
   {
     rcu::Reader reader;
@@ -62,42 +38,75 @@ std::optional<AddressSpace::Impl::Resolved> AddressSpace::Impl::speculative_faul
     case Published::OverBudget: counters.spf_budget.add(); return std::nullopt;
   }
   counters.spf.add();
-  if (settled->uniform) {
-    FlushBatch batch = locked();
-    batch.uniform(address, *settled->uniform);
-    batch.commit();
-  }
+  if (settled->uniform) merge_found(address, *settled->uniform);
   return settled->resolved;
 }
 
 // Within an rcu::Reader. Nothing: not a case for it; the classic way finds the right error, too.
-std::optional<AddressSpace::Impl::Settled> AddressSpace::Impl::try_speculative(Gva address, Access access) {
-  const Region* region = regions.find(address);
+std::optional<Settled> Faults::try_speculative(Gva address, Access access) {
+  const Region* region = core_.regions.find(address);
   if (!region) return std::nullopt;
-  const Guard guard{&region->sequence, region->sequence.read()};
+  const PageTable::Guard guard{&region->sequence, region->sequence.read()};
   if (SequenceCount::changing(guard.value)) return Settled{.how = Published::Changed};
   if (!permits(region->prot, access)) return std::nullopt;
-  const PageTable::Leaf leaf = table->find(address);
+  const Found found{*region, address, access, core_.table->find(address), guard};
+  const PageTable::Leaf& leaf = found.leaf;
   switch (leaf.state) {
     case State::Changing: return Settled{.how = Published::TableGone};
     case State::Kept: return Settled{.how = Published::Changed};
     case State::Present: {
-      if (serves(leaf, access)) return Settled{};
-      if (leaf.shared) return Settled{.how = Published::TableGone};
-      if (region->flips()) return std::nullopt;  // would lose the other permission: strict
-      if (access == Access::Write && !may_write(*region, leaf)) return try_copy(*region, address, leaf, guard);
-      SpeculativeFlush flush(parts());
-      note_granted(*region, leaf, access);
-      const Published how = table->upgrade(leaf, upgraded(*region, leaf, access), guard, flush);
+      if (EntryRules::serves(leaf, access)) return Settled{};
+      if (leaf.table_shared) return Settled{.how = Published::TableGone};
+      // The entry would have to lose the other permission: a strict flush, which is the classic way's.
+      if (region->flips()) return std::nullopt;
+      if (access == Access::Write && !rules_.may_write(*region, leaf)) return copies_.try_copy(found);
+      SpeculativeFlush flush(core_.flush_parts());
+      EntryRules::note_granted(*region, leaf, access);
+      const Published how = core_.table->upgrade(leaf, rules_.upgraded(*region, leaf, access), guard, flush);
       return Settled{.how = how, .resolved = Resolved::Flipped};
     }
     case State::Absent: break;
   }
-  if (leaf.shared) return Settled{.how = Published::TableGone};
-  const auto settled = map_absent(*region, address, access, leaf, guard, nullptr);
+  if (leaf.table_shared) return Settled{.how = Published::TableGone};
+  const auto settled = map_absent(found);
   if (settled) return *settled;
   if (settled.error() == Error::NoMemory) return Settled{.how = Published::OverBudget};
+  if (settled.error() == Error::NotMapped) return Settled{.how = Published::TableGone};
   return std::nullopt;
+}
+
+Faults::Published Faults::add_table(const Found& found, const AroundPlan& planned, Gpa& table) {
+  if (found.leaf.level != Level::Pmd) return Published::TableGone;
+  // What reaches into the next table is mapped at once with the lock.
+  const Gva block = align_down(found.address, kBlockSize);
+  if (planned.start < block || planned.end > block + kBlockSize) return Published::TableGone;
+  return core_.table->add_table(found.leaf.table, found.address, found.guard, table);
+}
+
+// Errors: NotMapped (a table is missing), besides those of take_frames() and end_of_object().
+Result<Settled> Faults::map_absent(const Found& found) {
+  const auto& [region, address, access, leaf, guard] = found;
+  const auto end = end_of_object(region, address);
+  if (!end) return fail(end.error());
+  const AroundPlan planned = plan(found, *end);
+  if (planned.blocks > 0) {
+    if (leaf.level != Level::Pmd) return fail(Error::NotMapped);
+    const Gva start = align_down(address, kBlockSize);
+    const auto outcome = map_window({found, Level::Pmd, leaf.table, start, end_of_blocks(planned, start)});
+    if (!outcome) return fail(outcome.error());
+    note_blocks(region, start, *outcome);
+    return settled(region, *outcome, Level::Pmd);
+  }
+  Gpa table = leaf.table;
+  if (leaf.level != Level::Pte) {
+    if (const Published added = add_table(found, planned, table); added != Published::Done) return Settled{.how = added};
+  }
+  const Gva block = align_down(address, kBlockSize);
+  const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
+  const auto outcome = map_window({found, Level::Pte, table, from, to, Window::Asked::Page});
+  if (!outcome) return fail(outcome.error());
+  region.around.store(planned.next);
+  return settled(region, *outcome, Level::Pte);
 }
 
 }  // namespace ramet::mm

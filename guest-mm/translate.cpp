@@ -6,13 +6,13 @@ namespace ramet::mm {
 
 std::optional<AddressSpace::Translation> AddressSpace::translate(Gva address, std::uint64_t reach) const {
   const Impl& m = *impl_;
-  if (address >= m.config.end) return std::nullopt;
+  if (address >= m.core.config.end) return std::nullopt;
   rcu::Reader reader;
-  const PageTable::Leaf leaf = m.table->find(address);
+  const PageTable::Leaf leaf = m.core.table->find(address);
   if (leaf.state != PageTable::State::Present || leaf.hidden || !leaf.attributes.user) return std::nullopt;
-  const auto run = m.table->like(leaf, address, reach);
+  const auto run = m.core.table->like(leaf, address, reach);
   return Translation{.start = run.start, .bytes = run.end - run.start, .frame = run.address,
-                     .write = Impl::allows(leaf, Access::Write), .execute = Impl::allows(leaf, Access::Execute)};
+                     .write = EntryRules::allows(leaf, Access::Write), .execute = EntryRules::allows(leaf, Access::Execute)};
 }
 
 }  // namespace ramet::mm

@@ -12,25 +12,24 @@ constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
 
 }  // namespace
 
-Result<PageTable::Leaf> AddressSpace::Impl::touch_locked(Gva address, Access access, FlushBatch& batch) {
+Result<PageTable::Leaf> UserMemory::touch_locked(Gva address, Access access, FlushBatch& batch) {
   // Beyond the end lie the VMM's own mappings, and addresses that only look like ours.
-  if (address >= config.end) return fail(Error::NotMapped);
-  PageTable::Leaf leaf = table->find(address);
-  if (leaf.state == PageTable::State::Present && allows(leaf, access)) return leaf;
-  if (auto done = fault_locked(address, access, true, batch); !done) return fail(done.error());
-  return table->find(address);
+  if (address >= core_.config.end) return fail(Error::NotMapped);
+  PageTable::Leaf leaf = core_.table->find(address);
+  if (leaf.state == PageTable::State::Present && EntryRules::allows(leaf, access)) return leaf;
+  if (auto done = faults_.fault_locked(address, access, true, batch); !done) return fail(done.error());
+  return core_.table->find(address);
 }
 
-Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, std::uint64_t length, Access access,
-                                                                   FlushBatch& batch) {
-  address = untagged(address);
+Result<UserMemory::Piece> UserMemory::piece_locked(Gva address, std::uint64_t length, Access access, FlushBatch& batch) {
+  address = core_.untagged(address);
   length = std::min(length, kMaxPiece);
   const auto first = touch_locked(address, access, batch);
   if (!first) return fail(first.error());
   Piece piece;
   piece.gpa = first->address + (address - first->start);
-  piece.shared = !memory.data().contains(piece.gpa) && !memory.inherited(piece.gpa);
-  const auto host = memory.host_range(piece.gpa);
+  piece.object = !core_.memory.data().contains(piece.gpa) && !core_.memory.inherited(piece.gpa);
+  const auto host = core_.memory.host_range(piece.gpa);
   if (host.empty()) return fail(Error::BeyondEnd);  // its bank has gone: the file was unmapped behind our back
   length = std::min<std::uint64_t>(length, host.size());
   Gva end = first->end();
@@ -41,14 +40,14 @@ Result<AddressSpace::Impl::Piece> AddressSpace::Impl::piece_locked(Gva address, 
     end = next->end();
   }
   piece.bytes = HostBytes(host.first(std::min(length, end - address)));
-  memory.bring(piece.gpa, piece.bytes.size());
+  core_.memory.bring(piece.gpa, piece.bytes.size());
   return piece;
 }
 
 Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
   while (!out.empty()) {
-    FlushBatch batch = impl_->locked();
-    const auto piece = impl_->piece_locked(address, out.size(), Access::Read, batch);
+    FlushBatch batch = impl_->core.locked();
+    const auto piece = impl_->user.piece_locked(address, out.size(), Access::Read, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
     if (auto done = piece->bytes.read(0, out.first(n)); !done) return done;
@@ -60,8 +59,8 @@ Result<> AddressSpace::read(Gva address, std::span<std::byte> out) {
 
 Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
   while (!in.empty()) {
-    FlushBatch batch = impl_->locked();
-    const auto piece = impl_->piece_locked(address, in.size(), Access::Write, batch);
+    FlushBatch batch = impl_->core.locked();
+    const auto piece = impl_->user.piece_locked(address, in.size(), Access::Write, batch);
     if (!piece) return fail(piece.error());
     const std::size_t n = piece->bytes.size();
     if (auto done = piece->bytes.write(0, in.first(n)); !done) return done;
@@ -74,18 +73,18 @@ Result<> AddressSpace::write(Gva address, std::span<const std::byte> in) {
 Result<> AddressSpace::write_code(Gva address, std::span<const std::byte> in) {
   Impl& m = *impl_;
   while (!in.empty()) {
-    FlushBatch batch = m.locked();
+    FlushBatch batch = m.core.locked();
     const Gva page = align_down(address, kPageSize);
-    const Region* region = m.regions.find(page);
+    const Region* region = m.core.regions.find(page);
     if (!region) return fail(Error::NotMapped);
     if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec)) return fail(Error::NotPermitted);
-    const auto leaf = m.pin_locked(page, Access::Read, batch);  // ours alone: others may stand on the layer it came from
+    const auto leaf = m.pinning.exclusive_locked(page, Access::Read, batch);  // ours alone: others may stand on the layer it came from
     if (!leaf) return fail(leaf.error());
     const Gpa frame = leaf->address + (address - leaf->start);
     const std::size_t n = std::min<std::uint64_t>(in.size(), leaf->end() - address);
     // Unguarded: memory of the private bank, which nobody else can take away.
     std::memcpy(memory_.data().at(frame), in.data(), n);
-    if (leaf->attributes.execute) m.tlb.exec_sync(frame, n);
+    if (leaf->attributes.execute) m.core.tlb.exec_sync(frame, n);
     in = in.subspan(n);
     address += n;
   }
@@ -113,8 +112,8 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
   std::uint64_t total = 0;
   const std::size_t already = out.size();
   while (total < length && out.size() - already < kMostPieces) {
-    FlushBatch batch = impl_->locked();
-    const auto piece = impl_->piece_locked(address + total, length - total, access, batch);
+    FlushBatch batch = impl_->core.locked();
+    const auto piece = impl_->user.piece_locked(address + total, length - total, access, batch);
     if (!piece) {
       if (total > 0) break;
       return fail(piece.error());
@@ -122,7 +121,7 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
     auto keep = memory_.bank_of(piece->gpa);
     if (!keep) break;
     PinHold pinned;
-    if (access == Access::Write && !piece->shared) pinned = impl_->hold_locked(piece->gpa, address + total, piece->bytes.size());
+    if (access == Access::Write && !piece->object) pinned = impl_->pinning.hold_locked(piece->gpa, address + total, piece->bytes.size());
     HostRange next{piece->bytes, std::move(keep), std::move(pinned)};
     if (out.empty() || !out.back().join(next)) out.push_back(std::move(next));
     total += piece->bytes.size();
@@ -132,16 +131,16 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
 
 // As a pin that reads: who waits at the word is to be found there after the page was written, by mprotect and a store.
 Result<HostWord> AddressSpace::word(Gva address, Access access) {
-  address = impl_->untagged(address);
+  address = impl_->core.untagged(address);
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);
-  FlushBatch batch = impl_->locked();
-  const auto leaf = impl_->pin_locked(align_down(address, kPageSize), access, batch);
+  FlushBatch batch = impl_->core.locked();
+  const auto leaf = impl_->pinning.exclusive_locked(align_down(address, kPageSize), access, batch);
   if (!leaf) return fail(leaf.error());
   const Gpa gpa = leaf->address + (address - leaf->start);
   auto keep = memory_.bank_of(gpa);
   if (!keep) return fail(Error::BeyondEnd);
   std::byte* const at = keep->at(gpa);
-  return HostWord(at, std::move(keep), !memory_.data().contains(gpa), impl_->hold_locked(gpa, address, sizeof(std::uint32_t)));
+  return HostWord(at, std::move(keep), !memory_.data().contains(gpa), impl_->pinning.hold_locked(gpa, address, sizeof(std::uint32_t)));
 }
 
 }  // namespace ramet::mm

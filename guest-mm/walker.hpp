@@ -35,81 +35,27 @@ class Walker final : public PageTable {
   Gpa root() const override { return root_; }
 
   Leaf find(Gva va) const override {
-    bool shared = false;
-    const Slot slot = slot_of_leaf(va, &shared);
-    Leaf leaf = leaf_of(slot, load(slot));
-    if (shared) {
-      leaf.shared = true;
+    const WayEnd end = descend(root_, va);
+    Leaf leaf = leaf_of(end.slot, end.entry);
+    if (end.below_shared) {
+      leaf.table_shared = true;
       leaf.attributes.write = false;
       leaf.hidden = F::kSharedHidden;
     }
     return leaf;
   }
 
-  Stretch like(const Leaf& leaf, Gva va, std::uint64_t reach) const override {
-    const std::uint64_t span = leaf.span(), whole = span * arch::kEntriesPerTable;
-    const Gva lowest = std::max(align_down(leaf.start, whole), va > reach ? align_down(va - reach, span) : 0);
-    const Gva highest = std::min(align_down(leaf.start, whole) + (whole - span), align_down(va + reach, span));
-    const auto goes_on = [&](Gva at) {
-      const Slot slot{leaf.table, leaf.level, at};
-      const Entry e = load(slot);
-      if (!F::present(e) || !F::is_leaf(e, leaf.level)) return false;
-      const Attributes a = leaf.attributes, b = F::attributes(e);
-      return F::address(e, leaf.level) - leaf.address == at - leaf.start && a.write == (b.write && !leaf.shared) &&
-             a.execute == b.execute && a.user == b.user && a.dirty == b.dirty;
-    };
-    Stretch s{leaf.start, leaf.end(), leaf.address};
-    while (s.start > lowest && goes_on(s.start - span)) s.start -= span, s.address -= span;
-    while (s.end <= highest && goes_on(s.end)) s.end += span;
-    return s;
-  }
+  Stretch like(const Leaf& leaf, Gva va, std::uint64_t reach) const override;
 
-  void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override {
-    walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
-                       [](const Slot&, Gpa) {});
-  }
+  void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override;
 
-  unsigned entries(Gpa table) const override {
-    if (tables_.own(table)) return tables_.info(table).entries.load(std::memory_order_relaxed);
-    unsigned n = 0;
-    for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) n += load(Slot{table, Level::Pte, i * kPageSize}) != arch::kNone;
-    return n;
-  }
+  unsigned entries(Gpa table) const override;
 
-  std::optional<Gpa> table_at(Gva va, Level target) const override {
-    Gpa table = root();
-    for (Level level = Level::Pgd; level > target; level = below(level)) {
-      const Entry e = load(slot_in(table, level, va));
-      if (!is_table(e, level)) return std::nullopt;
-      table = F::address(e, level);
-    }
-    return table;
-  }
+  std::optional<Gpa> table_at(Gva va, Level target) const override;
 
-  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const override {
-    const std::uint64_t span = arch::span_of(level);
-    unsigned n = 0;
-    for (Gva at = start; at < end && n < out.size(); at += span) {
-      Gva stop = at;
-      while (stop < end && load(slot_in(table, level, stop)) == arch::kNone) stop += span;
-      if (stop > at) out[n++] = {at, stop};
-      at = stop;
-    }
-    return n;
-  }
+  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const override;
 
-  std::optional<Gpa> place_for(Gpa table, Level level, Gva at) const override {
-    const std::uint64_t span = arch::span_of(level), whole = span * arch::kEntriesPerTable;
-    const Gva first = align_down(at, whole);
-    for (const Gva beside : {at - span, at + span}) {
-      if (align_down(beside, whole) != first) continue;
-      const Entry e = load(slot_in(table, level, beside));
-      if (!F::present(e) || !F::is_leaf(e, level)) continue;
-      const Gpa base = F::address(e, level) - (beside - first);
-      if (is_aligned(base, whole)) return base + (at - first);
-    }
-    return std::nullopt;
-  }
+  std::optional<Gpa> place_for(Gpa table, Level level, Gva at) const override;
 
   void dump(const std::function<void(const Node&)>& see) const override { dump_table(root(), Level::Pgd, 0, see); }
 
@@ -117,14 +63,14 @@ class Walker final : public PageTable {
   void share_root(Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   void adopt_root(Gpa shared, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
   void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
-  Result<> own(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
-  Result<> own_ends(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
-  Result<> own_range(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> unshare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> unshare_ends(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
+  Result<> unshare_range(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   bool writable(Gpa table) const override { return tables_.writable(table); }
   void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) override;
   Published replace_leaves(std::span<const Replacement>, Guard, EntryFlush&) override;
 
-  Result<> prepare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
+  Result<Gpa> prepare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     Gpa table = root();
     for (Level level = Level::Pgd; level > target; level = below(level)) {
       const Slot slot = slot_in(table, level, va);
@@ -141,16 +87,15 @@ class Walker final : public PageTable {
         tables_.free(*fresh);  // a fault without the address-space lock put a table there, or a larger leaf
       }
       if (!is_table(e, level)) return fail(Error::Invalid);
-      const auto own = own_child(slot, e, batch);
+      const auto own = unshare_child(slot, e, batch);
       if (!own) return fail(own.error());
       table = *own;
     }
     F::publish();
-    return {};
+    return table;
   }
 
-  void map(Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
-    const Gpa table = *table_at(va, level);
+  void map(Gpa table, Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     TableLock lock(tables_.info(table));
     for (unsigned i = 0; i < count; ++i) {
       const std::uint64_t step = i * arch::span_of(level);
@@ -159,55 +104,11 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  Outcome publish(const Publication& p, std::vector<Run>& left_over) override {
-    const auto give_back = [&](Published why) {
-      left_over.assign(p.runs.begin(), p.runs.end());
-      return Outcome{.how = why};
-    };
-    std::optional<TableLock> lock;
-    if (const Published in = enter(lock, p.table, p.guard); in != Published::Done) return give_back(in);
-    const std::uint64_t span = arch::span_of(p.level);
-    Outcome outcome;
-    for (const Run& run : p.runs) {
-      for (std::uint64_t done = 0; done < run.pages << kPageShift; done += span) {
-        const Gva at = run.start + done;
-        const Entry entry = F::leaf(run.gpa + done, p.level, p.address - at < span ? p.attributes : p.around);
-        if (Entry none = arch::kNone; write(slot_in(p.table, p.level, at), none, entry, nullptr)) ++outcome.mapped;
-        else left_over.push_back({at, run.gpa + done, span >> kPageShift});
-      }
-    }
-    F::publish();
-    outcome.uniform = is_uniform(tables_.info(p.table));
-    return outcome;
-  }
+  Outcome publish(const Publication& p, std::vector<Run>& left_over) override;
 
-  Published add_table(Gpa pmd_table, Gva va, Guard guard) override {
-    const auto fresh = tables_.take_stocked();  // before the look at the PMD table: a seal in between closes both
-    if (!fresh) return Published::TableGone;
-    std::optional<TableLock> lock;
-    Published done = enter(lock, pmd_table, guard);
-    Entry none = arch::kNone;
-    if (done == Published::Done && !write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr)) done = Published::Changed;
-    if (done == Published::Done) counters_.tables_allocated.add();
-    else tables_.put_back(*fresh);
-    F::publish();
-    return done;
-  }
+  Published add_table(Gpa pmd_table, Gva va, Guard guard, Gpa& added) override;
 
-  Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, EntryFlush& batch) override {
-    const auto table = table_at(seen.start, seen.level);
-    if (!table || seen.shared) return Published::TableGone;
-    std::optional<TableLock> lock;
-    if (const Published in = enter(lock, *table, guard); in != Published::Done) return in;
-    const Slot slot = slot_in(*table, seen.level, seen.start);
-    Entry e = load(slot);
-    if (!F::present(e) || !F::is_leaf(e, seen.level) || F::address(e, seen.level) != seen.address) return Published::Changed;
-    const Entry next = F::with(e, attributes);
-    if (loses(e, next, seen.level)) return Published::Changed;
-    if (!write(slot, e, next, &batch)) return Published::Changed;
-    F::publish();
-    return Published::Done;
-  }
+  Published upgrade(const Leaf& seen, Attributes attributes, Guard guard, EntryFlush& batch) override;
 
   Merged merge(Gva va, Level level, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
 
@@ -241,17 +142,19 @@ class Walker final : public PageTable {
 
   void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
-         [&](const Slot& slot, Entry e) {
-           for (;;) {  // until the hardware does not set a bit meanwhile
-             const Change change = rule(leaf_of(slot, e));
-             const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
-             const Entry next = F::with(live, change.attributes);
-             if (write(slot, e, change.state == State::Kept ? arch::kept(next) : next, &batch)) break;
-           }
-         },
+         [&](const Slot& slot, Entry e) { change(slot, e, rule, batch); },
          [&](const Slot& slot, Gpa table) {
            if (writable(table) && is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
          });
+    F::publish();
+  }
+
+  void update_leaf(const Leaf& leaf, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
+    const Slot slot{leaf.table, leaf.level, leaf.start};
+    TableInfo& info = tables_.info(slot.table);
+    TableLock lock(info);
+    change(slot, load(slot), rule, batch);
+    if (is_uniform(info)) batch.uniform(slot.start, slot.level);
     F::publish();
   }
 
@@ -274,8 +177,8 @@ class Walker final : public PageTable {
 
   enum class Walking : std::uint8_t { Look, Change };
 
-  static Level below(Level l) { return Level(unsigned(l) - 1); }
-  static Level above(Level l) { return Level(unsigned(l) + 1); }
+  static constexpr Level below(Level l) { return Level(unsigned(l) - 1); }
+  static constexpr Level above(Level l) { return Level(unsigned(l) + 1); }
   static bool is_table(Entry e, Level l) { return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l); }
   static bool is_shared(Entry e) { return e & arch::kSharedTable; }
   static Slot slot_in(Gpa table, Level level, Gva va) { return {table, level, align_down(va, arch::span_of(level))}; }
@@ -303,38 +206,37 @@ class Walker final : public PageTable {
     return leaf;
   }
 
-  // How entries are written by who may not hold the address-space lock: with the table's lock, which is tried once where
-  // there is a sequence to check. Done: until `lock` goes, nobody takes the table away; a change of the region that began
-  // before was seen, and one that begins later finds what is written when it gets the lock. Not analysed: which table's
-  // lock it is, and whether it is had, comes out at run time.
-  Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const RAMET_NO_THREAD_SAFETY_ANALYSIS {
-    if (!tables_.own(table)) return Published::TableGone;
-    TableInfo& info = tables_.info(table);
-    if (guard.sequence && !info.lock.try_lock()) return Published::Busy;
-    if (guard.sequence) lock.emplace(info, kAdopt);
-    else lock.emplace(info);
-    if (info.dead || !writable(table)) return Published::TableGone;
-    if (guard.sequence && !guard.sequence->unchanged(guard.value)) return Published::Changed;
-    return Published::Done;
-  }
+  // Takes the lock of a table in which a fault is about to write; if the fault has no address-space lock (its guard has a
+  // sequence), it tries once. Done: as long as `lock` lives, the table stays in the tree. And the region of the fault is what the
+  // fault has seen: whoever changes it makes its sequence odd first and then takes the table's lock. So either that was seen
+  // here, or the change comes later and finds what the fault wrote.
+  // Not analysed: which table's lock it is, and whether it is had, comes out at run time.
+  Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const RAMET_NO_THREAD_SAFETY_ANALYSIS;
 
-  // The slot that find() ends at.
-  Slot slot_of_leaf(Gva va, bool* shared = nullptr) const {
-    Gpa table = root();
-    for (Level level = Level::Pgd;; level = below(level)) {
-      const Slot slot = slot_in(table, level, va);
-      const Entry e = load(slot);
-      if (!is_table(e, level)) return slot;
-      if (shared && is_shared(e)) *shared = true;
-      table = F::address(e, level);
+  // Where the way to an address ends: at a leaf, or at the largest empty slot around it.
+  struct WayEnd {
+    Slot slot;
+    Entry entry;
+    bool below_shared;  // a table on the way is shared
+  };
+  // Every fault goes this way: a function for each level, so that all shifts and masks are known.
+  template <Level L = Level::Pgd>
+  WayEnd descend(Gpa table, Gva va, bool below_shared = false) const {
+    const Slot slot = slot_in(table, L, va);
+    const Entry e = load(slot);
+    if constexpr (L != Level::Pte) {
+      if (is_table(e, L)) return descend<below(L)>(F::address(e, L), va, below_shared || is_shared(e));
     }
+    return {slot, e, below_shared};
   }
+  Slot slot_of_leaf(Gva va) const { return descend(root_, va).slot; }
 
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
-  // the root. Costs what is present: an absent slot at any level is one step. To change leaves, it holds the lock of
-  // their table: for pages over the whole table, for larger ones for each. Faults without the address-space lock publish
-  // blocks as well, in slots that were empty: it lets go by who has the table already, and later ones see that the
-  // region changes. It does not change what is shared: such a table is visited as a whole.
+  // the root. Costs what is present: an absent slot at any level is one step.
+  // With Walking::Change, `on_leaf` may write the entry: the lock of its table is held, over the whole table where it holds
+  // pages, else for each leaf. A table of blocks is passed first: a fault without the address-space lock that began before the
+  // region was seized may be publishing a block in a slot that would be found empty here; later ones see that it is seized.
+  // What is shared is not entered then: such a table is visited as a whole, by `on_table`.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
@@ -389,6 +291,16 @@ class Walker final : public PageTable {
     return true;
   }
 
+  // write() of what the rule makes of the entry, with the table's lock held.
+  void change(const Slot& slot, Entry e, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) {
+    for (;;) {  // until the hardware does not set a bit meanwhile
+      const Change wanted = rule(leaf_of(slot, e));
+      const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
+      const Entry next = F::with(live, wanted.attributes);
+      if (write(slot, e, wanted.state == State::Kept ? arch::kept(next) : next, &batch)) return;
+    }
+  }
+
   static bool executes(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).execute; }
 
   static bool withholds(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).deferred_exec; }
@@ -416,7 +328,7 @@ class Walker final : public PageTable {
     return old;
   }
 
-  // Only of a leaf that the hardware sees must nothing get lost: other entries change with the table's lock alone.
+  // In one step, as the hardware may set a bit of a present leaf at any time. Other entries change under the table's lock alone.
   bool exchange(const Slot& slot, Entry& expected, Entry next) {
     return entry(slot).compare_exchange_strong(expected, next, std::memory_order_acq_rel, std::memory_order_acquire);
   }
@@ -429,14 +341,15 @@ class Walker final : public PageTable {
     return F::is_leaf(old, level) != F::is_leaf(next, level) || F::address(old, level) != F::address(next, level);
   }
 
-  // A table that becomes the leaf that says the same: processors may go on with what they hold of the table, as long
-  // as its page is not used for anything else (FlushBatch::merged).
+  // A table becomes the leaf that says the same. That loses nothing: processors may go on using what they hold of the table, as
+  // long as its page is not used for anything else, which FlushBatch::merged() sees to.
   static bool reshapes(Entry old, Entry next, Level level) {
     return is_table(old, level) && F::present(next) && F::is_leaf(next, level);
   }
 
-  // Whether a processor could use the old entry for what the new one does not allow. Not if it never used the old
-  // entry, and it writes through a clean one only after looking at the tables again. Precondition: old is present.
+  // Whether a processor that holds the old entry could do what the new one does not allow. A processor holds no entry without
+  // the accessed bit, and writes through one without the dirty bit only after looking at the tables again. Precondition: old
+  // is present.
   static bool loses(Entry old, Entry next, Level level) {
     if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level) || (is_shared(next) && !is_shared(old));
     const Attributes a = F::attributes(old);
@@ -509,25 +422,14 @@ class Walker final : public PageTable {
     return table;
   }
 
-  void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) {
-    batch.room(1);
-    {
-      TableInfo& info = tables_.info(table);
-      TableLock lock(info);
-      if (info.entries.load(std::memory_order_relaxed) != 0) return;
-      info.dead = true;
-    }
-    TableLock lock(tables_.info(parent.table));
-    replace(parent, arch::kNone, &batch);
-    batch.release_table(table);
-  }
+  void drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   template <class TooLarge>
   Result<> split_while(TooLarge&& too_large, Gva va, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) {
     for (;;) {
       Slot slot = slot_of_leaf(va);
       if (load(slot) == arch::kNone || !too_large(slot)) return {};
-      if (auto owned = own(va, slot.level, batch); !owned) return owned;
+      if (auto owned = unshare(va, slot.level, batch); !owned) return owned;
       slot = slot_of_leaf(va);
       if (auto done = split_leaf(slot, batch); !done) return done;
     }
@@ -535,13 +437,14 @@ class Walker final : public PageTable {
 
   Result<> split_leaf(const Slot& slot, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  void fill(Gpa table, Level level, const Leaf& whole);
+  void write_parts(Gpa table, Level level, const Leaf& whole);
 
   Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  // Faults without the address-space lock that began before the regions there were seized have published, or never will.
+  // After this, faults without the address-space lock that began before the regions were seized have either published in that
+  // table or will find the regions changed: they do both under the lock that is taken and released here.
   void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
   void pass_faults(Gva start, Gva end) {
     walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {
@@ -549,9 +452,9 @@ class Walker final : public PageTable {
     });
   }
 
-  Result<Gpa> own_child(const Slot& slot, Entry e, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
+  Result<Gpa> unshare_child(const Slot& slot, Entry e, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  Result<> own_towards(Gva boundary, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
+  Result<> unshare_towards(Gva boundary, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   void copy_shared(Gpa to, Gpa from, Level level, bool share);
 

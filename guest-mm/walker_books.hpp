@@ -9,7 +9,7 @@ namespace ramet::mm {
 template <arch::EntryFormat F>
 void Walker<F>::dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const {
   Leaf own;
-  own.start = start, own.level = level, own.state = State::Present, own.address = table, own.shared = !writable(table);
+  own.start = start, own.level = level, own.state = State::Present, own.address = table, own.table_shared = !writable(table);
   see({.leaf = own, .table = true, .entries = entries(table)});
   for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
     const Slot slot{table, level, start + i * arch::span_of(level)};
@@ -29,7 +29,7 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
     ++used;
     if (is_table(e, level)) {
       const Gpa below_here = F::address(e, level);
-      if (!tables_.own(below_here) && !memory_.inherited_table(below_here)) wrong = "a table lies outside the table bank";
+      if (!tables_.contains(below_here) && !memory_.inherited_table(below_here)) wrong = "a table lies outside the table bank";
       else audit_table(F::address(e, level), below(level), seen, wrong);
     } else {
       if (const auto* total = const_cast<Walker*>(this)->total_for(level, e)) {
@@ -42,7 +42,7 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
       if (e == arch::kChanging) wrong = "an entry stayed marked as changing";
     }
   }
-  if (!tables_.own(table)) return;
+  if (!tables_.contains(table)) return;
   const TableInfo& info = tables_.info(table);
   const Slot first{table, level, 0};
   if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";

@@ -6,6 +6,21 @@
 
 namespace ramet::mm {
 
+// A table below `parent` without entries leaves the tree.
+template <arch::EntryFormat F>
+void Walker<F>::drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
+  batch.room(1);
+  {
+    TableInfo& info = tables_.info(table);
+    TableLock lock(info);
+    if (info.entries.load(std::memory_order_relaxed) != 0) return;
+    info.dead = true;
+  }
+  TableLock lock(tables_.info(parent.table));
+  replace(parent, arch::kNone, &batch);
+  batch.release_table(table);
+}
+
 template <arch::EntryFormat F>
 PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   if (level >= Level::Pud || !F::leaf_allowed(above(level))) return Merged::NotUniform;
@@ -46,7 +61,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
   const bool same_offset = is_aligned(from - to, kBlockSize);
   // Tables without entries could stand where a whole table is to go; those at the ends hold others' entries as well, and
   // a shared one would go as a whole.
-  if (auto ends = own_ends(to, to + length, batch); !ends) return ends;
+  if (auto ends = unshare_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
   pass_faults(from, from + length);
   // First everything that can fail: blocks that cannot stay blocks, tables at the destination.
@@ -89,7 +104,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
   TableLock lock(tables_.info(slot.table));
   Entry e = load(slot);
   do {  // until the hardware does not set a bit meanwhile
-    fill(*table, smaller, leaf_of(slot, e));
+    write_parts(*table, smaller, leaf_of(slot, e));
     F::publish();
   } while (!write(slot, e, F::table(*table), &batch));
   count_leaf(smaller, load(slot_in(*table, smaller, slot.start)), static_cast<int>(arch::kEntriesPerTable));
@@ -100,7 +115,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
 
 // Every entry of a table that nobody can reach yet: no need to write and count them one by one.
 template <arch::EntryFormat F>
-void Walker<F>::fill(Gpa table, Level level, const Leaf& whole) {
+void Walker<F>::write_parts(Gpa table, Level level, const Leaf& whole) {
   const bool kept = whole.state == State::Kept;
   for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
     const std::uint64_t step = i * arch::span_of(level);
@@ -128,8 +143,8 @@ Result<> Walker<F>::prepare_move(Gva from, Gva to, std::uint64_t length, bool sa
     }
     const Gva block = align_down(va, kBlockSize);
     const bool whole = same_offset && block >= from && end - block >= kBlockSize;
-    if (auto ready = own(va, whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
-    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
+    if (auto ready = unshare(va, whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
+    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready) return fail(ready.error());
     // Nothing more to make for the rest of the block, if the destination's table covers it as well.
     va = same_offset ? block + kBlockSize : next_of(slot);
   }

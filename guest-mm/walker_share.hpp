@@ -9,13 +9,14 @@
 
 namespace ramet::mm {
 
-// An entry as somebody else may use it from now on: what is below cannot be written through it. A table's entries are
-// mostly alike but for their frames: `last` remembers what became of the one before.
+// The entry for a space that inherits `e`: it cannot write through it. With `share`, a table that the entry leads to is shared.
+// The entries of a table are mostly alike but for their frames: `last` remembers what became of the one before.
 template <arch::EntryFormat F>
 arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& last) const {
   if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
   if (e == arch::kNone) return e;
-  // Processors may go on with the shared table until they are told, and will not say here that they did.
+  // Accessed, whether it was or not: until they are flushed, processors may use the entry in the shared table, and would set the
+  // bit there. Here an entry without it is taken for one that no processor holds, and is changed without a flush.
   e = F::accessed(e);
   const bool kept = arch::is_kept(e);
   const Entry live = kept ? arch::restored(e) : e;
@@ -27,7 +28,7 @@ arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& las
     a.write = false;
     last = {.from = live - frame, .to = F::with(live, a) - frame};
   }
-  // Files that are shared on purpose stay as they are.
+  // An object's pages (MAP_SHARED) stay writable, and so does a frame that is not in a layer.
   if (!(is_private(frame) || memory_.inherited(frame)) || frames_.exclusive(frame)) return e;
   return kept ? arch::kept(last.to + frame) : last.to + frame;
 }
@@ -50,10 +51,12 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
-// A shared table is in our tree no more. It may be ours again one day: who still knows it must not publish there.
+// A shared table has left our tree, since an entry leads to our copy of it now. If it lies in our own bank, it is marked dead:
+// once all who shared it have gone, its pages count as writable again (TablePool::thaw()), and a fault that found the table
+// before would publish into it, where nobody looks. Tables of other spaces' banks are never writable for us.
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
-  if (!tables_.own(table)) return;
+  if (!tables_.contains(table)) return;
   batch.room(1);
   {
     TableLock lock(tables_.info(table));
@@ -64,11 +67,12 @@ void Walker<F>::leave(Gpa table, FlushBatch& batch) {
 
 // The table that the entry leads to, made our own.
 template <arch::EntryFormat F>
-Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
+Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batch) {
   const Gpa child = F::address(e, slot.level);
   if (writable(child)) {
     if (!is_shared(e)) return child;
-    // Nobody else uses it any more; nor what it lets us write, all of which is as old as the table.
+    // The layer it was sealed for has gone. The frames that it lets us write are at least as new as the table, so that whatever
+    // they were sealed for has gone, too (SpaceCore::thaw_locked() thaws tables first).
     TableLock lock(tables_.info(slot.table));
     replace(slot, F::table(child), &batch);
     F::publish();
@@ -92,13 +96,13 @@ Result<Gpa> Walker<F>::own_child(const Slot& slot, Entry e, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-Result<> Walker<F>::own(Gva va, Level target, FlushBatch& batch) {
+Result<> Walker<F>::unshare(Gva va, Level target, FlushBatch& batch) {
   Gpa table = root();
   for (Level level = Level::Pgd; level > target; level = below(level)) {
     const Slot slot = slot_in(table, level, va);
     const Entry e = load(slot);
     if (!is_table(e, level)) return {};
-    const auto child = own_child(slot, e, batch);
+    const auto child = unshare_child(slot, e, batch);
     if (!child) return fail(child.error());
     table = *child;
   }
@@ -106,13 +110,13 @@ Result<> Walker<F>::own(Gva va, Level target, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-Result<> Walker<F>::own_towards(Gva boundary, FlushBatch& batch) {
+Result<> Walker<F>::unshare_towards(Gva boundary, FlushBatch& batch) {
   Gpa table = root();
   for (Level level = Level::Pgd; level > Level::Pte; level = below(level)) {
     const Slot slot = slot_in(table, level, boundary);
     const Entry e = load(slot);
     if (slot.start == boundary || !is_table(e, level)) return {};
-    const auto child = own_child(slot, e, batch);
+    const auto child = unshare_child(slot, e, batch);
     if (!child) return fail(child.error());
     table = *child;
   }
@@ -120,15 +124,15 @@ Result<> Walker<F>::own_towards(Gva boundary, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-Result<> Walker<F>::own_ends(Gva start, Gva end, FlushBatch& batch) {
-  if (auto done = own_towards(start, batch); !done) return done;
-  return own_towards(end, batch);
+Result<> Walker<F>::unshare_ends(Gva start, Gva end, FlushBatch& batch) {
+  if (auto done = unshare_towards(start, batch); !done) return done;
+  return unshare_towards(end, batch);
 }
 
 template <arch::EntryFormat F>
-Result<> Walker<F>::own_range(Gva start, Gva end, FlushBatch& batch) {
+Result<> Walker<F>::unshare_range(Gva start, Gva end, FlushBatch& batch) {
   for (Gva va = start; va < end;) {
-    if (auto done = own(va, Level::Pte, batch); !done) return done;
+    if (auto done = unshare(va, Level::Pte, batch); !done) return done;
     const Leaf leaf = find(va);
     va = leaf.level == Level::Pte ? align_down(va, kBlockSize) + kBlockSize : leaf.end();
   }
@@ -189,7 +193,8 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// Everything of ours below goes with the batch; nothing in the tables changes, which may be shared.
+// The tree below that table leaves ours: its own frames and tables go with the batch. Its entries stay as they are, because
+// other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
@@ -215,8 +220,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Tables of ours in which something was changed stay, as what wrote there once will write there again; in the others
-// there is nothing to find any more, and we share what they were copied from.
+// Makes the entries of `table`, our own, those of `base`, the table of the snapshot that it was copied from. Returns whether any
+// differed: then the table stays ours, because whoever wrote there will soon write there again. A table without a difference
+// is left, and the snapshot's is shared once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
@@ -231,7 +237,7 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
     if (now == arch::kNone && source == arch::kNone) continue;
     const bool present = F::present(now);
-    // Nearly all are what a copy of a page that is written by nobody looks like: found out without a look at its bank.
+    // Most entries were copied and never changed, but for writing, which was withheld: seen without a look at the frame's bank.
     if (level == Level::Pte && present && F::present(source) && F::stable(now) == F::stable_read_only(source)) continue;
     const auto as = [&](Entry e) { return now == e || (present && F::present(e) && F::stable(now) == F::stable(e)); };
     const Entry then = inherited(source, level, true, last);
@@ -286,30 +292,6 @@ void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch
   blocks_.store(0, std::memory_order_relaxed);
   giants_.store(0, std::memory_order_relaxed);
   count_inherited(census);
-}
-
-template <arch::EntryFormat F>
-PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all, Guard guard, EntryFlush& batch) {
-  const Gpa table = all.front().seen.table;
-  if (all.front().seen.shared) return Published::TableGone;
-  std::optional<TableLock> lock;
-  if (const Published in = enter(lock, table, guard); in != Published::Done) return in;
-  const auto same = [&](const Replacement& r) {
-    const Leaf now = leaf_of({table, r.seen.level, r.seen.start}, load({table, r.seen.level, r.seen.start}));
-    return now.state == State::Present && now.address == r.seen.address && !now.attributes.write;
-  };
-  if (!std::ranges::all_of(all, same)) return Published::Changed;
-  batch.room(all.size());
-  // Nobody may write the new frame while somebody still reads the old one: what is replaced is absent in between.
-  for (const Replacement& r : all) replace({table, r.seen.level, r.seen.start}, arch::kChanging, &batch);
-  F::publish();
-  if (batch.pending()) batch.flush();
-  for (const Replacement& r : all) {
-    replace({table, r.seen.level, r.seen.start}, F::leaf(r.frame, r.seen.level, r.attributes), nullptr);
-    if (is_private(r.seen.address)) batch.release_frames(r.seen.address, r.seen.span() >> kPageShift);
-  }
-  F::publish();
-  return Published::Done;
 }
 
 }  // namespace ramet::mm

@@ -419,14 +419,14 @@ TEST(ExecHistory, WhatRunsIsNotAllOfTheLastReason) {
   history.defer(MoveReason::Explicit, 512);
   history.defer(MoveReason::Hotplug, 1);
   for (int i = 0; i < 115; ++i) history.ran();
-  history.settle(MoveReason::Hotplug);
-  history.settle(MoveReason::Explicit);
+  history.conclude(MoveReason::Hotplug);
+  history.conclude(MoveReason::Explicit);
   EXPECT_EQ(history.every(MoveReason::Hotplug, costs, 1), 1u);
   EXPECT_EQ(history.every(MoveReason::Explicit, costs, 1), 1u);
   for (int round = 0; round < 2; ++round) {
     history.defer(MoveReason::Hotplug, 512);
     for (int i = 0; i < 512; ++i) history.ran();
-    history.settle(MoveReason::Hotplug);
+    history.conclude(MoveReason::Hotplug);
   }
   EXPECT_GT(history.every(MoveReason::Hotplug, costs, 1), 1u);
   EXPECT_EQ(history.every(MoveReason::Explicit, costs, 1), 1u);

@@ -44,8 +44,9 @@ class Walker : public test::ForEachFormat {
   FlushBatch batch() RAMET_ACQUIRE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { return FlushBatch(lock, {tlb, *frames, nullptr, counters, true}, *tables, deferred, nullptr); }
   void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {
     FlushBatch b = batch();
-    ASSERT_TRUE(table->prepare(va, level, b));
-    table->map(va, level, gpa, count, a, b);
+    const auto where = table->prepare(va, level, b);
+    ASSERT_TRUE(where);
+    table->map(*where, va, level, gpa, count, a, b);
     b.commit();
   }
   std::optional<test::Translation> walk(Gva va) {

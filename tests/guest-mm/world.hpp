@@ -54,7 +54,7 @@ struct World {
 
   // The state every scenario must end in, whatever it did: books that agree, and no stale entry anywhere.
   void check() {
-    as->settle();
+    as->flush_deferred();
     EXPECT_EQ(as->audit(), "");
     EXPECT_EQ(tlb.verify(), "");
     EXPECT_EQ(tlb.conflicts, 0u);

@@ -6,7 +6,7 @@
 // One page. device() is AddressSpace::pin: pin_fast, then pin_locked; then DMA, and PinBook::remove. owner() is the
 // guest that writes to the page: the processor, then AddressSpace::fault with try_copy and Walker::replace_leaves.
 // change() holds the address-space lock: AddressSpace::freeze with pinned_pages_locked and keep_pinned_locked, advise
-// (DontNeed) with PinBook::free. child() ends at any time; then Impl::thaw_locked makes the frames the owner's again.
+// (DontNeed) with PinBook::free. child() ends at any time; then SpaceCore::thaw_locked makes the frames the owner's again.
 // A flush is one step here, see flush.pml; but a processor may go on in the table that the layer took until freeze()
 // flushes.
 
@@ -19,7 +19,7 @@
 #define OWNER 1
 
 bit space_lock, table_lock;
-byte sequence;             // Impl::freezing
+byte sequence;             // Pinning::freezing_
 bit reading[2];
 
 // The entry: NONE, or a frame and what is allowed. Below a shared table nobody writes.

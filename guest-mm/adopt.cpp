@@ -1,0 +1,109 @@
+// Standing on a snapshot: becoming a child of it, and going back to it.
+#include <algorithm>
+
+#include "guest-mm/address_space_impl.hpp"
+
+namespace ramet::mm {
+
+// Whether faults and changes of protection find the same there.
+static bool same(const Region& a, const Region& b) {
+  return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
+         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork && a.locked == b.locked &&
+         a.huge == b.huge && a.backing == b.backing && a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
+}
+
+// What a child of the snapshot begins with, besides tables.
+static std::vector<const Region*> inherited_regions(const Snapshot& snapshot) {
+  std::vector<const Region*> regions;
+  for (const Region& r : snapshot.regions)
+    if (!r.dont_fork) regions.push_back(&r);
+  return regions;
+}
+
+// Whose contents are not inherited.
+static bool is_left_out(const Region& r) { return r.dont_fork || r.wipe_on_fork; }
+
+Result<> Layers::leave_out_locked(const Snapshot& snapshot, FlushBatch& batch) {
+  for (const Region& r : snapshot.regions) {
+    if (!is_left_out(r)) continue;
+    if (auto cut = core_.table->unshare_ends(r.start, r.end, batch); !cut) return cut;
+    core_.table->unmap(r.start, r.end, batch);
+  }
+  return {};
+}
+
+Result<> AddressSpace::adopt(std::shared_ptr<const Snapshot> snapshot) { return impl_->layers.adopt(*snapshot); }
+
+Result<> Layers::adopt(const Snapshot& snapshot) {
+  FlushBatch batch = core_.locked();
+  AddressSpace::Config& config = core_.config;
+  if (core_.regions.size() != 0 || snapshot.config.format != config.format) return fail(Error::Invalid);
+  if (auto stands = core_.memory.inherit(snapshot.layer); !stands) return stands;
+  config.start = snapshot.config.start;
+  config.end = snapshot.config.end;
+  config.mmap_top = snapshot.config.mmap_top;
+  config.stack_limit = snapshot.config.stack_limit;
+  core_.regions.search_in(config.start, config.mmap_top);
+  core_.table->adopt_root(snapshot.root, config.end, snapshot.census);
+  auto done = leave_out_locked(snapshot, batch);
+  for (const Region* r : inherited_regions(snapshot)) {
+    if (done) done = banks_.attach_locked(*r);
+    if (done) core_.regions.insert(*r);
+  }
+  batch.commit();
+  return done;
+}
+
+Result<> AddressSpace::reset(const Snapshot& snapshot) { return impl_->layers.reset(snapshot); }
+
+Result<> Layers::prepare_reset_locked(const Snapshot& snapshot, const std::vector<const Region*>& before, FlushBatch& batch) {
+  if (core_.pins->any()) return fail(Error::Pinned);
+  // Of each end of what is left out, the tables of three levels become our own.
+  const auto left_out = std::ranges::count_if(snapshot.regions, is_left_out);
+  if (auto possible = core_.tables->reserve(6 * static_cast<std::uint64_t>(left_out)); !possible) return possible;
+  return banks_.attach_all_locked(before, batch);
+}
+
+void Layers::reset_regions_locked(const std::vector<const Region*>& before, FlushBatch& batch) {
+  RegionMap& regions = core_.regions;
+  const Gva start = core_.config.start, end = core_.config.end;
+  std::size_t alike = 0;
+  for (const Region* r = regions.at_or_after(0); r && alike < before.size() && same(*r, *before[alike]); ++alike) r = regions.next(*r);
+  if (alike == before.size() && alike == regions.size()) {
+    for (const Region* r : before) banks_.detach_locked(*r, batch);  // attached twice by now
+    return regions.release(start, end);
+  }
+  regions.remove(start, end, [&](const Region& gone) RAMET_REQUIRES(address_space_lock) {
+    if (gone.backing) batch.keep(gone.backing);
+    banks_.detach_locked(gone, batch);
+  });
+  for (const Region* r : before) regions.insert(*r);
+  batch.release_regions(regions.take_retired());
+}
+
+Result<> Layers::reset(const Snapshot& snapshot) {
+  FlushBatch batch = core_.locked();
+  if (snapshot.layer != core_.memory.layer()) return fail(Error::Invalid);
+  const auto before = inherited_regions(snapshot);
+  SequenceCount& freezing = pinning_.freezing();
+  freezing.begin();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with Pinning::fast()
+  if (auto possible = prepare_reset_locked(snapshot, before, batch); !possible) {
+    freezing.end();
+    return possible;
+  }
+  core_.regions.seize(core_.config.start, core_.config.end);
+  batch.take_deferred();
+  core_.table->restore_root(snapshot.root, core_.config.end, snapshot.census, batch);
+  batch.commit();
+  freezing.end();
+  auto done = leave_out_locked(snapshot, batch);
+  reset_regions_locked(before, batch);
+  core_.config.stack_limit = snapshot.config.stack_limit;
+  was_reset_ = true;
+  batch.commit();
+  core_.counters.resets.add();
+  return done;
+}
+
+}  // namespace ramet::mm

@@ -1,0 +1,25 @@
+// What mmap, munmap, mprotect, mremap and madvise do to regions and the entries in them. The doors of AddressSpace check
+// what the guest says and take the lock; the steps that several of them share are here.
+#pragma once
+
+#include "guest-mm/shared_banks.hpp"
+
+namespace ramet::mm {
+
+class Mappings {
+ public:
+  Mappings(SpaceCore& core, SharedBanks& banks) : core_(core), banks_(banks) {}
+
+  // A place for a new mapping. Errors: NoMemory, NotPermitted, Exists, Invalid.
+  Result<Gva> place_locked(const MapRequest&, std::uint64_t length) RAMET_REQUIRES(address_space_lock);
+  // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).
+  Result<> unmap_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  // The regions of a seized range whose entries have gone. What they hold goes with the batch.
+  void remove_regions_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+
+ private:
+  SpaceCore& core_;
+  SharedBanks& banks_;
+};
+
+}  // namespace ramet::mm

@@ -1,0 +1,56 @@
+// Migration: pages go to other frames while the guest runs (migrate.cpp).
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "guest-mm/entry_rules.hpp"
+
+namespace ramet::mm {
+
+// A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: nobody ever
+// writes the old one when somebody may read the new one. Pinned pages, and those that others see, stay.
+class Migration {
+ public:
+  using Request = AddressSpace::MigrateRequest;
+  using Migrated = AddressSpace::Migrated;
+  Migration(SpaceCore& core, const EntryRules& rules) : core_(core), rules_(rules) {}
+
+  // See AddressSpace. Precondition: the range is checked.
+  Migrated migrate(const Request&);
+
+ private:
+  using Level = PageTable::Level;
+  // Leaves of one level and table that move, as they were found.
+  struct Moving {
+    struct Page {
+      PageTable::Leaf leaf;
+      Gpa to = 0;  // 0: it stays
+    };
+    std::vector<Page> pages;
+    Level level = Level::Pte;
+    std::optional<FramePool::Run> run = {};  // for all of a table
+    std::uint64_t count() const { return pages.size() * arch::span_of(level) / kPageSize; }
+  };
+  // What goes through all pieces of one migration: which regions it has come to, which of their entries it defers, and what
+  // became of the pages so far.
+  struct Journey {
+    const Request& request;
+    Migrated done = {};
+    const Region* region = nullptr;  // to be compared only: it may have gone since
+    Level level = Level::Pte;
+    std::uint32_t every = 0;         // which entries withhold execution, see EntryRules::defers_exec()
+  };
+  void piece_locked(Gva start, Gva end, Journey&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Moving to_move_locked(Gva start, Gva end, Journey&) RAMET_REQUIRES(address_space_lock);
+  std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, Journey&) RAMET_REQUIRES(address_space_lock);
+  std::optional<Gpa> place_for_locked(Gva start, const Moving&, const PageTable::Leaf&, const Request&) RAMET_REQUIRES(address_space_lock);
+  void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
+
+  SpaceCore& core_;
+  const EntryRules& rules_;
+  std::uint64_t pieces_ RAMET_GUARDED_BY(address_space_lock) = 0;  // so far, of all migrations
+};
+
+}  // namespace ramet::mm
