@@ -11,7 +11,7 @@ namespace {
 using namespace ramet::mm;
 using namespace ramet::mm::bench;
 
-double rate(const Counter& part, const Counter& whole) { return whole ? double(part) / double(whole) : 0; }
+double rate(std::uint64_t part, std::uint64_t whole) { return whole ? double(part) / double(whole) : 0; }
 
 // --- one thread ---
 

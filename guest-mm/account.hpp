@@ -1,6 +1,6 @@
-// What a guest costs the host, bounded: the frames it uses, and what the VMM holds for it on its own heap and in the host's
-// kernel (lists of pinned memory, requests in flight, open files). Both are taken from one limit, as Linux charges a
-// memory cgroup for pages and for what its kernel allocates on their behalf.
+// What a guest costs the host, bounded: the frames it uses, and what the VMM holds for it on its own heap and in the
+// host's kernel (lists of pinned memory, requests in flight, open files). Both are taken from one limit, as Linux
+// charges a memory cgroup for pages and for what its kernel allocates on their behalf.
 #pragma once
 
 #include <algorithm>

@@ -70,8 +70,8 @@ struct FaultOutcome {
   enum class Kind : std::uint8_t { Mapped, Spurious } kind;
 };
 
-// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use; what is to be written is
-// pinned as well, so that a fork meanwhile does not part the guest from it.
+// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use; what is to be written
+// is pinned as well, so that a fork meanwhile does not part the guest from it.
 struct HostRange {
   HostBytes bytes;
   std::shared_ptr<Bank> keep;
@@ -99,9 +99,9 @@ struct Usage {
   std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
 };
 
-// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault() tries to
-// do without the address-space lock: see speculative_fault.cpp. So Tlb::flush() is called with that lock by whoever has it,
-// and without it by a fault that copies or upgrades: see tlb.hpp.
+// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()
+// tries to do without the address-space lock: see speculative_fault.cpp. So Tlb::flush() is called with that lock by
+// whoever has it, and without it by a fault that copies or upgrades: see tlb.hpp.
 class AddressSpace {
  public:
   // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.
@@ -125,8 +125,8 @@ class AddressSpace {
     std::uint64_t speculative_frames = 0; // most frames in flight, taken by faults without the lock and not yet
                                          // mapped; 0: an eighth of the private bank
     // Entries are mapped accessed and, if writable, dirty. Off: only what the access asks for, and the processor sets
-    // the rest by itself, or a fault does; entries nobody used then go without a flush, which is all that they are looked
-    // at for. For processors where that is cheap.
+    // the rest by itself, or a fault does; entries nobody used then go without a flush, which is all that they are
+    // looked at for. For processors where that is cheap.
     bool eager_accessed_dirty = true;
     unsigned around_pages = 16;          // first fault-around window, 4 KiB pages, a power of two up to 512;
                                          // 1 switches fault-around off
@@ -143,14 +143,14 @@ class AddressSpace {
   // --- what system calls do; arguments come from the guest and are checked here ---
   Result<Gva> map(const MapRequest&);
   Result<> unmap(Gva address, std::uint64_t length);
-  // As Linux, protect() changes what comes before the first page that it cannot change. advise() goes on behind a hole, but
-  // not behind what the advice is not for.
+  // As Linux, protect() changes what comes before the first page that it cannot change. advise() goes on behind a hole,
+  // but not behind what the advice is not for.
   Result<> protect(Gva address, std::uint64_t length, Prot prot);
   Result<Gva> remap(const RemapRequest&);
   Result<> advise(Gva address, std::uint64_t length, Advice);
   Result<> sync(Gva address, std::uint64_t length, bool wait);           // msync
-  // One byte per page, bit 0 set if it is in memory (mincore): anonymous pages once the program has touched them, those of
-  // objects when anybody has. Errors: NotMapped, Invalid.
+  // One byte per page, bit 0 set if it is in memory (mincore): anonymous pages once the program has touched them, those
+  // of objects when anybody has. Errors: NotMapped, Invalid.
   Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
   void truncated(const Backing&, std::uint64_t size);
@@ -163,7 +163,8 @@ class AddressSpace {
   // The longest run of pages around `address` that the tables let user code reach in the same way, in consecutive
   // frames; at most `reach` bytes to either side, and not beyond the table that holds it. For machines that fill
   // translations of their own from the tables. Without the lock: what it says was so at some moment of the call; who
-  // goes by it later must have seen to it that a flush since then would have told him. Nothing: user code may not look there.
+  // goes by it later must have seen to it that a flush since then would have told him. Nothing: user code may not look
+  // there.
   struct Translation {
     Gva start = 0;
     std::uint64_t bytes = 0;
@@ -215,8 +216,8 @@ class AddressSpace {
   Result<> keep_linear_4k(Gpa, std::uint64_t length);
 
   // --- migration (migrate.cpp) ---
-  // Moves the pages of a range to other frames while the guest runs: permissions and contents stay, and so do pages that
-  // devices have pinned, that others see, and those of objects. Blocks stay blocks. For Compaction and Contiguous,
+  // Moves the pages of a range to other frames while the guest runs: permissions and contents stay, and so do pages
+  // that devices have pinned, that others see, and those of objects. Blocks stay blocks. For Compaction and Contiguous,
   // whole tables of small pages go into a run each, and become a block where the region takes one. After MemoryFailure
   // nobody is given the frames that they left.
   struct MigrateRequest {
@@ -231,8 +232,8 @@ class AddressSpace {
   };
   // Errors: Invalid (not page-aligned, no such node). What could not be moved is no error.
   Result<Migrated> migrate(const MigrateRequest&);
-  // Frames for the range come from that node from now on, or from anywhere. Errors: Invalid, NotMapped (a hole; nothing has
-  // changed), NoMemory (too many regions).
+  // Frames for the range come from that node from now on, or from anywhere. Errors: Invalid, NotMapped (a hole; nothing
+  // has changed), NoMemory (too many regions).
   Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node);
   // The node of the page's frame; nothing if there is none.
   std::optional<unsigned> node_of(Gva address) const;
@@ -249,8 +250,8 @@ class AddressSpace {
 
   // --- layers (freeze.cpp) ---
   // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what
-  // they wrote before their vCPU was told is in it, what they write afterwards is not. Pinned frames stay ours, and what
-  // they hold now is copied into the layer. Errors: NoMemory; then nothing has changed.
+  // they wrote before their vCPU was told is in it, what they write afterwards is not. Pinned frames stay ours, and
+  // what they hold now is copied into the layer. Errors: NoMemory; then nothing has changed.
   Result<std::shared_ptr<const Snapshot>> freeze();
   // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
   // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
@@ -258,8 +259,8 @@ class AddressSpace {
   // Copies at once what was written soon after earlier freezes, as far as there is memory: a fork saves both sides the
   // faults that they would begin with.
   void copy_hot(const Snapshot&);
-  // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows what
-  // was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
+  // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows
+  // what was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
   Result<> reset(const Snapshot&);
 
   // --- contents that outlive the VM (contents.cpp) ---
@@ -279,9 +280,9 @@ class AddressSpace {
   std::int64_t pins() const;              // that are there now, not frames
 
   Gpa root() const;                       // CR3 / TTBR0
-  // Visits regions in address order, all as they were at one moment; the callback must not call back. Under the lock, if it
-  // is free within some 10 ms: a change may hold it for ever, if the machine waits for somebody who does not answer. Without
-  // it, that moment may be in the middle of the change: what takes a mapping's place is not there yet.
+  // Visits regions in address order, all as they were at one moment; the callback must not call back. Under the lock,
+  // if it is free within some 10 ms: a change may hold it for ever, if the machine waits for somebody who does not
+  // answer. Without it, that moment may be in the middle of the change: what takes a mapping's place is not there yet.
   void visit_regions(const std::function<void(const Region&)>&) const;
   std::optional<Region> find_region(Gva address) const;
   // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry

@@ -1,5 +1,5 @@
-// Inside of the address space: a core of regions, tables and frames under one lock, and the parts that work on it. A part
-// knows the core and those parts that its constructor names, which are those above it here.
+// Inside of the address space: a core of regions, tables and frames under one lock, and the parts that work on it. A
+// part knows the core and those parts that its constructor names, which are those above it here.
 //
 //   SpaceCore ── EntryRules ── CopyOnWrite ── Faults ── UserMemory ── Pinning ── Layers
 //        ├────── SharedBanks ──────────────────┘

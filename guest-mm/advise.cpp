@@ -7,6 +7,12 @@
 
 namespace ramet::mm {
 
+// Whether the advice is not for such a region.
+static bool refuses(const Region& r, Advice advice) {
+  if ((advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold) && r.locked) return true;
+  return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
+}
+
 Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) {
   Impl& m = *impl_;
   if (!is_aligned(address, kPageSize)) return fail(Error::Invalid);
@@ -17,40 +23,23 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (advice == Advice::PopulateWrite) return m.faults.populate(address, end, Access::Write);
 
   FlushBatch batch = m.core.locked();
-  // Holes are an error after the rest has been advised.
+  // Holes are an error after the rest has been advised. So is a region that the advice is not for: it ends there.
   Result<> whole = m.core.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
-  const auto edit = [&](const std::function<void(Region&)>& change) RAMET_REQUIRES(address_space_lock) -> Result<> {
-    if (!m.core.regions.room(address, end, 0)) return fail(Error::NoMemory);
-    m.core.regions.seize(address, end);  // or a fault would map a block across an end
-    auto cut = m.core.split_ends_locked(address, end, batch);
-    if (cut) m.core.regions.change(address, end, change);
-    else m.core.regions.release(address, end);
-    batch.commit();
-    return cut ? whole : cut;
-  };
-  // Up to the first region that it is not for.
-  const auto refuses = [advice](const Region& r) {
-    if ((advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold) && r.locked) return true;
-    return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
-  };
-  if (advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold || advice == Advice::WipeOnFork) {
-    for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
-      if (!refuses(*r)) continue;
-      whole = fail(Error::Invalid);
-      if (r->start <= address) return whole;
-      end = r->start;
-    }
+  for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
+    if (!refuses(*r, advice)) continue;
+    whole = fail(Error::Invalid);
+    if (r->start <= address) return whole;
+    end = r->start;
   }
+  const auto edit = [&](const std::function<void(Region&)>& change) RAMET_REQUIRES(address_space_lock) -> Result<> {
+    const auto done = m.mappings.edit_locked(address, end, change, batch);
+    return done ? whole : done;
+  };
   switch (advice) {
     case Advice::Free:  // at once: the guest may find zeroes from now on, as MADV_FREE allows
     case Advice::DontNeed:
     case Advice::DontNeedLocked: {
-      if (!m.core.regions.room(address, end, 0)) return fail(Error::NoMemory);
-      m.core.regions.seize(address, end);  // or a fault would map a block across an end
-      auto done = m.core.split_ends_locked(address, end, batch);
-      if (done) m.core.table->unmap(address, end, batch);
-      batch.commit();
-      m.core.regions.release(address, end);  // after the flush: nobody holds the old entries where new ones come
+      const auto done = m.mappings.drop_locked(address, end, batch);
       return done ? whole : done;
     }
     case Advice::Lock: return edit([](Region& r) { r.locked = true; });
@@ -97,8 +86,8 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   return result;
 }
 
-// Of a page that was mapped ahead only what it holds tells whether the program has used it since: not every machine says
-// which pages were accessed. One that was only read, or written with zeroes, counts as untouched.
+// Of a page that was mapped ahead only what it holds tells whether the program has used it since: not every machine
+// says which pages were accessed. One that was only read, or written with zeroes, counts as untouched.
 bool EntryRules::touched(const PageTable::Leaf& leaf) const {
   if (!leaf.attributes.ahead) return true;
   alignas(std::uint64_t) std::array<std::byte, kPageSize> bytes;

@@ -309,7 +309,7 @@ Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
   LockGuard one_at_a_time(attaching_);
   {
     LockGuard guard(lock_);
-    const auto at = std::ranges::lower_bound(added_, bank->base(), {}, [](const Added& a) { return a.bank->base(); });
+    const auto at = place_of(bank->base());
     if (at != added_.end() && at->bank == bank) {
       ++at->times;
       return {};
@@ -319,7 +319,7 @@ Result<> Memory::attach(const std::shared_ptr<Bank>& bank) {
   if (observer_) {
     if (auto told = observer_->bank_added(*bank); !told) {
       LockGuard guard(lock_);
-      std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
+      added_.erase(place_of(bank->base()));
       return told;
     }
   }
@@ -330,13 +330,13 @@ void Memory::detach(const std::shared_ptr<Bank>& bank) {
   LockGuard one_at_a_time(attaching_);
   {
     LockGuard guard(lock_);
-    const auto found = std::ranges::find(added_, bank, &Added::bank);
-    if (found == added_.end() || --found->times > 0) return;
+    const auto found = place_of(bank->base());
+    if (found == added_.end() || found->bank != bank || --found->times > 0) return;
   }
   // First the machine forgets it, then the address may be given out again.
   if (observer_) observer_->bank_removed(*bank);
   LockGuard guard(lock_);
-  std::erase_if(added_, [&](const Added& a) { return a.bank == bank; });
+  added_.erase(place_of(bank->base()));
 }
 
 Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::function<void()> release) {
@@ -453,10 +453,8 @@ std::shared_ptr<Bank> Memory::bank_of(Gpa gpa) const {
     if (const Bank* bank = find(*banks, gpa)) return {std::shared_ptr<Bank>(), const_cast<Bank*>(bank)};
   }
   SharedLock guard(lock_);
-  for (const auto& [bank, times] : added_) {
-    if (bank->contains(gpa)) return bank;
-  }
-  return nullptr;
+  const auto after = std::ranges::upper_bound(added_, gpa, {}, [](const Added& a) { return a.bank->base(); });
+  return after != added_.begin() && after[-1].bank->contains(gpa) ? after[-1].bank : nullptr;
 }
 
 }  // namespace ramet::mm

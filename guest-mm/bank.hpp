@@ -3,6 +3,7 @@
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <functional>
@@ -34,8 +35,8 @@ class Bank {
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
-  // Of in_files(), block-aligned and holding nothing that anybody needs: what is written there from now on is in another
-  // file than what was before, the newest one or, `apart`, one that only such parts are in. It reads as zeroes.
+  // Of in_files(), block-aligned and holding nothing that anybody needs: what is written there from now on is in
+  // another file than what was before, the newest one or, `apart`, one that only such parts are in. It reads as zeroes.
   // Errors: NoMemory; then it is as it was, or renewed in part.
   Result<> renew(Gpa start, Gpa end, bool apart);
   // The newest file is closed: renew() begins another. Errors: NoMemory.
@@ -144,8 +145,9 @@ class BankObserver {
   virtual void files_closed() {}
 };
 
-// The guest-physical address space of one VM. Thread-safe; banks are few, look-ups take a shared lock
-// only when the bank is not one of the two fixed ones (private bank and table bank).
+// The guest-physical address space of one VM: banks that do not overlap. Thread-safe; a look-up takes a lock only for a
+// bank that was attached: the two fixed ones (private bank and table bank) and those of layers are there from the
+// start.
 class Memory {
  public:
   struct Config {
@@ -174,8 +176,8 @@ class Memory {
   // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
   Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {},
                                           PageSource* source = nullptr);
-  // From now on the guest can be given such a bank, which other VMs may have as well; until it is detached as often.
-  // Errors: NoMemory (the machine has no slot).
+  // The machine knows the bank, which other VMs may have as well, from now on until it is detached as often as
+  // attached. Errors: NoMemory (the machine has no slot).
   Result<> attach(const std::shared_ptr<Bank>&);
   void detach(const std::shared_ptr<Bank>&);
   // Both in one.
@@ -192,8 +194,8 @@ class Memory {
   void bring(Gpa gpa, std::uint64_t bytes) const {
     if (const Bank* bank = find(inherited_data_, gpa)) bank->bring(gpa, gpa + bytes);
   }
-  // Tlb::exec_sync() for a machine whose guests fetch by the host's caches, see arch/exec_sync.hpp. Of pages that are not there
-  // yet the host's kernel does it, when the first fetch has brought them.
+  // Tlb::exec_sync() for a machine whose guests fetch by the host's caches, see arch/exec_sync.hpp. Of pages that are
+  // not there yet the host's kernel does it, when the first fetch has brought them.
   void exec_sync(Gpa first, std::uint64_t bytes) const;
   // Host address of a page table of a layer, as this VM sees it; nullptr if it is none.
   std::byte* inherited_table(Gpa gpa) const {
@@ -201,10 +203,10 @@ class Memory {
     return bank ? bank->at(gpa) : nullptr;
   }
 
-  // The guest is about to use [start, end) of the private bank or the table bank for the first time; block-aligned,
-  // never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with shadow paging),
-  // so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not what may be.
-  // The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
+  // Tells the machine that the guest is about to use [start, end) of the private bank or the table bank for the first
+  // time; block-aligned, never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with
+  // shadow paging), so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not
+  // what may be. The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
   Result<> announce(const Bank&, Gpa start, Gpa end);
   static constexpr std::uint64_t kFirstPiece = 8ull << 20;
 
@@ -228,12 +230,11 @@ class Memory {
 
  private:
   Memory() = default;
-  // Of layers: they change only in inherit().
+  // Of layers, by ascending base: they change only in inherit().
   using Banks = std::vector<std::shared_ptr<Bank>>;
   static const Bank* find(const Banks& banks, Gpa gpa) {
-    for (const auto& bank : banks)
-      if (bank->contains(gpa)) return bank.get();
-    return nullptr;
+    const auto after = std::ranges::upper_bound(banks, gpa, {}, [](const std::shared_ptr<Bank>& bank) { return bank->base(); });
+    return after != banks.begin() && after[-1]->contains(gpa) ? after[-1].get() : nullptr;
   }
   Banks added() const RAMET_REQUIRES_SHARED(lock_);
   std::shared_ptr<PhysicalSpace> space_;
@@ -247,6 +248,10 @@ class Memory {
     std::shared_ptr<Bank> bank;
     unsigned times;
   };
+  // The place of a bank with that base, or where one would go.
+  std::vector<Added>::iterator place_of(Gpa base) RAMET_REQUIRES(lock_) {
+    return std::ranges::lower_bound(added_, base, {}, [](const Added& a) { return a.bank->base(); });
+  }
   std::vector<Added> added_ RAMET_GUARDED_BY(lock_);  // by ascending base
   std::vector<std::shared_ptr<Bank>> pieces_ RAMET_GUARDED_BY(lock_);  // of the two fixed banks
 };

@@ -1,5 +1,6 @@
-// Faults, the classic way: with the address-space lock. No region changes meanwhile; entries do, as faults without the lock
-// publish, upgrade and copy under the locks of tables: what was found empty or as it was is looked at once more then.
+// Faults, the classic way: with the address-space lock. No region changes meanwhile; entries do, as faults without the
+// lock publish, upgrade and copy under the locks of tables: what was found empty or as it was is looked at once more
+// then.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -51,14 +52,18 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
     const Found found{*region, address, access, core_.table->find(address)};
     if (found.leaf.state == State::Absent) {
       const auto settled = map_absent_locked(found, batch);
-      if (!settled && settled.error() == Error::Invalid) continue;  // a speculative fault put a block there
+      // What was found empty is so no more: a fault without the lock has put a block where a table was to be made
+      // (Invalid), or a table where a block was to go.
+      if (!settled && settled.error() == Error::Invalid) continue;
       if (!settled) return fail(settled.error());
-      if (!settled->there) continue;  // or a table, where a block was to go
+      if (!settled->there) continue;
       if (settled->uniform) batch.uniform(address, *settled->uniform);
       return settled->resolved;
     }
     if (found.leaf.state == State::Changing) {
-      TableLock wait(core_.tables->info(found.leaf.table));  // a fault without our lock is about to finish a copy there
+      // A fault without the address-space lock is replacing the entry by a copy, and holds the table's lock until it
+      // has.
+      TableLock wait(core_.tables->info(found.leaf.table));
       continue;
     }
     const auto resolved = resolve_present_locked(found, batch);

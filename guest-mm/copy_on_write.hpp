@@ -1,5 +1,5 @@
-// Copy on write: whoever writes a page that belongs to a layer gets a frame of its own with the same contents, and those
-// that will soon be written as well are copied with it.
+// Copy on write: whoever writes a page that belongs to a layer gets a frame of its own with the same contents, and
+// those that will soon be written as well are copied with it.
 #pragma once
 
 #include <array>
@@ -26,14 +26,14 @@ class HotPages {
   std::atomic<unsigned> next_{0}, since_freeze_{0};
 };
 
-// A frame that others see is never written: its copy is complete before an entry leads to it, and no processor has the old
-// entry any more when the new one can be used (Walker::replace_leaves).
+// A frame that others see is never written: its copy is complete before an entry leads to it, and no processor has the
+// old entry any more when the new one can be used (Walker::replace_leaves).
 class CopyOnWrite {
  public:
   CopyOnWrite(SpaceCore& core, const EntryRules& rules) : core_(core), rules_(rules) {}
 
-  // Of a fault without the lock, within its rcu::Reader: the page that was found present and must not be written. Nothing:
-  // it takes the classic way. Flushes before it returns, without the address-space lock, as tlb.hpp allows.
+  // Of a fault without the lock, within its rcu::Reader: the page that was found present and must not be written.
+  // Nothing: it takes the classic way. Flushes before it returns, without the address-space lock, as tlb.hpp allows.
   std::optional<Settled> try_copy(const Found&);
   // The same with the lock. False: something was different from what was seen; look once more. Errors: NoMemory.
   Result<bool> copy_locked(const Region&, Gva address, FlushBatch&) RAMET_REQUIRES(address_space_lock);

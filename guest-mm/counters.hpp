@@ -1,4 +1,5 @@
-// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything.
+// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything. What every fault adds to
+// is counted by each thread in a cache line of its own, and summed up when it is read.
 #pragma once
 
 #include <array>
@@ -7,6 +8,7 @@
 
 #include "arch/entry.hpp"
 #include "guest-mm/exec_history.hpp"
+#include "guest-mm/thread_shard.hpp"
 
 namespace ramet::mm {
 
@@ -16,28 +18,87 @@ struct Counter {
   operator std::uint64_t() const { return value.load(std::memory_order_relaxed); }
 };
 
+// The values of all FaultCounters of a space, side by side for each of some threads.
+class FaultLines {
+ public:
+  static constexpr unsigned kCounters = 18;  // as many as Counters has
+
+ private:
+  friend class FaultCounter;
+  friend class FaultSum;
+  static constexpr unsigned kShards = 16;
+  struct alignas(128) Line {
+    std::array<std::atomic<std::uint64_t>, kCounters> values{};
+  };
+  std::array<Line, kShards> lines_;
+  unsigned used_ = 0;  // by the counters that were made
+};
+
+class FaultCounter {
+ public:
+  explicit FaultCounter(FaultLines& lines) : lines_(lines), index_(lines.used_++) {}
+  FaultCounter(const FaultCounter&) = delete;
+  FaultCounter& operator=(const FaultCounter&) = delete;
+  void add(std::uint64_t n = 1) {
+    lines_.lines_[thread_shard() % FaultLines::kShards].values[index_].fetch_add(n, std::memory_order_relaxed);
+  }
+  // While others add, some value that it had meanwhile or nearly had.
+  operator std::uint64_t() const {
+    std::uint64_t sum = 0;
+    for (const auto& line : lines_.lines_) sum += line.values[index_].load(std::memory_order_relaxed);
+    return sum;
+  }
+
+ private:
+  FaultLines& lines_;
+  const unsigned index_;
+};
+
+// The sum of all FaultCounters made before it.
+class FaultSum {
+ public:
+  explicit FaultSum(const FaultLines& lines) : lines_(lines), count_(lines.used_) {}
+  FaultSum(const FaultSum&) = delete;
+  FaultSum& operator=(const FaultSum&) = delete;
+  operator std::uint64_t() const {
+    std::uint64_t sum = 0;
+    for (const auto& line : lines_.lines_)
+      for (unsigned i = 0; i < count_; ++i) sum += line.values[i].load(std::memory_order_relaxed);
+    return sum;
+  }
+
+ private:
+  const FaultLines& lines_;
+  const unsigned count_;
+};
+
 struct Counters {
-  // faults, by how they ended; `faults` is their sum
-  Counter faults;
-  Counter faults_zero;        // anonymous memory mapped
-  Counter faults_file;        // file-backed memory mapped
-  Counter faults_flipped;     // an entry that was there gained permission: writable <-> executable flips
-  Counter faults_cow;         // a page that others see as well was copied to be written
-  Counter faults_spurious;    // the entry already allowed the access
-  Counter faults_refused;     // became a signal
+ private:
+  FaultLines lines_;
+
+ public:
+  // faults, by how they ended
+  FaultCounter faults_zero{lines_};        // anonymous memory mapped
+  FaultCounter faults_file{lines_};        // file-backed memory mapped
+  FaultCounter faults_flipped{lines_};     // an entry that was there gained permission: writable <-> executable flips
+  FaultCounter faults_cow{lines_};         // a page that others see as well was copied to be written
+  FaultCounter faults_spurious{lines_};    // the entry already allowed the access
+  FaultCounter faults_refused{lines_};     // became a signal
+  FaultSum faults{lines_};                 // all of these
   // faults settled without the address-space lock, and why others were not (the names of the Linux proposal)
-  Counter spf;                // settled speculatively
-  Counter spf_pte_lock;       // somebody held the table's lock
-  Counter spf_region_changed; // the region was being changed, or had changed when its table was locked
-  Counter spf_not_supported;  // no region there, a stack to grow, an entry that would lose something
-  Counter spf_table_changed;  // a table was missing, merged or split
-  Counter spf_budget;         // too many frames in flight, or none left
-  Counter faults_vmm;         // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
+  FaultCounter spf{lines_};                // settled speculatively
+  FaultCounter spf_pte_lock{lines_};       // somebody held the table's lock
+  FaultCounter spf_region_changed{lines_}; // the region was being changed, or had changed when its table was locked
+  FaultCounter spf_not_supported{lines_};  // no region there, a stack to grow, an entry that would lose something
+  FaultCounter spf_table_changed{lines_};  // a table was missing, merged or split
+  FaultCounter spf_budget{lines_};         // too many frames in flight, or none left
+  FaultCounter faults_vmm{lines_};         // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
   // what one fault mapped
-  Counter pages_mapped;       // 4 KiB entries written by faults
-  Counter pages_around;       // of them, beyond the one that faulted
-  Counter blocks_mapped;      // 2 MiB entries written by faults
-  Counter blocks_around;      // of them, beyond the one that faulted
+  FaultCounter pages_mapped{lines_};       // 4 KiB entries written by faults
+  FaultCounter pages_around{lines_};       // of them, beyond the one that faulted
+  FaultCounter blocks_mapped{lines_};      // 2 MiB entries written by faults
+  FaultCounter blocks_around{lines_};      // of them, beyond the one that faulted
+  FaultCounter pages_copied{lines_};       // 4 KiB pages, copied on write
   // flushes
   Counter flushes;            // strict flushes issued (one per batch)
   Counter flushes_relaxed;    // relaxed ones
@@ -65,7 +126,6 @@ struct Counters {
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
-  Counter pages_copied;       // 4 KiB pages
   Counter pages_copied_pinned; // for children, because a device may write to ours
   Counter pages_moved_pinned; // into the pin bank, by long-term pins
   Counter tables_unshared;    // tables copied because something below them was to change

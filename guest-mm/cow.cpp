@@ -13,11 +13,12 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// The stretch around a page about to be copied whose other pages are copied with it, so that they are one run of frames and
-// need no faults of their own. It has as many pages as copies were made in the table so far, rounded down to a power of two and 64
-// at most: few writes bring few copies. Empty: no larger stretch around it has become the VM's own by half, as it does when
-// every second page is written; or memory is short; or the other pages may be wanted executable. (Linux's khugepaged copies the
-// shared rest of a block where half of it is the process's own: max_ptes_shared.)
+// The stretch around a page about to be copied whose other pages are copied with it, so that they are one run of frames
+// and need no faults of their own. It has as many pages as copies were made in the table so far, rounded down to a
+// power of two and 64 at most: few writes bring few copies. Empty: no larger stretch around it has become the VM's own
+// by half, as it does when every second page is written; or memory is short; or the other pages may be wanted
+// executable. (Linux's khugepaged copies the shared rest of a block where half of it is the process's own:
+// max_ptes_shared.)
 CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
   constexpr std::uint64_t kLeastPages = 8;
   if (page.level != Level::Pte || page.table_shared || region.flips()) return {};
@@ -62,8 +63,8 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
   }
   if (!run && !block) run = frames.allocate(0, Fill::Overwrite);
   if (!run) return fail(run.error());
-  // The guest may write the page meanwhile, if it has become writable: then its entry has changed, and this copy is thrown
-  // away. A layer may be a mapped snapshot file that somebody damages: then it cannot be read.
+  // The guest may write the page meanwhile, if it has become writable: then its entry has changed, and this copy is
+  // thrown away. A layer may be a mapped snapshot file that somebody damages: then it cannot be read.
   Memory& memory = core_.memory;
   memory.bring(seen.address, seen.span());
   if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), seen.span()); !copied) {
@@ -79,7 +80,8 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
   return {};
 }
 
-// What of a crowd wants a copy. NoMemory if the page that is needed is not among what could be had; then there are none.
+// What of a crowd wants a copy. NoMemory if the page that is needed is not among what could be had; then there are
+// none.
 Result<> CopyOnWrite::take_crowd(const Found& f, const Crowd& among, Copies& copies) {
   bool reached = false;
   for (Gva at = among.start; at < among.end; at += kPageSize) {
@@ -107,8 +109,8 @@ Result<> CopyOnWrite::take_in_order(const Found& f, Gva end, Copies& copies) {
   return {};
 }
 
-// Pages written one after the other are copied ahead, twice as many each time; pages between those written, where these are
-// half of all around; a page written somewhere, alone.
+// Which pages are copied besides the one that is written: if pages are written one after the other, those that follow,
+// twice as many each time; if half of the pages around have been written, the others among them; else none.
 Result<> CopyOnWrite::take_copies(const Found& f, bool limited, Copies& copies) {
   const bool block = f.leaf.level == Level::Pmd;
   const AroundState last = f.region.copied.load();
@@ -143,8 +145,9 @@ void CopyOnWrite::note_copied(const Region& region, const Copies& copies) {
 std::optional<Settled> CopyOnWrite::try_copy(const Found& f) {
   // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
   if (f.leaf.level > Level::Pmd || (f.leaf.level == Level::Pmd && f.region.huge != Region::Huge::Always)) return std::nullopt;
-  // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see Pinning::fast().
-  // And where a flush may wait for somebody outside the VMM, it must not be from within an rcu::Reader.
+  // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see
+  // Pinning::fast(). And where a flush may wait for somebody outside the VMM, it must not be from within an
+  // rcu::Reader.
   if (core_.frames->thawable() || f.region.flips() || core_.tlb.waits()) return std::nullopt;
   Copies copies;
   Settled settled{.how = PageTable::Published::OverBudget, .resolved = Resolved::Copied};

@@ -1,5 +1,5 @@
-// What an entry of a region may allow: by the region's protection, by whom its frame belongs to, and by when fetches are
-// made to see code (technique 1). Both ways of a fault, protection changes and migration ask here.
+// What an entry of a region may allow: by the region's protection, by whom its frame belongs to, and by when fetches
+// are made to see code (technique 1). Both ways of a fault, protection changes and migration ask here.
 #pragma once
 
 #include <atomic>
@@ -21,7 +21,8 @@ class EntryRules {
   Attributes attributes(const Region&, Access, Gpa frame) const;
   // The same with execution withheld until somebody fetches there.
   static Attributes withheld(Attributes);
-  // Of an entry that was accessed, and written, as far as said; what the access itself does not need stays for the processor to set.
+  // Of an entry that was accessed, and written, as far as said; what the access itself does not need stays for the
+  // processor to set.
   static Attributes as_accessed(Attributes, bool accessed, bool written);
   // What a fault makes of a leaf that does not serve the access, though the frame may.
   Attributes upgraded(const Region&, const Leaf&, Access) const;
@@ -29,7 +30,8 @@ class EntryRules {
   PageTable::Change protection(const Region&, const Leaf&) const;
 
   static bool allows(const Leaf&, Access);
-  // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an entry without.
+  // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an
+  // entry without.
   static bool serves(const Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }
   // Whether nobody else must be kept from seeing what is written there.
   bool may_write(const Region&, Gpa frame) const;

@@ -20,8 +20,8 @@ void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
 }
 
 void ExecHistory::ran() {
-  // An entry does not say what it was deferred for. As long as not all of the last ones have run, it is taken for one of them;
-  // then for one of those of which most are left.
+  // An entry does not say what it was deferred for. As long as not all of the last ones have run, it is taken for one
+  // of them; then for one of those of which most are left.
   const auto left = [this](std::size_t why) {
     const std::uint32_t deferred = of_[why].deferred.load(kRelaxed), ran = of_[why].ran.load(kRelaxed);
     return deferred > ran ? deferred - ran : 0;
@@ -45,7 +45,8 @@ void ExecHistory::conclude(MoveReason why) {
 std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::uint64_t pages_each) const {
   const double share = of_[index(why)].share.load(kRelaxed);
   const double sync = costs.sync * static_cast<double>(pages_each);
-  // Nobody knows: every share is as likely, of which half is the mean. A few tell where deferring all is the dearer guess.
+  // Nobody knows: every share is as likely, of which half is the mean. A few tell where deferring all is the dearer
+  // guess.
   if (share < 0) return costs.fault <= sync || sync == 0 ? 1 : 4;
   if (costs.fault * share <= sync * (1 - share)) return 1;
   // One in so many costs this share of the syncs at most.

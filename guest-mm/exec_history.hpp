@@ -1,6 +1,7 @@
 // What becomes of pages whose execution is deferred: whether it pays, by region and by why they were given new entries.
-// Lazy wins where F < I * (M - N) / N (Marinas, in the discussion of "mm: Introduce lazy exec permission setting on a page",
-// 2019), with M pages deferred, N of them executed afterwards, I the cost of a sync and F of an instruction fault.
+// Lazy wins where F < I * (M - N) / N (Marinas, in the discussion of "mm: Introduce lazy exec permission setting on a
+// page", 2019), with M pages deferred, N of them executed afterwards, I the cost of a sync and F of an instruction
+// fault.
 #pragma once
 
 #include <array>
@@ -41,8 +42,8 @@ class ExecHistory {
   // What has become of those deferred so far counts from now on; more of them will follow.
   void conclude(MoveReason why);
 
-  // Of entries that lead to so many pages each. 1: all that are given new entries are to be deferred; n: every nth, to see
-  // whether that would have been better, at a cost that is small beside the syncs'; 0: none.
+  // Of entries that lead to so many pages each. 1: all that are given new entries are to be deferred; n: every nth, to
+  // see whether that would have been better, at a cost that is small beside the syncs'; 0: none.
   std::uint32_t every(MoveReason why, const ExecCosts&, std::uint64_t pages_each) const;
 
  private:

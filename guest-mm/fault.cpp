@@ -1,5 +1,5 @@
-// The entry of a fault, and its count: first without the address-space lock (speculative_fault.cpp), then, if that does not
-// do, with it (classic_fault.cpp).
+// The entry of a fault, and its count: first without the address-space lock (speculative_fault.cpp), then, if that does
+// not do, with it (classic_fault.cpp).
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -19,7 +19,9 @@ Result<FaultOutcome> Faults::fault(Gva address, Access access) {
   return classic_fault(address, access);
 }
 
-// What it takes to let a fetch through, but for the sync. Other threads' syncs and grants meanwhile blur it: it is a mean.
+// Measures what it takes to let a fetch through, without the sync, which is measured by itself: the time of faults that
+// have granted execution goes into a mean. Syncs and grants of other threads in that time are taken for this fault's;
+// over many faults that matters little.
 Result<FaultOutcome> Faults::timed_fault(Gva address) {
   const Counters& counters = core_.counters;
   const std::uint64_t began = core_.tlb.now(), granted = counters.exec_granted, syncs = counters.exec_sync_time;
@@ -33,7 +35,6 @@ Result<FaultOutcome> Faults::timed_fault(Gva address) {
 
 Result<FaultOutcome> Faults::count(Result<Resolved> resolved) {
   Counters& counters = core_.counters;
-  counters.faults.add();
   if (!resolved) {
     counters.faults_refused.add();
     return fail(resolved.error());

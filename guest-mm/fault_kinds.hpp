@@ -1,4 +1,5 @@
-// What a fault finds and how it ends: the words that its classic and its speculative way, and copy on write, have in common.
+// What a fault finds and how it ends: the words that its classic and its speculative way, and copy on write, have in
+// common.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace ramet::mm {
 
-// Looked up once, and handed on. With the lock it stays so; without it `guard` tells, under the lock of the leaf's table,
-// whether the region is still what it was, and the entry is compared with `leaf`.
+// Looked up once, and handed on. With the lock it stays so; without it `guard` tells, under the lock of the leaf's
+// table, whether the region is still what it was, and the entry is compared with `leaf`.
 struct Found {
   const Region& region;
   Gva address = 0;             // of the page

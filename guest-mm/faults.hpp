@@ -1,5 +1,6 @@
-// Faults: fault.cpp is the entry of both ways and counts them, speculative_fault.cpp the way without the address-space lock,
-// classic_fault.cpp the one with it, fill.cpp what both do where nothing is mapped, populate.cpp a whole range at once.
+// Faults: fault.cpp is the entry of both ways and counts them, speculative_fault.cpp the way without the address-space
+// lock, classic_fault.cpp the one with it, fill.cpp what both do where nothing is mapped, populate.cpp a whole range at
+// once.
 #pragma once
 
 #include <optional>
@@ -12,8 +13,8 @@
 
 namespace ramet::mm {
 
-// Has no state of its own but the frames in flight, which are the core's: a fault begins and ends in one call. An address is
-// looked up once for each way that is tried: what was found is handed on (Found, Window).
+// Has no state of its own but the frames in flight, which are the core's: a fault begins and ends in one call. An
+// address is looked up once for each way that is tried: what was found is handed on (Found, Window).
 class Faults {
  public:
   Faults(SpaceCore& core, const EntryRules& rules, SharedBanks& banks, CopyOnWrite& copies)
@@ -51,7 +52,8 @@ class Faults {
   const Region* region_for_fault_locked(Gva address) RAMET_REQUIRES(address_space_lock);
   // Errors: Invalid (look once more) besides those of fault().
   Result<Settled> map_absent_locked(const Found&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  std::optional<Settled> map_blocks_locked(const Found&, const AroundPlan&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  std::optional<Settled> map_blocks_locked(const Found&, const AroundPlan&, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock);
   Result<Settled> map_pages_locked(const Found&, const AroundPlan&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // One step of populate(): returns where to go on.
   Result<Gva> populate_piece_locked(Gva start, Gva end, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
@@ -60,7 +62,8 @@ class Faults {
   // --- both ways ---
   AroundPlan plan(const Found&, Gva end) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
-  // Where frames are wanted for what is absent: [start, end) in one table. Within it `found.address` is what was accessed.
+  // Where frames are wanted for what is absent: [start, end) in one table. Within it `found.address` is what was
+  // accessed.
   struct Window {
     const Found& found;
     Level level;
@@ -68,8 +71,8 @@ class Faults {
     Gva start, end;
     enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // for what of it; the rest is mapped ahead
   };
-  // Frames for the window, published at once. Errors: NoMemory (no frame, or with a guard over the budget), Io; NotMapped: the
-  // table is not the space's own any more.
+  // Frames for the window, published at once. Errors: NoMemory (no frame, or with a guard over the budget), Io;
+  // NotMapped: the table is not the space's own any more.
   Result<PageTable::Outcome> map_window(const Window&);
   struct Runs;
   Result<> take_frames(const Window&, Runs&);

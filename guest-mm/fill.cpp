@@ -1,5 +1,5 @@
-// What both ways of a fault do where nothing is mapped: choose a window, take frames for what is absent there, publish them
-// at once.
+// What both ways of a fault do where nothing is mapped: choose a window, take frames for what is absent there, publish
+// them at once.
 #include <algorithm>
 #include <array>
 #include <bit>

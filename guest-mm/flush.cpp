@@ -145,7 +145,7 @@ void FlushBatch::merge_uniform() {
 }
 
 void FlushBatch::commit() {
-  merge_uniform();
+  if (!uniform_.empty()) merge_uniform();
   commit_all();
 }
 
@@ -155,11 +155,6 @@ void FlushBatch::commit_all() {
     tables_.retire(*table);
     parts_.counters.tables_freed.add();
   }
-}
-
-void FlushBatch::finish() {
-  merge_uniform();
-  if (pending()) commit();
 }
 
 }  // namespace ramet::mm

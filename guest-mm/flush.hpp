@@ -1,8 +1,8 @@
 // What one operation takes from the guest (Linux: mmu_gather). Entries are changed first; then every vCPU drops the old
 // ones; only then are frames, tables and backings given to somebody else.
 //
-// None of it can be forgotten: who changes entries needs a batch, there are two kinds, and each commits at its end. It
-// makes room in the batch first: when there is no memory for that, nothing has changed that the batch does not know.
+// None of it can be forgotten: whoever changes entries needs a batch, there are two kinds, and each commits at its end.
+// Room in the batch is made before an entry changes: if there is no memory for that, the entry has not changed.
 //   FlushBatch        owns the address-space lock while it lives, and may take all there is
 //   SpeculativeFlush  of a fault without that lock: entries of one table, and frames
 //
@@ -55,7 +55,8 @@ class EntryFlush {
   EntryFlush(const EntryFlush&) = delete;
   EntryFlush& operator=(const EntryFlush&) = delete;
 
-  // So many entries can change and so many tables go: what is told below of them cannot fail. Throws std::bad_alloc.
+  // Makes room for so many more changed entries and released tables, so that the calls below cannot fail for them.
+  // Throws std::bad_alloc; the batch is then as it was.
   virtual void room(std::size_t changes);
   // An entry for [start, end) in `table` lost something: presence, a permission or its frame. Strict.
   void lost(Gva start, Gva end, Gpa table);
@@ -71,7 +72,7 @@ class EntryFlush {
  protected:
   explicit EntryFlush(const FlushParts& parts) : parts_(parts) {}
   ~EntryFlush() = default;  // of those below, which commit in theirs
-  // For what rides along as well: table pages, each with the one that led to it.
+  // As room(), with room for so many table pages that ride along, each with the one that led to it.
   void room(std::size_t changes, std::size_t riding);
   // Flushes, then releases the frames.
   void commit_entries();
@@ -102,7 +103,8 @@ class EntryFlush {
   RoomList<Frames, 16> freed_frames_;
 };
 
-// Nothing that the address-space lock guards can be reached through it: no table is freed, and deferred ones stay.
+// Of a fault without the address-space lock. It can release frames and nothing that the lock guards: no table is freed,
+// and deferred tables stay deferred.
 class SpeculativeFlush final : public EntryFlush {
  public:
   explicit SpeculativeFlush(const FlushParts& parts) : EntryFlush(parts) {}
@@ -118,6 +120,8 @@ class Merger {
   ~Merger() = default;
 };
 
+// Owns the address-space lock while it lives. Between a change of an entry and the commit(), the frame or table that
+// the entry led to is nobody's: it can be used through old translations still, and is given back only after the flush.
 class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
  public:
   // Takes the lock. Null: nothing merges.
@@ -147,7 +151,10 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   // Merges, flushes, then releases frames and tables. The batch may be filled again afterwards.
   void commit() RAMET_REQUIRES(address_space_lock);
   // Merges, and commits if there is anything to flush or to release.
-  void finish() RAMET_REQUIRES(address_space_lock);
+  void finish() RAMET_REQUIRES(address_space_lock) {
+    if (!uniform_.empty()) merge_uniform();
+    if (pending()) commit();
+  }
 
  private:
   struct Uniform {

@@ -57,8 +57,8 @@ class FramePool {
 
   // Two nodes, as a model of memory that is near to one processor or another. Blocks belong to them by turns.
   static constexpr unsigned kNodes = 2;
-  // A run of exactly 2^order frames, of that node if one is named. Errors: NoMemory, also when enough frames are free but not
-  // in a run.
+  // A run of exactly 2^order frames, of that node if one is named. Errors: NoMemory, also when enough frames are free
+  // but not in a run.
   Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {});
   // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
   Result<Run> allocate_up_to(std::uint64_t pages, Fill);
@@ -74,11 +74,11 @@ class FramePool {
   bool apart(Gpa gpa) const { return bank_.contains(gpa) && sealed_by(gpa).load(std::memory_order_acquire) == kApart; }
   // Those handed out.
   void visit_apart(const std::function<void(Gpa)>&) const;
-  // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank are
-  // refused: nothing happens.
-  void free(Gpa gpa, std::uint64_t pages);
-  // Frames handed out whose memory fails: once they are given back, nobody is given them any more. Frames of another bank
+  // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank
   // are refused: nothing happens.
+  void free(Gpa gpa, std::uint64_t pages);
+  // Frames handed out whose memory fails: once they are given back, nobody is given them any more. Frames of another
+  // bank are refused: nothing happens.
   void quarantine(Gpa gpa, std::uint64_t pages);
   std::uint64_t quarantined() const;  // and given back
 
@@ -193,8 +193,8 @@ class FramePool {
   std::uint64_t bad_back_ RAMET_GUARDED_BY(lock_) = 0;  // of them, those given back
   std::vector<Seal> seals_ RAMET_GUARDED_BY(lock_);
   std::uint32_t last_seal_ RAMET_GUARDED_BY(lock_) = 0;
-  // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock, release; read
-  // without it by exclusive().
+  // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock,
+  // release; read without it by exclusive().
   std::atomic<std::uint32_t> sealed_{0};
   std::unique_ptr<std::atomic<std::uint32_t>[]> sealed_by_;
   std::atomic<std::uint64_t> used_{0}, peak_{0};  // written with the lock; read as a statistic without it

@@ -92,7 +92,8 @@ Result<> FramePool::renew_locked() {
 Result<std::vector<Layer::Part>> FramePool::seal() {
   LockGuard guard(lock_);
   constexpr Index kBlock = Index{1} << kBlockOrder;
-  // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole blocks.
+  // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole
+  // blocks.
   while (!is_aligned(bottom_, kBlock) && bottom_ < top_) {
     const unsigned order = std::countr_zero(bottom_);
     push_locked(bottom_, order, true);

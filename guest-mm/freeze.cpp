@@ -7,8 +7,8 @@
 
 namespace ramet::mm {
 
-// The tables first, as a layer's last user may go between the two: tables that are our own again lead to frames that are
-// (see Walker::unshare_child). The other way round nothing is taken for granted.
+// The tables first, as a layer's last user may go between the two: tables that are our own again lead to frames that
+// are (see Walker::unshare_child). The other way round nothing is taken for granted.
 bool SpaceCore::thaw_locked() {
   const bool tables_thawed = tables->thaw(), frames_thawed = frames->thaw();
   return tables_thawed || frames_thawed;

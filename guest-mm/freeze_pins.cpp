@@ -76,7 +76,8 @@ Result<std::vector<Pinning::PinnedPage>> Pinning::pinned_pages_locked(FlushBatch
 
 void Pinning::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatch& batch) {
   for (const PinnedPage& p : pages) {
-    // Unguarded: both are of the private bank, memory that nobody else can take away; pins of other memory are not counted.
+    // Unguarded: both are of the private bank, memory that nobody else can take away; pins of other memory are not
+    // counted.
     std::memcpy(core_.memory.data().at(p.copy), core_.memory.data().at(p.frame), kPageSize);
     core_.counters.pages_copied_pinned.add();
   }

@@ -1,6 +1,6 @@
 // Guest memory as the VMM itself touches it: always the guarded way, see arch/guarded.hpp. A shared file may shrink, a
-// mapping of it be read-only, whatever was checked before; a plain access would then be the VMM's own SIGBUS or SIGSEGV.
-// AddressSpace::create() has installed the guard.
+// mapping of it be read-only, whatever was checked before; a plain access would then be the VMM's own SIGBUS or
+// SIGSEGV. AddressSpace::create() has installed the guard.
 #pragma once
 
 #include <cstddef>

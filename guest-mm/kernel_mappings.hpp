@@ -22,12 +22,15 @@ class KernelMappings {
   Result<> keep_linear_4k(Gpa, std::uint64_t length);
 
   // Whether that is the linear map's.
-  bool in_linear_locked(Gva at) const RAMET_REQUIRES(address_space_lock) { return linear_ && at - *linear_ < core_.memory.data().size(); }
+  bool in_linear_locked(Gva at) const RAMET_REQUIRES(address_space_lock) {
+    return linear_ && at - *linear_ < core_.memory.data().size();
+  }
   // Whether a part of [start, end) is to stay in small pages.
   bool stays_small_locked(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);
 
  private:
-  // Where such a mapping may lie: page-aligned, not empty, outside of what a program may use, not writable and executable.
+  // Where such a mapping may lie: page-aligned, not empty, outside of what a program may use, not writable and
+  // executable.
   bool fits(Gva, Gpa, std::uint64_t length, Prot) const;
   bool machines_own(Gpa, std::uint64_t length) const;
   Result<> map_locked(Gva, Gpa, std::uint64_t length, Prot, bool user, FlushBatch&) RAMET_REQUIRES(address_space_lock);

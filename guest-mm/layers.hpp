@@ -37,14 +37,17 @@ class Layers {
   // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
   Result<> leave_out_locked(const Snapshot&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Everything of a reset that can fail. Errors: Pinned, NoMemory; then nothing has changed.
-  Result<> prepare_reset_locked(const Snapshot&, const std::vector<const Region*>& before, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Result<> prepare_reset_locked(const Snapshot&, const std::vector<const Region*>& before, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock);
   // The regions of before in place of those of now, which are seized.
   void reset_regions_locked(const std::vector<const Region*>& before, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Regions in order, and what they hold. Errors: Invalid, NoMemory.
-  Result<> build_locked(std::span<const Region>, std::span<const AddressSpace::Stretch>, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Result<> build_locked(std::span<const Region>, std::span<const AddressSpace::Stretch>, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock);
   bool sound_locked(const Region&, Gva after) const RAMET_REQUIRES(address_space_lock);
   // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
-  Result<> map_stretch_locked(const Region&, const AddressSpace::Stretch&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  Result<> map_stretch_locked(const Region&, const AddressSpace::Stretch&, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock);
 
   SpaceCore& core_;
   const EntryRules& rules_;

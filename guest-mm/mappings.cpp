@@ -38,6 +38,27 @@ Result<> Mappings::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
   return {};
 }
 
+// Both seize the range first, or a fault without the lock would map a block across an end that is being cut.
+Result<> Mappings::edit_locked(Gva start, Gva end, const std::function<void(Region&)>& edit, FlushBatch& batch) {
+  if (!core_.regions.room(start, end, 0)) return fail(Error::NoMemory);
+  core_.regions.seize(start, end);
+  auto cut = core_.split_ends_locked(start, end, batch);
+  if (cut) core_.regions.change(start, end, edit);
+  else core_.regions.release(start, end);
+  batch.commit();
+  return cut;
+}
+
+Result<> Mappings::drop_locked(Gva start, Gva end, FlushBatch& batch) {
+  if (!core_.regions.room(start, end, 0)) return fail(Error::NoMemory);
+  core_.regions.seize(start, end);
+  auto done = core_.split_ends_locked(start, end, batch);
+  if (done) core_.table->unmap(start, end, batch);
+  batch.commit();
+  core_.regions.release(start, end);  // after the flush: nobody holds the old entries where new ones come
+  return done;
+}
+
 void Mappings::remove_regions_locked(Gva start, Gva end, FlushBatch& batch) {
   bool backed = false;
   core_.regions.remove(start, end, [&](const Region& gone) RAMET_REQUIRES(address_space_lock) {

@@ -1,6 +1,8 @@
-// What mmap, munmap, mprotect, mremap and madvise do to regions and the entries in them. The doors of AddressSpace check
-// what the guest says and take the lock; the steps that several of them share are here.
+// What mmap, munmap, mprotect, mremap and madvise do to regions and the entries in them. The doors of AddressSpace
+// check what the guest says and take the lock; the steps that several of them share are here.
 #pragma once
+
+#include <functional>
 
 #include "guest-mm/shared_banks.hpp"
 
@@ -14,6 +16,11 @@ class Mappings {
   Result<Gva> place_locked(const MapRequest&, std::uint64_t length) RAMET_REQUIRES(address_space_lock);
   // Takes away regions, entries and frames. Errors: NoMemory (a block to split, too many regions).
   Result<> unmap_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  // Puts edited regions in place of those of the range, cut at both ends. Errors: NoMemory; then nothing has changed.
+  Result<> edit_locked(Gva start, Gva end, const std::function<void(Region&)>&, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock);
+  // Takes away entries and frames, and leaves the regions. Errors: NoMemory; then nothing has changed.
+  Result<> drop_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // The regions of a seized range whose entries have gone. What they hold goes with the batch.
   void remove_regions_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 

@@ -21,8 +21,8 @@ class MemoryFile {
 
   int descriptor() const { return descriptor_; }
   bool writable() const { return writable_; }
-  // A descriptor of the same memory through which nobody can write, nor get one through which he could. Kept; thread-safe.
-  // Errors: NoMemory (no descriptor, or no /proc).
+  // A descriptor of the same memory through which nobody can write, nor get one through which he could. Kept;
+  // thread-safe. Errors: NoMemory (no descriptor, or no /proc).
   Result<int> read_only() const;
   // Nobody writes it any more: others may be given it. (What is thawed may be written again, see FramePool; it is
   // closed once more by the next freeze.) Release; acquire in closed().

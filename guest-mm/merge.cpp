@@ -8,7 +8,8 @@ namespace ramet::mm {
 
 using Level = PageTable::Level;
 
-// A pinned page of a sealed block is the VM's own, what lies around it is not; nor are all blocks of a giant sealed at once.
+// A pinned page of a sealed block is the VM's own, what lies around it is not; nor are all blocks of a giant sealed at
+// once.
 bool Merges::one_kind(Gpa first, std::uint64_t span) const {
   if (!core_.memory.data().contains(first)) return true;  // a layer's, never written and never pinned
   if (!core_.frames->exclusive(first)) return span == kBlockSize && !core_.pins->any_in_block(first);
@@ -18,8 +19,8 @@ bool Merges::one_kind(Gpa first, std::uint64_t span) const {
   return true;
 }
 
-// A merge moves no frame, so pinned ones do not hinder it, but for one case: a leaf says one thing of all its frames, so
-// those that children see do not merge with those that are the VM's own (one_kind()).
+// A merge moves no frame, so pinned ones do not hinder it, but for one case: a leaf says one thing of all its frames,
+// so those that children see do not merge with those that are the VM's own (one_kind()).
 // Rules: a range that is to stay in small pages, and a region that takes no blocks (file pages, pages that flip between
 // writable and executable, MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would
 // give what lies beside it the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.

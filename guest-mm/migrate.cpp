@@ -19,7 +19,8 @@ using State = PageTable::State;
 
 namespace {
 
-// The sequences of the regions that a piece touches, odd for as long as this lives: no longer than the address-space lock.
+// The sequences of the regions that a piece touches, odd for as long as this lives: no longer than the address-space
+// lock.
 class Seized {
  public:
   Seized(const RegionMap& regions, Gva start, Gva end) {
@@ -201,13 +202,7 @@ Result<> AddressSpace::bind(Gva address, std::uint64_t length, std::optional<uns
   if (!core.user_range(address, length)) return fail(Error::NotMapped);
   FlushBatch batch = core.locked();
   if (!core.regions.covered(address, address + length)) return fail(Error::NotMapped);
-  if (!core.regions.room(address, address + length, 0)) return fail(Error::NoMemory);
-  core.regions.seize(address, address + length);
-  const auto cut = core.split_ends_locked(address, address + length, batch);
-  if (cut) core.regions.change(address, address + length, [node](Region& r) { r.node = node; });
-  else core.regions.release(address, address + length);
-  batch.commit();
-  return cut;
+  return impl_->mappings.edit_locked(address, address + length, [node](Region& r) { r.node = node; }, batch);
 }
 
 }  // namespace ramet::mm

@@ -8,8 +8,8 @@
 
 namespace ramet::mm {
 
-// A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: nobody ever
-// writes the old one when somebody may read the new one. Pinned pages, and those that others see, stay.
+// A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: nobody
+// ever writes the old one when somebody may read the new one. Pinned pages, and those that others see, stay.
 class Migration {
  public:
   using Request = AddressSpace::MigrateRequest;
@@ -32,8 +32,8 @@ class Migration {
     std::optional<FramePool::Run> run = {};  // for all of a table
     std::uint64_t count() const { return pages.size() * arch::span_of(level) / kPageSize; }
   };
-  // What goes through all pieces of one migration: which regions it has come to, which of their entries it defers, and what
-  // became of the pages so far.
+  // What goes through all pieces of one migration: which regions it has come to, which of their entries it defers, and
+  // what became of the pages so far.
   struct Journey {
     const Request& request;
     Migrated done = {};
@@ -44,7 +44,8 @@ class Migration {
   void piece_locked(Gva start, Gva end, Journey&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   Moving to_move_locked(Gva start, Gva end, Journey&) RAMET_REQUIRES(address_space_lock);
   std::vector<PageTable::Replacement> copies_locked(Gva start, Moving&, Journey&) RAMET_REQUIRES(address_space_lock);
-  std::optional<Gpa> place_for_locked(Gva start, const Moving&, const PageTable::Leaf&, const Request&) RAMET_REQUIRES(address_space_lock);
+  std::optional<Gpa> place_for_locked(Gva start, const Moving&, const PageTable::Leaf&, const Request&)
+      RAMET_REQUIRES(address_space_lock);
   void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
 

@@ -14,8 +14,8 @@ class PageSource {
   };
 
   virtual ~PageSource() = default;
-  // When this returns, [start, end) is there for good. Takes as long as the host takes to read a file. A page that cannot
-  // be had ends the program, as a guest can neither have it nor go on without it.
+  // When this returns, [start, end) is there for good. Takes as long as the host takes to read a file. A page that
+  // cannot be had ends the program, as a guest can neither have it nor go on without it.
   virtual void bring(std::uint64_t start, std::uint64_t end) = 0;
   // The largest range within `within` that has the page of `at` in it and is there; empty if that page is not.
   virtual Range there(std::uint64_t at, Range within) const = 0;

@@ -20,7 +20,8 @@ namespace ramet::mm {
 enum class Format : std::uint8_t;
 
 // Calls that change entries hold the address-space lock, all but publish() and upgrade(): those need it only if they
-// have no Guard. Looking (find, visit, table_at, absent) needs the lock or an rcu::Reader. The hardware reads meanwhile.
+// have no Guard. Looking (find, visit, table_at, absent) needs the lock or an rcu::Reader. The hardware reads
+// meanwhile.
 class PageTable {
  public:
   using Level = arch::Level;
@@ -62,7 +63,8 @@ class PageTable {
   virtual Gpa root() const = 0;
   virtual Leaf find(Gva) const = 0;
   // The leaves around a present one, in the same table and at most `reach` bytes to either side of the address, that
-  // go on where it ends and begin where it does, with the same attributes: as one range. `leaf` is find() of the address.
+  // go on where it ends and begin where it does, with the same attributes: as one range. `leaf` is find() of the
+  // address.
   struct Stretch {
     Gva start, end;
     Gpa address;                 // of the first byte
@@ -116,8 +118,10 @@ class PageTable {
   // Makes the tables above a leaf of that level, our own; returns the one that holds it. Errors: NoMemory; Invalid if a
   // larger leaf is in the way.
   [[nodiscard]] virtual Result<Gpa> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Maps `count` leaves of that table to consecutive frames. Precondition: prepare() returned it, and the slots are absent.
-  virtual void map(Gpa table, Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  // Maps `count` leaves of that table to consecutive frames. Precondition: prepare() returned it, and the slots are
+  // absent.
+  virtual void map(Gpa table, Gva, Level, Gpa, unsigned count, Attributes, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock) = 0;
 
   // What a fault without the address-space lock read before, and what must still be so under the table lock.
   struct Guard {
@@ -151,8 +155,8 @@ class PageTable {
   // An empty table in an empty slot of a PMD table, for a fault without the address-space lock. TableGone, too, if no
   // table is to be had without it. Done: it is `added`.
   virtual Published add_table(Gpa pmd_table, Gva, Guard, Gpa& added) = 0;
-  // Copy-on-write: replaces leaves of one table, all as `seen`, by leaves on other frames with the same contents. Flushes
-  // before anybody can use the new ones. Guard as in publish(). Nothing is replaced unless it is Done.
+  // Copy-on-write: replaces leaves of one table, all as `seen`, by leaves on other frames with the same contents.
+  // Flushes before anybody can use the new ones. Guard as in publish(). Nothing is replaced unless it is Done.
   struct Replacement {
     Leaf seen;
     Gpa frame;
@@ -180,13 +184,16 @@ class PageTable {
     State state;
     Attributes attributes = {};
   };
-  virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // The same of the one leaf that was found, without looking it up again. Precondition: the address-space lock has been held
-  // since find() returned it, and its table is not shared.
-  virtual void update_leaf(const Leaf&, const std::function<Change(const Leaf&)>& rule, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  virtual void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock) = 0;
+  // The same of the one leaf that was found, without looking it up again. Precondition: the address-space lock has been
+  // held since find() returned it, and its table is not shared.
+  virtual void update_leaf(const Leaf&, const std::function<Change(const Leaf&)>& rule, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock) = 0;
   // Moves entries, not data. Whole tables where both addresses allow it. Precondition: split and unshare_ends() at the
   // source, nothing mapped at the destination. On an error (NoMemory) everything is where it was.
-  [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
+  [[nodiscard]] virtual Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch&)
+      RAMET_REQUIRES(address_space_lock) = 0;
 
   virtual Census census() const = 0;
   // Recounts every table: entries in use against the books, and the census. Empty if all agrees.

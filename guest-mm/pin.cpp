@@ -1,6 +1,6 @@
 // Pins (Xu, "mm: Break COW for pinned pages during fork()", 2020): the VM keeps a pinned frame, its address and its
-// permission; children get a copy of what it holds at that moment, at once (freeze_pins.cpp). Read pins count as well, and so
-// does a page that mprotect made read-only: a frame is pinned, not a permission.
+// permission; children get a copy of what it holds at that moment, at once (freeze_pins.cpp). Read pins count as well,
+// and so does a page that mprotect made read-only: a frame is pinned, not a permission.
 #include "guest-mm/pin.hpp"
 
 #include <algorithm>
@@ -63,8 +63,8 @@ bool Pinning::movable_locked(Gva page, const PageTable::Leaf& leaf) const {
          !core_.pins->pinned(frame);
 }
 
-// Of a range that is to move, the first step: no processor writes it, and no pin is taken without the lock. False: nothing
-// of it moves.
+// Of a range that is to move, the first step: no processor writes it, and no pin is taken without the lock. False:
+// nothing of it moves.
 Result<bool> Pinning::close_to_writes_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
   bool any = false;
   for (Gva page = start; page < end; page += kPageSize) {
@@ -111,9 +111,9 @@ Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
   return done;
 }
 
-// A long-term pin's pages go to the pin bank first: what its device writes is then out of the reach even of a child that
-// broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write. A page
-// that is pinned already stays where it is, and so does one that flips between writable and executable.
+// A long-term pin's pages go to the pin bank first: what its device writes is then out of the reach even of a child
+// that broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write. A
+// page that is pinned already stays where it is, and so does one that flips between writable and executable.
 Result<> Pinning::move_apart_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
   constexpr unsigned kRounds = 8;  // a guest that writes all the time gets its way
   for (unsigned round = 0; round < kRounds; ++round) {

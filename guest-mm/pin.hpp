@@ -25,7 +25,8 @@ class Pin {
   friend class AddressSpace;
   friend class Pinning;
   explicit Pin(std::shared_ptr<Account> account) : charge_(std::move(account)) {}
-  // The `bytes` of the guest at `at` in that frame's page, behind those before. False: there is no memory for one more piece.
+  // The `bytes` of the guest at `at` in that frame's page, behind those before. False: there is no memory for one more
+  // piece.
   bool add(Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold);
   void drop_last();
   Charge charge_;                               // of ranges_

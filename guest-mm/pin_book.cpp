@@ -28,13 +28,6 @@ PinBook::~PinBook() {
   if (orphans_) ::munmap(orphans_, frames_ * sizeof *orphans_);
 }
 
-// Each thread keeps to one of them, so that two rarely meet.
-unsigned PinBook::shard() {
-  static std::atomic<unsigned> next{0};  // pairs with nothing: any number is right
-  thread_local const unsigned mine = next.fetch_add(1, std::memory_order_relaxed) % kShards;
-  return mine;
-}
-
 PinHold PinBook::hold(Gpa first, Gva at, std::uint32_t pages) {
   for (std::uint64_t i = 0; i < pages; ++i) add(first + (i << kPageShift), at + (i << kPageShift));
   return {*this, first, pages};
@@ -43,7 +36,7 @@ PinHold PinBook::hold(Gpa first, Gva at, std::uint32_t pages) {
 void PinBook::add(Gpa frame, Gva at) {
   const auto i = index(frame);
   if (!i) return;
-  const unsigned s = shard();
+  const unsigned s = thread_shard() % kShards;
   where_[*i].store(at, std::memory_order_relaxed);
   in_block(s, *i / 512).fetch_add(1, std::memory_order_seq_cst);
   shards_[s].total.fetch_add(1, std::memory_order_seq_cst);
@@ -53,7 +46,7 @@ void PinBook::add(Gpa frame, Gva at) {
 void PinBook::remove(Gpa frame) {
   const auto i = index(frame);
   if (!i) return;
-  const unsigned s = shard();
+  const unsigned s = thread_shard() % kShards;
   const bool last = counts_[*i].fetch_sub(1, std::memory_order_seq_cst) == 1;
   shards_[s].total.fetch_sub(1, std::memory_order_seq_cst);
   in_block(s, *i / 512).fetch_sub(1, std::memory_order_seq_cst);

@@ -12,6 +12,7 @@
 
 #include "guest-mm/bank.hpp"
 #include "guest-mm/thread_annotations.hpp"
+#include "guest-mm/thread_shard.hpp"
 #include "guest-mm/types.hpp"
 
 namespace ramet::mm {
@@ -19,6 +20,8 @@ namespace ramet::mm {
 class PinHold;
 
 // Frames of another bank have no place in it: they are never counted, and asking about them says no.
+// A frame's count is the number of PinHolds that hold it. A frame that is freed while it is pinned is an orphan: it
+// goes to `freed` exactly once, with its last pin.
 class PinBook {
  public:
   // The bank outlives the book. Errors: NoMemory (book-keeping).
@@ -27,9 +30,10 @@ class PinBook {
   PinBook(const PinBook&) = delete;
   PinBook& operator=(const PinBook&) = delete;
 
-  // One pin more for each of the frames in a row, which are mapped from `at` on. seq_cst: pairs with the fork that looks
-  // at the counts after it made its sequence odd, and with free(), which looks after the entry has gone; the caller looks
-  // at both again. When the hold goes, one less; a frame that was freed meanwhile goes to `freed` with its last pin.
+  // One pin more for each of the frames in a row, which are mapped from `at` on, until the hold ends.
+  // seq_cst: a freeze makes its sequence odd and then looks at the counts, free() is called when the entry has gone and
+  // looks at the counts, too. The caller of hold() looks at the sequence and the entry again afterwards. So either they
+  // see the pin, or the caller sees that they have begun, and gives the pin up.
   PinHold hold(Gpa first, Gva at, std::uint32_t pages);
   bool pinned(Gpa frame) const {
     const auto i = any() ? index(frame) : std::nullopt;
@@ -63,7 +67,6 @@ class PinBook {
     std::atomic<std::int64_t> total{0};
   };
   explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
-  static unsigned shard();
   void add(Gpa frame, Gva at);
   void remove(Gpa frame);
   // Its place in the arrays; nothing for a frame of another bank.

@@ -9,8 +9,8 @@
 
 namespace ramet::mm {
 
-// How often a frame is pinned is in the core's PinBook. What is here is who sees whom: a pin that is taken without the lock
-// is counted before a freeze looks at the counts, or finds freezing() changed and is taken with the lock.
+// How often a frame is pinned is in the core's PinBook. What is here is who sees whom: a pin that is taken without the
+// lock is counted before a freeze looks at the counts, or finds freezing() changed and is taken with the lock.
 class Pinning {
  public:
   Pinning(SpaceCore& core, const EntryRules& rules, CopyOnWrite& copies, UserMemory& user)

@@ -15,8 +15,9 @@ namespace ramet::mm {
 
 // Tells a fault without the lock whether its region was changed meanwhile. Odd while somebody changes the
 // region or what its entries may hold, and for ever once the region has been taken out of the map.
-// Who changes: under the address-space lock, begin() before the first table lock. Who faults: read() before
-// looking at the region, unchanged() under the table lock; that lock orders the two.
+// Whoever changes it holds the address-space lock and calls begin() before taking the first table lock. A fault calls
+// read() before it looks at the region, and unchanged() under the table lock. The table lock orders the two: the fault
+// either sees the count changed, or has written its entries before the other gets that lock and finds them.
 class SequenceCount {
  public:
   SequenceCount() = default;
@@ -25,15 +26,17 @@ class SequenceCount {
 
   std::uint32_t read() const { return value_.load(std::memory_order_acquire); }  // pairs with end()
   static bool changing(std::uint32_t value) { return value & 1; }
-  bool unchanged(std::uint32_t value) const { return value_.load(std::memory_order_relaxed) == value; }  // table lock
-  void begin() { value_.fetch_add(1, std::memory_order_relaxed); }                // table lock
+  // Relaxed, here and in begin(): the table lock orders them.
+  bool unchanged(std::uint32_t value) const { return value_.load(std::memory_order_relaxed) == value; }
+  void begin() { value_.fetch_add(1, std::memory_order_relaxed); }
   void end() { value_.fetch_add(1, std::memory_order_release); }                  // pairs with read()
 
  private:
   std::atomic<std::uint32_t> value_{0};
 };
 
-// AroundState, shared by threads that fault in one region. Each part is a hint: nothing is wrong if it is mixed.
+// AroundState, as several threads that fault in one region leave it. A hint: nothing is wrong if its parts are of two
+// faults.
 class AroundHint {
  public:
   AroundHint() = default;
@@ -82,7 +85,8 @@ struct Region {
   bool flips() const { return has(prot, Prot::Write | Prot::Exec); }
 };
 
-// A present page can be read in every format, so any permission gives reading (as Linux on x86 has it).
+// Whether a region with that protection allows the access. In every format a page that is present can be read, so any
+// permission gives reading, as Linux has it on x86.
 constexpr bool permits(Prot prot, Access access) {
   return access == Access::Read ? prot != Prot::None : has(prot, needed(access));
 }

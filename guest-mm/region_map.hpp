@@ -11,15 +11,20 @@
 
 namespace ramet::mm {
 
-// Looking (find(), at_or_after(), next(), last_below()) takes the address-space lock or an rcu::Reader, which the analysis of locks
-// cannot say; copies() takes neither; all else takes the lock.
+// Looking (find(), at_or_after(), next(), last_below()) takes the address-space lock or an rcu::Reader, which the
+// analysis of locks cannot say; copies() takes neither; all else takes the lock.
 // Pointers stay valid until the map is changed (within a reader: until the reader leaves).
+// Regions never overlap, and there are max_regions of them at most; neighbours that could be one are one, unless either
+// is seized. The sequence count of a seized region is odd until release() or change(), and for ever once it was taken
+// out.
 class RegionMap {
  public:
   // Free ranges are searched in [bottom, top), downwards.
   RegionMap(Gva bottom, Gva top, std::size_t max_regions) : bottom_(bottom), top_(top), max_(max_regions), hint_(top) {}
   // Other bounds from now on. Precondition: there is no region.
-  void search_in(Gva bottom, Gva top) RAMET_REQUIRES(address_space_lock) { bottom_ = bottom, top_ = hint_ = top, skipped_ = 0; }
+  void search_in(Gva bottom, Gva top) RAMET_REQUIRES(address_space_lock) {
+    bottom_ = bottom, top_ = hint_ = top, skipped_ = 0;
+  }
 
   const Region* find(Gva address) const;
   // First region that ends after `address`; null if none.
@@ -29,8 +34,8 @@ class RegionMap {
   const Region* last_below(Gva address) const { return tree_.last_below(address); }
   std::size_t size() const RAMET_REQUIRES(address_space_lock) { return tree_.size(); }
 
-  // Without the lock: all regions in address order, as they were at one moment. False: they changed meanwhile, and `out`
-  // holds nothing of use.
+  // Without the lock: all regions in address order, as they were at one moment. False: they changed meanwhile, and
+  // `out` holds nothing of use.
   bool copies(std::vector<Region>& out) const;
 
   bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);      // no region touches it
@@ -58,7 +63,8 @@ class RegionMap {
   rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return tree_.take_retired(); }
 
   // A free range of that length; its start is congruent to `skew` modulo `alignment` (a power of two).
-  std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0) RAMET_REQUIRES(address_space_lock);
+  std::optional<Gva> find_free(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew = 0)
+      RAMET_REQUIRES(address_space_lock);
 
   // Pages below a grows_down region that stay free, for it to fault on (Linux: stack_guard_gap).
   static constexpr std::uint64_t kGuardGap = 256 * kPageSize;
@@ -70,7 +76,8 @@ class RegionMap {
   void merge_around(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   static bool alike(const Region& left, const Region& right);
   static Gva guarded_start(const Region&);
-  std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew) RAMET_REQUIRES(address_space_lock);
+  std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew)
+      RAMET_REQUIRES(address_space_lock);
 
   // Several steps that readers without the lock see none or all of. Not within another one.
   class Steps {
@@ -85,8 +92,8 @@ class RegionMap {
   };
 
   RegionTree tree_;
-  // Odd while Steps are under way. The tree publishes what changes by release stores and reads it by acquire loads: who saw
-  // any of it sees this changed as well.
+  // Odd while Steps are under way. The tree publishes what changes by release stores and reads it by acquire loads: who
+  // saw any of it sees this changed as well.
   SequenceCount changes_;
   Gva bottom_ RAMET_GUARDED_BY(address_space_lock), top_ RAMET_GUARDED_BY(address_space_lock);
   const std::size_t max_;

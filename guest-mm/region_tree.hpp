@@ -37,8 +37,8 @@ class RegionTree {
   void insert(std::unique_ptr<Region>) RAMET_REQUIRES(address_space_lock);
   // Takes the region out; its sequence count is odd from now on. Freed when no reader can look at it.
   void erase(const Region*) RAMET_REQUIRES(address_space_lock);
-  // What was taken out and not yet freed: at the end of what is returned it is, when nobody looks at it any more. The caller
-  // lets it end without the lock, as that may take long.
+  // What was taken out and not yet freed: at the end of what is returned it is, when nobody looks at it any more. The
+  // caller lets it end without the lock, as that may take long.
   rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return std::exchange(retired_, rcu::Retired()); }
 
  private:

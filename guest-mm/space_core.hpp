@@ -17,8 +17,8 @@
 
 namespace ramet::mm {
 
-// Frames that faults without the lock have taken and not yet mapped. At its bound such faults go the classic way, so that
-// many at once cannot take the last frames from those that map what they took.
+// Frames that faults without the lock have taken and not yet mapped. At its bound such faults go the classic way, so
+// that many at once cannot take the last frames from those that map what they took.
 class FramesInFlight {
  public:
   // False: it would be more than `most`, and nothing is counted.

@@ -1,8 +1,8 @@
 // The lock of an address space, outermost of this room. Whoever changes regions, tables or what they stand on holds it;
 // it is held for the time of a system call's change or of a classic fault, never while the guest runs.
 //
-// Clang's analysis compares expressions, and the parts of a space know its lock by different ones. So it has one name for
-// all: address_space_lock, the lock of the space at hand. No function of this room has two spaces at hand.
+// Clang's analysis compares expressions, and the parts of a space know its lock by different ones. So it has one name
+// for all: address_space_lock, the lock of the space at hand. No function of this room has two spaces at hand.
 #pragma once
 
 #include <mutex>

@@ -50,8 +50,8 @@ struct TableInfo {
   std::uint32_t next = 0;                  // in the list that it is in, if it is in one: TableList
 };
 
-// Tables that wait for something, the youngest first. Each is in one list at most, and linked through what is known of it:
-// giving tables back takes no memory, and cannot fail.
+// Tables that wait for something, the youngest first. Each is in one list at most, and linked through what is known of
+// it: giving tables back takes no memory, and cannot fail.
 struct TableList {
   static constexpr std::uint32_t kNone = ~0u;
   std::uint32_t first = kNone, last = kNone;  // numbers of pages in the bank
@@ -61,7 +61,8 @@ struct TableList {
 
 // The lock of one table, under which its entries change: held for a few stores, or for the walk over one table.
 // Order: the address-space lock, then tables from the root down. A fault without the address-space lock takes one
-// table lock at most, and only if it is free (try_lock), so that whoever flushes while holding one is never waited for.
+// table lock at most, and only if it is free (try_lock): the lock's holder may be flushing, which takes long, and may
+// itself wait until the fault's vCPU is out of the guest.
 class RAMET_SCOPED_CAPABILITY TableLock {
  public:
   explicit TableLock(TableInfo& info) RAMET_ACQUIRE(info.lock) : lock_(info.lock) { lock_.lock(); }
@@ -74,7 +75,8 @@ class RAMET_SCOPED_CAPABILITY TableLock {
   TableMutex& lock_;
 };
 
-// What takes and gives pages is called with the address-space lock, but for the stock, which is there for those without.
+// What takes and gives pages is called with the address-space lock, but for the stock, which is there for those
+// without.
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -85,8 +87,7 @@ class TablePool {
 
   // A zeroed page. Errors: NoMemory.
   Result<Gpa> allocate() RAMET_REQUIRES(address_space_lock);
-  // Sees to it that so many more can be had, however many seals are made before they are: nothing but allocate() takes
-  // them away. Errors: NoMemory.
+  // The next so many calls of allocate() succeed, even if seals are made before them. Errors: NoMemory.
   Result<> reserve(std::uint64_t pages) RAMET_REQUIRES(address_space_lock);
   // A zeroed page for ring 0's own use, which no layer ever contains; never given back. Errors: NoMemory.
   Result<Gpa> allocate_kernel() RAMET_REQUIRES(address_space_lock);
@@ -99,8 +100,8 @@ class TablePool {
   void push(TableList&, Gpa);
   std::optional<Gpa> pop(TableList&);
 
-  // Zeroed pages for faults without the address-space lock. They run out, and then stock_up() puts some by, more each
-  // time; it is told of a table that was missing.
+  // Puts zeroed pages by for faults without the address-space lock, if none is left; twice as many each time. Called
+  // where a table was missing: others will be.
   void stock_up() RAMET_REQUIRES(address_space_lock);
   // One of them; nothing if there is none. Without the lock, as is putting it back, which nobody else has seen.
   std::optional<Gpa> take_stocked() RAMET_EXCLUDES(stock_lock_);
@@ -108,7 +109,9 @@ class TablePool {
 
   // Closes all tables there are; returns the part of the bank that holds tables. The rest as FramePool's.
   Layer::Part seal() RAMET_REQUIRES(address_space_lock);
-  void sealed_for(std::weak_ptr<const Layer> users) RAMET_REQUIRES(address_space_lock) { seals_.back().users = std::move(users); }
+  void sealed_for(std::weak_ptr<const Layer> users) RAMET_REQUIRES(address_space_lock) {
+    seals_.back().users = std::move(users);
+  }
   bool thaw() RAMET_REQUIRES(address_space_lock);
   // Whether the table is this pool's and not sealed. Acquire: pairs with seal(), see AddressSpace::freeze().
   bool writable(Gpa gpa) const {
@@ -139,7 +142,8 @@ class TablePool {
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
         known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
-  std::optional<Gpa> take_fresh() RAMET_REQUIRES(address_space_lock);  // nothing: none is left, or the machine has no room for more
+  // Nothing: none is left, or the machine has no room for more.
+  std::optional<Gpa> take_fresh() RAMET_REQUIRES(address_space_lock);
   void reclaim() RAMET_REQUIRES(address_space_lock);  // retired ones are free now
   void splice(TableList& to, TableList& from);  // in front of those; `from` is empty then
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }

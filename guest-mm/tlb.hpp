@@ -1,4 +1,5 @@
-// What guest-mm asks of whoever owns the translation and instruction caches: a machine's vCPUs, or the model in the tests.
+// What guest-mm asks of whoever owns the translation and instruction caches: a machine's vCPUs, or the model in the
+// tests.
 #pragma once
 
 #include <atomic>
@@ -28,18 +29,18 @@ class Tlb {
 
   // Strict: when it returns, no vCPU can use an old value of the entries, and the frames and tables they led to may be
   // given to somebody else.
-  // Called by several threads at once, each a vCPU's own or one that runs no guest. A thread that changes a range holds the
-  // address-space lock meanwhile. A fault that does without that lock (a copy on write, an entry that gains permission)
-  // flushes without it, within its rcu::Reader, and holds the lock of its table or none. flush.hpp says where each is. What
-  // no caller may count on is therefore that only one flush of a space is under way.
-  // So flush() takes no lock of the address space: it calls back into it for translate() alone. Nor does it wait for another
-  // thread's next step, as that thread may be waiting for the caller's locks, or for the caller's rcu::Reader to leave. It
-  // may wait until a vCPU is out of the guest: a vCPU's thread that waits for a lock is.
+  // Called by several threads at once, each a vCPU's own or one that runs no guest. A thread that changes a range holds
+  // the address-space lock meanwhile. A fault that does without that lock (a copy on write, an entry that gains
+  // permission) flushes without it, within its rcu::Reader, and holds the lock of its table or none. flush.hpp says
+  // where each is. So several flushes of one space may be under way at once.
+  // flush() takes no lock of the address space: it calls back into it for translate() alone. Nor does it wait for
+  // another thread's next step, as that thread may be waiting for the caller's locks, or for the caller's rcu::Reader
+  // to leave. It may wait until a vCPU is out of the guest: a vCPU's thread that waits for a lock is.
   // Never throws, nor does flush_relaxed(): a machine that has no memory for what it must do runs nobody any more.
   virtual void flush(const FlushRequest&) = 0;
 
-  // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock flushes: it would
-  // keep its rcu::Reader, for which other VMs wait.
+  // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock flushes: it
+  // would keep its rcu::Reader, for which other VMs wait.
   virtual bool waits() const { return false; }
 
   // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries;
@@ -51,7 +52,8 @@ class Tlb {
 
   // Instruction fetches of every vCPU see what these frames hold by now. Called before an entry lets guest code execute
   // what others may have written there, with the lock of its table or before the table can be reached: like flush() it
-  // waits for no other thread's next step. They are those of a bank, or the machine's own. Nothing where instruction fetches see all stores.
+  // waits for no other thread's next step. They are those of a bank, or the machine's own. Nothing where instruction
+  // fetches see all stores.
   virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
   // Whether exec_sync() does anything: if not, there is nothing to be gained by deferring it.
   virtual bool needs_exec_sync() const { return false; }

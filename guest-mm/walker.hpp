@@ -95,7 +95,8 @@ class Walker final : public PageTable {
     return table;
   }
 
-  void map(Gpa table, Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
+  void map(Gpa table, Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch)
+      RAMET_REQUIRES(address_space_lock) override {
     TableLock lock(tables_.info(table));
     for (unsigned i = 0; i < count; ++i) {
       const std::uint64_t step = i * arch::span_of(level);
@@ -140,7 +141,8 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
+  void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch)
+      RAMET_REQUIRES(address_space_lock) override {
     walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
          [&](const Slot& slot, Entry e) { change(slot, e, rule, batch); },
          [&](const Slot& slot, Gpa table) {
@@ -149,7 +151,8 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  void update_leaf(const Leaf& leaf, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
+  void update_leaf(const Leaf& leaf, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch)
+      RAMET_REQUIRES(address_space_lock) override {
     const Slot slot{leaf.table, leaf.level, leaf.start};
     TableInfo& info = tables_.info(slot.table);
     TableLock lock(info);
@@ -206,10 +209,10 @@ class Walker final : public PageTable {
     return leaf;
   }
 
-  // Takes the lock of a table in which a fault is about to write; if the fault has no address-space lock (its guard has a
-  // sequence), it tries once. Done: as long as `lock` lives, the table stays in the tree. And the region of the fault is what the
-  // fault has seen: whoever changes it makes its sequence odd first and then takes the table's lock. So either that was seen
-  // here, or the change comes later and finds what the fault wrote.
+  // Takes the lock of a table in which a fault is about to write; if the fault has no address-space lock (its guard has
+  // a sequence), it tries once. Done: as long as `lock` lives, the table stays in the tree. And the region of the fault
+  // is what the fault has seen: whoever changes it makes its sequence odd first and then takes the table's lock. So
+  // either that was seen here, or the change comes later and finds what the fault wrote.
   // Not analysed: which table's lock it is, and whether it is had, comes out at run time.
   Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const RAMET_NO_THREAD_SAFETY_ANALYSIS;
 
@@ -233,10 +236,10 @@ class Walker final : public PageTable {
 
   // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
   // the root. Costs what is present: an absent slot at any level is one step.
-  // With Walking::Change, `on_leaf` may write the entry: the lock of its table is held, over the whole table where it holds
-  // pages, else for each leaf. A table of blocks is passed first: a fault without the address-space lock that began before the
-  // region was seized may be publishing a block in a slot that would be found empty here; later ones see that it is seized.
-  // What is shared is not entered then: such a table is visited as a whole, by `on_table`.
+  // With Walking::Change, `on_leaf` may write the entry: the lock of its table is held, over the whole table where it
+  // holds pages, else for each leaf. A table of blocks is passed first: a fault without the address-space lock that
+  // began before the region was seized may be publishing a block in a slot that would be found empty here; later ones
+  // see that it is seized. What is shared is not entered then: such a table is visited as a whole, by `on_table`.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
@@ -328,7 +331,8 @@ class Walker final : public PageTable {
     return old;
   }
 
-  // In one step, as the hardware may set a bit of a present leaf at any time. Other entries change under the table's lock alone.
+  // In one step, as the hardware may set a bit of a present leaf at any time. Other entries change under the table's
+  // lock alone.
   bool exchange(const Slot& slot, Entry& expected, Entry next) {
     return entry(slot).compare_exchange_strong(expected, next, std::memory_order_acq_rel, std::memory_order_acquire);
   }
@@ -341,15 +345,15 @@ class Walker final : public PageTable {
     return F::is_leaf(old, level) != F::is_leaf(next, level) || F::address(old, level) != F::address(next, level);
   }
 
-  // A table becomes the leaf that says the same. That loses nothing: processors may go on using what they hold of the table, as
-  // long as its page is not used for anything else, which FlushBatch::merged() sees to.
+  // A table becomes the leaf that says the same. That loses nothing: processors may go on using what they hold of the
+  // table, as long as its page is not used for anything else, which FlushBatch::merged() sees to.
   static bool reshapes(Entry old, Entry next, Level level) {
     return is_table(old, level) && F::present(next) && F::is_leaf(next, level);
   }
 
-  // Whether a processor that holds the old entry could do what the new one does not allow. A processor holds no entry without
-  // the accessed bit, and writes through one without the dirty bit only after looking at the tables again. Precondition: old
-  // is present.
+  // Whether a processor that holds the old entry could do what the new one does not allow. A processor holds no entry
+  // without the accessed bit, and writes through one without the dirty bit only after looking at the tables again.
+  // Precondition: old is present.
   static bool loses(Entry old, Entry next, Level level) {
     if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level) || (is_shared(next) && !is_shared(old));
     const Attributes a = F::attributes(old);
@@ -439,12 +443,13 @@ class Walker final : public PageTable {
 
   void write_parts(Gpa table, Level level, const Leaf& whole);
 
-  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
+  Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch)
+      RAMET_REQUIRES(address_space_lock);
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  // After this, faults without the address-space lock that began before the regions were seized have either published in that
-  // table or will find the regions changed: they do both under the lock that is taken and released here.
+  // After this, faults without the address-space lock that began before the regions were seized have either published
+  // in that table or will find the regions changed: they do both under the lock that is taken and released here.
   void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
   void pass_faults(Gva start, Gva end) {
     walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {

@@ -59,8 +59,8 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
 template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
-  // Tables without entries could stand where a whole table is to go; those at the ends hold others' entries as well, and
-  // a shared one would go as a whole.
+  // Tables without entries could stand where a whole table is to go; those at the ends hold others' entries as well,
+  // and a shared one would go as a whole.
   if (auto ends = unshare_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
   pass_faults(from, from + length);

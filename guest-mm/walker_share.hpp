@@ -9,14 +9,15 @@
 
 namespace ramet::mm {
 
-// The entry for a space that inherits `e`: it cannot write through it. With `share`, a table that the entry leads to is shared.
-// The entries of a table are mostly alike but for their frames: `last` remembers what became of the one before.
+// The entry for a space that inherits `e`: it cannot write through it. With `share`, a table that the entry leads to is
+// shared. The entries of a table are mostly alike but for their frames: `last` remembers what became of the one before.
 template <arch::EntryFormat F>
 arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& last) const {
   if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
   if (e == arch::kNone) return e;
-  // Accessed, whether it was or not: until they are flushed, processors may use the entry in the shared table, and would set the
-  // bit there. Here an entry without it is taken for one that no processor holds, and is changed without a flush.
+  // Accessed, whether it was or not: until they are flushed, processors may use the entry in the shared table, and
+  // would set the bit there. Here an entry without it is taken for one that no processor holds, and is changed without
+  // a flush.
   e = F::accessed(e);
   const bool kept = arch::is_kept(e);
   const Entry live = kept ? arch::restored(e) : e;
@@ -51,9 +52,10 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
-// A shared table has left our tree, since an entry leads to our copy of it now. If it lies in our own bank, it is marked dead:
-// once all who shared it have gone, its pages count as writable again (TablePool::thaw()), and a fault that found the table
-// before would publish into it, where nobody looks. Tables of other spaces' banks are never writable for us.
+// A shared table has left our tree, since an entry leads to our copy of it now. If it lies in our own bank, it is
+// marked dead: once all who shared it have gone, its pages count as writable again (TablePool::thaw()), and a fault
+// that found the table before would publish into it, where nobody looks. Tables of other spaces' banks are never
+// writable for us.
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.contains(table)) return;
@@ -71,8 +73,8 @@ Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batc
   const Gpa child = F::address(e, slot.level);
   if (writable(child)) {
     if (!is_shared(e)) return child;
-    // The layer it was sealed for has gone. The frames that it lets us write are at least as new as the table, so that whatever
-    // they were sealed for has gone, too (SpaceCore::thaw_locked() thaws tables first).
+    // The layer it was sealed for has gone. The frames that it lets us write are at least as new as the table, so that
+    // whatever they were sealed for has gone, too (SpaceCore::thaw_locked() thaws tables first).
     TableLock lock(tables_.info(slot.table));
     replace(slot, F::table(child), &batch);
     F::publish();
@@ -193,8 +195,8 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// The tree below that table leaves ours: its own frames and tables go with the batch. Its entries stay as they are, because
-// other spaces may still use the tables.
+// The tree below that table leaves ours: its own frames and tables go with the batch. Its entries stay as they are,
+// because other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
@@ -220,9 +222,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Makes the entries of `table`, our own, those of `base`, the table of the snapshot that it was copied from. Returns whether any
-// differed: then the table stays ours, because whoever wrote there will soon write there again. A table without a difference
-// is left, and the snapshot's is shared once more.
+// Makes the entries of `table`, our own, those of `base`, the table of the snapshot that it was copied from. Returns
+// whether any differed: then the table stays ours, because whoever wrote there will soon write there again. A table
+// without a difference is left, and the snapshot's is shared once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
@@ -237,7 +239,8 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
     if (now == arch::kNone && source == arch::kNone) continue;
     const bool present = F::present(now);
-    // Most entries were copied and never changed, but for writing, which was withheld: seen without a look at the frame's bank.
+    // Most entries were copied and never changed, but for writing, which was withheld: seen without a look at the
+    // frame's bank.
     if (level == Level::Pte && present && F::present(source) && F::stable(now) == F::stable_read_only(source)) continue;
     const auto as = [&](Entry e) { return now == e || (present && F::present(e) && F::stable(now) == F::stable(e)); };
     const Entry then = inherited(source, level, true, last);

@@ -200,6 +200,53 @@ TEST_P(File, The_last_unmapping_lets_go_of_the_object_after_the_lock) {
   w.check_empty();
 }
 
+// An object that counts how often it is asked for its bank, as whoever looks for other regions of it asks each.
+struct AskedFile : TestFile {
+  AskedFile(Memory& memory, std::uint64_t& asked_) : TestFile(memory, kPageSize), asked(asked_) {}
+  Shared shared() const override {
+    ++asked;
+    return TestFile::shared();
+  }
+  std::uint64_t& asked;
+};
+
+TEST_P(File, Shared_mappings_are_taken_down_in_steps_that_follow_their_number) {
+  const auto steps = [&](unsigned mappings) {
+    World w(GetParam());
+    std::uint64_t asked = 0;
+    std::vector<Gva> at;
+    for (unsigned i = 0; i < mappings; ++i) {
+      const auto file = std::make_shared<AskedFile>(*w.memory, asked);
+      at.push_back(*w.as->map({.length = kPageSize, .prot = kReadWrite, .shared = true, .backing = file}));
+      EXPECT_TRUE(w.cpu().store(at.back(), i));
+    }
+    asked = 0;
+    for (const Gva a : at) EXPECT_TRUE(w.as->unmap(a, kPageSize));
+    EXPECT_EQ(w.memory->host(Memory::kAddedBase), nullptr);  // where the first one's bank was
+    w.check_empty();
+    return asked;
+  };
+  const std::uint64_t few = steps(64), many = steps(512);
+  EXPECT_LE(many, 8 * few);
+}
+
+TEST_P(File, A_shared_region_in_pieces_keeps_its_bank_until_the_last_is_gone) {
+  FileWorld w(GetParam());
+  const Gva a = w.map_file(kMiB, kReadWrite, true);
+  ASSERT_TRUE(w.cpu().store(a, 1));
+  ASSERT_TRUE(w.as->protect(a + 0x4000, 0x1000, kRead));                     // three regions
+  ASSERT_TRUE(w.as->unmap(a + 0x8000, 0x1000));                              // four
+  ASSERT_TRUE(w.as->protect(a + 0x4000, 0x1000, kReadWrite));                // and the first two are one again
+  const auto moved = w.as->remap({.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .dont_unmap = true});
+  ASSERT_TRUE(moved);                                                        // twice the first one
+  ASSERT_TRUE(w.as->unmap(a, kMiB));
+  EXPECT_NE(w.memory->host(Memory::kAddedBase), nullptr);
+  EXPECT_EQ(w.cpu().load(*moved), 1u);
+  ASSERT_TRUE(w.as->unmap(*moved, 0x8000));
+  EXPECT_EQ(w.memory->host(Memory::kAddedBase), nullptr);
+  w.check_empty();
+}
+
 TEST_P(File, An_object_that_cannot_be_shared_is_refused) {
   struct PrivateOnly : Backing {
     std::uint64_t size() const override { return 0x1000; }

@@ -81,7 +81,7 @@ TEST_P(RelaxedFlush, An_upgrade_maps_writable_at_once) {
   for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
   ASSERT_TRUE(w.as->protect(a, kFewPages * kPageSize, kRead));
   ASSERT_TRUE(w.as->protect(a, kFewPages * kPageSize, kReadWrite));
-  const auto faults = w.as->counters().faults.value.load();
+  const std::uint64_t faults = w.as->counters().faults;
   for (unsigned i = 0; i < kFewPages; ++i) ASSERT_TRUE(w.cpu().store(a + i * kPageSize, i));
   EXPECT_EQ(w.as->counters().faults, faults);
 }
