@@ -117,7 +117,7 @@ struct Layer {
   std::shared_ptr<Bank> data, tables;
   std::vector<Part> data_parts;            // without those of the layers below
   Part table_part;                         // with those that belong to the same bank; empty: it has no tables
-  std::size_t look_at = 0;                 // so many below are too many, see AddressSpace::Impl::referred_to_locked()
+  std::size_t look_at = 0;                 // so many below are too many, see Layers::next_layer_locked()
 
   // What somebody who stands on `top` refers to; null: nothing.
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);

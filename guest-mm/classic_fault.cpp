@@ -66,6 +66,7 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
       TableLock wait(core_.tables->info(found.leaf.table));
       continue;
     }
+    if (found.leaf.state == State::Present && EntryRules::serves(found.leaf, access)) return Resolved::Spurious;
     const auto resolved = resolve_present_locked(found, batch);
     if (resolved || resolved.error() != Error::Invalid) return resolved;
   }
@@ -74,7 +75,6 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
 // Something is mapped there, or kept, and does not serve the access yet. Errors: NoMemory, or Invalid: look once more.
 Result<Resolved> Faults::resolve_present_locked(const Found& found, FlushBatch& batch) {
   const auto& [region, address, access, leaf, guard] = found;
-  if (leaf.state == State::Present && EntryRules::serves(leaf, access)) return Resolved::Spurious;
   if (leaf.table_shared) {
     core_.thaw_locked();
     if (auto done = core_.table->unshare(address, leaf.level, batch); !done) return fail(done.error());

@@ -18,40 +18,33 @@ struct Counter {
   operator std::uint64_t() const { return value.load(std::memory_order_relaxed); }
 };
 
-// The values of all FaultCounters of a space, side by side for each of some threads.
+// The values of all FaultCounters of a space: a line of them for each of some threads. A counter has its place in each
+// line.
 class FaultLines {
- public:
-  static constexpr unsigned kCounters = 18;  // as many as Counters has
-
- private:
   friend class FaultCounter;
   friend class FaultSum;
-  static constexpr unsigned kShards = 16;
-  struct alignas(128) Line {
-    std::array<std::atomic<std::uint64_t>, kCounters> values{};
-  };
-  std::array<Line, kShards> lines_;
-  unsigned used_ = 0;  // by the counters that were made
+  static constexpr unsigned kShards = 16, kLine = 32;  // a line has room for so many; whole cache lines
+  alignas(kLine * 8) std::array<std::atomic<std::uint64_t>, kShards * kLine> values_{};
+  unsigned used_ = 0;  // places, by the counters that were made
 };
 
 class FaultCounter {
  public:
-  explicit FaultCounter(FaultLines& lines) : lines_(lines), index_(lines.used_++) {}
+  explicit FaultCounter(FaultLines& lines) : first_(&lines.values_[lines.used_++]) {}
   FaultCounter(const FaultCounter&) = delete;
   FaultCounter& operator=(const FaultCounter&) = delete;
   void add(std::uint64_t n = 1) {
-    lines_.lines_[thread_shard() % FaultLines::kShards].values[index_].fetch_add(n, std::memory_order_relaxed);
+    first_[thread_shard() % FaultLines::kShards * FaultLines::kLine].fetch_add(n, std::memory_order_relaxed);
   }
-  // While others add, some value that it had meanwhile or nearly had.
+  // While others add: a value between what it was when this began and what it is when this ends.
   operator std::uint64_t() const {
     std::uint64_t sum = 0;
-    for (const auto& line : lines_.lines_) sum += line.values[index_].load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < FaultLines::kShards; ++i) sum += first_[i * FaultLines::kLine].load(std::memory_order_relaxed);
     return sum;
   }
 
  private:
-  FaultLines& lines_;
-  const unsigned index_;
+  std::atomic<std::uint64_t>* const first_;  // its place in the first line
 };
 
 // The sum of all FaultCounters made before it.
@@ -62,8 +55,8 @@ class FaultSum {
   FaultSum& operator=(const FaultSum&) = delete;
   operator std::uint64_t() const {
     std::uint64_t sum = 0;
-    for (const auto& line : lines_.lines_)
-      for (unsigned i = 0; i < count_; ++i) sum += line.values[i].load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < FaultLines::kShards * FaultLines::kLine; ++i)
+      if (i % FaultLines::kLine < count_) sum += lines_.values_[i].load(std::memory_order_relaxed);
     return sum;
   }
 

@@ -21,7 +21,7 @@ struct Found {
 };
 
 // How a fault was resolved, for the counters.
-enum class Resolved : std::uint8_t { Zero, File, Flipped, Copied, Spurious };
+enum class Resolved { Zero, File, Flipped, Copied, Spurious };
 
 // Published::Done with how it was resolved, or why it has to be tried with the lock.
 struct Settled {

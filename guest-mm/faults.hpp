@@ -1,6 +1,6 @@
 // Faults: fault.cpp is the entry of both ways and counts them, speculative_fault.cpp the way without the address-space
-// lock, classic_fault.cpp the one with it, fill.cpp what both do where nothing is mapped, populate.cpp a whole range at
-// once.
+// lock, classic_fault.cpp the one with it, fault_window.cpp what both do where nothing is mapped, populate.cpp a whole
+// range at once.
 #pragma once
 
 #include <optional>

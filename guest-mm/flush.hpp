@@ -7,7 +7,7 @@
 //   SpeculativeFlush  of a fault without that lock: entries of one table, and frames
 //
 // Tlb::flush is called in one place, EntryFlush::flush(), and that from these:
-//   FlushBatch: commit(), finish() and its end; remap() and Walker::restore_root() in between. No table lock is held.
+//   FlushBatch: commit(), finish() and its end; mremap, migration and restore_root() in between. No table lock is held.
 //   Walker::write() (break-before-make) and Walker::replace_leaves(): with the lock of the entry's table; of a fault
 //   without the address-space lock within its rcu::Reader as well.
 //   The end of a SpeculativeFlush: within that rcu::Reader.
@@ -141,11 +141,14 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   // All deferred tables go with this batch.
   void take_deferred() { take_deferred_ = true; }
   // Let go without the lock: the destructors of backings may wait for the machine.
-  void keep(std::shared_ptr<Backing> backing) { held_.backings.push_back(std::move(backing)); }
+  void keep(std::shared_ptr<Backing> backing) { held().backings.push_back(std::move(backing)); }
   // Regions that faults without the lock may still look at: that they move on is waited for without the lock, too.
-  void release_regions(rcu::Retired regions) { held_.regions.push_back(std::move(regions)); }
+  void release_regions(rcu::Retired regions) { held().regions.push_back(std::move(regions)); }
   // The bank is the machine's no more, once the flush is done and the lock is free: it may wait for vCPUs.
-  void detach(Memory& memory, std::shared_ptr<Bank> bank) { held_.memory = &memory, held_.banks.push_back(std::move(bank)); }
+  void detach(Memory& memory, std::shared_ptr<Bank> bank) {
+    held().memory = &memory;
+    held().banks.push_back(std::move(bank));
+  }
 
   bool pending() const { return EntryFlush::pending() || take_deferred_ || !freed_tables_.empty(); }
   // Merges, flushes, then releases frames and tables. The batch may be filled again afterwards.
@@ -171,7 +174,11 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   void merge_uniform() RAMET_REQUIRES(address_space_lock);
   void commit_all() RAMET_REQUIRES(address_space_lock);
   void ride_along() RAMET_REQUIRES(address_space_lock) override;
-  Held held_;  // before the lock: it goes after it
+  Held& held() {
+    if (!held_) held_ = std::make_unique<Held>();
+    return *held_;
+  }
+  std::unique_ptr<Held> held_;  // before the lock: it goes after it
   const SpaceGuard lock_;
   TablePool& tables_;
   DeferredTables& deferred_ RAMET_GUARDED_BY(address_space_lock);

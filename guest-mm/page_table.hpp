@@ -19,9 +19,9 @@ namespace ramet::mm {
 
 enum class Format : std::uint8_t;
 
-// Calls that change entries hold the address-space lock, all but publish() and upgrade(): those need it only if they
-// have no Guard. Looking (find, visit, table_at, absent) needs the lock or an rcu::Reader. The hardware reads
-// meanwhile.
+// Calls that change entries hold the address-space lock, but for those that take a Guard, which faults make without it:
+// they hold it if their guard is empty. Looking (find, visit, table_at, absent) needs the lock or an rcu::Reader. The
+// hardware reads meanwhile.
 class PageTable {
  public:
   using Level = arch::Level;
@@ -31,7 +31,7 @@ class PageTable {
     Absent,
     Present,
     Kept,     // the hardware sees nothing, the frame is remembered: a PROT_NONE page with contents
-    Changing, // a leaf and a table are changing places: seen only without the lock
+    Changing, // being replaced by another entry: seen only by who does not hold the lock of its table
   };
 
   // One slot that maps nothing or a frame. Absent: an empty slot, the largest around the address.
@@ -128,7 +128,7 @@ class PageTable {
     const SequenceCount* sequence = nullptr;  // null: the caller holds the address-space lock
     std::uint32_t value = 0;
   };
-  enum class Published : std::uint8_t { Done, Busy, Changed, TableGone, OverBudget };
+  enum class Published { Done, Busy, Changed, TableGone, OverBudget };
   struct Run {
     Gva start;
     Gpa gpa;

@@ -14,11 +14,10 @@ struct RegionTree::Leaf {
     const Region* region;
   };
   // Items whose regions start at `address` or below.
-  unsigned up_to(Gva address) const {
-    unsigned n = 0;
-    for (unsigned step = kFanout; step > 0; step /= 2)  // a binary search by halves: every fault comes by here
-      if (n + step <= count && items[n + step - 1].start <= address) n += step;
-    return n;
+  unsigned up_to(Gva address) const {  // a search by halves, as slot_for(): each fault does both
+    unsigned first = 0, left = count;
+    for (; left > 1; left -= left / 2) first += items[first + left / 2 - 1].start <= address ? left / 2 : 0;
+    return first + (left == 1 && items[first].start <= address);
   }
   unsigned count = 0;
   std::array<Item, kFanout> items;
@@ -50,7 +49,9 @@ RegionTree::~RegionTree() {
 }
 
 std::size_t RegionTree::slot_for(const Root& root, Gva address) {
-  return static_cast<std::size_t>(std::ranges::upper_bound(root.keys, address) - root.keys.begin()) - 1;
+  std::size_t slot = 0, left = root.keys.size();
+  for (; left > 1; left -= left / 2) slot += root.keys[slot + left / 2] <= address ? left / 2 : 0;
+  return slot;
 }
 
 const Region* RegionTree::at_or_after(Gva address) const {

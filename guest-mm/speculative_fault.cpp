@@ -21,11 +21,10 @@ using State = PageTable::State;
 
 std::optional<Resolved> Faults::speculative_fault(Gva address, Access access) {
   Counters& counters = core_.counters;
-  std::optional<Settled> settled;
-  {
+  const std::optional<Settled> settled = [&] {
     rcu::Reader reader;
-    settled = try_speculative(address, access);
-  }
+    return try_speculative(address, access);
+  }();
   if (!settled) {
     counters.spf_not_supported.add();
     return std::nullopt;

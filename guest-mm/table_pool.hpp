@@ -120,7 +120,7 @@ class TablePool {
   void never_seal(Gpa gpa) { info(gpa).born.store(~0u, std::memory_order_relaxed); }
   bool contains(Gpa gpa) const { return bank_.contains(gpa); }
 
-  std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
+  [[gnu::always_inline]] std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: contains(gpa)
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }  // without ring 0's
   // At most: the machine may refuse to hear of more of the bank.

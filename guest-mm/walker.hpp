@@ -182,7 +182,7 @@ class Walker final : public PageTable {
 
   static constexpr Level below(Level l) { return Level(unsigned(l) - 1); }
   static constexpr Level above(Level l) { return Level(unsigned(l) + 1); }
-  static bool is_table(Entry e, Level l) { return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l); }
+  [[gnu::always_inline]] static bool is_table(Entry e, Level l) { return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l); }
   static bool is_shared(Entry e) { return e & arch::kSharedTable; }
   static Slot slot_in(Gpa table, Level level, Gva va) { return {table, level, align_down(va, arch::span_of(level))}; }
   static Gva next_of(const Slot& slot) { return slot.start + arch::span_of(slot.level); }
@@ -195,7 +195,7 @@ class Walker final : public PageTable {
   // Acquire: pairs with the release in store() and write(): what is read through the entry was there before it.
   Entry load(const Slot& slot) const { return entry(slot).load(std::memory_order_acquire); }
 
-  Leaf leaf_of(const Slot& slot, Entry e) const {
+  [[gnu::always_inline]] Leaf leaf_of(const Slot& slot, Entry e) const {
     Leaf leaf;
     leaf.start = slot.start;
     leaf.level = slot.level;
@@ -222,15 +222,16 @@ class Walker final : public PageTable {
     Entry entry;
     bool below_shared;  // a table on the way is shared
   };
-  // Every fault goes this way: a function for each level, so that all shifts and masks are known.
+  // Every fault goes this way: so there is a function for each level, whose shifts and masks are constants, and what
+  // they call is inlined, which the compiler would not do by itself.
   template <Level L = Level::Pgd>
-  WayEnd descend(Gpa table, Gva va, bool below_shared = false) const {
-    const Slot slot = slot_in(table, L, va);
-    const Entry e = load(slot);
+  [[gnu::always_inline]] WayEnd descend(Gpa table, Gva va, bool below_shared = false) const {
+    auto* const entries = reinterpret_cast<Entry*>(tables_.host(table));
+    const Entry e = std::atomic_ref(entries[arch::index_of(L, va)]).load(std::memory_order_acquire);  // see load()
     if constexpr (L != Level::Pte) {
       if (is_table(e, L)) return descend<below(L)>(F::address(e, L), va, below_shared || is_shared(e));
     }
-    return {slot, e, below_shared};
+    return {slot_in(table, L, va), e, below_shared};
   }
   Slot slot_of_leaf(Gva va) const { return descend(root_, va).slot; }
 
@@ -440,9 +441,7 @@ class Walker final : public PageTable {
   }
 
   Result<> split_leaf(const Slot& slot, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
-
   void write_parts(Gpa table, Level level, const Leaf& whole);
-
   Result<> prepare_move(Gva from, Gva to, std::uint64_t length, bool same_offset, FlushBatch& batch)
       RAMET_REQUIRES(address_space_lock);
 

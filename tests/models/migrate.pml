@@ -5,7 +5,7 @@
 //
 // Two pages. mover() is AddressSpace::migrate with migrate_locked and Walker::replace_leaves; what it says of the data page
 // holds for any page that may be written, of the code page for any that may be executed. processor() is the guest, and
-// AddressSpace::fault in both ways. device() is pin_fast(), see pin.pml. A flush is one step here, see flush.pml.
+// AddressSpace::fault in both ways. device() is Pinning::fast(), see pin.pml. A flush is one step here, see flush.pml.
 
 #define STORES 2
 #define FETCHES 2

@@ -3,7 +3,7 @@
 //
 //   entry -> frame <- pin, by which a device writes          layer's entry -> frame, which the child sees
 //
-// One page. device() is AddressSpace::pin: pin_fast, then pin_locked; then DMA, and PinBook::remove. owner() is the
+// One page. device() is AddressSpace::pin: Pinning::fast, then Pinning::exclusive_locked; then DMA, and PinBook::remove. owner() is the
 // guest that writes to the page: the processor, then AddressSpace::fault with try_copy and Walker::replace_leaves.
 // change() holds the address-space lock: AddressSpace::freeze with pinned_pages_locked and keep_pinned_locked, advise
 // (DontNeed) with PinBook::free. child() ends at any time; then SpaceCore::thaw_locked makes the frames the owner's again.
@@ -135,7 +135,7 @@ inline make_writable() {
   od
 }
 
-// What pin_fast looks at. A read-only entry will not do: a copy that began before the layer went may replace it.
+// What Pinning::fast looks at. A read-only entry will not do: a copy that began before the layer went may replace it.
 inline look(f) {
   atomic {
     f = entry;
