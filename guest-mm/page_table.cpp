@@ -1,20 +1,16 @@
-// The walker, instantiated for every format.
+// Tables by their format. The walkers are instantiated in units of their own, walker_x86_64.cpp and walker_arm64.cpp.
 #include "guest-mm/page_table.hpp"
 
 #include "arch/arm64/entry.hpp"
 #include "arch/x86_64/entry.hpp"
 #include "guest-mm/address_space.hpp"
-#include "guest-mm/walker_books.hpp"
-#include "guest-mm/walker_look.hpp"
-#include "guest-mm/walker_publish.hpp"
-#include "guest-mm/walker_shape.hpp"
-#include "guest-mm/walker_share.hpp"
+#include "guest-mm/walker.hpp"
 
 namespace ramet::mm {
 
-template class Walker<arch::x86_64::Stage1>;
-template class Walker<arch::arm64::Stage1>;
-template class Walker<arch::arm64::Stage2>;
+extern template class Walker<arch::x86_64::Stage1>;
+extern template class Walker<arch::arm64::Stage1>;
+extern template class Walker<arch::arm64::Stage2>;
 
 Result<std::unique_ptr<PageTable>> PageTable::create(Format format, const Memory& memory, TablePool& tables,
                                                      const FramePool& frames, Tlb& tlb, Counters& counters) {

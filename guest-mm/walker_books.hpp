@@ -1,5 +1,5 @@
 // The walker's members that look at the whole tree: a dump for people, and an audit that recounts the books. Included
-// by page_table.cpp alone.
+// by its units alone: walker_x86_64.cpp, walker_arm64.cpp.
 #pragma once
 
 #include "guest-mm/walker.hpp"

@@ -1,4 +1,4 @@
-// The walker's members that only look. Included by page_table.cpp alone.
+// The walker's members that only look. Included by its units alone: walker_*.cpp.
 #pragma once
 
 #include "guest-mm/walker.hpp"

@@ -1,5 +1,5 @@
 // The walker's members by which faults change entries, with the address-space lock or without it: always under the lock
-// of the entry's table, after a look at whether what the fault has seen is still so. Included by page_table.cpp alone.
+// of the entry's table, after a look at whether what the fault has seen is still so. Included by its units alone: walker_*.cpp.
 #pragma once
 
 #include "guest-mm/walker.hpp"

@@ -1,5 +1,5 @@
 // The walker's members that change the shape of the tree: leaves split into tables, tables merged into leaves, entries
-// and whole tables moved elsewhere. Included by page_table.cpp alone.
+// and whole tables moved elsewhere. Included by its units alone: walker_*.cpp.
 #pragma once
 
 #include "guest-mm/walker.hpp"

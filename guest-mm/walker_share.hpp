@@ -1,5 +1,5 @@
 // The walker's members for tables that several address spaces share: whoever changes something below one copies it
-// first, from the root down. Included by page_table.cpp alone.
+// first, from the root down. Included by its units alone: walker_*.cpp.
 #pragma once
 
 #include <exception>

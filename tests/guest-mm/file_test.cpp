@@ -63,7 +63,7 @@ TEST_P(File, A_shared_mapping_grows_through_a_larger_bank_of_the_same_object) {
     EXPECT_EQ(w.cpu().load(a), TestFile::word_at(0)) << "what was not asked to grow stays";
     ASSERT_TRUE(w.as->unmap(a, kPageSize));
     ASSERT_TRUE(w.as->unmap(*b, 2 * kMiB - 0x1000));
-    if (wall) ASSERT_TRUE(w.as->unmap(wall, kPageSize));
+    if (wall) { ASSERT_TRUE(w.as->unmap(wall, kPageSize)); }
   }
   w.check_empty();
 }
