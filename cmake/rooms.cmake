@@ -29,7 +29,7 @@ function(ramet_room name)
     add_library(${target} STATIC ${sources})
     set(visibility PUBLIC)
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ramet_flags>)
-    if(NOT (name STREQUAL guest-mm AND CMAKE_BUILD_TYPE STREQUAL Debug))  # which has other options there
+    if(NOT (name STREQUAL guest-mm AND CMAKE_BUILD_TYPE STREQUAL Debug AND optimised STREQUAL -O0))  # which has other options there
       ramet_headers(${target} rooms fmt/format.h)
     endif()
   else()  # headers only on this processor
