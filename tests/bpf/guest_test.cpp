@@ -416,7 +416,7 @@ TEST_P(BpfGuest, Code_moves_while_it_runs) {
     o.techniques.exec_sync = policy;
     const auto guest = make(o);
     std::vector<Program> programs;
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < static_cast<int>(ramet::test::scaled(500, 250)); ++i) {
       Code code = {mov(0, i)};
       for (int k = 0; k < 40; ++k) code.insert(code.end(), {alu(kMul, 0, 3), alu(kAdd, 0, k)});
       code.push_back(leave());
@@ -440,7 +440,7 @@ TEST_P(BpfGuest, Code_moves_while_it_runs) {
       });
     const mm::Gva block = guest->code_blocks().front();
     std::uint64_t moved = 0;
-    for (unsigned round = 0; round < 6 || calls < 500; ++round) {
+    for (unsigned round = 0; round < ramet::test::scaled(6, 2) || calls < ramet::test::scaled(500, 100); ++round) {
       for (mm::Gva page = block; page < block + mm::kBlockSize; page += 5 * mm::kPageSize) {
         const auto done_now = guest->memory().migrate({.address = page, .length = mm::kPageSize, .reason = mm::MoveReason::Numa, .node = round % 2});
         moved += done_now ? done_now->moved : 0;

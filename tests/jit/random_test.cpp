@@ -35,7 +35,7 @@ std::string difference(const std::optional<std::uint64_t>& r0, const Buffer& buf
 TEST(Random, CompiledProgramsDoWhatTheInterpreterDoes) {
   const char* asked = std::getenv("RAMET_PROGRAMS");
   const char* seeded = std::getenv("SEED");
-  const std::uint64_t programs = asked ? std::strtoull(asked, nullptr, 0) : ramet::test::scaled(3000, 600);
+  const std::uint64_t programs = asked ? std::strtoull(asked, nullptr, 0) : ramet::test::scaled(3000, 250);
   const std::uint64_t seed = seeded ? std::strtoull(seeded, nullptr, 0) : std::random_device{}();
   alignas(8) static Buffer buffer;
   const Interpreter interpreter = interpreter_for(buffer);

@@ -2,7 +2,7 @@
 
 HARDENED=
 # attack CASE [ARGUMENT]: the guest itself looks at the memory of the others of its family. Here: what ramet says of those
-# that were ended, files that were not shared, descriptors, processes that are left.
+# that were ended, files that were not shared, descriptors, processes that are left. PAUSE: seconds from one look to the next.
 attack() {
   fresh
   echo canary >"$WORK/canary"
@@ -22,7 +22,7 @@ attack() {
       strangers
       rm "$DATA/$when"
     done
-    sleep 0.05
+    sleep "${PAUSE:-0.05}"
   done
   wait $ramet
   status=$?

@@ -1,10 +1,11 @@
-# Storms of memory management in 1, 2, 8 and 64 threads; see guests/storm.c. ROUNDS are those of all threads together.
+# Storms of memory management in 1, 2, 8 and 64 threads, or those of THREADS; see guests/storm.c. ROUNDS are those of all
+# threads together.
 
 # storm CASE ROUNDS ROUNDS-WHEN-SMALL [ARGUMENT]
 storm() {
   name=$1 all=$(scaled "$2" "$3")
   shift 3
-  for threads in 1 2 8 64; do
+  for threads in ${THREADS:-1 2 8 64}; do
     program=storm
     [ $threads = 8 ] && [ -e "$GUESTS/musl_storm" ] && program=musl_storm
     same "$GUESTS/$program" "$name" $threads $((all / threads + 1)) "$@"
