@@ -47,6 +47,7 @@ class MachineBase : public Machine {
       vcpu = *made;
     }
     vcpu->recycle();
+    vcpus_.use(vcpu);
     came_into_use(live_.fetch_add(1, std::memory_order_seq_cst));
     return vcpu;
   }
@@ -65,6 +66,11 @@ class MachineBase : public Machine {
 
   // With an address space.
   virtual std::expected<std::unique_ptr<V>, Failure> create_vcpu(unsigned id) = 0;
+  // Whether some vCPU is in the guest with entries of before that generation, to which the machine's has been advanced.
+  bool in_use_older_than(std::uint64_t generation) const {
+    if (const V* only = vcpus_.only()) return only->older_than(generation);
+    return vcpus_.any([&](const V& v) { return v.older_than(generation); });
+  }
   // A vCPU has been given out; so many were in use before.
   virtual void came_into_use(unsigned before) { (void)before; }
 

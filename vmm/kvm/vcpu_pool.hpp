@@ -33,11 +33,21 @@ class VcpuPool {
     std::expected<std::unique_ptr<V>, Failure> created = create(unsigned(made));
     if (!created) return std::unexpected(created.error());
     LockGuard hold(lock_);
+    used_.reserve(made + 1), free_.reserve(made + 1);  // use() and put() allocate nothing
     return vcpus_.emplace_back(std::move(*created)).get();
   }
+  // Somebody has it from now on.
+  void use(V* vcpu) {
+    LockGuard hold(lock_);
+    used_.push_back(vcpu);
+    tell_only();
+  }
+  // Nobody has it any more, or has had it yet.
   void put(V* vcpu) {
     LockGuard hold(lock_);
+    std::erase(used_, vcpu);
     free_.push_back(vcpu);
+    tell_only();
   }
   // Null: none is left.
   V* take() {
@@ -48,32 +58,52 @@ class VcpuPool {
     return vcpu;
   }
 
+  // All that somebody has: no other is in the guest.
   template <class F>
   void for_each(F f) const {
     LockGuard hold(lock_);
-    for (const auto& v : vcpus_) f(*v);
+    for (V* v : used_) f(*v);
   }
-  // Whether `f` says so of one.
+  // Whether `f` says so of one of them.
   template <class F>
   bool any(F f) const {
     LockGuard hold(lock_);
-    for (const auto& v : vcpus_)
+    for (V* v : used_)
       if (f(*v)) return true;
     return false;
   }
+  // The one that somebody has, if there is exactly one. seq_cst: whoever has advanced a generation before asks only this one;
+  // another begins to be used after this was asked, and looks at the generation after that.
+  V* only() const { return only_.load(std::memory_order_seq_cst); }
+
+  // The one that the calling thread has run last; null: none of this pool's. It may be another's by now.
+  V* own() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
+  void run_by_caller(V* vcpu) { last_run_ = {number_, vcpu}; }
 
   Machine::Totals totals() const {
     Machine::Totals t{};
-    for_each([&](const V& v) { t.add(v.counters()); });
+    LockGuard hold(lock_);
+    for (const auto& v : vcpus_) t.add(v->counters());
     return t;
   }
 
  private:
+  void tell_only() RAMET_REQUIRES(lock_) { only_.store(used_.size() == 1 ? used_.front() : nullptr, std::memory_order_seq_cst); }
+
+  // A pool is known by a number, as its place in memory may be another's later.
+  struct LastRun {
+    std::uint64_t pool = 0;
+    V* vcpu = nullptr;
+  };
+  static inline thread_local LastRun last_run_;
+  static inline std::atomic<std::uint64_t> pools_{0};
+  const std::uint64_t number_ = pools_.fetch_add(1, std::memory_order_relaxed) + 1;
   const unsigned most_;
   Mutex creating_;                  // only its holder adds to vcpus_. Order: creating_ > address space
   mutable Mutex lock_;  // order: the address-space lock before it
   std::deque<std::unique_ptr<V>> vcpus_ RAMET_GUARDED_BY(lock_); // grows only
-  std::vector<V*> free_ RAMET_GUARDED_BY(lock_);
+  std::vector<V*> free_ RAMET_GUARDED_BY(lock_), used_ RAMET_GUARDED_BY(lock_);
+  std::atomic<V*> only_{nullptr};        // written under lock_; see only()
 };
 
 }  // namespace ramet::vmm::kvm

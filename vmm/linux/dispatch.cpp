@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "vmm/linux/processes/process.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/signals/state.hpp"
 #include "vmm/linux/syscall.hpp"
@@ -11,24 +11,9 @@
 namespace ramet::vmm {
 namespace {
 
-using Table = std::array<Handler, arch::kMostCalls>;
-
-const Table& table() {
-  static const Table joined = [] {
-    Table t{};
-    for (auto calls : {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
-                       relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(), identity_calls(),
-                       file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls(), generation_calls()})
-      for (const Definition& d : calls)
-        t[static_cast<std::size_t>(d.call)] = d.handler;
-    return t;
-  }();
-  return joined;
-}
-
 // Calls about memory from their first argument on. Other calls reach memory through the address space, which takes no notice
 // of tags.
-bool begins_with_range(Call call) {
+constexpr bool begins_with_range(Call call) {
   switch (call) {
     case Call::madvise: case Call::mincore: case Call::mlock: case Call::mlock2: case Call::mprotect: case Call::mremap:
     case Call::msync: case Call::munlock: case Call::munmap: return true;
@@ -36,19 +21,40 @@ bool begins_with_range(Call call) {
   }
 }
 
+std::int64_t not_served(Thread&, const Args&) { return -ENOSYS; }
+
+struct Entry {
+  Handler handler = not_served;
+  bool begins_with_range = false;
+};
+using Table = std::array<Entry, arch::kMostCalls>;
+
+// The lists are constant: there is no order in which they have to be made.
+const Table table = [] {
+  Table t{};
+  for (auto calls : {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
+                     relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(), identity_calls(),
+                     file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls(), generation_calls()})
+    for (const Definition& d : calls) t[static_cast<std::size_t>(d.call)] = {d.handler, begins_with_range(d.call)};
+  return t;
+}();
+
 }  // namespace
 
 void dispatch(Thread& thread) {
-  const UserRegs& regs = thread.regs();
-  const auto number = static_cast<std::uint32_t>(regs[thread.abi().reg.number]);  // as Linux, which looks at no more of it
-  const Call call = thread.abi().call_of(number);
-  const Handler handler = table()[static_cast<std::size_t>(call)];
-  thread.process.count_call(call, handler != nullptr);
-  auto arguments = thread.abi().arguments(regs);
-  if (begins_with_range(call)) arguments[0] &= ~thread.abi().tag_bits;
-  std::int64_t result = handler ? handler(thread, Args{arguments}) : -ENOSYS;
+  UserRegs& regs = thread.regs();
+  const arch::GuestAbi& abi = thread.abi();
+  const auto number = static_cast<std::uint32_t>(regs[abi.reg.number]);  // as Linux, which looks at no more of it
+  const Call call = abi.call_of(number);
+  const Entry& entry = table[static_cast<std::size_t>(call)];
+  Args arguments{abi.arguments(regs)};
+  if (entry.begins_with_range) arguments.v[0] &= ~abi.tag_bits;
+  if (entry.handler != not_served) thread.count_call(call);
+  else thread.process.family.count_unknown(call);
+  const std::int64_t result = entry.handler(thread, arguments);
   if (thread.exited) return;
-  deliver_signals(thread, result);
+  if (thread.undisturbed() && result > kRestartSys && result != -EINTR) thread.set_result(static_cast<std::uint64_t>(result));
+  else deliver_signals(thread, result);
 }
 
 const char* syscall_name(Call call) {

@@ -27,10 +27,10 @@ Drops FlushState::due() {
 // the guest and so never waited for here.
 void KvmMachine::flush(const mm::FlushRequest& request) {
   const std::uint64_t generation = flush_.advance(request);
-  if (!vcpus_.any([&](const KvmVcpu& v) { return v.older_than(generation); })) return;
+  if (!in_use_older_than(generation)) return;
   // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
-  const int self = prepare_thread_for_kicks();
-  if (vcpus_.any([&](KvmVcpu& v) { return v.last_run_by(self) && v.try_flush(); })) return;
+  KvmVcpu* const own = vcpus_.own();
+  if (own && own->last_run_by(prepare_thread_for_kicks()) && own->try_flush()) return;
   vcpus_.for_each([&](KvmVcpu& v) {
     if (v.older_than(generation)) v.interrupt_guest();
   });
@@ -39,10 +39,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
 void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
-  const int self = prepare_thread_for_kicks();
-  vcpus_.for_each([&](KvmVcpu& v) {
-    if (v.last_run_by(self)) v.drop_translations(request);
-  });
+  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks())) own->drop_translations(request);
 }
 
 // --- a vCPU's side ---

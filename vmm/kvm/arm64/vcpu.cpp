@@ -24,6 +24,7 @@ Exit KvmVcpu::run() {
 Exit KvmVcpu::enter() {
   LockGuard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+  machine_.vcpus_.run_by_caller(this);
   if (take_kick()) return {};
   const struct Leaving {  // however this ends: flushes wait for it
     KvmVcpu& vcpu;

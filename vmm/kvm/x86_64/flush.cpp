@@ -45,7 +45,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
     flush_.add(request.tables);
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
-  if (!vcpus_.any([&](const KvmVcpu& v) { return v.older_than(generation); })) return;
+  if (!in_use_older_than(generation)) return;
   // Where user code runs on KVM's shadow tables in any case, the touches reach a running vCPU as well: KVM
   // drops the shadows and, before the store completes, what every vCPU has cached of them.
   if (model_.native_ring3 && touch_for_all()) return;
@@ -53,19 +53,16 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 }
 
 bool KvmMachine::touch_for_all() {
-  const int self = prepare_thread_for_kicks();
-  return vcpus_.any([&](KvmVcpu& v) { return v.last_run_by(self) && v.try_settle(); }) ||  // the caller's own is idle, and nobody waits for it
-         vcpus_.any([](KvmVcpu& v) { return v.try_settle(); });
+  KvmVcpu* const own = vcpus_.own();  // is idle, and nobody waits for it
+  if (own && own->last_run_by(prepare_thread_for_kicks()) && own->try_settle()) return true;
+  return vcpus_.any([](KvmVcpu& v) { return v.try_settle(); });
 }
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden. Shadow
 // paging needs no drop: KVM looks at the tables once more before it lets such a fault out.
 void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
   if (model_.native_ring3) return;
-  const int self = prepare_thread_for_kicks();
-  vcpus_.for_each([&](KvmVcpu& v) {
-    if (v.last_run_by(self)) v.drop_translations();
-  });
+  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks())) own->drop_translations();
 }
 
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in

@@ -128,7 +128,7 @@ std::int64_t clone(Thread& thread, Call call, const Request& c) {
   const bool thread_wanted = flags & CLONE_THREAD;
   const bool refused = (flags & kRefused) || (thread_wanted && (flags & CLONE_VFORK));
   if (refused || (flags & kShared) != (thread_wanted ? kShared : 0)) {
-    thread.process.count_call(call, false);  // exists, and asks for what is not served: counted as unknown calls are
+    thread.process.family.count_unknown(call);  // exists, and asks for what is not served: counted as unknown calls are
     return -EINVAL;
   }
   return thread_wanted ? make_thread(thread, c) : make_process(thread, c);
@@ -156,7 +156,7 @@ std::int64_t sys_clone3(Thread& thread, const Args& a) {
   constexpr std::uint64_t kMaxPidNsLevel = 32;  // MAX_PID_NS_LEVEL of Linux
   if ((args.set_tid == 0) != (args.set_tid_size == 0) || args.set_tid_size > kMaxPidNsLevel) return -EINVAL;
   if (args.set_tid_size) {
-    thread.process.count_call(Call::clone3, false);
+    thread.process.family.count_unknown(Call::clone3);
     return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
   }
   if ((args.stack == 0) != (args.stack_size == 0) || args.stack > thread.abi().user_end || args.stack_size > thread.abi().user_end - args.stack)

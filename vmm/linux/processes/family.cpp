@@ -394,6 +394,10 @@ std::map<Call, std::uint64_t> collect(const auto& counters) {
   return result;
 }
 }  // namespace
+void Family::add_calls(std::span<const std::uint64_t, arch::kMostCalls> counted) {
+  for (std::size_t i = 0; i < counted.size(); ++i)
+    if (counted[i]) calls_[i].fetch_add(counted[i], std::memory_order_relaxed);
+}
 std::map<Call, std::uint64_t> Family::calls() const { return collect(calls_); }
 std::map<Call, std::uint64_t> Family::unknown_calls() const { return collect(unknown_); }
 

@@ -135,9 +135,9 @@ class Family {
 
   // --- counters of calls, by number ---
   std::map<Call, std::uint64_t> calls() const, unknown_calls() const;
-  void count_call(Call call, bool known) {
-    (known ? calls_ : unknown_)[static_cast<std::size_t>(call)].fetch_add(1, std::memory_order_relaxed);
-  }
+  // What a thread has counted by itself (Thread::count_call()), at its end; and those that were answered ENOSYS.
+  void add_calls(std::span<const std::uint64_t, arch::kMostCalls> counted);
+  void count_unknown(Call call) { unknown_[static_cast<std::size_t>(call)].fetch_add(1, std::memory_order_relaxed); }
 
  private:
   struct Member {

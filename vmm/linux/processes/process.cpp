@@ -356,6 +356,4 @@ std::chrono::nanoseconds Process::processor_time() {
   return sum;
 }
 
-void Process::count_call(Call call, bool known) { family.count_call(call, known); }
-
 }  // namespace ramet::vmm

@@ -146,8 +146,6 @@ class Process : public std::enable_shared_from_this<Process> {
   rusage usage();
   std::chrono::nanoseconds processor_time();
 
-  void count_call(Call, bool known);            // lock-free
-
  private:
   friend class Family;
   // The end of one thread: the last one's is true.

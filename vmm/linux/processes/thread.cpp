@@ -27,7 +27,10 @@ void Thread::start_at(mm::Gva pc, mm::Gva sp) {
   regs()[abi().reg.sp] = sp;
 }
 
-Thread::~Thread() { image_->machine().release_vcpu(&vcpu()); }
+Thread::~Thread() {
+  process.family.add_calls(calls_);
+  image_->machine().release_vcpu(&vcpu());
+}
 
 void Thread::begin() {
   LockGuard guard(process.threads_lock);  // set_nice() and set_affinity() either come before, or find the host thread

@@ -139,9 +139,15 @@ class Thread {
   bool exited = false;                          // exit(2) was called; set by its own host thread
   int exit_status = 0;                          // its argument
 
+  // Statistics, told to the family when the thread is gone.
+  void count_call(Call call) { ++calls_[static_cast<std::size_t>(call)]; }
+  // Nothing is to be done between the call's result and the guest's next instruction.
+  bool undisturbed() const { return !interruption_.raised() && !signals.saved_mask; }
+
   arch::FaultRecord last_fault;                 // for signal frames (Linux: thread.trap_nr, error_code, cr2)
 
  private:
+  std::array<std::uint64_t, arch::kMostCalls> calls_{};
   friend class Process;
   friend void deliver_signals(Thread&, std::int64_t);
   std::shared_ptr<Image> image_;
