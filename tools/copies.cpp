@@ -49,6 +49,26 @@ struct Copy {
   bool done = false;
 };
 
+using Restore = std::function<std::expected<Restored, vmm::Failure>()>;
+
+// To its end; its exit status. `input`: a path of the host.
+std::expected<int, vmm::Failure> run_copy(unsigned number, Copy& copy, const std::string& input, const vmm::RunOptions& options,
+                                          const Restore& restore) {
+  copy.out = memory_file(), copy.err = memory_file();
+  const HostFd own_input(::open(input.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
+  if (!copy.out || !copy.err || !own_input)
+    return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
+  auto restored = restore();
+  if (!restored) return std::unexpected(restored.error());
+  vmm::RunOptions run = options;
+  run.standard = {own_input.get(), copy.out.get(), copy.err.get()};
+  run.copy = number;
+  const auto report = vmm::run(*restored->shell, run);
+  if (!report) return std::unexpected(report.error());
+  copy.message = report->ending.message;
+  return report->ending.status();
+}
+
 }  // namespace
 
 std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, const vmm::RunOptions& options,
@@ -63,21 +83,6 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
   std::vector<Copy> all(copies);
   unsigned next = 0;
 
-  const auto run_one = [&](unsigned number, Copy& copy) -> std::expected<int, vmm::Failure> {
-    copy.out = memory_file(), copy.err = memory_file();
-    const HostFd own_input(::open(input_path.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
-    if (!copy.out || !copy.err || !own_input)
-      return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
-    auto restored = restore();
-    if (!restored) return std::unexpected(restored.error());
-    vmm::RunOptions run = options;
-    run.standard = {own_input.get(), copy.out.get(), copy.err.get()};
-    run.copy = number;
-    const auto report = vmm::run(*restored->shell, run);
-    if (!report) return std::unexpected(report.error());
-    copy.message = report->ending.message;
-    return report->ending.status();
-  };
   const auto work = [&] {
     for (;;) {
       unsigned n;
@@ -86,7 +91,7 @@ std::expected<int, vmm::Failure> run_copies(unsigned copies, unsigned jobs, cons
         if (next == copies) return;
         n = next++;
       }
-      const auto status = run_one(n + 1, all[n]);
+      const auto status = run_copy(n + 1, all[n], input_path, options, restore);
       LockGuard guard(lock);
       all[n].status = status ? *status : status.error().status;
       if (!status) all[n].message = status.error().message;

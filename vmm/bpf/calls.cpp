@@ -19,6 +19,8 @@ using Kind = Outcome::Kind;
 
 namespace {
 
+constexpr std::uint64_t kAlign = 16;  // of contexts, bytes
+
 std::int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count(); }
 
 Outcome broken(std::string why) { return {.kind = Kind::Broken, .detail = std::move(why)}; }
@@ -240,8 +242,6 @@ void Guest::Impl::call(std::span<Call> calls) {
 
 // The list of calls, if there are several, and their contexts behind it go to the guest in one piece, and come back so.
 void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
-  constexpr std::uint64_t kAlign = 16;
-  const jit::EntryCode& code_of = jit::entry_code(set);
   const bool one = calls.size() == 1;
   const std::uint64_t list_bytes = one ? 0 : calls.size() * sizeof(jit::BatchCall);
   std::uint64_t bytes = list_bytes;
@@ -261,44 +261,8 @@ void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
   }
   if (bytes)
     if (auto written = memory().write(slot.arena, slot.staging); !written) return refuse(written.error());
-
-  start(slot, one ? code_of.one : code_of.batch);
-  UserRegs& r = slot.vcpu->regs();
-  const mm::Gva end = slot.arena + list_bytes;
-  if (one) {
-    r[code_of.list] = calls[0].program->address;
-    r[code_of.arguments[0]] = bytes ? slot.arena : 0, r[code_of.arguments[1]] = calls[0].context.size();
-  } else {
-    r[code_of.list] = slot.arena, r[code_of.end] = end;
-  }
-  std::size_t first = 0;  // that has not ended
-  for (;;) {
-    Outcome ended = run(slot);
-    if (one) {
-      calls[0].outcome = std::move(ended);
-      break;
-    }
-    // The register is the guest's: where it says something that cannot be, nothing more is run.
-    const std::uint64_t offset = r[code_of.list] - slot.arena;
-    const bool done = ended.kind == Kind::Returned;
-    const std::size_t now_at = offset / sizeof(jit::BatchCall);
-    const bool sane = offset % sizeof(jit::BatchCall) == 0 && (done ? offset == list_bytes : now_at >= first && now_at < calls.size());
-    if (!sane) {
-      for (std::size_t i = first; i < calls.size(); ++i) calls[i].outcome = {.kind = Kind::NotRun, .detail = "a program overwrote the batch's registers"};
-      if (!done && first < calls.size()) calls[first].outcome = std::move(ended);
-      break;
-    }
-    for (; first < (done ? calls.size() : now_at); ++first) calls[first].outcome = {.kind = Kind::Returned};
-    if (done) break;
-    const bool goes_on = ended.kind == Kind::Fault;
-    calls[first++].outcome = std::move(ended);
-    if (!goes_on || first == calls.size()) {
-      for (; first < calls.size(); ++first) calls[first].outcome = {};
-      break;
-    }
-    start(slot, code_of.batch);
-    r[code_of.list] = slot.arena + first * sizeof(jit::BatchCall), r[code_of.end] = end;
-  }
+  if (one) run_one(slot, calls[0]);
+  else run_list(slot, calls);
   if (!bytes) return;
   if (auto back = memory().read(slot.arena, slot.staging); !back) return refuse(back.error());
   at = list_bytes;
@@ -307,6 +271,44 @@ void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
     if (!one && c.outcome.kind == Kind::Returned) c.outcome.r0 = list[i].r0;
     if (!c.context.empty()) std::memcpy(c.context.data(), slot.staging.data() + at, c.context.size());
     at += mm::align_up(c.context.size(), kAlign);
+  }
+}
+
+void Guest::Impl::run_one(Slot& slot, Call& call) {
+  const jit::EntryCode& code_of = jit::entry_code(set);
+  start(slot, code_of.one);
+  UserRegs& r = slot.vcpu->regs();
+  r[code_of.list] = call.program->address;
+  r[code_of.arguments[0]] = call.context.empty() ? 0 : slot.arena, r[code_of.arguments[1]] = call.context.size();
+  call.outcome = run(slot);
+}
+
+// Goes on behind a program that has faulted; stops at one that ran out of time, or the guest with it.
+void Guest::Impl::run_list(Slot& slot, std::span<Call> calls) {
+  const jit::EntryCode& code_of = jit::entry_code(set);
+  const std::uint64_t list_bytes = calls.size() * sizeof(jit::BatchCall);
+  UserRegs& r = slot.vcpu->regs();
+  for (std::size_t first = 0;;) {  // that has not ended
+    start(slot, code_of.batch);
+    r[code_of.list] = slot.arena + first * sizeof(jit::BatchCall), r[code_of.end] = slot.arena + list_bytes;
+    Outcome ended = run(slot);
+    // The register is the guest's: where it says something that cannot be, nothing more is run.
+    const std::uint64_t offset = r[code_of.list] - slot.arena;
+    const bool done = ended.kind == Kind::Returned;
+    const std::size_t now_at = offset / sizeof(jit::BatchCall);
+    const bool sane = offset % sizeof(jit::BatchCall) == 0 && (done ? offset == list_bytes : now_at >= first && now_at < calls.size());
+    if (!sane) {
+      for (std::size_t i = first; i < calls.size(); ++i) calls[i].outcome = {.kind = Kind::NotRun, .detail = "a program overwrote the batch's registers"};
+      if (!done && first < calls.size()) calls[first].outcome = std::move(ended);
+      return;
+    }
+    for (; first < (done ? calls.size() : now_at); ++first) calls[first].outcome = {.kind = Kind::Returned};
+    if (done) return;
+    const bool goes_on = ended.kind == Kind::Fault;
+    calls[first++].outcome = std::move(ended);
+    if (goes_on && first < calls.size()) continue;
+    for (; first < calls.size(); ++first) calls[first].outcome = {};
+    return;
   }
 }
 

@@ -90,6 +90,8 @@ struct Guest::Impl {
   Outcome fault(Slot&, int signal, mm::Gva address, std::string what);
   std::string where(mm::Gva pc) const;
   void run_batch(Slot&, std::span<Call>);
+  void run_one(Slot&, Call&);
+  void run_list(Slot&, std::span<Call>);
   Status start_watch();
   void begin_watch(Slot&);
   void end_watch(Slot&);

@@ -102,6 +102,7 @@ class Mirror {
   Counts counts() const;
 
  private:
+  static constexpr Range kAll{0, RAMET_USER_END};
   struct Given {
     std::weak_ptr<const mm::MemoryFile> file;
     int number;
@@ -143,6 +144,9 @@ class Mirror {
   // Everything goes, by the next who enters.
   void drop_all_locked() RAMET_REQUIRES(lock_);
   std::vector<Underway> underway_locked(std::span<const Range>) const RAMET_REQUIRES(lock_);
+  // What must be done before the vCPU of that slot may enter and have `fill` mapped: another's list, and the last batch of
+  // those; 0: none.
+  std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const RAMET_REQUIRES(lock_);
   std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false) RAMET_REQUIRES(lock_);
   // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`: once it
   // has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.

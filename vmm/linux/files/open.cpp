@@ -78,83 +78,96 @@ OpenFile::Kind kind_of(mode_t mode) {
   return OpenFile::Kind::File;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Found& found, int flags, mode_t mode) {
-  int mount = found.node.mount;
-  bool may_write = writable(found.node);
-  bool path_only = flags & O_PATH;
-  const Credentials* who = thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials().get() : nullptr;
-  if (found.file) {
-    const OpenFile& file = *found.file;
-    mount = file.mount;
-    may_write = file.writable_mount;
-    using enum OpenFile::Kind;
-    if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring || file.kind == Signal)
-      return err(ENXIO);
-    if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
-      found.node.path = file.path;
-      auto entry = proc_lookup({*this, process, thread ? thread->tid : 0}, file.path);
-      if (entry) found.st = proc_stat(file.path, *entry);
-      return open_synthetic(*this, found, flags, thread ? thread->tid : 0);
-    }
-    bool no_file = file.kind == Stdio || file.kind == Device || (file.kind == Pipe && file.path.empty());
-    if (no_file && !(file.flags & O_PATH)) {
-      if (flags & O_DIRECTORY) return err(ENOTDIR);
-      return duplicate(file, flags);
-    }
-    if (::fstat(file.host.get(), &found.st) != 0) return err(errno);
-  } else if (!found.node.fd) {
-    return open_synthetic(*this, found, flags, thread ? thread->tid : 0);
-  }
+namespace {
 
-  int host = found.host();
-  mode_t type = found.st.st_mode;
-  bool temporary = (flags & kTmpfile) == kTmpfile && !path_only;
-  if ((flags & O_DIRECTORY) && !S_ISDIR(type)) return err(ENOTDIR);
-  std::shared_ptr<OpenFile> file;
-  if (path_only) {
-    HostFd fd(::open(fd_path(host).c_str(), O_PATH | O_CLOEXEC));
-    // A symbolic link's descriptor cannot be opened through its name in /proc; it is copied.
-    if (S_ISLNK(type)) fd = HostFd(::fcntl(host, F_DUPFD_CLOEXEC, 0));
-    if (!fd) return err(errno);
-    file = make_file(kind_of(type), std::move(fd), flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW), found.path());
-  } else {
-    if (S_ISLNK(type)) return err(ELOOP);
-    if (S_ISSOCK(type)) return err(ENXIO);
-    if ((S_ISCHR(type) || S_ISBLK(type)) && !harmless_device(found.st)) return err(EACCES);
-    if (temporary) {
-      if ((flags & O_ACCMODE) == O_RDONLY) return err(EINVAL);
-    } else if (S_ISDIR(type) && ((flags & (O_CREAT | O_TRUNC)) || (flags & O_ACCMODE) != O_RDONLY)) {
-      return err(EISDIR);
-    }
-    if (wants_write(flags) && !may_write && !S_ISCHR(type)) return err(EROFS);
-    if (int error = refused(who, found.st, temporary ? W_OK | X_OK : wanted_of(flags))) return err(error);
-    if (who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid)) return err(EPERM);
-    if (thread && S_ISREG(type)) {
-      const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-      if (int error = process->family.leases->wait_for_holders(*thread, found.st, writes, flags & O_NONBLOCK)) return err(error);
-    }
-    mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
-    OrErrno<HostFd> fd = err(EIO);
-    auto open_it = [&]() -> std::int64_t {
-      fd = reopen(thread, host, flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), wanted, S_ISFIFO(type));
-      return fd ? 0 : -fd.error();
-    };
-    if ((flags & O_TRUNC) && S_ISREG(type)) {
-      truncating(*this, host, 0, open_it);
-    } else {
-      open_it();
-    }
-    if (!fd) return err(fd.error());
-    if (temporary && (wanted & host_umask()) && ::fchmod(fd->get(), wanted) != 0) return err(errno);
-    if (temporary)
-      if (int error = give_to(who, fd->get(), found.st)) return err(error);
-    file = make_file(temporary ? OpenFile::Kind::File : kind_of(type), std::move(*fd), flags & (O_ACCMODE | O_DIRECTORY),
-                     temporary ? join(found.path(), "#tmp") : found.path());
+OrErrno<std::shared_ptr<OpenFile>> open_path_only(const Found& found, int flags) {
+  HostFd fd(::open(fd_path(found.host()).c_str(), O_PATH | O_CLOEXEC));
+  // A symbolic link's descriptor cannot be opened through its name in /proc; it is copied.
+  if (S_ISLNK(found.st.st_mode)) fd = HostFd(::fcntl(found.host(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return err(errno);
+  return make_file(kind_of(found.st.st_mode), std::move(fd), flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW), found.path());
+}
+
+// What the object is refuses these flags: errno, or 0. `who`: as Files::State::restricting() tells.
+int refused_kind(const Found& found, int flags, bool temporary, bool may_write, const Credentials* who) {
+  const mode_t type = found.st.st_mode;
+  if (S_ISLNK(type)) return ELOOP;
+  if (S_ISSOCK(type)) return ENXIO;
+  if ((S_ISCHR(type) || S_ISBLK(type)) && !harmless_device(found.st)) return EACCES;
+  if (temporary) {
+    if ((flags & O_ACCMODE) == O_RDONLY) return EINVAL;
+  } else if (S_ISDIR(type) && ((flags & (O_CREAT | O_TRUNC)) || (flags & O_ACCMODE) != O_RDONLY)) {
+    return EISDIR;
   }
-  file->mount = mount;
-  file->writable_mount = may_write;
-  if (found.file) file->charge = found.file->charge;
+  if (wants_write(flags) && !may_write && !S_ISCHR(type)) return EROFS;
+  if (int error = refused(who, found.st, temporary ? W_OK | X_OK : wanted_of(flags))) return error;
+  return who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid) ? EPERM : 0;
+}
+
+// Files of the VMM's own, and those that there is nothing of to be opened anew. None: it can be opened.
+std::optional<OrErrno<std::shared_ptr<OpenFile>>> open_again(Files::State& state, Found& found, int flags, int tid) {
+  const OpenFile& file = *found.file;
+  using enum OpenFile::Kind;
+  if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring || file.kind == Signal)
+    return err(ENXIO);
+  if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
+    found.node.path = file.path;
+    auto entry = proc_lookup({state, state.process, tid}, file.path);
+    if (entry) found.st = proc_stat(file.path, *entry);
+    return open_synthetic(state, found, flags, tid);
+  }
+  const bool no_file = file.kind == Stdio || file.kind == Device || (file.kind == Pipe && file.path.empty());
+  if (no_file && !(file.flags & O_PATH)) {
+    if (flags & O_DIRECTORY) return err(ENOTDIR);
+    return duplicate(file, flags);
+  }
+  if (::fstat(file.host.get(), &found.st) != 0) return err(errno);
+  return std::nullopt;
+}
+
+}  // namespace
+
+OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Found& found, int flags, mode_t mode) {
+  const int tid = thread ? thread->tid : 0;
+  if (found.file) {
+    if (auto opened = open_again(*this, found, flags, tid)) return *opened;
+  } else if (!found.node.fd) {
+    return open_synthetic(*this, found, flags, tid);
+  }
+  const bool may_write = found.file ? found.file->writable_mount : writable(found.node);
+  if ((flags & O_DIRECTORY) && !S_ISDIR(found.st.st_mode)) return err(ENOTDIR);
+  auto file = flags & O_PATH ? open_path_only(found, flags) : open_object(thread, found, flags, mode, may_write);
+  if (!file) return file;
+  (*file)->mount = found.file ? found.file->mount : found.node.mount;
+  (*file)->writable_mount = may_write;
+  if (found.file) (*file)->charge = found.file->charge;
   return file;
+}
+
+OrErrno<std::shared_ptr<OpenFile>> Files::State::open_object(Thread* thread, const Found& found, int flags, mode_t mode, bool may_write) {
+  const Credentials* who = thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials().get() : nullptr;
+  const int host = found.host();
+  const mode_t type = found.st.st_mode;
+  const bool temporary = (flags & kTmpfile) == kTmpfile;
+  if (int error = refused_kind(found, flags, temporary, may_write, who)) return err(error);
+  if (thread && S_ISREG(type)) {
+    const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+    if (int error = process->family.leases->wait_for_holders(*thread, found.st, writes, flags & O_NONBLOCK)) return err(error);
+  }
+  const mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
+  OrErrno<HostFd> fd = err(EIO);
+  const auto open_it = [&]() -> std::int64_t {
+    fd = reopen(thread, host, flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), wanted, S_ISFIFO(type));
+    return fd ? 0 : -fd.error();
+  };
+  if ((flags & O_TRUNC) && S_ISREG(type)) truncating(*this, host, 0, open_it);
+  else open_it();
+  if (!fd) return err(fd.error());
+  if (temporary && (wanted & host_umask()) && ::fchmod(fd->get(), wanted) != 0) return err(errno);
+  if (temporary)
+    if (int error = give_to(who, fd->get(), found.st)) return err(error);
+  return make_file(temporary ? OpenFile::Kind::File : kind_of(type), std::move(*fd), flags & (O_ACCMODE | O_DIRECTORY),
+                   temporary ? join(found.path(), "#tmp") : found.path());
 }
 
 OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int flags, mode_t mode, const Credentials* who) {

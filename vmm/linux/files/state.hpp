@@ -197,6 +197,8 @@ struct Files::State {
   OrErrno<std::shared_ptr<OpenFile>> open(Thread* thread, const Node& base, const std::string& path, int flags,
                                           mode_t mode, std::uint64_t resolve = 0);
   OrErrno<std::shared_ptr<OpenFile>> open_found(Thread* thread, Found&, int flags, mode_t mode);
+  // Of open_found(): neither the VMM's own file nor with O_PATH alone. `may_write`: its share may be written.
+  OrErrno<std::shared_ptr<OpenFile>> open_object(Thread*, const Found&, int flags, mode_t mode, bool may_write);
   // `who`: as restricting() tells.
   OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode, const Credentials* who);
 };

@@ -278,6 +278,43 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   return found;
 }
 
+namespace {
+
+struct Name {
+  std::string name;    // empty: there is none
+  bool slash = false;  // one follows
+  bool last = true;    // no other name does
+};
+// The first name of a path, which is shorter by that then.
+Name take_name(std::string& path) {
+  const std::size_t start = path.find_first_not_of('/');
+  if (start == path.npos) return {};
+  const std::size_t end = std::min(path.find('/', start), path.size());
+  Name taken{.name = path.substr(start, end - start)};
+  path.erase(0, end);
+  taken.slash = !path.empty(), taken.last = path.find_first_not_of('/') == path.npos;
+  return taken;
+}
+
+// Links that openat2(2) was told not to follow: errno, or 0.
+int refused_link(const Step& next, std::uint64_t resolve) {
+  const bool magic = next.file || (next.link && next.entry && next.entry->type == ProcEntry::Type::Executable);
+  if (magic && (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS))) return ELOOP;
+  if (magic && (resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV))) return EXDEV;  // it leads out of /proc
+  return next.link && (resolve & RESOLVE_NO_SYMLINKS) ? ELOOP : 0;
+}
+
+OrErrno<Found> found_file(const Files::State& state, std::shared_ptr<OpenFile> file) {
+  Found found;
+  auto st = stat_of(state, *file);
+  if (!st) return err(st.error());
+  found.st = *st;
+  found.file = std::move(file);
+  return found;
+}
+
+}  // namespace
+
 OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, bool follow, int tid, Parent* missing, std::uint64_t resolve) const {
   if (path.empty()) return err(ENOENT);
   const bool beneath = resolve & RESOLVE_BENEATH, in_root = resolve & RESOLVE_IN_ROOT, scoped = beneath || in_root;
@@ -288,24 +325,16 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
   std::string rest = path;
   const auto who = restricting(tid);
   for (int links = 0;;) {
-    std::size_t start = rest.find_first_not_of('/');
-    if (start == rest.npos) return finish(at, nullptr);
-    std::size_t end = std::min(rest.find('/', start), rest.size());
-    std::string name = rest.substr(start, end - start);
-    rest.erase(0, end);
-    bool slash = !rest.empty();
-    bool last = rest.find_first_not_of('/') == rest.npos;
+    const auto [name, slash, last] = take_name(rest);
+    if (name.empty()) return finish(at, nullptr);
     if (int error = refused(who.get(), at, X_OK)) return err(error);
-    if (name == ".") {
+    const bool stays = name == ".." && scoped && same_place(at, top);
+    if (stays && beneath) return err(EXDEV);
+    if (name == "." || stays) {
       if (last) return finish(at, nullptr);
       continue;
     }
     if (name == "..") {
-      if (scoped && same_place(at, top)) {
-        if (beneath) return err(EXDEV);
-        if (last) return finish(at, nullptr);
-        continue;
-      }
       auto up = parent_of(*this, at);
       if (!up) return err(up.error());
       if (crosses(*up)) return err(EXDEV);
@@ -319,24 +348,14 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       if (next.error() == ENOENT && last && missing) *missing = {at, name, slash};
       return err(next.error());
     }
-    const bool magic = next->file || (next->link && next->entry && next->entry->type == ProcEntry::Type::Executable);
-    if (magic && (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS))) return err(ELOOP);
-    if (magic && (scoped || (resolve & RESOLVE_NO_XDEV))) return err(EXDEV);  // it leads out of /proc
-    if (next->link && (resolve & RESOLVE_NO_SYMLINKS)) return err(ELOOP);
+    if (int error = refused_link(*next, resolve)) return err(error);
     if (next->file) {
-      if (!last || slash) {
-        auto node = directory_node(next->file);
-        if (!node) return err(node.error());
-        at = std::move(*node);
-        if (last) return finish(at, nullptr);
-        continue;
-      }
-      Found found;
-      auto st = stat_of(*this, *next->file);
-      if (!st) return err(st.error());
-      found.st = *st;
-      found.file = std::move(next->file);
-      return found;
+      if (last && !slash) return found_file(*this, std::move(next->file));
+      auto node = directory_node(next->file);
+      if (!node) return err(node.error());
+      at = std::move(*node);
+      if (last) return finish(at, nullptr);
+      continue;
     }
     if (next->link) {
       if (++links > kMaxLinks) return err(ELOOP);

@@ -201,13 +201,11 @@ std::expected<Program, Failure> open_first(Files& files, const std::string& path
   return open_shared(files, path.starts_with('/') ? path : "/" + path);
 }
 
-// `called`: the path that scripts and AT_EXECFN are to have.
-std::expected<Start, Failure> load(Process& process, Image& image, Program program, const std::string& called,
-                                   std::vector<std::string> words, const std::vector<std::string>& environment,
-                                   std::uint64_t stack_bytes) {
+// A script's interpreter in its place, with the arguments that it is to have; `called`: the path of the first.
+Status resolve_scripts(Process& process, Program& program, const std::string& called, std::vector<std::string>& words) {
   for (unsigned depth = 0;; ++depth) {
     auto line = script_line(program);
-    if (!line) break;
+    if (!line) return {};
     if (depth == kMaxScripts || line->front().empty())
       return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program.name), 126,
                      line->front().empty() ? ENOEXEC : ELOOP);
@@ -218,7 +216,59 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
     if (!interpreter) return std::unexpected(interpreter.error());
     program = std::move(*interpreter);
   }
+}
 
+// Where a program's dynamic linker was mapped, and where it begins.
+struct Interpreter {
+  mm::Gva base = 0, entry = 0;
+};
+std::expected<Interpreter, Failure> load_interpreter(Process& process, Image& image, const Program& program, const ElfFile& elf) {
+  auto interpreter = open_interpreter(process, program, elf.interpreter);
+  if (!interpreter) return std::unexpected(interpreter.error());
+  auto its_elf = read_program(image, *interpreter);
+  if (!its_elf) return failure(its_elf.error().message, its_elf.error().status, ELIBBAD);
+  mm::Gva place = 0;
+  if (its_elf->relocatable) {
+    auto found = find_place(image, *interpreter, *its_elf);
+    if (!found) return std::unexpected(found.error());
+    place = *found;
+  }
+  auto bias = map_program(image, *interpreter, *its_elf, place);
+  if (!bias) return std::unexpected(bias.error());
+  return Interpreter{*bias + its_elf->start(), *bias + its_elf->entry};
+}
+
+// What /proc shows of a program, charged to it.
+Status remember(Image& image, const Program& program, std::vector<std::string> words, const std::vector<std::string>& environment) {
+  image.executable = program.file->path;
+  image.file = program.file;
+  image.strings = mm::Charge(image.memory().account());
+  std::uint64_t strings = 0;
+  for (const std::vector<std::string>* list : {&std::as_const(words), &environment})
+    for (const std::string& s : *list) strings += sizeof s + s.size();
+  if (!image.strings.grow(strings)) return cannot_map(program, mm::Error::NoMemory);
+  image.arguments = std::move(words);
+  image.environment = environment;
+  return {};
+}
+
+Status map_stack(Image& image, const Program& program, bool executable, std::uint64_t bytes) {
+  image.stack_top = image.abi.user_end - kVdsoRoom - random_below(kStackSpread, kPageSize);
+  image.stack_limit = bytes;
+  auto prot = mm::Prot::Read | mm::Prot::Write;
+  if (executable) prot = prot | mm::Prot::Exec;
+  const std::uint64_t now = std::min(kInitialStack, bytes);
+  auto stack = image.memory().map({.address = image.stack_top - now, .length = now, .prot = prot, .fixed = true,
+                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
+  if (!stack) return cannot_map(program, stack.error());
+  return {};
+}
+
+// `called`: the path that scripts and AT_EXECFN are to have.
+std::expected<Start, Failure> load(Process& process, Image& image, Program program, const std::string& called,
+                                   std::vector<std::string> words, const std::vector<std::string>& environment,
+                                   std::uint64_t stack_bytes) {
+  if (auto done = resolve_scripts(process, program, called, words); !done) return std::unexpected(done.error());
   auto elf = read_program(image, program);
   if (!elf) return failure(elf.error().message, elf.error().status, ENOEXEC);
   const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
@@ -231,20 +281,10 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   Start start{.pc = *bias + elf->entry, .sp = 0};
   contents.entry = start.pc;
   if (!elf->interpreter.empty()) {
-    auto interpreter = open_interpreter(process, program, elf->interpreter);
+    auto interpreter = load_interpreter(process, image, program, *elf);
     if (!interpreter) return std::unexpected(interpreter.error());
-    auto interpreter_elf = read_program(image, *interpreter);
-    if (!interpreter_elf) return failure(interpreter_elf.error().message, interpreter_elf.error().status, ELIBBAD);
-    mm::Gva place = 0;
-    if (interpreter_elf->relocatable) {
-      auto found = find_place(image, *interpreter, *interpreter_elf);
-      if (!found) return std::unexpected(found.error());
-      place = *found;
-    }
-    auto interpreter_bias = map_program(image, *interpreter, *interpreter_elf, place);
-    if (!interpreter_bias) return std::unexpected(interpreter_bias.error());
-    contents.interpreter_base = *interpreter_bias + interpreter_elf->start();
-    start.pc = *interpreter_bias + interpreter_elf->entry;
+    contents.interpreter_base = interpreter->base;
+    start.pc = interpreter->entry;
   }
 
   image.brk_start = *bias + elf->end() + random_below(kBrkSpread, kPageSize);
@@ -252,24 +292,8 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
     LockGuard guard(image.brk_lock);
     image.brk = image.brk_start;
   }
-  image.executable = program.file->path;
-  image.file = program.file;
-  image.strings = mm::Charge(image.memory().account());
-  std::uint64_t strings = 0;
-  for (const std::vector<std::string>* list : {&std::as_const(words), &environment})
-    for (const std::string& s : *list) strings += sizeof s + s.size();
-  if (!image.strings.grow(strings)) return cannot_map(program, mm::Error::NoMemory);
-  image.arguments = std::move(words);
-  image.environment = environment;
-
-  image.stack_top = image.abi.user_end - kVdsoRoom - random_below(kStackSpread, kPageSize);
-  image.stack_limit = stack_bytes;
-  auto stack_prot = mm::Prot::Read | mm::Prot::Write;
-  if (elf->executable_stack && !process.deny_wx) stack_prot = stack_prot | mm::Prot::Exec;
-  const std::uint64_t stack_now = std::min(kInitialStack, stack_bytes);
-  auto stack = image.memory().map({.address = image.stack_top - stack_now, .length = stack_now, .prot = stack_prot, .fixed = true,
-                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
-  if (!stack) return cannot_map(program, stack.error());
+  if (auto done = remember(image, program, std::move(words), environment); !done) return std::unexpected(done.error());
+  if (auto done = map_stack(image, program, elf->executable_stack && !process.deny_wx, stack_bytes); !done) return std::unexpected(done.error());
   const mm::Gva vdso = image.abi.user_end - kVdsoBytes - mm::align_down(places.vdso % (kVdsoRoom - kVdsoBytes), kPageSize);
   if (auto r = map_vdso(image, vdso, process.family.clocks); !r) return cannot_map(program, r.error());
   contents.program_headers = elf->headers ? *bias + elf->headers : 0;

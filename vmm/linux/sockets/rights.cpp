@@ -109,17 +109,24 @@ OrErrno<HostFd> ticket_to_send(Thread& t, const msghdr& user, bool credentials) 
   return ticket();
 }
 
-std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int flags, bool credentials) {
+namespace {
+
+// What the host's message has brought.
+struct Received {
   std::vector<std::shared_ptr<OpenFile>> files;
-  std::vector<std::byte> control;  // for the guest
+  std::vector<std::byte> time_stamp;  // as the guest is to have it, padded
   ucred sender{0, kOverflowId, kOverflowId};
+};
+
+Received unpack(Thread& t, const msghdr& received, int flags) {
+  Received all;
   auto& message = const_cast<msghdr&>(received);  // CMSG_NXTHDR takes one that may be changed
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level != SOL_SOCKET) continue;
     if (c->cmsg_type == SO_TIMESTAMP || c->cmsg_type == SO_TIMESTAMPNS) {  // of the real-time clock, which is the guest's too
       const auto* bytes = reinterpret_cast<const std::byte*>(c);
-      control.assign(bytes, bytes + c->cmsg_len);
-      control.resize(CMSG_ALIGN(control.size()));
+      all.time_stamp.assign(bytes, bytes + c->cmsg_len);
+      all.time_stamp.resize(CMSG_ALIGN(all.time_stamp.size()));
     }
     if (c->cmsg_type != SCM_RIGHTS) continue;
     for (std::size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
@@ -127,43 +134,53 @@ std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int f
       std::memcpy(&fd, reinterpret_cast<const std::byte*>(c) + at, sizeof fd);
       const HostFd ticket(fd);
       auto cargo = t.process.family.sockets->take(ticket, flags & MSG_PEEK);
-      for (auto& file : cargo.files) files.push_back(std::move(file));
-      if (cargo.sender) sender = *cargo.sender;
+      for (auto& file : cargo.files) all.files.push_back(std::move(file));
+      if (cargo.sender) all.sender = *cargo.sender;
     }
   }
+  return all;
+}
+
+// As much of it as there is room for, as Linux. False: not all of it.
+bool add_credentials(std::vector<std::byte>& control, std::size_t room, const ucred& sender) {
+  if (room - control.size() < sizeof(cmsghdr)) return false;
+  const std::size_t at = control.size(), length = std::min(CMSG_LEN(sizeof sender), room - at);
+  const cmsghdr header{.cmsg_len = length, .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS};
+  control.resize(std::min(at + CMSG_SPACE(sizeof sender), room));
+  std::memcpy(control.data() + at, &header, sizeof header);
+  std::memcpy(control.data() + at + CMSG_LEN(0), &sender, length - CMSG_LEN(0));
+  return length == CMSG_LEN(sizeof sender);
+}
+
+void add_rights(std::vector<std::byte>& control, std::span<const int> numbers) {
+  const std::size_t at = control.size(), bytes = numbers.size_bytes();
+  const cmsghdr header{.cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  control.resize(at + CMSG_LEN(bytes));
+  std::memcpy(control.data() + at, &header, sizeof header);
+  std::memcpy(control.data() + at + CMSG_LEN(0), numbers.data(), bytes);
+}
+
+}  // namespace
+
+std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int flags, bool credentials) {
+  Received brought = unpack(t, received, flags);
+  std::vector<std::byte>& control = brought.time_stamp;  // for the guest
   const std::size_t room = std::exchange(user.msg_controllen, 0);
   if (control.size() > room) {
     control.clear();
     user.msg_flags |= MSG_CTRUNC;
   }
-  if (credentials && room - control.size() < sizeof(cmsghdr)) user.msg_flags |= MSG_CTRUNC;
-  else if (credentials) {
-    // What there is room for, as Linux.
-    const std::size_t at = control.size(), length = std::min(CMSG_LEN(sizeof sender), room - at);
-    if (length < CMSG_LEN(sizeof sender)) user.msg_flags |= MSG_CTRUNC;
-    const cmsghdr header{.cmsg_len = length, .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS};
-    control.resize(std::min(at + CMSG_SPACE(sizeof sender), room));
-    std::memcpy(control.data() + at, &header, sizeof header);
-    std::memcpy(control.data() + at + CMSG_LEN(0), &sender, length - CMSG_LEN(0));
-  }
-  const std::size_t before = control.size();
+  if (credentials && !add_credentials(control, room, brought.sender)) user.msg_flags |= MSG_CTRUNC;
   std::vector<int> numbers;
-  for (auto& file : files) {
-    if (before + CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
+  for (auto& file : brought.files) {
+    if (control.size() + CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
     auto number = t.process.files.install(std::move(file), flags & MSG_CMSG_CLOEXEC);
     if (!number) break;
     numbers.push_back(*number);
   }
-  if (numbers.size() < files.size()) user.msg_flags |= MSG_CTRUNC;
-  std::size_t space = before;
-  if (!numbers.empty()) {
-    const std::size_t bytes = numbers.size() * sizeof(int);
-    control.resize(before + CMSG_LEN(bytes));
-    space += CMSG_SPACE(bytes);
-    const cmsghdr header{.cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-    std::memcpy(control.data() + before, &header, sizeof header);
-    std::memcpy(control.data() + before + CMSG_LEN(0), numbers.data(), bytes);
-  }
+  if (numbers.size() < brought.files.size()) user.msg_flags |= MSG_CTRUNC;
+  const std::size_t space = control.size() + (numbers.empty() ? 0 : CMSG_SPACE(numbers.size() * sizeof(int)));
+  if (!numbers.empty()) add_rights(control, numbers);
   if (control.empty()) return 0;
   if (!t.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
     // The message itself has come; as on Linux, only the files are lost.
