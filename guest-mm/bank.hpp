@@ -15,6 +15,7 @@
 #include "guest-mm/memory_file.hpp"
 #include "guest-mm/page_source.hpp"
 #include "guest-mm/physical_space.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
@@ -242,7 +243,9 @@ class Memory {
   std::shared_ptr<const Layer> layer_;
   Banks inherited_data_, inherited_tables_;
   BankObserver* observer_ = nullptr;
-  Mutex attaching_ RAMET_ACQUIRED_BEFORE(lock_);  // held by attach() and detach(), while they tell the observer as well
+  // Held by attach() and detach(), while they tell the observer as well. A batch detaches when the address-space lock
+  // is free, but attach() is called with it.
+  Mutex attaching_ RAMET_ACQUIRED_AFTER(address_space_lock) RAMET_ACQUIRED_BEFORE(lock_);
   mutable SharedMutex lock_;                  // never held while the observer is called
   struct Added {
     std::shared_ptr<Bank> bank;

@@ -21,13 +21,13 @@ class Faults {
       : core_(core), rules_(rules), banks_(banks), copies_(copies) {}
 
   // Either way. Errors: as AddressSpace::fault().
-  Result<FaultOutcome> fault(Gva address, Access);
+  Result<FaultOutcome> fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);
   // The same of a fetch, where fetches need syncs: what it costs is measured.
-  Result<FaultOutcome> timed_fault(Gva address);
+  Result<FaultOutcome> timed_fault(Gva address) RAMET_EXCLUDES(address_space_lock);
   // The classic way: makes `address` accessible, or says why not; counts.
   Result<FaultOutcome> fault_locked(Gva address, Access, bool by_vmm, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Maps all of [start, end). Errors as fault(); what was mapped before the error stays.
-  Result<> populate(Gva start, Gva end, Access);
+  Result<> populate(Gva start, Gva end, Access) RAMET_EXCLUDES(address_space_lock);
 
  private:
   using Level = PageTable::Level;
@@ -43,9 +43,9 @@ class Faults {
   Published add_table(const Found&, const AroundPlan&, Gpa& table);
 
   // --- with the lock ---
-  Result<FaultOutcome> classic_fault(Gva address, Access);  // takes it
+  Result<FaultOutcome> classic_fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);  // takes it
   // Takes it: a fault without it has found that the table of that level could be a leaf now.
-  void merge_found(Gva address, Level);
+  void merge_found(Gva address, Level) RAMET_EXCLUDES(address_space_lock);
   Result<Resolved> resolve_locked(Gva address, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   Result<Resolved> resolve_present_locked(const Found&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // The region for a fault, grown downwards if that is what it takes.

@@ -23,6 +23,7 @@
 
 #include "guest-mm/account.hpp"
 #include "guest-mm/bank.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
@@ -179,8 +180,8 @@ class FramePool {
   std::uint64_t limit_ = 0;
   const std::shared_ptr<Account> account_;
   Frame* meta_ RAMET_PT_GUARDED_BY(lock_) = nullptr;  // one per frame, zero-filled memory of its own
-  // Innermost but for Memory's, which announce_ takes.
-  mutable Mutex lock_;
+  // After those of tables as well; innermost but for Memory's, which announce_ takes.
+  mutable Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   std::array<Index, kBlockOrder + 1> lists_ RAMET_GUARDED_BY(lock_);
   std::uint64_t backed_blocks_ RAMET_GUARDED_BY(lock_) = 0;  // blocks in the last list that the host still backs
   // Fresh frames are [bottom_, top_).

@@ -16,8 +16,8 @@ class KernelMappings {
   explicit KernelMappings(SpaceCore& core) : core_(core) {}
 
   // Of the machine's own, see AddressSpace::map_kernel(), in the largest leaves. Errors: Invalid, Exists, NoMemory.
-  Result<> map(Gva, Gpa, std::uint64_t length, Prot, bool user);
-  Result<> map_linear(Gva);
+  Result<> map(Gva, Gpa, std::uint64_t length, Prot, bool user) RAMET_EXCLUDES(address_space_lock);
+  Result<> map_linear(Gva) RAMET_EXCLUDES(address_space_lock);
   Result<> protect_linear(Gpa, std::uint64_t length, Prot);
   Result<> keep_linear_4k(Gpa, std::uint64_t length);
 

@@ -17,9 +17,9 @@ class Layers {
       : core_(core), rules_(rules), banks_(banks), copies_(copies), pinning_(pinning) {}
 
   // See AddressSpace.
-  Result<std::shared_ptr<const Snapshot>> freeze();
-  Result<> adopt(const Snapshot&);
-  Result<> reset(const Snapshot&);
+  Result<std::shared_ptr<const Snapshot>> freeze() RAMET_EXCLUDES(address_space_lock);
+  Result<> adopt(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
+  Result<> reset(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
   Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>, std::span<const AddressSpace::Stretch>);
 
  private:

@@ -17,7 +17,7 @@ class Migration {
   Migration(SpaceCore& core, const EntryRules& rules) : core_(core), rules_(rules) {}
 
   // See AddressSpace. Precondition: the range is checked.
-  Migrated migrate(const Request&);
+  Migrated migrate(const Request&) RAMET_EXCLUDES(address_space_lock);
 
  private:
   using Level = PageTable::Level;

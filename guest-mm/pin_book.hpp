@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "guest-mm/bank.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/thread_shard.hpp"
 #include "guest-mm/types.hpp"
@@ -83,7 +84,7 @@ class PinBook {
   std::atomic<Gva>* where_ = nullptr;
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
-  Mutex orphans_lock_;                              // no other lock is taken under it
+  Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
   bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) = nullptr;  // of each frame, whether only pins hold it; memory likewise
   std::atomic<std::uint64_t> orphan_count_{0};      // seq_cst: written before free() looks at the count again, read by
                                                     // remove() after it took its pin off

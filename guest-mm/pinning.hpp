@@ -23,9 +23,9 @@ class Pinning {
   // Precondition: the frames are ours alone, see exclusive_locked(), or an object's: those are not counted.
   PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes) RAMET_REQUIRES(address_space_lock);
   // To the pin bank, what can go there of [start, end), page-aligned. Errors as fault(), NoMemory.
-  Result<> move_all_apart(Gva start, Gva end, Access);
+  Result<> move_all_apart(Gva start, Gva end, Access) RAMET_EXCLUDES(address_space_lock);
   // One more piece of a pin, of one page. Errors: as fault(), NoMemory.
-  Result<> pin_page(Gva at, std::uint64_t bytes, Access, Pin&);
+  Result<> pin_page(Gva at, std::uint64_t bytes, Access, Pin&) RAMET_EXCLUDES(address_space_lock);
 
   // Odd while a freeze looks at the pins. Pairs by fences with fast().
   SequenceCount& freezing() { return freezing_; }

@@ -41,7 +41,7 @@ class RAMET_CAPABILITY("table lock") TableMutex {
 
 // One per page of the table bank, zero when the page is handed out.
 struct TableInfo {
-  TableMutex lock;
+  TableMutex lock RAMET_ACQUIRED_AFTER(address_space_lock);
   bool dead RAMET_GUARDED_BY(lock) = false;  // taken out of the tree: nothing may be published here
   std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
@@ -161,7 +161,7 @@ class TablePool {
     LockGuard guard(stock_lock_);
     return stock_.size;
   }
-  mutable Mutex stock_lock_;          // no other lock is taken under it
+  mutable Mutex stock_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
   TableList stock_ RAMET_GUARDED_BY(stock_lock_);
   std::size_t stock_next_ RAMET_GUARDED_BY(address_space_lock) = 2;  // how many the next stock_up() puts by
   std::vector<Seal> seals_ RAMET_GUARDED_BY(address_space_lock);
