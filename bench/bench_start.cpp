@@ -97,13 +97,13 @@ void kvm_floor(benchmark::State& state) {
   constexpr unsigned kLeaves = 512;
   struct { kvm::ListHeader header; kvm_cpuid_entry2 leaves[kLeaves]; } static cpuid;
   cpuid.header.count = kLeaves;
-  kvm::Fd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  HostFd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (!device || kvm::call(device, kvm::kGetSupportedCpuid, &cpuid) < 0) give_up("/dev/kvm does not answer");
   for (auto _ : state) {
     auto begin = Clock::now();
     {
-      kvm::Fd vm(kvm::call(device, KVM_CREATE_VM, 0));
-      kvm::Fd vcpu(kvm::call(vm, KVM_CREATE_VCPU, 0));
+      HostFd vm(kvm::call(device, KVM_CREATE_VM, 0));
+      HostFd vcpu(kvm::call(vm, KVM_CREATE_VCPU, 0));
       if (!vm || !vcpu || kvm::call(vcpu, kvm::kSetCpuid2, &cpuid) < 0) give_up("KVM refuses a vCPU");
     }
     state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());

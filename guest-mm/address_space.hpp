@@ -300,7 +300,7 @@ class AddressSpace {
   std::uint64_t limit_bytes() const;      // most memory of its own in use at a time, and held for it by the VMM
   const std::shared_ptr<Account>& account() const;
   const Counters& counters() const { return counters_; }
-  Memory& memory() const { return memory_; }
+  Memory& physical() const { return memory_; }
 
   // Recounts regions, entries and frames from scratch and compares with the books. For tests and debug
   // builds: returns a sentence that says what differs, empty if all agrees.

@@ -113,7 +113,7 @@ void RegionTree::insert(std::unique_ptr<Region> owned) {
     std::copy_n(all.begin(), count, leaf->items.begin());
     replace_leaf(slot, leaf.release());
     ++size_;
-    static_cast<void>(owned.release());
+    (void)owned.release();
     return;
   }
   auto right = std::make_unique<Leaf>();
@@ -133,7 +133,7 @@ void RegionTree::insert(std::unique_ptr<Region> owned) {
   replace_root(next.release());
   retired_.add([old] { delete old; });
   ++size_;
-  static_cast<void>(owned.release());
+  (void)owned.release();
 }
 
 void RegionTree::erase(const Region* region) {

@@ -54,7 +54,7 @@ TEST_P(Generations, Layers_of_which_a_page_is_left_stay_without_their_tables) {
     ASSERT_TRUE(vm->cpu().store(a + n * kPageSize, n + 1));
     vm = g.child(*vm->as->freeze());
   }
-  const auto& below = vm->as->memory().layer()->below;
+  const auto& below = vm->as->physical().layer()->below;
   EXPECT_EQ(below.size(), kGenerations - 1);
   EXPECT_LE(std::ranges::count_if(below, &Layer::Below::tables), kGenerations / 2 + 1);  // since it was looked last
   for (unsigned n = 0; n < kGenerations; ++n) ASSERT_EQ(vm->cpu().load(a + n * kPageSize), n + 1);

@@ -142,7 +142,7 @@ class SoftVcpus : public ::testing::Test {
   }
   std::uint32_t* word(std::uint64_t page) {
     const auto t = shell->memory().translate(kTouched + page * mm::kPageSize, 0);
-    return t ? reinterpret_cast<std::uint32_t*>(shell->memory().memory().host(t->frame)) : nullptr;
+    return t ? reinterpret_cast<std::uint32_t*>(shell->memory().physical().host(t->frame)) : nullptr;
   }
 
   std::unique_ptr<Shell> shell;

@@ -36,7 +36,7 @@ Status check_api_version(const std::string& path, int version_or_error) {
 
 std::expected<Device, Failure> Device::open(const std::string& path) {
   Device d;
-  d.fd = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  d.fd = HostFd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!d.fd) return failure(why_not_opened(path, errno));
   if (auto ok = check_api_version(path, call(d.fd, KVM_GET_API_VERSION)); !ok) return std::unexpected(ok.error());
   if (d.capability(KVM_CAP_IMMEDIATE_EXIT) == 0) return failure(fmt::format("{} is too old: it lacks immediate exit; Linux 4.13 has it", path));

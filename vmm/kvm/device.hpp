@@ -12,7 +12,7 @@
 namespace ramet::vmm::kvm {
 
 struct Device {
-  Fd fd;
+  HostFd fd;
   std::size_t run_size = 0;  // bytes of a vCPU's kvm_run mapping
 
   // Errors: absent, not permitted, not KVM, too old; each says what to do.

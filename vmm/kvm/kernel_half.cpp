@@ -16,7 +16,7 @@ static_assert(KernelHalf::kHoleGpa >= kMostHostVdsoBytes);
 
 Status KernelHalf::install(mm::AddressSpace& space) {
   space_ = &space;
-  const mm::Bank& tables = space.memory().tables();
+  const mm::Bank& tables = space.physical().tables();
   base_ = tables.base();
   if (tables.size() > kMaxTables) return failure("the guest's page tables do not fit into its kernel half: ask for less memory");
   auto stub = allocate();
@@ -61,7 +61,7 @@ std::expected<KernelHalf::VcpuPage, Failure> KernelHalf::allocate_vcpu_page() {
 std::expected<std::pair<mm::Gpa, std::span<std::byte>>, Failure> KernelHalf::allocate() {
   auto gpa = space_->allocate_kernel_frame();
   if (!gpa) return failure(fmt::format("no frame for the guest's kernel half: {}", mm::describe(gpa.error())));
-  std::byte* host = space_->memory().host(*gpa);
+  std::byte* host = space_->physical().host(*gpa);
   if (host == nullptr) return failure("a kernel frame lies outside the table bank");
   return std::pair{*gpa, std::span(host, mm::kPageSize)};
 }

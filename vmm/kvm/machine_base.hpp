@@ -32,7 +32,7 @@ class MachineBase : public Machine {
     return {};
   }
   Status warm_up() override {
-    if (auto ok = slots_.settle(); !ok) return ok;
+    if (auto ok = slots_.tell_late(); !ok) return ok;
     auto vcpu = new_vcpu();
     if (!vcpu) return std::unexpected(vcpu.error());
     if (auto ok = (*vcpu)->warm_up(); !ok) return ok;
@@ -59,7 +59,7 @@ class MachineBase : public Machine {
 
  protected:
   // `reserved`: memslots that are not for banks.
-  MachineBase(Device device, Fd vm, unsigned reserved)
+  MachineBase(Device device, HostFd vm, unsigned reserved)
       : device_(std::move(device)), vm_(std::move(vm)),
         max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - reserved), slots_(vm_, max_slots_),
         vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
@@ -75,7 +75,7 @@ class MachineBase : public Machine {
   virtual void came_into_use(unsigned before) { (void)before; }
 
   Device device_;
-  Fd vm_;
+  HostFd vm_;
   KernelHalf kernel_;
   const unsigned max_slots_;  // for banks
   Slots slots_;

@@ -18,7 +18,7 @@ template <arch::EntryFormat F>
 std::expected<mm::Gpa, Failure> write(mm::AddressSpace& space, mm::Gva va, mm::Gpa gpa, const PageEntry& as, bool afresh) {
   using arch::Level;
   const auto slot = [&](mm::Gpa table, Level l) {
-    return std::atomic_ref(reinterpret_cast<arch::Entry*>(space.memory().host(table))[arch::index_of(l, va)]);
+    return std::atomic_ref(reinterpret_cast<arch::Entry*>(space.physical().host(table))[arch::index_of(l, va)]);
   };
   mm::Gpa table = space.root();
   for (const Level l : {Level::Pgd, Level::Pud, Level::Pmd}) {
@@ -29,8 +29,8 @@ std::expected<mm::Gpa, Failure> write(mm::AddressSpace& space, mm::Gva va, mm::G
     }
     const auto fresh = space.allocate_kernel_frame();
     if (!fresh) return refused("table page", fresh.error());
-    std::byte* const to = space.memory().host(*fresh);
-    if (F::present(entry)) std::memcpy(to, space.memory().host(F::address(entry, l)), mm::kPageSize);
+    std::byte* const to = space.physical().host(*fresh);
+    if (F::present(entry)) std::memcpy(to, space.physical().host(F::address(entry, l)), mm::kPageSize);
     else std::memset(to, 0, mm::kPageSize);
     F::publish();
     slot(table, l).store(F::table(*fresh), std::memory_order_relaxed);

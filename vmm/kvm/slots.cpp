@@ -36,7 +36,7 @@ mm::Result<> Slots::add(const mm::Bank& bank, bool late) {
   return {};
 }
 
-Status Slots::settle() {
+Status Slots::tell_late() {
   if (!any_late_.load(std::memory_order_acquire)) return {};
   LockGuard hold(lock_);
   while (!late_.empty()) {

@@ -14,17 +14,17 @@ namespace ramet::vmm::kvm {
 class Slots {
  public:
   // The VM outlives it. At most so many.
-  Slots(const Fd& vm, unsigned most) : vm_(vm), most_(most) {}
+  Slots(const HostFd& vm, unsigned most) : vm_(vm), most_(most) {}
 
-  // `late`: KVM need not hear of it before settle(). Slots cost time, which is then that of who enters. Errors: NoMemory.
+  // `late`: KVM need not hear of it before tell_late(). Slots cost time, which is then that of who enters. Errors: NoMemory.
   mm::Result<> add(const mm::Bank&, bool late);
   void remove(const mm::Bank&);
   // Before a vCPU enters. Errors: KVM refuses a slot.
-  Status settle();
+  Status tell_late();
 
  private:
   bool set(unsigned slot, const mm::Bank&, bool present);
-  const Fd& vm_;
+  const HostFd& vm_;
   const unsigned most_;
   Mutex lock_;
   std::vector<const mm::Bank*> slots_ RAMET_GUARDED_BY(lock_);  // index: memslot; null: free

@@ -8,10 +8,10 @@
 
 namespace ramet::vmm::kvm {
 
-Status VcpuBase::open(const Fd& vm, const Device& device, unsigned id) {
+Status VcpuBase::open(const HostFd& vm, const Device& device, unsigned id) {
   int fd = call(vm, KVM_CREATE_VCPU, id);
   if (fd < 0) return failure(fmt::format("KVM cannot create virtual CPU {}: {}", id, std::strerror(-fd)));
-  fd_ = Fd(fd);
+  fd_ = HostFd(fd);
   run_size_ = device.run_size;
   void* run = mmap(nullptr, run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (run == MAP_FAILED) return failure(fmt::format("cannot map the state of virtual CPU {}: {}", id, std::strerror(errno)));

@@ -31,14 +31,14 @@ class VcpuBase : public Vcpu {
 
  protected:
   // Errors: KVM refuses it; no memory.
-  Status open(const Fd& vm, const Device&, unsigned id);
+  Status open(const HostFd& vm, const Device&, unsigned id);
   int run_kvm();                    // 0 or errno
   bool take_kick();
   Exit kicked();
   void leave();
   static Exit broken(std::string why);
 
-  Fd fd_;
+  HostFd fd_;
   kvm_run* run_ = nullptr;
   VcpuCounters counters_;
 

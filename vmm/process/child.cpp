@@ -373,7 +373,7 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
   const Command commands[] = {{SYS_sendmsg, {kMapperSocket, kMapperMessage, 0}}, {SYS_close, {static_cast<std::uint64_t>(number)}}};
   if (auto done = ask(commands); !done) return std::unexpected(done.error());
   int listener = -1;
-  static_cast<void>(receive_descriptors(socket_, {&listener, 1}));
+  (void)receive_descriptors(socket_, {&listener, 1});
   // Without one futexes do, and others need descriptors more.
   if (listener >= 0 && static_cast<rlim_t>(listener) >= descriptor_limit() / 2) {
     ::close(listener);

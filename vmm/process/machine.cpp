@@ -43,7 +43,7 @@ ProcessMachine::~ProcessMachine() = default;
 
 Status ProcessMachine::attach(mm::AddressSpace& space) {
   space_ = &space;
-  mirror_ = std::make_unique<Mirror>(*child_, space, space.memory(), capacity_);
+  mirror_ = std::make_unique<Mirror>(*child_, space, space.physical(), capacity_);
   return {};
 }
 
@@ -68,7 +68,7 @@ void ProcessMachine::flush_relaxed(const mm::FlushRequest& request) {
 }
 
 void ProcessMachine::exec_sync(mm::Gpa first, std::uint64_t bytes) {
-  if (space_) space_->memory().exec_sync(first, bytes);
+  if (space_) space_->physical().exec_sync(first, bytes);
 }
 
 bool ProcessMachine::needs_exec_sync() const { return arch::exec_sync_needed(); }
@@ -130,7 +130,7 @@ Status ProcessMachine::move_on() {
     if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
     threads.push_back(std::move(*thread));
   }
-  auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->memory(), capacity_);
+  auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->physical(), capacity_);
   mirror->expect(touched());
   moving_.store(true, std::memory_order_seq_cst);
   std::vector<std::unique_lock<std::mutex>> outside;

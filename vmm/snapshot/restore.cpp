@@ -296,7 +296,7 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
   if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
   if (auto served = check_instruction_set(*file, shell.machine().abi()); !served) return std::unexpected(served.error());
   if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
-  mm::Memory& memory = shell.memory().memory();
+  mm::Memory& memory = shell.memory().physical();
   std::size_t sources = 0;
   for (auto f = file; f; f = f->parent()) ++sources;
   std::vector<std::shared_ptr<mm::Bank>> banks(sources);

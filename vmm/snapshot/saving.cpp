@@ -135,7 +135,7 @@ Status Saving::write(Thread& thread, ProcessState& state) {
   if (!text) return std::unexpected(text.error());
   auto writer = Writer::create(options_.path, thread.abi(), options_.compress);
   if (!writer) return std::unexpected(writer.error());
-  Pages pages(**writer, thread.memory().memory(), banks_);
+  Pages pages(**writer, thread.memory().physical(), banks_);
   Status added;
   thread.memory().visit_contents([&](const mm::Region& region, const mm::AddressSpace::Stretch& stretch) {
     if (added && !region.wipe_on_fork) added = pages.add(region, stretch);  // copies find zeroes there, as children do

@@ -108,7 +108,7 @@ void SoftVcpu::carry_out_notes() {
 std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std::uint64_t reach) {
   const auto t = machine_.space_->translate(page, reach);
   if (!t || !t->allows(access)) return std::nullopt;
-  const mm::Memory& memory = machine_.space_->memory();
+  const mm::Memory& memory = machine_.space_->physical();
   const mm::Gpa frame = t->frame + (page - t->start);
   const auto bank = memory.bank_of(frame);
   if (!bank) return std::nullopt;
@@ -132,7 +132,7 @@ bool SoftVcpu::bring(mm::Gva address, Access access) {
   const auto t = machine_.space_->translate(address, 0);
   if (!t || !t->allows(access)) return false;
   const mm::Gpa frame = mm::align_down(t->frame + (address - t->start), mm::kPageSize);
-  machine_.space_->memory().bring(frame, mm::kPageSize);
+  machine_.space_->physical().bring(frame, mm::kPageSize);
   return true;
 }
 

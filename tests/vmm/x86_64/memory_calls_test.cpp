@@ -38,7 +38,7 @@ TEST_F(MemoryCalls, MmapRefusesWhatLinuxRefuses) {
 }
 
 TEST_F(MemoryCalls, MoreThanTheWholeMemoryIsRefusedButReservationsAreNot) {
-  const std::uint64_t all = g.memory().memory().data().size();
+  const std::uint64_t all = g.memory().physical().data().size();
   EXPECT_EQ(mmap(0, all + 4096, 3, kPrivate), -ENOMEM);
   EXPECT_GT(mmap(0, all * 16, PROT_NONE, kPrivate), 0);
   EXPECT_GT(mmap(0, all * 16, 3, kPrivate | MAP_NORESERVE), 0);

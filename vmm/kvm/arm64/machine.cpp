@@ -11,8 +11,8 @@
 #include "arch/exec_sync.hpp"
 #include "arch/host_processor.hpp"
 #include "vmm/kick_signal.hpp"
-#include "vmm/kvm/ask_once.hpp"
 #include "vmm/kvm/arm64/vcpu.hpp"
+#include "vmm/kvm/ask_once.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
 namespace ramet::vmm {
@@ -39,13 +39,13 @@ constexpr std::uint64_t kHwcaps =
     hwcap("uscat") | hwcap("ilrcpc") | hwcap("flagm") | hwcap("sb");
 constexpr std::uint64_t kHwcaps2 = 1u << 0 | 1u << 7 | 1u << 8 | 1u << 13 | 1u << 14;  // dcpodp, flagm2, frint, i8mm, bf16
 
-std::expected<Fd, Failure> create_vm(const Device& device, int bits) {
+std::expected<HostFd, Failure> create_vm(const Device& device, int bits) {
   const int vm = call(device.fd, KVM_CREATE_VM, KVM_VM_TYPE_ARM_IPA_SIZE(static_cast<unsigned>(bits)));
   if (vm < 0) return failure(fmt::format("KVM cannot create a virtual machine: {}", std::strerror(-vm)));
-  return Fd(vm);
+  return HostFd(vm);
 }
 
-std::expected<std::uint64_t, Failure> read(const Fd& vcpu, arm64::SystemRegister r) {
+std::expected<std::uint64_t, Failure> read(const HostFd& vcpu, arm64::SystemRegister r) {
   std::uint64_t value = 0;
   kvm_one_reg one = {.id = ARM64_SYS_REG(r.op0, r.op1, r.crn, r.crm, r.op2), .addr = reinterpret_cast<std::uint64_t>(&value)};
   if (int e = call(vcpu, KVM_GET_ONE_REG, &one); e < 0)
@@ -66,7 +66,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   if (int r = call(*vm, KVM_ARM_PREFERRED_TARGET, &m.init); r < 0) return failure(fmt::format("KVM_ARM_PREFERRED_TARGET: {}", std::strerror(-r)));
   const int fd = call(*vm, KVM_CREATE_VCPU, 0);
   if (fd < 0) return failure(fmt::format("KVM cannot create a virtual CPU: {}", std::strerror(-fd)));
-  const Fd vcpu(fd);
+  const HostFd vcpu(fd);
   if (int r = call(vcpu, KVM_ARM_VCPU_INIT, &m.init); r < 0) return failure(fmt::format("KVM_ARM_VCPU_INIT: {}", std::strerror(-r)));
   const auto model0 = read(vcpu, arm64::kMemoryModel0), model1 = read(vcpu, arm64::kMemoryModel1);
   if (!model0) return std::unexpected(model0.error());
@@ -101,13 +101,13 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(*vm), **model, updates));
 }
 
-KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates)
+KvmMachine::KvmMachine(Device device, HostFd vm, const CpuModel& model, arch::arm64::EntryUpdates updates)
     : MachineBase(std::move(device), std::move(vm), 0), model_(model), updates_(model.updates & updates) {}
 
 KvmMachine::~KvmMachine() = default;
 
 Status KvmMachine::attach(mm::AddressSpace& space) {
-  memory_ = &space.memory();
+  memory_ = &space.physical();
   if (auto ok = kernel_.install(space); !ok) return ok;
   return kernel_.map_hole();
 }

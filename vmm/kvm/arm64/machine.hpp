@@ -65,7 +65,7 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
 
  private:
   friend class KvmVcpu;
-  KvmMachine(Device device, Fd vm, const CpuModel& model, arch::arm64::EntryUpdates updates);
+  KvmMachine(Device device, HostFd vm, const CpuModel& model, arch::arm64::EntryUpdates updates);
   std::expected<std::unique_ptr<KvmVcpu>, Failure> create_vcpu(unsigned id) override;
 
   const CpuModel& model_;

@@ -39,7 +39,7 @@ Status KvmVcpu::warm_up() {
 }
 
 Status KvmVcpu::prepare() {
-  if (auto ok = machine_.slots_.settle(); !ok) return ok;
+  if (auto ok = machine_.slots_.tell_late(); !ok) return ok;
   return loaded_ ? Status{} : load();
 }
 

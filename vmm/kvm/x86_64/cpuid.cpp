@@ -5,9 +5,9 @@
 #include <cstring>
 #include <memory>
 
-#include "arch/x86_64/host/cpu_state.hpp"
 #include "arch/x86_64/cpuid_names.hpp"
 #include "arch/x86_64/host/cpu.hpp"
+#include "arch/x86_64/host/cpu_state.hpp"
 #include "vmm/kvm/ask_once.hpp"
 #include "vmm/kvm/x86_64/ioctl.hpp"
 
@@ -131,7 +131,7 @@ std::expected<const CpuModel*, Failure> CpuModel::get(const Device& device) {
   return ask_once<CpuModel>([&] { return ask(device); });
 }
 
-Status set_cpuid(const Fd& vcpu, const CpuModel& model, unsigned apic_id) {
+Status set_cpuid(const HostFd& vcpu, const CpuModel& model, unsigned apic_id) {
   auto list = std::make_unique_for_overwrite<LeafList>();
   list->header = {.count = std::uint32_t(model.leaves.size()), .pad = 0};
   for (std::size_t i = 0; i < model.leaves.size(); i++) {

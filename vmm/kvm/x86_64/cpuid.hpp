@@ -24,6 +24,6 @@ struct CpuModel {
 };
 
 // Gives the vCPU the model with its own APIC id.
-Status set_cpuid(const Fd& vcpu, const CpuModel&, unsigned apic_id);
+Status set_cpuid(const HostFd& vcpu, const CpuModel&, unsigned apic_id);
 
 }  // namespace ramet::vmm::kvm

@@ -32,7 +32,7 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   if (vm < 0)
     return failure(fmt::format("{} cannot create a virtual machine: {}{}", path, std::strerror(-vm),
                                vm == -EBUSY ? " (another hypervisor holds the processor)" : ""));
-  Fd vm_fd(vm);
+  HostFd vm_fd(vm);
   if ((*model)->intel)
     if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
   // A local APIC in the kernel, which nothing uses: without one KVM patches its own code for the first vCPU that
@@ -50,7 +50,7 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic, host_clocks));
 }
 
-KvmMachine::KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks)
+KvmMachine::KvmMachine(Device device, HostFd vm, const CpuModel& model, bool has_apic, bool host_clocks)
     : MachineBase(std::move(device), std::move(vm), 1), model_(model), has_apic_(has_apic), host_clocks_(host_clocks) {}
 
 KvmMachine::~KvmMachine() = default;

@@ -53,7 +53,7 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
 
  private:
   friend class KvmVcpu;
-  KvmMachine(Device device, Fd vm, const CpuModel& model, bool has_apic, bool host_clocks);
+  KvmMachine(Device device, HostFd vm, const CpuModel& model, bool has_apic, bool host_clocks);
   // host_clock.cpp. Errors: no frames left, KVM refuses another slot or vCPU.
   Status show_host_vdso();
   std::expected<bool, Failure> try_host_vdso();

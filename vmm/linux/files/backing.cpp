@@ -176,14 +176,14 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
   length = mm::align_up(length, mm::kPageSize);
   // A file only where the machine maps it elsewhere: it takes a descriptor.
   std::shared_ptr<const mm::MemoryFile> file;
-  if (space.memory().data().has_files()) {
+  if (space.physical().data().has_files()) {
     auto made = mm::MemoryFile::create(length);
     if (!made) return err(ENOMEM);
     file = std::move(*made);
   }
   auto host = HostMapping::make(state_->mappings, length, PROT_READ | PROT_WRITE, file ? file->descriptor() : -1, 0);
   if (!host) return err(ENOMEM);
-  auto backing = SharedMemory::create(std::move(*host), std::move(file), std::move(charge), space.memory());
+  auto backing = SharedMemory::create(std::move(*host), std::move(file), std::move(charge), space.physical());
   if (!backing) return err(ENOMEM);
   return *backing;
 }

@@ -37,17 +37,17 @@ std::int64_t get_flags(const OpenFile& file) {
   return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile)) | (is_async(file) ? O_ASYNC : 0);
 }
 
-std::int64_t set_flags(Thread& t, OpenFile& file, int number, int flags) {
+std::int64_t set_flags(Thread& thread, OpenFile& file, int number, int flags) {
   if (file.flags & O_PATH) return -EBADF;
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
   if (can_be_async(file))
-    if (const std::int64_t bad = set_async(t, file, number, flags & O_ASYNC)) return bad;
+    if (const std::int64_t bad = set_async(thread, file, number, flags & O_ASYNC)) return bad;
   return result_of(::fcntl(file.host.get(), F_SETFL, (host & ~kStatusFlags) | (flags & kStatusFlags)));
 }
 
-std::int64_t sys_fcntl(Thread& t, const Args& a) {
-  auto& state = state_of(t);
+std::int64_t sys_fcntl(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
   int fd = a.i32(0), command = a.i32(1);
   auto file = state.get(fd);
   if (!file) return -EBADF;
@@ -70,15 +70,15 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
     }
     case F_GETFL: {
       const std::int64_t flags = get_flags(*file);
-      return flags < 0 ? flags : static_cast<std::int64_t>(t.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
+      return flags < 0 ? flags : static_cast<std::int64_t>(thread.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
     }
-    case F_SETFL: return set_flags(t, *file, fd, static_cast<int>(t.abi().open_flags_to_host(a.u32(2))));
+    case F_SETFL: return set_flags(thread, *file, fd, static_cast<int>(thread.abi().open_flags_to_host(a.u32(2))));
     case F_SETOWN: case F_GETOWN: case F_SETOWN_EX: case F_GETOWN_EX: case F_SETSIG: case F_GETSIG:
-      return file->flags & O_PATH ? -EBADF : owner_call(t, *file, command, a[2]);
-    case F_SETLEASE: return t.process.family.leases->set(t, *file, fd, a.i32(2));
-    case F_GETLEASE: return file->flags & O_PATH ? -EBADF : t.process.family.leases->get(*file);
+      return file->flags & O_PATH ? -EBADF : owner_call(thread, *file, command, a[2]);
+    case F_SETLEASE: return thread.process.family.leases->set(thread, *file, fd, a.i32(2));
+    case F_GETLEASE: return file->flags & O_PATH ? -EBADF : thread.process.family.leases->get(*file);
     case F_GETLK: case F_SETLK: case F_SETLKW:
-    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(t, *file, command, a[2]);
+    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(thread, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
     case F_SETPIPE_SZ:
       // What Linux lets ordinary users have; the VMM may be more than one.
@@ -90,11 +90,11 @@ std::int64_t sys_fcntl(Thread& t, const Args& a) {
   }
 }
 
-std::int64_t sys_flock(Thread& t, const Args& a) {
-  auto file = state_of(t).get(a.i32(0));
+std::int64_t sys_flock(Thread& thread, const Args& a) {
+  auto file = state_of(thread).get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   if (file->kind == OpenFile::Kind::Synthetic || file->synthetic) return 0;
-  std::int64_t result = t.blocking(SYS_flock, static_cast<std::uint64_t>(file->host.get()), a.u32(1));
+  std::int64_t result = thread.blocking(SYS_flock, static_cast<std::uint64_t>(file->host.get()), a.u32(1));
   return restartable(result);
 }
 
@@ -112,42 +112,42 @@ struct KernelTermios2 {
 constexpr unsigned kGetTermios2 = 0x802C542A, kSetTermios2 = 0x402C542B;  // TCGETS2; TCSETSW2, TCSETSF2 follow
 
 template <class T>
-std::int64_t forward_get(Thread& t, int host, unsigned request, mm::Gva at) {
+std::int64_t forward_get(Thread& thread, int host, unsigned request, mm::Gva at) {
   T value{};
   if (::ioctl(host, request, &value) < 0) return -errno;
-  auto written = write_user(t.memory(), at, value);
+  auto written = write_user(thread.memory(), at, value);
   return written ? 0 : -written.error();
 }
 
 template <class T>
-std::int64_t forward_set(Thread& t, int host, unsigned request, mm::Gva at) {
-  auto value = read_user<T>(t.memory(), at);
+std::int64_t forward_set(Thread& thread, int host, unsigned request, mm::Gva at) {
+  auto value = read_user<T>(thread.memory(), at);
   if (!value) return -value.error();
   // May wait for output to drain.
-  std::int64_t result = t.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request, reinterpret_cast<std::uint64_t>(&*value));
+  std::int64_t result = thread.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request, reinterpret_cast<std::uint64_t>(&*value));
   return restartable(result);
 }
 
-std::int64_t terminal(Thread& t, int host, unsigned request, mm::Gva at) {
+std::int64_t terminal(Thread& thread, int host, unsigned request, mm::Gva at) {
   switch (request) {
-    case TCGETS: return forward_get<KernelTermios>(t, host, request, at);
-    case kGetTermios2: return forward_get<KernelTermios2>(t, host, request, at);
-    case TCSETS: case TCSETSW: case TCSETSF: return forward_set<KernelTermios>(t, host, request, at);
-    case kSetTermios2: case kSetTermios2 + 1: case kSetTermios2 + 2: return forward_set<KernelTermios2>(t, host, request, at);
-    case TIOCGWINSZ: return forward_get<winsize>(t, host, request, at);
+    case TCGETS: return forward_get<KernelTermios>(thread, host, request, at);
+    case kGetTermios2: return forward_get<KernelTermios2>(thread, host, request, at);
+    case TCSETS: case TCSETSW: case TCSETSF: return forward_set<KernelTermios>(thread, host, request, at);
+    case kSetTermios2: case kSetTermios2 + 1: case kSetTermios2 + 2: return forward_set<KernelTermios2>(thread, host, request, at);
+    case TIOCGWINSZ: return forward_get<winsize>(thread, host, request, at);
     case TIOCGPGRP: {
       // The family has the terminal while the VMM's group does; one of its groups then is in the foreground.
       int group = 0;
       if (::ioctl(host, TIOCGPGRP, &group) < 0) return -errno;
-      auto written = write_user(t.memory(), at, group == ::getpgrp() ? t.process.family.foreground() : 1);
+      auto written = write_user(thread.memory(), at, group == ::getpgrp() ? thread.process.family.foreground() : 1);
       return written ? 0 : -written.error();
     }
     case TIOCSPGRP: {
-      auto group = read_user<int>(t.memory(), at);
+      auto group = read_user<int>(thread.memory(), at);
       if (!group) return -group.error();
       if (!::isatty(host)) return -ENOTTY;
-      Family& family = t.process.family;
-      const int session = family.relations(t.process.pid)->session;
+      Family& family = thread.process.family;
+      const int session = family.relations(thread.process.pid)->session;
       if (session != family.first_id()) return -ENOTTY;  // the terminal is the first process's
       auto done = family.set_foreground(session, *group);
       return done ? 0 : -done.error();
@@ -156,8 +156,8 @@ std::int64_t terminal(Thread& t, int host, unsigned request, mm::Gva at) {
   }
 }
 
-std::int64_t sys_ioctl(Thread& t, const Args& a) {
-  auto& state = state_of(t);
+std::int64_t sys_ioctl(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
   int fd = a.i32(0);
   auto file = state.get(fd);
   if (!file || (file->flags & O_PATH)) return -EBADF;
@@ -172,75 +172,75 @@ std::int64_t sys_ioctl(Thread& t, const Args& a) {
       return 0;
     }
     case FIONBIO: {
-      auto on = read_user<int>(t.memory(), a[2]);
+      auto on = read_user<int>(thread.memory(), a[2]);
       if (!on) return -on.error();
       return result_of(::ioctl(file->host.get(), FIONBIO, &*on));
     }
     case FIOASYNC: {
-      auto on = read_user<int>(t.memory(), a[2]);
+      auto on = read_user<int>(thread.memory(), a[2]);
       if (!on) return -on.error();
-      if (can_be_async(*file)) return set_async(t, *file, fd, *on);
+      if (can_be_async(*file)) return set_async(thread, *file, fd, *on);
       return *on ? -ENOTTY : 0;
     }
-    case FIOSETOWN: case SIOCSPGRP: case FIOGETOWN: case SIOCGPGRP: return owner_ioctl(t, *file, request, a[2]);
-    case FIGETBSZ: return forward_get<int>(t, file->host.get(), request, a[2]);
+    case FIOSETOWN: case SIOCSPGRP: case FIOGETOWN: case SIOCGPGRP: return owner_ioctl(thread, *file, request, a[2]);
+    case FIGETBSZ: return forward_get<int>(thread, file->host.get(), request, a[2]);
     case TIOCOUTQ:  // SIOCOUTQ
       if (!is_socket(*file) && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
-      return forward_get<int>(t, file->host.get(), request, a[2]);
+      return forward_get<int>(thread, file->host.get(), request, a[2]);
     case FIONREAD:  // SIOCINQ
       if (file->kind == OpenFile::Kind::Directory) return -ENOTTY;
-      return forward_get<int>(t, file->host.get(), request, a[2]);
+      return forward_get<int>(thread, file->host.get(), request, a[2]);
     default:
-      if (file->operations) return file->operations->ioctl(t, request, a[2]);
+      if (file->operations) return file->operations->ioctl(thread, request, a[2]);
       if (file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
-      return terminal(t, file->host.get(), request, a[2]);
+      return terminal(thread, file->host.get(), request, a[2]);
   }
 }
 
 // --- to the disk ---
 
-OrErrno<std::shared_ptr<OpenFile>> syncable(Thread& t, int fd) {
-  auto file = state_of(t).get(fd);
+OrErrno<std::shared_ptr<OpenFile>> syncable(Thread& thread, int fd) {
+  auto file = state_of(thread).get(fd);
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if (file->synthetic || file->kind == OpenFile::Kind::Synthetic) return err(EINVAL);
   return file;
 }
 
-std::int64_t sys_fsync(Thread& t, const Args& a) {
-  auto file = syncable(t, a.i32(0));
+std::int64_t sys_fsync(Thread& thread, const Args& a) {
+  auto file = syncable(thread, a.i32(0));
   return file ? result_of(::fsync((*file)->host.get())) : -file.error();
 }
-std::int64_t sys_fdatasync(Thread& t, const Args& a) {
-  auto file = syncable(t, a.i32(0));
+std::int64_t sys_fdatasync(Thread& thread, const Args& a) {
+  auto file = syncable(thread, a.i32(0));
   return file ? result_of(::fdatasync((*file)->host.get())) : -file.error();
 }
-std::int64_t sys_syncfs(Thread& t, const Args& a) {
-  auto file = state_of(t).get(a.i32(0));
+std::int64_t sys_syncfs(Thread& thread, const Args& a) {
+  auto file = state_of(thread).get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   return result_of(::syncfs(file->host.get()));  // /proc and its like stand on memory files, and have such a system
 }
 
 // What the guest may have written: the file systems of its writable shares, not the whole host.
-std::int64_t sys_sync(Thread& t, const Args&) {
-  for (const Mount& m : state_of(t).mounts) {
+std::int64_t sys_sync(Thread& thread, const Args&) {
+  for (const Mount& m : state_of(thread).mounts) {
     if (!m.writable) continue;
     HostFd directory(::open(fd_path(m.directory().get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (directory) static_cast<void>(::syncfs(directory.get()));  // sync(2) reports nothing
+    if (directory) (void)::syncfs(directory.get());  // sync(2) reports nothing
   }
   return 0;
 }
 
-std::int64_t sys_sync_file_range(Thread& t, const Args& a) {
-  auto file = syncable(t, a.i32(0));
+std::int64_t sys_sync_file_range(Thread& thread, const Args& a) {
+  auto file = syncable(thread, a.i32(0));
   return file ? result_of(::sync_file_range((*file)->host.get(), a.i64(1), a.i64(2), a.u32(3))) : -file.error();
 }
-std::int64_t sys_fadvise64(Thread& t, const Args& a) {
-  auto file = state_of(t).get(a.i32(0));
+std::int64_t sys_fadvise64(Thread& thread, const Args& a) {
+  auto file = state_of(thread).get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   return -::posix_fadvise(file->host.get(), a.i64(1), a.i64(2), a.i32(3));
 }
-std::int64_t sys_readahead(Thread& t, const Args& a) {
-  auto file = syncable(t, a.i32(0));
+std::int64_t sys_readahead(Thread& thread, const Args& a) {
+  auto file = syncable(thread, a.i32(0));
   return file ? result_of(::readahead((*file)->host.get(), a.i64(1), a[2])) : -file.error();
 }
 

@@ -85,18 +85,18 @@ OrErrno<bool> host_entries(const OpenFile& directory, const std::vector<ProcName
     at += head.reclen;
     if (std::ranges::find(hidden, std::string_view(name), &ProcName::name) != hidden.end()) continue;
     // The old layout takes as much room as the new one, or less: it fits.
-    static_cast<void>(out.add(head.ino, head.off, head.type, name));
+    (void)out.add(head.ino, head.off, head.type, name);
   }
   return true;
 }
 
-std::int64_t list(Thread& t, const Args& a, bool old_layout) {
-  auto& state = state_of(t);
+std::int64_t list(Thread& thread, const Args& a, bool old_layout) {
+  auto& state = state_of(thread);
   auto file = state.get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;
   Output out{{}, std::min<std::size_t>(a.u32(2), 1 << 20), old_layout};
-  std::vector<ProcName> extra = extra_names(state, *file, t.tid);
+  std::vector<ProcName> extra = extra_names(state, *file, thread.tid);
   LockGuard guard(file->listing->lock);
   std::uint64_t& position = file->listing->position;
   if (!file->synthetic && position == 0) {
@@ -118,20 +118,20 @@ std::int64_t list(Thread& t, const Args& a, bool old_layout) {
       position = name.key;
     }
   }
-  if (!t.memory().write(a[1], std::as_bytes(std::span(out.bytes)))) return -EFAULT;
+  if (!thread.memory().write(a[1], std::as_bytes(std::span(out.bytes)))) return -EFAULT;
   return static_cast<std::int64_t>(out.bytes.size());
 }
 
-std::int64_t sys_getdents64(Thread& t, const Args& a) { return list(t, a, false); }
-std::int64_t sys_getdents(Thread& t, const Args& a) { return list(t, a, true); }
+std::int64_t sys_getdents64(Thread& thread, const Args& a) { return list(thread, a, false); }
+std::int64_t sys_getdents(Thread& thread, const Args& a) { return list(thread, a, true); }
 
-std::int64_t sys_getcwd(Thread& t, const Args& a) {
-  auto& state = state_of(t);
+std::int64_t sys_getcwd(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
   auto path = state.current_path(state.node_of(state.working_directory()));
   if (!path) return -path.error();
   std::size_t length = path->size() + 1;
   if (length > a[1]) return -ERANGE;
-  if (!t.memory().write(a[0], std::as_bytes(std::span(path->c_str(), length)))) return -EFAULT;
+  if (!thread.memory().write(a[0], std::as_bytes(std::span(path->c_str(), length)))) return -EFAULT;
   return static_cast<std::int64_t>(length);
 }
 
@@ -150,19 +150,19 @@ std::int64_t enter(Files::State& state, Found& found, const Credentials* who) {
   return 0;
 }
 
-std::int64_t sys_chdir(Thread& t, const Args& a) {
-  auto& state = state_of(t);
-  auto path = read_user_path(t.memory(), a[0]);
+std::int64_t sys_chdir(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
+  auto path = read_user_path(thread.memory(), a[0]);
   if (!path) return -path.error();
   auto from = state.base(AT_FDCWD, *path);
   if (!from) return -from.error();
-  auto found = state.find(*from, *path, true, t.tid);
+  auto found = state.find(*from, *path, true, thread.tid);
   if (!found) return -found.error();
-  return enter(state, *found, state.restricting(t.tid).get());
+  return enter(state, *found, state.restricting(thread.tid).get());
 }
 
-std::int64_t sys_fchdir(Thread& t, const Args& a) {
-  auto& state = state_of(t);
+std::int64_t sys_fchdir(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
   auto file = state.get(a.i32(0));
   if (!file) return -EBADF;
   if (file->kind != OpenFile::Kind::Directory) return -ENOTDIR;
@@ -171,7 +171,7 @@ std::int64_t sys_fchdir(Thread& t, const Args& a) {
   auto st = stat_of(state, *found.file);
   if (!st) return -st.error();
   found.st = *st;
-  return enter(state, found, state.restricting(t.tid).get());
+  return enter(state, found, state.restricting(thread.tid).get());
 }
 
 std::int64_t sys_chroot(Thread&, const Args&) { return -EPERM; }

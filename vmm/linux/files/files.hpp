@@ -14,6 +14,7 @@
 #include "guest-mm/backing.hpp"
 #include "guest-mm/thread_annotations.hpp"
 #include "vmm/error.hpp"
+#include "vmm/host_fd.hpp"
 #include "vmm/linux/files/lease.hpp"
 #include "vmm/linux/files/owner.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -27,21 +28,6 @@ struct Share {
   std::string host;
   std::string guest;        // "/" for --root
   bool writable = false;
-};
-
-// A host descriptor that closes itself.
-class HostFd {
- public:
-  HostFd() = default;
-  explicit HostFd(int fd) : fd_(fd) {}
-  HostFd(HostFd&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  HostFd& operator=(HostFd&& o) noexcept { std::swap(fd_, o.fd_); return *this; }
-  ~HostFd();
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
 };
 
 class AsyncWatch;    // files/async.hpp

@@ -19,14 +19,14 @@
 
 namespace ramet::vmm {
 
-std::int64_t broken_pipe(Thread& t, std::int64_t result) {
+std::int64_t broken_pipe(Thread& thread, std::int64_t result) {
   if (result != -EPIPE) return result;
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGPIPE);
   timespec at_once{};
-  static_cast<void>(sigtimedwait(&set, nullptr, &at_once));  // none pending is fine
-  t.raise(SIGPIPE);
+  (void)sigtimedwait(&set, nullptr, &at_once);  // none pending is fine
+  thread.raise(SIGPIPE);
   return result;
 }
 
@@ -39,7 +39,7 @@ struct Transfer {
 };
 
 // One host call for up to IOV_MAX pieces.
-std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
+std::int64_t transfer_once(Thread& thread, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
   std::int64_t offset = kCurrentOffset;
   if (how.offset != kCurrentOffset) {
     const auto at = checked_sum(how.offset, static_cast<std::int64_t>(done));
@@ -49,24 +49,24 @@ std::int64_t transfer_once(Thread& t, const OpenFile& file, std::span<const iove
   long number = how.write ? SYS_pwritev2 : SYS_preadv2;
   if (may_block(file)) {
     // preadv2 at -1 is readv, on pipes and sockets too.
-    return t.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
+    return thread.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
                       static_cast<std::uint64_t>(offset), offset == kCurrentOffset ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
   }
   return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset, offset == kCurrentOffset ? ~0ull : 0, how.flags));
 }
 
-std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
+std::int64_t transfer(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
   std::span<const iovec> iov = buffers.iov();
   std::uint64_t bytes = buffers.bytes();
   if (file.operations) {
-    const auto done = how.write ? file.operations->write(t, file, buffers, how.offset) : file.operations->read(t, file, buffers, how.offset);
+    const auto done = how.write ? file.operations->write(thread, file, buffers, how.offset) : file.operations->read(thread, file, buffers, how.offset);
     if (done) return *done;
   }
   std::unique_lock<std::mutex> charged;
   if (file.charge) charged = std::unique_lock(file.charge->lock);
   std::vector<iovec> within;  // what RLIMIT_FSIZE leaves of them
   if (how.write) {
-    auto room = room_to_write(t, file, how.offset, how.flags, bytes);
+    auto room = room_to_write(thread, file, how.offset, how.flags, bytes);
     if (!room) return -room.error();
     if (*room < bytes) {
       within.assign(iov.begin(), iov.end());
@@ -84,11 +84,11 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
     auto piece = iov.first(std::min<std::size_t>(iov.size(), IOV_MAX));
     std::uint64_t wanted = 0;
     for (const iovec& v : piece) wanted += v.iov_len;
-    std::int64_t n = transfer_once(t, file, piece, how, done);
+    std::int64_t n = transfer_once(thread, file, piece, how, done);
     if (n < 0) {
       if (done) break;
       if (n == -EINTR) return kRestartSys;
-      return how.write ? broken_pipe(t, no_room(file, n)) : n;
+      return how.write ? broken_pipe(thread, no_room(file, n)) : n;
     }
     done += static_cast<std::uint64_t>(n);
     if (static_cast<std::uint64_t>(n) < wanted) break;
@@ -99,67 +99,67 @@ std::int64_t transfer(Thread& t, const OpenFile& file, const UserBuffers& buffer
   return static_cast<std::int64_t>(done);
 }
 
-std::int64_t counted_transfer(Thread& t, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
-  const std::int64_t result = transfer(t, file, buffers, how);
-  auto& all = t.process.transferred;
+std::int64_t counted_transfer(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
+  const std::int64_t result = transfer(thread, file, buffers, how);
+  auto& all = thread.process.transferred;
   (how.write ? all.writes : all.reads).fetch_add(1, std::memory_order_relaxed);
   if (result > 0) (how.write ? all.written_bytes : all.read_bytes).fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
   return result;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& t, int fd, bool write) {
-  auto file = t.process.files.get(fd);
+OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& thread, int fd, bool write) {
+  auto file = thread.process.files.get(fd);
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
   if (file->kind == OpenFile::Kind::Directory) return err(write ? EBADF : EISDIR);
-  if (!write && t.process.saving && t.process.saving->at_read(t, *file)) return err(static_cast<int>(-kRestartNoIntr));
+  if (!write && thread.process.saving && thread.process.saving->at_read(thread, *file)) return err(static_cast<int>(-kRestartNoIntr));
   return file;
 }
 
-std::int64_t one_buffer(Thread& t, const Args& a, Transfer how) {
-  auto file = file_for(t, a.i32(0), how.write);
+std::int64_t one_buffer(Thread& thread, const Args& a, Transfer how) {
+  auto file = file_for(thread, a.i32(0), how.write);
   if (!file) return -file.error();
   if (a.i64(2) < 0) return -EINVAL;
-  auto buffers = UserBuffers::one(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
+  auto buffers = UserBuffers::one(thread.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return counted_transfer(t, **file, *buffers, how);
+  return counted_transfer(thread, **file, *buffers, how);
 }
 
-std::int64_t many_buffers(Thread& t, const Args& a, Transfer how) {
-  auto file = file_for(t, a.i32(0), how.write);
+std::int64_t many_buffers(Thread& thread, const Args& a, Transfer how) {
+  auto file = file_for(thread, a.i32(0), how.write);
   if (!file) return -file.error();
-  auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
+  auto buffers = UserBuffers::vector(thread.memory(), a[1], a[2], how.write ? mm::Access::Read : mm::Access::Write);
   if (!buffers) return -buffers.error();
-  return counted_transfer(t, **file, *buffers, how);
+  return counted_transfer(thread, **file, *buffers, how);
 }
 
-std::int64_t sys_read(Thread& t, const Args& a) { return one_buffer(t, a, {.write = false}); }
-std::int64_t sys_write(Thread& t, const Args& a) { return one_buffer(t, a, {.write = true}); }
-std::int64_t sys_readv(Thread& t, const Args& a) { return many_buffers(t, a, {.write = false}); }
-std::int64_t sys_writev(Thread& t, const Args& a) { return many_buffers(t, a, {.write = true}); }
+std::int64_t sys_read(Thread& thread, const Args& a) { return one_buffer(thread, a, {.write = false}); }
+std::int64_t sys_write(Thread& thread, const Args& a) { return one_buffer(thread, a, {.write = true}); }
+std::int64_t sys_readv(Thread& thread, const Args& a) { return many_buffers(thread, a, {.write = false}); }
+std::int64_t sys_writev(Thread& thread, const Args& a) { return many_buffers(thread, a, {.write = true}); }
 
 // At an offset: files that cannot seek say ESPIPE, which -1 would not make the host say.
-std::int64_t at_offset(Thread& t, const Args& a, bool vector, bool write, bool flags_given) {
+std::int64_t at_offset(Thread& thread, const Args& a, bool vector, bool write, bool flags_given) {
   Transfer how{.write = write, .offset = a.i64(3)};
   if (flags_given) {
     constexpr int kKnown = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
     how.flags = a.i32(5);
     if (how.flags & ~kKnown) return -EOPNOTSUPP;
-    if (how.offset == kCurrentOffset) return many_buffers(t, a, how);
+    if (how.offset == kCurrentOffset) return many_buffers(thread, a, how);
   }
   if (how.offset < 0) return -EINVAL;
-  return vector ? many_buffers(t, a, how) : one_buffer(t, a, how);
+  return vector ? many_buffers(thread, a, how) : one_buffer(thread, a, how);
 }
 
-std::int64_t sys_pread64(Thread& t, const Args& a) { return at_offset(t, a, false, false, false); }
-std::int64_t sys_pwrite64(Thread& t, const Args& a) { return at_offset(t, a, false, true, false); }
-std::int64_t sys_preadv(Thread& t, const Args& a) { return at_offset(t, a, true, false, false); }
-std::int64_t sys_pwritev(Thread& t, const Args& a) { return at_offset(t, a, true, true, false); }
-std::int64_t sys_preadv2(Thread& t, const Args& a) { return at_offset(t, a, true, false, true); }
-std::int64_t sys_pwritev2(Thread& t, const Args& a) { return at_offset(t, a, true, true, true); }
+std::int64_t sys_pread64(Thread& thread, const Args& a) { return at_offset(thread, a, false, false, false); }
+std::int64_t sys_pwrite64(Thread& thread, const Args& a) { return at_offset(thread, a, false, true, false); }
+std::int64_t sys_preadv(Thread& thread, const Args& a) { return at_offset(thread, a, true, false, false); }
+std::int64_t sys_pwritev(Thread& thread, const Args& a) { return at_offset(thread, a, true, true, false); }
+std::int64_t sys_preadv2(Thread& thread, const Args& a) { return at_offset(thread, a, true, false, true); }
+std::int64_t sys_pwritev2(Thread& thread, const Args& a) { return at_offset(thread, a, true, true, true); }
 
-std::int64_t sys_lseek(Thread& t, const Args& a) {
-  auto file = t.process.files.get(a.i32(0));
+std::int64_t sys_lseek(Thread& thread, const Args& a) {
+  auto file = thread.process.files.get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   std::int64_t offset = a.i64(1);
   int whence = a.i32(2);

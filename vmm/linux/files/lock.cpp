@@ -56,10 +56,10 @@ bool holds(const HostFd& fd, const struct flock& lock) {
 }
 
 // The guest process whose lock was in the way; -1: somebody outside.
-int owner(Thread& t, int host, const struct flock& lock) {
+int owner(Thread& thread, int host, const struct flock& lock) {
   struct stat st;
   if (::fstat(host, &st) != 0) return -1;
-  for (const auto& process : t.process.family.all()) {
+  for (const auto& process : thread.process.family.all()) {
     Files::State& state = process->files.state();
     LockGuard guard(state.locks_lock);
     for (const auto& l : state.locked)
@@ -81,9 +81,9 @@ void Files::State::release_locks(const OpenFile& file) {
   locked.erase(gone.begin(), gone.end());
 }
 
-std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at) {
+std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gva at) {
   if (file.flags & O_PATH) return -EBADF;
-  auto given = read_user<struct flock>(t.memory(), at);
+  auto given = read_user<struct flock>(thread.memory(), at);
   if (!given) return -given.error();
   struct flock& l = *given;
   if (command == F_GETLK && l.l_type != F_RDLCK && l.l_type != F_WRLCK) return -EINVAL;  // F_OFD_GETLK may ask so
@@ -101,7 +101,7 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
       l.l_start = *start;
       l.l_whence = SEEK_SET;
     }
-    auto found = lock_holder(state_of(t), host, command != F_GETLK);
+    auto found = lock_holder(state_of(thread), host, command != F_GETLK);
     if (!found) return -found.error();
     holder = std::move(*found);
     host = holder->host.get();
@@ -114,14 +114,14 @@ std::int64_t lock_call(Thread& t, const OpenFile& file, int command, mm::Gva at)
   const auto& charged = holder ? holder->charged : file.charged;
   if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes)) return -ENOLCK;
   if (command == F_OFD_SETLKW) {
-    std::int64_t result = t.blocking(SYS_fcntl, static_cast<std::uint64_t>(host), static_cast<std::uint64_t>(command),
+    std::int64_t result = thread.blocking(SYS_fcntl, static_cast<std::uint64_t>(host), static_cast<std::uint64_t>(command),
                                      reinterpret_cast<std::uint64_t>(&l));
     return restartable(result);
   }
   if (::fcntl(host, command, &l) != 0) return -errno;
   if (command != F_OFD_GETLK) return 0;
-  if (l.l_type != F_UNLCK) l.l_pid = owner(t, host, l);
-  auto written = write_user(t.memory(), at, l);
+  if (l.l_type != F_UNLCK) l.l_pid = owner(thread, host, l);
+  auto written = write_user(thread.memory(), at, l);
   return written ? 0 : -written.error();
 }
 

@@ -102,7 +102,7 @@ void raise_descriptor_limit() {
   if (limit.rlim_cur >= wanted) return;
   limit.rlim_cur = wanted;
   // If it fails, the guest meets EMFILE earlier; nothing else changes.
-  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));
+  (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 }  // namespace

@@ -229,9 +229,9 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node
 
 namespace {
 
-std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode, std::uint64_t resolve = 0) {
-  auto& state = state_of(t);
-  auto path = read_user_path(t.memory(), at);
+std::int64_t open_at(Thread& thread, int dirfd, mm::Gva at, int flags, mode_t mode, std::uint64_t resolve = 0) {
+  auto& state = state_of(thread);
+  auto path = read_user_path(thread.memory(), at);
   if (!path) return -path.error();
   auto number = state.reserve();
   if (!number) return -number.error();
@@ -239,33 +239,33 @@ std::int64_t open_at(Thread& t, int dirfd, mm::Gva at, int flags, mode_t mode, s
   const bool scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT);
   auto from = state.base(dirfd, scoped ? std::string(".") : *path);
   if (!from) return -from.error();
-  auto file = state.open(&t, *from, *path, flags, mode, resolve);
+  auto file = state.open(&thread, *from, *path, flags, mode, resolve);
   // It waited for a FIFO's other end, or for who had a lease: Linux restarts the call.
   if (!file) return file.error() == EINTR ? kRestartSys : -file.error();
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }
 
-int host_flags(const Thread& t, unsigned flags) { return static_cast<int>(t.abi().open_flags_to_host(flags)); }
+int host_flags(const Thread& thread, unsigned flags) { return static_cast<int>(thread.abi().open_flags_to_host(flags)); }
 
-std::int64_t sys_open(Thread& t, const Args& a) { return open_at(t, AT_FDCWD, a[0], host_flags(t, a.u32(1)), a.u32(2)); }
-std::int64_t sys_openat(Thread& t, const Args& a) { return open_at(t, a.i32(0), a[1], host_flags(t, a.u32(2)), a.u32(3)); }
-std::int64_t sys_creat(Thread& t, const Args& a) {
-  return open_at(t, AT_FDCWD, a[0], O_CREAT | O_WRONLY | O_TRUNC, a.u32(1));
+std::int64_t sys_open(Thread& thread, const Args& a) { return open_at(thread, AT_FDCWD, a[0], host_flags(thread, a.u32(1)), a.u32(2)); }
+std::int64_t sys_openat(Thread& thread, const Args& a) { return open_at(thread, a.i32(0), a[1], host_flags(thread, a.u32(2)), a.u32(3)); }
+std::int64_t sys_creat(Thread& thread, const Args& a) {
+  return open_at(thread, AT_FDCWD, a[0], O_CREAT | O_WRONLY | O_TRUNC, a.u32(1));
 }
 
-std::int64_t sys_openat2(Thread& t, const Args& a) {
+std::int64_t sys_openat2(Thread& thread, const Args& a) {
   if (a[3] < sizeof(open_how)) return -EINVAL;
   if (a[3] > mm::kPageSize) return -E2BIG;
-  auto how = read_user<open_how>(t.memory(), a[2]);
+  auto how = read_user<open_how>(thread.memory(), a[2]);
   if (!how) return -how.error();
-  auto extra = read_user_array<char>(t.memory(), a[2] + sizeof(open_how), a[3] - sizeof(open_how), mm::kPageSize);
+  auto extra = read_user_array<char>(thread.memory(), a[2] + sizeof(open_how), a[3] - sizeof(open_how), mm::kPageSize);
   if (!extra) return -extra.error();
   for (char c : *extra)
     if (c != 0) return -E2BIG;
   constexpr std::uint64_t kKnown = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC |
                                    O_DSYNC | O_ASYNC | O_DIRECT | arch::kLargeFile | O_DIRECTORY | O_NOFOLLOW |
                                    O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE;
-  how->flags = t.abi().open_flags_to_host(how->flags);
+  how->flags = thread.abi().open_flags_to_host(how->flags);
   bool creates = (how->flags & O_CREAT) || (how->flags & O_TMPFILE) == O_TMPFILE;
   if ((how->flags & ~kKnown) || (how->mode & ~07777ull) || (how->mode && !creates)) return -EINVAL;
   // Other calls leave out what is not for O_PATH; this one refuses it.
@@ -274,7 +274,7 @@ std::int64_t sys_openat2(Thread& t, const Args& a) {
   constexpr std::uint64_t kWalk = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT;
   if ((how->resolve & ~(kWalk | RESOLVE_CACHED)) || (~how->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == 0) return -EINVAL;
   if (how->resolve & RESOLVE_CACHED) return -EAGAIN;  // nothing is cached; the program asks again without
-  return open_at(t, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode), how->resolve);
+  return open_at(thread, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode), how->resolve);
 }
 
 }  // namespace

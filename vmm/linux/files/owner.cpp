@@ -32,23 +32,23 @@ void set_owner_locked(FileOwner& owner, const Credentials& by, int type, int id)
   s.real = by.user.real, s.effective = by.user.effective;
 }
 
-std::int64_t set_owner(Thread& t, OpenFile& file, int type, int id) {
-  if (id != 0 && !t.process.family.in_use(id)) return -ESRCH;
+std::int64_t set_owner(Thread& thread, OpenFile& file, int type, int id) {
+  if (id != 0 && !thread.process.family.in_use(id)) return -ESRCH;
   LockGuard guard(file.owner->lock);
-  set_owner_locked(*file.owner, *t.credentials(), type, id);
+  set_owner_locked(*file.owner, *thread.credentials(), type, id);
   return 0;
 }
 
 // F_SETOWN's argument: a process, or a group if it is negative.
-std::int64_t set_owner(Thread& t, OpenFile& file, int who) {
+std::int64_t set_owner(Thread& thread, OpenFile& file, int who) {
   if (who == INT_MIN) return -EINVAL;
-  return who < 0 ? set_owner(t, file, F_OWNER_PGRP, -who) : set_owner(t, file, F_OWNER_PID, who);
+  return who < 0 ? set_owner(thread, file, F_OWNER_PGRP, -who) : set_owner(thread, file, F_OWNER_PID, who);
 }
 
 // Nobody (0), once the owner has gone.
-f_owner_ex owner_of(Thread& t, const OpenFile& file) {
+f_owner_ex owner_of(Thread& thread, const OpenFile& file) {
   const auto s = setting_of(*file.owner);
-  Family& family = t.process.family;
+  Family& family = thread.process.family;
   const bool there = s.type == F_OWNER_TID ? family.find_by_thread(s.id) != nullptr
                      : s.type == F_OWNER_PID ? family.exists(s.id)
                                              : !family.group(s.id).empty();
@@ -56,8 +56,8 @@ f_owner_ex owner_of(Thread& t, const OpenFile& file) {
 }
 
 // F_GETOWN's result: negative for a group.
-int owner_number(Thread& t, const OpenFile& file) {
-  const f_owner_ex owner = owner_of(t, file);
+int owner_number(Thread& thread, const OpenFile& file) {
+  const f_owner_ex owner = owner_of(thread, file);
   return owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
 }
 
@@ -99,23 +99,23 @@ void tell_owner(Family& family, const FileOwner& owner, int reason) {
     siginfo_t plain{};  // also where the queue is full
     plain.si_signo = SIGIO;
     plain.si_code = SI_KERNEL;
-    static_cast<void>(send(*to, plain));  // who has gone is told nothing
+    (void)send(*to, plain);  // who has gone is told nothing
   }
 }
 
-std::int64_t owner_call(Thread& t, OpenFile& file, int command, std::uint64_t argument) {
+std::int64_t owner_call(Thread& thread, OpenFile& file, int command, std::uint64_t argument) {
   switch (command) {
-    case F_SETOWN: return set_owner(t, file, static_cast<int>(argument));
+    case F_SETOWN: return set_owner(thread, file, static_cast<int>(argument));
     case F_GETOWN:
-      t.set_result(static_cast<std::uint64_t>(std::int64_t{owner_number(t, file)}));  // not an error, whichever group it is
+      thread.set_result(static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // not an error, whichever group it is
       return kNoResult;
     case F_SETOWN_EX: {
-      auto owner = read_user<f_owner_ex>(t.memory(), argument);
+      auto owner = read_user<f_owner_ex>(thread.memory(), argument);
       if (!owner) return -owner.error();
       if (owner->type != F_OWNER_TID && owner->type != F_OWNER_PID && owner->type != F_OWNER_PGRP) return -EINVAL;
-      return set_owner(t, file, owner->type, owner->pid);
+      return set_owner(thread, file, owner->type, owner->pid);
     }
-    case F_GETOWN_EX: return put_user(t.memory(), argument, owner_of(t, file));
+    case F_GETOWN_EX: return put_user(thread.memory(), argument, owner_of(thread, file));
     case F_SETSIG: {
       if (argument > static_cast<std::uint64_t>(kSignals)) return -EINVAL;
       LockGuard guard(file.owner->lock);
@@ -127,16 +127,16 @@ std::int64_t owner_call(Thread& t, OpenFile& file, int command, std::uint64_t ar
   }
 }
 
-std::int64_t owner_ioctl(Thread& t, OpenFile& file, unsigned request, mm::Gva at) {
+std::int64_t owner_ioctl(Thread& thread, OpenFile& file, unsigned request, mm::Gva at) {
   if (!is_socket(file)) return -ENOTTY;
-  if (request == FIOGETOWN || request == SIOCGPGRP) return put_user(t.memory(), at, owner_number(t, file));
-  auto who = read_user<int>(t.memory(), at);
-  return who ? set_owner(t, file, *who) : -who.error();
+  if (request == FIOGETOWN || request == SIOCGPGRP) return put_user(thread.memory(), at, owner_number(thread, file));
+  auto who = read_user<int>(thread.memory(), at);
+  return who ? set_owner(thread, file, *who) : -who.error();
 }
 
-void own_if_nobody(Thread& t, OpenFile& file, int number) {
+void own_if_nobody(Thread& thread, OpenFile& file, int number) {
   LockGuard guard(file.owner->lock);
-  if (file.owner->setting.id == 0) set_owner_locked(*file.owner, *t.credentials(), F_OWNER_PID, t.process.pid);
+  if (file.owner->setting.id == 0) set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PID, thread.process.pid);
   file.owner->setting.number = number;
 }
 
@@ -175,13 +175,13 @@ std::int64_t set_async(Family& family, OpenFile& file, int number, bool on) {
   return 0;
 }
 
-std::int64_t set_async(Thread& t, OpenFile& file, int number, bool on) {
+std::int64_t set_async(Thread& thread, OpenFile& file, int number, bool on) {
   if (on && ::isatty(file.host.get())) {
-    const int foreground = t.process.family.foreground();
+    const int foreground = thread.process.family.foreground();
     LockGuard guard(file.owner->lock);
-    if (file.owner->setting.id == 0 && !file.async.watch) set_owner_locked(*file.owner, *t.credentials(), F_OWNER_PGRP, foreground);
+    if (file.owner->setting.id == 0 && !file.async.watch) set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PGRP, foreground);
   }
-  return set_async(t.process.family, file, number, on);
+  return set_async(thread.process.family, file, number, on);
 }
 
 std::int64_t no_room(const OpenFile& file, std::int64_t result) {

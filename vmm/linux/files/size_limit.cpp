@@ -12,8 +12,8 @@
 namespace ramet::vmm {
 namespace {
 
-int too_large(Thread& t) {
-  t.raise(SIGXFSZ);
+int too_large(Thread& thread) {
+  thread.raise(SIGXFSZ);
   return EFBIG;
 }
 
@@ -33,22 +33,22 @@ OrErrno<WriteStart> write_start(const OpenFile& file, std::int64_t offset, int f
   return WriteStart{.regular = true, .size = size, .at = static_cast<std::uint64_t>(offset)};
 }
 
-OrErrno<std::uint64_t> room_to_write(Thread& t, const OpenFile& file, std::int64_t offset, int flags, std::uint64_t length) {
-  const rlim64_t limit = t.process.limits.soft(RLIMIT_FSIZE);
+OrErrno<std::uint64_t> room_to_write(Thread& thread, const OpenFile& file, std::int64_t offset, int flags, std::uint64_t length) {
+  const rlim64_t limit = thread.process.limits.soft(RLIMIT_FSIZE);
   if (limit == RLIM64_INFINITY || length == 0) return length;
   auto start = write_start(file, offset, flags);
   if (!start) return err(start.error());
   if (!start->regular) return length;
-  if (start->at >= limit) return err(too_large(t));
+  if (start->at >= limit) return err(too_large(thread));
   return std::min<std::uint64_t>(length, limit - start->at);
 }
 
-std::int64_t refused_size(Thread& t, const OpenFile& file, std::uint64_t size) {
-  const rlim64_t limit = t.process.limits.soft(RLIMIT_FSIZE);
+std::int64_t refused_size(Thread& thread, const OpenFile& file, std::uint64_t size) {
+  const rlim64_t limit = thread.process.limits.soft(RLIMIT_FSIZE);
   if (size <= limit || (file.flags & O_ACCMODE) == O_RDONLY) return 0;  // the host refuses what may not be written
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0) return -errno;
-  return S_ISREG(st.st_mode) && size > static_cast<std::uint64_t>(st.st_size) ? -too_large(t) : 0;
+  return S_ISREG(st.st_mode) && size > static_cast<std::uint64_t>(st.st_size) ? -too_large(thread) : 0;
 }
 
 void cut_to(std::vector<iovec>& pieces, std::uint64_t bytes) {

@@ -32,10 +32,10 @@ OrErrno<struct stat> stat_of(const Files::State& state, const Found& found) {
   return found.st;
 }
 
-OrErrno<Found> locate(Thread& t, int dirfd, mm::Gva at, int flags) {
-  auto& state = state_of(t);
+OrErrno<Found> locate(Thread& thread, int dirfd, mm::Gva at, int flags) {
+  auto& state = state_of(thread);
   // Since Linux 6.11 a null pointer does for the empty path.
-  OrErrno<std::string> path = at == 0 && (flags & AT_EMPTY_PATH) ? std::string() : read_user_path(t.memory(), at);
+  OrErrno<std::string> path = at == 0 && (flags & AT_EMPTY_PATH) ? std::string() : read_user_path(thread.memory(), at);
   if (!path) return err(path.error());
   if (path->empty() && (flags & AT_EMPTY_PATH)) {
     Found found;
@@ -48,36 +48,36 @@ OrErrno<Found> locate(Thread& t, int dirfd, mm::Gva at, int flags) {
   }
   auto from = state.base(dirfd, *path);
   if (!from) return err(from.error());
-  return state.find(*from, *path, !(flags & AT_SYMLINK_NOFOLLOW), t.tid);
+  return state.find(*from, *path, !(flags & AT_SYMLINK_NOFOLLOW), thread.tid);
 }
 
 namespace {
 
-std::int64_t give_stat(Thread& t, const OrErrno<Found>& found, mm::Gva out) {
+std::int64_t give_stat(Thread& thread, const OrErrno<Found>& found, mm::Gva out) {
   if (!found) return -found.error();
-  auto st = stat_of(state_of(t), *found);
+  auto st = stat_of(state_of(thread), *found);
   if (!st) return -st.error();
   std::array<std::byte, arch::GuestAbi::kMostStatBytes> bytes;
-  const auto guest = std::span(bytes).first(t.abi().stat_bytes);
-  t.abi().put_stat(*st, guest);
-  return t.memory().write(out, guest) ? 0 : -EFAULT;
+  const auto guest = std::span(bytes).first(thread.abi().stat_bytes);
+  thread.abi().put_stat(*st, guest);
+  return thread.memory().write(out, guest) ? 0 : -EFAULT;
 }
 
-std::int64_t sys_stat(Thread& t, const Args& a) { return give_stat(t, locate(t, AT_FDCWD, a[0], 0), a[1]); }
-std::int64_t sys_lstat(Thread& t, const Args& a) {
-  return give_stat(t, locate(t, AT_FDCWD, a[0], AT_SYMLINK_NOFOLLOW), a[1]);
+std::int64_t sys_stat(Thread& thread, const Args& a) { return give_stat(thread, locate(thread, AT_FDCWD, a[0], 0), a[1]); }
+std::int64_t sys_lstat(Thread& thread, const Args& a) {
+  return give_stat(thread, locate(thread, AT_FDCWD, a[0], AT_SYMLINK_NOFOLLOW), a[1]);
 }
-std::int64_t sys_fstat(Thread& t, const Args& a) {
-  auto file = t.process.files.get(a.i32(0));
+std::int64_t sys_fstat(Thread& thread, const Args& a) {
+  auto file = thread.process.files.get(a.i32(0));
   if (!file) return -EBADF;
   Found found;
   found.file = std::move(file);
-  return give_stat(t, found, a[1]);
+  return give_stat(thread, found, a[1]);
 }
-std::int64_t sys_newfstatat(Thread& t, const Args& a) {
+std::int64_t sys_newfstatat(Thread& thread, const Args& a) {
   int flags = a.i32(3);
   if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH)) return -EINVAL;
-  return give_stat(t, locate(t, a.i32(0), a[1], flags), a[2]);
+  return give_stat(thread, locate(thread, a.i32(0), a[1], flags), a[2]);
 }
 
 statx_timestamp stamp(const timespec& ts) {
@@ -108,12 +108,12 @@ struct statx statx_from(const struct stat& st) {
   return x;
 }
 
-std::int64_t sys_statx(Thread& t, const Args& a) {
+std::int64_t sys_statx(Thread& thread, const Args& a) {
   int flags = a.i32(2);
   constexpr int kSync = AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC;
   if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | kSync)) return -EINVAL;
   if ((flags & kSync) == kSync || (a.u32(3) & STATX__RESERVED)) return -EINVAL;
-  auto found = locate(t, a.i32(0), a[1], flags);
+  auto found = locate(thread, a.i32(0), a[1], flags);
   if (!found) return -found.error();
   struct statx x;
   if (found->synthetic()) {
@@ -121,14 +121,14 @@ std::int64_t sys_statx(Thread& t, const Args& a) {
   } else if (::statx(found->host(), "", AT_EMPTY_PATH | (flags & kSync), a.u32(3), &x) != 0) {
     return -errno;
   }
-  auto written = write_user(t.memory(), a[4], x);
+  auto written = write_user(thread.memory(), a[4], x);
   return written ? 0 : -written.error();
 }
 
-std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags) {
+std::int64_t check_access(Thread& thread, int dirfd, mm::Gva at, int mode, int flags) {
   if ((mode & ~(R_OK | W_OK | X_OK)) || (flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_EACCESS))) return -EINVAL;
-  auto& state = state_of(t);
-  auto found = locate(t, dirfd, at, flags);
+  auto& state = state_of(thread);
+  auto found = locate(thread, dirfd, at, flags);
   if (!found) return -found.error();
   if (found->synthetic()) {
     if ((mode & W_OK) && !(found->st.st_mode & S_IWUSR)) return -EACCES;
@@ -140,7 +140,7 @@ std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags)
   mode_t type = found->st.st_mode;
   if ((mode & W_OK) && of_share && !writable && (S_ISREG(type) || S_ISDIR(type) || S_ISLNK(type))) return -EROFS;
   if (S_ISLNK(type)) return 0;  // links have no permissions of their own
-  const auto who = state.restricting(t.tid);
+  const auto who = state.restricting(thread.tid);
   if (who) {
     const Credentials asking = flags & AT_EACCESS ? *who : who->by_real_ids();
     if (int error = refused(&asking, found->st, static_cast<unsigned>(mode))) return -error;
@@ -148,20 +148,20 @@ std::int64_t check_access(Thread& t, int dirfd, mm::Gva at, int mode, int flags)
   return result_of(::faccessat(AT_FDCWD, fd_path(found->host()).c_str(), mode, flags & AT_EACCESS));
 }
 
-std::int64_t sys_access(Thread& t, const Args& a) { return check_access(t, AT_FDCWD, a[0], a.i32(1), 0); }
-std::int64_t sys_faccessat(Thread& t, const Args& a) { return check_access(t, a.i32(0), a[1], a.i32(2), 0); }
-std::int64_t sys_faccessat2(Thread& t, const Args& a) { return check_access(t, a.i32(0), a[1], a.i32(2), a.i32(3)); }
+std::int64_t sys_access(Thread& thread, const Args& a) { return check_access(thread, AT_FDCWD, a[0], a.i32(1), 0); }
+std::int64_t sys_faccessat(Thread& thread, const Args& a) { return check_access(thread, a.i32(0), a[1], a.i32(2), 0); }
+std::int64_t sys_faccessat2(Thread& thread, const Args& a) { return check_access(thread, a.i32(0), a[1], a.i32(2), a.i32(3)); }
 
-std::int64_t read_link(Thread& t, int dirfd, mm::Gva at, mm::Gva out, int size) {
+std::int64_t read_link(Thread& thread, int dirfd, mm::Gva at, mm::Gva out, int size) {
   if (size <= 0) return -EINVAL;
-  auto& state = state_of(t);
+  auto& state = state_of(thread);
   // The empty path names a link that was opened with O_PATH|O_NOFOLLOW.
-  auto found = locate(t, dirfd, at, AT_SYMLINK_NOFOLLOW | (dirfd == AT_FDCWD ? 0 : AT_EMPTY_PATH));
+  auto found = locate(thread, dirfd, at, AT_SYMLINK_NOFOLLOW | (dirfd == AT_FDCWD ? 0 : AT_EMPTY_PATH));
   if (!found) return -found.error();
   if (!S_ISLNK(found->st.st_mode)) return found->file ? -ENOENT : -EINVAL;
   std::string text;
   if (found->synthetic()) {
-    auto entry = proc_lookup({state, state.process, t.tid}, found->path());
+    auto entry = proc_lookup({state, state.process, thread.tid}, found->path());
     if (!entry) return -ENOENT;
     text = entry->target;
   } else {
@@ -171,14 +171,14 @@ std::int64_t read_link(Thread& t, int dirfd, mm::Gva at, mm::Gva out, int size) 
     text.assign(buffer, static_cast<std::size_t>(n));
   }
   std::size_t length = std::min(text.size(), static_cast<std::size_t>(size));
-  if (!t.memory().write(out, std::as_bytes(std::span(text.data(), length)))) return -EFAULT;
+  if (!thread.memory().write(out, std::as_bytes(std::span(text.data(), length)))) return -EFAULT;
   return static_cast<std::int64_t>(length);
 }
 
-std::int64_t sys_readlink(Thread& t, const Args& a) { return read_link(t, AT_FDCWD, a[0], a[1], a.i32(2)); }
-std::int64_t sys_readlinkat(Thread& t, const Args& a) { return read_link(t, a.i32(0), a[1], a[2], a.i32(3)); }
+std::int64_t sys_readlink(Thread& thread, const Args& a) { return read_link(thread, AT_FDCWD, a[0], a[1], a.i32(2)); }
+std::int64_t sys_readlinkat(Thread& thread, const Args& a) { return read_link(thread, a.i32(0), a[1], a[2], a.i32(3)); }
 
-std::int64_t give_statfs(Thread& t, const Found& found, mm::Gva out) {
+std::int64_t give_statfs(Thread& thread, const Found& found, mm::Gva out) {
   struct statfs fs{};
   if (found.synthetic()) {
     const std::string& path = found.path();
@@ -188,22 +188,22 @@ std::int64_t give_statfs(Thread& t, const Found& found, mm::Gva out) {
     fs.f_flags = ST_RDONLY;
   } else {
     if (::fstatfs(found.host(), &fs) != 0) return -errno;
-    bool writable = found.file ? found.file->writable_mount : state_of(t).writable(found.node);
+    bool writable = found.file ? found.file->writable_mount : state_of(thread).writable(found.node);
     if (!writable) fs.f_flags |= ST_RDONLY;
   }
-  auto written = write_user(t.memory(), out, fs);
+  auto written = write_user(thread.memory(), out, fs);
   return written ? 0 : -written.error();
 }
 
-std::int64_t sys_statfs(Thread& t, const Args& a) {
-  auto found = locate(t, AT_FDCWD, a[0], 0);
-  return found ? give_statfs(t, *found, a[1]) : -found.error();
+std::int64_t sys_statfs(Thread& thread, const Args& a) {
+  auto found = locate(thread, AT_FDCWD, a[0], 0);
+  return found ? give_statfs(thread, *found, a[1]) : -found.error();
 }
 
-std::int64_t sys_fstatfs(Thread& t, const Args& a) {
+std::int64_t sys_fstatfs(Thread& thread, const Args& a) {
   Found found;
-  found.file = t.process.files.get(a.i32(0));
-  return found.file ? give_statfs(t, found, a[1]) : -EBADF;
+  found.file = thread.process.files.get(a.i32(0));
+  return found.file ? give_statfs(thread, found, a[1]) : -EBADF;
 }
 
 }  // namespace

@@ -11,10 +11,6 @@
 
 namespace ramet::vmm {
 
-HostFd::~HostFd() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
 OpenFile::OpenFile() = default;
 OpenFile::~OpenFile() = default;
 
@@ -142,7 +138,7 @@ void Files::attach_stdio(int in, int out, int err_) {
       if (flags >= 0) file = make_file(OpenFile::Kind::Stdio, std::move(copy), flags & O_ACCMODE);
       if (file) {
         file->standard = fd;
-        static_cast<void>(state_->charge(*file));  // nothing was charged before it
+        (void)state_->charge(*file);  // nothing was charged before it
       }
     }
     LockGuard guard(state_->lock);
@@ -199,20 +195,20 @@ OrErrno<int> Files::install(std::shared_ptr<OpenFile> file, bool close_on_exec, 
   return state_->install(std::move(file), close_on_exec, from);
 }
 
-Files::State& state_of(Thread& t) { return t.process.files.state(); }
+Files::State& state_of(Thread& thread) { return thread.process.files.state(); }
 
 namespace {
 
-std::int64_t sys_close(Thread& t, const Args& a) {
-  return state_of(t).close(a.i32(0)) ? 0 : -EBADF;
+std::int64_t sys_close(Thread& thread, const Args& a) {
+  return state_of(thread).close(a.i32(0)) ? 0 : -EBADF;
 }
 
-std::int64_t sys_close_range(Thread& t, const Args& a) {
+std::int64_t sys_close_range(Thread& thread, const Args& a) {
   constexpr unsigned kUnshare = 2, kCloexec = 4;  // CLOSE_RANGE_*; the table has one owner already
   std::uint64_t first = a.u32(0), last = a.u32(1);
   unsigned flags = a.u32(2);
   if ((flags & ~(kUnshare | kCloexec)) || first > last) return -EINVAL;
-  auto& state = state_of(t);
+  auto& state = state_of(thread);
   std::vector<std::shared_ptr<OpenFile>> closed;
   {
     LockGuard guard(state.lock);
@@ -230,15 +226,15 @@ std::int64_t sys_close_range(Thread& t, const Args& a) {
   return 0;
 }
 
-std::int64_t sys_dup(Thread& t, const Args& a) {
-  auto file = state_of(t).get(a.i32(0));
+std::int64_t sys_dup(Thread& thread, const Args& a) {
+  auto file = state_of(thread).get(a.i32(0));
   if (!file) return -EBADF;
-  auto fd = state_of(t).install(std::move(file), false);
+  auto fd = state_of(thread).install(std::move(file), false);
   return fd ? *fd : -fd.error();
 }
 
-std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
-  auto& state = state_of(t);
+std::int64_t dup_to(Thread& thread, unsigned from, unsigned to, bool close_on_exec) {
+  auto& state = state_of(thread);
   std::shared_ptr<OpenFile> replaced;
   const std::size_t limit = state.descriptor_limit();
   {
@@ -253,18 +249,18 @@ std::int64_t dup_to(Thread& t, unsigned from, unsigned to, bool close_on_exec) {
   return to;
 }
 
-std::int64_t sys_dup2(Thread& t, const Args& a) {
-  if (a.u32(0) == a.u32(1)) return state_of(t).get(a.i32(0)) ? a.i32(0) : -EBADF;
-  return dup_to(t, a.u32(0), a.u32(1), false);
+std::int64_t sys_dup2(Thread& thread, const Args& a) {
+  if (a.u32(0) == a.u32(1)) return state_of(thread).get(a.i32(0)) ? a.i32(0) : -EBADF;
+  return dup_to(thread, a.u32(0), a.u32(1), false);
 }
 
-std::int64_t sys_dup3(Thread& t, const Args& a) {
+std::int64_t sys_dup3(Thread& thread, const Args& a) {
   if ((a.u32(2) & ~unsigned(O_CLOEXEC)) || a.u32(0) == a.u32(1)) return -EINVAL;
-  return dup_to(t, a.u32(0), a.u32(1), a.u32(2) & O_CLOEXEC);
+  return dup_to(thread, a.u32(0), a.u32(1), a.u32(2) & O_CLOEXEC);
 }
 
-std::int64_t sys_umask(Thread& t, const Args& a) {
-  auto& state = state_of(t);
+std::int64_t sys_umask(Thread& thread, const Args& a) {
+  auto& state = state_of(thread);
   LockGuard guard(state.lock);
   return std::exchange(state.umask, a.u32(0) & 0777).value_or(state.host_umask());
 }

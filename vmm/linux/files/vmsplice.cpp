@@ -74,8 +74,8 @@ class SplicedPages : public PinHolder {
 
 namespace {
 
-SplicedPages& spliced_pages(Thread& t) {
-  auto& state = state_of(t);
+SplicedPages& spliced_pages(Thread& thread) {
+  auto& state = state_of(thread);
   LockGuard guard(state.lock);
   if (!state.spliced_pages) {
     state.spliced_pages = std::make_shared<SplicedPages>();
@@ -85,12 +85,12 @@ SplicedPages& spliced_pages(Thread& t) {
 }
 
 // As many buffers as can be had in one call of the host; what is left undone the guest does again.
-std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
+std::int64_t to_pipe(Thread& thread, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
                      unsigned flags) {
   struct Segment {
     std::uint64_t base, length;
   };
-  auto given = read_user_array<Segment>(t.memory(), segments, count, UIO_MAXIOV);
+  auto given = read_user_array<Segment>(thread.memory(), segments, count, UIO_MAXIOV);
   if (!given) return -given.error();
   for (const Segment& s : *given)
     if (static_cast<std::int64_t>(s.length) < 0) return -EINVAL;
@@ -100,35 +100,35 @@ std::int64_t to_pipe(Thread& t, const OpenFile& file, ino_t pipe, mm::Gva segmen
     constexpr std::uint64_t kMost = 1 << 20;
     if (s.length == 0) continue;
     const std::uint64_t length = std::min(s.length, kMost);
-    auto pin = t.memory().pin(s.base, length, mm::Access::Read, mm::AddressSpace::PinTerm::Short);
+    auto pin = thread.memory().pin(s.base, length, mm::Access::Read, mm::AddressSpace::PinTerm::Short);
     if (!pin) return done ? done : -EFAULT;
     std::vector<iovec> iov;
     for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.address(), r.bytes.size()});
     const std::size_t pieces = std::min<std::size_t>(iov.size(), UIO_MAXIOV);
-    const std::int64_t n = t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
+    const std::int64_t n = thread.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
                                       reinterpret_cast<std::uint64_t>(iov.data()), pieces,
                                       (flags & ~unsigned{SPLICE_F_GIFT}) | (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
-    if (n < 0) return done ? done : broken_pipe(t, restartable(n));
-    if (n > 0) spliced_pages(t).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));
+    if (n < 0) return done ? done : broken_pipe(thread, restartable(n));
+    if (n > 0) spliced_pages(thread).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));
     done += n;
     if (static_cast<std::uint64_t>(n) < s.length) break;
   }
   return done;
 }
 
-std::int64_t sys_vmsplice(Thread& t, const Args& a) {
+std::int64_t sys_vmsplice(Thread& thread, const Args& a) {
   const unsigned flags = a.u32(3);
   if (flags & ~unsigned{SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT}) return -EINVAL;
-  auto file = t.process.files.get(a.i32(0));
+  auto file = thread.process.files.get(a.i32(0));
   if (!file || (file->flags & O_PATH)) return -EBADF;
   struct stat st;
   if (::fstat(file->host.get(), &st) != 0) return -errno;
   if (!S_ISFIFO(st.st_mode)) return -EBADF;
-  if ((file->flags & O_ACCMODE) != O_RDONLY) return to_pipe(t, *file, st.st_ino, a[1], a[2], flags);
-  auto buffers = UserBuffers::vector(t.memory(), a[1], a[2], mm::Access::Write);
+  if ((file->flags & O_ACCMODE) != O_RDONLY) return to_pipe(thread, *file, st.st_ino, a[1], a[2], flags);
+  auto buffers = UserBuffers::vector(thread.memory(), a[1], a[2], mm::Access::Write);
   if (!buffers) return -buffers.error();
   const auto iov = buffers->iov().first(std::min<std::size_t>(buffers->iov().size(), UIO_MAXIOV));
-  return broken_pipe(t, restartable(t.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
+  return broken_pipe(thread, restartable(thread.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
                                                reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags)));
 }
 

@@ -135,7 +135,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   request.populate = flags & MAP_POPULATE;
   if (std::int64_t bad = lock_as_asked(thread, request, flags & MAP_LOCKED)) return bad;
   if (!anonymous) {
-    auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes, thread.memory().memory());
+    auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes, thread.memory().physical());
     if (!backing) return -backing.error();
     request.backing = std::move(*backing);
     request.offset = offset;
@@ -197,7 +197,7 @@ OrErrno<void> larger_backing(Thread& thread, const mm::Region& region, mm::Remap
   const auto shown = region.backing->shared();
   if (!file || offset + request.new_length - shown.bank_offset <= shown.bank->size()) return {};
   auto larger = thread.process.files.backing(file, true, mm::has(region.max_prot, mm::Prot::Write), offset,
-                                             request.new_length, thread.memory().memory());
+                                             request.new_length, thread.memory().physical());
   if (!larger) return err(larger.error());
   request.backing = std::move(*larger);
   request.in_place_of = region.backing;
@@ -240,7 +240,7 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
   if (at) {
     // As mremap(2) has it: what cannot be there yet is no error.
     if (region->locked && request.new_length > request.old_length)
-      static_cast<void>(populate_locked(thread, *at + request.old_length, *at + request.new_length));
+      (void)populate_locked(thread, *at + request.old_length, *at + request.new_length);
     return static_cast<std::int64_t>(*at);
   }
   return at.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(at.error());

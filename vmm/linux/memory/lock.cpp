@@ -86,15 +86,15 @@ std::int64_t sys_mlockall(Thread& thread, const Args& a) {
   // What other threads unmap meanwhile is no error, nor what cannot be there.
   for (const Pages& p : all) {
     if (thread.should_stop_waiting()) break;
-    static_cast<void>(change(thread, p, mm::Advice::Lock));
-    if (!(flags & MCL_ONFAULT)) static_cast<void>(populate_locked(thread, p.start, p.end));
+    (void)change(thread, p, mm::Advice::Lock);
+    if (!(flags & MCL_ONFAULT)) (void)populate_locked(thread, p.start, p.end);
   }
   return 0;
 }
 
 std::int64_t sys_munlockall(Thread& thread, const Args&) {
   thread.image().lock_to_come.store(0, std::memory_order_relaxed);
-  for (const Pages& p : mapped(thread.memory())) static_cast<void>(change(thread, p, mm::Advice::Unlock));
+  for (const Pages& p : mapped(thread.memory())) (void)change(thread, p, mm::Advice::Unlock);
   return 0;
 }
 

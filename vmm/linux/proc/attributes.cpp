@@ -83,24 +83,24 @@ std::string oom_score(Process& process, const Image& image) {
   return fmt::format("{}\n", std::clamp<std::int64_t>(thousandths + process.oom.adjustment.load(std::memory_order_relaxed), 0, 2000));
 }
 
-std::int64_t write_name(Thread& t, const ProcPlace& place, std::string_view text) {
-  if (place.process.get() != &t.process) return -EINVAL;
-  LockGuard guard(t.process.threads_lock);
-  Thread* const named = t.process.find_thread(place.tid);
+std::int64_t write_name(Thread& thread, const ProcPlace& place, std::string_view text) {
+  if (place.process.get() != &thread.process) return -EINVAL;
+  LockGuard guard(thread.process.threads_lock);
+  Thread* const named = thread.process.find_thread(place.tid);
   if (!named) return -ESRCH;
   text = text.substr(0, std::min<std::size_t>(text.find('\0'), 15));
   named->name = text;
   return 0;
 }
 
-std::int64_t write_oom_adjustment(Thread& t, Process& process, std::string_view text) {
+std::int64_t write_oom_adjustment(Thread& thread, Process& process, std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
   while (text.starts_with(' ')) text.remove_prefix(1);
   int value = 0;
   const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (bad != std::errc() || end != text.data() + text.size() || value < -kMostOomAdjustment || value > kMostOomAdjustment) return -EINVAL;
   auto& oom = process.oom;
-  const bool privileged = t.credentials()->may(CAP_SYS_RESOURCE);
+  const bool privileged = thread.credentials()->may(CAP_SYS_RESOURCE);
   if (value < oom.least.load(std::memory_order_relaxed) && !privileged) return -EACCES;
   if (privileged) oom.least.store(value, std::memory_order_relaxed);
   oom.adjustment.store(value, std::memory_order_relaxed);
@@ -132,17 +132,17 @@ OrErrno<std::string> attribute_content(const ProcContext& c, const Image& image,
   return err(ENOENT);
 }
 
-std::int64_t write_attribute(Thread& t, const OpenFile& file, const UserBuffers& buffers) {
+std::int64_t write_attribute(Thread& thread, const OpenFile& file, const UserBuffers& buffers) {
   constexpr std::uint64_t kMostText = 64;
-  const auto place = proc_place({state_of(t), &t.process, t.tid}, file.path);
+  const auto place = proc_place({state_of(thread), &thread.process, thread.tid}, file.path);
   if (!place) return -ESRCH;
   const std::uint64_t length = std::min(buffers.bytes(), kMostText);
   std::array<std::byte, kMostText> bytes{};
   if (auto got = buffers.get(std::span(bytes).first(length)); !got) return -got.error();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), length);
   std::int64_t bad = -EINVAL;
-  if (place->rest == "comm") bad = write_name(t, *place, text);
-  if (place->rest == "oom_score_adj") bad = write_oom_adjustment(t, *place->process, text);
+  if (place->rest == "comm") bad = write_name(thread, *place, text);
+  if (place->rest == "oom_score_adj") bad = write_oom_adjustment(thread, *place->process, text);
   if (place->rest == "clear_refs") bad = 0;  // nobody counts references
   return bad ? bad : static_cast<std::int64_t>(buffers.bytes());
 }

@@ -46,7 +46,7 @@ void tell_generation(Process& process) {
   info.si_code = SI_QUEUE;
   info.si_pid = process.pid;
   info.si_value.sival_int = static_cast<int>(process.family.generation);
-  static_cast<void>(send_to_process(process, info));  // no room in its queue: other signals tell it enough
+  (void)send_to_process(process, info);  // no room in its queue: other signals tell it enough
 }
 
 std::span<const Definition> generation_calls() {

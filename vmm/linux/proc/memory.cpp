@@ -141,8 +141,8 @@ std::string smaps_rollup(const mm::AddressSpace& memory) {
   return fmt::format("{:08x}-{:08x} ---p 00000000 00:00 0                          [rollup]\n{}", start, end, text_of(sums));
 }
 
-std::optional<std::int64_t> read_process_memory(Thread& t, const OpenFile& file, const UserBuffers& to, std::int64_t offset) {
-  const auto place = proc_place({state_of(t), &t.process, t.tid}, file.path);
+std::optional<std::int64_t> read_process_memory(Thread& thread, const OpenFile& file, const UserBuffers& to, std::int64_t offset) {
+  const auto place = proc_place({state_of(thread), &thread.process, thread.tid}, file.path);
   const bool bytes = place && place->rest == "mem";
   if (!bytes && !(place && place->rest == "pagemap")) return std::nullopt;
   const auto image = place->process->image();

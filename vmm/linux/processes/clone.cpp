@@ -105,7 +105,7 @@ std::int64_t make_process(Thread& thread, const Request& c) {
     if (!strings.grow(thread.image().strings.bytes())) return -ENOMEM;
     child->set_image(std::make_shared<Image>(thread.image(), std::move(owned), std::move(strings)));
   }
-  if (c.flags & CLONE_PARENT_SETTID) static_cast<void>(write_user(thread.memory(), c.parent_tid, pid));  // as for threads
+  if (c.flags & CLONE_PARENT_SETTID) (void)write_user(thread.memory(), c.parent_tid, pid);  // as for threads
   if (!child->timers->watch_limit()) return -EAGAIN;
   std::shared_ptr<std::atomic<std::uint32_t>> done;
   if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);

@@ -193,7 +193,7 @@ void Family::forget(int pid) {
 // A full queue loses it, as on Linux, and so does a host without memory.
 void Family::send(Process& to, const siginfo_t& info) {
   try {
-    static_cast<void>(send_to_process(to, info));
+    (void)send_to_process(to, info);
   } catch (const std::bad_alloc&) {
   }
 }
@@ -333,7 +333,7 @@ bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
     live_.fetch_sub(1, std::memory_order_relaxed);
     return false;
   }
-  static_cast<void>(start.release());  // the thread's
+  (void)start.release();  // the thread's
   return true;
 }
 

@@ -27,56 +27,56 @@ std::int64_t become(Thread& thread, Changed wanted) {
 
 const Credentials& own(const Thread& thread) { return *thread.credentials(); }
 
-std::int64_t sys_getuid(Thread& t, const Args&) { return own(t).user.real; }
-std::int64_t sys_getgid(Thread& t, const Args&) { return own(t).group.real; }
-std::int64_t sys_geteuid(Thread& t, const Args&) { return own(t).user.effective; }
-std::int64_t sys_getegid(Thread& t, const Args&) { return own(t).group.effective; }
-std::int64_t sys_setuid(Thread& t, const Args& a) { return become(t, set_user(own(t), a.u32(0))); }
-std::int64_t sys_setgid(Thread& t, const Args& a) { return become(t, set_group(own(t), a.u32(0))); }
-std::int64_t sys_setreuid(Thread& t, const Args& a) { return become(t, set_users(own(t), a.u32(0), a.u32(1))); }
-std::int64_t sys_setregid(Thread& t, const Args& a) { return become(t, set_groups(own(t), a.u32(0), a.u32(1))); }
-std::int64_t sys_setresuid(Thread& t, const Args& a) { return become(t, set_users(own(t), a.u32(0), a.u32(1), a.u32(2))); }
-std::int64_t sys_setresgid(Thread& t, const Args& a) { return become(t, set_groups(own(t), a.u32(0), a.u32(1), a.u32(2))); }
+std::int64_t sys_getuid(Thread& thread, const Args&) { return own(thread).user.real; }
+std::int64_t sys_getgid(Thread& thread, const Args&) { return own(thread).group.real; }
+std::int64_t sys_geteuid(Thread& thread, const Args&) { return own(thread).user.effective; }
+std::int64_t sys_getegid(Thread& thread, const Args&) { return own(thread).group.effective; }
+std::int64_t sys_setuid(Thread& thread, const Args& a) { return become(thread, set_user(own(thread), a.u32(0))); }
+std::int64_t sys_setgid(Thread& thread, const Args& a) { return become(thread, set_group(own(thread), a.u32(0))); }
+std::int64_t sys_setreuid(Thread& thread, const Args& a) { return become(thread, set_users(own(thread), a.u32(0), a.u32(1))); }
+std::int64_t sys_setregid(Thread& thread, const Args& a) { return become(thread, set_groups(own(thread), a.u32(0), a.u32(1))); }
+std::int64_t sys_setresuid(Thread& thread, const Args& a) { return become(thread, set_users(own(thread), a.u32(0), a.u32(1), a.u32(2))); }
+std::int64_t sys_setresgid(Thread& thread, const Args& a) { return become(thread, set_groups(own(thread), a.u32(0), a.u32(1), a.u32(2))); }
 
-std::int64_t put_three(Thread& t, const Args& a, const Credentials::Ids& ids) {
+std::int64_t put_three(Thread& thread, const Args& a, const Credentials::Ids& ids) {
   const std::array<unsigned, 3> values{ids.real, ids.effective, ids.saved};
   for (unsigned i = 0; i < 3; ++i)
-    if (put_user(t.memory(), a[i], values[i]) != 0) return -EFAULT;
+    if (put_user(thread.memory(), a[i], values[i]) != 0) return -EFAULT;
   return 0;
 }
-std::int64_t sys_getresuid(Thread& t, const Args& a) { return put_three(t, a, own(t).user); }
-std::int64_t sys_getresgid(Thread& t, const Args& a) { return put_three(t, a, own(t).group); }
+std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, own(thread).user); }
+std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, own(thread).group); }
 
 // These tell the old id, whether they changed it or not.
-std::int64_t sys_setfsuid(Thread& t, const Args& a) {
-  const unsigned before = own(t).user.file;
-  (void)become(t, set_file_user(own(t), a.u32(0)));  // there is no error in it
+std::int64_t sys_setfsuid(Thread& thread, const Args& a) {
+  const unsigned before = own(thread).user.file;
+  (void)become(thread, set_file_user(own(thread), a.u32(0)));  // there is no error in it
   return before;
 }
-std::int64_t sys_setfsgid(Thread& t, const Args& a) {
-  const unsigned before = own(t).group.file;
-  (void)become(t, set_file_group(own(t), a.u32(0)));
+std::int64_t sys_setfsgid(Thread& thread, const Args& a) {
+  const unsigned before = own(thread).group.file;
+  (void)become(thread, set_file_group(own(thread), a.u32(0)));
   return before;
 }
 
-std::int64_t sys_getgroups(Thread& t, const Args& a) {
-  const auto& groups = own(t).groups;
+std::int64_t sys_getgroups(Thread& thread, const Args& a) {
+  const auto& groups = own(thread).groups;
   if (a.i32(0) < 0) return -EINVAL;
   if (a.i32(0) == 0) return static_cast<std::int64_t>(groups.size());
   if (static_cast<std::size_t>(a.i32(0)) < groups.size()) return -EINVAL;
-  return t.memory().write(a[1], std::as_bytes(std::span(groups))) ? static_cast<std::int64_t>(groups.size()) : -EFAULT;
+  return thread.memory().write(a[1], std::as_bytes(std::span(groups))) ? static_cast<std::int64_t>(groups.size()) : -EFAULT;
 }
-std::int64_t sys_setgroups(Thread& t, const Args& a) {
-  if (!own(t).may(CAP_SETGID)) return -EPERM;
-  auto groups = read_user_array<gid_t>(t.memory(), a[1], a.u32(0), Credentials::kMostGroups);
-  return groups ? become(t, set_supplementary(own(t), std::move(*groups))) : -groups.error();
+std::int64_t sys_setgroups(Thread& thread, const Args& a) {
+  if (!own(thread).may(CAP_SETGID)) return -EPERM;
+  auto groups = read_user_array<gid_t>(thread.memory(), a[1], a.u32(0), Credentials::kMostGroups);
+  return groups ? become(thread, set_supplementary(own(thread), std::move(*groups))) : -groups.error();
 }
 
 // --- capabilities ---
 
 // How many words of each set the header's version has. An unknown version gets ours in its place.
-OrErrno<unsigned> words_of(Thread& t, mm::Gva at, __user_cap_header_struct& header) {
-  auto given = read_user<__user_cap_header_struct>(t.memory(), at);
+OrErrno<unsigned> words_of(Thread& thread, mm::Gva at, __user_cap_header_struct& header) {
+  auto given = read_user<__user_cap_header_struct>(thread.memory(), at);
   if (!given) return err(given.error());
   header = *given;
   switch (header.version) {
@@ -85,73 +85,73 @@ OrErrno<unsigned> words_of(Thread& t, mm::Gva at, __user_cap_header_struct& head
     case _LINUX_CAPABILITY_VERSION_3: return _LINUX_CAPABILITY_U32S_3;
     default:
       header.version = _LINUX_CAPABILITY_VERSION_3;
-      return put_user(t.memory(), at, header) != 0 ? err(EFAULT) : err(EINVAL);
+      return put_user(thread.memory(), at, header) != 0 ? err(EFAULT) : err(EINVAL);
   }
 }
 
 std::uint32_t word(Capabilities set, unsigned i) { return static_cast<std::uint32_t>(set >> (32 * i)); }
 
-std::int64_t sys_capget(Thread& t, const Args& a) {
+std::int64_t sys_capget(Thread& thread, const Args& a) {
   __user_cap_header_struct header;
-  auto words = words_of(t, a[0], header);
+  auto words = words_of(thread, a[0], header);
   if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // asked for our version only
   if (header.pid < 0) return -EINVAL;
   std::shared_ptr<const Credentials> of;
-  const std::int64_t found = t.process.family.with_thread(t, header.pid, [&](const Thread& other) {
+  const std::int64_t found = thread.process.family.with_thread(thread, header.pid, [&](const Thread& other) {
     of = other.credentials();
     return 0;
   });
   if (found < 0) return found;
   for (unsigned i = 0; a[1] && i < *words; ++i) {
     const __user_cap_data_struct sets{word(of->effective, i), word(of->permitted, i), word(of->inheritable, i)};
-    if (put_user(t.memory(), a[1] + i * sizeof sets, sets) != 0) return -EFAULT;
+    if (put_user(thread.memory(), a[1] + i * sizeof sets, sets) != 0) return -EFAULT;
   }
   return 0;
 }
 
-std::int64_t sys_capset(Thread& t, const Args& a) {
+std::int64_t sys_capset(Thread& thread, const Args& a) {
   __user_cap_header_struct header;
-  auto words = words_of(t, a[0], header);
+  auto words = words_of(thread, a[0], header);
   if (!words) return -words.error();
-  if (header.pid != 0 && !t.goes_by(header.pid)) return -EPERM;
+  if (header.pid != 0 && !thread.goes_by(header.pid)) return -EPERM;
   Capabilities effective = 0, permitted = 0, inheritable = 0;
   for (unsigned i = 0; i < *words; ++i) {
-    auto sets = read_user<__user_cap_data_struct>(t.memory(), a[1] + i * sizeof(__user_cap_data_struct));
+    auto sets = read_user<__user_cap_data_struct>(thread.memory(), a[1] + i * sizeof(__user_cap_data_struct));
     if (!sets) return -EFAULT;
     effective |= Capabilities{sets->effective} << (32 * i);
     permitted |= Capabilities{sets->permitted} << (32 * i);
     inheritable |= Capabilities{sets->inheritable} << (32 * i);
   }
-  return become(t, set_capabilities(own(t), effective, permitted, inheritable));
+  return become(thread, set_capabilities(own(thread), effective, permitted, inheritable));
 }
 
-std::int64_t ambient(Thread& t, const Args& a) {
+std::int64_t ambient(Thread& thread, const Args& a) {
   if (a[1] == PR_CAP_AMBIENT_CLEAR_ALL) {
     if (a[2] | a[3] | a[4]) return -EINVAL;
-    Credentials now = own(t);
+    Credentials now = own(thread);
     now.ambient = 0;
-    return become(t, now);
+    return become(thread, now);
   }
   if (a[2] > kLastCapability || a[3] || a[4]) return -EINVAL;
   switch (a[1]) {
-    case PR_CAP_AMBIENT_IS_SET: return (own(t).ambient & capability(static_cast<unsigned>(a[2]))) != 0;
-    case PR_CAP_AMBIENT_RAISE: return become(t, raise_ambient(own(t), a[2]));
-    case PR_CAP_AMBIENT_LOWER: return become(t, lower_ambient(own(t), a[2]));
+    case PR_CAP_AMBIENT_IS_SET: return (own(thread).ambient & capability(static_cast<unsigned>(a[2]))) != 0;
+    case PR_CAP_AMBIENT_RAISE: return become(thread, raise_ambient(own(thread), a[2]));
+    case PR_CAP_AMBIENT_LOWER: return become(thread, lower_ambient(own(thread), a[2]));
     default: return -EINVAL;
   }
 }
 
 }  // namespace
 
-std::int64_t identity_prctl(Thread& t, const Args& a) {
+std::int64_t identity_prctl(Thread& thread, const Args& a) {
   switch (a.i32(0)) {
-    case PR_CAPBSET_READ: return a[1] > kLastCapability ? -EINVAL : (own(t).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
-    case PR_CAPBSET_DROP: return become(t, drop_bounding(own(t), a[1]));
-    case PR_GET_SECUREBITS: return own(t).securebits;
-    case PR_SET_SECUREBITS: return become(t, set_securebits(own(t), a[1]));
-    case PR_GET_KEEPCAPS: return (own(t).securebits & SECBIT_KEEP_CAPS) != 0;
-    case PR_SET_KEEPCAPS: return become(t, set_keep_capabilities(own(t), a[1]));
-    case PR_CAP_AMBIENT: return ambient(t, a);
+    case PR_CAPBSET_READ: return a[1] > kLastCapability ? -EINVAL : (own(thread).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
+    case PR_CAPBSET_DROP: return become(thread, drop_bounding(own(thread), a[1]));
+    case PR_GET_SECUREBITS: return own(thread).securebits;
+    case PR_SET_SECUREBITS: return become(thread, set_securebits(own(thread), a[1]));
+    case PR_GET_KEEPCAPS: return (own(thread).securebits & SECBIT_KEEP_CAPS) != 0;
+    case PR_SET_KEEPCAPS: return become(thread, set_keep_capabilities(own(thread), a[1]));
+    case PR_CAP_AMBIENT: return ambient(thread, a);
     default: return -EINVAL;
   }
 }

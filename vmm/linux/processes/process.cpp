@@ -151,7 +151,7 @@ Ending Process::run(std::vector<std::unique_ptr<Thread>> all) {
     }
   }
   first_.store(nullptr, std::memory_order_seq_cst);
-  ForwardSignals::settle();
+  ForwardSignals::wait_for_handlers();
   return patiently([&] { return ended(); });
 }
 
@@ -228,8 +228,8 @@ std::int64_t Process::spawn(const Spawn& s) {
   for (unsigned n = 0; n < image->abi.bases; ++n) (*vcpu)->set_base(n, s.bases[n]);
   if (s.fp) (*vcpu)->copy_fp(*s.fp);
   // Linux tells nobody of bad addresses.
-  if (s.set_parent_tid) static_cast<void>(write_user(image->memory(), s.set_parent_tid, tid));
-  if (s.set_child_tid) static_cast<void>(write_user(image->memory(), s.set_child_tid, tid));
+  if (s.set_parent_tid) (void)write_user(image->memory(), s.set_parent_tid, tid);
+  if (s.set_child_tid) (void)write_user(image->memory(), s.set_child_tid, tid);
   owned->clear_child_tid = s.clear_child_tid;
   owned->signals.blocked = s.signal_mask;
   if (s.altstack_of) owned->signals.altstack = s.altstack_of->altstack;
@@ -283,7 +283,7 @@ bool Process::become(Thread& caller, std::shared_ptr<Image> next, Vcpu& vcpu) {
     survivor_.store(nullptr, std::memory_order_release);
   }
   set_image(std::move(next));
-  ForwardSignals::settle();  // a handler may have been about to kick the old vCPU
+  ForwardSignals::wait_for_handlers();  // a handler may have been about to kick the old vCPU
   old.reset();
   tell_vfork_parent();
   vfork_done.reset();

@@ -95,11 +95,11 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
 // Of several that are changed the first failure counts.
 std::int64_t first_failure(std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; }
 
-bool within_nice_limit(Thread& t, int nice) { return static_cast<rlim64_t>(20 - nice) <= t.process.limits.soft(RLIMIT_NICE); }
+bool within_nice_limit(Thread& thread, int nice) { return static_cast<rlim64_t>(20 - nice) <= thread.process.limits.soft(RLIMIT_NICE); }
 
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  const auto of_each = [](Thread& t) { return std::int64_t{20} - t.nice(); };  // as the raw call encodes it
+  const auto of_each = [](Thread& thread) { return std::int64_t{20} - thread.nice(); };  // as the raw call encodes it
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
 }
 
@@ -107,10 +107,10 @@ std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
   const int nice = std::clamp(a.i32(2), -20, 19);
   const Credentials& own = *thread.credentials();
-  const auto of_each = [&](Thread& t) -> std::int64_t {
-    if (!may_schedule(own, *t.credentials())) return -EPERM;
-    if (nice < t.nice() && !own.may(CAP_SYS_NICE) && !within_nice_limit(t, nice)) return -EACCES;
-    return nice == t.nice() ? 0 : -t.set_nice(nice);
+  const auto of_each = [&](Thread& thread) -> std::int64_t {
+    if (!may_schedule(own, *thread.credentials())) return -EPERM;
+    if (nice < thread.nice() && !own.may(CAP_SYS_NICE) && !within_nice_limit(thread, nice)) return -EACCES;
+    return nice == thread.nice() ? 0 : -thread.set_nice(nice);
   };
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each, first_failure);
 }
@@ -287,10 +287,10 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
   const unsigned wanted = a.u32(2);
   if (int error = refused_io_priority(wanted, privileged)) return -error;
   if (!known_kind(a.i32(0))) return -EINVAL;
-  const auto of_each = [&](Thread& t) -> std::int64_t {
-    const unsigned user = t.credentials()->user.real;
+  const auto of_each = [&](Thread& thread) -> std::int64_t {
+    const unsigned user = thread.credentials()->user.real;
     if (user != own.user.effective && user != own.user.real && !privileged) return -EPERM;
-    t.scheduling.io_priority = wanted;
+    thread.scheduling.io_priority = wanted;
     return 0;
   };
   return for_each_meant(thread, a.i32(0) - IOPRIO_WHO_PROCESS, a.i32(1), of_each, first_failure);
@@ -299,7 +299,7 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
 std::int64_t sys_ioprio_get(Thread& thread, const Args& a) {
   if (!known_kind(a.i32(0))) return -EINVAL;
   const bool one = a.i32(0) == IOPRIO_WHO_PROCESS;  // is told what was set, and of several the best in effect
-  const auto of_each = [&](Thread& t) -> std::int64_t { return one ? t.scheduling.io_priority : io_priority(t.scheduling, t.nice()); };
+  const auto of_each = [&](Thread& thread) -> std::int64_t { return one ? thread.scheduling.io_priority : io_priority(thread.scheduling, thread.nice()); };
   return for_each_meant(thread, a.i32(0) - IOPRIO_WHO_PROCESS, a.i32(1), of_each,
                         [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH ? r : std::min(sum, r); });
 }

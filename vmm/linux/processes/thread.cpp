@@ -150,7 +150,7 @@ bool Thread::is_current() const {
 
 void Thread::raise(int sig) {
   // It cannot fail: the thread is there, and a signal that is queued once finds room.
-  static_cast<void>(send_to_thread(process, tid, signal_from(process, sig, SI_USER)));
+  (void)send_to_thread(process, tid, signal_from(process, sig, SI_USER));
 }
 
 void Thread::interrupt() {

@@ -60,7 +60,7 @@ class Reader {
     if (ident[EI_DATA] != ELFDATA2LSB) return refuse(fmt::format("is a big-endian program; this machine runs {} programs", abi_.name));
     if (ident[EI_CLASS] != ELFCLASS64) {
       std::uint16_t machine = 0;  // at the same place in both classes
-      static_cast<void>(read_(offsetof(Elf64_Ehdr, e_machine), std::as_writable_bytes(std::span(&machine, 1))));
+      (void)read_(offsetof(Elf64_Ehdr, e_machine), std::as_writable_bytes(std::span(&machine, 1)));
       return refuse(fmt::format("is a 32-bit program, built for {}; this machine runs {} programs", elf_machine_name(machine), abi_.name));
     }
     if (size_ < sizeof header_ || !read_(0, std::as_writable_bytes(std::span(&header_, 1)))) return refuse("is truncated: its ELF header is cut off");

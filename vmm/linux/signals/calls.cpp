@@ -278,7 +278,7 @@ std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
   thread.regs() = to->regs;
   thread.restart = nullptr;
   // Linux ignores what is wrong with the stack here, too.
-  static_cast<void>(set_stack(thread, to->stack, thread.sp()));
+  (void)set_stack(thread, to->stack, thread.sp());
   return kNoResult;
 }
 

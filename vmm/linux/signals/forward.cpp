@@ -51,11 +51,11 @@ ForwardSignals::~ForwardSignals() {
   for (std::size_t i = 0; i < kForwarded.size(); ++i) sigaction(kForwarded[i], &old_[i], nullptr);
   sigaction(SIGPIPE, &old_pipe_, nullptr);
   forward_to.store(nullptr, std::memory_order_seq_cst);
-  settle();
+  wait_for_handlers();
 }
 
 // A handler on another thread is short, and does not wait for us.
-void ForwardSignals::settle() {
+void ForwardSignals::wait_for_handlers() {
   while (in_handler.load(std::memory_order_seq_cst) != 0) sched_yield();
 }
 

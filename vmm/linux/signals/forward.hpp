@@ -18,7 +18,7 @@ class ForwardSignals {
   ForwardSignals& operator=(const ForwardSignals&) = delete;
 
   // What a handler found before this call it does not use any more afterwards.
-  static void settle();
+  static void wait_for_handlers();
 
  private:
   static constexpr std::array kForwarded{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT};

@@ -23,12 +23,12 @@ constexpr std::size_t kRecord = sizeof(signalfd_siginfo);
 
 void raise(const OpenFile& file) {
   // A full socket is readable already.
-  static_cast<void>(::send(signal_fd_of(file).teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+  (void)::send(signal_fd_of(file).teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 // Not readable any more, unless there is something for one of those who have it open. They queue first and raise then:
 // what is queued after this has looked is raised again.
-void settle(Family& family, const OpenFile& file) {
+void look_again(Family& family, const OpenFile& file) {
   char bytes[256];
   while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
   }
@@ -113,7 +113,7 @@ std::int64_t make(Thread& thread, const Args& a, int flags) {
     fd = *installed;
     tell_from_now_on(process, file);
   }
-  settle(process.family, *file);
+  look_again(process.family, *file);
   return fd;
 }
 
@@ -163,7 +163,7 @@ std::optional<std::int64_t> SignalFd::read(Thread& thread, const OpenFile& file,
       reached = buffers.put(done, std::as_bytes(std::span(&*record, 1))).has_value();
       if (reached) done += kRecord;
     }
-    settle(thread.process.family, file);
+    look_again(thread.process.family, file);
     if (done > 0) return static_cast<std::int64_t>(done);
     if (!reached) return -EFAULT;
     const int status = ::fcntl(file.host.get(), F_GETFL);

@@ -33,14 +33,14 @@ std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
   return ends_of(file).*end;
 }
 
-SocketNames& names_of(Thread& t) { return *t.process.family.sockets; }
+SocketNames& names_of(Thread& thread) { return *thread.process.family.sockets; }
 
 // The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut off.
-OrErrno<sockaddr_un> read_address(Thread& t, mm::Gva at, std::uint64_t length) {
+OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t length) {
   if (length > sizeof(sockaddr_storage)) return err(EINVAL);
   sockaddr_un address{};
   const auto bytes = std::as_writable_bytes(std::span(&address, 1));
-  if (!t.memory().read(at, bytes.first(std::min<std::size_t>(length, bytes.size())))) return err(EFAULT);
+  if (!thread.memory().read(at, bytes.first(std::min<std::size_t>(length, bytes.size())))) return err(EFAULT);
   return address;
 }
 
@@ -53,10 +53,10 @@ OrErrno<std::string> name_in(const sockaddr_un& address, std::uint64_t length) {
   return std::string(address.sun_path, ::strnlen(address.sun_path, length - kPath));
 }
 
-std::int64_t sys_bind(Thread& t, const Args& a) {
-  auto file = socket_at(t, a.i32(0));
+std::int64_t sys_bind(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
-  auto given = read_address(t, a[1], a[2]);
+  auto given = read_address(thread, a[1], a[2]);
   if (!given) return -given.error();
   auto name = name_in(*given, a[2]);
   if (!name) return -name.error();
@@ -64,31 +64,31 @@ std::int64_t sys_bind(Thread& t, const Args& a) {
   LockGuard guard(ends.lock);
   if (ends.own) return -EINVAL;
   const auto bind = [&](HostFd node) RAMET_REQUIRES(ends.lock) -> std::int64_t {
-    auto bound = names_of(t).bind(*file, *name, std::move(node));
+    auto bound = names_of(thread).bind(*file, *name, std::move(node));
     if (!bound) return -bound.error();
     ends.own = std::move(*bound);
     return 0;
   };
   if (name->empty() || (*name)[0] == 0) return bind(HostFd());
-  const std::int64_t r = with_socket_node(t, *name, bind);
+  const std::int64_t r = with_socket_node(thread, *name, bind);
   return r == -EEXIST ? -EADDRINUSE : r;
 }
 
-std::int64_t sys_connect(Thread& t, const Args& a) {
-  auto file = socket_at(t, a.i32(0));
+std::int64_t sys_connect(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   HostAddress address;
-  auto given = read_address(t, a[1], a[2]);
+  auto given = read_address(thread, a[1], a[2]);
   if (!given) return -given.error();
   if (a[2] >= sizeof(sa_family_t) && given->sun_family == AF_UNSPEC) {  // a datagram socket forgets its peer
     address.length = sizeof(sa_family_t);
   } else {
-    auto found = address_for(t, type_of(**file), *given, a[2]);
+    auto found = address_for(thread, type_of(**file), *given, a[2]);
     if (!found) return -found.error();
     address = *found;
   }
-  if (address.name && address.name->type != SOCK_DGRAM) names_of(t).connects(*file, own_credentials(t));
-  const std::int64_t r = t.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
+  if (address.name && address.name->type != SOCK_DGRAM) names_of(thread).connects(*file, own_credentials(thread));
+  const std::int64_t r = thread.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
                                     reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
   SocketEnds& ends = ends_of(**file);
@@ -101,32 +101,32 @@ std::int64_t sys_connect(Thread& t, const Args& a) {
   return 0;
 }
 
-std::int64_t sys_listen(Thread& t, const Args& a) {
-  auto file = socket_at(t, a.i32(0));
+std::int64_t sys_listen(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   if (::listen((*file)->host.get(), a.i32(1)) != 0) return -errno;
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
-  ends.peer_credentials = own_credentials(t);
+  ends.peer_credentials = own_credentials(thread);
   if (!ends.own) return 0;
   LockGuard listener(ends.own->listener_lock);
   ends.own->listener = *ends.peer_credentials;
   return 0;
 }
 
-std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags) {
+std::int64_t accept(Thread& thread, int fd, mm::Gva at, mm::Gva length_at, int flags) {
   if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
-  auto file = socket_at(t, fd);
+  auto file = socket_at(thread, fd);
   if (!file) return -file.error();
-  auto number = state_of(t).reserve();  // a full table leaves the connection in the queue
+  auto number = state_of(thread).reserve();  // a full table leaves the connection in the queue
   if (!number) return -number.error();
-  const std::int64_t r = t.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
+  const std::int64_t r = thread.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
                                     static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
   HostAddress address;
   const bool told = ::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0;
-  const auto peer = told ? name_of(t, address) : nullptr;
+  const auto peer = told ? name_of(thread, address) : nullptr;
   {
     SocketEnds& ends = ends_of(*accepted);
     auto own = name_at(**file, &SocketEnds::own);
@@ -135,25 +135,25 @@ std::int64_t accept(Thread& t, int fd, mm::Gva at, mm::Gva length_at, int flags)
     ends.peer_credentials = ucred{};
     ends.wants_credentials = ends_of(**file).wants_credentials.load();
   }
-  if (std::int64_t bad = give_name_at(t, peer.get(), at, length_at)) return bad;
+  if (std::int64_t bad = give_name_at(thread, peer.get(), at, length_at)) return bad;
   return std::move(*number).put(std::move(accepted), flags & SOCK_CLOEXEC);
 }
 
-std::int64_t sys_accept(Thread& t, const Args& a) { return accept(t, a.i32(0), a[1], a[2], 0); }
-std::int64_t sys_accept4(Thread& t, const Args& a) { return accept(t, a.i32(0), a[1], a[2], a.i32(3)); }
+std::int64_t sys_accept(Thread& thread, const Args& a) { return accept(thread, a.i32(0), a[1], a[2], 0); }
+std::int64_t sys_accept4(Thread& thread, const Args& a) { return accept(thread, a.i32(0), a[1], a[2], a.i32(3)); }
 
-std::int64_t sys_getsockname(Thread& t, const Args& a) {
-  auto file = socket_at(t, a.i32(0));
+std::int64_t sys_getsockname(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
-  return a[1] ? give_name_at(t, name_at(**file, &SocketEnds::own).get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::own).get(), a[1], a[2]) : -EFAULT;
 }
 
-std::int64_t sys_getpeername(Thread& t, const Args& a) {
-  auto file = socket_at(t, a.i32(0));
+std::int64_t sys_getpeername(Thread& thread, const Args& a) {
+  auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   HostAddress address;
   if (::getpeername((*file)->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) != 0) return -errno;
-  return a[1] ? give_name_at(t, name_at(**file, &SocketEnds::peer).get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::peer).get(), a[1], a[2]) : -EFAULT;
 }
 
 }  // namespace
@@ -233,26 +233,26 @@ std::shared_ptr<OpenFile> SocketNames::bound_to(const SocketName& name) const {
   return found == host_.end() ? nullptr : found->second.socket.lock();
 }
 
-OrErrno<HostAddress> address_for(Thread& t, int type, mm::Gva at, std::uint64_t length) {
-  auto given = read_address(t, at, length);
-  return given ? address_for(t, type, *given, length) : err(given.error());
+OrErrno<HostAddress> address_for(Thread& thread, int type, mm::Gva at, std::uint64_t length) {
+  auto given = read_address(thread, at, length);
+  return given ? address_for(thread, type, *given, length) : err(given.error());
 }
 
-OrErrno<HostAddress> address_for(Thread& t, int type, const sockaddr_un& given, std::uint64_t length) {
+OrErrno<HostAddress> address_for(Thread& thread, int type, const sockaddr_un& given, std::uint64_t length) {
   auto name = name_in(given, length);
   if (!name) return err(name.error());
   if (name->empty()) return err(EINVAL);
   std::shared_ptr<const SocketName> bound;
   if ((*name)[0] == 0) {
-    bound = names_of(t).abstract(type, *name);
+    bound = names_of(thread).abstract(type, *name);
   } else {
-    auto from = state_of(t).base(AT_FDCWD, *name);
+    auto from = state_of(thread).base(AT_FDCWD, *name);
     if (!from) return err(from.error());
-    auto found = state_of(t).find(*from, *name, true, t.tid);
+    auto found = state_of(thread).find(*from, *name, true, thread.tid);
     if (!found) return err(found.error());
     if (S_ISSOCK(found->st.st_mode)) {
-      if (int error = refused(state_of(t).restricting(t.tid).get(), found->st, W_OK)) return err(error);
-      bound = names_of(t).at(found->st);
+      if (int error = refused(state_of(thread).restricting(thread.tid).get(), found->st, W_OK)) return err(error);
+      bound = names_of(thread).at(found->st);
     }
   }
   if (!bound) return err(ECONNREFUSED);
@@ -262,7 +262,7 @@ OrErrno<HostAddress> address_for(Thread& t, int type, const sockaddr_un& given, 
   return address;
 }
 
-OrErrno<socklen_t> give_name(Thread& t, const SocketName* name, mm::Gva at, socklen_t room) {
+OrErrno<socklen_t> give_name(Thread& thread, const SocketName* name, mm::Gva at, socklen_t room) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   socklen_t length = kPath;
@@ -272,22 +272,22 @@ OrErrno<socklen_t> give_name(Thread& t, const SocketName* name, mm::Gva at, sock
     if (name->node && length < sizeof address) ++length;  // a path with its zero
   }
   const auto bytes = std::as_bytes(std::span(&address, 1)).first(std::min(room, length));
-  if (!bytes.empty() && !t.memory().write(at, bytes)) return err(EFAULT);
+  if (!bytes.empty() && !thread.memory().write(at, bytes)) return err(EFAULT);
   return length;
 }
 
-std::int64_t give_name_at(Thread& t, const SocketName* name, mm::Gva at, mm::Gva length_at) {
+std::int64_t give_name_at(Thread& thread, const SocketName* name, mm::Gva at, mm::Gva length_at) {
   if (!at) return 0;
-  auto room = read_user<int>(t.memory(), length_at);
+  auto room = read_user<int>(thread.memory(), length_at);
   if (!room) return -room.error();
   if (*room < 0) return -EINVAL;
-  auto length = give_name(t, name, at, static_cast<socklen_t>(*room));
-  return length ? put_user(t.memory(), length_at, *length) : -length.error();
+  auto length = give_name(thread, name, at, static_cast<socklen_t>(*room));
+  return length ? put_user(thread.memory(), length_at, *length) : -length.error();
 }
 
-std::shared_ptr<const SocketName> name_of(Thread& t, const HostAddress& address) {
+std::shared_ptr<const SocketName> name_of(Thread& thread, const HostAddress& address) {
   if (address.length <= kPath || address.length > sizeof address.bytes) return nullptr;
-  return names_of(t).on_host(std::string(address.bytes.sun_path, ::strnlen(address.bytes.sun_path, address.length - kPath)));
+  return names_of(thread).on_host(std::string(address.bytes.sun_path, ::strnlen(address.bytes.sun_path, address.length - kPath)));
 }
 
 std::span<const Definition> socket_name_calls() {

@@ -58,31 +58,31 @@ SocketNames::Cargo SocketNames::take(const HostFd& ticket, bool keep) {
 namespace {
 
 // A process may say that it is itself, with any of its ids; others are for those who could take them.
-OrErrno<ucred> credentials_of(Thread& t, std::span<const std::byte> bytes) {
+OrErrno<ucred> credentials_of(Thread& thread, std::span<const std::byte> bytes) {
   ucred who;
   if (bytes.size() != sizeof who) return err(EINVAL);
   std::memcpy(&who, bytes.data(), sizeof who);
-  const Credentials& own = *t.credentials();
+  const Credentials& own = *thread.credentials();
   if (who.uid == UINT_MAX || who.gid == UINT_MAX) return err(EINVAL);
   const bool user = own.user.any(who.uid) || own.may(CAP_SETUID), group = own.group.any(who.gid) || own.may(CAP_SETGID);
-  if (who.pid != t.process.pid || !user || !group) return err(EPERM);
+  if (who.pid != thread.process.pid || !user || !group) return err(EPERM);
   return who;
 }
 
 }  // namespace
 
-OrErrno<HostFd> ticket_to_send(Thread& t, const msghdr& user, bool credentials) {
+OrErrno<HostFd> ticket_to_send(Thread& thread, const msghdr& user, bool credentials) {
   SocketNames::Cargo cargo;
-  const Credentials& own = *t.credentials();
-  if (credentials) cargo.sender = ucred{t.process.pid, own.user.real, own.group.real};
+  const Credentials& own = *thread.credentials();
+  if (credentials) cargo.sender = ucred{thread.process.pid, own.user.real, own.group.real};
   const auto ticket = [&]() -> OrErrno<HostFd> {
     if (cargo.files.empty() && !cargo.sender) return HostFd();
-    return t.process.family.sockets->pass(std::move(cargo));
+    return thread.process.family.sockets->pass(std::move(cargo));
   };
   if (!user.msg_control || user.msg_controllen < sizeof(cmsghdr)) return ticket();
   if (user.msg_controllen > kMaxControl) return err(ENOBUFS);
   std::vector<std::byte> control(user.msg_controllen);
-  if (!t.memory().read(reinterpret_cast<mm::Gva>(user.msg_control), control)) return err(EFAULT);
+  if (!thread.memory().read(reinterpret_cast<mm::Gva>(user.msg_control), control)) return err(EFAULT);
   auto& files = cargo.files;
   cmsghdr header;
   for (std::size_t at = 0; at + sizeof header <= control.size(); at += CMSG_ALIGN(header.cmsg_len)) {
@@ -90,7 +90,7 @@ OrErrno<HostFd> ticket_to_send(Thread& t, const msghdr& user, bool credentials) 
     if (header.cmsg_len < sizeof header || header.cmsg_len > control.size() - at) return err(EINVAL);
     if (header.cmsg_level != SOL_SOCKET) continue;
     if (header.cmsg_type == SCM_CREDENTIALS) {
-      auto who = credentials_of(t, std::span(control).subspan(at + sizeof header, header.cmsg_len - sizeof header));
+      auto who = credentials_of(thread, std::span(control).subspan(at + sizeof header, header.cmsg_len - sizeof header));
       if (!who) return err(who.error());
       cargo.sender = *who;
       continue;
@@ -101,7 +101,7 @@ OrErrno<HostFd> ticket_to_send(Thread& t, const msghdr& user, bool credentials) 
     for (std::size_t i = 0; i < count; ++i) {
       int fd;
       std::memcpy(&fd, control.data() + at + sizeof header + i * sizeof fd, sizeof fd);
-      auto file = t.process.files.get(fd);
+      auto file = thread.process.files.get(fd);
       if (!file) return err(EBADF);
       files.push_back(std::move(file));
     }
@@ -118,7 +118,7 @@ struct Received {
   ucred sender{0, kOverflowId, kOverflowId};
 };
 
-Received unpack(Thread& t, const msghdr& received, int flags) {
+Received unpack(Thread& thread, const msghdr& received, int flags) {
   Received all;
   auto& message = const_cast<msghdr&>(received);  // CMSG_NXTHDR takes one that may be changed
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
@@ -133,7 +133,7 @@ Received unpack(Thread& t, const msghdr& received, int flags) {
       int fd;
       std::memcpy(&fd, reinterpret_cast<const std::byte*>(c) + at, sizeof fd);
       const HostFd ticket(fd);
-      auto cargo = t.process.family.sockets->take(ticket, flags & MSG_PEEK);
+      auto cargo = thread.process.family.sockets->take(ticket, flags & MSG_PEEK);
       for (auto& file : cargo.files) all.files.push_back(std::move(file));
       if (cargo.sender) all.sender = *cargo.sender;
     }
@@ -162,8 +162,8 @@ void add_rights(std::vector<std::byte>& control, std::span<const int> numbers) {
 
 }  // namespace
 
-std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int flags, bool credentials) {
-  Received brought = unpack(t, received, flags);
+std::int64_t give_control(Thread& thread, const msghdr& received, msghdr& user, int flags, bool credentials) {
+  Received brought = unpack(thread, received, flags);
   std::vector<std::byte>& control = brought.time_stamp;  // for the guest
   const std::size_t room = std::exchange(user.msg_controllen, 0);
   if (control.size() > room) {
@@ -174,7 +174,7 @@ std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int f
   std::vector<int> numbers;
   for (auto& file : brought.files) {
     if (control.size() + CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
-    auto number = t.process.files.install(std::move(file), flags & MSG_CMSG_CLOEXEC);
+    auto number = thread.process.files.install(std::move(file), flags & MSG_CMSG_CLOEXEC);
     if (!number) break;
     numbers.push_back(*number);
   }
@@ -182,9 +182,9 @@ std::int64_t give_control(Thread& t, const msghdr& received, msghdr& user, int f
   const std::size_t space = control.size() + (numbers.empty() ? 0 : CMSG_SPACE(numbers.size() * sizeof(int)));
   if (!numbers.empty()) add_rights(control, numbers);
   if (control.empty()) return 0;
-  if (!t.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
+  if (!thread.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
     // The message itself has come; as on Linux, only the files are lost.
-    for (int number : numbers) t.process.files.close(number);
+    for (int number : numbers) thread.process.files.close(number);
     user.msg_flags |= MSG_CTRUNC;
     return 0;
   }

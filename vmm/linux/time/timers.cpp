@@ -135,7 +135,7 @@ void Timers::serve() {
   }
 }
 
-void Timers::settle(UniqueLock& guard) {
+void Timers::wait_for_expired(UniqueLock& guard) {
   const std::uint64_t asked = ++settle_asked_;
   wake_locked();
   settled_changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || settled_ >= asked; });
@@ -320,7 +320,7 @@ std::int64_t Timers::set_settled(UniqueLock& guard, int id, int flags, const iti
   const bool may_have_expired = before.it_interval.tv_sec != 0 || before.it_interval.tv_nsec != 0 ||
                                 (before.it_value.tv_sec == 0 && before.it_value.tv_nsec == 0) || timer.of_processor();
   const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) && may_have_expired;
-  if (wait && timer.notify.signal) settle(guard);
+  if (wait && timer.notify.signal) wait_for_expired(guard);
   return 0;
 }
 

@@ -109,7 +109,7 @@ class Timers {
   bool start_thread_locked() RAMET_REQUIRES(lock_);
   void wake_locked() RAMET_REQUIRES(lock_);
   // The serving thread has passed on what has expired so far. Gives up the lock meanwhile.
-  void settle(UniqueLock&) RAMET_REQUIRES(lock_);
+  void wait_for_expired(UniqueLock&) RAMET_REQUIRES(lock_);
   void serve();
   void host_timer_expired(const siginfo_t&);
   std::optional<Nanoseconds> look();
