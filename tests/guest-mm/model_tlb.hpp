@@ -193,7 +193,7 @@ class ModelTlb : public Tlb {
   void flush_relaxed(const FlushRequest&) override;
 
   void exec_sync(Gpa first, std::uint64_t bytes) override {
-    const std::byte* const at = as_->memory().host(first);  // the machine's own pages are in no bank
+    const std::byte* const at = as_->physical().host(first);  // the machine's own pages are in no bank
     clock += sync_cost * ((bytes + kPageSize - 1) / kPageSize);
     if (at && !ignore_exec_syncs) instructions_->drop(at, bytes);
   }
@@ -217,7 +217,7 @@ class ModelTlb : public Tlb {
     std::lock_guard guard(shadow_lock_);
     for (const auto& [table, entries] : shadow_) {
       for (const auto& [index, old] : entries) {
-        const auto* now = reinterpret_cast<const std::uint64_t*>(as_->memory().host(table));
+        const auto* now = reinterpret_cast<const std::uint64_t*>(as_->physical().host(table));
         if (lost(old, now[index])) return "the host was not told of a changed table page";
       }
     }
@@ -237,7 +237,7 @@ class ModelTlb : public Tlb {
 
   template <class Seen>
   std::optional<Translation> walk(Gva va, Seen&& seen) const {
-    return hardware_walk(format_, as_->memory(), as_->root(), va, seen);
+    return hardware_walk(format_, as_->physical(), as_->root(), va, seen);
   }
 
  private:
@@ -277,7 +277,7 @@ class ModelTlb : public Tlb {
       const bool clean = format_ == Format::X86_64Stage1 && (step.e & 1 << 6) == 0;
       if (step.e & 1) shadow_[step.table][step.index] = clean ? step.e & ~2ull : step.e;
     };
-    const auto found = hardware_walk(format_, as_->memory(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
+    const auto found = hardware_walk(format_, as_->physical(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
       take();
       step = {table, index, e};
     }, sets, &last);
@@ -352,7 +352,7 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
       if (cached != cache_.end()) {
         const Translation& t = cached->second;
         if (access == Access::Read || (access == Access::Write ? t.write : t.execute)) {
-          auto* host = reinterpret_cast<std::uint64_t*>(as_.memory().host(t.gpa) + (va & (kPageSize - 1)));
+          auto* host = reinterpret_cast<std::uint64_t*>(as_.physical().host(t.gpa) + (va & (kPageSize - 1)));
           std::atomic_ref<std::uint64_t> word(*host);  // guest memory: ordered by nothing
           if (access == Access::Execute) return tlb_.instructions_->fetch(reinterpret_cast<std::byte*>(host), word.load(std::memory_order_relaxed));
           if (access == Access::Read) return word.load(std::memory_order_relaxed);
