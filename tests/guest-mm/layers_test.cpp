@@ -3,26 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <random>
-#include <set>
 #include <thread>
 
-#include "guest-mm/pin.hpp"
 #include "guest-mm/snapshot.hpp"
-#include "tests/guest-mm/world.hpp"
+#include "tests/guest-mm/layers.hpp"
 
 namespace ramet::mm::test {
 namespace {
 
-class Layers : public ForEachFormat {};
 RAMET_FOR_EACH_FORMAT(Layers);
-
-void write_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {
-  for (Gva at = from; at < from + length; at += step) ASSERT_TRUE(w.cpu().store(at, at ^ what));
-}
-void expect_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {
-  for (Gva at = from; at < from + length; at += step) ASSERT_EQ(w.cpu().load(at), at ^ what) << std::hex << at;
-}
 
 TEST_P(Layers, A_child_has_its_parents_memory_and_neither_sees_what_the_other_writes_later) {
   for (const bool blocks : {false, true}) {
@@ -91,147 +80,6 @@ TEST_P(Layers, What_nobody_else_sees_any_more_is_written_in_place) {
   }
   EXPECT_LE(parent->as->usage().peak_bytes, (frames + 64) * kPageSize);
   parent->check_empty();
-}
-
-TEST_P(Layers, Reset_brings_back_memory_and_regions_and_frees_what_was_written) {
-  for (const bool blocks : {false, true}) {
-    Genet g(GetParam(), {.blocks = blocks});
-    auto parent = g.make();
-    const Gva a = parent->map(8 * kMiB), b = parent->map(4 * kMiB), hidden = parent->map(kMiB);
-    write_words(*parent, a, 8 * kMiB, 1);
-    write_words(*parent, b, 2 * kMiB, 1);
-    write_words(*parent, hidden, kMiB, 1);
-    ASSERT_TRUE(parent->as->advise(hidden, kMiB, Advice::DontFork));
-    ASSERT_TRUE(parent->as->protect(b, kMiB, Prot::None));
-    const auto snapshot = *parent->as->freeze();
-    auto child = g.child(snapshot);
-    std::size_t regions = 0;
-    child->as->visit_regions([&](const Region&) { ++regions; });
-    for (unsigned round = 0; round < 6; ++round) {
-      write_words(*child, a + round * kMiB, kMiB, 2, 3 * kPageSize);
-      if (round & 1) {
-        ASSERT_TRUE(child->as->unmap(a + 2 * kMiB, 3 * kMiB));
-        ASSERT_TRUE(child->as->protect(a, kMiB, Prot::Read));
-        ASSERT_TRUE(child->as->protect(b, kMiB, kReadWrite));
-        write_words(*child, b, 4 * kMiB, 3);
-        const Gva c = child->map(6 * kMiB);
-        write_words(*child, c, 6 * kMiB, 4);
-        ASSERT_TRUE(child->as->remap({.address = b, .old_length = 4 * kMiB, .new_length = 8 * kMiB, .may_move = true}));
-        ASSERT_TRUE(child->as->advise(a + 5 * kMiB, kMiB, Advice::DontNeed));
-      }
-      if (round == 3) {
-        ASSERT_TRUE(child->as->freeze());  // and nobody stands on it
-      }
-      const auto done = child->as->reset(*snapshot);
-      ASSERT_TRUE(done) << describe(done.error());
-      child->check();
-      EXPECT_EQ(child->frames(), 0u);
-      std::size_t now = 0;
-      child->as->visit_regions([&](const Region&) { ++now; });
-      EXPECT_EQ(now, regions);
-      expect_words(*child, a, 8 * kMiB, 1);
-      expect_words(*child, b + kMiB, kMiB, 1);
-      EXPECT_FALSE(child->cpu().load(b));
-      EXPECT_FALSE(child->cpu().load(hidden));
-      EXPECT_EQ(child->cpu().load(b + 3 * kMiB), 0u);
-      ASSERT_TRUE(child->as->reset(*snapshot));  // takes the zero page, and tables of the last round, away again
-      child->check();
-      EXPECT_EQ(child->frames(), 0u);
-    }
-    EXPECT_EQ(child->as->counters().resets, 12u);
-    expect_words(*parent, a, 8 * kMiB, 1);
-    child->check_empty();
-    parent->check();
-  }
-}
-
-TEST_P(Layers, Reset_after_one_page_changes_one_table_and_keeps_it_for_the_next) {
-  Genet g(GetParam(), {.blocks = false});
-  auto parent = g.make();
-  const Gva a = parent->map(64 * kMiB);
-  write_words(*parent, a, 64 * kMiB, 1);
-  const auto snapshot = *parent->as->freeze();
-  auto child = g.child(snapshot);
-  for (unsigned round = 0; round < 4; ++round) {
-    const auto unshared = child->as->counters().tables_unshared + 0;
-    ASSERT_TRUE(child->cpu().store(a + 5 * kMiB, round));
-    EXPECT_EQ(child->as->counters().tables_unshared - unshared, round == 0 ? 3u : 0u);
-    ASSERT_TRUE(child->as->reset(*snapshot));
-    ASSERT_EQ(child->cpu().load(a + 5 * kMiB), (a + 5 * kMiB) ^ 1);
-  }
-  const auto tables = child->as->usage().table_pages;
-  ASSERT_TRUE(child->as->reset(*snapshot));
-  EXPECT_EQ(child->as->usage().table_pages, tables - 3);
-  child->check();
-}
-
-TEST_P(Layers, Reset_refuses_what_is_pinned_and_strangers) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(kMiB);
-  write_words(*parent, a, kMiB, 1);
-  const auto snapshot = *parent->as->freeze(), other = *parent->as->freeze();
-  auto child = g.child(snapshot);
-  {
-    auto pin = child->as->pin(a, kPageSize, Access::Write, AddressSpace::PinTerm::Short);
-    ASSERT_TRUE(pin);
-    ASSERT_TRUE(child->cpu().store(a, 5));
-    EXPECT_EQ(child->as->reset(*snapshot).error(), Error::Pinned);
-    EXPECT_EQ(child->cpu().load(a), 5u);
-  }
-  EXPECT_EQ(child->as->reset(*other).error(), Error::Invalid);
-  EXPECT_EQ(parent->as->reset(*other).error(), Error::Invalid);
-  ASSERT_TRUE(child->as->reset(*snapshot));
-  EXPECT_EQ(child->cpu().load(a), a ^ 1);
-  child->check();
-}
-
-TEST_P(Layers, Reset_that_fails_changes_nothing_and_leaves_no_bank_with_the_machine) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(kMiB), hidden = parent->map(kMiB);
-  write_words(*parent, a, kMiB, 1);
-  write_words(*parent, hidden, kMiB, 1);
-  ASSERT_TRUE(parent->as->advise(hidden, kMiB, Advice::DontFork));
-  Gva files[3];
-  for (Gva& at : files) {
-    const auto file = std::make_shared<TestFile>(*parent->memory, kPageSize);
-    at = *parent->as->map({.length = kPageSize, .prot = kRead, .shared = true, .backing = file});
-  }
-  const auto snapshot = *parent->as->freeze();
-  FullMachine machine;
-  auto child = g.child(snapshot);
-  ASSERT_TRUE(child->memory->observe(machine));
-  ASSERT_TRUE(child->cpu().store(a, 5));
-  ASSERT_TRUE(child->as->unmap(files[0], kPageSize));
-  ASSERT_TRUE(child->as->unmap(files[1], kPageSize));
-  const auto unchanged = [&](Error why, const std::set<Gpa>& known) {
-    EXPECT_EQ(child->as->reset(*snapshot).error(), why);
-    EXPECT_EQ(machine.known, known);
-    EXPECT_EQ(child->cpu().load(a), 5u);
-    EXPECT_FALSE(child->cpu().load(files[0]));
-    EXPECT_TRUE(child->cpu().load(files[2]));
-    EXPECT_EQ(child->as->counters().resets, 0u);
-    child->check();
-  };
-  const auto known = machine.known;
-  unsigned asked = 0;
-  machine.refuse = [&](const Bank&) { return ++asked == 2; };  // has room for one of the two
-  unchanged(Error::NoMemory, known);
-  EXPECT_EQ(asked, 2u);
-  machine.refuse = {};
-  {
-    const auto pin = child->as->pin(a, kPageSize, Access::Write, AddressSpace::PinTerm::Short);
-    unchanged(Error::Pinned, known);
-  }
-  use_up_tables(*child, 0);
-  unchanged(Error::NoMemory, machine.known);
-  ASSERT_TRUE(child->as->unmap(0x7000'0000'0000, kGiantSize));
-  ASSERT_TRUE(child->as->reset(*snapshot));
-  EXPECT_EQ(child->cpu().load(a), a ^ 1);
-  EXPECT_FALSE(child->cpu().load(hidden));
-  for (const Gva at : files) EXPECT_TRUE(child->cpu().load(at));
-  child->check();
 }
 
 TEST_P(Layers, A_grandchild_stands_on_all_layers_and_outlives_the_vms_they_came_from) {
@@ -443,24 +291,6 @@ TEST_P(Layers, A_freeze_without_a_table_to_be_had_fails_and_changes_nothing) {
   w.check();
 }
 
-TEST_P(Layers, A_copy_that_cannot_be_had_is_no_memory_and_the_page_stays) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(4 * kMiB);
-  write_words(*parent, a, 4 * kMiB, 1);
-  const auto snapshot = *parent->as->freeze();
-  World child(GetParam(), {.data = 2 * kMiB, .space = g.space});
-  ASSERT_TRUE(child.as->adopt(snapshot));
-  Gva at = a;
-  while (child.cpu().store(at, at ^ 2)) at += kPageSize;
-  EXPECT_EQ(at - a, 2 * kMiB);
-  EXPECT_EQ(child.cpu().store(at, 1).error(), Error::NoMemory);
-  expect_words(child, a, 2 * kMiB, 2);
-  expect_words(child, at, 2 * kMiB, 1);
-  child.check();
-  child.check_empty();
-}
-
 // Writers go on while the VM is frozen and children come and go: each child sees, on every page, what some moment held
 // there, and it never changes under it.
 TEST_P(Layers, Threads_write_while_the_memory_is_frozen) {
@@ -505,160 +335,6 @@ TEST_P(Layers, Threads_write_while_the_memory_is_frozen) {
   parent->check_empty();
 }
 
-TEST_P(Layers, Copies_are_made_without_the_lock_once_the_tables_are_there) {
-  for (const bool speculative : {true, false}) {
-    Genet g(GetParam(), {.blocks = false, .speculative_faults = speculative});
-    auto parent = g.make();
-    const Gva a = parent->map(2 * kMiB);
-    write_words(*parent, a, 2 * kMiB, 1);
-    auto child = g.child(*parent->as->freeze());
-    for (Gva at = a; at < a + 2 * kMiB; at += 3 * kPageSize) ASSERT_TRUE(child->cpu().store(at, at ^ 2));
-    const Counters& c = child->as->counters();
-    EXPECT_EQ(c.faults_cow, c.faults);
-    EXPECT_EQ(c.pages_copied, c.faults);
-    EXPECT_EQ(c.spf, speculative ? c.faults - 1 : 0u);  // the first copied the tables
-    child->check();
-    child->check_empty();
-  }
-}
-
-TEST_P(Layers, Pages_written_in_order_are_copied_ahead) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(8 * kMiB);
-  write_words(*parent, a, 8 * kMiB, 1);
-  auto child = g.child(*parent->as->freeze());
-  write_words(*child, a, 8 * kMiB, 2);
-  EXPECT_LE(child->as->counters().faults, 80u);
-  EXPECT_EQ(child->as->counters().pages_copied, 2048u);
-  expect_words(*child, a, 8 * kMiB, 2);
-  child->check();
-}
-
-TEST_P(Layers, Pages_between_those_written_are_copied_where_these_are_half) {
-  for (const std::uint64_t stride : {2, 3, 16}) {
-    Genet g(GetParam());
-    auto parent = g.make();
-    const Gva a = parent->map(8 * kMiB);
-    write_words(*parent, a, 8 * kMiB, 1);
-    auto child = g.child(*parent->as->freeze());
-    write_words(*child, a, 8 * kMiB, 2, stride * kPageSize);
-    const Counters& c = child->as->counters();
-    if (stride == 2) {
-      EXPECT_LE(c.faults, 4 * 50u);
-      EXPECT_GT(c.pages_copied, 2000u);
-    } else {
-      EXPECT_EQ(c.pages_copied, c.faults);
-    }
-    for (Gva at = a; at < a + 8 * kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(at), at ^ ((at - a) / kPageSize % stride ? 1 : 2));
-    expect_words(*parent, a, 8 * kMiB, 1);
-    child->check();
-    child->check_empty();
-  }
-}
-
-// Wherever it writes: the more it has written, the more is copied ahead.
-TEST_P(Layers, Few_writes_bring_few_copies) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(8 * kMiB);
-  write_words(*parent, a, 8 * kMiB, 1);
-  auto child = g.child(*parent->as->freeze());
-  std::minstd_rand random(1);
-  std::set<Gva> written;
-  const Counters& c = child->as->counters();
-  double most = 0;
-  while (written.size() < 1800) {
-    const Gva at = a + random() % 2048 * kPageSize;
-    ASSERT_TRUE(child->cpu().store(at, at ^ 2));
-    written.insert(at);
-    if (written.size() <= 100) {
-      ASSERT_EQ(c.pages_copied, written.size());
-    }
-    most = std::max(most, double(c.pages_copied) / double(written.size()));
-  }
-  EXPECT_LE(most, 3);
-  EXPECT_LT(c.faults, 1500u);
-  for (Gva at = a; at < a + 8 * kMiB; at += kPageSize) ASSERT_EQ(child->cpu().load(at), at ^ (written.contains(at) ? 2 : 1));
-  expect_words(*parent, a, 8 * kMiB, 1);
-  child->check();
-  child->check_empty();
-}
-
-// Every page of the limit can be written, though pages between would have been copied.
-TEST_P(Layers, Nothing_is_copied_ahead_where_memory_is_short) {
-  Genet g(GetParam(), {.limit_bytes = 4 * kMiB});
-  auto parent = g.make();
-  const Gva a = parent->map(4 * kMiB);
-  write_words(*parent, a, 4 * kMiB, 1);
-  auto child = g.child(*parent->as->freeze());
-  const Gva more = child->map(2 * kMiB);
-  write_words(*child, a, 4 * kMiB, 2, 2 * kPageSize);
-  EXPECT_LE(child->as->counters().pages_copied, 1024u * 7 / 8);
-  write_words(*child, more, kMiB / 4, 3);
-  child->check();
-  child->check_empty();
-}
-
-TEST_P(Layers, Blocks_are_copied_whole_where_the_program_wants_them) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  const Gva a = parent->map(8 * kMiB);
-  ASSERT_TRUE(parent->as->advise(a, 8 * kMiB, Advice::Huge));
-  write_words(*parent, a, 8 * kMiB, 1);
-  auto child = g.child(*parent->as->freeze());
-  for (Gva at = a; at < a + 8 * kMiB; at += kBlockSize) ASSERT_TRUE(child->cpu().store(at + 0x5000, 7));
-  EXPECT_EQ(child->as->counters().faults, 4u);
-  EXPECT_EQ(child->as->counters().spf, 3u);
-  EXPECT_EQ(child->as->usage().data_blocks_2m, 4u);
-  EXPECT_EQ(child->as->counters().split_pmd, 0u);
-  expect_words(*child, a + 0x6000, kMiB, 1);
-  expect_words(*parent, a, 8 * kMiB, 1);
-  child->check();
-  child->check_empty();
-}
-
-// Threads of a child write the same pages at once, and read what others wrote.
-TEST_P(Layers, Copies_race_with_each_other_and_with_changes_of_the_region) {
-  Genet g(GetParam());
-  auto parent = g.make();
-  constexpr std::uint64_t kPages = 1024;
-  const Gva a = parent->map(kPages * kPageSize);
-  write_words(*parent, a, kPages * kPageSize, 1);
-  for (unsigned round = 0; round < scaled(40, 8); ++round) {
-    World child(GetParam(), {.vcpus = 3, .space = g.space});
-    ASSERT_TRUE(child.as->adopt(*parent->as->freeze()));
-    std::vector<std::thread> writers;
-    for (unsigned t = 0; t < 2; ++t) {
-      writers.emplace_back([&, t] {
-        for (std::uint64_t i = 0; i < kPages; ++i) {
-          const Gva at = a + (i * 11 + round) % kPages * kPageSize;
-          ASSERT_TRUE(child.cpu(t).store(at + 8 + 8 * t, i + 1));
-          ASSERT_EQ(child.cpu(t).load(at + 8 + 8 * t), i + 1);
-          ASSERT_EQ(child.cpu(t).load(at), at ^ 1);
-        }
-      });
-    }
-    std::thread changer([&] {
-      for (unsigned i = 0; i < 200; ++i) {
-        const Gva part = a + (i * 37 % 960) * kPageSize;
-        ASSERT_TRUE(child.as->advise(part, 16 * kPageSize, Advice::DontFork));
-        ASSERT_TRUE(child.as->advise(part, 16 * kPageSize, Advice::DoFork));
-      }
-    });
-    for (auto& w : writers) w.join();
-    changer.join();
-    for (std::uint64_t i = 0; i < kPages; ++i) {
-      const Gva at = a + (i * 11 + round) % kPages * kPageSize;
-      ASSERT_EQ(child.cpu(2).load(at + 8), i + 1);
-      ASSERT_EQ(child.cpu(2).load(at + 16), i + 1);
-      ASSERT_EQ(parent->cpu().load(at + 8), 0u);
-    }
-    child.check();
-  }
-  parent->check();
-}
-
 // While a freeze waits for a fault that began before it, others find tables that are sealed and still in use.
 TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone) {
   Genet g(GetParam(), {.blocks = false, .around_pages = 1});
@@ -689,40 +365,6 @@ TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone)
   EXPECT_EQ(parent->cpu().load(a + kPageSize), 2u);
   parent->check();
   child->check();
-}
-
-// A mapped snapshot file that somebody cuts short while a VM runs from it.
-TEST_P(Layers, What_cannot_be_read_any_more_is_an_error_for_whoever_would_copy_it) {
-  constexpr Gpa kFrames = 0x80'0000'0000;
-  constexpr Gva a = 0x4000'0000;
-  constexpr std::uint64_t kBytes = 4 * kBlockSize, kLeft = kBytes / 2;
-  for (const auto huge : {Region::Huge::Never, Region::Huge::Always}) {
-    const int file = ::memfd_create("snapshot", MFD_CLOEXEC);
-    ASSERT_EQ(::ftruncate(file, static_cast<off_t>(kBytes)), 0);
-    auto* at = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE, file, 0));
-    auto layer = std::make_shared<Layer>();
-    layer->data = Bank::adopt(kFrames, {at, kBytes}, [at] { ::munmap(at, kBytes); }, true);
-    layer->data_parts = {{kFrames, kFrames + kBytes}};
-    World w(GetParam());
-    Region region;
-    region.start = a, region.end = a + kBytes;
-    region.prot = kReadWrite, region.max_prot = kAllProt;
-    region.huge = huge;
-    const AddressSpace::Stretch all{a, kFrames, kBytes >> kPageShift};
-    ASSERT_TRUE(w.as->restore(layer, a + kBytes, {&region, 1}, {&all, 1}));
-    ASSERT_EQ(::ftruncate(file, static_cast<off_t>(kLeft)), 0);
-
-    EXPECT_TRUE(w.cpu().store(a, 1));
-    const std::uint64_t frames = w.frames();
-    EXPECT_EQ(w.cpu().store(a + kLeft, 1), fail(Error::BeyondEnd));
-    EXPECT_EQ(w.cpu().store(a + kBytes - 8, 1), fail(Error::BeyondEnd));
-    std::byte bytes[16] = {};
-    EXPECT_EQ(w.as->write(a + kLeft + 100, bytes), fail(Error::BeyondEnd));
-    EXPECT_EQ(w.as->read(a + kLeft + 100, bytes), fail(Error::BeyondEnd));
-    EXPECT_EQ(w.frames(), frames) << "a frame was kept for a copy that failed";
-    w.check();
-    ::close(file);
-  }
 }
 
 }  // namespace
