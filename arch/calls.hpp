@@ -1,6 +1,6 @@
-// System calls by name, whatever number a program makes them by: GuestAbi::call_of() tells which one a number is. Values
-// are x86-64's numbers. A number that is no call's anywhere is its own value, so that it can be told of, and be ours
-// (ramet_guest.h).
+// System calls by name, whatever number a program makes them by: GuestAbi::call_of() tells which one a number is.
+// Values are x86-64's numbers. A number that is no call's anywhere is its own value, so that it can be told of, and be
+// ours (ramet_guest.h).
 #pragma once
 
 #include <cstddef>

@@ -16,7 +16,9 @@ inline constexpr unsigned kLevels = 4;
 inline constexpr unsigned kEntriesPerTable = 512;
 constexpr unsigned shift_of(Level l) { return 12 + 9 * unsigned(l); }
 constexpr std::uint64_t span_of(Level l) { return 1ull << shift_of(l); }
-constexpr unsigned index_of(Level l, std::uint64_t address) { return (address >> shift_of(l)) & (kEntriesPerTable - 1); }
+constexpr unsigned index_of(Level l, std::uint64_t address) {
+  return (address >> shift_of(l)) & (kEntriesPerTable - 1);
+}
 
 struct Attributes {
   bool write = false;
@@ -44,9 +46,9 @@ concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a)
   { F::leaf_allowed(l) } -> std::same_as<bool>;
   { F::kBreakBeforeMake } -> std::convertible_to<bool>;  // a live entry may not change size or frame directly
   { F::accessed(e) } -> std::same_as<Entry>;          // the leaf e as if the hardware had used it
-  { F::stable(e) } -> std::same_as<Entry>;            // the leaf e without what the hardware changes by itself, and `ahead`
+  { F::stable(e) } -> std::same_as<Entry>;  // the leaf e without what the hardware changes by itself, and `ahead`
   { F::stable_read_only(e) } -> std::same_as<Entry>;  // the same of that leaf without write permission, quickly
-  { F::publish() } -> std::same_as<void>;             // barrier between writing entries and the walker's seeing them
+  { F::publish() } -> std::same_as<void>;  // barrier between writing entries and the walker's seeing them
 };
 
 inline constexpr Entry kNone = 0;  // absent in every format

@@ -36,7 +36,7 @@ thread_local volatile sig_atomic_t handed_on = 0;
 void as_without_handler(int signal, const siginfo_t& info, bool ignored) {
   const bool sent = info.si_code <= 0;  // by kill(2) and the like: the instruction will not fault again
   if (sent && ignored) return;
-  struct sigaction standard {};
+  struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   ::sigaction(signal, &standard, nullptr);
   if (sent) ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);  // comes when this handler returns
@@ -53,12 +53,14 @@ void hand_on_to(Before& before, int signal, siginfo_t* info, void* context) {
 void hand_on(int signal, siginfo_t* info, void* context) {
   const sig_atomic_t again = handed_on;
   handed_on = 1;
-  hand_on_to((signal == SIGBUS ? before_bus : before_segv)[again ? 0 : on_top.load(std::memory_order_acquire)], signal, info, context);
+  hand_on_to((signal == SIGBUS ? before_bus : before_segv)[again ? 0 : on_top.load(std::memory_order_acquire)], signal,
+             info, context);
   handed_on = again;
 }
 
 // Not instrumented: it runs wherever a fault happens, which a sanitizer's runtime need not be ready for.
-__attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int signal, siginfo_t* info, void* argument) {
+__attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int signal, siginfo_t* info,
+                                                                             void* argument) {
   auto& context = *static_cast<ucontext_t*>(argument);
   const std::uint64_t pc = program_counter(context);
   if (pc >= address_of(ramet_guarded_begin) && pc < address_of(ramet_guarded_end) && info->si_code > 0) {
@@ -72,7 +74,7 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int
 
 void install(int signal, struct sigaction& before) {
   ::sigaction(signal, nullptr, &before);  // first: a fault may come as soon as ours is there
-  struct sigaction ours {};
+  struct sigaction ours{};
   ours.sa_sigaction = on_fault;
   ours.sa_mask = before.sa_mask;  // what the handler before us expects
   // On the thread's signal stack if it has one: the fault that is handed on may be a stack that has overflowed.
@@ -88,8 +90,8 @@ std::size_t left_in_page(const void* at) {
 
 }  // namespace
 
-// A word that reaches over a page's end is not written at all, and of what lies at the end of a copy some is read first:
-// so the pieces lie in one page on either side.
+// A word that reaches over a page's end is not written at all, and of what lies at the end of a copy some is read
+// first: so the pieces lie in one page on either side.
 void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes) {
   while (bytes > 0) {
     const std::size_t n = std::min({bytes, left_in_page(to), left_in_page(from)});

@@ -1,7 +1,7 @@
 // Touching memory that may not be there: pages of a file that somebody truncates meanwhile, mappings that are read-only
-// or gone. The accesses are assembly (x86_64/host/guarded.S, arm64/host/guarded.S), all between two labels; when one of them
-// faults, whatever for, the handler of SIGSEGV and SIGBUS finds its program counter there and moves it to a landing,
-// which returns to the caller with `fault` set:
+// or gone. The accesses are assembly (x86_64/host/guarded.S, arm64/host/guarded.S), all between two labels; when one of
+// them faults, whatever for, the handler of SIGSEGV and SIGBUS finds its program counter there and moves it to a
+// landing, which returns to the caller with `fault` set:
 //
 //   ramet_guarded_begin:    each function leaves the stack as it found it, so that one landing serves all
 //   ramet_guarded_end:
@@ -31,8 +31,8 @@ namespace ramet::arch {
 
 // Installs the handler, in the whole process and for good. Before the first access below; again does nothing.
 void install_guard();
-// The same once more, after a library has installed handlers that hand on to ours but say something first. Once; again does
-// nothing.
+// The same once more, after a library has installed handlers that hand on to ours but say something first. Once; again
+// does nothing.
 void install_guard_on_top();
 
 extern "C" {
@@ -45,7 +45,8 @@ RametGuarded ramet_guarded_store(std::uint32_t*, std::uint32_t value);
 RametGuarded ramet_guarded_compare_exchange(std::uint32_t*, std::uint32_t expected, std::uint32_t desired);
 }
 
-// The same once more, after it has faulted: in pieces of which each lies in one page, up to the one that cannot be reached.
+// The same once more, after it has faulted: in pieces of which each lies in one page, up to the one that cannot be
+// reached.
 void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes);
 
 // Like memcpy; the ranges do not overlap. False: not all of it could be reached; what lies before the first page that
@@ -54,8 +55,10 @@ void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes);
 [[nodiscard]] inline bool guarded_copy(void* to, const void* from, std::size_t bytes) {
 #if RAMET_ADDRESS_SANITIZER
   // It does not see into assembly; what it says is wrong is touched where it does.
-  if (const void* bad = __asan_region_is_poisoned(to, bytes)) *const_cast<volatile char*>(static_cast<const char*>(bad)) = 0;
-  if (const void* bad = __asan_region_is_poisoned(const_cast<void*>(from), bytes)) (void)*static_cast<const volatile char*>(bad);
+  if (const void* bad = __asan_region_is_poisoned(to, bytes))
+    *const_cast<volatile char*>(static_cast<const char*>(bad)) = 0;
+  if (const void* bad = __asan_region_is_poisoned(const_cast<void*>(from), bytes))
+    (void)*static_cast<const volatile char*>(bad);
 #endif
   if (ramet_guarded_copy(to, from, bytes).fault == 0) return true;
   guarded_copy_up_to_fault(to, from, bytes);

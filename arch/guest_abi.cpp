@@ -10,7 +10,10 @@
 namespace ramet::arch {
 namespace {
 
-constexpr GuestAbi::OpenFlags kHost{.directory = O_DIRECTORY, .nofollow = O_NOFOLLOW, .direct = O_DIRECT, .large_file = kLargeFile};
+constexpr GuestAbi::OpenFlags kHost{.directory = O_DIRECTORY,
+                                    .nofollow = O_NOFOLLOW,
+                                    .direct = O_DIRECT,
+                                    .large_file = kLargeFile};
 constexpr std::uint32_t kOpenBits = kHost.directory | kHost.nofollow | kHost.direct | kHost.large_file;
 
 std::uint64_t translated(std::uint64_t flags, const GuestAbi::OpenFlags& from, const GuestAbi::OpenFlags& to) {

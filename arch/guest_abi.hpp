@@ -20,7 +20,8 @@
 
 namespace ramet::arch {
 
-// The host's O_LARGEFILE, which the C library calls 0: it and three others share four bits, everywhere in another order.
+// The host's O_LARGEFILE, which the C library calls 0: it and three others share four bits, everywhere in another
+// order.
 inline constexpr int kLargeFile = 0740000 & ~(O_DIRECTORY | O_NOFOLLOW | O_DIRECT);
 
 struct GuestAbi {
@@ -49,12 +50,12 @@ struct GuestAbi {
     std::array<std::uint8_t, 6> arguments;
   } reg;
   std::uint8_t bases;               // how many of Bases there are
-  std::uint8_t syscall_length;      // bytes of the instruction: that far back, the program counter makes the call again
-  std::uint64_t step_flag;          // in flags: SIGTRAP after each instruction
+  std::uint8_t syscall_length;  // bytes of the instruction: that far back, the program counter makes the call again
+  std::uint64_t step_flag;  // in flags: SIGTRAP after each instruction
   // User code chooses among user_flags only, others are as in fixed_flags.
   std::uint64_t user_flags, fixed_flags;
-  bool (*is_base)(std::uint64_t);   // the processor takes it for a base
-  std::uint64_t base_end;           // arch_prctl(2) and clone(2) refuse bases from here on (EPERM)
+  bool (*is_base)(std::uint64_t);  // the processor takes it for a base
+  std::uint64_t base_end;  // arch_prctl(2) and clone(2) refuse bases from here on (EPERM)
   // What a code of arch_prctl(2) does to which base, if anything. x86-64 alone has that call.
   struct BaseAccess {
     std::uint8_t base;
@@ -64,9 +65,9 @@ struct GuestAbi {
 
   // Faults, as signal frames tell of them.
   struct {
-    std::uint64_t page, step;       // numbers of a page fault, of a single step
-    std::uint64_t bad_return;       // what a frame that nobody can return to is told as
-    std::uint64_t write;            // bit of a page fault's error code
+    std::uint64_t page, step;  // numbers of a page fault, of a single step
+    std::uint64_t bad_return;  // what a frame that nobody can return to is told as
+    std::uint64_t write;  // bit of a page fault's error code
     // Which SIGSEGV a bad return is: at the stack pointer, of code SEGV_MAPERR or SEGV_ACCERR; else of code SI_KERNEL.
     bool bad_return_at_sp;
   } trap;
@@ -74,29 +75,31 @@ struct GuestAbi {
   void (*note_fault)(FaultRecord&, std::uint64_t trap, std::uint64_t error, std::uint64_t address);
   std::uint64_t (*page_fault_error)(bool present, bool write, bool execute);
 
-  // Signal handlers. A frame goes below a stack pointer, from which red_zone has been taken off on the interrupted stack.
+  // Signal handlers. A frame goes below a stack pointer, from which red_zone has been taken off on the interrupted
+  // stack.
   std::uint64_t red_zone;
-  std::uint64_t (*max_frame_bytes)(const FpFormat&);                      // AT_MINSIGSTKSZ
-  std::uint64_t min_signal_stack;                                         // that sigaltstack(2) takes: MINSIGSTKSZ
-  std::uint64_t (*frame_place)(std::uint64_t sp, const FpFormat&);        // its lowest address; wraps for a tiny sp
-  // Writes the frame and changes the registers to the handler's, but for FpState. False, and they are as before: the stack
-  // cannot take it, or the program did not say where the handler returns to.
+  std::uint64_t (*max_frame_bytes)(const FpFormat&);  // AT_MINSIGSTKSZ
+  std::uint64_t min_signal_stack;  // that sigaltstack(2) takes: MINSIGSTKSZ
+  std::uint64_t (*frame_place)(std::uint64_t sp, const FpFormat&);  // its lowest address; wraps for a tiny sp
+  // Writes the frame and changes the registers to the handler's, but for FpState. False, and they are as before: the
+  // stack cannot take it, or the program did not say where the handler returns to.
   bool (*enter_handler)(const Handling&, std::uint64_t sp, const FpFormat&, UserRegs&, FpState&, const WriteMemory&);
-  bool handler_resets_fp;           // the handler begins with the initial FpState, not with that of what it interrupts
+  bool handler_resets_fp;  // the handler begins with the initial FpState, not with that of what it interrupts
   // rt_sigreturn(2): `fp` holds the thread's, and leaves with the frame's. Nothing: there is no frame.
   std::optional<Returned> (*leave_handler)(const UserRegs&, const FpFormat&, FpState& fp, const ReadMemory&);
 
   // Structures and values that differ. Alike are struct sigaction, statfs, flock and all that came later.
-  std::uint8_t stat_bytes;          // of struct stat, at most kMostStatBytes
-  void (*put_stat)(const struct ::stat&, std::span<std::byte>);           // of stat_bytes
+  std::uint8_t stat_bytes;  // of struct stat, at most kMostStatBytes
+  void (*put_stat)(const struct ::stat&, std::span<std::byte>);  // of stat_bytes
   struct {
-    std::uint8_t bytes, data;       // of struct epoll_event: its size, where its data are; its events come first
+    std::uint8_t bytes, data;  // of struct epoll_event: its size, where its data are; its events come first
   } epoll_event;
   // Of open(2), where they differ.
   struct OpenFlags {
     std::uint32_t directory, nofollow, direct, large_file;
   } open;
-  // Bits of an address that say nothing of where it is, neither to the processor nor in system calls (Arm: top byte ignored).
+  // Bits of an address that say nothing of where it is, neither to the processor nor in system calls (Arm: top byte
+  // ignored).
   std::uint64_t tag_bits;
   std::uint8_t clone_tls, clone_child_tid;  // which argument of clone(2)
 

@@ -19,7 +19,8 @@ extern "C" std::int64_t ramet_interruptible_syscall(const std::uint32_t* interru
                                                     const std::uint64_t arguments[6]);
 
 // The same without the first look at *interrupted: only a signal that comes from now on ends the call.
-extern "C" std::int64_t ramet_interruptible_again(const std::uint32_t* interrupted, long number, const std::uint64_t arguments[6]);
+extern "C" std::int64_t ramet_interruptible_again(const std::uint32_t* interrupted, long number,
+                                                  const std::uint64_t arguments[6]);
 
 // Makes `signal` the one that interrupts; other calls are restarted after it (SA_RESTART). By the system call
 // itself: under ThreadSanitizer a handler given to sigaction(3) runs at the thread's next library call, and a

@@ -15,7 +15,7 @@ namespace ramet::arch {
 // Where the pieces are, as offsets into the said area.
 struct HostFrame {
   std::uint32_t context = 0, info = 0, fp = 0;
-  std::uint32_t fp_bytes = 0;   // of the floating-point area
+  std::uint32_t fp_bytes = 0;  // of the floating-point area
 };
 
 // Nothing: the process does not tell the truth about it. `base`: where the process sees the area.
@@ -23,18 +23,27 @@ std::optional<HostFrame> find_host_frame(std::span<const std::byte> said, std::u
 
 // What happened.
 struct HostTrap {
-  enum class Kind : std::uint8_t { Syscall, ForeignSyscall, PageFault, FileFault, Exception, Kick, Unknown } kind = Kind::Unknown;
+  enum class Kind : std::uint8_t {
+    Syscall,
+    ForeignSyscall,
+    PageFault,
+    FileFault,
+    Exception,
+    Kick,
+    Unknown
+  } kind = Kind::Unknown;
   int signal = 0, code = 0;
-  std::uint64_t address = 0;    // PageFault, FileFault: what was accessed. Exception: si_addr
+  std::uint64_t address = 0;  // PageFault, FileFault: what was accessed. Exception: si_addr
   std::uint32_t trap = 0;
   std::uint64_t error = 0;
   bool write = false, execute = false;
 };
-// ForeignSyscall: by x86-64's int 0x80 or from 32-bit code; the registers stand behind it. FileFault: the file behind a page ends
-// before it.
+// ForeignSyscall: by x86-64's int 0x80 or from 32-bit code; the registers stand behind it. FileFault: the file behind a
+// page ends before it.
 HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame&, int kick_signal);
 
-// What the processor would do before the first instruction, where the host's kernel would end the process for it instead.
+// What the processor would do before the first instruction, where the host's kernel would end the process for it
+// instead.
 std::optional<HostTrap> fault_of_start(const UserRegs&);
 
 UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame&);

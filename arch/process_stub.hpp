@@ -1,5 +1,5 @@
-// The code of */host/process_stub.S, as the VMM puts it into a guest's host process, what it says of itself, and what of such
-// a process is another on each architecture.
+// The code of */host/process_stub.S, as the VMM puts it into a guest's host process, what it says of itself, and what
+// of such a process is another on each architecture.
 #pragma once
 
 #include <array>

@@ -30,7 +30,8 @@ void write(std::span<std::byte> to, std::size_t at, const T& value) {
 }
 
 // [at, at + bytes) of the process as an offset into the signal stack.
-inline std::optional<std::uint32_t> place(std::uint64_t at, std::uint64_t base, std::uint32_t bytes, std::uint64_t alignment) {
+inline std::optional<std::uint32_t> place(std::uint64_t at, std::uint64_t base, std::uint32_t bytes,
+                                          std::uint64_t alignment) {
   const std::uint64_t offset = at - base;
   if (offset < RAMET_SIGNAL_STACK || offset > RAMET_SAID_SIZE - bytes || offset % alignment != 0) return std::nullopt;
   return static_cast<std::uint32_t>(offset);

@@ -17,8 +17,8 @@ struct SignalStack {                // sigaltstack(2)
   std::int32_t flags = 0;
 };
 
-// The last exception of the thread: the processor's number and error code, and the address of an access at which one told
-// an address. GuestAbi says what of an exception is noted there.
+// The last exception of the thread: the processor's number and error code, and the address of an access at which one
+// told an address. GuestAbi says what of an exception is noted there.
 struct FaultRecord {
   std::uint64_t trap = 0, error = 0, address = 0;
 };

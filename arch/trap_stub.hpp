@@ -8,7 +8,8 @@
 
 namespace ramet::arch {
 
-// `address`: where the page will be mapped for ring 0 / EL1. page.size() is 4096, all zeroes. False: the stub is too large.
+// `address`: where the page will be mapped for ring 0 / EL1. page.size() is 4096, all zeroes. False: the stub is too
+// large.
 [[nodiscard]] bool write_stub_page(std::span<std::byte> page, std::uint64_t address);
 void write_vcpu_page(std::span<std::byte> page, std::uint64_t address);
 

@@ -1,5 +1,6 @@
-// User-mode state of one thread, whatever its instruction set: what a trap saves and a resume restores. Each word's name
-// is its twin's to tell (x86_64/user_state.hpp: Rax...), and what Linux uses it for the ABI's (guest_abi.hpp: reg.pc...).
+// User-mode state of one thread, whatever its instruction set: what a trap saves and a resume restores. Each word's
+// name is its twin's to tell (x86_64/user_state.hpp: Rax...), and what Linux uses it for the ABI's (guest_abi.hpp:
+// reg.pc...).
 #pragma once
 
 #include <array>

@@ -24,7 +24,8 @@ struct VdsoData {
   std::array<Offset, VDSO_CLOCKS> offsets;
 };
 static_assert(offsetof(VdsoData, same) == VDSO_SAME && offsetof(VdsoData, moved) == VDSO_MOVED);
-static_assert(offsetof(VdsoData, host.clock_gettime) == VDSO_CLOCK_GETTIME && offsetof(VdsoData, host.clock_getres) == VDSO_CLOCK_GETRES);
+static_assert(offsetof(VdsoData, host.clock_gettime) == VDSO_CLOCK_GETTIME &&
+              offsetof(VdsoData, host.clock_getres) == VDSO_CLOCK_GETRES);
 static_assert(offsetof(VdsoData, host.gettimeofday) == VDSO_GETTIMEOFDAY && offsetof(VdsoData, host.time) == VDSO_TIME);
 static_assert(offsetof(VdsoData, host.getcpu) == VDSO_GETCPU && offsetof(VdsoData, offsets) == VDSO_OFFSETS);
 static_assert(sizeof(VdsoData) <= VDSO_PAGE);

@@ -1,5 +1,5 @@
-// What the VMM does for a system call that does nothing: from the exit to the guest's result, without guest or host. Instructions
-// of one, which do not jitter:
+// What the VMM does for a system call that does nothing: from the exit to the guest's result, without guest or host.
+// Instructions of one, which do not jitter:
 //   valgrind --tool=callgrind --toggle-collect='ramet::vmm::Thread::serve(*' bench_calls --benchmark_filter=null
 // divided by the calls that the benchmark says it made.
 #include <benchmark/benchmark.h>
@@ -24,7 +24,8 @@ std::shared_ptr<Shell> make_shell() {
 void null_call(benchmark::State& state) {
   const auto shell = make_shell();
   Family family(*shell);
-  auto process = std::make_shared<Process>(family, family.first_id(), std::make_shared<Image>(shell), *Files::create({}));
+  auto process = std::make_shared<Process>(family, family.first_id(), std::make_shared<Image>(shell),
+                                           *Files::create({}));
   if (!family.add(process, 0, SIGCHLD, 1)) std::abort();
   Thread thread(*process, process->image(), static_cast<FakeMachine&>(shell->machine()).vcpu, process->pid);
   const arch::GuestAbi& abi = thread.abi();

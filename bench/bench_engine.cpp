@@ -39,8 +39,10 @@ std::uint64_t native_touch(std::uint64_t length, std::uint64_t step) {
 // Time per 4 KiB of memory, whatever a fault maps.
 void per_page(benchmark::State& state, std::uint64_t pages, std::uint64_t faults) {
   state.SetItemsProcessed(std::int64_t(pages));
-  state.counters["per_page"] = benchmark::Counter(double(pages), benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
-  state.counters["per_fault"] = benchmark::Counter(double(faults), benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_page"] = benchmark::Counter(double(pages),
+                                                  benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_fault"] = benchmark::Counter(double(faults),
+                                                   benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 void engine_faults(benchmark::State& state, AddressSpace::Config config, std::uint64_t step) {
@@ -137,8 +139,7 @@ void native_protect(benchmark::State& state) {
   char* p = native_map(kAt, kWindow, MADV_NOHUGEPAGE);
   const auto length = std::uint64_t(state.range(0)) * kPageSize;
   native_touch(length, kPageSize);
-  for (auto _ : state)
-    check(mprotect(p, length, PROT_READ) == 0 && mprotect(p, length, PROT_READ | PROT_WRITE) == 0);
+  for (auto _ : state) check(mprotect(p, length, PROT_READ) == 0 && mprotect(p, length, PROT_READ | PROT_WRITE) == 0);
   munmap(p, kWindow);
 }
 BENCHMARK(engine_protect)->Arg(1)->Arg(256);

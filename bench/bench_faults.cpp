@@ -140,9 +140,10 @@ struct Storm {
           faults[i] = n;
         });
       }
-      if (mapping) threads.emplace_back([&] {
-        for (; going(); ++maps) engine.map(elsewhere(), kElsewhere, true), engine.unmap(elsewhere(), kElsewhere);
-      });
+      if (mapping)
+        threads.emplace_back([&] {
+          for (; going(); ++maps) engine.map(elsewhere(), kElsewhere, true), engine.unmap(elsewhere(), kElsewhere);
+        });
       std::this_thread::sleep_for(kPiece);
       stop = true;
     }

@@ -149,7 +149,7 @@ void upgrade(benchmark::State& state, Pages& pages) {
     second.become_and_wait(Other::Sleeps);
   }
   // The table of the Linux proposal (Amit 2022): one thread, two threads; and the harder case of two that protect.
-  const auto show = [&](const std::string& name, Samples Costs::*direction) {
+  const auto show = [&](const std::string& name, Samples Costs::* direction) {
     state.counters[name + "_1T_ns"] = (alone.*direction).median();
     state.counters[name + "_2T_ns"] = (beside_reader.*direction).median();
     state.counters[name + "_2T_ratio"] = ratio(beside_reader.*direction, alone.*direction);

@@ -47,7 +47,9 @@ Checked checked(const Program& program) {
   if (!result) give_up(result.error().said());
   return *std::move(result);
 }
-InstructionSet host() { return ramet::arch::host_abi().elf_machine == 62 ? InstructionSet::X86_64 : InstructionSet::Arm64; }
+InstructionSet host() {
+  return ramet::arch::host_abi().elf_machine == 62 ? InstructionSet::X86_64 : InstructionSet::Arm64;
+}
 
 const Object& object() {
   static const Object loaded = [] {
@@ -62,7 +64,8 @@ const Object& object() {
 
 std::uint8_t* memory() {
   static std::uint8_t* const start = [] {
-    auto* p = static_cast<std::uint8_t*>(::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    auto* p = static_cast<std::uint8_t*>(
+        ::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (p == MAP_FAILED) give_up("no memory");
     std::mt19937_64 random(1);
     for (std::size_t at = 0; at < kMemory; at += 8) {
@@ -79,10 +82,13 @@ Function compiled(const char* name) {
     if (program.name != name) continue;
     const Compiled code = compile(checked(program), host());
     // Near the helper, as a guest's code space is.
-    static std::uintptr_t near = (reinterpret_cast<std::uintptr_t>(helper) & ~std::uintptr_t{0xfffff}) - (std::uintptr_t{1} << 28);
-    auto* p = static_cast<std::uint8_t*>(::mmap(reinterpret_cast<void*>(near += 1 << 20), code.code().size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    static std::uintptr_t near = (reinterpret_cast<std::uintptr_t>(helper) & ~std::uintptr_t{0xfffff}) -
+                                 (std::uintptr_t{1} << 28);
+    auto* p = static_cast<std::uint8_t*>(::mmap(reinterpret_cast<void*>(near += 1 << 20), code.code().size(),
+                                                PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (p == MAP_FAILED) give_up("no memory");
-    code.place({p, code.code().size()}, reinterpret_cast<std::uint64_t>(p), [](const Relocation&) { return reinterpret_cast<std::uint64_t>(helper); });
+    code.place({p, code.code().size()}, reinterpret_cast<std::uint64_t>(p),
+               [](const Relocation&) { return reinterpret_cast<std::uint64_t>(helper); });
     if (::mprotect(p, code.code().size(), PROT_READ | PROT_EXEC) != 0) give_up("no executable memory");
     __builtin___clear_cache(reinterpret_cast<char*>(p), reinterpret_cast<char*>(p) + code.code().size());
     return reinterpret_cast<Function>(p);
@@ -93,7 +99,8 @@ Function compiled(const char* name) {
 void run(benchmark::State& state, Function function, std::uint64_t count) {
   std::uint64_t result = 0;
   for (auto _ : state) benchmark::DoNotOptimize(result = function(memory(), count));
-  state.counters["per_round"] = benchmark::Counter(double(count), benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  state.counters["per_round"] = benchmark::Counter(double(count), benchmark::Counter::kIsIterationInvariantRate |
+                                                                      benchmark::Counter::kInvert);
 }
 
 // So many instructions of the object's programs, one after the other, as often as it takes. Each program's jumps stay
@@ -104,7 +111,9 @@ Program of_size(std::size_t count) {
     for (const Program& program : object().programs) {
       const auto& code = program.instructions;
       if (all.instructions.size() >= count) break;
-      for (const Instruction& i : code) all.instructions.push_back(i.opcode == opcode::kExit ? Instruction{.opcode = 0xb7, .registers = 0, .offset = 0, .immediate = 0} : i);
+      for (const Instruction& i : code)
+        all.instructions.push_back(
+            i.opcode == opcode::kExit ? Instruction{.opcode = 0xb7, .registers = 0, .offset = 0, .immediate = 0} : i);
     }
   all.instructions.push_back({.opcode = opcode::kExit, .registers = 0, .offset = 0, .immediate = 0});
   return all;
@@ -119,7 +128,8 @@ void compile_many(benchmark::State& state, InstructionSet set, std::size_t count
     benchmark::DoNotOptimize(bytes);
   }
   const auto instructions = double(program.instructions.size());
-  state.counters["per_instruction"] = benchmark::Counter(instructions, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  state.counters["per_instruction"] = benchmark::Counter(instructions, benchmark::Counter::kIsIterationInvariantRate |
+                                                                           benchmark::Counter::kInvert);
   state.counters["bytes"] = double(bytes) / instructions;
 }
 
@@ -138,8 +148,10 @@ void add(const char* name, Function native, std::uint64_t count) {
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   for (const std::size_t count : {std::size_t{1}, std::size_t{1000}, std::size_t{60000}}) {
-    benchmark::RegisterBenchmark(("compile/x86-64/" + std::to_string(count)).c_str(), compile_many, InstructionSet::X86_64, count);
-    benchmark::RegisterBenchmark(("compile/arm64/" + std::to_string(count)).c_str(), compile_many, InstructionSet::Arm64, count);
+    benchmark::RegisterBenchmark(("compile/x86-64/" + std::to_string(count)).c_str(), compile_many,
+                                 InstructionSet::X86_64, count);
+    benchmark::RegisterBenchmark(("compile/arm64/" + std::to_string(count)).c_str(), compile_many,
+                                 InstructionSet::Arm64, count);
   }
   add("xorshift64", xorshift64, 100000);
   add("xorshift32", xorshift32, 100000);

@@ -44,7 +44,8 @@ std::uint64_t run(vmm::Shell& vm, mm::Gva from, std::uint64_t pages, std::uint64
   v.regs()[Rip] = kProgram, v.regs()[Rdi] = from, v.regs()[Rsi] = pages, v.regs()[Rdx] = step;
   for (vmm::Exit e = v.run(); e.kind != vmm::Exit::Kind::Syscall; e = v.run()) {
     if (e.kind == vmm::Exit::Kind::Kicked) continue;
-    if (e.kind != vmm::Exit::Kind::PageFault || !vm.memory().fault(e.address, e.access)) give_up("the guest failed: " + e.detail);
+    if (e.kind != vmm::Exit::Kind::PageFault || !vm.memory().fault(e.address, e.access))
+      give_up("the guest failed: " + e.detail);
   }
   const std::uint64_t first = v.regs()[R8];
   vm.machine().release_vcpu(&v);
@@ -160,13 +161,36 @@ void child_memory(benchmark::State& state) {
   }
 }
 
-BENCHMARK_CAPTURE(spawn, warm, true)->Arg(64)->Arg(1024)->UseManualTime()->Iterations(40)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(spawn, warm, true)
+    ->Arg(64)
+    ->Arg(1024)
+    ->UseManualTime()
+    ->Iterations(40)
+    ->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(spawn, cold, false)->Arg(64)->UseManualTime()->Iterations(40)->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(reset, in_sequence, mm::kPageSize)->Arg(1)->Arg(256)->Arg(2048)->UseManualTime()->Iterations(100)->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(reset, scattered, 7 * mm::kPageSize)->Arg(256)->Arg(2048)->UseManualTime()->Iterations(100)->Unit(benchmark::kMicrosecond);
-BENCHMARK(freeze)->Arg(16)->Arg(256)->Arg(1024)->Arg(4096)->UseManualTime()->Iterations(60)->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(copy_on_write, in_sequence, mm::kPageSize)->UseManualTime()->Iterations(10)->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(copy_on_write, scattered, 17 * mm::kPageSize)->UseManualTime()->Iterations(10)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(reset, in_sequence, mm::kPageSize)
+    ->Arg(1)
+    ->Arg(256)
+    ->Arg(2048)
+    ->UseManualTime()
+    ->Iterations(100)
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(reset, scattered, 7 * mm::kPageSize)
+    ->Arg(256)
+    ->Arg(2048)
+    ->UseManualTime()
+    ->Iterations(100)
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK(freeze)->Arg(16)->Arg(256)->Arg(1024)->Arg(4096)->UseManualTime()->Iterations(60)->Unit(
+    benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(copy_on_write, in_sequence, mm::kPageSize)
+    ->UseManualTime()
+    ->Iterations(10)
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(copy_on_write, scattered, 17 * mm::kPageSize)
+    ->UseManualTime()
+    ->Iterations(10)
+    ->Unit(benchmark::kMicrosecond);
 BENCHMARK(child_memory)->Iterations(3);
 
 }  // namespace

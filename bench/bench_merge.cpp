@@ -93,13 +93,15 @@ void split_and_merge(benchmark::State& state) {
   for (auto _ : state) {
     std::uint64_t merged = 0;
     split.add(nanoseconds([&] {
-      for (std::uint64_t b = 0; b < kBlocks; ++b) {
-        check(g.space->split(kAt + b * kBlockSize, kPageSize, Level::Pte).has_value());
-      }
-    }) / kBlocks);
+                for (std::uint64_t b = 0; b < kBlocks; ++b) {
+                  check(g.space->split(kAt + b * kBlockSize, kPageSize, Level::Pte).has_value());
+                }
+              }) /
+              kBlocks);
     merge.add(nanoseconds([&] {
-      for (std::uint64_t b = 0; b < kBlocks; ++b) merged += g.space->merge(kAt + b * kBlockSize, kBlockSize);
-    }) / kBlocks);
+                for (std::uint64_t b = 0; b < kBlocks; ++b) merged += g.space->merge(kAt + b * kBlockSize, kBlockSize);
+              }) /
+              kBlocks);
     check(merged == kBlocks);
   }
   state.counters["split_ns"] = split.median();

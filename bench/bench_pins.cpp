@@ -100,9 +100,9 @@ void fast_pins(benchmark::State& state) {
   Samples one, two, alone, both;
   for (auto _ : state) {
     state.SetIterationTime(1e-9 * nanoseconds([&] {
-      one.add(rate(1, kTimes, pin)), two.add(rate(2, kTimes, pin));
-      alone.add(rate(1, kTimes, nothing_shared)), both.add(rate(2, kTimes, nothing_shared));
-    }));
+                             one.add(rate(1, kTimes, pin)), two.add(rate(2, kTimes, pin));
+                             alone.add(rate(1, kTimes, nothing_shared)), both.add(rate(2, kTimes, nothing_shared));
+                           }));
   }
   state.counters["one_ns"] = 1 / one.median();
   state.counters["two_ns"] = 1 / two.median();

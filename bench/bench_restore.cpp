@@ -72,8 +72,8 @@ void restore(benchmark::State& state, bool compress, bool ahead) {
     auto shell = must(vmm::Shell::create(file->state().memory_bytes, {}, bench::machine_choice));
     auto files = must(vmm::Files::create({}));
     using vmm::snapshot::Pager;
-    auto pager = must(Pager::create(file, [](const vmm::Failure& f) { give_up(f.message); }, Pager::How::Lazily,
-                                    shell->machine().needs().files));
+    auto pager = must(Pager::create(
+        file, [](const vmm::Failure& f) { give_up(f.message); }, Pager::How::Lazily, shell->machine().needs().files));
     if (ahead) pager->fetch_ahead();
     must(vmm::snapshot::restore_memory(file, pager, *shell, files));
     vmm::RunOptions options;

@@ -41,7 +41,9 @@ struct Totals {
     setup += r.setup, run += r.run, teardown += r.teardown;
   }
   void report(benchmark::State& state) const {
-    auto average = [&](const char* name, double sum) { state.counters[name] = {sum, benchmark::Counter::kAvgIterations}; };
+    auto average = [&](const char* name, double sum) {
+      state.counters[name] = {sum, benchmark::Counter::kAvgIterations};
+    };
     average("syscalls", double(exits.syscalls));
     average("faults", double(exits.page_faults));
     average("other_exits", double(exits.exceptions + exits.kicks + exits.flush_exits));
@@ -95,7 +97,10 @@ void warm(benchmark::State& state) {
 void kvm_floor(benchmark::State& state) {
   namespace kvm = vmm::kvm;
   constexpr unsigned kLeaves = 512;
-  struct { kvm::ListHeader header; kvm_cpuid_entry2 leaves[kLeaves]; } static cpuid;
+  struct {
+    kvm::ListHeader header;
+    kvm_cpuid_entry2 leaves[kLeaves];
+  } static cpuid;
   cpuid.header.count = kLeaves;
   HostFd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (!device || kvm::call(device, kvm::kGetSupportedCpuid, &cpuid) < 0) give_up("/dev/kvm does not answer");

@@ -57,7 +57,8 @@ struct Engine {
   void fault(Gva at) { check(space->fault(at, Access::Write).has_value()); }
   // The guest writes there: the host's memory comes from the host now, not while something is measured.
   void touch(Gva at, std::uint64_t length) {
-    for (Gva va = at; va < at + length; va += kPageSize) check(space->write(va, std::as_bytes(std::span("\1", 1))).has_value());
+    for (Gva va = at; va < at + length; va += kPageSize)
+      check(space->write(va, std::as_bytes(std::span("\1", 1))).has_value());
   }
 };
 

@@ -31,7 +31,8 @@ T must(std::expected<T, vmm::Failure> r) {
   if constexpr (!std::is_void_v<T>) return std::move(*r);
 }
 
-// The machine of all VMs that a benchmark makes: --machine=NAME as `ramet run` knows it, which is taken out of the arguments.
+// The machine of all VMs that a benchmark makes: --machine=NAME as `ramet run` knows it, which is taken out of the
+// arguments.
 inline vmm::MachineChoice machine_choice;
 inline void take_machine(int& argc, char** argv) {
   using Kind = vmm::MachineChoice::Kind;

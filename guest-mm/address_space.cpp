@@ -117,9 +117,14 @@ void AddressSpace::dump(const std::function<void(const Node&)>& see) const {
   impl_->core.table->dump([&](const PageTable::Node& n) {
     // Bit 47 is the sign of an address.
     const Gva start = static_cast<Gva>(static_cast<std::int64_t>(n.leaf.start << 16) >> 16);
-    see({.start = start, .level = n.leaf.level, .address = n.leaf.address, .table = n.table,
-         .kept = n.leaf.state == PageTable::State::Kept, .changing = n.leaf.state == PageTable::State::Changing,
-         .entries = n.entries, .attributes = n.leaf.attributes});
+    see({.start = start,
+         .level = n.leaf.level,
+         .address = n.leaf.address,
+         .table = n.table,
+         .kept = n.leaf.state == PageTable::State::Kept,
+         .changing = n.leaf.state == PageTable::State::Changing,
+         .entries = n.entries,
+         .attributes = n.leaf.attributes});
   });
 }
 

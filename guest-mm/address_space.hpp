@@ -49,7 +49,21 @@ struct MapRequest {
 };
 
 enum class Advice : std::uint8_t {
-  DontNeed, DontNeedLocked, Free, Lock, Unlock, Huge, NoHuge, DontFork, DoFork, WipeOnFork, KeepOnFork, WillNeed, Cold, PopulateRead, PopulateWrite
+  DontNeed,
+  DontNeedLocked,
+  Free,
+  Lock,
+  Unlock,
+  Huge,
+  NoHuge,
+  DontFork,
+  DoFork,
+  WipeOnFork,
+  KeepOnFork,
+  WillNeed,
+  Cold,
+  PopulateRead,
+  PopulateWrite
 };
 
 struct RemapRequest {
@@ -110,30 +124,30 @@ class AddressSpace {
   enum class ExecSync : std::uint8_t { Eager, Lazy, Adaptive };
   struct Config {
     Format format = Format::X86_64Stage1;
-    Gva start = 0x10000;                 // lowest address a program may map (vm.mmap_min_addr)
-    Gva end = 0x7fff'ffff'f000;          // exclusive
-    Gva mmap_top = 0x7fff'f000'0000;     // free ranges are searched downwards from here
-    Gva tag_bits = 0;                    // of addresses that the guest gives: not looked at
-    bool blocks = true;                  // 2 MiB leaves
-    bool giants = false;                 // 1 GiB leaves: the processor has them
-    bool merge = true;                   // tables of like entries become leaves again (technique 5)
+    Gva start = 0x10000;  // lowest address a program may map (vm.mmap_min_addr)
+    Gva end = 0x7fff'ffff'f000;  // exclusive
+    Gva mmap_top = 0x7fff'f000'0000;  // free ranges are searched downwards from here
+    Gva tag_bits = 0;  // of addresses that the guest gives: not looked at
+    bool blocks = true;  // 2 MiB leaves
+    bool giants = false;  // 1 GiB leaves: the processor has them
+    bool merge = true;  // tables of like entries become leaves again (technique 5)
     ExecSync exec_sync = ExecSync::Eager;  // counts only where Tlb::needs_exec_sync()
-    std::uint64_t exit_cost = 0;         // ns that the guest's way out and back takes, for Adaptive
-    bool relaxed_flushes = true;         // technique 4; without it every flush is strict
-    bool pinned_cow = true;              // technique 2; without it pins count for nothing
-    bool speculative_faults = true;      // technique 3; without it every fault takes the lock
-    std::uint64_t speculative_frames = 0; // most frames in flight, taken by faults without the lock and not yet
-                                         // mapped; 0: an eighth of the private bank
+    std::uint64_t exit_cost = 0;  // ns that the guest's way out and back takes, for Adaptive
+    bool relaxed_flushes = true;  // technique 4; without it every flush is strict
+    bool pinned_cow = true;  // technique 2; without it pins count for nothing
+    bool speculative_faults = true;  // technique 3; without it every fault takes the lock
+    std::uint64_t speculative_frames = 0;  // most frames in flight, taken by faults without the lock and not yet
+                                           // mapped; 0: an eighth of the private bank
     // Entries are mapped accessed and, if writable, dirty. Off: only what the access asks for, and the processor sets
     // the rest by itself, or a fault does; entries nobody used then go without a flush, which is all that they are
     // looked at for. For processors where that is cheap.
     bool eager_accessed_dirty = true;
-    unsigned around_pages = 16;          // first fault-around window, 4 KiB pages, a power of two up to 512;
-                                         // 1 switches fault-around off
-    std::uint64_t stack_limit = 8 << 20; // how far a grows_down region may grow, bytes (RLIMIT_STACK)
-    std::size_t max_regions = 65530;     // vm.max_map_count
-    std::uint64_t limit_bytes = 0;       // most memory in use; 0: all of the private bank
-    std::size_t many_layers = 16;        // a freeze upon so many looks which of them are still referred to
+    unsigned around_pages = 16;  // first fault-around window, 4 KiB pages, a power of two up to 512;
+                                 // 1 switches fault-around off
+    std::uint64_t stack_limit = 8 << 20;  // how far a grows_down region may grow, bytes (RLIMIT_STACK)
+    std::size_t max_regions = 65530;  // vm.max_map_count
+    std::uint64_t limit_bytes = 0;  // most memory in use; 0: all of the private bank
+    std::size_t many_layers = 16;  // a freeze upon so many looks which of them are still referred to
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.
@@ -148,7 +162,7 @@ class AddressSpace {
   Result<> protect(Gva address, std::uint64_t length, Prot prot);
   Result<Gva> remap(const RemapRequest&);
   Result<> advise(Gva address, std::uint64_t length, Advice);
-  Result<> sync(Gva address, std::uint64_t length, bool wait);           // msync
+  Result<> sync(Gva address, std::uint64_t length, bool wait);  // msync
   // One byte per page, bit 0 set if it is in memory (mincore): anonymous pages once the program has touched them, those
   // of objects when anybody has. Errors: NotMapped, Invalid.
   Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
@@ -168,7 +182,7 @@ class AddressSpace {
   struct Translation {
     Gva start = 0;
     std::uint64_t bytes = 0;
-    Gpa frame = 0;               // of `start`
+    Gpa frame = 0;  // of `start`
     bool write = false, execute = false;
     bool allows(Access a) const { return a == Access::Read || (a == Access::Write ? write : execute); }
   };
@@ -224,7 +238,8 @@ class AddressSpace {
     Gva address = 0;
     std::uint64_t length = 0;
     MoveReason reason = MoveReason::Explicit;
-    std::optional<unsigned> node = {};   // where to, less than FramePool::kNodes; pages that are there stay. None: anywhere
+    std::optional<unsigned> node =
+        {};  // where to, less than FramePool::kNodes; pages that are there stay. None: anywhere
   };
   // 4 KiB pages, by what became of them.
   struct Migrated {
@@ -276,10 +291,10 @@ class AddressSpace {
   // copied when it is written. Stretches in address order, each inside one private region. Once, before anything was
   // mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space is of no use then.
   Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>);
-  Gva mmap_top() const;                   // where free ranges are searched from, downwards
-  std::int64_t pins() const;              // that are there now, not frames
+  Gva mmap_top() const;  // where free ranges are searched from, downwards
+  std::int64_t pins() const;  // that are there now, not frames
 
-  Gpa root() const;                       // CR3 / TTBR0
+  Gpa root() const;  // CR3 / TTBR0
   // Visits regions in address order, all as they were at one moment; the callback must not call back. Under the lock,
   // if it is free within some 10 ms: a change may hold it for ever, if the machine waits for somebody who does not
   // answer. Without it, that moment may be in the middle of the change: what takes a mapping's place is not there yet.
@@ -288,16 +303,16 @@ class AddressSpace {
   // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
   // as it was at some moment. The callback must not call back.
   struct Node {
-    Gva start = 0;               // sign-extended
+    Gva start = 0;  // sign-extended
     arch::Level level = arch::Level::Pte;
-    Gpa address = 0;             // of the table, or of the first byte mapped
+    Gpa address = 0;  // of the table, or of the first byte mapped
     bool table = false, kept = false, changing = false;
-    unsigned entries = 0;        // of a table
+    unsigned entries = 0;  // of a table
     arch::Attributes attributes = {};
   };
   void dump(const std::function<void(const Node&)>&) const;
-  Usage usage() const;                    // without the lock
-  std::uint64_t limit_bytes() const;      // most memory of its own in use at a time, and held for it by the VMM
+  Usage usage() const;  // without the lock
+  std::uint64_t limit_bytes() const;  // most memory of its own in use at a time, and held for it by the VMM
   const std::shared_ptr<Account>& account() const;
   const Counters& counters() const { return counters_; }
   Memory& physical() const { return memory_; }

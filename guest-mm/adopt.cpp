@@ -8,8 +8,9 @@ namespace ramet::mm {
 // Whether faults and changes of protection find the same there.
 static bool same(const Region& a, const Region& b) {
   return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
-         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork && a.locked == b.locked &&
-         a.huge == b.huge && a.backing == b.backing && a.offset == b.offset && a.name == b.name && a.max_prot == b.max_prot;
+         a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork &&
+         a.locked == b.locked && a.huge == b.huge && a.backing == b.backing && a.offset == b.offset &&
+         a.name == b.name && a.max_prot == b.max_prot;
 }
 
 // What a child of the snapshot begins with, besides tables.
@@ -56,7 +57,8 @@ Result<> Layers::adopt(const Snapshot& snapshot) {
 
 Result<> AddressSpace::reset(const Snapshot& snapshot) { return impl_->layers.reset(snapshot); }
 
-Result<> Layers::prepare_reset_locked(const Snapshot& snapshot, const std::vector<const Region*>& before, FlushBatch& batch) {
+Result<> Layers::prepare_reset_locked(const Snapshot& snapshot, const std::vector<const Region*>& before,
+                                      FlushBatch& batch) {
   if (core_.pins->any()) return fail(Error::Pinned);
   // Of each end of what is left out, the tables of three levels become our own.
   const auto left_out = std::ranges::count_if(snapshot.regions, is_left_out);
@@ -68,7 +70,8 @@ void Layers::reset_regions_locked(const std::vector<const Region*>& before, Flus
   RegionMap& regions = core_.regions;
   const Gva start = core_.config.start, end = core_.config.end;
   std::size_t alike = 0;
-  for (const Region* r = regions.at_or_after(0); r && alike < before.size() && same(*r, *before[alike]); ++alike) r = regions.next(*r);
+  for (const Region* r = regions.at_or_after(0); r && alike < before.size() && same(*r, *before[alike]); ++alike)
+    r = regions.next(*r);
   if (alike == before.size() && alike == regions.size()) {
     for (const Region* r : before) banks_.detach_locked(*r, batch);  // attached twice by now
     return regions.release(start, end);

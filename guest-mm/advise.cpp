@@ -10,7 +10,8 @@ namespace ramet::mm {
 // Whether the advice is not for such a region.
 static bool refuses(const Region& r, Advice advice) {
   if ((advice == Advice::DontNeed || advice == Advice::Free || advice == Advice::Cold) && r.locked) return true;
-  return (advice == Advice::Free || advice == Advice::WipeOnFork) && r.backing;  // anonymous memory only; what is shared has a backing
+  return (advice == Advice::Free || advice == Advice::WipeOnFork) &&
+         r.backing;  // anonymous memory only; what is shared has a backing
 }
 
 Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) {
@@ -102,7 +103,9 @@ Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<st
   if (!m.core.user_range(address, length)) return fail(Error::NotMapped);
   if (out.size() < length >> kPageShift) return fail(Error::Invalid);
   const Gva end = address + length;
-  const auto pages = [&](Gva from, Gva to) { return out.subspan((from - address) >> kPageShift, (to - from) >> kPageShift); };
+  const auto pages = [&](Gva from, Gva to) {
+    return out.subspan((from - address) >> kPageShift, (to - from) >> kPageShift);
+  };
   std::ranges::fill(pages(address, end), std::uint8_t{0});
   struct Part {
     std::shared_ptr<Backing> backing;
@@ -118,7 +121,8 @@ Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<st
       if (r->backing) parts.push_back({r->backing, r->offset_of(from), pages(from, to)});
       if (r->shows_object()) continue;  // whoever has touched it
       m.core.table->visit(from, to, [&](const PageTable::Leaf& leaf) {
-        if (r->backing || m.rules.touched(leaf)) std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});
+        if (r->backing || m.rules.touched(leaf))
+          std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});
       });
     }
   }

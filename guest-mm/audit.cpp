@@ -11,7 +11,8 @@ std::string AddressSpace::audit() const {
   Gva before = 0;
   std::size_t regions = 0;
   for (const Region* r = m.core.regions.at_or_after(0); r; r = m.core.regions.next(*r)) {
-    if (r->start >= r->end || r->start < before || r->end > m.core.config.end || !is_aligned(r->start | r->end | r->offset, kPageSize)) {
+    if (r->start >= r->end || r->start < before || r->end > m.core.config.end ||
+        !is_aligned(r->start | r->end | r->offset, kPageSize)) {
       return "a region overlaps another, is empty, misplaced or misaligned";
     }
     if (SequenceCount::changing(r->sequence.read())) return "a region stayed marked as changing";
@@ -34,7 +35,8 @@ std::string AddressSpace::audit() const {
     }
     const bool kept = leaf.state == PageTable::State::Kept;
     if (kept != (region->prot == Prot::None)) wrong = "an entry is present in a PROT_NONE region, or kept in another";
-    if (!kept && leaf.attributes.write && !has(region->prot, Prot::Write)) wrong = "an entry is writable, its region is not";
+    if (!kept && leaf.attributes.write && !has(region->prot, Prot::Write))
+      wrong = "an entry is writable, its region is not";
     if (!kept && leaf.attributes.execute && !has(region->prot, Prot::Exec)) {
       wrong = "an entry is executable, its region is not";
     }
@@ -55,7 +57,8 @@ std::string AddressSpace::audit() const {
     }
     const bool writable = !kept && m.core.table->find(leaf.start).attributes.write;
     for (Gpa frame = leaf.address; writable && frame < leaf.address + leaf.span(); frame += kPageSize) {
-      if (!m.rules.may_write(*region, frame) && !m.core.pins->ever(frame)) wrong = "a frame that others see is writable";
+      if (!m.rules.may_write(*region, frame) && !m.core.pins->ever(frame))
+        wrong = "a frame that others see is writable";
     }
   });
   if (!wrong.empty()) return wrong;

@@ -32,7 +32,10 @@ class Backing {
   virtual Shared shared() const { return {}; }
 
   // msync(2) of a part of a shared region. Errors: Io.
-  virtual Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) { (void)offset, (void)length, (void)wait; return {}; }
+  virtual Result<> sync(std::uint64_t offset, std::uint64_t length, bool wait) {
+    (void)offset, (void)length, (void)wait;
+    return {};
+  }
 
   // mincore(2) of pages of the object from offset on: sets bit 0 for those that the host has in memory, of shared and
   // private regions alike, and leaves the others.

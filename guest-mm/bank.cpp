@@ -70,7 +70,8 @@ Result<std::shared_ptr<Bank>> Bank::memory_file(Gpa base, std::uint64_t size) {
   if (!mapped) return fail(Error::NoMemory);
   mapped->file = ::memfd_create("ramet-tables", MFD_CLOEXEC);
   if (mapped->file < 0 || ::ftruncate(mapped->file, static_cast<off_t>(size)) != 0 ||
-      ::mmap(mapped->host.data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, mapped->file, 0) == MAP_FAILED) {
+      ::mmap(mapped->host.data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, mapped->file, 0) ==
+          MAP_FAILED) {
     return fail(Error::NoMemory);
   }
   (void)::madvise(mapped->host.data(), size, MADV_DONTDUMP);
@@ -123,9 +124,10 @@ Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
   const std::uint32_t number = apart ? apart_ : newest_;
   const std::uint64_t bytes = end - start;
   // What the file has there now would stay in it, and take memory for nobody.
-  if (blocks_[(start - base_) / kBlockSize].load(std::memory_order_relaxed) != 0 && !give_back(start, bytes)) return fail(Error::NoMemory);
-  if (::mmap(at(start), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, files_[number]->descriptor(),
-             static_cast<off_t>(start - base_)) == MAP_FAILED) {
+  if (blocks_[(start - base_) / kBlockSize].load(std::memory_order_relaxed) != 0 && !give_back(start, bytes))
+    return fail(Error::NoMemory);
+  if (::mmap(at(start), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+             files_[number]->descriptor(), static_cast<off_t>(start - base_)) == MAP_FAILED) {
     return fail(Error::NoMemory);
   }
   (void)::madvise(at(start), bytes, MADV_DONTDUMP);
@@ -180,10 +182,12 @@ bool Bank::give_back(Gpa start, std::uint64_t bytes) const {
 }
 
 Result<std::shared_ptr<Bank>> Bank::private_copy(Gpa start, Gpa end) const {
-  if (file_ < 0 || start >= end || !is_aligned(start | end, kPageSize) || !contains(start) || end > this->end()) return fail(Error::Invalid);
+  if (file_ < 0 || start >= end || !is_aligned(start | end, kPageSize) || !contains(start) || end > this->end())
+    return fail(Error::Invalid);
   const std::uint64_t size = end - start;
   const auto mapped = std::make_shared<Mapped>();
-  void* host = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_, static_cast<off_t>(start - base_));
+  void* host = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_,
+                      static_cast<off_t>(start - base_));
   if (host == MAP_FAILED) return fail(Error::NoMemory);
   mapped->host = {static_cast<std::byte*>(host), size};
   (void)::madvise(host, size, MADV_DONTDUMP);
@@ -271,7 +275,8 @@ Result<> Memory::observe(BankObserver& observer) {
   {
     SharedLock guard(lock_);
     told = pieces_;
-    for (const auto& banks : {added(), inherited_data_, inherited_tables_}) told.insert(told.end(), banks.begin(), banks.end());
+    for (const auto& banks : {added(), inherited_data_, inherited_tables_})
+      told.insert(told.end(), banks.begin(), banks.end());
   }
   for (std::size_t i = 0; i < told.size(); ++i) {
     if (auto added = observer.bank_added(*told[i]); !added) {

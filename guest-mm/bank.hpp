@@ -48,8 +48,8 @@ class Bank {
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
   // destructor. A guest cannot write a read-only one, whatever its page tables say. `part`: the file behind it.
   // `source`: what brings its pages, until `release` runs; null: all are there.
-  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release, bool read_only = false,
-                                     FilePart part = {}, PageSource* source = nullptr);
+  static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release,
+                                     bool read_only = false, FilePart part = {}, PageSource* source = nullptr);
   // A part of a bank, which outlives it.
   static std::shared_ptr<Bank> part_of(const Bank&, Gpa start, Gpa end, bool read_only);
 
@@ -86,8 +86,8 @@ class Bank {
   Gpa base_;
   std::span<std::byte> host_;
   std::function<void()> release_;
-  int file_ = -1;             // of memory_file(); closed by release_
-  FilePart part_;             // of adopt()
+  int file_ = -1;  // of memory_file(); closed by release_
+  FilePart part_;  // of adopt()
   const Bank* whole_ = nullptr;  // of part_of()
   PageSource* source_ = nullptr;  // of adopt()
   // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
@@ -111,14 +111,14 @@ struct Layer {
   };
   struct Below {
     std::shared_ptr<const Layer> layer;
-    bool tables = true;                    // its tables are referred to as well, not its data alone
+    bool tables = true;  // its tables are referred to as well, not its data alone
   };
   ~Layer();
-  std::vector<Below> below;                // all that it refers to, those of the layers below as well; the last first
+  std::vector<Below> below;  // all that it refers to, those of the layers below as well; the last first
   std::shared_ptr<Bank> data, tables;
-  std::vector<Part> data_parts;            // without those of the layers below
-  Part table_part;                         // with those that belong to the same bank; empty: it has no tables
-  std::size_t look_at = 0;                 // so many below are too many, see Layers::next_layer_locked()
+  std::vector<Part> data_parts;  // without those of the layers below
+  Part table_part;  // with those that belong to the same bank; empty: it has no tables
+  std::size_t look_at = 0;  // so many below are too many, see Layers::next_layer_locked()
 
   // What somebody who stands on `top` refers to; null: nothing.
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
@@ -152,10 +152,10 @@ class BankObserver {
 class Memory {
  public:
   struct Config {
-    std::uint64_t data_bytes;   // private bank, rounded up to kBlockSize
+    std::uint64_t data_bytes;  // private bank, rounded up to kBlockSize
     std::uint64_t table_bytes;  // table bank
     std::shared_ptr<PhysicalSpace> space = {};  // of all VMs that may share memory; null: of this one alone
-    bool files = false;         // the private bank is in memory files, see Bank::in_files()
+    bool files = false;  // the private bank is in memory files, see Bank::in_files()
   };
   // Errors: NoMemory.
   static Result<std::unique_ptr<Memory>> create(const Config&, BankObserver* observer = nullptr);
@@ -224,9 +224,9 @@ class Memory {
   std::shared_ptr<Bank> bank_of(Gpa gpa) const;
 
   // What lies below is no bank's but the machine's own.
-  static constexpr Gpa kTableBase = kBlockSize;         // the table bank lies first
-  static constexpr Gpa kDataBase = 0x1'0000'0000;       // 4 GiB: the private bank
-  static constexpr Gpa kAddedBase = 0x40'0000'0000;     // 256 GiB: shared files, later layers and pin banks
+  static constexpr Gpa kTableBase = kBlockSize;  // the table bank lies first
+  static constexpr Gpa kDataBase = 0x1'0000'0000;  // 4 GiB: the private bank
+  static constexpr Gpa kAddedBase = 0x40'0000'0000;  // 256 GiB: shared files, later layers and pin banks
   // Where such a bank lies in the first VM of a space; those of others lie above it.
 
  private:
@@ -234,7 +234,8 @@ class Memory {
   // Of layers, by ascending base: they change only in inherit().
   using Banks = std::vector<std::shared_ptr<Bank>>;
   static const Bank* find(const Banks& banks, Gpa gpa) {
-    const auto after = std::ranges::upper_bound(banks, gpa, {}, [](const std::shared_ptr<Bank>& bank) { return bank->base(); });
+    const auto after = std::ranges::upper_bound(banks, gpa, {},
+                                                [](const std::shared_ptr<Bank>& bank) { return bank->base(); });
     return after != banks.begin() && after[-1]->contains(gpa) ? after[-1].get() : nullptr;
   }
   Banks added() const RAMET_REQUIRES_SHARED(lock_);
@@ -246,7 +247,7 @@ class Memory {
   // Held by attach() and detach(), while they tell the observer as well. A batch detaches when the address-space lock
   // is free, but attach() is called with it.
   Mutex attaching_ RAMET_ACQUIRED_AFTER(address_space_lock) RAMET_ACQUIRED_BEFORE(lock_);
-  mutable SharedMutex lock_;                  // never held while the observer is called
+  mutable SharedMutex lock_;  // never held while the observer is called
   struct Added {
     std::shared_ptr<Bank> bank;
     unsigned times;

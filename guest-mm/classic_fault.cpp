@@ -89,9 +89,12 @@ Result<Resolved> Faults::resolve_present_locked(const Found& found, FlushBatch& 
     return *copied ? Result<Resolved>(Resolved::Copied) : fail(Error::Invalid);
   }
   EntryRules::note_granted(region, leaf, access);
-  core_.table->update_leaf(leaf, [&](const PageTable::Leaf& old) {
-    return PageTable::Change{State::Present, rules_.upgraded(region, old, access)};
-  }, batch);
+  core_.table->update_leaf(
+      leaf,
+      [&](const PageTable::Leaf& old) {
+        return PageTable::Change{State::Present, rules_.upgraded(region, old, access)};
+      },
+      batch);
   return Resolved::Flipped;
 }
 
@@ -124,7 +127,8 @@ Result<Settled> Faults::map_pages_locked(const Found& found, const AroundPlan& p
     const auto beside = core_.table->prepare(start, Level::Pte, batch);
     if (!beside) continue;
     const Found there{region, start, access, leaf};
-    if (const auto more = map_window({there, Level::Pte, *beside, start, stop, Window::Asked::None})) outcome->mapped += more->mapped;
+    if (const auto more = map_window({there, Level::Pte, *beside, start, stop, Window::Asked::None}))
+      outcome->mapped += more->mapped;
   }
   return settled(region, *outcome, Level::Pte);
 }

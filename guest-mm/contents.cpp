@@ -61,11 +61,13 @@ Result<> Layers::map_stretch_locked(const Region& region, const AddressSpace::St
 }
 
 bool Layers::sound_locked(const Region& r, Gva after) const {
-  return r.start >= after && r.start < r.end && r.end <= core_.config.end && is_aligned(r.start | r.end | r.offset, kPageSize) &&
-         has(kAllProt, r.max_prot) && has(r.max_prot, r.prot) && (!r.shared || (r.backing && r.backing->shared().bank));
+  return r.start >= after && r.start < r.end && r.end <= core_.config.end &&
+         is_aligned(r.start | r.end | r.offset, kPageSize) && has(kAllProt, r.max_prot) && has(r.max_prot, r.prot) &&
+         (!r.shared || (r.backing && r.backing->shared().bank));
 }
 
-Result<> Layers::build_locked(std::span<const Region> regions, std::span<const AddressSpace::Stretch> contents, FlushBatch& batch) {
+Result<> Layers::build_locked(std::span<const Region> regions, std::span<const AddressSpace::Stretch> contents,
+                              FlushBatch& batch) {
   Gva last = core_.config.start;
   auto next = contents.begin();
   for (const Region& r : regions) {

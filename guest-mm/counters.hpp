@@ -39,7 +39,8 @@ class FaultCounter {
   // While others add: a value between what it was when this began and what it is when this ends.
   operator std::uint64_t() const {
     std::uint64_t sum = 0;
-    for (unsigned i = 0; i < FaultLines::kShards; ++i) sum += first_[i * FaultLines::kLine].load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < FaultLines::kShards; ++i)
+      sum += first_[i * FaultLines::kLine].load(std::memory_order_relaxed);
     return sum;
   }
 
@@ -73,55 +74,56 @@ struct Counters {
   // faults, by how they ended
   FaultCounter faults_zero{lines_};        // anonymous memory mapped
   FaultCounter faults_file{lines_};        // file-backed memory mapped
-  FaultCounter faults_flipped{lines_};     // an entry that was there gained permission: writable <-> executable flips
-  FaultCounter faults_cow{lines_};         // a page that others see as well was copied to be written
-  FaultCounter faults_spurious{lines_};    // the entry already allowed the access
-  FaultCounter faults_refused{lines_};     // became a signal
-  FaultSum faults{lines_};                 // all of these
+  FaultCounter faults_flipped{lines_};  // an entry that was there gained permission: writable <-> executable flips
+  FaultCounter faults_cow{lines_};  // a page that others see as well was copied to be written
+  FaultCounter faults_spurious{lines_};  // the entry already allowed the access
+  FaultCounter faults_refused{lines_};  // became a signal
+  FaultSum faults{lines_};  // all of these
   // faults settled without the address-space lock, and why others were not (the names of the Linux proposal)
-  FaultCounter spf{lines_};                // settled speculatively
-  FaultCounter spf_pte_lock{lines_};       // somebody held the table's lock
-  FaultCounter spf_region_changed{lines_}; // the region was being changed, or had changed when its table was locked
+  FaultCounter spf{lines_};  // settled speculatively
+  FaultCounter spf_pte_lock{lines_};  // somebody held the table's lock
+  FaultCounter spf_region_changed{lines_};  // the region was being changed, or had changed when its table was locked
   FaultCounter spf_not_supported{lines_};  // no region there, a stack to grow, an entry that would lose something
   FaultCounter spf_table_changed{lines_};  // a table was missing, merged or split
-  FaultCounter spf_budget{lines_};         // too many frames in flight, or none left
-  FaultCounter faults_vmm{lines_};         // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
+  FaultCounter spf_budget{lines_};  // too many frames in flight, or none left
+  FaultCounter faults_vmm{lines_};  // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
   // what one fault mapped
-  FaultCounter pages_mapped{lines_};       // 4 KiB entries written by faults
-  FaultCounter pages_around{lines_};       // of them, beyond the one that faulted
-  FaultCounter blocks_mapped{lines_};      // 2 MiB entries written by faults
-  FaultCounter blocks_around{lines_};      // of them, beyond the one that faulted
-  FaultCounter pages_copied{lines_};       // 4 KiB pages, copied on write
+  FaultCounter pages_mapped{lines_};  // 4 KiB entries written by faults
+  FaultCounter pages_around{lines_};  // of them, beyond the one that faulted
+  FaultCounter blocks_mapped{lines_};  // 2 MiB entries written by faults
+  FaultCounter blocks_around{lines_};  // of them, beyond the one that faulted
+  FaultCounter pages_copied{lines_};  // 4 KiB pages, copied on write
   // flushes
-  Counter flushes;            // strict flushes issued (one per batch)
-  Counter flushes_relaxed;    // relaxed ones
-  Counter flush_ranges;       // ranges in strict flushes
-  Counter flush_tables;       // table pages in strict flushes
-  Counter flushes_avoided;    // batches that changed only entries which were never present
-  Counter exec_syncs;         // 4 KiB pages that code may run from by an entry that was written
-  Counter exec_deferred;      // 4 KiB pages of entries that withheld execution
-  Counter exec_granted;       // of them, that a fetch was let through to
-  Counter exec_sync_time;     // ns that the syncs took: where fetches do not see all stores
-  Counter exec_fault_time;    // ns that faults took which let a fetch through, and
-  Counter exec_faults;        // how many
+  Counter flushes;  // strict flushes issued (one per batch)
+  Counter flushes_relaxed;  // relaxed ones
+  Counter flush_ranges;  // ranges in strict flushes
+  Counter flush_tables;  // table pages in strict flushes
+  Counter flushes_avoided;  // batches that changed only entries which were never present
+  Counter exec_syncs;  // 4 KiB pages that code may run from by an entry that was written
+  Counter exec_deferred;  // 4 KiB pages of entries that withheld execution
+  Counter exec_granted;  // of them, that a fetch was let through to
+  Counter exec_sync_time;  // ns that the syncs took: where fetches do not see all stores
+  Counter exec_fault_time;  // ns that faults took which let a fetch through, and
+  Counter exec_faults;  // how many
   // migration, 4 KiB pages; by reason, in the order of MoveReason
   std::array<Counter, kMoveReasons> migrated;
-  Counter migrate_pinned, migrate_shared, migrate_failed;  // those that stayed: a device has them, others see them, no memory
+  Counter migrate_pinned, migrate_shared,
+      migrate_failed;  // those that stayed: a device has them, others see them, no memory
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
-  Counter split_pmd, split_pud;    // leaves replaced by a table
-  Counter merge_pmd, merge_pud;    // tables replaced by a leaf
+  Counter split_pmd, split_pud;  // leaves replaced by a table
+  Counter merge_pmd, merge_pud;  // tables replaced by a leaf
   // uniform tables that stayed tables, and why
-  Counter merge_refused_keep_4k;   // the range is to stay in small pages, or takes no blocks
-  Counter merge_refused_region;    // the region does not cover all of it
-  Counter merge_refused_alignment; // the frames do not lie on a boundary of the larger leaf
-  Counter merge_refused_shared;    // children see a part of the frames, the rest is the VM's own
-  Counter merge_refused_format;    // the processor has no such leaf, or it was switched off
+  Counter merge_refused_keep_4k;  // the range is to stay in small pages, or takes no blocks
+  Counter merge_refused_region;  // the region does not cover all of it
+  Counter merge_refused_alignment;  // the frames do not lie on a boundary of the larger leaf
+  Counter merge_refused_shared;  // children see a part of the frames, the rest is the VM's own
+  Counter merge_refused_format;  // the processor has no such leaf, or it was switched off
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
-  Counter pages_copied_pinned; // for children, because a device may write to ours
-  Counter pages_moved_pinned; // into the pin bank, by long-term pins
-  Counter tables_unshared;    // tables copied because something below them was to change
+  Counter pages_copied_pinned;  // for children, because a device may write to ours
+  Counter pages_moved_pinned;  // into the pin bank, by long-term pins
+  Counter tables_unshared;  // tables copied because something below them was to change
   Counter freezes;
   Counter resets;
   // structure

@@ -46,8 +46,8 @@ CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Lea
 
 // Whether an entry is one that the copies around `f` are made of.
 bool CopyOnWrite::wants_copy(const Found& f, const PageTable::Leaf& seen) const {
-  return seen.state == State::Present && seen.table == f.leaf.table && seen.level == f.leaf.level && !seen.table_shared &&
-         !rules_.may_write(f.region, seen);
+  return seen.state == State::Present && seen.table == f.leaf.table && seen.level == f.leaf.level &&
+         !seen.table_shared && !rules_.may_write(f.region, seen);
 }
 
 // The frame is taken where the table would become a block again with it, if it can be had there.
@@ -144,7 +144,8 @@ void CopyOnWrite::note_copied(const Region& region, const Copies& copies) {
 
 std::optional<Settled> CopyOnWrite::try_copy(const Found& f) {
   // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
-  if (f.leaf.level > Level::Pmd || (f.leaf.level == Level::Pmd && f.region.huge != Region::Huge::Always)) return std::nullopt;
+  if (f.leaf.level > Level::Pmd || (f.leaf.level == Level::Pmd && f.region.huge != Region::Huge::Always))
+    return std::nullopt;
   // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see
   // Pinning::fast(). And where a flush may wait for somebody outside the VMM, it must not be from within an
   // rcu::Reader.
@@ -154,7 +155,8 @@ std::optional<Settled> CopyOnWrite::try_copy(const Found& f) {
   SpeculativeFlush flush(core_.flush_parts());
   if (take_copies(f, true, copies)) {
     // None: whoever shared the page with us has gone meanwhile, and the page is ours.
-    settled.how = copies.count == 0 ? PageTable::Published::Changed : core_.table->replace_leaves(copies.all(), f.guard, flush);
+    settled.how = copies.count == 0 ? PageTable::Published::Changed
+                                    : core_.table->replace_leaves(copies.all(), f.guard, flush);
   }
   if (settled.how == PageTable::Published::Done) note_copied(f.region, copies);
   else give_back(copies);
@@ -168,7 +170,8 @@ Result<bool> CopyOnWrite::copy_locked(const Region& region, Gva address, FlushBa
   if (leaf.state != State::Present || leaf.table_shared) return false;
   Copies copies;
   Result<> taken = fail(Error::NoMemory);
-  if (leaf.level == Level::Pmd && region.huge == Region::Huge::Always) taken = take_copies({region, address, Access::Write, leaf}, false, copies);
+  if (leaf.level == Level::Pmd && region.huge == Region::Huge::Always)
+    taken = take_copies({region, address, Access::Write, leaf}, false, copies);
   if (!taken) {
     if (auto split = core_.table->split_to(address, Level::Pte, batch); !split) return fail(split.error());
     leaf = core_.table->find(address);
@@ -208,7 +211,8 @@ void AddressSpace::copy_hot(const Snapshot& snapshot) {
   for (const Gva page : snapshot.hot) {
     const PageTable::Leaf leaf = core.table->find(page);
     const Region* region = core.regions.find(page);
-    if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte) continue;
+    if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte)
+      continue;
     if (!impl_->faults.fault_locked(page, Access::Write, true, batch)) break;  // as good as before, only later
   }
 }

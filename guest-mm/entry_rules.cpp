@@ -92,9 +92,12 @@ std::uint32_t EntryRules::defers_exec(const Region& region, MoveReason why, Leve
 }
 
 ExecCosts EntryRules::exec_costs() const {
-  const auto mean = [](std::uint64_t sum, std::uint64_t n) { return n ? static_cast<double>(sum) / static_cast<double>(n) : 0; };
+  const auto mean = [](std::uint64_t sum, std::uint64_t n) {
+    return n ? static_cast<double>(sum) / static_cast<double>(n) : 0;
+  };
   return {.sync = mean(core_.counters.exec_sync_time, core_.counters.exec_syncs),
-          .fault = mean(core_.counters.exec_fault_time, core_.counters.exec_faults) + static_cast<double>(core_.config.exit_cost)};
+          .fault = mean(core_.counters.exec_fault_time, core_.counters.exec_faults) +
+                   static_cast<double>(core_.config.exit_cost)};
 }
 
 }  // namespace ramet::mm

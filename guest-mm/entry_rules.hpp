@@ -51,7 +51,9 @@ class EntryRules {
     const std::uint32_t every = defers_exec(region, MoveReason::Mapped, Level::Pte);
     return every == 1 || (every != 0 && turn_.fetch_add(1, std::memory_order_relaxed) % every == 0);
   }
-  static ExecHistory& history(const Region& region, Level level) { return level == Level::Pte ? region.pages_deferred : region.blocks_deferred; }
+  static ExecHistory& history(const Region& region, Level level) {
+    return level == Level::Pte ? region.pages_deferred : region.blocks_deferred;
+  }
   // A fault is about to let somebody through there: if it was withheld, the history knows.
   static void note_granted(const Region& region, const Leaf& leaf, Access access) {
     if (access == Access::Execute && leaf.attributes.deferred_exec) history(region, leaf.level).ran();

@@ -13,7 +13,8 @@ std::size_t index(MoveReason why) { return static_cast<std::size_t>(why); }
 }  // namespace
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
-  constexpr std::uint32_t kMany = 64;  // what is mapped is a few entries at a time, and has no beginning at which that is concluded
+  constexpr std::uint32_t kMany =
+      64;  // what is mapped is a few entries at a time, and has no beginning at which that is concluded
   if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) conclude(why);
   last_.store(why, kRelaxed);
   of_[index(why)].deferred.fetch_add(entries, kRelaxed);
@@ -35,9 +36,11 @@ void ExecHistory::ran() {
 
 void ExecHistory::conclude(MoveReason why) {
   Of& of = of_[index(why)];
-  const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)), ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
+  const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)),
+              ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
   if (deferred == 0) return;
-  constexpr float kFew = 32;  // so many say as much as all that is known; and if nothing is, as that it may be any share
+  constexpr float kFew =
+      32;  // so many say as much as all that is known; and if nothing is, as that it may be any share
   const float now = std::min(ran / deferred, 1.0f), known = of.share.load(kRelaxed), before = known < 0 ? 0.5f : known;
   of.share.store((before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
 }
@@ -51,7 +54,8 @@ std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::ui
   if (costs.fault * share <= sync * (1 - share)) return 1;
   // One in so many costs this share of the syncs at most.
   constexpr double kShare = 0.03, kLeast = 16;
-  const double every = sync > 0 ? std::max(kLeast, std::ceil(costs.fault / (kShare * sync))) : std::numeric_limits<double>::infinity();
+  const double every = sync > 0 ? std::max(kLeast, std::ceil(costs.fault / (kShare * sync)))
+                                : std::numeric_limits<double>::infinity();
   return every < 1 << 20 ? static_cast<std::uint32_t>(every) : 0;
 }
 

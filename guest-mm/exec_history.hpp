@@ -49,7 +49,7 @@ class ExecHistory {
  private:
   struct Of {
     std::atomic<std::uint32_t> deferred{0}, ran{0};  // since conclude()
-    std::atomic<float> share{-1};                    // that ran, of those before; negative: nobody knows
+    std::atomic<float> share{-1};  // that ran, of those before; negative: nobody knows
   };
   std::array<Of, kMoveReasons> of_;
   std::atomic<MoveReason> last_{MoveReason::Mapped};

@@ -74,7 +74,8 @@ Gva Faults::end_of_blocks(const AroundPlan& planned, Gva start) {
 }
 
 void Faults::note_blocks(const Region& region, Gva start, const PageTable::Outcome& outcome) {
-  region.around.store({.up = start + outcome.mapped * kBlockSize, .down = start,
+  region.around.store({.up = start + outcome.mapped * kBlockSize,
+                       .down = start,
                        .pages = static_cast<unsigned>(outcome.mapped) * kPagesPerBlock});
 }
 
@@ -85,7 +86,8 @@ Settled Faults::settled(const Region& region, const PageTable::Outcome& outcome,
   if (outcome.uniform) s.uniform = level;
   if (outcome.mapped == 0) return s;  // somebody else was faster
   (level == Level::Pte ? counters.pages_mapped : counters.blocks_mapped).add(outcome.mapped);
-  if (outcome.mapped > 1) (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);
+  if (outcome.mapped > 1)
+    (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);
   s.resolved = region.backing ? Resolved::File : Resolved::Zero;
   return s;
 }
@@ -94,7 +96,8 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
   const Region& region = w.found.region;
   FramePool& frames = *core_.frames;
   if (region.node) {
-    const unsigned order = w.level == Level::Pmd ? FramePool::kBlockOrder : static_cast<unsigned>(std::bit_width(pages)) - 1;
+    const unsigned order = w.level == Level::Pmd ? FramePool::kBlockOrder
+                                                 : static_cast<unsigned>(std::bit_width(pages)) - 1;
     if (const auto run = frames.allocate(order, how, region.node)) return run;
   }
   if (w.level == Level::Pmd) return frames.allocate(FramePool::kBlockOrder, how);
@@ -139,7 +142,8 @@ Result<> Faults::take_frames(const Window& w, Runs& runs) {
   const Gva needed = align_down(w.found.address, span);
   unsigned n = core_.table->absent(w.table, w.level, w.start, w.end, gaps);
   // The page that is needed comes first, should the window be too ragged for all of it.
-  if (n == gaps.size() && gaps.back().end <= needed) n = core_.table->absent(w.table, w.level, needed, needed + span, gaps);
+  if (n == gaps.size() && gaps.back().end <= needed)
+    n = core_.table->absent(w.table, w.level, needed, needed + span, gaps);
   std::uint64_t wanted = 0;
   for (unsigned i = 0; i < n; ++i) wanted += (gaps[i].end - gaps[i].start) >> kPageShift;
   const bool limited = w.found.guard.sequence && !w.found.region.shows_object();
@@ -171,7 +175,8 @@ Result<PageTable::Outcome> Faults::map_window(const Window& w) {
     }
     outcome = core_.table->publish({w.table, w.level, runs.all(), address, entry, around, guard}, left_over);
     const unsigned at_once = entry.deferred_exec ? 0 : 1;
-    if (around.deferred_exec && outcome.mapped > at_once) EntryRules::history(region, w.level).defer(MoveReason::Mapped, outcome.mapped - at_once);
+    if (around.deferred_exec && outcome.mapped > at_once)
+      EntryRules::history(region, w.level).defer(MoveReason::Mapped, outcome.mapped - at_once);
   } else {
     left_over.assign(runs.all().begin(), runs.all().end());
   }

@@ -37,7 +37,7 @@ class FlushBatch;
 // the address-space lock.
 struct DeferredTables {
   static constexpr std::size_t kMany = 64;  // so many are worth a flush of their own
-  std::vector<Gpa> merged, changed;         // the tables, and those that led to them
+  std::vector<Gpa> merged, changed;  // the tables, and those that led to them
 };
 
 // What all batches of a VM work with, and outlive none of.
@@ -46,7 +46,7 @@ struct FlushParts {
   FramePool& frames;
   PinBook* pins;  // null: nothing is ever pinned
   Counters& counters;
-  bool relaxed;   // without it every flush is strict (to see what the technique is worth)
+  bool relaxed;  // without it every flush is strict (to see what the technique is worth)
 };
 
 // What changing entries leaves to be done: both kinds of batches are one.

@@ -178,7 +178,8 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
   // A window of small pages: have the host give its memory in one call instead of a fault for each page.
   // Blocks are left to their first touch. Only a hint; if it fails the touch does the same.
   // Where guests have mappings of their own, their first touch is the only one.
-  if (run.order > 0 && run.order < kBlockOrder && !bank_.has_files()) (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
+  if (run.order > 0 && run.order < kBlockOrder && !bank_.has_files())
+    (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
 }
 
 Result<FramePool::Run> FramePool::allocate(unsigned order, Fill how, std::optional<unsigned> node) {
@@ -236,7 +237,8 @@ Result<FramePool::Run> FramePool::allocate_at(Gpa at, std::uint64_t pages, Fill 
         push_locked(i < middle ? middle : first, order, zero);
         if (i >= middle) first = middle;
       }
-    } else if (i == bottom_ && run.order < kBlockOrder && top_ - bottom_ >= run.pages() && know_bottom_locked(i + static_cast<Index>(run.pages()))) {
+    } else if (i == bottom_ && run.order < kBlockOrder && top_ - bottom_ >= run.pages() &&
+               know_bottom_locked(i + static_cast<Index>(run.pages()))) {
       bottom_ += static_cast<Index>(run.pages());
     } else {
       account_->give(asked);
@@ -259,7 +261,7 @@ Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
   while (order < kBlockOrder) {
     const Index buddy = i ^ (Index{1} << order);
-    if (!meta_[buddy].free || meta_[buddy].order != order ) break;  // all of a block is sealed, or nothing
+    if (!meta_[buddy].free || meta_[buddy].order != order) break;  // all of a block is sealed, or nothing
     zero = zero && meta_[buddy].zero;
     unlink_locked(buddy);
     i = std::min(i, buddy);

@@ -121,10 +121,10 @@ class FramePool {
   static constexpr Index kHugeStep = 16u << kBlockOrder;
 
   struct Frame {
-    Index next, prev;     // in the list of its order; valid for the first frame of a free run
-    std::uint8_t free;    // 1: first frame of a free run
+    Index next, prev;  // in the list of its order; valid for the first frame of a free run
+    std::uint8_t free;  // 1: first frame of a free run
     std::uint8_t order;
-    std::uint8_t zero;    // the whole run holds zeroes: never used, or given back to the host
+    std::uint8_t zero;  // the whole run holds zeroes: never used, or given back to the host
   };
 
   // A block of the pin bank.
@@ -141,10 +141,10 @@ class FramePool {
 
   struct Seal {
     std::weak_ptr<const Layer> users;
-    std::uint32_t number;                          // rising
-    std::array<Index, kBlockOrder> lists;          // runs that were free in its blocks
-    std::uint64_t free;                            // frames in them
-    Index dropped;                                 // runs freed since: a list by Frame::next; Frame::prev is their length
+    std::uint32_t number;  // rising
+    std::array<Index, kBlockOrder> lists;  // runs that were free in its blocks
+    std::uint64_t free;  // frames in them
+    Index dropped;  // runs freed since: a list by Frame::next; Frame::prev is their length
     std::uint64_t dropped_frames = 0;
   };
   FramePool(Bank&, Announce, std::uint64_t limit);
@@ -190,7 +190,7 @@ class FramePool {
   Index known_bottom_ RAMET_GUARDED_BY(lock_), known_top_ RAMET_GUARDED_BY(lock_);
   Index huge_from_ RAMET_GUARDED_BY(lock_) = 0;  // frames from here on are advised huge
   std::vector<Apart> apart_ RAMET_GUARDED_BY(lock_);
-  std::vector<Index> bad_ RAMET_GUARDED_BY(lock_);      // frames in quarantine, rising
+  std::vector<Index> bad_ RAMET_GUARDED_BY(lock_);  // frames in quarantine, rising
   std::uint64_t bad_back_ RAMET_GUARDED_BY(lock_) = 0;  // of them, those given back
   std::vector<Seal> seals_ RAMET_GUARDED_BY(lock_);
   std::uint32_t last_seal_ RAMET_GUARDED_BY(lock_) = 0;

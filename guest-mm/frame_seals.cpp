@@ -77,7 +77,8 @@ Result<> FramePool::renew_locked() {
       else break;
     }
     if (end > i) {
-      if (auto renewed = bank_.renew(gpa(i), gpa(i) + (std::uint64_t{end - i} << kPageShift), false); !renewed) return renewed;
+      if (auto renewed = bank_.renew(gpa(i), gpa(i) + (std::uint64_t{end - i} << kPageShift), false); !renewed)
+        return renewed;
     }
     for (; i < end; i += kBlock) {  // they hold zeroes now
       if (i >= bottom_ && i < top_) continue;

@@ -39,8 +39,7 @@ std::shared_ptr<Layer> Layers::next_layer_locked() {
   auto layer = std::make_shared<Layer>();
   // The layer to stand on, held: it must not go while we look, or its frames would be in no layer of ours.
   std::shared_ptr<const Layer> upon;
-  while (!(upon = core_.frames->last_layer()) && core_.thaw_locked()) {
-  }
+  while (!(upon = core_.frames->last_layer()) && core_.thaw_locked()) {}
   if (!upon) upon = core_.memory.layer();
   layer->below = Layer::from(upon);
   if (was_reset_) Layer::join(layer->below, Layer::from(core_.memory.layer()));
@@ -100,7 +99,8 @@ Result<std::shared_ptr<const Snapshot>> Layers::freeze() {
   snapshot->root = sealed->root;
   core_.tables->retire(sealed->root);  // it is the layer's
   const RegionMap& regions = core_.regions;
-  for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r)) snapshot->regions.emplace_back(*r).locked = false;
+  for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r))
+    snapshot->regions.emplace_back(*r).locked = false;
   snapshot->config = core_.config;
   snapshot->hot = copies_.hot().at_freeze();
   core_.counters.freezes.add();

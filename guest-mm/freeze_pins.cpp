@@ -17,7 +17,9 @@ std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
     if (!core_.frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
   });
   // All of the pin bank, pinned now or not: no child can be shown it there.
-  core_.frames->visit_apart([&](Gpa frame) { pages.push_back({.at = core_.pins->last_place(frame).value_or(0), .frame = frame, .copy = 0}); });
+  core_.frames->visit_apart([&](Gpa frame) {
+    pages.push_back({.at = core_.pins->last_place(frame).value_or(0), .frame = frame, .copy = 0});
+  });
   const auto moved = std::ranges::partition(pages, [&](const PinnedPage& p) {
     const PageTable::Leaf l = core_.table->find(p.at);
     return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;
@@ -83,11 +85,12 @@ void Pinning::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatc
   }
   for (const PinnedPage& p : pages) {
     if (!core_.table->unshare(p.at, Level::Pte, batch)) std::abort();  // pinned_pages_locked() has reserved the tables
-    core_.table->update(p.at, p.at + kPageSize, [&](const PageTable::Leaf& leaf) {
-      return PageTable::Change{leaf.state, p.attributes};
-    }, batch);
+    core_.table->update(
+        p.at, p.at + kPageSize,
+        [&](const PageTable::Leaf& leaf) { return PageTable::Change{leaf.state, p.attributes}; }, batch);
   }
-  batch.commit();  // before: a vCPU that still walked in the layer's tables would read the copy, the device writes the page
+  batch.commit();  // before: a vCPU that still walked in the layer's tables would read the copy, the device writes the
+                   // page
   for (const PinnedPage& p : pages) {
     core_.table->substitute(p.table, p.at, p.copy);
     core_.frames->free(p.copy, 1);  // it is the layer's from now on

@@ -62,7 +62,8 @@ class HostBytes {
 class HostWord {
  public:
   HostWord(std::byte* at, std::shared_ptr<Bank> keep, bool shared, PinHold pinned)
-      : at_(reinterpret_cast<std::uint32_t*>(at)), keep_(std::move(keep)), shared_(shared), pinned_(std::move(pinned)) {}
+      : at_(reinterpret_cast<std::uint32_t*>(at)), keep_(std::move(keep)), shared_(shared), pinned_(std::move(pinned)) {
+  }
 
   // Acquire: pairs with the guest's release.
   Result<std::uint32_t> load() const {

@@ -16,7 +16,8 @@ static PageTable::Attributes attributes_for(Prot prot, bool user) {
 
 bool KernelMappings::fits(Gva address, Gpa gpa, std::uint64_t length, Prot prot) const {
   return is_aligned(address | gpa | length, kPageSize) && length != 0 && address + (length - 1) >= address &&
-         (address >= core_.config.end || address + length <= core_.config.start) && prot != Prot::None && !has(prot, Prot::Write | Prot::Exec);
+         (address >= core_.config.end || address + length <= core_.config.start) && prot != Prot::None &&
+         !has(prot, Prot::Write | Prot::Exec);
 }
 
 // Below all banks, or in the table bank.
@@ -27,7 +28,8 @@ bool KernelMappings::machines_own(Gpa gpa, std::uint64_t length) const {
 }
 
 Result<> KernelMappings::map(Gva address, Gpa gpa, std::uint64_t length, Prot prot, bool user) {
-  if (!fits(address, gpa, length, prot) || (user && has(prot, Prot::Write)) || !machines_own(gpa, length)) return fail(Error::Invalid);
+  if (!fits(address, gpa, length, prot) || (user && has(prot, Prot::Write)) || !machines_own(gpa, length))
+    return fail(Error::Invalid);
   FlushBatch batch = core_.locked();
   return map_locked(address, gpa, length, prot, user, batch);
 }
@@ -40,12 +42,17 @@ Result<> AddressSpace::map_for_user(Gva address, Gpa gpa, std::uint64_t length, 
   return impl_->kernel.map(address, gpa, length, prot, true);
 }
 
-Result<> KernelMappings::map_locked(Gva address, Gpa gpa, std::uint64_t length, Prot prot, bool user, FlushBatch& batch) {
+Result<> KernelMappings::map_locked(Gva address, Gpa gpa, std::uint64_t length, Prot prot, bool user,
+                                    FlushBatch& batch) {
   PageTable& table = *core_.table;
   Result<> done;
   for (std::uint64_t at = 0; at < length;) {
-    const auto whole = [&](Level l) { return is_aligned((address + at) | (gpa + at), arch::span_of(l)) && length - at >= arch::span_of(l); };
-    const Level level = core_.config.giants && whole(Level::Pud) ? Level::Pud : whole(Level::Pmd) ? Level::Pmd : Level::Pte;
+    const auto whole = [&](Level l) {
+      return is_aligned((address + at) | (gpa + at), arch::span_of(l)) && length - at >= arch::span_of(l);
+    };
+    const Level level = core_.config.giants && whole(Level::Pud) ? Level::Pud
+                        : whole(Level::Pmd)                      ? Level::Pmd
+                                                                 : Level::Pte;
     const auto where = table.prepare(address + at, level, batch);
     if (!where) {
       done = fail(where.error());
@@ -66,8 +73,8 @@ Result<> AddressSpace::map_linear(Gva address) { return impl_->kernel.map_linear
 
 Result<> KernelMappings::map_linear(Gva address) {
   const Bank& bank = core_.memory.data();
-  if (core_.config.format == Format::Arm64Stage2 || !is_aligned(address, arch::span_of(Level::Pud)) || address < core_.config.end ||
-      address + bank.size() < address) {
+  if (core_.config.format == Format::Arm64Stage2 || !is_aligned(address, arch::span_of(Level::Pud)) ||
+      address < core_.config.end || address + bank.size() < address) {
     return fail(Error::Invalid);
   }
   FlushBatch batch = core_.locked();
@@ -79,7 +86,8 @@ Result<> KernelMappings::map_linear(Gva address) {
 
 Result<Gva> KernelMappings::linear_locked(Gpa gpa, std::uint64_t length) const {
   const Bank& bank = core_.memory.data();
-  if (!linear_ || length == 0 || !is_aligned(gpa | length, kPageSize) || !bank.contains(gpa) || length > bank.end() - gpa) {
+  if (!linear_ || length == 0 || !is_aligned(gpa | length, kPageSize) || !bank.contains(gpa) ||
+      length > bank.end() - gpa) {
     return fail(Error::Invalid);
   }
   return *linear_ + (gpa - bank.base());
@@ -89,7 +97,9 @@ bool KernelMappings::stays_small_locked(Gva start, Gva end) const {
   return std::ranges::any_of(keep_4k_, [&](const std::pair<Gva, Gva>& k) { return k.first < end && start < k.second; });
 }
 
-Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) { return impl_->kernel.protect_linear(gpa, length, prot); }
+Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) {
+  return impl_->kernel.protect_linear(gpa, length, prot);
+}
 
 Result<> KernelMappings::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) {
   if (prot == Prot::None || has(prot, Prot::Write | Prot::Exec)) return fail(Error::Invalid);
@@ -99,17 +109,22 @@ Result<> KernelMappings::protect_linear(Gpa gpa, std::uint64_t length, Prot prot
   auto done = core_.split_ends_locked(*start, *start + length, batch);
   if (done) done = core_.table->unshare_range(*start, *start + length, batch);
   if (done) {
-    core_.table->update(*start, *start + length, [&](const PageTable::Leaf& leaf) {
-      auto next = attributes_for(prot, false);
-      next.dirty = next.dirty || leaf.attributes.dirty;
-      return PageTable::Change{PageTable::State::Present, next};
-    }, batch);
+    core_.table->update(
+        *start, *start + length,
+        [&](const PageTable::Leaf& leaf) {
+          auto next = attributes_for(prot, false);
+          next.dirty = next.dirty || leaf.attributes.dirty;
+          return PageTable::Change{PageTable::State::Present, next};
+        },
+        batch);
   }
   batch.commit();
   return done;
 }
 
-Result<> AddressSpace::keep_linear_4k(Gpa gpa, std::uint64_t length) { return impl_->kernel.keep_linear_4k(gpa, length); }
+Result<> AddressSpace::keep_linear_4k(Gpa gpa, std::uint64_t length) {
+  return impl_->kernel.keep_linear_4k(gpa, length);
+}
 
 Result<> KernelMappings::keep_linear_4k(Gpa gpa, std::uint64_t length) {
   FlushBatch batch = core_.locked();

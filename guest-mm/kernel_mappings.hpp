@@ -38,8 +38,9 @@ class KernelMappings {
   Result<Gva> linear_locked(Gpa, std::uint64_t length) const RAMET_REQUIRES(address_space_lock);
 
   SpaceCore& core_;
-  std::optional<Gva> linear_ RAMET_GUARDED_BY(address_space_lock);              // where the linear map begins
-  std::vector<std::pair<Gva, Gva>> keep_4k_ RAMET_GUARDED_BY(address_space_lock);  // parts of it that stay in small pages
+  std::optional<Gva> linear_ RAMET_GUARDED_BY(address_space_lock);  // where the linear map begins
+  std::vector<std::pair<Gva, Gva>> keep_4k_
+      RAMET_GUARDED_BY(address_space_lock);  // parts of it that stay in small pages
 };
 
 }  // namespace ramet::mm

@@ -20,7 +20,8 @@ class Layers {
   Result<std::shared_ptr<const Snapshot>> freeze() RAMET_EXCLUDES(address_space_lock);
   Result<> adopt(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
   Result<> reset(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
-  Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>, std::span<const AddressSpace::Stretch>);
+  Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>,
+                   std::span<const AddressSpace::Stretch>);
 
  private:
   // A layer on what the space stands on now, with nothing of its own yet.

@@ -14,7 +14,8 @@ Result<Gva> Mappings::place_locked(const MapRequest& request, std::uint64_t leng
     if (!is_aligned(request.address, kPageSize)) return fail(Error::Invalid);
     if (request.address < core_.config.start) return fail(Error::NotPermitted);
     if (!usable(request.address)) return fail(Error::NoMemory);
-    if (request.no_replace && !core_.regions.free(request.address, request.address + length)) return fail(Error::Exists);
+    if (request.no_replace && !core_.regions.free(request.address, request.address + length))
+      return fail(Error::Exists);
     return request.address;
   }
   const Gva hint = align_down(request.address, kPageSize);

@@ -34,7 +34,8 @@ Result<std::shared_ptr<MemoryFile>> MemoryFile::create(std::uint64_t size) {
   if (file < 0) file = ::memfd_create("ramet-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return fail(Error::NoMemory);
   // Growing stays possible: it harms nobody, and holes are punched in it, which a seal against writing would forbid.
-  if (::ftruncate(file, static_cast<off_t>(size)) != 0 || ::fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
+  if (::ftruncate(file, static_cast<off_t>(size)) != 0 ||
+      ::fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
     ::close(file);
     return fail(Error::NoMemory);
   }

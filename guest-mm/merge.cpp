@@ -46,7 +46,8 @@ void Merges::merge_locked(Gva at, Level level, FlushBatch& batch) {
     return counters.merge_refused_region.add();
   }
   // Blocks lie in one bank each; what a giant is made of may lie in two, and be freed apart.
-  if (larger == Level::Pud && core_.memory.host_range(first).size() < span) return counters.merge_refused_alignment.add();
+  if (larger == Level::Pud && core_.memory.host_range(first).size() < span)
+    return counters.merge_refused_alignment.add();
   switch (table.merge(at, level, batch)) {
     case PageTable::Merged::Done: merge_locked(at, larger, batch); break;
     case PageTable::Merged::Misaligned: counters.merge_refused_alignment.add(); break;

@@ -81,15 +81,19 @@ Migration::Moving Migration::to_move_locked(Gva start, Gva end, Journey& journey
 }
 
 void Migration::set_write_locked(const PageTable::Leaf& leaf, bool write, FlushBatch& batch) {
-  core_.table->update(leaf.start, leaf.end(), [write](const PageTable::Leaf& now) {
-    auto a = now.attributes;
-    a.write = write;
-    return PageTable::Change{now.state, a};
-  }, batch);
+  core_.table->update(
+      leaf.start, leaf.end(),
+      [write](const PageTable::Leaf& now) {
+        auto a = now.attributes;
+        a.write = write;
+        return PageTable::Change{now.state, a};
+      },
+      batch);
 }
 
 // The frame that the leaf goes to; nothing if there is no memory.
-std::optional<Gpa> Migration::place_for_locked(Gva start, const Moving& moving, const PageTable::Leaf& leaf, const Request& request) {
+std::optional<Gpa> Migration::place_for_locked(Gva start, const Moving& moving, const PageTable::Leaf& leaf,
+                                               const Request& request) {
   if (moving.run) return moving.run->gpa + (leaf.start - start);
   const unsigned order = leaf.level == Level::Pte ? 0 : FramePool::kBlockOrder;
   const auto run = core_.frames->allocate(order, Fill::Overwrite, request.node);
@@ -114,7 +118,8 @@ std::vector<PageTable::Replacement> Migration::copies_locked(Gva start, Moving& 
       region = core_.regions.find(now.start);  // there is one, where something of the guest's is mapped
       if (region != journey.region || now.level != journey.level) {
         EntryRules::history(*region, now.level).conclude(reason);
-        journey.region = region, journey.level = now.level, journey.every = rules_.defers_exec(*region, reason, now.level);
+        journey.region = region, journey.level = now.level,
+        journey.every = rules_.defers_exec(*region, reason, now.level);
       }
       every = moving.run && journey.every > 1 ? 0 : journey.every;  // or the table would not become a block
     }
@@ -151,7 +156,8 @@ void Migration::piece_locked(Gva start, Gva end, Journey& journey, FlushBatch& b
   const auto copies = copies_locked(start, moving, journey);
   const std::uint64_t pages = copies.size() * arch::span_of(moving.level) / kPageSize;
   const bool whole = !moving.run || copies.size() == moving.pages.size();  // a run is taken by all or by none
-  const bool moved = whole && !copies.empty() && core_.table->replace_leaves(copies, {}, batch) == PageTable::Published::Done;
+  const bool moved = whole && !copies.empty() &&
+                     core_.table->replace_leaves(copies, {}, batch) == PageTable::Published::Done;
   (moved ? journey.done.moved : journey.done.failed) += pages;
   if (moved) core_.counters.migrated[static_cast<std::size_t>(reason)].add(pages);
   else if (moving.run) frames.free(moving.run->gpa, moving.run->pages());
@@ -176,7 +182,8 @@ Migration::Migrated Migration::migrate(const Request& request) {
     const PageTable::Leaf leaf = core_.table->find(at);
     Result<> ready;
     if (leaf.state != State::Absent && leaf.level > Level::Pmd) ready = core_.table->split_to(at, Level::Pmd, batch);
-    if (ready && leaf.state != State::Absent && (at % kBlockSize != 0 || end % kBlockSize != 0)) ready = core_.split_ends_locked(at, end, batch);
+    if (ready && leaf.state != State::Absent && (at % kBlockSize != 0 || end % kBlockSize != 0))
+      ready = core_.split_ends_locked(at, end, batch);
     if (ready) piece_locked(at, end, journey, batch);
     else journey.done.failed += (end - at) >> kPageShift;
     at = end;
@@ -189,7 +196,8 @@ Migration::Migrated Migration::migrate(const Request& request) {
 
 Result<AddressSpace::Migrated> AddressSpace::migrate(const MigrateRequest& request) {
   MigrateRequest whole = request;
-  if (!is_aligned(whole.address, kPageSize) || (whole.node && *whole.node >= FramePool::kNodes)) return fail(Error::Invalid);
+  if (!is_aligned(whole.address, kPageSize) || (whole.node && *whole.node >= FramePool::kNodes))
+    return fail(Error::Invalid);
   if (whole.length == 0) return Migrated{};
   if (!impl_->core.user_range(whole.address, whole.length)) return fail(Error::Invalid);
   return impl_->migration.migrate(whole);

@@ -39,7 +39,7 @@ class Migration {
     Migrated done = {};
     const Region* region = nullptr;  // to be compared only: it may have gone since
     Level level = Level::Pte;
-    std::uint32_t every = 0;         // which entries withhold execution, see EntryRules::defers_exec()
+    std::uint32_t every = 0;  // which entries withhold execution, see EntryRules::defers_exec()
   };
   void piece_locked(Gva start, Gva end, Journey&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   Moving to_move_locked(Gva start, Gva end, Journey&) RAMET_REQUIRES(address_space_lock);

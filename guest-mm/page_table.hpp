@@ -30,8 +30,8 @@ class PageTable {
   enum class State : std::uint8_t {
     Absent,
     Present,
-    Kept,     // the hardware sees nothing, the frame is remembered: a PROT_NONE page with contents
-    Changing, // being replaced by another entry: seen only by who does not hold the lock of its table
+    Kept,  // the hardware sees nothing, the frame is remembered: a PROT_NONE page with contents
+    Changing,  // being replaced by another entry: seen only by who does not hold the lock of its table
   };
 
   // One slot that maps nothing or a frame. Absent: an empty slot, the largest around the address.
@@ -39,11 +39,11 @@ class PageTable {
     Gva start = 0;
     Level level = Level::Pte;
     State state = State::Absent;
-    Gpa table = 0;               // that holds the slot
-    Gpa address = 0;             // of the first byte of the leaf
+    Gpa table = 0;  // that holds the slot
+    Gpa address = 0;  // of the first byte of the leaf
     Attributes attributes = {};  // without write below a shared table
-    bool table_shared = false;   // below one, or in one: unshare() it before it changes
-    bool hidden = false;         // and the hardware does not even see it
+    bool table_shared = false;  // below one, or in one: unshare() it before it changes
+    bool hidden = false;  // and the hardware does not even see it
     std::uint64_t span() const { return arch::span_of(level); }
     Gva end() const { return start + span(); }
   };
@@ -51,13 +51,14 @@ class PageTable {
   // Frames mapped, present and kept, by where they come from.
   struct Census {
     std::uint64_t pages = 0, blocks = 0, giants = 0;  // private bank, by leaf level
-    std::uint64_t inherited_pages = 0;                // layers, in 4 KiB pages
-    std::uint64_t shared_pages = 0;                   // other banks, in 4 KiB pages
+    std::uint64_t inherited_pages = 0;  // layers, in 4 KiB pages
+    std::uint64_t shared_pages = 0;  // other banks, in 4 KiB pages
     bool operator==(const Census&) const = default;
   };
 
   // Errors: NoMemory. All arguments outlive the table.
-  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, const FramePool&, Tlb&, Counters&);
+  static Result<std::unique_ptr<PageTable>> create(Format, const Memory&, TablePool&, const FramePool&, Tlb&,
+                                                   Counters&);
   virtual ~PageTable() = default;
 
   virtual Gpa root() const = 0;
@@ -67,7 +68,7 @@ class PageTable {
   // address.
   struct Stretch {
     Gva start, end;
-    Gpa address;                 // of the first byte
+    Gpa address;  // of the first byte
   };
   virtual Stretch like(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
   // Visits present and kept leaves that touch [start, end), in order. Skips what is absent by whole tables.
@@ -86,9 +87,9 @@ class PageTable {
   virtual std::optional<Gpa> place_for(Gpa table, Level, Gva at) const = 0;
   // The whole tree as it is, from the top: tables first, then what they hold. For people (`ramet inspect`).
   struct Node {
-    Leaf leaf;                 // state Present and `table`: a table, address and level are its own
+    Leaf leaf;  // state Present and `table`: a table, address and level are its own
     bool table = false;
-    unsigned entries = 0;      // of the table
+    unsigned entries = 0;  // of the table
   };
   virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
@@ -137,17 +138,17 @@ class PageTable {
   struct Publication {
     Gpa table;
     Level level;
-    std::span<const Run> runs;   // all in the table
-    Gva address;                 // of the access
-    Attributes attributes;       // of the entry for it
-    Attributes around;           // of the others
+    std::span<const Run> runs;  // all in the table
+    Gva address;  // of the access
+    Attributes attributes;  // of the entry for it
+    Attributes around;  // of the others
     Guard guard;
   };
   struct Outcome {
     Published how = Published::Done;
-    bool uniform = false;        // the table could be one leaf now
-    bool there = false;          // the address of the access is mapped now, by this or by somebody else
-    std::uint32_t mapped = 0;    // leaves
+    bool uniform = false;  // the table could be one leaf now
+    bool there = false;  // the address of the access is mapped now, by this or by somebody else
+    std::uint32_t mapped = 0;  // leaves
   };
   // Fills empty slots, under the table lock; without the address-space lock it is tried once. Frames of slots that
   // somebody else filled meanwhile go to `left_over`; all of them, if it is not Done.

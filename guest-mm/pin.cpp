@@ -25,7 +25,8 @@ std::optional<PinHold> Pinning::fast(Gva page, Access access) {
   if (!region || region->shared || !permits(region->prot, access)) return std::nullopt;
   const auto exclusive = [&]() -> std::optional<Gpa> {
     const PageTable::Leaf leaf = core_.table->find(page);
-    if (leaf.state != State::Present || leaf.table_shared || !EntryRules::allows(leaf, Access::Write)) return std::nullopt;
+    if (leaf.state != State::Present || leaf.table_shared || !EntryRules::allows(leaf, Access::Write))
+      return std::nullopt;
     const Gpa frame = leaf.address + (page - leaf.start);
     return core_.frames->exclusive(frame) ? std::optional(frame) : std::nullopt;
   };
@@ -59,8 +60,8 @@ Result<PageTable::Leaf> Pinning::exclusive_locked(Gva page, Access access, Flush
 bool Pinning::movable_locked(Gva page, const PageTable::Leaf& leaf) const {
   const Region* region = core_.regions.find(page);
   const Gpa frame = leaf.address + (page - leaf.start);
-  return region && !region->shared && !region->flips() && core_.memory.data().contains(frame) && !core_.frames->apart(frame) &&
-         !core_.pins->pinned(frame);
+  return region && !region->shared && !region->flips() && core_.memory.data().contains(frame) &&
+         !core_.frames->apart(frame) && !core_.pins->pinned(frame);
 }
 
 // Of a range that is to move, the first step: no processor writes it, and no pin is taken without the lock. False:
@@ -73,11 +74,14 @@ Result<bool> Pinning::close_to_writes_locked(Gva start, Gva end, Access access, 
     if (!movable_locked(page, *leaf)) continue;
     any = true;
     if (auto split = core_.table->split_to(page, Level::Pte, batch); !split) return fail(split.error());
-    core_.table->update(page, page + kPageSize, [](const PageTable::Leaf& old) {
-      auto read_only = old.attributes;
-      read_only.write = false;
-      return PageTable::Change{old.state, read_only};
-    }, batch);
+    core_.table->update(
+        page, page + kPageSize,
+        [](const PageTable::Leaf& old) {
+          auto read_only = old.attributes;
+          read_only.write = false;
+          return PageTable::Change{old.state, read_only};
+        },
+        batch);
   }
   if (!any) return false;
   batch.commit();
@@ -91,7 +95,8 @@ Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
   Result<> done;
   for (Gva page = start; page < end && done; page += kPageSize) {
     if (!movable_locked(page, core_.table->find(page))) continue;
-    if (done = core_.table->split_to(page, Level::Pte, batch); !done) break;  // where nothing was to be closed, all is a block again
+    // Where nothing was to be closed, all is a block again.
+    if (done = core_.table->split_to(page, Level::Pte, batch); !done) break;
     const PageTable::Leaf leaf = core_.table->find(page);
     if (leaf.state != State::Present || leaf.attributes.write) continue;
     if (const auto to = core_.frames->allocate_apart()) {
@@ -102,7 +107,8 @@ Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
       done = fail(to.error());
     }
   }
-  const bool moved = done && !moves.empty() && core_.table->replace_leaves(moves, {}, batch) == PageTable::Published::Done;
+  const bool moved = done && !moves.empty() &&
+                     core_.table->replace_leaves(moves, {}, batch) == PageTable::Published::Done;
   for (const auto& m : moves) {
     if (moved) core_.counters.pages_moved_pinned.add();
     else core_.frames->free(m.frame, 1);
@@ -166,7 +172,8 @@ Result<> Pinning::pin_page(Gva at, std::uint64_t bytes, Access access, Pin& pin)
   if (auto hold = fast(page, access)) {
     const Gpa frame = hold->first();
     if (!core_.config.pinned_cow) hold = PinHold();
-    return pin.add(at, frame, bytes, core_.memory.bank_of(frame), std::move(*hold)) ? Result<>() : fail(Error::NoMemory);
+    return pin.add(at, frame, bytes, core_.memory.bank_of(frame), std::move(*hold)) ? Result<>()
+                                                                                    : fail(Error::NoMemory);
   }
   FlushBatch batch = core_.locked();
   const auto leaf = exclusive_locked(page, access, batch);

@@ -29,7 +29,7 @@ class Pin {
   // piece.
   bool add(Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold);
   void drop_last();
-  Charge charge_;                               // of ranges_
+  Charge charge_;  // of ranges_
   std::vector<HostRange> ranges_;
   std::uint64_t bytes_ = 0;
 };

@@ -67,7 +67,8 @@ class PinBook {
   struct alignas(128) Shard {
     std::atomic<std::int64_t> total{0};
   };
-  explicit PinBook(const Bank& bank) : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
+  explicit PinBook(const Bank& bank)
+      : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
   void add(Gpa frame, Gva at);
   void remove(Gpa frame);
   // Its place in the arrays; nothing for a frame of another bank.
@@ -76,18 +77,21 @@ class PinBook {
     return (frame - bank_.base()) >> kPageShift;
   }
   // Pins in a block, counted by each shard for itself: only their sum means anything.
-  std::atomic<std::int32_t>& in_block(unsigned shard, std::uint64_t block) const { return in_block_[shard * blocks_ + block]; }
+  std::atomic<std::int32_t>& in_block(unsigned shard, std::uint64_t block) const {
+    return in_block_[shard * blocks_ + block];
+  }
 
   const Bank& bank_;
   const std::uint64_t frames_, blocks_;
-  std::atomic<std::uint32_t>* counts_ = nullptr;   // memory of their own, touched as used
+  std::atomic<std::uint32_t>* counts_ = nullptr;  // memory of their own, touched as used
   std::atomic<Gva>* where_ = nullptr;
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
   Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
-  bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) = nullptr;  // of each frame, whether only pins hold it; memory likewise
-  std::atomic<std::uint64_t> orphan_count_{0};      // seq_cst: written before free() looks at the count again, read by
-                                                    // remove() after it took its pin off
+  bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) =
+      nullptr;  // of each frame, whether only pins hold it; memory likewise
+  std::atomic<std::uint64_t> orphan_count_{0};  // seq_cst: written before free() looks at the count again, read by
+                                                // remove() after it took its pin off
 };
 
 // One pin of a few frames in a row, taken off at its end.

@@ -29,11 +29,14 @@ Result<Gva> Faults::populate_piece_locked(Gva start, Gva end, Access access, Flu
     if (auto done = fault_locked(start, access, false, batch); !done) return fail(done.error());
   } else if (leaf.attributes.ahead) {
     if (auto done = core_.table->unshare(leaf.start, leaf.level, batch); !done) return fail(done.error());
-    core_.table->update(leaf.start, leaf.end(), [](const PageTable::Leaf& old) {
-      auto asked_for = old.attributes;
-      asked_for.ahead = false;
-      return PageTable::Change{old.state, asked_for};
-    }, batch);
+    core_.table->update(
+        leaf.start, leaf.end(),
+        [](const PageTable::Leaf& old) {
+          auto asked_for = old.attributes;
+          asked_for.ahead = false;
+          return PageTable::Change{old.state, asked_for};
+        },
+        batch);
   }
   return leaf.end();
 }
@@ -44,8 +47,8 @@ Result<Gva> Faults::populate_absent_locked(const Found& found, Gva end, FlushBat
   const auto object_end = end_of_object(found.region, start);
   if (!object_end) return fail(object_end.error());
   const Gva limit = std::min(end, *object_end);
-  const bool block = rules_.takes_blocks(found.region) && found.leaf.level >= Level::Pmd && is_aligned(start, kBlockSize) &&
-                     limit - start >= kBlockSize;
+  const bool block = rules_.takes_blocks(found.region) && found.leaf.level >= Level::Pmd &&
+                     is_aligned(start, kBlockSize) && limit - start >= kBlockSize;
   if (block) {
     if (const auto table = core_.table->prepare(start, Level::Pmd, batch)) {
       const auto done = map_window({found, Level::Pmd, *table, start, start + kBlockSize});

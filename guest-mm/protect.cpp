@@ -40,8 +40,8 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   }
   m.core.regions.change(address, end, [&](Region& region) RAMET_REQUIRES(address_space_lock) {
     region.prot = prot;
-    m.core.table->update(region.start, region.end,
-                    [&](const PageTable::Leaf& leaf) { return m.rules.protection(region, leaf); }, batch);
+    m.core.table->update(
+        region.start, region.end, [&](const PageTable::Leaf& leaf) { return m.rules.protection(region, leaf); }, batch);
   });
   batch.commit();
   return whole;

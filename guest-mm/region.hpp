@@ -43,7 +43,8 @@ class AroundHint {
   AroundHint(const AroundHint& o) { store(o.load()); }
   AroundHint& operator=(const AroundHint&) = delete;
   AroundState load() const {
-    return {up_.load(std::memory_order_relaxed), down_.load(std::memory_order_relaxed), pages_.load(std::memory_order_relaxed)};
+    return {up_.load(std::memory_order_relaxed), down_.load(std::memory_order_relaxed),
+            pages_.load(std::memory_order_relaxed)};
   }
   void store(const AroundState& s) {
     up_.store(s.up, std::memory_order_relaxed);

@@ -71,10 +71,12 @@ void RegionMap::release(Gva start, Gva end) {
 }
 
 bool RegionMap::alike(const Region& left, const Region& right) {
-  const bool settled = !SequenceCount::changing(left.sequence.read()) && !SequenceCount::changing(right.sequence.read());
+  const bool settled = !SequenceCount::changing(left.sequence.read()) &&
+                       !SequenceCount::changing(right.sequence.read());
   return settled && left.end == right.start && left.prot == right.prot && left.max_prot == right.max_prot &&
          left.shared == right.shared && left.grows_down == right.grows_down && left.dont_fork == right.dont_fork &&
-         left.wipe_on_fork == right.wipe_on_fork && left.locked == right.locked && left.huge == right.huge && left.node == right.node && left.backing == right.backing && left.name == right.name &&
+         left.wipe_on_fork == right.wipe_on_fork && left.locked == right.locked && left.huge == right.huge &&
+         left.node == right.node && left.backing == right.backing && left.name == right.name &&
          (!left.backing || left.offset + left.length() == right.offset);
 }
 
@@ -169,7 +171,7 @@ std::optional<Gva> RegionMap::search_from_hint(std::uint64_t length, std::uint64
   const Region* above = at_or_after(ceiling);
   if (above && above->start < ceiling) above = next(*above);
   if (above) ceiling = std::min(ceiling, std::max(guarded_start(*above), bottom_));
-  for (const Region* below = last_below(hint_);; ) {
+  for (const Region* below = last_below(hint_);;) {
     const Gva floor = below ? std::max(below->end, bottom_) : bottom_;
     if (ceiling > floor) {
       const std::uint64_t hole = ceiling - floor;

@@ -38,8 +38,8 @@ class RegionMap {
   // `out` holds nothing of use.
   bool copies(std::vector<Region>& out) const;
 
-  bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);      // no region touches it
-  bool covered(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);   // no hole in it
+  bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no region touches it
+  bool covered(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no hole in it
 
   // Whether cutting at both ends, and `more` new regions, keep within the limit.
   bool room(Gva start, Gva end, std::size_t more) const RAMET_REQUIRES(address_space_lock);

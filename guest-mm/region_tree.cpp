@@ -63,7 +63,8 @@ const Region* RegionTree::at_or_after(Gva address) const {
   if (i == 0 && slot > 0) {
     // The one before may reach into this leaf's range.
     const Leaf* before = root.leaves[slot - 1].load(std::memory_order_acquire);
-    if (before->count > 0 && before->items[before->count - 1].region->end > address) return before->items[before->count - 1].region;
+    if (before->count > 0 && before->items[before->count - 1].region->end > address)
+      return before->items[before->count - 1].region;
   }
   if (i < leaf->count) return leaf->items[i].region;
   if (++slot == root.leaves.size()) return nullptr;

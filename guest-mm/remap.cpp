@@ -42,7 +42,8 @@ Result<Gva> Remapping::run() {
   if (found->end - address < request_.old_length) return fail(Error::NotMapped);
   if (request_.backing && found->backing != request_.in_place_of) return fail(Error::NotMapped);
   const Region region = *found;  // a copy: the map changes below
-  if (region.backing && region.offset_of(address) + request_.new_length < request_.new_length) return fail(Error::Invalid);
+  if (region.backing && region.offset_of(address) + request_.new_length < request_.new_length)
+    return fail(Error::Invalid);
   if (!moving()) {
     if (auto grown = grow_in_place(region)) return *grown;
   }
@@ -66,7 +67,8 @@ Result<Gva> Remapping::shrink() {
 std::optional<Result<Gva>> Remapping::grow_in_place(const Region& region) {
   const Gva address = request_.address, new_end = address + request_.new_length;
   RegionMap& regions = core_.regions;
-  if (region.end != old_end() || request_.new_length > core_.config.end - address || !regions.free(old_end(), new_end)) return std::nullopt;
+  if (region.end != old_end() || request_.new_length > core_.config.end - address || !regions.free(old_end(), new_end))
+    return std::nullopt;
   if (!regions.room(request_.backing ? address : old_end(), new_end, 1)) return fail(Error::NoMemory);
   if (request_.backing) return map_anew(region, address);
   insert(region, old_end(), old_end(), new_end);
@@ -84,10 +86,12 @@ Result<Gva> Remapping::make_place() {
   }
   const Gva target = request_.new_address;
   if (!regions.free(target, target + request_.new_length)) {
-    if (auto gone = mappings_.unmap_locked(target, target + request_.new_length, batch_); !gone) return fail(gone.error());
+    if (auto gone = mappings_.unmap_locked(target, target + request_.new_length, batch_); !gone)
+      return fail(gone.error());
   }
   if (request_.new_length < request_.old_length) {
-    if (auto cut = mappings_.unmap_locked(request_.address + request_.new_length, old_end(), batch_); !cut) return fail(cut.error());
+    if (auto cut = mappings_.unmap_locked(request_.address + request_.new_length, old_end(), batch_); !cut)
+      return fail(cut.error());
     request_.old_length = request_.new_length;
   }
   return target;
@@ -152,8 +156,10 @@ Result<Gva> AddressSpace::remap(const RemapRequest& asked) {
   if (request.dont_unmap && request.old_length != request.new_length) return fail(Error::Invalid);
   if (request.fixed) {
     std::uint64_t length = request.new_length;
-    if (!m.core.user_range(request.new_address, length) || request.new_address < m.core.config.start) return fail(Error::Invalid);
-    const bool apart = request.new_address + length <= request.address || request.address + request.old_length <= request.new_address;
+    if (!m.core.user_range(request.new_address, length) || request.new_address < m.core.config.start)
+      return fail(Error::Invalid);
+    const bool apart = request.new_address + length <= request.address ||
+                       request.address + request.old_length <= request.new_address;
     if (!apart) return fail(Error::Invalid);
   }
   FlushBatch batch = m.core.locked();

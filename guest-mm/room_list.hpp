@@ -50,8 +50,8 @@ class RoomList {
     many_.swap(larger);
   }
   std::size_t size_ = 0;
-  std::array<T, kFew> few_;   // what is used of it is set
-  std::vector<T> many_;       // instead, once that was too small
+  std::array<T, kFew> few_;  // what is used of it is set
+  std::vector<T> many_;  // instead, once that was too small
 };
 
 }  // namespace ramet::mm

@@ -4,8 +4,9 @@
 namespace ramet::mm {
 
 Result<> SpaceCore::begin() {
-  auto pool = FramePool::create(memory.data(), [this](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); },
-                                config.limit_bytes >> kPageShift);
+  auto pool = FramePool::create(
+      memory.data(), [this](Gpa from, Gpa to) { return memory.announce(memory.data(), from, to); },
+      config.limit_bytes >> kPageShift);
   if (!pool) return fail(pool.error());
   frames = std::move(*pool);
   auto book = PinBook::create(memory.data());

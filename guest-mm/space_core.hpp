@@ -46,7 +46,8 @@ struct SpaceCore {
   // Frames, books and an empty table. Once, before anything else. Errors: NoMemory.
   Result<> begin();
 
-  AddressSpace::Config config;  // changed by adopt() and restore() alone, before a vCPU runs, and by reset(), while none does
+  AddressSpace::Config
+      config;  // changed by adopt() and restore() alone, before a vCPU runs, and by reset(), while none does
   Memory& memory;
   Tlb& tlb;
   Counters& counters;
@@ -59,7 +60,7 @@ struct SpaceCore {
   RegionMap regions;
   DeferredTables deferred RAMET_GUARDED_BY(address_space_lock);
   FramesInFlight in_flight;
-  Merger* merger = nullptr;     // who is told of tables that could be a leaf; set once, with begin()
+  Merger* merger = nullptr;  // who is told of tables that could be a leaf; set once, with begin()
 
   FlushParts flush_parts() { return {tlb, *frames, pins.get(), counters, config.relaxed_flushes}; }
   // Takes the lock, for as long as the batch lives. Not analysed inside: the batch that holds the lock is handed out.

@@ -27,7 +27,9 @@ class SpaceLock {
   // Not analysed inside: what is taken is the mutex, which the name stands for.
   void lock() RAMET_ACQUIRE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { mutex_.lock(); }
   void unlock() RAMET_RELEASE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { mutex_.unlock(); }
-  bool try_lock() RAMET_TRY_ACQUIRE(true, address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { return mutex_.try_lock(); }
+  bool try_lock() RAMET_TRY_ACQUIRE(true, address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS {
+    return mutex_.try_lock();
+  }
 
  private:
   std::mutex mutex_;

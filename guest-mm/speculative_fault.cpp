@@ -98,7 +98,8 @@ Result<Settled> Faults::map_absent(const Found& found) {
   }
   Gpa table = leaf.table;
   if (leaf.level != Level::Pte) {
-    if (const Published added = add_table(found, planned, table); added != Published::Done) return Settled{.how = added};
+    if (const Published added = add_table(found, planned, table); added != Published::Done)
+      return Settled{.how = added};
   }
   const Gva block = align_down(address, kBlockSize);
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);

@@ -33,7 +33,8 @@ std::optional<Gpa> TablePool::take_fresh() {
   if (fresh_ == all) return std::nullopt;
   if (fresh_ == known_) {
     const std::uint64_t to = std::min(2 * known_, all);
-    if (!memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift))) return std::nullopt;
+    if (!memory_.announce(bank_, bank_.base() + (known_ << kPageShift), bank_.base() + (to << kPageShift)))
+      return std::nullopt;
     known_ = to;
   }
   const Gpa fresh = bank_.base() + (fresh_++ << kPageShift);

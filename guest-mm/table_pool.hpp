@@ -115,12 +115,15 @@ class TablePool {
   bool thaw() RAMET_REQUIRES(address_space_lock);
   // Whether the table is this pool's and not sealed. Acquire: pairs with seal(), see AddressSpace::freeze().
   bool writable(Gpa gpa) const {
-    return bank_.contains(gpa) && info(gpa).born.load(std::memory_order_relaxed) >= sealed_.load(std::memory_order_acquire);
+    return bank_.contains(gpa) &&
+           info(gpa).born.load(std::memory_order_relaxed) >= sealed_.load(std::memory_order_acquire);
   }
   void never_seal(Gpa gpa) { info(gpa).born.store(~0u, std::memory_order_relaxed); }
   bool contains(Gpa gpa) const { return bank_.contains(gpa); }
 
-  [[gnu::always_inline]] std::byte* host(Gpa gpa) const { return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa); }
+  [[gnu::always_inline]] std::byte* host(Gpa gpa) const {
+    return bank_.contains(gpa) ? bank_.at(gpa) : memory_.inherited_table(gpa);
+  }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: contains(gpa)
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }  // without ring 0's
   // At most: the machine may refuse to hear of more of the bank.
@@ -140,8 +143,8 @@ class TablePool {
     TableList dropped;                 // of them, no more in our tree
   };
   explicit TablePool(Memory& memory)
-      : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)), fresh_(first_),
-        known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
+      : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)),
+        fresh_(first_), known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
   // Nothing: none is left, or the machine has no room for more.
   std::optional<Gpa> take_fresh() RAMET_REQUIRES(address_space_lock);
   void reclaim() RAMET_REQUIRES(address_space_lock);  // retired ones are free now

@@ -9,7 +9,8 @@ namespace ramet::mm {
 inline unsigned thread_shard() {
   static constinit std::atomic<unsigned> given{0};  // pairs with nothing: any number is right
   static constinit thread_local unsigned mine = 0;  // 0: none yet
-  if (mine == 0) [[unlikely]] mine = given.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (mine == 0) [[unlikely]]
+    mine = given.fetch_add(1, std::memory_order_relaxed) + 1;
   return mine;
 }
 

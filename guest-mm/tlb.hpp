@@ -18,9 +18,9 @@ struct FlushRequest {
   };
   std::span<const Range> ranges;     // virtual ranges whose entries changed; empty with `everything`
   std::span<const Gpa> tables;       // table pages in which an entry lost something, and freed table pages:
-                                     // what a shadow-paging host must be told (each once)
-  bool everything = false;           // ranges would be more work than dropping all
-  bool frees_tables = false;         // some of `tables` go, and `ranges` need not say where they were
+                                // what a shadow-paging host must be told (each once)
+  bool everything = false;  // ranges would be more work than dropping all
+  bool frees_tables = false;  // some of `tables` go, and `ranges` need not say where they were
 };
 
 class Tlb {
@@ -60,7 +60,8 @@ class Tlb {
 
   // A clock, nanoseconds: for what a sync takes, and a fault.
   virtual std::uint64_t now() const {
-    return static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+    return static_cast<std::uint64_t>(
+        std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
   }
 
   // Counts relaxed flushes. Release in advance() pairs with acquire here: a vCPU that reads the new value and then

@@ -11,8 +11,11 @@ std::optional<AddressSpace::Translation> AddressSpace::translate(Gva address, st
   const PageTable::Leaf leaf = m.core.table->find(address);
   if (leaf.state != PageTable::State::Present || leaf.hidden || !leaf.attributes.user) return std::nullopt;
   const auto run = m.core.table->like(leaf, address, reach);
-  return Translation{.start = run.start, .bytes = run.end - run.start, .frame = run.address,
-                     .write = EntryRules::allows(leaf, Access::Write), .execute = EntryRules::allows(leaf, Access::Execute)};
+  return Translation{.start = run.start,
+                     .bytes = run.end - run.start,
+                     .frame = run.address,
+                     .write = EntryRules::allows(leaf, Access::Write),
+                     .execute = EntryRules::allows(leaf, Access::Execute)};
 }
 
 }  // namespace ramet::mm

@@ -12,7 +12,8 @@ std::string_view describe(Error e) {
     case Error::Invalid: return "invalid argument";
     case Error::Exists: return "already mapped";
     case Error::Io: return "input/output error";
-    case Error::Pinned: return "memory is pinned: a device may write to it, so it can be neither moved, reset nor freed";
+    case Error::Pinned:
+      return "memory is pinned: a device may write to it, so it can be neither moved, reset nor freed";
   }
   return "unknown error";
 }

@@ -37,13 +37,13 @@ constexpr Prot needed(Access a) {
 // Every way an operation on guest memory ends other than well. Ordinary outcomes, not accidents.
 enum class Error : std::uint8_t {
   NoMemory,      // the VM's memory limit, its table frames or the host's memory ran out   (ENOMEM)
-  NotMapped,     // no region covers the address                                           (SEGV_MAPERR, ENOMEM, EFAULT)
+  NotMapped,  // no region covers the address                                           (SEGV_MAPERR, ENOMEM, EFAULT)
   NotPermitted,  // a region covers it, and its protection refuses the access               (SEGV_ACCERR, EACCES)
-  BeyondEnd,     // a file-backed page past the end of its file                             (SIGBUS, BUS_ADRERR)
-  Invalid,       // misaligned, empty, overflowing or contradictory arguments               (EINVAL)
-  Exists,        // MAP_FIXED_NOREPLACE over an existing region                             (EEXIST)
-  Io,            // the backing could not be read                                           (EIO, SIGBUS)
-  Pinned,        // the frame is pinned; it can be neither moved nor freed                  (EBUSY)
+  BeyondEnd,  // a file-backed page past the end of its file                             (SIGBUS, BUS_ADRERR)
+  Invalid,  // misaligned, empty, overflowing or contradictory arguments               (EINVAL)
+  Exists,  // MAP_FIXED_NOREPLACE over an existing region                             (EEXIST)
+  Io,  // the backing could not be read                                           (EIO, SIGBUS)
+  Pinned,  // the frame is pinned; it can be neither moved nor freed                  (EBUSY)
 };
 [[nodiscard]] std::string_view describe(Error e);
 

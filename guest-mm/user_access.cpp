@@ -21,7 +21,8 @@ Result<PageTable::Leaf> UserMemory::touch_locked(Gva address, Access access, Flu
   return core_.table->find(address);
 }
 
-Result<UserMemory::Piece> UserMemory::piece_locked(Gva address, std::uint64_t length, Access access, FlushBatch& batch) {
+Result<UserMemory::Piece> UserMemory::piece_locked(Gva address, std::uint64_t length, Access access,
+                                                   FlushBatch& batch) {
   address = core_.untagged(address);
   length = std::min(length, kMaxPiece);
   const auto first = touch_locked(address, access, batch);
@@ -77,8 +78,10 @@ Result<> AddressSpace::write_code(Gva address, std::span<const std::byte> in) {
     const Gva page = align_down(address, kPageSize);
     const Region* region = m.core.regions.find(page);
     if (!region) return fail(Error::NotMapped);
-    if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec)) return fail(Error::NotPermitted);
-    const auto leaf = m.pinning.exclusive_locked(page, Access::Read, batch);  // ours alone: others may stand on the layer it came from
+    if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec))
+      return fail(Error::NotPermitted);
+    // Ours alone: others may stand on the layer it came from.
+    const auto leaf = m.pinning.exclusive_locked(page, Access::Read, batch);
     if (!leaf) return fail(leaf.error());
     const Gpa frame = leaf->address + (address - leaf->start);
     const std::size_t n = std::min<std::uint64_t>(in.size(), leaf->end() - address);
@@ -121,7 +124,8 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
     auto keep = memory_.bank_of(piece->gpa);
     if (!keep) break;
     PinHold pinned;
-    if (access == Access::Write && !piece->object) pinned = impl_->pinning.hold_locked(piece->gpa, address + total, piece->bytes.size());
+    if (access == Access::Write && !piece->object)
+      pinned = impl_->pinning.hold_locked(piece->gpa, address + total, piece->bytes.size());
     HostRange next{piece->bytes, std::move(keep), std::move(pinned)};
     if (out.empty() || !out.back().join(next)) out.push_back(std::move(next));
     total += piece->bytes.size();
@@ -140,7 +144,8 @@ Result<HostWord> AddressSpace::word(Gva address, Access access) {
   auto keep = memory_.bank_of(gpa);
   if (!keep) return fail(Error::BeyondEnd);
   std::byte* const at = keep->at(gpa);
-  return HostWord(at, std::move(keep), !memory_.data().contains(gpa), impl_->pinning.hold_locked(gpa, address, sizeof(std::uint32_t)));
+  return HostWord(at, std::move(keep), !memory_.data().contains(gpa),
+                  impl_->pinning.hold_locked(gpa, address, sizeof(std::uint32_t)));
 }
 
 }  // namespace ramet::mm

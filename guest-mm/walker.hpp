@@ -34,16 +34,7 @@ class Walker final : public PageTable {
 
   Gpa root() const override { return root_; }
 
-  Leaf find(Gva va) const override {
-    const WayEnd end = descend(root_, va);
-    Leaf leaf = leaf_of(end.slot, end.entry);
-    if (end.below_shared) {
-      leaf.table_shared = true;
-      leaf.attributes.write = false;
-      leaf.hidden = F::kSharedHidden;
-    }
-    return leaf;
-  }
+  Leaf find(Gva va) const override;
 
   Stretch like(const Leaf& leaf, Gva va, std::uint64_t reach) const override;
 
@@ -70,30 +61,7 @@ class Walker final : public PageTable {
   void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) override;
   Published replace_leaves(std::span<const Replacement>, Guard, EntryFlush&) override;
 
-  Result<Gpa> prepare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
-    Gpa table = root();
-    for (Level level = Level::Pgd; level > target; level = below(level)) {
-      const Slot slot = slot_in(table, level, va);
-      Entry e = load(slot);
-      if (e == arch::kNone) {
-        const auto fresh = take_table();
-        if (!fresh) return fail(fresh.error());
-        TableLock lock(tables_.info(table));
-        // Absent to present: no processor can hold anything about it, hence no batch.
-        if (write(slot, e, F::table(*fresh), nullptr)) {
-          table = *fresh;
-          continue;
-        }
-        tables_.free(*fresh);  // a fault without the address-space lock put a table there, or a larger leaf
-      }
-      if (!is_table(e, level)) return fail(Error::Invalid);
-      const auto own = unshare_child(slot, e, batch);
-      if (!own) return fail(own.error());
-      table = *own;
-    }
-    F::publish();
-    return table;
-  }
+  Result<Gpa> prepare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
 
   void map(Gpa table, Gva va, Level level, Gpa pa, unsigned count, Attributes attributes, FlushBatch& batch)
       RAMET_REQUIRES(address_space_lock) override {
@@ -120,7 +88,8 @@ class Walker final : public PageTable {
 
   Result<> split(Gva boundary, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
     // A giant leaf first becomes blocks, then the block with the boundary inside becomes pages.
-    return split_while([&](const Slot& slot) { return !is_aligned(boundary, arch::span_of(slot.level)); }, boundary, batch);
+    return split_while([&](const Slot& slot) { return !is_aligned(boundary, arch::span_of(slot.level)); }, boundary,
+                       batch);
   }
 
   Result<> split_to(Gva va, Level smallest, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
@@ -128,26 +97,27 @@ class Walker final : public PageTable {
   }
 
   void unmap(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override {
-    walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
-         [&](const Slot& slot, Entry) {
-           const Leaf leaf = leaf_of(slot, replace(slot, arch::kNone, &batch));
-           if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
-         },
-         [&](const Slot& slot, Gpa table) {
-           address_space_lock.assume_held();  // by unmap(), which the walk cannot say
-           if (writable(table)) drop_if_empty(slot, table, batch);
-           else drop_shared(slot, table, batch);
-         });
+    walk<Walking::Change>(
+        root(), Level::Pgd, start, end - 1,
+        [&](const Slot& slot, Entry) {
+          const Leaf leaf = leaf_of(slot, replace(slot, arch::kNone, &batch));
+          if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
+        },
+        [&](const Slot& slot, Gpa table) {
+          address_space_lock.assume_held();  // by unmap(), which the walk cannot say
+          if (writable(table)) drop_if_empty(slot, table, batch);
+          else drop_shared(slot, table, batch);
+        });
     F::publish();
   }
 
   void update(Gva start, Gva end, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch)
       RAMET_REQUIRES(address_space_lock) override {
-    walk<Walking::Change>(root(), Level::Pgd, start, end - 1,
-         [&](const Slot& slot, Entry e) { change(slot, e, rule, batch); },
-         [&](const Slot& slot, Gpa table) {
-           if (writable(table) && is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
-         });
+    walk<Walking::Change>(
+        root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { change(slot, e, rule, batch); },
+        [&](const Slot& slot, Gpa table) {
+          if (writable(table) && is_uniform(tables_.info(table))) batch.uniform(slot.start, below(slot.level));
+        });
     F::publish();
   }
 
@@ -164,8 +134,10 @@ class Walker final : public PageTable {
   Result<> move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
 
   Census census() const override {
-    return {.pages = pages_.load(std::memory_order_relaxed), .blocks = blocks_.load(std::memory_order_relaxed),
-            .giants = giants_.load(std::memory_order_relaxed), .inherited_pages = inherited_pages_.load(std::memory_order_relaxed),
+    return {.pages = pages_.load(std::memory_order_relaxed),
+            .blocks = blocks_.load(std::memory_order_relaxed),
+            .giants = giants_.load(std::memory_order_relaxed),
+            .inherited_pages = inherited_pages_.load(std::memory_order_relaxed),
             .shared_pages = shared_pages_.load(std::memory_order_relaxed)};
   }
 
@@ -182,7 +154,9 @@ class Walker final : public PageTable {
 
   static constexpr Level below(Level l) { return Level(unsigned(l) - 1); }
   static constexpr Level above(Level l) { return Level(unsigned(l) + 1); }
-  [[gnu::always_inline]] static bool is_table(Entry e, Level l) { return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l); }
+  [[gnu::always_inline]] static bool is_table(Entry e, Level l) {
+    return (F::present(e) || is_shared(e)) && !F::is_leaf(e, l);
+  }
   static bool is_shared(Entry e) { return e & arch::kSharedTable; }
   static Slot slot_in(Gpa table, Level level, Gva va) { return {table, level, align_down(va, arch::span_of(level))}; }
   static Gva next_of(const Slot& slot) { return slot.start + arch::span_of(slot.level); }
@@ -252,7 +226,8 @@ class Walker final : public PageTable {
       const Entry e = load(slot);
       if (is_table(e, level)) {
         const Gpa child = F::address(e, level);
-        if (W == Walking::Look || writable(child)) walk<W>(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
+        if (W == Walking::Look || writable(child))
+          walk<W>(child, below(level), std::max(va, start), std::min(va + (span - 1), last), on_leaf, on_table);
         on_table(slot, child);
       } else if (e != arch::kNone) {
         if (W == Walking::Change && level > Level::Pte) {
@@ -275,9 +250,11 @@ class Walker final : public PageTable {
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
     if (batch && old != arch::kNone) batch->room(1);
-    if (!synced && executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level))) sync(next, slot.level);
+    if (!synced && executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level)))
+      sync(next, slot.level);
     count_deferred(old, next, slot.level);
-    const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch && needs_break(old, next, slot.level);
+    const bool breaks = F::kBreakBeforeMake && F::present(old) && F::present(next) && batch &&
+                        needs_break(old, next, slot.level);
     if (!exchange(slot, expected, breaks ? arch::kChanging : next)) return false;
     count(slot, old, next);
     if (F::present(old) && batch) {
@@ -305,9 +282,13 @@ class Walker final : public PageTable {
     }
   }
 
-  static bool executes(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).execute; }
+  static bool executes(Entry e, Level level) {
+    return F::present(e) && F::is_leaf(e, level) && F::attributes(e).execute;
+  }
 
-  static bool withholds(Entry e, Level level) { return F::present(e) && F::is_leaf(e, level) && F::attributes(e).deferred_exec; }
+  static bool withholds(Entry e, Level level) {
+    return F::present(e) && F::is_leaf(e, level) && F::attributes(e).deferred_exec;
+  }
   void count_deferred(Entry old, Entry next, Level level) {
     const bool withheld = withholds(old, level);
     if (withheld == withholds(next, level)) return;
@@ -327,8 +308,7 @@ class Walker final : public PageTable {
   // write() whatever the entry is by now; returns what it was.
   Entry replace(const Slot& slot, Entry next, EntryFlush* batch, bool synced = false) {
     Entry old = load(slot);
-    while (!write(slot, old, next, batch, synced)) {
-    }
+    while (!write(slot, old, next, batch, synced)) {}
     return old;
   }
 
@@ -356,7 +336,8 @@ class Walker final : public PageTable {
   // without the accessed bit, and writes through one without the dirty bit only after looking at the tables again.
   // Precondition: old is present.
   static bool loses(Entry old, Entry next, Level level) {
-    if (!F::is_leaf(old, level)) return !is_table(next, level) || needs_break(old, next, level) || (is_shared(next) && !is_shared(old));
+    if (!F::is_leaf(old, level))
+      return !is_table(next, level) || needs_break(old, next, level) || (is_shared(next) && !is_shared(old));
     const Attributes a = F::attributes(old);
     if (!a.accessed) return false;
     if (!F::present(next) || needs_break(old, next, level)) return true;
@@ -399,7 +380,8 @@ class Walker final : public PageTable {
     if (!F::present(first) || !F::is_leaf(first, slot.level)) return 0;
     const auto* entries = reinterpret_cast<Entry*>(tables_.host(slot.table));
     for (unsigned i = 1; i < arch::kEntriesPerTable; ++i) {
-      n += continues(first, slot.level, i, std::atomic_ref(const_cast<Entry&>(entries[i])).load(std::memory_order_relaxed));
+      n += continues(first, slot.level, i,
+                     std::atomic_ref(const_cast<Entry&>(entries[i])).load(std::memory_order_relaxed));
     }
     return n;
   }
@@ -407,7 +389,9 @@ class Walker final : public PageTable {
   // Relaxed: statistics, exact whenever no fault is under way.
   void count_leaf(Level level, Entry e, int by) {
     if (std::atomic<std::uint64_t>* total = total_for(level, e)) {
-      const std::uint64_t unit = total == &shared_pages_ || total == &inherited_pages_ ? arch::span_of(level) >> kPageShift : 1;
+      const std::uint64_t unit = total == &shared_pages_ || total == &inherited_pages_
+                                     ? arch::span_of(level) >> kPageShift
+                                     : 1;
       total->fetch_add(unit * static_cast<std::uint64_t>(static_cast<std::int64_t>(by)), std::memory_order_relaxed);
     }
   }
@@ -451,9 +435,11 @@ class Walker final : public PageTable {
   // in that table or will find the regions changed: they do both under the lock that is taken and released here.
   void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
   void pass_faults(Gva start, Gva end) {
-    walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {}, [this](const Slot&, Gpa table) {
-      if (writable(table)) pass(table);
-    });
+    walk<Walking::Look>(
+        root(), Level::Pgd, start, end - 1, [](const Slot&, Entry) {},
+        [this](const Slot&, Gpa table) {
+          if (writable(table)) pass(table);
+        });
   }
 
   Result<Gpa> unshare_child(const Slot& slot, Entry e, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
@@ -493,7 +479,8 @@ class Walker final : public PageTable {
   Tlb& tlb_;
   Counters& counters_;
   const Gpa root_;  // never shared
-  std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, inherited_pages_{0}, shared_pages_{0};  // see count_leaf()
+  std::atomic<std::uint64_t> pages_{0}, blocks_{0}, giants_{0}, inherited_pages_{0},
+      shared_pages_{0};  // see count_leaf()
 };
 
 }  // namespace ramet::mm

@@ -9,7 +9,8 @@ namespace ramet::mm {
 template <arch::EntryFormat F>
 void Walker<F>::dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const {
   Leaf own;
-  own.start = start, own.level = level, own.state = State::Present, own.address = table, own.table_shared = !writable(table);
+  own.start = start, own.level = level, own.state = State::Present, own.address = table,
+  own.table_shared = !writable(table);
   see({.leaf = own, .table = true, .entries = entries(table)});
   for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) {
     const Slot slot{table, level, start + i * arch::span_of(level)};
@@ -29,7 +30,8 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
     ++used;
     if (is_table(e, level)) {
       const Gpa below_here = F::address(e, level);
-      if (!tables_.contains(below_here) && !memory_.inherited_table(below_here)) wrong = "a table lies outside the table bank";
+      if (!tables_.contains(below_here) && !memory_.inherited_table(below_here))
+        wrong = "a table lies outside the table bank";
       else audit_table(F::address(e, level), below(level), seen, wrong);
     } else {
       if (const auto* total = const_cast<Walker*>(this)->total_for(level, e)) {
@@ -45,8 +47,10 @@ void Walker<F>::audit_table(Gpa table, Level level, Census& seen, std::string& w
   if (!tables_.contains(table)) return;
   const TableInfo& info = tables_.info(table);
   const Slot first{table, level, 0};
-  if (used != info.entries.load(std::memory_order_relaxed)) wrong = "a table's count of entries differs from its entries";
-  if (info.continuing.load(std::memory_order_relaxed) != count_continuing(first, load(first))) wrong = "a table's count of continuing entries differs from its entries";
+  if (used != info.entries.load(std::memory_order_relaxed))
+    wrong = "a table's count of entries differs from its entries";
+  if (info.continuing.load(std::memory_order_relaxed) != count_continuing(first, load(first)))
+    wrong = "a table's count of continuing entries differs from its entries";
   if (info.dead || info.lock.is_locked()) wrong = "a table in the tree is dead or locked";
 }
 

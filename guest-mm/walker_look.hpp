@@ -6,6 +6,18 @@
 namespace ramet::mm {
 
 template <arch::EntryFormat F>
+PageTable::Leaf Walker<F>::find(Gva va) const {
+  const WayEnd end = descend(root_, va);
+  Leaf leaf = leaf_of(end.slot, end.entry);
+  if (end.below_shared) {
+    leaf.table_shared = true;
+    leaf.attributes.write = false;
+    leaf.hidden = F::kSharedHidden;
+  }
+  return leaf;
+}
+
+template <arch::EntryFormat F>
 PageTable::Stretch Walker<F>::like(const Leaf& leaf, Gva va, std::uint64_t reach) const {
   const std::uint64_t span = leaf.span(), whole = span * arch::kEntriesPerTable;
   const Gva lowest = std::max(align_down(leaf.start, whole), va > reach ? align_down(va - reach, span) : 0);
@@ -26,15 +38,17 @@ PageTable::Stretch Walker<F>::like(const Leaf& leaf, Gva va, std::uint64_t reach
 
 template <arch::EntryFormat F>
 void Walker<F>::visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const {
-  walk<Walking::Look>(root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
-                     [](const Slot&, Gpa) {});
+  walk<Walking::Look>(
+      root(), Level::Pgd, start, end - 1, [&](const Slot& slot, Entry e) { see(leaf_of(slot, e)); },
+      [](const Slot&, Gpa) {});
 }
 
 template <arch::EntryFormat F>
 unsigned Walker<F>::entries(Gpa table) const {
   if (tables_.contains(table)) return tables_.info(table).entries.load(std::memory_order_relaxed);
   unsigned n = 0;
-  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i) n += load(Slot{table, Level::Pte, i * kPageSize}) != arch::kNone;
+  for (unsigned i = 0; i < arch::kEntriesPerTable; ++i)
+    n += load(Slot{table, Level::Pte, i * kPageSize}) != arch::kNone;
   return n;
 }
 

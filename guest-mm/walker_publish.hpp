@@ -1,5 +1,6 @@
 // The walker's members by which faults change entries, with the address-space lock or without it: always under the lock
-// of the entry's table, after a look at whether what the fault has seen is still so. Included by its units alone: walker_*.cpp.
+// of the entry's table, after a look at whether what the fault has seen is still so. Included by its units alone:
+// walker_*.cpp.
 #pragma once
 
 #include "guest-mm/walker.hpp"
@@ -50,7 +51,8 @@ PageTable::Published Walker<F>::add_table(Gpa pmd_table, Gva va, Guard guard, Gp
   std::optional<TableLock> lock;
   Published done = enter(lock, pmd_table, guard);
   Entry none = arch::kNone;
-  if (done == Published::Done && !write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr)) done = Published::Changed;
+  if (done == Published::Done && !write(slot_in(pmd_table, Level::Pmd, va), none, F::table(*fresh), nullptr))
+    done = Published::Changed;
   if (done == Published::Done) counters_.tables_allocated.add(), added = *fresh;
   else tables_.put_back(*fresh);
   F::publish();
@@ -64,7 +66,8 @@ PageTable::Published Walker<F>::upgrade(const Leaf& seen, Attributes attributes,
   if (const Published in = enter(lock, seen.table, guard); in != Published::Done) return in;
   const Slot slot = slot_in(seen.table, seen.level, seen.start);
   Entry e = load(slot);
-  if (!F::present(e) || !F::is_leaf(e, seen.level) || F::address(e, seen.level) != seen.address) return Published::Changed;
+  if (!F::present(e) || !F::is_leaf(e, seen.level) || F::address(e, seen.level) != seen.address)
+    return Published::Changed;
   const Entry next = F::with(e, attributes);
   if (loses(e, next, seen.level)) return Published::Changed;
   if (!write(slot, e, next, &batch)) return Published::Changed;

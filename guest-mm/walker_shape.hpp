@@ -8,6 +8,32 @@ namespace ramet::mm {
 
 // A table below `parent` without entries leaves the tree.
 template <arch::EntryFormat F>
+Result<Gpa> Walker<F>::prepare(Gva va, Level target, FlushBatch& batch) {
+  Gpa table = root();
+  for (Level level = Level::Pgd; level > target; level = below(level)) {
+    const Slot slot = slot_in(table, level, va);
+    Entry e = load(slot);
+    if (e == arch::kNone) {
+      const auto fresh = take_table();
+      if (!fresh) return fail(fresh.error());
+      TableLock lock(tables_.info(table));
+      // Absent to present: no processor can hold anything about it, hence no batch.
+      if (write(slot, e, F::table(*fresh), nullptr)) {
+        table = *fresh;
+        continue;
+      }
+      tables_.free(*fresh);  // a fault without the address-space lock put a table there, or a larger leaf
+    }
+    if (!is_table(e, level)) return fail(Error::Invalid);
+    const auto own = unshare_child(slot, e, batch);
+    if (!own) return fail(own.error());
+    table = *own;
+  }
+  F::publish();
+  return table;
+}
+
+template <arch::EntryFormat F>
 void Walker<F>::drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
   batch.room(1);
   {
@@ -144,7 +170,8 @@ Result<> Walker<F>::prepare_move(Gva from, Gva to, std::uint64_t length, bool sa
     const Gva block = align_down(va, kBlockSize);
     const bool whole = same_offset && block >= from && end - block >= kBlockSize;
     if (auto ready = unshare(va, whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
-    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready) return fail(ready.error());
+    if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready)
+      return fail(ready.error());
     // Nothing more to make for the rest of the block, if the destination's table covers it as well.
     va = same_offset ? block + kBlockSize : next_of(slot);
   }

@@ -199,18 +199,19 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
 // because other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
-  walk<Walking::Look>(table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
-                      [&](const Slot& slot, Entry e) {
-                        address_space_lock.assume_held();  // by us, which the walk cannot say
-                        batch.room(1);
-                        count_leaf(slot.level, e, -1);
-                        const Leaf leaf = leaf_of(slot, e);
-                        if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
-                      },
-                      [&](const Slot&, Gpa below) {
-                        address_space_lock.assume_held();  // as above
-                        leave(below, batch);
-                      });
+  walk<Walking::Look>(
+      table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
+      [&](const Slot& slot, Entry e) {
+        address_space_lock.assume_held();  // by us, which the walk cannot say
+        batch.room(1);
+        count_leaf(slot.level, e, -1);
+        const Leaf leaf = leaf_of(slot, e);
+        if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
+      },
+      [&](const Slot&, Gpa below) {
+        address_space_lock.assume_held();  // as above
+        leave(below, batch);
+      });
   leave(table, batch);
 }
 

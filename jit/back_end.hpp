@@ -1,13 +1,14 @@
-// What the compilers for all instruction sets are: two passes over the instructions. The first adds up how much each can
-// take at most, the second writes them. A jump backward knows how far it goes; one forward goes at most as far as the first
-// pass said, so nothing that has been written ever moves.
+// What the compilers for all instruction sets are: two passes over the instructions. The first adds up how much each
+// can take at most, the second writes them. A jump backward knows how far it goes; one forward goes at most as far as
+// the first pass said, so nothing that has been written ever moves.
 //
 // A back end is a class Back : BackEnd<Back, Encoder>. Its Encoder writes single instructions at `at_`, and has
 //     enum class Distance                               the ways in which instructions hold the distance of a jump
 //     static void set_distance(code, Distance, bytes)   writes one into the instruction at `code`, seen from there
 // Back writes what the virtual machine's instructions become: estimate(), prologue(), leave(), fused(), arithmetic(),
-// branch(), branch_to_exit(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(), jump_to_exit(), call_helper(), call_function(),
-// all as called below; fused() and load() say how many instructions they took.
+// branch(), branch_to_exit(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(),
+// jump_to_exit(), call_helper(), call_function(), all as called below; fused() and load() say how many instructions
+// they took.
 #pragma once
 
 #include <algorithm>
@@ -54,16 +55,20 @@ class BackEnd : protected Encoder {
   // Of what is not written yet, where the instruction before ends at most.
   std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }
 
-  // The instruction at `at` holds a distance that is not known yet: to an instruction, to where a function begins, or to the
-  // exit at the end of this one, less than kFar bytes away.
-  void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) { fixups_.push_back({distance, false, at, target}); }
-  void to_function(Distance distance, std::uint32_t at, std::uint32_t first) { fixups_.push_back({distance, true, at, first}); }
+  // The instruction at `at` holds a distance that is not known yet: to an instruction, to where a function begins, or
+  // to the exit at the end of this one, less than kFar bytes away.
+  void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) {
+    fixups_.push_back({distance, false, at, target});
+  }
+  void to_function(Distance distance, std::uint32_t at, std::uint32_t first) {
+    fixups_.push_back({distance, true, at, first});
+  }
   void to_exit(Distance distance, std::uint32_t at) { exits_.push_back({distance, at}); }
 
   std::vector<Relocation>& relocations() { return out_.relocations_; }
 
-  // The first pass, from the last instruction to the first, with a back end's figures: what stands before an instruction by
-  // its mark, itself, and what each call takes elsewhere. The whole.
+  // The first pass, from the last instruction to the first, with a back end's figures: what stands before an
+  // instruction by its mark, itself, and what each call takes elsewhere. The whole.
   template <class Before, class Most>
   std::uint32_t add_up(const Before& before, const Most& most, std::uint32_t each_call) {
     std::uint32_t* const offsets = out_.offsets_.get();
@@ -79,7 +84,11 @@ class BackEnd : protected Encoder {
     }
     alive_.settle();
     const bool calls = std::ranges::any_of(program_.functions(), &Function::calls);
-    return kEnd - offset + (calls ? each_call * static_cast<std::uint32_t>(std::count_if(code_, code_ + count_, [](const Instruction& i) { return i.opcode == opcode::kCall; })) : 0);
+    return kEnd - offset +
+           (calls ? each_call * static_cast<std::uint32_t>(
+                                    std::count_if(code_, code_ + count_,
+                                                  [](const Instruction& i) { return i.opcode == opcode::kCall; }))
+                  : 0);
   }
 
   const Checked& program_;
@@ -125,13 +134,15 @@ class BackEnd : protected Encoder {
     if (exits_.empty()) return;
     const std::uint32_t exit = here();
     back().leave();
-    for (const ToExit& e : exits_) Encoder::set_distance(out_.code_.get() + e.at, e.distance, std::int64_t{exit} - e.at);
+    for (const ToExit& e : exits_)
+      Encoder::set_distance(out_.code_.get() + e.at, e.distance, std::int64_t{exit} - e.at);
   }
 
-  // An exit that a condition jumps around, as one does at the end of a loop: it stands at the function's end, so that nothing
-  // jumps where the loop goes on.
+  // An exit that a condition jumps around, as one does at the end of a loop: it stands at the function's end, so that
+  // nothing jumps where the loop goes on.
   bool exit_moves(std::uint32_t at) const {
-    return code_[at].opcode == opcode::kExit && exits_move_ && at > now_->first && code_[at - 1].offset == 1 && is_condition(form(code_[at - 1]).operation);
+    return code_[at].opcode == opcode::kExit && exits_move_ && at > now_->first && code_[at - 1].offset == 1 &&
+           is_condition(form(code_[at - 1]).operation);
   }
 
   // How many instructions were taken. Inline: it saves a twentieth of all the time.
@@ -150,13 +161,16 @@ class BackEnd : protected Encoder {
     }
     if (is_condition(f.operation)) return branch(at, i, f);
     switch (f.operation) {
-      case Load: case LoadSigned:  // what nobody needs of the function's own stack is not loaded
+      case Load:
+      case LoadSigned:  // what nobody needs of the function's own stack is not loaded
         if (i.src() == kFramePointer && alive_.dead_after(at, i.dst())) return 1;
         return back().load(at, i, f);
-      case Store: case StoreImmediate: back().store(i, f); break;
+      case Store:
+      case StoreImmediate: back().store(i, f); break;
       case Atomic: back().atomic_one(i, f.bytes == 8); break;
       case LoadWide: back().load_wide(at); return 2;
-      case PacketAbsolute: case PacketIndirect: back().packet(i, f); break;
+      case PacketAbsolute:
+      case PacketIndirect: back().packet(i, f); break;
       case Jump: jump(at, static_cast<std::uint32_t>(at + 1 + i.offset)); break;
       case JumpLong: jump(at, static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate)); break;
       case Operation::Call: call(at, i); break;
@@ -205,14 +219,17 @@ class BackEnd : protected Encoder {
   }
 
   void call(std::uint32_t at, const Instruction& i) {
-    if (i.src() == static_cast<unsigned>(Callee::Function)) back().call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
+    if (i.src() == static_cast<unsigned>(Callee::Function))
+      back().call_function(static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
     else back().call_helper(static_cast<std::uint32_t>(i.immediate));
   }
 
   void settle() {
     const Function* first = program_.functions().data();
     for (const Fixup& f : fixups_) {
-      const std::uint32_t target = f.function ? functions_[static_cast<std::size_t>(&program_.function_at(f.target) - first)] : out_.offsets_[f.target];
+      const std::uint32_t target = f.function
+                                       ? functions_[static_cast<std::size_t>(&program_.function_at(f.target) - first)]
+                                       : out_.offsets_[f.target];
       Encoder::set_distance(out_.code_.get() + f.at, f.distance, std::int64_t{target} - f.at);
     }
   }
@@ -220,7 +237,7 @@ class BackEnd : protected Encoder {
   Compiled out_;
   std::vector<Fixup> fixups_;
   std::vector<ToExit> exits_;  // of the function that is being written
-  bool exits_move_ = false;    // and whether they do there
+  bool exits_move_ = false;  // and whether they do there
   std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
 };
 

@@ -31,15 +31,25 @@ struct Type {
 // Bytes that follow a type's head; none for kinds that nobody knows.
 std::expected<std::size_t, std::string> rest_of(unsigned kind, unsigned count) {
   switch (kind) {
-    case BTF_KIND_INT: case BTF_KIND_VAR: case BTF_KIND_DECL_TAG: return 4;
+    case BTF_KIND_INT:
+    case BTF_KIND_VAR:
+    case BTF_KIND_DECL_TAG: return 4;
     case BTF_KIND_ARRAY: return sizeof(btf_array);
-    case BTF_KIND_STRUCT: case BTF_KIND_UNION: return count * sizeof(btf_member);
+    case BTF_KIND_STRUCT:
+    case BTF_KIND_UNION: return count * sizeof(btf_member);
     case BTF_KIND_ENUM: return count * sizeof(btf_enum);
     case BTF_KIND_FUNC_PROTO: return count * sizeof(btf_param);
     case BTF_KIND_DATASEC: return count * sizeof(btf_var_secinfo);
     case BTF_KIND_ENUM64: return count * std::size_t{12};
-    case BTF_KIND_PTR: case BTF_KIND_FWD: case BTF_KIND_TYPEDEF: case BTF_KIND_VOLATILE: case BTF_KIND_CONST:
-    case BTF_KIND_RESTRICT: case BTF_KIND_FUNC: case BTF_KIND_FLOAT: case BTF_KIND_TYPE_TAG: return 0;
+    case BTF_KIND_PTR:
+    case BTF_KIND_FWD:
+    case BTF_KIND_TYPEDEF:
+    case BTF_KIND_VOLATILE:
+    case BTF_KIND_CONST:
+    case BTF_KIND_RESTRICT:
+    case BTF_KIND_FUNC:
+    case BTF_KIND_FLOAT:
+    case BTF_KIND_TYPE_TAG: return 0;
     default: return damaged_btf("a type of kind " + std::to_string(kind));
   }
 }
@@ -55,12 +65,18 @@ class Btf {
     const char* start = reinterpret_cast<const char*>(strings_.data()) + at;
     return {start, strnlen(start, strings_.size() - at)};
   }
-  const Type* type(std::uint32_t number) const { return number > 0 && number <= types_.size() ? &types_[number - 1] : nullptr; }
+  const Type* type(std::uint32_t number) const {
+    return number > 0 && number <= types_.size() ? &types_[number - 1] : nullptr;
+  }
   // Without typedef, const and the like.
   const Type* plain(std::uint32_t number) const {
     const Type* t = type(number);
     for (unsigned n = 0; t && n < kLongestChain; ++n) switch (t->kind()) {
-        case BTF_KIND_TYPEDEF: case BTF_KIND_VOLATILE: case BTF_KIND_CONST: case BTF_KIND_RESTRICT: case BTF_KIND_TYPE_TAG: t = type(t->head.type); break;
+        case BTF_KIND_TYPEDEF:
+        case BTF_KIND_VOLATILE:
+        case BTF_KIND_CONST:
+        case BTF_KIND_RESTRICT:
+        case BTF_KIND_TYPE_TAG: t = type(t->head.type); break;
         default: return t;
       }
     return nullptr;
@@ -73,8 +89,12 @@ class Btf {
   std::uint64_t size_of(const Type* t) const {
     std::uint64_t times = 1;
     for (unsigned n = 0; t && n < kLongestChain; ++n) switch (t->kind()) {
-        case BTF_KIND_INT: case BTF_KIND_ENUM: case BTF_KIND_STRUCT: case BTF_KIND_UNION: case BTF_KIND_FLOAT: case BTF_KIND_ENUM64:
-          return times * t->head.size;
+        case BTF_KIND_INT:
+        case BTF_KIND_ENUM:
+        case BTF_KIND_STRUCT:
+        case BTF_KIND_UNION:
+        case BTF_KIND_FLOAT:
+        case BTF_KIND_ENUM64: return times * t->head.size;
         case BTF_KIND_PTR: return times * 8;
         case BTF_KIND_ARRAY: {
           const auto array = t->at<btf_array>(0);
@@ -98,9 +118,11 @@ std::expected<void, std::string> Btf::read(std::span<const std::byte> bytes) {
   btf_header h;
   if (bytes.size() < sizeof h) return damaged_btf("it is too short");
   std::memcpy(&h, bytes.data(), sizeof h);
-  if (h.magic != BTF_MAGIC || h.version != BTF_VERSION || h.hdr_len < sizeof h || h.hdr_len > bytes.size()) return damaged_btf("its header");
+  if (h.magic != BTF_MAGIC || h.version != BTF_VERSION || h.hdr_len < sizeof h || h.hdr_len > bytes.size())
+    return damaged_btf("its header");
   const auto rest = bytes.subspan(h.hdr_len);
-  if (h.type_off > rest.size() || h.type_len > rest.size() - h.type_off || h.str_off > rest.size() || h.str_len > rest.size() - h.str_off)
+  if (h.type_off > rest.size() || h.type_len > rest.size() - h.type_off || h.str_off > rest.size() ||
+      h.str_len > rest.size() - h.str_off)
     return damaged_btf("its parts reach beyond its end");
   strings_ = rest.subspan(h.str_off, h.str_len);
   auto types = rest.subspan(h.type_off, h.type_len);
@@ -129,7 +151,8 @@ std::expected<std::vector<BtfMap>, std::string> Btf::maps(std::span<const std::b
       if (!variable || variable->kind() != BTF_KIND_VAR) return damaged_btf("what lies in .maps is no variable");
       const std::string_view called = name(variable->head.name_off);
       const Type* structure = plain(variable->head.type);
-      if (!structure || structure->kind() != BTF_KIND_STRUCT) return Failed("map '" + std::string(called) + "' is no structure");
+      if (!structure || structure->kind() != BTF_KIND_STRUCT)
+        return Failed("map '" + std::string(called) + "' is no structure");
       auto definition = map(called, *structure);
       if (!definition) return Failed(std::move(definition).error());
       found.push_back({*std::move(definition), place.offset});
@@ -158,8 +181,12 @@ std::expected<void, std::string> Btf::member(MapDefinition& map, const btf_membe
     place = static_cast<std::uint32_t>(size);
     return {};
   }
-  std::uint32_t* number = what == "type" ? &map.type : what == "key_size" ? &map.key_size : what == "value_size" ? &map.value_size
-                          : what == "max_entries" ? &map.max_entries : what == "map_flags" ? &map.flags : nullptr;
+  std::uint32_t* number = what == "type"          ? &map.type
+                          : what == "key_size"    ? &map.key_size
+                          : what == "value_size"  ? &map.value_size
+                          : what == "max_entries" ? &map.max_entries
+                          : what == "map_flags"   ? &map.flags
+                                                  : nullptr;
   if (!number) return Failed("map '" + map.name + "': nothing here serves its '" + std::string(what) + "'");
   if (!target || target->kind() != BTF_KIND_ARRAY) return wrong();
   *number = target->at<btf_array>(0).nelems;

@@ -1,5 +1,5 @@
-// As much of BTF as describes maps: the variables of the section `.maps`, each a structure whose members' types say numbers
-// by the length of an array (__uint) and keys and values by what they point to (__type).
+// As much of BTF as describes maps: the variables of the section `.maps`, each a structure whose members' types say
+// numbers by the length of an array (__uint) and keys and values by what they point to (__type).
 #pragma once
 
 #include <cstddef>

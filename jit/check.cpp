@@ -12,7 +12,8 @@ namespace {
 
 // No field of these says anything that could be wrong by itself.
 constexpr bool is_plain(Operation o) {
-  return o == Add || o == Sub || o == Mul || o == Or || o == And || o == Xor || o == Load || o == LoadSigned || o == Store || o == StoreImmediate;
+  return o == Add || o == Sub || o == Mul || o == Or || o == And || o == Xor || o == Load || o == LoadSigned ||
+         o == Store || o == StoreImmediate;
 }
 
 }  // namespace
@@ -26,11 +27,13 @@ const Function& Checked::function_at(std::uint32_t first) const {
 class Checker {
  public:
   Checker(const Program& program, const Known& known)
-      : code_(program.instructions), known_(known), maps_(program.maps), count_(static_cast<std::uint32_t>(code_.size())) {}
+      : code_(program.instructions), known_(known), maps_(program.maps),
+        count_(static_cast<std::uint32_t>(code_.size())) {}
 
   std::expected<Checked, Refusal> run() {
     if (code_.empty()) return std::unexpected(Refusal{0, "the program is empty"});
-    if (code_.size() > kMostInstructions) return std::unexpected(Refusal{0, "the program has more than 1048576 instructions"});
+    if (code_.size() > kMostInstructions)
+      return std::unexpected(Refusal{0, "the program has more than 1048576 instructions"});
     checked_.instructions_ = &code_;
     checked_.marks_ = std::make_unique<std::uint8_t[]>(count_);
     marks_ = checked_.marks_.get();
@@ -105,7 +108,10 @@ bool Checker::fields() {
 }
 
 bool Checker::reserved(std::uint32_t at, const Instruction& i, const Form& f) {
-  const char* field = f.zero_dst && i.dst() ? "destination" : f.zero_src && i.src() ? "source" : f.zero_offset && i.offset ? "offset" : "immediate";
+  const char* field = f.zero_dst && i.dst()       ? "destination"
+                      : f.zero_src && i.src()     ? "source"
+                      : f.zero_offset && i.offset ? "offset"
+                                                  : "immediate";
   return refuse(at, std::string("a reserved field is not zero: ") + field);
 }
 
@@ -118,7 +124,8 @@ bool Checker::fields_of(std::uint32_t& at, const Instruction& i, const Form& f) 
     case LoadWide: return wide(at++, i);
     case Atomic:
       if (!atomic::exists(i.immediate)) return refuse(at, "unknown atomic operation " + std::to_string(i.immediate));
-      if (atomic::fetches_into_source(i.immediate) && i.src() == kFramePointer) return refuse(at, "r10 cannot be written");
+      if (atomic::fetches_into_source(i.immediate) && i.src() == kFramePointer)
+        return refuse(at, "r10 cannot be written");
       return true;
     default: return true;
   }
@@ -126,21 +133,28 @@ bool Checker::fields_of(std::uint32_t& at, const Instruction& i, const Form& f) 
 
 bool Checker::arithmetic(std::uint32_t at, const Instruction& i, const Form& f) {
   switch (f.operation) {
-    case Lsh: case Rsh: case Arsh:
-      if (const std::int32_t most = f.bytes * 8 - 1; f.operand == Operand::Immediate && (i.immediate & most) != i.immediate) {
+    case Lsh:
+    case Rsh:
+    case Arsh:
+      if (const std::int32_t most = f.bytes * 8 - 1;
+          f.operand == Operand::Immediate && (i.immediate & most) != i.immediate) {
         if (!checked_.changed_) checked_.changed_ = std::make_unique<std::vector<Instruction>>(code_);
         (*checked_.changed_)[at].immediate &= most;
         checked_.instructions_ = checked_.changed_.get();
       }
       return true;
-    case Div: case Mod:  // signed with an offset of 1
+    case Div:
+    case Mod:  // signed with an offset of 1
       if (i.offset == 0 || i.offset == 1) return true;
       break;
     case Mov:  // sign-extending with the number of bits as offset
       if (i.offset == 0) return true;
-      if (f.operand == Operand::Register && (i.offset == 8 || i.offset == 16 || (i.offset == 32 && f.bytes == 8))) return true;
+      if (f.operand == Operand::Register && (i.offset == 8 || i.offset == 16 || (i.offset == 32 && f.bytes == 8)))
+        return true;
       break;
-    case ToLittle: case ToBig: case Swap:
+    case ToLittle:
+    case ToBig:
+    case Swap:
       if (i.immediate == 16 || i.immediate == 32 || i.immediate == 64) return true;
       return refuse(at, "swaps 16, 32 or 64 bits, not " + std::to_string(i.immediate));
     default: return true;
@@ -158,14 +172,17 @@ bool Checker::wide(std::uint32_t at, const Instruction& i) {
   const auto number = static_cast<std::uint32_t>(i.immediate);
   switch (static_cast<Wide>(i.src())) {
     case Wide::Number: return true;
-    case Wide::MapValue: case Wide::MapValueByIndex:
+    case Wide::MapValue:
+    case Wide::MapValueByIndex:
       if (number >= maps_) return refuse(at, "there is no map " + std::to_string(number));
       return true;
-    case Wide::Map: case Wide::MapByIndex:
+    case Wide::Map:
+    case Wide::MapByIndex:
       if (number >= maps_) return refuse(at, "there is no map " + std::to_string(number));
       break;
     case Wide::Variable:
-      if (number >= known_.variables.size() || !known_.variables[number]) return refuse(at, "there is no variable " + std::to_string(number));
+      if (number >= known_.variables.size() || !known_.variables[number])
+        return refuse(at, "there is no variable " + std::to_string(number));
       break;
     case Wide::Function:
       if (!leads_to(at, at + std::int64_t{1} + i.immediate, "a function's address")) return false;
@@ -184,7 +201,8 @@ bool Checker::call(std::uint32_t at, const Instruction& i) {
     if (number < known_.helpers.size() && known_.helpers[number]) return true;
     return refuse(at, "unknown helper " + std::to_string(number));
   }
-  if (i.src() != static_cast<unsigned>(Callee::Function)) return refuse(at, "unknown kind " + std::to_string(i.src()) + " of call");
+  if (i.src() != static_cast<unsigned>(Callee::Function))
+    return refuse(at, "unknown kind " + std::to_string(i.src()) + " of call");
   const std::int64_t target = at + std::int64_t{1} + i.immediate;
   if (!leads_to(at, target, "a call")) return false;
   marks_[target] |= mark::kFunction;
@@ -238,25 +256,29 @@ bool Checker::contents(Function& function, std::uint32_t at, const Instruction& 
   } else if (f.operation == LoadWide) {
     if (i.src() == static_cast<unsigned>(Wide::Function)) target += 1 + i.immediate;
   } else if (f.operation == Atomic) {
-    if (atomic::fetches_into_source(i.immediate)) function.written = static_cast<std::uint16_t>(function.written | 1u << i.src());
+    if (atomic::fetches_into_source(i.immediate))
+      function.written = static_cast<std::uint16_t>(function.written | 1u << i.src());
   } else if (f.operation == PacketAbsolute || f.operation == PacketIndirect) {
     function.reads_packet = true;
     if (function.first != 0) return refuse(at, "a legacy packet load outside the program's first function");
   }
-  if (marks_[target] & mark::kSecondSlot) return refuse(at, "leads into the middle of the wide load at " + std::to_string(target - 1));
+  if (marks_[target] & mark::kSecondSlot)
+    return refuse(at, "leads into the middle of the wide load at " + std::to_string(target - 1));
   if (jumps && (target < function.first || target >= function.end))
     return refuse(at, "a jump leads into another function, to " + std::to_string(target));
   return true;
 }
 
-// How much of the frame a function needs: as much as loads and stores by r10 say, or all of it once r10 goes anywhere else.
+// How much of the frame a function needs: as much as loads and stores by r10 say, or all of it once r10 goes anywhere
+// else.
 bool Checker::stack(Function& function, std::uint32_t at, const Instruction& i, const Form& f) {
   const bool loads = f.operation == Load || f.operation == LoadSigned;
   const bool stores = f.operation == Store || f.operation == StoreImmediate || f.operation == Atomic;
   const bool base = (loads && i.src() == kFramePointer) || (stores && i.dst() == kFramePointer);
   if (base) {
     if (i.offset < -int(kFrameBytes) || i.offset + f.bytes > 0)
-      return refuse(at, "r10" + std::string(i.offset < 0 ? "" : "+") + std::to_string(i.offset) + " is outside the function's 512 bytes of stack");
+      return refuse(at, "r10" + std::string(i.offset < 0 ? "" : "+") + std::to_string(i.offset) +
+                            " is outside the function's 512 bytes of stack");
     checked_.frame_accesses_.push_back(at);
     function.stack = std::max<std::uint16_t>(function.stack, static_cast<std::uint16_t>(-i.offset));
   }
@@ -270,7 +292,9 @@ bool Checker::stack(Function& function, std::uint32_t at, const Instruction& i, 
 bool Checker::nesting() {
   const auto& functions = checked_.functions_;
   if (functions.size() == 1 && calls_.empty()) return true;
-  const auto index = [&](std::uint32_t first) { return static_cast<std::size_t>(&checked_.function_at(first) - functions.data()); };
+  const auto index = [&](std::uint32_t first) {
+    return static_cast<std::size_t>(&checked_.function_at(first) - functions.data());
+  };
   std::vector<std::uint32_t> callers(functions.size()), begin(functions.size() + 1), depth(functions.size(), 1);
   std::ranges::sort(calls_, {}, &Call::at);
   std::size_t next = 0;
@@ -292,12 +316,18 @@ bool Checker::nesting() {
       if (--callers[callee] == 0) ready.push_back(callee);
     }
   }
-  const auto caller_of = [&](std::uint32_t at) { return static_cast<std::size_t>(std::ranges::upper_bound(functions, at, {}, &Function::first) - functions.begin()) - 1; };
+  const auto caller_of = [&](std::uint32_t at) {
+    return static_cast<std::size_t>(std::ranges::upper_bound(functions, at, {}, &Function::first) - functions.begin()) -
+           1;
+  };
   for (const Call& c : calls_)
-    if (callers[index(c.to)] != 0 && callers[caller_of(c.at)] != 0) return refuse(c.at, "functions call each other in a circle");
+    if (callers[index(c.to)] != 0 && callers[caller_of(c.at)] != 0)
+      return refuse(c.at, "functions call each other in a circle");
   return true;
 }
 
-std::expected<Checked, Refusal> check(const Program& program, const Known& known) { return Checker(program, known).run(); }
+std::expected<Checked, Refusal> check(const Program& program, const Known& known) {
+  return Checker(program, known).run();
+}
 
 }  // namespace ramet::jit

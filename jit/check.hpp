@@ -40,15 +40,17 @@ struct Function {
   bool by_address = false;            // helpers may call it
 };
 
-// A program that is well-formed. It refers to the Program, which must stay as it is. Shifts by an immediate are by less than
-// the operand's width here, whatever the Program has.
+// A program that is well-formed. It refers to the Program, which must stay as it is. Shifts by an immediate are by less
+// than the operand's width here, whatever the Program has.
 class Checked {
  public:
   const std::vector<Instruction>& instructions() const { return *instructions_; }
-  const std::uint8_t* marks() const { return marks_.get(); }                       // of each instruction
-  const std::vector<Function>& functions() const { return functions_; }           // by their first instructions
+  const std::uint8_t* marks() const { return marks_.get(); }  // of each instruction
+  const std::vector<Function>& functions() const { return functions_; }  // by their first instructions
   const Function& function_at(std::uint32_t first) const;
-  const std::vector<std::uint32_t>& frame_accesses() const { return frame_accesses_; }  // loads, stores, atomics by r10, from the first
+  const std::vector<std::uint32_t>& frame_accesses() const {
+    return frame_accesses_;
+  }  // loads, stores, atomics by r10, from the first
 
  private:
   friend class Checker;
@@ -59,8 +61,9 @@ class Checked {
   std::vector<std::uint32_t> frame_accesses_;
 };
 
-// Any instructions will do. What Linux refuses and RFC 9669 does not is done as that says: a shift by an immediate of the
-// operand's width or more is by what is left of it there; dividing by an immediate zero gives 0, and a modulo the dividend.
+// Any instructions will do. What Linux refuses and RFC 9669 does not is done as that says: a shift by an immediate of
+// the operand's width or more is by what is left of it there; dividing by an immediate zero gives 0, and a modulo the
+// dividend.
 [[nodiscard]] std::expected<Checked, Refusal> check(const Program& program, const Known& known);
 
 }  // namespace ramet::jit

@@ -19,7 +19,8 @@ std::span<const std::byte> as_bytes(std::span<const std::uint8_t> code) { return
 
 }  // namespace
 
-CodeSpace::CodeSpace(mm::AddressSpace& copy, const CodeSpace& of) : space_(copy), set_(of.set_), start_(of.start_), size_(of.size_) {
+CodeSpace::CodeSpace(mm::AddressSpace& copy, const CodeSpace& of)
+    : space_(copy), set_(of.set_), start_(of.start_), size_(of.size_) {
   LockGuard guard(of.lock_);
   pieces_ = of.pieces_, rooms_ = of.rooms_, by_length_ = of.by_length_, blocks_ = of.blocks_, bytes_ = of.bytes_;
 }
@@ -56,8 +57,8 @@ mm::Result<> CodeSpace::add_block_locked() {
   Gva at = start_;
   while (at < start_ + size_ && blocks_.contains(at)) at += kBlockSize;
   if (at == start_ + size_) return mm::fail(mm::Error::NoMemory);
-  const mm::MapRequest request{.address = at, .length = kBlockSize, .prot = mm::Prot::Read | mm::Prot::Exec, .fixed = true,
-                               .name = "[bpf]"};
+  const mm::MapRequest request{
+      .address = at, .length = kBlockSize, .prot = mm::Prot::Read | mm::Prot::Exec, .fixed = true, .name = "[bpf]"};
   if (auto mapped = space_.map(request); !mapped) return mm::fail(mapped.error());
   auto done = space_.advise(at, kBlockSize, mm::Advice::Huge);
   if (done) done = trap_locked(at, kBlockSize);
@@ -89,7 +90,8 @@ mm::Result<Gva> CodeSpace::allocate_locked(std::uint64_t bytes, std::uint32_t al
   }
 }
 
-mm::Result<Gva> CodeSpace::place(std::uint64_t bytes, std::uint32_t alignment, const std::function<void(std::span<std::uint8_t>, Gva)>& write) {
+mm::Result<Gva> CodeSpace::place(std::uint64_t bytes, std::uint32_t alignment,
+                                 const std::function<void(std::span<std::uint8_t>, Gva)>& write) {
   LockGuard guard(lock_);
   const auto at = allocate_locked(bytes, alignment);
   if (!at) return at;
@@ -105,7 +107,8 @@ mm::Result<Gva> CodeSpace::place(std::uint64_t bytes, std::uint32_t alignment, c
 }
 
 mm::Result<Gva> CodeSpace::place(const Compiled& program, std::uint32_t alignment, const Resolve& resolve) {
-  return place(program.code().size(), alignment, [&](std::span<std::uint8_t> to, Gva at) { program.place(to, at, resolve); });
+  return place(program.code().size(), alignment,
+               [&](std::span<std::uint8_t> to, Gva at) { program.place(to, at, resolve); });
 }
 
 mm::Result<Gva> CodeSpace::place(std::span<const std::uint8_t> code, std::uint32_t alignment) {
@@ -137,7 +140,9 @@ std::uint64_t CodeSpace::compact() {
     space_.merge(block, kBlockSize);
   }
   std::uint64_t whole = 0;
-  space_.dump([&](const mm::AddressSpace::Node& n) RAMET_REQUIRES(lock_) { whole += !n.table && n.level == arch::Level::Pmd && blocks_.contains(n.start); });
+  space_.dump([&](const mm::AddressSpace::Node& n) RAMET_REQUIRES(lock_) {
+    whole += !n.table && n.level == arch::Level::Pmd && blocks_.contains(n.start);
+  });
   return whole;
 }
 

@@ -1,8 +1,8 @@
-// Code space: where compiled programs lie in a guest, packed into blocks of 2 MiB that are mapped readable and executable,
-// each by one entry. Nobody ever has a mapping of them that is both writable and executable: the VMM stores code through its
-// own one (AddressSpace::write_code), and an address is told to nobody before fetches see what was stored. What no program
-// occupies is filled with instructions that trap. A block that was split, by migration or protection, is one again when its
-// pages allow it; one that is empty goes.
+// Code space: where compiled programs lie in a guest, packed into blocks of 2 MiB that are mapped readable and
+// executable, each by one entry. Nobody ever has a mapping of them that is both writable and executable: the VMM stores
+// code through its own one (AddressSpace::write_code), and an address is told to nobody before fetches see what was
+// stored. What no program occupies is filled with instructions that trap. A block that was split, by migration or
+// protection, is one again when its pages allow it; one that is empty goes.
 #pragma once
 
 #include <cstdint>
@@ -23,23 +23,23 @@ namespace ramet::jit {
 
 class CodeSpace {
  public:
-  // In [start, start + size), aligned to 2 MiB, which is mapped as it is needed; calls reach all of it if it is not larger
-  // than 1 GiB. The address space outlives it, and is one of a guest that runs programs of `set`.
+  // In [start, start + size), aligned to 2 MiB, which is mapped as it is needed; calls reach all of it if it is not
+  // larger than 1 GiB. The address space outlives it, and is one of a guest that runs programs of `set`.
   CodeSpace(mm::AddressSpace& space, InstructionSet set, mm::Gva start, std::uint64_t size)
       : space_(space), set_(set), start_(start), size_(size) {}
   // Of a copy of that one's guest, which was made while nothing was placed or removed.
   CodeSpace(mm::AddressSpace& copy, const CodeSpace& of);
 
   using Resolve = std::function<std::uint64_t(const Relocation&)>;
-  // Code at an address that is a multiple of `alignment`, a power of two up to 4 KiB; ready to be entered when this returns.
-  // Errors: NoMemory; Invalid: more than a block holds.
+  // Code at an address that is a multiple of `alignment`, a power of two up to 4 KiB; ready to be entered when this
+  // returns. Errors: NoMemory; Invalid: more than a block holds.
   mm::Result<mm::Gva> place(const Compiled&, std::uint32_t alignment, const Resolve&);
   mm::Result<mm::Gva> place(std::span<const std::uint8_t> code, std::uint32_t alignment);
   // Who is in it, or comes back to it, traps from now on. Errors: NotMapped: nothing was placed there; NoMemory.
   mm::Result<> remove(mm::Gva);
 
-  // Brings blocks whose pages have been moved one by one into one run of frames each again, while programs run. How many
-  // blocks are one entry now; the others are short of memory, or devices and children have pages of them.
+  // Brings blocks whose pages have been moved one by one into one run of frames each again, while programs run. How
+  // many blocks are one entry now; the others are short of memory, or devices and children have pages of them.
   std::uint64_t compact();
 
   // What was placed around an address.
@@ -58,7 +58,8 @@ class CodeSpace {
   std::vector<mm::Gva> blocks() const;
 
  private:
-  mm::Result<mm::Gva> place(std::uint64_t bytes, std::uint32_t alignment, const std::function<void(std::span<std::uint8_t>, mm::Gva)>& write);
+  mm::Result<mm::Gva> place(std::uint64_t bytes, std::uint32_t alignment,
+                            const std::function<void(std::span<std::uint8_t>, mm::Gva)>& write);
   mm::Result<mm::Gva> allocate_locked(std::uint64_t bytes, std::uint32_t alignment) RAMET_REQUIRES(lock_);
   mm::Result<> add_block_locked() RAMET_REQUIRES(lock_);
   mm::Result<> trap_locked(mm::Gva, std::uint64_t bytes) RAMET_REQUIRES(lock_);
@@ -71,8 +72,9 @@ class CodeSpace {
   const std::uint64_t size_;
   mutable Mutex lock_;  // before the address space's
   std::map<mm::Gva, std::uint32_t> pieces_ RAMET_GUARDED_BY(lock_);
-  std::map<mm::Gva, std::uint64_t> rooms_ RAMET_GUARDED_BY(lock_);                   // free, with their lengths; none reaches across a block's end
-  std::set<std::pair<std::uint64_t, mm::Gva>> by_length_ RAMET_GUARDED_BY(lock_);    // the same
+  std::map<mm::Gva, std::uint64_t> rooms_
+      RAMET_GUARDED_BY(lock_);  // free, with their lengths; none reaches across a block's end
+  std::set<std::pair<std::uint64_t, mm::Gva>> by_length_ RAMET_GUARDED_BY(lock_);  // the same
   std::set<mm::Gva> blocks_ RAMET_GUARDED_BY(lock_);
   std::uint64_t bytes_ RAMET_GUARDED_BY(lock_) = 0;
 };

@@ -1,8 +1,8 @@
 // From a checked program to machine code.
 //
-// A compiled program is called as uint64_t f(void* r1, uint64_t r2) by the C ABI of its instruction set and returns r0. It
-// keeps that ABI's callee-saved registers, takes its stack from the machine's, and calls helpers by the same ABI with r1 to
-// r5. Nothing in it counts loops: who must stop it does so from outside. It makes no system call.
+// A compiled program is called as uint64_t f(void* r1, uint64_t r2) by the C ABI of its instruction set and returns r0.
+// It keeps that ABI's callee-saved registers, takes its stack from the machine's, and calls helpers by the same ABI
+// with r1 to r5. Nothing in it counts loops: who must stop it does so from outside. It makes no system call.
 #pragma once
 
 #include <cstddef>
@@ -24,14 +24,14 @@ enum class InstructionSet : std::uint8_t { X86_64, Arm64 };
 // An address that the code holds, in the instruction set's own way.
 struct Relocation {
   enum class Kind : std::uint8_t {
-    Helper,    // function `number`
-    Map,       // what stands for map `number` in calls of helpers
+    Helper,  // function `number`
+    Map,  // what stands for map `number` in calls of helpers
     MapValue,  // the first value of map `number`, `offset` bytes into it
     Variable,  // platform variable `number`
   };
   Kind kind;
   std::uint32_t number, offset;
-  std::uint32_t at;        // byte of the code
+  std::uint32_t at;  // byte of the code
   std::uint32_t stub = 0;  // x86-64: where a helper is jumped to that is too far away to be called
 };
 
@@ -48,8 +48,10 @@ class Compiled {
   // Which instruction's code a byte belongs to: for addresses of faults.
   std::uint32_t instruction_at(std::uint32_t offset) const;
 
-  // Writes the code to `to`, which has room for it, as it is to run at `address`, with the addresses that `resolve` gives.
-  void place(std::span<std::uint8_t> to, std::uint64_t address, const std::function<std::uint64_t(const Relocation&)>& resolve) const;
+  // Writes the code to `to`, which has room for it, as it is to run at `address`, with the addresses that `resolve`
+  // gives.
+  void place(std::span<std::uint8_t> to, std::uint64_t address,
+             const std::function<std::uint64_t(const Relocation&)>& resolve) const;
 
  private:
   template <class Back, class Encoder>

@@ -45,8 +45,7 @@ constexpr std::uint32_t kArm[] = {
     // one:
     0xd63f0260,         // blr x19
     // done:
-    arm_number(kDone),
-    kArmSvc,
+    arm_number(kDone), kArmSvc,
     0xd4200000,         // brk #0
 };
 
@@ -57,7 +56,11 @@ std::span<const std::uint8_t> bytes(std::span<const std::uint32_t> words) {
 }  // namespace
 
 const EntryCode& entry_code(InstructionSet set) {
-  static const EntryCode x86{.code = kX86, .batch = 0, .one = 25, .list = arch::x86_64::Rbx, .end = arch::x86_64::R12,
+  static const EntryCode x86{.code = kX86,
+                             .batch = 0,
+                             .one = 25,
+                             .list = arch::x86_64::Rbx,
+                             .end = arch::x86_64::R12,
                              .arguments = {arch::x86_64::Rdi, arch::x86_64::Rsi}};
   static const EntryCode arm{.code = bytes(kArm), .batch = 0, .one = 32, .list = 19, .end = 20, .arguments = {0, 1}};
   return set == InstructionSet::X86_64 ? x86 : arm;
@@ -66,9 +69,10 @@ const EntryCode& entry_code(InstructionSet set) {
 std::vector<std::uint8_t> helper_stub(InstructionSet set, std::uint32_t number) {
   const std::uint32_t call = kFirstHelper + number;
   if (set == InstructionSet::X86_64) {
-    std::vector<std::uint8_t> code = {0x49, 0x89, 0xca,              // mov r10, rcx: the fourth argument, which a system call takes there
-                                      0xb8, 0x00, 0x00, 0x00, 0x00,  // mov eax, call
-                                      0x0f, 0x05, 0xc3};             // syscall; ret
+    std::vector<std::uint8_t> code = {
+        0x49, 0x89, 0xca,              // mov r10, rcx: the fourth argument, which a system call takes there
+        0xb8, 0x00, 0x00, 0x00, 0x00,  // mov eax, call
+        0x0f, 0x05, 0xc3};             // syscall; ret
     std::memcpy(code.data() + 4, &call, sizeof call);
     return code;
   }

@@ -11,7 +11,9 @@ bool loads(const Instruction& i) {
   const Operation o = form(i).operation;
   return o == Operation::Load || o == Operation::LoadSigned;
 }
-bool is_shift(const Instruction& i, bool wide) { return wide ? i.opcode == kLsh64 || i.opcode == kRsh64 : i.opcode == kLsh32 || i.opcode == kRsh32; }
+bool is_shift(const Instruction& i, bool wide) {
+  return wide ? i.opcode == kLsh64 || i.opcode == kRsh64 : i.opcode == kLsh32 || i.opcode == kRsh32;
+}
 
 }  // namespace
 
@@ -31,8 +33,8 @@ Extension Idioms::find_extension(std::uint32_t at) const {
   return e;
 }
 
-// t = s, t >>= k, [d = s] d <<= width - k, d |= t (or t |= d), the shifts in any order, where the other of d and t is not
-// used any more.
+// t = s, t >>= k, [d = s] d <<= width - k, d |= t (or t |= d), the shifts in any order, where the other of d and t is
+// not used any more.
 Rotation Idioms::find_rotation(std::uint32_t at) const {
   const Instruction &move = code_[at], &one = code_[at + 1];
   Rotation found{.src = move.src(), .wide = move.opcode == kMov64};
@@ -48,11 +50,14 @@ Rotation Idioms::find_rotation(std::uint32_t at) const {
   if (!follows(next) || !follows(next + 1)) return found;
   const Instruction &other = code_[next], &join = code_[next + 1];
   const int width = found.wide ? 64 : 32;
-  if (!is_shift(other, found.wide) || other.opcode == one.opcode || other.dst() != d || one.immediate + other.immediate != width) return found;
+  if (!is_shift(other, found.wide) || other.opcode == one.opcode || other.dst() != d ||
+      one.immediate + other.immediate != width)
+    return found;
   if (join.opcode != (found.wide ? kOr64 : kOr32)) return found;
   found.dst = join.dst();
   const unsigned rest = join.src();
-  if (!((found.dst == d && rest == t) || (found.dst == t && rest == d)) || !alive_.dead_after(next + 1, rest)) return found;
+  if (!((found.dst == d && rest == t) || (found.dst == t && rest == d)) || !alive_.dead_after(next + 1, rest))
+    return found;
   const bool first_is_left = one.opcode == kLsh64 || one.opcode == kLsh32;
   found.left = static_cast<unsigned>(first_is_left ? one.immediate : other.immediate);
   found.taken = next + 2 - at;
@@ -63,7 +68,9 @@ Sum Idioms::find_sum(std::uint32_t at) const {
   Sum s{.dst = code_[at].dst(), .src = code_[at].dst()};
   std::uint32_t next = at;
   if (code_[next].opcode == kMov64) s.src = code_[next++].src();
-  const auto is = [&](unsigned opcode) { return (next == at || follows(next)) && code_[next].opcode == opcode && code_[next].dst() == s.dst; };
+  const auto is = [&](unsigned opcode) {
+    return (next == at || follows(next)) && code_[next].opcode == opcode && code_[next].dst() == s.dst;
+  };
   if (is(kLsh64) && code_[next].immediate <= 3) s.shift = static_cast<unsigned>(code_[next++].immediate);
   if (is(kAdd64) && code_[next].src() != s.dst) s.added = code_[next++].src();
   s.taken = end_of_sum(s, at, next) - at;
@@ -85,7 +92,8 @@ Sum Idioms::find_scaled_sum(std::uint32_t at) const {
 
 // [d += number] [x = *(d + offset)] at `next`, of a sum that begins at `at`; where it ends.
 std::uint32_t Idioms::end_of_sum(Sum& s, std::uint32_t at, std::uint32_t next) const {
-  if ((next == at || follows(next)) && code_[next].opcode == kAddImmediate64 && code_[next].dst() == s.dst) s.number = code_[next++].immediate;
+  if ((next == at || follows(next)) && code_[next].opcode == kAddImmediate64 && code_[next].dst() == s.dst)
+    s.number = code_[next++].immediate;
   if (next == at || !follows(next) || !loads(code_[next]) || code_[next].src() != s.dst) return next;
   if (code_[next].dst() == s.dst || alive_.dead_after(next, s.dst)) s.load = &code_[next++];
   return next;
@@ -95,8 +103,10 @@ bool Idioms::only_used_next(std::uint32_t at) const {
   const Form &f = form(code_[at]), &user = form(code_[at + 1]);
   const unsigned reg = code_[at].dst();
   const Operation o = user.operation;
-  const bool takes_memory = o == Operation::Add || o == Operation::Sub || o == Operation::Mul || o == Operation::Or || o == Operation::And || o == Operation::Xor;
-  if (!takes_memory || user.operand != Operand::Register || user.bytes != f.bytes || f.operation != Operation::Load) return false;
+  const bool takes_memory = o == Operation::Add || o == Operation::Sub || o == Operation::Mul || o == Operation::Or ||
+                            o == Operation::And || o == Operation::Xor;
+  if (!takes_memory || user.operand != Operand::Register || user.bytes != f.bytes || f.operation != Operation::Load)
+    return false;
   return code_[at + 1].dst() != reg && follows(at + 1) && alive_.dead_after(at + 1, reg);
 }
 

@@ -1,13 +1,14 @@
 // Sequences of instructions that processors have as one, as compilers of C write them for eBPF: extensions made of two
-// shifts, rotations, sums that are addresses, jumps around a single move. Nothing may jump to any instruction of one but
-// the first.
+// shifts, rotations, sums that are addresses, jumps around a single move. Nothing may jump to any instruction of one
+// but the first.
 #pragma once
 
 #include "jit/liveness.hpp"
 
 namespace ramet::jit {
 
-// [d = s] d <<= left, d >>= right, in 64 bits or 32: some bits of s at another place, with zeroes or the sign above them.
+// [d = s] d <<= left, d >>= right, in 64 bits or 32: some bits of s at another place, with zeroes or the sign above
+// them.
 struct Extension {
   std::uint32_t taken = 0;  // instructions, 0 if there is no such thing
   unsigned dst = 0, src = 0, left = 0, right = 0;
@@ -21,8 +22,8 @@ struct Rotation {
   bool wide = false;
 };
 
-// d = (src << shift) [+ added] [+ number], and perhaps x = *(d + offset), which is then among `taken`; d is x or needed no
-// more. Written as
+// d = (src << shift) [+ added] [+ number], and perhaps x = *(d + offset), which is then among `taken`; d is x or needed
+// no more. Written as
 //     [d = src] [d <<= shift] [d += added] [d += number]
 // or  src <<= shift, d = added or a load `before`, d += src [d += number]     where src is needed no more.
 struct Sum {
@@ -34,18 +35,22 @@ struct Sum {
 };
 
 namespace opcode {
-inline constexpr std::uint8_t kMov64 = 0xbf, kMov32 = 0xbc, kMovImmediate64 = 0xb7, kMovImmediate32 = 0xb4, kAdd64 = 0x0f, kAddImmediate64 = 0x07, kLsh64 = 0x67, kRsh64 = 0x77, kArsh64 = 0xc7,
+inline constexpr std::uint8_t kMov64 = 0xbf, kMov32 = 0xbc, kMovImmediate64 = 0xb7, kMovImmediate32 = 0xb4,
+                              kAdd64 = 0x0f, kAddImmediate64 = 0x07, kLsh64 = 0x67, kRsh64 = 0x77, kArsh64 = 0xc7,
                               kLsh32 = 0x64, kRsh32 = 0x74, kArsh32 = 0xc4, kOr64 = 0x4f, kOr32 = 0x4c;
 }  // namespace opcode
 
 inline bool is_move(const Instruction& i) {
-  return (i.opcode == opcode::kMov64 || i.opcode == opcode::kMov32 || i.opcode == opcode::kMovImmediate64 || i.opcode == opcode::kMovImmediate32) && i.offset == 0;
+  return (i.opcode == opcode::kMov64 || i.opcode == opcode::kMov32 || i.opcode == opcode::kMovImmediate64 ||
+          i.opcode == opcode::kMovImmediate32) &&
+         i.offset == 0;
 }
 
 class Idioms {
  public:
   Idioms(const Checked& program, const Liveness& alive)
-      : code_(program.instructions().data()), marks_(program.marks()), count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(alive) {}
+      : code_(program.instructions().data()), marks_(program.marks()),
+        count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(alive) {}
 
   // Whether the idioms of arithmetic may begin with it.
   static bool may_begin(const Instruction& i) { return kBegins[i.opcode]; }
@@ -55,7 +60,10 @@ class Idioms {
   Extension extension(std::uint32_t at) const { return shifts(at + 1) ? find_extension(at) : Extension{}; }
   Rotation rotation(std::uint32_t at) const { return shifts(at + 1) ? find_rotation(at) : Rotation{}; }
   Sum sum(std::uint32_t at) const { return adds(at + 1) ? find_sum(at) : Sum{}; }
-  Sum scaled_sum(std::uint32_t at) const { return code_[at].immediate <= 3 && follows(at + 2) && code_[at + 2].opcode == opcode::kAdd64 ? find_scaled_sum(at) : Sum{}; }
+  Sum scaled_sum(std::uint32_t at) const {
+    return code_[at].immediate <= 3 && follows(at + 2) && code_[at + 2].opcode == opcode::kAdd64 ? find_scaled_sum(at)
+                                                                                                 : Sum{};
+  }
   // What the condition jumps around, where that is a single move.
   const Instruction* only_move(std::uint32_t condition) const {
     const Instruction& next = code_[condition + 1];
@@ -76,13 +84,16 @@ class Idioms {
  private:
   static constexpr auto kBegins = [] {
     std::array<bool, 256> begins{};
-    for (const std::uint8_t o : {opcode::kMov64, opcode::kMov32, opcode::kLsh64, opcode::kLsh32, opcode::kAdd64, opcode::kAddImmediate64}) begins[o] = true;
+    for (const std::uint8_t o :
+         {opcode::kMov64, opcode::kMov32, opcode::kLsh64, opcode::kLsh32, opcode::kAdd64, opcode::kAddImmediate64})
+      begins[o] = true;
     return begins;
   }();
 
   bool shifts(std::uint32_t at) const {
     const std::uint8_t o = code_[at].opcode;
-    return o == opcode::kLsh64 || o == opcode::kRsh64 || o == opcode::kArsh64 || o == opcode::kLsh32 || o == opcode::kRsh32 || o == opcode::kArsh32;
+    return o == opcode::kLsh64 || o == opcode::kRsh64 || o == opcode::kArsh64 || o == opcode::kLsh32 ||
+           o == opcode::kRsh32 || o == opcode::kArsh32;
   }
   bool adds(std::uint32_t at) const {
     const std::uint8_t o = code_[at].opcode;

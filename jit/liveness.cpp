@@ -34,7 +34,8 @@ std::uint32_t Liveness::before_special(std::uint32_t at, std::uint32_t after) {
     // No rule keeps a function from reading what registers its caller leaves.
     case Operation::Call: return i.src() == static_cast<unsigned>(Callee::Function) ? kAll : (after & ~1u) | kArguments;
     case Atomic: return after | (i.immediate == atomic::kCompareExchange ? 1u : 0u);
-    case PacketAbsolute: case PacketIndirect: return after & ~1u;
+    case PacketAbsolute:
+    case PacketIndirect: return after & ~1u;
     default: return after | target(at, i.offset);  // conditions
   }
 }

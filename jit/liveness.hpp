@@ -1,8 +1,8 @@
-// Which registers something may still read. Code that sets others for nobody is left out, and what is only needed on the
-// way to something else needs no register.
+// Which registers something may still read. Code that sets others for nobody is left out, and what is only needed on
+// the way to something else needs no register.
 //
-// Found out backward: visit() each instruction from the last one to the first, then settle(). At first it counts as if all
-// registers were alive where a jump leads back to, so what is found dead is dead at any time.
+// Found out backward: visit() each instruction from the last one to the first, then settle(). At first it counts as if
+// all registers were alive where a jump leads back to, so what is found dead is dead at any time.
 #pragma once
 
 #include <array>
@@ -26,13 +26,15 @@ class Liveness {
   // From where jumps lead back, by what is alive there now, until it makes no difference any more.
   void settle();
 
-  bool dead_after(std::uint32_t at, unsigned reg) const { return !(alive_[at + 1] >> reg & 1); }  // of what does not jump
+  bool dead_after(std::uint32_t at, unsigned reg) const {
+    return !(alive_[at + 1] >> reg & 1);
+  }  // of what does not jump
 
  private:
   static constexpr std::uint16_t kAll = 0xffff, kArguments = 0x3e;  // r1 to r5
 
-  // What an instruction does to registers: all bits or none of the lower half for its destination, of the upper half for
-  // its source. What does more than its form says is looked at by itself.
+  // What an instruction does to registers: all bits or none of the lower half for its destination, of the upper half
+  // for its source. What does more than its form says is looked at by itself.
   struct Effect {
     std::uint32_t reads = 0;
     std::uint16_t writes = 0;
@@ -57,7 +59,7 @@ class Liveness {
 
   const Instruction* code_;
   std::unique_ptr<std::uint16_t[]> alive_;  // before each instruction, a bit for each register; and after the last one
-  std::vector<std::uint32_t> back_;         // jumps that lead back
+  std::vector<std::uint32_t> back_;  // jumps that lead back
 };
 
 }  // namespace ramet::jit

@@ -19,8 +19,9 @@ using Done = std::expected<void, std::string>;
 
 constexpr std::uint64_t kMostData = 64 << 20;  // of one section with global data
 constexpr std::size_t kLegacyMap = 20;         // struct bpf_map_def: type, key, value, entries, flags
-constexpr std::uint64_t kMostCode = 4 * kMostInstructions;  // of all programs together, which may have functions in common
-constexpr std::uint32_t kAbsolute64 = 2;       // R_BPF_64_ABS64
+constexpr std::uint64_t kMostCode = 4 *
+                                    kMostInstructions;  // of all programs together, which may have functions in common
+constexpr std::uint32_t kAbsolute64 = 2;  // R_BPF_64_ABS64
 
 // Where a symbol's map is: which, and at which byte of the section that became it (data only).
 struct MapPlace {
@@ -63,7 +64,8 @@ class Loader {
   Done programs();
   std::expected<Program, std::string> program(const ElfSymbol& entry);
   std::expected<Placed, std::string> function_at(std::uint32_t section, std::uint64_t byte);
-  std::expected<std::uint64_t, std::string> place(Program& program, Functions& placed, std::uint32_t section, std::uint64_t byte);
+  std::expected<std::uint64_t, std::string> place(Program& program, Functions& placed, std::uint32_t section,
+                                                  std::uint64_t byte);
   Done instruction(Program& program, Functions& placed, const Placed& function, std::uint64_t index);
   Done relocate_call(Program& program, Functions& placed, std::uint64_t at, std::uint32_t section, std::int64_t byte);
   Done relocate_wide(Program& program, Functions& placed, std::uint64_t at, const ElfSymbol& symbol);
@@ -75,17 +77,21 @@ class Loader {
 
   ElfObject& elf_;
   Object object_;
-  std::map<std::uint32_t, std::uint32_t> data_;      // section -> map
+  std::map<std::uint32_t, std::uint32_t> data_;  // section -> map
   std::map<Place, std::uint32_t> maps_by_place_;
   std::map<Place, const ElfSymbol*> functions_;
-  std::uint64_t code_ = 0;                           // instructions of all programs so far
+  std::uint64_t code_ = 0;  // instructions of all programs so far
 };
 
-bool is_part(std::string_view name, std::string_view of) { return name == of || (name.starts_with(of) && name[of.size()] == '.'); }
+bool is_part(std::string_view name, std::string_view of) {
+  return name == of || (name.starts_with(of) && name[of.size()] == '.');
+}
 
 Done Loader::section(std::uint32_t number) {
   const ElfSection& s = elf_.sections[number];
-  if (s.name == "license") object_.licence.assign(reinterpret_cast<const char*>(s.bytes.data()), strnlen(reinterpret_cast<const char*>(s.bytes.data()), s.bytes.size()));
+  if (s.name == "license")
+    object_.licence.assign(reinterpret_cast<const char*>(s.bytes.data()),
+                           strnlen(reinterpret_cast<const char*>(s.bytes.data()), s.bytes.size()));
   if (s.name == "maps") return legacy_maps(number);
   if (s.name == ".maps") return btf_maps(number);
   if (!(s.flags & SHF_ALLOC) || s.size == 0) return {};
@@ -105,7 +111,8 @@ Done Loader::legacy_maps(std::uint32_t number) {
     maps_by_place_[{number, symbol.value}] = static_cast<std::uint32_t>(object_.maps.size());
     MapDefinition map;
     map.name = symbol.name;
-    map.type = word[0], map.key_size = word[1], map.value_size = word[2], map.max_entries = word[3], map.flags = word[4];
+    map.type = word[0], map.key_size = word[1], map.value_size = word[2], map.max_entries = word[3],
+    map.flags = word[4];
     object_.maps.push_back(std::move(map));
   }
   return {};
@@ -113,12 +120,15 @@ Done Loader::legacy_maps(std::uint32_t number) {
 
 Done Loader::btf_maps(std::uint32_t number) {
   const auto btf = std::ranges::find(elf_.sections, ".BTF", &ElfSection::name);
-  if (btf == elf_.sections.end()) return Failed("the object has a section .maps and no .BTF that describes it: compile with -g");
+  if (btf == elf_.sections.end())
+    return Failed("the object has a section .maps and no .BTF that describes it: compile with -g");
   auto maps = maps_of_btf(btf->bytes);
   if (!maps) return Failed(std::move(maps).error());
   // The symbol says where a map is: clang leaves the offsets in BTF to a linker.
   for (BtfMap& map : *maps) {
-    const auto symbol = std::ranges::find_if(elf_.symbols, [&](const ElfSymbol& s) { return s.section == number && s.type != STT_SECTION && s.name == map.definition.name; });
+    const auto symbol = std::ranges::find_if(elf_.symbols, [&](const ElfSymbol& s) {
+      return s.section == number && s.type != STT_SECTION && s.name == map.definition.name;
+    });
     if (symbol == elf_.symbols.end()) return Failed("map '" + map.definition.name + "' is described and not there");
     maps_by_place_[{number, symbol->value}] = static_cast<std::uint32_t>(object_.maps.size());
     object_.maps.push_back(std::move(map.definition));
@@ -131,7 +141,8 @@ Done Loader::data(std::uint32_t number, bool read_only) {
   if (s.size > kMostData) return Failed("section '" + s.name + "' has more than 64 MiB");
   MapDefinition map;
   map.name = s.name;
-  map.type = BPF_MAP_TYPE_ARRAY, map.key_size = 4, map.value_size = static_cast<std::uint32_t>(s.size), map.max_entries = 1;
+  map.type = BPF_MAP_TYPE_ARRAY, map.key_size = 4, map.value_size = static_cast<std::uint32_t>(s.size),
+  map.max_entries = 1;
   map.read_only = read_only;
   map.contents.resize(s.size);
   std::ranges::copy(s.bytes, map.contents.begin());
@@ -142,7 +153,8 @@ Done Loader::data(std::uint32_t number, bool read_only) {
 
 std::expected<MapPlace, std::string> Loader::map_of(const ElfSymbol& symbol, std::uint64_t addend) const {
   if (const auto found = data_.find(symbol.section); found != data_.end()) return MapPlace{found->second, true};
-  if (const auto found = maps_by_place_.find({symbol.section, symbol.value + addend}); found != maps_by_place_.end()) return MapPlace{found->second, false};
+  if (const auto found = maps_by_place_.find({symbol.section, symbol.value + addend}); found != maps_by_place_.end())
+    return MapPlace{found->second, false};
   return Failed("'" + symbol.name + "' is neither a map nor global data of this object");
 }
 
@@ -154,24 +166,30 @@ Done Loader::pointer(const ElfRelocation& r) {
   std::memcpy(&addend, map.contents.data() + r.at, sizeof addend);
   const auto target = map_of(symbol, addend);
   if (!target) return Failed(target.error() + ", and '" + map.name + "' has its address");
-  if (r.type != kAbsolute64 || !target->data) return Failed("'" + map.name + "' has a relocation of type " + std::to_string(r.type) + ", which data cannot have");
+  if (r.type != kAbsolute64 || !target->data)
+    return Failed("'" + map.name + "' has a relocation of type " + std::to_string(r.type) + ", which data cannot have");
   map.pointers.push_back({static_cast<std::uint32_t>(r.at), target->map, symbol.value + addend});
   return {};
 }
 
 const ElfRelocation* Loader::relocation_at(std::uint32_t section, std::uint64_t byte) const {
-  const auto found = std::ranges::lower_bound(elf_.relocations, std::pair(section, byte), {}, [](const ElfRelocation& r) { return std::pair(r.section, r.at); });
+  const auto found = std::ranges::lower_bound(elf_.relocations, std::pair(section, byte), {},
+                                              [](const ElfRelocation& r) { return std::pair(r.section, r.at); });
   return found != elf_.relocations.end() && found->section == section && found->at == byte ? &*found : nullptr;
 }
 
 Done Loader::programs() {
-  const auto has_program = [&](std::uint32_t s) { return is_code(s) && elf_.sections[s].size != 0 && elf_.sections[s].name != ".text"; };
+  const auto has_program = [&](std::uint32_t s) {
+    return is_code(s) && elf_.sections[s].size != 0 && elf_.sections[s].name != ".text";
+  };
   for (const ElfSymbol& symbol : elf_.symbols)
-    if (symbol.type == STT_FUNC && symbol.section != 0 && is_code(symbol.section)) functions_.try_emplace({symbol.section, symbol.value}, &symbol);
+    if (symbol.type == STT_FUNC && symbol.section != 0 && is_code(symbol.section))
+      functions_.try_emplace({symbol.section, symbol.value}, &symbol);
   bool only_text = true;
   for (std::uint32_t s = 1; s < elf_.sections.size(); ++s) only_text &= !has_program(s);
   for (const ElfSymbol& symbol : elf_.symbols) {
-    if (symbol.type != STT_FUNC || symbol.binding == STB_LOCAL || symbol.section == 0 || !is_code(symbol.section)) continue;
+    if (symbol.type != STT_FUNC || symbol.binding == STB_LOCAL || symbol.section == 0 || !is_code(symbol.section))
+      continue;
     if (!only_text && elf_.sections[symbol.section].name == ".text") continue;
     auto made = program(symbol);
     if (!made) return Failed("function '" + symbol.name + "': " + made.error());
@@ -205,12 +223,14 @@ std::expected<Loader::Placed, std::string> Loader::function_at(std::uint32_t sec
   if (found == functions_.end()) return Failed("no function of this object begins where it leads to");
   const ElfSymbol* symbol = found->second;
   const std::uint64_t size = elf_.sections[section].bytes.size();
-  if (byte % 8 != 0 || symbol->size == 0 || symbol->size % 8 != 0 || symbol->size > size - byte) return Failed("function '" + symbol->name + "' reaches beyond its section");
+  if (byte % 8 != 0 || symbol->size == 0 || symbol->size % 8 != 0 || symbol->size > size - byte)
+    return Failed("function '" + symbol->name + "' reaches beyond its section");
   return Placed{section, byte / 8, (byte + symbol->size) / 8, 0};
 }
 
 // Where in the program the function is that begins at that byte; it comes to the end if it is not there yet.
-std::expected<std::uint64_t, std::string> Loader::place(Program& program, Functions& placed, std::uint32_t section, std::uint64_t byte) {
+std::expected<std::uint64_t, std::string> Loader::place(Program& program, Functions& placed, std::uint32_t section,
+                                                        std::uint64_t byte) {
   if (const auto found = placed.at.find({section, byte}); found != placed.at.end()) return found->second;
   auto function = function_at(section, byte);
   if (!function) return Failed(std::move(function).error());
@@ -232,12 +252,16 @@ Done Loader::instruction(Program& program, Functions& placed, const Placed& func
   const ElfRelocation* r = relocation_at(function.section, index * 8);
   const bool calls = i.opcode == opcode::kCall && i.src() == static_cast<unsigned>(Callee::Function);
   if (!r) {  // a call within its section is settled, as seen from there
-    if (calls) return relocate_call(program, placed, at, function.section, (static_cast<std::int64_t>(index) + 1 + i.immediate) * 8);
+    if (calls)
+      return relocate_call(program, placed, at, function.section,
+                           (static_cast<std::int64_t>(index) + 1 + i.immediate) * 8);
     return {};
   }
   const ElfSymbol& symbol = elf_.symbols[r->symbol];
   if (symbol.section == 0) return Failed("'" + symbol.name + "' is defined nowhere");
-  if (r->type == R_BPF_64_32 && calls) return relocate_call(program, placed, at, symbol.section, static_cast<std::int64_t>(symbol.value) + (std::int64_t{1} + i.immediate) * 8);
+  if (r->type == R_BPF_64_32 && calls)
+    return relocate_call(program, placed, at, symbol.section,
+                         static_cast<std::int64_t>(symbol.value) + (std::int64_t{1} + i.immediate) * 8);
   if (r->type == R_BPF_64_64 && i.opcode == opcode::kLoadWide) {
     if (at + 1 >= program.instructions.size()) return Failed("the second half of a wide load is missing");
     return relocate_wide(program, placed, at, symbol);
@@ -245,10 +269,14 @@ Done Loader::instruction(Program& program, Functions& placed, const Placed& func
   return Failed("a relocation of type " + std::to_string(r->type) + " at an instruction that cannot have it");
 }
 
-Done Loader::relocate_call(Program& program, Functions& placed, std::uint64_t at, std::uint32_t section, std::int64_t byte) {
-  const auto target = byte < 0 ? std::expected<std::uint64_t, std::string>(Failed("it calls what lies before its section")) : place(program, placed, section, static_cast<std::uint64_t>(byte));
+Done Loader::relocate_call(Program& program, Functions& placed, std::uint64_t at, std::uint32_t section,
+                           std::int64_t byte) {
+  const auto target = byte < 0
+                          ? std::expected<std::uint64_t, std::string>(Failed("it calls what lies before its section"))
+                          : place(program, placed, section, static_cast<std::uint64_t>(byte));
   if (!target) return Failed(target.error());
-  program.instructions[at].immediate = static_cast<std::int32_t>(static_cast<std::int64_t>(*target) - static_cast<std::int64_t>(at) - 1);
+  program.instructions[at].immediate = static_cast<std::int32_t>(static_cast<std::int64_t>(*target) -
+                                                                 static_cast<std::int64_t>(at) - 1);
   return {};
 }
 

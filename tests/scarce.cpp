@@ -25,6 +25,8 @@ void* allocate(std::size_t bytes) {
   if (void* at = ramet::test::scarce::allocate(bytes)) return at;
   throw std::bad_alloc();
 }
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return ramet::test::scarce::allocate(bytes); }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return ramet::test::scarce::allocate(bytes);
+}
 [[gnu::noinline]] void operator delete(void* at) noexcept { std::free(at); }
 [[gnu::noinline]] void operator delete(void* at, std::size_t) noexcept { std::free(at); }

@@ -1,5 +1,5 @@
-// A host that has no memory at one moment: operator new fails once. A program that links scarce.cpp has it in all of its
-// rooms; each thread has a count of its own.
+// A host that has no memory at one moment: operator new fails once. A program that links scarce.cpp has it in all of
+// its rooms; each thread has a count of its own.
 #pragma once
 
 #include <atomic>

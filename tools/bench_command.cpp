@@ -1,6 +1,6 @@
 // `ramet bench`: measurements that need nothing but this program.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -25,7 +25,9 @@ struct Bench {
   std::vector<Table> (*run)(bool quick, const Progress&);
 };
 constexpr Bench kBenches[] = {
-    {"exec-migration", "code that moves: when fetches are made to see it, at once or when it runs, by how much of it runs", exec_migration},
+    {"exec-migration",
+     "code that moves: when fetches are made to see it, at once or when it runs, by how much of it runs",
+     exec_migration},
 };
 
 void print(const Table& t) {
@@ -45,8 +47,9 @@ nlohmann::ordered_json to_json(const Table& t) {
 
 // A page with the tables; of those whose cells are numbers, a plot: the first column is x, each other one a line.
 std::string to_html(const std::vector<Table>& tables) {
-  std::string page = "<!doctype html><meta charset=utf-8><title>ramet bench</title>\n<style>body{font:14px sans-serif}td,th{padding:2px 12px;text-align:right}"
-                     "svg{border:1px solid #ccc}</style>\n";
+  std::string page =
+      "<!doctype html><meta charset=utf-8><title>ramet bench</title>\n<style>body{font:14px sans-serif}td,th{padding:2px 12px;text-align:right}"
+      "svg{border:1px solid #ccc}</style>\n";
   constexpr const char* kColours[] = {"#c33", "#36c", "#393", "#c80", "#808", "#088"};
   constexpr double kWidth = 480, kHeight = 240;
   for (const Table& t : tables) {
@@ -70,9 +73,11 @@ std::string to_html(const std::vector<Table>& tables) {
       std::string points;
       for (const auto& row : t.rows)
         points += fmt::format("{:.1f},{:.1f} ", widest > 0 ? std::atof(row[0].c_str()) / widest * kWidth : 0,
-                              kHeight - (highest > 0 ? std::atof(row[t.plotted[n]].c_str()) / highest * (kHeight - 20) : 0));
-      page += fmt::format("<polyline points=\"{}\" fill=none stroke=\"{}\" stroke-width=2 /><text x=8 y={} fill=\"{}\">{}</text>\n", points, colour, 16 * (n + 1), colour,
-                          t.columns[t.plotted[n]]);
+                              kHeight -
+                                  (highest > 0 ? std::atof(row[t.plotted[n]].c_str()) / highest * (kHeight - 20) : 0));
+      page += fmt::format(
+          "<polyline points=\"{}\" fill=none stroke=\"{}\" stroke-width=2 /><text x=8 y={} fill=\"{}\">{}</text>\n",
+          points, colour, 16 * (n + 1), colour, t.columns[t.plotted[n]]);
     }
     page += "</svg>\n";
   }
@@ -87,7 +92,8 @@ int bench(const BenchOptions& o) {
   std::vector<Table> tables;
   for (const auto& name : o.names) {
     const auto found = std::ranges::find_if(kBenches, [&](const Bench& b) { return name == b.name; });
-    if (found == std::end(kBenches)) return refuse({fmt::format("there is no benchmark {} (see ramet bench list)", name)});
+    if (found == std::end(kBenches))
+      return refuse({fmt::format("there is no benchmark {} (see ramet bench list)", name)});
     const auto progress = [&](std::string_view what) { fmt::print(stderr, "{}: {}\n", name, what); };
     for (auto& t : found->run(o.quick, progress)) {
       print(t);

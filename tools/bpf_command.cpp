@@ -1,7 +1,7 @@
 // `ramet bpf`: eBPF functions as guests, what they are compiled to, and what they cost.
-#include <CLI/CLI.hpp>
 #include <elf.h>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -60,7 +60,8 @@ std::expected<Bytes, Failure> from_hex(std::string text, std::string_view what) 
 
 // The object, or one that holds the bare instructions.
 std::expected<jit::Object, Failure> object_of(const BpfOptions& o) {
-  if (o.raw.empty() == o.object.empty()) return failure("bpf needs an OBJECT.o, or instructions by --raw (see ramet bpf --help)");
+  if (o.raw.empty() == o.object.empty())
+    return failure("bpf needs an OBJECT.o, or instructions by --raw (see ramet bpf --help)");
   if (o.raw.empty()) {
     const auto file = read_file(o.object);
     if (!file) return std::unexpected(file.error());
@@ -72,12 +73,15 @@ std::expected<jit::Object, Failure> object_of(const BpfOptions& o) {
   if (o.raw[0] == '@') {
     if (text = read_file(o.raw.substr(1)); !text) return std::unexpected(text.error());
   }
-  const std::string digits = o.raw[0] == '@' ? std::string(reinterpret_cast<const char*>(text->data()), text->size()) : o.raw;
+  const std::string digits = o.raw[0] == '@' ? std::string(reinterpret_cast<const char*>(text->data()), text->size())
+                                             : o.raw;
   const auto bytes = from_hex(digits, "--raw");
   if (!bytes) return std::unexpected(bytes.error());
   if (bytes->size() % sizeof(jit::Instruction) != 0)
     return failure(fmt::format("--raw has {} bytes; instructions have 8 each", bytes->size()), 126);
-  jit::Program program{.name = "raw", .section = {}, .instructions = std::vector<jit::Instruction>(bytes->size() / sizeof(jit::Instruction))};
+  jit::Program program{.name = "raw",
+                       .section = {},
+                       .instructions = std::vector<jit::Instruction>(bytes->size() / sizeof(jit::Instruction))};
   std::memcpy(program.instructions.data(), bytes->data(), bytes->size());
   jit::Object object;
   object.programs.push_back(std::move(program));
@@ -85,7 +89,8 @@ std::expected<jit::Object, Failure> object_of(const BpfOptions& o) {
 }
 
 std::expected<Bytes, Failure> input_of(const BpfOptions& o) {
-  if (!o.input.empty() && !o.input_hex.empty()) return failure("--input and --input-hex are two inputs; the program has one");
+  if (!o.input.empty() && !o.input_hex.empty())
+    return failure("--input and --input-hex are two inputs; the program has one");
   return o.input.empty() ? from_hex(o.input_hex, "--input-hex") : read_file(o.input);
 }
 
@@ -108,7 +113,9 @@ std::expected<Ready, Failure> prepare_guest(const BpfOptions& o) {
   if (!prepared) return std::unexpected(prepared.error());
   if (!o.arch.empty()) prepared->machine.abi = arch::find_guest_abi(o.arch == "arm64" ? EM_AARCH64 : EM_X86_64);
   use_soft_program(prepared->machine);
-  auto guest = bpf::Guest::create({.memory_bytes = prepared->run.memory_bytes, .techniques = prepared->techniques, .machine = prepared->machine,
+  auto guest = bpf::Guest::create({.memory_bytes = prepared->run.memory_bytes,
+                                   .techniques = prepared->techniques,
+                                   .machine = prepared->machine,
                                    .timeout = prepared->run.timeout,
                                    .trace = [](std::string_view line) { fmt::print(stderr, "{}\n", line); }});
   if (!guest) return std::unexpected(guest.error());
@@ -123,8 +130,13 @@ void print_stat(bpf::Guest& guest) {
   const auto t = guest.shell().machine().totals();
   const auto code = guest.code_usage();
   fmt::print(stderr, "\n Counters (machine: {}):\n\n{}{}{}", vmm::name_of(guest.shell().choice()),
-             lines(vmm::Counts{{"exits:syscall", t.syscalls}, {"exits:page-fault", t.page_faults}, {"exits:exception", t.exceptions}, {"exits:kick", t.kicks},
-                               {"code:pieces", code.programs}, {"code:bytes", code.bytes}, {"code:blocks", code.blocks}}),
+             lines(vmm::Counts{{"exits:syscall", t.syscalls},
+                               {"exits:page-fault", t.page_faults},
+                               {"exits:exception", t.exceptions},
+                               {"exits:kick", t.kicks},
+                               {"code:pieces", code.programs},
+                               {"code:bytes", code.bytes},
+                               {"code:blocks", code.blocks}}),
              lines(vmm::list(guest.memory().counters())), lines(guest.memory().usage()));
 }
 
@@ -153,7 +165,9 @@ int run(const BpfOptions& o) {
 }
 
 // What a program may call where it is only looked at: everything.
-jit::Known all_known() { return {.helpers = std::vector<bool>(1u << 16, true), .variables = std::vector<bool>(1u << 16, true)}; }
+jit::Known all_known() {
+  return {.helpers = std::vector<bool>(1u << 16, true), .variables = std::vector<bool>(1u << 16, true)};
+}
 
 int disassemble(const BpfOptions& o) {
   const auto object = object_of(o);
@@ -164,12 +178,14 @@ int disassemble(const BpfOptions& o) {
     const auto checked = jit::check(program, all_known());
     if (!checked) return refuse({fmt::format("program {}: {}", program.name, checked.error().said()), 126});
     any = true;
-    for (const auto& [name, set] : {std::pair{"x86-64", jit::InstructionSet::X86_64}, std::pair{"arm64", jit::InstructionSet::Arm64}}) {
+    for (const auto& [name, set] :
+         {std::pair{"x86-64", jit::InstructionSet::X86_64}, std::pair{"arm64", jit::InstructionSet::Arm64}}) {
       if (!o.arch.empty() && o.arch != name) continue;
       const auto compiled = jit::compile(*checked, set);
       const auto lines = tools::disassemble(compiled.code(), set);
       if (!lines) return refuse(lines.error());
-      fmt::print("{}, section \"{}\", {}: {} instructions, {} bytes\n", program.name, program.section, name, program.instructions.size(), compiled.code().size());
+      fmt::print("{}, section \"{}\", {}: {} instructions, {} bytes\n", program.name, program.section, name,
+                 program.instructions.size(), compiled.code().size());
       for (std::uint32_t last = ~0u; const CodeLine& line : *lines) {
         const std::uint32_t of = compiled.instruction_at(line.offset);
         fmt::print("{:>6} {:>6x}: {}\n", of == last ? "" : std::to_string(of), line.offset, line.text);
@@ -206,7 +222,9 @@ int bench(const BpfOptions& o) {
   auto ready = prepare_guest(o);
   if (!ready) return refuse(ready.error());
   const auto& programs = ready->object.programs;
-  const auto source = std::ranges::find_if(programs, [&](const jit::Program& p) { return o.section.empty() || p.section == o.section; });
+  const auto source = std::ranges::find_if(programs, [&](const jit::Program& p) {
+    return o.section.empty() || p.section == o.section;
+  });
   bpf::Guest& guest = *ready->guest;
   const bpf::Program& program = ready->loaded.programs.front();
   const jit::Known known = all_known();
@@ -239,8 +257,10 @@ int bench(const BpfOptions& o) {
     fmt::print(stderr, "ramet: {}\n", last.detail);
     return status_of(last);
   }
-  fmt::print("{} ({}, machine: {}), r0 = {:#x}\n", program.name, guest.shell().machine().abi().name, vmm::name_of(guest.shell().choice()), last.r0);
-  fmt::print("{:>12}  instructions\n{:>12}  bytes of code, {:.2f} an instruction\n", program.instructions, program.code_bytes, program.code_bytes / count);
+  fmt::print("{} ({}, machine: {}), r0 = {:#x}\n", program.name, guest.shell().machine().abi().name,
+             vmm::name_of(guest.shell().choice()), last.r0);
+  fmt::print("{:>12}  instructions\n{:>12}  bytes of code, {:.2f} an instruction\n", program.instructions,
+             program.code_bytes, program.code_bytes / count);
   fmt::print("{:>12.2f}  us to check and compile, {:.1f} ns an instruction\n", compile, compile * 1e3 / count);
   fmt::print("{:>12.2f}  us to load the whole object, its maps too\n", load);
   fmt::print("{:>12.2f}  us a call, {:.2f} exits\n", one, (between - before) / static_cast<double>(calls));
@@ -254,7 +274,8 @@ void add_program_options(CLI::App& sub, BpfOptions& o) {
   sub.add_option("OBJECT", o.object, "an eBPF object, as clang -target bpf makes it");
   sub.add_option("--raw", o.raw, "HEX or @FILE: bare instructions in place of an object, as hexadecimal digits");
   sub.add_option("--section", o.section, "the program of this section; else the object's first");
-  sub.add_option("--arch", o.arch, "instruction set: x86-64 or arm64; else the host's")->check(CLI::IsMember({"x86-64", "arm64"}));
+  sub.add_option("--arch", o.arch, "instruction set: x86-64 or arm64; else the host's")
+      ->check(CLI::IsMember({"x86-64", "arm64"}));
 }
 
 void add_input_options(CLI::App& sub, BpfOptions& o) {
@@ -270,8 +291,9 @@ void add_bpf(CLI::App& app, Action& action) {
   CLI::App* bpf = app.add_subcommand("bpf", "eBPF functions as guests");
   bpf->require_subcommand(1);
   CLI::App* sub = bpf->add_subcommand("run", "Run a program and print its r0");
-  sub->footer("Prints r0 as 0x... in hexadecimal digits; what the program traces goes to standard error. The exit status is 0,\n"
-              "128+N where the program did what signal N is for, 124 after --timeout, 126 for what is no program, 127 for no file.");
+  sub->footer(
+      "Prints r0 as 0x... in hexadecimal digits; what the program traces goes to standard error. The exit status is 0,\n"
+      "128+N where the program did what signal N is for, 124 after --timeout, 126 for what is no program, 127 for no file.");
   add_program_options(*sub, *options);
   add_input_options(*sub, *options);
   sub->add_option("--output", options->output, "FILE that gets the input as the program left it");
@@ -284,7 +306,9 @@ void add_bpf(CLI::App& app, Action& action) {
   sub = bpf->add_subcommand("bench", "What a program takes to be compiled and called");
   add_program_options(*sub, *options);
   add_input_options(*sub, *options);
-  sub->add_option("--calls", options->calls, "how many, one by one and as a batch")->check(CLI::Range(1, 100000))->capture_default_str();
+  sub->add_option("--calls", options->calls, "how many, one by one and as a batch")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
   sub->callback([&action, options] { action = [options] { return bench(*options); }; });
 }
 

@@ -24,9 +24,10 @@ struct Restored {
 // A file that is continued, once or by many copies at a time, which share its pages.
 class Continuation {
  public:
-  // `prepared` outlives it; of the machine, it comes to say whose programs it is to run. Pages come as they are touched, or all with the first restore(): if asked for (`eager`), if the
-  // host cannot do otherwise (people are told), or if the program could change the file, which lies in a share that it may
-  // write. A page that is found damaged later ends the command, with a message.
+  // `prepared` outlives it; of the machine, it comes to say whose programs it is to run. Pages come as they are
+  // touched, or all with the first restore(): if asked for (`eager`), if the host cannot do otherwise (people are
+  // told), or if the program could change the file, which lies in a share that it may write. A page that is found
+  // damaged later ends the command, with a message.
   Continuation(std::shared_ptr<const vmm::snapshot::File> file, Prepared& prepared, bool eager = false);
 
   // The file's memory in a shell of its own. From any thread. Errors: as of Pager::create() and restore_memory().

@@ -52,8 +52,8 @@ struct Copy {
 using Restore = std::function<std::expected<Restored, vmm::Failure>()>;
 
 // To its end; its exit status. `input`: a path of the host.
-std::expected<int, vmm::Failure> run_copy(unsigned number, Copy& copy, const std::string& input, const vmm::RunOptions& options,
-                                          const Restore& restore) {
+std::expected<int, vmm::Failure> run_copy(unsigned number, Copy& copy, const std::string& input,
+                                          const vmm::RunOptions& options, const Restore& restore) {
   copy.out = memory_file(), copy.err = memory_file();
   const HostFd own_input(::open(input.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
   if (!copy.out || !copy.err || !own_input)

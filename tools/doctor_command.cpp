@@ -1,6 +1,6 @@
 // `ramet doctor`: what this host can do, and what to do about what it lacks.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -17,7 +17,11 @@ namespace ramet::tools {
 namespace {
 
 vmm::Finding arm64_guests() {
-  vmm::Finding f{.name = "arm64 guests", .value = "the software CPU, without isolation", .ok = true, .required = false, .advice = {}};
+  vmm::Finding f{.name = "arm64 guests",
+                 .value = "the software CPU, without isolation",
+                 .ok = true,
+                 .required = false,
+                 .advice = {}};
   if (soft_program().empty()) {
     f.ok = false;
     f.value = "ramet was built without the software CPU";

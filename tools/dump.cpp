@@ -94,8 +94,10 @@ nlohmann::ordered_json to_json(const Dump& dump) {
   j["elsewhere"] = to_json(dump.elsewhere);
   for (std::size_t i = dump.levels.size(); i-- > 0;) {
     const auto& l = dump.levels[i];
-    j["levels"][kLevelNames[i]] = {
-        {"tables", l.tables}, {"entries", l.entries}, {"leaves", l.leaves}, {"changing", l.changing}};
+    j["levels"][kLevelNames[i]] = {{"tables", l.tables},
+                                   {"entries", l.entries},
+                                   {"leaves", l.leaves},
+                                   {"changing", l.changing}};
   }
   j["frames"] = to_json(dump.usage);
   j["memory"] = to_json(dump.counters);

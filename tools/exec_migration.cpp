@@ -37,7 +37,8 @@ struct Cost {
 Cost on_model(const Prices& prices, Policy policy, Level level, std::uint64_t m, std::uint64_t n, unsigned rounds) {
   const std::uint64_t span = arch::span_of(level), bytes = mm::align_up(m * span, kBlockSize);
   PricedTlb tlb(prices);
-  auto memory = mm::Memory::create({.data_bytes = mm::align_up(2 * bytes + 64 * kBlockSize, kBlockSize), .table_bytes = 64 * kBlockSize});
+  auto memory = mm::Memory::create(
+      {.data_bytes = mm::align_up(2 * bytes + 64 * kBlockSize, kBlockSize), .table_bytes = 64 * kBlockSize});
   mm::AddressSpace::Config config;
   config.blocks = level == Level::Pmd;
   config.exec_sync = policy;
@@ -60,10 +61,12 @@ Cost on_model(const Prices& prices, Policy policy, Level level, std::uint64_t m,
     const double began = tlb.clock();
     const std::uint64_t syncs = c.exec_syncs, faults = c.exec_faults;
     const auto moved = space->migrate({.address = at, .length = m * span});
-    tlb.spend(static_cast<double>(moved->moved) * static_cast<double>(kPageSize) / static_cast<double>(span) * (config.blocks ? prices.copy_block : prices.copy_page));
+    tlb.spend(static_cast<double>(moved->moved) * static_cast<double>(kPageSize) / static_cast<double>(span) *
+              (config.blocks ? prices.copy_block : prices.copy_page));
     const double migrated = tlb.clock();
     for (std::uint64_t i = 0; i < n; ++i) fetch((i * 7 + round) % m);
-    sum += {migrated - began, tlb.clock() - migrated, static_cast<double>(c.exec_syncs - syncs), static_cast<double>(c.exec_faults - faults)};
+    sum += {migrated - began, tlb.clock() - migrated, static_cast<double>(c.exec_syncs - syncs),
+            static_cast<double>(c.exec_faults - faults)};
   }
   return sum.each(rounds);
 }
@@ -71,12 +74,16 @@ Cost on_model(const Prices& prices, Policy policy, Level level, std::uint64_t m,
 // The proposal's own tables.
 Table seed_table(Level level, std::vector<std::uint64_t> sizes, const Progress& progress) {
   const bool blocks = level == Level::Pmd;
-  Table t{.title = fmt::format("Model with the proposal's prices, pages of {}, all of them run: ms", blocks ? "2 MiB" : "4 KiB"),
-          .columns = {"pages", "move:eager", "move:lazy", "run:eager", "run:lazy"}, .rows = {}};
+  Table t{.title = fmt::format("Model with the proposal's prices, pages of {}, all of them run: ms",
+                               blocks ? "2 MiB" : "4 KiB"),
+          .columns = {"pages", "move:eager", "move:lazy", "run:eager", "run:lazy"},
+          .rows = {}};
   for (const std::uint64_t m : sizes) {
     progress(fmt::format("model, {} pages of {}", m, blocks ? "2 MiB" : "4 KiB"));
-    const Cost eager = on_model(kSeed, Policy::Eager, level, m, m, 1), lazy = on_model(kSeed, Policy::Lazy, level, m, m, 1);
-    t.rows.push_back({std::to_string(m), ms(eager.migration), ms(lazy.migration), ms(eager.execution), ms(lazy.execution)});
+    const Cost eager = on_model(kSeed, Policy::Eager, level, m, m, 1),
+               lazy = on_model(kSeed, Policy::Lazy, level, m, m, 1);
+    t.rows.push_back(
+        {std::to_string(m), ms(eager.migration), ms(lazy.migration), ms(eager.execution), ms(lazy.execution)});
   }
   t.plotted = {1, 2, 4};
   return t;
@@ -100,21 +107,30 @@ const std::vector<double> kShares = {0, 0.1, 0.25, 0.5, 0.75, 0.9, 1}, kFewShare
 
 // N/M swept; `measure` gives the mean cost of one round.
 template <class Measure>
-Table sweep(std::string title, bool quick, std::uint64_t m, const Measure& measure, std::string (*unit)(double), const Progress& progress, std::optional<double> foreseen) {
-  Table t{.title = std::move(title), .columns = {"N/M", "move:eager", "move:lazy", "run:eager", "run:lazy", "all:eager", "all:lazy", "all:adaptive", "syncs:adapt", "faults:adapt"}, .rows = {}};
+Table sweep(std::string title, bool quick, std::uint64_t m, const Measure& measure, std::string (*unit)(double),
+            const Progress& progress, std::optional<double> foreseen) {
+  Table t{.title = std::move(title),
+          .columns = {"N/M", "move:eager", "move:lazy", "run:eager", "run:lazy", "all:eager", "all:lazy",
+                      "all:adaptive", "syncs:adapt", "faults:adapt"},
+          .rows = {}};
   std::vector<std::array<double, 3>> lines;
   for (const double share : quick ? kFewShares : kShares) {
     progress(fmt::format("{}: {:.0f} %", t.title.substr(0, t.title.find(',')), share * 100));
     const auto n = static_cast<std::uint64_t>(share * static_cast<double>(m));
-    const Cost eager = measure(Policy::Eager, n), lazy = measure(Policy::Lazy, n), adaptive = measure(Policy::Adaptive, n);
+    const Cost eager = measure(Policy::Eager, n), lazy = measure(Policy::Lazy, n),
+               adaptive = measure(Policy::Adaptive, n);
     lines.push_back({share, eager.total(), lazy.total()});
-    t.rows.push_back({fmt::format("{:.2f}", share), unit(eager.migration), unit(lazy.migration), unit(eager.execution), unit(lazy.execution), unit(eager.total()),
-                      unit(lazy.total()), unit(adaptive.total()), fmt::format("{:.0f}", adaptive.syncs), fmt::format("{:.0f}", adaptive.faults)});
+    t.rows.push_back({fmt::format("{:.2f}", share), unit(eager.migration), unit(lazy.migration), unit(eager.execution),
+                      unit(lazy.execution), unit(eager.total()), unit(lazy.total()), unit(adaptive.total()),
+                      fmt::format("{:.0f}", adaptive.syncs), fmt::format("{:.0f}", adaptive.faults)});
   }
   t.plotted = {5, 6, 7};
   const auto crossed = crossing(lines);
   const bool never = lines.front()[2] > lines.front()[1];
-  t.notes.push_back(fmt::format("{}{}", never ? "lazy pays nowhere" : "lazy pays up to N/M = " + (crossed ? fmt::format("{:.2f}", *crossed) : std::string("1, everywhere")),
+  t.notes.push_back(fmt::format("{}{}",
+                                never ? "lazy pays nowhere"
+                                      : "lazy pays up to N/M = " +
+                                            (crossed ? fmt::format("{:.2f}", *crossed) : std::string("1, everywhere")),
                                 foreseen ? fmt::format("; predicted by I / (I + F): {:.2f}", *foreseen) : ""));
   return t;
 }
@@ -146,11 +162,13 @@ class SoftCode {
     code->pages_ = pages;
     code->again_ = again;
     auto& memory = code->shell_->memory();
-    (void)memory.map({.address = kAt, .length = (pages + 1) * kPageSize, .prot = mm::Prot::Read | mm::Prot::Exec, .fixed = true});
+    (void)memory.map(
+        {.address = kAt, .length = (pages + 1) * kPageSize, .prot = mm::Prot::Read | mm::Prot::Exec, .fixed = true});
     (void)memory.advise(kAt, pages * kPageSize, mm::Advice::NoHuge);
     const auto page = page_of_blocks();
     for (std::uint64_t i = 0; i <= pages; ++i)
-      if (auto written = memory.write_code(kAt + i * kPageSize, page); !written) return vmm::failure(std::string(mm::describe(written.error())));
+      if (auto written = memory.write_code(kAt + i * kPageSize, page); !written)
+        return vmm::failure(std::string(mm::describe(written.error())));
     auto vcpu = code->shell_->machine().acquire_vcpu();
     if (!vcpu) return std::unexpected(vcpu.error());
     code->vcpu_ = *vcpu;
@@ -172,7 +190,8 @@ class SoftCode {
     for (std::uint64_t i = 0; i < n; ++i) run((i * 7 + turn_) % pages_);
     const auto ran = Clock::now();
     ++turn_;
-    const Cost cost{std::chrono::duration<double, std::nano>(migrated - began).count(), std::chrono::duration<double, std::nano>(ran - migrated).count(),
+    const Cost cost{std::chrono::duration<double, std::nano>(migrated - began).count(),
+                    std::chrono::duration<double, std::nano>(ran - migrated).count(),
                     static_cast<double>(c.exec_syncs - syncs), static_cast<double>(c.exec_granted - faults)};
     if (again_)  // so that every page has code the next time
       for (std::uint64_t i = 0; i < pages_; ++i) run(i);
@@ -225,14 +244,18 @@ std::optional<Table> soft_table(bool quick, const Progress& progress) {
     if (policy == Policy::Lazy && n == pages) seen = (*code)->costs();
     return all[rounds / 2];
   };
-  Table t = sweep(fmt::format("Software CPU, {} pages of {} blocks of code: us a page", pages, kCodeBlocks), quick, pages,
-                  [&](Policy policy, std::uint64_t n) { return measure(policy, n).each(static_cast<double>(pages)); }, us, progress, std::nullopt);
+  Table t = sweep(
+      fmt::format("Software CPU, {} pages of {} blocks of code: us a page", pages, kCodeBlocks), quick, pages,
+      [&](Policy policy, std::uint64_t n) { return measure(policy, n).each(static_cast<double>(pages)); }, us, progress,
+      std::nullopt);
   if (failed) {
     progress(fmt::format("left out on the software CPU: {}", failed->message));
     return std::nullopt;
   }
-  t.notes.push_back(fmt::format("measured here: I = {:.2f} us a page, F = {:.2f} us; predicted by I / (I + F): {:.2f}", seen.sync / 1e3, seen.fault / 1e3, predicted(seen.sync, seen.fault)));
-  t.notes.push_back("code that may be run at once stays translated where the copy holds the same instructions; code that is withheld is dropped, and translated again");
+  t.notes.push_back(fmt::format("measured here: I = {:.2f} us a page, F = {:.2f} us; predicted by I / (I + F): {:.2f}",
+                                seen.sync / 1e3, seen.fault / 1e3, predicted(seen.sync, seen.fault)));
+  t.notes.push_back(
+      "code that may be run at once stays translated where the copy holds the same instructions; code that is withheld is dropped, and translated again");
   return t;
 }
 
@@ -247,10 +270,14 @@ Table published() {
       {"cores with CTR_EL0.DIC", 0, kSeed.fault},
       {"x86-64", 0, kSeed.fault},
   };
-  Table t{.title = "Prediction for other processors: lazy pays while N/M is below I / (I + F)", .columns = {"I us/4K", "F us", "N/M", "N/M of 2 MiB"}, .rows = {}};
+  Table t{.title = "Prediction for other processors: lazy pays while N/M is below I / (I + F)",
+          .columns = {"I us/4K", "F us", "N/M", "N/M of 2 MiB"},
+          .rows = {}};
   for (const auto& c : kCores) {
-    t.rows.push_back({us(c.sync), us(c.fault), fmt::format("{:.2f}", predicted(c.sync, c.fault)), fmt::format("{:.2f}", predicted(512 * c.sync, c.fault))});
-    t.notes.push_back(fmt::format("row {}: {}{}", t.rows.size(), c.what, c.sync == 0 ? ", which need no sync: nothing is deferred there" : ""));
+    t.rows.push_back({us(c.sync), us(c.fault), fmt::format("{:.2f}", predicted(c.sync, c.fault)),
+                      fmt::format("{:.2f}", predicted(512 * c.sync, c.fault))});
+    t.notes.push_back(fmt::format("row {}: {}{}", t.rows.size(), c.what,
+                                  c.sync == 0 ? ", which need no sync: nothing is deferred there" : ""));
   }
   return t;
 }
@@ -262,14 +289,23 @@ std::vector<Table> exec_migration(bool quick, const Progress& progress) {
   soft.kind = vmm::MachineChoice::Kind::Soft;
   use_soft_program(soft);
   std::vector<Table> tables;
-  tables.push_back(seed_table(Level::Pte, quick ? std::vector<std::uint64_t>{1000, 5000} : std::vector<std::uint64_t>{1000, 5000, 10000, 15000, 19900}, progress));
-  tables.push_back(seed_table(Level::Pmd, quick ? std::vector<std::uint64_t>{10, 30} : std::vector<std::uint64_t>{10, 30, 50, 100, 199}, progress));
+  tables.push_back(seed_table(Level::Pte,
+                              quick ? std::vector<std::uint64_t>{1000, 5000}
+                                    : std::vector<std::uint64_t>{1000, 5000, 10000, 15000, 19900},
+                              progress));
+  tables.push_back(
+      seed_table(Level::Pmd,
+                 quick ? std::vector<std::uint64_t>{10, 30} : std::vector<std::uint64_t>{10, 30, 50, 100, 199},
+                 progress));
   const unsigned rounds = 20;
   for (const Level level : {Level::Pte, Level::Pmd}) {
     const std::uint64_t m = level == Level::Pte ? (quick ? 1000 : 10000) : (quick ? 16 : 100);
     const double pages = static_cast<double>(arch::span_of(level) / kPageSize);
-    tables.push_back(sweep(fmt::format("Model, {} pages of {} moved {} times: ms each", m, level == Level::Pte ? "4 KiB" : "2 MiB", rounds), quick, m,
-                           [&](Policy policy, std::uint64_t n) { return on_model(kSeed, policy, level, m, n, rounds); }, ms, progress, predicted(pages * kSeed.sync, kSeed.fault)));
+    tables.push_back(sweep(
+        fmt::format("Model, {} pages of {} moved {} times: ms each", m, level == Level::Pte ? "4 KiB" : "2 MiB",
+                    rounds),
+        quick, m, [&](Policy policy, std::uint64_t n) { return on_model(kSeed, policy, level, m, n, rounds); }, ms,
+        progress, predicted(pages * kSeed.sync, kSeed.fault)));
   }
   if (auto t = soft_table(quick, progress)) tables.push_back(std::move(*t));
   for (auto& t : migration_workloads(quick, progress)) tables.push_back(std::move(t));

@@ -1,5 +1,5 @@
-// `ramet bench exec-migration`: M pages of code move to other frames, N of them run afterwards; what that costs where fetches
-// are made to see the copies at once (eager), when they run (lazy), or as it turned out better (adaptive).
+// `ramet bench exec-migration`: M pages of code move to other frames, N of them run afterwards; what that costs where
+// fetches are made to see the copies at once (eager), when they run (lazy), or as it turned out better (adaptive).
 #pragma once
 
 #include <functional>

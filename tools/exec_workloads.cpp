@@ -1,6 +1,6 @@
-// Who wins for which reason to migrate: thousands of compiled programs as CodeSpace lays them out, of which requests call
-// some often and most hardly ever (Zipf's law), and in between their pages move as each reason would have it. On the priced
-// processor, where nothing jitters, and in guests of each machine that needs a sync.
+// Who wins for which reason to migrate: thousands of compiled programs as CodeSpace lays them out, of which requests
+// call some often and most hardly ever (Zipf's law), and in between their pages move as each reason would have it. On
+// the priced processor, where nothing jitters, and in guests of each machine that needs a sync.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -27,7 +27,9 @@ using Policy = mm::AddressSpace::ExecSync;
 jit::Program filter(unsigned n) {
   constexpr std::uint8_t kMov = 0xb7, kMul = 0x27, kMovX = 0xbf, kRsh = 0x77, kXorX = 0xaf, kAdd = 0x07, kExit = 0x95;
   jit::Program p{.name = "filter", .section = {}, .instructions = {}};
-  const auto add = [&p](std::uint8_t opcode, std::uint8_t registers, std::int32_t immediate) { p.instructions.push_back({opcode, registers, 0, immediate}); };
+  const auto add = [&p](std::uint8_t opcode, std::uint8_t registers, std::int32_t immediate) {
+    p.instructions.push_back({opcode, registers, 0, immediate});
+  };
   const auto number = static_cast<std::int32_t>(n);
   add(kMov, 0, number);
   for (int step = 0; step < 50; ++step) {
@@ -65,7 +67,8 @@ class Modelled final : public Host {
     code_ = std::make_unique<jit::CodeSpace>(*space_, jit::InstructionSet::Arm64, 0x4000'0000, 1ull << 30);
     for (unsigned i = 0; i < count; ++i) {
       const auto compiled = jit::compile(*jit::check(filter(i), {}), jit::InstructionSet::Arm64);
-      programs.push_back({code_->place(compiled, jit::alignment(false), {}).value_or(0), static_cast<std::uint32_t>(compiled.code().size())});
+      programs.push_back({code_->place(compiled, jit::alignment(false), {}).value_or(0),
+                          static_cast<std::uint32_t>(compiled.code().size())});
     }
     blocks = code_->blocks();
   }
@@ -74,7 +77,8 @@ class Modelled final : public Host {
   double clock() const override { return tlb_.clock(); }
   void call(std::span<const unsigned> which) override {
     for (const unsigned i : which)
-      for (Gva at = mm::align_down(programs[i].start, kPageSize); at < programs[i].start + programs[i].bytes; at += kPageSize) {
+      for (Gva at = mm::align_down(programs[i].start, kPageSize); at < programs[i].start + programs[i].bytes;
+           at += kPageSize) {
         const auto t = space_->translate(at, 0);
         if (t && t->execute) continue;
         tlb_.spend(prices_.fault);
@@ -93,7 +97,8 @@ class Modelled final : public Host {
 class InGuest final : public Host {
  public:
   // Null: fetches see all stores there, so there is nothing to defer.
-  static std::expected<std::unique_ptr<InGuest>, vmm::Failure> create(const vmm::MachineChoice& machine, Policy policy, unsigned count) {
+  static std::expected<std::unique_ptr<InGuest>, vmm::Failure> create(const vmm::MachineChoice& machine, Policy policy,
+                                                                      unsigned count) {
     vmm::bpf::Options options;
     options.memory_bytes = 256ull << 20;
     options.techniques.exec_sync = policy;
@@ -114,7 +119,9 @@ class InGuest final : public Host {
   }
   mm::AddressSpace& memory() override { return guest_->memory(); }
   void compact() override { guest_->compact(); }
-  double clock() const override { return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+  double clock() const override {
+    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
   void call(std::span<const unsigned> which) override {
     std::vector<vmm::bpf::Call> calls;
     for (const unsigned i : which) calls.push_back({.program = &loaded_[i]});
@@ -138,7 +145,8 @@ class Requests {
   std::vector<unsigned> draw(unsigned calls) {
     std::uniform_real_distribution<double> any(0, sums_.back());
     std::vector<unsigned> drawn(calls);
-    for (unsigned& d : drawn) d = programs_[static_cast<std::size_t>(std::ranges::lower_bound(sums_, any(random_)) - sums_.begin())];
+    for (unsigned& d : drawn)
+      d = programs_[static_cast<std::size_t>(std::ranges::lower_bound(sums_, any(random_)) - sums_.begin())];
     return drawn;
   }
   std::span<const unsigned> often(std::size_t n) const { return {programs_.data(), std::min(n, programs_.size())}; }
@@ -160,7 +168,11 @@ struct Workload {
     return numbers;
   }
   Requests everybody{all()};
-  Requests tenant{[this] { auto some = all(); some.resize(count() / 16); return some; }()};
+  Requests tenant{[this] {
+    auto some = all();
+    some.resize(count() / 16);
+    return some;
+  }()};
 
   std::uint64_t move(Gva at, std::uint64_t length, MoveReason why, std::optional<unsigned> node = {}) {
     const auto done = host.memory().migrate({.address = at, .length = length, .reason = why, .node = node});
@@ -169,7 +181,8 @@ struct Workload {
   Gva page_of(unsigned program) const { return mm::align_down(host.programs[program].start, kPageSize); }
   // Small pages in no order: what it takes is not counted.
   void scatter(Gva block) {
-    for (Gva at = block; at < block + kBlockSize; at += kPageSize) (void)host.memory().migrate({.address = at, .length = kPageSize});
+    for (Gva at = block; at < block + kBlockSize; at += kPageSize)
+      (void)host.memory().migrate({.address = at, .length = kPageSize});
   }
 };
 
@@ -208,20 +221,24 @@ const Reason kReasons[] = {
     {"numa", "the pages of the 50 programs that are called most follow the thread that calls them", nothing,
      [](Workload& w) {
        std::uint64_t pages = 0;
-       for (const unsigned p : w.everybody.often(50)) pages += w.move(w.page_of(p), kPageSize, MoveReason::Numa, w.turn % 2);
+       for (const unsigned p : w.everybody.often(50))
+         pages += w.move(w.page_of(p), kPageSize, MoveReason::Numa, w.turn % 2);
        return pages;
      },
      everybody},
     {"memory failure", "8 pages anywhere have had errors that could be corrected", nothing,
      [](Workload& w) {
        std::uint64_t pages = 0;
-       for (int i = 0; i < 8; ++i) pages += w.move(w.page_of(static_cast<unsigned>(w.random()) % w.count()), kPageSize, MoveReason::MemoryFailure);
+       for (int i = 0; i < 8; ++i)
+         pages += w.move(w.page_of(static_cast<unsigned>(w.random()) % w.count()), kPageSize,
+                         MoveReason::MemoryFailure);
        return pages;
      },
      everybody},
     {"hot-plug", "all pages of one node leave it", nothing, unplug, everybody},
     {"hot-plug 4 KiB", "the same of small pages", scatter_all, unplug, everybody},
-    {"contiguous", "one block in turn is made of its small pages", [](Workload& w) { w.scatter(w.host.blocks[w.turn % w.host.blocks.size()]); },
+    {"contiguous", "one block in turn is made of its small pages",
+     [](Workload& w) { w.scatter(w.host.blocks[w.turn % w.host.blocks.size()]); },
      [](Workload& w) {
        const Gva b = w.host.blocks[w.turn % w.host.blocks.size()];
        const std::uint64_t pages = w.move(b, kBlockSize, MoveReason::Contiguous);
@@ -252,7 +269,8 @@ Sum rounds_of(Host& host, const Reason& reason, unsigned rounds) {
     host.call(calls);
     if (w.turn < kFirst) continue;
     sum.time += host.clock() - began;
-    sum.pages += static_cast<double>(pages), sum.syncs += static_cast<double>(c.exec_syncs - syncs), sum.faults += static_cast<double>(c.exec_faults - faults);
+    sum.pages += static_cast<double>(pages), sum.syncs += static_cast<double>(c.exec_syncs - syncs),
+        sum.faults += static_cast<double>(c.exec_faults - faults);
   }
   const double n = rounds;
   return {sum.pages / n, sum.syncs / n, sum.faults / n, sum.time / n};
@@ -262,9 +280,12 @@ constexpr std::array kPolicies = {Policy::Eager, Policy::Lazy, Policy::Adaptive}
 
 // `measure` gives the cost under a policy, or nothing: then there is no table.
 template <class Measure>
-std::optional<Table> workloads(std::string title, std::span<const Reason> reasons, const Measure& measure, const Progress& progress) {
+std::optional<Table> workloads(std::string title, std::span<const Reason> reasons, const Measure& measure,
+                               const Progress& progress) {
   Table t{.title = std::move(title),
-          .columns = {"reason", "pages", "syncs:eager", "syncs:lazy", "syncs:adapt", "faults:lazy", "faults:adapt", "ms:eager", "ms:lazy", "ms:adaptive", "wins"}, .rows = {}};
+          .columns = {"reason", "pages", "syncs:eager", "syncs:lazy", "syncs:adapt", "faults:lazy", "faults:adapt",
+                      "ms:eager", "ms:lazy", "ms:adaptive", "wins"},
+          .rows = {}};
   for (const Reason& reason : reasons) {
     progress(fmt::format("{}: {}", t.title.substr(0, t.title.find(':')), reason.name));
     std::array<Sum, 3> sums;
@@ -275,9 +296,13 @@ std::optional<Table> workloads(std::string title, std::span<const Reason> reason
     }
     const auto& [eager, lazy, adaptive] = sums;
     const bool even = std::abs(eager.time - lazy.time) < 0.02 * std::max(eager.time, lazy.time);
-    t.rows.push_back({reason.name, fmt::format("{:.0f}", eager.pages), fmt::format("{:.0f}", eager.syncs), fmt::format("{:.0f}", lazy.syncs), fmt::format("{:.0f}", adaptive.syncs),
-                      fmt::format("{:.0f}", lazy.faults), fmt::format("{:.0f}", adaptive.faults), ms(eager.time), ms(lazy.time), ms(adaptive.time),
-                      even ? "neither" : eager.time < lazy.time ? "eager" : "lazy"});
+    t.rows.push_back({reason.name, fmt::format("{:.0f}", eager.pages), fmt::format("{:.0f}", eager.syncs),
+                      fmt::format("{:.0f}", lazy.syncs), fmt::format("{:.0f}", adaptive.syncs),
+                      fmt::format("{:.0f}", lazy.faults), fmt::format("{:.0f}", adaptive.faults), ms(eager.time),
+                      ms(lazy.time), ms(adaptive.time),
+                      even                     ? "neither"
+                      : eager.time < lazy.time ? "eager"
+                                               : "lazy"});
   }
   return t;
 }
@@ -287,27 +312,36 @@ std::optional<Table> workloads(std::string title, std::span<const Reason> reason
 std::vector<Table> migration_workloads(bool quick, const Progress& progress) {
   const unsigned count = quick ? 400 : 8000, rounds = quick ? 1 : 10;
   std::vector<Table> tables;
-  for (const auto& [name, prices] : {std::pair("the proposal's prices", kSeed), std::pair("Neoverse N1's price of a sync", kNeoverseN1)}) {
-    auto t = workloads(fmt::format("Workloads with {}: {} programs move, and 1000 calls follow; time for syncs and faults", name, count), kReasons,
-                       [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
-                         Modelled host(prices, policy, count);
-                         return rounds_of(host, reason, rounds);
-                       },
-                       progress);
+  for (const auto& [name, prices] :
+       {std::pair("the proposal's prices", kSeed), std::pair("Neoverse N1's price of a sync", kNeoverseN1)}) {
+    auto t = workloads(
+        fmt::format("Workloads with {}: {} programs move, and 1000 calls follow; time for syncs and faults", name,
+                    count),
+        kReasons,
+        [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
+          Modelled host(prices, policy, count);
+          return rounds_of(host, reason, rounds);
+        },
+        progress);
     tables.push_back(std::move(*t));
   }
-  for (const auto kind : {vmm::MachineChoice::Kind::Kvm, vmm::MachineChoice::Kind::Process, vmm::MachineChoice::Kind::Soft}) {
+  for (const auto kind :
+       {vmm::MachineChoice::Kind::Kvm, vmm::MachineChoice::Kind::Process, vmm::MachineChoice::Kind::Soft}) {
     vmm::MachineChoice machine;
     machine.kind = kind;
     const std::string name = vmm::name_of(machine);
-    auto t = workloads(fmt::format("Workloads on the machine {}: {} programs move, and 1000 calls follow; all of the time", name, count / 4), std::span(kReasons).first(quick ? 1 : std::size(kReasons)),
-                       [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
-                         auto host = InGuest::create(machine, policy, count / 4);
-                         if (host && *host) return rounds_of(**host, reason, rounds);
-                         progress(fmt::format("left out on the machine {}: {}", name, host ? "fetches see what was stored, nothing is deferred" : host.error().message));
-                         return std::nullopt;
-                       },
-                       progress);
+    auto t = workloads(
+        fmt::format("Workloads on the machine {}: {} programs move, and 1000 calls follow; all of the time", name,
+                    count / 4),
+        std::span(kReasons).first(quick ? 1 : std::size(kReasons)),
+        [&](Policy policy, const Reason& reason) -> std::optional<Sum> {
+          auto host = InGuest::create(machine, policy, count / 4);
+          if (host && *host) return rounds_of(**host, reason, rounds);
+          progress(fmt::format("left out on the machine {}: {}", name,
+                               host ? "fetches see what was stored, nothing is deferred" : host.error().message));
+          return std::nullopt;
+        },
+        progress);
     if (t) tables.push_back(std::move(*t));
   }
   for (const Reason& reason : kReasons) tables.front().notes.push_back(fmt::format("{}: {}", reason.name, reason.what));

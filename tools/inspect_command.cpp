@@ -1,6 +1,6 @@
 // `ramet inspect`: a program's address space while it runs, and at its end.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -88,8 +88,9 @@ void add_inspect(CLI::App& app, Action& action) {
       "inspect",
       "Show what a program's address space looks like: "
       "ramet inspect --run [OPTIONS] PROGRAM [ARG...], or what a snapshot FILE holds: ramet inspect [OPTIONS] FILE");
-  sub->footer("Regions with the leaves and page tables that map them, page tables by level, frames and counters, to\n"
-              "standard error or FILE. Everything from PROGRAM on goes to the program. The exit status is as for run.");
+  sub->footer(
+      "Regions with the leaves and page tables that map them, page tables by level, frames and counters, to\n"
+      "standard error or FILE. Everything from PROGRAM on goes to the program. The exit status is as for run.");
   sub->add_flag("--run", options->start, "run PROGRAM, and show its address space at its end");
   sub->add_option("--every", options->every, "also show it while it runs, each time this has passed, such as 100ms");
   sub->add_option("--json", options->json, "write to FILE instead: an array, an element each time");

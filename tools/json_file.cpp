@@ -28,7 +28,9 @@ vmm::Status write_file(const std::string& path, const std::string& text) {
   return {};
 }
 
-vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value) { return write_file(path, text_of(value, 2) + "\n"); }
+vmm::Status write_json(const std::string& path, const nlohmann::ordered_json& value) {
+  return write_file(path, text_of(value, 2) + "\n");
+}
 
 std::expected<std::unique_ptr<JsonArrayFile>, vmm::Failure> JsonArrayFile::create(const std::string& path) {
   std::FILE* file = std::fopen(path.c_str(), "we");

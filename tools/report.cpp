@@ -52,7 +52,8 @@ std::string lines(const mm::Usage& u) {
   return line(u.data_pages_4k, "frames:4K") + line(u.data_blocks_2m, "frames:2M") +
          line(u.shared_pages, "frames:shared-file") + line(u.table_pages, "frames:table") +
          line(u.peak_bytes >> 10, "memory-peak-KiB", fmt::format("of {} MiB", u.limit_bytes >> 20)) +
-         line(u.held_bytes >> 10, "held-KiB", "by the VMM for the guest") + line(u.peak_held_bytes >> 10, "held-peak-KiB");
+         line(u.held_bytes >> 10, "held-KiB", "by the VMM for the guest") +
+         line(u.peak_held_bytes >> 10, "held-peak-KiB");
 }
 
 nlohmann::ordered_json to_json(const vmm::Counts& counts) {
@@ -62,9 +63,10 @@ nlohmann::ordered_json to_json(const vmm::Counts& counts) {
 }
 
 nlohmann::ordered_json to_json(const mm::Usage& u) {
-  return {{"4K", u.data_pages_4k}, {"2M", u.data_blocks_2m}, {"shared-file", u.shared_pages},
-          {"table", u.table_pages}, {"peak-bytes", u.peak_bytes}, {"limit-bytes", u.limit_bytes},
-          {"held-bytes", u.held_bytes}, {"held-peak-bytes", u.peak_held_bytes}};
+  return {{"4K", u.data_pages_4k},         {"2M", u.data_blocks_2m},
+          {"shared-file", u.shared_pages}, {"table", u.table_pages},
+          {"peak-bytes", u.peak_bytes},    {"limit-bytes", u.limit_bytes},
+          {"held-bytes", u.held_bytes},    {"held-peak-bytes", u.peak_held_bytes}};
 }
 
 void print_report(const vmm::Report& r, const std::vector<std::string>& command) {
@@ -91,8 +93,8 @@ void print_report(const vmm::Report& r, const std::vector<std::string>& command)
   out += line(r.family_peak_held_bytes >> 10, "held-shared-peak-KiB");
   out += line(r.threads, "threads");
   for (const auto& [name, value] : r.unknown_calls) out += line(value, "not-served:" + name, "answered ENOSYS");
-  fmt::print(stderr, "{}\n{:>18.6f} seconds in the guest, {:.6f} set-up, {:.6f} teardown\n\n", out, run, seconds(r.setup),
-             seconds(r.teardown));
+  fmt::print(stderr, "{}\n{:>18.6f} seconds in the guest, {:.6f} set-up, {:.6f} teardown\n\n", out, run,
+             seconds(r.setup), seconds(r.teardown));
 }
 
 vmm::Status write_report(const std::string& path, const vmm::Report& r, const std::vector<std::string>& command) {
@@ -102,9 +104,17 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   j["status"] = r.ending.status();
   j["message"] = r.ending.message;
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};
-  j["exits"] = {{"total", exits(r)},          {"syscall", r.exits.syscalls}, {"page-fault", r.exits.page_faults},
-                {"exception", r.exits.exceptions}, {"kick", r.exits.kicks},      {"flush", r.exits.flush_exits}};
-  if (r.exits.fills) j["host-mappings"] = {{"fills", r.exits.fills}, {"refills", r.exits.refills}, {"mappings", r.exits.mappings}, {"evictions", r.exits.evictions}};
+  j["exits"] = {{"total", exits(r)},
+                {"syscall", r.exits.syscalls},
+                {"page-fault", r.exits.page_faults},
+                {"exception", r.exits.exceptions},
+                {"kick", r.exits.kicks},
+                {"flush", r.exits.flush_exits}};
+  if (r.exits.fills)
+    j["host-mappings"] = {{"fills", r.exits.fills},
+                          {"refills", r.exits.refills},
+                          {"mappings", r.exits.mappings},
+                          {"evictions", r.exits.evictions}};
   auto& memory = j["memory"] = to_json(r.memory_counters);
   memory["flushes:local"] = r.exits.flushes;
   memory["flushes:spurious"] = r.exits.spurious;

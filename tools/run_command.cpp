@@ -30,9 +30,11 @@ int run(const RunCommandOptions& options, const CLI::App& sub) {
 
 void add_run(CLI::App& app, Action& action) {
   auto options = std::make_shared<RunCommandOptions>();
-  CLI::App* sub = app.add_subcommand("run", "Run a Linux ELF program in a microVM: ramet run [OPTIONS] PROGRAM [ARG...]");
-  sub->footer("Everything from PROGRAM on goes to the program. The exit status is the program's own, 128+N for a\n"
-              "fatal signal N, 124 after --timeout, 125 where ramet could not do its work, 126 and 127 as shells use them.");
+  CLI::App* sub = app.add_subcommand("run",
+                                     "Run a Linux ELF program in a microVM: ramet run [OPTIONS] PROGRAM [ARG...]");
+  sub->footer(
+      "Everything from PROGRAM on goes to the program. The exit status is the program's own, 128+N for a\n"
+      "fatal signal N, 124 after --timeout, 125 where ramet could not do its work, 126 and 127 as shells use them.");
   add_run_options(*sub, options->run);
   sub->add_option("--json", options->json, "write the same results to FILE");
   sub->callback([&action, sub, options] { action = [sub, options] { return run(*options, *sub); }; });

@@ -1,8 +1,8 @@
 #include "tools/run_options.hpp"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <filesystem>
@@ -45,18 +45,28 @@ vmm::Share parse_dir(std::string text) {
 }  // namespace
 
 void add_machine_options(CLI::App& command, RunSettings& settings) {
-  command.add_option("--machine", settings.machine, "auto: KVM where it can be used, else a confined process of the host, which needs none; the software CPU for arm64 programs")
-      ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))->capture_default_str();
-  command.add_flag("--hardened", settings.hardened, "process machine: no thread that runs guest code may map memory (slower faults)");
+  command
+      .add_option(
+          "--machine", settings.machine,
+          "auto: KVM where it can be used, else a confined process of the host, which needs none; the software CPU for arm64 programs")
+      ->check(CLI::IsMember({"auto", "kvm", "process", "soft"}))
+      ->capture_default_str();
+  command.add_flag("--hardened", settings.hardened,
+                   "process machine: no thread that runs guest code may map memory (slower faults)");
   command.add_option("--memory", settings.memory, "limit; past it the guest's mmap fails with ENOMEM")
       ->capture_default_str();
   command.add_option("--timeout", settings.timeout, "stop the guest after this time, such as 10s; status 124");
   command.add_option("--without", settings.without, "switch a technique off (repeatable)")
       ->check(CLI::IsMember({"deferred-exec", "pinned-cow", "speculative-faults", "relaxed-flushes", "huge-merge"}))
-      ->expected(1)->allow_extra_args(false)->take_all();
-  command.add_option("--exec-sync", settings.exec_sync, "when fetches see what was written, where they do not by themselves: with each page that becomes "
-                                                        "executable, when it is first fetched from, or as it turns out better")
-      ->check(CLI::IsMember({"eager", "lazy", "adaptive"}))->capture_default_str();
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  command
+      .add_option("--exec-sync", settings.exec_sync,
+                  "when fetches see what was written, where they do not by themselves: with each page that becomes "
+                  "executable, when it is first fetched from, or as it turns out better")
+      ->check(CLI::IsMember({"eager", "lazy", "adaptive"}))
+      ->capture_default_str();
   command.add_flag("--stat", settings.stat, "print counters at the end");
 }
 
@@ -64,11 +74,16 @@ void add_run_options(CLI::App& command, RunSettings& settings) {
   add_machine_options(command, settings);
   command.add_option("--root", settings.root, "DIR[:rw]: what the guest has as /; read-only unless :rw");
   command.add_option("--dir", settings.dirs, "HOST[:GUEST[:ro]]: a further directory the guest may see")
-      ->expected(1)->allow_extra_args(false)->take_all();
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
   command.add_option("--env", settings.environment, "NAME=VALUE: none inherited by default")
-      ->expected(1)->allow_extra_args(false)->take_all();
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
   command.add_option("--wx", settings.wx, "what a request for RWX memory gets")
-      ->check(CLI::IsMember({"flip", "deny"}))->capture_default_str();
+      ->check(CLI::IsMember({"flip", "deny"}))
+      ->capture_default_str();
   command.prefix_command();
 }
 
@@ -131,7 +146,8 @@ void set_program(Prepared& prepared, const std::vector<std::string>& command) {
   prepared.run.program = command[0];
   prepared.run.arguments.assign(command.begin() + 1, command.end());
   // On that kind of machine, if one was named: what it does not run it says itself.
-  if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto) prepared.machine.abi = vmm::find_program_abi(prepared.run.shares, command[0]);
+  if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto)
+    prepared.machine.abi = vmm::find_program_abi(prepared.run.shares, command[0]);
 }
 
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared& prepared) {
@@ -140,13 +156,15 @@ std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepar
   // Where there is none, nothing is amiss; where one is there, somebody may have meant to use it.
   if (shell && !(*shell)->passed_over().empty() && ::access("/dev/kvm", F_OK) == 0) {
     static std::once_flag once;  // many copies of a snapshot have a shell each
-    std::call_once(once, [&] { fmt::print(stderr, "ramet: {}; the guest runs in a confined process\n", (*shell)->passed_over()); });
+    std::call_once(once, [&] {
+      fmt::print(stderr, "ramet: {}; the guest runs in a confined process\n", (*shell)->passed_over());
+    });
   }
   return shell;
 }
 
-std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings, const std::vector<std::string>& command,
-                                                     vmm::Observer observer) {
+std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings,
+                                                     const std::vector<std::string>& command, vmm::Observer observer) {
   auto prepared = prepare(settings);
   if (!prepared) return std::unexpected(prepared.error());
   set_program(*prepared, command);
@@ -156,8 +174,8 @@ std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings& settings
   return run_in(std::move(*shell), prepared->run, settings.stat, command);
 }
 
-std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell> shell, const vmm::RunOptions& run, bool stat,
-                                                const std::vector<std::string>& command) {
+std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell> shell, const vmm::RunOptions& run,
+                                                bool stat, const std::vector<std::string>& command) {
   // The process ends with the run: the kernel takes VM and memory back at once, faster than piece by piece.
   static vmm::Shell* const left_to_the_kernel = shell.release();
   auto report = vmm::run(*left_to_the_kernel, run);

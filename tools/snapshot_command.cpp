@@ -1,6 +1,6 @@
 // `ramet snapshot`: programs saved to files, and continued from them.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -44,13 +44,14 @@ int save(SaveSettings& settings, const CLI::App& sub) {
   if (!command) return refuse(command.error());
   auto prepared = prepare(settings.run);
   if (!prepared) return refuse(prepared.error());
-  vmm::snapshot::SaveOptions options{
-      .path = settings.output,
-      .at_read = settings.when == "first-read",
-      .hook = settings.when == "exit-hook" || settings.when == "first-read" ? "" : settings.when,
-      .passed_reads = 0,
-      .compress = settings.compress,
-      .shares = {}};
+  vmm::snapshot::SaveOptions options{.path = settings.output,
+                                     .at_read = settings.when == "first-read",
+                                     .hook = settings.when == "exit-hook" || settings.when == "first-read"
+                                                 ? ""
+                                                 : settings.when,
+                                     .passed_reads = 0,
+                                     .compress = settings.compress,
+                                     .shares = {}};
   for (const vmm::Share& share : prepared->run.shares)
     options.shares.push_back(fmt::format("{}:{}:{}", share.host, share.guest, share.writable ? "rw" : "ro"));
   std::unique_ptr<vmm::Shell> shell;
@@ -79,8 +80,8 @@ int save(SaveSettings& settings, const CLI::App& sub) {
   if (!report) return refuse(report.error());
   const auto& outcome = prepared->run.saving->outcome();
   if (outcome) return *outcome ? 0 : kCannot;  // run_in() has said why
-  const std::string moment =
-      settings.when == "first-read" ? "it read its input" : fmt::format("it came to {}", settings.when);
+  const std::string moment = settings.when == "first-read" ? "it read its input"
+                                                           : fmt::format("it came to {}", settings.when);
   return refuse({.message = fmt::format("nothing was saved: the program ended (status {}) before {}",
                                         report->ending.status(), moment)});
 }
@@ -101,8 +102,8 @@ int run(ContinueSettings& settings, const CLI::App& sub) {
   prepared->run.from = *file;
   Continuation continuation(*file, *prepared, settings.eager);
   if (settings.copies > 1) {
-    const auto status =
-        run_copies(settings.copies, settings.jobs, prepared->run, [&] { return continuation.restore(); });
+    const auto status = run_copies(settings.copies, settings.jobs, prepared->run,
+                                   [&] { return continuation.restore(); });
     return status ? *status : refuse(status.error());
   }
   auto restored = continuation.restore();
@@ -164,8 +165,9 @@ void add_snapshot(CLI::App& app, Action& action) {
   snapshot->require_subcommand(1);
 
   auto saving = std::make_shared<SaveSettings>();
-  CLI::App* sub = snapshot->add_subcommand("save", "Run a program up to some moment, and save it: "
-                                                   "ramet snapshot save [OPTIONS] -o FILE PROGRAM [ARG...]");
+  CLI::App* sub = snapshot->add_subcommand("save",
+                                           "Run a program up to some moment, and save it: "
+                                           "ramet snapshot save [OPTIONS] -o FILE PROGRAM [ARG...]");
   sub->footer(
       "The program ends where it is saved. FILE is complete, or what it was before. A program of one process can be\n"
       "saved, with any number of threads; what cannot be had again (sockets, io_uring, memory files, files in the\n"

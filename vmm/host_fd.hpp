@@ -12,7 +12,10 @@ class HostFd {
   HostFd() = default;
   explicit HostFd(int fd) : fd_(fd) {}
   HostFd(HostFd&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  HostFd& operator=(HostFd&& o) noexcept { std::swap(fd_, o.fd_); return *this; }
+  HostFd& operator=(HostFd&& o) noexcept {
+    std::swap(fd_, o.fd_);
+    return *this;
+  }
   ~HostFd() {
     if (fd_ >= 0) ::close(fd_);
   }

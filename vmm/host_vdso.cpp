@@ -13,11 +13,13 @@ namespace {
 
 struct Named {
   std::string_view name;
-  std::uint64_t VdsoFunctions::*function;
+  std::uint64_t VdsoFunctions::* function;
 };
 constexpr Named kFunctions[] = {
-    {"__vdso_clock_gettime", &VdsoFunctions::clock_gettime}, {"__vdso_clock_getres", &VdsoFunctions::clock_getres},
-    {"__vdso_gettimeofday", &VdsoFunctions::gettimeofday},   {"__vdso_time", &VdsoFunctions::time},
+    {"__vdso_clock_gettime", &VdsoFunctions::clock_gettime},
+    {"__vdso_clock_getres", &VdsoFunctions::clock_getres},
+    {"__vdso_gettimeofday", &VdsoFunctions::gettimeofday},
+    {"__vdso_time", &VdsoFunctions::time},
     {"__vdso_getcpu", &VdsoFunctions::getcpu},
 };
 
@@ -30,7 +32,8 @@ const T* at(const std::byte* image, std::uint64_t offset) {
 bool read_range(const std::string& line, std::uint64_t& start, std::uint64_t& end) {
   const char* const last = line.data() + line.size();
   const auto first = std::from_chars(line.data(), last, start, 16);
-  return first.ec == std::errc() && first.ptr != last && std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc();
+  return first.ec == std::errc() && first.ptr != last &&
+         std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc();
 }
 
 HostVdso find_host_vdso() {
@@ -78,7 +81,8 @@ VdsoFunctions find_functions(const std::byte* image) {
   if (!symbols || !names || !hash) return found;
   for (Elf64_Word i = 0; i < hash[1]; ++i)
     for (const Named& f : kFunctions)
-      if (symbols[i].st_shndx != SHN_UNDEF && f.name == names + symbols[i].st_name) found.*f.function = symbols[i].st_value;
+      if (symbols[i].st_shndx != SHN_UNDEF && f.name == names + symbols[i].st_name)
+        found.*f.function = symbols[i].st_value;
   return found;
 }
 

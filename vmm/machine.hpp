@@ -94,14 +94,15 @@ class Vcpu {
   virtual Status set_fp(const FpState&) = 0;
   // The same of what get_fp() of another vCPU gave, but done and reported by the next run().
   virtual void copy_fp(const FpState&) = 0;
-  virtual void reset_fp() = 0;   // the state execve(2) gives
+  virtual void reset_fp() = 0;  // the state execve(2) gives
 
-  // Guest code runs on another thread of the host than the one that calls run(). The rest is about that one, from any thread:
+  // Guest code runs on another thread of the host than the one that calls run(). The rest is about that one, from any
+  // thread:
   virtual bool elsewhere() const { return false; }
   // the processor time that it took since acquire_vcpu(), never less than what was told before;
   virtual std::chrono::nanoseconds time_elsewhere() { return {}; }
-  // its nice value, and the processors that it may run on, as sched_setaffinity(2) takes them. After release_vcpu() it may
-  // run on all again, and as often as before if the host allows that. 0 or errno.
+  // its nice value, and the processors that it may run on, as sched_setaffinity(2) takes them. After release_vcpu() it
+  // may run on all again, and as often as before if the host allows that. 0 or errno.
   virtual int set_nice(int) { return 0; }
   virtual int set_affinity(std::span<const std::byte>) { return 0; }
 
@@ -120,7 +121,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
 
   // What must be known before the guest's memory is made.
   struct Needs {
-    bool files = false;        // banks in memory files: it maps them elsewhere
+    bool files = false;  // banks in memory files: it maps them elsewhere
     mm::Format format = mm::Format::X86_64Stage1;  // of the page tables
   };
   virtual Needs needs() const { return {}; }
@@ -145,26 +146,26 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // The calling thread has left run() for good.
   virtual void release_vcpu(Vcpu*) = 0;
 
-  // Where guest code had to have translations made lately, for a machine that is about to run the same memory: hints, of a
-  // machine whose translations are dear.
+  // Where guest code had to have translations made lately, for a machine that is about to run the same memory: hints,
+  // of a machine whose translations are dear.
   virtual std::vector<mm::Gva> touched() const { return {}; }
   virtual void expect(std::vector<mm::Gva>) {}
 
-  // Whoever runs here next finds nothing of who ran before, not even of one that took over what runs it. No vCPU is in use,
-  // and those that were got are gone. Errors: no host process.
+  // Whoever runs here next finds nothing of who ran before, not even of one that took over what runs it. No vCPU is in
+  // use, and those that were got are gone. Errors: no host process.
   virtual Status renew() { return {}; }
 
   // What ran guest code until now has ended when this returns, whatever it had become: vCPUs go on in a fresh one, from
-  // where they are. They may run, or be in use, meanwhile; a run() may return Kicked for it. Errors: no host process; then
-  // nothing has changed.
+  // where they are. They may run, or be in use, meanwhile; a run() may return Kicked for it. Errors: no host process;
+  // then nothing has changed.
   virtual Status move_on() { return {}; }
 
   // What the guest sees: AT_HWCAP, AT_HWCAP2 and what there is of FpState.
   struct Features {
     std::uint64_t hwcap = 0, hwcap2 = 0;
     arch::FpFormat fp{};
-    std::string model_name;    // for /proc/cpuinfo
-    std::string flags;         // for /proc/cpuinfo, space-separated
+    std::string model_name;  // for /proc/cpuinfo
+    std::string flags;  // for /proc/cpuinfo, space-separated
     bool giant_pages = false;  // 1 GiB leaves
     unsigned physical_bits = 40;  // of guest-physical addresses
     // The processor's setting accessed and dirty bits takes a fault in the host.
@@ -172,8 +173,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   };
   virtual const Features& features() const = 0;
 
-  // Random numbers that say where code is placed: the program, what is mapped (libraries), the vDSO. Drawn for each program,
-  // but by a machine that knows code by its address.
+  // Random numbers that say where code is placed: the program, what is mapped (libraries), the vDSO. Drawn for each
+  // program, but by a machine that knows code by its address.
   struct CodePlaces {
     std::uint64_t program = 0, mappings = 0, vdso = 0;
     static CodePlaces draw();
@@ -187,8 +188,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Sums over all vCPUs that ever ran.
   struct Totals {
     std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits;
-    // Of a machine that fills translations of its own: fills, those made anew by flushes, times that it dropped all for want
-    // of room, and how many mappings there are now.
+    // Of a machine that fills translations of its own: fills, those made anew by flushes, times that it dropped all for
+    // want of room, and how many mappings there are now.
     std::uint64_t fills, refills, evictions, mappings;
     void add(const VcpuCounters&);
     Totals& operator+=(const Totals&);

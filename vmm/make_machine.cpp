@@ -24,7 +24,10 @@ bool is_soft(const MachineChoice& c) {
 std::expected<MadeMachine, Failure> make_process(const MachineChoice& choice, std::string passed_over) {
   auto made = process::ProcessMachine::create(choice.hardened, choice.most_mappings);
   if (!made) return std::unexpected(made.error());
-  return MadeMachine{std::move(*made), {.kind = Kind::Process, .abi = choice.abi, .hardened = choice.hardened, .most_mappings = choice.most_mappings}, std::move(passed_over)};
+  return MadeMachine{
+      std::move(*made),
+      {.kind = Kind::Process, .abi = choice.abi, .hardened = choice.hardened, .most_mappings = choice.most_mappings},
+      std::move(passed_over)};
 }
 
 std::expected<MadeMachine, Failure> make_soft(const MachineChoice& choice) {
@@ -57,15 +60,20 @@ std::expected<MadeMachine, Failure> make_machine(const MachineChoice& asked) {
   MachineChoice choice = asked;
   if (!choice.abi) choice.abi = choice.kind == Kind::Soft ? &kSoftAbi : &host;
   if (is_soft(choice)) return make_soft(choice);
-  if (choice.kind == Kind::Soft) return not_for(*choice.abi, "the software CPU runs arm64 programs; leave out --machine soft");
+  if (choice.kind == Kind::Soft)
+    return not_for(*choice.abi, "the software CPU runs arm64 programs; leave out --machine soft");
   if (choice.abi != &host)
-    return not_for(*choice.abi, choice.abi == &kSoftAbi ? "use --machine soft, the software CPU" : "use a host that has such processors");
+    return not_for(*choice.abi, choice.abi == &kSoftAbi ? "use --machine soft, the software CPU"
+                                                        : "use a host that has such processors");
   if (choice.kind == Kind::Process) return make_process(choice, {});
   auto kvm = create_kvm_machine("/dev/kvm", choice.host_clocks);
-  if (kvm) return MadeMachine{std::move(*kvm), {.kind = Kind::Kvm, .abi = choice.abi, .host_clocks = choice.host_clocks}, {}};
+  if (kvm)
+    return MadeMachine{std::move(*kvm), {.kind = Kind::Kvm, .abi = choice.abi, .host_clocks = choice.host_clocks}, {}};
   if (choice.kind == Kind::Kvm) return failure(fmt::format("{}; or use --machine process", kvm.error().message));
   auto process = make_process(choice, kvm.error().message);
-  if (!process) return failure(fmt::format("no machine for a guest: {}; and a confined process: {}", kvm.error().message, process.error().message));
+  if (!process)
+    return failure(fmt::format("no machine for a guest: {}; and a confined process: {}", kvm.error().message,
+                               process.error().message));
   return process;
 }
 

@@ -13,25 +13,26 @@ struct HostFacts {
   std::string kvm_problem;               // why not, and what to do; empty if kvm
   unsigned max_vcpus = 0, max_memslots = 0;
   bool syscall_enters_ring0 = false;     // by itself; else the machine serves the page fault at LSTAR
-  bool ring3_native = false;             // no hardware virtualization: ring 3 on shadow tables, CPUID not intercepted
-  bool sees_host_writes = false;         // KVM honours entries that the host takes away without being told
-  bool flush_works = false;              // and does so after the machine's strict flush
-  // The time in guests: programs make the system call; they call the host's vDSO, which makes it; they read the host's clocks.
+  bool ring3_native = false;  // no hardware virtualization: ring 3 on shadow tables, CPUID not intercepted
+  bool sees_host_writes = false;  // KVM honours entries that the host takes away without being told
+  bool flush_works = false;  // and does so after the machine's strict flush
+  // The time in guests: programs make the system call; they call the host's vDSO, which makes it; they read the host's
+  // clocks.
   enum class Clock : std::uint8_t { Call, HostsCall, Read } clock = Clock::Call;
-  bool memory_fault_info = false;        // KVM_RUN says which guest page it could not reach
+  bool memory_fault_info = false;  // KVM_RUN says which guest page it could not reach
   // a confined process of the host, which needs no KVM
   bool process = false;
-  std::string process_problem;           // why not, and what to do; empty if process
+  std::string process_problem;  // why not, and what to do; empty if process
   // what guests see
   bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false;  // of x86-64
-  bool sets_accessed_dirty = false;      // of arm64: its processor does, in page-table entries
+  bool sets_accessed_dirty = false;  // of arm64: its processor does, in page-table entries
   bool giant_pages = false;
   std::string cpu_model;
   // the host kernel
   bool userfaultfd = false, io_uring = false;
   std::string huge_anonymous, huge_shared;  // "always", "madvise", "never", ...; empty if unknown
-  std::uint64_t memlock = 0;             // bytes; ~0: unlimited
-  std::uint64_t max_map_count = 0;       // 0: unknown
+  std::uint64_t memlock = 0;  // bytes; ~0: unlimited
+  std::uint64_t max_map_count = 0;  // 0: unknown
 };
 
 // Runs a micro-guest. Some milliseconds.
@@ -40,8 +41,8 @@ HostFacts probe_host(const std::string& kvm_device = "/dev/kvm");
 struct Finding {
   std::string name, value;
   bool ok = true;
-  bool required = false;                 // without it ramet runs no guests
-  std::string advice;                    // empty if ok
+  bool required = false;  // without it ramet runs no guests
+  std::string advice;  // empty if ok
 };
 
 std::vector<Finding> findings(const HostFacts&);

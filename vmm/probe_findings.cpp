@@ -19,50 +19,58 @@ constexpr std::uint64_t kEnoughMemlock = 64ull << 20;
 constexpr std::uint64_t kEnoughMaps = 65530;
 constexpr unsigned kEnoughVcpus = 64, kEnoughSlots = 509;
 
+// `add`: as in findings().
+void kvm_findings(const HostFacts& f, const auto& add) {
+  const bool x86 = &arch::host_abi() == &arch::x86_64::kGuestAbi;
+  if (x86) {
+    add("guest code on", f.ring3_native ? "this processor's user mode, shadow page tables (no VMX or SVM here)"
+                                        : "hardware virtualization");
+    add("SYSCALL", f.syscall_enters_ring0 ? "enters the trap stub" : "stops before the trap stub; served from there");
+    add("sees changed page-table entries", f.sees_host_writes ? "at once" : "after a flush");
+  } else {
+    add("access flag and dirty state", f.sets_accessed_dirty ? "set by the processor" : "set beforehand");
+    add("time in guests", "an exit each time");
+  }
+  add("strict flush", f.flush_works ? "works" : "an old entry stays in use", f.flush_works,
+      "KVM on this host uses page-table entries after they were taken away: report this kernel as a bug", true);
+  add("virtual CPUs", fmt::format("up to {} a guest", f.max_vcpus), f.max_vcpus >= kEnoughVcpus,
+      "guests with many threads cannot start them all: use a kernel with a higher KVM limit");
+  add("memory slots", fmt::format("up to {}", f.max_memslots), f.max_memslots >= kEnoughSlots,
+      "guests that map many files run out of slots: use Linux 3.12 or later");
+  add("guest processor", f.cpu_model);
+  if (x86) {
+    using Clock = HostFacts::Clock;
+    add("time in guests", f.clock == Clock::Read ? "read without an exit" : "an exit each time", f.clock == Clock::Read,
+        f.clock == Clock::Call
+            ? "programs that often ask for the time are slow: use Linux 5.16 or later, on a processor with RDTSCP"
+            : "programs that often ask for the time are slow, natively as well: this host's clock source cannot be read "
+              "by programs (/sys/devices/system/clocksource/clocksource0); tsc and kvm-clock can");
+    add("memory-fault reports", yes(f.memory_fault_info), true);
+    add("SSE4.2 in guests", yes(f.sse42), f.sse42,
+        "programs built for x86-64-v2 will not start: give this machine a newer CPU model");
+    add("AVX in guests", yes(f.avx), f.avx,
+        "programs take their slower paths: give this machine a CPU model with AVX and XSAVE");
+    add("AVX-512 in guests", yes(f.avx512));
+    add("XSAVE in guests", f.xsave ? "yes" : "no, FXSAVE", true);
+    add("FSGSBASE in guests", yes(f.fsgsbase));
+  }
+  add("1 GiB pages in guests", yes(f.giant_pages));
+}
+
 }  // namespace
 
 std::vector<Finding> findings(const HostFacts& f) {
   std::vector<Finding> out;
-  auto add = [&](std::string name, std::string value, bool ok = true, std::string advice = "", bool required = false) {
+  const auto add = [&](std::string name, std::string value, bool ok = true, std::string advice = "",
+                       bool required = false) {
     out.push_back({std::move(name), std::move(value), ok, required, ok ? "" : std::move(advice)});
   };
 
   add("KVM", f.kvm ? "usable" : "not usable", f.kvm, f.kvm_problem, !f.process);
   add("confined process", f.process ? "usable" : "not usable", f.process, f.process_problem, !f.kvm);
-  if (f.kvm || f.process) add("guests run", f.kvm ? "on KVM, or by --machine process in a confined process" : "in a confined process");
-  if (f.kvm) {
-    const bool x86 = &arch::host_abi() == &arch::x86_64::kGuestAbi;
-    if (x86) {
-      add("guest code on", f.ring3_native ? "this processor's user mode, shadow page tables (no VMX or SVM here)"
-                                          : "hardware virtualization");
-      add("SYSCALL", f.syscall_enters_ring0 ? "enters the trap stub" : "stops before the trap stub; served from there");
-      add("sees changed page-table entries", f.sees_host_writes ? "at once" : "after a flush");
-    } else {
-      add("access flag and dirty state", f.sets_accessed_dirty ? "set by the processor" : "set beforehand");
-      add("time in guests", "an exit each time");
-    }
-    add("strict flush", f.flush_works ? "works" : "an old entry stays in use", f.flush_works,
-        "KVM on this host uses page-table entries after they were taken away: report this kernel as a bug", true);
-    add("virtual CPUs", fmt::format("up to {} a guest", f.max_vcpus), f.max_vcpus >= kEnoughVcpus,
-        "guests with many threads cannot start them all: use a kernel with a higher KVM limit");
-    add("memory slots", fmt::format("up to {}", f.max_memslots), f.max_memslots >= kEnoughSlots,
-        "guests that map many files run out of slots: use Linux 3.12 or later");
-    add("guest processor", f.cpu_model);
-    if (x86) {
-      using Clock = HostFacts::Clock;
-      add("time in guests", f.clock == Clock::Read ? "read without an exit" : "an exit each time", f.clock == Clock::Read,
-          f.clock == Clock::Call ? "programs that often ask for the time are slow: use Linux 5.16 or later, on a processor with RDTSCP"
-                                 : "programs that often ask for the time are slow, natively as well: this host's clock source cannot be read "
-                                   "by programs (/sys/devices/system/clocksource/clocksource0); tsc and kvm-clock can");
-      add("memory-fault reports", yes(f.memory_fault_info), true);
-      add("SSE4.2 in guests", yes(f.sse42), f.sse42, "programs built for x86-64-v2 will not start: give this machine a newer CPU model");
-      add("AVX in guests", yes(f.avx), f.avx, "programs take their slower paths: give this machine a CPU model with AVX and XSAVE");
-      add("AVX-512 in guests", yes(f.avx512));
-      add("XSAVE in guests", f.xsave ? "yes" : "no, FXSAVE", true);
-      add("FSGSBASE in guests", yes(f.fsgsbase));
-    }
-    add("1 GiB pages in guests", yes(f.giant_pages));
-  }
+  if (f.kvm || f.process)
+    add("guests run", f.kvm ? "on KVM, or by --machine process in a confined process" : "in a confined process");
+  if (f.kvm) kvm_findings(f, add);
 
   add("userfaultfd", yes(f.userfaultfd), f.userfaultfd,
       "snapshots cannot be restored lazily: build the kernel with CONFIG_USERFAULTFD, or allow the call in the container");
@@ -77,7 +85,8 @@ std::vector<Finding> findings(const HostFacts& f) {
   add("locked memory", bytes(f.memlock), f.memlock >= kEnoughMemlock,
       "little guest memory can be pinned for devices: raise RLIMIT_MEMLOCK (ulimit -l, or limits.conf)");
   add("mappings of a process", f.max_map_count == 0 ? "unknown" : fmt::format("up to {}", f.max_map_count),
-      f.max_map_count >= kEnoughMaps, "guests with many shared files run out of mappings: sysctl vm.max_map_count=262144");
+      f.max_map_count >= kEnoughMaps,
+      "guests with many shared files run out of mappings: sysctl vm.max_map_count=262144");
   return out;
 }
 

@@ -110,7 +110,8 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Proces
 
 std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   const auto begin = Clock::now();
-  const CallerSignals caller_signals;  // as they were only when everything is gone: a ring's last writes raise SIGPIPE, too
+  const CallerSignals
+      caller_signals;  // as they were only when everything is gone: a ring's last writes raise SIGPIPE, too
   auto files = Files::create(options.shares);
   if (!files) return std::unexpected(files.error());
   Report report;

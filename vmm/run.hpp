@@ -43,7 +43,7 @@ struct RunOptions {
   // Goes on from this file, whose memory the shell has already (snapshot::restore_memory). `program`, `environment` and
   // `working_directory` are the file's then, `arguments` what ramet_guest.h's call hands over.
   std::shared_ptr<const snapshot::File> from;
-  unsigned copy = 1;                            // its number, for the same call
+  unsigned copy = 1;  // its number, for the same call
 };
 
 // What a run cost: all processes of the family, but for `usage`, the first one's. Taken after they have ended.
@@ -52,22 +52,23 @@ struct Report {
   std::string machine;  // "kvm", "process", "process, hardened"
   Machine::Totals exits{};
   mm::Usage usage{};
-  std::uint64_t family_held_bytes = 0, family_peak_held_bytes = 0;  // by the VMM for what its processes share: open files
+  std::uint64_t family_held_bytes = 0,
+                family_peak_held_bytes = 0;  // by the VMM for what its processes share: open files
   Counts memory_counters, device_counters;
   Counts calls, unknown_calls;  // by name, most frequent first
-  unsigned threads = 0;                         // guest threads that ever ran
+  unsigned threads = 0;  // guest threads that ever ran
   std::chrono::nanoseconds setup{}, run{}, teardown{};
 };
 
-// Loads the program into the shell (once per shell) and runs it: its first thread on the caller's. Errors: what the program
-// cannot be loaded for, and what the host does not give (threads, memory).
+// Loads the program into the shell (once per shell) and runs it: its first thread on the caller's. Errors: what the
+// program cannot be loaded for, and what the host does not give (threads, memory).
 //
-// To the process that calls it: the first run at a time has the host's SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH and SIGCONT
-// meanwhile, for the program, and SIGPIPE is ignored. When it returns, handlers, the thread's signal mask, descriptors,
-// timers, umask, working directory and environment are as they were, and its threads have ended. What stays: files that the
-// shell's memory maps are open until the shell goes; the soft limit of open files is raised (RLIMIT_NOFILE, to 65,536 at
-// most); and the first Shell installs handlers for good, of SIGSTKFLT, and of SIGSEGV and SIGBUS, which pass on what is not
-// theirs.
+// To the process that calls it: the first run at a time has the host's SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH and
+// SIGCONT meanwhile, for the program, and SIGPIPE is ignored. When it returns, handlers, the thread's signal mask,
+// descriptors, timers, umask, working directory and environment are as they were, and its threads have ended. What
+// stays: files that the shell's memory maps are open until the shell goes; the soft limit of open files is raised
+// (RLIMIT_NOFILE, to 65,536 at most); and the first Shell installs handlers for good, of SIGSTKFLT, and of SIGSEGV and
+// SIGBUS, which pass on what is not theirs.
 std::expected<Report, Failure> run(Shell&, const RunOptions&);
 
 }  // namespace ramet::vmm

@@ -29,8 +29,8 @@ std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
 
 Shell::Shell(std::unique_ptr<mm::Memory> memory, std::unique_ptr<Machine> machine,
              std::unique_ptr<mm::AddressSpace> space, MakeShell make)
-    : memory_bytes_(space->usage().limit_bytes), make_(std::move(make)), physical_(std::move(memory)), machine_(std::move(machine)),
-      space_(std::move(space)) {}
+    : memory_bytes_(space->usage().limit_bytes), make_(std::move(make)), physical_(std::move(memory)),
+      machine_(std::move(machine)), space_(std::move(space)) {}
 
 Shell::~Shell() {
   space_.reset();
@@ -49,14 +49,17 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   shell->choice_ = made->choice;
   shell->passed_over_ = std::move(made->passed_over);
   shell->machine_ = std::move(made->machine);
-  shell->physical_space_ = space_of_all ? std::move(space_of_all)
-                                        : std::make_shared<mm::PhysicalSpace>(shell->machine_->features().physical_bits);
+  shell->physical_space_ = space_of_all
+                               ? std::move(space_of_all)
+                               : std::make_shared<mm::PhysicalSpace>(shell->machine_->features().physical_bits);
   auto out_of_memory = [&](mm::Error e) {
-    return failure(fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
+    return failure(
+        fmt::format("the host cannot give a guest {} MiB of memory: {}", memory_bytes >> 20, mm::describe(e)));
   };
   memory_bytes = mm::align_up(memory_bytes, mm::kBlockSize);
   auto physical = mm::Memory::create({.data_bytes = bank_bytes(memory_bytes, shell->physical_space_->limit()),
-                                      .table_bytes = table_bytes(memory_bytes), .space = shell->physical_space_,
+                                      .table_bytes = table_bytes(memory_bytes),
+                                      .space = shell->physical_space_,
                                       .files = shell->machine_->needs().files});
   if (!physical) return out_of_memory(physical.error());
   shell->physical_ = std::move(*physical);
@@ -77,7 +80,8 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
   config.giants = shell->machine_->features().giant_pages;
   config.eager_accessed_dirty = shell->machine_->features().dear_accessed_dirty;
   config.mmap_top -= mm::align_down(shell->machine_->code_places().mappings % abi.mmap_spread, mm::kBlockSize);
-  if (techniques.exec_sync == mm::AddressSpace::ExecSync::Adaptive && shell->machine_->needs_exec_sync()) config.exit_cost = exit_cost(shell->choice_);
+  if (techniques.exec_sync == mm::AddressSpace::ExecSync::Adaptive && shell->machine_->needs_exec_sync())
+    config.exit_cost = exit_cost(shell->choice_);
   auto space = mm::AddressSpace::create(config, *shell->physical_, *shell->machine_);
   if (!space) return out_of_memory(space.error());
   shell->space_ = std::move(*space);
@@ -106,7 +110,8 @@ std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
 }
 
 Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
-  if (auto r = space_->adopt(snapshot); !r) return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
+  if (auto r = space_->adopt(snapshot); !r)
+    return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
   origin_ = std::move(snapshot);
   return {};
 }
@@ -115,13 +120,12 @@ Status Shell::reset() {
   if (!origin_) return failure("only what was spawned from a snapshot can be reset");
   // First: it writes nothing any more into memory that is cleared now.
   if (auto r = machine_->renew(); !r) return r;
-  if (auto r = space_->reset(*origin_); !r) return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));
+  if (auto r = space_->reset(*origin_); !r)
+    return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));
   return {};
 }
 
-std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const {
-  return take_ ? take_() : maker()();
-}
+std::expected<std::unique_ptr<Shell>, Failure> Shell::another() const { return take_ ? take_() : maker()(); }
 
 MakeShell Shell::maker() const {
   if (make_) return make_;

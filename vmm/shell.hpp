@@ -51,18 +51,18 @@ class Shell {
   // no VM.
   std::expected<std::unique_ptr<Shell>, Failure> fork();
 
-  // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run meanwhile,
-  // see AddressSpace::freeze(). Nothing that the guest has taken over can change the snapshot. Errors: no memory, no host
-  // process.
+  // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run
+  // meanwhile, see AddressSpace::freeze(). Nothing that the guest has taken over can change the snapshot. Errors: no
+  // memory, no host process.
   std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
   // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
   Status adopt(std::shared_ptr<const mm::Snapshot>);
-  // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no pages.
-  // Errors: it adopted none; pages are pinned. Then nothing has changed.
+  // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no
+  // pages. Errors: it adopted none; pages are pinned. Then nothing has changed.
   Status reset();
 
-  // Where another() has them from instead: warm ones. Null: it makes them. What `take` uses outlives this, or is taken away
-  // before it goes.
+  // Where another() has them from instead: warm ones. Null: it makes them. What `take` uses outlives this, or is taken
+  // away before it goes.
   void take_others_from(MakeShell take) { take_ = std::move(take); }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
@@ -79,10 +79,10 @@ class Shell {
   MachineChoice choice_;
   std::string passed_over_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
-  MakeShell take_;                              // null: make_
-  MakeShell make_;                              // null: create()
+  MakeShell take_;  // null: make_
+  MakeShell make_;  // null: create()
   std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to
-  std::unique_ptr<mm::Memory> physical_;        // destroyed last
+  std::unique_ptr<mm::Memory> physical_;  // destroyed last
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<mm::AddressSpace> space_;
 };

@@ -73,7 +73,9 @@ void ShellPool::give_back(std::unique_ptr<Shell> shell) {
 void ShellPool::work() {
   UniqueLock guard(lock_);
   for (;;) {
-    changed_.wait(guard.standard(), [this]() RAMET_REQUIRES(lock_) { return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_); });
+    changed_.wait(guard.standard(), [this]() RAMET_REQUIRES(lock_) {
+      return stop_ || !old_.empty() || (wanted_ && warm_.size() < most_warm_);
+    });
     if (!urgent_locked() && std::chrono::steady_clock::now() < quiet_until_) {
       changed_.wait_until(guard.standard(), quiet_until_);
     } else if (wanted_ && warm_.size() < most_warm_ && !stop_) {

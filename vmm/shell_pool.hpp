@@ -43,16 +43,20 @@ class ShellPool {
   // lock of this process's address space in its way: so long the pool waits, unless it has run out.
   static constexpr std::chrono::milliseconds kQuiet{2};
   void work();
-  bool urgent_locked() const RAMET_REQUIRES(lock_) { return stop_ || (asked_ && wanted_ && warm_.empty()) || old_.size() >= kMostOld; }
+  bool urgent_locked() const RAMET_REQUIRES(lock_) {
+    return stop_ || (asked_ && wanted_ && warm_.empty()) || old_.size() >= kMostOld;
+  }
 
   const MakeShell make_;
   const std::size_t most_warm_;
   mutable Mutex lock_;  // a leaf
   std::condition_variable changed_;
-  std::vector<std::unique_ptr<Shell>> warm_ RAMET_GUARDED_BY(lock_), old_ RAMET_GUARDED_BY(lock_);  // as large as they get from the beginning
+  std::vector<std::unique_ptr<Shell>> warm_ RAMET_GUARDED_BY(lock_), old_
+      RAMET_GUARDED_BY(lock_);  // as large as they get from the beginning
   std::chrono::steady_clock::time_point quiet_until_ RAMET_GUARDED_BY(lock_){};  // for what is not urgent
-  bool asked_ RAMET_GUARDED_BY(lock_) = false;                        // somebody took one
-  bool wanted_ RAMET_GUARDED_BY(lock_) = false, stop_ RAMET_GUARDED_BY(lock_) = false;        // wanted_: to be made, unless it failed since one was last taken
+  bool asked_ RAMET_GUARDED_BY(lock_) = false;  // somebody took one
+  bool wanted_ RAMET_GUARDED_BY(lock_) = false,
+               stop_ RAMET_GUARDED_BY(lock_) = false;  // wanted_: to be made, unless it failed since one was last taken
   std::once_flag started_;
   std::thread thread_;
 };

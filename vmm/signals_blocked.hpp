@@ -7,8 +7,9 @@
 
 namespace ramet::vmm {
 
-// Blocks every signal but the kick and the host's own faults while a host thread is made, which inherits that. Those are
-// let through whatever the caller's mask: a thread that blocks them is killed by what the guard handles (arch/guarded.hpp).
+// Blocks every signal but the kick and the host's own faults while a host thread is made, which inherits that. Those
+// are let through whatever the caller's mask: a thread that blocks them is killed by what the guard handles
+// (arch/guarded.hpp).
 class SignalsBlocked {
  public:
   SignalsBlocked() {
@@ -26,8 +27,8 @@ class SignalsBlocked {
 };
 
 // The signals of a caller's thread while it runs a guest: the kick and the host's own faults come through, and SIGPIPE,
-// which a write to a pipe without readers raises in the writing thread, is kept from the VMM until broken_pipe() takes it
-// off. Threads made under SignalsBlocked have all of that. Afterwards they are as they were.
+// which a write to a pipe without readers raises in the writing thread, is kept from the VMM until broken_pipe() takes
+// it off. Threads made under SignalsBlocked have all of that. Afterwards they are as they were.
 class CallerSignals {
  public:
   CallerSignals() {

@@ -6,7 +6,8 @@ namespace ramet::vmm {
 namespace {
 
 MakeShell spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
-  return [make = of.maker(), memory = std::move(memory), touched = of.machine().touched()]() -> std::expected<std::unique_ptr<Shell>, Failure> {
+  return [make = of.maker(), memory = std::move(memory),
+          touched = of.machine().touched()]() -> std::expected<std::unique_ptr<Shell>, Failure> {
     auto shell = make();
     if (!shell) return shell;
     if (auto r = (*shell)->adopt(memory); !r) return std::unexpected(r.error());

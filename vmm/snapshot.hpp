@@ -17,8 +17,8 @@ class Snapshot {
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;
 
-  // A VM with that memory: a warm one where there is one, which takes microseconds. It outlives the snapshot if need be.
-  // From any thread. Errors: no host memory, no VM.
+  // A VM with that memory: a warm one where there is one, which takes microseconds. It outlives the snapshot if need
+  // be. From any thread. Errors: no host memory, no VM.
   std::expected<std::unique_ptr<Shell>, Failure> spawn();
   // Resets it and keeps it for the next spawn(). No vCPU of it is in use. If it cannot be reset it is destroyed.
   void take_back(std::unique_ptr<Shell>);

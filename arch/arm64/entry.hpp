@@ -50,10 +50,10 @@ struct Descriptor {
  protected:
   static constexpr Entry common(Attributes a) {
     return kInnerShareable | (a.accessed ? kAccessFlag : 0) | (a.write ? kDirtyBitModifier : 0) |
-           (a.dirty && !a.write ? kSoftDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) |
-           (a.ahead ? kAhead : 0);
+           (a.dirty && !a.write ? kSoftDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) | (a.ahead ? kAhead : 0);
   }
-  static constexpr Entry kCommonBits = kInnerShareable | kAccessFlag | kDirtyBitModifier | kSoftDirty | kDeferredExec | kAhead;
+  static constexpr Entry kCommonBits = kInnerShareable | kAccessFlag | kDirtyBitModifier | kSoftDirty | kDeferredExec |
+                                       kAhead;
   static constexpr Entry type(Level l) { return kValid | (l == Level::Pte ? kTableOrPage : 0); }
 };
 

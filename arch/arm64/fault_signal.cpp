@@ -42,8 +42,7 @@ void note_fault(FaultRecord& last, std::uint64_t trap, std::uint64_t error, std:
   switch (trap) {
     case kClassBreakpoint:
     case kClassStep:
-    case kClassFloat:
-      return;  // Linux does not write those down
+    case kClassFloat: return;  // Linux does not write those down
     case kClassFetch:
     case kClassData:
       // Of its own part, it does not tell what is mapped there.
@@ -51,9 +50,7 @@ void note_fault(FaultRecord& last, std::uint64_t trap, std::uint64_t error, std:
       last = {.trap = trap, .error = error, .address = address};
       return;
     case kClassUnknown:
-    case kClassSystem:
-      last = {.trap = trap, .error = 0, .address = 0};
-      return;
+    case kClassSystem: last = {.trap = trap, .error = 0, .address = 0}; return;
     default: last = {.trap = trap, .error = error, .address = 0};
   }
 }

@@ -1,5 +1,6 @@
-// Which signal Linux sends for an exception of arm64 user code (arch/arm64/kernel/traps.c, debug-monitors.c, mm/fault.c),
-// and what of it signal frames show. An exception is told by the word that the processor leaves in ESR_EL1:
+// Which signal Linux sends for an exception of arm64 user code (arch/arm64/kernel/traps.c, debug-monitors.c,
+// mm/fault.c), and what of it signal frames show. An exception is told by the word that the processor leaves in
+// ESR_EL1:
 //
 //   31......26  25  24..........................0
 //   class       IL  syndrome: for an abort, bit 6 is WnR (a write), bits 5 to 0 the fault status
@@ -11,22 +12,23 @@
 
 namespace ramet::arch::arm64 {
 
-// Exception classes of 64-bit user code (Arm ARM, ESR_EL1.EC), which are the numbers of Exit::trap and FaultRecord::trap.
+// Exception classes of 64-bit user code (Arm ARM, ESR_EL1.EC), which are the numbers of Exit::trap and
+// FaultRecord::trap.
 inline constexpr unsigned kClassUnknown = 0x00,       // an undefined instruction
-                              kClassSystem = 0x18,        // MSR, MRS or a cache operation that is not for user code
-                              kClassFetch = 0x20,         // instruction abort
-                              kClassPcAlignment = 0x22,
-                              kClassData = 0x24,          // data abort
-                              kClassSpAlignment = 0x26,
-                              kClassFloat = 0x2c,         // a trapped floating-point exception
-                              kClassStep = 0x32,          // of one instruction
-                              kClassBreakpoint = 0x3c;    // BRK
+    kClassSystem = 0x18,        // MSR, MRS or a cache operation that is not for user code
+    kClassFetch = 0x20,         // instruction abort
+    kClassPcAlignment = 0x22,
+                          kClassData = 0x24,          // data abort
+    kClassSpAlignment = 0x26,
+                          kClassFloat = 0x2c,         // a trapped floating-point exception
+    kClassStep = 0x32,          // of one instruction
+    kClassBreakpoint = 0x3c;    // BRK
 
 inline constexpr std::uint64_t kWrite = 1u << 6;  // WnR
 inline constexpr std::uint64_t kCacheOperation = 1u << 8;  // CM: no load and no store, whatever WnR says
 inline constexpr std::uint64_t kFaultStatus = 0x3f;
-// Fault statuses: an address beyond the tables, no entry at the last level, an entry there that does not allow it, and a
-// misaligned access that must not be.
+// Fault statuses: an address beyond the tables, no entry at the last level, an entry there that does not allow it, and
+// a misaligned access that must not be.
 inline constexpr std::uint64_t kBeyondTables = 0x04, kNoEntry = 0x07, kNotAllowed = 0x0f, kMisaligned = 0x21;
 
 constexpr unsigned class_of(std::uint64_t esr) { return static_cast<unsigned>(esr >> 26 & 0x3f); }

@@ -15,7 +15,9 @@ namespace {
 // Of a processor whose maker and part have no numbers: a program, not a piece of hardware.
 std::string cpuinfo(const GuestAbi::Processor& p) {
   std::string out;
-  const auto line = [&](const char* name, std::string_view value) { out.append(name).append(": ").append(value).append("\n"); };
+  const auto line = [&](const char* name, std::string_view value) {
+    out.append(name).append(": ").append(value).append("\n");
+  };
   line("processor\t", std::to_string(p.number));
   line("BogoMIPS\t", "100.00");
   line("Features\t", p.features);
@@ -54,7 +56,12 @@ const GuestAbi kGuestAbi{
     .mmap_spread = 1ull << 32,
     .calls = &kCalls,
     .restart_syscall = 128,
-    .reg = {.count = kRegisterCount, .pc = Pc, .sp = Sp, .flags = Pstate, .number = X8, .result = X0,
+    .reg = {.count = kRegisterCount,
+            .pc = Pc,
+            .sp = Sp,
+            .flags = Pstate,
+            .number = X8,
+            .result = X0,
             .arguments = {X0, X0 + 1, X0 + 2, X0 + 3, X0 + 4, X0 + 5}},
     .bases = 1,
     .syscall_length = kSyscallLength,
@@ -64,7 +71,11 @@ const GuestAbi kGuestAbi{
     .is_base = [](std::uint64_t) { return true; },
     .base_end = ~std::uint64_t{0},
     .arch_prctl = [](int) { return std::optional<GuestAbi::BaseAccess>(); },
-    .trap = {.page = kClassData, .step = kClassStep, .bad_return = kClassUnknown, .write = kWrite, .bad_return_at_sp = true},
+    .trap = {.page = kClassData,
+             .step = kClassStep,
+             .bad_return = kClassUnknown,
+             .write = kWrite,
+             .bad_return_at_sp = true},
     .note_fault = note_fault,
     .page_fault_error = page_fault_error,
     .red_zone = 0,

@@ -32,7 +32,8 @@ std::optional<Records> extra_records(const ReadMemory& read, std::uint64_t frame
   ExtraRecord extra;
   RecordHead end;
   if (size < sizeof extra || records.left() - size < sizeof(EndRecord)) return std::nullopt;
-  if (!get(read, records.at, extra) || !get(read, records.at + size, end) || end.magic != 0 || end.size != 0) return std::nullopt;
+  if (!get(read, records.at, extra) || !get(read, records.at + size, end) || end.magic != 0 || end.size != 0)
+    return std::nullopt;
   const std::uint64_t data = records.at + size + sizeof(EndRecord);
   if (extra.data != data || data % 16 != 0 || extra.bytes % 16 != 0) return std::nullopt;
   if (extra.bytes > kMostFrameBytes - (data - frame)) return std::nullopt;
@@ -72,7 +73,8 @@ std::optional<std::uint64_t> find_fp(const ReadMemory& read, std::uint64_t frame
 
 }  // namespace
 
-bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat&, UserRegs& regs, FpState& fp, const WriteMemory& write) {
+bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat&, UserRegs& regs, FpState& fp,
+                   const WriteMemory& write) {
   const FramePlace place = place_frame(sp);
   SignalFrame frame{};
   frame.stack_sp = h.stack.sp;
@@ -96,7 +98,8 @@ bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat&, UserReg
   // What Linux leaves out stays as the program has it: the room after the last record, and siginfo_t if nobody asked.
   constexpr std::size_t kContext = offsetof(SignalFrame, uc_flags);
   const std::size_t written = offsetof(SignalFrame, context) + offsetof(SignalContext, records) + used;
-  if (!write(place.frame + kContext, std::as_bytes(std::span(&frame, 1)).subspan(kContext, written - kContext))) return false;
+  if (!write(place.frame + kContext, std::as_bytes(std::span(&frame, 1)).subspan(kContext, written - kContext)))
+    return false;
   if (h.wants_info && !write(place.frame, h.info)) return false;
   if (!put(write, place.record, FrameRecord{.fp = regs[Fp], .lr = regs[Lr]})) return false;
 

@@ -1,5 +1,5 @@
-// The frame that Linux puts on an arm64 program's stack when it runs a signal handler, byte for byte (struct rt_sigframe;
-// its layout is user ABI). Programs read and edit it, unwinders parse it.
+// The frame that Linux puts on an arm64 program's stack when it runs a signal handler, byte for byte (struct
+// rt_sigframe; its layout is user ABI). Programs read and edit it, unwinders parse it.
 //
 //   higher   FrameRecord, which x29 points to: to unwinders, the handler was called by what it interrupted
 //            SignalFrame, at the handler's stack pointer, a multiple of 16
@@ -44,7 +44,8 @@ struct EndRecord {
   RecordHead head;
   std::uint64_t padding;
 };
-static_assert(sizeof(FpRecord) == 528 && sizeof(EsrRecord) == 16 && sizeof(ExtraRecord) == 32 && sizeof(EndRecord) == 16);
+static_assert(sizeof(FpRecord) == 528 && sizeof(EsrRecord) == 16 && sizeof(ExtraRecord) == 32 &&
+              sizeof(EndRecord) == 16);
 
 struct SignalContext {  // struct sigcontext
   static constexpr std::size_t kRecordBytes = 4096;

@@ -22,9 +22,18 @@ struct Stat {
 static_assert(sizeof(Stat) == 128);
 
 inline Stat stat_of(const struct ::stat& st) {
-  return {.device = st.st_dev, .inode = st.st_ino, .mode = st.st_mode, .links = static_cast<std::uint32_t>(st.st_nlink),
-          .user = st.st_uid, .group = st.st_gid, .special = st.st_rdev, .padding = 0, .size = st.st_size,
-          .block_size = static_cast<std::int32_t>(st.st_blksize), .padding2 = 0, .blocks = st.st_blocks,
+  return {.device = st.st_dev,
+          .inode = st.st_ino,
+          .mode = st.st_mode,
+          .links = static_cast<std::uint32_t>(st.st_nlink),
+          .user = st.st_uid,
+          .group = st.st_gid,
+          .special = st.st_rdev,
+          .padding = 0,
+          .size = st.st_size,
+          .block_size = static_cast<std::int32_t>(st.st_blksize),
+          .padding2 = 0,
+          .blocks = st.st_blocks,
           .times = {st.st_atim.tv_sec, st.st_atim.tv_nsec, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_ctim.tv_sec,
                     st.st_ctim.tv_nsec},
           .unused = {}};

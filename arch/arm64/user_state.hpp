@@ -36,13 +36,15 @@ namespace pstate {
 inline constexpr std::uint64_t kMode = 0x1f;                    // 0: 64-bit user code
 inline constexpr std::uint64_t kMasks = 0xf << 6;               // exceptions that are masked: D, A, I, F
 inline constexpr std::uint64_t kBranchType = 3 << 10;           // how the next instruction was reached, for BTI
-inline constexpr std::uint64_t kSpeculativeStoreBypass = 1 << 12, kIndependentTiming = 1 << 24, kTagCheckOverride = 1 << 25;
+inline constexpr std::uint64_t kSpeculativeStoreBypass = 1 << 12, kIndependentTiming = 1 << 24,
+                               kTagCheckOverride = 1 << 25;
 inline constexpr std::uint64_t kConditions = 0xf0000000;        // N, Z, C and V
 }  // namespace pstate
 
 // The flags that user code may set by a signal frame, on a processor that has them.
-inline constexpr std::uint64_t kUserFlags = pstate::kConditions | pstate::kTagCheckOverride | pstate::kIndependentTiming |
-                                            pstate::kSpeculativeStoreBypass | pstate::kBranchType;
+inline constexpr std::uint64_t kUserFlags = pstate::kConditions | pstate::kTagCheckOverride |
+                                            pstate::kIndependentTiming | pstate::kSpeculativeStoreBypass |
+                                            pstate::kBranchType;
 inline constexpr std::uint64_t kFixedFlags = 0;
 
 }  // namespace ramet::arch::arm64

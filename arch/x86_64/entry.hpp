@@ -25,9 +25,8 @@ struct Stage1 {
   static constexpr bool kBreakBeforeMake = false;
 
   static constexpr Entry bits(Attributes a) {
-    return (a.write ? kWrite : 0) | (a.execute ? 0 : kNoExecute) | (a.user ? kUser : 0) |
-           (a.accessed ? kAccessed : 0) | (a.dirty ? kDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) |
-           (a.ahead ? kAhead : 0);
+    return (a.write ? kWrite : 0) | (a.execute ? 0 : kNoExecute) | (a.user ? kUser : 0) | (a.accessed ? kAccessed : 0) |
+           (a.dirty ? kDirty : 0) | (a.deferred_exec ? kDeferredExec : 0) | (a.ahead ? kAhead : 0);
   }
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) {
     return pa | kPresent | (l == Level::Pte ? 0 : kPageSize) | bits(a);

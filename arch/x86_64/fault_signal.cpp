@@ -38,7 +38,8 @@ FaultSignal fault_signal(unsigned vector, const FpState* fp) {
     case 12: return {SIGBUS, SI_KERNEL, false};         // stack segment: a non-canonical stack address
     case 17: return {SIGBUS, BUS_ADRALN, false};        // alignment check
     case kVectorX87:                                    // FCW at 0, FSW at 2 of the FXSAVE area
-      return {SIGFPE, fp ? fp_code(field<std::uint16_t>(*fp, 2) & ~field<std::uint16_t>(*fp, 0) & 0x3fu) : FPE_FLTINV, true};
+      return {SIGFPE, fp ? fp_code(field<std::uint16_t>(*fp, 2) & ~field<std::uint16_t>(*fp, 0) & 0x3fu) : FPE_FLTINV,
+              true};
     case kVectorSimd: {                                 // MXCSR: flags in bits 0-5, masks in bits 7-12
       unsigned mxcsr = fp ? field<std::uint32_t>(*fp, 24) : 0;
       return {SIGFPE, fp_code(mxcsr & ~(mxcsr >> 7) & 0x3fu), true};

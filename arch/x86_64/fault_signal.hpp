@@ -16,7 +16,7 @@ struct FaultSignal {
 };
 
 inline constexpr unsigned kVectorDivide = 0, kVectorDebug = 1, kVectorProtection = 13, kVectorPageFault = 14,
-                              kVectorX87 = 16, kVectorSimd = 19;
+                          kVectorX87 = 16, kVectorSimd = 19;
 
 // `fp` is looked at for the two floating-point exceptions only, and may be null for all others.
 FaultSignal fault_signal(unsigned vector, const FpState* fp);

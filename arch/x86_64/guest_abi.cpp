@@ -27,7 +27,9 @@ std::optional<GuestAbi::BaseAccess> arch_prctl(int code) {
 std::string cpuinfo(const GuestAbi::Processor& p) {
   const auto made_by = [&](const char* name) { return p.model.find(name) != p.model.npos; };
   std::string out;
-  const auto line = [&](const char* name, std::string_view value) { out.append(name).append(": ").append(value).append("\n"); };
+  const auto line = [&](const char* name, std::string_view value) {
+    out.append(name).append(": ").append(value).append("\n");
+  };
   line("processor\t", std::to_string(p.number));
   line("vendor_id\t", made_by("AMD") ? "AuthenticAMD" : made_by("Intel") ? "GenuineIntel" : "unknown");
   line("model name\t", p.model);
@@ -64,7 +66,12 @@ const GuestAbi kGuestAbi{
     .mmap_spread = 1ull << 36,
     .calls = &kCalls,
     .restart_syscall = static_cast<std::uint32_t>(Call::restart_syscall),
-    .reg = {.count = kRegisterCount, .pc = Rip, .sp = Rsp, .flags = Rflags, .number = Rax, .result = Rax,
+    .reg = {.count = kRegisterCount,
+            .pc = Rip,
+            .sp = Rsp,
+            .flags = Rflags,
+            .number = Rax,
+            .result = Rax,
             .arguments = {Rdi, Rsi, Rdx, R10, R8, R9}},
     .bases = 2,
     .syscall_length = kSyscallLength,
@@ -74,7 +81,11 @@ const GuestAbi kGuestAbi{
     .is_base = is_canonical,
     .base_end = kUserEnd,
     .arch_prctl = arch_prctl,
-    .trap = {.page = kVectorPageFault, .step = kVectorDebug, .bad_return = kVectorProtection, .write = 2, .bad_return_at_sp = false},
+    .trap = {.page = kVectorPageFault,
+             .step = kVectorDebug,
+             .bad_return = kVectorProtection,
+             .write = 2,
+             .bad_return_at_sp = false},
     .note_fault = note_fault,
     .page_fault_error = page_fault_error,
     .red_zone = kRedZone,

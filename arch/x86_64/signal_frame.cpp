@@ -39,16 +39,42 @@ void reset(FpState& fp) {
 }
 
 SignalContext save_registers(const UserRegs& r) {
-  return {.r8 = r[R8], .r9 = r[R9], .r10 = r[R10], .r11 = r[R11], .r12 = r[R12], .r13 = r[R13], .r14 = r[R14], .r15 = r[R15],
-          .rdi = r[Rdi], .rsi = r[Rsi], .rbp = r[Rbp], .rbx = r[Rbx], .rdx = r[Rdx], .rax = r[Rax], .rcx = r[Rcx],
-          .rsp = r[Rsp], .rip = r[Rip], .rflags = r[Rflags], .cs = kUserCs, .gs = 0, .fs = 0, .ss = kUserSs,
-          .error = 0, .trap = 0, .oldmask = 0, .cr2 = 0, .fpstate = 0, .reserved = {}};
+  return {.r8 = r[R8],
+          .r9 = r[R9],
+          .r10 = r[R10],
+          .r11 = r[R11],
+          .r12 = r[R12],
+          .r13 = r[R13],
+          .r14 = r[R14],
+          .r15 = r[R15],
+          .rdi = r[Rdi],
+          .rsi = r[Rsi],
+          .rbp = r[Rbp],
+          .rbx = r[Rbx],
+          .rdx = r[Rdx],
+          .rax = r[Rax],
+          .rcx = r[Rcx],
+          .rsp = r[Rsp],
+          .rip = r[Rip],
+          .rflags = r[Rflags],
+          .cs = kUserCs,
+          .gs = 0,
+          .fs = 0,
+          .ss = kUserSs,
+          .error = 0,
+          .trap = 0,
+          .oldmask = 0,
+          .cr2 = 0,
+          .fpstate = 0,
+          .reserved = {}};
 }
 
 UserRegs restore_registers(const SignalContext& c) {
   UserRegs r;
-  r[Rax] = c.rax, r[Rbx] = c.rbx, r[Rcx] = c.rcx, r[Rdx] = c.rdx, r[Rsi] = c.rsi, r[Rdi] = c.rdi, r[Rsp] = c.rsp, r[Rbp] = c.rbp;
-  r[R8] = c.r8, r[R9] = c.r9, r[R10] = c.r10, r[R11] = c.r11, r[R12] = c.r12, r[R13] = c.r13, r[R14] = c.r14, r[R15] = c.r15;
+  r[Rax] = c.rax, r[Rbx] = c.rbx, r[Rcx] = c.rcx, r[Rdx] = c.rdx, r[Rsi] = c.rsi, r[Rdi] = c.rdi, r[Rsp] = c.rsp,
+  r[Rbp] = c.rbp;
+  r[R8] = c.r8, r[R9] = c.r9, r[R10] = c.r10, r[R11] = c.r11, r[R12] = c.r12, r[R13] = c.r13, r[R14] = c.r14,
+  r[R15] = c.r15;
   r[Rip] = c.rip, r[Rflags] = sanitize_flags(c.rflags);
   return r;
 }
@@ -56,7 +82,8 @@ UserRegs restore_registers(const SignalContext& c) {
 std::span<const std::byte> describe_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0) {
   Software software{};
   if (xsave_size) {
-    software = {.magic1 = kMagic1, .extended_size = xsave_size + 4, .features = xcr0, .xstate_size = xsave_size, .padding = {}};
+    software = {
+        .magic1 = kMagic1, .extended_size = xsave_size + 4, .features = xcr0, .xstate_size = xsave_size, .padding = {}};
     // The legacy state is always in the area, so programs that know only FXSAVE find it valid.
     put(fp, kHeader, get<std::uint64_t>(fp, kHeader) | 3);
     put(fp, xsave_size, kMagic2);
@@ -112,7 +139,8 @@ bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat& format, 
   return true;
 }
 
-std::optional<Returned> leave_handler(const UserRegs& regs, const FpFormat& format, FpState& fp, const ReadMemory& read) {
+std::optional<Returned> leave_handler(const UserRegs& regs, const FpFormat& format, FpState& fp,
+                                      const ReadMemory& read) {
   // The handler's RET took the restorer's address off the stack.
   SignalFrame frame;
   if (!read(regs[Rsp] - sizeof frame.restorer, std::as_writable_bytes(std::span(&frame, 1)))) return std::nullopt;

@@ -19,8 +19,16 @@ struct Stat {
 static_assert(sizeof(Stat) == 144);
 
 inline Stat stat_of(const struct ::stat& st) {
-  return {.device = st.st_dev, .inode = st.st_ino, .links = st.st_nlink, .mode = st.st_mode, .user = st.st_uid,
-          .group = st.st_gid, .padding = 0, .special = st.st_rdev, .size = st.st_size, .block_size = st.st_blksize,
+  return {.device = st.st_dev,
+          .inode = st.st_ino,
+          .links = st.st_nlink,
+          .mode = st.st_mode,
+          .user = st.st_uid,
+          .group = st.st_gid,
+          .padding = 0,
+          .special = st.st_rdev,
+          .size = st.st_size,
+          .block_size = st.st_blksize,
           .blocks = st.st_blocks,
           .times = {st.st_atim.tv_sec, st.st_atim.tv_nsec, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_ctim.tv_sec,
                     st.st_ctim.tv_nsec},

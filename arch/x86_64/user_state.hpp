@@ -13,7 +13,26 @@ namespace ramet::arch::x86_64 {
 inline constexpr std::uint64_t kUserEnd = 0x7fff'fc00'0000;
 
 // The words of UserRegs, in the order of KVM's struct kvm_regs, and its bases.
-enum Register : std::uint8_t { Rax, Rbx, Rcx, Rdx, Rsi, Rdi, Rsp, Rbp, R8, R9, R10, R11, R12, R13, R14, R15, Rip, Rflags };
+enum Register : std::uint8_t {
+  Rax,
+  Rbx,
+  Rcx,
+  Rdx,
+  Rsi,
+  Rdi,
+  Rsp,
+  Rbp,
+  R8,
+  R9,
+  R10,
+  R11,
+  R12,
+  R13,
+  R14,
+  R15,
+  Rip,
+  Rflags
+};
 inline constexpr std::size_t kRegisterCount = Rflags + 1;
 enum Base : std::uint8_t { FsBase, GsBase };
 

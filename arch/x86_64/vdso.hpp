@@ -11,6 +11,8 @@ extern "C" const std::byte ramet_vdso[], ramet_vdso_end[];
 namespace ramet::arch::x86_64 {
 
 // At most VDSO_PAGE bytes.
-inline std::span<const std::byte> vdso_image() { return {ramet_vdso, static_cast<std::size_t>(ramet_vdso_end - ramet_vdso)}; }
+inline std::span<const std::byte> vdso_image() {
+  return {ramet_vdso, static_cast<std::size_t>(ramet_vdso_end - ramet_vdso)};
+}
 
 }  // namespace ramet::arch::x86_64

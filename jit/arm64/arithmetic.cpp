@@ -7,7 +7,9 @@ using enum Operation;
 void Compiler::arithmetic(const Instruction& i, const Form& f, unsigned left) {
   const bool wide = f.bytes == 8;
   switch (f.operation) {
-    case ToLittle: case ToBig: case Swap: return swap(i, f.operation, left);
+    case ToLittle:
+    case ToBig:
+    case Swap: return swap(i, f.operation, left);
     case Neg: return three(kSub, kReg[i.dst()], kZero, left, wide);
     case Mov:
       if (f.operand == Operand::Register) return move(kReg[i.dst()], kReg[i.src()], i.offset, wide);
@@ -25,8 +27,12 @@ void Compiler::with_immediate(const Instruction& i, const Form& f, unsigned left
   switch (f.operation) {
     case Add: return add_number(dst, left, value, wide);
     case Sub: return add_number(dst, left, -value, wide);
-    case Lsh: case Rsh: case Arsh: return shift(f.operation, dst, left, static_cast<unsigned>(i.immediate), wide);
-    case And: case Or: case Xor:
+    case Lsh:
+    case Rsh:
+    case Arsh: return shift(f.operation, dst, left, static_cast<unsigned>(i.immediate), wide);
+    case And:
+    case Or:
+    case Xor:
       if (const auto mask = mask_immediate(static_cast<std::uint64_t>(value), wide))
         return masked(f.operation == And ? kAndMask : f.operation == Or ? kOrMask : kXorMask, dst, left, *mask, wide);
       break;

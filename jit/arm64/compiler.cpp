@@ -45,7 +45,8 @@ void Compiler::prologue() {
 }
 
 void Compiler::leave() {
-  if (epilogue_ != 0 && (has_frame_ || saved_pairs_ > 0)) return Encoder::branch((std::int64_t{epilogue_} - here()) / 4);
+  if (epilogue_ != 0 && (has_frame_ || saved_pairs_ > 0))
+    return Encoder::branch((std::int64_t{epilogue_} - here()) / 4);
   epilogue_ = here();
   mov(0, kReg[0], true);
   if (has_frame_) {
@@ -67,7 +68,8 @@ void Compiler::jump(std::uint32_t at, std::uint32_t target) {
 template <class Write>
 void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& write) {
   const bool back = target <= at;
-  const std::int64_t reach = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} - offset_of(at + 1) + 8;
+  const std::int64_t reach = back ? std::int64_t{offset_of(target)} - here()
+                                  : std::int64_t{offset_of(target)} - offset_of(at + 1) + 8;
   if (reach < -kConditionReach || reach >= kConditionReach) {
     write(2, true);
     return jump(at, target);
@@ -82,9 +84,10 @@ void Compiler::with_condition(const Instruction& i, const Form& f, bool turned_a
   const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
   if (f.operand == Operand::Immediate && i.immediate == 0 && equality) {
     const bool zero = (f.operation == IfEqual) != turned_already;
-    return use([&](std::int64_t words, bool turned) { branch_zero(zero != turned, kReg[i.dst()], words, f.bytes == 8); });
+    return use(
+        [&](std::int64_t words, bool turned) { branch_zero(zero != turned, kReg[i.dst()], words, f.bytes == 8); });
   }
-  const unsigned condition = compare(i, f) ^ unsigned{turned_already};
+  const unsigned condition = compare(i, f) ^ unsigned { turned_already };
   use([&](std::int64_t words, bool turned) { branch_if(turned ? opposite(condition) : condition, words); });
 }
 

@@ -1,5 +1,5 @@
-// The compiler for arm64. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is turned
-// round a jump without.
+// The compiler for arm64. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is
+// turned round a jump without.
 //
 //     r0  r1  r2  r3  r4  r5  r6   r7   r8   r9   r10
 //     x7  x0  x1  x2  x3  x4  x19  x20  x21  x22  x29      and x9 to x12, x16 for what is between

@@ -11,7 +11,18 @@ namespace ramet::jit::arm {
 
 inline constexpr unsigned kZero = 31;  // as an operand: xzr, or sp where an address or an addition is meant
 inline constexpr unsigned kSp = 31;
-enum Condition : std::uint8_t { kEqual, kNotEqual, kHigherSame, kLower, kHigher = 8, kLowerSame, kGreaterEqual, kLess, kGreater, kLessEqual };
+enum Condition : std::uint8_t {
+  kEqual,
+  kNotEqual,
+  kHigherSame,
+  kLower,
+  kHigher = 8,
+  kLowerSame,
+  kGreaterEqual,
+  kLess,
+  kGreater,
+  kLessEqual
+};
 constexpr unsigned opposite(unsigned condition) { return condition ^ 1; }
 
 // N, immr and imms of an immediate of and, orr, eor: a run of ones, rotated and repeated. Nothing if it is no such one.
@@ -69,31 +80,56 @@ class Encoder {
   static constexpr std::uint32_t sf(bool wide) { return std::uint32_t{wide} << 31; }
 
   // --- arithmetic on registers; `op` is the word with no registers and for 32 bits ---
-  void three(std::uint32_t op, unsigned d, unsigned n, unsigned m, bool wide) { put(op | sf(wide) | m << 16 | n << 5 | d); }
-  static constexpr std::uint32_t kAdd = 0x0b000000, kSub = 0x4b000000, kSubFlags = 0x6b000000, kAnd = 0x0a000000, kOr = 0x2a000000,
-                                 kXor = 0x4a000000, kAndFlags = 0x6a000000, kLslv = 0x1ac02000, kLsrv = 0x1ac02400, kAsrv = 0x1ac02800,
-                                 kUdiv = 0x1ac00800, kSdiv = 0x1ac00c00;
-  void add_shifted(unsigned d, unsigned n, unsigned m, unsigned shift) { put(0x8b000000 | m << 16 | shift << 10 | n << 5 | d); }
-  void multiply_add(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) { put(0x1b000000 | sf(wide) | m << 16 | a << 10 | n << 5 | d); }
-  void multiply_subtract(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) { put(0x1b008000 | sf(wide) | m << 16 | a << 10 | n << 5 | d); }
-  void select(unsigned d, unsigned n, unsigned m, unsigned condition) { put(0x9a800000 | m << 16 | condition << 12 | n << 5 | d); }  // n, or m without the condition
+  void three(std::uint32_t op, unsigned d, unsigned n, unsigned m, bool wide) {
+    put(op | sf(wide) | m << 16 | n << 5 | d);
+  }
+  static constexpr std::uint32_t kAdd = 0x0b000000, kSub = 0x4b000000, kSubFlags = 0x6b000000, kAnd = 0x0a000000,
+                                 kOr = 0x2a000000, kXor = 0x4a000000, kAndFlags = 0x6a000000, kLslv = 0x1ac02000,
+                                 kLsrv = 0x1ac02400, kAsrv = 0x1ac02800, kUdiv = 0x1ac00800, kSdiv = 0x1ac00c00;
+  void add_shifted(unsigned d, unsigned n, unsigned m, unsigned shift) {
+    put(0x8b000000 | m << 16 | shift << 10 | n << 5 | d);
+  }
+  void multiply_add(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) {
+    put(0x1b000000 | sf(wide) | m << 16 | a << 10 | n << 5 | d);
+  }
+  void multiply_subtract(unsigned d, unsigned n, unsigned m, unsigned a, bool wide) {
+    put(0x1b008000 | sf(wide) | m << 16 | a << 10 | n << 5 | d);
+  }
+  void select(unsigned d, unsigned n, unsigned m, unsigned condition) {
+    put(0x9a800000 | m << 16 | condition << 12 | n << 5 | d);
+  }  // n, or m without the condition
   void mov(unsigned d, unsigned m, bool wide) { three(kOr, d, kZero, m, wide); }
 
   // --- with immediates ---
-  void add_immediate(unsigned d, unsigned n, unsigned value, bool wide) { put(0x11000000 | sf(wide) | value << 10 | n << 5 | d); }
-  void subtract_immediate(unsigned d, unsigned n, unsigned value, bool wide) { put(0x51000000 | sf(wide) | value << 10 | n << 5 | d); }
+  void add_immediate(unsigned d, unsigned n, unsigned value, bool wide) {
+    put(0x11000000 | sf(wide) | value << 10 | n << 5 | d);
+  }
+  void subtract_immediate(unsigned d, unsigned n, unsigned value, bool wide) {
+    put(0x51000000 | sf(wide) | value << 10 | n << 5 | d);
+  }
   void compare_immediate(unsigned n, unsigned value, bool wide) { put(0x7100001f | sf(wide) | value << 10 | n << 5); }
   void compare_negative(unsigned n, unsigned value, bool wide) { put(0x3100001f | sf(wide) | value << 10 | n << 5); }
   // and, orr, eor, ands with what mask_immediate() gave.
-  static constexpr std::uint32_t kAndMask = 0x12000000, kOrMask = 0x32000000, kXorMask = 0x52000000, kAndFlagsMask = 0x72000000;
-  void masked(std::uint32_t op, unsigned d, unsigned n, std::uint32_t mask, bool wide) { put(op | sf(wide) | mask << 10 | n << 5 | d); }
-  void bits_unsigned(unsigned d, unsigned n, unsigned immr, unsigned imms, bool wide) { put(0x53000000 | sf(wide) | std::uint32_t{wide} << 22 | immr << 16 | imms << 10 | n << 5 | d); }
-  void bits_signed(unsigned d, unsigned n, unsigned immr, unsigned imms, bool wide) { put(0x13000000 | sf(wide) | std::uint32_t{wide} << 22 | immr << 16 | imms << 10 | n << 5 | d); }
-  void rotate_right(unsigned d, unsigned n, unsigned by, bool wide) { put(0x13800000 | sf(wide) | std::uint32_t{wide} << 22 | n << 16 | by << 10 | n << 5 | d); }
+  static constexpr std::uint32_t kAndMask = 0x12000000, kOrMask = 0x32000000, kXorMask = 0x52000000,
+                                 kAndFlagsMask = 0x72000000;
+  void masked(std::uint32_t op, unsigned d, unsigned n, std::uint32_t mask, bool wide) {
+    put(op | sf(wide) | mask << 10 | n << 5 | d);
+  }
+  void bits_unsigned(unsigned d, unsigned n, unsigned immr, unsigned imms, bool wide) {
+    put(0x53000000 | sf(wide) | std::uint32_t{wide} << 22 | immr << 16 | imms << 10 | n << 5 | d);
+  }
+  void bits_signed(unsigned d, unsigned n, unsigned immr, unsigned imms, bool wide) {
+    put(0x13000000 | sf(wide) | std::uint32_t{wide} << 22 | immr << 16 | imms << 10 | n << 5 | d);
+  }
+  void rotate_right(unsigned d, unsigned n, unsigned by, bool wide) {
+    put(0x13800000 | sf(wide) | std::uint32_t{wide} << 22 | n << 16 | by << 10 | n << 5 | d);
+  }
   void reverse16(unsigned d, unsigned n) { put(0x5ac00400 | n << 5 | d); }
   void reverse(unsigned d, unsigned n, bool wide) { put((wide ? 0xdac00c00 : 0x5ac00800) | n << 5 | d); }
 
-  void move_wide(std::uint32_t op, unsigned d, unsigned value, unsigned quarter, bool wide) { put(op | sf(wide) | quarter << 21 | value << 5 | d); }
+  void move_wide(std::uint32_t op, unsigned d, unsigned value, unsigned quarter, bool wide) {
+    put(op | sf(wide) | quarter << 21 | value << 5 | d);
+  }
   static constexpr std::uint32_t kMovn = 0x12800000, kMovz = 0x52800000, kMovk = 0x72800000;
   // One word where one does it, at most four.
   void mov_immediate(unsigned d, std::uint64_t value) {
@@ -125,8 +161,10 @@ class Encoder {
   static constexpr std::uint32_t kLoad = 0x39400000, kLoadSigned = 0x39800000, kStore = 0x39000000;
   void memory(std::uint32_t op, unsigned size, unsigned t, unsigned n, std::int32_t offset, unsigned scratch) {
     const std::uint32_t base = op | size << 30;
-    if (offset >= 0 && offset % (1 << size) == 0 && offset >> size < 4096) return put(base | static_cast<std::uint32_t>(offset >> size) << 10 | n << 5 | t);
-    if (offset >= -256 && offset < 256) return put((base & ~0x01000000u) | (static_cast<std::uint32_t>(offset) & 0x1ff) << 12 | n << 5 | t);
+    if (offset >= 0 && offset % (1 << size) == 0 && offset >> size < 4096)
+      return put(base | static_cast<std::uint32_t>(offset >> size) << 10 | n << 5 | t);
+    if (offset >= -256 && offset < 256)
+      return put((base & ~0x01000000u) | (static_cast<std::uint32_t>(offset) & 0x1ff) << 12 | n << 5 | t);
     mov_immediate(scratch, static_cast<std::uint64_t>(std::int64_t{offset}));
     indexed(op, size, t, n, scratch, false);
   }
@@ -135,16 +173,22 @@ class Encoder {
     put(((op | size << 30) & ~0x01000000u) | 0x00206800 | std::uint32_t{scaled} << 12 | m << 16 | n << 5 | t);
   }
   void load_exclusive(unsigned t, unsigned n, bool wide) { put((wide ? 0xc85f7c00 : 0x885f7c00) | n << 5 | t); }
-  void store_release_exclusive(unsigned status, unsigned t, unsigned n, bool wide) { put((wide ? 0xc800fc00 : 0x8800fc00) | status << 16 | n << 5 | t); }
+  void store_release_exclusive(unsigned status, unsigned t, unsigned n, bool wide) {
+    put((wide ? 0xc800fc00 : 0x8800fc00) | status << 16 | n << 5 | t);
+  }
   void barrier() { put(0xd5033bbf); }  // dmb ish
   void push_pair(unsigned a, unsigned b) { put(0xa9bf0000 | b << 10 | kSp << 5 | a); }
   void pop_pair(unsigned a, unsigned b) { put(0xa8c10000 | b << 10 | kSp << 5 | a); }
 
   // --- jumps: distances in words from the jump itself ---
-  static constexpr std::uint32_t field(std::int64_t words, unsigned bits) { return static_cast<std::uint32_t>(words) & ((1u << bits) - 1); }
+  static constexpr std::uint32_t field(std::int64_t words, unsigned bits) {
+    return static_cast<std::uint32_t>(words) & ((1u << bits) - 1);
+  }
   void branch(std::int64_t words) { put(0x14000000 | field(words, 26)); }
   void branch_if(unsigned condition, std::int64_t words) { put(0x54000000 | field(words, 19) << 5 | condition); }
-  void branch_zero(bool zero, unsigned t, std::int64_t words, bool wide) { put((zero ? 0x34000000 : 0x35000000) | sf(wide) | field(words, 19) << 5 | t); }
+  void branch_zero(bool zero, unsigned t, std::int64_t words, bool wide) {
+    put((zero ? 0x34000000 : 0x35000000) | sf(wide) | field(words, 19) << 5 | t);
+  }
   void call_register(unsigned n) { put(0xd63f0000 | n << 5); }
   void call(std::int64_t words) { put(0x94000000 | field(words, 26)); }
   void here_address(unsigned d) { put(0x10000000 | d); }  // of this very instruction

@@ -13,7 +13,8 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
     if (const std::uint32_t taken = add(idioms_.scaled_sum(at))) return taken;
   if (code_[at + 1].dst() != code_[at].dst() || !idioms_.follows(at + 1)) return 0;
   switch (opcode) {
-    case kMov64: case kMov32:
+    case kMov64:
+    case kMov32:
       if (code_[at].offset != 0) return 0;
       if (const Rotation r = idioms_.rotation(at); r.taken != 0) return rotate(r);
       if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
@@ -53,7 +54,8 @@ std::uint32_t Compiler::add(const Sum& s) {
   if (!loads && sums < 2) return 0;
   if (s.before) load(kReg[s.before->dst()], kReg[s.before->src()], s.before->offset, form(*s.before));
   if (loads) {
-    indexed(form(*s.load).operation == Operation::LoadSigned ? kLoadSigned : kLoad, size, kReg[s.load->dst()], added, src, s.shift != 0);
+    indexed(form(*s.load).operation == Operation::LoadSigned ? kLoadSigned : kLoad, size, kReg[s.load->dst()], added,
+            src, s.shift != 0);
     return s.taken;
   }
   add_shifted(dst, added, src, s.shift);

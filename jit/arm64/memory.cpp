@@ -27,11 +27,14 @@ void Compiler::store(const Instruction& i, const Form& f) {
 void Compiler::load_wide(std::uint32_t at) {
   const Instruction& i = code_[at];
   const unsigned dst = kReg[i.dst()];
-  const auto first = static_cast<std::uint32_t>(i.immediate), second = static_cast<std::uint32_t>(code_[at + 1].immediate);
+  const auto first = static_cast<std::uint32_t>(i.immediate),
+             second = static_cast<std::uint32_t>(code_[at + 1].immediate);
   switch (static_cast<Wide>(i.src())) {
     case Wide::Number: return mov_immediate(dst, std::uint64_t{second} << 32 | first);
-    case Wide::Map: case Wide::MapByIndex: return address(dst, Relocation::Kind::Map, first, 0);
-    case Wide::MapValue: case Wide::MapValueByIndex: return address(dst, Relocation::Kind::MapValue, first, second);
+    case Wide::Map:
+    case Wide::MapByIndex: return address(dst, Relocation::Kind::Map, first, 0);
+    case Wide::MapValue:
+    case Wide::MapValueByIndex: return address(dst, Relocation::Kind::MapValue, first, second);
     case Wide::Variable: return address(dst, Relocation::Kind::Variable, first, 0);
     case Wide::Function:
       to_function(Distance::Address, here(), static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
@@ -43,8 +46,8 @@ void Compiler::load_wide(std::uint32_t at) {
   }
 }
 
-// Tries until nobody came between. What gives the old value orders all that is before and after, as Linux has it; none of
-// the program's registers changes before the store has succeeded.
+// Tries until nobody came between. What gives the old value orders all that is before and after, as Linux has it; none
+// of the program's registers changes before the store has succeeded.
 void Compiler::atomic_one(const Instruction& i, bool wide) {
   const unsigned src = kReg[i.src()];
   unsigned at = kReg[i.dst()];

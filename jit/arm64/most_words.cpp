@@ -12,15 +12,24 @@ std::uint8_t most(const Form& f) {
   const bool by_register = f.operand == Operand::Register;
   switch (f.operation) {
     case None: return 0;  // second half of a wide load
-    case Div: case Mod: return 5;
+    case Div:
+    case Mod: return 5;
     case Mov: return by_register ? 1 : 3;
-    case Lsh: case Rsh: case Arsh: case Neg: return 1;
-    case ToLittle: case ToBig: case Swap: return 2;
-    case Load: case LoadSigned: case Store: return 4;
+    case Lsh:
+    case Rsh:
+    case Arsh:
+    case Neg: return 1;
+    case ToLittle:
+    case ToBig:
+    case Swap: return 2;
+    case Load:
+    case LoadSigned:
+    case Store: return 4;
     case StoreImmediate: return 7;
     case Atomic: return 4 + 7;
     case LoadWide: return 5;
-    case PacketAbsolute: case PacketIndirect: return 13 + kMostEpilogue;
+    case PacketAbsolute:
+    case PacketIndirect: return 13 + kMostEpilogue;
     case Jump: return 4;  // with a number to be moved by a condition
     case JumpLong: return 1;
     case Call: return 6;

@@ -15,7 +15,9 @@ unsigned shift_digit(Operation o) { return o == Lsh ? 4 : o == Rsh ? 5 : 7; }
 
 void Compiler::arithmetic(const Instruction& i, const Form& f) {
   switch (f.operation) {
-    case ToLittle: case ToBig: case Swap: return swap(i, f.operation);
+    case ToLittle:
+    case ToBig:
+    case Swap: return swap(i, f.operation);
     case Neg: return one({.bytes = 0xf7, .wide = f.bytes == 8}, 3, kReg[i.dst()]);
     default: f.operand == Operand::Register ? with_register(i, f) : with_immediate(i, f);
   }
@@ -27,8 +29,11 @@ void Compiler::with_immediate(const Instruction& i, const Form& f) {
   switch (f.operation) {
     case Mov: return mov_immediate(dst, number_of(i, wide));
     case Mul: return multiply(dst, i.immediate, wide);
-    case Div: case Mod: return divide_by_immediate(i, f);
-    case Lsh: case Rsh: case Arsh:
+    case Div:
+    case Mod: return divide_by_immediate(i, f);
+    case Lsh:
+    case Rsh:
+    case Arsh:
       if (i.immediate != 0) {
         shift(shift_digit(f.operation), dst, static_cast<unsigned>(i.immediate), wide);
         flags_are_of(i.dst(), wide);
@@ -59,8 +64,11 @@ void Compiler::with_register(const Instruction& i, const Form& f) {
       if (flags_stay) flags_until_ = at_;
       return;
     }
-    case Div: case Mod: return divide_by_register(i, f);
-    case Lsh: case Rsh: case Arsh: return shift_by_register(shift_digit(f.operation), dst, src, wide);
+    case Div:
+    case Mod: return divide_by_register(i, f);
+    case Lsh:
+    case Rsh:
+    case Arsh: return shift_by_register(shift_digit(f.operation), dst, src, wide);
     default: return operate(i, src);
   }
 }
@@ -92,9 +100,13 @@ void Compiler::extend_zero(unsigned to, unsigned from, unsigned bits) {
 }
 
 void Compiler::multiply(unsigned dst, std::int32_t value, bool wide) {
-  if (value > 1 && std::has_single_bit(static_cast<std::uint32_t>(value))) return shift(4, dst, static_cast<unsigned>(std::countr_zero(static_cast<std::uint32_t>(value))), wide);
+  if (value > 1 && std::has_single_bit(static_cast<std::uint32_t>(value)))
+    return shift(4, dst, static_cast<unsigned>(std::countr_zero(static_cast<std::uint32_t>(value))), wide);
   if (value == 3 || value == 5 || value == 9)
-    return memory({.bytes = 0x8d, .wide = wide}, dst, {.base = dst, .index = dst, .scale = static_cast<unsigned>(std::bit_width(static_cast<std::uint32_t>(value)) - 1)});
+    return memory({.bytes = 0x8d, .wide = wide}, dst,
+                  {.base = dst,
+                   .index = dst,
+                   .scale = static_cast<unsigned>(std::bit_width(static_cast<std::uint32_t>(value)) - 1)});
   registers({.bytes = fits8(value) ? 0x6bu : 0x69u, .wide = wide}, dst, dst);
   put(static_cast<std::uint32_t>(value), fits8(value) ? 1 : 4);
 }

@@ -83,7 +83,8 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned conditio
   const bool back = target <= at;
   const unsigned length = condition == kAlways ? 5 : 6;
   const std::uint32_t padding = marks_[target] & mark::kLoop ? kLine - 1 : 0;
-  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here() : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
+  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here()
+                                     : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
   const bool is_short = fits8(distance - 2);
   const auto bits = static_cast<std::uint32_t>(distance - (is_short ? 2 : length));
   put_jump(condition, is_short, bits);
@@ -100,12 +101,17 @@ void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction&
   jump_if(at, target, compare(i, f) ^ unsigned{turned});
 }
 
-void Compiler::branch_to_exit(const Instruction& i, const Form& f, bool turned) { exit_if(compare(i, f) ^ unsigned{turned}); }
+void Compiler::branch_to_exit(const Instruction& i, const Form& f, bool turned) {
+  exit_if(compare(i, f) ^ unsigned{turned});
+}
 
 void Compiler::exit_if(unsigned condition) {
   const std::int64_t back = std::int64_t{epilogue_} - here();
   const bool is_short = epilogue_ != 0 && fits8(back - 2);
-  const auto bits = static_cast<std::uint32_t>(epilogue_ == 0 ? 0 : back - (is_short ? 2 : condition == kAlways ? 5 : 6));
+  const auto bits = static_cast<std::uint32_t>(epilogue_ == 0 ? 0
+                                                              : back - (is_short               ? 2
+                                                                        : condition == kAlways ? 5
+                                                                                               : 6));
   put_jump(condition, is_short, bits);
   if (epilogue_ == 0) to_exit(Distance::Word, here() - 4);
 }
@@ -164,7 +170,7 @@ void Compiler::end() {
     if (stub_of[r.number] == 0) {
       stub_of[r.number] = here();
       mov_address(rax, 0);  // r0, which a call leaves to the helper
-      put(0xe0ff, 2);       // jmp rax
+      put(0xe0ff, 2);  // jmp rax
     }
     r.stub = stub_of[r.number];
   }
@@ -183,7 +189,8 @@ void relocate_x86_64(std::span<std::uint8_t> code, std::uint64_t address, const 
   }
   std::memcpy(code.data() + r.stub + 2, &value, sizeof value);
   const auto distance = static_cast<std::int64_t>(value - (address + r.at + 4));
-  const auto relative = static_cast<std::uint32_t>(x86::fits32(distance) ? distance : std::int64_t{r.stub} - (r.at + 4));
+  const auto relative = static_cast<std::uint32_t>(x86::fits32(distance) ? distance
+                                                                         : std::int64_t{r.stub} - (r.at + 4));
   std::memcpy(code.data() + r.at, &relative, sizeof relative);
 }
 

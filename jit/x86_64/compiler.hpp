@@ -20,8 +20,8 @@ inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
 inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 32;  // bytes
 inline constexpr unsigned kAlways = 16;  // beside conditions
 
-// The digit of a group of instructions; digit * 8 + 1 is the opcode of the same with two registers, and digit * 8 + 3 that of
-// one and memory.
+// The digit of a group of instructions; digit * 8 + 1 is the opcode of the same with two registers, and digit * 8 + 3
+// that of one and memory.
 constexpr unsigned digit_of(Operation o) {
   switch (o) {
     case Operation::Add: return 0;
@@ -86,7 +86,9 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   // memory.cpp
   std::uint32_t load(std::uint32_t at, const Instruction& i, const Form& f);
   std::uint32_t load_or_use(std::uint32_t at, const Address& from);
-  unsigned slot_of(const Instruction& load) const { return load.src() == kFramePointer ? slots_.at(load.offset) : Slots::kNone; }
+  unsigned slot_of(const Instruction& load) const {
+    return load.src() == kFramePointer ? slots_.at(load.offset) : Slots::kNone;
+  }
   void load(unsigned dst, const Address& from, const Form& f);
   void store(const Instruction& i, const Form& f);
   void load_wide(std::uint32_t at);
@@ -106,9 +108,11 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   std::uint32_t padding_ = 0;  // pushed for alignment where there is no frame
   bool has_frame_ = false;
   Slots slots_;
-  std::array<std::uint8_t, 5> saved_{};  // registers that are kept for the caller, in the order in which they are pushed
+  std::array<std::uint8_t, 5>
+      saved_{};  // registers that are kept for the caller, in the order in which they are pushed
   unsigned saved_count_ = 0;
-  // The register whose value the flags are of, as long as nothing has been written since: it is compared with 0 untested.
+  // The register whose value the flags are of, as long as nothing has been written since: it is compared with 0
+  // untested.
   unsigned flags_of_ = kRegisters;
   bool flags_wide_ = false;
   const std::uint8_t* flags_until_ = nullptr;

@@ -1,5 +1,5 @@
-// Division and modulo. The processor's instruction wants rax and rdx, which are r0 and r3, and traps where eBPF says what
-// comes of it: x / 0 is 0, x % 0 is x, and the smallest number divided by -1 is itself.
+// Division and modulo. The processor's instruction wants rax and rdx, which are r0 and r3, and traps where eBPF says
+// what comes of it: x / 0 is 0, x % 0 is x, and the smallest number divided by -1 is itself.
 #include <bit>
 
 #include "jit/x86_64/compiler.hpp"
@@ -11,7 +11,8 @@ using enum Operation;
 void Compiler::divide_by_immediate(const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8, modulo = f.operation == Mod, is_signed = i.offset == 1;
   const unsigned dst = kReg[i.dst()];
-  const auto divisor = wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate);
+  const auto divisor = wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate})
+                            : static_cast<std::uint32_t>(i.immediate);
   if (i.immediate == 0) {
     if (!modulo) mov_immediate(dst, 0);
     else if (!wide) mov(dst, dst, false);

@@ -1,5 +1,5 @@
-// Writes x86-64 instructions, each form that the compiler needs and no other. Nothing here checks for room: the compiler
-// knows beforehand how much an instruction can take at most.
+// Writes x86-64 instructions, each form that the compiler needs and no other. Nothing here checks for room: the
+// compiler knows beforehand how much an instruction can take at most.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,18 @@
 namespace ramet::jit::x86 {
 
 enum Reg : std::uint8_t { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 };
-enum Condition : std::uint8_t { kBelow = 2, kAboveEqual = 3, kEqual = 4, kNotEqual = 5, kBelowEqual = 6, kAbove = 7,
-                                kLess = 12, kGreaterEqual = 13, kLessEqual = 14, kGreater = 15 };
+enum Condition : std::uint8_t {
+  kBelow = 2,
+  kAboveEqual = 3,
+  kEqual = 4,
+  kNotEqual = 5,
+  kBelowEqual = 6,
+  kAbove = 7,
+  kLess = 12,
+  kGreaterEqual = 13,
+  kLessEqual = 14,
+  kGreater = 15
+};
 
 constexpr bool fits8(std::int64_t value) { return value == static_cast<std::int8_t>(value); }
 constexpr bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
@@ -84,7 +94,8 @@ class Encoder {
     if (a.index == Address::kNone) return memory(op, reg, a.base, a.displacement);
     const bool based = a.base != Address::kNone;
     head(op, reg, a.index, based ? a.base : 0, op.byte_register && reg >= rsp);
-    const std::uint64_t modrm = (reg & 7) << 3 | 4, sib = (a.scale << 6 | (a.index & 7) << 3 | (based ? a.base & 7 : 5)) << 8;
+    const std::uint64_t modrm = (reg & 7) << 3 | 4, sib = (a.scale << 6 | (a.index & 7) << 3 | (based ? a.base & 7 : 5))
+                                                          << 8;
     const auto value = std::uint64_t(static_cast<std::uint32_t>(a.displacement)) << 16;
     if (!based) put(modrm | sib | value, 6);
     else if (a.displacement == 0 && (a.base & 7) != rbp) put(modrm | sib, 2);
@@ -101,7 +112,9 @@ class Encoder {
       return put((0xb8 | (to & 7)) | value << 8, 5);
     }
     if (fits32(static_cast<std::int64_t>(value))) {
-      put(0x48u | to >> 3 | 0xc7u << 8 | (0xc0u | (to & 7)) << 16 | std::uint64_t(static_cast<std::uint32_t>(value)) << 24, 7);
+      put(0x48u | to >> 3 | 0xc7u << 8 | (0xc0u | (to & 7)) << 16 |
+              std::uint64_t(static_cast<std::uint32_t>(value)) << 24,
+          7);
       return;
     }
     mov_address(to, value);
@@ -120,8 +133,15 @@ class Encoder {
 
   // One instruction of 1 to 9 bytes.
   void nop(unsigned length) {
-    static constexpr std::uint8_t kNops[9][9] = {{0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40}, {0x0f, 0x1f, 0x44}, {0x66, 0x0f, 0x1f, 0x44},
-                                                 {0x0f, 0x1f, 0x80}, {0x0f, 0x1f, 0x84}, {0x66, 0x0f, 0x1f, 0x84}};
+    static constexpr std::uint8_t kNops[9][9] = {{0x90},
+                                                 {0x66, 0x90},
+                                                 {0x0f, 0x1f, 0x00},
+                                                 {0x0f, 0x1f, 0x40},
+                                                 {0x0f, 0x1f, 0x44},
+                                                 {0x66, 0x0f, 0x1f, 0x44},
+                                                 {0x0f, 0x1f, 0x80},
+                                                 {0x0f, 0x1f, 0x84},
+                                                 {0x66, 0x0f, 0x1f, 0x84}};
     std::memcpy(at_, kNops[length - 1], 9);
     at_ += length;
   }

@@ -13,7 +13,8 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
     if (const std::uint32_t taken = add(at, idioms_.scaled_sum(at))) return taken;
   if (code_[at + 1].dst() != code_[at].dst() || !idioms_.follows(at + 1)) return 0;
   switch (opcode) {
-    case kMov64: case kMov32:
+    case kMov64:
+    case kMov32:
       if (code_[at].offset != 0) return 0;
       if (const Rotation r = idioms_.rotation(at); r.taken != 0) return rotate(r);
       if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
@@ -24,7 +25,8 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
     case kLsh64:
       if (const std::uint32_t taken = extend(idioms_.extension(at))) return taken;
       [[fallthrough]];
-    case kAdd64: case kAddImmediate64: return add(at, idioms_.sum(at));
+    case kAdd64:
+    case kAddImmediate64: return add(at, idioms_.sum(at));
     default: return 0;
   }
 }
@@ -60,10 +62,12 @@ std::uint32_t Compiler::add(std::uint32_t at, const Sum& s) {
     std::swap(a.base, a.index);
     a.scale = s.shift;
   }
-  const bool loads = s.load && fits32(std::int64_t{s.number} + s.load->offset) && (a.base != Address::kNone || s.taken > 2);
+  const bool loads = s.load && fits32(std::int64_t{s.number} + s.load->offset) &&
+                     (a.base != Address::kNone || s.taken > 2);
   const bool scaled_alone = a.base == Address::kNone && a.displacement == 0;
   if (!loads && (sums < 2 || scaled_alone)) return 0;
-  if (s.before && slot == Slots::kNone) load(kReg[s.before->dst()], {.base = kReg[s.before->src()], .displacement = s.before->offset}, form(*s.before));
+  if (s.before && slot == Slots::kNone)
+    load(kReg[s.before->dst()], {.base = kReg[s.before->src()], .displacement = s.before->offset}, form(*s.before));
   if (loads) {
     a.displacement += s.load->offset;
     return sums + load_or_use(at + sums, a);
@@ -81,11 +85,13 @@ std::uint32_t Compiler::three_operands(std::uint32_t at) {
   if ((f.bytes == 8) != wide) return 0;
   if (f.operation == Operation::Add) {
     if (f.operand == Operand::Immediate) memory({.bytes = 0x8d, .wide = wide}, to, from, next.immediate);
-    else if (next.src() != next.dst()) memory({.bytes = 0x8d, .wide = wide}, to, {.base = from, .index = kReg[next.src()]});
+    else if (next.src() != next.dst())
+      memory({.bytes = 0x8d, .wide = wide}, to, {.base = from, .index = kReg[next.src()]});
     else return 0;
     return 2;
   }
-  if (f.operation == Operation::And && f.operand == Operand::Immediate && (next.immediate == 0xff || next.immediate == 0xffff)) {
+  if (f.operation == Operation::And && f.operand == Operand::Immediate &&
+      (next.immediate == 0xff || next.immediate == 0xffff)) {
     extend_zero(to, from, next.immediate == 0xff ? 8 : 16);
     return 2;
   }

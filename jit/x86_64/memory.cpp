@@ -54,8 +54,12 @@ void Compiler::store(const Instruction& i, const Form& f) {
   const unsigned base = kReg[i.dst()];
   const bool number = f.operation == StoreImmediate, byte = f.bytes == 1;
   if (i.dst() == kFramePointer)
-    if (const unsigned slot = slots_.at(i.offset)) return number ? mov_immediate(slot, number_of(i, f.bytes == 8)) : mov(slot, kReg[i.src()], f.bytes == 8);
-  const Op op{.bytes = (number ? 0xc6u : 0x88u) | unsigned{!byte}, .wide = f.bytes == 8, .half = f.bytes == 2, .byte_register = byte && !number};
+    if (const unsigned slot = slots_.at(i.offset))
+      return number ? mov_immediate(slot, number_of(i, f.bytes == 8)) : mov(slot, kReg[i.src()], f.bytes == 8);
+  const Op op{.bytes = (number ? 0xc6u : 0x88u) | unsigned{!byte},
+              .wide = f.bytes == 8,
+              .half = f.bytes == 2,
+              .byte_register = byte && !number};
   memory(op, number ? 0 : kReg[i.src()], base, i.offset);
   if (number) put(static_cast<std::uint32_t>(i.immediate), f.bytes == 8 ? 4 : f.bytes);
 }
@@ -63,15 +67,18 @@ void Compiler::store(const Instruction& i, const Form& f) {
 void Compiler::load_wide(std::uint32_t at) {
   const Instruction& i = code_[at];
   const unsigned dst = kReg[i.dst()];
-  const auto first = static_cast<std::uint32_t>(i.immediate), second = static_cast<std::uint32_t>(code_[at + 1].immediate);
+  const auto first = static_cast<std::uint32_t>(i.immediate),
+             second = static_cast<std::uint32_t>(code_[at + 1].immediate);
   const auto address = [&](Relocation::Kind kind, std::uint32_t offset) {
     mov_address(dst, 0);
     relocation(kind, first, offset, 8);
   };
   switch (static_cast<Wide>(i.src())) {
     case Wide::Number: return mov_immediate(dst, std::uint64_t{second} << 32 | first);
-    case Wide::Map: case Wide::MapByIndex: return address(Relocation::Kind::Map, 0);
-    case Wide::MapValue: case Wide::MapValueByIndex: return address(Relocation::Kind::MapValue, second);
+    case Wide::Map:
+    case Wide::MapByIndex: return address(Relocation::Kind::Map, 0);
+    case Wide::MapValue:
+    case Wide::MapValueByIndex: return address(Relocation::Kind::MapValue, second);
     case Wide::Variable: return address(Relocation::Kind::Variable, 0);
     case Wide::Function:  // lea dst, [rip + rel32]
       put((0x48u | dst >> 3 << 2) | 0x8d00u | (0x05u | (dst & 7) << 3) << 16, 7);
@@ -82,7 +89,8 @@ void Compiler::load_wide(std::uint32_t at) {
 void Compiler::atomic_one(const Instruction& i, bool wide) {
   const unsigned src = kReg[i.src()], base = kReg[i.dst()];
   const auto locked = [&](unsigned opcode, unsigned length) {
-    memory({.bytes = opcode, .length = static_cast<std::uint8_t>(length), .wide = wide, .lock = true}, src, base, i.offset);
+    memory({.bytes = opcode, .length = static_cast<std::uint8_t>(length), .wide = wide, .lock = true}, src, base,
+           i.offset);
   };
   switch (i.immediate) {
     case atomic::kAdd: return locked(0x01, 1);
@@ -99,8 +107,8 @@ void Compiler::atomic_one(const Instruction& i, bool wide) {
   }
 }
 
-// No instruction gives what was there and leaves and, or, xor of it: exchanges, until nobody came between. rax is what the
-// processor compares with; it may be the address or the operand as well, so its value is in r9 meanwhile.
+// No instruction gives what was there and leaves and, or, xor of it: exchanges, until nobody came between. rax is what
+// the processor compares with; it may be the address or the operand as well, so its value is in r9 meanwhile.
 void Compiler::fetch_by_exchange(const Instruction& i, bool wide) {
   const unsigned src = kReg[i.src()];
   const unsigned base = i.dst() == 0 ? kScratch0 : kReg[i.dst()], value = i.src() == 0 ? kScratch0 : src;

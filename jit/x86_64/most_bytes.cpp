@@ -17,19 +17,30 @@ Most most(const Form& f) {
   const bool by_register = f.operand == Operand::Register;
   switch (f.operation) {
     case None: return {};  // second half of a wide load
-    case Add: case Or: case And: case Sub: case Xor: return by_register ? Most{3} : Most{7, 3};
+    case Add:
+    case Or:
+    case And:
+    case Sub:
+    case Xor: return by_register ? Most{3} : Most{7, 3};
     case Mul: return by_register ? Most{4} : Most{7, 2};
     case Mov: return by_register ? Most{4} : Most{7};
-    case Lsh: case Rsh: case Arsh: return by_register ? Most{12} : Most{4};
+    case Lsh:
+    case Rsh:
+    case Arsh: return by_register ? Most{12} : Most{4};
     case Neg: return {3};
-    case Div: case Mod: return {64};
-    case ToLittle: case ToBig: case Swap: return {9};
-    case Load: case LoadSigned: return {8, 0, 3};
+    case Div:
+    case Mod: return {64};
+    case ToLittle:
+    case ToBig:
+    case Swap: return {9};
+    case Load:
+    case LoadSigned: return {8, 0, 3};
     case Store: return {8, 0, 3};
     case StoreImmediate: return {12, 0, 3};
     case Atomic: return {44};
     case LoadWide: return {10};
-    case PacketAbsolute: case PacketIndirect: return {48 + kMostEpilogue};
+    case PacketAbsolute:
+    case PacketIndirect: return {48 + kMostEpilogue};
     case Jump: return {10};  // with a number to be moved by a condition
     case JumpLong: return {5};
     case Call: return {5};
@@ -44,7 +55,8 @@ Table table() {
   Table t{};
   for (unsigned n = 0; n < 256; ++n) {
     const Most m = most(kForms[n]);
-    for (unsigned fits = 0; fits < 4; ++fits) t[n][fits] = static_cast<std::uint8_t>(m.bytes - (fits & 1 ? m.immediate : 0) - (fits & 2 ? m.offset : 0));
+    for (unsigned fits = 0; fits < 4; ++fits)
+      t[n][fits] = static_cast<std::uint8_t>(m.bytes - (fits & 1 ? m.immediate : 0) - (fits & 2 ? m.offset : 0));
   }
   return t;
 }
@@ -54,8 +66,12 @@ const Table kMost = table();  // by the opcode, and by what fits 8 bits: 1 for t
 }  // namespace
 
 std::uint32_t Compiler::estimate() {
-  const auto before = [](std::uint8_t marks) { return (marks & mark::kLoop ? kLine - 1 : 0) + (marks & mark::kFunction ? kMostPrologue : 0); };
-  const auto most = [](const Instruction& i) { return kMost[i.opcode][unsigned{fits8(i.immediate)} | unsigned{fits8(i.offset)} << 1]; };
+  const auto before = [](std::uint8_t marks) {
+    return (marks & mark::kLoop ? kLine - 1 : 0) + (marks & mark::kFunction ? kMostPrologue : 0);
+  };
+  const auto most = [](const Instruction& i) {
+    return kMost[i.opcode][unsigned{fits8(i.immediate)} | unsigned{fits8(i.offset)} << 1];
+  };
   return add_up(before, most, kStub) + 16;  // put() writes more than it keeps
 }
 

@@ -37,7 +37,8 @@ const std::array<bool, 256> kScratched = scratched();
 
 bool only_r12(const Checked& program, const Function& f) {
   const Instruction* const code = program.instructions().data();
-  return f.calls || std::any_of(code + f.first, code + f.end, [](const Instruction& i) { return kScratched[i.opcode]; });
+  return f.calls ||
+         std::any_of(code + f.first, code + f.end, [](const Instruction& i) { return kScratched[i.opcode]; });
 }
 
 }  // namespace
@@ -52,7 +53,8 @@ void Slots::choose(const Checked& program, const Function& f) {
   for (auto at = std::ranges::lower_bound(accesses, f.first); at != accesses.end() && *at < f.end; ++at) {
     const Instruction& i = code[*at];
     const Form& form = kForms[i.opcode];
-    const bool whole = (form.operation == Load || form.operation == Store || form.operation == StoreImmediate) && form.bytes >= 4 && i.offset % 4 == 0;
+    const bool whole = (form.operation == Load || form.operation == Store || form.operation == StoreImmediate) &&
+                       form.bytes >= 4 && i.offset % 4 == 0;
     const unsigned first = cell(i.offset), last = cell(i.offset + form.bytes - 1);
     note(cells[first], !whole ? Use::Mixed : form.bytes == 4 ? Use::Half : Use::Whole);
     for (unsigned n = first + 1; n <= last; ++n) note(cells[n], whole ? Use::SecondHalf : Use::Mixed);
@@ -62,7 +64,8 @@ void Slots::choose(const Checked& program, const Function& f) {
   for (std::size_t n = 0; n < most; ++n) {
     Cell* best = nullptr;
     for (unsigned c = cell(-int{f.stack}); c < kCells; ++c) {
-      const bool fits = cells[c].use == Use::Half || (cells[c].use == Use::Whole && c + 1 < kCells && cells[c + 1].use == Use::SecondHalf);
+      const bool fits = cells[c].use == Use::Half ||
+                        (cells[c].use == Use::Whole && c + 1 < kCells && cells[c + 1].use == Use::SecondHalf);
       if (fits && cells[c].count >= kWorthwhile && (!best || cells[c].count > best->count)) best = &cells[c];
     }
     if (!best) return;

@@ -1,5 +1,5 @@
-// Words of a function's frame that live in registers: what clang had to spill of eBPF's few registers. Only where nothing
-// takes the frame's address, and a word is always used as a whole.
+// Words of a function's frame that live in registers: what clang had to spill of eBPF's few registers. Only where
+// nothing takes the frame's address, and a word is always used as a whole.
 #pragma once
 
 #include <array>

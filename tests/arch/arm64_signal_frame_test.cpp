@@ -33,8 +33,13 @@ class Arm64SignalFrame : public ::testing::Test {
     info_of_signal.si_signo = SIGUSR1;
   }
   Handling handling() const {
-    return {.signal = SIGUSR1, .info = std::as_bytes(std::span<const siginfo_t, 1>(&info_of_signal, 1)), .handler = 0x40,
-            .restorer = {}, .vdso = 0x7000'0000, .mask = 0xf00, .stack = {.sp = 1, .size = 2, .flags = 3},
+    return {.signal = SIGUSR1,
+            .info = std::as_bytes(std::span<const siginfo_t, 1>(&info_of_signal, 1)),
+            .handler = 0x40,
+            .restorer = {},
+            .vdso = 0x7000'0000,
+            .mask = 0xf00,
+            .stack = {.sp = 1, .size = 2, .flags = 3},
             .fault = {.trap = 0x24, .error = 0x92000046, .address = 0x1234}};
   }
   bool enter(const Handling& h, std::uint64_t sp = kSp) { return abi.enter_handler(h, sp, kFpFormat, regs, fp, write); }
@@ -262,7 +267,9 @@ TEST_F(Arm64SignalFrame, RecordsMayGoOnAfterTheFrame) {
   refused("too large", [&] { put(extra + 16, std::uint32_t{256 * 1024}); });
   refused("an odd size", [&] { put(extra + 16, std::uint32_t{40}); });
   refused("the list goes on here, too", [&] { put(extra + 32, RecordHead{EsrRecord::kMagic, 16}); });
-  refused("twice", [&] { put(data, ExtraRecord{.head = {ExtraRecord::kMagic, 32}, .data = data + 48, .bytes = 16, .reserved = {}}); });
+  refused("twice", [&] {
+    put(data, ExtraRecord{.head = {ExtraRecord::kMagic, 32}, .data = data + 48, .bytes = 16, .reserved = {}});
+  });
   refused("no end", [&] { put(extra + 16, std::uint32_t{16}); });
   refused("a small record", [&] { put(extra, RecordHead{ExtraRecord::kMagic, 16}); });
 }

@@ -61,8 +61,12 @@ TYPED_TEST_SUITE(EveryFormat, Formats);
 template <class F, class Body>
 void for_all_attributes(Body body) {
   for (unsigned bits = 0; bits < 128; ++bits) {
-    const Attributes a{.write = (bits & 1) != 0, .execute = (bits & 2) != 0, .user = (bits & 4) != 0,
-                       .accessed = (bits & 8) != 0, .dirty = (bits & 16) != 0, .deferred_exec = (bits & 32) != 0,
+    const Attributes a{.write = (bits & 1) != 0,
+                       .execute = (bits & 2) != 0,
+                       .user = (bits & 4) != 0,
+                       .accessed = (bits & 8) != 0,
+                       .dirty = (bits & 16) != 0,
+                       .deferred_exec = (bits & 32) != 0,
                        .ahead = (bits & 64) != 0};
     if (std::is_same_v<F, Arm2> && !a.user) continue;
     body(a);

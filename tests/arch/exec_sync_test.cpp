@@ -12,7 +12,8 @@ namespace {
 TEST(ExecSync, PassesOverWhatCannotBeReached) {
   install_guard();
   constexpr std::size_t kPage = 4096;
-  auto* const pages = static_cast<std::byte*>(::mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* const pages = static_cast<std::byte*>(
+      ::mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   ASSERT_NE(static_cast<void*>(pages), MAP_FAILED);
   pages[0] = pages[3 * kPage - 1] = std::byte{7};
   ASSERT_EQ(::munmap(pages + kPage, kPage), 0);

@@ -41,12 +41,14 @@ struct Guarded : testing::Test {
 // Every access to a place, which all fail or all succeed.
 void expect_reading(std::byte* at, bool reached) {
   std::array<std::byte, 4096> out;
-  for (std::size_t n : {1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 100, 511, 512, 4096}) EXPECT_EQ(guarded_copy(out.data(), at, n), reached) << n;
+  for (std::size_t n : {1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 100, 511, 512, 4096})
+    EXPECT_EQ(guarded_copy(out.data(), at, n), reached) << n;
   EXPECT_EQ(guarded_load(reinterpret_cast<std::uint32_t*>(at)).has_value(), reached);
 }
 void expect_writing(std::byte* at, bool reached) {
   const std::array<std::byte, 4096> in{};
-  for (std::size_t n : {1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 100, 511, 512, 4096}) EXPECT_EQ(guarded_copy(at, in.data(), n), reached) << n;
+  for (std::size_t n : {1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 100, 511, 512, 4096})
+    EXPECT_EQ(guarded_copy(at, in.data(), n), reached) << n;
   auto* word = reinterpret_cast<std::uint32_t*>(at);
   EXPECT_EQ(guarded_store(word, 1), reached);
   EXPECT_EQ(guarded_compare_exchange(word, 1, 2).has_value(), reached);
@@ -214,8 +216,9 @@ struct OtherHandlers : testing::Test {
   OtherHandlers() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
 };
 
-void handle(int signal, void (*handler)(int, siginfo_t*, void*), int flags = SA_SIGINFO, struct sigaction* old = nullptr) {
-  struct sigaction action {};
+void handle(int signal, void (*handler)(int, siginfo_t*, void*), int flags = SA_SIGINFO,
+            struct sigaction* old = nullptr) {
+  struct sigaction action{};
   action.sa_sigaction = handler;
   action.sa_flags = flags;
   ::sigaction(signal, &action, old);
@@ -228,76 +231,96 @@ void* unreachable() { return ::mmap(nullptr, kPage, PROT_NONE, MAP_PRIVATE | MAP
 bool guarded(void* at) { return guarded_store(static_cast<std::uint32_t*>(at), 1); }
 
 TEST_F(OtherHandlers, AFaultElsewhereGoesToTheHandlerThatWasThereBefore) {
-  EXPECT_EXIT({
-    handle(SIGSEGV, [](int, siginfo_t* info, void*) { ::_exit(info->si_code == SEGV_ACCERR ? 42 : 1); });
-    install_guard();
-    void* at = unreachable();
-    if (guarded(at)) ::_exit(2);
-    touch(at);
-  }, testing::ExitedWithCode(42), "");
+  EXPECT_EXIT(
+      {
+        handle(SIGSEGV, [](int, siginfo_t* info, void*) { ::_exit(info->si_code == SEGV_ACCERR ? 42 : 1); });
+        install_guard();
+        void* at = unreachable();
+        if (guarded(at)) ::_exit(2);
+        touch(at);
+      },
+      testing::ExitedWithCode(42), "");
 }
 
 TEST_F(OtherHandlers, AHandlerThatComesLaterHandsOnWhatIsOurs) {
-  EXPECT_EXIT({
-    install_guard();
-    static struct sigaction ours;
-    static int seen = 0;
-    handle(SIGSEGV, [](int signal, siginfo_t* info, void* context) { ++seen, ours.sa_sigaction(signal, info, context); },
-           SA_SIGINFO | SA_ONSTACK, &ours);
-    const bool reached = guarded(unreachable());
-    ::_exit(!reached && seen == 1 ? 43 : 1);
-  }, testing::ExitedWithCode(43), "");
+  EXPECT_EXIT(
+      {
+        install_guard();
+        static struct sigaction ours;
+        static int seen = 0;
+        handle(
+            SIGSEGV,
+            [](int signal, siginfo_t* info, void* context) { ++seen, ours.sa_sigaction(signal, info, context); },
+            SA_SIGINFO | SA_ONSTACK, &ours);
+        const bool reached = guarded(unreachable());
+        ::_exit(!reached && seen == 1 ? 43 : 1);
+      },
+      testing::ExitedWithCode(43), "");
 }
 
 // A library's that hands on to ours, but says something first.
 TEST_F(OtherHandlers, OnTopOfOneThatSaysSomethingWhatIsOursIsQuiet) {
-  EXPECT_EXIT({
-    handle(SIGSEGV, [](int, siginfo_t*, void*) { ::_exit(44); });
-    install_guard();
-    static struct sigaction ours;
-    static int seen = 0;
-    handle(SIGSEGV, [](int signal, siginfo_t* info, void* context) { ++seen, ours.sa_sigaction(signal, info, context); },
-           SA_SIGINFO | SA_ONSTACK, &ours);
-    install_guard_on_top();
-    void* at = unreachable();
-    if (guarded(at) || seen != 0) ::_exit(1);
-    touch(at);  // it hears of this, hands it on to ours, and so it comes to the one that was there first
-  }, testing::ExitedWithCode(44), "");
+  EXPECT_EXIT(
+      {
+        handle(SIGSEGV, [](int, siginfo_t*, void*) { ::_exit(44); });
+        install_guard();
+        static struct sigaction ours;
+        static int seen = 0;
+        handle(
+            SIGSEGV,
+            [](int signal, siginfo_t* info, void* context) { ++seen, ours.sa_sigaction(signal, info, context); },
+            SA_SIGINFO | SA_ONSTACK, &ours);
+        install_guard_on_top();
+        void* at = unreachable();
+        if (guarded(at) || seen != 0) ::_exit(1);
+        touch(at);  // it hears of this, hands it on to ours, and so it comes to the one that was there first
+      },
+      testing::ExitedWithCode(44), "");
 }
 
 TEST_F(OtherHandlers, WithoutOneAFaultElsewhereEndsTheProcessAsEver) {
-  EXPECT_EXIT({
-    ::signal(SIGBUS, SIG_DFL);
-    install_guard();
-    File file;
-    file.resize(0);
-    if (guarded(file.bytes)) ::_exit(2);
-    touch(file.bytes);
-  }, testing::KilledBySignal(SIGBUS), "");
-  EXPECT_EXIT({
-    ::signal(SIGSEGV, SIG_DFL);
-    install_guard();
-    ::raise(SIGSEGV);
-    ::_exit(1);
-  }, testing::KilledBySignal(SIGSEGV), "");
+  EXPECT_EXIT(
+      {
+        ::signal(SIGBUS, SIG_DFL);
+        install_guard();
+        File file;
+        file.resize(0);
+        if (guarded(file.bytes)) ::_exit(2);
+        touch(file.bytes);
+      },
+      testing::KilledBySignal(SIGBUS), "");
+  EXPECT_EXIT(
+      {
+        ::signal(SIGSEGV, SIG_DFL);
+        install_guard();
+        ::raise(SIGSEGV);
+        ::_exit(1);
+      },
+      testing::KilledBySignal(SIGSEGV), "");
 }
 
 TEST_F(OtherHandlers, AHandlerForOneTimeIsCalledOnce) {
-  EXPECT_EXIT({
-    handle(SIGSEGV, [](int, siginfo_t*, void*) { (void)!::write(2, "called,", 7); }, static_cast<int>(SA_SIGINFO | SA_RESETHAND));
-    install_guard();
-    touch(unreachable());
-  }, testing::KilledBySignal(SIGSEGV), "^called,$");
+  EXPECT_EXIT(
+      {
+        handle(
+            SIGSEGV, [](int, siginfo_t*, void*) { (void)!::write(2, "called,", 7); },
+            static_cast<int>(SA_SIGINFO | SA_RESETHAND));
+        install_guard();
+        touch(unreachable());
+      },
+      testing::KilledBySignal(SIGSEGV), "^called,$");
 }
 
 TEST_F(OtherHandlers, AnIgnoredSignalIsIgnoredUnlessItIsAFault) {
-  EXPECT_EXIT({
-    ::signal(SIGSEGV, SIG_IGN);
-    install_guard();
-    ::raise(SIGSEGV);
-    (void)!::write(2, "alive,", 6);
-    touch(unreachable());
-  }, testing::KilledBySignal(SIGSEGV), "^alive,$");
+  EXPECT_EXIT(
+      {
+        ::signal(SIGSEGV, SIG_IGN);
+        install_guard();
+        ::raise(SIGSEGV);
+        (void)!::write(2, "alive,", 6);
+        touch(unreachable());
+      },
+      testing::KilledBySignal(SIGSEGV), "^alive,$");
 }
 
 }  // namespace

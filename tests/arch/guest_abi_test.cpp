@@ -97,8 +97,9 @@ TEST_P(GuestAbiTest, StatIsWrittenWhollyAndNoFurther) {
 // As arch/x86/include/uapi/asm/stat.h and include/uapi/asm-generic/stat.h have them.
 TEST(GuestAbi, StatIsLaidOutAsEachLinuxDoes) {
   using X = x86_64::Stat;
-  EXPECT_TRUE(offsetof(X, links) == 16 && offsetof(X, mode) == 24 && offsetof(X, special) == 40 && offsetof(X, size) == 48 &&
-              offsetof(X, block_size) == 56 && offsetof(X, blocks) == 64 && offsetof(X, times) == 72);
+  EXPECT_TRUE(offsetof(X, links) == 16 && offsetof(X, mode) == 24 && offsetof(X, special) == 40 &&
+              offsetof(X, size) == 48 && offsetof(X, block_size) == 56 && offsetof(X, blocks) == 64 &&
+              offsetof(X, times) == 72);
   using A = arm64::Stat;
   EXPECT_EQ(sizeof(A), sizeof(generic::stat));
   EXPECT_EQ(offsetof(A, mode), offsetof(generic::stat, st_mode));
@@ -152,7 +153,8 @@ TEST(GuestAbi, Arm64sCallsHaveTheNumbersOfLinux) {
 TEST(GuestAbi, Arm64HasNotTheCallsThatOnlyX86Has) {
   std::set<Call> seen;
   for (std::uint32_t n = 0; n < kMostCalls; ++n) seen.insert(arm64::kGuestAbi.call_of(n));
-  for (Call call : {Call::open, Call::fork, Call::arch_prctl, Call::pause, Call::epoll_wait}) EXPECT_FALSE(seen.contains(call));
+  for (Call call : {Call::open, Call::fork, Call::arch_prctl, Call::pause, Call::epoll_wait})
+    EXPECT_FALSE(seen.contains(call));
 }
 
 TEST(GuestAbi, X86sCallsHaveTheNumbersOfLinux) {
@@ -188,15 +190,17 @@ TEST(GuestAbi, OnlyX86HasArchPrctl) {
 }
 
 TEST(GuestAbi, CpuinfoIsWhatProgramsParse) {
-  const std::string text = x86_64::kGuestAbi.cpuinfo({.number = 5, .position = 1, .count = 2, .model = "AMD X", .features = "fpu sse2"});
-  for (const char* line : {"processor\t: 5\n", "vendor_id\t: AuthenticAMD\n", "model name\t: AMD X\n", "siblings\t: 2\n",
-                           "core id\t\t: 1\n", "cpu cores\t: 2\n", "flags\t\t: fpu sse2\n"})
+  const std::string text = x86_64::kGuestAbi.cpuinfo(
+      {.number = 5, .position = 1, .count = 2, .model = "AMD X", .features = "fpu sse2"});
+  for (const char* line : {"processor\t: 5\n", "vendor_id\t: AuthenticAMD\n", "model name\t: AMD X\n",
+                           "siblings\t: 2\n", "core id\t\t: 1\n", "cpu cores\t: 2\n", "flags\t\t: fpu sse2\n"})
     EXPECT_NE(text.find(line), text.npos) << line;
   EXPECT_TRUE(text.ends_with("\n\n"));
 }
 
 TEST(GuestAbi, Arm64sCpuinfoIsThatOfItsLinux) {
-  EXPECT_EQ(arm64::kGuestAbi.cpuinfo({.number = 5, .position = 1, .count = 2, .model = "a program", .features = "fp asimd"}),
+  EXPECT_EQ(arm64::kGuestAbi.cpuinfo(
+                {.number = 5, .position = 1, .count = 2, .model = "a program", .features = "fp asimd"}),
             "processor\t: 5\nBogoMIPS\t: 100.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x00\nCPU architecture: 8\n"
             "CPU variant\t: 0x0\nCPU part\t: 0x000\nCPU revision\t: 0\n\n");
 }

@@ -24,7 +24,9 @@ struct Words {
 };
 inline std::span<std::byte> bytes_of(Words& w) { return std::as_writable_bytes(std::span(&w, 1)); }
 template <class T>
-std::span<const std::byte> key_of(const T& value) { return std::as_bytes(std::span(&value, 1)); }
+std::span<const std::byte> key_of(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
 inline std::uint64_t number_in(std::span<const std::byte> bytes) {
   std::uint64_t value = 0;
   std::memcpy(&value, bytes.data(), std::min(sizeof value, bytes.size()));

@@ -94,8 +94,11 @@ TEST_P(BpfGuest, Wild_programs_are_told_where_and_the_guest_goes_on) {
       {{mov(1, 0x1234), load(kW, 0, 1, 0), leave()}, SIGSEGV, 0x1234, "instruction 1"},
       {{mov(0, 0), mov(1, -8), store(kDw, 1, 0, 1), leave()}, SIGSEGV, ~std::uint64_t{7}, "instruction 2"},
       // Its return address, wherever that is.
-      {{store(kDw, 10, -8, 1), mov_r(3, 10), mov(2, 0x10000), store(kDw, 3, 0, 2), store(kDw, 3, 8, 2), store(kDw, 3, 16, 2),
-        store(kDw, 3, 24, 2), leave()}, SIGSEGV, 0x10000, "no program"},
+      {{store(kDw, 10, -8, 1), mov_r(3, 10), mov(2, 0x10000), store(kDw, 3, 0, 2), store(kDw, 3, 8, 2),
+        store(kDw, 3, 16, 2), store(kDw, 3, 24, 2), leave()},
+       SIGSEGV,
+       0x10000,
+       "no program"},
   };
   for (const auto& w : kWild) {
     const auto p = f.guest->load(program(w.code));
@@ -151,7 +154,8 @@ TEST_P(BpfGuest, Who_is_stopped_with_a_map_locked_locks_out_nobody) {
   const Map& hash = f.map("hash");
   Code code;
   wide(code, 1, 0, hash.header);
-  code.insert(code.end(), {store_immediate(kDw, 10, -8, 4242), mov_r(2, 10), alu(kAdd, 2, -8), mov(3, 0x700), mov(4, 0), call(2), leave()});
+  code.insert(code.end(), {store_immediate(kDw, 10, -8, 4242), mov_r(2, 10), alu(kAdd, 2, -8), mov(3, 0x700), mov(4, 0),
+                           call(2), leave()});
   const auto bad_value = f.guest->load(program(code));
   ASSERT_TRUE(bad_value) << bad_value.error().message;
   const auto outcome = f.guest->call(*bad_value);
@@ -277,7 +281,8 @@ TEST_P(BpfGuest, Many_threads_call_at_once) {
   const std::uint32_t first = 0;
   EXPECT_EQ(number_in(*f.guest->lookup(f.map("array"), key_of(first))), kThreads * each_thread);
   std::uint64_t each = 0, hashed = 0;
-  for (std::uint32_t vcpu = 0; vcpu < MOST_VCPUS; ++vcpu) each += number_in(*f.guest->lookup(f.map("each"), key_of(first), vcpu));
+  for (std::uint32_t vcpu = 0; vcpu < MOST_VCPUS; ++vcpu)
+    each += number_in(*f.guest->lookup(f.map("each"), key_of(first), vcpu));
   EXPECT_EQ(each, kThreads * each_thread);
   for (std::uint64_t key = 0; key < 50; ++key) hashed += number_in(*f.guest->lookup(f.map("hash"), key_of(key)));
   EXPECT_EQ(hashed, kThreads * each_thread);
@@ -316,7 +321,9 @@ TEST_P(BpfGuest, Helpers_of_the_host_and_what_is_printed) {
   EXPECT_EQ(f.guest->call(f["trace"]).kind, Returned);
   ASSERT_EQ(lines.size(), 1u);
   EXPECT_EQ(lines[0], "-5 is text, 123456789ab");
-  const Guest::Helper add = [](mm::AddressSpace&, const Guest::Arguments& a) { return a[0] + 10 * a[1] + 100 * a[2] + 1000 * a[3] + 10000 * a[4]; };
+  const Guest::Helper add = [](mm::AddressSpace&, const Guest::Arguments& a) {
+    return a[0] + 10 * a[1] + 100 * a[2] + 1000 * a[3] + 10000 * a[4];
+  };
   ASSERT_TRUE(f.guest->add_helper(1000, add));
   EXPECT_FALSE(f.guest->add_helper(1000, add));
   EXPECT_FALSE(f.guest->add_helper(1, add));
@@ -332,7 +339,8 @@ TEST_P(BpfGuest, Helpers_of_the_host_and_what_is_printed) {
   EXPECT_GT(random.size(), 95u);
 }
 
-INSTANTIATE_TEST_SUITE_P(, BpfGuest, ::testing::ValuesIn(machines()), [](const auto& info) { return name_of_kind(info.param); });
+INSTANTIATE_TEST_SUITE_P(, BpfGuest, ::testing::ValuesIn(machines()),
+                         [](const auto& info) { return name_of_kind(info.param); });
 
 }  // namespace
 }  // namespace ramet::vmm::bpf

@@ -1,6 +1,7 @@
-// libFuzzer's way into jit/. The first byte chooses what the rest is: an object, bare instructions, or decisions of which a
-// program is made that ends (tests/jit/random_program.hpp). What is refused says why; what is accepted is compiled for both
-// instruction sets; the program that ends runs on this host as well and does what the interpreter does.
+// libFuzzer's way into jit/. The first byte chooses what the rest is: an object, bare instructions, or decisions of
+// which a program is made that ends (tests/jit/random_program.hpp). What is refused says why; what is accepted is
+// compiled for both instruction sets; the program that ends runs on this host as well and does what the interpreter
+// does.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -31,7 +32,8 @@ const Known& known() {
 void compile_both(const Program& program) {
   const auto checked = check(program, known());
   if (!checked) {
-    if (checked.error().reason.empty() || checked.error().instruction > program.instructions.size()) finding("a refusal that says nothing");
+    if (checked.error().reason.empty() || checked.error().instruction > program.instructions.size())
+      finding("a refusal that says nothing");
     return;
   }
   for (const InstructionSet set : {InstructionSet::X86_64, InstructionSet::Arm64}) {
@@ -40,7 +42,8 @@ void compile_both(const Program& program) {
     std::vector<std::uint8_t> placed(size);
     compiled.place(placed, 0x10000, [](const Relocation& r) { return std::uint64_t{r.number} << 40; });
     for (std::uint32_t i = 0; i < program.instructions.size(); ++i)
-      if (compiled.offset_of(i) > compiled.offset_of(i + 1) || compiled.offset_of(i) > size) finding("offsets that do not rise");
+      if (compiled.offset_of(i) > compiled.offset_of(i + 1) || compiled.offset_of(i) > size)
+        finding("offsets that do not rise");
   }
 }
 
@@ -57,7 +60,8 @@ void instructions(Bytes bytes) {
   Program program;
   program.maps = 2;
   program.instructions.resize(bytes.size() / sizeof(Instruction));
-  std::ranges::copy(bytes.first(program.instructions.size() * sizeof(Instruction)), reinterpret_cast<std::uint8_t*>(program.instructions.data()));
+  std::ranges::copy(bytes.first(program.instructions.size() * sizeof(Instruction)),
+                    reinterpret_cast<std::uint8_t*>(program.instructions.data()));
   compile_both(program);
 }
 
@@ -86,7 +90,8 @@ void decisions(Bytes bytes) {
   buffer = contents;
   native.place(compile(*checked, host_instruction_set()), interpreter);
   const auto r0 = native.run(input, kInput);
-  if (r0 != expected || buffer != expected_buffer) finding("compiled code and the interpreter differ, signal " + std::to_string(native.ended_by));
+  if (r0 != expected || buffer != expected_buffer)
+    finding("compiled code and the interpreter differ, signal " + std::to_string(native.ended_by));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// libFuzzer's way into the system calls: a family of guest processes runs the input (system_calls/script.hpp) upon a model
-// machine and a directory of its own. Afterwards the host is as it was, and the guests' memory adds up.
+// libFuzzer's way into the system calls: a family of guest processes runs the input (system_calls/script.hpp) upon a
+// model machine and a directory of its own. Afterwards the host is as it was, and the guests' memory adds up.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -17,7 +17,8 @@
 namespace ramet::fuzz {
 namespace {
 
-// Wakes a guest that waits for what never comes, by a signal that it handles from the start; if that helps no more, ends it.
+// Wakes a guest that waits for what never comes, by a signal that it handles from the start; if that helps no more,
+// ends it.
 class Waker {
  public:
   Waker() : thread_([this] { work(); }) {}

@@ -40,7 +40,8 @@ TEST_P(Accounts, What_lies_in_one_piece_is_pinned_in_one_piece) {
 }
 
 TEST_P(Accounts, The_same_page_can_be_pinned_until_the_guests_limit_is_reached) {
-  World w(GetParam(), {.data = 32 * kMiB, .config = {.blocks = false, .merge = false, .around_pages = 1, .limit_bytes = 8 * kMiB}});
+  World w(GetParam(),
+          {.data = 32 * kMiB, .config = {.blocks = false, .merge = false, .around_pages = 1, .limit_bytes = 8 * kMiB}});
   const Gva a = scattered(w, 1024);
   std::vector<Pin> pins;
   Result<> last;

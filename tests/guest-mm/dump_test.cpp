@@ -81,8 +81,13 @@ std::string dump_once(const Places& places, std::size_t phase) {
 
 void map_and_unmap_files(World& w, const std::shared_ptr<TestFile>& file, unsigned round) {
   const Gva at = Places::file_at(round % Places::kFiles);
-  const MapRequest request{.address = at, .length = kFileBytes, .prot = kReadWrite, .fixed = true, .shared = true,
-                           .populate = true, .backing = file};
+  const MapRequest request{.address = at,
+                           .length = kFileBytes,
+                           .prot = kReadWrite,
+                           .fixed = true,
+                           .shared = true,
+                           .populate = true,
+                           .backing = file};
   ASSERT_TRUE(w.as->map(request));
   if (round % 2) {
     ASSERT_TRUE(w.as->unmap(at, kFileBytes / 2));
@@ -114,7 +119,7 @@ TEST_P(Dump, Sees_only_tables_and_leaves_that_were_there_while_others_change_the
   auto file = std::make_shared<TestFile>(*w.memory, kFileBytes);
   const Places places{w, *file};
   const unsigned tables = scaled(8000, 1500);  // made and taken away again
-  constexpr unsigned kShare = 50;              // changes of each kind at least
+  constexpr unsigned kShare = 50;  // changes of each kind at least
   const bool ring0 = GetParam() != Format::Arm64Stage2;  // there is none behind stage 2: no linear map
   if (ring0) {
     ASSERT_TRUE(w.as->map_linear(kLinear));

@@ -1,5 +1,6 @@
-// Instruction fetches see what was written, whoever wrote it: on processors whose instruction caches do not, as the model's,
-// by exec_sync() whenever a frame becomes executable, which is when an entry is made or when something is fetched there.
+// Instruction fetches see what was written, whoever wrote it: on processors whose instruction caches do not, as the
+// model's, by exec_sync() whenever a frame becomes executable, which is when an entry is made or when something is
+// fetched there.
 #include <cstring>
 #include <thread>
 #include <tuple>
@@ -125,7 +126,8 @@ TEST_P(ExecSync, OfAFrameThatWasAnothersCode) {
   const auto file = std::make_shared<TestFile>(*w.memory, 64 * kPageSize);
   const auto at = w.as->map({.length = 64 * kPageSize, .prot = kReadExec, .backing = file});
   ASSERT_TRUE(at);
-  for (std::uint64_t page = 0; page < 64; ++page) expect_fetched(w, *at + page * kPageSize, TestFile::word_at(page * kPageSize));
+  for (std::uint64_t page = 0; page < 64; ++page)
+    expect_fetched(w, *at + page * kPageSize, TestFile::word_at(page * kPageSize));
 }
 
 TEST_P(ExecSync, OfACopyAndOfWhatItWasCopiedFrom) {
@@ -183,10 +185,12 @@ TEST_P(ExecSync, OncePerPageThatBecomesExecutable) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, ExecSync,
-                         ::testing::Combine(::testing::Values(Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2),
+                         ::testing::Combine(::testing::Values(Format::X86_64Stage1, Format::Arm64Stage1,
+                                                              Format::Arm64Stage2),
                                             ::testing::Values(Policy::Eager, Policy::Lazy)),
                          [](const auto& of) {
-                           return ::testing::PrintToString(std::get<0>(of.param)) + (std::get<1>(of.param) == Policy::Lazy ? "Lazy" : "Eager");
+                           return ::testing::PrintToString(std::get<0>(of.param)) +
+                                  (std::get<1>(of.param) == Policy::Lazy ? "Lazy" : "Eager");
                          });
 
 // What deferring saves, and what it costs.
@@ -207,7 +211,8 @@ class DeferredExec : public ForEachFormat {
     EXPECT_TRUE(w.as->protect(at, kPages * kPageSize, kReadExec));
     for (std::uint64_t i = 0; i < run; ++i) EXPECT_EQ(w.cpu().fetch(at + i * kPageSize), i + 1);
     w.check();
-    return {c.exec_syncs - before.syncs, c.faults - before.faults, c.exec_deferred - before.deferred, c.exec_granted - before.granted};
+    return {c.exec_syncs - before.syncs, c.faults - before.faults, c.exec_deferred - before.deferred,
+            c.exec_granted - before.granted};
   }
 };
 
@@ -301,7 +306,8 @@ TEST_P(DeferredExec, NeverWhereFetchesSeeAllStores) {
   EXPECT_EQ(w.as->counters().exec_deferred, 0u);
 }
 
-// Threads fetch what another one protects and writes anew: each sees what was there when it was last made executable, or later.
+// Threads fetch what another one protects and writes anew: each sees what was there when it was last made executable,
+// or later.
 TEST_P(DeferredExec, ManyFetchWhileOneWrites) {
   for (const Policy policy : {Policy::Eager, Policy::Lazy}) {
     World w(GetParam(), {.vcpus = 3, .config = {.blocks = false, .exec_sync = policy}});

@@ -51,8 +51,12 @@ TEST_P(File, A_shared_mapping_grows_through_a_larger_bank_of_the_same_object) {
     const Gva a = w.map_file(kMiB, kReadWrite, true);
     EXPECT_EQ(w.cpu().load(a), TestFile::word_at(0));
     const Gva wall = moves ? w.map_at(a + kMiB, kPageSize) : 0;
-    RemapRequest request{.address = a + 0x1000, .old_length = kMiB - 0x1000, .new_length = 2 * kMiB - 0x1000,
-                         .may_move = moves, .backing = larger, .in_place_of = larger};
+    RemapRequest request{.address = a + 0x1000,
+                         .old_length = kMiB - 0x1000,
+                         .new_length = 2 * kMiB - 0x1000,
+                         .may_move = moves,
+                         .backing = larger,
+                         .in_place_of = larger};
     EXPECT_EQ(w.as->remap(request), fail(Error::NotMapped)) << "it is another object's";
     request.in_place_of = w.file;
     const auto b = w.as->remap(request);
@@ -63,7 +67,9 @@ TEST_P(File, A_shared_mapping_grows_through_a_larger_bank_of_the_same_object) {
     EXPECT_EQ(w.cpu().load(a), TestFile::word_at(0)) << "what was not asked to grow stays";
     ASSERT_TRUE(w.as->unmap(a, kPageSize));
     ASSERT_TRUE(w.as->unmap(*b, 2 * kMiB - 0x1000));
-    if (wall) { ASSERT_TRUE(w.as->unmap(wall, kPageSize)); }
+    if (wall) {
+      ASSERT_TRUE(w.as->unmap(wall, kPageSize));
+    }
   }
   w.check_empty();
 }
@@ -162,8 +168,8 @@ TEST_P(File, An_object_that_the_host_may_only_read_is_an_error_for_the_VMM_that_
 TEST_P(File, Regions_of_one_file_merge_when_offsets_go_on) {
   FileWorld w(GetParam());
   const auto put = [&](Gva at, std::uint64_t offset) {
-    ASSERT_TRUE(w.as->map({.address = at, .length = 0x2000, .prot = kRead, .fixed = true, .backing = w.file,
-                           .offset = offset}));
+    ASSERT_TRUE(w.as->map(
+        {.address = at, .length = 0x2000, .prot = kRead, .fixed = true, .backing = w.file, .offset = offset}));
   };
   put(0x100000, 0x4000);
   put(0x102000, 0x6000);
@@ -237,7 +243,8 @@ TEST_P(File, A_shared_region_in_pieces_keeps_its_bank_until_the_last_is_gone) {
   ASSERT_TRUE(w.as->protect(a + 0x4000, 0x1000, kRead));                     // three regions
   ASSERT_TRUE(w.as->unmap(a + 0x8000, 0x1000));                              // four
   ASSERT_TRUE(w.as->protect(a + 0x4000, 0x1000, kReadWrite));                // and the first two are one again
-  const auto moved = w.as->remap({.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .dont_unmap = true});
+  const auto moved = w.as->remap(
+      {.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .dont_unmap = true});
   ASSERT_TRUE(moved);                                                        // twice the first one
   ASSERT_TRUE(w.as->unmap(a, kMiB));
   EXPECT_NE(w.memory->host(Memory::kAddedBase), nullptr);

@@ -135,7 +135,8 @@ TEST(FramePool, Frames_in_quarantine_are_given_to_nobody_any_more) {
   Pool p(4 * kMiB);
   const auto block = p.pool->allocate(9, Fill::Zero), pages = p.pool->allocate(3, Fill::Zero);
   ASSERT_TRUE(block && pages);
-  const std::set<Gpa> bad = {block->gpa, block->gpa + 7 * kPageSize, block->gpa + 8 * kPageSize, pages->gpa + 3 * kPageSize};
+  const std::set<Gpa> bad = {block->gpa, block->gpa + 7 * kPageSize, block->gpa + 8 * kPageSize,
+                             pages->gpa + 3 * kPageSize};
   for (const Gpa gpa : bad) p.pool->quarantine(gpa, 1);
   p.pool->quarantine(block->gpa + 7 * kPageSize, 2);  // once more
   p.pool->quarantine(0x1000, 1);                      // not the pool's

@@ -1,5 +1,5 @@
-// Generations: each VM is the child of the one before, which ends. However many there were, a VM stands on the layers that
-// its tables still lead to, and the others go.
+// Generations: each VM is the child of the one before, which ends. However many there were, a VM stands on the layers
+// that its tables still lead to, and the others go.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -62,7 +62,8 @@ TEST_P(Generations, Layers_of_which_a_page_is_left_stay_without_their_tables) {
   vm->check_empty();
 }
 
-// The last child ends at any moment while its parent faults: tables that are the parent's own again lead to frames that are.
+// The last child ends at any moment while its parent faults: tables that are the parent's own again lead to frames that
+// are.
 TEST_P(Generations, A_child_may_end_at_any_moment) {
   World w(GetParam(), {.config = {.blocks = false}});
   const Gva a = w.map(kPageSize);

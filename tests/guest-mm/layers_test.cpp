@@ -121,8 +121,12 @@ TEST_P(Layers, Memory_operations_of_a_child_leave_its_parent_alone) {
   ASSERT_TRUE(as.protect(a + 4 * kMiB, kMiB, Prot::None));
   ASSERT_TRUE(as.protect(a + 6 * kMiB, kMiB, kRead));
   ASSERT_TRUE(as.advise(a + 8 * kMiB, kMiB + 0x5000, Advice::DontNeed));
-  const auto moved = as.remap({.address = a + 10 * kMiB, .old_length = 4 * kMiB, .new_length = 4 * kMiB, .may_move = true,
-                               .fixed = true, .new_address = 0x6000'0000'0000});
+  const auto moved = as.remap({.address = a + 10 * kMiB,
+                               .old_length = 4 * kMiB,
+                               .new_length = 4 * kMiB,
+                               .may_move = true,
+                               .fixed = true,
+                               .new_address = 0x6000'0000'0000});
   ASSERT_TRUE(moved);
   child->check();
   expect_words(*parent, a, 16 * kMiB, 1);
@@ -145,7 +149,8 @@ TEST_P(Layers, Shared_memory_stays_shared_and_what_is_not_to_be_forked_is_not) {
   auto parent = g.make();
   auto file = std::make_shared<TestFile>(*parent->memory, 64 * 1024);
   const Gva shared = 0x2000'0000, alone = 0x3000'0000, own = 0x3001'0000;
-  ASSERT_TRUE(parent->as->map({.address = shared, .length = 64 * 1024, .prot = kReadWrite, .fixed = true, .shared = true, .backing = file}));
+  ASSERT_TRUE(parent->as->map(
+      {.address = shared, .length = 64 * 1024, .prot = kReadWrite, .fixed = true, .shared = true, .backing = file}));
   parent->map_at(alone, 0x10000);
   parent->map_at(own, 0x10000);
   ASSERT_TRUE(parent->as->advise(alone, 0x10000, Advice::DontFork));
@@ -225,8 +230,12 @@ TEST_P(Layers, What_is_moved_beside_memory_of_a_layer_leaves_it_as_it_was) {
   write_words(*parent, from, 0x10000, from ^ to);  // what is expected at the other address
   auto child = g.child(*parent->as->freeze());
   for (World* w : {parent.get(), child.get()}) {
-    const auto at = w->as->remap({.address = from, .old_length = 0x10000, .new_length = 0x10000, .may_move = true,
-                                  .fixed = true, .new_address = to});
+    const auto at = w->as->remap({.address = from,
+                                  .old_length = 0x10000,
+                                  .new_length = 0x10000,
+                                  .may_move = true,
+                                  .fixed = true,
+                                  .new_address = to});
     ASSERT_EQ(at, to);
     expect_words(*w, neighbour, 0x10000, 1);
     expect_words(*w, to, 0x10000, 0);
@@ -266,10 +275,11 @@ TEST_P(Layers, Memory_that_is_mapped_at_once_where_tables_are_shared_flushes_and
       if (GetParam() != Format::Arm64Stage2) expect_words(*w, a, kMiB, 1);
       const Counters& c = w->as->counters();
       const std::uint64_t strict = w->tlb.strict, unshared = c.tables_unshared, freed = c.tables_freed;
-      ASSERT_TRUE(w->as->map({.address = a + kBlockSize, .length = length, .prot = kReadWrite, .fixed = true, .populate = true}));
+      ASSERT_TRUE(w->as->map(
+          {.address = a + kBlockSize, .length = length, .prot = kReadWrite, .fixed = true, .populate = true}));
       EXPECT_EQ(c.tables_unshared, unshared + 2);  // of PUDs, of PMDs
-      // The layer's tables are the parent's, who made them. Shared tables are absent to the processor in stage 2; on arm64
-      // each entry that leads elsewhere is broken first.
+      // The layer's tables are the parent's, who made them. Shared tables are absent to the processor in stage 2; on
+      // arm64 each entry that leads elsewhere is broken first.
       const unsigned freeing = w == parent.get(), breaking = GetParam() == Format::Arm64Stage1 ? 2 : 0;
       EXPECT_EQ(w->tlb.strict, strict + (GetParam() == Format::X86_64Stage1 ? 1 : freeing + breaking));
       EXPECT_EQ(c.tables_freed, freed + 2 * freeing);
@@ -320,7 +330,8 @@ TEST_P(Layers, Threads_write_while_the_memory_is_frozen) {
     std::vector<std::uint64_t> seen;
     for (unsigned pass = 0; pass < 2; ++pass) {
       for (std::uint64_t i = 0; i < kPages; ++i) {
-        const auto first = *child->cpu().load(a + i * kPageSize + 8), second = *child->cpu().load(a + i * kPageSize + 16);
+        const auto first = *child->cpu().load(a + i * kPageSize + 8),
+                   second = *child->cpu().load(a + i * kPageSize + 16);
         ASSERT_GE(first, second);
         if (pass == 0) seen.push_back(first);
         else ASSERT_EQ(first, seen[i]);
@@ -341,7 +352,8 @@ TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone)
   auto parent = std::make_unique<World>(GetParam(), World::Options{.vcpus = 4, .config = g.config, .space = g.space});
   auto file = std::make_shared<SlowFile>(*parent->memory, 2 * kPageSize);
   const Gva of_file = 0x2000'0000, a = of_file + 0x10000;
-  ASSERT_TRUE(parent->as->map({.address = of_file, .length = 2 * kPageSize, .prot = kRead, .fixed = true, .backing = file}));
+  ASSERT_TRUE(
+      parent->as->map({.address = of_file, .length = 2 * kPageSize, .prot = kRead, .fixed = true, .backing = file}));
   parent->map_at(a, 4 * kPageSize);
   ASSERT_TRUE(parent->cpu().store(a, 1));
   ASSERT_TRUE(parent->as->protect(a, kPageSize, kRead));
@@ -351,7 +363,8 @@ TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone)
   file->wait_for_reader();
   std::shared_ptr<const Snapshot> snapshot;
   std::thread freezer([&] { snapshot = *parent->as->freeze(); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // likely it waits by now; if not, the outcome is the same
+  std::this_thread::sleep_for(
+      std::chrono::milliseconds(20));  // likely it waits by now; if not, the outcome is the same
   std::thread writer([&] { EXPECT_TRUE(parent->cpu(2).store(a + kPageSize, 2)); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   file->release();

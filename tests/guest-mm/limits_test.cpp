@@ -85,8 +85,12 @@ TEST_P(Limits, A_move_without_table_pages_fails_and_everything_is_where_it_was) 
     for (Gva at = 0; at < 4 * kMiB; at += kPageSize) ASSERT_TRUE(w.cpu().store(a + at, at + 1));
     use_up_tables(w, left);
     const Gva target = 0x1234'5000;
-    const auto moved = w.as->remap({.address = a, .old_length = 4 * kMiB, .new_length = 4 * kMiB, .may_move = true,
-                                    .fixed = true, .new_address = target});
+    const auto moved = w.as->remap({.address = a,
+                                    .old_length = 4 * kMiB,
+                                    .new_length = 4 * kMiB,
+                                    .may_move = true,
+                                    .fixed = true,
+                                    .new_address = target});
     w.check();
     const Gva now = moved ? target : a;
     if (!moved) {

@@ -265,7 +265,11 @@ TEST_P(Map, A_stack_grows_down_to_its_limit_and_keeps_its_distance) {
   World w(GetParam());
   const Gva top = 0x7fff'0000'0000;
   const auto stack = [&](Gva start) {
-    return w.as->map({.address = start, .length = top - start, .prot = kReadWrite, .fixed = true, .grows_down = true,
+    return w.as->map({.address = start,
+                      .length = top - start,
+                      .prot = kReadWrite,
+                      .fixed = true,
+                      .grows_down = true,
                       .name = "[stack]"});
   };
   ASSERT_TRUE(stack(top - 0x4000));
@@ -290,8 +294,8 @@ TEST_P(Map, A_stack_grows_down_to_its_limit_and_keeps_its_distance) {
 
 TEST_P(Map, A_new_mapping_keeps_its_distance_from_a_stack_above) {
   World w(GetParam(), {.config = {.mmap_top = 0x7000'0000'0000}});
-  ASSERT_TRUE(w.as->map({.address = 0x6fff'ffff'c000, .length = 0x4000, .prot = kReadWrite, .fixed = true,
-                         .grows_down = true}));
+  ASSERT_TRUE(w.as->map(
+      {.address = 0x6fff'ffff'c000, .length = 0x4000, .prot = kReadWrite, .fixed = true, .grows_down = true}));
   EXPECT_EQ(w.map(0x1000), 0x6fff'ffff'c000 - kMiB - 0x1000);
 }
 
@@ -328,7 +332,8 @@ TEST_P(Map, What_the_machine_shows_user_code_is_no_memory_of_the_guest) {
   const Gva free = high + 0x5000;
   for (const Prot prot : {Prot::None, kReadWrite, Prot::Write | Prot::Exec})
     EXPECT_EQ(w.as->map_for_user(free, 0, kPageSize, prot), fail(Error::Invalid));
-  EXPECT_EQ(w.as->map_for_user(free, Memory::kTableBase - kPageSize, 2 * kPageSize, kRead), fail(Error::Invalid)) << "of both";
+  EXPECT_EQ(w.as->map_for_user(free, Memory::kTableBase - kPageSize, 2 * kPageSize, kRead), fail(Error::Invalid))
+      << "of both";
   EXPECT_EQ(w.as->map_for_user(free, w.memory->tables().end() - kPageSize, 2 * kPageSize, kRead), fail(Error::Invalid));
   EXPECT_EQ(w.as->map_for_user(free, Memory::kDataBase, kPageSize, kRead), fail(Error::Invalid));
   EXPECT_EQ(w.as->map_for_user(0x400000, 0, kPageSize, kRead), fail(Error::Invalid)) << "the guest's own addresses";

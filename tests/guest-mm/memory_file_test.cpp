@@ -7,8 +7,8 @@
 #include <cstring>
 #include <vector>
 
-#include "tests/guest-mm/world.hpp"
 #include "guest-mm/snapshot.hpp"
+#include "tests/guest-mm/world.hpp"
 
 namespace ramet::mm::test {
 namespace {
@@ -38,7 +38,8 @@ struct FilesWorld : World {
 
 std::uint64_t word_in(const FilePart& part) {
   std::uint64_t value = 0;
-  EXPECT_EQ(::pread(part.file->descriptor(), &value, sizeof value, static_cast<off_t>(part.offset)), ssize_t{sizeof value});
+  EXPECT_EQ(::pread(part.file->descriptor(), &value, sizeof value, static_cast<off_t>(part.offset)),
+            ssize_t{sizeof value});
   return value;
 }
 
@@ -116,7 +117,8 @@ TEST(Translation, TheRunAroundAPageEndsWhereSomethingIsDifferent) {
   ASSERT_TRUE(whole && whole->write && !whole->execute);
   EXPECT_LE(whole->start, at + 5 * kPageSize);
   ASSERT_TRUE(w.as->protect(at + 8 * kPageSize, kPageSize, Prot::Read));
-  const auto low = w.as->translate(at + 5 * kPageSize, kBlockSize), middle = w.as->translate(at + 8 * kPageSize, kBlockSize);
+  const auto low = w.as->translate(at + 5 * kPageSize, kBlockSize),
+             middle = w.as->translate(at + 8 * kPageSize, kBlockSize);
   ASSERT_TRUE(low && middle);
   EXPECT_LE(low->start + low->bytes, at + 8 * kPageSize);
   EXPECT_FALSE(middle->write);

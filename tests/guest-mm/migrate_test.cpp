@@ -1,5 +1,5 @@
-// Migration: contents, permissions and blocks stay, frames do not; whoever runs meanwhile notices nothing. And what it costs
-// to have code fetched afterwards, by the policy.
+// Migration: contents, permissions and blocks stay, frames do not; whoever runs meanwhile notices nothing. And what it
+// costs to have code fetched afterwards, by the policy.
 #include <cstring>
 #include <map>
 #include <set>
@@ -22,7 +22,8 @@ class Migration : public ForEachFormat {
     const auto t = w.as->translate(at, 0);
     return t ? t->frame + (at - t->start) : 0;
   }
-  static AddressSpace::Migrated migrate(World& w, Gva at, std::uint64_t length, MoveReason reason = MoveReason::Explicit, std::optional<unsigned> node = {}) {
+  static AddressSpace::Migrated migrate(World& w, Gva at, std::uint64_t length,
+                                        MoveReason reason = MoveReason::Explicit, std::optional<unsigned> node = {}) {
     const auto done = w.as->migrate({.address = at, .length = length, .reason = reason, .node = node});
     EXPECT_TRUE(done);
     return done.value_or(AddressSpace::Migrated());
@@ -273,7 +274,8 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
   });
   std::uint64_t moved = 0;
   for (std::uint64_t round = 0; round < rounds || stores < 40 * kPages; ++round) {
-    for (const auto& done : {migrate(w, at, kPages * kPageSize), migrate(w, code, kPages * kPageSize, MoveReason::Numa, round % 2)}) {
+    for (const auto& done :
+         {migrate(w, at, kPages * kPageSize), migrate(w, code, kPages * kPageSize, MoveReason::Numa, round % 2)}) {
       moved += done.moved;
       EXPECT_EQ(done.failed, 0u) << "faults without the lock changed entries meanwhile";
     }
@@ -287,7 +289,8 @@ TEST_P(Migration, WhileOthersWriteFetchAndPin) {
 
 RAMET_FOR_EACH_FORMAT(Migration);
 
-// A processor on which a page's copy takes kCopy, its sync kSync, and a fetch's fault what the test says: M pages move again and again, N of them run.
+// A processor on which a page's copy takes kCopy, its sync kSync, and a fetch's fault what the test says: M pages move
+// again and again, N of them run.
 class MigratedCode : public Migration {
  protected:
   static constexpr std::uint64_t kPages = 256, kSync = 1000, kCopy = 1000;
@@ -328,14 +331,16 @@ TEST_P(MigratedCode, IsSynchronisedAtOnceOrWhenItRuns) {
 TEST_P(MigratedCode, AdaptiveIsAsGoodAsTheBetter) {
   constexpr unsigned kRounds = 40;
   const unsigned step = scaled(1, 3);  // of the prices and shares
-  constexpr std::uint64_t kFaults[] = {500, 100, 1000, 3000}, kRun[] = {0, kPages / 8, kPages / 4, kPages / 2, 3 * kPages / 4, kPages};
+  constexpr std::uint64_t kFaults[] = {500, 100, 1000, 3000},
+                          kRun[] = {0, kPages / 8, kPages / 4, kPages / 2, 3 * kPages / 4, kPages};
   for (unsigned price = 0; price < std::size(kFaults); price += step) {
     for (unsigned share = 0; share < std::size(kRun); share += step) {
       const std::uint64_t fault_cost = kFaults[price], run = kRun[share];
       const Cost eager = of(Policy::Eager, run, fault_cost, kRounds), lazy = of(Policy::Lazy, run, fault_cost, kRounds),
                  adaptive = of(Policy::Adaptive, run, fault_cost, kRounds);
       EXPECT_LE(static_cast<double>(adaptive.time), 1.05 * static_cast<double>(std::min(eager.time, lazy.time)))
-          << run << " of " << kPages << " run, a fault takes " << fault_cost << ": eager " << eager.time << ", lazy " << lazy.time;
+          << run << " of " << kPages << " run, a fault takes " << fault_cost << ": eager " << eager.time << ", lazy "
+          << lazy.time;
       EXPECT_LE(adaptive.syncs, eager.syncs);
     }
   }
@@ -343,7 +348,8 @@ TEST_P(MigratedCode, AdaptiveIsAsGoodAsTheBetter) {
 
 // Code that ran after each migration, and from some day on does not, and the other way round.
 TEST_P(MigratedCode, AdaptiveFollowsWhatChanges) {
-  World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = 500, .around_pages = 1}});
+  World w(GetParam(),
+          {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = 500, .around_pages = 1}});
   w.tlb.sync_cost = kSync, w.tlb.fault_cost = 500;
   const Gva at = fill(w, kPages, kReadExec);
   const Counters& c = w.as->counters();
@@ -365,7 +371,8 @@ TEST_P(MigratedCode, AdaptiveFollowsWhatChanges) {
 // What is written and made executable again, as compilers do, has a history as well.
 TEST_P(MigratedCode, AdaptiveFollowsWhatIsMadeExecutable) {
   for (const std::uint64_t fault_cost : {500, 3000}) {
-    World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = fault_cost, .around_pages = 1}});
+    World w(GetParam(),
+            {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = fault_cost, .around_pages = 1}});
     w.tlb.sync_cost = kSync, w.tlb.fault_cost = fault_cost;
     const Gva at = fill(w, kPages, kReadExec);
     const Counters& c = w.as->counters();
@@ -390,7 +397,8 @@ TEST_P(MigratedCode, AdaptiveFollowsWhatIsMadeExecutable) {
 
 // What pages are moved for tells whether they will run: one reason's history is not another's.
 TEST_P(MigratedCode, ReasonsAreToldApart) {
-  World w(GetParam(), {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = 500, .around_pages = 1}});
+  World w(GetParam(),
+          {.config = {.blocks = false, .exec_sync = Policy::Adaptive, .exit_cost = 500, .around_pages = 1}});
   w.tlb.sync_cost = kSync, w.tlb.fault_cost = 500;
   const Gva at = fill(w, kPages, kReadExec);
   const auto round = [&](MoveReason reason, std::uint64_t run) {

@@ -1,4 +1,5 @@
-// Fake vCPUs with translation caches and an instruction cache that really go stale, and a model of a shadow-paging host.
+// Fake vCPUs with translation caches and an instruction cache that really go stale, and a model of a shadow-paging
+// host.
 //
 // A vCPU reaches memory as hardware does: through its own cache, else by a walk of the tables, from the top or from the
 // last table that it walked for these 2 MiB. The walk here is written from the manuals and shares nothing with the code
@@ -27,9 +28,9 @@ namespace ramet::mm::test {
 
 // One translation as hardware would cache it.
 struct Translation {
-  Gpa gpa = 0;            // of the 4 KiB page
+  Gpa gpa = 0;  // of the 4 KiB page
   bool write = false, execute = false;
-  bool dirty = true;      // x86-64: a store through an entry that is not dirty looks at the tables again
+  bool dirty = true;  // x86-64: a store through an entry that is not dirty looks at the tables again
   bool operator==(const Translation& o) const { return gpa == o.gpa && write == o.write && execute == o.execute; }
 };
 
@@ -154,15 +155,16 @@ class FakeVcpu {
   ModelTlb& tlb_;
   AddressSpace& as_;
   std::mutex lock_;  // held for one access, and while a flush empties the cache
-  std::map<Gva, Translation> cache_;   // by 4 KiB page
+  std::map<Gva, Translation> cache_;  // by 4 KiB page
   std::map<Gva, std::optional<LastTable>> walks_;  // by 2 MiB
-  std::minstd_rand ahead_;             // where to look, as a processor speculates
-  std::uint64_t generation_ = 0;       // of relaxed flushes, when all was dropped last; the vCPU's own
+  std::minstd_rand ahead_;  // where to look, as a processor speculates
+  std::uint64_t generation_ = 0;  // of relaxed flushes, when all was dropped last; the vCPU's own
 };
 
 class ModelTlb : public Tlb {
  public:
-  explicit ModelTlb(Format format, std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>())
+  explicit ModelTlb(Format format,
+                    std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>())
       : format_(format), instructions_(std::move(instructions)) {}
 
   void attach(AddressSpace& as, unsigned vcpus) {
@@ -225,15 +227,15 @@ class ModelTlb : public Tlb {
   }
 
   std::atomic<unsigned> strict{0}, relaxed{0}, spurious{0}, spurious_flushes{0};  // statistics
-  std::atomic<unsigned> conflicts{0};           // arm64: two translations of one address at a time
-  std::function<void()> before_flush;           // what others do while vCPUs still hold the old entries
-  std::function<void()> after_flush;            // and at once afterwards
-  bool flags_by_fault = false;                  // arm64: the processor writes no entries, and faults on one without access flag
-  std::atomic<std::uint64_t> clock{0};          // ns, of a processor on which nothing takes time but what follows:
+  std::atomic<unsigned> conflicts{0};  // arm64: two translations of one address at a time
+  std::function<void()> before_flush;  // what others do while vCPUs still hold the old entries
+  std::function<void()> after_flush;  // and at once afterwards
+  bool flags_by_fault = false;  // arm64: the processor writes no entries, and faults on one without access flag
+  std::atomic<std::uint64_t> clock{0};  // ns, of a processor on which nothing takes time but what follows:
   std::uint64_t sync_cost = 0, fault_cost = 0;  // a sync of 4 KiB; a fault of a fetch, all told
-  bool ignore_flushes = false;                  // damage, to see that it is noticed
-  bool ignore_exec_syncs = false;               // likewise
-  bool fetches_see_stores = false;              // nothing is to be gained by deferring
+  bool ignore_flushes = false;  // damage, to see that it is noticed
+  bool ignore_exec_syncs = false;  // likewise
+  bool fetches_see_stores = false;  // nothing is to be gained by deferring
 
   template <class Seen>
   std::optional<Translation> walk(Gva va, Seen&& seen) const {
@@ -267,7 +269,9 @@ class ModelTlb : public Tlb {
     // The shadow's own look at the tables and its record of them are one step for the host. It lets nobody write
     // through an entry that is not dirty, or it would not see when that changes.
     std::lock_guard guard(shadow_lock_);
-    const Sets sets = flags_by_fault ? Sets::Nothing : access == Access::Write ? Sets::AccessedAndDirty : Sets::Accessed;
+    const Sets sets = flags_by_fault            ? Sets::Nothing
+                      : access == Access::Write ? Sets::AccessedAndDirty
+                                                : Sets::Accessed;
     struct {
       Gpa table = 0;
       unsigned index = 0;
@@ -277,10 +281,13 @@ class ModelTlb : public Tlb {
       const bool clean = format_ == Format::X86_64Stage1 && (step.e & 1 << 6) == 0;
       if (step.e & 1) shadow_[step.table][step.index] = clean ? step.e & ~2ull : step.e;
     };
-    const auto found = hardware_walk(format_, as_->physical(), as_->root(), va, [&](Gpa table, unsigned index, std::uint64_t e) {
-      take();
-      step = {table, index, e};
-    }, sets, &last);
+    const auto found = hardware_walk(
+        format_, as_->physical(), as_->root(), va,
+        [&](Gpa table, unsigned index, std::uint64_t e) {
+          take();
+          step = {table, index, e};
+        },
+        sets, &last);
     if (flags_by_fault && (step.e >> 10 & 1) == 0) return std::nullopt;  // the last one is a leaf, or none
     take();
     return found;
@@ -305,7 +312,8 @@ inline void FakeVcpu::drop(Gva start, Gva end) {
 inline void FakeVcpu::walk_ahead(Gva page) {
   const Gva other = page ^ (ahead_() % 64 << kPageShift);
   if (cache_.contains(other)) return;
-  if (const auto filled = tlb_.fill(other, Access::Read, walks_[align_down(other, kBlockSize)])) cache_.emplace(other, *filled);
+  if (const auto filled = tlb_.fill(other, Access::Read, walks_[align_down(other, kBlockSize)]))
+    cache_.emplace(other, *filled);
 }
 
 // The entry allows the access by now: its translation goes, and all of them if permission was given since this vCPU
@@ -354,7 +362,8 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
         if (access == Access::Read || (access == Access::Write ? t.write : t.execute)) {
           auto* host = reinterpret_cast<std::uint64_t*>(as_.physical().host(t.gpa) + (va & (kPageSize - 1)));
           std::atomic_ref<std::uint64_t> word(*host);  // guest memory: ordered by nothing
-          if (access == Access::Execute) return tlb_.instructions_->fetch(reinterpret_cast<std::byte*>(host), word.load(std::memory_order_relaxed));
+          if (access == Access::Execute)
+            return tlb_.instructions_->fetch(reinterpret_cast<std::byte*>(host), word.load(std::memory_order_relaxed));
           if (access == Access::Read) return word.load(std::memory_order_relaxed);
           word.store(value, std::memory_order_relaxed);
           return value;

@@ -1,4 +1,5 @@
-// Memory of a layer whose pages come when they are asked for: whoever looks at one asks first, and for no more than that.
+// Memory of a layer whose pages come when they are asked for: whoever looks at one asks first, and for no more than
+// that.
 #include "guest-mm/page_source.hpp"
 
 #include <array>
@@ -26,7 +27,8 @@ class LateLayers : public ForEachFormat {
   static void expect_bytes(AddressSpace& as, std::uint64_t page, std::uint64_t from, std::uint64_t bytes) {
     std::vector<std::byte> seen(bytes);
     ASSERT_TRUE(as.read(a + page * kPageSize + from, seen));
-    for (std::uint64_t i = 0; i < bytes; ++i) ASSERT_EQ(seen[i], LatePages::byte_of(page + (from + i) / kPageSize)) << "byte " << i;
+    for (std::uint64_t i = 0; i < bytes; ++i)
+      ASSERT_EQ(seen[i], LatePages::byte_of(page + (from + i) / kPageSize)) << "byte " << i;
   }
   std::unique_ptr<LatePages> late;  // outlives who stands on it
 };

@@ -196,8 +196,8 @@ TEST_P(Pins, Pins_race_with_freezes_writes_and_changes_of_protection) {
       std::mt19937 random(t);
       while (!done) {
         const std::uint64_t i = random() % (kPages / 2) * 2 + t;
-        auto pin =
-            parent->as->pin(a + i * kPageSize, kPageSize, random() % 2 ? Access::Write : Access::Read, Term::Short);
+        auto pin = parent->as->pin(a + i * kPageSize, kPageSize, random() % 2 ? Access::Write : Access::Read,
+                                   Term::Short);
         ASSERT_TRUE(pin);
         for (auto n = random() % 40; n > 0; --n) {
           dma_write(*pin, 64 + 8 * t, ++by_device[i]);

@@ -51,7 +51,8 @@ TEST(PinBooks, Frames_of_another_bank_have_no_place_in_the_books) {
   auto book = *PinBook::create(*bank);
   std::vector<Gpa> freed;
   book->freed = [&](Gpa first, std::uint64_t) { freed.push_back(first); };
-  for (const Gpa foreign : {Gpa{0}, bank->base() - kPageSize, bank->end(), bank->end() + (Gpa{1} << 40), ~Gpa{0} & ~0xfff}) {
+  for (const Gpa foreign :
+       {Gpa{0}, bank->base() - kPageSize, bank->end(), bank->end() + (Gpa{1} << 40), ~Gpa{0} & ~0xfff}) {
     const PinHold hold = book->hold(foreign, 0x5000, 3);
     EXPECT_EQ(book->total(), foreign + 3 * kPageSize > bank->base() && foreign < bank->end() ? 2 : 0);
     EXPECT_FALSE(book->pinned(foreign));
@@ -170,7 +171,8 @@ TEST_P(Pins, A_pinned_page_that_moved_is_found) {
   ASSERT_TRUE(parent->cpu().store(a, 1));
   const auto pin = *parent->as->pin(a, kPageSize, Access::Write, Term::Short);
   const Gva to = 0x5000'0000'0000;
-  ASSERT_TRUE(parent->as->remap({.address = a, .old_length = kMiB, .new_length = kMiB, .may_move = true, .fixed = true, .new_address = to}));
+  ASSERT_TRUE(parent->as->remap(
+      {.address = a, .old_length = kMiB, .new_length = kMiB, .may_move = true, .fixed = true, .new_address = to}));
   auto child = g.child(*parent->as->freeze());
   dma_write(pin, 0, 2);
   ASSERT_TRUE(parent->cpu().store(to + 8, 1));

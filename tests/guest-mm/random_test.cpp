@@ -25,7 +25,8 @@ struct ModelPage {
 class Schedule {
  public:
   Schedule(Format format, unsigned seed)
-      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed), .flags_by_fault = (seed >> 1 & 1) != 0}), rng(seed), model(kUsedPages) {}
+      : world(format, {.data = 64 * kMiB, .vcpus = 3, .config = config(seed), .flags_by_fault = (seed >> 1 & 1) != 0}),
+        rng(seed), model(kUsedPages) {}
 
   // Every combination of what may be switched off, over the seeds.
   static AddressSpace::Config config(unsigned seed) {
@@ -48,7 +49,8 @@ class Schedule {
       case 0:
       case 1: {
         const Prot prot = pick_prot();
-        ASSERT_TRUE(world.as->map({.address = at, .length = length, .prot = prot, .fixed = true, .populate = roll() % 8 == 0}));
+        ASSERT_TRUE(
+            world.as->map({.address = at, .length = length, .prot = prot, .fixed = true, .populate = roll() % 8 == 0}));
         each(start, count, [&](ModelPage& p) { p = {true, prot, 0}; });
         break;
       }
@@ -73,18 +75,10 @@ class Schedule {
                   unless(covered, Error::NotMapped));
         each(start, count, [](ModelPage& p) { p.word = 0; });  // beside holes as well
         break;
-      case 7:
-        move(start, count);
-        break;
-      case 8:
-        transfer(start, count);
-        break;
-      case 9:
-        ASSERT_TRUE(world.as->split(at, length, arch::Level::Pte));
-        break;
-      case 10:
-        world.as->merge(at, length);
-        break;
+      case 7: move(start, count); break;
+      case 8: transfer(start, count); break;
+      case 9: ASSERT_TRUE(world.as->split(at, length, arch::Level::Pte)); break;
+      case 10: world.as->merge(at, length); break;
       default:
         steps += 16;
         for (int i = 0; i < 8; ++i) access(roll() % kUsedPages);
@@ -126,7 +120,9 @@ class Schedule {
     }
     return true;
   }
-  static bool may(const ModelPage& p, Access a) { return a == Access::Read ? p.prot != Prot::None : has(p.prot, needed(a)); }
+  static bool may(const ModelPage& p, Access a) {
+    return a == Access::Read ? p.prot != Prot::None : has(p.prot, needed(a));
+  }
 
   // One access by a random vCPU to the word of a page.
   void access(unsigned i) {
@@ -152,12 +148,17 @@ class Schedule {
     const unsigned new_count = roll() % 4 ? count : 1 + roll() % (2 * count);
     if (to + new_count > kUsedPages || (to < start + count && start < to + new_count)) return;
     const ModelPage first = model[start];
-    const bool one = first.mapped && all(start, count, [&](const ModelPage& p) { return p.mapped && p.prot == first.prot; });
+    const bool one = first.mapped &&
+                     all(start, count, [&](const ModelPage& p) { return p.mapped && p.prot == first.prot; });
     const bool stay = new_count == count && roll() % 4 == 0;
     const Gva target = kBase + to * kPageSize;
-    const auto moved = world.as->remap({.address = kBase + start * kPageSize, .old_length = count * kPageSize,
-                                        .new_length = new_count * kPageSize, .may_move = true, .fixed = true,
-                                        .dont_unmap = stay, .new_address = target});
+    const auto moved = world.as->remap({.address = kBase + start * kPageSize,
+                                        .old_length = count * kPageSize,
+                                        .new_length = new_count * kPageSize,
+                                        .may_move = true,
+                                        .fixed = true,
+                                        .dont_unmap = stay,
+                                        .new_address = target});
     ASSERT_EQ(moved, one ? Result<Gva>(target) : fail(Error::NotMapped));
     if (!one) return;
     for (unsigned i = 0; i < new_count; ++i) {

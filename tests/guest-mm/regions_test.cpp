@@ -1,5 +1,5 @@
-// What people ask of a space, its regions and its usage, while others change it: nobody waits for a change that waits for
-// the machine, and regions are told as they were at one moment.
+// What people ask of a space, its regions and its usage, while others change it: nobody waits for a change that waits
+// for the machine, and regions are told as they were at one moment.
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -59,7 +59,8 @@ TEST(RegionMap, Copies_are_as_the_regions_were_at_one_moment) {
   {
     std::jthread changer([&](const std::stop_token& stop) {
       address_space_lock.assume_held();  // only this one changes them
-      for (Gva at = kStart + kPageSize; !stop.stop_requested(); at = at + 2 * kPageSize < kEnd ? at + kPageSize : kStart + kPageSize) {
+      for (Gva at = kStart + kPageSize; !stop.stop_requested();
+           at = at + 2 * kPageSize < kEnd ? at + kPageSize : kStart + kPageSize) {
         for (const Prot prot : {kRead, kReadWrite}) {
           map.seize(at, at + kPageSize);
           map.change(at, at + kPageSize, [&](Region& region) { region.prot = prot; });
@@ -76,7 +77,8 @@ TEST(RegionMap, Copies_are_as_the_regions_were_at_one_moment) {
       }
       Gva at = kStart;
       std::size_t pieces = 0;
-      for (; pieces < seen.size() && seen[pieces].start < kEnd; at = seen[pieces++].end) ASSERT_EQ(seen[pieces].start, at);
+      for (; pieces < seen.size() && seen[pieces].start < kEnd; at = seen[pieces++].end)
+        ASSERT_EQ(seen[pieces].start, at);
       ASSERT_EQ(at, kEnd);
       ASSERT_TRUE(pieces == 1 || pieces == 3) << pieces;
       ASSERT_EQ(seen.size(), kOthers + pieces);

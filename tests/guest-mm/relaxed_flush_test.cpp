@@ -132,7 +132,9 @@ TEST_P(RelaxedFlush, A_page_only_read_becomes_read_only_without_a_flush) {
 // Whoever writes may do so until protect() returns, and not after; the walker sets dirty bits all the while.
 TEST_P(RelaxedFlush, A_protection_holds_from_the_moment_it_returns) {
   for (const auto& [eager, by_fault] : {std::pair(true, false), std::pair(false, false), std::pair(false, true)}) {
-    World w(GetParam(), {.vcpus = 3, .config = {.blocks = false, .eager_accessed_dirty = eager, .around_pages = 1}, .flags_by_fault = by_fault});
+    World w(GetParam(), {.vcpus = 3,
+                         .config = {.blocks = false, .eager_accessed_dirty = eager, .around_pages = 1},
+                         .flags_by_fault = by_fault});
     const Gva a = w.map(4 * kPageSize);
     std::atomic<bool> done{false};
     std::vector<std::thread> writers;

@@ -85,8 +85,13 @@ TEST_P(Remap, A_move_to_a_fixed_place_replaces_what_was_there) {
   const Gva a = w.map(4 * kMiB), b = w.map_at(0x1000'0000, 4 * kMiB);
   fill(w, a, 4 * kMiB, 0x1000);
   fill(w, b, 4 * kMiB, 0x1000);
-  EXPECT_EQ(w.as->remap({.address = a, .old_length = 4 * kMiB, .new_length = 3 * kMiB, .may_move = true,
-                         .fixed = true, .new_address = b + 0x3000}), b + 0x3000);
+  EXPECT_EQ(w.as->remap({.address = a,
+                         .old_length = 4 * kMiB,
+                         .new_length = 3 * kMiB,
+                         .may_move = true,
+                         .fixed = true,
+                         .new_address = b + 0x3000}),
+            b + 0x3000);
   w.check();
   expect_filled(w, b + 0x3000, 3 * kMiB);
   expect_filled(w, b, 0x3000);
@@ -100,8 +105,8 @@ TEST_P(Remap, No_vcpu_ever_finds_two_frames_at_the_target) {
   const Gva a = w.map_at(0x1000'0000, 0x8000), b = w.map_at(0x2000'0000, 0x8000);
   fill(w, a, 0x8000);
   fill(w, b, 0x8000);
-  EXPECT_TRUE(w.as->remap({.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .fixed = true,
-                           .new_address = b}));
+  EXPECT_TRUE(w.as->remap(
+      {.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .fixed = true, .new_address = b}));
   EXPECT_EQ(w.tlb.conflicts, 0u);  // arm64: the old entries went, were flushed, and only then the new came
   w.check_empty();
 }
@@ -110,8 +115,8 @@ TEST_P(Remap, Leaving_the_old_range_mapped_leaves_it_empty) {
   World w(GetParam());
   const Gva a = w.map(0x8000);
   fill(w, a, 0x8000);
-  const auto b = w.as->remap({.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true,
-                              .dont_unmap = true});
+  const auto b = w.as->remap(
+      {.address = a, .old_length = 0x8000, .new_length = 0x8000, .may_move = true, .dont_unmap = true});
   ASSERT_TRUE(b);
   ASSERT_NE(*b, a);
   expect_filled(w, *b, 0x8000);
@@ -144,14 +149,26 @@ TEST_P(Remap, Arguments_that_make_no_sense_are_refused) {
   EXPECT_EQ(remap({.address = a, .old_length = 0, .new_length = 0x1000}), fail(Error::Invalid));
   EXPECT_EQ(remap({.address = a, .old_length = ~0ull, .new_length = 0x1000}), fail(Error::Invalid));
   EXPECT_EQ(remap({.address = a, .old_length = 0x1000, .new_length = ~0ull, .may_move = true}), fail(Error::NoMemory));
-  EXPECT_EQ(remap({.address = a, .old_length = 0x8000, .new_length = 0xc000, .may_move = true}), fail(Error::NotMapped));
+  EXPECT_EQ(remap({.address = a, .old_length = 0x8000, .new_length = 0xc000, .may_move = true}),
+            fail(Error::NotMapped));
   EXPECT_EQ(remap({.address = 0x2000'0000, .old_length = 0x1000, .new_length = 0x2000}), fail(Error::NotMapped));
-  EXPECT_EQ(remap({.address = a, .old_length = 0x1000, .new_length = 0x1000, .fixed = true, .new_address = 0x3000'0000}),
+  EXPECT_EQ(remap(
+                {.address = a, .old_length = 0x1000, .new_length = 0x1000, .fixed = true, .new_address = 0x3000'0000}),
             fail(Error::Invalid));
-  EXPECT_EQ(remap({.address = a, .old_length = 0x4000, .new_length = 0x4000, .may_move = true, .fixed = true,
-                   .new_address = a + 0x3000}), fail(Error::Invalid));
-  EXPECT_EQ(remap({.address = a, .old_length = 0x1000, .new_length = 0x1000, .may_move = true, .fixed = true,
-                   .new_address = 0x7fff'ffff'f000}), fail(Error::Invalid));
+  EXPECT_EQ(remap({.address = a,
+                   .old_length = 0x4000,
+                   .new_length = 0x4000,
+                   .may_move = true,
+                   .fixed = true,
+                   .new_address = a + 0x3000}),
+            fail(Error::Invalid));
+  EXPECT_EQ(remap({.address = a,
+                   .old_length = 0x1000,
+                   .new_length = 0x1000,
+                   .may_move = true,
+                   .fixed = true,
+                   .new_address = 0x7fff'ffff'f000}),
+            fail(Error::Invalid));
   EXPECT_EQ(remap({.address = a, .old_length = 0x4000, .new_length = 0x8000, .may_move = true, .dont_unmap = true}),
             fail(Error::Invalid));
   w.check_empty();

@@ -1,5 +1,6 @@
 // The VMM's own memory runs out in the middle of something: whichever allocation fails, what was changed is known and
-// flushed, no entry stays half changed, and relatives notice nothing. The space in which it happened is ended by its owner.
+// flushed, no entry stays half changed, and relatives notice nothing. The space in which it happened is ended by its
+// owner.
 #include <new>
 
 #include "guest-mm/pin.hpp"
@@ -41,7 +42,12 @@ void live(World& child, const Snapshot& origin) {
   (void)as.protect(kAt + 4 * kMiB, kBlockSize, kReadWrite);  // merges
   (void)as.map({.address = kOther, .length = kBlockSize, .prot = kReadWrite, .fixed = true, .populate = true});
   (void)as.pin(kAt, 40 * kPageSize, Access::Write, Term::Long);
-  (void)as.remap({.address = kAt, .old_length = kBlockSize, .new_length = kBlockSize, .may_move = true, .fixed = true, .new_address = kOther + 16 * kMiB});
+  (void)as.remap({.address = kAt,
+                  .old_length = kBlockSize,
+                  .new_length = kBlockSize,
+                  .may_move = true,
+                  .fixed = true,
+                  .new_address = kOther + 16 * kMiB});
   (void)as.freeze();
   (void)child.cpu().store(kOther, 1);
   (void)as.unmap(kOther, kBlockSize);

@@ -81,7 +81,8 @@ TEST_P(Speculative, Switched_off_every_fault_takes_the_lock) {
   const Gva a = w.map(4 * kMiB);
   for (Gva at = a; at < a + 4 * kMiB; at += 0x10000) ASSERT_TRUE(w.cpu().store(at, at));
   const Counters& c = w.as->counters();
-  EXPECT_EQ(c.spf + c.spf_pte_lock + c.spf_region_changed + c.spf_not_supported + c.spf_table_changed + c.spf_budget, 0u);
+  EXPECT_EQ(c.spf + c.spf_pte_lock + c.spf_region_changed + c.spf_not_supported + c.spf_table_changed + c.spf_budget,
+            0u);
   w.check();
 }
 
@@ -201,7 +202,8 @@ TEST_P(Speculative, Threads_that_fault_in_one_table_share_it) {
     std::vector<std::thread> threads;
     for (unsigned me = 0; me < kThreads; ++me) {
       threads.emplace_back([&, me] {
-        for (unsigned i = 0; i < 512; ++i) ASSERT_TRUE(w.cpu(me).store(a + (i * 37 + me) % 512 * kPageSize + 8 * me, i));
+        for (unsigned i = 0; i < 512; ++i)
+          ASSERT_TRUE(w.cpu(me).store(a + (i * 37 + me) % 512 * kPageSize + 8 * me, i));
       });
     }
     for (auto& t : threads) t.join();

@@ -1,5 +1,5 @@
-// A processor that walked a table once goes on from there until a flush, though another table stands in its place by now.
-// It finds nothing older there than what it may find, and what it sets there is not missed.
+// A processor that walked a table once goes on from there until a flush, though another table stands in its place by
+// now. It finds nothing older there than what it may find, and what it sets there is not missed.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -14,8 +14,8 @@ namespace {
 class StaleWalk : public ForEachFormat {};
 RAMET_FOR_EACH_FORMAT(StaleWalk);
 
-// The layer's table gets a copy of a pinned page. The owner's vCPU, in that table from before, would read the copy while
-// the device writes the page.
+// The layer's table gets a copy of a pinned page. The owner's vCPU, in that table from before, would read the copy
+// while the device writes the page.
 TEST_P(StaleWalk, A_freeze_shows_no_vcpu_the_copy_of_a_pinned_page) {
   Genet g(GetParam(), {.blocks = false});
   auto parent = g.make();

@@ -73,7 +73,9 @@ class Tree {
     Member& m = *spaces_[choices_.below(static_cast<unsigned>(spaces_.size()))];
     ModelSpace& s = m.space;
     const auto number = std::ranges::find(spaces_, &m, [](const auto& other) { return other.get(); }) - spaces_.begin();
-    if (trace_) std::fprintf(stderr, "%3llu: space %d does %u", static_cast<unsigned long long>(steps), static_cast<int>(number), what);
+    if (trace_)
+      std::fprintf(stderr, "%3llu: space %d does %u", static_cast<unsigned long long>(steps), static_cast<int>(number),
+                   what);
     if (what < 18) {
       if (trace_) std::fprintf(stderr, "\n");
       return operate(m, what), true;
@@ -82,22 +84,39 @@ class Tree {
     const unsigned few = std::min(count, 1 + choices_.below(16));
     if (trace_) std::fprintf(stderr, " with %u pages from %u, or %u\n", count, start, few);
     switch (what) {
-      case 18: case 19: case 20: s.map(start, count, nullptr); break;
-      case 21: case 22: s.map(start, few, file()); break;
-      case 23: case 24: s.unmap(start, count); break;
-      case 25: case 26: case 27: s.protect(start, count); break;
-      case 28: case 29: case 30: s.advise(start, count); break;
-      case 31: case 32: s.remap(start, std::min(count, kTreePages / 2)); break;
-      case 33: case 34: case 35: s.pin(start, few); break;
+      case 18:
+      case 19:
+      case 20: s.map(start, count, nullptr); break;
+      case 21:
+      case 22: s.map(start, few, file()); break;
+      case 23:
+      case 24: s.unmap(start, count); break;
+      case 25:
+      case 26:
+      case 27: s.protect(start, count); break;
+      case 28:
+      case 29:
+      case 30: s.advise(start, count); break;
+      case 31:
+      case 32: s.remap(start, std::min(count, kTreePages / 2)); break;
+      case 33:
+      case 34:
+      case 35: s.pin(start, few); break;
       case 36: s.unpin(); break;
-      case 37: case 38: s.device(); break;
-      case 39: case 40: s.gather(start, few); break;
-      case 41: case 42: s.word(start); break;
+      case 37:
+      case 38: s.device(); break;
+      case 39:
+      case 40: s.gather(start, few); break;
+      case 41:
+      case 42: s.word(start); break;
       case 43: s.words(); break;
-      case 44: case 45: s.write(start, std::min(count, 80u)); break;
+      case 44:
+      case 45: s.write(start, std::min(count, 80u)); break;
       case 46: s.read(start, std::min(count, 80u)); break;
       case 47: s.read_string(start); break;
-      case 48: EXPECT_TRUE(short_of_tables(s.world.as->split(at(start), count * kPageSize, arch::Level(choices_.below(2))))); break;
+      case 48:
+        EXPECT_TRUE(short_of_tables(s.world.as->split(at(start), count * kPageSize, arch::Level(choices_.below(2)))));
+        break;
       case 49: (void)s.world.as->merge(at(start), count * kPageSize); break;
       default: {
         const unsigned times = 1 + choices_.below(16);
@@ -149,19 +168,31 @@ class Tree {
   void operate(Member& m, unsigned what) {
     ModelSpace& s = m.space;
     switch (what) {
-      case 0: case 1: case 2: freeze(s); break;
-      case 3: case 4: case 5: spawn(); break;
+      case 0:
+      case 1:
+      case 2: freeze(s); break;
+      case 3:
+      case 4:
+      case 5: spawn(); break;
       case 6: end_one(); break;
-      case 7: case 8: reset(m); break;
-      case 9: if (!frozen_.empty()) frozen_.erase(frozen_.begin() + choices_.below(static_cast<unsigned>(frozen_.size()))); break;
+      case 7:
+      case 8: reset(m); break;
+      case 9:
+        if (!frozen_.empty()) frozen_.erase(frozen_.begin() + choices_.below(static_cast<unsigned>(frozen_.size())));
+        break;
       case 10: resize(); break;
-      case 11: if (const auto f = file(); !choices_.one_in(2)) f->file->broken = !f->file->broken; break;
+      case 11:
+        if (const auto f = file(); !choices_.one_in(2)) f->file->broken = !f->file->broken;
+        break;
       case 12: starve(s); break;
       case 13: restart(); break;
       case 14: linear(s); break;
       case 15: kernel(s); break;
       case 16: s.expect_equal(false); break;
-      case 17: if (!frozen_.empty()) s.world.as->copy_hot(*frozen_[choices_.below(static_cast<unsigned>(frozen_.size()))]->snapshot); break;
+      case 17:
+        if (!frozen_.empty())
+          s.world.as->copy_hot(*frozen_[choices_.below(static_cast<unsigned>(frozen_.size()))]->snapshot);
+        break;
     }
   }
   bool short_of_tables(Result<> done) const { return done || (options_.tight && done.error() == Error::NoMemory); }
@@ -169,7 +200,9 @@ class Tree {
   Member* add() {
     auto m = std::make_unique<Member>(options_, choices_);
     if (!m->space.observed) return nullptr;
-    if (linear_ && options_.format != Format::Arm64Stage2) { EXPECT_TRUE(short_of_tables(m->space.world.as->map_linear(kLinear))); }
+    if (linear_ && options_.format != Format::Arm64Stage2) {
+      EXPECT_TRUE(short_of_tables(m->space.world.as->map_linear(kLinear)));
+    }
     spaces_.push_back(std::move(m));
     return spaces_.back().get();
   }
@@ -246,7 +279,8 @@ class Tree {
     });
     Member* m = add();
     if (!m) return;
-    const auto done = m->space.world.as->restore(from->snapshot->layer, options_.world.config.mmap_top, regions, contents);
+    const auto done = m->space.world.as->restore(from->snapshot->layer, options_.world.config.mmap_top, regions,
+                                                 contents);
     if (!done) {
       ASSERT_TRUE(short_of_tables(done)) << describe(done.error());
       spaces_.pop_back();
@@ -261,7 +295,8 @@ class Tree {
     const unsigned before = f->pages;
     f->resize(choices_.below(ModelFile::kPages + 1));
     std::erase_if(frozen_, [&](const auto& frozen) {
-      return std::ranges::any_of(frozen->model, [&](const Page& p) { return p.file == f && p.in_file >= std::min(f->pages, before); });
+      return std::ranges::any_of(frozen->model,
+                                 [&](const Page& p) { return p.file == f && p.in_file >= std::min(f->pages, before); });
     });
     for (const auto& m : spaces_) m->space.resized(*f);
   }
@@ -273,7 +308,9 @@ class Tree {
     (void)s.world.as->unmap(kAt, Hole::kSize);
     if (left > 6) return;
     if (!hole_) hole_ = std::make_shared<Hole>(*spaces_[0]->space.world.memory);
-    if (!s.world.as->map({.address = kAt, .length = Hole::kSize, .prot = kRead, .fixed = true, .shared = true, .backing = hole_})) return;
+    if (!s.world.as->map(
+            {.address = kAt, .length = Hole::kSize, .prot = kRead, .fixed = true, .shared = true, .backing = hole_}))
+      return;
     for (Gva at = kAt; at < kAt + Hole::kSize; at += kBlockSize) {
       const Usage u = s.world.as->usage();
       if (u.table_pages + left >= u.table_limit_pages || !s.world.as->fault(at, Access::Read)) return;
@@ -317,8 +354,7 @@ inline void run_tree(std::span<const std::uint8_t> bytes) {
   ByteChoices choices(bytes);
   constexpr Format formats[] = {Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2};
   Tree tree(formats[choices.below(std::size(formats))], choices);
-  while (!::testing::Test::HasFailure() && tree.step()) {
-  }
+  while (!::testing::Test::HasFailure() && tree.step()) {}
   if (!::testing::Test::HasFailure()) tree.finish(false);
 }
 

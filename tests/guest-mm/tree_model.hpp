@@ -19,7 +19,8 @@ using Content = std::array<std::byte, kPageSize>;
 // writes is up to when it was read.
 struct ModelFile {
   static constexpr unsigned kPages = 24;
-  ModelFile(Memory& memory, bool all_shared) : shared(all_shared), file(std::make_shared<TestFile>(memory, kPages * kPageSize)) {
+  ModelFile(Memory& memory, bool all_shared)
+      : shared(all_shared), file(std::make_shared<TestFile>(memory, kPages * kPageSize)) {
     for (unsigned p = 0; p < kPages; ++p) {
       contents.push_back(std::make_shared<Content>());
       std::memcpy(contents.back()->data(), file->bytes() + p * kPageSize, kPageSize);
@@ -84,7 +85,8 @@ class Slots : public BankObserver {
   explicit Slots(std::size_t most) : most_(most) {}
   Result<> bank_added(const Bank& bank) override {
     if (known_.size() >= most_) return fail(Error::NoMemory);
-    for (const Bank* other : known_) EXPECT_TRUE(other->end() <= bank.base() || bank.end() <= other->base()) << "slots overlap";
+    for (const Bank* other : known_)
+      EXPECT_TRUE(other->end() <= bank.base() || bank.end() <= other->base()) << "slots overlap";
     known_.push_back(&bank);
     return {};
   }

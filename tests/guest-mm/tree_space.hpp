@@ -28,45 +28,7 @@ class ModelSpace {
   }
 
   // --- what is done to it ---
-  void map(unsigned start, unsigned count, const std::shared_ptr<ModelFile>& file) {
-    Page page;
-    page.mapped = true, page.prot = pick_prot(), page.file = file;
-    if (file) {
-      page.shared = file->shared;
-      page.in_file = choices_.below(ModelFile::kPages);
-      if (page.shared && choices_.one_in(4)) page.max_prot = kReadExec;
-    }
-    const bool fixed = !choices_.one_in(4), keep = choices_.one_in(8), populate = choices_.one_in(4);
-    const auto done = world.as->map({.address = at(start), .length = count * kPageSize, .prot = page.prot, .fixed = fixed,
-        .no_replace = keep, .shared = page.shared, .populate = populate, .backing = file ? file->file : nullptr,
-        .offset = page.in_file * kPageSize, .max_prot = page.max_prot});
-    const auto put = [&](unsigned first) {
-      for (unsigned i = 0; i < count; ++i, ++page.in_file) model[first + i] = page;
-    };
-    if (!has(page.max_prot, page.prot)) {
-      ASSERT_EQ(done, fail(Error::NotPermitted));
-    } else if (!fixed) {
-      unsigned longest = 0, hole = 0;
-      for (const Page& p : model) longest = std::max(longest, hole = p.mapped ? 0 : hole + 1);
-      if (!done) {
-        ASSERT_EQ(done, fail(Error::NoMemory));
-        ASSERT_TRUE(tight_ || longest < count);
-        return;
-      }
-      ASSERT_GE(*done, kTreeBase);
-      const unsigned first = static_cast<unsigned>((*done - kTreeBase) >> kPageShift);
-      ASSERT_LE(first + count, kTreePages);
-      ASSERT_FALSE(any(first, count, mapped)) << "what was there is replaced";
-      put(first);
-    } else if (keep && any(start, count, mapped)) {
-      ASSERT_EQ(done, fail(Error::Exists));
-    } else if (went(done, {})) {
-      ASSERT_EQ(*done, at(start));
-      put(start);
-    } else {
-      all_or_none_gone(start, count);
-    }
-  }
+  void map(unsigned start, unsigned count, const std::shared_ptr<ModelFile>& file);
   void unmap(unsigned start, unsigned count) {
     if (went(world.as->unmap(at(start), count * kPageSize), {})) clear(start, count);
   }
@@ -84,12 +46,14 @@ class ModelSpace {
     for (unsigned i = start; i < end; ++i) model[i].prot = prot;
   }
   void advise(unsigned start, unsigned count) {
-    constexpr Advice choices[] = {Advice::DontNeed, Advice::Free, Advice::Huge, Advice::NoHuge, Advice::DontFork,
-        Advice::DoFork, Advice::WipeOnFork, Advice::KeepOnFork, Advice::WillNeed, Advice::PopulateRead, Advice::PopulateWrite};
+    constexpr Advice choices[] = {Advice::DontNeed, Advice::Free,         Advice::Huge,         Advice::NoHuge,
+                                  Advice::DontFork, Advice::DoFork,       Advice::WipeOnFork,   Advice::KeepOnFork,
+                                  Advice::WillNeed, Advice::PopulateRead, Advice::PopulateWrite};
     const Advice advice = choices[choices_.below(std::size(choices))];
     const auto done = world.as->advise(at(start), count * kPageSize, advice);
     if (advice == Advice::PopulateRead || advice == Advice::PopulateWrite) {
-      (void)went(done, first_error(start, count, advice == Advice::PopulateRead ? Access::Read : Access::Write), start, count);
+      (void)went(done, first_error(start, count, advice == Advice::PopulateRead ? Access::Read : Access::Write), start,
+                 count);
       return;
     }
     auto whole = all(start, count, mapped) ? Result<>() : fail(Error::NotMapped);
@@ -112,14 +76,20 @@ class ModelSpace {
   // A part of one region, as mremap(2) wants it: shrinks, grows where it is, or moves.
   void remap(unsigned start, unsigned count) {
     const unsigned to = choices_.below(kTreePages);
-    const bool may_move = !choices_.one_in(4), fixed = may_move && choices_.below(2), stay = may_move && choices_.one_in(4);
+    const bool may_move = !choices_.one_in(4), fixed = may_move && choices_.below(2),
+               stay = may_move && choices_.one_in(4);
     const unsigned new_count = stay || choices_.below(2) ? count : 1 + choices_.below(2 * count);
     if (start + new_count > kTreePages || (fixed && to + new_count > kTreePages)) return;
     if (fixed && to < start + count && start < to + new_count) return;
     const auto region = world.as->find_region(at(start));
     const bool one = region && region->end >= at(start + count), ends = region && region->end == at(start + count);
-    const auto done = world.as->remap({.address = at(start), .old_length = count * kPageSize, .new_length = new_count * kPageSize,
-        .may_move = may_move, .fixed = fixed, .dont_unmap = stay, .new_address = at(to)});
+    const auto done = world.as->remap({.address = at(start),
+                                       .old_length = count * kPageSize,
+                                       .new_length = new_count * kPageSize,
+                                       .may_move = may_move,
+                                       .fixed = fixed,
+                                       .dont_unmap = stay,
+                                       .new_address = at(to)});
     if (!region) {
       ASSERT_EQ(done, fail(Error::NotMapped));
       return;
@@ -147,7 +117,9 @@ class ModelSpace {
     ASSERT_GE(*done, kTreeBase);
     const unsigned first = static_cast<unsigned>((*done - kTreeBase) >> kPageShift);
     ASSERT_LE(first + new_count, kTreePages);
-    if (fixed) { ASSERT_EQ(first, to); }
+    if (fixed) {
+      ASSERT_EQ(first, to);
+    }
     const bool grown = first == start;
     std::vector<Page> moved(model.begin() + start, model.begin() + start + std::min(count, new_count));
     while (moved.size() < new_count) {
@@ -156,9 +128,13 @@ class ModelSpace {
       moved.back().content = nullptr;
       moved.back().unknown = false;
     }
-    if (grown) { ASSERT_FALSE(any(start + count, new_count - count, mapped)); }
-    else if (!fixed) { ASSERT_FALSE(any(first, new_count, mapped)) << "moved over something"; }
-    if (stay) for (unsigned i = start; i < start + count; ++i) model[i].content = nullptr, model[i].unknown = false;
+    if (grown) {
+      ASSERT_FALSE(any(start + count, new_count - count, mapped));
+    } else if (!fixed) {
+      ASSERT_FALSE(any(first, new_count, mapped)) << "moved over something";
+    }
+    if (stay)
+      for (unsigned i = start; i < start + count; ++i) model[i].content = nullptr, model[i].unknown = false;
     else clear(start, count);
     std::ranges::move(moved, model.begin() + first);
   }
@@ -199,7 +175,8 @@ class ModelSpace {
     }
     const auto done = world.as->write(at(start) + skip, bytes);
     const auto expected = first_error(start, count, Access::Write);
-    const bool well = went(done, expected, start, count), whole = well || done.error() == (expected ? Error::NoMemory : expected.error());
+    const bool well = went(done, expected, start, count),
+               whole = well || done.error() == (expected ? Error::NoMemory : expected.error());
     // What comes before the page that failed has been written; short of memory, a part of it.
     for (unsigned i = start; i < start + count && model[i].expected(Access::Write); ++i) {
       const std::uint64_t page = (i - start) * kPageSize, from = std::max<std::uint64_t>(page, skip);
@@ -228,7 +205,9 @@ class ModelSpace {
       else break;
     }
     const auto done = world.as->read_string(at(start) + skip, limit);
-    if (went(done, wrong ? fail(*wrong) : Result<>(), start, 4)) { ASSERT_EQ(*done, text); }
+    if (went(done, wrong ? fail(*wrong) : Result<>(), start, 4)) {
+      ASSERT_EQ(*done, text);
+    }
   }
   void word(unsigned start) {
     Page& p = model[start];
@@ -254,8 +233,9 @@ class ModelSpace {
   // Looks at words that somebody waits on, and lets go of one.
   void words() {
     for (const Word& w : words_) {
-      if (w.file && w.in_file >= w.file->pages) { ASSERT_EQ(w.word.load(), fail(Error::BeyondEnd)); }
-      else expect_word(w.word, *w.content, w.offset);
+      if (w.file && w.in_file >= w.file->pages) {
+        ASSERT_EQ(w.word.load(), fail(Error::BeyondEnd));
+      } else expect_word(w.word, *w.content, w.offset);
     }
     if (words_.empty()) return;
     const auto which = words_.begin() + choices_.below(static_cast<unsigned>(words_.size()));
@@ -273,8 +253,11 @@ class ModelSpace {
     while (good < count && model[start + good].expected(how)) ++good;
     if (!went(done, good ? Result<>() : model[start].expected(how), start, count)) return;
     const bool broken = tight_ || any(start, count, [](const Page& p) { return p.file && p.file->file->broken; });
-    if (broken) { ASSERT_LE(*done, good * kPageSize); }
-    else { ASSERT_EQ(*done, good * kPageSize); }
+    if (broken) {
+      ASSERT_LE(*done, good * kPageSize);
+    } else {
+      ASSERT_EQ(*done, good * kPageSize);
+    }
     hold({{}, std::move(ranges), how, {}}, start, static_cast<unsigned>(*done >> kPageShift));
   }
   void pin(unsigned start, unsigned count) {
@@ -307,11 +290,15 @@ class ModelSpace {
     for (unsigned i = 0; i < kTreePages; ++i) {
       const Page& p = model[i];
       if (p.unknown || (!p.mapped && !touch_all)) continue;
-      if (p.mapped) { ASSERT_TRUE(world.as->residency(at(i), kPageSize, there)); }
+      if (p.mapped) {
+        ASSERT_TRUE(world.as->residency(at(i), kPageSize, there));
+      }
       if (!touch_all && !there[0] && !p.content) continue;
       const auto done = world.as->read(at(i), bytes);
       if (p.shared && p.beyond_end() && tight_) continue;
-      if (went(done, p.expected(Access::Read), i, 1)) { ASSERT_EQ(std::memcmp(bytes.data(), p.seen().data(), kPageSize), 0) << "page " << i << difference(p, bytes); }
+      if (went(done, p.expected(Access::Read), i, 1)) {
+        ASSERT_EQ(std::memcmp(bytes.data(), p.seen().data(), kPageSize), 0) << "page " << i << difference(p, bytes);
+      }
     }
     expect_regions();
     check();
@@ -321,16 +308,24 @@ class ModelSpace {
     world.as->visit_regions([&](const Region& r) {
       if (r.start < kTreeBase || r.start >= at(kTreePages)) return;
       const unsigned start = static_cast<unsigned>((r.start - kTreeBase) >> kPageShift);
-      while (next < start) { ASSERT_FALSE(model[next].mapped) << "page " << next; ++next; }
+      while (next < start) {
+        ASSERT_FALSE(model[next].mapped) << "page " << next;
+        ++next;
+      }
       for (; at(next) < r.end; ++next) {
         const Page& p = model[next];
         ASSERT_TRUE(p.mapped && p.prot == r.prot && p.max_prot == r.max_prot && p.shared == r.shared &&
-                    p.dont_fork == r.dont_fork && p.wipe_on_fork == r.wipe_on_fork) << "page " << next;
+                    p.dont_fork == r.dont_fork && p.wipe_on_fork == r.wipe_on_fork)
+            << "page " << next;
         ASSERT_EQ(p.file ? p.file->file : nullptr, r.backing);
-        if (p.file) { ASSERT_EQ(r.offset_of(at(next)), p.in_file * kPageSize); }
+        if (p.file) {
+          ASSERT_EQ(r.offset_of(at(next)), p.in_file * kPageSize);
+        }
       }
     });
-    for (; next < kTreePages; ++next) { ASSERT_FALSE(model[next].mapped) << "page " << next; }
+    for (; next < kTreePages; ++next) {
+      ASSERT_FALSE(model[next].mapped) << "page " << next;
+    }
   }
   void check() {
     world.check();
@@ -347,8 +342,12 @@ class ModelSpace {
   }
 
   static bool mapped(const Page& p) { return p.mapped; }
-  bool all(unsigned start, unsigned count, auto&& f) const { return std::all_of(model.begin() + start, model.begin() + start + count, f); }
-  bool any(unsigned start, unsigned count, auto&& f) const { return std::any_of(model.begin() + start, model.begin() + start + count, f); }
+  bool all(unsigned start, unsigned count, auto&& f) const {
+    return std::all_of(model.begin() + start, model.begin() + start + count, f);
+  }
+  bool any(unsigned start, unsigned count, auto&& f) const {
+    return std::any_of(model.begin() + start, model.begin() + start + count, f);
+  }
 
  private:
   struct Word {
@@ -460,7 +459,8 @@ class ModelSpace {
   }
   void device(Held& held) {
     std::uint64_t n = 0;
-    const std::span<const HostRange> ranges = held.gathered.empty() ? held.pin.ranges() : std::span<const HostRange>(held.gathered);
+    const std::span<const HostRange> ranges = held.gathered.empty() ? held.pin.ranges()
+                                                                    : std::span<const HostRange>(held.gathered);
     for (const HostRange& r : ranges) {
       for (std::size_t i = 0; i < r.bytes.size(); i += kPageSize, ++n) {
         const auto& p = held.pages[n];
@@ -479,3 +479,5 @@ class ModelSpace {
 };
 
 }  // namespace ramet::mm::test
+
+#include "tests/guest-mm/tree_space_map.hpp"

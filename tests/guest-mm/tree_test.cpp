@@ -28,8 +28,7 @@ TEST_P(Trees, Everyone_has_the_memory_that_a_full_copy_would_have) {
     SCOPED_TRACE("RAMET_SEED=" + std::to_string(seed));
     RandomChoices choices(seed, scaled(2000, 300));
     Tree tree(GetParam(), choices);
-    while (!HasFailure() && tree.step()) {
-    }
+    while (!HasFailure() && tree.step()) {}
     if (HasFailure()) return;
     tree.finish(true);
     if (HasFailure()) return;

@@ -217,7 +217,9 @@ TEST_P(UserAccess, A_bank_stays_while_a_piece_of_it_is_in_use) {
 // Physical addresses of two banks may follow each other; their host addresses do not.
 TEST_P(UserAccess, No_piece_reaches_from_one_bank_into_the_next) {
   const auto space = std::make_shared<PhysicalSpace>();
-  const World::Options options{.data = 2 * kMiB, .config = {.blocks = false, .merge = false, .around_pages = 1}, .space = space};
+  const World::Options options{.data = 2 * kMiB,
+                               .config = {.blocks = false, .merge = false, .around_pages = 1},
+                               .space = space};
   World parent(GetParam(), options);
   constexpr Gva a = 0x1000'0000;
   constexpr std::uint64_t kPages = 512, kBytes = (kPages + 2) * kPageSize;

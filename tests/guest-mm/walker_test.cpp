@@ -41,7 +41,9 @@ class Walker : public test::ForEachFormat {
     table = std::move(*PageTable::create(GetParam(), *memory, *tables, *frames, tlb, counters));
   }
   // Not analysed inside: the batch that holds the lock is handed out.
-  FlushBatch batch() RAMET_ACQUIRE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS { return FlushBatch(lock, {tlb, *frames, nullptr, counters, true}, *tables, deferred, nullptr); }
+  FlushBatch batch() RAMET_ACQUIRE(address_space_lock) RAMET_NO_THREAD_SAFETY_ANALYSIS {
+    return FlushBatch(lock, {tlb, *frames, nullptr, counters, true}, *tables, deferred, nullptr);
+  }
   void map(Gva va, Level level, Gpa gpa, PageTable::Attributes a = {.write = true, .dirty = true}, unsigned count = 1) {
     FlushBatch b = batch();
     const auto where = table->prepare(va, level, b);
@@ -157,13 +159,16 @@ TEST_P(Walker, Frames_and_tables_are_released_only_after_the_flush) {
 
 // What a batch takes is neither lost nor done twice, whichever way the operation ends.
 static_assert(!std::is_move_constructible_v<FlushBatch> && !std::is_move_constructible_v<SpeculativeFlush>);
-static_assert(!std::is_constructible_v<EntryFlush, FlushParts> && !std::is_convertible_v<SpeculativeFlush&, FlushBatch&>);
+static_assert(!std::is_constructible_v<EntryFlush, FlushParts> &&
+              !std::is_convertible_v<SpeculativeFlush&, FlushBatch&>);
 
 TEST_P(Walker, A_batch_that_nobody_commits_is_carried_out_at_its_end_under_the_lock) {
   const auto run = frames->allocate(0, Fill::Zero);
   map(0x4000'0000, Level::Pte, run->gpa);
   const auto used = tables->used();
-  const auto lock_is_free = [&] { return std::async(std::launch::async, [&] { return lock.try_lock() && (lock.unlock(), true); }).get(); };
+  const auto lock_is_free = [&] {
+    return std::async(std::launch::async, [&] { return lock.try_lock() && (lock.unlock(), true); }).get();
+  };
   struct Waiting : Backing {  // as one whose destructor waits for the machine, which waits for the lock
     std::uint64_t size() const override { return 0; }
     Result<> read(std::uint64_t, std::span<std::byte>) override { return {}; }
@@ -242,7 +247,8 @@ TEST_P(Walker, Leaves_that_changed_since_they_were_seen_are_not_replaced) {
     b.commit();
   };
   const auto replace = [&](const PageTable::Leaf& seen) {
-    const PageTable::Replacement all[] = {{table->find(0x1000), kData + 0x8000, writable}, {seen, kData + 0x9000, writable}};
+    const PageTable::Replacement all[] = {{table->find(0x1000), kData + 0x8000, writable},
+                                          {seen, kData + 0x9000, writable}};
     FlushBatch b = batch();
     const auto how = table->replace_leaves(all, {}, b);
     b.commit();
@@ -271,14 +277,19 @@ TEST_P(Walker, What_the_hardware_sets_while_a_leaf_changes_is_not_lost) {
   map(0x1000, Level::Pte, kData, {.write = true, .accessed = false, .dirty = GetParam() != Format::X86_64Stage1});
   unsigned looked = 0;
   FlushBatch b = batch();
-  table->update(0x1000, 0x2000, [&](const PageTable::Leaf& old) {
-    if (++looked == 1) {
-      (void)hardware_walk(GetParam(), *memory, table->root(), 0x1000, [](Gpa, unsigned, std::uint64_t) {}, test::Sets::AccessedAndDirty);
-    }
-    PageTable::Attributes next = old.attributes;
-    next.write = false;
-    return PageTable::Change{State::Present, next};
-  }, b);
+  table->update(
+      0x1000, 0x2000,
+      [&](const PageTable::Leaf& old) {
+        if (++looked == 1) {
+          (void)hardware_walk(
+              GetParam(), *memory, table->root(), 0x1000, [](Gpa, unsigned, std::uint64_t) {},
+              test::Sets::AccessedAndDirty);
+        }
+        PageTable::Attributes next = old.attributes;
+        next.write = false;
+        return PageTable::Change{State::Present, next};
+      },
+      b);
   b.commit();
   EXPECT_EQ(looked, 2u);
   EXPECT_TRUE(table->find(0x1000).attributes.accessed);
@@ -291,16 +302,18 @@ TEST_P(Walker, A_kept_leaf_remembers_its_frame_at_every_level) {
     const Gva va = 0x80'0000'0000ull * (1 + unsigned(level));
     map(va, level, kData + 0x4000'0000);
     FlushBatch b = batch();
-    table->update(va, va + arch::span_of(level),
-                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+    table->update(
+        va, va + arch::span_of(level),
+        [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
     b.commit();
     EXPECT_EQ(walk(va), std::nullopt);
     const auto leaf = table->find(va);
     EXPECT_EQ(leaf.state, State::Kept);
     EXPECT_EQ(leaf.level, level);
     EXPECT_EQ(leaf.address, kData + 0x4000'0000);
-    table->update(va, va + arch::span_of(level),
-                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Present, l.attributes}; }, b);
+    table->update(
+        va, va + arch::span_of(level),
+        [](const PageTable::Leaf& l) { return PageTable::Change{State::Present, l.attributes}; }, b);
     b.commit();
     EXPECT_EQ(walk(va), (test::Translation{kData + 0x4000'0000, true, false}));
   }
@@ -312,8 +325,9 @@ TEST_P(Walker, A_kept_leaf_remembers_its_frame_at_every_level) {
 TEST_P(Walker, A_kept_block_can_be_split) {
   map(0x4000'0000, Level::Pmd, kData + 0x20'0000);
   FlushBatch b = batch();
-  table->update(0x4000'0000, 0x4020'0000,
-                [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+  table->update(
+      0x4000'0000, 0x4020'0000, [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; },
+      b);
   ASSERT_TRUE(table->split(0x4000'3000, b));
   b.commit();
   EXPECT_EQ(walk(0x4000'3000), std::nullopt);
@@ -391,8 +405,9 @@ TEST_P(Walker, Tables_without_entries_are_in_nobodys_way) {
 TEST_P(Walker, A_freed_table_is_told_of_even_if_no_entry_in_it_was_present_any_more) {
   map(0x4000'0000, Level::Pte, kData);
   FlushBatch b = batch();
-  table->update(0x4000'0000, 0x4000'1000,
-                [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+  table->update(
+      0x4000'0000, 0x4000'1000, [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; },
+      b);
   b.commit();
   const Gpa ptes = tlb.tables.at(0);
   table->unmap(0x4000'0000, 0x4000'1000, b);
@@ -413,8 +428,9 @@ TEST_P(Walker, A_batch_of_many_ranges_becomes_a_flush_of_everything) {
   map(0x4000'0000, Level::Pte, kData, {}, 512);
   FlushBatch b = batch();
   for (unsigned i = 0; i < 512; i += 2) {
-    table->update(0x4000'0000 + i * kPageSize, 0x4000'0000 + (i + 1) * kPageSize,
-                  [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
+    table->update(
+        0x4000'0000 + i * kPageSize, 0x4000'0000 + (i + 1) * kPageSize,
+        [](const PageTable::Leaf& l) { return PageTable::Change{State::Kept, l.attributes}; }, b);
   }
   b.commit();
   EXPECT_EQ(tlb.strict, 1u);

@@ -5,11 +5,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <memory>
+#include <mutex>
 #include <ostream>
 #include <set>
 #include <vector>
@@ -44,7 +44,8 @@ struct World {
   };
   explicit World(Format format) : World(format, Options()) {}
   World(Format format, Options options) : tlb(format, options.instructions) {
-    memory = std::move(*Memory::create({.data_bytes = options.data, .table_bytes = options.tables, .space = options.space, .files = options.files}));
+    memory = std::move(*Memory::create(
+        {.data_bytes = options.data, .table_bytes = options.tables, .space = options.space, .files = options.files}));
     options.config.format = format;
     tlb.flags_by_fault = options.flags_by_fault && format != Format::X86_64Stage1;
     as = std::move(*AddressSpace::create(options.config, *memory, tlb));
@@ -59,7 +60,8 @@ struct World {
     EXPECT_EQ(tlb.verify(), "");
     EXPECT_EQ(tlb.conflicts, 0u);
     const Counters& c = as->counters();
-    EXPECT_EQ(c.faults, c.faults_zero + c.faults_file + c.faults_flipped + c.faults_cow + c.faults_spurious + c.faults_refused);
+    EXPECT_EQ(c.faults,
+              c.faults_zero + c.faults_file + c.faults_flipped + c.faults_cow + c.faults_spurious + c.faults_refused);
   }
   // And after everything is unmapped nothing is left.
   void check_empty() {
@@ -96,7 +98,11 @@ struct World {
 struct Genet {
   explicit Genet(Format format, AddressSpace::Config config = {}) : format(format), config(config) {}
   std::unique_ptr<World> make(unsigned vcpus = 3) const {
-    return std::make_unique<World>(format, World::Options{.vcpus = vcpus, .config = config, .space = space, .flags_by_fault = flags_by_fault, .instructions = instructions});
+    return std::make_unique<World>(format, World::Options{.vcpus = vcpus,
+                                                          .config = config,
+                                                          .space = space,
+                                                          .flags_by_fault = flags_by_fault,
+                                                          .instructions = instructions});
   }
   std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) const {
     auto w = make();
@@ -215,7 +221,8 @@ inline void use_up_tables(World& w, unsigned left) {
   const Usage before = w.as->usage();
   Gva at = 0x7000'0000'0000;
   for (std::uint64_t n = before.table_pages; n + left < before.table_limit_pages; n = w.as->usage().table_pages) {
-    ASSERT_TRUE(w.as->map({.address = at, .length = kPageSize, .prot = Prot::Read, .fixed = true, .shared = true, .backing = file}));
+    ASSERT_TRUE(w.as->map(
+        {.address = at, .length = kPageSize, .prot = Prot::Read, .fixed = true, .shared = true, .backing = file}));
     ASSERT_TRUE(w.cpu().load(at));
     at += kBlockSize;
   }
@@ -236,7 +243,8 @@ inline constexpr Format kFormats[] = {Format::X86_64Stage1, Format::Arm64Stage1}
 inline constexpr Format kFormats[] = {Format::X86_64Stage1, Format::Arm64Stage1, Format::Arm64Stage2};
 #endif
 class ForEachFormat : public ::testing::TestWithParam<Format> {};
-#define RAMET_FOR_EACH_FORMAT(suite) \
-  INSTANTIATE_TEST_SUITE_P(Formats, suite, ::testing::ValuesIn(::ramet::mm::test::kFormats), ::testing::PrintToStringParamName())
+#define RAMET_FOR_EACH_FORMAT(suite)                                                         \
+  INSTANTIATE_TEST_SUITE_P(Formats, suite, ::testing::ValuesIn(::ramet::mm::test::kFormats), \
+                           ::testing::PrintToStringParamName())
 
 }  // namespace ramet::mm::test

@@ -102,10 +102,16 @@ void threads() {
     }
   });
   for (int i = 1; i <= 1000; ++i) {
-    { std::lock_guard held(lock); queue.push_back(i); }
+    {
+      std::lock_guard held(lock);
+      queue.push_back(i);
+    }
     changed.notify_one();
   }
-  { std::lock_guard held(lock); done = true; }
+  {
+    std::lock_guard held(lock);
+    done = true;
+  }
   changed.notify_one();
   consumer.join();
   std::cout << "queue " << taken << "\n";

@@ -1,10 +1,11 @@
 // A hostile guest: calls every system call there is with random wild pointers, huge lengths, closed
 // descriptors, paths outside and nonsense.
 //   wild SEED CALLS [FIRST LAST]
-//   wild extreme SEED CALLS [FIRST LAST]     numbers at the ends of their types, in structures as well; of any call, in children
-//   wild inherited SEED CALLS [FIRST LAST]   after fork and after a snapshot (hook "ready"), see wild_inherited.cpp
-// FIRST and LAST are numbers of calls. Whatever it gets is right, as long as the VMM lives. Natively it must not be run: it
-// would mean it. At its end it waits for the end of its standard input: until then one can look at the VMM.
+//   wild extreme SEED CALLS [FIRST LAST]     numbers at the ends of their types, in structures as well; of any call, in
+//   children wild inherited SEED CALLS [FIRST LAST]   after fork and after a snapshot (hook "ready"), see
+//   wild_inherited.cpp
+// FIRST and LAST are numbers of calls. Whatever it gets is right, as long as the VMM lives. Natively it must not be
+// run: it would mean it. At its end it waits for the end of its standard input: until then one can look at the VMM.
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -60,10 +61,31 @@ void lay_out_arena() {
   munmap(arena + 48 * 4096, 8 * 4096);
 }
 
-const char* const kPaths[] = {"/etc/passwd", "../../../../etc/passwd", "/data/../../etc/passwd", "/proc/self/../../etc/passwd",
-                              "/proc/1/root/etc/passwd", "/proc/self/root/etc/passwd", "/proc/self/fd/3", "/proc/self/maps",
-                              "/proc/self/exe", "/dev/kvm", "/dev/mem", "/data/link", "/data/file", "/data/file/", "/data/sub/x",
-                              "/data/", "", ".", "..", "////", "/data/link/..", "/proc/self/cwd/../x", "/dev/fd/0", "file", "sub"};
+const char* const kPaths[] = {"/etc/passwd",
+                              "../../../../etc/passwd",
+                              "/data/../../etc/passwd",
+                              "/proc/self/../../etc/passwd",
+                              "/proc/1/root/etc/passwd",
+                              "/proc/self/root/etc/passwd",
+                              "/proc/self/fd/3",
+                              "/proc/self/maps",
+                              "/proc/self/exe",
+                              "/dev/kvm",
+                              "/dev/mem",
+                              "/data/link",
+                              "/data/file",
+                              "/data/file/",
+                              "/data/sub/x",
+                              "/data/",
+                              "",
+                              ".",
+                              "..",
+                              "////",
+                              "/data/link/..",
+                              "/proc/self/cwd/../x",
+                              "/dev/fd/0",
+                              "file",
+                              "sub"};
 
 std::uint64_t pointer() {
   char* in = arena + below(arena_bytes);
@@ -73,7 +95,9 @@ std::uint64_t pointer() {
     case 2: return 0xffff800000000000 + below(1ull << 40);
     case 3: return 0x7ffffffff000 - below(16);
     case 4: return 0xfffffffffffff000 + below(4096);
-    case 5: return reinterpret_cast<std::uint64_t>(arena + (below(arena_bytes / kPage) + 1) * kPage - below(9));  // across a page's end
+    case 5:
+      return reinterpret_cast<std::uint64_t>(arena + (below(arena_bytes / kPage) + 1) * kPage -
+                                             below(9));  // across a page's end
     case 6: return reinterpret_cast<std::uint64_t>(kPaths[below(std::size(kPaths))]);
     case 7: return below(1 << 20);
     default: return reinterpret_cast<std::uint64_t>(in) & ~std::uint64_t{7};
@@ -91,7 +115,7 @@ std::uint64_t length() {
 }
 std::uint64_t number() {
   switch (below(6)) {
-    case 0: return below(64);                                      // a descriptor, maybe
+    case 0: return below(64);  // a descriptor, maybe
     case 1: return static_cast<std::uint64_t>(-1 - static_cast<std::int64_t>(below(200)));
     case 2: return 1ull << below(64);
     case 3: return next() >> below(64);
@@ -99,8 +123,14 @@ std::uint64_t number() {
   }
 }
 
-constexpr std::int64_t kEnds[] = {0, 1, -1, INT32_MIN, INT32_MAX, UINT32_MAX, INT64_MIN, INT64_MAX, INT16_MAX, UINT16_MAX,
-                                  999'999, 1'000'000, 999'999'999, 1'000'000'000, kPage, -static_cast<std::int64_t>(kPage)};
+constexpr std::int64_t kEnds[] = {0,           1,
+                                  -1,          INT32_MIN,
+                                  INT32_MAX,   UINT32_MAX,
+                                  INT64_MIN,   INT64_MAX,
+                                  INT16_MAX,   UINT16_MAX,
+                                  999'999,     1'000'000,
+                                  999'999'999, 1'000'000'000,
+                                  kPage,       -static_cast<std::int64_t>(kPage)};
 
 // A number at the end of some type.
 std::uint64_t extreme() {
@@ -138,15 +168,29 @@ std::uint64_t argument(Style style) {
 // Calls that end the program or this thread, as they should, or that would only put an end to the test.
 bool leave_out(long call) {
   switch (call) {
-    case SYS_exit: case SYS_exit_group: case SYS_execve: case SYS_execveat: case SYS_fork: case SYS_vfork:
-    case SYS_rt_sigreturn:    // restores nonsense; the test `wild_context` does that on purpose
-    case SYS_rt_sigaction:    // would take our handlers away
-    case SYS_rt_sigprocmask: case SYS_rt_sigsuspend: case SYS_sigaltstack:
-    case SYS_set_tid_address: case SYS_set_robust_list: case SYS_arch_prctl:
-    case SYS_clone: case SYS_clone3:
-    case SYS_kill: case SYS_tkill: case SYS_tgkill: case SYS_rt_sigqueueinfo: case SYS_rt_tgsigqueueinfo:
-    case SYS_setrlimit: case SYS_prlimit64:
-      return true;
+    case SYS_exit:
+    case SYS_exit_group:
+    case SYS_execve:
+    case SYS_execveat:
+    case SYS_fork:
+    case SYS_vfork:
+    case SYS_rt_sigreturn:  // restores nonsense; the test `wild_context` does that on purpose
+    case SYS_rt_sigaction:  // would take our handlers away
+    case SYS_rt_sigprocmask:
+    case SYS_rt_sigsuspend:
+    case SYS_sigaltstack:
+    case SYS_set_tid_address:
+    case SYS_set_robust_list:
+    case SYS_arch_prctl:
+    case SYS_clone:
+    case SYS_clone3:
+    case SYS_kill:
+    case SYS_tkill:
+    case SYS_tgkill:
+    case SYS_rt_sigqueueinfo:
+    case SYS_rt_tgsigqueueinfo:
+    case SYS_setrlimit:
+    case SYS_prlimit64: return true;
     default: return false;
   }
 }
@@ -160,7 +204,7 @@ bool changes_memory(long call) {
 void on_fault(int) { siglongjmp(back, 1); }
 void on_other(int) {}
 const struct sigaction kHeard = [] {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_other;
   return action;
 }();
@@ -198,7 +242,7 @@ void catch_faults() {
   static thread_local char stack[65536];
   stack_t alternate{.ss_sp = stack, .ss_flags = 0, .ss_size = sizeof stack};
   sigaltstack(&alternate, nullptr);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_fault;
   action.sa_flags = SA_ONSTACK | SA_NODEFER;
   for (int signal : {SIGSEGV, SIGBUS}) sigaction(signal, &action, nullptr);
@@ -206,25 +250,34 @@ void catch_faults() {
 
 namespace {
 
-constexpr long kFileCalls[] = {SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_readv, SYS_writev, SYS_preadv2, SYS_pwritev2,
-                               SYS_vmsplice, SYS_getdents64, SYS_io_uring_register, SYS_io_uring_enter, SYS_ioctl, SYS_fstat};
-constexpr long kMemoryCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_madvise, SYS_mremap, SYS_msync, SYS_mincore, SYS_mlock,
-                                 SYS_futex, SYS_poll, SYS_getrandom, SYS_getcwd, SYS_uname, SYS_open};
+constexpr long kFileCalls[] = {SYS_read,     SYS_write,      SYS_pread64,           SYS_pwrite64,
+                               SYS_readv,    SYS_writev,     SYS_preadv2,           SYS_pwritev2,
+                               SYS_vmsplice, SYS_getdents64, SYS_io_uring_register, SYS_io_uring_enter,
+                               SYS_ioctl,    SYS_fstat};
+constexpr long kMemoryCalls[] = {SYS_mmap,  SYS_munmap, SYS_mprotect, SYS_madvise,   SYS_mremap, SYS_msync, SYS_mincore,
+                                 SYS_mlock, SYS_futex,  SYS_poll,     SYS_getrandom, SYS_getcwd, SYS_uname, SYS_open};
 bool is_vector(long call) {
-  return call == SYS_readv || call == SYS_writev || call == SYS_preadv2 || call == SYS_pwritev2 || call == SYS_vmsplice ||
-         call == SYS_io_uring_register;
+  return call == SYS_readv || call == SYS_writev || call == SYS_preadv2 || call == SYS_pwritev2 ||
+         call == SYS_vmsplice || call == SYS_io_uring_register;
 }
-bool takes_file(long call) { return std::find(std::begin(kFileCalls), std::end(kFileCalls), call) != std::end(kFileCalls); }
+bool takes_file(long call) {
+  return std::find(std::begin(kFileCalls), std::end(kFileCalls), call) != std::end(kFileCalls);
+}
 // One of those that read, write or change what they are pointed at.
-long upon_memory() { return below(2) ? kFileCalls[below(std::size(kFileCalls))] : kMemoryCalls[below(std::size(kMemoryCalls))]; }
+long upon_memory() {
+  return below(2) ? kFileCalls[below(std::size(kFileCalls))] : kMemoryCalls[below(std::size(kMemoryCalls))];
+}
 
 // Arguments with which a call does something: nonsense alone is turned away before memory is touched.
 void make_plausible(long call, std::uint64_t (&a)[6]) {
-  const std::uint64_t page = below(arena_bytes / kPage), left = arena_bytes / kPage - page, at = reinterpret_cast<std::uint64_t>(arena) + page * kPage;
-  const std::uint64_t pages = 1 + below(left < 6 ? left : 6), length = below(4) ? pages * kPage : 1 + below(pages * kPage);
+  const std::uint64_t page = below(arena_bytes / kPage), left = arena_bytes / kPage - page,
+                      at = reinterpret_cast<std::uint64_t>(arena) + page * kPage;
+  const std::uint64_t pages = 1 + below(left < 6 ? left : 6),
+                      length = below(4) ? pages * kPage : 1 + below(pages * kPage);
   const std::uint64_t file = below(2) ? 3 + below(8) : kFile + below(5);
   if (is_vector(call)) {
-    const std::uint64_t vector[] = {at, length, reinterpret_cast<std::uint64_t>(arena) + below(arena_bytes), below(3 * kPage)};
+    const std::uint64_t vector[] = {at, length, reinterpret_cast<std::uint64_t>(arena) + below(arena_bytes),
+                                    below(3 * kPage)};
     a[1] = reinterpret_cast<std::uint64_t>(arena) + below(arena_bytes / kPage) * kPage + below(2) * (kPage - 8);
     std::memcpy(reinterpret_cast<void*>(a[1]), vector, sizeof vector);
     a[0] = file, a[2] = 1 + below(2), a[3] = below(4) ? below(1 << 16) : ~0ull, a[4] = a[5] = 0;
@@ -235,18 +288,27 @@ void make_plausible(long call, std::uint64_t (&a)[6]) {
   switch (call) {
     case SYS_mmap: {
       const std::uint64_t flags[] = {MAP_PRIVATE | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED};
-      a[0] = at, a[1] = length, a[2] = below(8), a[3] = flags[below(4)] | (below(4) ? 0 : MAP_POPULATE) | (below(2) ? 0 : MAP_FIXED);
+      a[0] = at, a[1] = length, a[2] = below(8),
+      a[3] = flags[below(4)] | (below(4) ? 0 : MAP_POPULATE) | (below(2) ? 0 : MAP_FIXED);
       a[4] = kFile, a[5] = below(16) * kPage;
       return;
     }
     case SYS_mremap: a[0] = at, a[1] = length, a[2] = below(2 * length), a[3] = below(2); return;
     case SYS_mprotect: a[0] = at, a[1] = length, a[2] = below(8); return;
     case SYS_madvise: a[0] = at, a[1] = length, a[2] = below(26); return;
-    case SYS_munmap: case SYS_mincore: case SYS_mlock: case SYS_msync: a[0] = at, a[1] = length, a[2] = call == SYS_mincore ? pointer() : 1; return;
-    case SYS_futex: a[0] = at + below(2) * 4092, a[1] = below(13) | below(2) << 7, a[2] = below(3), a[3] = 0, a[4] = at; return;
+    case SYS_munmap:
+    case SYS_mincore:
+    case SYS_mlock:
+    case SYS_msync: a[0] = at, a[1] = length, a[2] = call == SYS_mincore ? pointer() : 1; return;
+    case SYS_futex:
+      a[0] = at + below(2) * 4092, a[1] = below(13) | below(2) << 7, a[2] = below(3), a[3] = 0, a[4] = at;
+      return;
     case SYS_poll: a[0] = at, a[1] = below(20), a[2] = 0; return;
-    case SYS_getrandom: case SYS_getcwd: a[0] = at, a[1] = length, a[2] = 0; return;
-    case SYS_ioctl: a[0] = kPinner, a[1] = (below(2) ? 0xc0006700 : 0x40006700) | (below(2) ? 64 : 24) << 16 | below(10), a[2] = at; return;
+    case SYS_getrandom:
+    case SYS_getcwd: a[0] = at, a[1] = length, a[2] = 0; return;
+    case SYS_ioctl:
+      a[0] = kPinner, a[1] = (below(2) ? 0xc0006700 : 0x40006700) | (below(2) ? 64 : 24) << 16 | below(10), a[2] = at;
+      return;
     default:
       if (takes_file(call)) a[0] = file, a[1] = at + below(8), a[2] = length, a[3] = below(1 << 16);
   }
@@ -280,7 +342,8 @@ void make_call(Style style, long call) {
     }
   }
   if (style == Style::Inherited && below(4)) make_plausible(call, a);
-  if (call == SYS_close || call == SYS_dup2 || call == SYS_dup3 || call == SYS_close_range) a[0] = 3 + below(60), a[1] = 3 + below(60);
+  if (call == SYS_close || call == SYS_dup2 || call == SYS_dup3 || call == SYS_close_range)
+    a[0] = 3 + below(60), a[1] = 3 + below(60);
   if (style == Style::Extreme) spare_others(call, a);
   long result = syscall(call, a[0], a[1], a[2], a[3], a[4], a[5]);
   failed += result == -1;
@@ -318,8 +381,9 @@ void run_calls(Style style, std::uint64_t calls, Numbers numbers) {
 
 namespace {
 
-// Calls of every number, in children that make a few each and may come to any end: by what they called, or stuck in a wait with
-// signals blocked, or with a timer that leaves them time for nothing else (as it would on Linux). So each is ended from outside.
+// Calls of every number, in children that make a few each and may come to any end: by what they called, or stuck in a
+// wait with signals blocked, or with a timer that leaves them time for nothing else (as it would on Linux). So each is
+// ended from outside.
 void extremes(std::uint64_t calls, Numbers numbers) {
   constexpr std::uint64_t kEach = 32;
   constexpr int kPatience = 100;  // so many alarms
@@ -341,10 +405,10 @@ void extremes(std::uint64_t calls, Numbers numbers) {
     while (patience > 0 && waitpid(child, nullptr, 0) < 0 && errno == EINTR) --patience;
     ended += patience == 0;
     kill(-1, SIGKILL);  // and what it left behind
-    while (wait(nullptr) > 0 || errno == EINTR) {
-    }
+    while (wait(nullptr) > 0 || errno == EINTR) {}
   }
-  std::fprintf(stderr, "wild: %llu children did not come to an end by themselves\n", static_cast<unsigned long long>(ended));
+  std::fprintf(stderr, "wild: %llu children did not come to an end by themselves\n",
+               static_cast<unsigned long long>(ended));
 }
 
 }  // namespace
@@ -382,8 +446,10 @@ int main(int argc, char** argv) {
   }
   char line[64];
   int n = std::snprintf(line, sizeof line, "survived %llu calls\n", static_cast<unsigned long long>(done));
-  if (style != Style::Extreme) std::fprintf(stderr, "wild: %llu of them failed\n", static_cast<unsigned long long>(failed));
-  // Its output may be gone: a call can have shut it down. The status tells as well. And a call may have let it wait no longer.
+  if (style != Style::Extreme)
+    std::fprintf(stderr, "wild: %llu of them failed\n", static_cast<unsigned long long>(failed));
+  // Its output may be gone: a call can have shut it down. The status tells as well. And a call may have let it wait no
+  // longer.
   fcntl(kOut, F_SETFL, 0);
   (void)!write(kOut, line, static_cast<std::size_t>(n));
   for (ssize_t got = 1; got > 0 || (got < 0 && errno == EINTR);) got = read(kIn, line, sizeof line);

@@ -1,6 +1,7 @@
-// The hostile guest on memory that it has from before: from its parent, which goes on using it, or from a snapshot. A page of
-// each kind is laid out once; then it, its children and theirs make wild calls upon what they have left, while their other
-// threads touch and advise it, files shrink and grow under their mappings, and devices let go and pin again.
+// The hostile guest on memory that it has from before: from its parent, which goes on using it, or from a snapshot. A
+// page of each kind is laid out once; then it, its children and theirs make wild calls upon what they have left, while
+// their other threads touch and advise it, files shrink and grow under their mappings, and devices let go and pin
+// again.
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
@@ -26,8 +27,21 @@ namespace {
 
 constexpr std::size_t kBlock = 2 << 20, kPlotPages = 16, kPlot = kPlotPages * kPage;
 enum Plot {
-  kWritten, kUntouched, kReadOnly, kNothing, kSharedMemory, kSharedFile, kPrivateFile, kSegment, kCode, kNotForChildren,
-  kWiped, kDevice, kRing, kPipe, kPlots
+  kWritten,
+  kUntouched,
+  kReadOnly,
+  kNothing,
+  kSharedMemory,
+  kSharedFile,
+  kPrivateFile,
+  kSegment,
+  kCode,
+  kNotForChildren,
+  kWiped,
+  kDevice,
+  kRing,
+  kPipe,
+  kPlots
 };
 
 char* plot(Plot p) { return arena + kBlock + p * kPlot; }
@@ -45,7 +59,8 @@ bool map(Plot p, int prot, int flags, int fd = -1) {
 // False: something of it was refused.
 bool lay_out() {
   arena_bytes = kBlock + kPlots * kPlot;
-  auto* all = static_cast<char*>(mmap(nullptr, arena_bytes + kBlock, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* all = static_cast<char*>(
+      mmap(nullptr, arena_bytes + kBlock, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (all == MAP_FAILED) return false;
   const std::size_t before = -reinterpret_cast<std::uintptr_t>(all) & (kBlock - 1);
   arena = all + before;
@@ -115,7 +130,8 @@ void churn() {
     case 3: syscall(SYS_io_uring_register, kUring, IORING_UNREGISTER_BUFFERS, nullptr, 0); break;
     case 4: register_buffers(); break;
     case 5: splice_pages(); break;
-    case 6: while (read(kPipeOut, bin, sizeof bin) > 0) {}
+    case 6:
+      while (read(kPipeOut, bin, sizeof bin) > 0) {}
       break;
     default: mprotect(plot(Plot(below(kPlots))), kPlot, static_cast<int>(below(4)));
   }
@@ -133,7 +149,9 @@ void* beside(void* seed) {
     switch (below(8)) {
       case 0: *at = static_cast<char>(next()); break;
       case 1: (void)*at; break;
-      case 2: syscall(SYS_futex, reinterpret_cast<std::uintptr_t>(at) & ~3ul, below(2) * 128 + 1, 1); break;  // FUTEX_WAKE
+      case 2:
+        syscall(SYS_futex, reinterpret_cast<std::uintptr_t>(at) & ~3ul, below(2) * 128 + 1, 1);
+        break;  // FUTEX_WAKE
       case 3: madvise(page, kPage, below(2) ? MADV_DONTNEED : MADV_POPULATE_READ); break;
       case 4: mprotect(page, kPage, static_cast<int>(below(4))); break;
       case 5: (void)!pread(kFile, const_cast<char*>(at), below(3 * kPage), 0); break;
@@ -161,7 +179,8 @@ class Beside {
   unsigned count_ = 0;
 };
 
-// Makes calls, on its own and in a child, whose children are `depth` generations. False: a child did not come to its end.
+// Makes calls, on its own and in a child, whose children are `depth` generations. False: a child did not come to its
+// end.
 bool generation(unsigned depth, std::uint64_t calls, Numbers numbers) {
   bool good = true;
   const Beside others;
@@ -178,8 +197,7 @@ bool generation(unsigned depth, std::uint64_t calls, Numbers numbers) {
   }
   if (child > 0) {
     int status = -1;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     if (status != 0) std::fprintf(stderr, "wild: a child of depth %u ended with status %#x\n", depth, status);
     good = status == 0;
   }

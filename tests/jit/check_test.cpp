@@ -22,8 +22,8 @@ void expect_refused(const Code& code, const std::string& said) { EXPECT_EQ(refus
 TEST(Check, TheTableHasTheInstructionsOfTheRfc) {
   unsigned count = 0;
   for (const Form& f : kForms) count += f.operation != Operation::None;
-  // 2 * (12 * 2 + 1) arithmetic, 3 swaps, 2 * 11 * 2 conditions, 2 jumps, call, exit, 12 plain and 3 sign-extending loads
-  // and stores, 2 atomics, 1 wide, 6 of packets.
+  // 2 * (12 * 2 + 1) arithmetic, 3 swaps, 2 * 11 * 2 conditions, 2 jumps, call, exit, 12 plain and 3 sign-extending
+  // loads and stores, 2 atomics, 1 wide, 6 of packets.
   EXPECT_EQ(count, 50u + 3 + 44 + 4 + 12 + 3 + 2 + 1 + 6);
 }
 
@@ -73,18 +73,21 @@ TEST(Check, RefusesJumpsOutOfTheProgramAndIntoWideLoads) {
 
 TEST(Check, RefusesWideLoadsThatAreNotWhole) {
   expect_refused({raw(0x18, 1)}, "instruction 0: the second half of a wide load is missing");
-  expect_refused({raw(0x18, 1), leave()}, "instruction 1: the second half of a wide load has something besides its immediate");
+  expect_refused({raw(0x18, 1), leave()},
+                 "instruction 1: the second half of a wide load has something besides its immediate");
   expect_refused({raw(0x18, 1, 7), raw(0), leave()}, "instruction 0: unknown kind 7 of wide load");
   expect_refused({raw(0x18, 1, 1, 0, 1), raw(0), leave()}, "instruction 0: there is no map 1");
   expect_refused({raw(0x18, 1, 3, 0, 1), raw(0), leave()}, "instruction 0: there is no variable 1");
-  expect_refused({raw(0x18, 1, 1), raw(0, 0, 0, 0, 4), leave()}, "instruction 1: a reserved field is not zero: immediate");
+  expect_refused({raw(0x18, 1, 1), raw(0, 0, 0, 0, 4), leave()},
+                 "instruction 1: a reserved field is not zero: immediate");
   expect_refused({mov(0, 0), raw(0x18, 1)}, "instruction 1: the second half of a wide load is missing");
 }
 
 TEST(Check, RefusesProgramsThatFallOffTheirEnd) {
   expect_refused({mov(0, 0)}, "instruction 0: execution falls off the end of the function");
   expect_refused({when(kEq, 0, 0, -1)}, "instruction 0: execution falls off the end of the function");
-  expect_refused({mov(0, 0), call_function(1), leave(), mov(0, 0)}, "instruction 3: execution falls off the end of the function");
+  expect_refused({mov(0, 0), call_function(1), leave(), mov(0, 0)},
+                 "instruction 3: execution falls off the end of the function");
   expect_refused({call_function(0), mov(0, 0), leave()}, "instruction 0: execution falls off the end of the function");
 }
 
@@ -102,7 +105,8 @@ TEST(Check, RefusesWhatIsNotKnown) {
 
 TEST(Check, RefusesRecursionAndDeepNesting) {
   expect_refused({call_function(-1), leave()}, "instruction 0: functions call each other in a circle");
-  expect_refused({call_function(1), leave(), call_function(1), leave(), call_function(-3), leave()}, "instruction 2: functions call each other in a circle");
+  expect_refused({call_function(1), leave(), call_function(1), leave(), call_function(-3), leave()},
+                 "instruction 2: functions call each other in a circle");
   Code code;
   for (unsigned n = 0; n < kMostFrames - 1; ++n) code.insert(code.end(), {call_function(1), leave()});
   code.insert(code.end(), {mov(0, 1), leave()});
@@ -112,20 +116,24 @@ TEST(Check, RefusesRecursionAndDeepNesting) {
 }
 
 TEST(Check, RefusesStackOutsideTheFrame) {
-  expect_refused({store_immediate(kDw, 10, -520, 0), leave()}, "instruction 0: r10-520 is outside the function's 512 bytes of stack");
-  expect_refused({store_immediate(kDw, 10, -4, 0), leave()}, "instruction 0: r10-4 is outside the function's 512 bytes of stack");
+  expect_refused({store_immediate(kDw, 10, -520, 0), leave()},
+                 "instruction 0: r10-520 is outside the function's 512 bytes of stack");
+  expect_refused({store_immediate(kDw, 10, -4, 0), leave()},
+                 "instruction 0: r10-4 is outside the function's 512 bytes of stack");
   expect_refused({load(kB, 0, 10, 0), leave()}, "instruction 0: r10+0 is outside the function's 512 bytes of stack");
   EXPECT_EQ(refusal({store_immediate(kDw, 10, -512, 0), load(kB, 0, 10, -1), leave()}), "");
 }
 
 TEST(Check, RefusesJumpsIntoOtherFunctionsAndPacketsThere) {
   expect_refused({call_function(1), leave(), jump(-2)}, "instruction 2: a jump leads into another function, to 1");
-  expect_refused({call_function(1), leave(), raw(0x20), leave()}, "instruction 2: a legacy packet load outside the program's first function");
+  expect_refused({call_function(1), leave(), raw(0x20), leave()},
+                 "instruction 2: a legacy packet load outside the program's first function");
 }
 
 TEST(Check, FindsFunctionsAndTheStackThatTheyTouch) {
   Program program;
-  program.instructions = {store_immediate(kDw, 10, -24, 1), call_function(1), leave(), mov_r(6, 10), alu_r(kMov, 0, 6), leave()};
+  program.instructions = {
+      store_immediate(kDw, 10, -24, 1), call_function(1), leave(), mov_r(6, 10), alu_r(kMov, 0, 6), leave()};
   const auto checked = check(program, kKnown);
   ASSERT_TRUE(checked) << checked.error().said();
   ASSERT_EQ(checked->functions().size(), 2u);
@@ -148,7 +156,9 @@ TEST(Check, TakesAnyBytes) {
     for (Instruction& i : code) {
       const std::uint64_t r = random();
       const auto small = static_cast<std::int32_t>(r >> 40) % 4;
-      i = round % 2 ? std::bit_cast<Instruction>(r) : raw(opcodes[r % opcodes.size()], r >> 8 & 3, (r >> 10) % 3 ? 0 : r >> 12 & 3, (r >> 16) % 3 ? 0 : small, (r >> 20) % 2 ? 0 : small);
+      i = round % 2 ? std::bit_cast<Instruction>(r)
+                    : raw(opcodes[r % opcodes.size()], r >> 8 & 3, (r >> 10) % 3 ? 0 : r >> 12 & 3,
+                          (r >> 16) % 3 ? 0 : small, (r >> 20) % 2 ? 0 : small);
     }
     if (random() % 2) code.back() = leave();
     accepted += refusal(code).empty();

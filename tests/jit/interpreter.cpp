@@ -22,7 +22,9 @@ u64 read(u64 at, unsigned bytes) {
 }
 void write(u64 at, unsigned bytes, u64 value) { std::memcpy(reinterpret_cast<void*>(at), &value, bytes); }
 
-u64 sign_extend(u64 value, unsigned bits) { return static_cast<u64>(static_cast<i64>(value << (64 - bits)) >> (64 - bits)); }
+u64 sign_extend(u64 value, unsigned bits) {
+  return static_cast<u64>(static_cast<i64>(value << (64 - bits)) >> (64 - bits));
+}
 u64 swapped(u64 value, unsigned bits) { return __builtin_bswap64(value) >> (64 - bits); }
 u64 lowest(u64 value, unsigned bits) { return bits == 64 ? value : value & ((u64{1} << bits) - 1); }
 
@@ -30,13 +32,15 @@ u64 divided(u64 a, u64 b, bool is_signed, bool wide) {
   if (b == 0) return 0;
   if (!is_signed) return a / b;
   if (b == ~u64{0}) return 0 - a;
-  return wide ? static_cast<u64>(static_cast<i64>(a) / static_cast<i64>(b)) : static_cast<u64>(static_cast<i64>(static_cast<i32>(a) / static_cast<i32>(b)));
+  return wide ? static_cast<u64>(static_cast<i64>(a) / static_cast<i64>(b))
+              : static_cast<u64>(static_cast<i64>(static_cast<i32>(a) / static_cast<i32>(b)));
 }
 u64 remainder(u64 a, u64 b, bool is_signed, bool wide) {
   if (b == 0) return a;
   if (!is_signed) return a % b;
   if (b == ~u64{0}) return 0;
-  return wide ? static_cast<u64>(static_cast<i64>(a) % static_cast<i64>(b)) : static_cast<u64>(static_cast<i64>(static_cast<i32>(a) % static_cast<i32>(b)));
+  return wide ? static_cast<u64>(static_cast<i64>(a) % static_cast<i64>(b))
+              : static_cast<u64>(static_cast<i64>(static_cast<i32>(a) % static_cast<i32>(b)));
 }
 
 // `a` and `b` are of the operation's width, zero-extended; sign-extended in sa and sb.
@@ -59,7 +63,8 @@ u64 arithmetic(const Instruction& i, const Form& f, u64 a, u64 b) {
     case Neg: return 0 - a;
     case Mov: return i.offset ? sign_extend(b, static_cast<unsigned>(i.offset)) : b;
     case ToLittle: return lowest(a, static_cast<unsigned>(i.immediate));
-    case ToBig: case Swap: return swapped(a, static_cast<unsigned>(i.immediate));
+    case ToBig:
+    case Swap: return swapped(a, static_cast<unsigned>(i.immediate));
     default: __builtin_trap();
   }
 }
@@ -84,7 +89,8 @@ bool holds(Operation o, u64 a, u64 b, unsigned bits) {
 
 class Run {
  public:
-  Run(const Interpreter& with, const Checked& program, u64 r1, u64 r2) : with_(with), code_(program.instructions()), input_(r1), length_(r2) {
+  Run(const Interpreter& with, const Checked& program, u64 r1, u64 r2)
+      : with_(with), code_(program.instructions()), input_(r1), length_(r2) {
     r_[1] = r1, r_[2] = r2;
     r_[10] = top();
   }
@@ -125,20 +131,23 @@ class Run {
     switch (f.operation) {
       case Jump: pc_ += offset; return true;
       case JumpLong: pc_ += static_cast<u64>(i64{i.immediate}); return true;
-      case Load: case LoadSigned: {
+      case Load:
+      case LoadSigned: {
         const u64 at = r_[i.src()] + offset;
         if (!may(at, f.bytes)) return false;
         const u64 value = read(at, f.bytes);
         r_[i.dst()] = f.operation == Load ? value : sign_extend(value, bits);
         return true;
       }
-      case Store: case StoreImmediate:
+      case Store:
+      case StoreImmediate:
         if (!may(r_[i.dst()] + offset, f.bytes)) return false;
         write(r_[i.dst()] + offset, f.bytes, operand);
         return true;
       case Atomic: return atomic_one(i, f.bytes, r_[i.dst()] + offset);
       case LoadWide: return wide(i);
-      case PacketAbsolute: case PacketIndirect: return packet(i, f);
+      case PacketAbsolute:
+      case PacketIndirect: return packet(i, f);
       case Call: return call(i);
       case Exit: return leave();
       default: return false;
@@ -218,6 +227,8 @@ class Run {
 
 }  // namespace
 
-std::optional<u64> Interpreter::run(const Checked& program, u64 r1, u64 r2) const { return Run(*this, program, r1, r2).run(); }
+std::optional<u64> Interpreter::run(const Checked& program, u64 r1, u64 r2) const {
+  return Run(*this, program, r1, r2).run();
+}
 
 }  // namespace ramet::jit::test

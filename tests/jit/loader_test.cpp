@@ -74,7 +74,9 @@ TEST(Loader, ReadsMapsThatStructuresDefine) {
   EXPECT_EQ(second.flags, 1u);
   // Helper 1 gives what it was asked in: two maps, two numbers.
   Data data(*object);
-  EXPECT_EQ(data.run(object->programs.at(0), [](std::uint64_t map, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) { return map; }), 0u);
+  EXPECT_EQ(data.run(object->programs.at(0),
+                     [](std::uint64_t map, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) { return map; }),
+            0u);
 }
 
 TEST(Loader, SettlesCallsAcrossSectionsAndAddressesOfData) {
@@ -113,7 +115,8 @@ TEST(Loader, TakesTruncatedAndDamagedObjects) {
     }
     for (unsigned round = 0; round < 2000; ++round) {
       auto damaged = whole;
-      for (unsigned n = 0; n < 1 + round % 4; ++n) damaged[random() % damaged.size()] = static_cast<std::byte>(random());
+      for (unsigned n = 0; n < 1 + round % 4; ++n)
+        damaged[random() % damaged.size()] = static_cast<std::byte>(random());
       const auto loaded = load_object(damaged);
       if (!loaded) {
         EXPECT_FALSE(loaded.error().empty());

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM};
 constexpr unsigned kSeconds = 30;
-constexpr std::size_t kBefore = 64;  // bytes before the code: sanitizers look there for what clang writes before functions
+constexpr std::size_t kBefore =
+    64;  // bytes before the code: sanitizers look there for what clang writes before functions
 sigjmp_buf back;
 
 void caught(int signal) { siglongjmp(back, signal); }
@@ -45,7 +46,8 @@ InstructionSet host_instruction_set() {
 }
 
 Native::Native() {
-  code_ = static_cast<std::uint8_t*>(::mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  code_ = static_cast<std::uint8_t*>(
+      ::mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (code_ == MAP_FAILED) std::abort();
 }
 
@@ -77,7 +79,8 @@ std::optional<std::uint64_t> Native::run(std::uint64_t r1, std::uint64_t r2) {
   return reinterpret_cast<std::uint64_t (*)(std::uint64_t, std::uint64_t)>(code_ + kBefore)(r1, r2);
 }
 
-std::optional<std::uint64_t> run_native(const Program& program, const Interpreter& with, std::uint64_t r1, std::uint64_t r2) {
+std::optional<std::uint64_t> run_native(const Program& program, const Interpreter& with, std::uint64_t r1,
+                                        std::uint64_t r2) {
   static Native native;
   const Known known{.helpers = std::vector<bool>(64, true), .variables = std::vector<bool>(4, true)};
   const auto checked = check(program, known);

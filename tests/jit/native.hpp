@@ -1,4 +1,5 @@
-// Runs compiled programs in this very process, on the host's own processor. What a program does wrong ends it, not the test.
+// Runs compiled programs in this very process, on the host's own processor. What a program does wrong ends it, not the
+// test.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,7 @@ class Native {
 };
 
 // Checks, compiles for the host and runs; r0. Fails the test where the program is refused.
-std::optional<std::uint64_t> run_native(const Program& program, const Interpreter& with, std::uint64_t r1 = 0, std::uint64_t r2 = 0);
+std::optional<std::uint64_t> run_native(const Program& program, const Interpreter& with, std::uint64_t r1 = 0,
+                                        std::uint64_t r2 = 0);
 
 }  // namespace ramet::jit::test

@@ -8,9 +8,18 @@
 namespace ramet::jit::test {
 namespace {
 
-constexpr std::int32_t kEdges[] = {0, 1, -1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 126, 127, 128, 129, -2, -127, -128, -129, -130, 254, 255, 256, 257,
-                                   4095, 4096, 4097, -4096, 32766, 32767, 32768, -32767, -32768, -32769, 65534, 65535, 65536, -65535, -65536,
-                                   0x7fffffff, 0x7ffffffe, -0x7fffffff - 1, -0x7fffffff, 0x00ff00ff, 0x0ffffff0, 0x55555555};
+constexpr std::int32_t kEdges[] = {0,           1,          -1,         2,
+                                   3,           7,          8,          15,
+                                   16,          31,         32,         63,
+                                   64,          126,        127,        128,
+                                   129,         -2,         -127,       -128,
+                                   -129,        -130,       254,        255,
+                                   256,         257,        4095,       4096,
+                                   4097,        -4096,      32766,      32767,
+                                   32768,       -32767,     -32768,     -32769,
+                                   65534,       65535,      65536,      -65535,
+                                   -65536,      0x7fffffff, 0x7ffffffe, -0x7fffffff - 1,
+                                   -0x7fffffff, 0x00ff00ff, 0x0ffffff0, 0x55555555};
 constexpr unsigned kSlots = 8;   // of a function's stack that are set before anything reads them
 constexpr unsigned kLoops = 4;   // of a function, each with a slot after those for what is left of its rounds
 constexpr unsigned kHalves = 4;  // slots of four bytes after those
@@ -35,7 +44,9 @@ class Maker {
  private:
   unsigned below(unsigned n) { return decide_() % n; }
   unsigned reg() { return below(10); }
-  std::int32_t number() { return below(4) == 0 ? static_cast<std::int32_t>(decide_()) : kEdges[below(std::size(kEdges))]; }
+  std::int32_t number() {
+    return below(4) == 0 ? static_cast<std::int32_t>(decide_()) : kEdges[below(std::size(kEdges))];
+  }
   void emit(const Instruction& i) { code_.push_back(i); }
 
   void function(unsigned f) {
@@ -69,10 +80,14 @@ class Maker {
 
   void unit() {
     switch (below(16)) {
-      case 0: case 1: return by_immediate();
-      case 2: case 3: case 4: return by_register();
+      case 0:
+      case 1: return by_immediate();
+      case 2:
+      case 3:
+      case 4: return by_register();
       case 5: return special();
-      case 6: case 7: return memory();
+      case 6:
+      case 7: return memory();
       case 8: return stack();
       case 9: return atomic_unit();
       case 10: return branch();
@@ -166,8 +181,17 @@ class Maker {
   static int half_slot(unsigned half) { return -8 * int(kSlots + kLoops) - 4 * int(half); }
   void atomic_unit() {
     if (simple_) return stack();
-    constexpr std::int32_t kAll[] = {atomic::kAdd, atomic::kOr, atomic::kAnd, atomic::kXor, atomic::kAdd | 1, atomic::kOr | 1,
-                                     atomic::kAnd | 1, atomic::kXor | 1, atomic::kExchange, atomic::kCompareExchange, atomic::kCompareExchange};
+    constexpr std::int32_t kAll[] = {atomic::kAdd,
+                                     atomic::kOr,
+                                     atomic::kAnd,
+                                     atomic::kXor,
+                                     atomic::kAdd | 1,
+                                     atomic::kOr | 1,
+                                     atomic::kAnd | 1,
+                                     atomic::kXor | 1,
+                                     atomic::kExchange,
+                                     atomic::kCompareExchange,
+                                     atomic::kCompareExchange};
     const Size s = below(2) ? kW : kDw;
     const unsigned base = reg(), source = below(4) == 0 ? base : reg();
     const unsigned at = place(s) & ~7u;
@@ -187,13 +211,15 @@ class Maker {
     const bool by_register = below(2), narrow = below(2);
     jumps_.push_back(code_.size());
     if (below(8) == 0) return emit(below(2) ? jump(0) : jump_long(0));
-    emit(raw(kAll[below(std::size(kAll))] | (narrow ? 6u : 5u) | (by_register ? 8u : 0u), reg(), by_register ? reg() : 0, 0, by_register ? 0 : number()));
+    emit(raw(kAll[below(std::size(kAll))] | (narrow ? 6u : 5u) | (by_register ? 8u : 0u), reg(),
+             by_register ? reg() : 0, 0, by_register ? 0 : number()));
   }
   // Forward to a unit of this function; the end is one.
   void land() {
     for (const std::size_t at : jumps_) {
       const auto next = std::ranges::upper_bound(units_at_, at) - units_at_.begin();
-      const std::size_t most = std::min<std::size_t>(units_at_.size() - static_cast<std::size_t>(next), below(4) == 0 ? 1000 : 6);
+      const std::size_t most = std::min<std::size_t>(units_at_.size() - static_cast<std::size_t>(next),
+                                                     below(4) == 0 ? 1000 : 6);
       const std::size_t target = units_at_[static_cast<std::size_t>(next) + below(static_cast<unsigned>(most))];
       const auto distance = static_cast<std::int32_t>(target - at - 1);
       if (code_[at].opcode == opcode::kJumpLong) code_[at].immediate = distance;
@@ -220,7 +246,9 @@ class Maker {
     const bool wide = below(2);
     const auto bits = wide ? 64u : 32u;
     const auto mv = [&](unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); };
-    const auto shift = [&](Alu o, unsigned r, unsigned n) { emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n))); };
+    const auto shift = [&](Alu o, unsigned r, unsigned n) {
+      emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n)));
+    };
     switch (below(9)) {
       case 0: {  // extension
         const unsigned n = bits - std::array{32u, 16u, 8u, 24u}[below(4)];
@@ -249,7 +277,8 @@ class Maker {
       case 3: {  // a jump around a move, or around a jump to the unit after the next
         constexpr If kAll[] = {kEq, kGt, kSet, kNe, kSge, kLt};
         const bool by_register = below(2);
-        emit(raw(kAll[below(std::size(kAll))] | (wide ? 5u : 6u) | (by_register ? 8u : 0u), d, by_register ? s : 0, 1, by_register ? 0 : number()));
+        emit(raw(kAll[below(std::size(kAll))] | (wide ? 5u : 6u) | (by_register ? 8u : 0u), d, by_register ? s : 0, 1,
+                 by_register ? 0 : number()));
         if (below(3) == 0) return emit(jump(0)), jumps_.push_back(code_.size() - 1);
         const bool elsewhere = below(2), jumps_back = below(2);
         if (elsewhere) code_.back().offset = jumps_back ? 3 : 2, emit(jump(0));
@@ -269,7 +298,8 @@ class Maker {
       }
       case 5:  // an operation with three operands
         mv(d, s);
-        if (below(2)) emit(wide ? alu(operation_but_shifts(), d, number()) : alu32(operation_but_shifts(), d, number()));
+        if (below(2))
+          emit(wide ? alu(operation_but_shifts(), d, number()) : alu32(operation_but_shifts(), d, number()));
         else emit(wide ? alu_r(operation_but_shifts(), d, t) : alu32_r(operation_but_shifts(), d, t));
         return;
       case 6: {  // an element of an array, whose start comes from elsewhere
@@ -347,13 +377,16 @@ class Maker {
   const Decide& decide_;
   const unsigned units_;
   unsigned functions_ = 1, now_ = 0, loops_ = 0;
-  bool deep_ = false, whole_ = false, simple_ = false;  // the function's stack is used to its end; each place as a whole; no divisions, calls and such
+  bool deep_ = false, whole_ = false,
+       simple_ = false;  // the function's stack is used to its end; each place as a whole; no divisions, calls and such
   Code code_;
   std::vector<std::size_t> starts_, jumps_, units_at_;
   std::vector<CallPlace> calls_;
 };
 
-std::uint64_t mix(std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d, std::uint64_t e) { return a * 3 + b * 5 + c * 7 + d * 11 + e * 13; }
+std::uint64_t mix(std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d, std::uint64_t e) {
+  return a * 3 + b * 5 + c * 7 + d * 11 + e * 13;
+}
 std::uint64_t first(std::uint64_t a, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) { return a; }
 // Changes all registers that it may change, as far as a compiler does that, and needs an aligned stack.
 std::uint64_t aligned(std::uint64_t a, std::uint64_t b, std::uint64_t c, std::uint64_t d, std::uint64_t e) {
@@ -368,7 +401,9 @@ Program random_program(const Decide& decide, unsigned units) { return Maker(deci
 
 Interpreter interpreter_for(std::span<std::uint8_t, kBuffer> buffer) {
   Interpreter with;
-  with.helper = [](std::uint32_t number) -> Interpreter::Helper { return number == 1 ? mix : number == 2 ? first : aligned; };
+  with.helper = [](std::uint32_t number) -> Interpreter::Helper {
+    return number == 1 ? mix : number == 2 ? first : aligned;
+  };
   with.address = [start = reinterpret_cast<std::uint64_t>(buffer.data())](Wide, std::uint32_t, std::uint32_t offset) {
     return start + static_cast<std::uint64_t>(static_cast<std::int32_t>(offset));
   };

@@ -1,5 +1,5 @@
-// Programs made by chance that end and touch only what they may: all operations, all registers as operands and addresses,
-// immediates at the edges of 8, 16 and 32 bits, jumps of all lengths, atomics, calls.
+// Programs made by chance that end and touch only what they may: all operations, all registers as operands and
+// addresses, immediates at the edges of 8, 16 and 32 bits, jumps of all lengths, atomics, calls.
 #pragma once
 
 #include <cstdint>

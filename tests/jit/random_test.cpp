@@ -1,4 +1,5 @@
-// Programs made by chance: compiled code against the interpreter, on the host's own processor. RAMET_PROGRAMS says how many.
+// Programs made by chance: compiled code against the interpreter, on the host's own processor. RAMET_PROGRAMS says how
+// many.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -23,10 +24,12 @@ Buffer first_contents(std::uint64_t seed) {
 }
 
 // Where the outcomes differ, if they do.
-std::string difference(const std::optional<std::uint64_t>& r0, const Buffer& buffer, std::uint64_t expected, const Buffer& expected_buffer) {
+std::string difference(const std::optional<std::uint64_t>& r0, const Buffer& buffer, std::uint64_t expected,
+                       const Buffer& expected_buffer) {
   if (!r0) return "it took a signal";
   for (unsigned r = 0; r < 10; ++r)
-    if (std::memcmp(&buffer[kRegistersAt + 8 * r], &expected_buffer[kRegistersAt + 8 * r], 8) != 0) return "r" + std::to_string(r);
+    if (std::memcmp(&buffer[kRegistersAt + 8 * r], &expected_buffer[kRegistersAt + 8 * r], 8) != 0)
+      return "r" + std::to_string(r);
   for (unsigned at = 0; at < kBuffer; ++at)
     if (buffer[at] != expected_buffer[at]) return "byte " + std::to_string(at) + " of the buffer";
   return *r0 == expected ? "" : "r0";

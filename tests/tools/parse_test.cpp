@@ -18,7 +18,8 @@ TEST(ParseSize, TakesPlainBytesAndPowersOf1024) {
 }
 
 TEST(ParseSize, RefusesWhatIsNoSize) {
-  for (const char* text : {"", "M", "-1", "12X", "12MM", "1.5G", "0x10", "12 M", "99999999999999999999", "17179869184G"})
+  for (const char* text :
+       {"", "M", "-1", "12X", "12MM", "1.5G", "0x10", "12 M", "99999999999999999999", "17179869184G"})
     EXPECT_FALSE(parse_size(text)) << text;
 }
 
@@ -31,7 +32,8 @@ TEST(ParseDuration, TakesUnitsAndFractions) {
 }
 
 TEST(ParseDuration, RefusesWhatIsNoTime) {
-  for (const char* text : {"", "s", "-1s", "10us", "nan", "inf", "1e300", "10 s", "1s2"}) EXPECT_FALSE(parse_duration(text)) << text;
+  for (const char* text : {"", "s", "-1s", "10us", "nan", "inf", "1e300", "10 s", "1s2"})
+    EXPECT_FALSE(parse_duration(text)) << text;
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// What the owner of a file with O_ASYNC is told when the host's epolls say something. The rest: tests/guests/file_owner.c.
+// What the owner of a file with O_ASYNC is told when the host's epolls say something. The rest:
+// tests/guests/file_owner.c.
 #include "vmm/linux/files/async.hpp"
 
 #include <gtest/gtest.h>
@@ -10,7 +11,9 @@ namespace {
 constexpr unsigned kIn = AsyncFiles::bit(POLL_IN), kOut = AsyncFiles::bit(POLL_OUT), kHup = AsyncFiles::bit(POLL_HUP),
                    kErr = AsyncFiles::bit(POLL_ERR), kPri = AsyncFiles::bit(POLL_PRI);
 
-unsigned of_socket(std::uint32_t in, std::uint32_t out, bool unread = false) { return AsyncFiles::reasons(false, in, out, unread); }
+unsigned of_socket(std::uint32_t in, std::uint32_t out, bool unread = false) {
+  return AsyncFiles::reasons(false, in, out, unread);
+}
 unsigned of_pipe(std::uint32_t in, std::uint32_t out) { return AsyncFiles::reasons(true, in, out, true); }
 
 TEST(AsyncFiles, NothingHappenedAndNothingIsTold) {

@@ -37,7 +37,8 @@ struct Pipe {
     close(ends[1]);
   }
   std::int64_t read(Interruption& interruption, char& c) {
-    return interruption.wait(SYS_read, {static_cast<std::uint64_t>(ends[0]), reinterpret_cast<std::uint64_t>(&c), 1, 0, 0, 0});
+    return interruption.wait(SYS_read,
+                             {static_cast<std::uint64_t>(ends[0]), reinterpret_cast<std::uint64_t>(&c), 1, 0, 0, 0});
   }
   int ends[2];
 };
@@ -95,9 +96,11 @@ TEST(Blocking, WhatNeedNotWaitIsNotInterrupted) {
   EXPECT_EQ(interruption.wait(SYS_ppoll, {word(&one), 1, 0, 0, 8}), -EINTR);
   EXPECT_EQ(interruption.wait(SYS_epoll_pwait, {word(set), word(&event), 1, ~0ull, 0, 8}), -EINTR);
 
-  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+            client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
-  ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&name), sizeof name.sun_family), 0);  // a name that is nobody else's
+  ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&name), sizeof name.sun_family),
+            0);  // a name that is nobody else's
   socklen_t length = sizeof name;
   ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&name), &length), 0);
   ASSERT_EQ(listen(listener, 1), 0);

@@ -15,7 +15,8 @@ using Ids = Credentials::Ids;
 Credentials root() {
   Credentials c;
   c.bounding = c.permitted = c.effective = capability(CAP_SETUID) | capability(CAP_SETGID) | capability(CAP_SETPCAP) |
-                                           capability(CAP_CHOWN) | capability(CAP_DAC_OVERRIDE) | capability(CAP_FOWNER);
+                                           capability(CAP_CHOWN) | capability(CAP_DAC_OVERRIDE) |
+                                           capability(CAP_FOWNER);
   return c;
 }
 Credentials user(unsigned id) {

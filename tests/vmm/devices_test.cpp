@@ -18,7 +18,9 @@ constexpr std::uint64_t kStart = _IOW('g', 7, Range), kRead = _IOW('g', 9, std::
 std::int64_t start(Guest& g, std::int64_t fd) {
   return g.call("ioctl", {as_word(fd), kStart, g.put_object(Range{g.buffer + 65536, mm::kPageSize, 1})});
 }
-std::int64_t read(Guest& g, std::int64_t fd) { return g.call("ioctl", {as_word(fd), kRead, g.put_object(g.buffer + 131072)}); }
+std::int64_t read(Guest& g, std::int64_t fd) {
+  return g.call("ioctl", {as_word(fd), kRead, g.put_object(g.buffer + 131072)});
+}
 
 TEST(Devices, WhatAChildPinsByAnInheritedDescriptorIsLetGoBeforeItsMemoryGoes) {
   Guest parent({});

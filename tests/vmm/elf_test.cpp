@@ -141,14 +141,26 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{"kernel address", [](Program& i) { i.headers[1].p_vaddr = 0xffff'8000'0000'1000; }},
         Malformed{"ends beyond user memory", [](Program& i) { i.headers[1].p_vaddr = 0x7fff'ffff'e000; }},
         Malformed{"address and offset disagree", [](Program& i) { i.headers[1].p_vaddr += 8; }},
-        Malformed{"overlap", [](Program& i) { i.headers[1].p_vaddr = 0x400000; i.headers[1].p_offset = 0; }},
+        Malformed{"overlap",
+                  [](Program& i) {
+                    i.headers[1].p_vaddr = 0x400000;
+                    i.headers[1].p_offset = 0;
+                  }},
         Malformed{"order", [](Program& i) { std::swap(i.headers[0], i.headers[1]); }},
-        Malformed{"address 0", [](Program& i) { i.headers.pop_back(); i.headers[0].p_vaddr = 0; }},
+        Malformed{"address 0",
+                  [](Program& i) {
+                    i.headers.pop_back();
+                    i.headers[0].p_vaddr = 0;
+                  }},
         Malformed{"type", [](Program& i) { i.header.e_type = 77; }},
-        Malformed{"interpreter without end", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 4, 4, 1}); }},
-        Malformed{"interpreter too long", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 5000, 5000, 1}); }},
-        Malformed{"interpreter without name", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0x2000, 0, 0, 4, 4, 1}); }},
-        Malformed{"interpreter beyond the end", [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, ~0ull, 0, 0, 9, 9, 1}); }}));
+        Malformed{"interpreter without end",
+                  [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 4, 4, 1}); }},
+        Malformed{"interpreter too long",
+                  [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0, 0, 0, 5000, 5000, 1}); }},
+        Malformed{"interpreter without name",
+                  [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, 0x2000, 0, 0, 4, 4, 1}); }},
+        Malformed{"interpreter beyond the end",
+                  [](Program& i) { i.headers.push_back({PT_INTERP, PF_R, ~0ull, 0, 0, 9, 9, 1}); }}));
 
 TEST(Elf, WhateverIsReadKeepsItsGuarantees) {
   const unsigned seed = std::random_device{}();

@@ -52,10 +52,20 @@ TEST(ExtremeValues, SelectCarriesMicrosecondsAsLinuxDoes) {
     timeval time;
     std::int64_t seconds;  // -1: EINVAL
   } const cases[] = {
-      {{0, 1'000'000}, 1},          {{0, -1}, -1},         {{1, -1'000'000}, 0},     {{-1, 1'000'000}, 0},
-      {{0, kMax}, kMax / 1'000'000}, {{0, kMin}, -1},       {{kMax, 0}, kMax},         {{kMax, 999'999}, kMax},
-      {{kMax, 1'000'000}, -1},      {{kMax, kMax}, -1},    {{kMin, 0}, -1},          {{kMin, 1'000'000}, -1},
-      {{kMin, -1'000'000}, kMax},   {{kMax, -1'000'000}, kMax - 1},
+      {{0, 1'000'000}, 1},
+      {{0, -1}, -1},
+      {{1, -1'000'000}, 0},
+      {{-1, 1'000'000}, 0},
+      {{0, kMax}, kMax / 1'000'000},
+      {{0, kMin}, -1},
+      {{kMax, 0}, kMax},
+      {{kMax, 999'999}, kMax},
+      {{kMax, 1'000'000}, -1},
+      {{kMax, kMax}, -1},
+      {{kMin, 0}, -1},
+      {{kMin, 1'000'000}, -1},
+      {{kMin, -1'000'000}, kMax},
+      {{kMax, -1'000'000}, kMax - 1},
   };
   for (const auto& c : cases) {
     auto time = carried(c.time);
@@ -91,8 +101,7 @@ TEST(ExtremeValues, OffsetsInADirectoryDoNotWrap) {
   for (int i = 0; i < 3; ++i) s.file("f" + std::to_string(i), "");
   Guest g({{s.path.string(), "/", true}});
   const std::int64_t fd = g.open("/", O_RDONLY | O_DIRECTORY);
-  while (g.call("getdents64", {as_word(fd), g.buffer, 4096}) > 0) {
-  }
+  while (g.call("getdents64", {as_word(fd), g.buffer, 4096}) > 0) {}
   // It stands at one of our own entries now, and those are numbered close to the end.
   ASSERT_GT(g.call("lseek", {as_word(fd), 0, SEEK_CUR}), kMax >> 1);
   EXPECT_EQ(g.call("lseek", {as_word(fd), as_word(kMax), SEEK_CUR}), -EINVAL);
@@ -142,7 +151,8 @@ TEST(ExtremeValues, NegativeLengthsAreInvalid) {
   ASSERT_EQ(g.call("pipe2", {at, 0}), 0);
   const auto pipe = g.get<std::array<int, 2>>(at);
   const iovec negative{reinterpret_cast<void*>(g.buffer), SIZE_MAX};
-  for (const char* name : {"vmsplice", "writev"}) EXPECT_EQ(g.call(name, {as_word(pipe[1]), g.put_object(negative), 1}), -EINVAL) << name;
+  for (const char* name : {"vmsplice", "writev"})
+    EXPECT_EQ(g.call(name, {as_word(pipe[1]), g.put_object(negative), 1}), -EINVAL) << name;
 }
 
 // Lengths that wrap when they are rounded up: Linux takes some for nothing, some for too much.

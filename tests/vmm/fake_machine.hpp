@@ -1,4 +1,5 @@
-// A machine without a processor, for programs of the host's instruction set: memory and system calls can be driven from a test, no guest code runs.
+// A machine without a processor, for programs of the host's instruction set: memory and system calls can be driven from
+// a test, no guest code runs.
 #pragma once
 
 #include <functional>
@@ -13,12 +14,17 @@ class FakeVcpu : public Vcpu {
   UserRegs& regs() override { return regs_; }
   // What the guest comes out for, one after another; then it is broken.
   std::function<Exit()> script;
-  Exit run() override { return script ? script() : Exit{.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"}; }
+  Exit run() override {
+    return script ? script() : Exit{.kind = Exit::Kind::Broken, .detail = "a fake vCPU runs nothing"};
+  }
   void spurious_fault() override {}
   void kick() override { ++kicks; }
   void set_base(unsigned n, std::uint64_t v) override { bases_[n] = v; }
   std::uint64_t base(unsigned n) override { return bases_[n]; }
-  Status get_fp(FpState& s) override { s = {}; return {}; }
+  Status get_fp(FpState& s) override {
+    s = {};
+    return {};
+  }
   Status set_fp(const FpState&) override { return {}; }
   void copy_fp(const FpState&) override {}
   void reset_fp() override {}
@@ -35,7 +41,10 @@ class FakeMachine : public Machine {
  public:
   void flush(const mm::FlushRequest&) override {}
   void flush_relaxed(const mm::FlushRequest&) override {}
-  mm::Result<> bank_added(const mm::Bank&) override { ++banks; return {}; }
+  mm::Result<> bank_added(const mm::Bank&) override {
+    ++banks;
+    return {};
+  }
   void bank_removed(const mm::Bank&) override { --banks; }
   Status attach(mm::AddressSpace&) override { return {}; }
   std::expected<Vcpu*, Failure> acquire_vcpu() override { return &vcpu; }

@@ -19,7 +19,8 @@ TEST(Directory, TheRootShowsHostMountsAndSyntheticNamesOnce) {
   s.dir("root/data");
   s.file("root/file", "");
   s.dir("other");
-  Guest g({{(s.path / "root").string(), "/", false}, {(s.path / "other").string(), "/data", false},
+  Guest g({{(s.path / "root").string(), "/", false},
+           {(s.path / "other").string(), "/data", false},
            {(s.path / "other").string(), "/far/away", false}});
   std::int64_t fd = g.open("/", O_RDONLY | O_DIRECTORY);
   auto names = g.names(fd);

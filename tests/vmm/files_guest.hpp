@@ -59,13 +59,15 @@ class Guest {
   Guest(const std::vector<Share>& shares, std::shared_ptr<Shell> shell) : shell_(std::move(shell)) {
     auto files = Files::create(shares);
     if (!files) throw std::runtime_error(files.error().message);
-    process = std::make_shared<Process>(family_, family_.first_id(), std::make_shared<Image>(shell_), std::move(*files));
+    process = std::make_shared<Process>(family_, family_.first_id(), std::make_shared<Image>(shell_),
+                                        std::move(*files));
     if (!family_.add(process, 0, SIGCHLD, 1)) std::abort();
     process->image()->executable = "/bin/program";
     process->image()->arguments = {"program", "argument"};
     process->threads.push_back(std::make_unique<Thread>(*process, process->image(), machine.vcpu, process->pid));
     thread = process->threads.back().get();
-    buffer = *space_->map({.length = kBuffer, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
+    buffer = *space_->map(
+        {.length = kBuffer, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
   }
   ~Guest() { process->threads.clear(); }
 

@@ -53,7 +53,8 @@ TEST(Io, VectorsAreGatheredAndScattered) {
 TEST(Io, WrongArgumentsHaveLinuxsErrors) {
   Work w;
   Guest& g = w.g;
-  std::int64_t fd = g.open("/w/f", O_CREAT | O_RDWR), reader = g.open("/w/f"), writer = g.open("/w/f", O_WRONLY), dir = g.open("/w");
+  std::int64_t fd = g.open("/w/f", O_CREAT | O_RDWR), reader = g.open("/w/f"), writer = g.open("/w/f", O_WRONLY),
+               dir = g.open("/w");
   EXPECT_EQ(g.call("read", {99, g.buffer, 1}), -EBADF);
   EXPECT_EQ(g.call("read", {as_word(-1), g.buffer, 1}), -EBADF);
   EXPECT_EQ(g.call("read", {as_word(writer), g.buffer, 1}), -EBADF);
@@ -163,7 +164,8 @@ TEST(Io, MemoryFilesCountAgainstTheGuestsMemory) {
 TEST(Io, SealsHoldOnMemoryFilesOnly) {
   Work w;
   Guest& g = w.g;
-  std::int64_t fd = g.call("memfd_create", {g.put("name"), MFD_ALLOW_SEALING}), plain = g.open("/w/f", O_CREAT | O_RDWR);
+  std::int64_t fd = g.call("memfd_create", {g.put("name"), MFD_ALLOW_SEALING}),
+               plain = g.open("/w/f", O_CREAT | O_RDWR);
   EXPECT_EQ(g.call("fcntl", {as_word(fd), F_ADD_SEALS, F_SEAL_WRITE}), 0);
   EXPECT_EQ(g.call("fcntl", {as_word(fd), F_GET_SEALS}), F_SEAL_WRITE);
   EXPECT_EQ(g.write(fd, "x"), -EPERM);

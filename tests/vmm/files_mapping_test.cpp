@@ -69,7 +69,8 @@ TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
         std::lock_guard guard(table.lock);
         table.slots[static_cast<std::size_t>(fd)].file = turn ? both : reader;
       }
-      std::this_thread::yield();  // else it has the lock nearly always, and calls wait for long where processors are emulated
+      std::this_thread::yield();  // else it has the lock nearly always, and calls wait for long where processors are
+                                  // emulated
     }
   });
   unsigned wrong = 0, of_both = 0, of_reader = 0;
@@ -90,7 +91,8 @@ TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
 
 TEST(Mapping, TheDescriptorDecidesWhatAMappingMayDo) {
   Mapped w;
-  std::int64_t reader = w.g.open("/w/f"), writer = w.g.open("/w/f", O_WRONLY), readonly = w.g.open("/ro/f"), both = w.g.open("/w/f", O_RDWR);
+  std::int64_t reader = w.g.open("/w/f"), writer = w.g.open("/w/f", O_WRONLY), readonly = w.g.open("/ro/f"),
+               both = w.g.open("/w/f", O_RDWR);
   EXPECT_EQ(w.map(reader, PROT_READ | PROT_WRITE, MAP_SHARED), -EACCES);
   EXPECT_EQ(w.map(readonly, PROT_READ | PROT_WRITE, MAP_SHARED), -EACCES);
   EXPECT_EQ(w.map(writer, PROT_READ, MAP_PRIVATE), -EACCES);
@@ -119,11 +121,18 @@ TEST(Mapping, PagesBeyondATruncatedFileAreGone) {
       Mapped w;
       std::int64_t fd = w.g.open("/w/f", O_RDWR), at = w.map(fd, PROT_READ, flags);
       ASSERT_GT(at, 0);
-      for (std::uint64_t page = 0; page < 3; ++page) EXPECT_TRUE(w.readable(at + static_cast<std::int64_t>(page * kPage)));
+      for (std::uint64_t page = 0; page < 3; ++page)
+        EXPECT_TRUE(w.readable(at + static_cast<std::int64_t>(page * kPage)));
       std::uint64_t left = how == 2 ? 0 : kPage;
-      if (how == 0) { EXPECT_EQ(w.g.call("ftruncate", {as_word(fd), left}), 0); }
-      if (how == 1) { EXPECT_EQ(w.g.call("truncate", {w.g.put("/w/f"), left}), 0); }
-      if (how == 2) { EXPECT_GE(w.g.open("/w/f", O_WRONLY | O_TRUNC), 0); }
+      if (how == 0) {
+        EXPECT_EQ(w.g.call("ftruncate", {as_word(fd), left}), 0);
+      }
+      if (how == 1) {
+        EXPECT_EQ(w.g.call("truncate", {w.g.put("/w/f"), left}), 0);
+      }
+      if (how == 2) {
+        EXPECT_GE(w.g.open("/w/f", O_WRONLY | O_TRUNC), 0);
+      }
       EXPECT_EQ(w.readable(at), left != 0);
       EXPECT_FALSE(w.readable(at + static_cast<std::int64_t>(2 * kPage)));
       // It grows again, with zeroes.
@@ -148,8 +157,9 @@ TEST(Mapping, MapsAreListedAsLinuxListsThem) {
   ASSERT_EQ(::stat((w.s.path / "f").c_str(), &st), 0);
   std::string maps = w.g.cat("/proc/self/maps");
   char line[256];
-  int n = std::snprintf(line, sizeof line, "%08lx-%08lx r-xp 00001000 %02x:%02x %lu ", as_word(at), as_word(at) + 2 * kPage,
-                        static_cast<unsigned>(st.st_dev >> 8 & 0xfff), static_cast<unsigned>(st.st_dev & 0xff), st.st_ino);
+  int n = std::snprintf(line, sizeof line, "%08lx-%08lx r-xp 00001000 %02x:%02x %lu ", as_word(at),
+                        as_word(at) + 2 * kPage, static_cast<unsigned>(st.st_dev >> 8 & 0xfff),
+                        static_cast<unsigned>(st.st_dev & 0xff), st.st_ino);
   std::string expected(line, static_cast<std::size_t>(n));
   expected.resize(73, ' ');
   EXPECT_NE(maps.find(expected + "/w/f\n"), std::string::npos) << maps;

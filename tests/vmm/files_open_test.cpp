@@ -19,7 +19,8 @@ struct Pair {
       s.link(std::string(d) + "/dangling", "absent");
       s.link(std::string(d) + "/todir", "dir");
     }
-    guest = std::make_unique<Guest>(std::vector<Share>{{(s.path / "rw").string(), "/rw", true}, {(s.path / "ro").string(), "/ro", false}});
+    guest = std::make_unique<Guest>(
+        std::vector<Share>{{(s.path / "rw").string(), "/rw", true}, {(s.path / "ro").string(), "/ro", false}});
   }
   Scratch s;
   std::unique_ptr<Guest> guest;
@@ -29,18 +30,51 @@ TEST(Open, FlagsMeanWhatTheyMeanOnTheHost) {
   Pair p;
   Guest& g = *p.guest;
   // The same call on the guest's path and on the host's must end the same way.
-  struct Case { const char* name; int flags; };
+  struct Case {
+    const char* name;
+    int flags;
+  };
   const Case cases[] = {
-      {"file", O_RDONLY}, {"file", O_WRONLY}, {"file", O_RDWR}, {"file", O_RDONLY | O_DIRECTORY}, {"file", O_RDONLY | O_NOFOLLOW},
-      {"file", O_CREAT | O_RDWR}, {"file", O_CREAT | O_EXCL | O_RDWR}, {"file", O_PATH}, {"file", O_PATH | O_DIRECTORY},
-      {"link", O_RDONLY}, {"link", O_RDONLY | O_NOFOLLOW}, {"link", O_PATH | O_NOFOLLOW}, {"link", O_CREAT | O_EXCL | O_WRONLY},
-      {"link", O_CREAT | O_NOFOLLOW | O_WRONLY}, {"dir", O_RDONLY}, {"dir", O_RDONLY | O_DIRECTORY}, {"dir", O_WRONLY}, {"dir", O_RDWR},
-      {"dir", O_CREAT | O_RDONLY}, {"dir", O_RDONLY | O_TRUNC}, {"dir", O_PATH | O_DIRECTORY}, {"todir", O_RDONLY | O_DIRECTORY},
-      {"todir", O_RDONLY | O_DIRECTORY | O_NOFOLLOW}, {"todir", O_PATH | O_DIRECTORY | O_NOFOLLOW}, {"absent", O_RDONLY},
-      {"absent", O_PATH}, {"dangling", O_RDONLY}, {"dangling", O_PATH | O_NOFOLLOW}, {"dangling", O_CREAT | O_EXCL | O_WRONLY},
-      {"dangling", O_CREAT | O_NOFOLLOW | O_WRONLY}, {"dir", O_TMPFILE | O_RDWR}, {"dir", O_TMPFILE | O_RDONLY},
-      {"file", O_TMPFILE | O_RDWR}, {"absent/x", O_CREAT | O_WRONLY}, {"file/x", O_CREAT | O_WRONLY}, {"file/", O_CREAT | O_WRONLY},
-      {"absent/", O_CREAT | O_WRONLY}, {"dir/.", O_CREAT | O_WRONLY}, {"dir/..", O_RDONLY}, {"link/x", O_RDONLY},
+      {"file", O_RDONLY},
+      {"file", O_WRONLY},
+      {"file", O_RDWR},
+      {"file", O_RDONLY | O_DIRECTORY},
+      {"file", O_RDONLY | O_NOFOLLOW},
+      {"file", O_CREAT | O_RDWR},
+      {"file", O_CREAT | O_EXCL | O_RDWR},
+      {"file", O_PATH},
+      {"file", O_PATH | O_DIRECTORY},
+      {"link", O_RDONLY},
+      {"link", O_RDONLY | O_NOFOLLOW},
+      {"link", O_PATH | O_NOFOLLOW},
+      {"link", O_CREAT | O_EXCL | O_WRONLY},
+      {"link", O_CREAT | O_NOFOLLOW | O_WRONLY},
+      {"dir", O_RDONLY},
+      {"dir", O_RDONLY | O_DIRECTORY},
+      {"dir", O_WRONLY},
+      {"dir", O_RDWR},
+      {"dir", O_CREAT | O_RDONLY},
+      {"dir", O_RDONLY | O_TRUNC},
+      {"dir", O_PATH | O_DIRECTORY},
+      {"todir", O_RDONLY | O_DIRECTORY},
+      {"todir", O_RDONLY | O_DIRECTORY | O_NOFOLLOW},
+      {"todir", O_PATH | O_DIRECTORY | O_NOFOLLOW},
+      {"absent", O_RDONLY},
+      {"absent", O_PATH},
+      {"dangling", O_RDONLY},
+      {"dangling", O_PATH | O_NOFOLLOW},
+      {"dangling", O_CREAT | O_EXCL | O_WRONLY},
+      {"dangling", O_CREAT | O_NOFOLLOW | O_WRONLY},
+      {"dir", O_TMPFILE | O_RDWR},
+      {"dir", O_TMPFILE | O_RDONLY},
+      {"file", O_TMPFILE | O_RDWR},
+      {"absent/x", O_CREAT | O_WRONLY},
+      {"file/x", O_CREAT | O_WRONLY},
+      {"file/", O_CREAT | O_WRONLY},
+      {"absent/", O_CREAT | O_WRONLY},
+      {"dir/.", O_CREAT | O_WRONLY},
+      {"dir/..", O_RDONLY},
+      {"link/x", O_RDONLY},
   };
   for (const Case& c : cases) {
     std::string host = (p.s.path / "rw").string() + "/" + c.name;
@@ -85,7 +119,8 @@ TEST(Open, AReadOnlyShareRefusesEveryChange) {
   Pair p;
   Guest& g = *p.guest;
   auto at = [&](const char* path) { return g.put(path); };
-  for (int flags : {O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC, O_WRONLY | O_APPEND}) EXPECT_EQ(g.open("/ro/file", flags), -EROFS);
+  for (int flags : {O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC, O_WRONLY | O_APPEND})
+    EXPECT_EQ(g.open("/ro/file", flags), -EROFS);
   EXPECT_EQ(g.open("/ro/new", O_CREAT | O_WRONLY), -EROFS);
   EXPECT_EQ(g.open("/ro/new", O_CREAT | O_RDONLY), -EROFS);
   EXPECT_GE(g.open("/ro/file", O_CREAT | O_RDONLY), 0);  // it exists: nothing is created
@@ -207,7 +242,9 @@ TEST(Open, PathDescriptorsOnlyName) {
 TEST(Open, Openat2ChecksItsStructure) {
   Pair p;
   Guest& g = *p.guest;
-  struct How { std::uint64_t flags, mode, resolve, extra; };
+  struct How {
+    std::uint64_t flags, mode, resolve, extra;
+  };
   auto call = [&](How how, std::uint64_t size) {
     std::uint64_t path = g.put("/rw/file");
     return g.call("openat2", {as_word(AT_FDCWD), path, g.put_object(how), size});

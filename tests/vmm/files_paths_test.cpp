@@ -204,7 +204,8 @@ TEST(Paths, ProcfsOfTheHostIsRefusedEvenBelowRoot) {
 TEST(Paths, ASecondMountOfProcfsIsRefusedToo) {
   Tree t;
   t.top.dir("shared/p");
-  if (::mount("proc", (t.top.path / "shared/p").c_str(), "proc", MS_RDONLY, nullptr) != 0) GTEST_SKIP() << "needs the right to mount";
+  if (::mount("proc", (t.top.path / "shared/p").c_str(), "proc", MS_RDONLY, nullptr) != 0)
+    GTEST_SKIP() << "needs the right to mount";
   {
     Guest g({t.share("shared", "/", true)});
     EXPECT_EQ(g.cat("/p/self/maps"), error(EACCES));
@@ -224,7 +225,8 @@ TEST(Paths, DevicesBelowAShareAreRefusedExceptTheHarmlessOnes) {
   auto node = [&](const char* name, mode_t type, unsigned major, unsigned minor) {
     return ::mknod((t.top.path / "shared" / name).c_str(), type | 0666, makedev(major, minor)) == 0;
   };
-  if (!node("null", S_IFCHR, 1, 3) || !node("mem", S_IFCHR, 1, 1) || !node("disk", S_IFBLK, 254, 0) || !node("kvm", S_IFCHR, 10, 232))
+  if (!node("null", S_IFCHR, 1, 3) || !node("mem", S_IFCHR, 1, 1) || !node("disk", S_IFBLK, 254, 0) ||
+      !node("kvm", S_IFCHR, 10, 232))
     GTEST_SKIP() << "needs the right to make device nodes";
   Guest g({t.share("shared", "/data")});
   EXPECT_EQ(g.open("/data/mem"), -EACCES);

@@ -113,7 +113,8 @@ TEST(Proc, SettingsAreThoseOfTheGuest) {
   EXPECT_EQ(g.cat("/proc/sys/kernel/shmmni"), std::to_string(SysvMemory::kMaxSegments) + "\n");
   EXPECT_EQ(g.cat("/proc/sys/fs/nr_open"), std::to_string(Limits::kOpenFiles) + "\n");
   EXPECT_EQ(g.cat("/proc/sys/kernel/hostname"), "ramet\n");
-  const std::string cpu = std::to_string(host_cpus().front()), topology = "/sys/devices/system/cpu/cpu" + cpu + "/topology/";
+  const std::string cpu = std::to_string(host_cpus().front()),
+                    topology = "/sys/devices/system/cpu/cpu" + cpu + "/topology/";
   EXPECT_EQ(g.cat(topology + "core_id"), cpu + "\n");
   EXPECT_EQ(g.cat(topology + "core_siblings_list"), g.cat("/sys/devices/system/cpu/online"));
   EXPECT_EQ(g.mode(topology + "core"), -ENOENT);

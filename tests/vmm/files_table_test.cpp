@@ -139,7 +139,9 @@ TEST(Table, NumbersThatAreWatchedLeaveTheVmmItsDescriptors) {
   Guest g({});
   const std::int64_t epoll = g.call("epoll_create1", {0}), event = g.call("eventfd2", {1, 0});
   const std::uint64_t watch = g.put_object(epoll_event{.events = EPOLLIN, .data = {}});
-  const auto add = [&] { return g.call("epoll_ctl", {as_word(epoll), EPOLL_CTL_ADD, as_word(g.call("dup", {as_word(event)})), watch}); };
+  const auto add = [&] {
+    return g.call("epoll_ctl", {as_word(epoll), EPOLL_CTL_ADD, as_word(g.call("dup", {as_word(event)})), watch});
+  };
   ASSERT_EQ(add(), 0);
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);

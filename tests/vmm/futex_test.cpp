@@ -11,7 +11,8 @@ namespace ramet::vmm {
 namespace {
 
 struct FutexTest : ::testing::Test {
-  std::int64_t futex(mm::Gva at, int op, std::uint64_t value, std::uint64_t timeout = 0, mm::Gva second = 0, std::uint64_t value3 = 0) {
+  std::int64_t futex(mm::Gva at, int op, std::uint64_t value, std::uint64_t timeout = 0, mm::Gva second = 0,
+                     std::uint64_t value3 = 0) {
     return g.syscall(SYS_futex, {at, as_word(op), value, timeout, second, value3});
   }
   mm::Gva timeout(timespec t) {
@@ -49,7 +50,8 @@ TEST_F(FutexTest, WakingAPrivateWordThatIsGoneWakesNobody) {
 }
 
 TEST_F(FutexTest, WakeOpChangesTheSecondWord) {
-  EXPECT_EQ(futex(g.buffer, FUTEX_WAKE_OP_PRIVATE, 1, 1, g.buffer + 64, FUTEX_OP(FUTEX_OP_SET, 42, FUTEX_OP_CMP_EQ, 0)), 0);
+  EXPECT_EQ(futex(g.buffer, FUTEX_WAKE_OP_PRIVATE, 1, 1, g.buffer + 64, FUTEX_OP(FUTEX_OP_SET, 42, FUTEX_OP_CMP_EQ, 0)),
+            0);
   EXPECT_EQ(g.get<std::uint32_t>(g.buffer + 64), 42u);
   EXPECT_EQ(futex(g.buffer, FUTEX_CMP_REQUEUE_PRIVATE, 1, 1, g.buffer + 64, 7), -EAGAIN) << "the first word is not 7";
 }

@@ -12,11 +12,15 @@ namespace ramet::arch {
 namespace {
 
 constexpr std::array kLoads{ramet_guarded_load_8, ramet_guarded_load_16, ramet_guarded_load_32, ramet_guarded_load_64};
-constexpr std::array kStores{ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32, ramet_guarded_store_64};
-constexpr std::array kExchanges{ramet_guarded_exchange_8, ramet_guarded_exchange_16, ramet_guarded_exchange_32, ramet_guarded_exchange_64};
+constexpr std::array kStores{ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32,
+                             ramet_guarded_store_64};
+constexpr std::array kExchanges{ramet_guarded_exchange_8, ramet_guarded_exchange_16, ramet_guarded_exchange_32,
+                                ramet_guarded_exchange_64};
 constexpr std::uint64_t kOld = 0x8182'8384'8586'8788, kNew = 0x1112'1314'1516'1718;
 
-std::uint64_t low(std::uint64_t value, std::size_t size) { return size == 3 ? value : value & ((1ull << (8u << size)) - 1); }
+std::uint64_t low(std::uint64_t value, std::size_t size) {
+  return size == 3 ? value : value & ((1ull << (8u << size)) - 1);
+}
 
 TEST(GuardedWord, HasTheSizeThatItsNameSays) {
   install_guard();

@@ -1,6 +1,6 @@
-// How the VMM and a guest's thread take turns: a thread of this test does what the process machine's stub does, with a filter
-// and a listener of its own, and is interrupted all the time, which makes a call that waits for a reply begin anew, as
-// SIGSTOP and SIGCONT do.
+// How the VMM and a guest's thread take turns: a thread of this test does what the process machine's stub does, with a
+// filter and a listener of its own, and is interrupted all the time, which makes a call that waits for a reply begin
+// anew, as SIGSTOP and SIGCONT do.
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -28,7 +28,7 @@ using namespace std::chrono_literals;
 class Stub {
  public:
   Stub() {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = [](int) {};
     action.sa_flags = SA_RESTART;
     sigaction(SIGUSR1, &action, nullptr);
@@ -55,23 +55,30 @@ class Stub {
   void interrupt() { pthread_kill(thread_.native_handle(), SIGUSR1); }
 
  private:
-  std::uint32_t& told(std::size_t at) { return *reinterpret_cast<std::uint32_t*>(bytes_.data() + RAMET_TOLD_SIZE + at); }
+  std::uint32_t& told(std::size_t at) {
+    return *reinterpret_cast<std::uint32_t*>(bytes_.data() + RAMET_TOLD_SIZE + at);
+  }
   std::uint32_t& said(std::size_t at) { return *reinterpret_cast<std::uint32_t*>(context_.said().data() + at); }
   static std::uint32_t look(std::uint32_t& word) { return std::atomic_ref(word).load(std::memory_order_seq_cst); }
-  static void say(std::uint32_t& word, std::uint32_t value) { std::atomic_ref(word).store(value, std::memory_order_seq_cst); }
+  static void say(std::uint32_t& word, std::uint32_t value) {
+    std::atomic_ref(word).store(value, std::memory_order_seq_cst);
+  }
 
   void run() {
-    sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, RAMET_HAND_OVER, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    sock_filter program[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                             BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, RAMET_HAND_OVER, 0, 1),
+                             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+                             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
     const sock_fprog filter{4, program};
     ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    listener_fd_ = static_cast<int>(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter));
+    listener_fd_ = static_cast<int>(
+        ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter));
     listener_fd_.notify_all();
     for (std::uint32_t list = 0;;) {
       const std::uint32_t sleeps = look(told(TOLD_SLEEPS));
       if (sleeps == TOLD_SLEEPS_ON_LISTENER) ::syscall(RAMET_HAND_OVER);
-      else if (sleeps == TOLD_SLEEPS_ON_FUTEX) ::syscall(SYS_futex, &said(SAID_DONE), FUTEX_WAKE, 1, nullptr, nullptr, 0);
+      else if (sleeps == TOLD_SLEEPS_ON_FUTEX)
+        ::syscall(SYS_futex, &said(SAID_DONE), FUTEX_WAKE, 1, nullptr, nullptr, 0);
       for (unsigned i = 0; i < 50 && look(told(TOLD_GO)) == list; ++i) arch::relax();
       say(said(SAID_SLEEPS), 1);
       while (look(told(TOLD_GO)) == list) ::syscall(SYS_futex, &told(TOLD_GO), FUTEX_WAIT, list, nullptr, nullptr, 0);
@@ -83,7 +90,8 @@ class Stub {
     ended_ = true;
   }
 
-  std::vector<std::byte> bytes_ = std::vector<std::byte>(std::size_t{RAMET_CONTEXTS} * (RAMET_TOLD_SIZE + RAMET_SAID_SIZE));
+  std::vector<std::byte> bytes_ = std::vector<std::byte>(std::size_t{RAMET_CONTEXTS} *
+                                                         (RAMET_TOLD_SIZE + RAMET_SAID_SIZE));
   Context context_;
   std::atomic<int> listener_fd_{0};
   std::atomic<bool> stop_{false}, ended_{false};
@@ -129,8 +137,7 @@ TEST(HandOver, LookingThatBringsNothingIsGivenUpAndTriedAgain) {
   EXPECT_LT(looks, 200u);
   EXPECT_GT(looks, 50u);
   EXPECT_GT(listens, 700u);
-  while (pace.next() != Pace::Wait::Look) {
-  }
+  while (pace.next() != Pace::Wait::Look) {}
   pace.looked({.answered = true});
   for (unsigned i = 0; i < 100; ++i) {
     ASSERT_EQ(pace.next(), Pace::Wait::Look);

@@ -13,7 +13,8 @@ using namespace programs;
 
 class KvmFlushTest : public KvmTest {
  protected:
-  // A vCPU that runs on its own thread until it comes to an exit other than a kick, or until `until` to one other than a page fault.
+  // A vCPU that runs on its own thread until it comes to an exit other than a kick, or until `until` to one other than
+  // a page fault.
   struct Runner {
     explicit Runner(Vcpu& v, const std::atomic<bool>* until = nullptr)
         : thread([this, &v, until] {
@@ -21,7 +22,9 @@ class KvmFlushTest : public KvmTest {
             while (exit.kind == Kind::PageFault && until && !until->load());
             ended = true;
           }) {}
-    ~Runner() { if (thread.joinable()) thread.join(); }
+    ~Runner() {
+      if (thread.joinable()) thread.join();
+    }
     Exit exit;
     std::atomic<bool> ended{false};
     std::thread thread;

@@ -33,8 +33,8 @@ inline const char* name(Kind k) {
 
 inline std::string describe(const Exit& e) {
   std::ostringstream s;
-  s << name(e.kind) << " trap " << e.trap << " error " << e.error << std::hex << " address " << e.address
-    << " " << e.detail;
+  s << name(e.kind) << " trap " << e.trap << " error " << e.error << std::hex << " address " << e.address << " "
+    << e.detail;
   return s.str();
 }
 

@@ -24,7 +24,8 @@ class KvmKickTest : public KvmTest {
             while (!stop_.load()) {
               unsigned at = round.load();
               for (int kicks = 0; kicks < 3 && round.load() == at && !stop_.load(); kicks++) {
-                for (auto spin = random() % 65536; spin > 0; spin--) std::atomic_signal_fence(std::memory_order_seq_cst);
+                for (auto spin = random() % 65536; spin > 0; spin--)
+                  std::atomic_signal_fence(std::memory_order_seq_cst);
                 v.kick();
               }
               while (round.load() == at && !stop_.load()) std::this_thread::yield();

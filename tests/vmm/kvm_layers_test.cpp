@@ -37,11 +37,13 @@ class KvmLayersTest : public ::testing::Test {
     return vm.run(*vm.vcpu);
   }
   void set_up(Vm& vm) {
-    ASSERT_TRUE(vm.space->map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    ASSERT_TRUE(
+        vm.space->map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     ASSERT_TRUE(vm.space->write(kProgram, std::as_bytes(std::span(kIncrementPagesAndCall))));
     ASSERT_TRUE(vm.space->write(kReader, std::as_bytes(std::span(kLoadAndCall))));
     ASSERT_TRUE(vm.space->protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
-    ASSERT_TRUE(vm.space->map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    ASSERT_TRUE(vm.space->map(
+        {.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     ASSERT_EXIT_KIND(add(vm, *vm.vcpu, kPlace, kPages), Syscall);
   }
   // Puts an entry into the VM's own tables as code in ring 0 (EL1) could.
@@ -211,12 +213,14 @@ class SnapshotTest : public KvmLayersTest {
     EXPECT_TRUE(m.map({.address = kProgram, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     EXPECT_TRUE(m.write(kProgram, std::as_bytes(std::span(kIncrementPagesAndCall))));
     EXPECT_TRUE(m.protect(kProgram, mm::kPageSize, Prot::Read | Prot::Exec));
-    EXPECT_TRUE(m.map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    EXPECT_TRUE(
+        m.map({.address = kPlace, .length = kPages * mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     add(*vm, kPlace, kPages);
     return vm;
   }
   void expect_words(Shell& vm, std::uint64_t written, std::uint64_t value) {
-    for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(word(vm, kPlace + i * mm::kPageSize), i < written ? value : 1) << i;
+    for (std::uint64_t i = 0; i < kPages; ++i)
+      ASSERT_EQ(word(vm, kPlace + i * mm::kPageSize), i < written ? value : 1) << i;
     EXPECT_EQ(vm.memory().audit(), "");
   }
 };

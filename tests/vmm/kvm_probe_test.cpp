@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "tests/vmm/need_kvm.hpp"
 #include "arch/host_processor.hpp"
 #include "arch/x86_64/guest_abi.hpp"
+#include "tests/vmm/need_kvm.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/probe.hpp"
 
@@ -60,8 +60,16 @@ TEST(Probe, EveryLackComesWithAdviceAndNothingElseDoes) {
     EXPECT_TRUE(f.ok) << f.name;
     EXPECT_TRUE(f.advice.empty()) << f.name;
   }
-  std::vector<const char*> names = {"confined process", "strict flush", "virtual CPUs", "memory slots", "userfaultfd", "io_uring",
-                                    "huge pages, anonymous memory", "huge pages, shared memory", "locked memory", "mappings of a process"};
+  std::vector<const char*> names = {"confined process",
+                                    "strict flush",
+                                    "virtual CPUs",
+                                    "memory slots",
+                                    "userfaultfd",
+                                    "io_uring",
+                                    "huge pages, anonymous memory",
+                                    "huge pages, shared memory",
+                                    "locked memory",
+                                    "mappings of a process"};
   if (kX86) names.insert(names.end(), {"time in guests", "SSE4.2 in guests", "AVX in guests"});
   for (const char* name : names) {
     auto all = findings(bad);

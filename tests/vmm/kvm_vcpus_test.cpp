@@ -34,7 +34,8 @@ TEST_F(KvmVcpusTest, HostMemoryThatCannotBeReachedIsAHostFaultAndTheGuestGoesOn)
   code(kLoadAndCall);
   void* host = mmap(nullptr, mm::kBlockSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(host, MAP_FAILED);
-  auto bank = guest->memory->add({static_cast<std::byte*>(host), mm::kBlockSize}, [host] { munmap(host, mm::kBlockSize); });
+  auto bank = guest->memory->add({static_cast<std::byte*>(host), mm::kBlockSize},
+                                 [host] { munmap(host, mm::kBlockSize); });
   ASSERT_TRUE(bank);
   ASSERT_EQ(mprotect(host, mm::kBlockSize, PROT_NONE), 0);
   ASSERT_TRUE(guest->map(kData, (*bank)->base(), G::kUserRw));

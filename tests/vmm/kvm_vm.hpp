@@ -30,7 +30,8 @@ struct KvmVm {
   std::unique_ptr<mm::AddressSpace> space;
   Vcpu* vcpu = nullptr;
 
-  explicit KvmVm(const std::shared_ptr<mm::PhysicalSpace>& physical = std::make_shared<mm::PhysicalSpace>(), const std::shared_ptr<const mm::Snapshot>& of = {}) {
+  explicit KvmVm(const std::shared_ptr<mm::PhysicalSpace>& physical = std::make_shared<mm::PhysicalSpace>(),
+                 const std::shared_ptr<const mm::Snapshot>& of = {}) {
     machine = std::move(*create_kvm_machine("/dev/kvm"));
     memory = std::move(*mm::Memory::create({.data_bytes = 64ull << 20, .table_bytes = 8ull << 20, .space = physical}));
     EXPECT_TRUE(memory->observe(*machine));

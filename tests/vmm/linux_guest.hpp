@@ -43,7 +43,9 @@ class LinuxGuest : public Guest {
     EXPECT_TRUE(memory().write(buffer, std::as_bytes(std::span(&set, 1))));
     return syscall(SYS_rt_sigprocmask, {as_word(how), buffer, 0, 8});
   }
-  std::int64_t raise(int sig) { return syscall(SYS_tgkill, {as_word(process->pid), as_word(process->pid), as_word(sig)}); }
+  std::int64_t raise(int sig) {
+    return syscall(SYS_tgkill, {as_word(process->pid), as_word(process->pid), as_word(sig)});
+  }
 
   // How the program ended, if it did. Ends it otherwise.
   Ending ending() {

@@ -28,7 +28,8 @@ std::string program(Elf64_Half type = ET_EXEC, const std::string& interpreter = 
   h.e_phentsize = sizeof(Elf64_Phdr);
   std::vector<Elf64_Phdr> p{{PT_LOAD, PF_R | PF_X, 0, 0x400000, 0x400000, 0x1000, 0x1000, 0x1000},
                             {PT_LOAD, PF_R | PF_W, 0x1000, 0x401000, 0x401000, 8, 0x2000, 0x1000}};
-  if (!interpreter.empty()) p.push_back({PT_INTERP, PF_R, 0x800, 0x400800, 0, interpreter.size() + 1, interpreter.size() + 1, 1});
+  if (!interpreter.empty())
+    p.push_back({PT_INTERP, PF_R, 0x800, 0x400800, 0, interpreter.size() + 1, interpreter.size() + 1, 1});
   h.e_phnum = static_cast<Elf64_Half>(p.size());
   std::string file(0x2000, '\xee');
   std::memcpy(file.data(), &h, sizeof h);
@@ -44,11 +45,13 @@ struct LoaderTest : ::testing::Test {
     EXPECT_EQ(chmod(path.c_str(), mode), 0);
     return path;
   }
-  std::expected<Start, Failure> load_it(Guest& g, const std::string& path, const std::vector<std::string>& arguments = {},
+  std::expected<Start, Failure> load_it(Guest& g, const std::string& path,
+                                        const std::vector<std::string>& arguments = {},
                                         const std::vector<std::string>& environment = {}) {
     return load(*g.process, path, arguments, environment, kStack);
   }
-  void expect_refused(const std::string& path, int status, const std::string& message, const std::vector<Share>& shares = {}) {
+  void expect_refused(const std::string& path, int status, const std::string& message,
+                      const std::vector<Share>& shares = {}) {
     Guest g(shares);
     auto start = load_it(g, path);
     ASSERT_FALSE(start) << path;
@@ -70,7 +73,9 @@ TEST_F(LoaderTest, WhatCannotBeRunIsRefusedWithItsReasonAndStatus) {
 
 TEST_F(LoaderTest, AMissingInterpreterNamesTheOptionThatSharesIt) {
   std::string path = add("dynamic", program(ET_DYN, "/lib64/ld-linux-x86-64.so.2"));
-  expect_refused(path, 126, "needs the interpreter /lib64/ld-linux-x86-64.so.2, which is not shared: add --root / or --dir /lib64");
+  expect_refused(
+      path, 126,
+      "needs the interpreter /lib64/ld-linux-x86-64.so.2, which is not shared: add --root / or --dir /lib64");
   scratch.dir("lib64");
   expect_refused(path, 126, "does not exist in what is shared", {{scratch.path / "lib64", "/lib64", false}});
   expect_refused(add("script", "#!/bin/nothing\n"), 126, "needs the interpreter /bin/nothing, which is not shared");
@@ -79,7 +84,8 @@ TEST_F(LoaderTest, AMissingInterpreterNamesTheOptionThatSharesIt) {
 TEST_F(LoaderTest, AProgramLargerThanTheMemoryIsRefused) {
   std::string file = program();
   const std::uint64_t huge = 1ull << 40;
-  std::memcpy(file.data() + sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr) + offsetof(Elf64_Phdr, p_memsz), &huge, sizeof huge);
+  std::memcpy(file.data() + sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr) + offsetof(Elf64_Phdr, p_memsz), &huge,
+              sizeof huge);
   expect_refused(add("huge", file), 126, "more than --memory gives it");
 }
 

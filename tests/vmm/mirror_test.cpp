@@ -1,5 +1,5 @@
-// The process machine's mirror against a fake process: a table of what is mapped, and threads that carry out their lists as
-// the stub does, touch pages, and fault. The address space and its tables are real.
+// The process machine's mirror against a fake process: a table of what is mapped, and threads that carry out their
+// lists as the stub does, touch pages, and fault. The address space and its tables are real.
 #include "vmm/process/mirror.hpp"
 
 #include <fcntl.h>
@@ -318,8 +318,8 @@ class MirrorTest : public ::testing::Test {
     vcpus.clear();
   }
 
-  // The most that guest code may do with each page, and, above that, how often it has changed. Said once what was taken is
-  // gone, and before anything is given.
+  // The most that guest code may do with each page, and, above that, how often it has changed. Said once what was taken
+  // is gone, and before anything is given.
   static constexpr std::uint64_t kEvery = PROT_READ | PROT_WRITE | PROT_EXEC;
   std::array<std::atomic<std::uint64_t>, kPages> most;
 
@@ -338,7 +338,8 @@ class MirrorStorm : public MirrorTest, public ::testing::WithParamInterface<bool
  protected:
   MirrorStorm() { process.hardened = GetParam(); }
 };
-INSTANTIATE_TEST_SUITE_P(, MirrorStorm, ::testing::Bool(), [](const auto& info) { return info.param ? "hardened" : "threads"; });
+INSTANTIATE_TEST_SUITE_P(, MirrorStorm, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "hardened" : "threads"; });
 
 TEST_P(MirrorStorm, AStormOfFillsAndFlushesShowsNothingOld) { storm(10000, 1000); }
 TEST_P(MirrorStorm, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, true); }
@@ -444,7 +445,8 @@ TEST_F(MirrorTest, WhatTheTablesStillAllowStaysMapped) {
   EXPECT_EQ(mirror->counts().refills, 20u);
 }
 
-// A page that is yet to come, as of a snapshot file, is brought before it is mapped; its neighbours wait until they are.
+// A page that is yet to come, as of a snapshot file, is brought before it is mapped; its neighbours wait until they
+// are.
 TEST_F(MirrorTest, WhatIsNotThereIsBroughtFirst) {
   make_space(10000);
   mm::test::LatePages late(*memory, kPages);

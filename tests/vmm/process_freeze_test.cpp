@@ -47,19 +47,24 @@ std::set<int> guest_processes() {
 
 class ProcessFreeze : public ::testing::Test, protected FreezePrograms {
  protected:
-  static constexpr mm::Gva kPrograms = 0x70'0000'0000, kPlace = 0x70'4000'0000, kFake = 0x70'8000'0000, kWindow = 0x65'4000'0000;
+  static constexpr mm::Gva kPrograms = 0x70'0000'0000, kPlace = 0x70'4000'0000, kFake = 0x70'8000'0000,
+                           kWindow = 0x65'4000'0000;
   static constexpr std::uint64_t kPages = 64, kWindowBytes = 32ull << 20, kDescriptors = 64;
   static constexpr std::uint64_t kMapperTold = RAMET_TOLD, kMapperSaid = RAMET_SAID;
 
-  static mm::Gva at(const std::byte* program) { return kPrograms + static_cast<std::uint64_t>(program - process_freeze_programs); }
+  static mm::Gva at(const std::byte* program) {
+    return kPrograms + static_cast<std::uint64_t>(program - process_freeze_programs);
+  }
 
   std::unique_ptr<Shell> parent() {
     auto vm = *Shell::create(64ull << 20, {}, {MachineChoice::Kind::Process});
     mm::AddressSpace& m = vm->memory();
-    EXPECT_TRUE(m.map({.address = kPrograms, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
+    EXPECT_TRUE(
+        m.map({.address = kPrograms, .length = mm::kPageSize, .prot = Prot::Read | Prot::Write, .fixed = true}));
     EXPECT_TRUE(m.write(kPrograms, std::span(process_freeze_programs, process_freeze_programs_end)));
     EXPECT_TRUE(m.protect(kPrograms, mm::kPageSize, Prot::Read | Prot::Exec));
-    for (const auto& [start, bytes] : {std::pair{kPlace, kPages * mm::kPageSize}, std::pair{kFake, std::uint64_t{RAMET_SAID_SIZE}}})
+    for (const auto& [start, bytes] :
+         {std::pair{kPlace, kPages * mm::kPageSize}, std::pair{kFake, std::uint64_t{RAMET_SAID_SIZE}}})
       EXPECT_TRUE(m.map({.address = start, .length = bytes, .prot = Prot::Read | Prot::Write, .fixed = true}));
     add(*vm, kPages);
     return vm;
@@ -98,7 +103,9 @@ class ProcessFreeze : public ::testing::Test, protected FreezePrograms {
     unsigned kept = 0;
     for (std::uint64_t n = 0; n < kDescriptors; ++n) {
       const std::uint64_t to = kWindow + kept * kWindowBytes;
-      if (stub_call(vm, v, SYS_mmap, {to, kWindowBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, n, 0}) == static_cast<std::int64_t>(to)) ++kept;
+      if (stub_call(vm, v, SYS_mmap, {to, kWindowBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, n, 0}) ==
+          static_cast<std::int64_t>(to))
+        ++kept;
     }
     return kept;
   }
@@ -111,7 +118,8 @@ class ProcessFreeze : public ::testing::Test, protected FreezePrograms {
       r[Pc] = kPrograms, r[Place] = kWindow + page + kDamaged, r[Times] = 1;
       const Exit e = run(vm, v);
       if (e.kind == Exit::Kind::Syscall) ++times;
-      else page = mm::align_down(page, kWindowBytes) + kWindowBytes - mm::kPageSize;  // not mapped, or the file ends there
+      else
+        page = mm::align_down(page, kWindowBytes) + kWindowBytes - mm::kPageSize;  // not mapped, or the file ends there
     }
     return times;
   }
@@ -139,7 +147,8 @@ TEST_F(ProcessFreeze, Threads_run_while_snapshots_are_taken_and_go_on_in_another
     const auto before = guest_processes();
     auto snapshot = vm->freeze();
     ASSERT_TRUE(snapshot) << snapshot.error().message;
-    for (const int pid : guest_processes()) EXPECT_FALSE(before.contains(pid)) << "process " << pid << " ran guest code before";
+    for (const int pid : guest_processes())
+      EXPECT_FALSE(before.contains(pid)) << "process " << pid << " ran guest code before";
     auto child = *(*snapshot)->spawn();
     for (unsigned t = 0; t < kThreads; ++t) {
       const std::uint64_t frozen = word(*child, kPlace + t * mm::kPageSize);
@@ -167,7 +176,8 @@ TEST_F(ProcessFreeze, What_a_taken_over_process_kept_does_not_reach_the_snapshot
   ASSERT_GT(damage(*vm, keeper, kept), kPages);
   std::atomic<bool> stop{false};
   std::thread lying([&] {
-    liar.regs()[Pc] = at(process_freeze_lie), liar.regs()[MapperTold] = kMapperTold, liar.regs()[MapperSaid] = kMapperSaid;
+    liar.regs()[Pc] = at(process_freeze_lie), liar.regs()[MapperTold] = kMapperTold,
+    liar.regs()[MapperSaid] = kMapperSaid;
     while (!stop) {
       const Exit e = liar.run();
       if (e.kind == Exit::Kind::PageFault) EXPECT_TRUE(vm->memory().fault(e.address, e.access));
@@ -184,7 +194,8 @@ TEST_F(ProcessFreeze, What_a_taken_over_process_kept_does_not_reach_the_snapshot
   const std::uint64_t frozen = word(*child, kPlace + kDamaged);
   EXPECT_GT(frozen, 0u);
   EXPECT_EQ(damage(*vm, keeper, kept), 0u);
-  for (std::uint64_t p = 0; p < kPages; ++p) EXPECT_EQ(word(*child, kPlace + p * mm::kPageSize + kDamaged), frozen) << p;
+  for (std::uint64_t p = 0; p < kPages; ++p)
+    EXPECT_EQ(word(*child, kPlace + p * mm::kPageSize + kDamaged), frozen) << p;
   stop = true;
   liar.kick();
   lying.join();
@@ -195,8 +206,8 @@ TEST_F(ProcessFreeze, A_thread_that_hides_does_not_outlive_a_reset) {
   auto vm = parent();
   auto snapshot = *vm->freeze();
   auto child = *snapshot->spawn();
-  // Warm ones are made in threads of the pool. The second one has not run yet: its answer is looked for, and not waited for by
-  // the thread's listener, which a thread that runs on does not call.
+  // Warm ones are made in threads of the pool. The second one has not run yet: its answer is looked for, and not waited
+  // for by the thread's listener, which a thread that runs on does not call.
   Vcpu& first = **child->machine().acquire_vcpu();
   add(*child, kPages, &first);
   Vcpu& v = **child->machine().acquire_vcpu();

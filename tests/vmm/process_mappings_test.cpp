@@ -1,6 +1,6 @@
-// The process machine at the host's limit of mappings (vm.max_map_count), which the test makes low, or takes to be higher
-// than it is: all mappings go and come again, and a program that copies pages all over a large heap finds in each what was
-// written there. Its own checks are those of tests/guests/scattered.c.
+// The process machine at the host's limit of mappings (vm.max_map_count), which the test makes low, or takes to be
+// higher than it is: all mappings go and come again, and a program that copies pages all over a large heap finds in
+// each what was written there. Its own checks are those of tests/guests/scattered.c.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -21,7 +21,8 @@ class ProcessMappings : public ::testing::Test {
     if (::access(program.c_str(), X_OK) != 0) GTEST_SKIP() << "no guest " << program;
   }
   Machine::Totals run_scattered(unsigned mebibytes, unsigned stride, std::size_t most_mappings) {
-    auto shell = Shell::create(std::uint64_t{mebibytes} << 22, {}, {.kind = MachineChoice::Kind::Process, .most_mappings = most_mappings});
+    auto shell = Shell::create(std::uint64_t{mebibytes} << 22, {},
+                               {.kind = MachineChoice::Kind::Process, .most_mappings = most_mappings});
     EXPECT_TRUE(shell) << shell.error().message;
     if (!shell) return {};
     RunOptions options;

@@ -14,21 +14,26 @@
 
 namespace ramet::vmm::process {
 
-inline constexpr std::uint64_t kSaidBase = RAMET_SAID + 7 * std::uint64_t{RAMET_SAID_SIZE};  // where the process sees it
+inline constexpr std::uint64_t kSaidBase = RAMET_SAID +
+                                           7 * std::uint64_t{RAMET_SAID_SIZE};  // where the process sees it
 
 // It lies between pages that nobody may touch.
 class Said {
  public:
   Said() {
-    all_ = static_cast<std::byte*>(mmap(nullptr, RAMET_SAID_SIZE + 0x2000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (all_ == MAP_FAILED || mprotect(all_ + 0x1000, RAMET_SAID_SIZE, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+    all_ = static_cast<std::byte*>(
+        mmap(nullptr, RAMET_SAID_SIZE + 0x2000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (all_ == MAP_FAILED || mprotect(all_ + 0x1000, RAMET_SAID_SIZE, PROT_READ | PROT_WRITE) != 0)
+      throw std::bad_alloc();
   }
   ~Said() { munmap(all_, RAMET_SAID_SIZE + 0x2000); }
   Said(const Said&) = delete;
   Said& operator=(const Said&) = delete;
   std::span<std::byte> bytes() const { return {all_ + 0x1000, RAMET_SAID_SIZE}; }
   template <class T>
-  void put(std::uint64_t at, T value) const { std::memcpy(bytes().data() + at, &value, sizeof value); }
+  void put(std::uint64_t at, T value) const {
+    std::memcpy(bytes().data() + at, &value, sizeof value);
+  }
   template <class T>
   T get(std::uint64_t at) const {
     T value;

@@ -1,5 +1,5 @@
-// The filters of the process machine, interpreted, against plain arithmetic: millions of random calls, most of them near
-// an edge. Hand-picked cases do not find a jump that is off by one.
+// The filters of the process machine, interpreted, against plain arithmetic: millions of random calls, most of them
+// near an edge. Hand-picked cases do not find a jump that is off by one.
 #include <gtest/gtest.h>
 #include <linux/audit.h>
 #include <linux/futex.h>
@@ -56,9 +56,22 @@ struct Numbers {
   std::uint64_t below(std::uint64_t n) { return random() % n; }
   // Edges of what the filters compare with, and of 32 and 64 bits, and what lies a little beside them.
   std::uint64_t near_an_edge() {
-    static constexpr std::uint64_t kEdges[] = {
-        0, 1, 4096, 0xffff'ffff, 1ull << 32, 1ull << 47, 1ull << 63, ~0ull, RAMET_USER_END, RAMET_STUB_TEXT, RAMET_TOLD, RAMET_SAID,
-        RAMET_SAID + RAMET_CONTEXTS * std::uint64_t{RAMET_SAID_SIZE}, RAMET_TOP, RAMET_USER_END & 0xffff'ffff, RAMET_USER_END >> 32 << 32};
+    static constexpr std::uint64_t kEdges[] = {0,
+                                               1,
+                                               4096,
+                                               0xffff'ffff,
+                                               1ull << 32,
+                                               1ull << 47,
+                                               1ull << 63,
+                                               ~0ull,
+                                               RAMET_USER_END,
+                                               RAMET_STUB_TEXT,
+                                               RAMET_TOLD,
+                                               RAMET_SAID,
+                                               RAMET_SAID + RAMET_CONTEXTS * std::uint64_t{RAMET_SAID_SIZE},
+                                               RAMET_TOP,
+                                               RAMET_USER_END & 0xffff'ffff,
+                                               RAMET_USER_END >> 32 << 32};
     std::uint64_t v = kEdges[below(std::size(kEdges))];
     switch (below(4)) {
       case 0: return v;
@@ -87,7 +100,8 @@ bool may(const seccomp_data& d, bool mapper, bool maps) {
       return a[0] >= RAMET_TOLD && a[0] < RAMET_SAID + RAMET_CONTEXTS * std::uint64_t{RAMET_SAID_SIZE} &&
              one_of(a[1], {FUTEX_WAIT, FUTEX_WAKE}) && a[3] == 0;
     case SYS_mmap:
-      return maps && below_end && protection && one_of(a[3], {MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED | MAP_POPULATE});
+      return maps && below_end && protection &&
+             one_of(a[3], {MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED | MAP_POPULATE});
     case SYS_munmap: return maps && below_end;
     case SYS_mprotect: return maps && below_end && protection;
     case SYS_clone: return mapper && a[0] == thread_flags();
@@ -98,7 +112,8 @@ bool may(const seccomp_data& d, bool mapper, bool maps) {
     case SYS_close:
     case SYS_sigaltstack:
     case SYS_rt_sigprocmask: return mapper;
-    case SYS_seccomp: return mapper && a[0] == SECCOMP_SET_MODE_FILTER && one_of(a[1], {4, 12});  // SPEC_ALLOW, and NEW_LISTENER
+    case SYS_seccomp:
+      return mapper && a[0] == SECCOMP_SET_MODE_FILTER && one_of(a[1], {4, 12});  // SPEC_ALLOW, and NEW_LISTENER
     default: return false;
   }
 }
@@ -117,8 +132,21 @@ std::vector<Case> cases() {
 
 // A call that a check somewhere lets pass, as often as one that none does.
 seccomp_data draw(Numbers& n) {
-  static const long kCalls[] = {SYS_mmap, SYS_munmap, SYS_mprotect, SYS_futex, static_cast<long>(arch::process_stub::kBaseCall.number), SYS_clone, SYS_recvmsg,
-                                    SYS_sendmsg, RAMET_HAND_OVER, SYS_close, SYS_close_range, SYS_sigaltstack, SYS_rt_sigprocmask, SYS_seccomp, SYS_rt_sigreturn};
+  static const long kCalls[] = {SYS_mmap,
+                                SYS_munmap,
+                                SYS_mprotect,
+                                SYS_futex,
+                                static_cast<long>(arch::process_stub::kBaseCall.number),
+                                SYS_clone,
+                                SYS_recvmsg,
+                                SYS_sendmsg,
+                                RAMET_HAND_OVER,
+                                SYS_close,
+                                SYS_close_range,
+                                SYS_sigaltstack,
+                                SYS_rt_sigprocmask,
+                                SYS_seccomp,
+                                SYS_rt_sigreturn};
   seccomp_data d{};
   d.arch = n.below(64) ? arch::process_stub::kAuditArchitecture : static_cast<std::uint32_t>(n.near_an_edge());
   d.instruction_pointer = n.below(8) ? RAMET_STUB_TEXT + n.below(0x1001) : n.near_an_edge();
@@ -129,11 +157,13 @@ seccomp_data draw(Numbers& n) {
     d.args[3] = n.below(2) ? 0x11 : n.below(2) ? 0x8011 : 0;
   }
   if (d.nr == SYS_futex && n.below(2)) d.args[1] = n.below(3);
-  if (static_cast<std::uint64_t>(d.nr) == arch::process_stub::kBaseCall.number && n.below(2)) d.args[0] = 0x1000 + n.below(4);
+  if (static_cast<std::uint64_t>(d.nr) == arch::process_stub::kBaseCall.number && n.below(2))
+    d.args[0] = 0x1000 + n.below(4);
   if (d.nr == SYS_clone && n.below(2)) d.args[0] = thread_flags() ^ (n.below(2) ? 0 : 1ull << n.below(64));
   if (d.nr == SYS_close_range && n.below(2)) d.args[2] = 0;
   if ((d.nr == SYS_recvmsg || d.nr == SYS_sendmsg) && n.below(2)) d.args[0] = n.below(8);
-  if (d.nr == SYS_sendmsg && n.below(2)) d.args[1] = RAMET_TOLD + TOLD_DATA + (n.below(2) ? 0 : 1ull << n.below(64)), d.args[2] = n.below(2);
+  if (d.nr == SYS_sendmsg && n.below(2))
+    d.args[1] = RAMET_TOLD + TOLD_DATA + (n.below(2) ? 0 : 1ull << n.below(64)), d.args[2] = n.below(2);
   if (d.nr == SYS_seccomp && n.below(2)) d.args[0] = n.below(3), d.args[1] = n.below(16);
   return d;
 }
@@ -151,8 +181,8 @@ TEST(SeccompFilter, LetsPassWhatArithmeticDoesAndTrapsAllElse) {
       ++(wanted ? passed : trapped);
       const std::uint32_t passes = d.nr == RAMET_HAND_OVER && !c.mapper ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ALLOW;
       ASSERT_EQ(got, wanted ? passes : SECCOMP_RET_TRAP)
-          << c.name << " filter, seed " << seed << ", call " << d.nr << std::hex << " from " << d.instruction_pointer << " with "
-          << d.args[0] << ' ' << d.args[1] << ' ' << d.args[2] << ' ' << d.args[3];
+          << c.name << " filter, seed " << seed << ", call " << d.nr << std::hex << " from " << d.instruction_pointer
+          << " with " << d.args[0] << ' ' << d.args[1] << ' ' << d.args[2] << ' ' << d.args[3];
     }
     EXPECT_GT(passed, draws / 100) << c.name;  // the draw reaches both sides
     EXPECT_GT(trapped, draws / 10) << c.name;

@@ -90,7 +90,8 @@ TEST(Signals, AStandardSignalIsPendingOnceAndRealTimeOnesEachInOrder) {
   std::lock_guard guard(g.process->signals.lock);
   while (auto info = take_signal(*g.thread, ~0ull)) taken.emplace_back(info->si_signo, info->si_value.sival_int);
   taken.front().second = 0;  // SIGUSR1 carries a sender, not a value
-  EXPECT_EQ(taken, (std::vector<std::pair<int, int>>{{SIGUSR1, 0}, {rt, 0}, {rt, 1}, {rt, 2}, {rt + 1, 0}, {rt + 1, 1}, {rt + 1, 2}}));
+  EXPECT_EQ(taken, (std::vector<std::pair<int, int>>{
+                       {SIGUSR1, 0}, {rt, 0}, {rt, 1}, {rt, 2}, {rt + 1, 0}, {rt + 1, 1}, {rt + 1, 2}}));
 }
 
 TEST(Signals, TheQueueOfRealTimeSignalsIsBounded) {
@@ -227,7 +228,8 @@ TEST(Signals, FatalMessagesNameStackOverflowsAndWildJumps) {
     g.process->image()->stack_limit = LinuxGuest::kStack;
     sp(g) = g.stack - 64;
     fault(g, SEGV_MAPERR, g.stack - 8, Cause(false, true, false));
-    EXPECT_NE(g.ending().message.find("stack overflow: the stack reached its limit"), std::string::npos) << g.ending().message;
+    EXPECT_NE(g.ending().message.find("stack overflow: the stack reached its limit"), std::string::npos)
+        << g.ending().message;
   }
   HandledGuest g;
   pc(g) = 0xdead;
@@ -265,7 +267,8 @@ TEST_P(RestartTest, FollowsLinux) {
     if (how > 0) {
       ASSERT_TRUE(g.in_handler());
       auto frame = g.frame();
-      at = HandledGuest::pc_of(frame), returned = HandledGuest::result_of(frame), number = HandledGuest::number_of(frame);
+      at = HandledGuest::pc_of(frame), returned = HandledGuest::result_of(frame),
+      number = HandledGuest::number_of(frame);
     }
     EXPECT_EQ(at, again ? LinuxGuest::kCode : LinuxGuest::kCode + kSyscallLength) << "way " << how;
     const std::uint64_t its_number = p.code == kRestartBlock && how == 0 ? SYS_restart_syscall : SYS_read;
@@ -277,8 +280,10 @@ TEST_P(RestartTest, FollowsLinux) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(EachCode, RestartTest,
-                         ::testing::Values(Restart{kRestartSys, true, false, true}, Restart{kRestartNoIntr, true, true, true},
-                                         Restart{kRestartNoHand, true, false, false}, Restart{kRestartBlock, true, false, false}));
+                         ::testing::Values(Restart{kRestartSys, true, false, true},
+                                           Restart{kRestartNoIntr, true, true, true},
+                                           Restart{kRestartNoHand, true, false, false},
+                                           Restart{kRestartBlock, true, false, false}));
 
 TEST(Signals, ATemporaryMaskHoldsUntilTheHandlerHasRun) {
   HandledGuest g;

@@ -112,7 +112,8 @@ TEST_F(SnapshotFile, OfAnotherVersionIsRefused) {
 
 TEST_F(SnapshotFile, OfAnotherInstructionSetIsRefused) {
   write("file", 1, false);
-  says(refused(with_header(bytes("file"), [](Header& h) { h.machine = EM_RISCV; })), "a program for RISC-V, which this ramet does not know");
+  says(refused(with_header(bytes("file"), [](Header& h) { h.machine = EM_RISCV; })),
+       "a program for RISC-V, which this ramet does not know");
   says(refused(with_header(bytes("file"), [](Header& h) { h.machine = 0x10000 | EM_X86_64; })), "machine number 65598");
   for (const auto* saved : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi})
     for (const auto* here : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi}) {
@@ -122,17 +123,21 @@ TEST_F(SnapshotFile, OfAnotherInstructionSetIsRefused) {
       EXPECT_EQ(&file->abi(), saved);
       const auto served = check_instruction_set(*file, *here);
       EXPECT_EQ(served.has_value(), saved == here);
-      if (!served) says(served.error().message, std::string("for ") + saved->name + "; this machine runs " + here->name + " programs");
+      if (!served)
+        says(served.error().message,
+             std::string("for ") + saved->name + "; this machine runs " + here->name + " programs");
     }
 }
 
 TEST_F(SnapshotFile, FlagsOfOpenFilesAreTheProgramsInTheFileAndTheHostsOutside) {
   for (const auto* saved : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi}) {
     ProcessState state;
-    state.files.push_back({.path = "/", .flags = static_cast<int>(saved->open.directory | saved->open.nofollow) | O_NONBLOCK});
+    state.files.push_back(
+        {.path = "/", .flags = static_cast<int>(saved->open.directory | saved->open.nofollow) | O_NONBLOCK});
     auto writer = *Writer::create(path("file"), *saved, false);
     ASSERT_TRUE(writer->finish(*snapshot::to_text(state), {}, {}));
-    EXPECT_EQ((*File::open(path("file")))->state().files.at(0).flags, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK) << saved->name;
+    EXPECT_EQ((*File::open(path("file")))->state().files.at(0).flags, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)
+        << saved->name;
   }
 }
 
@@ -276,10 +281,13 @@ TEST_F(SnapshotFile, NobodySeesADamagedPage) {
     EXPECT_FALSE(Pager::create(file, {}, Pager::How::Copied, files));
   }
   const auto look = [&](bool files) {
-    auto pager = *Pager::create(file, [](const Failure& f) {
-      std::fputs(f.message.c_str(), stderr);
-      _exit(42);
-    }, Pager::How::Lazily, files);
+    auto pager = *Pager::create(
+        file,
+        [](const Failure& f) {
+          std::fputs(f.message.c_str(), stderr);
+          _exit(42);
+        },
+        Pager::How::Lazily, files);
     const Looker looker(pager, files);
     for (unsigned i = 0; i < 640; ++i) static_cast<void>(*static_cast<const volatile std::byte*>(&looker.at(i)[0]));
     _exit(0);
@@ -320,23 +328,28 @@ class SavedProgram : public SnapshotFile {
     ASSERT_TRUE(shell) << shell.error().message;
     RunOptions options;
     options.program = program, options.arguments = {"hook"}, options.standard = standard;
-    options.saving = std::make_shared<Saving>(SaveOptions{.path = path("file"), .at_read = false, .hook = hook, .shares = {}});
+    options.saving = std::make_shared<Saving>(
+        SaveOptions{.path = path("file"), .at_read = false, .hook = hook, .shares = {}});
     const auto report = run(**shell, options);
     ASSERT_TRUE(report && options.saving->outcome() && *options.saving->outcome());
     file = *File::open(path("file"));
     state = nlohmann::json::parse(*snapshot::to_text(file->state()));
   }
   // What becomes of it with another state and other runs. Nothing: it is refused.
-  std::optional<Report> go_on(const nlohmann::json& with, std::span<const snapshot::Run> runs, std::chrono::milliseconds timeout) {
+  std::optional<Report> go_on(const nlohmann::json& with, std::span<const snapshot::Run> runs,
+                              std::chrono::milliseconds timeout) {
     auto writer = *Writer::create(path("tried"), file->abi(), false);
     for (std::uint64_t b = 0; b < file->blocks().size(); ++b)
-      for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes)) EXPECT_TRUE(writer->add(all.first(kPageBytes)));
+      for (auto all = file->stored(b); !all.empty(); all = all.subspan(kPageBytes))
+        EXPECT_TRUE(writer->add(all.first(kPageBytes)));
     EXPECT_TRUE(writer->finish(with.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), runs, {}));
     auto tried = File::open(path("tried"));
     if (!tried) return std::nullopt;
     auto again = *Shell::create(64 << 20, {}, {machine});
     auto files = *Files::create({});
-    auto pager = *Pager::create(*tried, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily, again->machine().needs().files);
+    auto pager = *Pager::create(
+        *tried, [](const Failure& f) { ADD_FAILURE() << f.message; }, Pager::How::Lazily,
+        again->machine().needs().files);
     if (!restore_memory(*tried, pager, *again, files)) return std::nullopt;
     RunOptions next;
     next.timeout = timeout, next.standard = standard, next.from = *tried;

@@ -92,7 +92,8 @@ TEST(Sockets, NobodyOnTheHostSendsToADatagramSocket) {
   const std::uint64_t text = g.put("own");
   EXPECT_EQ(g.call("sendto", {word(other), text, 3, MSG_DONTWAIT, 0, 0}), 3);
   EXPECT_TRUE(readable(g, fd));
-  const std::uint64_t at = g.room(8), from = g.room(sizeof(sockaddr_un)), length = g.put_object(socklen_t{sizeof(sockaddr_un)});
+  const std::uint64_t at = g.room(8), from = g.room(sizeof(sockaddr_un)),
+                      length = g.put_object(socklen_t{sizeof(sockaddr_un)});
   EXPECT_EQ(g.call("recvfrom", {word(fd), at, 8, MSG_DONTWAIT, from, length}), 3);
   EXPECT_EQ(g.bytes(at, 3), "own");
   EXPECT_EQ(g.get<socklen_t>(length), offsetof(sockaddr_un, sun_path) + 6);
@@ -148,7 +149,8 @@ TEST(Sockets, ABindThatFailsLeavesNoFile) {
 #endif
   Scratch shared;
   Guest g({{.host = shared.path, .guest = "/w", .writable = true}});
-  const std::int64_t fd = g.call("socket", {AF_UNIX, SOCK_STREAM, 0}), other = g.call("socket", {AF_UNIX, SOCK_STREAM, 0});
+  const std::int64_t fd = g.call("socket", {AF_UNIX, SOCK_STREAM, 0}),
+                     other = g.call("socket", {AF_UNIX, SOCK_STREAM, 0});
   // Only one number of the host's is left: the file can be made and opened, and the socket cannot be bound.
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);

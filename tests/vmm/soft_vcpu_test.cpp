@@ -25,7 +25,8 @@ constexpr std::uint64_t kTouchedPages = 4;
 // What engines do in run(), for all of them: the tests run one after the other.
 enum class Task : std::uint8_t { Write, Execute };
 std::atomic<Task> task{Task::Write};
-// Of Execute: the instruction at kTouched, as each engine has translated it, and whose turn it is to make IC IVAU known.
+// Of Execute: the instruction at kTouched, as each engine has translated it, and whose turn it is to make IC IVAU
+// known.
 std::array<std::atomic<std::uint32_t>, 2> seen;
 std::atomic<int> maintains{-1};
 std::atomic<int> engines_made{0};
@@ -130,15 +131,17 @@ class SoftVcpus : public ::testing::Test {
       ASSERT_TRUE(vcpu) << vcpu.error().message;
       vcpus.push_back(*vcpu);
     }
-    for (Vcpu* vcpu : vcpus) threads.emplace_back([this, vcpu] {
-      while (!done) {
-        const Exit exit = vcpu->run();
-        if (exit.kind == Exit::Kind::PageFault) (void)shell->memory().fault(exit.address, exit.access);
-      }
-    });
+    for (Vcpu* vcpu : vcpus)
+      threads.emplace_back([this, vcpu] {
+        while (!done) {
+          const Exit exit = vcpu->run();
+          if (exit.kind == Exit::Kind::PageFault) (void)shell->memory().fault(exit.address, exit.access);
+        }
+      });
   }
   void map(mm::Prot prot) {
-    ASSERT_TRUE(shell->memory().map({.address = kTouched, .length = kTouchedPages * mm::kPageSize, .prot = prot, .fixed = true}));
+    ASSERT_TRUE(shell->memory().map(
+        {.address = kTouched, .length = kTouchedPages * mm::kPageSize, .prot = prot, .fixed = true}));
   }
   std::uint32_t* word(std::uint64_t page) {
     const auto t = shell->memory().translate(kTouched + page * mm::kPageSize, 0);
@@ -181,7 +184,8 @@ TEST_F(SoftVcpus, UseNothingOfWhatAFlushHasTaken) {
     ASSERT_TRUE(shell->memory().unmap(kTouched, kTouchedPages * mm::kPageSize));
     for (auto* w : words) std::atomic_ref(*w).store(0);
     for (int look = 0; look < 20; ++look)
-      for (auto* w : words) ASSERT_EQ(std::atomic_ref(*w).load(), 0u) << "written in round " << round << ", after it was unmapped";
+      for (auto* w : words)
+        ASSERT_EQ(std::atomic_ref(*w).load(), 0u) << "written in round " << round << ", after it was unmapped";
   }
 }
 
@@ -193,7 +197,8 @@ TEST_F(SoftVcpus, SeeWritingTakenAway) {
     auto* const w = word(0);
     ASSERT_TRUE(shell->memory().protect(kTouched, mm::kPageSize, mm::Prot::Read));
     std::atomic_ref(*w).store(0);
-    for (int look = 0; look < 50; ++look) ASSERT_EQ(std::atomic_ref(*w).load(), 0u) << "written in round " << round << ", while it was read-only";
+    for (int look = 0; look < 50; ++look)
+      ASSERT_EQ(std::atomic_ref(*w).load(), 0u) << "written in round " << round << ", while it was read-only";
     ASSERT_TRUE(shell->memory().protect(kTouched, mm::kPageSize, mm::Prot::Read | mm::Prot::Write));
   }
 }
@@ -213,7 +218,8 @@ TEST_F(SoftVcpus, RunNothingThatWasMadeInvalid) {
     seen[1 - version % 2] = 0;
     for (int look = 0; look < 50; ++look) {
       const std::uint32_t other = seen[1 - version % 2];
-      ASSERT_TRUE(other == 0 || other == version) << "code of version " << other << " ran after version " << version << " was made known";
+      ASSERT_TRUE(other == 0 || other == version)
+          << "code of version " << other << " ran after version " << version << " was made known";
     }
   }
 }
@@ -229,7 +235,8 @@ TEST_F(SoftVcpus, ComeOutWhenTheyAreKicked) {
   }
 }
 
-// The engine of a vCPU that is released goes on with the next one of the same machine, and at the machine's end with another's.
+// The engine of a vCPU that is released goes on with the next one of the same machine, and at the machine's end with
+// another's.
 TEST_F(SoftVcpus, KeepTheirEngines) {
   for (int i = 0; i < 10; ++i) {
     auto vcpu = shell->machine().acquire_vcpu();

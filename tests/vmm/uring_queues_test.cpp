@@ -71,7 +71,8 @@ TEST_F(UringQueuesTest, QueuesThatCannotBeReachedHaveNoEntriesAndNoRoom) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     unsigned long start = 0, end = 0;
-    if (line.find("memfd:io_uring") == std::string::npos || std::sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2) continue;
+    if (line.find("memfd:io_uring") == std::string::npos || std::sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2)
+      continue;
     auto* at = reinterpret_cast<std::byte*>(start);
     if (at == rings || at == entries) continue;
     ASSERT_EQ(::mprotect(at, end - start, PROT_NONE), 0);

@@ -1,5 +1,6 @@
-// A hostile guest whose VM is reset: what it does to memory that a snapshot gave it, with wild calls, is undone each time,
-// and the books are right. With a virtual machine, after fork and after a snapshot file: tests/guests/wild_inherited.cpp.
+// A hostile guest whose VM is reset: what it does to memory that a snapshot gave it, with wild calls, is undone each
+// time, and the books are right. With a virtual machine, after fork and after a snapshot file:
+// tests/guests/wild_inherited.cpp.
 #include <linux/io_uring.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -29,20 +30,27 @@ class WildReset : public ::testing::Test {
 
   // A block, and a plot of each kind.
   void lay_out(Guest& g) {
-    const std::uint64_t all = static_cast<std::uint64_t>(g.call("mmap", {0, kBytes + kBlock, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, as_word(-1), 0}));
+    const std::uint64_t all = static_cast<std::uint64_t>(
+        g.call("mmap", {0, kBytes + kBlock, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, as_word(-1), 0}));
     base_ = mm::align_up(all, kBlock);
     const std::int64_t file = g.open("/w/file", O_RDWR | O_CREAT);
     ASSERT_EQ(g.call("ftruncate", {as_word(file), kPlot}), 0);
     std::uint64_t at = base_ + kBlock;
-    for (auto [flags, prot] : std::initializer_list<std::pair<int, int>>{
-             {MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ}, {MAP_PRIVATE | MAP_ANONYMOUS, PROT_NONE}, {MAP_SHARED, PROT_READ | PROT_WRITE},
-             {MAP_PRIVATE, PROT_READ | PROT_WRITE}, {MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ | PROT_EXEC}}) {
-      ASSERT_EQ(g.call("mmap", {at, kPlot, PROT_READ | PROT_WRITE, as_word(flags | MAP_FIXED), as_word(file), 0}), static_cast<std::int64_t>(at));
-      for (std::uint64_t p = 0; p < kPlot; p += kPage) ASSERT_TRUE(g.memory().write(at + p, std::as_bytes(std::span(&at, 1))));
+    for (auto [flags, prot] :
+         std::initializer_list<std::pair<int, int>>{{MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ},
+                                                    {MAP_PRIVATE | MAP_ANONYMOUS, PROT_NONE},
+                                                    {MAP_SHARED, PROT_READ | PROT_WRITE},
+                                                    {MAP_PRIVATE, PROT_READ | PROT_WRITE},
+                                                    {MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ | PROT_EXEC}}) {
+      ASSERT_EQ(g.call("mmap", {at, kPlot, PROT_READ | PROT_WRITE, as_word(flags | MAP_FIXED), as_word(file), 0}),
+                static_cast<std::int64_t>(at));
+      for (std::uint64_t p = 0; p < kPlot; p += kPage)
+        ASSERT_TRUE(g.memory().write(at + p, std::as_bytes(std::span(&at, 1))));
       ASSERT_EQ(g.call("mprotect", {at, kPlot, as_word(prot)}), 0);
       at += kPlot;
     }
-    for (std::uint64_t p = 0; p < kBlock; p += kPage) ASSERT_TRUE(g.memory().write(base_ + p, std::as_bytes(std::span(&p, 1))));
+    for (std::uint64_t p = 0; p < kBlock; p += kPage)
+      ASSERT_TRUE(g.memory().write(base_ + p, std::as_bytes(std::span(&p, 1))));
   }
 
   // Private memory that can be read, as a number.
@@ -52,7 +60,8 @@ class WildReset : public ::testing::Test {
       std::array<std::uint64_t, kPage / 8> words;
       auto region = memory.find_region(at);
       sum = sum * 31 + (region ? 1 + static_cast<unsigned>(region->prot) : 0);
-      if (!region || region->shared || region->backing || !memory.read(at, std::as_writable_bytes(std::span(words)))) continue;
+      if (!region || region->shared || region->backing || !memory.read(at, std::as_writable_bytes(std::span(words))))
+        continue;
       for (std::uint64_t w : words) sum = sum * 31 + w;
     }
     return sum;
@@ -70,7 +79,9 @@ class WildReset : public ::testing::Test {
       case 2: g.call("madvise", {page(), length(), below(26)}); break;
       case 3: g.call("mremap", {page(), length(), length(), below(2), place()}); break;
       case 4:
-        g.call("mmap", {page(), 1 + below(6 * kPage), below(8), as_word(one_of({MAP_SHARED, MAP_PRIVATE}) | MAP_FIXED | one_of({0, MAP_ANONYMOUS}) | one_of({0, MAP_POPULATE})),
+        g.call("mmap", {page(), 1 + below(6 * kPage), below(8),
+                        as_word(one_of({MAP_SHARED, MAP_PRIVATE}) | MAP_FIXED | one_of({0, MAP_ANONYMOUS}) |
+                                one_of({0, MAP_POPULATE})),
                         as_word(file), below(16) * kPage});
         break;
       case 5: g.call("msync", {page(), length(), MS_SYNC}); break;
@@ -83,11 +94,14 @@ class WildReset : public ::testing::Test {
       case 12: {
         const std::array<std::uint64_t, 3> range{page(), kPage * (1 + below(8)), below(4)};
         (void)g.memory().write(iov, std::as_bytes(std::span(range)));
-        g.call("ioctl", {as_word(device), one_of<std::uint64_t>({_IOC(_IOC_WRITE, 'g', 7, 24), _IO('g', 8), _IOW('g', 9, std::uint64_t)}), iov});
+        g.call("ioctl",
+               {as_word(device),
+                one_of<std::uint64_t>({_IOC(_IOC_WRITE, 'g', 7, 24), _IO('g', 8), _IOW('g', 9, std::uint64_t)}), iov});
         break;
       }
       default:
-        if (auto word = g.memory().word(mm::align_down(place(), 4), one_of({mm::Access::Read, mm::Access::Write}))) (void)word->load();
+        if (auto word = g.memory().word(mm::align_down(place(), 4), one_of({mm::Access::Read, mm::Access::Write})))
+          (void)word->load();
     }
   }
 
@@ -99,7 +113,8 @@ class WildReset : public ::testing::Test {
 TEST_F(WildReset, NothingThatCallsDoToInheritedMemoryOutlivesAReset) {
   const char* given = std::getenv("SEED");
   const std::uint64_t seed = given ? std::strtoull(given, nullptr, 0) : std::random_device{}();
-  std::printf("seed %llu (repeat with SEED=%llu)\n", static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed));
+  std::printf("seed %llu (repeat with SEED=%llu)\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(seed));
   random_.seed(seed);
   Scratch scratch;
   const std::vector<Share> shares{{scratch.path.string(), "/w", true}};

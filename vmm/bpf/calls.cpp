@@ -21,7 +21,9 @@ namespace {
 
 constexpr std::uint64_t kAlign = 16;  // of contexts, bytes
 
-std::int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count(); }
+std::int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
+}
 
 Outcome broken(std::string why) { return {.kind = Kind::Broken, .detail = std::move(why)}; }
 
@@ -33,10 +35,14 @@ std::expected<std::unique_ptr<Slot>, Failure> Guest::Impl::make_slot(std::uint32
   auto slot = std::make_unique<Slot>();
   slot->number = number;
   slot->stack = kStacks + std::uint64_t{number} * VCPU_AREA;
-  const mm::MapRequest request{.address = slot->stack + mm::kPageSize, .length = VCPU_AREA - mm::kPageSize,
-                               .prot = mm::Prot::Read | mm::Prot::Write, .fixed = true, .name = "[bpf stack]"};
+  const mm::MapRequest request{.address = slot->stack + mm::kPageSize,
+                               .length = VCPU_AREA - mm::kPageSize,
+                               .prot = mm::Prot::Read | mm::Prot::Write,
+                               .fixed = true,
+                               .name = "[bpf stack]"};
   auto mapped = memory().map(request);
-  const auto done = mapped ? memory().write(slot->top(), std::as_bytes(std::span(&slot->number, 1))) : mm::fail(mapped.error());
+  const auto done = mapped ? memory().write(slot->top(), std::as_bytes(std::span(&slot->number, 1)))
+                           : mm::fail(mapped.error());
   if (!done) return failure(fmt::format("no stack for another call: {}", mm::describe(done.error())));
   auto vcpu = shell->machine().acquire_vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
@@ -84,7 +90,8 @@ mm::Result<> Guest::Impl::grow(Slot& slot, std::uint64_t bytes) {
 
 void Guest::Impl::watch_slots() {
   const auto timeout = *options.timeout;
-  const auto period = std::clamp<std::chrono::nanoseconds>(timeout / 8, std::chrono::milliseconds(1), std::chrono::milliseconds(50));
+  const auto period = std::clamp<std::chrono::nanoseconds>(timeout / 8, std::chrono::milliseconds(1),
+                                                           std::chrono::milliseconds(50));
   UniqueLock guard(slots_lock);
   while (!stop) {
     if (slots.size() == free_slots.size()) {  // nothing to watch
@@ -163,12 +170,16 @@ std::string Guest::Impl::where(mm::Gva pc) const {
   const Placed& p = at->second;
   if (pc - at->first >= p.program.code_bytes) return fmt::format("at {:#x}, where no program is", pc);
   if (!p.compiled) return "in " + p.program.name;
-  return fmt::format("in {} at instruction {}", p.program.name, p.compiled->instruction_at(static_cast<std::uint32_t>(pc - at->first)));
+  return fmt::format("in {} at instruction {}", p.program.name,
+                     p.compiled->instruction_at(static_cast<std::uint32_t>(pc - at->first)));
 }
 
 Outcome Guest::Impl::fault(Slot& slot, int signal, mm::Gva address, std::string what) {
   const mm::Gva pc = stopped(slot);
-  return {.kind = Kind::Fault, .signal = signal, .address = address, .detail = fmt::format("{} {}: {}", signal_name(signal), where(pc), what)};
+  return {.kind = Kind::Fault,
+          .signal = signal,
+          .address = address,
+          .detail = fmt::format("{} {}: {}", signal_name(signal), where(pc), what)};
 }
 
 // Nobody but a helper holds a map's lock.
@@ -189,7 +200,9 @@ void Guest::Impl::unlock_maps(std::uint32_t vcpu) {
 }
 
 Outcome Guest::Impl::run(Slot& slot) {
-  const auto access_name = [](mm::Access a) { return a == mm::Access::Write ? "a store to" : a == mm::Access::Execute ? "a jump to" : "a load from"; };
+  const auto access_name = [](mm::Access a) {
+    return a == mm::Access::Write ? "a store to" : a == mm::Access::Execute ? "a jump to" : "a load from";
+  };
   for (;;) {
     const Exit e = slot.vcpu->run();
     switch (e.kind) {
@@ -202,18 +215,25 @@ Outcome Guest::Impl::run(Slot& slot) {
           if (done->kind == mm::FaultOutcome::Kind::Spurious) slot.vcpu->spurious_fault();
           break;
         }
-        if (done.error() == mm::Error::NoMemory) return fault(slot, SIGKILL, e.address, "the guest's memory is used up");
+        if (done.error() == mm::Error::NoMemory)
+          return fault(slot, SIGKILL, e.address, "the guest's memory is used up");
         const bool overflow = e.address >= slot.stack && e.address < slot.stack + mm::kPageSize;
-        return fault(slot, SIGSEGV, e.address, overflow ? "its calls need more stack than there is"
-                                                        : fmt::format("{} address {:#x}, {}", access_name(e.access), e.address, mm::describe(done.error())));
+        return fault(slot, SIGSEGV, e.address,
+                     overflow ? "its calls need more stack than there is"
+                              : fmt::format("{} address {:#x}, {}", access_name(e.access), e.address,
+                                            mm::describe(done.error())));
       }
-      case Exit::Kind::Exception: return fault(slot, e.signal, e.address, e.address ? fmt::format("address {:#x}", e.address) : "what the processor does not do there");
+      case Exit::Kind::Exception:
+        return fault(slot, e.signal, e.address,
+                     e.address ? fmt::format("address {:#x}", e.address) : "what the processor does not do there");
       case Exit::Kind::HostFault: return fault(slot, SIGBUS, 0, e.detail);
       case Exit::Kind::Broken: return broken(e.detail);
       case Exit::Kind::Kicked: {
         const std::int64_t deadline = slot.deadline.load(std::memory_order_acquire);
         if (deadline == 0 || slot.over.load(std::memory_order_acquire) != deadline) break;
-        return {.kind = Kind::TimedOut, .detail = fmt::format("stopped {} after {} s", where(stopped(slot)), std::chrono::duration<double>(*options.timeout).count())};
+        return {.kind = Kind::TimedOut,
+                .detail = fmt::format("stopped {} after {} s", where(stopped(slot)),
+                                      std::chrono::duration<double>(*options.timeout).count())};
       }
     }
   }
@@ -247,7 +267,8 @@ void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
   std::uint64_t bytes = list_bytes;
   for (const Call& c : calls) bytes += mm::align_up(c.context.size(), kAlign);
   const auto refuse = [&](mm::Error e) {
-    for (Call& c : calls) c.outcome = broken(fmt::format("{} KiB of input do not fit into the guest: {}", bytes >> 10, mm::describe(e)));
+    for (Call& c : calls)
+      c.outcome = broken(fmt::format("{} KiB of input do not fit into the guest: {}", bytes >> 10, mm::describe(e)));
   };
   if (auto grown = grow(slot, bytes); !grown) return refuse(grown.error());
   slot.staging.resize(bytes);
@@ -256,7 +277,10 @@ void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
   for (std::size_t i = 0; i < calls.size(); ++i) {
     const auto context = calls[i].context;
     if (!context.empty()) std::memcpy(slot.staging.data() + at, context.data(), context.size());
-    if (!one) list[i] = {.program = calls[i].program->address, .r1 = context.empty() ? 0 : slot.arena + at, .r2 = context.size()};
+    if (!one)
+      list[i] = {.program = calls[i].program->address,
+                 .r1 = context.empty() ? 0 : slot.arena + at,
+                 .r2 = context.size()};
     at += mm::align_up(context.size(), kAlign);
   }
   if (bytes)
@@ -296,9 +320,11 @@ void Guest::Impl::run_list(Slot& slot, std::span<Call> calls) {
     const std::uint64_t offset = r[code_of.list] - slot.arena;
     const bool done = ended.kind == Kind::Returned;
     const std::size_t now_at = offset / sizeof(jit::BatchCall);
-    const bool sane = offset % sizeof(jit::BatchCall) == 0 && (done ? offset == list_bytes : now_at >= first && now_at < calls.size());
+    const bool sane = offset % sizeof(jit::BatchCall) == 0 &&
+                      (done ? offset == list_bytes : now_at >= first && now_at < calls.size());
     if (!sane) {
-      for (std::size_t i = first; i < calls.size(); ++i) calls[i].outcome = {.kind = Kind::NotRun, .detail = "a program overwrote the batch's registers"};
+      for (std::size_t i = first; i < calls.size(); ++i)
+        calls[i].outcome = {.kind = Kind::NotRun, .detail = "a program overwrote the batch's registers"};
       if (!done && first < calls.size()) calls[first].outcome = std::move(ended);
       return;
     }

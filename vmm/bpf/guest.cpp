@@ -31,7 +31,8 @@ struct Library {
   jit::Object object;
   std::vector<Function> functions;
 
-  explicit Library(jit::InstructionSet set) : object(jit::load_object({ramet_bpf_helpers, ramet_bpf_helpers_end}).value()) {
+  explicit Library(jit::InstructionSet set)
+      : object(jit::load_object({ramet_bpf_helpers, ramet_bpf_helpers_end}).value()) {
     const jit::Known known{.helpers = std::vector<bool>(VDSO_CLOCK + 1, true), .variables = {}};
     for (const jit::Program& p : object.programs) {
       const auto checked = jit::check(p, known);
@@ -55,7 +56,8 @@ std::optional<std::uint32_t> number_of(std::string_view section, std::string_vie
 
 bool has_loop(const jit::Checked& program) {
   const auto* marks = program.marks();
-  return std::any_of(marks, marks + program.instructions().size(), [](std::uint8_t m) { return (m & jit::mark::kLoop) != 0; });
+  return std::any_of(marks, marks + program.instructions().size(),
+                     [](std::uint8_t m) { return (m & jit::mark::kLoop) != 0; });
 }
 
 Failure no_memory(std::string_view what, mm::Error e) { return {fmt::format("{}: {}", what, mm::describe(e)), 125}; }
@@ -74,12 +76,17 @@ std::expected<mm::Gva, Failure> Guest::Impl::place_stub(std::string name, std::s
   const auto at = code->place(bytes, jit::alignment(false));
   if (!at) return std::unexpected(no_memory(name, at.error()));
   const auto length = static_cast<std::uint32_t>(bytes.size());
-  placed.emplace(*at, Placed{{.name = std::move(name), .section = {}, .address = *at, .instructions = 0, .code_bytes = length}, nullptr, false});
+  placed.emplace(
+      *at, Placed{{.name = std::move(name), .section = {}, .address = *at, .instructions = 0, .code_bytes = length},
+                  nullptr,
+                  false});
   return *at;
 }
 
 Status Guest::Impl::serve(std::uint32_t number, Helper helper) {
-  if (number >= jit::kMostHelpers) return failure(fmt::format("helper {} is beyond {}, the last that programs can call", number, jit::kMostHelpers - 1));
+  if (number >= jit::kMostHelpers)
+    return failure(
+        fmt::format("helper {} is beyond {}, the last that programs can call", number, jit::kMostHelpers - 1));
   if (helpers.contains(number)) return failure(fmt::format("helper {} is there already", number));
   const auto stub = place_stub(fmt::format("helper {}", number), jit::helper_stub(set, number));
   if (!stub) return std::unexpected(stub.error());
@@ -88,8 +95,8 @@ Status Guest::Impl::serve(std::uint32_t number, Helper helper) {
   return {};
 }
 
-std::expected<Program, Failure> Guest::Impl::place(const jit::Program& p, std::shared_ptr<const jit::Compiled> compiled, bool loops,
-                                                   std::span<const Map> of, bool helper) {
+std::expected<Program, Failure> Guest::Impl::place(const jit::Program& p, std::shared_ptr<const jit::Compiled> compiled,
+                                                   bool loops, std::span<const Map> of, bool helper) {
   const auto resolve = [&](const jit::Relocation& r) RAMET_REQUIRES(lock) -> std::uint64_t {
     switch (r.kind) {
       case jit::Relocation::Kind::Helper: return helpers.at(r.number);
@@ -101,7 +108,10 @@ std::expected<Program, Failure> Guest::Impl::place(const jit::Program& p, std::s
   };
   const auto at = code->place(*compiled, jit::alignment(loops), resolve);
   if (!at) return std::unexpected(no_memory(p.name, at.error()));
-  Program program{.name = p.name, .section = p.section, .address = *at, .instructions = static_cast<std::uint32_t>(p.instructions.size()),
+  Program program{.name = p.name,
+                  .section = p.section,
+                  .address = *at,
+                  .instructions = static_cast<std::uint32_t>(p.instructions.size()),
                   .code_bytes = static_cast<std::uint32_t>(compiled->code().size())};
   placed.emplace(*at, Placed{program, std::move(compiled), helper});
   return program;
@@ -133,7 +143,8 @@ Status Guest::Impl::load_helpers() {
     if (clock_number && !clock) continue;
     const auto program = place(*f.program, f.compiled, true, of, true);
     if (!program) return std::unexpected(program.error());
-    if (const auto number = clock_number ? clock_number : number_of(f.program->section, "helper/")) helpers.emplace(*number, program->address);
+    if (const auto number = clock_number ? clock_number : number_of(f.program->section, "helper/"))
+      helpers.emplace(*number, program->address);
     else own.emplace(f.program->section, *program);
   }
   return {};
@@ -148,8 +159,10 @@ Status Guest::Impl::begin() {
   if (auto done = load_helpers(); !done) return done;
   if (auto done = start_watch(); !done) return done;
   if (!helpers.contains(BPF_FUNC_ktime_get_ns)) {
-    for (const auto& [number, clock] : {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}})
-      if (auto done = serve(number, [clock](mm::AddressSpace&, const Arguments&) { return host_clock(clock); }); !done) return done;
+    for (const auto& [number, clock] :
+         {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}})
+      if (auto done = serve(number, [clock](mm::AddressSpace&, const Arguments&) { return host_clock(clock); }); !done)
+        return done;
   }
   const auto printed = [trace = options.trace](const std::expected<std::string, int>& line) {
     if (!line) return negative(line.error());
@@ -216,7 +229,9 @@ std::expected<Loaded, Failure> Guest::load(const jit::Object& object, std::strin
     done = impl_->load(object, section, loaded);
   }
   if (done && loaded.programs.empty())
-    done = failure(section.empty() ? "the object has no program" : fmt::format("the object has no program in a section {}", section), 126);
+    done = failure(section.empty() ? "the object has no program"
+                                   : fmt::format("the object has no program in a section {}", section),
+                   126);
   if (done) return loaded;
   unload(loaded);
   return std::unexpected(done.error());
@@ -265,7 +280,8 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   impl->entry = from.entry;
   {
     LockGuard copying(impl->lock);
-    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own, impl->served = from.served;
+    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own,
+    impl->served = from.served;
   }
   impl->unlock_maps(~0u);
   std::unique_ptr<Guest> guest(new Guest(std::move(impl)));
@@ -284,8 +300,10 @@ Guest::CodeUsage Guest::code_usage() const {
   return {.programs = usage.pieces, .bytes = usage.bytes, .blocks = usage.blocks};
 }
 
-std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view what, const Map& map, std::span<const std::byte> key,
-                                                            std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu) {
+std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view what, const Map& map,
+                                                            std::span<const std::byte> key,
+                                                            std::span<const std::byte> value, std::uint64_t flags,
+                                                            std::uint32_t vcpu) {
   const std::uint64_t key_bytes = mm::align_up(map.key_size, 8);
   if (map.key_size == 0 || key.size() != map.key_size || vcpu >= MOST_VCPUS) return std::unexpected(EINVAL);
   std::vector<std::byte> buffer(sizeof(struct request) + key_bytes + mm::align_up(map.value_size, 8));
@@ -321,15 +339,18 @@ std::expected<void, int> error_of(const std::expected<std::vector<std::byte>, in
 
 }  // namespace
 
-std::expected<std::vector<std::byte>, int> Guest::lookup(const Map& map, std::span<const std::byte> key, std::uint32_t vcpu) {
+std::expected<std::vector<std::byte>, int> Guest::lookup(const Map& map, std::span<const std::byte> key,
+                                                         std::uint32_t vcpu) {
   auto answer = impl_->ask("host/lookup", map, key, {}, 0, vcpu);
   if (!answer) return answer;
   if (result_of(*answer) == 0) return std::unexpected(ENOENT);
-  const auto value = answer->begin() + static_cast<std::ptrdiff_t>(sizeof(struct request) + mm::align_up(map.key_size, 8));
+  const auto value = answer->begin() +
+                     static_cast<std::ptrdiff_t>(sizeof(struct request) + mm::align_up(map.key_size, 8));
   return std::vector<std::byte>(value, value + map.value_size);
 }
 
-std::expected<void, int> Guest::update(const Map& map, std::span<const std::byte> key, std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu) {
+std::expected<void, int> Guest::update(const Map& map, std::span<const std::byte> key, std::span<const std::byte> value,
+                                       std::uint64_t flags, std::uint32_t vcpu) {
   if (value.size() != map.value_size) return std::unexpected(EINVAL);
   return error_of(impl_->ask("host/update", map, key, value, flags, vcpu));
 }
@@ -347,6 +368,8 @@ std::expected<std::vector<std::byte>, int> Guest::next(const Map& map, std::span
   return std::vector<std::byte>(at, at + map.key_size);
 }
 
-std::expected<std::vector<std::vector<std::byte>>, Failure> Guest::consume(const Map& map) { return consume_ring(memory(), map); }
+std::expected<std::vector<std::vector<std::byte>>, Failure> Guest::consume(const Map& map) {
+  return consume_ring(memory(), map);
+}
 
 }  // namespace ramet::vmm::bpf

@@ -2,7 +2,8 @@
 //
 //   auto guest = bpf::Guest::create({});
 //   auto loaded = (*guest)->load(*jit::load_object(file));
-//   auto outcome = (*guest)->call(loaded->programs[0], buffer);   // r1 = buffer, r2 = its length; the buffer comes back
+//   auto outcome = (*guest)->call(loaded->programs[0], buffer);   // r1 = buffer, r2 = its length; the buffer comes
+//   back
 //
 // Programs are not verified but confined: they share the guest's memory with each other and with their maps, and reach
 // nothing else. A call is one exit of the guest, however many programs a batch has; helpers are eBPF functions there
@@ -31,8 +32,10 @@ struct Options {
   std::uint64_t memory_bytes = 64ull << 20;
   Techniques techniques = {};
   MachineChoice machine = {};
-  std::optional<std::chrono::nanoseconds> timeout;       // of a call, or a batch; none: a program that does not end is waited for
-  std::function<void(std::string_view)> trace = {};      // what programs print, without the newline; none: nobody reads it. From any thread
+  std::optional<std::chrono::nanoseconds>
+      timeout;       // of a call, or a batch; none: a program that does not end is waited for
+  std::function<void(std::string_view)> trace =
+      {};      // what programs print, without the newline; none: nobody reads it. From any thread
 };
 
 struct Program {
@@ -78,14 +81,15 @@ class Guest {
   Guest& operator=(const Guest&) = delete;
 
   // What a program calls by that number: an exit each. The arguments are the program's to choose, addresses among them:
-  // `memory` is how they are used. Called by any thread that calls programs; throws nothing. Before load() of the first program that
-  // names it. Errors: the number is taken, or larger than programs can have.
+  // `memory` is how they are used. Called by any thread that calls programs; throws nothing. Before load() of the first
+  // program that names it. Errors: the number is taken, or larger than programs can have.
   using Arguments = std::array<std::uint64_t, 5>;
   using Helper = std::function<std::uint64_t(mm::AddressSpace& memory, const Arguments&)>;
   Status add_helper(std::uint32_t number, Helper);
 
-  // All programs of an object, or those of one section, and its maps. From any thread, while calls are under way. Errors, by
-  // status 126: what is wrong with a program (its instruction's number, and why) or a map; 125: no memory. Nothing is loaded then.
+  // All programs of an object, or those of one section, and its maps. From any thread, while calls are under way.
+  // Errors, by status 126: what is wrong with a program (its instruction's number, and why) or a map; 125: no memory.
+  // Nothing is loaded then.
   std::expected<Loaded, Failure> load(const jit::Object&, std::string_view section = {});
   std::expected<Program, Failure> load(const jit::Program&);
   // They are in no call. Addresses may be given to others.
@@ -97,17 +101,18 @@ class Guest {
   // One after the other without leaving the guest in between; one that fails does not keep the others from running.
   void call(std::span<Call>);
 
-  // Of hash maps and arrays. Keys and values have their map's sizes. Errors: those of the helpers, as errno values; EINVAL:
-  // a wrong size, or a map that has none; EIO: it did not end in time, or found the map overwritten.
+  // Of hash maps and arrays. Keys and values have their map's sizes. Errors: those of the helpers, as errno values;
+  // EINVAL: a wrong size, or a map that has none; EIO: it did not end in time, or found the map overwritten.
   std::expected<std::vector<std::byte>, int> lookup(const Map&, std::span<const std::byte> key, std::uint32_t vcpu = 0);
-  std::expected<void, int> update(const Map&, std::span<const std::byte> key, std::span<const std::byte> value, std::uint64_t flags = 0, std::uint32_t vcpu = 0);
+  std::expected<void, int> update(const Map&, std::span<const std::byte> key, std::span<const std::byte> value,
+                                  std::uint64_t flags = 0, std::uint32_t vcpu = 0);
   std::expected<void, int> erase(const Map&, std::span<const std::byte> key);
   // The key behind that one in a hash map, none: the first. Error ENOENT: it was the last.
   std::expected<std::vector<std::byte>, int> next(const Map&, std::span<const std::byte> key);
   std::expected<std::vector<std::vector<std::byte>>, Failure> consume(const Map&);
 
-  // Another guest with the same programs and maps and what they hold now, copied when either side writes it. Calls under way
-  // are not in it. Errors: as Shell::fork().
+  // Another guest with the same programs and maps and what they hold now, copied when either side writes it. Calls
+  // under way are not in it. Errors: as Shell::fork().
   std::expected<std::unique_ptr<Guest>, Failure> fork();
 
   // CodeSpace::compact().

@@ -25,8 +25,8 @@ struct Slot {
   mm::Gva arena = 0;                       // for contexts and lists of calls
   std::uint64_t arena_bytes = 0;
   std::vector<std::byte> staging;          // the same, on its way there and back
-  // Steady clock, ns; 0: no call that may take too long. Release and acquire with `over`: a time that is over is of this call
-  // only if it is the same.
+  // Steady clock, ns; 0: no call that may take too long. Release and acquire with `over`: a time that is over is of
+  // this call only if it is the same.
   std::atomic<std::int64_t> deadline{0}, over{0};
   mm::Gva top() const { return stack + VCPU_NUMBER; }
 };
@@ -58,7 +58,8 @@ struct Guest::Impl {
 
   Mutex slots_lock;  // a leaf
   std::condition_variable slot_freed, watched;
-  std::vector<std::unique_ptr<Slot>> slots RAMET_GUARDED_BY(slots_lock);         // as many as there is room for from the beginning
+  std::vector<std::unique_ptr<Slot>> slots
+      RAMET_GUARDED_BY(slots_lock);         // as many as there is room for from the beginning
   std::vector<Slot*> free_slots RAMET_GUARDED_BY(slots_lock);
   bool stop RAMET_GUARDED_BY(slots_lock) = false, watching RAMET_GUARDED_BY(slots_lock) = false;
   std::thread watch;                                // ends what takes too long
@@ -72,11 +73,12 @@ struct Guest::Impl {
   std::expected<mm::Gva, Failure> place_stub(std::string name, std::span<const std::uint8_t>) RAMET_REQUIRES(lock);
   Status load(const jit::Object&, std::string_view section, Loaded&) RAMET_REQUIRES(lock);
   std::expected<Program, Failure> load(const jit::Program&, std::span<const Map>) RAMET_REQUIRES(lock);
-  std::expected<Program, Failure> place(const jit::Program&, std::shared_ptr<const jit::Compiled>, bool loops, std::span<const Map>,
-                                         bool helper = false) RAMET_REQUIRES(lock);
+  std::expected<Program, Failure> place(const jit::Program&, std::shared_ptr<const jit::Compiled>, bool loops,
+                                        std::span<const Map>, bool helper = false) RAMET_REQUIRES(lock);
   Status serve(std::uint32_t number, Helper) RAMET_REQUIRES(lock);  // and its stub
   std::expected<std::vector<std::byte>, int> ask(std::string_view what, const Map&, std::span<const std::byte> key,
-                                                 std::span<const std::byte> value, std::uint64_t flags, std::uint32_t vcpu);
+                                                 std::span<const std::byte> value, std::uint64_t flags,
+                                                 std::uint32_t vcpu);
 
   // calls.cpp
   void call(std::span<Call>);

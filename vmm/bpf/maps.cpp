@@ -33,7 +33,8 @@ std::expected<Layout, std::string> lay_out(const jit::MapDefinition& d) {
       if (m.stride < d.value_size) return std::unexpected("its values are too large");
       m.vcpu_stride = std::uint64_t{m.stride} * d.max_entries;
       l.data = d.type == BPF_MAP_TYPE_ARRAY ? m.vcpu_stride : 0;
-      if (d.type == BPF_MAP_TYPE_PERCPU_ARRAY && __builtin_mul_overflow(m.vcpu_stride, std::uint64_t{MOST_VCPUS}, &l.data))
+      if (d.type == BPF_MAP_TYPE_PERCPU_ARRAY &&
+          __builtin_mul_overflow(m.vcpu_stride, std::uint64_t{MOST_VCPUS}, &l.data))
         return std::unexpected("it is too large");
       return l;
     case BPF_MAP_TYPE_HASH: {
@@ -48,15 +49,21 @@ std::expected<Layout, std::string> lay_out(const jit::MapDefinition& d) {
       return l;
     }
     case BPF_MAP_TYPE_RINGBUF:
-      if (d.max_entries < mm::kPageSize || !std::has_single_bit(d.max_entries)) return std::unexpected("a ring buffer's size is a power of two from 4096 on");
+      if (d.max_entries < mm::kPageSize || !std::has_single_bit(d.max_entries))
+        return std::unexpected("a ring buffer's size is a power of two from 4096 on");
       m.mask = d.max_entries - 1;
       l.data = d.max_entries;
       return l;
-    default: return std::unexpected(fmt::format("maps of type {} are not served; array (2), hash (1), per-CPU array (6) and ring buffer (27) are", d.type));
+    default:
+      return std::unexpected(
+          fmt::format("maps of type {} are not served; array (2), hash (1), per-CPU array (6) and ring buffer (27) are",
+                      d.type));
   }
 }
 
-Failure no_map(const jit::MapDefinition& d, std::string_view why) { return {fmt::format("map {}: {}", d.name, why), 126}; }
+Failure no_map(const jit::MapDefinition& d, std::string_view why) {
+  return {fmt::format("map {}: {}", d.name, why), 126};
+}
 
 }  // namespace
 
@@ -66,7 +73,8 @@ std::expected<Map, Failure> make_map(mm::AddressSpace& space, const jit::MapDefi
   if (d.contents.size() > l->data) return std::unexpected(no_map(d, "its contents are larger than itself"));
   constexpr std::uint64_t kMost = std::uint64_t{1} << 40;
   const std::uint64_t data = mm::align_up(l->data, mm::kPageSize);
-  Map map{.name = d.name, .type = d.type, .key_size = d.key_size, .value_size = d.value_size, .max_entries = d.max_entries};
+  Map map{
+      .name = d.name, .type = d.type, .key_size = d.key_size, .value_size = d.value_size, .max_entries = d.max_entries};
   map.bytes = mm::kPageSize + data + mm::align_up(l->heads, mm::kPageSize);
   if (l->data > kMost || map.bytes > space.limit_bytes())
     return std::unexpected(no_map(d, fmt::format("{} MiB are more than the guest's memory", l->data >> 20)));
@@ -85,12 +93,15 @@ std::expected<Map, Failure> make_map(mm::AddressSpace& space, const jit::MapDefi
 Status finish_map(mm::AddressSpace& space, const jit::MapDefinition& d, const Map& map, std::span<const Map> maps) {
   const auto failed = [&](mm::Error e) { return std::unexpected(no_map(d, mm::describe(e))); };
   for (const auto& p : d.pointers) {
-    if (p.map >= maps.size() || p.at > d.contents.size() || d.contents.size() - p.at < 8) return std::unexpected(no_map(d, "an address in its contents leads nowhere"));
+    if (p.map >= maps.size() || p.at > d.contents.size() || d.contents.size() - p.at < 8)
+      return std::unexpected(no_map(d, "an address in its contents leads nowhere"));
     const std::uint64_t value = maps[p.map].data + p.offset;
-    if (auto written = space.write(map.data + p.at, std::as_bytes(std::span(&value, 1))); !written) return failed(written.error());
+    if (auto written = space.write(map.data + p.at, std::as_bytes(std::span(&value, 1))); !written)
+      return failed(written.error());
   }
   if (!d.read_only) return {};
-  if (auto closed = space.protect(map.data, map.bytes - mm::kPageSize, Prot::Read); !closed) return failed(closed.error());
+  if (auto closed = space.protect(map.data, map.bytes - mm::kPageSize, Prot::Read); !closed)
+    return failed(closed.error());
   return {};
 }
 
@@ -115,26 +126,31 @@ std::expected<std::vector<std::vector<std::byte>>, Failure> consume_ring(mm::Add
   const std::uint64_t mask = map.max_entries - 1;
   std::uint64_t positions[2];
   const mm::Gva at = map.header + offsetof(struct map, consumed);
-  if (!space.read(at, std::as_writable_bytes(std::span(positions)))) return failure(fmt::format("map {} cannot be read", map.name));
+  if (!space.read(at, std::as_writable_bytes(std::span(positions))))
+    return failure(fmt::format("map {} cannot be read", map.name));
   auto [consumed, produced] = positions;
   std::vector<std::vector<std::byte>> records;
   // Positions and lengths are the guest's to write: a wrong one ends what can be read.
-  if (produced - consumed > map.max_entries || consumed % 8 != 0) return failure(fmt::format("map {}: its positions were overwritten", map.name));
+  if (produced - consumed > map.max_entries || consumed % 8 != 0)
+    return failure(fmt::format("map {}: its positions were overwritten", map.name));
   while (consumed != produced) {
     const auto header = space.word(map.data + (consumed & mask), mm::Access::Read);
     const auto word = header ? header->load() : mm::fail(header.error());
     if (!word) return failure(fmt::format("map {} cannot be read", map.name));
     if (*word & kBusy) break;
     const std::uint64_t length = *word & ~kDiscard, whole = up8(kHeader + length);
-    if (whole > produced - consumed || (consumed & mask) + whole > map.max_entries) return failure(fmt::format("map {}: a record's length was overwritten", map.name));
+    if (whole > produced - consumed || (consumed & mask) + whole > map.max_entries)
+      return failure(fmt::format("map {}: a record's length was overwritten", map.name));
     if (!(*word & kDiscard)) {
       std::vector<std::byte> record(length);
-      if (!space.read(map.data + (consumed & mask) + kHeader, record)) return failure(fmt::format("map {} cannot be read", map.name));
+      if (!space.read(map.data + (consumed & mask) + kHeader, record))
+        return failure(fmt::format("map {} cannot be read", map.name));
       records.push_back(std::move(record));
     }
     consumed += whole;
   }
-  if (!space.write(at, std::as_bytes(std::span(&consumed, 1)))) return failure(fmt::format("map {} cannot be written", map.name));
+  if (!space.write(at, std::as_bytes(std::span(&consumed, 1))))
+    return failure(fmt::format("map {} cannot be written", map.name));
   return records;
 }
 

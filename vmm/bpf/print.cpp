@@ -30,7 +30,8 @@ std::string convert(mm::AddressSpace& space, std::string spec, char kind, unsign
 
 }  // namespace
 
-std::expected<std::string, int> print(mm::AddressSpace& space, mm::Gva at, std::uint64_t bytes, std::span<const std::uint64_t> arguments) {
+std::expected<std::string, int> print(mm::AddressSpace& space, mm::Gva at, std::uint64_t bytes,
+                                      std::span<const std::uint64_t> arguments) {
   if (bytes == 0 || bytes > kMostPrinted) return std::unexpected(EINVAL);
   std::string format(bytes, 0);
   if (!space.read(at, std::as_writable_bytes(std::span(format)))) return std::unexpected(EFAULT);
@@ -46,7 +47,8 @@ std::expected<std::string, int> print(mm::AddressSpace& space, mm::Gva at, std::
     std::size_t width = std::min(format.find_first_not_of("0123456789", flags), format.size());
     if (width - flags > 2) width = flags;  // no more than 99 columns
     const std::size_t length = std::min(format.find_first_not_of("lhz", width), format.size());
-    if (length == format.size() || std::string_view("dixXuocsp").find(format[length]) == std::string_view::npos || next == arguments.size()) {
+    if (length == format.size() || std::string_view("dixXuocsp").find(format[length]) == std::string_view::npos ||
+        next == arguments.size()) {
       if (i + 1 < format.size() && format[i + 1] == '%') ++i;
       line += '%';
       continue;

@@ -1,4 +1,5 @@
-// What is the same for every VM, and not cheap to be asked from KVM: asked once a process, and kept. An error is asked again.
+// What is the same for every VM, and not cheap to be asked from KVM: asked once a process, and kept. An error is asked
+// again.
 #pragma once
 
 #include <expected>

@@ -23,7 +23,8 @@ std::string describe_exit(const kvm_run& run) {
     case KVM_EXIT_SHUTDOWN: return "triple fault: the guest's descriptor tables or trap stub are damaged";
     case KVM_EXIT_INTERNAL_ERROR: return internal_error(run);
     case KVM_EXIT_FAIL_ENTRY:
-      return fmt::format("the processor refused to enter the guest (reason {:#x})", run.fail_entry.hardware_entry_failure_reason);
+      return fmt::format("the processor refused to enter the guest (reason {:#x})",
+                         run.fail_entry.hardware_entry_failure_reason);
     case KVM_EXIT_MMIO:
       return fmt::format("the guest {} guest-physical address {:#x}, where there is no memory",
                          run.mmio.is_write ? "wrote to" : "read from", run.mmio.phys_addr);

@@ -10,12 +10,12 @@ struct Generations {
   // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
   // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
   std::atomic<std::uint64_t> generation{1};
-  // Generation up to which what drops old entries for all is done. Release by the vCPU that did it, acquire by entering ones.
+  // Generation up to which what drops old entries for all is done. Release by the vCPU that did it, acquire by entering
+  // ones.
   std::atomic<std::uint64_t> settled{1};
   void settle(std::uint64_t up_to) {
     std::uint64_t s = settled.load(std::memory_order_relaxed);
-    while (s < up_to && !settled.compare_exchange_weak(s, up_to, std::memory_order_release)) {
-    }
+    while (s < up_to && !settled.compare_exchange_weak(s, up_to, std::memory_order_release)) {}
   }
 };
 

@@ -18,7 +18,8 @@ Status KernelHalf::install(mm::AddressSpace& space) {
   space_ = &space;
   const mm::Bank& tables = space.physical().tables();
   base_ = tables.base();
-  if (tables.size() > kMaxTables) return failure("the guest's page tables do not fit into its kernel half: ask for less memory");
+  if (tables.size() > kMaxTables)
+    return failure("the guest's page tables do not fit into its kernel half: ask for less memory");
   auto stub = allocate();
   if (!stub) return std::unexpected(stub.error());
   if (!arch::write_stub_page(stub->second, kStubPage)) return failure("the trap stub does not fit into its page");
@@ -36,7 +37,8 @@ Status KernelHalf::map_hole() {
 
 Status KernelHalf::map_host_vdso(mm::Gpa at, std::uint64_t data_bytes, std::uint64_t image_bytes) {
   auto mapped = space_->map_for_user(kHostVdso, at, data_bytes, Prot::Read);
-  if (mapped) mapped = space_->map_for_user(kHostVdso + data_bytes, at + data_bytes, image_bytes, Prot::Read | Prot::Exec);
+  if (mapped)
+    mapped = space_->map_for_user(kHostVdso + data_bytes, at + data_bytes, image_bytes, Prot::Read | Prot::Exec);
   if (!mapped) return failure(fmt::format("cannot map the host's vDSO: {}", mm::describe(mapped.error())));
   return {};
 }

@@ -1,10 +1,11 @@
 // The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
 //
-//   kStubPage                 the trap stub       ring 0: read and execute     one page, with what else it holds (IDT, GDT)
-//   kTrial                    see host_clock.cpp  user: read and execute       one page, in the machine that tried
-//   kHole                     no memory           ring 0: read and write       one page, on hosts whose stub leaves by a store there
-//   kHostVdso                 the host's vDSO     user: read, and execute      data, then image; where user code may call it
-//   kTables + (gpa - base)    the table bank      ring 0: read and write       stub page and vCPU pages included
+//   kStubPage                 the trap stub       ring 0: read and execute     one page, with what else it holds (IDT,
+//   GDT) kTrial                    see host_clock.cpp  user: read and execute       one page, in the machine that tried
+//   kHole                     no memory           ring 0: read and write       one page, on hosts whose stub leaves by
+//   a store there kHostVdso                 the host's vDSO     user: read, and execute      data, then image; where
+//   user code may call it kTables + (gpa - base)    the table bank      ring 0: read and write       stub page and vCPU
+//   pages included
 //
 // Nothing else is mapped there.
 #pragma once
@@ -31,7 +32,8 @@ class KernelHalf {
   Status install(mm::AddressSpace&);
   bool installed() const { return space_ != nullptr; }
   Status map_hole();
-  // For user code, once each: the host's vDSO, which lies at that guest-physical address; a page of code. Errors: no frames left.
+  // For user code, once each: the host's vDSO, which lies at that guest-physical address; a page of code. Errors: no
+  // frames left.
   Status map_host_vdso(mm::Gpa, std::uint64_t data_bytes, std::uint64_t image_bytes);
   Status map_trial(std::span<const std::byte> code);
 

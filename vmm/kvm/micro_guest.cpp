@@ -12,10 +12,13 @@
 namespace ramet::vmm::kvm {
 namespace {
 
-std::unexpected<Failure> refused(const char* what, mm::Error e) { return failure(fmt::format("{}: {}", what, mm::describe(e))); }
+std::unexpected<Failure> refused(const char* what, mm::Error e) {
+  return failure(fmt::format("{}: {}", what, mm::describe(e)));
+}
 
 template <arch::EntryFormat F>
-std::expected<mm::Gpa, Failure> write(mm::AddressSpace& space, mm::Gva va, mm::Gpa gpa, const PageEntry& as, bool afresh) {
+std::expected<mm::Gpa, Failure> write(mm::AddressSpace& space, mm::Gva va, mm::Gpa gpa, const PageEntry& as,
+                                      bool afresh) {
   using arch::Level;
   const auto slot = [&](mm::Gpa table, Level l) {
     return std::atomic_ref(reinterpret_cast<arch::Entry*>(space.physical().host(table))[arch::index_of(l, va)]);
@@ -43,7 +46,8 @@ std::expected<mm::Gpa, Failure> write(mm::AddressSpace& space, mm::Gva va, mm::G
 
 }  // namespace
 
-std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace& space, mm::Format format, mm::Gva va, mm::Gpa gpa, const PageEntry& as, bool afresh) {
+std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace& space, mm::Format format, mm::Gva va, mm::Gpa gpa,
+                                            const PageEntry& as, bool afresh) {
   return format == mm::Format::Arm64Stage1 ? write<arch::arm64::Stage1>(space, va, gpa, as, afresh)
                                            : write<arch::x86_64::Stage1>(space, va, gpa, as, afresh);
 }
@@ -56,7 +60,8 @@ mm::AddressSpace::Config space_for(const Machine& machine) {
   return c;
 }
 
-std::expected<std::unique_ptr<MicroGuest>, Failure> MicroGuest::create(const std::string& device, std::uint64_t table_bytes) {
+std::expected<std::unique_ptr<MicroGuest>, Failure> MicroGuest::create(const std::string& device,
+                                                                       std::uint64_t table_bytes) {
   auto g = std::make_unique<MicroGuest>();
   auto made = create_kvm_machine(device);
   if (!made) return std::unexpected(made.error());

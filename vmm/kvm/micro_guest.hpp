@@ -18,9 +18,10 @@ namespace ramet::vmm::kvm {
 // What an entry of a page of memory allows; none: no entry.
 using PageEntry = std::optional<arch::Attributes>;
 
-// Writes the entry of va behind the address space's back, and flushes nothing. `afresh`: by tables of its own, which keep
-// what else those on the way there hold. Returns the table page that holds it. Errors: no frames left.
-std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace&, mm::Format, mm::Gva va, mm::Gpa gpa, const PageEntry&, bool afresh = false);
+// Writes the entry of va behind the address space's back, and flushes nothing. `afresh`: by tables of its own, which
+// keep what else those on the way there hold. Returns the table page that holds it. Errors: no frames left.
+std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace&, mm::Format, mm::Gva va, mm::Gpa gpa, const PageEntry&,
+                                            bool afresh = false);
 
 // How a machine wants its guest's address space.
 mm::AddressSpace::Config space_for(const Machine&);

@@ -42,7 +42,8 @@ Status Slots::tell_late() {
   while (!late_.empty()) {
     const mm::Bank& bank = *slots_[late_.back()];
     if (!set(late_.back(), bank, true))
-      return failure(fmt::format("KVM cannot give the guest another {} MiB of memory: {}", bank.size() >> 20, std::strerror(errno)));
+      return failure(fmt::format("KVM cannot give the guest another {} MiB of memory: {}", bank.size() >> 20,
+                                 std::strerror(errno)));
     late_.pop_back();
   }
   any_late_.store(false, std::memory_order_release);

@@ -16,7 +16,8 @@ class Slots {
   // The VM outlives it. At most so many.
   Slots(const HostFd& vm, unsigned most) : vm_(vm), most_(most) {}
 
-  // `late`: KVM need not hear of it before tell_late(). Slots cost time, which is then that of who enters. Errors: NoMemory.
+  // `late`: KVM need not hear of it before tell_late(). Slots cost time, which is then that of who enters. Errors:
+  // NoMemory.
   mm::Result<> add(const mm::Bank&, bool late);
   void remove(const mm::Bank&);
   // Before a vCPU enters. Errors: KVM refuses a slot.

@@ -14,7 +14,8 @@ Status VcpuBase::open(const HostFd& vm, const Device& device, unsigned id) {
   fd_ = HostFd(fd);
   run_size_ = device.run_size;
   void* run = mmap(nullptr, run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (run == MAP_FAILED) return failure(fmt::format("cannot map the state of virtual CPU {}: {}", id, std::strerror(errno)));
+  if (run == MAP_FAILED)
+    return failure(fmt::format("cannot map the state of virtual CPU {}: {}", id, std::strerror(errno)));
   run_ = static_cast<kvm_run*>(run);
   return {};
 }

@@ -72,8 +72,8 @@ class VcpuPool {
       if (f(*v)) return true;
     return false;
   }
-  // The one that somebody has, if there is exactly one. seq_cst: whoever has advanced a generation before asks only this one;
-  // another begins to be used after this was asked, and looks at the generation after that.
+  // The one that somebody has, if there is exactly one. seq_cst: whoever has advanced a generation before asks only
+  // this one; another begins to be used after this was asked, and looks at the generation after that.
   V* only() const { return only_.load(std::memory_order_seq_cst); }
 
   // The one that the calling thread has run last; null: none of this pool's. It may be another's by now.
@@ -88,7 +88,9 @@ class VcpuPool {
   }
 
  private:
-  void tell_only() RAMET_REQUIRES(lock_) { only_.store(used_.size() == 1 ? used_.front() : nullptr, std::memory_order_seq_cst); }
+  void tell_only() RAMET_REQUIRES(lock_) {
+    only_.store(used_.size() == 1 ? used_.front() : nullptr, std::memory_order_seq_cst);
+  }
 
   // A pool is known by a number, as its place in memory may be another's later.
   struct LastRun {

@@ -54,19 +54,25 @@ std::int64_t Interruption::at_once(long number, std::array<std::uint64_t, 6> arg
   switch (number) {
     case SYS_ppoll: arguments[2] = reinterpret_cast<std::uint64_t>(&kNone); break;
     case SYS_epoll_pwait: arguments[3] = 0; break;
-    case SYS_preadv2: case SYS_recvmsg: case SYS_accept4: events = POLLIN; break;
-    case SYS_pwritev2: case SYS_sendmsg: events = POLLOUT; break;
+    case SYS_preadv2:
+    case SYS_recvmsg:
+    case SYS_accept4: events = POLLIN; break;
+    case SYS_pwritev2:
+    case SYS_sendmsg: events = POLLOUT; break;
     default: return -EINTR;
   }
   if (events == 0) {
-    const std::int64_t ready = result_of(::syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]));
+    const std::int64_t ready = result_of(
+        ::syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]));
     return ready == 0 ? -EINTR : ready;
   }
   // Somebody else may take what is there, or it may not be enough: then the call waits until the next kick.
   pollfd file{.fd = static_cast<int>(arguments[0]), .events = events, .revents = 0};
   if (::poll(&file, 1, 0) != 1) return -EINTR;
   const Kicks kicks;
-  return kicks ? arch::ramet_interruptible_again(reinterpret_cast<const std::uint32_t*>(&word_), number, arguments.data()) : -EINTR;
+  return kicks
+             ? arch::ramet_interruptible_again(reinterpret_cast<const std::uint32_t*>(&word_), number, arguments.data())
+             : -EINTR;
 }
 
 std::int64_t Interruption::wait(long number, const std::array<std::uint64_t, 6>& arguments) {
@@ -75,7 +81,7 @@ std::int64_t Interruption::wait(long number, const std::array<std::uint64_t, 6>&
   std::int64_t result;
   do {
     result = arch::ramet_interruptible_syscall(reinterpret_cast<const std::uint32_t*>(&word_), number,
-                                                       arguments.data());
+                                               arguments.data());
     // A signal that was not meant for us (a kick of the vCPU that came late): wait on.
   } while (result == -EINTR && !raised());
   waiting_.store(false, std::memory_order_release);

@@ -25,8 +25,8 @@ class Interruption {
   // The owner is in a wait() just now, or was. For people: it pairs with nothing.
   bool waiting() const { return waiting_.load(std::memory_order_relaxed); }
 
-  // The owner only. Result of the host call or -errno; -EINTR only if raised, and, as on Linux, not if it is a call upon
-  // files that need not wait: what is there is read, and what there is room for is written.
+  // The owner only. Result of the host call or -errno; -EINTR only if raised, and, as on Linux, not if it is a call
+  // upon files that need not wait: what is there is read, and what there is room for is written.
   std::int64_t wait(long number, const std::array<std::uint64_t, 6>& arguments);
 
  private:

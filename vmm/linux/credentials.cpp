@@ -15,8 +15,8 @@ namespace {
 
 constexpr unsigned kNone = static_cast<unsigned>(-1);  // leaves an id as it is
 
-constexpr Capabilities kOfFiles = capability(CAP_CHOWN) | capability(CAP_DAC_OVERRIDE) | capability(CAP_DAC_READ_SEARCH) |
-                                  capability(CAP_FOWNER) | capability(CAP_FSETID);
+constexpr Capabilities kOfFiles = capability(CAP_CHOWN) | capability(CAP_DAC_OVERRIDE) |
+                                  capability(CAP_DAC_READ_SEARCH) | capability(CAP_FOWNER) | capability(CAP_FSETID);
 // What a root of the guest's can do: the rest (mounting, modules, networks) is refused to everybody.
 constexpr Capabilities kOfRoot = kOfFiles | capability(CAP_KILL) | capability(CAP_SETGID) | capability(CAP_SETUID) |
                                  capability(CAP_SETPCAP) | capability(CAP_IPC_LOCK) | capability(CAP_IPC_OWNER) |
@@ -54,7 +54,8 @@ std::expected<Credentials::Ids, int> two(const Credentials::Ids& before, unsigne
   return ids;
 }
 
-std::expected<Credentials::Ids, int> three(const Credentials::Ids& before, unsigned real, unsigned effective, unsigned saved, bool any) {
+std::expected<Credentials::Ids, int> three(const Credentials::Ids& before, unsigned real, unsigned effective,
+                                           unsigned saved, bool any) {
   for (unsigned id : {real, effective, saved})
     if (id != kNone && !any && !before.any(id)) return std::unexpected(EPERM);
   Credentials::Ids ids = before;
@@ -153,17 +154,20 @@ Credentials set_file_group(const Credentials& c, unsigned id) {
 
 Changed set_supplementary(const Credentials& c, std::vector<gid_t> groups) {
   if (!c.may(CAP_SETGID)) return std::unexpected(EPERM);
-  if (groups.size() > Credentials::kMostGroups || std::ranges::find(groups, kNone) != groups.end()) return std::unexpected(EINVAL);
+  if (groups.size() > Credentials::kMostGroups || std::ranges::find(groups, kNone) != groups.end())
+    return std::unexpected(EINVAL);
   std::ranges::sort(groups);
   Credentials now = c;
   now.groups = std::move(groups);
   return now;
 }
 
-Changed set_capabilities(const Credentials& c, Capabilities effective, Capabilities permitted, Capabilities inheritable) {
+Changed set_capabilities(const Credentials& c, Capabilities effective, Capabilities permitted,
+                         Capabilities inheritable) {
   effective &= kAllCapabilities, permitted &= kAllCapabilities, inheritable &= kAllCapabilities;
   if (!c.may(CAP_SETPCAP) && (inheritable & ~(c.inheritable | c.permitted))) return std::unexpected(EPERM);
-  if ((inheritable & ~(c.inheritable | c.bounding)) || (permitted & ~c.permitted) || (effective & ~permitted)) return std::unexpected(EPERM);
+  if ((inheritable & ~(c.inheritable | c.bounding)) || (permitted & ~c.permitted) || (effective & ~permitted))
+    return std::unexpected(EPERM);
   Credentials now = c;
   now.effective = effective, now.permitted = permitted, now.inheritable = inheritable;
   now.ambient &= permitted & inheritable;
@@ -200,7 +204,8 @@ Changed set_keep_capabilities(const Credentials& c, std::uint64_t keep) {
 Changed raise_ambient(const Credentials& c, std::uint64_t number) {
   if (number > kLastCapability) return std::unexpected(EINVAL);
   const Capabilities bit = capability(static_cast<unsigned>(number));
-  if (!(c.permitted & c.inheritable & bit) || (c.securebits & SECBIT_NO_CAP_AMBIENT_RAISE)) return std::unexpected(EPERM);
+  if (!(c.permitted & c.inheritable & bit) || (c.securebits & SECBIT_NO_CAP_AMBIENT_RAISE))
+    return std::unexpected(EPERM);
   Credentials now = c;
   now.ambient |= bit;
   return now;
@@ -224,7 +229,9 @@ bool may_schedule(const Credentials& c, const Credentials& target) {
 }
 
 bool may_limit(const Credentials& c, const Credentials& target) {
-  const auto all = [](const Credentials::Ids& ids, unsigned id) { return ids.real == id && ids.effective == id && ids.saved == id; };
+  const auto all = [](const Credentials::Ids& ids, unsigned id) {
+    return ids.real == id && ids.effective == id && ids.saved == id;
+  };
   return (all(target.user, c.user.real) && all(target.group, c.group.real)) || c.may(CAP_SYS_RESOURCE);
 }
 

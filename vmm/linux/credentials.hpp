@@ -1,6 +1,6 @@
 // Who a guest's thread is: user, groups and capabilities, as credentials(7) and capabilities(7) have them. They are the
-// guest's own business: they decide what it may do inside, and are looked at besides what the host lets the VMM do, never
-// instead. No id of a guest's is given to the host as that of a thread of the VMM's.
+// guest's own business: they decide what it may do inside, and are looked at besides what the host lets the VMM do,
+// never instead. No id of a guest's is given to the host as that of a thread of the VMM's.
 #pragma once
 
 #include <sys/types.h>
@@ -16,7 +16,7 @@ namespace ramet::vmm {
 using Capabilities = std::uint64_t;  // bit n: capability n
 
 constexpr Capabilities capability(unsigned number) { return Capabilities{1} << number; }
-inline constexpr unsigned kLastCapability = 40;       // CAP_CHECKPOINT_RESTORE, of Linux 6.1
+inline constexpr unsigned kLastCapability = 40;  // CAP_CHECKPOINT_RESTORE, of Linux 6.1
 inline constexpr Capabilities kAllCapabilities = capability(kLastCapability + 1) - 1;
 
 struct Credentials {
@@ -26,18 +26,18 @@ struct Credentials {
     bool operator==(const Ids&) const = default;
     bool any(unsigned id) const { return id == real || id == effective || id == saved; }
   };
-  static constexpr std::size_t kMostGroups = 1024;    // a thread's charge pays for them; Linux has 65536
+  static constexpr std::size_t kMostGroups = 1024;  // a thread's charge pays for them; Linux has 65536
   Ids user, group;
-  std::vector<gid_t> groups;                          // sorted
+  std::vector<gid_t> groups;  // sorted
   Capabilities inheritable = 0, permitted = 0, effective = 0, bounding = 0, ambient = 0;
   unsigned securebits = 0;
   bool operator==(const Credentials&) const = default;
 
-  // What a program starts with: the user and group of the VMM, and for root those capabilities that mean something here.
-  // Always the same object: whoever has it is nobody else than the VMM, and the host's answer is enough.
+  // What a program starts with: the user and group of the VMM, and for root those capabilities that mean something
+  // here. Always the same object: whoever has it is nobody else than the VMM, and the host's answer is enough.
   static const std::shared_ptr<const Credentials>& of_vmm();
   bool may(unsigned number) const { return effective & capability(number); }
-  bool in_group(gid_t) const;                         // that of file access, or one of `groups`
+  bool in_group(gid_t) const;  // that of file access, or one of `groups`
   // access(2) asks for what the real ids could do.
   Credentials by_real_ids() const;
   // After execve(2). No file gives ids or capabilities, as on a file system mounted nosuid.
@@ -49,7 +49,7 @@ using Changed = std::expected<Credentials, int>;
 Changed set_user(const Credentials&, unsigned id);
 Changed set_users(const Credentials&, unsigned real, unsigned effective);
 Changed set_users(const Credentials&, unsigned real, unsigned effective, unsigned saved);
-Credentials set_file_user(const Credentials&, unsigned id);    // the same, if it may not
+Credentials set_file_user(const Credentials&, unsigned id);  // the same, if it may not
 Changed set_group(const Credentials&, unsigned id);
 Changed set_groups(const Credentials&, unsigned real, unsigned effective);
 Changed set_groups(const Credentials&, unsigned real, unsigned effective, unsigned saved);

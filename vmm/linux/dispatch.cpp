@@ -11,12 +11,19 @@
 namespace ramet::vmm {
 namespace {
 
-// Calls about memory from their first argument on. Other calls reach memory through the address space, which takes no notice
-// of tags.
+// Calls about memory from their first argument on. Other calls reach memory through the address space, which takes no
+// notice of tags.
 constexpr bool begins_with_range(Call call) {
   switch (call) {
-    case Call::madvise: case Call::mincore: case Call::mlock: case Call::mlock2: case Call::mprotect: case Call::mremap:
-    case Call::msync: case Call::munlock: case Call::munmap: return true;
+    case Call::madvise:
+    case Call::mincore:
+    case Call::mlock:
+    case Call::mlock2:
+    case Call::mprotect:
+    case Call::mremap:
+    case Call::msync:
+    case Call::munlock:
+    case Call::munmap: return true;
     default: return false;
   }
 }
@@ -32,9 +39,11 @@ using Table = std::array<Entry, arch::kMostCalls>;
 // The lists are constant: there is no order in which they have to be made.
 const Table table = [] {
   Table t{};
-  for (auto calls : {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(), clone_calls(), exec_calls(),
-                     relation_calls(), futex_calls(), signal_calls(), signalfd_calls(), time_calls(), system_calls(), identity_calls(),
-                     file_calls(), path_calls(), event_calls(), socket_calls(), uring_calls(), snapshot_calls(), generation_calls()})
+  for (auto calls :
+       {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(),
+        clone_calls(),  exec_calls(),      relation_calls(),    futex_calls(),       signal_calls(), signalfd_calls(),
+        time_calls(),   system_calls(),    identity_calls(),    file_calls(),        path_calls(),   event_calls(),
+        socket_calls(), uring_calls(),     snapshot_calls(),    generation_calls()})
     for (const Definition& d : calls) t[static_cast<std::size_t>(d.call)] = {d.handler, begins_with_range(d.call)};
   return t;
 }();
@@ -53,7 +62,8 @@ void dispatch(Thread& thread) {
   else thread.process.family.count_unknown(call);
   const std::int64_t result = entry.handler(thread, arguments);
   if (thread.exited) return;
-  if (thread.undisturbed() && result > kRestartSys && result != -EINTR) thread.set_result(static_cast<std::uint64_t>(result));
+  if (thread.undisturbed() && result > kRestartSys && result != -EINTR)
+    thread.set_result(static_cast<std::uint64_t>(result));
   else deliver_signals(thread, result);
 }
 

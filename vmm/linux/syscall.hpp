@@ -1,5 +1,5 @@
-// How system calls are defined: each area's file exports a list of (call, handler), and dispatch.cpp joins them into one
-// table. Which number a program makes a call by is its ABI's to tell; SYS_ names are numbers of the host's.
+// How system calls are defined: each area's file exports a list of (call, handler), and dispatch.cpp joins them into
+// one table. Which number a program makes a call by is its ABI's to tell; SYS_ names are numbers of the host's.
 #pragma once
 
 #include <array>

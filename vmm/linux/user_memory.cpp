@@ -26,7 +26,8 @@ namespace {
 
 // Linux refuses other addresses before it begins.
 bool in_user_half(mm::Gva at, std::uint64_t length) {
-  return static_cast<std::int64_t>(at) >= 0 && static_cast<std::int64_t>(at + std::min(length, UserBuffers::kMaxBytes)) >= 0;
+  return static_cast<std::int64_t>(at) >= 0 &&
+         static_cast<std::int64_t>(at + std::min(length, UserBuffers::kMaxBytes)) >= 0;
 }
 
 }  // namespace
@@ -96,7 +97,8 @@ OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std:
   return buffers;
 }
 
-OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, std::uint64_t count, mm::Access access) {
+OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, std::uint64_t count,
+                                         mm::Access access) {
   struct Segment {
     std::uint64_t base, length;
   };

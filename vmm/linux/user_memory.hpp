@@ -53,11 +53,11 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 // ENAMETOOLONG past PATH_MAX, EFAULT.
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
-// Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it lives.
-// Where the guest has no such memory a piece follows that the host's kernel cannot use either: what it has done by then,
-// whether that counts, and whether it needed the memory at all, is the host's to say of each kind of file.
-// At most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, and some thousands of pieces. The host kernel returns EFAULT by itself
-// should a shared file have shrunk below a piece.
+// Guest buffers as host iovecs, to be handed to readv/writev and the like. The memory stays where it is as long as it
+// lives. Where the guest has no such memory a piece follows that the host's kernel cannot use either: what it has done
+// by then, whether that counts, and whether it needed the memory at all, is the host's to say of each kind of file. At
+// most kMaxBytes (Linux's own limit, 0x7ffff000) are taken, and some thousands of pieces. The host kernel returns
+// EFAULT by itself should a shared file have shrunk below a piece.
 class UserBuffers {
  public:
   static constexpr std::uint64_t kMaxBytes = 0x7ffff000;

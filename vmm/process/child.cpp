@@ -46,7 +46,8 @@ std::uint64_t filters_at() { return RAMET_TOLD + std::uint64_t{kFilters} * RAMET
 
 bool lay_out_filters(std::byte* page, bool hardened) {
   std::size_t at = kPrograms;
-  for (const auto& [place, program] : {std::pair{kMapperProgram, mapper_filter()}, std::pair{kVcpuProgram, vcpu_filter(!hardened)}}) {
+  for (const auto& [place, program] :
+       {std::pair{kMapperProgram, mapper_filter()}, std::pair{kVcpuProgram, vcpu_filter(!hardened)}}) {
     const std::size_t bytes = program.size() * sizeof(sock_filter);
     if (bytes > RAMET_TOLD_SIZE - at) return false;
     const auto length = static_cast<std::uint16_t>(program.size());
@@ -70,7 +71,7 @@ rlim_t descriptor_limit() {
 struct SetUp {
   std::vector<Command> commands;
   std::vector<const char*> names;
-  std::size_t map_vdso = 0;      // that command asks for the vDSO, the next one looks whether it is there; 0: neither
+  std::size_t map_vdso = 0;  // that command asks for the vDSO, the next one looks whether it is there; 0: neither
   void add(const char* name, Command c) { commands.push_back(c), names.push_back(name); }
   void add(const arch::process_stub::NamedCall& call) {
     Command c{.number = call.number};
@@ -87,14 +88,18 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
     } action;
     std::uint64_t all_signals;
     rlimit no_core;
-  } data{.action = {.handler = arch::process_stub::handler(), .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000,
-                    .restorer = RAMET_STUB_TEXT, .mask = ~0ull},
-         .all_signals = ~0ull, .no_core = {0, 0}};
+  } data{.action = {.handler = arch::process_stub::handler(),
+                    .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000,
+                    .restorer = RAMET_STUB_TEXT,
+                    .mask = ~0ull},
+         .all_signals = ~0ull,
+         .no_core = {0, 0}};
   static_assert(sizeof data <= RAMET_TOLD_SIZE - TOLD_DATA);
   std::memcpy(mapper.data().data(), &data, sizeof data);
   const std::uint64_t action = mapper.data_at(), mask = action + sizeof data.action, limit = mask + 8;
 
-  constexpr std::uint64_t kTextEnd = RAMET_STUB_TEXT + 0x1000, kToldEnd = RAMET_TOLD + std::uint64_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE,
+  constexpr std::uint64_t kTextEnd = RAMET_STUB_TEXT + 0x1000,
+                          kToldEnd = RAMET_TOLD + std::uint64_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE,
                           kSaidEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
   namespace stub = arch::process_stub;
   SetUp s;
@@ -107,7 +112,8 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
     // elsewhere: mprotect(2) looks whether it is there, as nothing else can be.
     s.map_vdso = s.commands.size();
     s.add(*stub::kMapVdso);
-    s.add("a vDSO at its place (mprotect)", {SYS_mprotect, {RAMET_HOST_VDSO + vdso.data_bytes, vdso.image_bytes, PROT_READ | PROT_EXEC}});
+    s.add("a vDSO at its place (mprotect)",
+          {SYS_mprotect, {RAMET_HOST_VDSO + vdso.data_bytes, vdso.image_bytes, PROT_READ | PROT_EXEC}});
   }
   s.add("setsid", {SYS_setsid, {}});
   s.add("prctl(PR_SET_NO_NEW_PRIVS)", {SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
@@ -119,7 +125,8 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
   s.add("sigprocmask", {SYS_rt_sigprocmask, {SIG_SETMASK, mask, 0, 8}});
   s.add("close", {SYS_close, {3}});
   s.add("close", {SYS_close, {4}});
-  s.add("seccomp", {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, filters_at() + kMapperProgram}});
+  s.add("seccomp",
+        {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, filters_at() + kMapperProgram}});
   return s;
 }
 
@@ -131,16 +138,37 @@ std::expected<std::unique_ptr<Child>, Failure> Child::create(bool hardened) {
   return child;
 }
 
+namespace {
+
+// How the commands of setting up ended: whether the process has the host's vDSO. Either the guest's processes of this
+// VMM all have it, or none has, as its addresses pass from one to the other.
+std::expected<bool, Failure> results(const Context& mapper, const SetUp& first) {
+  const std::int64_t vdso_result = first.map_vdso ? mapper.result(first.map_vdso) : -ENOSYS;
+  const bool never = vdso_result == -EINVAL || vdso_result == -EPERM || vdso_result == -ENOSYS;
+  for (std::size_t i = 0; i < first.commands.size(); ++i) {
+    if (never && first.map_vdso && (i == first.map_vdso || i == first.map_vdso + 1)) continue;
+    if (const std::int64_t r = mapper.result(i); r < 0)
+      return failure(fmt::format("the host refuses the guest's process {}: {}", first.names[i],
+                                 std::strerror(static_cast<int>(-r))));
+  }
+  return !never;
+}
+
+}  // namespace
+
 Status Child::start() {
   if (const char* const why = arch::exec_sync_problem()) return failure(why);
   auto maker = ChildMaker::get();
   if (!maker) return std::unexpected(maker.error());
   maker_ = std::move(*maker);
-  const auto no = [](const char* what) { return failure(fmt::format("the host gives a guest's process no {}: {}", what, std::strerror(errno))); };
+  const auto no = [](const char* what) {
+    return failure(fmt::format("the host gives a guest's process no {}: {}", what, std::strerror(errno)));
+  };
   const int contexts = ::memfd_create("ramet-contexts", MFD_CLOEXEC);
   if (contexts < 0) return no("memory file");
   void* mapped = ::ftruncate(contexts, kContextBytes) == 0
-                     ? ::mmap(nullptr, kContextBytes, PROT_READ | PROT_WRITE, MAP_SHARED, contexts, 0) : MAP_FAILED;
+                     ? ::mmap(nullptr, kContextBytes, PROT_READ | PROT_WRITE, MAP_SHARED, contexts, 0)
+                     : MAP_FAILED;
   if (mapped == MAP_FAILED) {
     ::close(contexts);
     return no("memory");
@@ -171,23 +199,18 @@ Status Child::start() {
   pidfd_ = made.pidfd;
   if (pid_ < 0)
     return failure(fmt::format("the host gives the guest no process of its own: {}{}", std::strerror(made.error),
-                               made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""), 125,
-                   made.error == EAGAIN ? EAGAIN : 0);
+                               made.error == EAGAIN ? " (raise the limit on processes, ulimit -u)" : ""),
+                   125, made.error == EAGAIN ? EAGAIN : 0);
   {
     LockGuard guard(mapper_lock_);
     numbers_.set(kMapperSocket);
   }
   if (!answered(mapper))
-    return failure("the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
-  // Either the guest's processes of this VMM all have the vDSO, or none has it, as its addresses pass from one to the other.
-  const std::int64_t vdso_result = first.map_vdso ? mapper.result(first.map_vdso) : -ENOSYS;
-  const bool never = vdso_result == -EINVAL || vdso_result == -EPERM || vdso_result == -ENOSYS;
-  for (std::size_t i = 0; i < first.commands.size(); ++i) {
-    if (never && first.map_vdso && (i == first.map_vdso || i == first.map_vdso + 1)) continue;
-    if (const std::int64_t r = mapper.result(i); r < 0)
-      return failure(fmt::format("the host refuses the guest's process {}: {}", first.names[i], std::strerror(static_cast<int>(-r))));
-  }
-  if (!never) vdso_ = vdso.functions_at(RAMET_HOST_VDSO + vdso.data_bytes);
+    return failure(
+        "the guest's process did not start: the host must let unprivileged programs use clone, execveat of a memory file, and seccomp");
+  const auto with_vdso = results(mapper, first);
+  if (!with_vdso) return std::unexpected(with_vdso.error());
+  if (*with_vdso) vdso_ = vdso.functions_at(RAMET_HOST_VDSO + vdso.data_bytes);
   return {};
 }
 
@@ -197,8 +220,9 @@ Child::~Child() {
     // Layers, banks and files are let go by whoever waits for this.
     siginfo_t info;
     LockGuard guard(reaping_);
-    while (!reaped_ && ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 && errno == EINTR) {
-    }
+    while (!reaped_ &&
+           ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
+           errno == EINTR) {}
   }
   if (pidfd_ >= 0) ::close(pidfd_);
   if (socket_ >= 0) ::close(socket_);
@@ -226,10 +250,11 @@ std::chrono::nanoseconds Child::time_of_all() const {
   return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
-// Clocks of another process's threads cannot be read, only those of whole processes. Files tell of them to everybody, but a
-// process that ends takes the host's kernel a quarter of a millisecond longer once somebody has opened one.
+// Clocks of another process's threads cannot be read, only those of whole processes. Files tell of them to everybody,
+// but a process that ends takes the host's kernel a quarter of a millisecond longer once somebody has opened one.
 std::chrono::nanoseconds Child::time_of(int thread) const {
-  if (threads_.load(std::memory_order_acquire) == 1) return std::max(time_of_all() - before_threads_, std::chrono::nanoseconds(0));
+  if (threads_.load(std::memory_order_acquire) == 1)
+    return std::max(time_of_all() - before_threads_, std::chrono::nanoseconds(0));
   char path[64], text[64];
   std::snprintf(path, sizeof path, "/proc/%d/task/%d/schedstat", pid_, thread);
   const int file = ::open(path, O_RDONLY | O_CLOEXEC);
@@ -370,7 +395,8 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
   header->cmsg_len = CMSG_LEN(sizeof number), header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS;
   std::memcpy(CMSG_DATA(header), &number, sizeof number);
   std::memcpy(mapper.data().data(), &data, sizeof data);
-  const Command commands[] = {{SYS_sendmsg, {kMapperSocket, kMapperMessage, 0}}, {SYS_close, {static_cast<std::uint64_t>(number)}}};
+  const Command commands[] = {{SYS_sendmsg, {kMapperSocket, kMapperMessage, 0}},
+                              {SYS_close, {static_cast<std::uint64_t>(number)}}};
   if (auto done = ask(commands); !done) return std::unexpected(done.error());
   int listener = -1;
   (void)receive_descriptors(socket_, {&listener, 1});
@@ -399,8 +425,9 @@ std::expected<Child::Thread, int> Child::make_thread(unsigned number) {
   const Command begin[] = {
       {SYS_sigaltstack, {c.data_at(), 0}},
       {SYS_rt_sigprocmask, {SIG_SETMASK, c.data_at() + offsetof(decltype(data), no_signals), 0, 8}},
-      {SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW | (listener ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0),
-                     filters_at() + kVcpuProgram}},
+      {SYS_seccomp,
+       {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW | (listener ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0),
+        filters_at() + kVcpuProgram}},
       {RAMET_FIRST_TRAP, {}},
   };
   c.prepare(begin, Then::Guest);

@@ -1,7 +1,7 @@
 // The host process that a guest runs in: made, given descriptors and threads, told what to map, and ended.
 //
-// Its first thread, the mapper, never runs guest code: it carries out what the VMM asks for while guest threads run. The
-// process ends with the VMM, however that comes, and nobody else's waitpid(2) sees it.
+// Its first thread, the mapper, never runs guest code: it carries out what the VMM asks for while guest threads run.
+// The process ends with the VMM, however that comes, and nobody else's waitpid(2) sees it.
 #pragma once
 
 #include <atomic>
@@ -44,8 +44,8 @@ class Child final : public Mapper {
   std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
   std::expected<void, int> take_back(int number) override;
   std::expected<void, int> take_all_back(std::span<const Command> then) override;
-  // A thread that stands in its first trap, in the context of that number, which had none. Its listener is not usable where
-  // descriptors are few. Errors as of carry_out().
+  // A thread that stands in its first trap, in the context of that number, which had none. Its listener is not usable
+  // where descriptors are few. Errors as of carry_out().
   struct Thread {
     int id = -1;
     Listener listener;
@@ -64,11 +64,11 @@ class Child final : public Mapper {
     int process, thread;
   };
   Who who(int thread) const { return {pid_, thread}; }
-  // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is nobody
-  // else's; a thread or process that has ended needs no signal.
+  // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is
+  // nobody else's; a thread or process that has ended needs no signal.
   static void signal(Who, int signal);
-  // Of one of its threads: the processor time that it has used, with its mapper's if it is the only one. The host may count
-  // a running one some milliseconds late. 0: it has ended.
+  // Of one of its threads: the processor time that it has used, with its mapper's if it is the only one. The host may
+  // count a running one some milliseconds late. 0: it has ended.
   std::chrono::nanoseconds time_of(int thread) const;
   // As setpriority(2) and sched_setaffinity(2). 0 or errno.
   int set_nice(int thread, int nice) const;
@@ -97,7 +97,8 @@ class Child final : public Mapper {
   bool answered(const Context&);
   // With mapper_lock_ held:
   std::expected<void, int> ask(std::span<const Command>);
-  std::optional<int> free_number(int from = 0) const RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
+  std::optional<int> free_number(int from = 0) const
+      RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
   std::expected<Listener, int> fetch_listener(int number);  // which is then no longer in use there
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
@@ -107,11 +108,13 @@ class Child final : public Mapper {
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
   arch::VdsoFunctions vdso_;
-  Mutex mapper_lock_;          // one request at a time. A leaf but for what waiting takes: nothing
-  // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in time_of().
+  Mutex mapper_lock_;  // one request at a time. A leaf but for what waiting takes: nothing
+  // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in
+  // time_of().
   std::atomic<unsigned> threads_{0};
   std::chrono::nanoseconds before_threads_{0};
-  std::bitset<1024> numbers_ RAMET_GUARDED_BY(mapper_lock_);       // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
+  std::bitset<1024> numbers_ RAMET_GUARDED_BY(
+      mapper_lock_);  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
   Mutex reaping_;  // a leaf
   bool reaped_ RAMET_GUARDED_BY(reaping_) = false;

@@ -56,10 +56,22 @@ std::vector<std::byte> program() {
   header.e_ehsize = sizeof header;
   header.e_phentsize = sizeof(Elf64_Phdr);
   header.e_phnum = 2;
-  const Elf64_Phdr segments[] = {
-      {.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = kPage, .p_vaddr = kProgramAt, .p_paddr = kProgramAt,
-       .p_filesz = kPage, .p_memsz = kPage, .p_align = kPage},
-      {.p_type = PT_GNU_STACK, .p_flags = PF_R | PF_W, .p_offset = 0, .p_vaddr = 0, .p_paddr = 0, .p_filesz = 0, .p_memsz = 0, .p_align = 16}};
+  const Elf64_Phdr segments[] = {{.p_type = PT_LOAD,
+                                  .p_flags = PF_R | PF_X,
+                                  .p_offset = kPage,
+                                  .p_vaddr = kProgramAt,
+                                  .p_paddr = kProgramAt,
+                                  .p_filesz = kPage,
+                                  .p_memsz = kPage,
+                                  .p_align = kPage},
+                                 {.p_type = PT_GNU_STACK,
+                                  .p_flags = PF_R | PF_W,
+                                  .p_offset = 0,
+                                  .p_vaddr = 0,
+                                  .p_paddr = 0,
+                                  .p_filesz = 0,
+                                  .p_memsz = 0,
+                                  .p_align = 16}};
   std::memcpy(file.data(), &header, sizeof header);
   std::memcpy(file.data() + sizeof header, segments, sizeof segments);
   const auto code = arch::process_stub::code();
@@ -67,8 +79,8 @@ std::vector<std::byte> program() {
   return file;
 }
 
-// The thread's descriptors: the program, also as whatever a new process closes or overwrites; where orders come from. What
-// comes with an order lies above.
+// The thread's descriptors: the program, also as whatever a new process closes or overwrites; where orders come from.
+// What comes with an order lies above.
 constexpr int kOrders = 6;
 
 struct Begin {
@@ -105,7 +117,10 @@ Status ChildMaker::start() {
   const auto bytes = program();
   int file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
   if (file < 0 && errno == EINVAL) file = ::memfd_create("ramet-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (file < 0) return failure(fmt::format("the host gives no memory file that can be run: {} (sysctl vm.memfd_noexec must not be 2)", std::strerror(errno)));
+  if (file < 0)
+    return failure(
+        fmt::format("the host gives no memory file that can be run: {} (sysctl vm.memfd_noexec must not be 2)",
+                    std::strerror(errno)));
   program_ = file;
   if (::write(program_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
       ::fcntl(program_, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
@@ -124,7 +139,8 @@ Status ChildMaker::start() {
   changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return ready_ || stop_; });
   ::close(std::exchange(hearer_, -1)), ::close(std::exchange(program_, -1));
   if (ready_) return {};
-  return failure("the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
+  return failure(
+      "the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
 }
 
 // A stopped thread takes no order.
@@ -165,8 +181,7 @@ ChildMaker::Made ChildMaker::make(int contexts, int socket) {
   if (order.made.pidfd >= 0) return order.made;
   const int error = errno;
   ::kill(order.made.pid, SIGKILL);
-  while (::waitpid(order.made.pid, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
+  while (::waitpid(order.made.pid, nullptr, __WALL) < 0 && errno == EINTR) {}
   return {.error = error};
 }
 

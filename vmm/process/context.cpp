@@ -17,8 +17,8 @@
 namespace ramet::vmm::process {
 namespace {
 
-// Words that both sides use. seq_cst: each side writes its word, then looks whether the other sleeps; the other says so,
-// then looks at the word. The stub's half of each pair is a full barrier.
+// Words that both sides use. seq_cst: each side writes its word, then looks whether the other sleeps; the other says
+// so, then looks at the word. The stub's half of each pair is a full barrier.
 std::atomic_ref<std::uint32_t> word(std::byte* page, std::size_t at) {
   return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(page + at));
 }
@@ -27,7 +27,8 @@ long futex(std::byte* page, std::size_t at, int operation, std::uint32_t value, 
   return ::syscall(SYS_futex, page + at, operation, value, timeout, nullptr, 0);
 }
 
-// In which `patient` is asked. By the clock: the process may wake us, or write words that we wait for, as often as it likes.
+// In which `patient` is asked. By the clock: the process may wake us, or write words that we wait for, as often as it
+// likes.
 constexpr std::chrono::milliseconds kSlice{100};
 constexpr timespec kSliceTime{0, std::chrono::nanoseconds(kSlice).count()};
 
@@ -73,7 +74,8 @@ void Context::prepare(std::span<const Command> commands, Then then) const {
 }
 
 void Context::listen() const {
-  if (listener_ && listener_->usable()) word(told_, TOLD_SLEEPS).store(TOLD_SLEEPS_ON_LISTENER, std::memory_order_relaxed);
+  if (listener_ && listener_->usable())
+    word(told_, TOLD_SLEEPS).store(TOLD_SLEEPS_ON_LISTENER, std::memory_order_relaxed);
 }
 
 std::uint32_t Context::go() const {
@@ -85,7 +87,9 @@ std::uint32_t Context::go() const {
 
 std::uint32_t Context::newest() const { return word(told_, TOLD_GO).load(std::memory_order_relaxed); }
 
-bool Context::answered(std::uint32_t number) const { return word(said_, SAID_DONE).load(std::memory_order_seq_cst) == number; }
+bool Context::answered(std::uint32_t number) const {
+  return word(said_, SAID_DONE).load(std::memory_order_seq_cst) == number;
+}
 
 bool Context::applied(std::uint32_t number) const {
   return static_cast<std::int32_t>(word(said_, SAID_APPLIED).load(std::memory_order_seq_cst) - number) >= 0;
@@ -136,7 +140,8 @@ bool Context::sleep(const std::function<bool()>& patient) const {
   Patience patience(patient);
   // A thread that did not hear of a reply waits for another one: that is looked for now and then, soon at first.
   const bool unheard = !listens && listener_ && listener_->used();
-  for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on; slice = std::min(2 * slice, kSlice)) {
+  for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on;
+       slice = std::min(2 * slice, kSlice)) {
     bool gone = false;
     if (listens) {
       listener_->reply();  // to what was no answer

@@ -30,7 +30,8 @@ class Context {
   // `contexts`: the file as the VMM has it mapped.
   Context(std::byte* contexts, unsigned number)
       : told_(contexts + std::size_t{number} * RAMET_TOLD_SIZE),
-        said_(contexts + std::size_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE + std::size_t{number} * RAMET_SAID_SIZE), number_(number) {}
+        said_(contexts + std::size_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE + std::size_t{number} * RAMET_SAID_SIZE),
+        number_(number) {}
 
   // The thread's, which outlives the context.
   void set_listener(Listener& listener) { listener_ = &listener; }
@@ -48,7 +49,8 @@ class Context {
   void tell_bases() const;  // the process can read and write them by itself
   bool has_bases() const;   // what it says of them is worth something
   std::uint64_t base(std::size_t n) const;
-  // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is answered.
+  // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is
+  // answered.
   void prepare(std::span<const Command>, Then) const;
   // The answer to the next list will be slept for on the listener, if there is one. Before go(): it may come at once.
   void listen() const;
@@ -63,8 +65,8 @@ class Context {
   // Both wait until the newest list is answered. The first looks all the time, no longer than that.
   struct Looked {
     bool answered = false;
-    bool at_once = false;                     // before it looked: the answer came while this thread had no processor
-    std::chrono::nanoseconds displaced{};     // how long another thread had its processor meanwhile
+    bool at_once = false;  // before it looked: the answer came while this thread had no processor
+    std::chrono::nanoseconds displaced{};  // how long another thread had its processor meanwhile
   };
   Looked look(std::chrono::nanoseconds) const;
   // Sleeps; `patient` is asked about ten times a second whether to go on. False: not answered.

@@ -1,5 +1,5 @@
-// The VMM's end of a guest thread's filter (seccomp_unotify(2)): the thread's RAMET_HAND_OVER arrives here, and a reply lets it
-// go on. One call of the thread wakes the VMM and sleeps, and where the host knows how (Linux 6.6), on the same
+// The VMM's end of a guest thread's filter (seccomp_unotify(2)): the thread's RAMET_HAND_OVER arrives here, and a reply
+// lets it go on. One call of the thread wakes the VMM and sleeps, and where the host knows how (Linux 6.6), on the same
 // processor, as the other side is about to sleep: a hand-over costs half of two futexes'.
 #pragma once
 
@@ -23,8 +23,8 @@ class Listener {
   Heard wait(std::chrono::milliseconds);
   // Whether it has handed over, and not been let go.
   bool pending() const { return pending_; }
-  // Lets it go. False: it did not wait. True says less: a thread that is stopped at that moment does not hear of it. In both cases it
-  // hands over again as it goes on, and needs another reply.
+  // Lets it go. False: it did not wait. True says less: a thread that is stopped at that moment does not hear of it. In
+  // both cases it hands over again as it goes on, and needs another reply.
   bool reply();
   // Whether there has been any reply, so that such a thing may have happened.
   bool used() const { return used_; }

@@ -29,12 +29,14 @@ std::size_t most_of_host() {
 
 }  // namespace
 
-std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create(bool hardened, std::size_t most_mappings) {
+std::expected<std::unique_ptr<ProcessMachine>, Failure> ProcessMachine::create(bool hardened,
+                                                                               std::size_t most_mappings) {
   install_kick_signal();
   auto child = Child::create(hardened);
   if (!child) return std::unexpected(child.error());
   const std::size_t most = most_mappings ? most_mappings : most_of_host();
-  return std::unique_ptr<ProcessMachine>(new ProcessMachine(std::move(*child), hardened, most > 2 * kReserve ? most - kReserve : most / 2));
+  return std::unique_ptr<ProcessMachine>(
+      new ProcessMachine(std::move(*child), hardened, most > 2 * kReserve ? most - kReserve : most / 2));
 }
 
 ProcessMachine::ProcessMachine(std::unique_ptr<Child> child, bool hardened, std::size_t capacity)
@@ -81,7 +83,8 @@ void ProcessMachine::files_closed() {
 Status ProcessMachine::warm_up() {
   if (auto made = make_vcpu(); !made) return made;
   if (auto mapped = mirror_->map_expected(); !mapped)
-    return failure(fmt::format("the host's process cannot be given the guest's memory: {}", std::strerror(mapped.error())));
+    return failure(
+        fmt::format("the host's process cannot be given the guest's memory: {}", std::strerror(mapped.error())));
   return {};
 }
 
@@ -127,7 +130,9 @@ Status ProcessMachine::move_on() {
   }
   for (unsigned number = 1; number <= vcpus.size(); ++number) {
     auto thread = (*fresh)->make_thread(number);
-    if (!thread) return failure(fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
+    if (!thread)
+      return failure(
+          fmt::format("the host gives the guest's new process no thread: {}", std::strerror(thread.error())));
     threads.push_back(std::move(*thread));
   }
   auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->physical(), capacity_);
@@ -139,7 +144,8 @@ Status ProcessMachine::move_on() {
     LockGuard replacing(here_);
     const Mirror::Counts counts = mirror_->counts();
     past_.fills += counts.fills, past_.refills += counts.refills, past_.evictions += counts.evictions;
-    for (std::size_t i = 0; i < vcpus.size(); ++i) vcpus[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, std::move(threads[i]));
+    for (std::size_t i = 0; i < vcpus.size(); ++i)
+      vcpus[i]->move_to(**fresh, *mirror, static_cast<unsigned>(i) + 1, std::move(threads[i]));
     mirror_ = std::move(mirror);
     child_ = std::move(*fresh);  // the other one has ended
   }
@@ -155,11 +161,13 @@ std::expected<ProcessVcpu*, Failure> ProcessMachine::create_vcpu() {
     LockGuard guard(vcpus_lock_);
     return static_cast<unsigned>(vcpus_.size()) + 1;
   }();
-  if (number > Child::kMostThreads) return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
+  if (number > Child::kMostThreads)
+    return failure(fmt::format("a guest's process has at most {} threads", Child::kMostThreads));
   auto thread = child_->make_thread(number);
   if (!thread)
-    return failure(fmt::format("the host gives the guest's process no further thread: {}", std::strerror(thread.error())), 125,
-                   thread.error() == EAGAIN ? EAGAIN : 0);
+    return failure(fmt::format("the host gives the guest's process no further thread: {}",
+                               std::strerror(thread.error())),
+                   125, thread.error() == EAGAIN ? EAGAIN : 0);
   auto vcpu = std::make_unique<ProcessVcpu>(*this, number, std::move(*thread));
   LockGuard hold(vcpus_lock_);
   return vcpus_.emplace_back(std::move(vcpu)).get();

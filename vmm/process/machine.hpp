@@ -1,4 +1,5 @@
-// The process machine: a guest is a confined process of the host, its vCPUs are threads there. No /dev/kvm, no privilege.
+// The process machine: a guest is a confined process of the host, its vCPUs are threads there. No /dev/kvm, no
+// privilege.
 #pragma once
 
 #include <atomic>
@@ -19,7 +20,8 @@ class ProcessVcpu;
 class ProcessMachine final : public Machine {
  public:
   // See MachineChoice. Errors: as Child::create().
-  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create(bool hardened = false, std::size_t most_mappings = 0);
+  static std::expected<std::unique_ptr<ProcessMachine>, Failure> create(bool hardened = false,
+                                                                        std::size_t most_mappings = 0);
   ~ProcessMachine() override;
 
   // mm::BankObserver: banks are mapped where guest code touches them.
@@ -55,25 +57,26 @@ class ProcessMachine final : public Machine {
   ProcessMachine(std::unique_ptr<Child>, bool hardened, std::size_t capacity);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
-  // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not: its
-  // own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
+  // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not:
+  // its own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
   mutable SharedMutex here_;
   std::unique_ptr<Child> child_;
-  mm::AddressSpace* space_ = nullptr;           // of attach()
-  std::unique_ptr<Mirror> mirror_;              // from attach() on
-  const VdsoFunctions vdso_;                    // the same in each child
-  const bool hardened_;                         // each child is
-  const std::size_t capacity_;                  // the mirror's
-  // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside; each
-  // says that it is inside before it looks here.
+  mm::AddressSpace* space_ = nullptr;  // of attach()
+  std::unique_ptr<Mirror> mirror_;  // from attach() on
+  const VdsoFunctions vdso_;  // the same in each child
+  const bool hardened_;  // each child is
+  const std::size_t capacity_;  // the mirror's
+  // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside;
+  // each says that it is inside before it looks here.
   std::atomic<bool> moving_{false};
-  Mutex moving_lock_;                      // held by move_on(). Order: before all others here
-  Mutex creating_lock_;                    // only its holder adds to vcpus_
+  Mutex moving_lock_;  // held by move_on(). Order: before all others here
+  Mutex creating_lock_;  // only its holder adds to vcpus_
   mutable Mutex vcpus_lock_;  // a leaf
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only
   std::vector<ProcessVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
-  std::vector<ProcessVcpu*> nice_ RAMET_GUARDED_BY(vcpus_lock_);              // free as well, for when no other can be had; guarded as free_ is
-  Totals past_{};                               // of processes that renew() has replaced
+  std::vector<ProcessVcpu*> nice_
+      RAMET_GUARDED_BY(vcpus_lock_);  // free as well, for when no other can be had; guarded as free_ is
+  Totals past_{};  // of processes that renew() has replaced
 };
 
 }  // namespace ramet::vmm::process

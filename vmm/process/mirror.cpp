@@ -21,6 +21,10 @@ static_assert(kMostChanges + kMostGains + 4 <= TOLD_MOST_COMMANDS);
 
 bool overlap(const Mirror::Range& a, const Mirror::Range& b) { return a.start < b.end && b.start < a.end; }
 
+bool covers(const Mirror::Placed& fill, const Mirror::Range& range) {
+  return fill.first <= range.start && range.end <= fill.second.end;
+}
+
 std::uint64_t protection_for(mm::Access access) {
   switch (access) {
     case mm::Access::Write: return PROT_WRITE;
@@ -35,7 +39,9 @@ std::uint64_t protection_for(mm::Access access) {
 Command Mirror::command(const Change& c) {
   const std::uint64_t bytes = c.range.end - c.range.start;
   if (!c.to) return {SYS_munmap, {c.range.start, bytes}};
-  return {SYS_mmap, {c.range.start, bytes, c.to->protection, MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(c.to->descriptor), c.to->offset}};
+  return {SYS_mmap,
+          {c.range.start, bytes, c.to->protection, MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(c.to->descriptor),
+           c.to->offset}};
 }
 
 void Mirror::add(Slot& slot) {
@@ -92,7 +98,8 @@ void Mirror::add(std::vector<Change>& changes, const Change& c) {
 }
 
 void Mirror::count_refills_locked(const std::vector<Change>& changes) {
-  counts_.refills += static_cast<std::uint64_t>(std::ranges::count_if(changes, [](const Change& c) { return c.to.has_value(); }));
+  counts_.refills += static_cast<std::uint64_t>(
+      std::ranges::count_if(changes, [](const Change& c) { return c.to.has_value(); }));
 }
 
 std::vector<Mirror::Placed> Mirror::noted_locked(const Range& range) const {
@@ -118,7 +125,8 @@ void Mirror::cut_locked(const Range& range) {
     }
     at = mappings_.erase(at);
     if (whole.first < range.start) mappings_.emplace(whole.first, part(whole, {whole.first, range.start}));
-    if (whole.second.end > range.end) at = mappings_.emplace(range.end, part(whole, {range.end, whole.second.end})).first;
+    if (whole.second.end > range.end)
+      at = mappings_.emplace(range.end, part(whole, {range.end, whole.second.end})).first;
   }
 }
 
@@ -224,11 +232,15 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
   const auto given = files_.find({part.file->id(), writable});
   if (given == files_.end()) {
     const Wanted wanted{part.file, writable};
-    if (missing.files.size() < Mapper::kMostGiven && std::ranges::find(missing.files, wanted.key(), &Wanted::key) == missing.files.end())
+    if (missing.files.size() < Mapper::kMostGiven &&
+        std::ranges::find(missing.files, wanted.key(), &Wanted::key) == missing.files.end())
       missing.files.push_back(wanted);
     return std::nullopt;
   }
-  return Placed{page - before, Mapping{.end = end, .descriptor = given->second.number, .offset = part.offset - before, .protection = allowed}};
+  return Placed{page - before, Mapping{.end = end,
+                                       .descriptor = given->second.number,
+                                       .offset = part.offset - before,
+                                       .protection = allowed}};
 }
 
 // --- what is expected ---
@@ -289,7 +301,8 @@ std::expected<void, int> Mirror::map_expected() {
 
 // --- entering ---
 
-std::pair<std::optional<Mirror::Underway>, std::uint64_t> Mirror::ahead_locked(const Slot& slot, const std::optional<Placed>& fill) const {
+std::pair<std::optional<Mirror::Underway>, std::uint64_t> Mirror::ahead_locked(
+    const Slot& slot, const std::optional<Placed>& fill) const {
   std::optional<Underway> list;
   std::uint64_t batch = 0;
   for (const Slot* other : slots_) {
@@ -323,7 +336,7 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
         changes.insert(changes.end(), gains_.begin(), gains_.end());
         gains_.clear();
         // Before what is filled, which may lie there; what that maps over need not be made.
-        if (fill) std::erase_if(changes, [&](const Change& c) { return fill->first <= c.range.start && c.range.end <= fill->second.end; });
+        if (fill) std::erase_if(changes, [&](const Change& c) { return covers(*fill, c.range); });
         count_refills_locked(changes);
         if (fill) {
           note_locked(fill->first, fill->second);
@@ -412,7 +425,8 @@ bool Mirror::differs(const std::vector<Change>& changes, const Placed& fill) {
 std::vector<Mirror::Underway> Mirror::underway_locked(std::span<const Range> ranges) const {
   std::vector<Underway> lists;
   for (const Slot* slot : slots_)
-    if (!slot->context.applied(slot->list) && touches(slot->changes, ranges)) lists.push_back({slot->context, slot->list});
+    if (!slot->context.applied(slot->list) && touches(slot->changes, ranges))
+      lists.push_back({slot->context, slot->list});
   return lists;
 }
 
@@ -433,7 +447,9 @@ void Mirror::flush(std::span<const Range> ranges, bool everything) {
       pending_.insert(pending_.end(), changes.begin(), changes.end());
       bound_locked(pending_);
     }
-    const bool running = std::ranges::any_of(slots_, [](const Slot* slot) { return slot->inside.load(std::memory_order_seq_cst); });
+    const bool running = std::ranges::any_of(slots_, [](const Slot* slot) {
+      return slot->inside.load(std::memory_order_seq_cst);
+    });
     if (!pending_.empty() && (running || !batches_.empty())) {
       count_refills_locked(pending_);
       batch = start_batch_locked(std::exchange(pending_, {}));

@@ -3,19 +3,23 @@
 // share them, so one cache serves all vCPUs.
 //
 //   a fill     under the mirror's lock: the tables are read, the mapping is noted, the vCPU's list is posted. Lists and
-//              changes under way that differ there are waited for first: whichever came last would stay, whatever is noted
-//   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the tables.
+//              changes under way that differ there are waited for first: whichever came last would stay, whatever is
+//              noted
+//   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the
+//   tables.
 //              What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list that
-//              changes something there, and got the lock before us, may still be carried out: it is waited for. One that comes
-//              later reads the new entries. The changes are made by the mapper, if guest code runs, else by whoever enters
-//              next: in the order in which they got the lock, so that none brings back what a later one took.
-//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes first. In
+//              changes something there, and got the lock before us, may still be carried out: it is waited for. One
+//              that comes later reads the new entries. The changes are made by the mapper, if guest code runs, else by
+//              whoever enters next: in the order in which they got the lock, so that none brings back what a later one
+//              took.
+//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes
+//   first. In
 //              the same way comes back, in a fresh process and in one that lost all, what was touched last before
-// Where threads may not map (Mapper::threads_map()) whoever enters has the mapper make such changes first, the fill among them,
-// and then looks again; lists change nothing.
+// Where threads may not map (Mapper::threads_map()) whoever enters has the mapper make such changes first, the fill
+// among them, and then looks again; lists change nothing.
 //
-// What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change came
-// late: guest code faults there once more.
+// What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change
+// came late: guest code faults there once more.
 #pragma once
 
 #include <condition_variable>
@@ -54,9 +58,9 @@ class Mirror {
     // Guest code of this vCPU runs, or will without asking again. Set under the lock, before the list is posted;
     // cleared without it, release, once the list has been answered: what the vCPU did is over.
     std::atomic<bool> inside{false};
-    std::uint32_t list = 0;           // its newest one
-    std::vector<Change> changes;      // what that one changes
-    bool settling = false;            // that one takes away what others must not use any more
+    std::uint32_t list = 0;  // its newest one
+    std::vector<Change> changes;  // what that one changes
+    bool settling = false;  // that one takes away what others must not use any more
   };
   struct Counts {
     std::uint64_t fills = 0, refills = 0, evictions = 0, mappings = 0;
@@ -78,7 +82,7 @@ class Mirror {
   // cannot have the file behind the page.
   struct Entered {
     std::optional<std::size_t> fill;  // the command of its list that maps what was wished, if one does
-    bool refused = false;             // the host would not map that, when the mapper was to do it
+    bool refused = false;  // the host would not map that, when the mapper was to do it
   };
   std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
   // The host refused a mapping: all go, and with them what it may have had too many of. By the next who enters.
@@ -90,8 +94,8 @@ class Mirror {
   void gained(std::span<const Range>);
   // Where guest code touched what was not mapped, the last ones.
   std::vector<mm::Gva> touched() const;
-  // It is likely to touch these: they are mapped on the way when somebody enters for the first time. Whoever chose them, they
-  // are mapped only as the tables say.
+  // It is likely to touch these: they are mapped on the way when somebody enters for the first time. Whoever chose
+  // them, they are mapped only as the tables say.
   void expect(std::vector<mm::Gva>);
   // The same before anybody enters. Errors: as of enter().
   std::expected<void, int> map_expected();
@@ -144,12 +148,13 @@ class Mirror {
   // Everything goes, by the next who enters.
   void drop_all_locked() RAMET_REQUIRES(lock_);
   std::vector<Underway> underway_locked(std::span<const Range>) const RAMET_REQUIRES(lock_);
-  // What must be done before the vCPU of that slot may enter and have `fill` mapped: another's list, and the last batch of
-  // those; 0: none.
-  std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const RAMET_REQUIRES(lock_);
+  // What must be done before the vCPU of that slot may enter and have `fill` mapped: another's list, and the last batch
+  // of those; 0: none.
+  std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const
+      RAMET_REQUIRES(lock_);
   std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false) RAMET_REQUIRES(lock_);
-  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`: once it
-  // has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
+  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`:
+  // once it has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
   std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
   // Until no batch up to that one is left.
   void wait_for_batches(std::uint64_t number);
@@ -159,13 +164,13 @@ class Mirror {
     std::pair<std::uint64_t, bool> key() const { return {file->id(), writable}; }
   };
   struct Missing {
-    std::vector<Wanted> files; // that the process does not have yet, no more than it can be given at once
-    bool none = false;         // there is no file: the page is in the VMM's memory alone
+    std::vector<Wanted> files;  // that the process does not have yet, no more than it can be given at once
+    bool none = false;  // there is no file: the page is in the VMM's memory alone
     std::shared_ptr<const mm::Bank> bank;  // whose page is yet to be brought
-    mm::Gpa frame = 0;                     // that page
+    mm::Gpa frame = 0;  // that page
   };
-  // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may be
-  // used in all of these ways, or what is missing must be there first.
+  // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may
+  // be used in all of these ways, or what is missing must be there first.
   std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const RAMET_REQUIRES(lock_);
   std::expected<void, int> give(std::span<const Wanted>);
   // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
@@ -184,14 +189,15 @@ class Mirror {
   std::vector<Slot*> slots_ RAMET_GUARDED_BY(lock_);
   std::map<mm::Gva, Mapping> mappings_ RAMET_GUARDED_BY(lock_);
   std::vector<Change> pending_ RAMET_GUARDED_BY(lock_);  // to be made before guest code runs
-  std::vector<Change> gains_ RAMET_GUARDED_BY(lock_);    // that may be made, as long as no flush changes anything
-  std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_ RAMET_GUARDED_BY(lock_);  // no more than may be gains
-  std::list<Batch> batches_ RAMET_GUARDED_BY(lock_);     // in the order in which the mapper makes them
+  std::vector<Change> gains_ RAMET_GUARDED_BY(lock_);  // that may be made, as long as no flush changes anything
+  std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_
+      RAMET_GUARDED_BY(lock_);  // no more than may be gains
+  std::list<Batch> batches_ RAMET_GUARDED_BY(lock_);  // in the order in which the mapper makes them
   std::uint64_t last_batch_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable batch_done_;
   Files files_ RAMET_GUARDED_BY(lock_);
   Counts counts_ RAMET_GUARDED_BY(lock_);
-  Mutex giving_;            // one gives at a time. Order: before lock_
+  Mutex giving_;  // one gives at a time. Order: before lock_
 };
 
 }  // namespace ramet::vmm::process

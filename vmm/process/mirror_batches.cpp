@@ -18,7 +18,8 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   std::vector<int> unused, descriptors;
   {
     LockGuard guard(lock_);
-    std::ranges::copy_if(wanted, std::back_inserter(lacking), [&](const Wanted& w) RAMET_REQUIRES(lock_) { return !files_.contains(w.key()); });
+    std::ranges::copy_if(wanted, std::back_inserter(lacking),
+                         [&](const Wanted& w) RAMET_REQUIRES(lock_) { return !files_.contains(w.key()); });
     if (lacking.empty()) return {};
     for (auto at = files_.begin(); at != files_.end();) {
       if (at->second.file.expired()) {
@@ -44,7 +45,8 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   }
   if (!numbers) return std::unexpected(numbers.error());
   LockGuard guard(lock_);
-  for (std::size_t i = 0; i < lacking.size(); ++i) files_.emplace(lacking[i].key(), Given{lacking[i].file, (*numbers)[i]});
+  for (std::size_t i = 0; i < lacking.size(); ++i)
+    files_.emplace(lacking[i].key(), Given{lacking[i].file, (*numbers)[i]});
   return {};
 }
 
@@ -53,7 +55,8 @@ std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool settl
   return ++last_batch_;
 }
 
-std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway, bool without_files) {
+std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vector<Underway>& underway,
+                                            bool without_files) {
   UniqueLock guard(lock_);
   batch_done_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return batches_.front().number == number; });
   std::vector<Command> commands;
@@ -83,7 +86,8 @@ std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vec
 
 void Mirror::wait_for_batches(std::uint64_t number) {
   UniqueLock guard(lock_);
-  batch_done_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return batches_.empty() || batches_.front().number > number; });
+  batch_done_.wait(guard.standard(),
+                   [&]() RAMET_REQUIRES(lock_) { return batches_.empty() || batches_.front().number > number; });
 }
 
 std::expected<void, int> Mirror::take_all_back(bool mappings) {

@@ -1,6 +1,7 @@
-// How the VMM waits for a guest thread's next trap. Looking for it all the time is fastest, as long as the traps come soon and
-// there is a processor for each side; where it is not, or they do not, it costs processors and delays the other. Which it is
-// shows by what looking brought lately: numbers of threads and processors do not tell, as others run on this host.
+// How the VMM waits for a guest thread's next trap. Looking for it all the time is fastest, as long as the traps come
+// soon and there is a processor for each side; where it is not, or they do not, it costs processors and delays the
+// other. Which it is shows by what looking brought lately: numbers of threads and processors do not tell, as others run
+// on this host.
 #pragma once
 
 #include <chrono>
@@ -13,14 +14,14 @@ namespace ramet::vmm::process {
 class Pace {
  public:
   enum class Wait {
-    Look,    // then sleep on a futex
-    Sleep,   // on a futex, which wakes each side where a processor is idle
+    Look,  // then sleep on a futex
+    Sleep,  // on a futex, which wakes each side where a processor is idle
     Listen,  // sleep on the listener, which keeps both sides on one processor
   };
   // How long to look: somewhat more than sleeping and being woken costs.
   static constexpr std::chrono::microseconds kLook{80};
-  // In how many rounds the guest's thread looks for what comes next, before it sleeps: some 20 us, where each side seems to have
-  // a processor, for calls that take a few of the host's; else as long as short ones take.
+  // In how many rounds the guest's thread looks for what comes next, before it sleeps: some 20 us, where each side
+  // seems to have a processor, for calls that take a few of the host's; else as long as short ones take.
   static constexpr std::uint32_t kGuestLooks = 500, kGuestSleeps = 200;
 
   // For the next trap.
@@ -30,11 +31,12 @@ class Pace {
 
  private:
   static constexpr unsigned kShortestRest = 8;
-  static constexpr std::chrono::nanoseconds kMostGain{1'000'000};  // for so much of what was saved a lost processor is made up for
+  static constexpr std::chrono::nanoseconds kMostGain{
+      1'000'000};  // for so much of what was saved a lost processor is made up for
   unsigned misses_ = 0, turn_ = 1;
-  std::chrono::nanoseconds gain_ = kMostGain / 2;   // by looking, lately
+  std::chrono::nanoseconds gain_ = kMostGain / 2;  // by looking, lately
   unsigned rest_ = 0, rest_after_ = kShortestRest;  // traps: that it is not looked for, and will not be the next time
-  unsigned paid_ = 0;                               // times looked since the last rest
+  unsigned paid_ = 0;  // times looked since the last rest
 };
 
 }  // namespace ramet::vmm::process

@@ -28,7 +28,8 @@ struct Message {
 bool send_descriptors(int socket, std::span<const int> descriptors) {
   Message message(descriptors.size());
   cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
-  rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS, rights->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS,
+  rights->cmsg_len = CMSG_LEN(descriptors.size_bytes());
   std::memcpy(CMSG_DATA(rights), descriptors.data(), descriptors.size_bytes());
   return ::sendmsg(socket, &message.header, MSG_NOSIGNAL) == 1;
 }

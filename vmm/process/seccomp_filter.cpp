@@ -134,8 +134,8 @@ void from_the_stub(FilterBuilder& f) {
   f.pointer_in(RAMET_STUB_TEXT, 0x1000);
 }
 
-// Hand-over to the VMM, and back into guest code. `hand_over`: what is done with RAMET_HAND_OVER. Of all filters that a thread
-// has the least permissive one decides: the mapper's lets it pass to that of the threads that inherit it.
+// Hand-over to the VMM, and back into guest code. `hand_over`: what is done with RAMET_HAND_OVER. Of all filters that a
+// thread has the least permissive one decides: the mapper's lets it pass to that of the threads that inherit it.
 void allow_running(FilterBuilder& f, std::uint32_t hand_over) {
   constexpr std::uint64_t kEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
   f.allow(SYS_rt_sigreturn);

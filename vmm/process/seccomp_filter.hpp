@@ -28,7 +28,9 @@ class FilterBuilder {
   // Of an argument.
   void is(unsigned argument, std::uint64_t value);
   void one_of(unsigned argument, std::span<const std::uint32_t> values);
-  void one_of(unsigned argument, std::initializer_list<std::uint32_t> values) { one_of(argument, std::span(values.begin(), values.size())); }
+  void one_of(unsigned argument, std::initializer_list<std::uint32_t> values) {
+    one_of(argument, std::span(values.begin(), values.size()));
+  }
   void at_least(unsigned argument, std::uint64_t limit);
   void below(unsigned argument, std::uint64_t limit);
   // The sum of two, which does not wrap. Precondition: limit < 2^47.
@@ -38,7 +40,8 @@ class FilterBuilder {
  private:
   void add(unsigned code, std::uint32_t k) { program_.push_back(BPF_STMT(static_cast<std::uint16_t>(code), k)); }
   void jump(unsigned code, std::uint32_t k, unsigned if_so, unsigned if_not) {
-    program_.push_back(BPF_JUMP(static_cast<std::uint16_t>(BPF_JMP | code), k, static_cast<std::uint8_t>(if_so), static_cast<std::uint8_t>(if_not)));
+    program_.push_back(BPF_JUMP(static_cast<std::uint16_t>(BPF_JMP | code), k, static_cast<std::uint8_t>(if_so),
+                                static_cast<std::uint8_t>(if_not)));
   }
   void load(std::size_t offset);
   void trap();

@@ -97,8 +97,7 @@ std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
   SharedLock here(machine_.here_);
   const std::int64_t now = used_in_others_ + machine_.child_->time_of(thread_).count();
   std::int64_t known = used_.load(std::memory_order_relaxed);
-  while (known < now && !used_.compare_exchange_weak(known, now, std::memory_order_relaxed)) {
-  }
+  while (known < now && !used_.compare_exchange_weak(known, now, std::memory_order_relaxed)) {}
   return std::chrono::nanoseconds(std::max(known, now) - used_before_);
 }
 
@@ -152,7 +151,8 @@ Exit ProcessVcpu::enter_and_wait() {
   std::vector<Command> commands;
   if (bases_changed_) {
     const auto& call = arch::process_stub::kBaseCall;
-    for (std::size_t n = 0; n < arch::host_abi().bases; ++n) commands.push_back({call.number, {call.codes[n], bases_[n]}});
+    for (std::size_t n = 0; n < arch::host_abi().bases; ++n)
+      commands.push_back({call.number, {call.codes[n], bases_[n]}});
     bases_changed_ = false;
   }
   const auto said = slot_.context.said();
@@ -167,10 +167,14 @@ Exit ProcessVcpu::enter_and_wait() {
   if (!entered) {
     if (entered.error() == ESRCH) return gone();
     if (entered.error() == ENXIO) return broken("a page of the guest lies in memory that its process cannot map");
-    return broken(fmt::format("the host lets the guest's process have no more memory files: {}", std::strerror(entered.error())));
+    return broken(
+        fmt::format("the host lets the guest's process have no more memory files: {}", std::strerror(entered.error())));
   }
-  const auto wanted = [&] { return kicked_.load(std::memory_order_seq_cst) || machine_.moving_.load(std::memory_order_seq_cst); };
-  if (wanted()) Child::signal(machine_.child_->who(thread_), kick_signal());  // since take_kick(); pairs with kick() and come_out()
+  const auto wanted = [&] {
+    return kicked_.load(std::memory_order_seq_cst) || machine_.moving_.load(std::memory_order_seq_cst);
+  };
+  if (wanted())
+    Child::signal(machine_.child_->who(thread_), kick_signal());  // since take_kick(); pairs with kick() and come_out()
   // Guest code takes as long as it likes, but whoever is kicked has to come.
   Child::Patience endless(*machine_.child_, false), limited(*machine_.child_);
   Context::Looked looked{};
@@ -211,7 +215,12 @@ Exit ProcessVcpu::decode() {
     case Kind::ForeignSyscall:
       // Refused on every machine; the program counter is where the instruction was.
       regs_[arch::host_abi().reg.pc] -= arch::host_abi().syscall_length;
-      return exception({.kind = Kind::Exception, .signal = SIGSEGV, .code = SI_KERNEL, .address = 0, .trap = trap.trap, .error = trap.error});
+      return exception({.kind = Kind::Exception,
+                        .signal = SIGSEGV,
+                        .code = SI_KERNEL,
+                        .address = 0,
+                        .trap = trap.trap,
+                        .error = trap.error});
     case Kind::PageFault:
       e.kind = Exit::Kind::PageFault;
       e.address = trap.address;

@@ -1,5 +1,5 @@
-// ProcessVcpu: one thread of a guest's host process. Between two runs it stands in the stub, and its registers lie in the
-// frame that the host's kernel made of its last trap.
+// ProcessVcpu: one thread of a guest's host process. Between two runs it stands in the stub, and its registers lie in
+// the frame that the host's kernel made of its last trap.
 #pragma once
 
 #include <atomic>
@@ -64,17 +64,17 @@ class ProcessVcpu final : public Vcpu {
   Pace pace_;
   Mirror::Slot slot_;
   int thread_;
-  std::atomic<Child::Who> who_;      // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well
+  std::atomic<Child::Who> who_;  // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well
   UserRegs regs_ = arch::host_abi().initial_registers();
   VcpuCounters counters_;
   std::optional<arch::HostFrame> frame_;  // of the trap it stands in
-  std::optional<FpState> fp_;        // to be loaded by the next run(); else what the frame holds
+  std::optional<FpState> fp_;  // to be loaded by the next run(); else what the frame holds
   arch::Bases bases_{};
   bool bases_changed_ = false;
-  std::optional<Mirror::Wish> wish_; // what it faulted on
-  unsigned refused_ = 0;             // times in a row that the host would not map that
+  std::optional<Mirror::Wish> wish_;  // what it faulted on
+  unsigned refused_ = 0;  // times in a row that the host would not map that
   std::atomic<std::int64_t> used_{0};  // nanoseconds that its thread is known to have used. Relaxed: it only grows
-  std::int64_t used_before_ = 0;     // the same at recycle()
+  std::int64_t used_before_ = 0;  // the same at recycle()
   // Guarded by staying_ and by machine_.here_: both to write, either to read.
   std::int64_t used_in_others_ = 0;  // nanoseconds, by threads that it had before
   // What set_nice() and set_affinity() were told. Written by one at a time, with here_ shared.

@@ -45,13 +45,19 @@ std::vector<std::string> to_text(const PendingSignals& pending) {
 }
 
 CredentialsState to_state(const Credentials& c) {
-  const auto ids = [](const Credentials::Ids& of) { return std::array<std::uint32_t, 4>{of.real, of.effective, of.saved, of.file}; };
-  return {.user = ids(c.user), .group = ids(c.group), .groups = {c.groups.begin(), c.groups.end()},
-          .capabilities = {c.inheritable, c.permitted, c.effective, c.bounding, c.ambient}, .securebits = c.securebits};
+  const auto ids = [](const Credentials::Ids& of) {
+    return std::array<std::uint32_t, 4>{of.real, of.effective, of.saved, of.file};
+  };
+  return {.user = ids(c.user),
+          .group = ids(c.group),
+          .groups = {c.groups.begin(), c.groups.end()},
+          .capabilities = {c.inheritable, c.permitted, c.effective, c.bounding, c.ambient},
+          .securebits = c.securebits};
 }
 
 Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
-  if (in_vdso(thread.image(), regs[thread.abi().reg.pc])) return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
+  if (in_vdso(thread.image(), regs[thread.abi().reg.pc]))
+    return refused("one of its threads does not come out of the vDSO, where it reads the host's clock");
   FpState fp;
   if (auto got = thread.vcpu().get_fp(fp); !got) return got;
   std::span<const std::byte> area = fp.area;
@@ -162,7 +168,8 @@ Status Collector::files() {
     state.directory = *path;
   }
   if (const auto& file = first_.image().file) {
-    if (auto index = open_.add(file)) state.executable_file = *index;  // else /proc/self/exe leads where `executable` does
+    if (auto index = open_.add(file))
+      state.executable_file = *index;  // else /proc/self/exe leads where `executable` does
   }
   return {};
 }

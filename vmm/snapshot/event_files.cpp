@@ -28,7 +28,8 @@ using std::chrono::nanoseconds;
 using Kind = OpenFile::Kind;
 
 std::unexpected<Failure> no_room(const File& file, const char* what, int error) {
-  return failure(fmt::format("{} cannot be continued: the host has no {} for it: {}", file.path(), what, std::strerror(error)));
+  return failure(
+      fmt::format("{} cannot be continued: the host has no {} for it: {}", file.path(), what, std::strerror(error)));
 }
 
 // --- eventfds ---
@@ -72,7 +73,8 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
     std::uint64_t expired = 0;
     if (::poll(&readable, 1, 0) == 1 && ::read(host, &expired, sizeof expired) == sizeof expired) t.expired += expired;
     else if (looks > 0) break;
-    if (::timerfd_gettime(host, &set) != 0) return std::unexpected("is a timerfd, of which this host does not tell what is left");
+    if (::timerfd_gettime(host, &set) != 0)
+      return std::unexpected("is a timerfd, of which this host does not tell what is left");
   }
   const auto flags = host_fdinfo(host, "settime flags:");
   if (flags.size() != 1) return std::unexpected("is a timerfd, of which this host does not tell how it is set");
@@ -88,7 +90,8 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
 
 // A host's timer has no count that could be set, but counts how often it would have run out since a time that is over.
 Status arm(const File& file, int host, const TimerFdState& t) {
-  constexpr std::chrono::seconds kMost{1ll << 32};  // a century: as good as never, and sums of a few are far from the last time there is
+  constexpr std::chrono::seconds kMost{
+      1ll << 32};  // a century: as good as never, and sums of a few are far from the last time there is
   itimerspec set{.it_interval = from_state(t.interval), .it_value = from_state(t.left)};
   if (!valid_time(set.it_interval) || !valid_time(set.it_value)) return impossible(file, "timerfds");
   const nanoseconds interval = std::min<nanoseconds>(to_nanoseconds(set.it_interval), kMost);
@@ -104,7 +107,8 @@ Status arm(const File& file, int host, const TimerFdState& t) {
         next += ((now - next) / interval + 1) * interval;
         if (expired != ~std::uint64_t{0}) ++expired;
       }
-      const auto most = static_cast<std::uint64_t>((next.count() - 1) / interval.count());  // the clock's beginning is the earliest
+      const auto most = static_cast<std::uint64_t>((next.count() - 1) /
+                                                   interval.count());  // the clock's beginning is the earliest
       next -= static_cast<std::int64_t>(std::min(expired, most)) * interval;
     }
     set.it_value = to_timespec(next);
@@ -170,7 +174,8 @@ std::expected<void, std::string> describe_event_file(const OpenFile& file, FileS
   }
 }
 
-std::expected<std::shared_ptr<OpenFile>, Failure> make_event_file(const File& file, Process& process, const FileState& f) {
+std::expected<std::shared_ptr<OpenFile>, Failure> make_event_file(const File& file, Process& process,
+                                                                  const FileState& f) {
   switch (static_cast<Kind>(f.kind)) {
     case Kind::Event: return make_event(file, f);
     case Kind::Timer: return make_timer(file, f);
@@ -200,11 +205,15 @@ std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenF
   LockGuard guard(epoll.disarmed->lock);
   for (const Disarmed::Entry& entry : epoll.disarmed->entries)
     if (const auto file = entry.file.lock(); file && known.contains(file.get()))
-      watches.push_back({.fd = entry.number, .file = known.at(file.get()), .events = entry.event.events, .data = entry.event.data.u64});
+      watches.push_back({.fd = entry.number,
+                         .file = known.at(file.get()),
+                         .events = entry.event.events,
+                         .data = entry.event.data.u64});
   return watches;
 }
 
-Status restore_watches(const File& file, OpenFile& epoll, const FileState& f, const std::vector<std::shared_ptr<OpenFile>>& opened) {
+Status restore_watches(const File& file, OpenFile& epoll, const FileState& f,
+                       const std::vector<std::shared_ptr<OpenFile>>& opened) {
   for (const WatchState& w : f.watches) {
     const bool there = index_ok(w.file, opened.size()) && opened[static_cast<std::size_t>(w.file)];
     if (!there || w.fd < 0 || w.fd >= kMaxDescriptors) return impossible(file, "epoll instances");

@@ -14,8 +14,8 @@
 
 namespace ramet::vmm::snapshot {
 
-// Fills in what the kind of the file needs; of an epoll instance nothing. A timerfd is read, so the program cannot go on.
-// Errors: why it cannot be had again, to follow "its descriptor 3".
+// Fills in what the kind of the file needs; of an epoll instance nothing. A timerfd is read, so the program cannot go
+// on. Errors: why it cannot be had again, to follow "its descriptor 3".
 std::expected<void, std::string> describe_event_file(const OpenFile&, FileState&);
 // Such a file; an epoll instance is empty. Errors: damaged, no room on the host.
 std::expected<std::shared_ptr<OpenFile>, Failure> make_event_file(const File&, Process&, const FileState&);
@@ -25,6 +25,7 @@ using KnownFiles = std::map<const OpenFile*, int>;
 // What epoll instances watch. Errors: as above.
 std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenFile& epoll, const KnownFiles&);
 // `opened`: by index; null where no descriptor leads to the file. Errors: damaged, no room on the host.
-Status restore_watches(const File&, OpenFile& epoll, const FileState&, const std::vector<std::shared_ptr<OpenFile>>& opened);
+Status restore_watches(const File&, OpenFile& epoll, const FileState&,
+                       const std::vector<std::shared_ptr<OpenFile>>& opened);
 
 }  // namespace ramet::vmm::snapshot

@@ -109,7 +109,8 @@ Status File::read_parts() {
   auto read = from_text({reinterpret_cast<const char*>(state->data()), state->size()});
   if (!read) return std::unexpected(damaged(read.error().message));
   state_ = std::move(*read);
-  for (FileState& f : state_.files) f.flags = static_cast<int>(abi_->open_flags_to_host(static_cast<unsigned>(f.flags)));
+  for (FileState& f : state_.files)
+    f.flags = static_cast<int>(abi_->open_flags_to_host(static_cast<unsigned>(f.flags)));
   return {};
 }
 

@@ -58,7 +58,7 @@ class File {
 
   std::string path_;
   HostFd fd_;
-  std::span<const std::byte> bytes_;   // all of the file, mapped
+  std::span<const std::byte> bytes_;  // all of the file, mapped
   std::span<const Run> runs_;
   std::span<const Block> blocks_;
   const arch::GuestAbi* abi_ = nullptr;  // read_header()
@@ -66,7 +66,7 @@ class File {
   std::shared_ptr<const File> parent_;
 };
 
-std::string to_text(const Hash&);      // hexadecimal
+std::string to_text(const Hash&);  // hexadecimal
 
 // Of values in it that no saved program has.
 std::unexpected<Failure> impossible(const File&, std::string_view what);

@@ -37,10 +37,10 @@ struct Header {
   std::uint64_t file_bytes = 0;
   std::uint64_t payload_pages = 0;
   Part state, runs, blocks;
-  Hash parent{};                                   // identity of the file that runs may refer to; zero: there is none
-  Hash identity{};                                 // hash of the header with zeroes here
-  std::uint32_t machine = 0;                       // the program's instruction set, by ELF's number (e_machine)
-  std::array<std::byte, 4096 - 164> unused{};      // zeroes
+  Hash parent{};  // identity of the file that runs may refer to; zero: there is none
+  Hash identity{};  // hash of the header with zeroes here
+  std::uint32_t machine = 0;  // the program's instruction set, by ELF's number (e_machine)
+  std::array<std::byte, 4096 - 164> unused{};  // zeroes
   bool compressed() const { return flags & kCompressed; }
 };
 static_assert(sizeof(Header) == kPageBytes);
@@ -49,7 +49,7 @@ static_assert(sizeof(Header) == kPageBytes);
 // parent's parent (2)... In address order.
 struct Run {
   std::uint64_t start = 0;
-  std::uint64_t page = 0;                          // in that payload
+  std::uint64_t page = 0;  // in that payload
   std::uint32_t pages = 0;
   std::uint32_t source = 0;
 };
@@ -57,9 +57,9 @@ static_assert(sizeof(Run) == 24);
 
 // kBlockPages of the payload, the last one maybe fewer.
 struct Block {
-  std::uint64_t offset = 0;                        // in the file
-  std::uint64_t bytes = 0;                         // there; as many as the pages have if not compressed
-  std::uint64_t hash = 0;                          // of these bytes, XXH3, 64 bits
+  std::uint64_t offset = 0;  // in the file
+  std::uint64_t bytes = 0;  // there; as many as the pages have if not compressed
+  std::uint64_t hash = 0;  // of these bytes, XXH3, 64 bits
 };
 static_assert(sizeof(Block) == 24);
 

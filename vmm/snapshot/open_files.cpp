@@ -20,7 +20,8 @@ namespace {
 
 using Kind = OpenFile::Kind;
 
-constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;  // what fcntl(2) tells and open(2) sets
+constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC |
+                             O_NOATIME;  // what fcntl(2) tells and open(2) sets
 
 }  // namespace
 
@@ -28,7 +29,10 @@ constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATI
 
 std::expected<void, std::string> FilesToSave::describe_nameless(const OpenFile& file, FileState& f) {
   switch (file.kind) {
-    case Kind::Event: case Kind::Timer: case Kind::Signal: case Kind::Epoll: return describe_event_file(file, f);
+    case Kind::Event:
+    case Kind::Timer:
+    case Kind::Signal:
+    case Kind::Epoll: return describe_event_file(file, f);
     case Kind::Pipe: return pipes_.describe(file, f);
     case Kind::Socket: return std::unexpected("is a socket");
     case Kind::Uring: return std::unexpected("is an io_uring");
@@ -38,7 +42,8 @@ std::expected<void, std::string> FilesToSave::describe_nameless(const OpenFile& 
 
 std::expected<void, std::string> FilesToSave::describe_named(const OpenFile& file, FileState& f) {
   const Files::State& files = first_.process.files.state();
-  if (file.kind == Kind::Pipe && !(file.flags & O_PATH)) return std::unexpected("is a pipe with a name, whose other end may be elsewhere");
+  if (file.kind == Kind::Pipe && !(file.flags & O_PATH))
+    return std::unexpected("is a pipe with a name, whose other end may be elsewhere");
   if (file.kind == Kind::GupTest) return std::unexpected("is the device gup_test");
   if (file.charge) return std::unexpected("is a memory file");
   if (first_.process.family.leases->get(file) != F_UNLCK) return std::unexpected("has a lease");
@@ -79,7 +84,8 @@ std::expected<FileState, std::string> FilesToSave::describe(const OpenFile& file
   LockGuard guard(owner.lock);
   const FileOwner::Setting& s = owner.setting;
   const bool async = file.async.watch != nullptr;
-  const int id = s.id == first_.process.pid ? state_.pid : s.id;  // a copy is saved under the id that the program had first
+  const int id = s.id == first_.process.pid ? state_.pid
+                                            : s.id;  // a copy is saved under the id that the program had first
   if (s.id || s.signal || async) f.owner.push_back({s.type, id, s.real, s.effective, s.signal, s.number, async});
   return f;
 }
@@ -100,7 +106,8 @@ std::expected<void, std::string> FilesToSave::add_descriptors() {
   }();
   const auto refused = [&](std::size_t fd, const std::string& why) {
     const std::string& path = slots[fd].file->path;
-    return std::unexpected(fmt::format("its descriptor {}{} {}", fd, path.empty() ? "" : fmt::format(" ({})", path), why));
+    return std::unexpected(
+        fmt::format("its descriptor {}{} {}", fd, path.empty() ? "" : fmt::format(" ({})", path), why));
   };
   for (std::size_t fd = 0; fd < slots.size(); ++fd) {
     if (!slots[fd].file) continue;
@@ -127,16 +134,19 @@ namespace {
 constexpr int kReopenFlags = O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | kStatusFlags;
 
 // Its ids are those of the saved program: of the first process, or of one of its threads.
-Status restore_owner(const File& file, Process& process, const FileState& saved, const std::shared_ptr<OpenFile>& opened) {
+Status restore_owner(const File& file, Process& process, const FileState& saved,
+                     const std::shared_ptr<OpenFile>& opened) {
   if (saved.owner.size() > 1) return impossible(file, "owners of files");
   for (const OwnerState& o : saved.owner) {
     const bool type = o.type == F_OWNER_TID || o.type == F_OWNER_PID || o.type == F_OWNER_PGRP;
-    if (!type || o.signal < 0 || o.signal > kSignals || o.number < -1 || o.number >= kMaxDescriptors) return impossible(file, "owners of files");
+    if (!type || o.signal < 0 || o.signal > kSignals || o.number < -1 || o.number >= kMaxDescriptors)
+      return impossible(file, "owners of files");
     const bool thread = std::ranges::any_of(file.state().threads, [&](const ThreadState& t) { return t.tid == o.id; });
     const int id = o.id == file.state().pid ? process.pid : o.type == F_OWNER_TID && thread ? o.id : 0;
     if (o.async && can_be_async(*opened))
       if (set_async(process.family, *opened, o.number, true) != 0)
-        return failure(fmt::format("{} cannot be continued: the host cannot watch a file that has O_ASYNC", file.path()));
+        return failure(
+            fmt::format("{} cannot be continued: the host cannot watch a file that has O_ASYNC", file.path()));
     LockGuard guard(opened->owner->lock);
     opened->owner->setting = {o.type, id, o.real, o.effective, o.signal, o.number};
   }
@@ -163,7 +173,10 @@ class FilesToOpen {
 
 std::expected<std::shared_ptr<OpenFile>, Failure> FilesToOpen::make(const FileState& f) {
   switch (static_cast<Kind>(f.kind)) {
-    case Kind::Event: case Kind::Timer: case Kind::Signal: case Kind::Epoll: return make_event_file(file_, process_, f);
+    case Kind::Event:
+    case Kind::Timer:
+    case Kind::Signal:
+    case Kind::Epoll: return make_event_file(file_, process_, f);
     case Kind::Pipe: return pipes_.open(f);
     default: return impossible(file_, "open files");
   }
@@ -175,19 +188,22 @@ std::expected<std::shared_ptr<OpenFile>, Failure> FilesToOpen::open_new(const Fi
     if (f.standard > 2) return impossible(file_, "descriptors");
     opened = process_.files.get(f.standard);
     if (!opened)
-      return failure(fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed", file_.path(), fd));
+      return failure(
+          fmt::format("{} cannot be continued: the program uses its descriptor {}, which is closed", file_.path(), fd));
   } else {
     auto made = f.path.empty() ? make(f) : open_by_path(file_, process_.files.state(), f);
     if (!made) return made;
     opened = std::move(*made);
     if (!process_.files.state().charge(*opened))
-      return failure(fmt::format("{} cannot be continued: its files are more than the host or --memory allows", file_.path()));
+      return failure(
+          fmt::format("{} cannot be continued: its files are more than the host or --memory allows", file_.path()));
   }
   if (f.path.empty()) {
     const int had = ::fcntl(opened->host.get(), F_GETFL);
     // Standard input and its like belong to others as well: they lose nothing that they have.
     const int wanted = (f.standard < 0 ? had & ~kStatusFlags : had) | (f.flags & kStatusFlags);
-    if (had < 0 || (wanted != had && ::fcntl(opened->host.get(), F_SETFL, wanted) != 0)) return impossible(file_, "open files");
+    if (had < 0 || (wanted != had && ::fcntl(opened->host.get(), F_SETFL, wanted) != 0))
+      return impossible(file_, "open files");
   }
   if (auto owned = restore_owner(file_, process_, f, opened); !owned) return std::unexpected(owned.error());
   return opened;
@@ -214,7 +230,8 @@ Status FilesToOpen::restore_watches() {
 
 }  // namespace
 
-std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file, Files::State& files, const FileState& saved) {
+std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file, Files::State& files,
+                                                               const FileState& saved) {
   const auto cannot = [&](std::string_view why) {
     return failure(
         fmt::format("{} cannot be continued: the program has {} open, which {}", file.path(), saved.path, why));
@@ -231,10 +248,9 @@ std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file,
   if (S_ISREG(type) && !found->synthetic()) {
     // What is only read must be as it was; what is written must be the same file.
     const struct stat& st = found->st;
-    const bool same = (saved.flags & O_ACCMODE) == O_RDONLY
-                          ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
-                                vmm::nanoseconds(st.st_mtim) == saved.modified
-                          : st.st_dev == saved.device && st.st_ino == saved.inode;
+    const bool same = (saved.flags & O_ACCMODE) == O_RDONLY ? static_cast<std::uint64_t>(st.st_size) == saved.size &&
+                                                                  vmm::nanoseconds(st.st_mtim) == saved.modified
+                                                            : st.st_dev == saved.device && st.st_ino == saved.inode;
     if (!same) return cannot("has changed since");
   }
   auto opened = files.open_found(nullptr, *found, saved.flags & kReopenFlags, 0);

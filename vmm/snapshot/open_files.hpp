@@ -22,10 +22,11 @@ namespace ramet::vmm::snapshot {
 class FilesToSave {
  public:
   FilesToSave(Thread& first, ProcessState& state) : first_(first), state_(state), pipes_(state) {}
-  // Index into ProcessState::files; each file is there once. Errors: why it cannot be had again, to follow "its descriptor 3".
+  // Index into ProcessState::files; each file is there once. Errors: why it cannot be had again, to follow "its
+  // descriptor 3".
   std::expected<int, std::string> add(const std::shared_ptr<OpenFile>&);
-  // All that it has descriptors of. Pipes are emptied and timers read: the program cannot go on. Errors: a file cannot be
-  // had again; which, and why.
+  // All that it has descriptors of. Pipes are emptied and timers read: the program cannot go on. Errors: a file cannot
+  // be had again; which, and why.
   std::expected<void, std::string> add_descriptors();
 
  private:
@@ -42,8 +43,8 @@ class FilesToSave {
 // A file that has a path. Errors: it is not shared now, is another one now or has changed.
 std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File&, Files::State&, const FileState&);
 
-// The descriptors of a process that has standard input, output and error only. Errors: damaged, a file that cannot be opened
-// again, no room.
+// The descriptors of a process that has standard input, output and error only. Errors: damaged, a file that cannot be
+// opened again, no room.
 Status restore_descriptors(const File&, Process&);
 
 }  // namespace ramet::vmm::snapshot

@@ -96,7 +96,9 @@ Status Pager::choose_file(Range& range, bool copied) {
   const bool executable = ::fstatvfs(file.descriptor(), &system) == 0 && !(system.f_flag & ST_NOEXEC);
   range.copied = copied || file.header().compressed() || !executable;
   if (!range.copied) {
-    range.part = {.file = mm::MemoryFile::of(file.descriptor(), false, range.file), .offset = sizeof(Header), .bytes = range.bytes};
+    range.part = {.file = mm::MemoryFile::of(file.descriptor(), false, range.file),
+                  .offset = sizeof(Header),
+                  .bytes = range.bytes};
     return {};
   }
   auto memory = mm::MemoryFile::create(range.bytes);
@@ -108,8 +110,8 @@ Status Pager::choose_file(Range& range, bool copied) {
 
 Status Pager::map(Range& range) {
   const mm::FilePart& part = range.part;
-  void* host = part.file ? ::mmap(nullptr, range.bytes, range.copied ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
-                                  part.file->descriptor(), static_cast<off_t>(part.offset))
+  void* host = part.file ? ::mmap(nullptr, range.bytes, range.copied ? PROT_READ | PROT_WRITE : PROT_READ,
+                                  MAP_SHARED | MAP_NORESERVE, part.file->descriptor(), static_cast<off_t>(part.offset))
                          : ::mmap(nullptr, range.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (host == MAP_FAILED) return no_room(*range.file, errno);
   range.host = static_cast<std::byte*>(host);
@@ -154,7 +156,8 @@ Status Pager::open_userfaultfd() {
   for (const Range& range : ranges_) {
     if (range.bytes == 0) continue;
     uffdio_register all{.range = {reinterpret_cast<std::uint64_t>(range.host), range.bytes},
-                        .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+                        .mode = UFFDIO_REGISTER_MODE_MISSING,
+                        .ioctls = 0};
     if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &all) != 0)
       return failure(fmt::format("userfaultfd: {}", std::strerror(errno)));
   }
@@ -182,8 +185,9 @@ void Pager::answer() {
     if (::read(userfaultfd_.get(), &message, sizeof message) != sizeof message) continue;  // another thread has it
     if (message.event != UFFD_EVENT_PAGEFAULT) continue;
     const std::uint64_t address = message.arg.pagefault.address;
-    Range& range = *std::ranges::find_if(
-        ranges_, [&](const Range& r) { return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes; });
+    Range& range = *std::ranges::find_if(ranges_, [&](const Range& r) {
+      return address - reinterpret_cast<std::uint64_t>(r.host) < r.bytes;
+    });
     touched(range, (address - reinterpret_cast<std::uint64_t>(range.host)) / kBlockBytes);
   }
 }
@@ -204,7 +208,8 @@ mm::PageSource::Range Pager::Range::there(std::uint64_t at, PageSource::Range wi
   return {std::max(first * kBlockBytes, within.start), std::min(last * kBlockBytes, within.end)};
 }
 
-mm::Result<std::shared_ptr<mm::Bank>> Pager::make_bank(const std::shared_ptr<Pager>& pager, std::size_t source, mm::Memory& memory) {
+mm::Result<std::shared_ptr<mm::Bank>> Pager::make_bank(const std::shared_ptr<Pager>& pager, std::size_t source,
+                                                       mm::Memory& memory) {
   Range& range = pager->ranges_[source];
   return memory.make_bank(pager->pages(source), [pager] {}, range.part, range.part.file ? &range : nullptr);
 }
@@ -214,7 +219,8 @@ void Pager::touched(Range& range, std::uint64_t block) {
   if (range.states[block].load(std::memory_order_relaxed) == Empty) {
     LockGuard guard(lock_);
     try {
-      if (order_.size() < kMaxWorkingSet) order_.push_back(static_cast<std::uint64_t>(&range - ranges_.data()) << 32 | block);
+      if (order_.size() < kMaxWorkingSet)
+        order_.push_back(static_cast<std::uint64_t>(&range - ranges_.data()) << 32 | block);
     } catch (const std::bad_alloc&) {
       // A hint for the next time, and no more.
     }
@@ -272,8 +278,8 @@ void Pager::put(Range& range, std::uint64_t block) {
     if (::ioctl(userfaultfd_.get(), UFFDIO_COPY, &copy) == 0) return;
     // EAGAIN: somebody maps something else meanwhile.
     if (errno != EAGAIN)
-      damaged({.message =
-                   fmt::format("the host has no memory for the pages of {}: {}", file.path(), std::strerror(errno))});
+      damaged({.message = fmt::format("the host has no memory for the pages of {}: {}", file.path(),
+                                      std::strerror(errno))});
     if (copy.copy > 0) done += static_cast<std::uint64_t>(copy.copy);
   }
 }

@@ -4,8 +4,8 @@
 // its place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
 //
 // A machine that maps guest memory into other processes takes it from files, and asks for pages before it maps or looks
-// at them, as the host would not tell of those processes' touches. There the pages are in the snapshot file itself, or in
-// a memory file, and who asks for a block makes it ready.
+// at them, as the host would not tell of those processes' touches. There the pages are in the snapshot file itself, or
+// in a memory file, and who asks for a block makes it ready.
 #pragma once
 
 #include <atomic>
@@ -34,9 +34,9 @@ class Pager {
   using Damaged = std::function<void(const Failure&)>;
 
   enum class How : std::uint8_t {
-    Lazily,   // as above; where the host gives no userfaultfd, as Checked
+    Lazily,  // as above; where the host gives no userfaultfd, as Checked
     Checked,  // all pages are checked now, and mapped or decompressed
-    Copied,   // all pages are checked and copied now: somebody could write or truncate the files later
+    Copied,  // all pages are checked and copied now: somebody could write or truncate the files later
   };
   // Of the file and its parents. `files`: for a machine that needs pages in files, see Machine::Needs. Errors: damaged
   // (not if Lazily), no host memory or threads.
@@ -49,7 +49,8 @@ class Pager {
   // Where the pages of each file are: its own, its parent's... Read-only, as long as the pager.
   std::span<std::byte> pages(std::size_t source) const { return {ranges_[source].host, ranges_[source].bytes}; }
   // A bank of them, which keeps the pager. Errors: as Memory::make_bank().
-  static mm::Result<std::shared_ptr<mm::Bank>> make_bank(const std::shared_ptr<Pager>&, std::size_t source, mm::Memory&);
+  static mm::Result<std::shared_ptr<mm::Bank>> make_bank(const std::shared_ptr<Pager>&, std::size_t source,
+                                                         mm::Memory&);
   // Why they could not be; empty: they can.
   const std::string& not_lazy() const { return not_lazy_; }
 
@@ -69,8 +70,8 @@ class Pager {
   struct Range final : mm::PageSource {
     Pager* pager = nullptr;
     std::shared_ptr<const File> file;
-    mm::FilePart part;         // where the pages are, if they are to be in a file
-    bool copied = false;       // into part's file, which is not the snapshot file
+    mm::FilePart part;  // where the pages are, if they are to be in a file
+    bool copied = false;  // into part's file, which is not the snapshot file
     std::byte* host = nullptr;
     std::uint64_t bytes = 0;
     // Release when a block becomes There: pairs with the acquire of whoever finds it so. Where pages are in files, who
@@ -94,7 +95,7 @@ class Pager {
   static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();
-  void answer();                                    // one thread's work
+  void answer();  // one thread's work
   // Somebody waits for a block.
   void touched(Range&, std::uint64_t block);
   // Makes a block ready, unless somebody else does or has. True: it has.
@@ -107,14 +108,14 @@ class Pager {
   std::vector<Range> ranges_;
   Damaged damaged_;
   std::string not_lazy_;
-  bool all_there_ = false;                          // from the start
+  bool all_there_ = false;  // from the start
   HostFd userfaultfd_, stop_;
   std::vector<std::jthread> threads_;
-  std::atomic<std::uint64_t> mapped_{0};            // blocks that were mapped, not copied; it orders nothing
+  std::atomic<std::uint64_t> mapped_{0};  // blocks that were mapped, not copied; it orders nothing
   std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics
-  std::atomic<bool> ending_{false};                 // relaxed: the thread that fetches ahead looks now and then
+  std::atomic<bool> ending_{false};  // relaxed: the thread that fetches ahead looks now and then
   mutable Mutex lock_;  // a leaf
-  std::vector<std::uint64_t> order_ RAMET_GUARDED_BY(lock_);                // blocks that were touched: source << 32 | block
+  std::vector<std::uint64_t> order_ RAMET_GUARDED_BY(lock_);  // blocks that were touched: source << 32 | block
 };
 
 }  // namespace ramet::vmm::snapshot

@@ -23,7 +23,8 @@ std::expected<void, std::string> PipesToSave::describe(const OpenFile& file, Fil
   const int host = file.host.get();
   struct stat st;
   const int bytes = ::fcntl(host, F_GETPIPE_SZ);
-  if (::fstat(host, &st) != 0 || bytes < 0) return std::unexpected("is a pipe of which this host does not tell what it can hold");
+  if (::fstat(host, &st) != 0 || bytes < 0)
+    return std::unexpected("is a pipe of which this host does not tell what it can hold");
   auto pipe = std::ranges::find(known_, st.st_ino, &Known::inode);
   if (pipe == known_.end()) {
     pipe = known_.insert(pipe, {.inode = st.st_ino});
@@ -38,11 +39,13 @@ std::expected<void, std::string> PipesToSave::take_contents() {
   std::uint64_t taken = 0;
   for (std::size_t i = 0; i < known_.size(); ++i) {
     std::vector<std::byte> bytes(static_cast<std::size_t>(state_.pipes[i].bytes));
-    for (pollfd readable{.fd = known_[i].reader, .events = POLLIN, .revents = 0}; ::poll(&readable, 1, 0) == 1 && (readable.revents & POLLIN);) {
+    for (pollfd readable{.fd = known_[i].reader, .events = POLLIN, .revents = 0};
+         ::poll(&readable, 1, 0) == 1 && (readable.revents & POLLIN);) {
       const ssize_t n = ::read(readable.fd, bytes.data(), bytes.size());  // all of it, or a packet
       if (n <= 0) return std::unexpected("has a pipe that cannot be read");
       taken += static_cast<std::uint64_t>(n);
-      if (taken > kMostContents) return std::unexpected(fmt::format("has more than {} MiB in pipes", kMostContents >> 20));
+      if (taken > kMostContents)
+        return std::unexpected(fmt::format("has more than {} MiB in pipes", kMostContents >> 20));
       state_.pipes[i].contents.push_back(to_hex(std::span(bytes).first(static_cast<std::size_t>(n))));
     }
   }
@@ -57,7 +60,10 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
   const bool first = !pipe.reader;
   if (first)
     if (auto made = make(pipe, saved); !made) return std::unexpected(made.error());
-  const auto cannot = [&](int error) { return failure(fmt::format("{} cannot be continued: its pipes cannot be made: {}", file_.path(), std::strerror(error))); };
+  const auto cannot = [&](int error) {
+    return failure(
+        fmt::format("{} cannot be continued: its pipes cannot be made: {}", file_.path(), std::strerror(error)));
+  };
   HostFd end = pipe.end(access);
   if (!end) return cannot(errno);
   auto opened = make_file(OpenFile::Kind::Pipe, std::move(end), access);
@@ -66,10 +72,12 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
   if (!files_.charge(*opened) || ::fcntl(pipe.reader.get(), F_GETPIPE_SZ) < saved.bytes) return cannot(ENFILE);
   if (!first) return opened;
   pipe.charged = opened->charged;
-  // With O_DIRECT each write makes a packet. The flag may have been taken back since: several pieces are packets as well.
-  const bool packets = saved.contents.size() > 1 || std::ranges::any_of(file_.state().files, [&](const FileState& other) {
-    return other.pipe == f.pipe && (other.flags & O_DIRECT);
-  });
+  // With O_DIRECT each write makes a packet. The flag may have been taken back since: several pieces are packets as
+  // well.
+  const bool packets = saved.contents.size() > 1 ||
+                       std::ranges::any_of(file_.state().files, [&](const FileState& other) {
+                         return other.pipe == f.pipe && (other.flags & O_DIRECT);
+                       });
   if (auto filled = fill(pipe, saved, packets); !filled) return std::unexpected(filled.error());
   return opened;
 }
@@ -78,7 +86,8 @@ HostFd PipesToRestore::Pipe::end(int access) {
   bool& taken = access == O_RDONLY ? reader_taken : writer_taken;
   const HostFd& made = access == O_RDONLY ? reader : writer;
   // Further files are descriptions of their own, with flags of their own.
-  if (access == O_RDWR || std::exchange(taken, true)) return HostFd(::open(fd_path(made.get()).c_str(), access | O_NONBLOCK | O_CLOEXEC));
+  if (access == O_RDWR || std::exchange(taken, true))
+    return HostFd(::open(fd_path(made.get()).c_str(), access | O_NONBLOCK | O_CLOEXEC));
   return HostFd(::fcntl(made.get(), F_DUPFD_CLOEXEC, 0));
 }
 
@@ -86,7 +95,8 @@ Status PipesToRestore::make(Pipe& pipe, const PipeState& saved) {
   if (saved.bytes < static_cast<int>(mm::kPageSize) || saved.bytes > kMostBytes) return impossible(file_, "pipes");
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-    return failure(fmt::format("{} cannot be continued: its pipes cannot be made: {}", file_.path(), std::strerror(errno)));
+    return failure(
+        fmt::format("{} cannot be continued: its pipes cannot be made: {}", file_.path(), std::strerror(errno)));
   pipe.reader = HostFd(ends[0]), pipe.writer = HostFd(ends[1]);
   if (::fcntl(ends[0], F_GETPIPE_SZ) == saved.bytes || ::fcntl(ends[0], F_SETPIPE_SZ, saved.bytes) >= 0) return {};
   return failure(fmt::format("{} cannot be continued: the host allows no more large pipes", file_.path()));

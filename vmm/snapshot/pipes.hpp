@@ -32,7 +32,8 @@ class PipesToSave {
 
 class PipesToRestore {
  public:
-  PipesToRestore(const File& file, const Files::State& files) : file_(file), files_(files), pipes_(file.state().pipes.size()) {}
+  PipesToRestore(const File& file, const Files::State& files)
+      : file_(file), files_(files), pipes_(file.state().pipes.size()) {}
   // One end, charged to the family. Errors: damaged, no room.
   std::expected<std::shared_ptr<OpenFile>, Failure> open(const FileState&);
 

@@ -83,7 +83,8 @@ std::expected<std::vector<mm::Region>, Failure> make_regions(const File& file,
       const FileState& f = state.files[static_cast<std::size_t>(m.file)];
       const bool writable = (f.flags & O_ACCMODE) == O_RDWR;
       if (s.wipe_on_fork || m.shared != s.shared || (s.shared && !writable && mm::has(r.max_prot, mm::Prot::Write)) ||
-          s.offset > (1ull << 62)) return impossible(file, "regions");
+          s.offset > (1ull << 62))
+        return impossible(file, "regions");
       r.backing = backings[static_cast<std::size_t>(s.mapping)];
     } else if (s.shared || s.offset) {
       return impossible(file, "regions");
@@ -113,7 +114,8 @@ std::optional<Credentials> from_state(const CredentialsState& s) {
   c.group = {s.group[0], s.group[1], s.group[2], s.group[3]};
   c.groups.assign(s.groups.begin(), s.groups.end());
   const auto& [inheritable, permitted, effective, bounding, ambient] = s.capabilities;
-  c.inheritable = inheritable, c.permitted = permitted, c.effective = effective, c.bounding = bounding, c.ambient = ambient;
+  c.inheritable = inheritable, c.permitted = permitted, c.effective = effective, c.bounding = bounding,
+  c.ambient = ambient;
   c.securebits = s.securebits;
   constexpr auto kNobody = static_cast<std::uint32_t>(-1);  // what calls take for "as it is"
   for (const auto* ids : {&s.user, &s.group})
@@ -127,8 +129,9 @@ std::optional<Credentials> from_state(const CredentialsState& s) {
 Status restore_thread(const File& file, const ThreadState& saved, Thread& thread) {
   const arch::GuestAbi& abi = thread.abi();
   FpState fp;
-  if (saved.regs.size() != abi.reg.count || saved.bases.size() != abi.bases || !std::ranges::all_of(saved.bases, abi.is_base) ||
-      !from_hex(saved.fp, fp.area) || saved.name.size() > 15 || !take_pending(saved.pending, thread.signals.pending))
+  if (saved.regs.size() != abi.reg.count || saved.bases.size() != abi.bases ||
+      !std::ranges::all_of(saved.bases, abi.is_base) || !from_hex(saved.fp, fp.area) || saved.name.size() > 15 ||
+      !take_pending(saved.pending, thread.signals.pending))
     return impossible(file, "threads");
   UserRegs regs;
   std::ranges::copy(saved.regs, regs.word.begin());
@@ -151,7 +154,8 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   {
     LockGuard guard(thread.process.threads_lock);
     thread.scheduling = scheduling;
-    if (thread.set_nice(saved.nice) != 0) return failure(fmt::format("{} cannot be continued: the host refuses the program its priority", file.path()));
+    if (thread.set_nice(saved.nice) != 0)
+      return failure(fmt::format("{} cannot be continued: the host refuses the program its priority", file.path()));
   }
   thread.signals.blocked = saved.blocked & ~kUnblockable;
   thread.signals.altstack = {saved.altstack, saved.altstack_size, saved.altstack_flags};
@@ -177,7 +181,9 @@ Status restore_policy(const File& file, Process& process) {
     limit.rlim_cur = std::min<rlim64_t>(limit.rlim_max, state.limits[i][0]);
   }
   process.deny_wx = process.deny_wx || state.deny_wx;
-  if (std::abs(std::int64_t{state.oom_adjustment}) > kMostOomAdjustment || std::abs(std::int64_t{state.oom_least}) > kMostOomAdjustment) return impossible(file, "limits");
+  if (std::abs(std::int64_t{state.oom_adjustment}) > kMostOomAdjustment ||
+      std::abs(std::int64_t{state.oom_least}) > kMostOomAdjustment)
+    return impossible(file, "limits");
   process.oom.adjustment = state.oom_adjustment, process.oom.least = state.oom_least;
   if (state.timers.size() != 3) return impossible(file, "timers");
   for (int which = 0; which < 3; ++which) {
@@ -186,7 +192,8 @@ Status restore_policy(const File& file, Process& process) {
         0)
       return impossible(file, "timers");
   }
-  if (!process.timers->watch_limit()) return failure("the host has no thread for the program's limit of processor time");
+  if (!process.timers->watch_limit())
+    return failure("the host has no thread for the program's limit of processor time");
   return {};
 }
 
@@ -201,7 +208,8 @@ Status restore_clocks(const File& file, Process& process) {
   }
   process.family.clocks.go_on_from(shown);
   auto renewed = renew_vdso(*process.image(), process.family.clocks);
-  if (!renewed) return failure(fmt::format("no room for the memory of {}: {}", file.path(), mm::describe(renewed.error())));
+  if (!renewed)
+    return failure(fmt::format("no room for the memory of {}: {}", file.path(), mm::describe(renewed.error())));
   return {};
 }
 
@@ -285,8 +293,9 @@ Status check_processor(const File& file, const Machine::Features& here) {
   const std::string saved_on = fmt::format("{} was saved on another processor ({})", file.path(), seen.model);
   if (!missing.empty()) return failure(fmt::format("{}; this one has not {}", saved_on, missing));
   if (seen.fp_components != here.fp.components || seen.fp_bytes != here.fp.bytes)
-    return failure(fmt::format("{}, whose register state has another layout (components {:#x}, {} bytes; here {:#x}, {})",
-                               saved_on, seen.fp_components, seen.fp_bytes, here.fp.components, here.fp.bytes));
+    return failure(
+        fmt::format("{}, whose register state has another layout (components {:#x}, {} bytes; here {:#x}, {})",
+                    saved_on, seen.fp_components, seen.fp_bytes, here.fp.components, here.fp.bytes));
   return {};
 }
 
@@ -294,7 +303,8 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
                                                                               const std::shared_ptr<Pager>& pager,
                                                                               Shell& shell, Files& files) {
   if (file->state().pid < 1 || file->state().pid >= Family::kMaxId) return impossible(*file, "process id");
-  if (auto served = check_instruction_set(*file, shell.machine().abi()); !served) return std::unexpected(served.error());
+  if (auto served = check_instruction_set(*file, shell.machine().abi()); !served)
+    return std::unexpected(served.error());
   if (auto served = check_processor(*file, shell.machine().features()); !served) return std::unexpected(served.error());
   mm::Memory& memory = shell.memory().physical();
   std::size_t sources = 0;
@@ -346,7 +356,8 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
   if (!done) return std::unexpected(done.error());
   tell_generation(process);
   if (index_ok(state.executable_file, state.files.size())) {
-    auto executable = open_by_path(file, process.files.state(), state.files[static_cast<std::size_t>(state.executable_file)]);
+    auto executable = open_by_path(file, process.files.state(),
+                                   state.files[static_cast<std::size_t>(state.executable_file)]);
     if (!executable) return std::unexpected(executable.error());
     image->file = std::move(*executable);
   }

@@ -26,15 +26,15 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
                                                                               const std::shared_ptr<Pager>&, Shell&,
                                                                               Files& files);
 
-// An id for the first process of a copy: none that the saved program had, and hardly one that another copy has. Libraries
-// look whether it is another one to know that they have been copied, as after fork(2).
+// An id for the first process of a copy: none that the saved program had, and hardly one that another copy has.
+// Libraries look whether it is another one to know that they have been copied, as after fork(2).
 int id_of_copy(const File&);
 
-// All else, into a process whose image has the memory already, and whose id is the copy's own; its first thread goes by the
-// saved one as well. It becomes copy number `copy`, from 1 on; `arguments`
-// are for ramet_guest.h's call. Returns its threads, for Process::run(). Errors: damaged, a file that cannot be opened
-// again, arguments that the program does not take, too many threads.
+// All else, into a process whose image has the memory already, and whose id is the copy's own; its first thread goes by
+// the saved one as well. It becomes copy number `copy`, from 1 on; `arguments` are for ramet_guest.h's call. Returns
+// its threads, for Process::run(). Errors: damaged, a file that cannot be opened again, arguments that the program does
+// not take, too many threads.
 std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(const File&, Process&, unsigned copy,
-                                                                            const std::vector<std::string>& arguments);
+                                                                             const std::vector<std::string>& arguments);
 
 }  // namespace ramet::vmm::snapshot

@@ -53,8 +53,8 @@ class Saving : public SavePoints {
   const SaveOptions options_;
   std::shared_ptr<const File> parent_;
   std::vector<std::shared_ptr<mm::Bank>> banks_;
-  std::atomic<unsigned> reads_{0};     // pairs with nothing: who gets which number does not matter
-  std::optional<Status> outcome_;      // written by the thread that saves, while all others are parked
+  std::atomic<unsigned> reads_{0};  // pairs with nothing: who gets which number does not matter
+  std::optional<Status> outcome_;  // written by the thread that saves, while all others are parked
 };
 
 }  // namespace snapshot

@@ -9,24 +9,25 @@ namespace ramet::vmm::snapshot {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SignalActionState, handler, flags, restorer, mask)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CredentialsState, user, group, groups, capabilities, securebits)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, bases, fp, clear_child_tid, robust_list,
-                                   blocked, pending, altstack, altstack_size, altstack_flags, nice, policy, priority,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ThreadState, tid, name, regs, bases, fp, clear_child_tid, robust_list, blocked,
+                                   pending, altstack, altstack_size, altstack_flags, nice, policy, priority,
                                    reset_on_fork, io_priority, credentials)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(OwnerState, type, id, real, effective, signal, number, async)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TimerFdState, clock, left, interval, expired, absolute, cancelled_by_set)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WatchState, fd, file, events, data)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified, owner, count,
-                                   semaphore, mask, pipe, timer, watches)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileState, kind, standard, path, flags, offset, device, inode, size, modified, owner,
+                                   count, semaphore, mask, pipe, timer, watches)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PipeState, bytes, contents)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DescriptorState, fd, file, close_on_exec)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MappingState, file, shared, offset, length)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RegionState, start, end, prot, max_prot, huge, shared, grows_down, dont_fork,
                                    wipe_on_fork, locked, mapping, offset, name)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessorState, model, features, fp_components, fp_bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, generation, generation_signal, threads, actions,
-                                   pending, limits, deny_wx, oom_adjustment, oom_least, umask, directory, timers, clocks, executable, executable_file,
-                                   arguments, environment, auxv, stack_top, stack_limit, brk_start, brk, lock_to_come, memory_bytes,
-                                   mmap_top, files, pipes, descriptors, mappings, regions)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessState, when, at_hook, parent, shares, processor, pid, generation,
+                                   generation_signal, threads, actions, pending, limits, deny_wx, oom_adjustment,
+                                   oom_least, umask, directory, timers, clocks, executable, executable_file, arguments,
+                                   environment, auxv, stack_top, stack_limit, brk_start, brk, lock_to_come,
+                                   memory_bytes, mmap_top, files, pipes, descriptors, mappings, regions)
 
 std::expected<std::string, Failure> to_text(const ProcessState& state) try {
   return nlohmann::json(state).dump();

@@ -54,7 +54,8 @@ struct OwnerState {
 // What a timerfd is set to.
 struct TimerFdState {
   int clock = 0;
-  std::array<std::int64_t, 2> left{}, interval{};  // seconds, nanoseconds: until it runs out next (0: it is not armed), and from then on
+  std::array<std::int64_t, 2> left{},
+      interval{};  // seconds, nanoseconds: until it runs out next (0: it is not armed), and from then on
   std::uint64_t expired = 0;                       // times that nobody has read
   bool absolute = false;                           // it runs out at a time of CLOCK_REALTIME: `left` is that time,
   bool cancelled_by_set = false;                   // and is told when that clock is set
@@ -72,77 +73,77 @@ struct FileState {
   int kind = 0;                                    // OpenFile::Kind
   int standard = -1;                               // 0, 1, 2: ramet's own standard input, output, error
   std::string path;                                // of the guest; empty: nobody else can open it
-  int flags = 0;                                   // open(2)'s, those that matter later: in the file the program's values,
-                                                   // in a File's state() the host's
+  int flags = 0;  // open(2)'s, those that matter later: in the file the program's values,
+                  // in a File's state() the host's
   std::int64_t offset = 0;
   std::uint64_t device = 0, inode = 0, size = 0;
-  std::int64_t modified = 0;                       // ns since 1970
-  std::vector<OwnerState> owner;                   // none: as a file that was just opened
-  std::uint64_t count = 0;                         // of an eventfd
-  bool semaphore = false;                          // of an eventfd
-  std::uint64_t mask = 0;                          // of a signalfd
-  int pipe = -1;                                   // of a pipe's end: index into pipes
-  std::vector<TimerFdState> timer;                 // of a timerfd: one
-  std::vector<WatchState> watches;                 // of an epoll instance
+  std::int64_t modified = 0;  // ns since 1970
+  std::vector<OwnerState> owner;  // none: as a file that was just opened
+  std::uint64_t count = 0;  // of an eventfd
+  bool semaphore = false;  // of an eventfd
+  std::uint64_t mask = 0;  // of a signalfd
+  int pipe = -1;  // of a pipe's end: index into pipes
+  std::vector<TimerFdState> timer;  // of a timerfd: one
+  std::vector<WatchState> watches;  // of an epoll instance
 };
 
 // A pipe that lies within the program.
 struct PipeState {
-  int bytes = 0;                                   // it can hold
-  std::vector<std::string> contents;               // hexadecimal: packets, or all of it
+  int bytes = 0;  // it can hold
+  std::vector<std::string> contents;  // hexadecimal: packets, or all of it
 };
 
 struct DescriptorState {
-  int fd = 0, file = 0;                            // file: index into files
+  int fd = 0, file = 0;  // file: index into files
   bool close_on_exec = false;
 };
 
 struct MappingState {
   int file = 0;
   bool shared = false;
-  std::uint64_t offset = 0, length = 0;            // of shared ones: what of the file is mapped
+  std::uint64_t offset = 0, length = 0;  // of shared ones: what of the file is mapped
 };
 
 struct RegionState {
   std::uint64_t start = 0, end = 0;
   int prot = 0, max_prot = 0, huge = 0;
   bool shared = false, grows_down = false, dont_fork = false, wipe_on_fork = false, locked = false;
-  int mapping = -1;                                // index into mappings; -1: anonymous
+  int mapping = -1;  // index into mappings; -1: anonymous
   std::uint64_t offset = 0;
   std::string name;
 };
 
 struct ProcessorState {
   std::string model, features;
-  std::uint64_t fp_components = 0;                 // FpFormat
+  std::uint64_t fp_components = 0;  // FpFormat
   std::uint32_t fp_bytes = 0;
 };
 
 struct ProcessState {
-  std::string when;                                // "first-read", or the name that the program gave
-  bool at_hook = false;                            // the first thread of `threads` made the call
-  std::string parent;                              // path of the parent file; empty: none
-  std::vector<std::string> shares;                 // for people: what the program saw of the host's files
+  std::string when;  // "first-read", or the name that the program gave
+  bool at_hook = false;  // the first thread of `threads` made the call
+  std::string parent;  // path of the parent file; empty: none
+  std::vector<std::string> shares;  // for people: what the program saw of the host's files
   ProcessorState processor;
   int pid = 0;
-  std::uint64_t generation = 0;                    // snapshots that it had come through before this one
-  int generation_signal = 0;                       // by which its copies are told; 0: by none
-  std::vector<ThreadState> threads;                // the one that came to the point is the first
-  std::vector<SignalActionState> actions;          // of signals 1, 2, ...
+  std::uint64_t generation = 0;  // snapshots that it had come through before this one
+  int generation_signal = 0;  // by which its copies are told; 0: by none
+  std::vector<ThreadState> threads;  // the one that came to the point is the first
+  std::vector<SignalActionState> actions;  // of signals 1, 2, ...
   std::vector<std::string> pending;
   std::vector<std::array<std::uint64_t, 2>> limits;
   bool deny_wx = false;
-  int oom_adjustment = 0, oom_least = 0;           // Process::Oom
-  int umask = -1;                                  // -1: the host's
-  std::string directory;                           // the working directory
-  std::vector<std::array<std::int64_t, 4>> timers; // ITIMER_*: value and interval, as itimerspec has them
-  std::vector<std::array<std::int64_t, 2>> clocks; // Clocks::Now: seconds, nanoseconds
+  int oom_adjustment = 0, oom_least = 0;  // Process::Oom
+  int umask = -1;  // -1: the host's
+  std::string directory;  // the working directory
+  std::vector<std::array<std::int64_t, 4>> timers;  // ITIMER_*: value and interval, as itimerspec has them
+  std::vector<std::array<std::int64_t, 2>> clocks;  // Clocks::Now: seconds, nanoseconds
   std::string executable;
   int executable_file = -1;
   std::vector<std::string> arguments, environment;
   std::vector<std::array<std::uint64_t, 2>> auxv;
   std::uint64_t stack_top = 0, stack_limit = 0, brk_start = 0, brk = 0;
-  unsigned lock_to_come = 0;                       // Image's
+  unsigned lock_to_come = 0;  // Image's
   std::uint64_t memory_bytes = 0, mmap_top = 0;
   std::vector<FileState> files;
   std::vector<PipeState> pipes;

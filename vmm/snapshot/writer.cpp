@@ -14,7 +14,7 @@
 namespace ramet::vmm::snapshot {
 
 std::expected<std::unique_ptr<Writer>, Failure> Writer::create(const std::string& path, const arch::GuestAbi& abi,
-                                                                bool compress) {
+                                                               bool compress) {
   std::unique_ptr<Writer> writer(new Writer);
   writer->path_ = path;
   writer->machine_ = abi.elf_machine;

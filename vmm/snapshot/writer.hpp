@@ -18,7 +18,8 @@ namespace ramet::vmm::snapshot {
 class Writer {
  public:
   // Of a program for that ABI. Errors: the directory cannot be written.
-  static std::expected<std::unique_ptr<Writer>, Failure> create(const std::string& path, const arch::GuestAbi&, bool compress);
+  static std::expected<std::unique_ptr<Writer>, Failure> create(const std::string& path, const arch::GuestAbi&,
+                                                                bool compress);
   // Removes what was not finished.
   ~Writer();
   Writer(const Writer&) = delete;

@@ -4,8 +4,8 @@
 //
 // What an engine keeps, all of it filled on the way as guest code needs it, from what its Memory says:
 //   table   host addresses of pages that may be read and written, looked at by translated code itself
-//   others  that, and of pages that are only read or whose memory may vanish (files that the host truncates), for its callbacks
-//   code    translated from pages that may be executed; stores do not change it
+//   others  that, and of pages that are only read or whose memory may vanish (files that the host truncates), for its
+//   callbacks code    translated from pages that may be executed; stores do not change it
 // forget() and forget_code() take away. An engine belongs to one thread at a time, but for halt() and has_code().
 #pragma once
 
@@ -29,18 +29,19 @@ class Memory {
   using Access = mm::Access;
   // Pages that are mapped in the same way, around the one that was asked for.
   struct Run {
-    std::uint64_t start = 0, end = 0;   // guest addresses, page-aligned
-    std::byte* host = nullptr;          // of `start`
-    std::uint64_t frame = 0;            // of `start`
+    std::uint64_t start = 0, end = 0;  // guest addresses, page-aligned
+    std::byte* host = nullptr;  // of `start`
+    std::uint64_t frame = 0;  // of `start`
     bool write = false;
-    bool lasting = false;               // its memory is there as long as the guest is: it need not be touched with care
-    // Set where its contents may change while it can be executed: memory that others share and write. Whoever has the same
-    // frame of the same bank shows the same.
+    bool lasting = false;  // its memory is there as long as the guest is: it need not be touched with care
+    // Set where its contents may change while it can be executed: memory that others share and write. Whoever has the
+    // same frame of the same bank shows the same.
     std::weak_ptr<const void> bank;
   };
   // `reach`: how far to either side is of use, bytes. Nothing: not mapped, not allowed, or yet to be brought.
   virtual std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) = 0;
-  // Code is known that may be what the program has there: it is mapped if the program may execute it. Called by bind() only.
+  // Code is known that may be what the program has there: it is mapped if the program may execute it. Called by bind()
+  // only.
   virtual void want_code(std::uint64_t page) = 0;
 
  protected:
@@ -49,14 +50,14 @@ class Memory {
 
 struct Stop {
   enum class Kind : std::uint8_t {
-    Halted,     // halt() was called
-    Syscall,    // SVC; the program counter is past it
-    Fault,      // `address` cannot be accessed like that; the instruction has had no effect
+    Halted,  // halt() was called
+    Syscall,  // SVC; the program counter is past it
+    Fault,  // `address` cannot be accessed like that; the instruction has had no effect
     Undefined,  // no instruction of this processor; the program counter is at it
-    Breakpoint, // BRK, likewise
-    Misaligned, // `address`, of an access that must be aligned; the instruction has had no effect
-    Vanished,   // memory of `address` is gone in the host; the instruction has had no effect
-    Maintained, // IC IVAU of `address`: others must drop their code of it before this one goes on
+    Breakpoint,  // BRK, likewise
+    Misaligned,  // `address`, of an access that must be aligned; the instruction has had no effect
+    Vanished,  // memory of `address` is gone in the host; the instruction has had no effect
+    Maintained,  // IC IVAU of `address`: others must drop their code of it before this one goes on
   } kind = Kind::Halted;
   std::uint64_t address = 0;
   Memory::Access access = Memory::Access::Read;
@@ -72,8 +73,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // Whose guest it runs from now on. Of what it knows, code stays that was translated from what that guest has at the same
-  // address. The program is loaded by then, and no vCPU of it runs guest code.
+  // Whose guest it runs from now on. Of what it knows, code stays that was translated from what that guest has at the
+  // same address. The program is loaded by then, and no vCPU of it runs guest code.
   virtual void bind(Memory&) = 0;
   // Nobody's; it is not run until the next bind().
   virtual void unbind() = 0;
@@ -94,8 +95,8 @@ class Engine {
   virtual void forget_everything() = 0;
   // The instructions there may have changed.
   virtual void forget_code(const CodePiece&) = 0;
-  // Whether it has translated code of that frame, of the guest that it is bound to. From any thread: code whose bytes are
-  // read after this call is not meant.
+  // Whether it has translated code of that frame, of the guest that it is bound to. From any thread: code whose bytes
+  // are read after this call is not meant.
   virtual bool has_code(std::uint64_t frame) const = 0;
 };
 

@@ -12,21 +12,24 @@
 namespace ramet::vmm::soft {
 namespace {
 
-// Each takes 4 MiB and up; a shell script needs two or three at a time, and is faster with one for each of its programs.
+// Each takes 4 MiB and up; a shell script needs two or three at a time, and is faster with one for each of its
+// programs.
 constexpr std::size_t kMostIdle = 4, kMostInUse = 256;
 
 std::atomic<MakeEngine> make_engine{nullptr};  // pairs with nothing: it is set before the first machine is made
 
 const GuardedWords& guarded_words() {
   using namespace arch;
-  static constexpr GuardedWords words{
-      .copy = ramet_guarded_copy,
-      .load = {ramet_guarded_load_8, ramet_guarded_load_16, ramet_guarded_load_32, ramet_guarded_load_64},
-      .store = {ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32, ramet_guarded_store_64},
-      .exchange = {ramet_guarded_exchange_8, ramet_guarded_exchange_16, ramet_guarded_exchange_32, ramet_guarded_exchange_64},
-      .load_pair = ramet_guarded_load_128,
-      .store_pair = ramet_guarded_store_128,
-      .exchange_pair = ramet_guarded_exchange_128};
+  static constexpr GuardedWords words{.copy = ramet_guarded_copy,
+                                      .load = {ramet_guarded_load_8, ramet_guarded_load_16, ramet_guarded_load_32,
+                                               ramet_guarded_load_64},
+                                      .store = {ramet_guarded_store_8, ramet_guarded_store_16, ramet_guarded_store_32,
+                                                ramet_guarded_store_64},
+                                      .exchange = {ramet_guarded_exchange_8, ramet_guarded_exchange_16,
+                                                   ramet_guarded_exchange_32, ramet_guarded_exchange_64},
+                                      .load_pair = ramet_guarded_load_128,
+                                      .store_pair = ramet_guarded_store_128,
+                                      .exchange_pair = ramet_guarded_exchange_128};
   return words;
 }
 
@@ -56,7 +59,8 @@ std::unique_ptr<Engine> EnginePool::take_idle_locked(Program program) {
 std::expected<std::unique_ptr<Engine>, Failure> EnginePool::take(Program program) {
   {
     LockGuard guard(lock_);
-    if (in_use_ == kMostInUse) return failure(fmt::format("a family of guests has at most {} software CPUs", kMostInUse), 125, EAGAIN);
+    if (in_use_ == kMostInUse)
+      return failure(fmt::format("a family of guests has at most {} software CPUs", kMostInUse), 125, EAGAIN);
     ++in_use_;
     if (auto engine = take_idle_locked(program)) return engine;
   }
@@ -77,7 +81,9 @@ void EnginePool::give(std::unique_ptr<Engine> engine, Program program) {
 }
 
 Status EnginePool::prepare() {
-  const auto enough = [this]() RAMET_REQUIRES(lock_) { return idle_.size() == kMostIdle || std::ranges::find(idle_, kNone, &Idle::program) != idle_.end(); };
+  const auto enough = [this]() RAMET_REQUIRES(lock_) {
+    return idle_.size() == kMostIdle || std::ranges::find(idle_, kNone, &Idle::program) != idle_.end();
+  };
   {
     LockGuard guard(lock_);
     if (enough()) return {};

@@ -1,5 +1,5 @@
-// Engines of a family of guests: making one takes longer than most programs run, and code that one has translated serves
-// whoever runs the same program next. Never of another family.
+// Engines of a family of guests: making one takes longer than most programs run, and code that one has translated
+// serves whoever runs the same program next. Never of another family.
 #pragma once
 
 #include <expected>
@@ -26,8 +26,8 @@ class EnginePool {
   static constexpr Program kNone = 0;
   static Program program(std::string_view name) { return std::hash<std::string_view>()(name) | 1; }
 
-  // The one that ran this program last; else one that has run none, or a new one; when there are many, the one that was given
-  // back first. Errors: no memory, or too many engines in use.
+  // The one that ran this program last; else one that has run none, or a new one; when there are many, the one that was
+  // given back first. Errors: no memory, or too many engines in use.
   std::expected<std::unique_ptr<Engine>, Failure> take(Program);
   void give(std::unique_ptr<Engine>, Program);
   // The same in all programs of the family, or none would find its code translated.
@@ -38,14 +38,14 @@ class EnginePool {
  private:
   struct Idle {
     std::unique_ptr<Engine> engine;
-    Program program = kNone;           // that it ran last
+    Program program = kNone;  // that it ran last
   };
   std::expected<std::unique_ptr<Engine>, Failure> make();
   std::unique_ptr<Engine> take_idle_locked(Program) RAMET_REQUIRES(lock_);
 
   const Machine::CodePlaces places_ = Machine::CodePlaces::draw();
   Mutex lock_;  // a leaf
-  std::vector<Idle> idle_ RAMET_GUARDED_BY(lock_);               // the one that was given back last is last
+  std::vector<Idle> idle_ RAMET_GUARDED_BY(lock_);  // the one that was given back last is last
   std::size_t in_use_ RAMET_GUARDED_BY(lock_) = 0;
 };
 

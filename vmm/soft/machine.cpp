@@ -21,7 +21,9 @@ constexpr std::size_t kMostReady = 4;
 }  // namespace
 
 std::expected<std::unique_ptr<SoftMachine>, Failure> SoftMachine::create(std::shared_ptr<EnginePool> engines) {
-  if (!engines_provided()) return failure("arm64 programs need the software CPU, which this program was built without: install libdynarmic-dev and build ramet again");
+  if (!engines_provided())
+    return failure(
+        "arm64 programs need the software CPU, which this program was built without: install libdynarmic-dev and build ramet again");
   return std::unique_ptr<SoftMachine>(new SoftMachine(std::move(engines)));
 }
 
@@ -108,7 +110,8 @@ void SoftMachine::release_vcpu(Vcpu* vcpu) {
   auto* const own = static_cast<SoftVcpu*>(vcpu);
   LockGuard hold(vcpus_lock_);
   free_.push_back(own);
-  if (std::ranges::count_if(free_, [](const SoftVcpu* v) { return v->has_engine(); }) > static_cast<std::ptrdiff_t>(kMostReady))
+  if (std::ranges::count_if(free_, [](const SoftVcpu* v) { return v->has_engine(); }) >
+      static_cast<std::ptrdiff_t>(kMostReady))
     engines_->give(own->take_engine(), program_);
 }
 
@@ -129,7 +132,8 @@ const Machine::Features& SoftMachine::features() const {
   using arch::arm64::hwcap;
   static const Features features = [] {
     Features f;
-    f.hwcap = hwcap("fp") | hwcap("asimd") | hwcap("aes") | hwcap("pmull") | hwcap("sha1") | hwcap("sha2") | hwcap("crc32") | hwcap("atomics");
+    f.hwcap = hwcap("fp") | hwcap("asimd") | hwcap("aes") | hwcap("pmull") | hwcap("sha1") | hwcap("sha2") |
+              hwcap("crc32") | hwcap("atomics");
     f.fp = arch::arm64::kFpFormat;
     f.model_name = "ramet software CPU (ARMv8.0 with LSE)";
     f.flags = arch::arm64::feature_names(f.hwcap, f.hwcap2);

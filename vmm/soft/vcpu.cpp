@@ -115,8 +115,13 @@ std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std
   const mm::Gpa from = std::max(t->frame, bank->base()), to = std::min(t->frame + t->bytes, bank->end());
   const auto there = bank->there(frame, {from, to});
   if (frame < there.start || frame >= there.end) return std::nullopt;
-  Run run{.start = t->start + (there.start - t->frame), .end = t->start + (there.end - t->frame), .host = bank->at(there.start),
-          .frame = there.start, .write = t->write, .lasting = bank->lasting(), .bank = {}};
+  Run run{.start = t->start + (there.start - t->frame),
+          .end = t->start + (there.end - t->frame),
+          .host = bank->at(there.start),
+          .frame = there.start,
+          .write = t->write,
+          .lasting = bank->lasting(),
+          .bank = {}};
   if (!memory.data().contains(frame) && !memory.inherited(frame)) run.bank = bank;
   if (access != Access::Execute) fills_.add();
   return run;
@@ -124,7 +129,8 @@ std::optional<Memory::Run> SoftVcpu::look(std::uint64_t page, Access access, std
 
 void SoftVcpu::want_code(std::uint64_t page) {
   const auto region = machine_.space_->find_region(page);
-  if (!region || !region->backing || !mm::has(region->prot, mm::Prot::Exec) || mm::has(region->prot, mm::Prot::Write)) return;
+  if (!region || !region->backing || !mm::has(region->prot, mm::Prot::Exec) || mm::has(region->prot, mm::Prot::Write))
+    return;
   (void)machine_.space_->fault(page, mm::Access::Execute);  // what it cannot have it does not have code of
 }
 
@@ -169,7 +175,9 @@ Exit SoftVcpu::run() {
 }
 
 Exit SoftVcpu::decode(const Stop& stop) {
-  const auto exception = [&](std::uint64_t esr) { return exception_of(esr, stop.address, regs_[arm64::Pc], regs_[arm64::Sp]); };
+  const auto exception = [&](std::uint64_t esr) {
+    return exception_of(esr, stop.address, regs_[arm64::Pc], regs_[arm64::Sp]);
+  };
   Exit e;
   switch (stop.kind) {
     case Stop::Kind::Syscall: e.kind = Exit::Kind::Syscall; return e;

@@ -1,6 +1,6 @@
-// SoftVcpu: an engine, and how flushes reach it. The engine looks at page tables by itself and keeps what it saw; only its
-// own thread takes that away. A flush leaves a note of what has changed and, if guest code runs, halts it: the vCPU is
-// inside while it may use what it keeps, and goes inside only with no notes left.
+// SoftVcpu: an engine, and how flushes reach it. The engine looks at page tables by itself and keeps what it saw; only
+// its own thread takes that away. A flush leaves a note of what has changed and, if guest code runs, halts it: the vCPU
+// is inside while it may use what it keeps, and goes inside only with no notes left.
 //
 //   vCPU:   inside = odd;  notes left?  then out again, carries them out, once more;  runs;  inside = even
 //   flush:  leaves the note;  inside odd?  then halts, and waits until it is another number
@@ -79,14 +79,14 @@ class SoftVcpu final : public Vcpu, private Memory {
 
   SoftMachine& machine_;
   std::unique_ptr<Engine> engine_;
-  bool bound_ = false;                        // to this VM's memory, which is done when the program is there
+  bool bound_ = false;  // to this VM's memory, which is done when the program is there
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
-  std::atomic<bool> kicked_{false};           // seq_cst: set by kick() before it looks whether guest code runs
-  std::atomic<std::uint32_t> inside_{0};      // odd: guest code runs. See above
+  std::atomic<bool> kicked_{false};  // seq_cst: set by kick() before it looks whether guest code runs
+  std::atomic<std::uint32_t> inside_{0};  // odd: guest code runs. See above
   // Who is in kick(): it may still halt the engine that it saw inside. seq_cst: counted before it looks.
   std::atomic<std::uint32_t> kicking_{0};
-  std::atomic<bool> noted_{false};            // there are notes. See above
+  std::atomic<bool> noted_{false};  // there are notes. See above
   mm::Counter fills_;
   struct Notes {
     std::vector<Range> ranges;

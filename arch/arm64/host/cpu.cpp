@@ -12,8 +12,8 @@
 namespace ramet::arch {
 namespace {
 
-// Features by name that guests are not told of: FpState has no room for their registers (SVE, SME), or their state is the
-// process's, not the program's (keys of pointer authentication, tags of memory).
+// Features by name that guests are not told of: FpState has no room for their registers (SVE, SME), or their state is
+// the process's, not the program's (keys of pointer authentication, tags of memory).
 template <std::size_t N>
 std::uint64_t without_own_state(std::uint64_t bits, const std::array<std::string_view, N>& names) {
   for (std::size_t bit = 0; bit < N; ++bit)
@@ -28,7 +28,8 @@ std::string model() {
   std::uint64_t midr;
   asm("mrs %0, midr_el1" : "=r"(midr));
   std::array<char, 48> text;
-  std::snprintf(text.data(), text.size(), "arm64, implementer %#x, part %#x", unsigned(midr >> 24 & 0xff), unsigned(midr >> 4 & 0xfff));
+  std::snprintf(text.data(), text.size(), "arm64, implementer %#x, part %#x", unsigned(midr >> 24 & 0xff),
+                unsigned(midr >> 4 & 0xfff));
   return text.data();
 }
 

@@ -10,20 +10,21 @@ namespace ramet::arch {
 namespace arm64 {
 namespace {
 
-// SCTLR_EL1: MMU, caches, checks of the stack pointer's alignment; user code may zero lines, maintain caches, read CTR_EL0
-// and wait by WFE. WFI traps, as nothing would ever end it. Bits that have to be 1.
-constexpr std::uint64_t kControl = 1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 12 | 1u << 14 | 1u << 15 | 1u << 18 | 1u << 26 |
-                                   1u << 8 | 1u << 11 | 1u << 20 | 1u << 22 | 1u << 23 | 1u << 28 | 1u << 29;
+// SCTLR_EL1: MMU, caches, checks of the stack pointer's alignment; user code may zero lines, maintain caches, read
+// CTR_EL0 and wait by WFE. WFI traps, as nothing would ever end it. Bits that have to be 1.
+constexpr std::uint64_t kControl = 1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 12 | 1u << 14 | 1u << 15 | 1u << 18 |
+                                   1u << 26 | 1u << 8 | 1u << 11 | 1u << 20 | 1u << 22 | 1u << 23 | 1u << 28 | 1u << 29;
 
 // TCR_EL1: 4 KiB pages; walks are cached and inner shareable; the top byte of user addresses is ignored.
-constexpr std::uint64_t kTranslation = 17u << 0 | 1u << 8 | 1u << 10 | 3u << 12 | 17u << 16 | 1u << 24 | 1u << 26 | 3u << 28 |
-                                       2ull << 30 | 1ull << 37;
+constexpr std::uint64_t kTranslation = 17u << 0 | 1u << 8 | 1u << 10 | 3u << 12 | 17u << 16 | 1u << 24 | 1u << 26 |
+                                       3u << 28 | 2ull << 30 | 1ull << 37;
 constexpr unsigned kAddressSize = 32, kSetAccessed = 39, kSetDirty = 40;  // bits of it
 constexpr std::uint64_t kLargestSize = 5;                                  // 48 bits: what entries hold
 
 }  // namespace
 
-std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0, EntryUpdates updates) {
+std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0,
+                                             EntryUpdates updates) {
   const std::uint64_t translation = kTranslation | std::min(memory_model0 & 0xf, kLargestSize) << kAddressSize |
                                     std::uint64_t{updates.accessed} << kSetAccessed |
                                     std::uint64_t{updates.accessed && updates.dirty} << kSetDirty;

@@ -13,7 +13,8 @@ namespace ramet::arch::arm64 {
 struct SystemRegister {
   std::uint8_t op0, op1, crn, crm, op2;
 };
-inline constexpr SystemRegister kMemoryModel0{3, 0, 0, 7, 0}, kMemoryModel1{3, 0, 0, 7, 1};  // ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1
+inline constexpr SystemRegister kMemoryModel0{3, 0, 0, 7, 0},
+    kMemoryModel1{3, 0, 0, 7, 1};  // ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1
 
 struct SystemValue {
   SystemRegister which;
@@ -29,9 +30,10 @@ constexpr EntryUpdates entry_updates(std::uint64_t memory_model1) {
   return {.accessed = (memory_model1 & 0xf) >= 1, .dirty = (memory_model1 & 0xf) >= 2};
 }
 
-// `root`: guest-physical address of the table of the highest level. Its lower half is for addresses up to 2^47, its upper
-// half for those from -2^47 on. `stub`: where the stub is mapped. `memory_model0`: the guest's ID_AA64MMFR0_EL1.
-std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0, EntryUpdates);
+// `root`: guest-physical address of the table of the highest level. Its lower half is for addresses up to 2^47, its
+// upper half for those from -2^47 on. `stub`: where the stub is mapped. `memory_model0`: the guest's ID_AA64MMFR0_EL1.
+std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t stub, std::uint64_t memory_model0,
+                                             EntryUpdates);
 
 inline constexpr std::uint64_t kStubPstate = 0x3c5;  // EL1 with its own stack pointer, all interrupts masked
 

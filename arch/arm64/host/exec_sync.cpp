@@ -1,5 +1,5 @@
-// Cache maintenance for code (Arm ARM, B2.4.4 and D7.5): data caches are cleaned as far as instruction fetches look, then
-// instruction caches forget.
+// Cache maintenance for code (Arm ARM, B2.4.4 and D7.5): data caches are cleaned as far as instruction fetches look,
+// then instruction caches forget.
 #include "arch/exec_sync.hpp"
 
 #include <algorithm>
@@ -38,7 +38,8 @@ void exec_sync(const std::byte* start, std::size_t bytes) {
   const auto first = reinterpret_cast<std::uintptr_t>(start), end = first + bytes;
   // A page at a time, as a fault ends the rest of the call.
   const auto each_page = [&](auto what, std::size_t line) {
-    for (std::uintptr_t at = first; at < end; at = (at | (kPage - 1)) + 1) (void)what(at & ~(line - 1), std::min(end, (at | (kPage - 1)) + 1), line);
+    for (std::uintptr_t at = first; at < end; at = (at | (kPage - 1)) + 1)
+      (void)what(at & ~(line - 1), std::min(end, (at | (kPage - 1)) + 1), line);
   };
   if (host.needs_clean) each_page(ramet_guarded_clean, host.data_line);
   asm volatile("dsb ish" ::: "memory");

@@ -6,6 +6,8 @@
 namespace ramet::arch {
 
 // In X19 (interruptible.S).
-std::uint64_t interruptible_word(const ucontext_t& context) { return static_cast<std::uint64_t>(context.uc_mcontext.regs[19]); }
+std::uint64_t interruptible_word(const ucontext_t& context) {
+  return static_cast<std::uint64_t>(context.uc_mcontext.regs[19]);
+}
 
 }  // namespace ramet::arch

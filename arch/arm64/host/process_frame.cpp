@@ -25,7 +25,8 @@ constexpr std::uint32_t kRegisters = kMachine + offsetof(SignalContext, regs);
 constexpr std::uint32_t kRecords = kMachine + offsetof(SignalContext, records);
 
 // Where the record of that magic and size is among those of the frame, as an offset into the said area.
-std::optional<std::uint32_t> find_record(std::span<const std::byte> said, std::uint32_t context, std::uint32_t magic, std::uint32_t bytes) {
+std::optional<std::uint32_t> find_record(std::span<const std::byte> said, std::uint32_t context, std::uint32_t magic,
+                                         std::uint32_t bytes) {
   const std::uint32_t begin = context + kRecords, end = begin + SignalContext::kRecordBytes;
   for (std::uint32_t at = begin; end - at >= sizeof(RecordHead);) {
     const auto head = read<RecordHead>(said, at);
@@ -80,7 +81,8 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
         exception(kClassData);
         break;
       }
-      // Without a word of the processor it is an instruction that the kernel carries out, such as a cache operation: a read.
+      // Without a word of the processor it is an instruction that the kernel carries out, such as a cache operation: a
+      // read.
       t.kind = HostTrap::Kind::PageFault;
       t.error = is_abort(esr) ? esr : page_fault_error(false, false, false);
       t.trap = class_of(t.error);
@@ -92,7 +94,8 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
         t.kind = HostTrap::Kind::FileFault;
         t.error = esr, t.trap = class_of(esr);
       } else {
-        exception(class_of(esr) == kClassPcAlignment || class_of(esr) == kClassSpAlignment ? class_of(esr) : kClassData);
+        exception(class_of(esr) == kClassPcAlignment || class_of(esr) == kClassSpAlignment ? class_of(esr)
+                                                                                           : kClassData);
       }
       break;
     case SIGTRAP: exception(t.code == TRAP_TRACE ? kClassStep : kClassBreakpoint); break;
@@ -118,7 +121,8 @@ void write_host_registers(std::span<std::byte> said, const HostFrame& f, const U
   // The signal stack, which disarms itself (SS_AUTODISARM), is armed again by rt_sigreturn.
   write(said, f.context + offsetof(SignalFrame, stack_sp) - kContext, base + RAMET_SIGNAL_STACK);
   write(said, f.context + offsetof(SignalFrame, stack_flags) - kContext, std::uint32_t{1u << 31});
-  write(said, f.context + offsetof(SignalFrame, stack_size) - kContext, std::uint64_t{RAMET_SAID_SIZE - RAMET_SIGNAL_STACK});
+  write(said, f.context + offsetof(SignalFrame, stack_size) - kContext,
+        std::uint64_t{RAMET_SAID_SIZE - RAMET_SIGNAL_STACK});
 }
 
 void read_host_fp(std::span<const std::byte> said, const HostFrame& f, FpState& fp) {
@@ -131,7 +135,8 @@ void read_host_fp(std::span<const std::byte> said, const HostFrame& f, FpState& 
 void write_host_fp(std::span<std::byte> said, const HostFrame& f, const FpState& fp) {
   FpSimd state;
   std::memcpy(&state, fp.area.data(), sizeof state);
-  write(said, f.fp, FpRecord{.head = {FpRecord::kMagic, sizeof(FpRecord)}, .fpsr = state.fpsr, .fpcr = state.fpcr, .v = state.v});
+  write(said, f.fp,
+        FpRecord{.head = {FpRecord::kMagic, sizeof(FpRecord)}, .fpsr = state.fpsr, .fpcr = state.fpcr, .v = state.v});
 }
 
 void reset_host_fp(FpState& fp) { reset(fp); }

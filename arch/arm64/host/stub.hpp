@@ -31,11 +31,13 @@ struct Context {
   std::uint64_t unused[9];
   FpSimd fp;
 };
-static_assert(offsetof(Context, regs) == STUB_REGS && offsetof(Context, esr) == STUB_ESR && offsetof(Context, far) == STUB_FAR);
+static_assert(offsetof(Context, regs) == STUB_REGS && offsetof(Context, esr) == STUB_ESR &&
+              offsetof(Context, far) == STUB_FAR);
 static_assert(offsetof(Context, thread) == STUB_THREAD && offsetof(Context, command) == STUB_COMMAND);
-static_assert(offsetof(Context, ranges) == STUB_RANGES && offsetof(Context, range) == STUB_RANGE && offsetof(Context, fp) == STUB_FP);
+static_assert(offsetof(Context, ranges) == STUB_RANGES && offsetof(Context, range) == STUB_RANGE &&
+              offsetof(Context, fp) == STUB_FP);
 
-inline constexpr std::uint64_t kFlush = 1u << STUB_DO_FLUSH, kLoadFp = 1u << STUB_DO_LOAD_FP, kSaveFp = 1u << STUB_DO_SAVE_FP,
-                               kReturn = 1u << STUB_DO_RETURN;
+inline constexpr std::uint64_t kFlush = 1u << STUB_DO_FLUSH, kLoadFp = 1u << STUB_DO_LOAD_FP,
+                               kSaveFp = 1u << STUB_DO_SAVE_FP, kReturn = 1u << STUB_DO_RETURN;
 
 }  // namespace ramet::arch::arm64::stub

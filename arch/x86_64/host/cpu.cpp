@@ -33,7 +33,8 @@ CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index) {
   // Leaves beyond the last one answer with the last one's contents.
   static const std::uint32_t last = __get_cpuid_max(0, nullptr), last_extended = __get_cpuid_max(0x80000000, nullptr);
   CpuidAnswer a;
-  if (function <= (function < 0x80000000 ? last : last_extended)) __cpuid_count(function, index, a.eax, a.ebx, a.ecx, a.edx);
+  if (function <= (function < 0x80000000 ? last : last_extended))
+    __cpuid_count(function, index, a.eax, a.ebx, a.ecx, a.edx);
   return a;
 }
 

@@ -21,7 +21,8 @@ constexpr std::array<std::uint64_t, 7> kGdt = {
     0,
     0x00af9b000000ffff,  // 0x08 code, ring 0, 64-bit
     0x00cf93000000ffff,  // 0x10 data, ring 0
-    0, 0,
+    0,
+    0,
     0x00cff3000000ffff,  // 0x28 data, ring 3
     0x00affb000000ffff,  // 0x30 code, ring 3, 64-bit
 };
@@ -44,8 +45,8 @@ bool write_stub_page(std::span<std::byte> page, std::uint64_t address) {
     // and the first OUT, pushes onto a stack that user code chose.
     std::uint64_t type = v == kBreakpoint || v == kOverflow ? 0xee00 : 0x8e00;
     constexpr std::uint64_t kIst = 1;
-    put(page, kIdtOffset + 16 * v, (handler & 0xffff) | std::uint64_t(kKernelCs) << 16 | (type | kIst) << 32 |
-                                       (handler >> 16 & 0xffff) << 48);
+    put(page, kIdtOffset + 16 * v,
+        (handler & 0xffff) | std::uint64_t(kKernelCs) << 16 | (type | kIst) << 32 | (handler >> 16 & 0xffff) << 48);
     put(page, kIdtOffset + 16 * v + 8, handler >> 32);
   }
   std::memcpy(page.subspan(kGdtOffset, sizeof kGdt).data(), kGdt.data(), sizeof kGdt);

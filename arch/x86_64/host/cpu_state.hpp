@@ -26,8 +26,8 @@ inline constexpr std::uint64_t kXcr0 = 0xe7;
 
 // Model-specific registers of SYSCALL.
 namespace msr {
-inline constexpr std::uint32_t kStar = 0xc0000081, kLstar = 0xc0000082, kSfmask = 0xc0000084,
-                               kFsBase = 0xc0000100, kGsBase = 0xc0000101;
+inline constexpr std::uint32_t kStar = 0xc0000081, kLstar = 0xc0000082, kSfmask = 0xc0000084, kFsBase = 0xc0000100,
+                               kGsBase = 0xc0000101;
 // SYSCALL loads CS=kKernelCs, SS=kKernelSs. SYSRET is not used; its base is the one of kUserCs.
 inline constexpr std::uint64_t kStarValue = std::uint64_t(kKernelCs) << 32 | std::uint64_t(kUserCs - 0x10) << 48;
 inline constexpr std::uint64_t kSfmaskValue = 0x257fd5;  // all flags of user code but the reserved ones

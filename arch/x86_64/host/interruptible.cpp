@@ -6,6 +6,8 @@
 namespace ramet::arch {
 
 // In RBX (interruptible.S).
-std::uint64_t interruptible_word(const ucontext_t& context) { return static_cast<std::uint64_t>(context.uc_mcontext.gregs[REG_RBX]); }
+std::uint64_t interruptible_word(const ucontext_t& context) {
+  return static_cast<std::uint64_t>(context.uc_mcontext.gregs[REG_RBX]);
+}
 
 }  // namespace ramet::arch

@@ -23,7 +23,8 @@ namespace {
 // struct ucontext
 constexpr std::uint32_t kStack = 16, kRegisters = 40, kMask = 296, kContextBytes = 304, kInfoBytes = 128;
 // In the floating-point area: what the kernel says of it, struct _fpx_sw_bytes, and the header of XSAVE.
-constexpr std::uint32_t kHostSoftware = 464, kHostSoftwareBytes = 48, kXstateSize = kHostSoftware + 16, kHostLegacy = 512;
+constexpr std::uint32_t kHostSoftware = 464, kHostSoftwareBytes = 48, kXstateSize = kHostSoftware + 16,
+                        kHostLegacy = 512;
 
 }  // namespace
 
@@ -53,12 +54,14 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
     t.kind = architecture == AUDIT_ARCH_X86_64 ? HostTrap::Kind::Syscall : HostTrap::Kind::ForeignSyscall;
     if (t.kind == HostTrap::Kind::ForeignSyscall) t.trap = kVectorProtection, t.error = 0x80 * 8 + 2;
   } else if ((t.signal == SIGSEGV || t.signal == SIGBUS) && t.trap == kVectorPageFault && t.code != SI_KERNEL) {
-    // Trap number and error of a frame that a trap did not make are those of an earlier one; such signals have SI_KERNEL.
+    // Trap number and error of a frame that a trap did not make are those of an earlier one; such signals have
+    // SI_KERNEL.
     t.kind = t.signal == SIGBUS ? HostTrap::Kind::FileFault : HostTrap::Kind::PageFault;
     t.address = context.cr2;
     t.write = t.error & 2;
     t.execute = t.error & 16;
-  } else if (t.signal == SIGSEGV || t.signal == SIGBUS || t.signal == SIGILL || t.signal == SIGFPE || t.signal == SIGTRAP) {
+  } else if (t.signal == SIGSEGV || t.signal == SIGBUS || t.signal == SIGILL || t.signal == SIGFPE ||
+             t.signal == SIGTRAP) {
     t.kind = HostTrap::Kind::Exception;
     t.address = t.code == SI_KERNEL ? 0 : read<std::uint64_t>(said, f.info + offsetof(siginfo_t, si_addr));
     if (t.trap == kVectorPageFault) t.trap = kVectorProtection, t.error = 0;
@@ -68,7 +71,12 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
 
 std::optional<HostTrap> fault_of_start(const UserRegs& regs) {
   if (canonical(regs[Rip])) return std::nullopt;
-  return HostTrap{.kind = HostTrap::Kind::Exception, .signal = SIGSEGV, .code = SI_KERNEL, .address = 0, .trap = kVectorProtection, .error = 0};
+  return HostTrap{.kind = HostTrap::Kind::Exception,
+                  .signal = SIGSEGV,
+                  .code = SI_KERNEL,
+                  .address = 0,
+                  .trap = kVectorProtection,
+                  .error = 0};
 }
 
 UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame& f) {

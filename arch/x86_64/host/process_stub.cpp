@@ -15,7 +15,8 @@ constexpr std::uint32_t kSetGs = 0x1001, kSetFs = 0x1002, kMapVdso64 = 0x2003;  
 
 constinit const std::uint32_t kAuditArchitecture = AUDIT_ARCH_X86_64;
 constinit const BaseCall kBaseCall{.number = SYS_arch_prctl, .codes = {kSetFs, kSetGs}, .by_kernel = true};
-constinit const std::optional<NamedCall> kMapVdso{{"a vDSO (arch_prctl)", SYS_arch_prctl, {kMapVdso64, RAMET_HOST_VDSO}}};
+constinit const std::optional<NamedCall> kMapVdso{
+    {"a vDSO (arch_prctl)", SYS_arch_prctl, {kMapVdso64, RAMET_HOST_VDSO}}};
 
 std::uint64_t address_end() { return RAMET_TOP; }
 

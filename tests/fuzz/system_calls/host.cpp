@@ -70,7 +70,8 @@ std::string program(const std::string& interpreter, std::uint8_t damage) {
     char name[64]{};
   } file;
   std::memcpy(file.header.e_ident, ELFMAG, SELFMAG);
-  file.header.e_ident[EI_CLASS] = ELFCLASS64, file.header.e_ident[EI_DATA] = ELFDATA2LSB, file.header.e_ident[EI_VERSION] = 1;
+  file.header.e_ident[EI_CLASS] = ELFCLASS64, file.header.e_ident[EI_DATA] = ELFDATA2LSB,
+  file.header.e_ident[EI_VERSION] = 1;
   file.header.e_type = interpreter.empty() ? ET_EXEC : ET_DYN;
   file.header.e_machine = EM_X86_64, file.header.e_version = 1;
   file.header.e_entry = 0x400000 + 0x100;
@@ -99,13 +100,15 @@ Host Host::now() {
   h.mask = ::umask(0);
   ::umask(h.mask);
   pthread_sigmask(SIG_SETMASK, nullptr, &h.blocked);
-  for (int i = 0; i < RLIM_NLIMITS; ++i) ::getrlimit(static_cast<__rlimit_resource_t>(i), &h.limits[static_cast<std::size_t>(i)]);
+  for (int i = 0; i < RLIM_NLIMITS; ++i)
+    ::getrlimit(static_cast<__rlimit_resource_t>(i), &h.limits[static_cast<std::size_t>(i)]);
   return h;
 }
 
 void Host::compare(const Host& before) const {
-  if (descriptors != before.descriptors) 
-    finding("descriptors: " + beyond(descriptors, before.descriptors) + "instead of " + beyond(before.descriptors, descriptors));
+  if (descriptors != before.descriptors)
+    finding("descriptors: " + beyond(descriptors, before.descriptors) + "instead of " +
+            beyond(before.descriptors, descriptors));
   // One that was joined is on its way out of the kernel's list still.
   std::set<std::string> left = threads;
   for (int tries = 0; tries < 5000 && left.size() > before.threads.size(); ++tries) {
@@ -120,7 +123,7 @@ void Host::compare(const Host& before) const {
 }
 
 Directory::FileState Directory::FileState::of(const std::string& path) {
-  struct stat st {};
+  struct stat st{};
   if (::lstat(path.c_str(), &st) != 0) finding("gone: " + path);
   return {st.st_ino, st.st_mode, st.st_nlink, st.st_uid, st.st_size, nanoseconds(st.st_mtim), nanoseconds(st.st_ctim)};
 }
@@ -166,7 +169,8 @@ void Directory::check() const {
   std::size_t i = 0;
   for (const char* path : {"/canary", "/r", "/r/file", "/r/up"})
     if (FileState::of(root_ + path) != before_[i++]) finding(std::string("changed from outside its share: ") + path);
-  if (names(root_) != std::set<std::string>{"canary", "r", "tmp"}) finding("something new stands beside what was shared");
+  if (names(root_) != std::set<std::string>{"canary", "r", "tmp"})
+    finding("something new stands beside what was shared");
   if (!names(root_ + "/tmp").empty()) finding("temporary files are left");
 }
 

@@ -95,7 +95,8 @@ vmm::Exit ScriptVcpu::run() {
 
 void begin_script(Run& run) { script.begin(run); }
 
-std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_script_shell(Run& run, std::shared_ptr<mm::PhysicalSpace> space) {
+std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_script_shell(Run& run,
+                                                                           std::shared_ptr<mm::PhysicalSpace> space) {
   if (!space) space = std::make_shared<mm::PhysicalSpace>(40);
   auto machine = std::make_unique<ScriptMachine>(run);
   auto physical = mm::Memory::create({.data_bytes = 64 << 20, .table_bytes = 8 << 20, .space = space});

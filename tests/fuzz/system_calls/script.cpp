@@ -76,7 +76,9 @@ vmm::Exit Script::setup_call(vmm::UserRegs& r) {
   auto map = [&](Gva at, Word bytes, int prot, int flags, Word file = ~0ull) {
     return call(r, SYS_mmap, {at, bytes, static_cast<Word>(prot), static_cast<Word>(flags | MAP_FIXED), file, 0});
   };
-  auto open = [&](const char* name, int flags) { return call(r, SYS_open, {put(std::string(name)), static_cast<Word>(flags), 0644}); };
+  auto open = [&](const char* name, int flags) {
+    return call(r, SYS_open, {put(std::string(name)), static_cast<Word>(flags), 0644});
+  };
   constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS, kBoth = PROT_READ | PROT_WRITE;
   switch (step) {
     case 0: return map(kBuffer, kBufferBytes, kBoth, kPrivate);
@@ -88,8 +90,10 @@ vmm::Exit Script::setup_call(vmm::UserRegs& r) {
     case 6: return map(kCodePage, 0x10000, PROT_READ | PROT_EXEC, kPrivate);
     case 7: return map(kPinned, 0x10000, kBoth, kPrivate);
     case 8: return call(r, SYS_mprotect, {kReadOnly, 0x10000, PROT_READ});
-    case 9: return call(r, SYS_rt_sigaction, {static_cast<Word>(kWakeSignal),
-                                              put_all(std::vector<Word>{kHandler, 0x0400'0000, kRestorer, 0}), 0, 8});
+    case 9:
+      return call(r, SYS_rt_sigaction,
+                  {static_cast<Word>(kWakeSignal), put_all(std::vector<Word>{kHandler, 0x0400'0000, kRestorer, 0}), 0,
+                   8});
     case 10: return call(r, SYS_getpid, {});
     // Descriptors; 0 to 2 are there.
     case 11: return open("/w/a", O_RDWR);                                              // 3
@@ -112,7 +116,8 @@ vmm::Exit Script::setup_call(vmm::UserRegs& r) {
     case 28: return call(r, SYS_socket, {AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0});    // 20
     case 29: {                                                                         // 21
       std::array<Word, 15> parameters{};
-      return mode_ & 4 ? call(r, SYS_io_uring_setup, {8, put(std::as_bytes(std::span(parameters)))}) : call(r, SYS_dup, {3});
+      return mode_ & 4 ? call(r, SYS_io_uring_setup, {8, put(std::as_bytes(std::span(parameters)))})
+                       : call(r, SYS_dup, {3});
     }
     case 30: return mode_ & 4 ? map(kRing, kPageSize, kBoth, MAP_SHARED, 21) : call(r, SYS_getpid, {});
     case 31:
@@ -157,9 +162,10 @@ vmm::Exit Script::fault() {
 // An entry for the ring's queue, and the tail moved on.
 void Script::ring_entry() {
   io_uring_sqe entry{};
-  constexpr std::uint8_t kOperations[] = {IORING_OP_NOP, IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
-                                          IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_POLL_ADD,
-                                          IORING_OP_POLL_REMOVE, IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
+  constexpr std::uint8_t kOperations[] = {IORING_OP_NOP,          IORING_OP_READ,        IORING_OP_WRITE,
+                                          IORING_OP_READV,        IORING_OP_WRITEV,      IORING_OP_READ_FIXED,
+                                          IORING_OP_WRITE_FIXED,  IORING_OP_FSYNC,       IORING_OP_POLL_ADD,
+                                          IORING_OP_POLL_REMOVE,  IORING_OP_TIMEOUT,     IORING_OP_TIMEOUT_REMOVE,
                                           IORING_OP_LINK_TIMEOUT, IORING_OP_ASYNC_CANCEL};
   entry.opcode = wrong() ? u8() : pick(kOperations);
   const std::uint8_t flags = u8();
@@ -167,9 +173,11 @@ void Script::ring_entry() {
   entry.fd = static_cast<int>(fd());
   unsigned pieces = 0;
   if (entry.opcode == IORING_OP_READV || entry.opcode == IORING_OP_WRITEV) entry.addr = iov(pieces), entry.len = pieces;
-  else if (entry.opcode == IORING_OP_TIMEOUT || entry.opcode == IORING_OP_LINK_TIMEOUT) entry.addr = times(), entry.len = 1;
+  else if (entry.opcode == IORING_OP_TIMEOUT || entry.opcode == IORING_OP_LINK_TIMEOUT)
+    entry.addr = times(), entry.len = 1;
   else if (entry.opcode == IORING_OP_READ || entry.opcode == IORING_OP_WRITE || entry.opcode == IORING_OP_READ_FIXED ||
-           entry.opcode == IORING_OP_WRITE_FIXED) entry.addr = pointer(), entry.len = static_cast<std::uint32_t>(size());
+           entry.opcode == IORING_OP_WRITE_FIXED)
+    entry.addr = pointer(), entry.len = static_cast<std::uint32_t>(size());
   if (wrong()) entry.addr = scalar();
   if (wrong()) entry.len = static_cast<std::uint32_t>(scalar());
   entry.off = u8() < 0x80 ? 0 : scalar();
@@ -197,9 +205,11 @@ void Script::check_result(const vmm::UserRegs& r) {
   if (result < -kLastErrno) finding("call " + std::to_string(number) + " gave " + std::to_string(result));
   if (result <= 2) return;
   gave(r[Rax]);
-  constexpr Word kOpen[] = {SYS_open, SYS_openat, SYS_creat, SYS_openat2, SYS_dup, SYS_fcntl, SYS_socket, SYS_accept, SYS_accept4,
-                            SYS_epoll_create, SYS_epoll_create1, SYS_eventfd, SYS_eventfd2, SYS_timerfd_create, SYS_signalfd,
-                            SYS_signalfd4, SYS_memfd_create, SYS_io_uring_setup};
+  constexpr Word kOpen[] = {SYS_open,         SYS_openat,         SYS_creat,         SYS_openat2,
+                            SYS_dup,          SYS_fcntl,          SYS_socket,        SYS_accept,
+                            SYS_accept4,      SYS_epoll_create,   SYS_epoll_create1, SYS_eventfd,
+                            SYS_eventfd2,     SYS_timerfd_create, SYS_signalfd,      SYS_signalfd4,
+                            SYS_memfd_create, SYS_io_uring_setup};
   if (std::ranges::find(kOpen, number) != std::end(kOpen) && !setup_) opened(r[Rax]);
 }
 
@@ -226,7 +236,10 @@ vmm::Exit Script::choose(mm::AddressSpace& memory, bool fresh, vmm::UserRegs& r)
     switch (u8() % 8) {
       default: return call(r, SYS_read, {fd, pointer(), size()});
       case 1: return call(r, SYS_getdents64, {fd, pointer(), size()});
-      case 2: return call(r, SYS_mmap, {page(), size(), u8() % 8u, static_cast<Word>(u8() & 1 ? MAP_SHARED : MAP_PRIVATE), fd, u8() & 1 ? 0 : kPageSize});
+      case 2:
+        return call(r, SYS_mmap,
+                    {page(), size(), u8() % 8u, static_cast<Word>(u8() & 1 ? MAP_SHARED : MAP_PRIVATE), fd,
+                     u8() & 1 ? 0 : kPageSize});
       case 3: return call(r, SYS_write, {fd, pointer(), size()});
       case 4: return call(r, SYS_dup2, {fd, u8() % 32u});
     }
@@ -248,7 +261,9 @@ vmm::Exit Script::operation(vmm::UserRegs& r) {
     }
     case 10:
       follow_ = true;
-      return call(r, SYS_open, {path(), u8() < 0x80 ? 0 : pick(std::array<Word, 4>{O_RDWR, O_PATH, O_RDWR | O_CREAT, O_DIRECTORY}), 0644});
+      return call(r, SYS_open,
+                  {path(), u8() < 0x80 ? 0 : pick(std::array<Word, 4>{O_RDWR, O_PATH, O_RDWR | O_CREAT, O_DIRECTORY}),
+                   0644});
     case 11: {
       const Word number = u8() < 0xe0 ? little_endian(2) % 520 : scalar();
       std::array<Word, 6> a{};
@@ -274,9 +289,7 @@ vmm::Exit Script::operation(vmm::UserRegs& r) {
           return call(r, SYS_rt_sigreturn, {});
         case 1: r[Rsp] = wrong() ? pointer() : kStack + kStackBytes - 256; break;
         case 2: return call(r, SYS_tgkill, {kFirstId, kFirstId, u8() % 65u});
-        default:
-          scarce_ = u8() % 64;
-          return bytes_.empty() ? exit_of(vmm::Exit::Kind::Kicked) : operation(r);
+        default: scarce_ = u8() % 64; return bytes_.empty() ? exit_of(vmm::Exit::Kind::Kicked) : operation(r);
       }
       return exit_of(vmm::Exit::Kind::Kicked);
   }

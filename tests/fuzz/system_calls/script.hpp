@@ -1,5 +1,5 @@
-// A guest whose program is the fuzzer's input: each time a thread of it is to run, the next bytes become an exit (a system
-// call, a fault, an exception). Threads and processes that it makes get a part of the bytes each.
+// A guest whose program is the fuzzer's input: each time a thread of it is to run, the next bytes become an exit (a
+// system call, a fault, an exception). Threads and processes that it makes get a part of the bytes each.
 //
 //   input:  mode | operation operation fork(length) [the child's bytes] operation ...
 #pragma once
@@ -48,16 +48,16 @@ class Script : public Values {
   void ring_entry();
   void check_result(const vmm::UserRegs& r);
 
-  vmm::Exit operation(vmm::UserRegs& r);    // from the bytes, of which there are some
+  vmm::Exit operation(vmm::UserRegs& r);  // from the bytes, of which there are some
 
   static constexpr unsigned kArenaSteps = 11, kFileSteps = 26, kMostExits = 2000;
   Run* run_ = nullptr;
   std::uint8_t mode_ = 0;
-  unsigned setup_ = 0;                      // steps of the set-up to come
-  bool follow_ = false;                     // something was opened to be used at once
+  unsigned setup_ = 0;  // steps of the set-up to come
+  bool follow_ = false;  // something was opened to be used at once
   unsigned exits_ = 0, ends_ = 0, restarts_ = 0;
-  long scarce_ = -1;                        // allocations until one fails, while what comes next is served
-  std::optional<Word> issued_;              // the call whose result is in the registers
+  long scarce_ = -1;  // allocations until one fails, while what comes next is served
+  std::optional<Word> issued_;  // the call whose result is in the registers
 };
 
 // Ends the fuzzer with a sentence: a finding.

@@ -12,11 +12,27 @@ struct Shape {
   enum Kind : std::uint8_t {
     None,        // no such argument
     Scalar,      // anything: small, extreme, a pointer, a descriptor
-    Fd, DirFd, Id, Signal, Size, Count, Offset, Mode,
+    Fd,
+    DirFd,
+    Id,
+    Signal,
+    Size,
+    Count,
+    Offset,
+    Mode,
     Pointer,     // somewhere in the arena or far out of it
     Page,        // the same, at a page's start most of the time
-    Path, Text, Strings, Iov, Message, SocketName, Set, Times, Action,
-    Words, Ints, // `number` of them in memory
+    Path,
+    Text,
+    Strings,
+    Iov,
+    Message,
+    SocketName,
+    Set,
+    Times,
+    Action,
+    Words,
+    Ints, // `number` of them in memory
     Flags,       // some of `values`, or all wrong
     OneOf,       // one of `values`, or wrong
     Fixed,       // `number`

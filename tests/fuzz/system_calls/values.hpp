@@ -20,7 +20,9 @@ class Values {
   std::uint8_t u8();
   Word little_endian(int bytes);
   template <class List>
-  auto pick(const List& list) { return list[u8() % std::size(list)]; }
+  auto pick(const List& list) {
+    return list[u8() % std::size(list)];
+  }
   bool wrong() { return u8() >= 0xf4; }     // now and then, anything instead of what is asked for
 
   Word value(const Shape&);
@@ -37,7 +39,9 @@ class Values {
   Gva put(std::span<const std::byte>);
   Gva put(const std::string& text) { return put(std::as_bytes(std::span(text.c_str(), text.size() + 1))); }
   template <class T>
-  Gva put_all(const std::vector<T>& values) { return put(std::as_bytes(std::span(values))); }
+  Gva put_all(const std::vector<T>& values) {
+    return put(std::as_bytes(std::span(values)));
+  }
   Gva path();
   Gva times();
   Gva iov(unsigned& pieces);

@@ -30,13 +30,17 @@ std::optional<Decoded> decode(std::span<const std::uint8_t> bytes) {
     return d;
   }();
   Decoded d;
-  if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes.data(), bytes.size(), &d.i, d.operands))) return std::nullopt;
+  if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes.data(), bytes.size(), &d.i, d.operands)))
+    return std::nullopt;
   return d;
 }
 
 // Registers by their number, of a width in bits.
 ZydisRegister register_of(unsigned number, unsigned bits) {
-  const ZydisRegisterClass kind = bits == 8 ? ZYDIS_REGCLASS_GPR8 : bits == 16 ? ZYDIS_REGCLASS_GPR16 : bits == 32 ? ZYDIS_REGCLASS_GPR32 : ZYDIS_REGCLASS_GPR64;
+  const ZydisRegisterClass kind = bits == 8    ? ZYDIS_REGCLASS_GPR8
+                                  : bits == 16 ? ZYDIS_REGCLASS_GPR16
+                                  : bits == 32 ? ZYDIS_REGCLASS_GPR32
+                                               : ZYDIS_REGCLASS_GPR64;
   // Of 8 bits, Zydis counts ah to bh between bl and spl.
   return ZydisRegisterEncode(kind, static_cast<ZyanU8>(bits == 8 && number >= 4 ? number + 4 : number));
 }
@@ -149,7 +153,8 @@ TEST(X86Forms, TwoRegisters) {
 }
 
 void expect_memory(const Meant& m, unsigned reg, const Address& a) {
-  SCOPED_TRACE(testing::Message() << std::hex << m.op.bytes << " reg " << reg << " base " << a.base << " index " << a.index << " scale " << a.scale << " + " << a.displacement);
+  SCOPED_TRACE(testing::Message() << std::hex << m.op.bytes << " reg " << reg << " base " << a.base << " index "
+                                  << a.index << " scale " << a.scale << " + " << a.displacement);
   const auto d = X86Form().written([&](X86Form& e) { e.memory(m.op, reg, a); });
   ASSERT_TRUE(d);
   EXPECT_EQ(d->i.mnemonic, m.mnemonic);
@@ -190,7 +195,9 @@ TEST(X86Forms, RegisterAndMemory) {
 }
 
 TEST(X86Forms, RegisterAndImmediate) {
-  constexpr std::pair<unsigned, ZydisMnemonic> kDigits[] = {{0, ZYDIS_MNEMONIC_ADD}, {1, ZYDIS_MNEMONIC_OR}, {4, ZYDIS_MNEMONIC_AND}, {5, ZYDIS_MNEMONIC_SUB}, {6, ZYDIS_MNEMONIC_XOR}, {7, ZYDIS_MNEMONIC_CMP}};
+  constexpr std::pair<unsigned, ZydisMnemonic> kDigits[] = {{0, ZYDIS_MNEMONIC_ADD}, {1, ZYDIS_MNEMONIC_OR},
+                                                            {4, ZYDIS_MNEMONIC_AND}, {5, ZYDIS_MNEMONIC_SUB},
+                                                            {6, ZYDIS_MNEMONIC_XOR}, {7, ZYDIS_MNEMONIC_CMP}};
   for (const auto& [digit, mnemonic] : kDigits)
     for (const bool is_wide : {false, true})
       for (unsigned rm = 0; rm < 16; ++rm)
@@ -204,8 +211,14 @@ TEST(X86Forms, RegisterAndImmediate) {
 }
 
 TEST(X86Forms, ShiftsAndOneOperand) {
-  constexpr std::pair<unsigned, ZydisMnemonic> kShifts[] = {{0, ZYDIS_MNEMONIC_ROL}, {4, ZYDIS_MNEMONIC_SHL}, {5, ZYDIS_MNEMONIC_SHR}, {7, ZYDIS_MNEMONIC_SAR}};
-  constexpr std::pair<unsigned, ZydisMnemonic> kGroup[] = {{2, ZYDIS_MNEMONIC_NOT}, {3, ZYDIS_MNEMONIC_NEG}, {6, ZYDIS_MNEMONIC_DIV}, {7, ZYDIS_MNEMONIC_IDIV}};
+  constexpr std::pair<unsigned, ZydisMnemonic> kShifts[] = {{0, ZYDIS_MNEMONIC_ROL},
+                                                            {4, ZYDIS_MNEMONIC_SHL},
+                                                            {5, ZYDIS_MNEMONIC_SHR},
+                                                            {7, ZYDIS_MNEMONIC_SAR}};
+  constexpr std::pair<unsigned, ZydisMnemonic> kGroup[] = {{2, ZYDIS_MNEMONIC_NOT},
+                                                           {3, ZYDIS_MNEMONIC_NEG},
+                                                           {6, ZYDIS_MNEMONIC_DIV},
+                                                           {7, ZYDIS_MNEMONIC_IDIV}};
   for (const bool is_wide : {false, true})
     for (unsigned rm = 0; rm < 16; ++rm) {
       const unsigned bits = is_wide ? 64 : 32;
@@ -217,7 +230,8 @@ TEST(X86Forms, ShiftsAndOneOperand) {
           expect_register(d->operands[0], rm, bits);
           EXPECT_EQ(d->operands[1].imm.value.u, count);
         }
-        const auto by_register = X86Form().written([&](X86Form& e) { e.registers({.bytes = 0xd3, .wide = is_wide}, digit, rm); });
+        const auto by_register = X86Form().written(
+            [&](X86Form& e) { e.registers({.bytes = 0xd3, .wide = is_wide}, digit, rm); });
         ASSERT_TRUE(by_register);
         EXPECT_EQ(by_register->i.mnemonic, mnemonic);
         expect_register(by_register->operands[1], rcx, 8);
@@ -233,7 +247,9 @@ TEST(X86Forms, ShiftsAndOneOperand) {
 
 TEST(X86Forms, NumbersInRegisters) {
   for (unsigned to = 0; to < 16; ++to)
-    for (const std::uint64_t value : {std::uint64_t{1}, std::uint64_t{0x7fffffff}, std::uint64_t{0x80000000}, std::uint64_t{0xffffffff}, std::uint64_t{0x100000000}, 0xffffffff80000000u, ~std::uint64_t{0}, 0x123456789abcdef0u}) {
+    for (const std::uint64_t value :
+         {std::uint64_t{1}, std::uint64_t{0x7fffffff}, std::uint64_t{0x80000000}, std::uint64_t{0xffffffff},
+          std::uint64_t{0x100000000}, 0xffffffff80000000u, ~std::uint64_t{0}, 0x123456789abcdef0u}) {
       const auto d = X86Form().written([&](X86Form& e) { e.mov_immediate(to, value); });
       ASSERT_TRUE(d);
       EXPECT_EQ(d->i.mnemonic, ZYDIS_MNEMONIC_MOV);
@@ -257,13 +273,20 @@ TEST(X86Forms, NumbersInRegisters) {
 
 // All that a compiled program may consist of.
 const std::set<ZydisMnemonic> kAllowedX86 = {
-    ZYDIS_MNEMONIC_MOV, ZYDIS_MNEMONIC_MOVZX, ZYDIS_MNEMONIC_MOVSX, ZYDIS_MNEMONIC_MOVSXD, ZYDIS_MNEMONIC_LEA, ZYDIS_MNEMONIC_PUSH, ZYDIS_MNEMONIC_POP,
-    ZYDIS_MNEMONIC_LEAVE, ZYDIS_MNEMONIC_RET, ZYDIS_MNEMONIC_CALL, ZYDIS_MNEMONIC_JMP, ZYDIS_MNEMONIC_ADD, ZYDIS_MNEMONIC_SUB, ZYDIS_MNEMONIC_OR,
-    ZYDIS_MNEMONIC_AND, ZYDIS_MNEMONIC_XOR, ZYDIS_MNEMONIC_CMP, ZYDIS_MNEMONIC_TEST, ZYDIS_MNEMONIC_NEG, ZYDIS_MNEMONIC_IMUL, ZYDIS_MNEMONIC_DIV,
-    ZYDIS_MNEMONIC_IDIV, ZYDIS_MNEMONIC_CDQ, ZYDIS_MNEMONIC_CQO, ZYDIS_MNEMONIC_SHL, ZYDIS_MNEMONIC_SHR, ZYDIS_MNEMONIC_SAR, ZYDIS_MNEMONIC_ROL,
-    ZYDIS_MNEMONIC_NOT, ZYDIS_MNEMONIC_CMOVZ, ZYDIS_MNEMONIC_CMOVNZ, ZYDIS_MNEMONIC_CMOVB, ZYDIS_MNEMONIC_CMOVNB, ZYDIS_MNEMONIC_CMOVBE, ZYDIS_MNEMONIC_CMOVNBE,
-    ZYDIS_MNEMONIC_CMOVL, ZYDIS_MNEMONIC_CMOVNL, ZYDIS_MNEMONIC_CMOVLE, ZYDIS_MNEMONIC_CMOVNLE, ZYDIS_MNEMONIC_BSWAP, ZYDIS_MNEMONIC_XADD, ZYDIS_MNEMONIC_XCHG, ZYDIS_MNEMONIC_CMPXCHG,
-    ZYDIS_MNEMONIC_NOP, ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JB, ZYDIS_MNEMONIC_JNB, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE, ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
+    ZYDIS_MNEMONIC_MOV,    ZYDIS_MNEMONIC_MOVZX,  ZYDIS_MNEMONIC_MOVSX,   ZYDIS_MNEMONIC_MOVSXD,
+    ZYDIS_MNEMONIC_LEA,    ZYDIS_MNEMONIC_PUSH,   ZYDIS_MNEMONIC_POP,     ZYDIS_MNEMONIC_LEAVE,
+    ZYDIS_MNEMONIC_RET,    ZYDIS_MNEMONIC_CALL,   ZYDIS_MNEMONIC_JMP,     ZYDIS_MNEMONIC_ADD,
+    ZYDIS_MNEMONIC_SUB,    ZYDIS_MNEMONIC_OR,     ZYDIS_MNEMONIC_AND,     ZYDIS_MNEMONIC_XOR,
+    ZYDIS_MNEMONIC_CMP,    ZYDIS_MNEMONIC_TEST,   ZYDIS_MNEMONIC_NEG,     ZYDIS_MNEMONIC_IMUL,
+    ZYDIS_MNEMONIC_DIV,    ZYDIS_MNEMONIC_IDIV,   ZYDIS_MNEMONIC_CDQ,     ZYDIS_MNEMONIC_CQO,
+    ZYDIS_MNEMONIC_SHL,    ZYDIS_MNEMONIC_SHR,    ZYDIS_MNEMONIC_SAR,     ZYDIS_MNEMONIC_ROL,
+    ZYDIS_MNEMONIC_NOT,    ZYDIS_MNEMONIC_CMOVZ,  ZYDIS_MNEMONIC_CMOVNZ,  ZYDIS_MNEMONIC_CMOVB,
+    ZYDIS_MNEMONIC_CMOVNB, ZYDIS_MNEMONIC_CMOVBE, ZYDIS_MNEMONIC_CMOVNBE, ZYDIS_MNEMONIC_CMOVL,
+    ZYDIS_MNEMONIC_CMOVNL, ZYDIS_MNEMONIC_CMOVLE, ZYDIS_MNEMONIC_CMOVNLE, ZYDIS_MNEMONIC_BSWAP,
+    ZYDIS_MNEMONIC_XADD,   ZYDIS_MNEMONIC_XCHG,   ZYDIS_MNEMONIC_CMPXCHG, ZYDIS_MNEMONIC_NOP,
+    ZYDIS_MNEMONIC_JZ,     ZYDIS_MNEMONIC_JNZ,    ZYDIS_MNEMONIC_JB,      ZYDIS_MNEMONIC_JNB,
+    ZYDIS_MNEMONIC_JBE,    ZYDIS_MNEMONIC_JNBE,   ZYDIS_MNEMONIC_JL,      ZYDIS_MNEMONIC_JNL,
+    ZYDIS_MNEMONIC_JLE,    ZYDIS_MNEMONIC_JNLE};
 
 void expect_sound_x86(const Compiled& compiled) {
   const auto code = compiled.code();
@@ -274,7 +297,8 @@ void expect_sound_x86(const Compiled& compiled) {
     ASSERT_TRUE(d) << "at " << at;
     ASSERT_TRUE(kAllowedX86.contains(d->i.mnemonic)) << ZydisMnemonicGetString(d->i.mnemonic) << " at " << at;
     starts[at] = true;
-    if (d->operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && d->operands[0].imm.is_relative) branches.push_back({at, static_cast<std::int64_t>(at) + d->i.length + d->operands[0].imm.value.s});
+    if (d->operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && d->operands[0].imm.is_relative)
+      branches.push_back({at, static_cast<std::int64_t>(at) + d->i.length + d->operands[0].imm.value.s});
     at += d->i.length;
   }
   for (const auto& [at, target] : branches) {
@@ -296,7 +320,8 @@ TEST(X86Programs, ConsistOfWhatWasMeantAndJumpWithinThemselves) {
   }
   const auto object = load_object(read_object("maps"));
   ASSERT_TRUE(object);
-  for (const Program& program : object->programs) expect_sound_x86(compile(*check(program, known), InstructionSet::X86_64));
+  for (const Program& program : object->programs)
+    expect_sound_x86(compile(*check(program, known), InstructionSet::X86_64));
 }
 
 TEST(X86Entry, IsWhatItSays) {
@@ -307,16 +332,19 @@ TEST(X86Entry, IsWhatItSays) {
     for (std::size_t at = 0; at < code.size();) {
       const auto d = decode(code.subspan(at));
       char text[96] = "?";
-      if (d) ZydisFormatterFormatInstruction(&formatter, &d->i, d->operands, d->i.operand_count_visible, text, sizeof text, at, nullptr);
+      if (d)
+        ZydisFormatterFormatInstruction(&formatter, &d->i, d->operands, d->i.operand_count_visible, text, sizeof text,
+                                        at, nullptr);
       all += text + std::string("\n");
       at += d ? d->i.length : 1;
     }
     return all;
   };
   const EntryCode& entry = entry_code(InstructionSet::X86_64);
-  EXPECT_EQ(text_of(entry.code),
-            "cmp rbx, r12\njnb 0x000000000000001B\nmov rdi, [rbx+0x08]\nmov rsi, [rbx+0x10]\ncall [rbx]\nmov [rbx+0x18], rax\nadd rbx, 0x20\n"
-            "jmp 0x0000000000000000\ncall rbx\nmov rdi, rax\nmov eax, 0xFFF\nsyscall\nud2\n");
+  EXPECT_EQ(
+      text_of(entry.code),
+      "cmp rbx, r12\njnb 0x000000000000001B\nmov rdi, [rbx+0x08]\nmov rsi, [rbx+0x10]\ncall [rbx]\nmov [rbx+0x18], rax\nadd rbx, 0x20\n"
+      "jmp 0x0000000000000000\ncall rbx\nmov rdi, rax\nmov eax, 0xFFF\nsyscall\nud2\n");
   EXPECT_EQ(entry.batch, 0u);
   EXPECT_EQ(text_of(entry.code.subspan(entry.one, 2)), "call rbx\n");
   EXPECT_EQ(text_of(helper_stub(InstructionSet::X86_64, 6)), "mov r10, rcx\nmov eax, 0x1006\nsyscall\nret\n");

@@ -61,19 +61,21 @@ process_freeze_programs_end:
 	.popsection
 )");
 static_assert(TOLD_GO == 0 && SAID_DONE == 0 && SAID_SLEEPS == 4 && SAID_APPLIED == 8);
-extern "C" const std::byte process_freeze_programs[], process_freeze_programs_end[], process_freeze_count[], process_freeze_lie[],
-    process_freeze_hide[];
+extern "C" const std::byte process_freeze_programs[], process_freeze_programs_end[], process_freeze_count[],
+    process_freeze_lie[], process_freeze_hide[];
 
 namespace ramet::vmm {
 
 struct FreezePrograms {
   using enum arch::arm64::Register;
   // Registers, by what the programs above use them for.
-  static constexpr unsigned Count = X0, Place = X0 + 1, Times = X0 + 2, MapperTold = X0 + 3, MapperSaid = X0 + 4, OwnTold = X0 + 5,
-                            OwnSaid = X0 + 6, Hidden = X0 + 7;
+  static constexpr unsigned Count = X0, Place = X0 + 1, Times = X0 + 2, MapperTold = X0 + 3, MapperSaid = X0 + 4,
+                            OwnTold = X0 + 5, OwnSaid = X0 + 6, Hidden = X0 + 7;
 
-  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place that is none.
-  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
+  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place
+  // that is none.
+  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a,
+                                std::uint64_t said) {
     r[X8] = number;
     for (unsigned n = 0; n < a.size(); ++n) r[X0 + n] = a[n];
     r[X0 + 19] = said, r[Sp] = said + 16, r[X0 + 20] = 8, r[X0 + 22] = 0;

@@ -26,7 +26,8 @@ using namespace arch::arm64;
 using mm::Prot;
 using Kind = Exit::Kind;
 
-constexpr std::uint32_t kSvc = 0xd4000001, kLoad = 0xf9400020 /* ldr x0, [x1] */, kStore = 0xf9000020, kJump = 0xd61f0020 /* br x1 */;
+constexpr std::uint32_t kSvc = 0xd4000001, kLoad = 0xf9400020 /* ldr x0, [x1] */, kStore = 0xf9000020,
+                        kJump = 0xd61f0020 /* br x1 */;
 
 class Arm64Kvm : public ::testing::Test {
  protected:
@@ -224,12 +225,15 @@ class Arm64KvmFlags : public Arm64Kvm, public ::testing::WithParamInterface<Entr
   EntryUpdates set;  // by the processor
 };
 INSTANTIATE_TEST_SUITE_P(SetByTheProcessor, Arm64KvmFlags,
-                         ::testing::Values(EntryUpdates{true, true}, EntryUpdates{true, false}, EntryUpdates{false, false}), [](const auto& p) {
+                         ::testing::Values(EntryUpdates{true, true}, EntryUpdates{true, false},
+                                           EntryUpdates{false, false}),
+                         [](const auto& p) {
                            return !p.param.accessed ? "None" : p.param.dirty ? "Both" : "AccessFlag";
                          });
 
 TEST_P(Arm64KvmFlags, EachPageIsReadThenWrittenAndNoFaultComesTwice) {
-  code({kLoad, 0x91400421, 0xf1000463, 0x54ffffa1, kSvc,    // 1: ldr x0, [x1]; add x1, x1, #4096; subs x3, x3, #1; b.ne 1b; svc
+  code({kLoad, 0x91400421, 0xf1000463, 0x54ffffa1,
+        kSvc,    // 1: ldr x0, [x1]; add x1, x1, #4096; subs x3, x3, #1; b.ne 1b; svc
         kStore, 0x91400421, 0xf1000463, 0x54ffffa1, kSvc});  // the same with str
   Vcpu& v = vcpu();
   const auto pass = [&](mm::Gva program) {
@@ -263,7 +267,8 @@ TEST_P(Arm64KvmFlags, APageThatNobodyUsedGoesWithoutAFlush) {
 // --- strict flushes, while another vCPU uses the entry ---
 
 class Arm64KvmFlush : public Arm64Kvm, public ::testing::WithParamInterface<bool> {};
-INSTANTIATE_TEST_SUITE_P(By, Arm64KvmFlush, ::testing::Bool(), [](const auto& p) { return p.param ? "AVcpusThread" : "AnotherThread"; });
+INSTANTIATE_TEST_SUITE_P(By, Arm64KvmFlush, ::testing::Bool(),
+                         [](const auto& p) { return p.param ? "AVcpusThread" : "AnotherThread"; });
 
 TEST_P(Arm64KvmFlush, ARunningVcpuStoresNothingAfterItsPageWasTakenAway) {
   code({0x91000400, kStore, 0x17fffffe, kSvc});  // 1: add x0, x0, #1; str x0, [x1]; b 1b

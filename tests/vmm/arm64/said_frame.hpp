@@ -13,7 +13,8 @@ namespace ramet::vmm::process {
 
 struct SaidFrame {
   using Head = arch::arm64::RecordHead;
-  static constexpr std::uint64_t kRecords = offsetof(arch::arm64::SignalFrame, context) + offsetof(arch::arm64::SignalContext, records);
+  static constexpr std::uint64_t kRecords = offsetof(arch::arm64::SignalFrame, context) +
+                                            offsetof(arch::arm64::SignalContext, records);
   static constexpr std::uint32_t kRoom = arch::arm64::SignalContext::kRecordBytes;
   static constexpr Head kFp{arch::arm64::FpRecord::kMagic, sizeof(arch::arm64::FpRecord)};
 

@@ -53,19 +53,21 @@ process_freeze_programs_end:
 	.popsection
 )");
 static_assert(TOLD_GO == 0 && SAID_DONE == 0 && SAID_SLEEPS == 4 && SAID_APPLIED == 8);
-extern "C" const std::byte process_freeze_programs[], process_freeze_programs_end[], process_freeze_count[], process_freeze_lie[],
-    process_freeze_hide[];
+extern "C" const std::byte process_freeze_programs[], process_freeze_programs_end[], process_freeze_count[],
+    process_freeze_lie[], process_freeze_hide[];
 
 namespace ramet::vmm {
 
 struct FreezePrograms {
   using enum arch::x86_64::Register;
   // Registers, by what the programs above use them for.
-  static constexpr unsigned Pc = Rip, Place = Rdi, Times = Rsi, Count = Rax, MapperTold = Rdi, MapperSaid = Rsi, Hidden = R8, OwnTold = R13,
-                            OwnSaid = Rbx;
+  static constexpr unsigned Pc = Rip, Place = Rdi, Times = Rsi, Count = Rax, MapperTold = Rdi, MapperSaid = Rsi,
+                            Hidden = R8, OwnTold = R13, OwnSaid = Rbx;
 
-  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place that is none.
-  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a, std::uint64_t said) {
+  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place
+  // that is none.
+  static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a,
+                                std::uint64_t said) {
     r[Rax] = number, r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];
     r[Rbx] = said, r[Rsp] = said + 8, r[R12] = 0, r[R13] = 8;
     r[Rip] = arch::process_stub::at(ramet_process_stub_command) - arch::x86_64::kSyscallLength;

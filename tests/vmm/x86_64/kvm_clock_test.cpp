@@ -1,4 +1,5 @@
-// The host's clocks on KVM: what user code finds above the guest's memory, and programs that read the time there, or must not.
+// The host's clocks on KVM: what user code finds above the guest's memory, and programs that read the time there, or
+// must not.
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,8 +21,9 @@ namespace ramet::vmm::testing {
 namespace {
 
 constexpr mm::Gva kPages = kvm::KernelHalf::kHostVdso;
-constexpr clockid_t kClocks[] = {CLOCK_REALTIME,         CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE,
-                                 CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME,  CLOCK_TAI};
+constexpr clockid_t kClocks[] = {
+    CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE,
+    CLOCK_BOOTTIME, CLOCK_TAI};
 
 std::int64_t nanos(const timespec& t) { return t.tv_sec * 1'000'000'000 + t.tv_nsec; }
 std::int64_t now(clockid_t clock) {
@@ -52,7 +54,8 @@ class KvmClockTest : public KvmTest {
   }
   // Whether the vCPU's counter is between two readings of the host's.
   bool counts_as_the_host(Vcpu& v) {
-    code({0x0f, 0x01, 0xf9, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05});  // rdtscp; shl $32,%rdx; or %rdx,%rax; syscall
+    code({0x0f, 0x01, 0xf9, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f,
+          0x05});  // rdtscp; shl $32,%rdx; or %rdx,%rax; syscall
     v.regs()[Rip] = kCode;
     const std::uint64_t before = ramet_ticks();
     const Exit e = run(v);
@@ -76,7 +79,9 @@ TEST_F(KvmClockTest, UserCodeReadsTheClocksThatTheHostReads) {
     }
 }
 
-TEST_F(KvmClockTest, TheProcessorThatItRunsOnIsNotTold) { EXPECT_EQ(shown.getcpu, 0u) << "a virtual CPU does not know"; }
+TEST_F(KvmClockTest, TheProcessorThatItRunsOnIsNotTold) {
+  EXPECT_EQ(shown.getcpu, 0u) << "a virtual CPU does not know";
+}
 
 TEST_F(KvmClockTest, UserCodeCannotWriteThere) {
   Vcpu& v = vcpu();
@@ -97,7 +102,8 @@ TEST_F(KvmClockTest, NotEvenWithPageTablesOfItsOwn) {
   std::copy_n(host, image.size(), image.begin());
   Vcpu& v = vcpu();
   code({0xc6, 0x07, 0x2a, 0x0f, 0x05});
-  ASSERT_TRUE(guest->map(kData + mm::kPageSize, host_vdso().data_bytes, G::kUserRw));  // the image, at its guest-physical address
+  ASSERT_TRUE(guest->map(kData + mm::kPageSize, host_vdso().data_bytes,
+                         G::kUserRw));  // the image, at its guest-physical address
   v.regs()[Rip] = kCode, v.regs()[Rdi] = kData + mm::kPageSize;
   const Exit e = run(v);
   EXPECT_TRUE(e.kind == Kind::Broken || e.kind == Kind::HostFault) << describe(e);
@@ -128,7 +134,9 @@ int file_of_first_vcpu() {
   for (int fd = 0; fd < 1024; ++fd) {
     std::array<char, 64> name{};
     const auto link = "/proc/self/fd/" + std::to_string(fd);
-    if (::readlink(link.c_str(), name.data(), name.size() - 1) > 0 && std::string(name.data()) == "anon_inode:kvm-vcpu:0") return fd;
+    if (::readlink(link.c_str(), name.data(), name.size() - 1) > 0 &&
+        std::string(name.data()) == "anon_inode:kvm-vcpu:0")
+      return fd;
   }
   return -1;
 }

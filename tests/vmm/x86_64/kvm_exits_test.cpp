@@ -76,7 +76,11 @@ TEST_F(KvmTest, PageFaultTellsAddressAccessAndWhetherAnEntryWasThere) {
       {"fetch, no entry", {0xff, 0xe7}, G::kAbsent, mm::Access::Execute, 20},
       {"store, read-only", {0x48, 0x89, 0x07}, G::kUserRo, mm::Access::Write, 7},
       {"fetch, not executable", {0xff, 0xe7}, G::kUserRw, mm::Access::Execute, 21},
-      {"load, ring 0 only", {0x48, 0x8b, 0x07}, arch::Attributes{.write = true, .user = false, .dirty = true}, mm::Access::Read, 5},
+      {"load, ring 0 only",
+       {0x48, 0x8b, 0x07},
+       arch::Attributes{.write = true, .user = false, .dirty = true},
+       mm::Access::Read,
+       5},
   };
   Vcpu& v = vcpu();
   for (const FaultCase& c : cases) {
@@ -112,14 +116,29 @@ struct ExceptionCase {
 
 TEST_F(KvmTest, EveryExceptionOfUserCodeIsReportedWithItsTrapAndTheSignalOfLinux) {
   const ExceptionCase cases[] = {
-      {"division by zero", {0x48, 0x31, 0xc9, 0x48, 0xf7, 0xf1}, 0, 3, 0, SIGFPE, FPE_INTDIV, true},              // xor %rcx,%rcx; div %rcx
+      {"division by zero", {0x48, 0x31, 0xc9, 0x48, 0xf7, 0xf1}, 0, 3, 0, SIGFPE, FPE_INTDIV, true},  // xor %rcx,%rcx;
+                                                                                                      // div %rcx
       {"single step", {0x90, 0x90}, 1, 1, 0, SIGTRAP, TRAP_TRACE, true, 0x302},
       {"int3", {0xcc}, 3, 1, 0, SIGTRAP, SI_KERNEL, false},
       {"undefined instruction", {0x0f, 0x0b}, 6, 0, 0, SIGILL, ILL_ILLOPN, true},
       {"privileged instruction", {0xf4}, 13, 0, 0, SIGSEGV, SI_KERNEL, false},
-      {"port access", {0xe6, 0x20}, 13, 0, 0, SIGSEGV, SI_KERNEL, false},                                          // out %al,$0x20
-      {"address that is none", {0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x48, 0x8b, 0x00}, 13, 10, 0, SIGSEGV, SI_KERNEL, false},
-      {"x87 exception", {0x9b, 0xdb, 0xe3, 0xd9, 0x2c, 0x24, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b}, 16, 12, 0, SIGFPE, FPE_FLTDIV, true},
+      {"port access", {0xe6, 0x20}, 13, 0, 0, SIGSEGV, SI_KERNEL, false},  // out %al,$0x20
+      {"address that is none",
+       {0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x48, 0x8b, 0x00},
+       13,
+       10,
+       0,
+       SIGSEGV,
+       SI_KERNEL,
+       false},
+      {"x87 exception",
+       {0x9b, 0xdb, 0xe3, 0xd9, 0x2c, 0x24, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b},
+       16,
+       12,
+       0,
+       SIGFPE,
+       FPE_FLTDIV,
+       true},
   };
   Vcpu& v = vcpu();
   for (const ExceptionCase& c : cases) {
@@ -179,8 +198,8 @@ TEST_F(KvmTest, UserCodeCannotReachTheKernelHalf) {
   code({0x0f, 0x05});
   ASSERT_EXIT_KIND(run(v), Syscall);
   code({0x48, 0x8b, 0x07, 0x48, 0x89, 0x07, 0xff, 0xe7});  // load; store; jmp *%rdi
-  for (mm::Gva target : {KernelHalf::kStubPage, KernelHalf::kStubPage + arch::x86_64::stub::resume(), KernelHalf::kTables,
-                         KernelHalf::kTables + mm::kPageSize}) {
+  for (mm::Gva target : {KernelHalf::kStubPage, KernelHalf::kStubPage + arch::x86_64::stub::resume(),
+                         KernelHalf::kTables, KernelHalf::kTables + mm::kPageSize}) {
     for (unsigned offset : {0u, 3u, 6u}) {
       v.regs()[Rip] = kCode + offset;
       v.regs()[Rdi] = target;

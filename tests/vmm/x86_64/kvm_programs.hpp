@@ -42,7 +42,8 @@ inline constexpr auto kCountForEver = std::to_array<Instruction>({0x48, 0xff, 0x
 inline constexpr auto kCountAndCall = std::to_array<Instruction>(
     {0xb9, 0, 0x10, 0, 0, 0x48, 0xff, 0xc3, 0xff, 0xc9, 0x75, 0xf9, 0x0f, 0x05});
 // For ever: Count += 1; call; the word at Place = Count. Offset behind the call, and length of the store.
-inline constexpr auto kCallAndStore = std::to_array<Instruction>({0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
+inline constexpr auto kCallAndStore = std::to_array<Instruction>(
+    {0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
 inline constexpr std::uint64_t kBehindCall = 5, kStoreLength = 3;
 
 // Whether this host only imitates a processor, and so takes its time.

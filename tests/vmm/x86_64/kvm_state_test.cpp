@@ -147,7 +147,9 @@ TEST_F(KvmStateTest, AReleasedVcpuComesBackAsNew) {
     ASSERT_EXIT_KIND(run(v), Syscall);
     if (leave_it_in_user_code) {
       std::atomic<bool> kicked{false};
-      std::thread kicker([&] { while (!kicked.load()) v.kick(); });
+      std::thread kicker([&] {
+        while (!kicked.load()) v.kick();
+      });
       ASSERT_EXIT_KIND(v.run(), Kicked);
       ASSERT_EXIT_KIND(v.run(), Kicked);
       kicked = true;

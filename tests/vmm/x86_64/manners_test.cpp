@@ -34,16 +34,18 @@ Facts facts() {
       if (e->d_name[0] != '.' && std::stoi(e->d_name) != ::dirfd(list.get())) descriptors.push_back(e->d_name);
   }
   for (const auto& fd : descriptors) f["descriptor " + fd] = fs::read_symlink("/proc/self/fd/" + fd).string();
-  for (const auto& task : fs::directory_iterator("/proc/self/task")) f["thread " + task.path().filename().string()] = "runs";
+  for (const auto& task : fs::directory_iterator("/proc/self/task"))
+    f["thread " + task.path().filename().string()] = "runs";
   sigset_t mask, pending;
   ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
   ::sigpending(&pending);
   for (int sig = 1; sig <= SIGRTMAX; ++sig) {
     struct sigaction action{};
     if (::sigaction(sig, nullptr, &action) != 0) continue;  // the C library's own
-    f[fmt::format("signal {}", sig)] =
-        fmt::format("handler {} flags {:x}{}{}", reinterpret_cast<void*>(action.sa_handler), action.sa_flags,
-                    sigismember(&mask, sig) ? " blocked" : "", sigismember(&pending, sig) ? " pending" : "");
+    f[fmt::format("signal {}", sig)] = fmt::format("handler {} flags {:x}{}{}",
+                                                   reinterpret_cast<void*>(action.sa_handler), action.sa_flags,
+                                                   sigismember(&mask, sig) ? " blocked" : "",
+                                                   sigismember(&pending, sig) ? " pending" : "");
   }
   stack_t stack{};
   ::sigaltstack(nullptr, &stack);
@@ -176,7 +178,8 @@ TEST_F(Manners, AHostWithoutThreadsIsAFailureWithASentence) {
     const Facts before = facts();
     {
       Program run;
-      if (observed) run.options.observer = {.look = [](const mm::AddressSpace&, bool) {}, .every = std::chrono::hours(1)};
+      if (observed)
+        run.options.observer = {.look = [](const mm::AddressSpace&, bool) {}, .every = std::chrono::hours(1)};
       else run.options.timeout = std::chrono::hours(1);
       ASSERT_EQ(::pthread_setattr_default_np(&huge), 0);
       const auto report = run();

@@ -10,8 +10,8 @@ namespace {
 constexpr std::uint64_t kPrivate = MAP_PRIVATE | MAP_ANONYMOUS, kNoFd = ~0ull;
 
 struct MemoryCalls : ::testing::Test {
-  std::int64_t mmap(std::uint64_t address, std::uint64_t length, std::uint64_t prot, std::uint64_t flags, std::uint64_t fd = kNoFd,
-                    std::uint64_t offset = 0) {
+  std::int64_t mmap(std::uint64_t address, std::uint64_t length, std::uint64_t prot, std::uint64_t flags,
+                    std::uint64_t fd = kNoFd, std::uint64_t offset = 0) {
     return g.syscall(SYS_mmap, {address, length, prot, flags, fd, offset});
   }
   std::uint64_t map(std::uint64_t length, std::uint64_t prot = PROT_READ | PROT_WRITE) {
@@ -59,7 +59,8 @@ TEST_F(MemoryCalls, Map32BitGoesWhereTheProgramWantsItIfThatIsFreeAndBelowTwoGig
   EXPECT_EQ(mmap(0x5000'0000, 1 << 20, 3, kPrivate | MAP_32BIT), 0x5000'0000);
   EXPECT_EQ(mmap(0x5100'0123, 4096, 3, kPrivate | MAP_32BIT), 0x5100'0000);
   EXPECT_EQ(mmap(0x7fff'f000, 4096, 3, kPrivate | MAP_32BIT), 0x7fff'f000) << "the last page";
-  for (std::uint64_t elsewhere : {0x500f'f000ull, 0x7fff'f000ull, 0x7fff'e000ull, 0x1'0000'0000ull, 0xffff'ffff'ffff'f000ull, 0x1000ull}) {
+  for (std::uint64_t elsewhere :
+       {0x500f'f000ull, 0x7fff'f000ull, 0x7fff'e000ull, 0x1'0000'0000ull, 0xffff'ffff'ffff'f000ull, 0x1000ull}) {
     const std::int64_t at = mmap(elsewhere, 8192, 3, kPrivate | MAP_32BIT);
     EXPECT_NE(at, static_cast<std::int64_t>(elsewhere));
     EXPECT_GE(at, 0x1'0000) << std::hex << elsewhere;
@@ -97,7 +98,9 @@ TEST_F(MemoryCalls, MremapGrowsMovesAndRefuses) {
   EXPECT_EQ(g.get<int>(as_word(moved)), 0x1234);
   EXPECT_EQ(g.syscall(SYS_mremap, {as_word(moved), 4096, 0, MREMAP_MAYMOVE, 0}), -EINVAL);
   EXPECT_EQ(g.syscall(SYS_mremap, {as_word(moved), 4096, 4096, MREMAP_FIXED, 0}), -EINVAL) << "fixed needs maymove";
-  EXPECT_EQ(g.syscall(SYS_mremap, {as_word(moved), 8192, 8192, MREMAP_MAYMOVE | MREMAP_FIXED, as_word(moved) + 4096}), -EINVAL) << "overlap";
+  EXPECT_EQ(g.syscall(SYS_mremap, {as_word(moved), 8192, 8192, MREMAP_MAYMOVE | MREMAP_FIXED, as_word(moved) + 4096}),
+            -EINVAL)
+      << "overlap";
   EXPECT_EQ(g.syscall(SYS_mremap, {0x10000, 4096, 8192, MREMAP_MAYMOVE, 0}), -EFAULT);
   EXPECT_EQ(g.syscall(SYS_mremap, {as_word(moved), 4096, ~0ull, MREMAP_MAYMOVE, 0}), -EINVAL);
 }

@@ -10,14 +10,18 @@
 namespace ramet::vmm::process {
 
 // Of the kernel's struct ucontext, siginfo, struct _fpstate and struct _fpx_sw_bytes.
-inline constexpr std::uint64_t kContextBytes = 304, kRegisters = 40, kInfoBytes = 128, kLegacyBytes = 512, kXstateSize = 464 + 16;
+inline constexpr std::uint64_t kContextBytes = 304, kRegisters = 40, kInfoBytes = 128, kLegacyBytes = 512,
+                               kXstateSize = 464 + 16;
 
 struct SaidFrame {
   std::uint64_t context, info, fp;
   std::uint32_t size;  // of what is at fp
 
   static SaidFrame say(Draws& n, const Said& said) {
-    SaidFrame f{.context = n.place(kContextBytes, 8), .info = n.place(kInfoBytes, 8), .fp = n.place(kLegacyBytes, 64), .size = 0};
+    SaidFrame f{.context = n.place(kContextBytes, 8),
+                .info = n.place(kInfoBytes, 8),
+                .fp = n.place(kLegacyBytes, 64),
+                .size = 0};
     const std::uint64_t room = kSaidBase + RAMET_SAID_SIZE - f.fp;
     switch (n.below(4)) {
       case 0: f.size = static_cast<std::uint32_t>(room + n.below(3) - 1); break;

@@ -62,8 +62,8 @@ TEST(SignalFrame, IsAlignedAndBelowTheStackPointerWhereverThatIs) {
 TEST(SignalFrame, RegistersComeBackAsTheyWentIn) {
   UserRegs r;
   std::uint64_t n = 0x1111;
-  for (auto* reg : {&r[Rax], &r[Rbx], &r[Rcx], &r[Rdx], &r[Rsi], &r[Rdi], &r[Rsp], &r[Rbp], &r[R8], &r[R9], &r[R10], &r[R11], &r[R12],
-                    &r[R13], &r[R14], &r[R15], &r[Rip]})
+  for (auto* reg : {&r[Rax], &r[Rbx], &r[Rcx], &r[Rdx], &r[Rsi], &r[Rdi], &r[Rsp], &r[Rbp], &r[R8], &r[R9], &r[R10],
+                    &r[R11], &r[R12], &r[R13], &r[R14], &r[R15], &r[Rip]})
     *reg = n += 0x1111;
   r[Rflags] = 0x246;
   UserRegs back = restore_registers(save_registers(r));
@@ -127,9 +127,12 @@ TEST(SignalFrame, WithoutTheClosingMagicOnlyTheLegacyPartCounts) {
 TEST(SignalFrame, WhatAHandlerInterruptedGoesOnWhenItReturns) {
   constexpr std::uint64_t kBase = 0x10000;
   std::array<std::byte, 0x4000> memory{};
-  const auto there = [&](std::uint64_t at, std::size_t bytes) { return at >= kBase && at - kBase <= memory.size() && bytes <= memory.size() - (at - kBase); };
+  const auto there = [&](std::uint64_t at, std::size_t bytes) {
+    return at >= kBase && at - kBase <= memory.size() && bytes <= memory.size() - (at - kBase);
+  };
   const WriteMemory write = [&](std::uint64_t at, std::span<const std::byte> bytes) {
-    return there(at, bytes.size()) && std::ranges::copy(bytes, memory.begin() + static_cast<std::ptrdiff_t>(at - kBase)).out != nullptr;
+    return there(at, bytes.size()) &&
+           std::ranges::copy(bytes, memory.begin() + static_cast<std::ptrdiff_t>(at - kBase)).out != nullptr;
   };
   const ReadMemory read = [&](std::uint64_t at, std::span<std::byte> out) {
     if (there(at, out.size())) std::memcpy(out.data(), memory.data() + (at - kBase), out.size());
@@ -139,8 +142,13 @@ TEST(SignalFrame, WhatAHandlerInterruptedGoesOnWhenItReturns) {
   const GuestAbi& abi = kGuestAbi;
   siginfo_t info{};
   info.si_signo = SIGUSR1;
-  Handling handling{.signal = SIGUSR1, .info = std::as_bytes(std::span<const siginfo_t, 1>(&info, 1)), .handler = 0x40,
-                    .restorer = 0x50, .mask = 0xf00, .stack = {.sp = 1, .size = 2, .flags = 3}, .fault = {14, 7, 0x1234}};
+  Handling handling{.signal = SIGUSR1,
+                    .info = std::as_bytes(std::span<const siginfo_t, 1>(&info, 1)),
+                    .handler = 0x40,
+                    .restorer = 0x50,
+                    .mask = 0xf00,
+                    .stack = {.sp = 1, .size = 2, .flags = 3},
+                    .fault = {14, 7, 0x1234}};
   UserRegs before = abi.initial_registers();
   for (unsigned i = 0; i < Rflags; ++i) before[i] = 100 + i;
   before[Rflags] |= kTrapFlag;

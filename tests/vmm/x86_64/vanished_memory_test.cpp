@@ -1,5 +1,5 @@
-// System calls upon a shared mapping whose file somebody on the host has cut short: the VMM still thinks that all of it is
-// there. What a call has done by then counts; else it is EFAULT.
+// System calls upon a shared mapping whose file somebody on the host has cut short: the VMM still thinks that all of it
+// is there. What a call has done by then counts; else it is EFAULT.
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -43,7 +43,8 @@ TEST_F(VanishedMemory, AReadOfSignalsTellsThoseThatItCan) {
   shrink();
   EXPECT_EQ(g.syscall(SYS_read, {as_word(fd), page - kRecord, 2 * kRecord}), static_cast<std::int64_t>(kRecord));
   EXPECT_EQ(g.get<std::uint32_t>(page - kRecord), static_cast<std::uint32_t>(SIGUSR1));
-  EXPECT_EQ(g.syscall(SYS_read, {as_word(fd), g.buffer, kRecord}), -EAGAIN) << "the other one went with what it was told to";
+  EXPECT_EQ(g.syscall(SYS_read, {as_word(fd), g.buffer, kRecord}), -EAGAIN)
+      << "the other one went with what it was told to";
   g.raise(SIGUSR1);
   EXPECT_EQ(g.syscall(SYS_read, {as_word(fd), page, kRecord}), -EFAULT);
 }

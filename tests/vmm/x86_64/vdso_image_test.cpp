@@ -1,4 +1,5 @@
-// The images of the vDSOs: what a dynamic linker finds in them, and what x86-64's functions do with the page of data before it.
+// The images of the vDSOs: what a dynamic linker finds in them, and what x86-64's functions do with the page of data
+// before it.
 #include <elf.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -41,11 +42,13 @@ class Image {
   explicit Image(std::span<const std::byte> bytes) : bytes_(bytes) {
     for (const Elf64_Phdr& s : segments)
       if (s.p_type == PT_DYNAMIC)
-        for (const Elf64_Dyn& d : read<Elf64_Dyn>(s.p_offset, s.p_filesz / sizeof(Elf64_Dyn))) dynamic[d.d_tag] = d.d_un.d_val;
+        for (const Elf64_Dyn& d : read<Elf64_Dyn>(s.p_offset, s.p_filesz / sizeof(Elf64_Dyn)))
+          dynamic[d.d_tag] = d.d_un.d_val;
   }
   template <class T>
   std::vector<T> read(std::uint64_t offset, std::size_t count = 1) const {
-    if (offset > bytes_.size() || count * sizeof(T) > bytes_.size() - offset) throw std::out_of_range("beyond the image");
+    if (offset > bytes_.size() || count * sizeof(T) > bytes_.size() - offset)
+      throw std::out_of_range("beyond the image");
     std::vector<T> out(count);
     std::memcpy(out.data(), bytes_.data() + offset, count * sizeof(T));
     return out;
@@ -87,15 +90,25 @@ class Vdso : public ::testing::TestWithParam<Twin> {
   const Twin& twin = GetParam();
   const Image image{twin.image};
 };
-INSTANTIATE_TEST_SUITE_P(
-    Twins, Vdso,
-    ::testing::Values(Twin{"x86_64", x86_64::vdso_image(), EM_X86_64, "LINUX_2.6",
-                           {{"__vdso_clock_gettime", "clock_gettime"}, {"__vdso_gettimeofday", "gettimeofday"}, {"__vdso_time", "time"},
-                            {"__vdso_clock_getres", "clock_getres"}, {"__vdso_getcpu", "getcpu"}}},
-                      Twin{"arm64", arm64::vdso_image(), EM_AARCH64, "LINUX_2.6.39",
-                           {{"__kernel_rt_sigreturn", nullptr, STT_NOTYPE, false}, {"__kernel_gettimeofday", nullptr},
-                            {"__kernel_clock_gettime", nullptr}, {"__kernel_clock_getres", nullptr}}}),
-    [](const auto& twin) { return std::string(twin.param.name); });
+INSTANTIATE_TEST_SUITE_P(Twins, Vdso,
+                         ::testing::Values(Twin{"x86_64",
+                                                x86_64::vdso_image(),
+                                                EM_X86_64,
+                                                "LINUX_2.6",
+                                                {{"__vdso_clock_gettime", "clock_gettime"},
+                                                 {"__vdso_gettimeofday", "gettimeofday"},
+                                                 {"__vdso_time", "time"},
+                                                 {"__vdso_clock_getres", "clock_getres"},
+                                                 {"__vdso_getcpu", "getcpu"}}},
+                                           Twin{"arm64",
+                                                arm64::vdso_image(),
+                                                EM_AARCH64,
+                                                "LINUX_2.6.39",
+                                                {{"__kernel_rt_sigreturn", nullptr, STT_NOTYPE, false},
+                                                 {"__kernel_gettimeofday", nullptr},
+                                                 {"__kernel_clock_gettime", nullptr},
+                                                 {"__kernel_clock_getres", nullptr}}}),
+                         [](const auto& twin) { return std::string(twin.param.name); });
 
 TEST_P(Vdso, ItIsASharedObjectOfOnePageWithoutRelocations) {
   EXPECT_LE(twin.image.size(), std::size_t{VDSO_PAGE});
@@ -166,7 +179,8 @@ TEST_P(Vdso, UnwindersFindItsFunctions) {
     EXPECT_EQ(image.read<std::uint32_t>(s.p_offset).front(), 0x3b031b01u);
     const auto words = image.read<std::int32_t>(s.p_offset + 4, 4);
     const std::uint64_t common = s.p_offset + 4 + static_cast<std::uint64_t>(words[0]);
-    const std::uint64_t begin = s.p_offset + static_cast<std::uint64_t>(words[2]), entry = s.p_offset + static_cast<std::uint64_t>(words[3]);
+    const std::uint64_t begin = s.p_offset + static_cast<std::uint64_t>(words[2]),
+                        entry = s.p_offset + static_cast<std::uint64_t>(words[3]);
     ASSERT_EQ(words[1], 1);
     const auto cie = image.read<std::uint32_t>(common, 2), fde = image.read<std::uint32_t>(entry, 4);
     EXPECT_EQ(common + 4 + cie[0], entry);
@@ -191,7 +205,9 @@ TEST(VdsoOfArm64, ItsFunctionsMakeTheirSystemCalls) {
   const auto move_x8 = [](std::uint32_t number) { return 0xd2800008 | number << 5; };
   const Image image(arm64::vdso_image());
   const auto symbols = image.symbols();
-  const auto code = [&](const char* name, std::size_t words) { return image.read<std::uint32_t>(symbols.at(name).st_value, words); };
+  const auto code = [&](const char* name, std::size_t words) {
+    return image.read<std::uint32_t>(symbols.at(name).st_value, words);
+  };
   const std::uint64_t back = symbols.at("__kernel_rt_sigreturn").st_value;
   EXPECT_EQ(back, arm64::vdso_rt_sigreturn());
   EXPECT_EQ(image.read<std::uint32_t>(back - 4, 3), (std::vector<std::uint32_t>{kNop, 0xd2801168, kSvc}));
@@ -246,7 +262,8 @@ std::uint64_t address(F* f) {
 class VdsoCalls : public ::testing::Test {
  protected:
   VdsoCalls() {
-    pages_ = static_cast<std::byte*>(::mmap(nullptr, 2 * VDSO_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    pages_ = static_cast<std::byte*>(
+        ::mmap(nullptr, 2 * VDSO_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     std::memcpy(pages_ + VDSO_PAGE, vdso_image().data(), vdso_image().size());
     if (::mprotect(pages_ + VDSO_PAGE, VDSO_PAGE, PROT_READ | PROT_EXEC) != 0) std::abort();
     symbols_ = Image(vdso_image()).symbols();
@@ -262,7 +279,8 @@ class VdsoCalls : public ::testing::Test {
   int getres(clockid_t clock, timespec* t) { return function("clock_getres", host_clock_getres)(clock, t); }
   static VdsoData with_host() {
     VdsoData data;
-    data.host = {address(host_clock_gettime), address(host_clock_getres), address(host_gettimeofday), address(host_time), address(host_getcpu)};
+    data.host = {address(host_clock_gettime), address(host_clock_getres), address(host_gettimeofday),
+                 address(host_time), address(host_getcpu)};
     return data;
   }
 

@@ -14,8 +14,11 @@ namespace ramet::vmm {
 namespace {
 
 using arch::x86_64::kUserEnd;
-constexpr VdsoFunctions kHost{.clock_gettime = kUserEnd + 0x1000, .clock_getres = kUserEnd + 0x2000, .gettimeofday = kUserEnd + 0x3000,
-                              .time = kUserEnd + 0x4000, .getcpu = kUserEnd + 0x5000};
+constexpr VdsoFunctions kHost{.clock_gettime = kUserEnd + 0x1000,
+                              .clock_getres = kUserEnd + 0x2000,
+                              .gettimeofday = kUserEnd + 0x3000,
+                              .time = kUserEnd + 0x4000,
+                              .getcpu = kUserEnd + 0x5000};
 constexpr mm::Gva kAt = 0x7000'0000'0000;
 
 std::int64_t nanos(const timespec& t) { return t.tv_sec * 1'000'000'000 + t.tv_nsec; }
@@ -37,9 +40,11 @@ TEST(Clocks, GoOnFromWhatAProgramSawLast) {
   for (std::size_t i = 0; i < seen.size(); ++i) {
     EXPECT_GE(shown[i].tv_nsec, 0);
     EXPECT_LT(shown[i].tv_nsec, 1'000'000'000);
-    EXPECT_TRUE(shown[i].tv_sec > seen[i].tv_sec || (shown[i].tv_sec == seen[i].tv_sec && shown[i].tv_nsec >= seen[i].tv_nsec));
+    EXPECT_TRUE(shown[i].tv_sec > seen[i].tv_sec ||
+                (shown[i].tv_sec == seen[i].tv_sec && shown[i].tv_nsec >= seen[i].tv_nsec));
   }
-  for (const clockid_t clock : {CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID})
+  for (const clockid_t clock :
+       {CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID})
     EXPECT_EQ(nanos(clocks.offset(clock)), 0) << clock;
   EXPECT_EQ(nanos(clocks.offset(CLOCK_MONOTONIC_COARSE)), nanos(clocks.offset(CLOCK_MONOTONIC)));
   EXPECT_EQ(nanos(clocks.offset(CLOCK_BOOTTIME_ALARM)), nanos(clocks.offset(CLOCK_BOOTTIME)));
@@ -75,7 +80,8 @@ TEST(VdsoPages, OnAMachineWithoutTheHostsItsDataSaysSo) {
   ASSERT_TRUE(map_vdso(p.image(), kAt, {}));
   EXPECT_EQ(p.image().vdso, kAt + VDSO_PAGE);
   const auto image = arch::x86_64::vdso_image();
-  EXPECT_EQ(p.g.bytes(kAt + VDSO_PAGE, image.size()), std::string(reinterpret_cast<const char*>(image.data()), image.size()));
+  EXPECT_EQ(p.g.bytes(kAt + VDSO_PAGE, image.size()),
+            std::string(reinterpret_cast<const char*>(image.data()), image.size()));
   EXPECT_EQ(p.data().same | p.data().moved, 0u);
   EXPECT_EQ(p.data().host.clock_gettime, 0u);
   EXPECT_FALSE(write_user(p.g.memory(), kAt, 1)) << "the program cannot write it";
@@ -110,8 +116,12 @@ TEST(VdsoPages, AProgramThatTookThemAwayKeepsWhatItHasThere) {
   p.g.machine.vdso = kHost;
   ASSERT_TRUE(p.g.memory().unmap(kAt, 2 * VDSO_PAGE));
   EXPECT_TRUE(renew_vdso(p.image(), {}));
-  ASSERT_TRUE(p.g.memory().map({.address = kAt, .length = VDSO_PAGE, .prot = mm::Prot::Read | mm::Prot::Write, .fixed = true,
-                                .backing = nullptr, .name = "own"}));
+  ASSERT_TRUE(p.g.memory().map({.address = kAt,
+                                .length = VDSO_PAGE,
+                                .prot = mm::Prot::Read | mm::Prot::Write,
+                                .fixed = true,
+                                .backing = nullptr,
+                                .name = "own"}));
   EXPECT_TRUE(renew_vdso(p.image(), {}));
   EXPECT_EQ(p.data().host.clock_gettime, 0u);
   p.image().vdso = 0;
@@ -120,7 +130,8 @@ TEST(VdsoPages, AProgramThatTookThemAwayKeepsWhatItHasThere) {
 
 TEST(HostVdso, FunctionsAreFoundInOurOwnImage) {
   const VdsoFunctions ours = find_functions(arch::x86_64::vdso_image().data());
-  const std::set<std::uint64_t> places{ours.clock_gettime, ours.clock_getres, ours.gettimeofday, ours.time, ours.getcpu};
+  const std::set<std::uint64_t> places{ours.clock_gettime, ours.clock_getres, ours.gettimeofday, ours.time,
+                                       ours.getcpu};
   EXPECT_EQ(places.size(), 5u);
   EXPECT_FALSE(places.contains(0));
 }
@@ -130,7 +141,8 @@ TEST(HostVdso, TheHostsTellsTheTime) {
   if (!::getauxval(AT_SYSINFO_EHDR)) GTEST_SKIP() << "this host has no vDSO";
   ASSERT_GT(host.image_bytes, 0u);
   ASSERT_GT(host.data_bytes, 0u);
-  const auto clock_gettime = reinterpret_cast<int (*)(clockid_t, timespec*)>(host.functions_at(::getauxval(AT_SYSINFO_EHDR)).clock_gettime);
+  const auto clock_gettime = reinterpret_cast<int (*)(clockid_t, timespec*)>(
+      host.functions_at(::getauxval(AT_SYSINFO_EHDR)).clock_gettime);
   timespec t;
   const std::int64_t before = now(CLOCK_MONOTONIC);
   ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &t), 0);

@@ -11,14 +11,16 @@ namespace ramet::vmm::kvm {
 
 class Drops {
  public:
-  // More pages than these are dropped with everything else. Measured under QEMU's interpreter (7.2, one thread), microseconds of
-  // an exit and entry that uses so many pages, without a flush, with one by address, and with one of everything:
+  // More pages than these are dropped with everything else. Measured under QEMU's interpreter (7.2, one thread),
+  // microseconds of an exit and entry that uses so many pages, without a flush, with one by address, and with one of
+  // everything:
   //     pages used   none    1 page   8    16    32    64   all
   //              1    145      155  163   171   187   218   162
   //             64    166      177  189   192   213   239   206
   //            512    305      316  327   337   702   746   322
-  // There dropping everything is worth eight to sixteen pages. A processor's page walks are dearer than the interpreter's, two
-  // stages deep, and those of every other vCPU of the guest come on top: each finds all its entries gone, not those alone.
+  // There dropping everything is worth eight to sixteen pages. A processor's page walks are dearer than the
+  // interpreter's, two stages deep, and those of every other vCPU of the guest come on top: each finds all its entries
+  // gone, not those alone.
   static constexpr std::uint64_t kMostPages = 16;
 
   bool none() const { return !all_ && ranges_ == 0; }
@@ -30,7 +32,8 @@ class Drops {
   // Of tables that go, processors hold parts wherever these were.
   void add(const mm::FlushRequest& r) {
     if (r.everything || r.frees_tables) add_all();
-    for (const auto& range : r.ranges) add_range({range.start >> mm::kPageShift, (range.end - range.start) >> mm::kPageShift});
+    for (const auto& range : r.ranges)
+      add_range({range.start >> mm::kPageShift, (range.end - range.start) >> mm::kPageShift});
   }
   void add(const Drops& more) {
     if (more.all_) add_all();

@@ -39,7 +39,8 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
 void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
-  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks())) own->drop_translations(request);
+  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks()))
+    own->drop_translations(request);
 }
 
 // --- a vCPU's side ---

@@ -28,16 +28,17 @@ struct CpuModel {
   static std::expected<const CpuModel*, Failure> get(const Device&);
 };
 
-// How a strict flush works. A vCPU may use an old entry only while it runs user code; so a flush makes sure that from its
-// return on none does before something has dropped the old ones, after the entries were written. What drops them is TLBI,
-// which the stub makes on one vCPU for the processors of all:
-//   - flush() notes what is to be dropped and advances `generation`. Where no vCPU is in user code, that is all: the next
+// How a strict flush works. A vCPU may use an old entry only while it runs user code; so a flush makes sure that from
+// its return on none does before something has dropped the old ones, after the entries were written. What drops them is
+// TLBI, which the stub makes on one vCPU for the processors of all:
+//   - flush() notes what is to be dropped and advances `generation`. Where no vCPU is in user code, that is all: the
+//   next
 //     one that enters finds that `settled` is behind, and makes the TLBI on its way (flush.cpp);
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
 //   - who has none interrupts those that are in user code, and waits until they have left.
 struct FlushState : Generations {
   std::uint64_t advance(const mm::FlushRequest&);  // returns the new generation
-  Drops due();                                     // at least what is not settled; none: all is
+  Drops due();  // at least what is not settled; none: all is
 
  private:
   Mutex lock_;
@@ -48,7 +49,8 @@ struct FlushState : Generations {
 class KvmMachine final : public MachineBase<KvmVcpu> {
  public:
   // `updates`: what of the processor's own changes to entries is switched on, where it has them.
-  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device, arch::arm64::EntryUpdates updates = {true, true});
+  static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device,
+                                                                    arch::arm64::EntryUpdates updates = {true, true});
   ~KvmMachine() override;
 
   // mm::Tlb

@@ -32,7 +32,8 @@ Status try_guest(HostFacts& f, MicroGuest& guest) {
   auto vcpu = guest.vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
   guest.load(std::as_bytes(std::span(kLoadAndCall)));
-  if (auto table = guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw); !table) return std::unexpected(table.error());
+  if (auto table = guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw); !table)
+    return std::unexpected(table.error());
   const Exit first = load(**vcpu);
   if (first.kind != Exit::Kind::Syscall)
     return failure(first.kind == Exit::Kind::Broken ? first.detail : "a guest of two instructions does not run");

@@ -16,7 +16,8 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
   auto v = std::unique_ptr<KvmVcpu>(new KvmVcpu(machine, id));
   if (auto ok = v->open(machine.vm_, machine.device_, id); !ok) return std::unexpected(ok.error());
   kvm_vcpu_init init = machine.model_.init;
-  if (int r = call(v->fd_, KVM_ARM_VCPU_INIT, &init); r < 0) return failure(fmt::format("KVM_ARM_VCPU_INIT: {}", std::strerror(-r)));
+  if (int r = call(v->fd_, KVM_ARM_VCPU_INIT, &init); r < 0)
+    return failure(fmt::format("KVM_ARM_VCPU_INIT: {}", std::strerror(-r)));
   auto page = machine.kernel_.allocate_vcpu_page();
   if (!page) return std::unexpected(page.error());
   v->page_ = *page;
@@ -45,7 +46,8 @@ Status KvmVcpu::prepare() {
 
 Status KvmVcpu::set(std::uint64_t reg, std::uint64_t value) {
   kvm_one_reg one = {.id = reg, .addr = reinterpret_cast<std::uint64_t>(&value)};
-  if (int r = call(fd_, KVM_SET_ONE_REG, &one); r < 0) return failure(fmt::format("KVM refuses register {:#x}: {}", reg, std::strerror(-r)));
+  if (int r = call(fd_, KVM_SET_ONE_REG, &one); r < 0)
+    return failure(fmt::format("KVM refuses register {:#x}: {}", reg, std::strerror(-r)));
   return {};
 }
 
@@ -58,8 +60,10 @@ Status KvmVcpu::load() {
     if (error != EINTR) return failure("KVM does not complete an access of the guest");
     if (auto ok = interrupt(false); !ok) return ok;  // it may have been given up with its interrupt raised
   }
-  for (const arm64::SystemValue& r : arm64::system_registers(machine_.kernel_.root(), KernelHalf::kStubPage, machine_.model_.memory_model0, machine_.updates_))
-    if (auto ok = set(ARM64_SYS_REG(r.which.op0, r.which.op1, r.which.crn, r.which.crm, r.which.op2), r.value); !ok) return ok;
+  for (const arm64::SystemValue& r : arm64::system_registers(machine_.kernel_.root(), KernelHalf::kStubPage,
+                                                             machine_.model_.memory_model0, machine_.updates_))
+    if (auto ok = set(ARM64_SYS_REG(r.which.op0, r.which.op1, r.which.crn, r.which.crm, r.which.op2), r.value); !ok)
+      return ok;
   if (auto ok = set(kCore | KVM_REG_ARM_CORE_REG(sp_el1), page_.address); !ok) return ok;
   if (auto ok = set(kCore | KVM_REG_ARM_CORE_REG(regs.pstate), arm64::kStubPstate); !ok) return ok;
   if (auto ok = set(kCore | KVM_REG_ARM_CORE_REG(regs.pc), KernelHalf::kStubPage + stub::resume()); !ok) return ok;

@@ -46,7 +46,8 @@ Exit KvmVcpu::execute() {
     const int error = run_kvm();
     if (error == 0) break;
     if (error != EINTR && error != EFAULT) return broken(fmt::format("KVM_RUN: {}", std::strerror(error)));
-    if (error == EFAULT && std::exchange(unreachable, true)) return broken("KVM cannot reach the memory of the trap stub");
+    if (error == EFAULT && std::exchange(unreachable, true))
+      return broken("KVM cannot reach the memory of the trap stub");
     std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
     if (!std::exchange(interrupted, true))
       if (auto ok = interrupt(true); !ok) return broken(ok.error().message);
@@ -68,8 +69,8 @@ Exit KvmVcpu::execute() {
       return exit;
     }
     default:
-      return broken(fmt::format("exception {} (syndrome {:#x}, address {:#x}) at {:#x}", stored(), context().esr, context().far,
-                                context().regs[arm64::Pc]));
+      return broken(fmt::format("exception {} (syndrome {:#x}, address {:#x}) at {:#x}", stored(), context().esr,
+                                context().far, context().regs[arm64::Pc]));
   }
 }
 
@@ -121,7 +122,8 @@ Status KvmVcpu::run_stub(std::uint64_t commands, const Drops& drops) {
 }
 
 bool KvmVcpu::at_hole() const {
-  return run_->exit_reason == KVM_EXIT_MMIO && run_->mmio.is_write != 0 && run_->mmio.len == 8 && run_->mmio.phys_addr == KernelHalf::kHoleGpa;
+  return run_->exit_reason == KVM_EXIT_MMIO && run_->mmio.is_write != 0 && run_->mmio.len == 8 &&
+         run_->mmio.phys_addr == KernelHalf::kHoleGpa;
 }
 
 std::uint64_t KvmVcpu::stored() const {
@@ -135,7 +137,8 @@ Status KvmVcpu::interrupt(bool raised) {
   line.irq = (id_ >> 8) << KVM_ARM_IRQ_VCPU2_SHIFT | KVM_ARM_IRQ_TYPE_CPU << KVM_ARM_IRQ_TYPE_SHIFT |
              (id_ & KVM_ARM_IRQ_VCPU_MASK) << KVM_ARM_IRQ_VCPU_SHIFT | KVM_ARM_IRQ_CPU_IRQ;
   line.level = raised;
-  if (int r = call(machine_.vm_, KVM_IRQ_LINE, &line); r < 0) return failure(fmt::format("KVM_IRQ_LINE: {}", std::strerror(-r)));
+  if (int r = call(machine_.vm_, KVM_IRQ_LINE, &line); r < 0)
+    return failure(fmt::format("KVM_IRQ_LINE: {}", std::strerror(-r)));
   return {};
 }
 

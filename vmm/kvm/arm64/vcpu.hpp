@@ -1,8 +1,10 @@
-// KvmVcpu: one virtual CPU of an arm64 host. Between two runs it stands in the trap stub (arch/arm64/host/stub.S) behind
-// the store that left, all of user code's registers are in its page, and regs_ is what the next run resumes with.
+// KvmVcpu: one virtual CPU of an arm64 host. Between two runs it stands in the trap stub (arch/arm64/host/stub.S)
+// behind the store that left, all of user code's registers are in its page, and regs_ is what the next run resumes
+// with.
 //
-// An interruption finds the CPU anywhere. It then gets an interrupt of its own (KVM_IRQ_LINE) and runs on: the stub, where
-// interrupts are masked, comes to its end, and user code to no further instruction. So nobody has to know where it was.
+// An interruption finds the CPU anywhere. It then gets an interrupt of its own (KVM_IRQ_LINE) and runs on: the stub,
+// where interrupts are masked, comes to its end, and user code to no further instruction. So nobody has to know where
+// it was.
 #pragma once
 
 #include <memory>

@@ -39,7 +39,8 @@ void drop_unserved(kvm_cpuid_entry2& e) {
 std::uint32_t xsave_size(const std::vector<kvm_cpuid_entry2>& leaves, std::uint64_t xcr0) {
   std::uint32_t end = 576;  // legacy area and header
   for (const auto& e : leaves)
-    if (e.function == 0xd && e.index >= 2 && e.index < 64 && (xcr0 >> e.index & 1) != 0) end = std::max(end, e.ebx + e.eax);
+    if (e.function == 0xd && e.index >= 2 && e.index < 64 && (xcr0 >> e.index & 1) != 0)
+      end = std::max(end, e.ebx + e.eax);
   return end;
 }
 
@@ -59,8 +60,14 @@ Leaves ring0_leaves(std::uint64_t xcr0) {
   Leaves leaves;
   auto add = [&](std::uint32_t function, std::uint32_t index, bool indexed) -> kvm_cpuid_entry2& {
     const auto a = arch::x86_64::cpuid(function, index);
-    leaves.push_back({.function = function, .index = index, .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0u,
-                      .eax = a.eax, .ebx = a.ebx, .ecx = a.ecx, .edx = a.edx, .padding = {}});
+    leaves.push_back({.function = function,
+                      .index = index,
+                      .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0u,
+                      .eax = a.eax,
+                      .ebx = a.ebx,
+                      .ecx = a.ecx,
+                      .edx = a.edx,
+                      .padding = {}});
     return leaves.back();
   };
   add(0, 0, false).eax = 0xd;
@@ -98,7 +105,8 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
     if (e.function == 0xd && e.index == 0) xcr0 = e.eax;
     if (e.function == 0xd && e.index == 1) f.xsave_eax = e.eax;
     if (e.function == 0x80000001) f.extended_edx = e.edx, f.extended_ecx = e.ecx;
-    if (e.function >= 0x80000002 && e.function <= 0x80000004) std::memcpy(brand + 16 * (e.function - 0x80000002), &e.eax, 16);
+    if (e.function >= 0x80000002 && e.function <= 0x80000004)
+      std::memcpy(brand + 16 * (e.function - 0x80000002), &e.eax, 16);
   }
   namespace cr4 = arch::x86_64::cr4;
   bool xsave = (f.leaf1_ecx & bit(26)) != 0 && (xcr0 & 3) == 3;
@@ -140,7 +148,8 @@ Status set_cpuid(const HostFd& vcpu, const CpuModel& model, unsigned apic_id) {
     if (e.function == 0xb || e.function == 0x1f) e.edx = apic_id;
     if (e.function == 0x8000001e) e.eax = apic_id;
   }
-  if (int r = call(vcpu, kSetCpuid2, list.get()); r < 0) return failure(fmt::format("KVM_SET_CPUID2: {}", std::strerror(-r)));
+  if (int r = call(vcpu, kSetCpuid2, list.get()); r < 0)
+    return failure(fmt::format("KVM_SET_CPUID2: {}", std::strerror(-r)));
   return {};
 }
 

@@ -161,7 +161,8 @@ void KvmVcpu::lay_out_entry() {
     run_->kvm_dirty_regs = KVM_SYNC_X86_REGS;
     return;
   }
-  x86::TrapFrame frame{regs_[x86::Rip], x86::kUserCs, x86::resume_flags(regs_[x86::Rflags]), regs_[x86::Rsp], x86::kUserSs};
+  x86::TrapFrame frame{regs_[x86::Rip], x86::kUserCs, x86::resume_flags(regs_[x86::Rflags]), regs_[x86::Rsp],
+                       x86::kUserSs};
   std::uint64_t sp = stack_top() - sizeof frame;
   std::memcpy(stack_word(sp), &frame, sizeof frame);
   auto push = [&](std::uint64_t value) { *stack_word(sp -= 8) = value; };

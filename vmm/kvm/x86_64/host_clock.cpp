@@ -1,10 +1,11 @@
 // The host's clocks on KVM. The host's own vDSO, its data pages and its image, is shown to user code above the guest's
-// memory. A guest program that calls it reads the time as programs of the host do: the same pages under the same sequence
-// count, and the same counter. So no clock is computed here: none can differ from what the host's system call says, none
-// goes back, and where the host itself makes a system call for the time (it does not trust its counter), so does the guest.
+// memory. A guest program that calls it reads the time as programs of the host do: the same pages under the same
+// sequence count, and the same counter. So no clock is computed here: none can differ from what the host's system call
+// says, none goes back, and where the host itself makes a system call for the time (it does not trust its counter), so
+// does the guest.
 //
-// That is right if user code's time-stamp counter is the host's own, and possible if KVM maps those pages. Both are tried
-// by the first machine of this process; where one fails, guest programs make the system call.
+// That is right if user code's time-stamp counter is the host's own, and possible if KVM maps those pages. Both are
+// tried by the first machine of this process; where one fails, guest programs make the system call.
 #include <fmt/format.h>
 
 #include <array>
@@ -29,9 +30,10 @@ namespace {
 constexpr mm::Gpa kPages = 0;
 static_assert(kPages + kMostHostVdsoBytes <= mm::Memory::kTableBase);
 
-// Off an address that takes no branch: mov (%rdi),%rax; rdtscp; shl $32,%rdx; or %rdx,%rax; syscall. RDTSCP, because the
-// host's vDSO uses it, and KVM may give a guest RDTSC alone.
-constexpr std::array<std::uint8_t, 15> kTrialCode = {0x48, 0x8b, 0x07, 0x0f, 0x01, 0xf9, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05};
+// Off an address that takes no branch: mov (%rdi),%rax; rdtscp; shl $32,%rdx; or %rdx,%rax; syscall. RDTSCP, because
+// the host's vDSO uses it, and KVM may give a guest RDTSC alone.
+constexpr std::array<std::uint8_t, 15> kTrialCode = {0x48, 0x8b, 0x07, 0x0f, 0x01, 0xf9, 0x48, 0xc1,
+                                                     0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05};
 
 // How it went, once a process: all its machines have the same host.
 enum class Works : std::uint8_t { Unknown, Yes, No };
@@ -96,7 +98,9 @@ std::expected<bool, Failure> KvmMachine::try_host_vdso() {
   return ran && before <= seen && seen <= after;
 }
 
-Status KvmVcpu::keep_counter() { return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter(host_slept()) : Status{}; }
+Status KvmVcpu::keep_counter() {
+  return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter(host_slept()) : Status{};
+}
 
 // KVM starts each counter at 0. It also moves them on when the host wakes up from a suspension in which its own counter
 // began anew, to go on from where they were; the host's clocks, however, then go by its new count.

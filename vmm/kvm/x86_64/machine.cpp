@@ -34,7 +34,8 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
                                vm == -EBUSY ? " (another hypervisor holds the processor)" : ""));
   HostFd vm_fd(vm);
   if ((*model)->intel)
-    if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0) return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
+    if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0)
+      return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
   // A local APIC in the kernel, which nothing uses: without one KVM patches its own code for the first vCPU that
   // has none, and back for the last. With shadow paging that is a seventh of a start; a KVM that cannot is as good.
   // With one, KVM would wait for host memory that cannot be reached (its file was truncated) asynchronously, again and
@@ -47,7 +48,8 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   const bool has_apic = (*model)->native_ring3 && enable(KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT) &&
                         enable(KVM_CAP_SPLIT_IRQCHIP, 0);
   install_kick_signal();
-  return std::unique_ptr<KvmMachine>(new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic, host_clocks));
+  return std::unique_ptr<KvmMachine>(
+      new KvmMachine(std::move(*device), std::move(vm_fd), **model, has_apic, host_clocks));
 }
 
 KvmMachine::KvmMachine(Device device, HostFd vm, const CpuModel& model, bool has_apic, bool host_clocks)
@@ -62,10 +64,14 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
 
 // The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
 void KvmMachine::came_into_use(unsigned before) {
-  if (before == 1 && flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst)) expel(~0ull);
+  if (before == 1 &&
+      flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))
+    expel(~0ull);
 }
 
-std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) { return KvmVcpu::create(*this, id); }
+std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) {
+  return KvmVcpu::create(*this, id);
+}
 
 }  // namespace kvm
 }  // namespace ramet::vmm

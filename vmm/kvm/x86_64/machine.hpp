@@ -28,8 +28,8 @@ struct FlushState : Generations {  // settled: all touches are done
   Mutex lock;
   std::vector<mm::Gpa> pending RAMET_GUARDED_BY(lock);   // table pages to be touched; a page may be listed twice
   Mutex settling;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > settling > lock
-  // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before `generation`
-  // is advanced, read after it by who enters.
+  // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before
+  // `generation` is advanced, read after it by who enters.
   std::atomic<bool> stopped{false};
 
   // Never throws.
@@ -71,7 +71,6 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
   // Written by attach().
   VdsoFunctions vdso_;                          // of the host, as user code reaches them; all 0: it does not
   bool hosts_counter_ = false;                  // vCPUs see the host's time-stamp counter
-
 };
 
 }  // namespace ramet::vmm::kvm

@@ -39,7 +39,8 @@ Status try_guest(HostFacts& f, MicroGuest& guest) {
   auto vcpu = guest.vcpu();
   if (!vcpu) return std::unexpected(vcpu.error());
   guest.load(std::as_bytes(std::span(kLoadAndCall)));
-  if (auto table = guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw); !table) return std::unexpected(table.error());
+  if (auto table = guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw); !table)
+    return std::unexpected(table.error());
   Exit first = load(**vcpu);
   if (first.kind != Exit::Kind::Syscall)
     return failure(first.kind == Exit::Kind::Broken ? first.detail : "a guest of two instructions does not run");
@@ -58,7 +59,8 @@ HostFacts::Clock clock_of(MicroGuest& guest) {
   constexpr std::array<std::uint8_t, 4> kCallRaxAndCall = {0xff, 0xd0, 0x0f, 0x05};  // call *%rax; syscall
   const mm::Gva clock_gettime = guest.machine->host_vdso().clock_gettime;
   auto vcpu = guest.vcpu();
-  if (!clock_gettime || !vcpu || !guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw)) return HostFacts::Clock::Call;
+  if (!clock_gettime || !vcpu || !guest.map(MicroGuest::kData, guest.frame(2), MicroGuest::kUserRw))
+    return HostFacts::Clock::Call;
   guest.load(std::as_bytes(std::span(kCallRaxAndCall)));
   auto& regs = (*vcpu)->regs();
   regs[Rip] = MicroGuest::kCode, regs[Rsp] = MicroGuest::kStack;
@@ -73,7 +75,8 @@ HostFacts::Clock clock_of(MicroGuest& guest) {
 bool gives_memory_fault_info(MicroGuest& guest) {
   void* host = mmap(nullptr, mm::kBlockSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (host == MAP_FAILED) return false;
-  auto bank = guest.memory->add({static_cast<std::byte*>(host), mm::kBlockSize}, [host] { munmap(host, mm::kBlockSize); });
+  auto bank = guest.memory->add({static_cast<std::byte*>(host), mm::kBlockSize},
+                                [host] { munmap(host, mm::kBlockSize); });
   if (!bank) {
     munmap(host, mm::kBlockSize);
     return false;
@@ -113,7 +116,8 @@ void probe_kvm(HostFacts& f, const std::string& path) {
   const auto& features = (*guest)->machine->features();
   std::string flags = " " + features.flags + " ";
   auto has = [&](const char* flag) { return flags.find(" " + std::string(flag) + " ") != flags.npos; };
-  f.sse42 = has("sse4_2"), f.avx = has("avx") && (features.fp.components & 4) != 0, f.avx512 = has("avx512f") && (features.fp.components & 0x80) != 0;
+  f.sse42 = has("sse4_2"), f.avx = has("avx") && (features.fp.components & 4) != 0,
+  f.avx512 = has("avx512f") && (features.fp.components & 0x80) != 0;
   f.xsave = features.fp.bytes != 0, f.fsgsbase = (features.hwcap2 & 2) != 0, f.giant_pages = has("pdpe1gb");
   f.cpu_model = features.model_name;
   f.ring3_native = !arch::x86_64::host_cpu().virtualization;

@@ -21,7 +21,8 @@ std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmVcpu::create(KvmMachine& mac
   if (auto ok = set_cpuid(v->fd_, machine.model_, id); !ok) return std::unexpected(ok.error());
   if (machine.has_apic_ && id != 0) {
     kvm_mp_state runnable = {.mp_state = KVM_MP_STATE_RUNNABLE};
-    if (int r = call(v->fd_, KVM_SET_MP_STATE, &runnable); r < 0) return failure(fmt::format("KVM_SET_MP_STATE: {}", std::strerror(-r)));
+    if (int r = call(v->fd_, KVM_SET_MP_STATE, &runnable); r < 0)
+      return failure(fmt::format("KVM_SET_MP_STATE: {}", std::strerror(-r)));
   }
   return v;
 }
@@ -78,19 +79,23 @@ Status KvmVcpu::prepare() {
   if (!fp_reset_) return fp_reset_;
   if (auto ok = machine_.slots_.tell_late(); !ok) return ok;
   if (!x86::canonical(bases_[x86::FsBase]) || !x86::canonical(bases_[x86::GsBase]))
-    return failure(fmt::format("a segment base is not an address: {:#x}, {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
+    return failure(
+        fmt::format("a segment base is not an address: {:#x}, {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   if (!loaded_) {
     if (auto ok = load_ring0(); !ok) return ok;
     MsrList<3> m;
     m.entries[0] = {.index = x86::msr::kStar, .reserved = 0, .data = x86::msr::kStarValue};
-    m.entries[1] = {.index = x86::msr::kLstar, .reserved = 0, .data = KernelHalf::kStubPage + x86::stub::syscall_entry()};
+    m.entries[1] = {.index = x86::msr::kLstar,
+                    .reserved = 0,
+                    .data = KernelHalf::kStubPage + x86::stub::syscall_entry()};
     m.entries[2] = {.index = x86::msr::kSfmask, .reserved = 0, .data = x86::msr::kSfmaskValue};
     if (call(fd_, kSetMsrs, &m) != 3) return failure("KVM refused the model-specific registers of SYSCALL");
     if ((machine_.model_.cr4 & x86::cr4::kOsxsave) != 0) {
       kvm_xcrs x = {};
       x.nr_xcrs = 1;
       x.xcrs[0].value = machine_.features().fp.components;
-      if (int r = call(fd_, KVM_SET_XCRS, &x); r < 0) return failure(fmt::format("KVM_SET_XCRS: {}", std::strerror(-r)));
+      if (int r = call(fd_, KVM_SET_XCRS, &x); r < 0)
+        return failure(fmt::format("KVM_SET_XCRS: {}", std::strerror(-r)));
     }
     loaded_ = true;
   }
@@ -105,7 +110,9 @@ Status KvmVcpu::load_bases() {
   MsrList<2> m;
   m.entries[0] = {.index = x86::msr::kFsBase, .reserved = 0, .data = bases_[x86::FsBase]};
   m.entries[1] = {.index = x86::msr::kGsBase, .reserved = 0, .data = bases_[x86::GsBase]};
-  if (call(fd_, kSetMsrs, &m) != 2) return failure(fmt::format("KVM refused the segment bases {:#x} and {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
+  if (call(fd_, kSetMsrs, &m) != 2)
+    return failure(
+        fmt::format("KVM refused the segment bases {:#x} and {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   bases_changed_ = false;
   return {};
 }
@@ -141,7 +148,8 @@ Status KvmVcpu::get_fp(FpState& fp) {
     fp = *fp_copied_;
     return {};
   }
-  if (int r = call(fd_, kGetXsave, fp.area.data()); r < 0) return failure(fmt::format("KVM_GET_XSAVE: {}", std::strerror(-r)));
+  if (int r = call(fd_, kGetXsave, fp.area.data()); r < 0)
+    return failure(fmt::format("KVM_GET_XSAVE: {}", std::strerror(-r)));
   // KVM may list components that it gives no guest; x87 and SSE are always there in full.
   std::uint64_t components;
   std::memcpy(&components, &fp.area[kComponents], sizeof components);
@@ -156,7 +164,8 @@ Status KvmVcpu::set_fp(const FpState& fp) {
   std::memcpy(header, &copy.area[kComponents], sizeof header);
   std::uint64_t served = machine_.features().fp.components | 3;
   if (machine_.features().fp.bytes == 0) header[0] = 3, header[1] = 0;  // FXSAVE users have no header
-  if ((header[0] & ~served) != 0 || header[1] != 0) return failure("the FP state has components that this machine has not");
+  if ((header[0] & ~served) != 0 || header[1] != 0)
+    return failure("the FP state has components that this machine has not");
   std::memcpy(&copy.area[kComponents], header, sizeof header);
   return load_fp(copy);
 }

@@ -77,7 +77,8 @@ Exit KvmVcpu::execute() {
     if (error == 0) {
       entered();
       in_user_ = false;
-      if (run_->exit_reason != KVM_EXIT_IO || run_->io.direction != KVM_EXIT_IO_OUT) return broken(describe_exit(*run_));
+      if (run_->exit_reason != KVM_EXIT_IO || run_->io.direction != KVM_EXIT_IO_OUT)
+        return broken(describe_exit(*run_));
       Exit exit;
       unsigned port = run_->io.port;
       if (port == stub::kSyscallPort) {
@@ -115,8 +116,7 @@ Exit KvmVcpu::execute() {
       case Where::Entering:  // a trap is under way: its exit comes first, the kick with the next run()
         kicked_.store(true, std::memory_order_relaxed);
         break;
-      case Where::Unknown:
-        return broken("KVM does not tell where the guest was interrupted");
+      case Where::Unknown: return broken("KVM does not tell where the guest was interrupted");
     }
   }
 }

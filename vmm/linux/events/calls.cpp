@@ -27,7 +27,8 @@ namespace ramet::vmm {
 namespace {
 
 // A guest descriptor for a host descriptor that was just made.
-OrErrno<int> install(Thread& thread, HostFd host, OpenFile::Kind kind, int flags, bool close_on_exec, clockid_t clock = {}) {
+OrErrno<int> install(Thread& thread, HostFd host, OpenFile::Kind kind, int flags, bool close_on_exec,
+                     clockid_t clock = {}) {
   auto file = make_file(kind, std::move(host), flags);
   file->clock = clock;
   return thread.process.files.install(std::move(file), close_on_exec);
@@ -42,7 +43,8 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {  // the host's
   int host[2];
   if (pipe2(host, flags | O_CLOEXEC) != 0) return -errno;
   HostFd reader(host[0]), writer(host[1]);
-  auto in = make_file(OpenFile::Kind::Pipe, std::move(reader), O_RDONLY), out = make_file(OpenFile::Kind::Pipe, std::move(writer), O_WRONLY);
+  auto in = make_file(OpenFile::Kind::Pipe, std::move(reader), O_RDONLY),
+       out = make_file(OpenFile::Kind::Pipe, std::move(writer), O_WRONLY);
   if (!state_of(thread).charge(*in)) return -ENFILE;
   out->charged = in->charged;  // one pipe has two ends
   auto pair = state_of(thread).install_pair(std::move(in), std::move(out), flags & O_CLOEXEC);
@@ -53,7 +55,9 @@ std::int64_t make_pipe(Thread& thread, mm::Gva at, int flags) {  // the host's
 }
 
 std::int64_t sys_pipe(Thread& thread, const Args& a) { return make_pipe(thread, a[0], 0); }
-std::int64_t sys_pipe2(Thread& thread, const Args& a) { return make_pipe(thread, a[0], static_cast<int>(thread.abi().open_flags_to_host(a.u32(1)))); }
+std::int64_t sys_pipe2(Thread& thread, const Args& a) {
+  return make_pipe(thread, a[0], static_cast<int>(thread.abi().open_flags_to_host(a.u32(1))));
+}
 
 std::int64_t make_eventfd(Thread& thread, unsigned initial, int flags) {
   HostFd host(eventfd(initial, flags | EFD_CLOEXEC));
@@ -87,7 +91,8 @@ std::int64_t sys_timerfd_settime(Thread& thread, const Args& a) {
   auto file = get(thread, a.i32(0), OpenFile::Kind::Timer);
   if (!file) return -file.error();
   itimerspec old{};
-  if (a.i32(1) & TFD_TIMER_ABSTIME) value->it_value = thread.process.family.clocks.host_timer((*file)->clock, value->it_value);
+  if (a.i32(1) & TFD_TIMER_ABSTIME)
+    value->it_value = thread.process.family.clocks.host_timer((*file)->clock, value->it_value);
   if (timerfd_settime((*file)->host.get(), a.i32(1), &*value, &old) != 0) return -errno;
   return a[3] ? put_user(thread.memory(), a[3], old) : 0;
 }
@@ -121,7 +126,8 @@ struct PollSet {
     const bool bad = fd >= 0 && !file;
     invalid += bad;
     if (file && file->operations) file->operations->watch();
-    host.push_back({.fd = file ? file->host.get() : -1, .events = events, .revents = static_cast<short>(bad ? POLLNVAL : 0)});
+    host.push_back(
+        {.fd = file ? file->host.get() : -1, .events = events, .revents = static_cast<short>(bad ? POLLNVAL : 0)});
     keep.push_back(std::move(file));
   }
 
@@ -151,7 +157,8 @@ OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, 
 
 std::int64_t write_poll_set(Thread& thread, mm::Gva at, const PollSet& set, std::int64_t ready) {
   for (std::size_t i = 0; i < set.host.size(); ++i)
-    if (put_user(thread.memory(), at + i * sizeof(pollfd) + offsetof(pollfd, revents), set.host[i].revents) != 0) return -EFAULT;
+    if (put_user(thread.memory(), at + i * sizeof(pollfd) + offsetof(pollfd, revents), set.host[i].revents) != 0)
+      return -EFAULT;
   return ready;
 }
 
@@ -267,7 +274,8 @@ std::int64_t sys_select(Thread& thread, const Args& a) {
     deadline = deadline_after(CLOCK_MONOTONIC, *time);
   }
   std::int64_t r = select_until(thread, a.i32(0), {a[1], a[2], a[3]}, deadline);
-  if (a[4] && deadline) (void)put_user(thread.memory(), a[4], to_timeval(time_left(CLOCK_MONOTONIC, *deadline)));  // as write_time_left()
+  if (a[4] && deadline)
+    (void)put_user(thread.memory(), a[4], to_timeval(time_left(CLOCK_MONOTONIC, *deadline)));  // as write_time_left()
   return r;
 }
 
@@ -294,7 +302,9 @@ std::int64_t make_epoll(Thread& thread, bool close_on_exec) {
   if (!host) return -errno;
   return as_result(install(thread, std::move(host), OpenFile::Kind::Epoll, O_RDWR, close_on_exec));
 }
-std::int64_t sys_epoll_create(Thread& thread, const Args& a) { return a.i32(0) <= 0 ? -EINVAL : make_epoll(thread, false); }
+std::int64_t sys_epoll_create(Thread& thread, const Args& a) {
+  return a.i32(0) <= 0 ? -EINVAL : make_epoll(thread, false);
+}
 std::int64_t sys_epoll_create1(Thread& thread, const Args& a) {
   return a.i32(0) & ~EPOLL_CLOEXEC ? -EINVAL : make_epoll(thread, a.i32(0) & EPOLL_CLOEXEC);
 }
@@ -315,12 +325,14 @@ std::int64_t sys_epoll_ctl(Thread& thread, const Args& a) {
   return control_epoll(**epoll, target, a.i32(2), a.i32(1), event);
 }
 
-std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask, std::uint64_t mask_size) {
+std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline, mm::Gva mask,
+                         std::uint64_t mask_size) {
   if (a.i32(2) <= 0 || a.i32(2) > static_cast<int>(INT32_MAX / thread.abi().epoll_event.bytes)) return -EINVAL;
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
-  // As many as a process has descriptors: programs count on all that is ready. Not zeroed, as most waits find one or two.
+  // As many as a process has descriptors: programs count on all that is ready. Not zeroed, as most waits find one or
+  // two.
   const auto room = static_cast<std::size_t>(std::min<int>(a.i32(2), kMaxDescriptors));
   const auto events = std::make_unique_for_overwrite<epoll_event[]>(room);
   std::int64_t ready;
@@ -328,8 +340,8 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
     thread.process.files.state().devices->refresh();
     const int ms = deadline ? to_milliseconds(time_left(CLOCK_MONOTONIC, *deadline)) : -1;
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
-                            reinterpret_cast<std::uint64_t>(events.get()), room,
-                            static_cast<std::uint64_t>(ms), 0, sizeof(SignalSet));
+                            reinterpret_cast<std::uint64_t>(events.get()), room, static_cast<std::uint64_t>(ms), 0,
+                            sizeof(SignalSet));
     // The host's milliseconds end 25 days out; longer waits go round.
   } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
   if (ready <= 0) return ready;
@@ -343,7 +355,9 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   return thread.memory().write(a[1], bytes) ? ready : -EFAULT;
 }
 
-std::int64_t sys_epoll_wait(Thread& thread, const Args& a) { return epoll_until(thread, a, after_milliseconds(a.i32(3)), 0, 0); }
+std::int64_t sys_epoll_wait(Thread& thread, const Args& a) {
+  return epoll_until(thread, a, after_milliseconds(a.i32(3)), 0, 0);
+}
 std::int64_t sys_epoll_pwait(Thread& thread, const Args& a) {
   return epoll_until(thread, a, after_milliseconds(a.i32(3)), a[4], a[5]);
 }

@@ -36,19 +36,23 @@ std::int64_t control_host(OpenFile& epoll, OpenFile& target, int number, int ope
   const auto host = watched_as(target, number, operation == EPOLL_CTL_ADD);
   if (!host) return -host.error();
   constexpr std::uint64_t kWatchBytes = 256;  // struct epitem and its place in a wait queue
-  if (operation == EPOLL_CTL_ADD && epoll.charged && !epoll.charged->list(epoll.host.get(), "tfd:", 1, kWatchBytes)) return -ENOSPC;
+  if (operation == EPOLL_CTL_ADD && epoll.charged && !epoll.charged->list(epoll.host.get(), "tfd:", 1, kWatchBytes))
+    return -ENOSPC;
   return result_of(::epoll_ctl(epoll.host.get(), operation, *host, &event));
 }
 
 }  // namespace
 
-std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& target, int number, int operation, epoll_event event) {
+std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& target, int number, int operation,
+                           epoll_event event) {
   if (target.get() == &epoll) return -EINVAL;
   if (target->operations) target->operations->watch();
   if (!epoll.disarmed) return control_host(epoll, *target, number, operation, event);
   LockGuard guard(epoll.disarmed->lock);
   auto& entries = epoll.disarmed->entries;
-  const auto entry = std::ranges::find_if(entries, [&](const Disarmed::Entry& e) { return e.number == number && e.file.lock() == target; });
+  const auto entry = std::ranges::find_if(entries, [&](const Disarmed::Entry& e) {
+    return e.number == number && e.file.lock() == target;
+  });
   if (entry == entries.end()) return control_host(epoll, *target, number, operation, event);
   if (operation == EPOLL_CTL_ADD) return -EEXIST;
   if (operation == EPOLL_CTL_MOD)

@@ -1,4 +1,5 @@
-// Entries of epoll instances. A guest's instance is one of the host's; what the guest attached to an entry passes through.
+// Entries of epoll instances. A guest's instance is one of the host's; what the guest attached to an entry passes
+// through.
 #pragma once
 
 #include <sys/epoll.h>
@@ -21,14 +22,15 @@ struct Disarmed {
     epoll_event event{};
   };
   mutable Mutex lock;  // a leaf
-  std::vector<Entry> entries RAMET_GUARDED_BY(lock);   // none is added once the program runs
+  std::vector<Entry> entries RAMET_GUARDED_BY(lock);  // none is added once the program runs
 };
 
 // epoll_ctl(2), by the guest's number of the file. 0 or -errno.
 std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>&, int number, int operation, epoll_event);
 
-// For standard input and its like where the host lets nobody wait for them (a regular file, EPERM): from now on this number
-// is always ready in epolls, as poll(2) has it for such files. Precondition: it was to be added to one. Errors: ENFILE.
+// For standard input and its like where the host lets nobody wait for them (a regular file, EPERM): from now on this
+// number is always ready in epolls, as poll(2) has it for such files. Precondition: it was to be added to one. Errors:
+// ENFILE.
 OrErrno<void> always_ready(OpenFile&, int number);
 
 }  // namespace ramet::vmm

@@ -1,6 +1,6 @@
 // Files and the ids of a guest. The host answers for the VMM. A guest that has become somebody else (setuid(2) and the
-// like) has less inside: what a thread with those ids is refused, the VMM does not ask the host for; and what the thread
-// makes is given to its ids.
+// like) has less inside: what a thread with those ids is refused, the VMM does not ask the host for; and what the
+// thread makes is given to its ids.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <unistd.h>
@@ -41,7 +41,8 @@ int refused_removal(const Credentials* who, const Node& from, const struct stat&
 
 int give_to(const Credentials* who, int made, const struct stat& directory) {
   if (!who) return 0;
-  const gid_t group = directory.st_mode & S_ISGID ? static_cast<gid_t>(-1) : who->group.file;  // else it has the directory's
+  const gid_t group = directory.st_mode & S_ISGID ? static_cast<gid_t>(-1)
+                                                  : who->group.file;  // else it has the directory's
   return ::fchownat(made, "", who->user.file, group, AT_EMPTY_PATH) == 0 ? 0 : errno;
 }
 

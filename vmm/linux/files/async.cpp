@@ -23,8 +23,8 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::uint32_t kReading = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
-// A pipe's room is an edge when the full pipe is read from. Sockets wake those who wait for room each time that somebody
-// reads, and Linux tells by a signal only of room that somebody has missed: wants_room().
+// A pipe's room is an edge when the full pipe is read from. Sockets wake those who wait for room each time that
+// somebody reads, and Linux tells by a signal only of room that somebody has missed: wants_room().
 constexpr std::uint32_t kWritingPipe = EPOLLOUT | EPOLLET, kWriting = EPOLLONESHOT, kRoom = EPOLLOUT | EPOLLONESHOT;
 
 bool control(const HostFd& epoll, int operation, int host, std::uint32_t events, std::uint64_t id) {

@@ -1,5 +1,5 @@
-// Watches the files of a family that have O_ASYNC set, see files/owner.hpp. One thread of the VMM does so for all of them,
-// started for the first. It waits in the host's epolls, edge-triggered: an edge is what Linux sends a signal for.
+// Watches the files of a family that have O_ASYNC set, see files/owner.hpp. One thread of the VMM does so for all of
+// them, started for the first. It waits in the host's epolls, edge-triggered: an edge is what Linux sends a signal for.
 #pragma once
 
 #include <sys/epoll.h>
@@ -61,7 +61,7 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
     std::shared_ptr<FileOwner> owner;
     int host = -1;
     bool pipe = false;
-    std::uint32_t in = 0, out = 0;            // what the epolls have said and the thread has not told yet
+    std::uint32_t in = 0, out = 0;  // what the epolls have said and the thread has not told yet
   };
   struct Ready {
     std::shared_ptr<FileOwner> owner;
@@ -76,10 +76,11 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
 
   Family& family_;
   Mutex lock_;  // a leaf
-  HostFd in_, out_;                           // the host's epolls, for reading and for writing; made by start_locked(), and not changed afterwards
-  HostFd wake_;                               // an eventfd
+  HostFd in_,
+      out_;  // the host's epolls, for reading and for writing; made by start_locked(), and not changed afterwards
+  HostFd wake_;  // an eventfd
   std::map<std::uint64_t, Watched> watched_ RAMET_GUARDED_BY(lock_);  // by a number of its own: the epolls' data
-  std::vector<epoll_event> events_ RAMET_GUARDED_BY(lock_);           // room for one a file
+  std::vector<epoll_event> events_ RAMET_GUARDED_BY(lock_);  // room for one a file
   std::uint64_t next_ RAMET_GUARDED_BY(lock_) = 0;
   bool stopping_ RAMET_GUARDED_BY(lock_) = false;
   std::thread thread_;

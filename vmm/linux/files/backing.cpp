@@ -31,13 +31,16 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   }
 
   // Maps exactly the pages of [offset, offset+length) as a bank. Once.
-  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory, std::shared_ptr<HostMappings> mappings) {
+  OrErrno<void> share(std::uint64_t offset, std::uint64_t length, mm::Memory& memory,
+                      std::shared_ptr<HostMappings> mappings) {
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
     auto host = HostMapping::make(std::move(mappings), length, prot, file_->host.get(), static_cast<off_t>(offset));
     if (!host) return err(host.error());
     // Only the bank's last user may unmap, and its end ends this: the guest's memory may be in the middle of an access.
     auto bank = memory.make_bank((*host)->bytes(), [host = *host, file = file_] {},
-                                 {.file = mm::MemoryFile::of(file_->host.get(), (prot & PROT_WRITE) != 0, file_), .offset = offset, .bytes = length});
+                                 {.file = mm::MemoryFile::of(file_->host.get(), (prot & PROT_WRITE) != 0, file_),
+                                  .offset = offset,
+                                  .bytes = length});
     if (!bank) return err(errno_of(bank.error()));
     bank_ = std::move(*bank);
     bank_offset_ = offset;
@@ -83,7 +86,8 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
     }
     // A mapping for the question: the host is asked about nothing else.
     const std::size_t bytes = out.size() * mm::kPageSize;
-    void* const mapped = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file_->host.get(), static_cast<off_t>(offset));
+    void* const mapped = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file_->host.get(),
+                                static_cast<off_t>(offset));
     if (mapped == MAP_FAILED) return;
     add_residency({static_cast<std::byte*>(mapped), bytes}, 0, out);
     ::munmap(mapped, bytes);
@@ -119,7 +123,8 @@ OrErrno<struct stat> mappable(const OpenFile& file, bool shared, bool writable) 
   if (access == O_WRONLY || (shared && writable && access != O_RDWR)) return err(EACCES);
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0) return err(errno);
-  if (!S_ISREG(st.st_mode) || (file.kind != OpenFile::Kind::File && file.kind != OpenFile::Kind::Stdio)) return err(ENODEV);
+  if (!S_ISREG(st.st_mode) || (file.kind != OpenFile::Kind::File && file.kind != OpenFile::Kind::Stdio))
+    return err(ENODEV);
   return st;
 }
 
@@ -141,8 +146,9 @@ std::shared_ptr<OpenFile> Files::file_of(const mm::Backing& backing) {
   return of_file ? of_file->file() : nullptr;
 }
 
-OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenFile>& opened, bool shared, bool writable,
-                                                     std::uint64_t& offset, std::uint64_t length, mm::Memory& memory) {
+OrErrno<std::shared_ptr<mm::Backing>> Files::backing(const std::shared_ptr<OpenFile>& opened, bool shared,
+                                                     bool writable, std::uint64_t& offset, std::uint64_t length,
+                                                     mm::Memory& memory) {
   auto file = opened;
   if (file->operations) {
     auto shown = file->operations->mapped(offset, length);
@@ -188,7 +194,8 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
   return *backing;
 }
 
-std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call) {
+std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size,
+                        const std::function<std::int64_t()>& call) {
   LockGuard one_at_a_time(state.mapped->truncate_lock);
   struct stat st;
   if (::fstat(fd, &st) != 0) return -errno;

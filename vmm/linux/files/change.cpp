@@ -47,7 +47,8 @@ std::int64_t check_new(Thread& thread, const Parent& p) {
   return -refused(restricting(thread).get(), p.dir, W_OK | X_OK);
 }
 
-// Makes it in the host's directory and gives it to the guest's ids. `make`: 0 or -errno. What cannot be given is not made.
+// Makes it in the host's directory and gives it to the guest's ids. `make`: 0 or -errno. What cannot be given is not
+// made.
 template <class Make>
 std::int64_t make_in(Thread& thread, const Parent& p, int remove_flags, Make make) {
   const auto who = restricting(thread);
@@ -93,7 +94,9 @@ std::int64_t make_directory(Thread& thread, int dirfd, mm::Gva at, mode_t mode) 
       // The host's umask took off more than the guest's. A directory that cannot have its mode is not made.
       auto made = state_of(thread).find(p->dir, p->name, false, thread.tid);
       int error = made ? 0 : made.error();
-      if (made && made->node.fd && S_ISDIR(made->st.st_mode) && ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0) error = errno;
+      if (made && made->node.fd && S_ISDIR(made->st.st_mode) &&
+          ::chmod(fd_path(made->node.fd->get()).c_str(), mode) != 0)
+        error = errno;
       if (error) {
         ::unlinkat(p->dir.fd->get(), p->name.c_str(), AT_REMOVEDIR);
         return -error;
@@ -122,7 +125,8 @@ std::int64_t check_rename(Thread& thread, const Parent& from, const Parent& to, 
   const auto& state = state_of(thread);
   if (int error = refused(who.get(), to.dir, W_OK | X_OK)) return -error;
   struct stat old_dir, new_dir;
-  if (!to.dir.fd || ::fstat(from.dir.fd->get(), &old_dir) != 0 || ::fstat(to.dir.fd->get(), &new_dir) != 0) return -EROFS;
+  if (!to.dir.fd || ::fstat(from.dir.fd->get(), &old_dir) != 0 || ::fstat(to.dir.fd->get(), &new_dir) != 0)
+    return -EROFS;
   const bool moves = old_dir.st_dev != new_dir.st_dev || old_dir.st_ino != new_dir.st_ino;
   // A directory that moves has another "..", which is written into it.
   const auto check_parent = [&](const OrErrno<Found>& what) {
@@ -154,7 +158,8 @@ std::int64_t rename_name(Thread& thread, int old_fd, mm::Gva old_at, int new_fd,
 
 std::int64_t link_name(Thread& thread, int old_fd, mm::Gva old_at, int new_fd, mm::Gva new_at, int flags) {
   if (flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) return -EINVAL;
-  auto found = locate(thread, old_fd, old_at, (flags & AT_EMPTY_PATH) | (flags & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW));
+  auto found = locate(thread, old_fd, old_at,
+                      (flags & AT_EMPTY_PATH) | (flags & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW));
   if (!found) return -found.error();
   auto to = parent_for(thread, new_fd, new_at);
   if (!to) return -to.error();
@@ -165,8 +170,8 @@ std::int64_t link_name(Thread& thread, int old_fd, mm::Gva old_at, int new_fd, m
     if (!S_ISREG(found->st.st_mode) || refused(who.get(), found->st, R_OK | W_OK)) return -EPERM;
   }
   const auto guard = lock_names(thread);
-  return result_of(::linkat(AT_FDCWD, fd_path(found->host()).c_str(), to->dir.fd->get(), host_name(*to).c_str(),
-                            AT_SYMLINK_FOLLOW));
+  return result_of(
+      ::linkat(AT_FDCWD, fd_path(found->host()).c_str(), to->dir.fd->get(), host_name(*to).c_str(), AT_SYMLINK_FOLLOW));
 }
 
 std::int64_t symbolic_link(Thread& thread, mm::Gva text_at, int dirfd, mm::Gva at) {
@@ -176,20 +181,24 @@ std::int64_t symbolic_link(Thread& thread, mm::Gva text_at, int dirfd, mm::Gva a
   auto p = parent_for(thread, dirfd, at);
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(thread, *p)) return bad;
-  return make_in(thread, *p, 0, [&] { return result_of(::symlinkat(text->c_str(), p->dir.fd->get(), host_name(*p).c_str())); });
+  return make_in(thread, *p, 0,
+                 [&] { return result_of(::symlinkat(text->c_str(), p->dir.fd->get(), host_name(*p).c_str())); });
 }
 
 std::int64_t make_node(Thread& thread, int dirfd, mm::Gva at, mode_t mode) {
   mode_t type = mode & S_IFMT;
   if (type == S_IFDIR) return -EPERM;
-  if (type != 0 && type != S_IFREG && type != S_IFIFO && type != S_IFSOCK && type != S_IFCHR && type != S_IFBLK) return -EINVAL;
+  if (type != 0 && type != S_IFREG && type != S_IFIFO && type != S_IFSOCK && type != S_IFCHR && type != S_IFBLK)
+    return -EINVAL;
   auto p = parent_for(thread, dirfd, at);
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(thread, *p)) return bad;
   if (type == S_IFCHR || type == S_IFBLK) return -EPERM;
   if (p->slash) return -ENOENT;
   mode_t bits = state_of(thread).masked(harmless(mode, false));
-  return make_in(thread, *p, 0, [&] { return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0)); });
+  return make_in(thread, *p, 0, [&] {
+    return result_of(::mknodat(p->dir.fd->get(), p->name.c_str(), (type ? type : S_IFREG) | bits, 0));
+  });
 }
 
 // An object whose attributes may change.
@@ -260,28 +269,46 @@ std::int64_t sys_unlinkat(Thread& thread, const Args& a) {
   if (a.i32(2) & ~AT_REMOVEDIR) return -EINVAL;
   return remove_name(thread, a.i32(0), a[1], a.i32(2) & AT_REMOVEDIR);
 }
-std::int64_t sys_rename(Thread& thread, const Args& a) { return rename_name(thread, AT_FDCWD, a[0], AT_FDCWD, a[1], 0); }
-std::int64_t sys_renameat(Thread& thread, const Args& a) { return rename_name(thread, a.i32(0), a[1], a.i32(2), a[3], 0); }
-std::int64_t sys_renameat2(Thread& thread, const Args& a) { return rename_name(thread, a.i32(0), a[1], a.i32(2), a[3], a.u32(4)); }
+std::int64_t sys_rename(Thread& thread, const Args& a) {
+  return rename_name(thread, AT_FDCWD, a[0], AT_FDCWD, a[1], 0);
+}
+std::int64_t sys_renameat(Thread& thread, const Args& a) {
+  return rename_name(thread, a.i32(0), a[1], a.i32(2), a[3], 0);
+}
+std::int64_t sys_renameat2(Thread& thread, const Args& a) {
+  return rename_name(thread, a.i32(0), a[1], a.i32(2), a[3], a.u32(4));
+}
 std::int64_t sys_link(Thread& thread, const Args& a) { return link_name(thread, AT_FDCWD, a[0], AT_FDCWD, a[1], 0); }
-std::int64_t sys_linkat(Thread& thread, const Args& a) { return link_name(thread, a.i32(0), a[1], a.i32(2), a[3], a.i32(4)); }
+std::int64_t sys_linkat(Thread& thread, const Args& a) {
+  return link_name(thread, a.i32(0), a[1], a.i32(2), a[3], a.i32(4));
+}
 std::int64_t sys_symlink(Thread& thread, const Args& a) { return symbolic_link(thread, a[0], AT_FDCWD, a[1]); }
 std::int64_t sys_symlinkat(Thread& thread, const Args& a) { return symbolic_link(thread, a[0], a.i32(1), a[2]); }
 std::int64_t sys_mknod(Thread& thread, const Args& a) { return make_node(thread, AT_FDCWD, a[0], a.u32(1)); }
 std::int64_t sys_mknodat(Thread& thread, const Args& a) { return make_node(thread, a.i32(0), a[1], a.u32(2)); }
 
-std::int64_t sys_chmod(Thread& thread, const Args& a) { return change_mode(thread, locate(thread, AT_FDCWD, a[0], 0), a.u32(1)); }
-std::int64_t sys_fchmod(Thread& thread, const Args& a) { return change_mode(thread, file_found(thread, a.i32(0)), a.u32(1)); }
-std::int64_t sys_fchmodat(Thread& thread, const Args& a) { return change_mode(thread, locate(thread, a.i32(0), a[1], 0), a.u32(2)); }
+std::int64_t sys_chmod(Thread& thread, const Args& a) {
+  return change_mode(thread, locate(thread, AT_FDCWD, a[0], 0), a.u32(1));
+}
+std::int64_t sys_fchmod(Thread& thread, const Args& a) {
+  return change_mode(thread, file_found(thread, a.i32(0)), a.u32(1));
+}
+std::int64_t sys_fchmodat(Thread& thread, const Args& a) {
+  return change_mode(thread, locate(thread, a.i32(0), a[1], 0), a.u32(2));
+}
 std::int64_t sys_fchmodat2(Thread& thread, const Args& a) {
   if (a.i32(3) & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) return -EINVAL;
   return change_mode(thread, locate(thread, a.i32(0), a[1], a.i32(3)), a.u32(2));
 }
-std::int64_t sys_chown(Thread& thread, const Args& a) { return change_owner(thread, locate(thread, AT_FDCWD, a[0], 0), a.u32(1), a.u32(2)); }
+std::int64_t sys_chown(Thread& thread, const Args& a) {
+  return change_owner(thread, locate(thread, AT_FDCWD, a[0], 0), a.u32(1), a.u32(2));
+}
 std::int64_t sys_lchown(Thread& thread, const Args& a) {
   return change_owner(thread, locate(thread, AT_FDCWD, a[0], AT_SYMLINK_NOFOLLOW), a.u32(1), a.u32(2));
 }
-std::int64_t sys_fchown(Thread& thread, const Args& a) { return change_owner(thread, file_found(thread, a.i32(0)), a.u32(1), a.u32(2)); }
+std::int64_t sys_fchown(Thread& thread, const Args& a) {
+  return change_owner(thread, file_found(thread, a.i32(0)), a.u32(1), a.u32(2));
+}
 std::int64_t sys_fchownat(Thread& thread, const Args& a) {
   if (a.i32(4) & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) return -EINVAL;
   return change_owner(thread, locate(thread, a.i32(0), a[1], a.i32(4)), a.u32(2), a.u32(3));
@@ -293,7 +320,8 @@ std::int64_t sys_utimensat(Thread& thread, const Args& a) {
   if (a[2]) times = read_user<std::array<timespec, 2>>(thread.memory(), a[2]);
   if (!times) return -times.error();
   // A null path means the descriptor itself.
-  auto found = a[1] == 0 && a.i32(0) != AT_FDCWD ? file_found(thread, a.i32(0)) : locate(thread, a.i32(0), a[1], a.i32(3));
+  auto found = a[1] == 0 && a.i32(0) != AT_FDCWD ? file_found(thread, a.i32(0))
+                                                 : locate(thread, a.i32(0), a[1], a.i32(3));
   return change_times(thread, found, a[2] ? times->data() : nullptr);
 }
 
@@ -326,13 +354,16 @@ std::int64_t no_attributes(Thread&, const Args&) { return -EOPNOTSUPP; }
 
 }  // namespace
 
-std::int64_t with_socket_node(Thread& thread, const std::string& path, const std::function<std::int64_t(HostFd)>& bind) {
+std::int64_t with_socket_node(Thread& thread, const std::string& path,
+                              const std::function<std::int64_t(HostFd)>& bind) {
   auto p = parent_of(thread, AT_FDCWD, path);
   if (!p) return -p.error();
   if (std::int64_t bad = check_new(thread, *p)) return bad;
   if (p->slash) return -ENOENT;
   const int dir = p->dir.fd->get();
-  if (std::int64_t bad = make_in(thread, *p, 0, [&] { return result_of(::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(thread).masked(0777), 0)); }))
+  if (std::int64_t bad = make_in(thread, *p, 0, [&] {
+        return result_of(::mknodat(dir, p->name.c_str(), S_IFSOCK | state_of(thread).masked(0777), 0));
+      }))
     return bad;
   HostFd node(::openat(dir, p->name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   std::int64_t r = node ? 0 : -errno;
@@ -347,19 +378,44 @@ std::int64_t with_socket_node(Thread& thread, const std::string& path, const std
 
 std::span<const Definition> change_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::mkdir, sys_mkdir},         {Call::mkdirat, sys_mkdirat},       {Call::rmdir, sys_rmdir},
-      {Call::unlink, sys_unlink},       {Call::unlinkat, sys_unlinkat},     {Call::rename, sys_rename},
-      {Call::renameat, sys_renameat},  {Call::renameat2, sys_renameat2},   {Call::link, sys_link},
-      {Call::linkat, sys_linkat},      {Call::symlink, sys_symlink},        {Call::symlinkat, sys_symlinkat},
-      {Call::mknod, sys_mknod},        {Call::mknodat, sys_mknodat},       {Call::chmod, sys_chmod},
-      {Call::fchmod, sys_fchmod},       {Call::fchmodat, sys_fchmodat},     {Call::fchmodat2, sys_fchmodat2},
-      {Call::chown, sys_chown},         {Call::fchown, sys_fchown},          {Call::lchown, sys_lchown},
-      {Call::fchownat, sys_fchownat},  {Call::utimensat, sys_utimensat},   {Call::utime, sys_utime},
-      {Call::utimes, sys_utimes},      {Call::futimesat, sys_futimesat},   {Call::setxattr, no_attributes},
-      {Call::lsetxattr, no_attributes}, {Call::fsetxattr, no_attributes},  {Call::getxattr, no_attributes},
-      {Call::lgetxattr, no_attributes}, {Call::fgetxattr, no_attributes},  {Call::listxattr, no_attributes},
-      {Call::llistxattr, no_attributes}, {Call::flistxattr, no_attributes}, {Call::removexattr, no_attributes},
-      {Call::lremovexattr, no_attributes}, {Call::fremovexattr, no_attributes},
+      {Call::mkdir, sys_mkdir},
+      {Call::mkdirat, sys_mkdirat},
+      {Call::rmdir, sys_rmdir},
+      {Call::unlink, sys_unlink},
+      {Call::unlinkat, sys_unlinkat},
+      {Call::rename, sys_rename},
+      {Call::renameat, sys_renameat},
+      {Call::renameat2, sys_renameat2},
+      {Call::link, sys_link},
+      {Call::linkat, sys_linkat},
+      {Call::symlink, sys_symlink},
+      {Call::symlinkat, sys_symlinkat},
+      {Call::mknod, sys_mknod},
+      {Call::mknodat, sys_mknodat},
+      {Call::chmod, sys_chmod},
+      {Call::fchmod, sys_fchmod},
+      {Call::fchmodat, sys_fchmodat},
+      {Call::fchmodat2, sys_fchmodat2},
+      {Call::chown, sys_chown},
+      {Call::fchown, sys_fchown},
+      {Call::lchown, sys_lchown},
+      {Call::fchownat, sys_fchownat},
+      {Call::utimensat, sys_utimensat},
+      {Call::utime, sys_utime},
+      {Call::utimes, sys_utimes},
+      {Call::futimesat, sys_futimesat},
+      {Call::setxattr, no_attributes},
+      {Call::lsetxattr, no_attributes},
+      {Call::fsetxattr, no_attributes},
+      {Call::getxattr, no_attributes},
+      {Call::lgetxattr, no_attributes},
+      {Call::fgetxattr, no_attributes},
+      {Call::listxattr, no_attributes},
+      {Call::llistxattr, no_attributes},
+      {Call::flistxattr, no_attributes},
+      {Call::removexattr, no_attributes},
+      {Call::lremovexattr, no_attributes},
+      {Call::fremovexattr, no_attributes},
   };
   return kCalls;
 }

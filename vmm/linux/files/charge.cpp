@@ -23,7 +23,8 @@ std::uint64_t cost(const OpenFile& file) {
   struct stat st;
   if (file.kind == OpenFile::Kind::Pipe) bytes += static_cast<std::uint64_t>(std::max(::fcntl(host, F_GETPIPE_SZ), 0));
   if (file.kind == OpenFile::Kind::Socket) bytes += send_buffer(host);
-  if (file.kind == OpenFile::Kind::Synthetic && ::fstat(host, &st) == 0) bytes += static_cast<std::uint64_t>(st.st_size);
+  if (file.kind == OpenFile::Kind::Synthetic && ::fstat(host, &st) == 0)
+    bytes += static_cast<std::uint64_t>(st.st_size);
   return bytes;
 }
 

@@ -34,7 +34,8 @@ std::int64_t get_flags(const OpenFile& file) {
   int host = ::fcntl(file.host.get(), F_GETFL);
   if (host < 0) return -errno;
   if (file.flags & O_PATH) return file.flags;
-  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile)) | (is_async(file) ? O_ASYNC : 0);
+  return (file.flags & (O_ACCMODE | O_DIRECTORY)) | (host & (kStatusFlags | O_SYNC | O_DSYNC | arch::kLargeFile)) |
+         (is_async(file) ? O_ASYNC : 0);
 }
 
 std::int64_t set_flags(Thread& thread, OpenFile& file, int number, int flags) {
@@ -70,15 +71,24 @@ std::int64_t sys_fcntl(Thread& thread, const Args& a) {
     }
     case F_GETFL: {
       const std::int64_t flags = get_flags(*file);
-      return flags < 0 ? flags : static_cast<std::int64_t>(thread.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
+      return flags < 0 ? flags
+                       : static_cast<std::int64_t>(thread.abi().open_flags_to_guest(static_cast<std::uint64_t>(flags)));
     }
     case F_SETFL: return set_flags(thread, *file, fd, static_cast<int>(thread.abi().open_flags_to_host(a.u32(2))));
-    case F_SETOWN: case F_GETOWN: case F_SETOWN_EX: case F_GETOWN_EX: case F_SETSIG: case F_GETSIG:
-      return file->flags & O_PATH ? -EBADF : owner_call(thread, *file, command, a[2]);
+    case F_SETOWN:
+    case F_GETOWN:
+    case F_SETOWN_EX:
+    case F_GETOWN_EX:
+    case F_SETSIG:
+    case F_GETSIG: return file->flags & O_PATH ? -EBADF : owner_call(thread, *file, command, a[2]);
     case F_SETLEASE: return thread.process.family.leases->set(thread, *file, fd, a.i32(2));
     case F_GETLEASE: return file->flags & O_PATH ? -EBADF : thread.process.family.leases->get(*file);
-    case F_GETLK: case F_SETLK: case F_SETLKW:
-    case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_call(thread, *file, command, a[2]);
+    case F_GETLK:
+    case F_SETLK:
+    case F_SETLKW:
+    case F_OFD_GETLK:
+    case F_OFD_SETLK:
+    case F_OFD_SETLKW: return lock_call(thread, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
     case F_SETPIPE_SZ:
       // What Linux lets ordinary users have; the VMM may be more than one.
@@ -124,7 +134,8 @@ std::int64_t forward_set(Thread& thread, int host, unsigned request, mm::Gva at)
   auto value = read_user<T>(thread.memory(), at);
   if (!value) return -value.error();
   // May wait for output to drain.
-  std::int64_t result = thread.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request, reinterpret_cast<std::uint64_t>(&*value));
+  std::int64_t result = thread.blocking(SYS_ioctl, static_cast<std::uint64_t>(host), request,
+                                        reinterpret_cast<std::uint64_t>(&*value));
   return restartable(result);
 }
 
@@ -132,8 +143,12 @@ std::int64_t terminal(Thread& thread, int host, unsigned request, mm::Gva at) {
   switch (request) {
     case TCGETS: return forward_get<KernelTermios>(thread, host, request, at);
     case kGetTermios2: return forward_get<KernelTermios2>(thread, host, request, at);
-    case TCSETS: case TCSETSW: case TCSETSF: return forward_set<KernelTermios>(thread, host, request, at);
-    case kSetTermios2: case kSetTermios2 + 1: case kSetTermios2 + 2: return forward_set<KernelTermios2>(thread, host, request, at);
+    case TCSETS:
+    case TCSETSW:
+    case TCSETSF: return forward_set<KernelTermios>(thread, host, request, at);
+    case kSetTermios2:
+    case kSetTermios2 + 1:
+    case kSetTermios2 + 2: return forward_set<KernelTermios2>(thread, host, request, at);
     case TIOCGWINSZ: return forward_get<winsize>(thread, host, request, at);
     case TIOCGPGRP: {
       // The family has the terminal while the VMM's group does; one of its groups then is in the foreground.
@@ -182,7 +197,10 @@ std::int64_t sys_ioctl(Thread& thread, const Args& a) {
       if (can_be_async(*file)) return set_async(thread, *file, fd, *on);
       return *on ? -ENOTTY : 0;
     }
-    case FIOSETOWN: case SIOCSPGRP: case FIOGETOWN: case SIOCGPGRP: return owner_ioctl(thread, *file, request, a[2]);
+    case FIOSETOWN:
+    case SIOCSPGRP:
+    case FIOGETOWN:
+    case SIOCGPGRP: return owner_ioctl(thread, *file, request, a[2]);
     case FIGETBSZ: return forward_get<int>(thread, file->host.get(), request, a[2]);
     case TIOCOUTQ:  // SIOCOUTQ
       if (!is_socket(*file) && file->kind != OpenFile::Kind::Stdio) return -ENOTTY;
@@ -248,9 +266,10 @@ std::int64_t sys_readahead(Thread& thread, const Args& a) {
 
 std::span<const Definition> control_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::fcntl, sys_fcntl},     {Call::ioctl, sys_ioctl},         {Call::flock, sys_flock},
-      {Call::fsync, sys_fsync},     {Call::fdatasync, sys_fdatasync}, {Call::syncfs, sys_syncfs},
-      {Call::sync, sys_sync},      {Call::sync_file_range, sys_sync_file_range},
+      {Call::fcntl, sys_fcntl},         {Call::ioctl, sys_ioctl},
+      {Call::flock, sys_flock},         {Call::fsync, sys_fsync},
+      {Call::fdatasync, sys_fdatasync}, {Call::syncfs, sys_syncfs},
+      {Call::sync, sys_sync},           {Call::sync_file_range, sys_sync_file_range},
       {Call::fadvise64, sys_fadvise64}, {Call::readahead, sys_readahead},
   };
   return kCalls;

@@ -20,7 +20,8 @@ OrErrno<Shared> open_for(Thread& thread, int fd, bool write) {
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
   if (file->kind == OpenFile::Kind::Directory) return err(EINVAL);
-  if (!write && thread.process.saving && thread.process.saving->at_read(thread, *file)) return err(static_cast<int>(-kRestartNoIntr));
+  if (!write && thread.process.saving && thread.process.saving->at_read(thread, *file))
+    return err(static_cast<int>(-kRestartNoIntr));
   return file;
 }
 
@@ -54,9 +55,7 @@ std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
 std::uint64_t word(int fd) { return static_cast<std::uint64_t>(fd); }
 std::uint64_t bounded(std::uint64_t length) { return std::min(length, UserBuffers::kMaxBytes); }
 
-std::int64_t finish(Thread& thread, std::int64_t result) {
-  return broken_pipe(thread, restartable(result));
-}
+std::int64_t finish(Thread& thread, std::int64_t result) { return broken_pipe(thread, restartable(result)); }
 
 std::int64_t sys_sendfile(Thread& thread, const Args& a) {
   auto out = open_for(thread, a.i32(0), true), in = open_for(thread, a.i32(1), false);
@@ -67,7 +66,8 @@ std::int64_t sys_sendfile(Thread& thread, const Args& a) {
   if (counted(**out)) return -EINVAL;
   auto length = room_to_write(thread, **out, kCurrentOffset, 0, bounded(a[3]));
   if (!length) return -length.error();
-  std::int64_t n = thread.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()), word(offset->pointer()), *length);
+  std::int64_t n = thread.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()),
+                                   word(offset->pointer()), *length);
   return put_back(thread, *offset, finish(thread, n));
 }
 
@@ -96,7 +96,7 @@ std::int64_t sys_splice(Thread& thread, const Args& a) {
   auto length = room_to_write(thread, **out, to->given(), 0, bounded(a[4]));
   if (!length) return -length.error();
   std::int64_t n = thread.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
-                              word(to->pointer()), *length, a.u32(5));
+                                   word(to->pointer()), *length, a.u32(5));
   return put_back(thread, *to, put_back(thread, *from, finish(thread, n)));
 }
 
@@ -104,15 +104,18 @@ std::int64_t sys_tee(Thread& thread, const Args& a) {
   auto in = open_for(thread, a.i32(0), false), out = open_for(thread, a.i32(1), true);
   if (!in) return -in.error();
   if (!out) return -out.error();
-  return finish(thread, thread.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
+  return finish(thread,
+                thread.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
 }
 
 }  // namespace
 
 std::span<const Definition> copy_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::sendfile, sys_sendfile}, {Call::copy_file_range, sys_copy_file_range},
-      {Call::splice, sys_splice},    {Call::tee, sys_tee},
+      {Call::sendfile, sys_sendfile},
+      {Call::copy_file_range, sys_copy_file_range},
+      {Call::splice, sys_splice},
+      {Call::tee, sys_tee},
   };
   return kCalls;
 }

@@ -140,7 +140,8 @@ std::int64_t enter(Files::State& state, Found& found, const Credentials* who) {
   if (int error = refused(who, found.st, X_OK); error && !found.synthetic()) return -error;
   std::shared_ptr<OpenFile> directory = found.file;
   if (!directory) {
-    if (found.node.fd && ::faccessat(AT_FDCWD, fd_path(found.node.fd->get()).c_str(), X_OK, AT_EACCESS) != 0) return -errno;
+    if (found.node.fd && ::faccessat(AT_FDCWD, fd_path(found.node.fd->get()).c_str(), X_OK, AT_EACCESS) != 0)
+      return -errno;
     auto opened = state.open_found(nullptr, found, O_PATH | O_DIRECTORY, 0);
     if (!opened) return -opened.error();
     directory = std::move(*opened);
@@ -181,7 +182,7 @@ std::int64_t sys_chroot(Thread&, const Args&) { return -EPERM; }
 std::span<const Definition> directory_calls() {
   static constexpr Definition kCalls[] = {
       {Call::getdents64, sys_getdents64}, {Call::getdents, sys_getdents}, {Call::getcwd, sys_getcwd},
-      {Call::chdir, sys_chdir},            {Call::fchdir, sys_fchdir},     {Call::chroot, sys_chroot},
+      {Call::chdir, sys_chdir},           {Call::fchdir, sys_fchdir},     {Call::chroot, sys_chroot},
   };
   return kCalls;
 }

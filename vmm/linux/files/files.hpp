@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
-#include <utility>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "guest-mm/backing.hpp"
@@ -40,7 +40,19 @@ struct Disarmed;     // epoll.hpp
 struct OpenFile {
   // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
   enum class Kind : std::uint8_t {
-    File, Directory, Pipe, Event, Timer, Epoll, Socket, Stdio, Synthetic, Device, Uring, GupTest, Signal
+    File,
+    Directory,
+    Pipe,
+    Event,
+    Timer,
+    Epoll,
+    Socket,
+    Stdio,
+    Synthetic,
+    Device,
+    Uring,
+    GupTest,
+    Signal
   };
   Kind kind = Kind::File;
   HostFd host;
@@ -52,25 +64,26 @@ struct OpenFile {
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
   std::shared_ptr<FileCharge> charged;   // what it costs the host; set when it is first installed
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
-  std::shared_ptr<FileOperations> operations;  // of a Socket, Uring, GupTest, Signal, Synthetic. Null: opened with O_PATH, or another
+  std::shared_ptr<FileOperations>
+      operations;  // of a Socket, Uring, GupTest, Signal, Synthetic. Null: opened with O_PATH, or another
   clockid_t clock{};                     // of a Timer
   bool semaphore = false;                // of an Event: EFD_SEMAPHORE
-  std::shared_ptr<Disarmed> disarmed;    // of an Epoll that goes on from a snapshot, maybe; set before the program runs
+  std::shared_ptr<Disarmed> disarmed;  // of an Epoll that goes on from a snapshot, maybe; set before the program runs
   // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
   // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
   struct Watched {
     mutable Mutex lock;  // a leaf
-    std::vector<int> numbers RAMET_GUARDED_BY(lock);            // the guest's; the first one is `host`,
-    std::vector<HostFd> others RAMET_GUARDED_BY(lock);          // the next ones are these
+    std::vector<int> numbers RAMET_GUARDED_BY(lock);  // the guest's; the first one is `host`,
+    std::vector<HostFd> others RAMET_GUARDED_BY(lock);  // the next ones are these
   };
   Watched watched;
   // Whom a signal tells that it is ready. Held by who tells it as well: nobody else keeps the file open for that.
   const std::shared_ptr<FileOwner> owner = std::make_shared<FileOwner>();
   struct Async {
-    std::shared_ptr<AsyncWatch> watch;   // O_ASYNC is set
-    bool charged = false;                // what watching costs, once and for all
+    std::shared_ptr<AsyncWatch> watch;  // O_ASYNC is set
+    bool charged = false;  // what watching costs, once and for all
   } async;
-  std::shared_ptr<Lease> lease;          // guarded by the family's Leases
+  std::shared_ptr<Lease> lease;  // guarded by the family's Leases
   // Directories: where a listing stands that goes on after the host's own entries.
   struct Listing;
   std::shared_ptr<Listing> listing;
@@ -102,12 +115,12 @@ class Files {
   // The end of the process: all descriptors, and its POSIX locks.
   void close_all();
 
-  // Null if fd is not open. The result stays valid when another thread closes fd, which may be another file's by then: a
-  // call looks a descriptor up once, and nothing else here that is about a file takes a number.
+  // Null if fd is not open. The result stays valid when another thread closes fd, which may be another file's by then:
+  // a call looks a descriptor up once, and nothing else here that is about a file takes a number.
   std::shared_ptr<OpenFile> get(int fd) const;
-  bool holds(const OpenFile&) const;     // some descriptor leads there
-  // Lowest free number at or above `from`; EMFILE past the limit, ENFILE if the family's memory or the host's descriptors
-  // are used up.
+  bool holds(const OpenFile&) const;  // some descriptor leads there
+  // Lowest free number at or above `from`; EMFILE past the limit, ENFILE if the family's memory or the host's
+  // descriptors are used up.
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
 
   // False if fd is not open.
@@ -120,7 +133,8 @@ class Files {
   bool shared(const std::string& guest_path) const;
 
   // mmap of a file: the backing for a private or a shared mapping of [offset, offset+length); `shared` ones are mapped
-  // once, wholly. `offset` becomes that in the backing, where the file is one that shows another (a ring). EACCES as mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
+  // once, wholly. `offset` becomes that in the backing, where the file is one that shows another (a ring). EACCES as
+  // mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
   OrErrno<std::shared_ptr<mm::Backing>> backing(const std::shared_ptr<OpenFile>&, bool shared, bool writable,
                                                 std::uint64_t& offset, std::uint64_t length, mm::Memory&);
   // The file behind a backing; null: it is memory.
@@ -135,7 +149,7 @@ class Files {
   // The working directory, / at first. False, and nothing changed, if the guest has no such directory.
   bool enter_directory(const std::string& guest_path);
 
-  struct State;                // files/state.hpp
+  struct State;  // files/state.hpp
   State& state() { return *state_; }
 
  private:

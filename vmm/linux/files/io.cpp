@@ -39,7 +39,8 @@ struct Transfer {
 };
 
 // One host call for up to IOV_MAX pieces.
-std::int64_t transfer_once(Thread& thread, const OpenFile& file, std::span<const iovec> iov, const Transfer& how, std::uint64_t done) {
+std::int64_t transfer_once(Thread& thread, const OpenFile& file, std::span<const iovec> iov, const Transfer& how,
+                           std::uint64_t done) {
   std::int64_t offset = kCurrentOffset;
   if (how.offset != kCurrentOffset) {
     const auto at = checked_sum(how.offset, static_cast<std::int64_t>(done));
@@ -49,17 +50,20 @@ std::int64_t transfer_once(Thread& thread, const OpenFile& file, std::span<const
   long number = how.write ? SYS_pwritev2 : SYS_preadv2;
   if (may_block(file)) {
     // preadv2 at -1 is readv, on pipes and sockets too.
-    return thread.blocking(number, static_cast<std::uint64_t>(file.host.get()), reinterpret_cast<std::uint64_t>(iov.data()), iov.size(),
-                      static_cast<std::uint64_t>(offset), offset == kCurrentOffset ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
+    return thread.blocking(number, static_cast<std::uint64_t>(file.host.get()),
+                           reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), static_cast<std::uint64_t>(offset),
+                           offset == kCurrentOffset ? ~0ull : 0, static_cast<std::uint64_t>(how.flags));
   }
-  return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset, offset == kCurrentOffset ? ~0ull : 0, how.flags));
+  return result_of(::syscall(number, file.host.get(), iov.data(), iov.size(), offset,
+                             offset == kCurrentOffset ? ~0ull : 0, how.flags));
 }
 
 std::int64_t transfer(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const Transfer& how) {
   std::span<const iovec> iov = buffers.iov();
   std::uint64_t bytes = buffers.bytes();
   if (file.operations) {
-    const auto done = how.write ? file.operations->write(thread, file, buffers, how.offset) : file.operations->read(thread, file, buffers, how.offset);
+    const auto done = how.write ? file.operations->write(thread, file, buffers, how.offset)
+                                : file.operations->read(thread, file, buffers, how.offset);
     if (done) return *done;
   }
   std::unique_lock<std::mutex> charged;
@@ -103,7 +107,9 @@ std::int64_t counted_transfer(Thread& thread, const OpenFile& file, const UserBu
   const std::int64_t result = transfer(thread, file, buffers, how);
   auto& all = thread.process.transferred;
   (how.write ? all.writes : all.reads).fetch_add(1, std::memory_order_relaxed);
-  if (result > 0) (how.write ? all.written_bytes : all.read_bytes).fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
+  if (result > 0)
+    (how.write ? all.written_bytes : all.read_bytes)
+        .fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
   return result;
 }
 
@@ -112,7 +118,8 @@ OrErrno<std::shared_ptr<OpenFile>> file_for(Thread& thread, int fd, bool write) 
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
   if (file->kind == OpenFile::Kind::Directory) return err(write ? EBADF : EISDIR);
-  if (!write && thread.process.saving && thread.process.saving->at_read(thread, *file)) return err(static_cast<int>(-kRestartNoIntr));
+  if (!write && thread.process.saving && thread.process.saving->at_read(thread, *file))
+    return err(static_cast<int>(-kRestartNoIntr));
   return file;
 }
 
@@ -194,9 +201,9 @@ std::int64_t sys_lseek(Thread& thread, const Args& a) {
 std::span<const Definition> file_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v{
-        {Call::read, sys_read},         {Call::write, sys_write},       {Call::lseek, sys_lseek},
-        {Call::pread64, sys_pread64},  {Call::pwrite64, sys_pwrite64}, {Call::readv, sys_readv},
-        {Call::writev, sys_writev},    {Call::preadv, sys_preadv},   {Call::pwritev, sys_pwritev},
+        {Call::read, sys_read},       {Call::write, sys_write},       {Call::lseek, sys_lseek},
+        {Call::pread64, sys_pread64}, {Call::pwrite64, sys_pwrite64}, {Call::readv, sys_readv},
+        {Call::writev, sys_writev},   {Call::preadv, sys_preadv},     {Call::pwritev, sys_pwritev},
         {Call::preadv2, sys_preadv2}, {Call::pwritev2, sys_pwritev2},
     };
     for (auto part : {open_calls(), descriptor_calls(), control_calls(), copy_calls(), vmsplice_calls(), memfd_calls()})

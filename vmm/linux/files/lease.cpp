@@ -30,7 +30,8 @@ bool others_have_it_open(Family& family, const OpenFile& file, const struct stat
       if (!other || other == &file || other->kind != OpenFile::Kind::File || (other->flags & O_PATH)) continue;
       if (for_writing && (other->flags & O_ACCMODE) == O_RDONLY) continue;
       struct stat theirs;
-      if (::fstat(other->host.get(), &theirs) == 0 && theirs.st_dev == st.st_dev && theirs.st_ino == st.st_ino) return true;
+      if (::fstat(other->host.get(), &theirs) == 0 && theirs.st_dev == st.st_dev && theirs.st_ino == st.st_ino)
+        return true;
     }
   }
   return false;
@@ -145,8 +146,9 @@ int Leases::wait_for_holders(Thread& thread, const struct stat& st, bool writes,
     if (!until) return 0;
     if (at_once) return EWOULDBLOCK;
     const timespec deadline = to_timespec(until->time_since_epoch());
-    const std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&changes_), FUTEX_WAIT_BITSET_PRIVATE, seen,
-                                           reinterpret_cast<std::uint64_t>(&deadline), 0, FUTEX_BITSET_MATCH_ANY);
+    const std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&changes_),
+                                           FUTEX_WAIT_BITSET_PRIVATE, seen, reinterpret_cast<std::uint64_t>(&deadline),
+                                           0, FUTEX_BITSET_MATCH_ANY);
     if (r == -EINTR && thread.should_stop_waiting()) return EINTR;
   }
   return 0;

@@ -1,6 +1,6 @@
-// Leases of fcntl(2): who has one on a file is told by a signal before somebody else opens or truncates that file, and has
-// a while to give it back, in which the other waits. They hold among the family's own processes: no program of the host's
-// waits for a guest.
+// Leases of fcntl(2): who has one on a file is told by a signal before somebody else opens or truncates that file, and
+// has a while to give it back, in which the other waits. They hold among the family's own processes: no program of the
+// host's waits for a guest.
 #pragma once
 
 #include <fcntl.h>
@@ -47,13 +47,14 @@ class Leases : public std::enable_shared_from_this<Leases> {
   static constexpr std::size_t kMost = 1024;
   static constexpr std::chrono::seconds kBreakTime{45};  // as /proc/sys/fs/lease-break-time has it
 
-  // F_SETLEASE. The file's owner and signal go with a lease, as on Linux. `number`: the descriptor that the program names. 0 or -errno: EINVAL (no regular file), EACCES (not the
-  // caller's, who has no CAP_LEASE), EAGAIN (others have it open, or there is none to give back), ENOLCK (too many).
+  // F_SETLEASE. The file's owner and signal go with a lease, as on Linux. `number`: the descriptor that the program
+  // names. 0 or -errno: EINVAL (no regular file), EACCES (not the caller's, who has no CAP_LEASE), EAGAIN (others have
+  // it open, or there is none to give back), ENOLCK (too many).
   std::int64_t set(Thread&, OpenFile&, int number, int type);
   // F_GETLEASE: F_UNLCK if there is none; what one is to become if somebody waits for it.
   int get(const OpenFile&) const;
-  // Before the file is opened (`writes`: for writing) or truncated by its name: until no lease forbids that. 0 or errno: EWOULDBLOCK (`at_once`),
-  // EINTR.
+  // Before the file is opened (`writes`: for writing) or truncated by its name: until no lease forbids that. 0 or
+  // errno: EWOULDBLOCK (`at_once`), EINTR.
   int wait_for_holders(Thread&, const struct stat&, bool writes, bool at_once);
 
  private:
@@ -61,8 +62,8 @@ class Leases : public std::enable_shared_from_this<Leases> {
   void take_away_locked(Lease&) RAMET_REQUIRES(lock_);
   void changed_locked() RAMET_REQUIRES(lock_);
   mutable Mutex lock_;  // guards OpenFile::lease as well; order: before FileOwner's
-  std::vector<Lease*> leases_ RAMET_GUARDED_BY(lock_);           // that have a type
-  std::atomic<std::size_t> count_{0};    // of leases_. Relaxed: an open that misses a new one came before it
+  std::vector<Lease*> leases_ RAMET_GUARDED_BY(lock_);  // that have a type
+  std::atomic<std::size_t> count_{0};  // of leases_. Relaxed: an open that misses a new one came before it
   std::atomic<std::uint32_t> changes_{0};  // a futex word; changes under lock_, and is read there before a wait
 };
 

@@ -49,7 +49,8 @@ bool holds(const HostFd& fd, const struct flock& lock) {
   for (std::string line; std::getline(info, line);) {
     char kind[16], mode[16], type[16];
     long long pid, start;
-    const int fields = std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid, &start);
+    const int fields = std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid,
+                                   &start);
     if (fields == 5 && start == lock.l_start) return true;
   }
   return false;
@@ -76,7 +77,8 @@ void Files::State::release_locks(const OpenFile& file) {
   if (locked.empty()) return;
   struct stat st;
   if (::fstat(file.host.get(), &st) != 0) return;
-  auto gone = std::ranges::partition(locked, [&](const Locked& l) { return l.device != st.st_dev || l.inode != st.st_ino; });
+  auto gone = std::ranges::partition(locked,
+                                     [&](const Locked& l) { return l.device != st.st_dev || l.inode != st.st_ino; });
   released.assign(std::make_move_iterator(gone.begin()), std::make_move_iterator(gone.end()));
   locked.erase(gone.begin(), gone.end());
 }
@@ -91,7 +93,8 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
   std::shared_ptr<LockHolder> holder;
   if (command == F_GETLK || command == F_SETLK || command == F_SETLKW) {
     const int access = file.flags & O_ACCMODE;
-    const bool wrong_access = (l.l_type == F_RDLCK && access == O_WRONLY) || (l.l_type == F_WRLCK && access == O_RDONLY);
+    const bool wrong_access = (l.l_type == F_RDLCK && access == O_WRONLY) ||
+                              (l.l_type == F_WRLCK && access == O_RDONLY);
     if (command != F_GETLK && wrong_access) return -EBADF;
     if (l.l_whence == SEEK_CUR) {  // the guest's description knows where
       const off_t current = ::lseek(host, 0, SEEK_CUR);
@@ -112,10 +115,11 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
   constexpr std::uint64_t kLockBytes = 256;  // struct file_lock
   const bool all_unlocked = l.l_type == F_UNLCK && l.l_whence == SEEK_SET && l.l_start == 0 && l.l_len == 0;
   const auto& charged = holder ? holder->charged : file.charged;
-  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes)) return -ENOLCK;
+  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes))
+    return -ENOLCK;
   if (command == F_OFD_SETLKW) {
-    std::int64_t result = thread.blocking(SYS_fcntl, static_cast<std::uint64_t>(host), static_cast<std::uint64_t>(command),
-                                     reinterpret_cast<std::uint64_t>(&l));
+    std::int64_t result = thread.blocking(SYS_fcntl, static_cast<std::uint64_t>(host),
+                                          static_cast<std::uint64_t>(command), reinterpret_cast<std::uint64_t>(&l));
     return restartable(result);
   }
   if (::fcntl(host, command, &l) != 0) return -errno;

@@ -89,8 +89,9 @@ std::int64_t sys_fallocate(Thread& thread, const Args& a) {
     if (!(mode & FALLOC_FL_PUNCH_HOLE) && !(*file)->charge->grow(static_cast<std::uint64_t>(*end))) return -ENOSPC;
   }
   // Given up for a signal, and then begun anew; a kick of the vCPU alone does not count.
-  const std::int64_t result = thread.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()), static_cast<std::uint64_t>(mode),
-                                         static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length));
+  const std::int64_t result = thread.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()),
+                                              static_cast<std::uint64_t>(mode), static_cast<std::uint64_t>(offset),
+                                              static_cast<std::uint64_t>(length));
   return restartable(result);
 }
 
@@ -114,7 +115,9 @@ std::int64_t sys_memfd_create(Thread& thread, const Args& a) {
 
 std::span<const Definition> memfd_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::truncate, sys_truncate}, {Call::ftruncate, sys_ftruncate}, {Call::fallocate, sys_fallocate},
+      {Call::truncate, sys_truncate},
+      {Call::ftruncate, sys_ftruncate},
+      {Call::fallocate, sys_fallocate},
       {Call::memfd_create, sys_memfd_create},
   };
   return kCalls;

@@ -193,7 +193,8 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
     mount.root = HostFd(::open(s.host.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!mount.root) return failure(option + ": cannot share " + s.host + ": " + std::strerror(errno));
     if (forbidden_filesystem(mount.root.get()))
-      return failure(option + ": " + s.host + " is not a file system of files (procfs, sysfs and the like are not shared)");
+      return failure(option + ": " + s.host +
+                     " is not a file system of files (procfs, sysfs and the like are not shared)");
     mount.guest = s.guest;
     mount.writable = s.writable;
     // Where symbolic links in what is shared so far lead: /lib/x is /usr/lib/x where /lib is a link.
@@ -202,7 +203,8 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
       auto parent = state->find(state->root(), s.guest.substr(0, cut), true, 0);
       if (parent && S_ISDIR(parent->st.st_mode)) mount.guest = join(parent->path(), s.guest.substr(cut + 1));
     }
-    if (state->mount_at(mount.guest) >= 0) return failure(option + ": something is shared as " + mount.guest + " already");
+    if (state->mount_at(mount.guest) >= 0)
+      return failure(option + ": something is shared as " + mount.guest + " already");
     state->mounts.push_back(std::move(mount));
   }
   auto cwd = make_file(OpenFile::Kind::Directory, HostFd(), O_PATH, "/");
@@ -223,9 +225,7 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   return Files(std::move(state));
 }
 
-bool Files::shared(const std::string& guest_path) const {
-  return state_->covering_mount(normalised(guest_path)) >= 0;
-}
+bool Files::shared(const std::string& guest_path) const { return state_->covering_mount(normalised(guest_path)) >= 0; }
 
 void Files::set_process(Process* process) {
   state_->process = process;

@@ -28,7 +28,11 @@ constexpr int kTmpfile = O_TMPFILE & ~O_DIRECTORY;
 bool harmless_device(const struct stat& st) {
   if (!S_ISCHR(st.st_mode) || major(st.st_rdev) != 1) return false;
   switch (minor(st.st_rdev)) {
-    case 3: case 5: case 7: case 8: case 9: return true;
+    case 3:
+    case 5:
+    case 7:
+    case 8:
+    case 9: return true;
     default: return false;
   }
 }
@@ -40,8 +44,8 @@ OrErrno<HostFd> reopen(Thread* thread, int host, int flags, mode_t mode, bool fi
   std::int64_t fd;
   if (fifo && !(flags & O_NONBLOCK)) {
     if (!thread) return err(EACCES);
-    fd = thread->blocking(SYS_openat, static_cast<std::uint64_t>(AT_FDCWD), reinterpret_cast<std::uint64_t>(path.c_str()),
-                          static_cast<std::uint64_t>(flags), mode);
+    fd = thread->blocking(SYS_openat, static_cast<std::uint64_t>(AT_FDCWD),
+                          reinterpret_cast<std::uint64_t>(path.c_str()), static_cast<std::uint64_t>(flags), mode);
   } else {
     fd = result_of(::open(path.c_str(), flags, mode));
   }
@@ -108,7 +112,8 @@ int refused_kind(const Found& found, int flags, bool temporary, bool may_write, 
 std::optional<OrErrno<std::shared_ptr<OpenFile>>> open_again(Files::State& state, Found& found, int flags, int tid) {
   const OpenFile& file = *found.file;
   using enum OpenFile::Kind;
-  if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring || file.kind == Signal)
+  if (file.kind == Socket || file.kind == Event || file.kind == Timer || file.kind == Epoll || file.kind == Uring ||
+      file.kind == Signal)
     return err(ENXIO);
   if (file.kind == Synthetic || file.kind == GupTest || file.synthetic) {
     found.node.path = file.path;
@@ -144,15 +149,18 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_found(Thread* thread, Foun
   return file;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> Files::State::open_object(Thread* thread, const Found& found, int flags, mode_t mode, bool may_write) {
-  const Credentials* who = thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials().get() : nullptr;
+OrErrno<std::shared_ptr<OpenFile>> Files::State::open_object(Thread* thread, const Found& found, int flags, mode_t mode,
+                                                             bool may_write) {
+  const Credentials* who = thread && thread->credentials() != Credentials::of_vmm() ? thread->credentials().get()
+                                                                                    : nullptr;
   const int host = found.host();
   const mode_t type = found.st.st_mode;
   const bool temporary = (flags & kTmpfile) == kTmpfile;
   if (int error = refused_kind(found, flags, temporary, may_write, who)) return err(error);
   if (thread && S_ISREG(type)) {
     const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-    if (int error = process->family.leases->wait_for_holders(*thread, found.st, writes, flags & O_NONBLOCK)) return err(error);
+    if (int error = process->family.leases->wait_for_holders(*thread, found.st, writes, flags & O_NONBLOCK))
+      return err(error);
   }
   const mode_t wanted = temporary ? masked(mode & kModeBits) : 0;
   OrErrno<HostFd> fd = err(EIO);
@@ -170,7 +178,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::open_object(Thread* thread, con
                    temporary ? join(found.path(), "#tmp") : found.path());
 }
 
-OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int flags, mode_t mode, const Credentials* who) {
+OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int flags, mode_t mode,
+                                                        const Credentials* who) {
   if (where.slash) return err(EISDIR);
   if (!where.dir.fd) return err(EACCES);
   if (!writable(where.dir)) return err(EROFS);
@@ -181,7 +190,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   if (int error = refused(who, directory, W_OK | X_OK)) return err(error);
   mode = masked(mode & kModeBits);
   open_how how{};
-  how.flags = static_cast<std::uint64_t>((flags & kHostFlags & ~kTmpfile) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY);
+  how.flags = static_cast<std::uint64_t>((flags & kHostFlags & ~kTmpfile) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC |
+                                         O_NOCTTY);
   how.mode = mode;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   HostFd fd(static_cast<int>(::syscall(SYS_openat2, where.dir.fd->get(), where.name.c_str(), &how, sizeof how)));
@@ -198,8 +208,8 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   return file;
 }
 
-OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node& from, const std::string& path, int flags,
-                                                      mode_t mode, std::uint64_t resolve) {
+OrErrno<std::shared_ptr<OpenFile>> Files::State::open(Thread* thread, const Node& from, const std::string& path,
+                                                      int flags, mode_t mode, std::uint64_t resolve) {
   int tid = thread ? thread->tid : 0;
   if (flags & O_PATH) flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   if ((flags & O_TMPFILE) == kTmpfile) return err(EINVAL);
@@ -245,10 +255,16 @@ std::int64_t open_at(Thread& thread, int dirfd, mm::Gva at, int flags, mode_t mo
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }
 
-int host_flags(const Thread& thread, unsigned flags) { return static_cast<int>(thread.abi().open_flags_to_host(flags)); }
+int host_flags(const Thread& thread, unsigned flags) {
+  return static_cast<int>(thread.abi().open_flags_to_host(flags));
+}
 
-std::int64_t sys_open(Thread& thread, const Args& a) { return open_at(thread, AT_FDCWD, a[0], host_flags(thread, a.u32(1)), a.u32(2)); }
-std::int64_t sys_openat(Thread& thread, const Args& a) { return open_at(thread, a.i32(0), a[1], host_flags(thread, a.u32(2)), a.u32(3)); }
+std::int64_t sys_open(Thread& thread, const Args& a) {
+  return open_at(thread, AT_FDCWD, a[0], host_flags(thread, a.u32(1)), a.u32(2));
+}
+std::int64_t sys_openat(Thread& thread, const Args& a) {
+  return open_at(thread, a.i32(0), a[1], host_flags(thread, a.u32(2)), a.u32(3));
+}
 std::int64_t sys_creat(Thread& thread, const Args& a) {
   return open_at(thread, AT_FDCWD, a[0], O_CREAT | O_WRONLY | O_TRUNC, a.u32(1));
 }
@@ -271,8 +287,10 @@ std::int64_t sys_openat2(Thread& thread, const Args& a) {
   // Other calls leave out what is not for O_PATH; this one refuses it.
   constexpr std::uint64_t kForPath = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   if ((how->flags & O_PATH) && (how->flags & ~kForPath)) return -EINVAL;
-  constexpr std::uint64_t kWalk = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT;
-  if ((how->resolve & ~(kWalk | RESOLVE_CACHED)) || (~how->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == 0) return -EINVAL;
+  constexpr std::uint64_t kWalk = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |
+                                  RESOLVE_IN_ROOT;
+  if ((how->resolve & ~(kWalk | RESOLVE_CACHED)) || (~how->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == 0)
+    return -EINVAL;
   if (how->resolve & RESOLVE_CACHED) return -EAGAIN;  // nothing is cached; the program asks again without
   return open_at(thread, a.i32(0), a[1], static_cast<int>(how->flags), static_cast<mode_t>(how->mode), how->resolve);
 }
@@ -280,8 +298,10 @@ std::int64_t sys_openat2(Thread& thread, const Args& a) {
 }  // namespace
 
 std::span<const Definition> open_calls() {
-  static constexpr Definition kCalls[] = {
-      {Call::open, sys_open}, {Call::openat, sys_openat}, {Call::creat, sys_creat}, {Call::openat2, sys_openat2}};
+  static constexpr Definition kCalls[] = {{Call::open, sys_open},
+                                          {Call::openat, sys_openat},
+                                          {Call::creat, sys_creat},
+                                          {Call::openat2, sys_openat2}};
   return kCalls;
 }
 

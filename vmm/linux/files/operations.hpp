@@ -1,6 +1,6 @@
 // FileOperations: what the VMM itself does for an open file, where the host's descriptor is not all there is to it
-// (Linux: file_operations). Sockets, rings, signalfds, files of /proc and gup_test are such, each in the room of its subject:
-// so files/ knows none of them.
+// (Linux: file_operations). Sockets, rings, signalfds, files of /proc and gup_test are such, each in the room of its
+// subject: so files/ knows none of them.
 #pragma once
 
 #include <cerrno>
@@ -23,17 +23,23 @@ class FileOperations {
  public:
   virtual ~FileOperations() = default;
 
-  // read(2) and write(2), or pread(2) and pwrite(2) with an offset. Return bytes or -errno. None: the host's descriptor is to
-  // do it.
-  virtual std::optional<std::int64_t> read(Thread&, const OpenFile&, const UserBuffers&, std::int64_t /*offset*/) { return std::nullopt; }
-  virtual std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t /*offset*/) { return std::nullopt; }
+  // read(2) and write(2), or pread(2) and pwrite(2) with an offset. Return bytes or -errno. None: the host's descriptor
+  // is to do it.
+  virtual std::optional<std::int64_t> read(Thread&, const OpenFile&, const UserBuffers&, std::int64_t /*offset*/) {
+    return std::nullopt;
+  }
+  virtual std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t /*offset*/) {
+    return std::nullopt;
+  }
 
   // ioctl(2) with a request that is not one of all files. 0 or more, or -errno.
   virtual std::int64_t ioctl(Thread&, unsigned /*request*/, mm::Gva) { return -ENOTTY; }
 
-  // mmap(2): which file is mapped, and where in it, for `length` bytes at `offset` of this one. Null, and the offset as it was:
-  // this one itself. Errors: EINVAL.
-  virtual OrErrno<std::shared_ptr<OpenFile>> mapped(std::uint64_t& /*offset*/, std::uint64_t /*length*/) { return nullptr; }
+  // mmap(2): which file is mapped, and where in it, for `length` bytes at `offset` of this one. Null, and the offset as
+  // it was: this one itself. Errors: EINVAL.
+  virtual OrErrno<std::shared_ptr<OpenFile>> mapped(std::uint64_t& /*offset*/, std::uint64_t /*length*/) {
+    return nullptr;
+  }
 
   // The guest is going to wait until the host's descriptor is ready, in poll(2), select(2) or an epoll.
   virtual void watch() {}

@@ -49,7 +49,7 @@ std::int64_t set_owner(Thread& thread, OpenFile& file, int who) {
 f_owner_ex owner_of(Thread& thread, const OpenFile& file) {
   const auto s = setting_of(*file.owner);
   Family& family = thread.process.family;
-  const bool there = s.type == F_OWNER_TID ? family.find_by_thread(s.id) != nullptr
+  const bool there = s.type == F_OWNER_TID   ? family.find_by_thread(s.id) != nullptr
                      : s.type == F_OWNER_PID ? family.exists(s.id)
                                              : !family.group(s.id).empty();
   return {static_cast<decltype(f_owner_ex::type)>(s.type), there ? s.id : 0};
@@ -68,12 +68,14 @@ bool may_tell(const FileOwner::Setting& s, const Credentials& target) {
 }
 
 // Signals whose positive si_codes mean something of their own.
-constexpr SignalSet kWithOwnCodes =
-    bit_of(SIGILL) | bit_of(SIGFPE) | bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGTRAP) | bit_of(SIGCHLD) | bit_of(SIGSYS);
+constexpr SignalSet kWithOwnCodes = bit_of(SIGILL) | bit_of(SIGFPE) | bit_of(SIGSEGV) | bit_of(SIGBUS) |
+                                    bit_of(SIGTRAP) | bit_of(SIGCHLD) | bit_of(SIGSYS);
 
 siginfo_t told_by(const FileOwner::Setting& s, int reason) {
   static constexpr std::array<long, 6> kBands{  // of POLL_IN and those that follow
-      POLLIN | POLLRDNORM, POLLOUT | POLLWRNORM | POLLWRBAND, POLLIN | POLLRDNORM | POLLMSG, POLLERR, POLLPRI | POLLRDBAND, POLLHUP | POLLERR};
+                                              POLLIN | POLLRDNORM,           POLLOUT | POLLWRNORM | POLLWRBAND,
+                                              POLLIN | POLLRDNORM | POLLMSG, POLLERR,
+                                              POLLPRI | POLLRDBAND,          POLLHUP | POLLERR};
   siginfo_t info{};
   info.si_signo = s.signal;
   info.si_code = kWithOwnCodes & bit_of(s.signal) ? SI_SIGIO : reason;
@@ -89,7 +91,8 @@ void tell_owner(Family& family, const FileOwner& owner, int reason) {
   if (s.id == 0) return;
   std::vector<std::shared_ptr<Process>> owners;
   if (s.type == F_OWNER_PGRP) owners = family.group(s.id);
-  else if (auto one = s.type == F_OWNER_TID ? family.find_by_thread(s.id) : family.find(s.id)) owners.push_back(std::move(one));
+  else if (auto one = s.type == F_OWNER_TID ? family.find_by_thread(s.id) : family.find(s.id))
+    owners.push_back(std::move(one));
   const auto send = [&](Process& to, const siginfo_t& info) {
     return s.type == F_OWNER_TID ? send_to_thread(to, s.id, info) : send_to_process(to, info);
   };
@@ -107,7 +110,8 @@ std::int64_t owner_call(Thread& thread, OpenFile& file, int command, std::uint64
   switch (command) {
     case F_SETOWN: return set_owner(thread, file, static_cast<int>(argument));
     case F_GETOWN:
-      thread.set_result(static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // not an error, whichever group it is
+      thread.set_result(
+          static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // not an error, whichever group it is
       return kNoResult;
     case F_SETOWN_EX: {
       auto owner = read_user<f_owner_ex>(thread.memory(), argument);
@@ -136,7 +140,8 @@ std::int64_t owner_ioctl(Thread& thread, OpenFile& file, unsigned request, mm::G
 
 void own_if_nobody(Thread& thread, OpenFile& file, int number) {
   LockGuard guard(file.owner->lock);
-  if (file.owner->setting.id == 0) set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PID, thread.process.pid);
+  if (file.owner->setting.id == 0)
+    set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PID, thread.process.pid);
   file.owner->setting.number = number;
 }
 
@@ -179,7 +184,8 @@ std::int64_t set_async(Thread& thread, OpenFile& file, int number, bool on) {
   if (on && ::isatty(file.host.get())) {
     const int foreground = thread.process.family.foreground();
     LockGuard guard(file.owner->lock);
-    if (file.owner->setting.id == 0 && !file.async.watch) set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PGRP, foreground);
+    if (file.owner->setting.id == 0 && !file.async.watch)
+      set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PGRP, foreground);
   }
   return set_async(thread.process.family, file, number, on);
 }

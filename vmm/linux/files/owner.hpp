@@ -1,6 +1,6 @@
-// Signal-driven I/O, fcntl(2): an open file has an owner, a process, thread or group that is sent a signal when the file
-// becomes ready, if O_ASYNC is set. The owner's id is one of the guest's, so the host is never told of it: files/async.hpp
-// watches the file, and the signal is sent here.
+// Signal-driven I/O, fcntl(2): an open file has an owner, a process, thread or group that is sent a signal when the
+// file becomes ready, if O_ASYNC is set. The owner's id is one of the guest's, so the host is never told of it:
+// files/async.hpp watches the file, and the signal is sent here.
 #pragma once
 
 #include <fcntl.h>
@@ -21,7 +21,8 @@ struct OpenFile;
 struct FileOwner {
   struct Setting {
     int type = F_OWNER_TID, id = 0;    // as struct f_owner_ex has them; id 0: nobody
-    unsigned real = 0, effective = 0;  // user ids of the thread that set the owner: what they may signal is sent a signal
+    unsigned real = 0,
+             effective = 0;  // user ids of the thread that set the owner: what they may signal is sent a signal
     int signal = 0;                    // F_SETSIG; 0: SIGIO, without information
     int number = -1;                   // the descriptor that O_ASYNC was set by
   };
@@ -31,7 +32,8 @@ struct FileOwner {
 
 // F_SETOWN, F_GETOWN, F_SETOWN_EX, F_GETOWN_EX, F_SETSIG, F_GETSIG. Not of a file that was opened with O_PATH.
 std::int64_t owner_call(Thread&, OpenFile&, int command, std::uint64_t argument);
-// The ioctl(2) calls of the same meaning, which sockets have: FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP. Others: ENOTTY.
+// The ioctl(2) calls of the same meaning, which sockets have: FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP. Others:
+// ENOTTY.
 std::int64_t owner_ioctl(Thread&, OpenFile&, unsigned request, mm::Gva at);
 
 // Nobody owns it: the caller's process does from now on. What is told is told of that descriptor.

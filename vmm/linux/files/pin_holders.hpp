@@ -15,8 +15,8 @@ namespace ramet::vmm {
 
 class Process;
 
-// Stands behind an open file, which other processes may share after a fork. The Devices of each process whose memory it pins
-// know it; it lets go with the first of those whose memory goes.
+// Stands behind an open file, which other processes may share after a fork. The Devices of each process whose memory it
+// pins know it; it lets go with the first of those whose memory goes.
 class PinHolder : public FileOperations {
  public:
   // Gives all pins back, having stopped what uses them. May be called again, and from any thread that serves the
@@ -29,11 +29,11 @@ class PinHolder : public FileOperations {
 // What they did, of all processes of a guest. Statistics.
 struct DeviceCounters {
   std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
-  std::atomic<std::uint64_t> async{0};         // completions after the enter that submitted them
-  std::atomic<std::uint64_t> overflows{0};     // completions kept back because the guest's queue was full
-  std::atomic<std::uint64_t> bytes{0};         // moved by reads and writes between files and pinned frames
-  std::atomic<std::uint64_t> fixed{0};         // transfers by a buffer that is registered with the host
-  std::atomic<std::uint64_t> fixed_plain{0};   // into registered buffers, by address: several host buffers, or none
+  std::atomic<std::uint64_t> async{0};  // completions after the enter that submitted them
+  std::atomic<std::uint64_t> overflows{0};  // completions kept back because the guest's queue was full
+  std::atomic<std::uint64_t> bytes{0};  // moved by reads and writes between files and pinned frames
+  std::atomic<std::uint64_t> fixed{0};  // transfers by a buffer that is registered with the host
+  std::atomic<std::uint64_t> fixed_plain{0};  // into registered buffers, by address: several host buffers, or none
   std::atomic<std::uint64_t> unregistered{0};  // buffers that the host would not register (RLIMIT_MEMLOCK)
 };
 
@@ -54,7 +54,7 @@ class Devices {
   static constexpr unsigned kMaxRings = 256, kMaxRequests = 1u << 16;
   std::atomic<unsigned> rings{0}, requests{0};
   std::atomic<bool> watched{false};
-  std::atomic<std::uint64_t> registered{0};     // bytes of registered buffers, of all rings
+  std::atomic<std::uint64_t> registered{0};  // bytes of registered buffers, of all rings
 
   DeviceCounters& counters() { return *counters_; }
 

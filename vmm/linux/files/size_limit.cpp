@@ -33,7 +33,8 @@ OrErrno<WriteStart> write_start(const OpenFile& file, std::int64_t offset, int f
   return WriteStart{.regular = true, .size = size, .at = static_cast<std::uint64_t>(offset)};
 }
 
-OrErrno<std::uint64_t> room_to_write(Thread& thread, const OpenFile& file, std::int64_t offset, int flags, std::uint64_t length) {
+OrErrno<std::uint64_t> room_to_write(Thread& thread, const OpenFile& file, std::int64_t offset, int flags,
+                                     std::uint64_t length) {
   const rlim64_t limit = thread.process.limits.soft(RLIMIT_FSIZE);
   if (limit == RLIM64_INFINITY || length == 0) return length;
   auto start = write_start(file, offset, flags);

@@ -1,6 +1,6 @@
 // What a file is: the stat family, access, readlink, statfs.
-#include <sys/sysmacros.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -19,7 +19,10 @@ namespace ramet::vmm {
 OrErrno<struct stat> stat_of(const Files::State& state, const OpenFile& file) {
   if (file.synthetic || file.kind == OpenFile::Kind::Synthetic || file.kind == OpenFile::Kind::GupTest) {
     auto entry = proc_lookup({state, state.process, 0}, file.path);
-    if (!entry) entry = ProcEntry{.type = file.synthetic ? ProcEntry::Type::Directory : ProcEntry::Type::File, .target = {}, .file = nullptr};
+    if (!entry)
+      entry = ProcEntry{.type = file.synthetic ? ProcEntry::Type::Directory : ProcEntry::Type::File,
+                        .target = {},
+                        .file = nullptr};
     return proc_stat(file.path, *entry);
   }
   struct stat st;
@@ -63,7 +66,9 @@ std::int64_t give_stat(Thread& thread, const OrErrno<Found>& found, mm::Gva out)
   return thread.memory().write(out, guest) ? 0 : -EFAULT;
 }
 
-std::int64_t sys_stat(Thread& thread, const Args& a) { return give_stat(thread, locate(thread, AT_FDCWD, a[0], 0), a[1]); }
+std::int64_t sys_stat(Thread& thread, const Args& a) {
+  return give_stat(thread, locate(thread, AT_FDCWD, a[0], 0), a[1]);
+}
 std::int64_t sys_lstat(Thread& thread, const Args& a) {
   return give_stat(thread, locate(thread, AT_FDCWD, a[0], AT_SYMLINK_NOFOLLOW), a[1]);
 }
@@ -150,7 +155,9 @@ std::int64_t check_access(Thread& thread, int dirfd, mm::Gva at, int mode, int f
 
 std::int64_t sys_access(Thread& thread, const Args& a) { return check_access(thread, AT_FDCWD, a[0], a.i32(1), 0); }
 std::int64_t sys_faccessat(Thread& thread, const Args& a) { return check_access(thread, a.i32(0), a[1], a.i32(2), 0); }
-std::int64_t sys_faccessat2(Thread& thread, const Args& a) { return check_access(thread, a.i32(0), a[1], a.i32(2), a.i32(3)); }
+std::int64_t sys_faccessat2(Thread& thread, const Args& a) {
+  return check_access(thread, a.i32(0), a[1], a.i32(2), a.i32(3));
+}
 
 std::int64_t read_link(Thread& thread, int dirfd, mm::Gva at, mm::Gva out, int size) {
   if (size <= 0) return -EINVAL;
@@ -210,10 +217,12 @@ std::int64_t sys_fstatfs(Thread& thread, const Args& a) {
 
 std::span<const Definition> stat_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::stat, sys_stat},         {Call::fstat, sys_fstat},           {Call::lstat, sys_lstat},
-      {Call::newfstatat, sys_newfstatat}, {Call::statx, sys_statx},   {Call::access, sys_access},
-      {Call::faccessat, sys_faccessat},   {Call::faccessat2, sys_faccessat2}, {Call::readlink, sys_readlink},
-      {Call::readlinkat, sys_readlinkat}, {Call::statfs, sys_statfs}, {Call::fstatfs, sys_fstatfs},
+      {Call::stat, sys_stat},           {Call::fstat, sys_fstat},
+      {Call::lstat, sys_lstat},         {Call::newfstatat, sys_newfstatat},
+      {Call::statx, sys_statx},         {Call::access, sys_access},
+      {Call::faccessat, sys_faccessat}, {Call::faccessat2, sys_faccessat2},
+      {Call::readlink, sys_readlink},   {Call::readlinkat, sys_readlinkat},
+      {Call::statfs, sys_statfs},       {Call::fstatfs, sys_fstatfs},
   };
   return kCalls;
 }

@@ -31,7 +31,8 @@ inline constexpr int kMaxDescriptors = static_cast<int>(Limits::kOpenFiles);
 
 struct OpenFile::Listing {
   mutable Mutex lock;
-  std::uint64_t position RAMET_GUARDED_BY(lock) = 0;  // 0: in the host's entries; else the key of the last extra entry given
+  std::uint64_t position RAMET_GUARDED_BY(lock) =
+      0;  // 0: in the host's entries; else the key of the last extra entry given
 };
 
 // A share, as a host directory held open. Immutable once Files::create() is through.
@@ -120,7 +121,8 @@ struct Files::State {
   Process* process = nullptr;
 
   // --- the guest's ids, files/access.cpp ---
-  // Those of the thread, if they are others than the VMM's; null: the host's answer is enough, or the VMM itself asks (0).
+  // Those of the thread, if they are others than the VMM's; null: the host's answer is enough, or the VMM itself asks
+  // (0).
   std::shared_ptr<const Credentials> restricting(int tid) const;
   // Held while a name is made and its file given to such ids, and while they take names away or move them: so no other
   // file can be put in its place. Of the family; outermost.
@@ -143,8 +145,8 @@ struct Files::State {
   bool charge(OpenFile&) const;
   std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
-  // A number to be had before the file is: for calls that change something besides (create, truncate, take a connection),
-  // which they must not where the table is full. Given back unless a file was put there. Errors: EMFILE.
+  // A number to be had before the file is: for calls that change something besides (create, truncate, take a
+  // connection), which they must not where the table is full. Given back unless a file was put there. Errors: EMFILE.
   class Reserved {
    public:
     Reserved(State& state, int fd) : state_(&state), fd_(fd) {}
@@ -154,7 +156,7 @@ struct Files::State {
     int put(std::shared_ptr<OpenFile>, bool close_on_exec) &&;
 
    private:
-    State* state_;                   // null: nothing to give back
+    State* state_;  // null: nothing to give back
     int fd_;
   };
   OrErrno<Reserved> reserve();
@@ -167,15 +169,15 @@ struct Files::State {
   std::shared_ptr<OpenFile> working_directory() const;
 
   // --- mounts, files/mounts.cpp ---
-  int mount_at(std::string_view path) const;           // exactly there; -1: none
-  int covering_mount(std::string_view path) const;     // the deepest share that path is in; -1: none
-  bool mounts_below(std::string_view path) const;      // strictly
+  int mount_at(std::string_view path) const;  // exactly there; -1: none
+  int covering_mount(std::string_view path) const;  // the deepest share that path is in; -1: none
+  bool mounts_below(std::string_view path) const;  // strictly
   // True for what must stay where it is: mount points, their parents, /proc, /sys, /dev.
   bool fixed(std::string_view path) const;
   // Where a directory is now: its guest path even after renames. ENOENT if it is gone or has left its share.
   OrErrno<std::string> current_path(const Node&) const;
-  // What the host's own link of a descriptor says, as a guest path: with " (deleted)" if the name has gone. ENOENT: it has
-  // left its share.
+  // What the host's own link of a descriptor says, as a guest path: with " (deleted)" if the name has gone. ENOENT: it
+  // has left its share.
   OrErrno<std::string> path_in_mount(const HostFd&, int mount) const;
   // How the links of /proc name a file: as it is called now, or as it was when it was opened.
   std::string shown_path(const OpenFile&) const;
@@ -190,7 +192,8 @@ struct Files::State {
   OrErrno<Parent> parent(const Node& base, const std::string& path, int tid) const;
   // As find(); where only the last component is missing, fills `missing` beside ENOENT.
   // `resolve`: RESOLVE_* of openat2(2), which all of the walk keeps to; not RESOLVE_CACHED.
-  OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing, std::uint64_t resolve = 0) const;
+  OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing,
+                      std::uint64_t resolve = 0) const;
 
   // --- opening, files/open.cpp ---
   // `thread` null: for the VMM itself, must not wait.
@@ -209,10 +212,10 @@ inline constexpr std::uint64_t kExtraEntries = 0x7fff'ffff'0000'0000, kMaxExtra 
 
 // --- helpers ---
 std::string join(std::string_view directory, std::string_view name);
-std::string normalised(std::string_view absolute_path);   // lexically; ".." at the root stays there
+std::string normalised(std::string_view absolute_path);  // lexically; ".." at the root stays there
 // True for procfs, sysfs and other file systems through which one reaches the kernel instead of files.
 bool forbidden_filesystem(int fd);
-std::string fd_path(int host_fd);                          // "/proc/self/fd/N", on the host
+std::string fd_path(int host_fd);  // "/proc/self/fd/N", on the host
 std::shared_ptr<OpenFile> make_file(OpenFile::Kind, HostFd, int flags, std::string path = {});
 OpenFile::Kind kind_of(mode_t mode);
 // Of open(2)'s flags: the file is to be written; what its mode has to allow for them, R_OK and W_OK.
@@ -234,14 +237,15 @@ OrErrno<Found> locate(Thread&, int dirfd, mm::Gva path, int flags);
 std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call);
 
 // --- files/size_limit.cpp ---
-// Where a write would begin in a regular file of that size; others: not regular. `flags`: RWF_*. Errors: the host's, EINVAL.
+// Where a write would begin in a regular file of that size; others: not regular. `flags`: RWF_*. Errors: the host's,
+// EINVAL.
 struct WriteStart {
   bool regular = false;
   std::uint64_t size = 0, at = 0;
 };
 OrErrno<WriteStart> write_start(const OpenFile&, std::int64_t offset, int flags);
-// How many of `length` bytes the thread may write there within its RLIMIT_FSIZE. Errors: EFBIG, when the thread was sent
-// SIGXFSZ, and those of write_start().
+// How many of `length` bytes the thread may write there within its RLIMIT_FSIZE. Errors: EFBIG, when the thread was
+// sent SIGXFSZ, and those of write_start().
 OrErrno<std::uint64_t> room_to_write(Thread&, const OpenFile&, std::int64_t offset, int flags, std::uint64_t length);
 // The same for a file that is to have `size` bytes. 0 or -errno.
 std::int64_t refused_size(Thread&, const OpenFile&, std::uint64_t size);
@@ -253,16 +257,17 @@ class MemoryCharge {
  public:
   explicit MemoryCharge(std::shared_ptr<mm::Account> account) : account_(std::move(account)) {}
   ~MemoryCharge() { account_->give(charged_); }
-  bool grow(std::uint64_t end);       // lock held
-  void shrink(std::uint64_t end);     // lock held
-  std::mutex lock;                    // held over each call that moves the offset or changes the size
-  std::uint64_t in_flight = 0;        // guarded by lock: bytes of rings' writes at the file's offset or its end
+  bool grow(std::uint64_t end);  // lock held
+  void shrink(std::uint64_t end);  // lock held
+  std::mutex lock;  // held over each call that moves the offset or changes the size
+  std::uint64_t in_flight = 0;  // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
   const std::shared_ptr<mm::Account> account_;
-  std::uint64_t charged_ = 0;         // guarded by lock
+  std::uint64_t charged_ = 0;  // guarded by lock
 };
 
-// Whether such ids (null: no question) are refused what they want, R_OK, W_OK, X_OK together: 0 or errno. files/access.cpp.
+// Whether such ids (null: no question) are refused what they want, R_OK, W_OK, X_OK together: 0 or errno.
+// files/access.cpp.
 int refused(const Credentials* who, const struct stat&, unsigned wanted);
 int refused(const Credentials* who, const Node& directory, unsigned wanted);
 // The same of taking a name away.
@@ -274,25 +279,25 @@ int give_to(const Credentials* who, int made, const struct stat& directory);
 std::uint64_t send_buffer(int host);
 // What the thread's process has.
 Files::State& state_of(Thread&);
-// Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked (signals_blocked.hpp);
-// returns result.
+// Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked
+// (signals_blocked.hpp); returns result.
 std::int64_t broken_pipe(Thread&, std::int64_t result);
 
 // Parts of the lists of calls.
 std::span<const Definition> descriptor_calls();  // files/table.cpp
-std::span<const Definition> open_calls();        // files/open.cpp
-std::span<const Definition> control_calls();     // files/control.cpp: fcntl, ioctl, flock
+std::span<const Definition> open_calls();  // files/open.cpp
+std::span<const Definition> control_calls();  // files/control.cpp: fcntl, ioctl, flock
 
-// Makes the file of a socket's name and has `bind` bind to it (its O_PATH descriptor; 0 or -errno): if that fails the file is
-// gone again. Errors: EEXIST, those of mknod(2) and of `bind`. files/change.cpp.
+// Makes the file of a socket's name and has `bind` bind to it (its O_PATH descriptor; 0 or -errno): if that fails the
+// file is gone again. Errors: EEXIST, those of mknod(2) and of `bind`. files/change.cpp.
 std::int64_t with_socket_node(Thread&, const std::string& path, const std::function<std::int64_t(HostFd)>& bind);
 // F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files/lock.cpp.
 std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);
-std::span<const Definition> copy_calls();        // files/copy.cpp: sendfile, copy_file_range, splice, tee
-std::span<const Definition> vmsplice_calls();    // files/vmsplice.cpp
-std::span<const Definition> stat_calls();        // files/stat.cpp
-std::span<const Definition> change_calls();      // files/change.cpp: names and attributes
-std::span<const Definition> directory_calls();   // files/directory.cpp: getdents, chdir, getcwd
-std::span<const Definition> memfd_calls();       // files/memfd.cpp: memfd_create, ftruncate, fallocate
+std::span<const Definition> copy_calls();  // files/copy.cpp: sendfile, copy_file_range, splice, tee
+std::span<const Definition> vmsplice_calls();  // files/vmsplice.cpp
+std::span<const Definition> stat_calls();  // files/stat.cpp
+std::span<const Definition> change_calls();  // files/change.cpp: names and attributes
+std::span<const Definition> directory_calls();  // files/directory.cpp: getdents, chdir, getcwd
+std::span<const Definition> memfd_calls();  // files/memfd.cpp: memfd_create, ftruncate, fallocate
 
 }  // namespace ramet::vmm

@@ -22,7 +22,8 @@ OrErrno<HostFd> content_file(const std::string& bytes) {
     if (n < 0) return err(errno);
     done += static_cast<std::size_t>(n);
   }
-  if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) return err(errno);
+  if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0)
+    return err(errno);
   HostFd reader(::open(fd_path(file.get()).c_str(), O_RDONLY | O_CLOEXEC));
   if (!reader) return err(errno);
   return reader;

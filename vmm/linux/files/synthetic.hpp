@@ -1,5 +1,5 @@
-// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path. What is in them is told by
-// proc/, which has the bodies of the functions here whose names begin with proc_.
+// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path. What is in them is told
+// by proc/, which has the bodies of the functions here whose names begin with proc_.
 #pragma once
 
 #include <sys/stat.h>
@@ -39,13 +39,13 @@ std::optional<ProcPlace> proc_place(const ProcContext&, std::string_view path);
 struct ProcEntry {
   enum class Type : std::uint8_t { Directory, File, Link, OpenFile, Executable, Device };
   Type type = Type::File;
-  std::string target;               // Link: its text; Device: the host's node; OpenFile, Executable: text of readlink
-  std::shared_ptr<OpenFile> file;   // OpenFile: the descriptor it stands for
-  unsigned minor = 0;               // Device: of major 1 (mem)
+  std::string target;  // Link: its text; Device: the host's node; OpenFile, Executable: text of readlink
+  std::shared_ptr<OpenFile> file;  // OpenFile: the descriptor it stands for
+  unsigned minor = 0;  // Device: of major 1 (mem)
   // What open(2) gives, instead of its contents or the host's node; `flags`: open(2)'s. Null: those.
   OrErrno<std::shared_ptr<OpenFile>> (*open)(const Process&, int flags) = nullptr;
-  mode_t mode = 0444;               // File, Device: its permissions
-  uid_t user = 0;                   // its owner
+  mode_t mode = 0444;  // File, Device: its permissions
+  uid_t user = 0;  // its owner
   gid_t group = 0;
 };
 
@@ -53,7 +53,7 @@ struct ProcEntry {
 // meanwhile; keys are at least 3 and rise.
 struct ProcName {
   std::string name;
-  unsigned char type = 0;           // DT_*
+  unsigned char type = 0;  // DT_*
   std::uint64_t key = 0;
 };
 

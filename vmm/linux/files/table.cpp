@@ -150,8 +150,8 @@ void Files::attach_stdio(int in, int out, int err_) {
 Files::State::State() = default;
 
 Files::State::State(const State& parent)
-    : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings), account(parent.account),
-      devices(std::make_shared<Devices>(*parent.devices)) {
+    : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings),
+      account(parent.account), devices(std::make_shared<Devices>(*parent.devices)) {
   LockGuard guard(parent.lock);
   slots = parent.slots;
   for (Slot& slot : slots) slot.reserved = false;  // by threads of the parent's
@@ -199,9 +199,7 @@ Files::State& state_of(Thread& thread) { return thread.process.files.state(); }
 
 namespace {
 
-std::int64_t sys_close(Thread& thread, const Args& a) {
-  return state_of(thread).close(a.i32(0)) ? 0 : -EBADF;
-}
+std::int64_t sys_close(Thread& thread, const Args& a) { return state_of(thread).close(a.i32(0)) ? 0 : -EBADF; }
 
 std::int64_t sys_close_range(Thread& thread, const Args& a) {
   constexpr unsigned kUnshare = 2, kCloexec = 4;  // CLOSE_RANGE_*; the table has one owner already
@@ -269,8 +267,9 @@ std::int64_t sys_umask(Thread& thread, const Args& a) {
 
 std::span<const Definition> descriptor_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::close, sys_close}, {Call::close_range, sys_close_range}, {Call::dup, sys_dup},
-      {Call::dup2, sys_dup2},  {Call::dup3, sys_dup3},               {Call::umask, sys_umask},
+      {Call::close, sys_close}, {Call::close_range, sys_close_range},
+      {Call::dup, sys_dup},     {Call::dup2, sys_dup2},
+      {Call::dup3, sys_dup3},   {Call::umask, sys_umask},
   };
   return kCalls;
 }

@@ -49,8 +49,8 @@ class SplicedPages : public PinHolder {
   };
   struct Pipe {
     HostFd path;
-    std::deque<Piece> pieces;                   // oldest first
-    std::uint64_t bytes = 0;                    // of all of them
+    std::deque<Piece> pieces;  // oldest first
+    std::uint64_t bytes = 0;  // of all of them
   };
   // Lets go of what must have been read: a pipe gives its bytes in order, and each piece takes a place of its own.
   // True: nothing is left.
@@ -106,8 +106,9 @@ std::int64_t to_pipe(Thread& thread, const OpenFile& file, ino_t pipe, mm::Gva s
     for (const mm::HostRange& r : pin->ranges()) iov.push_back({r.bytes.address(), r.bytes.size()});
     const std::size_t pieces = std::min<std::size_t>(iov.size(), UIO_MAXIOV);
     const std::int64_t n = thread.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file.host.get()),
-                                      reinterpret_cast<std::uint64_t>(iov.data()), pieces,
-                                      (flags & ~unsigned{SPLICE_F_GIFT}) | (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
+                                           reinterpret_cast<std::uint64_t>(iov.data()), pieces,
+                                           (flags & ~unsigned{SPLICE_F_GIFT}) |
+                                               (done ? unsigned{SPLICE_F_NONBLOCK} : 0));
     if (n < 0) return done ? done : broken_pipe(thread, restartable(n));
     if (n > 0) spliced_pages(thread).add(file.host.get(), pipe, std::move(*pin), static_cast<std::uint64_t>(n));
     done += n;
@@ -128,8 +129,9 @@ std::int64_t sys_vmsplice(Thread& thread, const Args& a) {
   auto buffers = UserBuffers::vector(thread.memory(), a[1], a[2], mm::Access::Write);
   if (!buffers) return -buffers.error();
   const auto iov = buffers->iov().first(std::min<std::size_t>(buffers->iov().size(), UIO_MAXIOV));
-  return broken_pipe(thread, restartable(thread.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
-                                               reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags)));
+  return broken_pipe(thread,
+                     restartable(thread.blocking(SYS_vmsplice, static_cast<std::uint64_t>(file->host.get()),
+                                                 reinterpret_cast<std::uint64_t>(iov.data()), iov.size(), flags)));
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <climits>
 #include <cerrno>
+#include <climits>
 
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/files/synthetic.hpp"
@@ -98,7 +98,8 @@ struct Step {
 };
 
 // One name below `at`. `last`: the object itself, links included; else a directory is wanted.
-OrErrno<Step> step(const Files::State& state, const Node& at, const std::string& name, bool last, bool follow, int tid) {
+OrErrno<Step> step(const Files::State& state, const Node& at, const std::string& name, bool last, bool follow,
+                   int tid) {
   Step result;
   std::string path = join(at.path, name);
   if (int m = state.mount_at(path); m >= 0) {
@@ -172,8 +173,8 @@ OrErrno<Node> direct(const Files::State& state, const std::string& path) {
   return Node{*fd, m, path};
 }
 
-// The parent of a directory that was removed: the host still knows it. It counts if what is not removed above lies in the
-// share: then so did all below.
+// The parent of a directory that was removed: the host still knows it. It counts if what is not removed above lies in
+// the share: then so did all below.
 OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
   std::optional<Node> parent;
   std::shared_ptr<const HostFd> at = node.fd;
@@ -197,7 +198,8 @@ OrErrno<Node> parent_of(const Files::State& state, const Node& node) {
   if (node.base) {
     auto now = state.current_path(node);
     struct stat st;
-    if (!now && now.error() == ENOENT && node.fd && ::fstat(node.fd->get(), &st) == 0 && st.st_nlink == 0) return parent_of_removed(state, node);
+    if (!now && now.error() == ENOENT && node.fd && ::fstat(node.fd->get(), &st) == 0 && st.st_nlink == 0)
+      return parent_of_removed(state, node);
     if (!now) return err(now.error());
     path = std::move(*now);
   }
@@ -207,7 +209,8 @@ OrErrno<Node> parent_of(const Files::State& state, const Node& node) {
 bool same_place(const Node& a, const Node& b) {
   if (!a.fd || !b.fd) return !a.fd && !b.fd && a.path == b.path;
   struct stat one, other;
-  return ::fstat(a.fd->get(), &one) == 0 && ::fstat(b.fd->get(), &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+  return ::fstat(a.fd->get(), &one) == 0 && ::fstat(b.fd->get(), &other) == 0 && one.st_dev == other.st_dev &&
+         one.st_ino == other.st_ino;
 }
 
 // What openat2(2) calls a mount: a share, a file system of the host in it, /proc, /sys, /dev, or what lies above them.
@@ -253,7 +256,8 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   std::string whole = normalised(path.starts_with('/') ? path : from.path + "/" + path);
   int m = covering_mount(whole);
   // Ids of the guest's are asked about each directory on the way.
-  if (m < 0 || restricting(tid) || (from.mount < 0 && !path.starts_with('/') && from.fd)) return walk(from, path, follow, tid, nullptr);
+  if (m < 0 || restricting(tid) || (from.mount < 0 && !path.starts_with('/') && from.fd))
+    return walk(from, path, follow, tid, nullptr);
   int directory;
   std::string rest;
   if (!path.starts_with('/') && from.mount == m && from.fd) {
@@ -300,7 +304,8 @@ Name take_name(std::string& path) {
 int refused_link(const Step& next, std::uint64_t resolve) {
   const bool magic = next.file || (next.link && next.entry && next.entry->type == ProcEntry::Type::Executable);
   if (magic && (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS))) return ELOOP;
-  if (magic && (resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV))) return EXDEV;  // it leads out of /proc
+  if (magic && (resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV)))
+    return EXDEV;  // it leads out of /proc
   return next.link && (resolve & RESOLVE_NO_SYMLINKS) ? ELOOP : 0;
 }
 
@@ -315,7 +320,8 @@ OrErrno<Found> found_file(const Files::State& state, std::shared_ptr<OpenFile> f
 
 }  // namespace
 
-OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, bool follow, int tid, Parent* missing, std::uint64_t resolve) const {
+OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, bool follow, int tid, Parent* missing,
+                                  std::uint64_t resolve) const {
   if (path.empty()) return err(ENOENT);
   const bool beneath = resolve & RESOLVE_BENEATH, in_root = resolve & RESOLVE_IN_ROOT, scoped = beneath || in_root;
   if (beneath && path.starts_with('/')) return err(EXDEV);

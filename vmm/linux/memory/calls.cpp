@@ -20,8 +20,8 @@ namespace {
 using mm::align_up, mm::is_aligned, mm::kPageSize;
 
 constexpr mm::Gva kMinAddress = 0x10000;  // vm.mmap_min_addr
-constexpr int kMap32Bit = 0x40;                                               // MAP_32BIT, which x86-64's headers alone have
-constexpr mm::Gva kLowEnd = 0x8000'0000;                                    // its end: 2 GiB
+constexpr int kMap32Bit = 0x40;  // MAP_32BIT, which x86-64's headers alone have
+constexpr mm::Gva kLowEnd = 0x8000'0000;  // its end: 2 GiB
 constexpr int kMapSync = 0x80000;
 constexpr int kKnownFlags = MAP_TYPE | MAP_FIXED | MAP_ANONYMOUS | kMap32Bit | MAP_GROWSDOWN | MAP_DENYWRITE |
                             MAP_EXECUTABLE | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK |
@@ -109,7 +109,7 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   if (type != MAP_SHARED && type != MAP_PRIVATE && (type != MAP_SHARED_VALIDATE || anonymous)) return -EINVAL;
   if (type == MAP_SHARED_VALIDATE && (flags & ~kKnownFlags)) return -EOPNOTSUPP;
   if (flags & kMapSync) flags &= ~kMapSync;  // ignored without MAP_SHARED_VALIDATE
-  if (flags & MAP_HUGETLB) return -ENOMEM;   // there is no pool of huge pages to take from
+  if (flags & MAP_HUGETLB) return -ENOMEM;  // there is no pool of huge pages to take from
   const bool shared = type != MAP_PRIVATE;
   const bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
   if (fixed) {
@@ -135,7 +135,8 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
   request.populate = flags & MAP_POPULATE;
   if (std::int64_t bad = lock_as_asked(thread, request, flags & MAP_LOCKED)) return bad;
   if (!anonymous) {
-    auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes, thread.memory().physical());
+    auto backing = thread.process.files.backing(file, shared, prot & PROT_WRITE, offset, bytes,
+                                                thread.memory().physical());
     if (!backing) return -backing.error();
     request.backing = std::move(*backing);
     request.offset = offset;
@@ -157,7 +158,8 @@ std::int64_t sys_mmap(Thread& thread, const Args& a) {
 // Rounds [address, address+length) to pages. EINVAL if misaligned, ENOMEM if it leaves user space.
 OrErrno<std::uint64_t> page_range(const Thread& thread, mm::Gva address, std::uint64_t length) {
   if (!is_aligned(address, kPageSize)) return err(EINVAL);
-  if (length > thread.abi().user_end || address > thread.abi().user_end - align_up(length, kPageSize)) return err(ENOMEM);
+  if (length > thread.abi().user_end || address > thread.abi().user_end - align_up(length, kPageSize))
+    return err(ENOMEM);
   return align_up(length, kPageSize);
 }
 
@@ -207,12 +209,18 @@ OrErrno<void> larger_backing(Thread& thread, const mm::Region& region, mm::Remap
 std::int64_t sys_mremap(Thread& thread, const Args& a) {
   const std::uint64_t flags = a[3];
   if (flags & ~std::uint64_t{MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP}) return -EINVAL;
-  mm::RemapRequest request{.address = a[0], .old_length = a[1], .new_length = a[2],
-                           .may_move = (flags & MREMAP_MAYMOVE) != 0, .fixed = (flags & MREMAP_FIXED) != 0,
-                           .dont_unmap = (flags & MREMAP_DONTUNMAP) != 0, .new_address = a[4]};
+  mm::RemapRequest request{.address = a[0],
+                           .old_length = a[1],
+                           .new_length = a[2],
+                           .may_move = (flags & MREMAP_MAYMOVE) != 0,
+                           .fixed = (flags & MREMAP_FIXED) != 0,
+                           .dont_unmap = (flags & MREMAP_DONTUNMAP) != 0,
+                           .new_address = a[4]};
   if ((request.fixed || request.dont_unmap) && !request.may_move) return -EINVAL;
   if (!is_aligned(request.address, kPageSize) || request.new_length == 0) return -EINVAL;
-  if (request.new_length > thread.abi().user_end || request.old_length > thread.abi().user_end || request.address > thread.abi().user_end) return -EINVAL;
+  if (request.new_length > thread.abi().user_end || request.old_length > thread.abi().user_end ||
+      request.address > thread.abi().user_end)
+    return -EINVAL;
   request.old_length = align_up(request.old_length, kPageSize);
   request.new_length = align_up(request.new_length, kPageSize);
   if (request.dont_unmap && request.old_length != request.new_length) return -EINVAL;
@@ -220,18 +228,22 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
     if (!is_aligned(request.new_address, kPageSize)) return -EINVAL;
     if (request.new_address > thread.abi().user_end - request.new_length) return -EINVAL;
     if (request.new_address < kMinAddress) return -EPERM;
-    if (request.new_address < request.address + request.old_length && request.address < request.new_address + request.new_length)
+    if (request.new_address < request.address + request.old_length &&
+        request.address < request.new_address + request.new_length)
       return -EINVAL;
   }
   auto region = thread.memory().find_region(request.address);
   if (!region) return -EFAULT;
   if (request.new_length > request.old_length &&
-      beyond_memory(thread, request.new_length, mm::has(region->prot, mm::Prot::Write) && !(region->shared && region->backing), true))
+      beyond_memory(thread, request.new_length,
+                    mm::has(region->prot, mm::Prot::Write) && !(region->shared && region->backing), true))
     return -ENOMEM;
   if (request.new_length > request.old_length &&
-      beyond_limits(thread, request.new_length - request.old_length, mm::has(region->prot, mm::Prot::Write) && !region->shared))
+      beyond_limits(thread, request.new_length - request.old_length,
+                    mm::has(region->prot, mm::Prot::Write) && !region->shared))
     return -ENOMEM;
-  if (region->locked && request.new_length > request.old_length && beyond_lock_limit(thread, request.new_length - request.old_length))
+  if (region->locked && request.new_length > request.old_length &&
+      beyond_lock_limit(thread, request.new_length - request.old_length))
     return -EAGAIN;
   if (region->shared && region->backing && request.new_length > request.old_length) {
     if (auto larger = larger_backing(thread, *region, request); !larger) return -larger.error();
@@ -252,12 +264,12 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_NORMAL:
     case MADV_RANDOM:
     case MADV_SEQUENTIAL:
-    case MADV_MERGEABLE:       // hints without an effect that a program could see
+    case MADV_MERGEABLE:  // hints without an effect that a program could see
     case MADV_UNMERGEABLE:
     case MADV_DONTDUMP:
     case MADV_DODUMP:
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
-    case MADV_COLD:            // nothing is put away: it is only looked whether the memory is there, and not locked
+    case MADV_COLD:  // nothing is put away: it is only looked whether the memory is there, and not locked
     case MADV_PAGEOUT: advice = mm::Advice::Cold; break;
     case MADV_DONTNEED_LOCKED: advice = mm::Advice::DontNeedLocked; break;
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
@@ -312,14 +324,21 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
   Image& image = thread.image();
   LockGuard guard(image.brk_lock);
   const mm::Gva wanted = a[0];
-  if (wanted < image.brk_start || wanted > thread.abi().user_end - kPageSize) return static_cast<std::int64_t>(image.brk);
+  if (wanted < image.brk_start || wanted > thread.abi().user_end - kPageSize)
+    return static_cast<std::int64_t>(image.brk);
   const mm::Gva old_end = align_up(image.brk, kPageSize), new_end = align_up(wanted, kPageSize);
   if (new_end > old_end) {
     if (beyond_memory(thread, new_end - image.brk_start, true, true) || beyond_limits(thread, new_end - old_end, true))
       return static_cast<std::int64_t>(image.brk);
-    mm::MapRequest more{.address = old_end, .length = new_end - old_end, .prot = mm::Prot::Read | mm::Prot::Write,
-                        .fixed = true, .no_replace = true, .backing = nullptr, .name = "[heap]"};
-    if (lock_as_asked(thread, more, false) != 0 || !thread.memory().map(more)) return static_cast<std::int64_t>(image.brk);
+    mm::MapRequest more{.address = old_end,
+                        .length = new_end - old_end,
+                        .prot = mm::Prot::Read | mm::Prot::Write,
+                        .fixed = true,
+                        .no_replace = true,
+                        .backing = nullptr,
+                        .name = "[heap]"};
+    if (lock_as_asked(thread, more, false) != 0 || !thread.memory().map(more))
+      return static_cast<std::int64_t>(image.brk);
   } else if (new_end < old_end) {
     if (!thread.memory().unmap(new_end, old_end - new_end)) return static_cast<std::int64_t>(image.brk);
   }
@@ -330,9 +349,10 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
 // Guest threads are host threads of this process, and the interrupts that the host kernel sends to their
 // processors leave guest mode and return through a full barrier: the host's own call is what is asked for.
 std::int64_t sys_membarrier(Thread&, const Args& a) {
-  constexpr int kServed = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED |
-                          MEMBARRIER_CMD_PRIVATE_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED |
-                          MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
+  constexpr int kServed = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED |
+                          MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED |
+                          MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE |
+                          MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
   const int command = a.i32(0);
   if (a.u32(1) != 0) return -EINVAL;
   if (command != MEMBARRIER_CMD_QUERY && (command & ~kServed)) return -EINVAL;
@@ -345,15 +365,9 @@ std::int64_t sys_membarrier(Thread&, const Args& a) {
 
 std::span<const Definition> memory_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::mmap, sys_mmap},
-      {Call::munmap, sys_munmap},
-      {Call::mprotect, sys_mprotect},
-      {Call::mremap, sys_mremap},
-      {Call::madvise, sys_madvise},
-      {Call::msync, sys_msync},
-      {Call::mincore, sys_mincore},
-      {Call::brk, sys_brk},
-      {Call::membarrier, sys_membarrier},
+      {Call::mmap, sys_mmap},       {Call::munmap, sys_munmap},   {Call::mprotect, sys_mprotect},
+      {Call::mremap, sys_mremap},   {Call::madvise, sys_madvise}, {Call::msync, sys_msync},
+      {Call::mincore, sys_mincore}, {Call::brk, sys_brk},         {Call::membarrier, sys_membarrier},
   };
   return kCalls;
 }

@@ -38,8 +38,8 @@ void HostMappings::give(std::uint64_t n) {
   all().give(n);
 }
 
-OrErrno<std::shared_ptr<HostMapping>> HostMapping::make(std::shared_ptr<HostMappings> of, std::uint64_t length, int prot,
-                                                        int fd, off_t offset) {
+OrErrno<std::shared_ptr<HostMapping>> HostMapping::make(std::shared_ptr<HostMappings> of, std::uint64_t length,
+                                                        int prot, int fd, off_t offset) {
   auto mapping = std::make_shared<HostMapping>(std::move(of));
   if (!mapping->place_) return err(ENOMEM);
   void* at = ::mmap(nullptr, length, prot, MAP_SHARED | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0), fd, offset);
@@ -56,7 +56,8 @@ void add_residency(std::span<std::byte> mapped, std::uint64_t offset, std::span<
   if (offset >= mapped.size()) return;
   const std::size_t bytes = std::min<std::uint64_t>(mapped.size() - offset, out.size() * mm::kPageSize);
   std::vector<std::uint8_t> resident((bytes + mm::kPageSize - 1) / mm::kPageSize);
-  if (::mincore(mapped.data() + offset, bytes, resident.data()) != 0) return;  // EAGAIN: the host has no memory to tell it
+  if (::mincore(mapped.data() + offset, bytes, resident.data()) != 0)
+    return;  // EAGAIN: the host has no memory to tell it
   for (std::size_t i = 0; i < resident.size(); ++i) out[i] = static_cast<std::uint8_t>(out[i] | (resident[i] & 1));
 }
 

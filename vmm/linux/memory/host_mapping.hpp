@@ -1,6 +1,7 @@
-// Host mappings that guests ask for. The host's kernel allows each of its processes so many (vm.max_map_count); when they
-// are used up the VMM's own heap cannot grow either. So guests are told ENOMEM before: all families of this process of
-// the host together may have half of them, one family a quarter. The rest is for memory of VMs, layers, vCPUs and stacks.
+// Host mappings that guests ask for. The host's kernel allows each of its processes so many (vm.max_map_count); when
+// they are used up the VMM's own heap cannot grow either. So guests are told ENOMEM before: all families of this
+// process of the host together may have half of them, one family a quarter. The rest is for memory of VMs, layers,
+// vCPUs and stacks.
 #pragma once
 
 #include <sys/types.h>
@@ -48,8 +49,8 @@ class MappingPlaces {
 class HostMapping {
  public:
   // As mmap(2) with MAP_SHARED and MAP_NORESERVE; fd -1: anonymous. Errors: ENOMEM (no place left), those of mmap(2).
-  static OrErrno<std::shared_ptr<HostMapping>> make(std::shared_ptr<HostMappings>, std::uint64_t length, int prot, int fd,
-                                                    off_t offset);
+  static OrErrno<std::shared_ptr<HostMapping>> make(std::shared_ptr<HostMappings>, std::uint64_t length, int prot,
+                                                    int fd, off_t offset);
   explicit HostMapping(std::shared_ptr<HostMappings> of) : place_(std::move(of), 1) {}
   ~HostMapping();
   HostMapping(const HostMapping&) = delete;

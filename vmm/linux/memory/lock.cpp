@@ -57,7 +57,8 @@ std::int64_t lock(Thread& thread, const Args& a, bool on_fault) {
   auto p = pages(a[0], a[1]);
   if (!p) return -p.error();
   const std::uint64_t bytes = p->end - p->start;
-  if (beyond_lock_limit(thread, bytes) && beyond_lock_limit(thread, bytes - locked_within(thread.memory(), *p))) return -ENOMEM;
+  if (beyond_lock_limit(thread, bytes) && beyond_lock_limit(thread, bytes - locked_within(thread.memory(), *p)))
+    return -ENOMEM;
   if (std::int64_t bad = change(thread, *p, mm::Advice::Lock)) return bad;
   return on_fault ? 0 : populate_locked(thread, p->start, p->end);
 }
@@ -81,7 +82,8 @@ std::int64_t sys_mlockall(Thread& thread, const Args& a) {
     for (const Pages& p : all) total += p.end - p.start;
     if (total > thread.process.limits.soft(RLIMIT_MEMLOCK)) return -ENOMEM;
   }
-  thread.image().lock_to_come.store(flags & MCL_FUTURE ? flags & (MCL_FUTURE | MCL_ONFAULT) : 0, std::memory_order_relaxed);
+  thread.image().lock_to_come.store(flags & MCL_FUTURE ? flags & (MCL_FUTURE | MCL_ONFAULT) : 0,
+                                    std::memory_order_relaxed);
   if (!(flags & MCL_CURRENT)) return 0;
   // What other threads unmap meanwhile is no error, nor what cannot be there.
   for (const Pages& p : all) {

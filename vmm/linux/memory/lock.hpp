@@ -11,9 +11,11 @@ class Thread;
 std::uint64_t locked_bytes(const mm::AddressSpace&);
 // Whether `more` bytes would be too many for the thread.
 bool beyond_lock_limit(Thread&, std::uint64_t more);
-// Has the mapping locked, if that is `asked` for, or mlockall(2) did for all to come. 0, -EPERM, or -EAGAIN beyond the limit.
+// Has the mapping locked, if that is `asked` for, or mlockall(2) did for all to come. 0, -EPERM, or -EAGAIN beyond the
+// limit.
 std::int64_t lock_as_asked(Thread&, mm::MapRequest&, bool asked);
-// Has all there that may be touched. Errors: EAGAIN, when memory is short; ENOMEM, where nothing is mapped or may be touched.
+// Has all there that may be touched. Errors: EAGAIN, when memory is short; ENOMEM, where nothing is mapped or may be
+// touched.
 std::int64_t populate_locked(Thread&, mm::Gva start, mm::Gva end);
 
 }  // namespace ramet::vmm

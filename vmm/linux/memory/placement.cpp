@@ -1,6 +1,7 @@
 // System calls about where memory is: two nodes, a model of memory that is nearer to one processor than to another
 // (FramePool::kNodes). Pages move between them while the program runs, see AddressSpace::migrate(). Differences from
-// Linux: of a policy's nodes the lowest counts, pages are not taken by turns from several; threads have no policy of their own.
+// Linux: of a policy's nodes the lowest counts, pages are not taken by turns from several; threads have no policy of
+// their own.
 #include <linux/mempolicy.h>
 
 #include <algorithm>
@@ -71,7 +72,8 @@ std::int64_t sys_move_pages(Thread& thread, const Args& a) {
     for (std::uint64_t i = 0; i < n; ++i) {
       const int to = (*numbers)[i];
       if (nodes && (to < 0 || to >= int(FramePool::kNodes))) return -ENODEV;
-      answers[i] = status_of(thread.memory(), mm::align_down((*addresses)[i], kPageSize), nodes ? std::optional(unsigned(to)) : std::nullopt);
+      answers[i] = status_of(thread.memory(), mm::align_down((*addresses)[i], kPageSize),
+                             nodes ? std::optional(unsigned(to)) : std::nullopt);
       stayed += nodes && (answers[i] == -EBUSY || answers[i] == -ENOMEM || answers[i] == -EACCES);
     }
     if (!thread.memory().write(status + 4 * done, std::as_bytes(std::span(answers)))) return -EFAULT;
@@ -93,9 +95,11 @@ std::int64_t sys_mbind(Thread& thread, const Args& a) {
   if (!mm::is_aligned(a[0], kPageSize) || length < a[1]) return -EINVAL;
   if (length == 0) return 0;
   const auto node = *nodes ? std::optional(static_cast<unsigned>(std::countr_zero(*nodes))) : std::nullopt;
-  if (auto bound = thread.memory().bind(a[0], length, node); !bound) return bound.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(bound.error());
+  if (auto bound = thread.memory().bind(a[0], length, node); !bound)
+    return bound.error() == mm::Error::NotMapped ? -EFAULT : -errno_of(bound.error());
   if (!node || !(flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL))) return 0;
-  const auto moved = thread.memory().migrate({.address = a[0], .length = length, .reason = MoveReason::Explicit, .node = node});
+  const auto moved = thread.memory().migrate(
+      {.address = a[0], .length = length, .reason = MoveReason::Explicit, .node = node});
   if (!moved) return -errno_of(moved.error());
   return (flags & MPOL_MF_STRICT) && moved->pinned + moved->shared + moved->failed ? -EIO : 0;
 }
@@ -144,7 +148,8 @@ std::int64_t sys_migrate_pages(Thread& thread, const Args& a) {
   });
   std::int64_t stayed = 0;
   for (const auto& [start, length] : ranges) {
-    const auto moved = thread.memory().migrate({.address = start, .length = length, .reason = MoveReason::Explicit, .node = node});
+    const auto moved = thread.memory().migrate(
+        {.address = start, .length = length, .reason = MoveReason::Explicit, .node = node});
     if (moved) stayed += static_cast<std::int64_t>(moved->pinned + moved->failed);
   }
   return stayed;

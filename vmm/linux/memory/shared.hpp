@@ -12,7 +12,8 @@ namespace ramet::vmm {
 class SharedMemory final : public mm::Backing {
  public:
   // All are held as long as the memory. `file`: what is mapped there; null: nothing but that mapping. Errors: NoMemory.
-  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>, std::shared_ptr<const mm::MemoryFile> file,
+  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>,
+                                                         std::shared_ptr<const mm::MemoryFile> file,
                                                          std::shared_ptr<void> charge, mm::Memory&);
 
   std::uint64_t size() const override { return bank_->size(); }

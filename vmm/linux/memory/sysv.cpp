@@ -80,7 +80,8 @@ std::int64_t sys_shmget(Thread& thread, const Args& a) {
   std::erase_if(all.segments, [](const auto& s) { return s.second.memory.expired(); });
   if (size == 0 || size > kMaxSize) return -EINVAL;
   if (all.segments.size() >= SysvMemory::kMaxSegments) return -ENOSPC;
-  if (size > thread.abi().user_end || (flags & SHM_HUGETLB)) return -ENOMEM;  // as mmap(2): there is no pool of huge pages
+  if (size > thread.abi().user_end || (flags & SHM_HUGETLB))
+    return -ENOMEM;  // as mmap(2): there is no pool of huge pages
   auto memory = thread.process.files.shared_memory(mm::align_up(size, mm::kPageSize), thread.memory());
   if (!memory) return -memory.error();
 
@@ -116,7 +117,8 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
   LockGuard guard(family.sysv_memory.lock);
   Segment* segment = find(family, a.i32(0));
   if (!segment) return -EINVAL;
-  if (!permitted(*thread.credentials(), *segment, kRead | (write ? kWrite : 0) | (execute ? kExecute : 0))) return -EACCES;
+  if (!permitted(*thread.credentials(), *segment, kRead | (write ? kWrite : 0) | (execute ? kExecute : 0)))
+    return -EACCES;
   if (write && execute && thread.process.deny_wx) return -EACCES;
   auto memory = segment->memory.lock();
   if (!memory) return -EINVAL;  // its last user went just now
@@ -225,16 +227,18 @@ std::int64_t sys_shmctl(Thread& thread, const Args& a) {
 }  // namespace
 
 std::string list_segments(Family& family) {
-  std::string text = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime"
-                     "      ctime                   rss                  swap\n";
+  std::string text =
+      "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime"
+      "      ctime                   rss                  swap\n";
   LockGuard guard(family.sysv_memory.lock);
   for (const auto& [id, segment] : family.sysv_memory.segments) {
     const auto memory = segment.memory.lock();
     if (!memory) continue;
     const shmid_ds& s = segment.state;
-    text += fmt::format("{:10} {:10}  {:4o} {:21} {:5} {:5}  {:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10} {:21} {:21}\n", s.shm_perm.__key, id,
-                        s.shm_perm.mode, s.shm_segsz, s.shm_cpid, s.shm_lpid, attached(family, *memory), s.shm_perm.uid, s.shm_perm.gid,
-                        s.shm_perm.cuid, s.shm_perm.cgid, s.shm_atime, s.shm_dtime, s.shm_ctime, 0, 0);
+    text += fmt::format("{:10} {:10}  {:4o} {:21} {:5} {:5}  {:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10} {:21} {:21}\n",
+                        s.shm_perm.__key, id, s.shm_perm.mode, s.shm_segsz, s.shm_cpid, s.shm_lpid,
+                        attached(family, *memory), s.shm_perm.uid, s.shm_perm.gid, s.shm_perm.cuid, s.shm_perm.cgid,
+                        s.shm_atime, s.shm_dtime, s.shm_ctime, 0, 0);
   }
   return text;
 }

@@ -1,5 +1,5 @@
-// System V shared memory (shmget(2)): the segments of a family, as an IPC namespace has them. A segment's memory is that
-// of a shared anonymous mapping, which goes with its last user. Differences from Linux: no SHM_STAT and SHM_INFO;
+// System V shared memory (shmget(2)): the segments of a family, as an IPC namespace has them. A segment's memory is
+// that of a shared anonymous mapping, which goes with its last user. Differences from Linux: no SHM_STAT and SHM_INFO;
 // shm_lpid and shm_dtime tell of calls, not of mappings that end with their process; shmat(2) does not
 // look at RLIMIT_AS.
 #pragma once

@@ -21,14 +21,26 @@ std::string limits(Limits& of) {
     std::string_view name, unit;
   };
   static constexpr std::array<Line, RLIM_NLIMITS> kLines{{
-      {"Max cpu time", "seconds"},       {"Max file size", "bytes"},       {"Max data size", "bytes"},
-      {"Max stack size", "bytes"},       {"Max core file size", "bytes"},  {"Max resident set", "bytes"},
-      {"Max processes", "processes"},    {"Max open files", "files"},      {"Max locked memory", "bytes"},
-      {"Max address space", "bytes"},    {"Max file locks", "locks"},      {"Max pending signals", "signals"},
-      {"Max msgqueue size", "bytes"},    {"Max nice priority", ""},        {"Max realtime priority", ""},
+      {"Max cpu time", "seconds"},
+      {"Max file size", "bytes"},
+      {"Max data size", "bytes"},
+      {"Max stack size", "bytes"},
+      {"Max core file size", "bytes"},
+      {"Max resident set", "bytes"},
+      {"Max processes", "processes"},
+      {"Max open files", "files"},
+      {"Max locked memory", "bytes"},
+      {"Max address space", "bytes"},
+      {"Max file locks", "locks"},
+      {"Max pending signals", "signals"},
+      {"Max msgqueue size", "bytes"},
+      {"Max nice priority", ""},
+      {"Max realtime priority", ""},
       {"Max realtime timeout", "us"},
   }};
-  const auto told = [](rlim64_t value) { return value == RLIM64_INFINITY ? std::string("unlimited") : std::to_string(value); };
+  const auto told = [](rlim64_t value) {
+    return value == RLIM64_INFINITY ? std::string("unlimited") : std::to_string(value);
+  };
   std::string out = fmt::format("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
   LockGuard guard(of.lock);
   for (std::size_t i = 0; i < kLines.size(); ++i) {
@@ -41,8 +53,9 @@ std::string limits(Limits& of) {
 
 std::string io(const Process::Transferred& t) {
   const auto get = [](const std::atomic<std::uint64_t>& n) { return n.load(std::memory_order_relaxed); };
-  return fmt::format("rchar: {}\nwchar: {}\nsyscr: {}\nsyscw: {}\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n",
-                     get(t.read_bytes), get(t.written_bytes), get(t.reads), get(t.writes));
+  return fmt::format(
+      "rchar: {}\nwchar: {}\nsyscr: {}\nsyscw: {}\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n",
+      get(t.read_bytes), get(t.written_bytes), get(t.reads), get(t.writes));
 }
 
 // What is at descriptor `fd`. Errors: ENOENT.
@@ -60,14 +73,16 @@ OrErrno<std::string> descriptor(const Files::State& state, std::string_view numb
   const int status = ::fcntl(host, F_GETFL);
   struct stat st{};
   if (status < 0 || ::fstat(host, &st) != 0) return err(ENOENT);
-  const int flags = (status & ~O_ACCMODE) | (slot.file->flags & (O_ACCMODE | O_PATH)) | (slot.close_on_exec ? O_CLOEXEC : 0);
+  const int flags = (status & ~O_ACCMODE) | (slot.file->flags & (O_ACCMODE | O_PATH)) |
+                    (slot.close_on_exec ? O_CLOEXEC : 0);
   // As mountinfo numbers what is shared; 9 is for all that lies in none.
   const int mount = slot.file->mount < 0 ? 9 : 21 + slot.file->mount + (state.mount_at("/") < 0 ? 1 : 0);
   return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n", at < 0 ? 0 : at, flags, mount, st.st_ino);
 }
 
 std::string_view network(std::string_view name) {
-  constexpr std::string_view kTransport = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+  constexpr std::string_view kTransport =
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
   if (name == "dev")
     return "Inter-|   Receive                                                |  Transmit\n"
            " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n";
@@ -80,7 +95,9 @@ std::string oom_score(Process& process, const Image& image) {
   const mm::Usage u = image.memory().usage();
   const std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
   const auto thousandths = static_cast<std::int64_t>(u.limit_bytes ? used * 1000 / u.limit_bytes : 0);
-  return fmt::format("{}\n", std::clamp<std::int64_t>(thousandths + process.oom.adjustment.load(std::memory_order_relaxed), 0, 2000));
+  return fmt::format("{}\n",
+                     std::clamp<std::int64_t>(thousandths + process.oom.adjustment.load(std::memory_order_relaxed), 0,
+                                              2000));
 }
 
 std::int64_t write_name(Thread& thread, const ProcPlace& place, std::string_view text) {
@@ -98,7 +115,9 @@ std::int64_t write_oom_adjustment(Thread& thread, Process& process, std::string_
   while (text.starts_with(' ')) text.remove_prefix(1);
   int value = 0;
   const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (bad != std::errc() || end != text.data() + text.size() || value < -kMostOomAdjustment || value > kMostOomAdjustment) return -EINVAL;
+  if (bad != std::errc() || end != text.data() + text.size() || value < -kMostOomAdjustment ||
+      value > kMostOomAdjustment)
+    return -EINVAL;
   auto& oom = process.oom;
   const bool privileged = thread.credentials()->may(CAP_SYS_RESOURCE);
   if (value < oom.least.load(std::memory_order_relaxed) && !privileged) return -EACCES;

@@ -32,7 +32,8 @@ OrErrno<std::string> maps(const mm::AddressSpace& memory) {
 }
 
 struct Sizes {
-  std::uint64_t total = 0, stack = 0, text = 0, data = 0, locked = 0, resident = 0, shared = 0, peak = 0, tables = 0;  // bytes
+  std::uint64_t total = 0, stack = 0, text = 0, data = 0, locked = 0, resident = 0, shared = 0, peak = 0,
+                tables = 0;  // bytes
 };
 Sizes sizes(const mm::AddressSpace& memory) {
   Sizes s;
@@ -61,7 +62,8 @@ std::string name_of(const ProcContext& c, int tid) {
   LockGuard guard(c.process->threads_lock);
   Thread* thread = c.process->find_thread(tid);
   std::string name = thread ? thread->name : "";
-  if (auto image = name.empty() ? c.process->image() : nullptr) name = image->executable.substr(image->executable.rfind('/') + 1);
+  if (auto image = name.empty() ? c.process->image() : nullptr)
+    name = image->executable.substr(image->executable.rfind('/') + 1);
   return name.substr(0, 15);
 }
 
@@ -94,9 +96,13 @@ std::string_view describe_state(char state) {
 }
 
 // Processor time in clock ticks; the host's system time is what the VMM did for the guest.
-struct Ticks { std::uint64_t user, system; };
+struct Ticks {
+  std::uint64_t user, system;
+};
 Ticks ticks(const rusage& usage) {
-  auto of = [](const timeval& t) { return static_cast<std::uint64_t>(t.tv_sec) * kUserHz + static_cast<std::uint64_t>(t.tv_usec) / 10000; };
+  auto of = [](const timeval& t) {
+    return static_cast<std::uint64_t>(t.tv_sec) * kUserHz + static_cast<std::uint64_t>(t.tv_usec) / 10000;
+  };
   return {of(usage.ru_utime), of(usage.ru_stime)};
 }
 
@@ -120,8 +126,8 @@ std::string stat(const ProcContext& c, const Image& image, int tid) {
       "{} ({}) {} {} {} {} 0 -1 4194304 0 0 0 0 {} {} 0 0 {} {} {} 0 1 {} {} 18446744073709551615 0 0 {} 0 0 0 0 0 0 0 0 0 17 0 {} {} "
       "0 0 0 0 0 {} 0 0 0 0 0\n",
       tid, name_of(c, tid), state_of(c, tid, r), r.parent ? r.parent : 1, r.group, r.session, t.user, t.system,
-      real_time(scheduling.policy) ? -1 - scheduling.priority : 20 + nice, nice, thread_count(c), s.total, s.resident / mm::kPageSize,
-      image.stack_top, scheduling.priority, scheduling.policy, image.brk_start);
+      real_time(scheduling.policy) ? -1 - scheduling.priority : 20 + nice, nice, thread_count(c), s.total,
+      s.resident / mm::kPageSize, image.stack_top, scheduling.priority, scheduling.policy, image.brk_start);
 }
 
 std::string statm(const Image& image) {
@@ -198,9 +204,11 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n"
       "voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
       in_one_line(name_of(c, tid)), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
-      user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups, kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text), kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored, caught,
-      who->inheritable, who->permitted, who->effective, who->bounding, who->ambient,
-      cpu_mask(processors), cpu_list(processors), usage.ru_nvcsw, usage.ru_nivcsw);
+      user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups,
+      kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text),
+      kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored,
+      caught, who->inheritable, who->permitted, who->effective, who->bounding, who->ambient, cpu_mask(processors),
+      cpu_list(processors), usage.ru_nvcsw, usage.ru_nivcsw);
 }
 
 std::string mounts(const Files::State& state, bool info) {
@@ -208,14 +216,18 @@ std::string mounts(const Files::State& state, bool info) {
   int id = 1;
   auto add = [&](std::string_view where, std::string_view type, bool writable) {
     std::string_view mode = writable ? "rw" : "ro";
-    if (info) out += fmt::format("{} {} 0:{} / {} {},relatime - {} {} {}\n", id + 20, 20, id + 20, where, mode, type, type, mode);
+    if (info)
+      out += fmt::format("{} {} 0:{} / {} {},relatime - {} {} {}\n", id + 20, 20, id + 20, where, mode, type, type,
+                         mode);
     else out += fmt::format("{} {} {} {},relatime 0 0\n", type, where, type, mode);
     ++id;
   };
   if (state.mount_at("/") < 0) add("/", "tmpfs", false);
   for (const Mount& m : state.mounts) {
     std::string where;
-    for (char ch : m.guest) where += std::strchr(" \t\n\\", ch) ? fmt::format("\\{:03o}", static_cast<unsigned char>(ch)) : std::string(1, ch);
+    for (char ch : m.guest)
+      where += std::strchr(" \t\n\\", ch) ? fmt::format("\\{:03o}", static_cast<unsigned char>(ch))
+                                          : std::string(1, ch);
     add(where, "ramet", m.writable);
   }
   add("/proc", "proc", false);
@@ -230,7 +242,9 @@ std::string meminfo(const ProcContext& c) {
   std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
   std::uint64_t total = u.limit_bytes / 1024, free = (u.limit_bytes - std::min(used, u.limit_bytes)) / 1024;
   std::string out;
-  auto line = [&](std::string_view name, std::uint64_t kb) { out += fmt::format("{:<15} {:8} kB\n", std::string(name) + ":", kb); };
+  auto line = [&](std::string_view name, std::uint64_t kb) {
+    out += fmt::format("{:<15} {:8} kB\n", std::string(name) + ":", kb);
+  };
   line("MemTotal", total);
   line("MemFree", free);
   line("MemAvailable", free);
@@ -257,8 +271,11 @@ std::string cpuinfo(const ProcContext& c) {
   const auto cpus = host_cpus();
   const Machine::Features& f = image->machine().features();
   for (std::size_t i = 0; i < cpus.size(); ++i)
-    out += image->abi.cpuinfo({.number = static_cast<unsigned>(cpus[i]), .position = static_cast<unsigned>(i),
-                               .count = static_cast<unsigned>(cpus.size()), .model = f.model_name, .features = f.flags});
+    out += image->abi.cpuinfo({.number = static_cast<unsigned>(cpus[i]),
+                               .position = static_cast<unsigned>(i),
+                               .count = static_cast<unsigned>(cpus.size()),
+                               .model = f.model_name,
+                               .features = f.flags});
   return out;
 }
 
@@ -271,7 +288,8 @@ std::string kernel_stat(const Clocks& clocks) {
   ::clock_gettime(CLOCK_BOOTTIME, &up);
   ::clock_gettime(CLOCK_REALTIME, &now);
   up = clocks.guest(CLOCK_BOOTTIME, up);
-  return out + fmt::format("intr 0\nctxt 0\nbtime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n", now.tv_sec - up.tv_sec);
+  return out + fmt::format("intr 0\nctxt 0\nbtime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n",
+                           now.tv_sec - up.tv_sec);
 }
 
 std::string uptime(const Clocks& clocks) {
@@ -286,7 +304,8 @@ std::string uuid_of(std::array<unsigned char, 16> b) {
   b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
   b[8] = static_cast<unsigned char>((b[8] & 0x3f) | 0x80);
   std::string out;
-  for (std::size_t i = 0; i < sizeof b; ++i) out += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
+  for (std::size_t i = 0; i < sizeof b; ++i)
+    out += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
   return out + "\n";
 }
 
@@ -311,8 +330,8 @@ std::string maps_line(const mm::Region& r) {
   if (r.backing) id = r.backing->identity();
   std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ", r.start, r.end,
                                  has(r.prot, mm::Prot::Read) ? 'r' : '-', has(r.prot, mm::Prot::Write) ? 'w' : '-',
-                                 has(r.prot, mm::Prot::Exec) ? 'x' : '-', r.shared ? 's' : 'p', r.backing ? r.offset : 0,
-                                 id.major, id.minor, id.inode);
+                                 has(r.prot, mm::Prot::Exec) ? 'x' : '-', r.shared ? 's' : 'p',
+                                 r.backing ? r.offset : 0, id.major, id.minor, id.inode);
   const std::string& name = r.backing && !id.path.empty() ? id.path : r.name;
   if (!name.empty()) {
     // Linux pads to column 73 on 64-bit machines.

@@ -1,4 +1,5 @@
-// The generation: how many snapshots a program has come through. Copies learn by it that they are copies (ramet_guest.h).
+// The generation: how many snapshots a program has come through. Copies learn by it that they are copies
+// (ramet_guest.h).
 #pragma once
 
 #include <memory>
@@ -13,7 +14,8 @@ inline constexpr const char* kGenerationDevice = "/dev/ramet_generation";
 // `flags`: open(2)'s. Errors: EACCES (for writing), what eventfd(2) says.
 OrErrno<std::shared_ptr<OpenFile>> open_generation(const Process&, int flags);
 
-// Right before the process goes on in a copy: the signal that it wants to be told by is pending. Not to be called later.
+// Right before the process goes on in a copy: the signal that it wants to be told by is pending. Not to be called
+// later.
 void tell_generation(Process&);
 
 }  // namespace ramet::vmm

@@ -49,7 +49,9 @@ struct Sums {
 
 std::string text_of(const Sums& s) {
   std::string out;
-  const auto line = [&](std::string_view name, std::uint64_t bytes) { out += fmt::format("{:<16}{:8} kB\n", std::string(name) + ":", bytes / 1024); };
+  const auto line = [&](std::string_view name, std::uint64_t bytes) {
+    out += fmt::format("{:<16}{:8} kB\n", std::string(name) + ":", bytes / 1024);
+  };
   line("Rss", s.resident);
   line("Pss", s.resident);
   line("Shared_Clean", 0);
@@ -60,7 +62,9 @@ std::string text_of(const Sums& s) {
   line("Anonymous", s.anonymous);
   line("LazyFree", 0);
   line("AnonHugePages", s.blocks);
-  for (std::string_view name : {"ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb", "Swap", "SwapPss"}) line(name, 0);
+  for (std::string_view name :
+       {"ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb", "Swap", "SwapPss"})
+    line(name, 0);
   line("Locked", s.locked);
   return out;
 }
@@ -103,7 +107,8 @@ std::int64_t read_mem(mm::AddressSpace& memory, const UserBuffers& to, std::uint
 }
 
 // A word for each page: whether it is there. Frames are nobody's business.
-std::int64_t read_pagemap(mm::AddressSpace& memory, const UserBuffers& to, std::uint64_t at, std::uint64_t length, mm::Gva end) {
+std::int64_t read_pagemap(mm::AddressSpace& memory, const UserBuffers& to, std::uint64_t at, std::uint64_t length,
+                          mm::Gva end) {
   constexpr std::uint64_t kPresent = 1ull << 63, kSoftDirty = 1ull << 55;
   if (at % sizeof(std::uint64_t) || length % sizeof(std::uint64_t)) return -EINVAL;
   const std::uint64_t first = at / sizeof(std::uint64_t), pages = end / mm::kPageSize;
@@ -126,8 +131,10 @@ OrErrno<std::string> smaps(const mm::AddressSpace& memory) {
   for (const Shown& s : shown(memory)) {
     Sums sums;
     sums.add(s);
-    out += fmt::format("{}\nSize:           {:8} kB\nKernelPageSize: {:8} kB\nMMUPageSize:    {:8} kB\n{}THPeligible:           {}\n{}", maps_line(s.region),
-                       sums.size / 1024, mm::kPageSize / 1024, mm::kPageSize / 1024, text_of(sums), s.region.backing ? 0 : 1, flags_of(s.region));
+    out += fmt::format(
+        "{}\nSize:           {:8} kB\nKernelPageSize: {:8} kB\nMMUPageSize:    {:8} kB\n{}THPeligible:           {}\n{}",
+        maps_line(s.region), sums.size / 1024, mm::kPageSize / 1024, mm::kPageSize / 1024, text_of(sums),
+        s.region.backing ? 0 : 1, flags_of(s.region));
     if (out.size() > kMostMaps) return err(ENOMEM);
   }
   return out;
@@ -138,10 +145,12 @@ std::string smaps_rollup(const mm::AddressSpace& memory) {
   const auto all = shown(memory);
   for (const Shown& s : all) sums.add(s);
   const mm::Gva start = all.empty() ? 0 : all.front().region.start, end = all.empty() ? 0 : all.back().region.end;
-  return fmt::format("{:08x}-{:08x} ---p 00000000 00:00 0                          [rollup]\n{}", start, end, text_of(sums));
+  return fmt::format("{:08x}-{:08x} ---p 00000000 00:00 0                          [rollup]\n{}", start, end,
+                     text_of(sums));
 }
 
-std::optional<std::int64_t> read_process_memory(Thread& thread, const OpenFile& file, const UserBuffers& to, std::int64_t offset) {
+std::optional<std::int64_t> read_process_memory(Thread& thread, const OpenFile& file, const UserBuffers& to,
+                                                std::int64_t offset) {
   const auto place = proc_place({state_of(thread), &thread.process, thread.tid}, file.path);
   const bool bytes = place && place->rest == "mem";
   if (!bytes && !(place && place->rest == "pagemap")) return std::nullopt;
@@ -151,7 +160,8 @@ std::optional<std::int64_t> read_process_memory(Thread& thread, const OpenFile& 
   if (at < 0) return -EINVAL;
   const std::uint64_t length = std::min<std::uint64_t>(to.bytes(), kPart * 16);
   const std::int64_t n = bytes ? read_mem(image->memory(), to, static_cast<std::uint64_t>(at), length)
-                               : read_pagemap(image->memory(), to, static_cast<std::uint64_t>(at), length, image->abi.user_end);
+                               : read_pagemap(image->memory(), to, static_cast<std::uint64_t>(at), length,
+                                              image->abi.user_end);
   if (n > 0 && offset == kCurrentOffset && ::lseek(file.host.get(), at + n, SEEK_SET) < 0) return -errno;
   return n;
 }

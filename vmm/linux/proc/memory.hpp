@@ -20,8 +20,8 @@ OrErrno<std::string> smaps(const mm::AddressSpace&);
 // smaps_rollup: their sums.
 std::string smaps_rollup(const mm::AddressSpace&);
 
-// read(2) of mem or pagemap, which show what is at an offset when they are read. `offset`: kCurrentOffset or where. None: it
-// is another file.
+// read(2) of mem or pagemap, which show what is at an offset when they are read. `offset`: kCurrentOffset or where.
+// None: it is another file.
 std::optional<std::int64_t> read_process_memory(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset);
 
 }  // namespace ramet::vmm

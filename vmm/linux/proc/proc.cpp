@@ -190,7 +190,9 @@ std::shared_ptr<OpenFile> file_below(const ProcContext& c, std::string_view rest
 
 // What the links in ns/ lead to lies beside them, by the text that they have: all of them in all processes one file.
 bool is_namespace(std::string_view rest) {
-  return rest.starts_with("ns/") && std::ranges::any_of(kProcess, [&](const Fixed& f) { return f.path.starts_with("ns/") && f.target == rest.substr(3); });
+  return rest.starts_with("ns/") && std::ranges::any_of(kProcess, [&](const Fixed& f) {
+           return f.path.starts_with("ns/") && f.target == rest.substr(3);
+         });
 }
 
 std::optional<ProcEntry> plain_entry_of_process(const ProcContext& c, const ProcPlace& where) {
@@ -258,7 +260,10 @@ std::vector<ProcName> tasks(Process& process) {
 bool has_terminal() { return ::isatty(STDIN_FILENO); }
 
 // "topology/core_id" of "/sys/devices/system/cpu/cpu5/topology/core_id" with the processor 5, if there is one.
-struct OfProcessor { int cpu; std::string_view rest; };
+struct OfProcessor {
+  int cpu;
+  std::string_view rest;
+};
 std::optional<OfProcessor> of_processor(std::string_view path) {
   constexpr std::string_view kPrefix = "/sys/devices/system/cpu/cpu";
   if (!path.starts_with(kPrefix)) return {};
@@ -272,7 +277,8 @@ std::optional<OfProcessor> of_processor(std::string_view path) {
 constexpr std::string_view kTopologyFolder = "topology";
 
 std::optional<ProcEntry> entry_of_processor(const OfProcessor& where) {
-  if (where.rest.empty() || where.rest == kTopologyFolder) return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
+  if (where.rest.empty() || where.rest == kTopologyFolder)
+    return ProcEntry{.type = Type::Directory, .target = {}, .file = nullptr};
   for (std::string_view name : topology_names())
     if (where.rest == join(kTopologyFolder, name)) return ProcEntry{.type = Type::File, .target = {}, .file = nullptr};
   return {};
@@ -320,11 +326,17 @@ std::optional<ProcPlace> proc_place(const ProcContext& c, std::string_view path)
 std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& path) {
   for (const Fixed& f : kFixed)
     if (f.path == path)
-      return ProcEntry{.type = f.type, .target = std::string(f.target), .file = nullptr, .minor = f.minor, .open = f.open, .mode = f.mode};
+      return ProcEntry{.type = f.type,
+                       .target = std::string(f.target),
+                       .file = nullptr,
+                       .minor = f.minor,
+                       .open = f.open,
+                       .mode = f.mode};
   if (path == kTerminal && has_terminal())
     return ProcEntry{.type = Type::Device, .target = std::string(kTerminal), .file = nullptr, .mode = 0666};
   for (const SystemFile& f : system_files())
-    if (f.path == path) return ProcEntry{.type = f.directory ? Type::Directory : Type::File, .target = {}, .file = nullptr};
+    if (f.path == path)
+      return ProcEntry{.type = f.directory ? Type::Directory : Type::File, .target = {}, .file = nullptr};
   if (auto processor = of_processor(path)) return entry_of_processor(*processor);
   if (c.process && path == "/proc/self")
     return ProcEntry{.type = Type::Link, .target = std::to_string(c.process->pid), .file = nullptr};
@@ -337,12 +349,14 @@ std::optional<ProcEntry> proc_lookup(const ProcContext& c, const std::string& pa
 }
 
 OrErrno<std::string> proc_content(const ProcContext& c, const std::string& path) {
-  if (auto where = proc_place(c, path)) return is_namespace(where->rest) ? std::string() : process_content(where->context(), where->rest, where->tid);
+  if (auto where = proc_place(c, path))
+    return is_namespace(where->rest) ? std::string() : process_content(where->context(), where->rest, where->tid);
   for (const SystemFile& f : system_files())
     if (f.path == path) return std::string(f.content);
   if (auto processor = of_processor(path); processor && processor->rest.starts_with(kTopologyFolder)) {
     std::string all = cpu_list();
-    return topology_content(processor->rest.substr(std::min(kTopologyFolder.size() + 1, processor->rest.size())), processor->cpu, all);
+    return topology_content(processor->rest.substr(std::min(kTopologyFolder.size() + 1, processor->rest.size())),
+                            processor->cpu, all);
   }
   return system_content(c, path);
 }
@@ -357,7 +371,8 @@ std::vector<ProcName> proc_list(const ProcContext& c, const std::string& path) {
   if (where) {
     const std::string below = where->rest.empty() ? "" : std::string(where->rest) + "/";
     for (const Fixed& f : kProcess)
-      if (f.path.starts_with(below) && f.path.find('/', below.size()) == f.path.npos) add(std::string(f.path.substr(below.size())), listing_type(f.type));
+      if (f.path.starts_with(below) && f.path.find('/', below.size()) == f.path.npos)
+        add(std::string(f.path.substr(below.size())), listing_type(f.type));
     if (where->rest.empty() && !where->task) add("task", DT_DIR);
     return names;
   }
@@ -389,13 +404,15 @@ namespace {
 
 class ProcFile : public FileOperations {
  public:
-  std::optional<std::int64_t> read(Thread& thread, const OpenFile& file, const UserBuffers& to, std::int64_t offset) override {
+  std::optional<std::int64_t> read(Thread& thread, const OpenFile& file, const UserBuffers& to,
+                                   std::int64_t offset) override {
     if (auto got = read_process_memory(thread, file, to, offset)) return got;
     const bool beginning = offset == kCurrentOffset ? ::lseek(file.host.get(), 0, SEEK_CUR) == 0 : offset == 0;
     if (beginning && to.bytes() > 0) refresh_synthetic(thread, file);
     return std::nullopt;
   }
-  std::optional<std::int64_t> write(Thread& thread, const OpenFile& file, const UserBuffers& from, std::int64_t) override {
+  std::optional<std::int64_t> write(Thread& thread, const OpenFile& file, const UserBuffers& from,
+                                    std::int64_t) override {
     return write_attribute(thread, file, from);
   }
 };
@@ -411,7 +428,8 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
   struct stat st{};
   st.st_dev = makedev(0, path.starts_with("/proc") ? 21 : path.starts_with("/sys") ? 22 : 23);
   st.st_ino = std::hash<std::string>{}(path) | 1;
-  if (const auto number = path.find(":[40265"); number != path.npos) st.st_ino = std::strtoul(path.c_str() + number + 2, nullptr, 10);
+  if (const auto number = path.find(":[40265"); number != path.npos)
+    st.st_ino = std::strtoul(path.c_str() + number + 2, nullptr, 10);
   st.st_nlink = entry.type == Type::Directory ? 2 : 1;
   st.st_uid = entry.user, st.st_gid = entry.group;
   st.st_blksize = 4096;

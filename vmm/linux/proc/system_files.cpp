@@ -40,9 +40,11 @@ constexpr SystemFile kFiles[] = {
     {"/proc/sys/vm/nr_hugepages", "0\n"},
 
     // There are no disks, no swap space, no hierarchies of control groups, and no network devices to be seen.
-    {"/proc/sysvipc/msg", "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n"},
+    {"/proc/sysvipc/msg",
+     "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n"},
     {"/proc/sysvipc/sem", "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n"},
-    {"/proc/vmstat", "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault 0\npgmajfault 0\n"},  // each process counts its own
+    {"/proc/vmstat",
+     "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault 0\npgmajfault 0\n"},  // each process counts its own
     {"/proc/locks"},  // the host holds them, and tells who is in the way (F_GETLK), not who holds what
     {"/proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"},
     {"/proc/diskstats"},
@@ -63,7 +65,8 @@ constexpr SystemFile kFiles[] = {
     {"/sys/kernel/mm/transparent_hugepage/defrag", "always defer defer+madvise [madvise] never\n"},
 };
 
-constexpr std::string_view kTopology[] = {"core_id", "physical_package_id", "core_cpus_list", "thread_siblings_list",
+constexpr std::string_view kTopology[] = {"core_id",           "physical_package_id",
+                                          "core_cpus_list",    "thread_siblings_list",
                                           "package_cpus_list", "core_siblings_list"};
 
 }  // namespace

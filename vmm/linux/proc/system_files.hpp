@@ -19,7 +19,8 @@ struct SystemFile {
 // Parents stand before their children, but for those that proc.cpp has.
 std::span<const SystemFile> system_files();
 
-// What is below /sys/devices/system/cpu/cpu<n>/topology: one processor a core, all in one package. Names as Linux has them.
+// What is below /sys/devices/system/cpu/cpu<n>/topology: one processor a core, all in one package. Names as Linux has
+// them.
 std::span<const std::string_view> topology_names();
 // `all`: the processors there are, as "0-3". Errors: ENOENT.
 OrErrno<std::string> topology_content(std::string_view name, int cpu, std::string_view all);

@@ -136,8 +136,12 @@ std::int64_t clone(Thread& thread, Call call, const Request& c) {
 
 std::int64_t sys_clone(Thread& thread, const Args& a) {
   return clone(thread, Call::clone,
-               {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL}, .stack_pointer = a[1], .parent_tid = a[2],
-                .child_tid = a[thread.abi().clone_child_tid], .tls = a[thread.abi().clone_tls], .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
+               {.flags = (a[0] & 0xffff'ffff) & ~std::uint64_t{CSIGNAL},
+                .stack_pointer = a[1],
+                .parent_tid = a[2],
+                .child_tid = a[thread.abi().clone_child_tid],
+                .tls = a[thread.abi().clone_tls],
+                .exit_signal = static_cast<int>(a[0] & CSIGNAL)});
 }
 
 std::int64_t sys_clone3(Thread& thread, const Args& a) {
@@ -159,11 +163,16 @@ std::int64_t sys_clone3(Thread& thread, const Args& a) {
     thread.process.family.count_unknown(Call::clone3);
     return -EPERM;  // as without CAP_CHECKPOINT_RESTORE
   }
-  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > thread.abi().user_end || args.stack_size > thread.abi().user_end - args.stack)
+  if ((args.stack == 0) != (args.stack_size == 0) || args.stack > thread.abi().user_end ||
+      args.stack_size > thread.abi().user_end - args.stack)
     return -EINVAL;
-  return clone(thread, Call::clone3, {.flags = args.flags, .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
-                                    .parent_tid = args.parent_tid, .child_tid = args.child_tid, .tls = args.tls,
-                                    .exit_signal = static_cast<int>(args.exit_signal)});
+  return clone(thread, Call::clone3,
+               {.flags = args.flags,
+                .stack_pointer = args.stack ? args.stack + args.stack_size : 0,
+                .parent_tid = args.parent_tid,
+                .child_tid = args.child_tid,
+                .tls = args.tls,
+                .exit_signal = static_cast<int>(args.exit_signal)});
 }
 
 std::int64_t sys_fork(Thread& thread, const Args&) { return clone(thread, Call::fork, {.exit_signal = SIGCHLD}); }

@@ -124,7 +124,9 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
 }
 
 std::int64_t sys_execve(Thread& thread, const Args& a) { return execute(thread, AT_FDCWD, a[0], a[1], a[2], 0); }
-std::int64_t sys_execveat(Thread& thread, const Args& a) { return execute(thread, a.i32(0), a[1], a[2], a[3], a.i32(4)); }
+std::int64_t sys_execveat(Thread& thread, const Args& a) {
+  return execute(thread, a.i32(0), a[1], a[2], a[3], a.i32(4));
+}
 
 }  // namespace
 

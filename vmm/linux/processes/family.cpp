@@ -35,7 +35,8 @@ siginfo_t child_info(int pid, unsigned user, int code, int value) {
 }  // namespace
 
 siginfo_t Family::Member::end_info(int pid) const {
-  return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f) : child_info(pid, user, CLD_EXITED, status >> 8);
+  return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f)
+                       : child_info(pid, user, CLD_EXITED, status >> 8);
 }
 
 namespace {
@@ -59,7 +60,8 @@ constexpr std::chrono::milliseconds kSettled{250};
 }  // namespace
 
 Family::Family(Shell& like, int first_id)
-    : sockets(std::make_unique<SocketNames>()), boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)), processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
+    : sockets(std::make_unique<SocketNames>()), boot_id(random_id()), nice(::getpriority(PRIO_PROCESS, 0)),
+      processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.take_others_from(warm());
   if (like_.machine().slow_to_make()) pool_.start(kSettled);
@@ -194,8 +196,7 @@ void Family::forget(int pid) {
 void Family::send(Process& to, const siginfo_t& info) {
   try {
     (void)send_to_process(to, info);
-  } catch (const std::bad_alloc&) {
-  }
+  } catch (const std::bad_alloc&) {}
 }
 
 void Family::send(const Letters& letters) {

@@ -48,14 +48,15 @@ class Family {
   bool in_use(int id);                               // some process, thread, group or session has it
   std::shared_ptr<Process> find(int pid);            // null: none, or a zombie
   std::shared_ptr<Process> find_by_thread(int tid);
-  std::shared_ptr<Process> find_by_any(int id);      // of a process, or of one of its threads; not by Thread::former_tid
-  // What `call` makes of the thread of that id (0: the caller itself), with its process's threads_lock held. -ESRCH: none.
+  std::shared_ptr<Process> find_by_any(int id);  // of a process, or of one of its threads; not by Thread::former_tid
+  // What `call` makes of the thread of that id (0: the caller itself), with its process's threads_lock held. -ESRCH:
+  // none.
   std::int64_t with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call);
-  bool exists(int pid);                              // zombies do
-  std::vector<std::shared_ptr<Process>> all();       // that run
+  bool exists(int pid);  // zombies do
+  std::vector<std::shared_ptr<Process>> all();  // that run
   std::vector<std::shared_ptr<Process>> group(int id);
-  std::size_t size();                                // zombies count
-  static constexpr int kMaxId = 1 << 22;             // ids are below (Linux's PID_MAX_LIMIT)
+  std::size_t size();  // zombies count
+  static constexpr int kMaxId = 1 << 22;  // ids are below (Linux's PID_MAX_LIMIT)
 
   // --- coming and going ---
   // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or
@@ -65,7 +66,7 @@ class Family {
   void forget(int pid);
   // It has released everything. Its children are orphans; its parent is told.
   void exited(Process&, const Ending&, const rusage& usage);
-  void executed(int pid);                            // execve(2): exit signal back to SIGCHLD, setpgid(2) refused
+  void executed(int pid);  // execve(2): exit signal back to SIGCHLD, setpgid(2) refused
   // The first process has ended, and all others end with it, as in a pid namespace. Waits for their host threads.
   void end_all();
 
@@ -80,19 +81,19 @@ class Family {
   // The counters of shells that have gone.
   struct Gone {
     Machine::Totals totals{};
-    Counts memory;                                   // list(const mm::Counters&); empty: none has gone
+    Counts memory;  // list(const mm::Counters&); empty: none has gone
   };
   Gone gone();
 
   // --- relations; 0 as pid is not the caller here ---
   struct Relations {
     int parent = 0, group = 0, session = 0;
-    char state = 'R';                                // as proc(5) has it
+    char state = 'R';  // as proc(5) has it
   };
-  std::optional<Relations> relations(int pid);       // zombies, too
+  std::optional<Relations> relations(int pid);  // zombies, too
   std::expected<void, int> set_group(int caller, int pid, int group);  // setpgid(2)
-  std::expected<int, int> new_session(int pid);                        // setsid(2)
-  bool orphaned_group(int group);                    // nobody in its session could continue it
+  std::expected<int, int> new_session(int pid);  // setsid(2)
+  bool orphaned_group(int group);  // nobody in its session could continue it
   void set_subreaper(int pid, bool);
   bool subreaper(int pid);
   void set_death_signal(int pid, int sig);
@@ -105,12 +106,12 @@ class Family {
   struct Request {
     enum class Which : std::uint8_t { Any, Pid, Group } which = Which::Any;
     int id = 0;
-    int options = 0;                                 // WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WALL, __WCLONE
+    int options = 0;  // WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WALL, __WCLONE
   };
   struct Child {
-    int pid = 0, code = 0, value = 0;                // CLD_*; exit status or signal
-    unsigned user = 0;                               // its real user id
-    int status = 0;                                  // as wait4(2) gives it
+    int pid = 0, code = 0, value = 0;  // CLD_*; exit status or signal
+    unsigned user = 0;  // its real user id
+    int status = 0;  // as wait4(2) gives it
     rusage usage{};
   };
   // What has happened to a child of `parent`; none: nothing yet. Errors: ECHILD.
@@ -121,17 +122,17 @@ class Family {
   // ProcessSignals::changes was, and the state stays that of the later one.
   void stopped(int pid, int sig, std::uint64_t change);
   void continued(int pid, std::uint64_t change);
-  rusage children_usage(int pid);                    // of those that were waited for
+  rusage children_usage(int pid);  // of those that were waited for
 
-  SysvMemory sysv_memory;                            // shared by all of its processes
-  const std::unique_ptr<SocketNames> sockets;        // of theirs; see sockets.hpp
+  SysvMemory sysv_memory;  // shared by all of its processes
+  const std::unique_ptr<SocketNames> sockets;  // of theirs; see sockets.hpp
   const std::shared_ptr<Leases> leases = std::make_shared<Leases>();
   const std::shared_ptr<AsyncFiles> async_files = std::make_shared<AsyncFiles>(*this);  // those of all its processes
-  Clocks clocks;                                     // theirs; set before the first one runs
-  std::uint64_t generation = 0;                      // snapshots that the first process has come through; set before it runs
-  const std::array<unsigned char, 16> boot_id;       // random: another one in each run and in each copy
-  const int nice;                                    // of the VMM; no host thread of theirs has a lower one
-  const std::vector<std::byte> processors;           // that the VMM may run on, as sched_getaffinity(2) tells them
+  Clocks clocks;  // theirs; set before the first one runs
+  std::uint64_t generation = 0;  // snapshots that the first process has come through; set before it runs
+  const std::array<unsigned char, 16> boot_id;  // random: another one in each run and in each copy
+  const int nice;  // of the VMM; no host thread of theirs has a lower one
+  const std::vector<std::byte> processors;  // that the VMM may run on, as sched_getaffinity(2) tells them
 
   // --- counters of calls, by number ---
   std::map<Call, std::uint64_t> calls() const, unknown_calls() const;
@@ -141,25 +142,25 @@ class Family {
 
  private:
   struct Member {
-    std::shared_ptr<Process> process;                // null: a zombie
+    std::shared_ptr<Process> process;  // null: a zombie
     int parent = 0, group = 0, session = 0;
     int exit_signal = 0, death_signal = 0;
     bool subreaper = false, executed = false;
-    int status = 0;                                  // of a zombie, as wait4(2) gives it
-    unsigned user = 0;                               // of a zombie: its real user id
-    int stop_signal = 0;                             // it is stopped
-    int untold_stop = 0;                             // that no wait has told yet
+    int status = 0;  // of a zombie, as wait4(2) gives it
+    unsigned user = 0;  // of a zombie: its real user id
+    int stop_signal = 0;  // it is stopped
+    int untold_stop = 0;  // that no wait has told yet
     bool untold_continue = false;
-    std::uint64_t change = 0;                        // the last that was told of
+    std::uint64_t change = 0;  // the last that was told of
     rusage usage{}, children{};
     std::atomic<std::uint32_t> events{0};
-    siginfo_t end_info(int pid) const;               // SIGCHLD's, of a zombie
+    siginfo_t end_info(int pid) const;  // SIGCHLD's, of a zombie
   };
   using Members = std::map<int, Member>;
   // What is to be sent once the lock is free.
   using Letters = std::vector<std::pair<std::shared_ptr<Process>, siginfo_t>>;
 
-  Member* member(int pid) RAMET_REQUIRES(lock_);     // null: none
+  Member* member(int pid) RAMET_REQUIRES(lock_);  // null: none
   bool in_use_locked(int id) RAMET_REQUIRES(lock_);
   bool group_in(int session, int group) const RAMET_REQUIRES(lock_);
   // Tells the parent of a change: SIGCHLD, and who waits.
@@ -170,7 +171,9 @@ class Family {
   static void send(const Letters&);
   static void* host_thread(void*);
   std::expected<std::unique_ptr<Shell>, Failure> new_shell(const MakeShell&);
-  MakeShell warm() { return [this] { return pool_.take(); }; }
+  MakeShell warm() {
+    return [this] { return pool_.take(); };
+  }
 
   const int first_;
   Shell& like_;
@@ -182,12 +185,13 @@ class Family {
   int next_id_ RAMET_GUARDED_BY(lock_);
   int foreground_ RAMET_GUARDED_BY(lock_);
   bool closing_ RAMET_GUARDED_BY(lock_) = false;
-  std::optional<pthread_t> last_gone_ RAMET_GUARDED_BY(lock_);               // the host thread that ended last; joined by the next that ends
+  std::optional<pthread_t> last_gone_
+      RAMET_GUARDED_BY(lock_);  // the host thread that ended last; joined by the next that ends
 
   // Host threads of the family but the caller's; a futex word. Pairs: the decrement at the end of each host thread
   // (release) with end_all()'s load (acquire).
   std::atomic<std::uint32_t> live_{0};
-  std::atomic<unsigned> threads_ever_{0};            // a statistic
+  std::atomic<unsigned> threads_ever_{0};  // a statistic
   std::array<std::atomic<std::uint64_t>, arch::kMostCalls> calls_{}, unknown_{};  // statistics
 };
 

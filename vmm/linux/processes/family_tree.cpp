@@ -19,7 +19,8 @@ std::optional<Family::Relations> Family::relations(int pid) {
 }
 
 bool Family::group_in(int session, int group) const {
-  return std::ranges::any_of(members_, [&](const auto& e) { return e.second.group == group && e.second.session == session; });
+  return std::ranges::any_of(members_,
+                             [&](const auto& e) { return e.second.group == group && e.second.session == session; });
 }
 
 std::expected<void, int> Family::set_group(int caller, int pid, int group) {
@@ -99,7 +100,8 @@ std::expected<std::optional<Family::Child>, int> Family::reap(int parent, const 
     if (request.which == Request::Which::Pid && it->first != request.id) continue;
     if (request.which == Request::Which::Group && m.group != (request.id ? request.id : own_group)) continue;
     const bool clone = m.exit_signal != SIGCHLD;
-    if (!(request.options & static_cast<int>(__WALL)) && clone != ((request.options & static_cast<int>(__WCLONE)) != 0)) continue;
+    if (!(request.options & static_cast<int>(__WALL)) && clone != ((request.options & static_cast<int>(__WCLONE)) != 0))
+      continue;
     any = true;
     Child child{.pid = it->first, .user = m.process ? m.process->user.load() : m.user, .usage = m.usage};
     if (!m.process) {
@@ -154,7 +156,8 @@ void Family::changed(int pid, int code, int sig, std::uint64_t change) {
       const SignalAction& action = parent->process->signals.actions[SIGCHLD - 1];
       wanted = action.handler != 1 && !(action.flags & SA_NOCLDSTOP);
     }
-    tell_parent(*parent, wanted ? SIGCHLD : 0, child_info(pid, m->process ? m->process->user.load() : m->user, code, sig), letters);
+    tell_parent(*parent, wanted ? SIGCHLD : 0,
+                child_info(pid, m->process ? m->process->user.load() : m->user, code, sig), letters);
   }
   send(letters);
 }

@@ -55,8 +55,10 @@ Ending fatal_ending(Thread& thread, const siginfo_t& info) {
   bool from_fault = info.si_code > 0 && info.si_code != SI_KERNEL;
   std::string detail;
   if ((sig == SIGSEGV || sig == SIGBUS) && from_fault) detail = explain_access(thread, address);
-  else if (sig == SIGSEGV && info.si_code == SI_KERNEL) detail = fmt::format("general protection, or no room for a signal frame, at pc {:#x}", pc);
-  else if ((sig == SIGILL || sig == SIGFPE || sig == SIGTRAP) && info.si_code > 0) detail = fmt::format("at pc {:#x} ({})", pc, where(thread, pc));
+  else if (sig == SIGSEGV && info.si_code == SI_KERNEL)
+    detail = fmt::format("general protection, or no room for a signal frame, at pc {:#x}", pc);
+  else if ((sig == SIGILL || sig == SIGFPE || sig == SIGTRAP) && info.si_code > 0)
+    detail = fmt::format("at pc {:#x} ({})", pc, where(thread, pc));
   Ending ending = killed_by(sig);
   if (!detail.empty()) ending.message += ": " + detail;
   return ending;

@@ -55,13 +55,18 @@ std::int64_t wait(Thread& thread, const Wait& w) {
 }
 
 std::int64_t start_wait(Thread& thread, const Args& a, bool bitset, bool realtime) {
-  Wait w{.at = a[0], .value = a.u32(2), .mask = bitset ? a.u32(5) : FUTEX_BITSET_MATCH_ANY, .deadline = {}, .realtime = realtime};
+  Wait w{.at = a[0],
+         .value = a.u32(2),
+         .mask = bitset ? a.u32(5) : FUTEX_BITSET_MATCH_ANY,
+         .deadline = {},
+         .realtime = realtime};
   if (w.mask == 0) return -EINVAL;
   if (!a[3]) return wait(thread, w);
   auto time = read_time(thread.memory(), a[3]);
   if (!time) return -time.error();
   // FUTEX_WAIT's timeout is relative; a deadline survives interruptions.
-  w.deadline = bitset ? thread.process.family.clocks.host(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time) : deadline_after(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time);
+  w.deadline = bitset ? thread.process.family.clocks.host(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time)
+                      : deadline_after(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, *time);
   return wait(thread, w);
 }
 
@@ -165,7 +170,9 @@ void release_robust_futexes(Thread& thread) {
   auto head = read_user<RobustHead>(thread.memory(), head_at);
   if (!head) return;
   // Bit 0 of an entry's address marks a priority-inheritance lock; those are not served.
-  auto lock_of = [&](std::uint64_t entry) { return (entry & ~std::uint64_t{1}) + static_cast<std::uint64_t>(head->futex_offset); };
+  auto lock_of = [&](std::uint64_t entry) {
+    return (entry & ~std::uint64_t{1}) + static_cast<std::uint64_t>(head->futex_offset);
+  };
   std::uint64_t entry = head->next;
   for (unsigned n = 0; n < kRobustLimit && (entry & ~std::uint64_t{1}) != head_at; ++n) {
     auto next = read_user<std::uint64_t>(thread.memory(), entry & ~std::uint64_t{1});

@@ -33,10 +33,18 @@ std::int64_t sys_geteuid(Thread& thread, const Args&) { return own(thread).user.
 std::int64_t sys_getegid(Thread& thread, const Args&) { return own(thread).group.effective; }
 std::int64_t sys_setuid(Thread& thread, const Args& a) { return become(thread, set_user(own(thread), a.u32(0))); }
 std::int64_t sys_setgid(Thread& thread, const Args& a) { return become(thread, set_group(own(thread), a.u32(0))); }
-std::int64_t sys_setreuid(Thread& thread, const Args& a) { return become(thread, set_users(own(thread), a.u32(0), a.u32(1))); }
-std::int64_t sys_setregid(Thread& thread, const Args& a) { return become(thread, set_groups(own(thread), a.u32(0), a.u32(1))); }
-std::int64_t sys_setresuid(Thread& thread, const Args& a) { return become(thread, set_users(own(thread), a.u32(0), a.u32(1), a.u32(2))); }
-std::int64_t sys_setresgid(Thread& thread, const Args& a) { return become(thread, set_groups(own(thread), a.u32(0), a.u32(1), a.u32(2))); }
+std::int64_t sys_setreuid(Thread& thread, const Args& a) {
+  return become(thread, set_users(own(thread), a.u32(0), a.u32(1)));
+}
+std::int64_t sys_setregid(Thread& thread, const Args& a) {
+  return become(thread, set_groups(own(thread), a.u32(0), a.u32(1)));
+}
+std::int64_t sys_setresuid(Thread& thread, const Args& a) {
+  return become(thread, set_users(own(thread), a.u32(0), a.u32(1), a.u32(2)));
+}
+std::int64_t sys_setresgid(Thread& thread, const Args& a) {
+  return become(thread, set_groups(own(thread), a.u32(0), a.u32(1), a.u32(2)));
+}
 
 std::int64_t put_three(Thread& thread, const Args& a, const Credentials::Ids& ids) {
   const std::array<unsigned, 3> values{ids.real, ids.effective, ids.saved};
@@ -64,7 +72,8 @@ std::int64_t sys_getgroups(Thread& thread, const Args& a) {
   if (a.i32(0) < 0) return -EINVAL;
   if (a.i32(0) == 0) return static_cast<std::int64_t>(groups.size());
   if (static_cast<std::size_t>(a.i32(0)) < groups.size()) return -EINVAL;
-  return thread.memory().write(a[1], std::as_bytes(std::span(groups))) ? static_cast<std::int64_t>(groups.size()) : -EFAULT;
+  return thread.memory().write(a[1], std::as_bytes(std::span(groups))) ? static_cast<std::int64_t>(groups.size())
+                                                                       : -EFAULT;
 }
 std::int64_t sys_setgroups(Thread& thread, const Args& a) {
   if (!own(thread).may(CAP_SETGID)) return -EPERM;
@@ -145,7 +154,8 @@ std::int64_t ambient(Thread& thread, const Args& a) {
 
 std::int64_t identity_prctl(Thread& thread, const Args& a) {
   switch (a.i32(0)) {
-    case PR_CAPBSET_READ: return a[1] > kLastCapability ? -EINVAL : (own(thread).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
+    case PR_CAPBSET_READ:
+      return a[1] > kLastCapability ? -EINVAL : (own(thread).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
     case PR_CAPBSET_DROP: return become(thread, drop_bounding(own(thread), a[1]));
     case PR_GET_SECUREBITS: return own(thread).securebits;
     case PR_SET_SECUREBITS: return become(thread, set_securebits(own(thread), a[1]));

@@ -23,7 +23,8 @@ bool Parking::stop_others(Thread& by) {
     if (by.must_end() || process.signals.stopped.load(std::memory_order_acquire)) break;
     if (parked_ + 1 == process.thread_count()) return true;
     // Threads that end, and the end of the process, are not told here: looked at again. And some may have run on.
-    if (changed_.wait_for(lock.standard(), std::chrono::milliseconds(5)) == std::cv_status::timeout) process.interrupt_threads();
+    if (changed_.wait_for(lock.standard(), std::chrono::milliseconds(5)) == std::cv_status::timeout)
+      process.interrupt_threads();
   }
   lock.unlock();
   release();

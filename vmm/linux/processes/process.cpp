@@ -28,7 +28,9 @@ namespace {
 // The host thread that called Vm::run(), and is a guest's meanwhile: it gets back what it had.
 class LentThread {
  public:
-  LentThread() : nice_(::getpriority(PRIO_PROCESS, 0)), bytes_(::syscall(SYS_sched_getaffinity, 0, processors_.size(), processors_.data())) {}
+  LentThread()
+      : nice_(::getpriority(PRIO_PROCESS, 0)),
+        bytes_(::syscall(SYS_sched_getaffinity, 0, processors_.size(), processors_.data())) {}
   ~LentThread() {
     if (::getpriority(PRIO_PROCESS, 0) != nice_) (void)::setpriority(PRIO_PROCESS, 0, nice_);  // may_have_it_back()
     // Processors that the host has taken out of service meanwhile are no error.
@@ -85,7 +87,8 @@ void add_usage(rusage& sum, const rusage& more) {
 }
 
 Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
-    : family(of), files(std::move(opened)), timers(std::make_unique<Timers>(*this)), pid(id), user(Credentials::of_vmm()->user.real), image_(std::move(image)) {
+    : family(of), files(std::move(opened)), timers(std::make_unique<Timers>(*this)), pid(id),
+      user(Credentials::of_vmm()->user.real), image_(std::move(image)) {
   files.set_process(this);
 }
 

@@ -63,7 +63,8 @@ class Process : public std::enable_shared_from_this<Process> {
 
   // Stops all threads but one, which looks at them.
   Parking parking;
-  // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its threads.
+  // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its
+  // threads.
   std::atomic<int> generation_signal{0};
   // Set before run(): whoever waits for the moment to save the process. Not of its children.
   std::shared_ptr<SavePoints> saving;
@@ -78,19 +79,19 @@ class Process : public std::enable_shared_from_this<Process> {
   struct Transferred {
     std::atomic<std::uint64_t> reads{0}, writes{0}, read_bytes{0}, written_bytes{0};
   } transferred;
-  // oom_score_adj, and the least that it may become without a privilege. Told, and no more: whom the host kills is its own
-  // affair.
+  // oom_score_adj, and the least that it may become without a privilege. Told, and no more: whom the host kills is its
+  // own affair.
   struct Oom {
     std::atomic<int> adjustment{0}, least{0};
   } oom;
 
   // Policy, set before run().
-  bool deny_wx = false;                         // mmap and mprotect refuse writable and executable (EACCES)
+  bool deny_wx = false;  // mmap and mprotect refuse writable and executable (EACCES)
 
   // Signals that the host sends (SIGINT from a terminal and the like) and that the guest is to get; the terminal's
   // go to all of its foreground. Async-signal-safe: the first thread, interrupted, passes them on.
   void forward_from_handler(SignalSet set, bool from_terminal);
-  void take_forwarded(Thread& by);              // does something on the first thread only
+  void take_forwarded(Thread& by);  // does something on the first thread only
 
   // A thread on a vCPU of the process's image, for run(). Errors: no vCPU.
   std::expected<std::unique_ptr<Thread>, Failure> make_thread(int tid);
@@ -101,8 +102,8 @@ class Process : public std::enable_shared_from_this<Process> {
   void finish();
 
   // --- threads ---
-  // A new guest thread that starts with `regs`, on a host thread of its own. Returns the tid, or -errno (EAGAIN: no vCPU
-  // or host thread, too many, or the process is ending; EFAULT: a tid could not be stored).
+  // A new guest thread that starts with `regs`, on a host thread of its own. Returns the tid, or -errno (EAGAIN: no
+  // vCPU or host thread, too many, or the process is ending; EFAULT: a tid could not be stored).
   struct Spawn {
     UserRegs regs;
     arch::Bases bases{};
@@ -110,21 +111,21 @@ class Process : public std::enable_shared_from_this<Process> {
     std::uint64_t signal_mask = 0;
     const FpState* fp = nullptr;
     std::string name;
-    const ThreadSignals* altstack_of = nullptr; // the new thread has that one's alternate stack
+    const ThreadSignals* altstack_of = nullptr;  // the new thread has that one's alternate stack
     int nice = 0;
     Scheduling scheduling;
     std::shared_ptr<const Credentials> credentials;
-    std::vector<std::byte> affinity;            // as Thread has it
-    bool leader = false;                        // the first of a new process: its tid is the pid
+    std::vector<std::byte> affinity;  // as Thread has it
+    bool leader = false;  // the first of a new process: its tid is the pid
   };
   std::int64_t spawn(const Spawn&);
-  void interrupt_threads();                     // all but the caller
+  void interrupt_threads();  // all but the caller
   // Null if none; valid as long as the lock is held.
   Thread* find_thread(int tid) RAMET_REQUIRES(threads_lock);
-  // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which can
-  // take long) is never touched under any of them, and no host call that can wait is made.
+  // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which
+  // can take long) is never touched under any of them, and no host call that can wait is made.
   Mutex threads_lock;
-  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock); // guarded by threads_lock
+  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);  // guarded by threads_lock
   std::size_t thread_count();
 
   // execve(2)'s point of no return: ends every other thread; the caller becomes the leader, on a vCPU of the new image.
@@ -135,7 +136,7 @@ class Process : public std::enable_shared_from_this<Process> {
 
   // Ends the whole program; the first caller's word counts. Interrupts every thread.
   void end(Ending);
-  Ending ended();                               // the first caller's word, or exit(2)'s status so far
+  Ending ended();  // the first caller's word, or exit(2)'s status so far
   bool ending() const { return ending_.load(std::memory_order_acquire); }  // pairs with end()'s release
 
   // Set by whoever made it with CLONE_VFORK, before its first thread: becomes 1, a futex word, when it uses its
@@ -155,19 +156,19 @@ class Process : public std::enable_shared_from_this<Process> {
   std::atomic<bool> ending_{false};
   Mutex ending_lock_;  // a leaf
   std::optional<Ending> result_ RAMET_GUARDED_BY(ending_lock_);
-  mutable Mutex image_lock_;               // guards image_ against others than its own threads; a leaf
+  mutable Mutex image_lock_;  // guards image_ against others than its own threads; a leaf
   std::shared_ptr<Image> image_;
   std::atomic<const Thread*> survivor_{nullptr};
-  int leader_status_ RAMET_GUARDED_BY(threads_lock) = 0;                       // exit(2)'s argument of the first thread
-  rusage gone_ RAMET_GUARDED_BY(threads_lock){};                               // of threads that have ended
+  int leader_status_ RAMET_GUARDED_BY(threads_lock) = 0;  // exit(2)'s argument of the first thread
+  rusage gone_ RAMET_GUARDED_BY(threads_lock){};  // of threads that have ended
   std::chrono::nanoseconds gone_time_ RAMET_GUARDED_BY(threads_lock){};
-  std::uint64_t peak_bytes_ RAMET_GUARDED_BY(threads_lock) = 0;                // of images it had before
+  std::uint64_t peak_bytes_ RAMET_GUARDED_BY(threads_lock) = 0;  // of images it had before
 
   // A futex word that changes with each thread that leaves.
   std::atomic<std::uint32_t> departures_{0};
   // Pairs: the handler's fetch_or with take_forwarded()'s exchange.
   std::atomic<std::uint64_t> forwarded_{0}, forwarded_terminal_{0};
-  std::atomic<Thread*> first_{nullptr};         // set while run() runs; read by the handler
+  std::atomic<Thread*> first_{nullptr};  // set while run() runs; read by the handler
 };
 
 // Adds up processor time and memory: of threads, of children.

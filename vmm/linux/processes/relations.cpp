@@ -1,7 +1,7 @@
 // System calls about other processes of the family: waiting for children, parents, groups and sessions.
+#include <linux/futex.h>
 #include <linux/wait.h>
 #include <sys/syscall.h>
-#include <linux/futex.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -51,7 +51,8 @@ std::int64_t sys_wait4(Thread& thread, const Args& a) {
 
 std::int64_t sys_waitid(Thread& thread, const Args& a) {
   const int options = a.i32(3);
-  if (options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL)) return -EINVAL;
+  if (options & ~(WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL))
+    return -EINVAL;
   if (!(options & (WEXITED | WSTOPPED | WCONTINUED))) return -EINVAL;
   WaitRequest request{.id = a.i32(1), .options = options};
   switch (a.i32(0)) {
@@ -121,9 +122,9 @@ std::int64_t sys_setpgid(Thread& thread, const Args& a) {
 
 std::span<const Definition> relation_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::wait4, sys_wait4},       {Call::waitid, sys_waitid},   {Call::getppid, sys_getppid},
+      {Call::wait4, sys_wait4},     {Call::waitid, sys_waitid},   {Call::getppid, sys_getppid},
       {Call::getpgrp, sys_getpgrp}, {Call::getpgid, sys_getpgid}, {Call::getsid, sys_getsid},
-      {Call::setsid, sys_setsid},    {Call::setpgid, sys_setpgid},
+      {Call::setsid, sys_setsid},   {Call::setpgid, sys_setpgid},
   };
   return kCalls;
 }

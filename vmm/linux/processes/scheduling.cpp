@@ -66,8 +66,8 @@ std::int64_t sys_sched_setaffinity(Thread& thread, const Args& a) {
 
 // --- nice values ---
 
-// Whom getpriority, ioprio_get and their like mean: one thread, or all of these processes. -ESRCH: nobody. From what `of_each`
-// gives, `join` makes the result.
+// Whom getpriority, ioprio_get and their like mean: one thread, or all of these processes. -ESRCH: nobody. From what
+// `of_each` gives, `join` makes the result.
 template <class Of, class Join>
 std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join join) {
   Family& family = thread.process.family;
@@ -95,12 +95,15 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
 // Of several that are changed the first failure counts.
 std::int64_t first_failure(std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; }
 
-bool within_nice_limit(Thread& thread, int nice) { return static_cast<rlim64_t>(20 - nice) <= thread.process.limits.soft(RLIMIT_NICE); }
+bool within_nice_limit(Thread& thread, int nice) {
+  return static_cast<rlim64_t>(20 - nice) <= thread.process.limits.soft(RLIMIT_NICE);
+}
 
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
   const auto of_each = [](Thread& thread) { return std::int64_t{20} - thread.nice(); };  // as the raw call encodes it
-  return for_each_meant(thread, a.i32(0), a.i32(1), of_each, [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
+  return for_each_meant(thread, a.i32(0), a.i32(1), of_each,
+                        [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
 }
 
 std::int64_t sys_setpriority(Thread& thread, const Args& a) {
@@ -118,24 +121,26 @@ std::int64_t sys_setpriority(Thread& thread, const Args& a) {
 // --- policies ---
 
 struct Wanted {
-  std::optional<int> policy;    // none: stays, and so does the next but one
+  std::optional<int> policy;  // none: stays, and so does the next but one
   unsigned priority = 0;
   bool reset_on_fork = false;
   std::optional<int> nice = {};
-  bool only_reset = false;      // the others are asked for, but not made so
+  bool only_reset = false;  // the others are asked for, but not made so
 };
 
 bool may_change(Thread& thread, Thread& target, const Wanted& wanted) {
   const Credentials& own = *thread.credentials();
   if (own.may(CAP_SYS_NICE)) return true;
   const Scheduling& now = target.scheduling;
-  if (wanted.nice && fair(*wanted.policy) && *wanted.nice < target.nice() && !within_nice_limit(target, *wanted.nice)) return false;
+  if (wanted.nice && fair(*wanted.policy) && *wanted.nice < target.nice() && !within_nice_limit(target, *wanted.nice))
+    return false;
   if (real_time(*wanted.policy)) {
     const rlim64_t most = target.process.limits.soft(RLIMIT_RTPRIO);
     if (*wanted.policy != now.policy && most == 0) return false;
     if (wanted.priority > static_cast<unsigned>(now.priority) && wanted.priority > most) return false;
   }
-  if (now.policy == SCHED_IDLE && *wanted.policy != SCHED_IDLE && !within_nice_limit(target, target.nice())) return false;
+  if (now.policy == SCHED_IDLE && *wanted.policy != SCHED_IDLE && !within_nice_limit(target, target.nice()))
+    return false;
   if (now.reset_on_fork && !wanted.reset_on_fork) return false;
   return may_schedule(own, *target.credentials());
 }
@@ -144,7 +149,8 @@ std::int64_t change(Thread& thread, int tid, Wanted wanted) {
   return thread.process.family.with_thread(thread, tid, [&](Thread& t) -> std::int64_t {
     Scheduling& now = t.scheduling;
     if (!wanted.policy) wanted.policy = now.policy, wanted.reset_on_fork = now.reset_on_fork;
-    if (*wanted.policy == SCHED_DEADLINE) return thread.credentials()->may(CAP_SYS_NICE) ? -EBUSY : -EPERM;  // no time is promised to anybody
+    if (*wanted.policy == SCHED_DEADLINE)
+      return thread.credentials()->may(CAP_SYS_NICE) ? -EBUSY : -EPERM;  // no time is promised to anybody
     if (wanted.priority > kMostPriority) return -EINVAL;
     const Scheduling next{*wanted.policy, static_cast<int>(wanted.priority), wanted.reset_on_fork, now.io_priority};
     if (!possible(next)) return -EINVAL;
@@ -166,7 +172,8 @@ std::int64_t set_parameters(Thread& thread, int tid, mm::Gva at, std::optional<i
   if (!param) return -param.error();
   const bool reset = policy && (*policy & SCHED_RESET_ON_FORK);
   if (policy) *policy &= ~SCHED_RESET_ON_FORK;
-  return change(thread, tid, {.policy = policy, .priority = static_cast<unsigned>(param->sched_priority), .reset_on_fork = reset});
+  return change(thread, tid,
+                {.policy = policy, .priority = static_cast<unsigned>(param->sched_priority), .reset_on_fork = reset});
 }
 
 std::int64_t sys_sched_setparam(Thread& thread, const Args& a) { return set_parameters(thread, a.i32(0), a[1], {}); }
@@ -191,12 +198,14 @@ OrErrno<Scheduled> scheduling_of(Thread& thread, int tid) {
 
 std::int64_t sys_sched_getscheduler(Thread& thread, const Args& a) {
   auto found = scheduling_of(thread, a.i32(0));
-  return found ? found->scheduling.policy | (found->scheduling.reset_on_fork ? SCHED_RESET_ON_FORK : 0) : -found.error();
+  return found ? found->scheduling.policy | (found->scheduling.reset_on_fork ? SCHED_RESET_ON_FORK : 0)
+               : -found.error();
 }
 std::int64_t sys_sched_getparam(Thread& thread, const Args& a) {
   if (!a[1]) return -EINVAL;
   auto found = scheduling_of(thread, a.i32(0));
-  return found ? put_user(thread.memory(), a[1], sched_param{.sched_priority = found->scheduling.priority}) : -found.error();
+  return found ? put_user(thread.memory(), a[1], sched_param{.sched_priority = found->scheduling.priority})
+               : -found.error();
 }
 
 std::int64_t priority_bound(int policy, bool upper) {
@@ -236,7 +245,8 @@ OrErrno<Attributes> read_attributes(Thread& thread, mm::Gva at) {
     if (!thread.memory().read(at, given)) return err(EFAULT);
     const std::size_t known = std::min<std::size_t>(bytes, sizeof attributes);
     std::memcpy(&attributes, given.data(), known);
-    if (std::ranges::all_of(std::span(given).subspan(known), [](std::byte b) { return b == std::byte{0}; })) return attributes;
+    if (std::ranges::all_of(std::span(given).subspan(known), [](std::byte b) { return b == std::byte{0}; }))
+      return attributes;
   }
   return err(put_user<std::uint32_t>(thread.memory(), at, sizeof attributes) ? EFAULT : E2BIG);
 }
@@ -250,8 +260,10 @@ std::int64_t sys_sched_setattr(Thread& thread, const Args& a) {
   if (given->flags & kClamps) return -EOPNOTSUPP;
   auto found = scheduling_of(thread, a.i32(0));
   if (!found) return -found.error();
-  Wanted wanted{.policy = static_cast<int>(given->policy), .priority = given->priority,
-                .reset_on_fork = (given->flags & SCHED_FLAG_RESET_ON_FORK) != 0, .nice = std::clamp(given->nice, -20, 19)};
+  Wanted wanted{.policy = static_cast<int>(given->policy),
+                .priority = given->priority,
+                .reset_on_fork = (given->flags & SCHED_FLAG_RESET_ON_FORK) != 0,
+                .nice = std::clamp(given->nice, -20, 19)};
   if (given->flags & SCHED_FLAG_KEEP_POLICY) wanted.policy.reset();
   if (given->flags & SCHED_FLAG_KEEP_PARAMS) {
     wanted.only_reset = true;  // Linux keeps the policy, too
@@ -299,7 +311,9 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
 std::int64_t sys_ioprio_get(Thread& thread, const Args& a) {
   if (!known_kind(a.i32(0))) return -EINVAL;
   const bool one = a.i32(0) == IOPRIO_WHO_PROCESS;  // is told what was set, and of several the best in effect
-  const auto of_each = [&](Thread& thread) -> std::int64_t { return one ? thread.scheduling.io_priority : io_priority(thread.scheduling, thread.nice()); };
+  const auto of_each = [&](Thread& thread) -> std::int64_t {
+    return one ? thread.scheduling.io_priority : io_priority(thread.scheduling, thread.nice());
+  };
   return for_each_meant(thread, a.i32(0) - IOPRIO_WHO_PROCESS, a.i32(1), of_each,
                         [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH ? r : std::min(sum, r); });
 }
@@ -320,7 +334,9 @@ void inherit(Scheduling& s, int& nice) {
 
 unsigned io_priority(const Scheduling& s, int nice) {
   if (IOPRIO_PRIO_CLASS(s.io_priority) != IOPRIO_CLASS_NONE) return s.io_priority;
-  const unsigned of = s.policy == SCHED_IDLE ? IOPRIO_CLASS_IDLE : real_time(s.policy) ? IOPRIO_CLASS_RT : IOPRIO_CLASS_BE;
+  const unsigned of = s.policy == SCHED_IDLE ? IOPRIO_CLASS_IDLE
+                      : real_time(s.policy)  ? IOPRIO_CLASS_RT
+                                             : IOPRIO_CLASS_BE;
   return IOPRIO_PRIO_VALUE(of, static_cast<unsigned>(nice + 20) / 5);
 }
 

@@ -55,7 +55,8 @@ std::int64_t sys_getrandom(Thread& thread, const Args& a) {
   for (const iovec& piece : buffers->iov()) {
     // The host's pool has long been initialised, so this does not block; large requests come in parts.
     for (std::size_t at = 0; at < piece.iov_len;) {
-      long r = syscall(SYS_getrandom, static_cast<char*>(piece.iov_base) + at, std::min<std::size_t>(piece.iov_len - at, 1 << 20), 0);
+      long r = syscall(SYS_getrandom, static_cast<char*>(piece.iov_base) + at,
+                       std::min<std::size_t>(piece.iov_len - at, 1 << 20), 0);
       if (r < 0) {
         if (errno == EINTR) return done ? done : kRestartSys;
         return done ? done : -errno;
@@ -97,10 +98,15 @@ std::int64_t sys_prlimit64(Thread& thread, const Args& a) {
   auto process = thread.process.family.find_by_any(a.i32(0) ? a.i32(0) : thread.process.pid);
   if (!process) return -ESRCH;
   if (process.get() == &thread.process) return prlimit(thread, thread.process, a.u32(1), a[2], a[3]);
-  return may_limit(*thread.credentials(), *process->credentials()) ? prlimit(thread, *process, a.u32(1), a[2], a[3]) : -EPERM;
+  return may_limit(*thread.credentials(), *process->credentials()) ? prlimit(thread, *process, a.u32(1), a[2], a[3])
+                                                                   : -EPERM;
 }
-std::int64_t sys_getrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), 0, a[1]) : -EFAULT; }
-std::int64_t sys_setrlimit(Thread& thread, const Args& a) { return a[1] ? prlimit(thread, thread.process, a.u32(0), a[1], 0) : -EFAULT; }
+std::int64_t sys_getrlimit(Thread& thread, const Args& a) {
+  return a[1] ? prlimit(thread, thread.process, a.u32(0), 0, a[1]) : -EFAULT;
+}
+std::int64_t sys_setrlimit(Thread& thread, const Args& a) {
+  return a[1] ? prlimit(thread, thread.process, a.u32(0), a[1], 0) : -EFAULT;
+}
 
 std::int64_t sys_getrusage(Thread& thread, const Args& a) {
   rusage usage{};
@@ -108,11 +114,10 @@ std::int64_t sys_getrusage(Thread& thread, const Args& a) {
   switch (who) {
     case RUSAGE_SELF: usage = thread.process.usage(); break;
     case RUSAGE_CHILDREN: usage = thread.process.family.children_usage(thread.process.pid); break;
-    case RUSAGE_THREAD:
-      {
-        LockGuard guard(thread.process.threads_lock);
-        usage = thread.usage();
-      }
+    case RUSAGE_THREAD: {
+      LockGuard guard(thread.process.threads_lock);
+      usage = thread.usage();
+    }
       usage.ru_maxrss = static_cast<long>(thread.memory().usage().peak_bytes >> 10);
       break;
     default: return -EINVAL;
@@ -126,14 +131,9 @@ std::int64_t sys_personality(Thread&, const Args& a) { return a.u32(0) == 0 || a
 
 std::span<const Definition> system_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::uname, sys_uname},
-      {Call::sysinfo, sys_sysinfo},
-      {Call::getrandom, sys_getrandom},
-      {Call::prlimit64, sys_prlimit64},
-      {Call::getrlimit, sys_getrlimit},
-      {Call::setrlimit, sys_setrlimit},
-      {Call::getrusage, sys_getrusage},
-      {Call::personality, sys_personality},
+      {Call::uname, sys_uname},         {Call::sysinfo, sys_sysinfo},         {Call::getrandom, sys_getrandom},
+      {Call::prlimit64, sys_prlimit64}, {Call::getrlimit, sys_getrlimit},     {Call::setrlimit, sys_setrlimit},
+      {Call::getrusage, sys_getrusage}, {Call::personality, sys_personality},
   };
   return kCalls;
 }

@@ -72,7 +72,8 @@ void Thread::serve(const Exit& e) noexcept {
 void Thread::end_for(const std::exception& failed) noexcept {
   // Of the first process, `ramet` tells. Nothing is allocated here but the message, which may be missing.
   if (process.pid != process.family.first_id())
-    ::dprintf(STDERR_FILENO, "ramet: process %d was ended: the host cannot serve it (%s)\n", process.pid, failed.what());
+    ::dprintf(STDERR_FILENO, "ramet: process %d was ended: the host cannot serve it (%s)\n", process.pid,
+              failed.what());
   process.end(host_failed(failed));
 }
 
@@ -112,10 +113,10 @@ void Thread::handle(const Exit& e) {
     case Exit::Kind::PageFault: page_fault(e); break;
     case Exit::Kind::Exception: send_fault(*this, e.signal, e.code, e.address, e.trap, e.error); break;
     case Exit::Kind::Kicked: break;
-    case Exit::Kind::HostFault: send_fault(*this, SIGBUS, BUS_ADRERR, e.address, abi().trap.page, abi().page_fault_error(true, false, false)); break;
-    case Exit::Kind::Broken:
-      process.end({Ending::Kind::Broken, 0, e.detail});
-      return;
+    case Exit::Kind::HostFault:
+      send_fault(*this, SIGBUS, BUS_ADRERR, e.address, abi().trap.page, abi().page_fault_error(true, false, false));
+      break;
+    case Exit::Kind::Broken: process.end({Ending::Kind::Broken, 0, e.detail}); return;
   }
   if (interruption_.raised() && !has_fault() && step_out()) return;
   deliver_signals(*this, kNoResult);
@@ -145,7 +146,8 @@ void Thread::page_fault(const Exit& e) {
 }
 
 bool Thread::is_current() const {
-  return running_.load(std::memory_order_acquire) && pthread_equal(host_.load(std::memory_order_acquire), pthread_self());
+  return running_.load(std::memory_order_acquire) &&
+         pthread_equal(host_.load(std::memory_order_acquire), pthread_self());
 }
 
 void Thread::raise(int sig) {
@@ -202,7 +204,8 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
   vcpu_.store(&on, std::memory_order_seq_cst);
   image_ = std::move(next);
   tid = new_tid, former_tid = 0;
-  if (host_nice() != process.family.nice) (void)on.set_nice(host_nice());  // the new process of the host began as the VMM's others
+  if (host_nice() != process.family.nice)
+    (void)on.set_nice(host_nice());  // the new process of the host began as the VMM's others
   if (!affinity_.empty()) (void)on.set_affinity(affinity_);
 }
 
@@ -212,8 +215,8 @@ std::chrono::nanoseconds Thread::processor_time(std::chrono::nanoseconds elsewhe
   std::chrono::nanoseconds used = elsewhere;
   clockid_t clock;
   timespec time;
-  if (running_.load(std::memory_order_acquire) && pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 &&
-      clock_gettime(clock, &time) == 0)
+  if (running_.load(std::memory_order_acquire) &&
+      pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
     used += std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
   return used;
 }

@@ -34,8 +34,8 @@ class Thread {
   Process& process;
   mm::Charge charge;                            // of all but a process's first thread, see Process::spawn()
   int tid;                                      // changed by execve(2) only, under threads_lock
-  int former_tid = 0;                           // of a copy's first thread: its id when it was saved first, which its libraries
-                                                // may keep. 0: none
+  int former_tid = 0;  // of a copy's first thread: its id when it was saved first, which its libraries
+                       // may keep. 0: none
   bool goes_by(int id) const { return id == tid || (id > 0 && id == former_tid); }
 
   Image& image() { return *image_; }
@@ -53,8 +53,8 @@ class Thread {
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
   void loop();
   // Serves what the guest came out for. The end of every exception: what the VMM cannot have from its host (memory, a
-  // thread) is the end of this guest process, as if by the OOM killer. Locks are given back on the way here, what others
-  // share is as it was or as it was to be, and what was the process's alone goes with it.
+  // thread) is the end of this guest process, as if by the OOM killer. Locks are given back on the way here, what
+  // others share is as it was or as it was to be, and what was the process's alone goes with it.
   void serve(const Exit&) noexcept;
   // Into the guest, and what comes of it.
   void run_once() noexcept;
@@ -67,21 +67,22 @@ class Thread {
   void look_at_signals() { interruption_.set(); }
   // For whoever has sent something: one of the two.
   void alert() { is_current() ? look_at_signals() : interrupt(); }
-  // By the thread itself: it is sent one of the signals that are queued once, for something that it did (SIGPIPE, SIGXFSZ).
+  // By the thread itself: it is sent one of the signals that are queued once, for something that it did (SIGPIPE,
+  // SIGXFSZ).
   void raise(int sig);
-  bool is_current() const;                      // the caller is this thread's host thread
+  bool is_current() const;  // the caller is this thread's host thread
 
   // A host system call that may block for long. Returns its result or -errno. If interrupt() was called
   // since the thread last looked at its signals, or while the call waits, returns -EINTR; there is no
   // window in which an interruption gets lost. Every host call that can block goes through here.
-  std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0,
-                        std::uint64_t d = 0, std::uint64_t e = 0, std::uint64_t f = 0);
+  std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0, std::uint64_t d = 0,
+                        std::uint64_t e = 0, std::uint64_t f = 0);
 
   // It is in such a call, as /proc tells. From any thread.
   bool waiting() const { return interruption_.waiting(); }
 
-  // Waits until the word is not `value` any more, whatever signals come; they are looked at later. Returns early only if
-  // the thread must end, or, if `killable`, for a signal that ends the process (it does so here).
+  // Waits until the word is not `value` any more, whatever signals come; they are looked at later. Returns early only
+  // if the thread must end, or, if `killable`, for a signal that ends the process (it does so here).
   void wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, bool killable = true);
 
   // The process ends, or goes on with another thread alone (execve).
@@ -92,12 +93,12 @@ class Thread {
   bool should_stop_waiting();
 
   // Inside the vDSO (in_vdso()) the thread is not to be interrupted: what is in its registers and on its stack there is
-  // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next run()
-  // brings it an instruction further; whoever asks comes back after that. False: it is outside, or goes round in there
-  // for so long that it is not the vDSO's code.
+  // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next
+  // run() brings it an instruction further; whoever asks comes back after that. False: it is outside, or goes round in
+  // there for so long that it is not the vDSO's code.
   bool step_out(unsigned most_steps = 2000);
-  // For Parking. False: it is inside the vDSO, and the next run() brings it further: by a step, or until it is interrupted
-  // once more, which may be elsewhere.
+  // For Parking. False: it is inside the vDSO, and the next run() brings it further: by a step, or until it is
+  // interrupted once more, which may be elsewhere.
   bool may_park();
 
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
@@ -109,62 +110,63 @@ class Thread {
   // execve(2): from now on the thread runs there. Its own host thread; under threads_lock.
   void move_to(std::shared_ptr<Image>, Vcpu&, int new_tid);
 
-  // Processor time used so far, that of guest code included. Of another thread the second tells all as the user's. Under
-  // threads_lock.
+  // Processor time used so far, that of guest code included. Of another thread the second tells all as the user's.
+  // Under threads_lock.
   std::chrono::nanoseconds processor_time() { return processor_time(elsewhere()); }
   rusage usage() { return usage(elsewhere()); }
-  // The same; `elsewhere`: what its vCPUs told of themselves (Vcpu::time_elsewhere()), for which its own host thread needs no lock.
+  // The same; `elsewhere`: what its vCPUs told of themselves (Vcpu::time_elsewhere()), for which its own host thread
+  // needs no lock.
   std::chrono::nanoseconds processor_time(std::chrono::nanoseconds elsewhere);
   rusage usage(std::chrono::nanoseconds elsewhere);
 
-  // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The host
-  // threads that work for it get the same nice value, or the VMM's own if that is higher: a guest is no nearer to the
-  // processor than who started it. Not so the caller's of Vm::run(), if that could not have its own back. The one that runs
-  // guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
+  // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The
+  // host threads that work for it get the same nice value, or the VMM's own if that is higher: a guest is no nearer to
+  // the processor than who started it. Not so the caller's of Vm::run(), if that could not have its own back. The one
+  // that runs guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
   int nice() const { return nice_; }
   std::span<const std::byte> affinity() const { return affinity_; }
   int set_nice(int);
   int set_affinity(std::vector<std::byte>);
-  Scheduling scheduling;                        // under threads_lock, or before it runs
+  Scheduling scheduling;  // under threads_lock, or before it runs
 
-  ThreadSignals signals;                        // guarded by process.signals.lock
-  mm::Gva clear_child_tid = 0;                  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
+  ThreadSignals signals;  // guarded by process.signals.lock
+  mm::Gva clear_child_tid = 0;  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
   mm::Gva robust_list = 0;
   std::array<std::shared_ptr<OpenFile>, 16> rings;  // IORING_REGISTER_RING_FDS
-  std::string name;                             // PR_SET_NAME, at most 15 bytes
+  std::string name;  // PR_SET_NAME, at most 15 bytes
   // Who it is. Its own host thread reads them as it likes, others under threads_lock.
   const std::shared_ptr<const Credentials>& credentials() const { return credentials_; }
-  void set_credentials(Credentials);            // by its own host thread, or before it runs
-  std::function<std::int64_t(Thread&)> restart; // what restart_syscall(2) runs, see kRestartBlock
-  bool exited = false;                          // exit(2) was called; set by its own host thread
-  int exit_status = 0;                          // its argument
+  void set_credentials(Credentials);  // by its own host thread, or before it runs
+  std::function<std::int64_t(Thread&)> restart;  // what restart_syscall(2) runs, see kRestartBlock
+  bool exited = false;  // exit(2) was called; set by its own host thread
+  int exit_status = 0;  // its argument
 
   // Statistics, told to the family when the thread is gone.
   void count_call(Call call) { ++calls_[static_cast<std::size_t>(call)]; }
   // Nothing is to be done between the call's result and the guest's next instruction.
   bool undisturbed() const { return !interruption_.raised() && !signals.saved_mask; }
 
-  arch::FaultRecord last_fault;                 // for signal frames (Linux: thread.trap_nr, error_code, cr2)
+  arch::FaultRecord last_fault;  // for signal frames (Linux: thread.trap_nr, error_code, cr2)
 
  private:
   std::array<std::uint64_t, arch::kMostCalls> calls_{};
   friend class Process;
   friend void deliver_signals(Thread&, std::int64_t);
   std::shared_ptr<Image> image_;
-  std::atomic<Vcpu*> vcpu_;                     // pairs: stored by move_to(), loaded by interrupt() in a signal handler
+  std::atomic<Vcpu*> vcpu_;  // pairs: stored by move_to(), loaded by interrupt() in a signal handler
   Interruption interruption_;
-  std::atomic<pthread_t> host_{};               // set by loop(); pairs with interrupt() and cpu_time()
-  std::atomic<bool> running_{false};            // host_ is valid
-  pid_t host_id_ = 0;                           // the same thread's; written before running_
-  std::chrono::nanoseconds elsewhere_before_{}; // Vcpu::time_elsewhere() of vCPUs that it had before
-  int nice_ = 0;                                // written under threads_lock
+  std::atomic<pthread_t> host_{};  // set by loop(); pairs with interrupt() and cpu_time()
+  std::atomic<bool> running_{false};  // host_ is valid
+  pid_t host_id_ = 0;  // the same thread's; written before running_
+  std::chrono::nanoseconds elsewhere_before_{};  // Vcpu::time_elsewhere() of vCPUs that it had before
+  int nice_ = 0;  // written under threads_lock
   std::vector<std::byte> affinity_;
-  bool fixed_nice_ = false;                     // its host thread is to keep its nice value
+  bool fixed_nice_ = false;  // its host thread is to keep its nice value
   std::shared_ptr<const Credentials> credentials_ = Credentials::of_vmm();  // written under threads_lock
   // step_out()'s. While the first is set, the second is what the guest had.
   bool stepping_ = false, single_steps_ = false;
-  unsigned steps_ = 0;                          // since it was seen outside, or ran on
-  unsigned runs_ = 0;                           // times it ran on, since it was seen outside
+  unsigned steps_ = 0;  // since it was seen outside, or ran on
+  unsigned runs_ = 0;  // times it ran on, since it was seen outside
   void begin();
   std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
   int host_nice() const;
@@ -172,8 +174,8 @@ class Thread {
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);
-  bool has_fault() const;                       // what it did by itself is to be told as a signal
-  int fatal_signal();                           // pending, not blocked, and nobody handles it; 0: none
+  bool has_fault() const;  // what it did by itself is to be told as a signal
+  int fatal_signal();  // pending, not blocked, and nobody handles it; 0: none
 };
 
 }  // namespace ramet::vmm

@@ -60,11 +60,11 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
       if (a[1] > kSignals) return -EINVAL;
       thread.process.family.set_death_signal(thread.process.pid, static_cast<int>(a[1]));
       return 0;
-    case PR_GET_PDEATHSIG: return put_user(thread.memory(), a[1], thread.process.family.death_signal(thread.process.pid));
-    case PR_SET_CHILD_SUBREAPER:
-      thread.process.family.set_subreaper(thread.process.pid, a[1] != 0);
-      return 0;
-    case PR_GET_CHILD_SUBREAPER: return put_user(thread.memory(), a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
+    case PR_GET_PDEATHSIG:
+      return put_user(thread.memory(), a[1], thread.process.family.death_signal(thread.process.pid));
+    case PR_SET_CHILD_SUBREAPER: thread.process.family.set_subreaper(thread.process.pid, a[1] != 0); return 0;
+    case PR_GET_CHILD_SUBREAPER:
+      return put_user(thread.memory(), a[1], thread.process.family.subreaper(thread.process.pid) ? 1 : 0);
     case PR_GET_DUMPABLE: return 1;
     case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
     case PR_SET_NO_NEW_PRIVS: return a[1] != 1 || a[2] || a[3] || a[4] ? -EINVAL : 0;
@@ -78,7 +78,9 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
     case PR_SET_TAGGED_ADDR_CTRL:
       return thread.abi().tag_bits == 0 || a[1] > PR_TAGGED_ADDR_ENABLE || a[2] || a[3] || a[4] ? -EINVAL : 0;
     case PR_GET_TAGGED_ADDR_CTRL:
-      return thread.abi().tag_bits == 0 || a[1] || a[2] || a[3] || a[4] ? -EINVAL : static_cast<std::int64_t>(PR_TAGGED_ADDR_ENABLE);
+      return thread.abi().tag_bits == 0 || a[1] || a[2] || a[3] || a[4]
+                 ? -EINVAL
+                 : static_cast<std::int64_t>(PR_TAGGED_ADDR_ENABLE);
     case PR_SET_VMA: return -EINVAL;  // as kernels without CONFIG_ANON_VMA_NAME
     default: return identity_prctl(thread, a);
   }

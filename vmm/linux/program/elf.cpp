@@ -4,10 +4,10 @@
 #include <elf.h>
 #include <fmt/format.h>
 
+#include <limits.h>
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <limits.h>
 
 namespace ramet::vmm {
 namespace {
@@ -32,7 +32,8 @@ class Reader {
     if (auto ok = header(); !ok) return std::unexpected(ok.error());
     std::vector<Elf64_Phdr> headers(header_.e_phnum);
     const std::uint64_t bytes = headers.size() * sizeof(Elf64_Phdr);
-    if (header_.e_phoff > size_ || bytes > size_ - header_.e_phoff || !read_(header_.e_phoff, std::as_writable_bytes(std::span(headers))))
+    if (header_.e_phoff > size_ || bytes > size_ - header_.e_phoff ||
+        !read_(header_.e_phoff, std::as_writable_bytes(std::span(headers))))
       return refuse("is truncated: its program headers lie beyond its end");
     for (const Elf64_Phdr& h : headers) {
       Status ok;
@@ -50,22 +51,29 @@ class Reader {
   }
 
  private:
-  std::unexpected<Failure> refuse(const std::string& why) const { return failure(fmt::format("{} {}", name_, why), 126); }
+  std::unexpected<Failure> refuse(const std::string& why) const {
+    return failure(fmt::format("{} {}", name_, why), 126);
+  }
 
   Status header() {
     if (size_ == 0) return refuse("is empty");
     std::array<unsigned char, EI_NIDENT> ident{};
-    if (size_ < ident.size() || !read_(0, std::as_writable_bytes(std::span(ident))) || std::memcmp(ident.data(), ELFMAG, SELFMAG) != 0)
+    if (size_ < ident.size() || !read_(0, std::as_writable_bytes(std::span(ident))) ||
+        std::memcmp(ident.data(), ELFMAG, SELFMAG) != 0)
       return refuse("is not an ELF program");
-    if (ident[EI_DATA] != ELFDATA2LSB) return refuse(fmt::format("is a big-endian program; this machine runs {} programs", abi_.name));
+    if (ident[EI_DATA] != ELFDATA2LSB)
+      return refuse(fmt::format("is a big-endian program; this machine runs {} programs", abi_.name));
     if (ident[EI_CLASS] != ELFCLASS64) {
       std::uint16_t machine = 0;  // at the same place in both classes
       (void)read_(offsetof(Elf64_Ehdr, e_machine), std::as_writable_bytes(std::span(&machine, 1)));
-      return refuse(fmt::format("is a 32-bit program, built for {}; this machine runs {} programs", elf_machine_name(machine), abi_.name));
+      return refuse(fmt::format("is a 32-bit program, built for {}; this machine runs {} programs",
+                                elf_machine_name(machine), abi_.name));
     }
-    if (size_ < sizeof header_ || !read_(0, std::as_writable_bytes(std::span(&header_, 1)))) return refuse("is truncated: its ELF header is cut off");
+    if (size_ < sizeof header_ || !read_(0, std::as_writable_bytes(std::span(&header_, 1))))
+      return refuse("is truncated: its ELF header is cut off");
     if (header_.e_machine != abi_.elf_machine)
-      return refuse(fmt::format("is built for {}; this machine runs {} programs", elf_machine_name(header_.e_machine), abi_.name));
+      return refuse(fmt::format("is built for {}; this machine runs {} programs", elf_machine_name(header_.e_machine),
+                                abi_.name));
     if (header_.e_type == ET_REL) return refuse("is an object file, not a program: link it first");
     if (header_.e_type == ET_CORE) return refuse("is a core dump, not a program");
     if (header_.e_type != ET_EXEC && header_.e_type != ET_DYN) return refuse("is malformed: its ELF type is unknown");
@@ -82,12 +90,16 @@ class Reader {
   Status segment(const Elf64_Phdr& h) {
     if (h.p_memsz == 0) return {};
     if (h.p_filesz > h.p_memsz) return refuse("is malformed: a segment is larger in the file than in memory");
-    if (h.p_offset > size_ || h.p_filesz > size_ - h.p_offset) return refuse("is truncated: a segment lies beyond its end");
-    if (h.p_vaddr > abi_.user_end || h.p_memsz > abi_.user_end - h.p_vaddr) return refuse("is malformed: a segment lies outside user memory");
-    if ((h.p_vaddr - h.p_offset) % mm::kPageSize) return refuse("is malformed: a segment's address and offset do not match");
+    if (h.p_offset > size_ || h.p_filesz > size_ - h.p_offset)
+      return refuse("is truncated: a segment lies beyond its end");
+    if (h.p_vaddr > abi_.user_end || h.p_memsz > abi_.user_end - h.p_vaddr)
+      return refuse("is malformed: a segment lies outside user memory");
+    if ((h.p_vaddr - h.p_offset) % mm::kPageSize)
+      return refuse("is malformed: a segment's address and offset do not match");
     if (!elf_.segments.empty()) {
       const Segment& last = elf_.segments.back();
-      if (h.p_vaddr < last.address + last.memory_bytes) return refuse("is malformed: its segments overlap or are out of order");
+      if (h.p_vaddr < last.address + last.memory_bytes)
+        return refuse("is malformed: its segments overlap or are out of order");
     }
     if (std::has_single_bit(h.p_align)) elf_.alignment = std::max<std::uint64_t>(elf_.alignment, h.p_align);
     elf_.segments.push_back({h.p_vaddr, h.p_memsz, h.p_offset, h.p_filesz, prot_of(h.p_flags)});
@@ -96,8 +108,10 @@ class Reader {
 
   Status interpreter(const Elf64_Phdr& h) {
     if (!elf_.interpreter.empty()) return {};  // the first counts
-    if (h.p_filesz < 2 || h.p_filesz > PATH_MAX) return refuse("is malformed: its interpreter's name has a wrong length");
-    if (h.p_offset > size_ || h.p_filesz > size_ - h.p_offset) return refuse("is truncated: its interpreter's name lies beyond its end");
+    if (h.p_filesz < 2 || h.p_filesz > PATH_MAX)
+      return refuse("is malformed: its interpreter's name has a wrong length");
+    if (h.p_offset > size_ || h.p_filesz > size_ - h.p_offset)
+      return refuse("is truncated: its interpreter's name lies beyond its end");
     std::string path(h.p_filesz, '\0');
     if (!read_(h.p_offset, std::as_writable_bytes(std::span(path)))) return refuse("cannot be read");
     if (path.back() != '\0') return refuse("is malformed: its interpreter's name does not end");

@@ -47,7 +47,8 @@ std::expected<mm::Gva, Failure> build_stack(Image& image, const StackContents& c
   for (const auto* list : {c.arguments, c.environment})
     for (const std::string& s : *list) total += s.size() + 1 + sizeof(std::uint64_t);
   if (total > image.stack_limit / 4)
-    return failure(fmt::format("arguments and environment take {} KiB, more than a quarter of the stack", total >> 10), 126);
+    return failure(fmt::format("arguments and environment take {} KiB, more than a quarter of the stack", total >> 10),
+                   126);
 
   Strings strings(image.stack_top - 8);
   const mm::Gva executable = strings.add_string(c.executable);

@@ -125,12 +125,19 @@ std::unexpected<Failure> cannot_map(const Program& program, mm::Error error) {
 mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Backing>& backing, const Segment& s,
                          mm::Gva bias, bool populate) {
   const mm::Gva start = align_down(bias + s.address, kPageSize);
-  const mm::Gva file_end = bias + s.address + s.file_bytes, end = align_up(bias + s.address + s.memory_bytes, kPageSize);
+  const mm::Gva file_end = bias + s.address + s.file_bytes,
+                end = align_up(bias + s.address + s.memory_bytes, kPageSize);
   const mm::Gva mapped_end = s.file_bytes ? align_up(file_end, kPageSize) : start;
   const bool writable = mm::has(s.prot, mm::Prot::Write);
   if (mapped_end > start) {
-    auto at = memory.map({.address = start, .length = mapped_end - start, .prot = s.prot, .fixed = true, .populate = populate,
-                          .backing = backing, .offset = align_down(s.offset, kPageSize), .name = {}});
+    auto at = memory.map({.address = start,
+                          .length = mapped_end - start,
+                          .prot = s.prot,
+                          .fixed = true,
+                          .populate = populate,
+                          .backing = backing,
+                          .offset = align_down(s.offset, kPageSize),
+                          .name = {}});
     if (!at) return mm::fail(at.error());
     // The rest of the last page is the beginning of .bss. All of it: dynamic linkers allocate behind their end.
     if (writable && s.memory_bytes > s.file_bytes && file_end < mapped_end) {
@@ -139,8 +146,13 @@ mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Bac
     }
   }
   if (end > mapped_end) {
-    auto at = memory.map({.address = mapped_end, .length = end - mapped_end, .prot = s.prot, .fixed = true,
-                          .populate = populate, .backing = nullptr, .name = {}});
+    auto at = memory.map({.address = mapped_end,
+                          .length = end - mapped_end,
+                          .prot = s.prot,
+                          .fixed = true,
+                          .populate = populate,
+                          .backing = nullptr,
+                          .name = {}});
     if (!at) return mm::fail(at.error());
   }
   return {};
@@ -154,7 +166,8 @@ std::expected<mm::Gva, Failure> map_program(Image& image, const Program& program
     bytes += s.memory_bytes;
   }
   if (bytes > image.memory().limit_bytes())
-    return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20), 126, ENOMEM);
+    return failure(fmt::format("{} needs {} MiB of memory, more than --memory gives it", program.name, bytes >> 20),
+                   126, ENOMEM);
   auto backing = Files::private_backing(program.file);
   if (!backing) return cannot_open(program.name, backing.error());
   const mm::Gva bias = elf.relocatable ? base - elf.start() : 0;
@@ -168,7 +181,8 @@ std::expected<mm::Gva, Failure> map_program(Image& image, const Program& program
 std::expected<mm::Gva, Failure> find_place(Image& image, const Program& program, const ElfFile& elf) {
   const std::uint64_t alignment = std::clamp(elf.alignment, kBlockSize, kMaxAlignment);
   const std::uint64_t span = elf.end() - elf.start();
-  auto at = image.memory().map({.address = 0, .length = span + alignment, .prot = mm::Prot::None, .backing = nullptr, .name = {}});
+  auto at = image.memory().map(
+      {.address = 0, .length = span + alignment, .prot = mm::Prot::None, .backing = nullptr, .name = {}});
   if (!at) return cannot_map(program, at.error());
   // Only to find the gap: nobody else runs yet.
   if (auto r = image.memory().unmap(*at, span + alignment); !r) return cannot_map(program, r.error());
@@ -176,7 +190,8 @@ std::expected<mm::Gva, Failure> find_place(Image& image, const Program& program,
 }
 
 std::expected<ElfFile, Failure> read_program(const Image& image, const Program& program) {
-  return read_elf(program.name, image.abi, program.bytes, [&](std::uint64_t offset, std::span<std::byte> out) { return program.read(offset, out); });
+  return read_elf(program.name, image.abi, program.bytes,
+                  [&](std::uint64_t offset, std::span<std::byte> out) { return program.read(offset, out); });
 }
 
 // The option that would share a file: its directory, or everything.
@@ -189,10 +204,13 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
   auto opened = open_shared(process.files, path);
   if (opened) return opened;
   const std::string needs = fmt::format("{} needs the interpreter {}", program.name, path);
-  if (!process.files.shared(path)) return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126, ENOENT);
-  if (opened.error().status != 127) return failure(fmt::format("{}: {}", needs, opened.error().message), 126, opened.error().error);
+  if (!process.files.shared(path))
+    return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126, ENOENT);
+  if (opened.error().status != 127)
+    return failure(fmt::format("{}: {}", needs, opened.error().message), 126, opened.error().error);
   // Debian's /lib64/ld-linux-x86-64.so.2 is a link into another directory.
-  return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs), 126, ENOENT);
+  return failure(fmt::format("{}, which does not exist in what is shared, or is a link out of it: add --root /", needs),
+                 126, ENOENT);
 }
 
 // The first program of a family: on the host itself, if nothing is shared as the root.
@@ -207,8 +225,8 @@ Status resolve_scripts(Process& process, Program& program, const std::string& ca
     auto line = script_line(program);
     if (!line) return {};
     if (depth == kMaxScripts || line->front().empty())
-      return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program.name), 126,
-                     line->front().empty() ? ENOEXEC : ELOOP);
+      return failure(fmt::format("{} is a script whose first line names no interpreter that can run it", program.name),
+                     126, line->front().empty() ? ENOEXEC : ELOOP);
     if (words.empty()) words.emplace_back();
     words.front() = depth == 0 ? called : program.name;
     words.insert(words.begin(), line->begin(), line->end());
@@ -222,7 +240,8 @@ Status resolve_scripts(Process& process, Program& program, const std::string& ca
 struct Interpreter {
   mm::Gva base = 0, entry = 0;
 };
-std::expected<Interpreter, Failure> load_interpreter(Process& process, Image& image, const Program& program, const ElfFile& elf) {
+std::expected<Interpreter, Failure> load_interpreter(Process& process, Image& image, const Program& program,
+                                                     const ElfFile& elf) {
   auto interpreter = open_interpreter(process, program, elf.interpreter);
   if (!interpreter) return std::unexpected(interpreter.error());
   auto its_elf = read_program(image, *interpreter);
@@ -239,7 +258,8 @@ std::expected<Interpreter, Failure> load_interpreter(Process& process, Image& im
 }
 
 // What /proc shows of a program, charged to it.
-Status remember(Image& image, const Program& program, std::vector<std::string> words, const std::vector<std::string>& environment) {
+Status remember(Image& image, const Program& program, std::vector<std::string> words,
+                const std::vector<std::string>& environment) {
   image.executable = program.file->path;
   image.file = program.file;
   image.strings = mm::Charge(image.memory().account());
@@ -258,8 +278,13 @@ Status map_stack(Image& image, const Program& program, bool executable, std::uin
   auto prot = mm::Prot::Read | mm::Prot::Write;
   if (executable) prot = prot | mm::Prot::Exec;
   const std::uint64_t now = std::min(kInitialStack, bytes);
-  auto stack = image.memory().map({.address = image.stack_top - now, .length = now, .prot = prot, .fixed = true,
-                                   .grows_down = true, .backing = nullptr, .name = "[stack]"});
+  auto stack = image.memory().map({.address = image.stack_top - now,
+                                   .length = now,
+                                   .prot = prot,
+                                   .fixed = true,
+                                   .grows_down = true,
+                                   .backing = nullptr,
+                                   .name = "[stack]"});
   if (!stack) return cannot_map(program, stack.error());
   return {};
 }
@@ -273,7 +298,9 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
   if (!elf) return failure(elf.error().message, elf.error().status, ENOEXEC);
   const std::uint64_t alignment = std::clamp(elf->alignment, kBlockSize, kMaxAlignment);
   const Machine::CodePlaces places = image.machine().code_places();
-  const mm::Gva base = align_up(image.abi.program_base + mm::align_down(places.program % image.abi.program_spread, kBlockSize), alignment);
+  const mm::Gva base = align_up(image.abi.program_base +
+                                    mm::align_down(places.program % image.abi.program_spread, kBlockSize),
+                                alignment);
   auto bias = map_program(image, program, *elf, base);
   if (!bias) return std::unexpected(bias.error());
 
@@ -293,8 +320,10 @@ std::expected<Start, Failure> load(Process& process, Image& image, Program progr
     image.brk = image.brk_start;
   }
   if (auto done = remember(image, program, std::move(words), environment); !done) return std::unexpected(done.error());
-  if (auto done = map_stack(image, program, elf->executable_stack && !process.deny_wx, stack_bytes); !done) return std::unexpected(done.error());
-  const mm::Gva vdso = image.abi.user_end - kVdsoBytes - mm::align_down(places.vdso % (kVdsoRoom - kVdsoBytes), kPageSize);
+  if (auto done = map_stack(image, program, elf->executable_stack && !process.deny_wx, stack_bytes); !done)
+    return std::unexpected(done.error());
+  const mm::Gva vdso = image.abi.user_end - kVdsoBytes -
+                       mm::align_down(places.vdso % (kVdsoRoom - kVdsoBytes), kPageSize);
   if (auto r = map_vdso(image, vdso, process.family.clocks); !r) return cannot_map(program, r.error());
   contents.program_headers = elf->headers ? *bias + elf->headers : 0;
   contents.header_count = elf->header_count;
@@ -320,9 +349,9 @@ std::expected<Start, Failure> load(Process& process, const std::string& path, co
   return load(process, *process.image(), std::move(*program), called, std::move(words), environment, stack_bytes);
 }
 
-std::expected<Start, Failure> load(Process& process, Image& image, std::shared_ptr<OpenFile> file, const std::string& name,
-                                   const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
-                                   std::uint64_t stack_bytes) {
+std::expected<Start, Failure> load(Process& process, Image& image, std::shared_ptr<OpenFile> file,
+                                   const std::string& name, const std::vector<std::string>& arguments,
+                                   const std::vector<std::string>& environment, std::uint64_t stack_bytes) {
   auto program = check_file(std::move(file), name);
   if (!program) return std::unexpected(program.error());
   return load(process, image, std::move(*program), name, arguments, environment, stack_bytes);
@@ -336,7 +365,9 @@ const arch::GuestAbi* find_program_abi(const std::vector<Share>& shares, const s
     const auto line = script_line(*program);
     if (!line) {
       Elf64_Ehdr header;
-      if (!program->read(0, std::as_writable_bytes(std::span(&header, 1))) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return nullptr;
+      if (!program->read(0, std::as_writable_bytes(std::span(&header, 1))) ||
+          std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+        return nullptr;
       return arch::find_guest_abi(header.e_machine);
     }
     program = open_shared(*files, line->front());

@@ -9,8 +9,9 @@ using arch::VdsoData;
 using mm::Prot;
 
 // What the host's function tells without a system call, if the host's clock source allows that; else it makes one.
-constexpr clockid_t kTold[] = {CLOCK_REALTIME,         CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE,
-                               CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME,  CLOCK_TAI};
+constexpr clockid_t kTold[] = {
+    CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE,
+    CLOCK_BOOTTIME, CLOCK_TAI};
 
 VdsoData data_for(const Machine& machine, const Clocks& clocks) {
   VdsoData data;
@@ -31,8 +32,12 @@ mm::Result<> map_vdso(Image& image, mm::Gva at, const Clocks& clocks) {
   mm::AddressSpace& memory = image.memory();
   const mm::Gva code = at + VDSO_PAGE;
   for (const auto& [address, name] : {std::pair{at, "[vvar]"}, std::pair{code, "[vdso]"}}) {
-    auto mapped = memory.map({.address = address, .length = VDSO_PAGE, .prot = Prot::Read | Prot::Write, .fixed = true,
-                              .backing = nullptr, .name = name});
+    auto mapped = memory.map({.address = address,
+                              .length = VDSO_PAGE,
+                              .prot = Prot::Read | Prot::Write,
+                              .fixed = true,
+                              .backing = nullptr,
+                              .name = name});
     if (!mapped) return mm::fail(mapped.error());
   }
   const VdsoData data = data_for(image.machine(), clocks);

@@ -122,7 +122,8 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     if (info) break;
     if (stop) return -EINTR;
     if (expired) return -EAGAIN;
-    std::int64_t r = a[2] ? thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, reinterpret_cast<std::uint64_t>(&deadline))
+    std::int64_t r = a[2] ? thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME,
+                                            reinterpret_cast<std::uint64_t>(&deadline))
                           : thread.blocking(SYS_ppoll);
     expired = r != -EINTR;
   }
@@ -245,7 +246,8 @@ std::int64_t sys_sigaltstack(Thread& thread, const Args& a) {
   if (a[0]) {
     auto stack = read_user<UserStack>(thread.memory(), a[0]);
     if (!stack) return -EFAULT;
-    if (std::int64_t r = set_stack(thread, {.sp = stack->sp, .size = stack->size, .flags = stack->flags}, sp); r != 0) return r;
+    if (std::int64_t r = set_stack(thread, {.sp = stack->sp, .size = stack->size, .flags = stack->flags}, sp); r != 0)
+      return r;
   }
   if (!a[1]) return 0;
   const int state = old.size == 0 ? SS_DISABLE : on ? SS_ONSTACK : 0;
@@ -266,10 +268,13 @@ void bad_return(Thread& thread) {
 }
 
 std::int64_t sys_rt_sigreturn(Thread& thread, const Args&) {
-  const auto read = [&](std::uint64_t at, std::span<std::byte> out) { return thread.memory().read(at, out).has_value(); };
+  const auto read = [&](std::uint64_t at, std::span<std::byte> out) {
+    return thread.memory().read(at, out).has_value();
+  };
   FpState fp;
   std::optional<arch::Returned> to;
-  if (thread.vcpu().get_fp(fp)) to = thread.abi().leave_handler(thread.regs(), thread.image().machine().features().fp, fp, read);
+  if (thread.vcpu().get_fp(fp))
+    to = thread.abi().leave_handler(thread.regs(), thread.image().machine().features().fp, fp, read);
   if (!to || !thread.vcpu().set_fp(fp)) {
     bad_return(thread);
     return kNoResult;
@@ -312,7 +317,8 @@ std::span<const Definition> signal_calls() {
 }
 
 std::int64_t wait_for_signal(Thread& thread) {
-  while (!thread.should_stop_waiting()) thread.blocking(SYS_ppoll);  // of nothing: pause(2), which not every architecture has
+  while (!thread.should_stop_waiting())
+    thread.blocking(SYS_ppoll);  // of nothing: pause(2), which not every architecture has
   return kRestartNoHand;
 }
 

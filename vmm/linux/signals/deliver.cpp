@@ -59,7 +59,9 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
                           .stack = alternate,
                           .fault = thread.last_fault};
   if (action.flags & kRestorer) handling.restorer = action.restorer;
-  const auto write = [&](std::uint64_t at, std::span<const std::byte> bytes) { return thread.memory().write(at, bytes).has_value(); };
+  const auto write = [&](std::uint64_t at, std::span<const std::byte> bytes) {
+    return thread.memory().write(at, bytes).has_value();
+  };
   if (!abi.enter_handler(handling, sp, format, thread.regs(), fp, write)) return false;
   if (alternate.flags & kAutodisarm) alternate = {.flags = SS_DISABLE};
   if (abi.handler_resets_fp) thread.vcpu().reset_fp();
@@ -131,9 +133,7 @@ void stop(Thread& thread, int sig) {
   process.family.stopped(process.pid, sig, change);
 }
 
-void wait_while_stopped(Thread& thread) {
-  thread.wait_while(thread.process.signals.stopped, 1, false);
-}
+void wait_while_stopped(Thread& thread) { thread.wait_while(thread.process.signals.stopped, 1, false); }
 
 void restore_saved_mask(Thread& thread) {
   SignalSet mask;

@@ -20,20 +20,23 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::size_t kMaxQueued = 1024;  // of a process, whatever its RLIMIT_SIGPENDING
-constexpr SignalSet kSynchronous =
-    bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGTRAP) | bit_of(SIGFPE) | bit_of(SIGSYS);
+constexpr SignalSet kSynchronous = bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGTRAP) |
+                                   bit_of(SIGFPE) | bit_of(SIGSYS);
 
 bool is_ignored(const Process& process, int sig) RAMET_REQUIRES(process.signals.lock) {
   const std::uint64_t handler = process.signals.actions[sig - 1].handler;
   return handler == 1 || (handler == 0 && (kDefaultIgnored & bit_of(sig)));
 }
 
-bool wants(const Thread& thread, SignalSet set) { return (set & (~thread.signals.blocked | thread.signals.awaited)) != 0; }
+bool wants(const Thread& thread, SignalSet set) {
+  return (set & (~thread.signals.blocked | thread.signals.awaited)) != 0;
+}
 
 // A timer has one signal at a time: what expires while that is pending is its overruns.
 bool overrun(PendingSignals& pending, const siginfo_t& info) {
   for (siginfo_t& queued : pending.queue) {
-    if (queued.si_code != SI_TIMER || queued.si_signo != info.si_signo || queued.si_timerid != info.si_timerid) continue;
+    if (queued.si_code != SI_TIMER || queued.si_signo != info.si_signo || queued.si_timerid != info.si_timerid)
+      continue;
     const std::int64_t sum = std::int64_t{queued.si_overrun} + info.si_overrun + 1;
     queued.si_overrun = static_cast<int>(std::min<std::int64_t>(sum, INT_MAX));  // DELAYTIMER_MAX
     return true;
@@ -51,7 +54,8 @@ std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& i
   if (standard && !of_timer && (pending.set & bit)) return 0;  // a standard signal is pending once
   // What kill(2) and the kernel itself send of those always finds room.
   if (!standard || info.si_code < 0) {
-    const std::size_t most = of_timer ? kMaxQueued : std::min<rlim64_t>(kMaxQueued, process.limits.soft(RLIMIT_SIGPENDING));
+    const std::size_t most = of_timer ? kMaxQueued
+                                      : std::min<rlim64_t>(kMaxQueued, process.limits.soft(RLIMIT_SIGPENDING));
     if (queued_signals(process) >= most) {
       if (of_timer || (!standard && info.si_code != SI_USER)) return -EAGAIN;
       pending.set |= bit;  // arrives without its information, as on Linux
@@ -141,8 +145,8 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
 
 namespace {
 
-// What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process go
-// on. If it does: which change that is.
+// What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process
+// go on. If it does: which change that is.
 std::optional<std::uint64_t> change_run_state(Process& process, int sig)
     RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const bool resume = sig == SIGCONT;
@@ -175,7 +179,8 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info)
   return r;
 }
 
-std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info) RAMET_REQUIRES(process.signals.lock) {
+std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info)
+    RAMET_REQUIRES(process.signals.lock) {
   const SignalSet bit = bit_of(info.si_signo);
   if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
   std::int64_t r = queue(process, thread.signals.pending, info);

@@ -30,8 +30,7 @@ void raise(const OpenFile& file) {
 // what is queued after this has looked is raised again.
 void look_again(Family& family, const OpenFile& file) {
   char bytes[256];
-  while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
-  }
+  while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {}
   const SignalSet mask = signal_fd_of(file).mask;
   for (const auto& shared : family.all()) {
     Process& process = *shared;
@@ -57,12 +56,14 @@ signalfd_siginfo record_of(const siginfo_t& info) {
     r.ssi_int = info.si_value.sival_int;
     return r;
   }
-  const bool fault = info.si_signo == SIGSEGV || info.si_signo == SIGBUS || info.si_signo == SIGILL || info.si_signo == SIGFPE;
+  const bool fault = info.si_signo == SIGSEGV || info.si_signo == SIGBUS || info.si_signo == SIGILL ||
+                     info.si_signo == SIGFPE;
   if (info.si_code > 0 && fault) {
     r.ssi_addr = reinterpret_cast<std::uint64_t>(info.si_addr);
     return r;
   }
-  const bool poll = info.si_code == SI_SIGIO || (info.si_code >= POLL_IN && info.si_code <= POLL_HUP && info.si_signo != SIGCHLD);
+  const bool poll = info.si_code == SI_SIGIO ||
+                    (info.si_code >= POLL_IN && info.si_code <= POLL_HUP && info.si_signo != SIGCHLD);
   if (poll) {
     r.ssi_band = static_cast<std::uint32_t>(info.si_band);
     r.ssi_fd = info.si_fd;
@@ -149,7 +150,8 @@ void tell_signal_fds(Process& process, int sig) RAMET_REQUIRES(process.signals.l
   });
 }
 
-std::optional<std::int64_t> SignalFd::read(Thread& thread, const OpenFile& file, const UserBuffers& buffers, std::int64_t offset) {
+std::optional<std::int64_t> SignalFd::read(Thread& thread, const OpenFile& file, const UserBuffers& buffers,
+                                           std::int64_t offset) {
   if (offset != kCurrentOffset) return -ESPIPE;
   constexpr std::uint64_t kMost = 64;  // at once: the guest chooses the length
   if (buffers.bytes() < kRecord) return buffers.whole() ? -EINVAL : -EFAULT;

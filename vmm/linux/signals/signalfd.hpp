@@ -1,7 +1,7 @@
 // signalfd(2): a descriptor to read pending signals from. What a process has pending is known here only, and who polls
 // or waits in an epoll does that in the host: so the descriptor is one end of a host socket, with a byte in it while
-// somebody who has it open may have a signal for it. Too early a byte is harmless: the read that finds no signal takes it
-// away. A missing one would not be.
+// somebody who has it open may have a signal for it. Too early a byte is harmless: the read that finds no signal takes
+// it away. A missing one would not be.
 #pragma once
 
 #include <atomic>

@@ -34,7 +34,8 @@ struct SignalAction {
   SignalSet mask = 0;
 };
 
-// Pending signals in the order they came; a standard signal is queued once, real-time ones each, a timer's once a timer.
+// Pending signals in the order they came; a standard signal is queued once, real-time ones each, a timer's once a
+// timer.
 struct PendingSignals {
   SignalSet set = 0;
   std::deque<siginfo_t> queue;
@@ -44,20 +45,22 @@ struct ProcessSignals {
   Mutex lock;  // guards every thread's ThreadSignals as well
   std::array<SignalAction, kSignals> actions RAMET_GUARDED_BY(lock){};
   PendingSignals pending RAMET_GUARDED_BY(lock);
-  std::vector<std::weak_ptr<OpenFile>> fds RAMET_GUARDED_BY(lock);     // signalfds it made or inherited; some may be closed
-  // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for it
-  // without, before they go back to the guest.
+  std::vector<std::weak_ptr<OpenFile>> fds
+      RAMET_GUARDED_BY(lock);     // signalfds it made or inherited; some may be closed
+  // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for
+  // it without, before they go back to the guest.
   std::atomic<std::uint32_t> stopped{0};
-  bool stopping RAMET_GUARDED_BY(lock) = false;                        // a stop signal was taken and will be obeyed, unless SIGCONT comes first
-  std::uint64_t changes RAMET_GUARDED_BY(lock) = 0;                    // how often it was stopped or continued
+  bool stopping RAMET_GUARDED_BY(lock) =
+      false;  // a stop signal was taken and will be obeyed, unless SIGCONT comes first
+  std::uint64_t changes RAMET_GUARDED_BY(lock) = 0;  // how often it was stopped or continued
 };
 
 struct ThreadSignals {
   PendingSignals pending;
   SignalSet blocked = 0;
-  SignalSet awaited = 0;                        // sigtimedwait: wakes for these although they are blocked
-  std::deque<siginfo_t> faults;                 // send_fault(): before all others, handled or fatal
-  std::optional<SignalSet> saved_mask;          // sigsuspend, ppoll, ...: restored after delivery
+  SignalSet awaited = 0;  // sigtimedwait: wakes for these although they are blocked
+  std::deque<siginfo_t> faults;  // send_fault(): before all others, handled or fatal
+  std::optional<SignalSet> saved_mask;  // sigsuspend, ppoll, ...: restored after delivery
   arch::SignalStack altstack{.flags = SS_DISABLE};
 };
 
@@ -82,8 +85,8 @@ void retarget_signals(Process&, const Thread& except, SignalSet set);
 siginfo_t signal_from(const Process& sender, int sig, int code);
 
 // Sends to the process (any thread that does not block it) or to one thread; interrupts whoever is to
-// take it. Ignored signals vanish. Queues are bounded by RLIMIT_SIGPENDING (EAGAIN). SIGKILL ends the process, SIGCONT lets it go on, at
-// once and whatever is blocked. Without the family's lock. Returns 0 or -errno.
+// take it. Ignored signals vanish. Queues are bounded by RLIMIT_SIGPENDING (EAGAIN). SIGKILL ends the process, SIGCONT
+// lets it go on, at once and whatever is blocked. Without the family's lock. Returns 0 or -errno.
 std::int64_t send_to_process(Process&, const siginfo_t&);
 std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
 

@@ -35,7 +35,8 @@ std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
 
 SocketNames& names_of(Thread& thread) { return *thread.process.family.sockets; }
 
-// The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut off.
+// The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut
+// off.
 OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t length) {
   if (length > sizeof(sockaddr_storage)) return err(EINVAL);
   sockaddr_un address{};
@@ -89,7 +90,7 @@ std::int64_t sys_connect(Thread& thread, const Args& a) {
   }
   if (address.name && address.name->type != SOCK_DGRAM) names_of(thread).connects(*file, own_credentials(thread));
   const std::int64_t r = thread.blocking(SYS_connect, static_cast<std::uint64_t>((*file)->host.get()),
-                                    reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
+                                         reinterpret_cast<std::uint64_t>(&address.bytes), address.length);
   if (r != 0) return restartable(r);
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
@@ -121,11 +122,12 @@ std::int64_t accept(Thread& thread, int fd, mm::Gva at, mm::Gva length_at, int f
   auto number = state_of(thread).reserve();  // a full table leaves the connection in the queue
   if (!number) return -number.error();
   const std::int64_t r = thread.blocking(SYS_accept4, static_cast<std::uint64_t>((*file)->host.get()), 0, 0,
-                                    static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
+                                         static_cast<std::uint64_t>((flags & SOCK_NONBLOCK) | SOCK_CLOEXEC));
   if (r < 0) return restartable(r);
   auto accepted = make_socket(HostFd(static_cast<int>(r)));
   HostAddress address;
-  const bool told = ::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) == 0;
+  const bool told = ::getpeername(accepted->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) ==
+                    0;
   const auto peer = told ? name_of(thread, address) : nullptr;
   {
     SocketEnds& ends = ends_of(*accepted);
@@ -152,13 +154,15 @@ std::int64_t sys_getpeername(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
   HostAddress address;
-  if (::getpeername((*file)->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) != 0) return -errno;
+  if (::getpeername((*file)->host.get(), reinterpret_cast<sockaddr*>(&address.bytes), &address.length) != 0)
+    return -errno;
   return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::peer).get(), a[1], a[2]) : -EFAULT;
 }
 
 }  // namespace
 
-OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_ptr<OpenFile>& file, std::string guest, HostFd node) {
+OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_ptr<OpenFile>& file, std::string guest,
+                                                             HostFd node) {
   struct stat st{};
   if (node && ::fstat(node.get(), &st) != 0) return err(errno);
   const int type = type_of(*file);
@@ -287,14 +291,18 @@ std::int64_t give_name_at(Thread& thread, const SocketName* name, mm::Gva at, mm
 
 std::shared_ptr<const SocketName> name_of(Thread& thread, const HostAddress& address) {
   if (address.length <= kPath || address.length > sizeof address.bytes) return nullptr;
-  return names_of(thread).on_host(std::string(address.bytes.sun_path, ::strnlen(address.bytes.sun_path, address.length - kPath)));
+  return names_of(thread).on_host(
+      std::string(address.bytes.sun_path, ::strnlen(address.bytes.sun_path, address.length - kPath)));
 }
 
 std::span<const Definition> socket_name_calls() {
   static constexpr Definition kCalls[] = {
-      {Call::bind, sys_bind},       {Call::connect, sys_connect},
-      {Call::listen, sys_listen}, {Call::accept, sys_accept},
-      {Call::accept4, sys_accept4}, {Call::getsockname, sys_getsockname},
+      {Call::bind, sys_bind},
+      {Call::connect, sys_connect},
+      {Call::listen, sys_listen},
+      {Call::accept, sys_accept},
+      {Call::accept4, sys_accept4},
+      {Call::getsockname, sys_getsockname},
       {Call::getpeername, sys_getpeername},
   };
   return kCalls;

@@ -1,5 +1,5 @@
-// Who is at the other end of a connection that was accepted: the host knows the VMM alone. But it tells which socket the
-// other end is, and we know which process has connected that one. See sockets.hpp.
+// Who is at the other end of a connection that was accepted: the host knows the VMM alone. But it tells which socket
+// the other end is, and we know which process has connected that one. See sockets.hpp.
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
@@ -27,7 +27,11 @@ ino_t other_end(const OpenFile& socket) {
     nlmsghdr header;
     unix_diag_req request;
   } question{};
-  question.header = {.nlmsg_len = sizeof question, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST, .nlmsg_seq = 0, .nlmsg_pid = 0};
+  question.header = {.nlmsg_len = sizeof question,
+                     .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                     .nlmsg_flags = NLM_F_REQUEST,
+                     .nlmsg_seq = 0,
+                     .nlmsg_pid = 0};
   question.request.sdiag_family = AF_UNIX;
   question.request.udiag_states = ~0u;
   question.request.udiag_ino = static_cast<std::uint32_t>(own.st_ino);
@@ -35,7 +39,8 @@ ino_t other_end(const OpenFile& socket) {
   question.request.udiag_cookie[0] = question.request.udiag_cookie[1] = ~0u;  // any
   if (::send(netlink.get(), &question, sizeof question, 0) != sizeof question) return 0;
   alignas(nlmsghdr) std::array<std::byte, 1024> answer;
-  const ssize_t got = ::recv(netlink.get(), answer.data(), answer.size(), MSG_DONTWAIT);  // it is there when send(2) is back
+  const ssize_t got = ::recv(netlink.get(), answer.data(), answer.size(),
+                             MSG_DONTWAIT);  // it is there when send(2) is back
   auto* const header = reinterpret_cast<nlmsghdr*>(answer.data());
   if (got < 0 || !NLMSG_OK(header, static_cast<std::size_t>(got)) || header->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
       header->nlmsg_len < NLMSG_LENGTH(sizeof(unix_diag_msg)))

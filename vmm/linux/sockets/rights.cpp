@@ -90,7 +90,8 @@ OrErrno<HostFd> ticket_to_send(Thread& thread, const msghdr& user, bool credenti
     if (header.cmsg_len < sizeof header || header.cmsg_len > control.size() - at) return err(EINVAL);
     if (header.cmsg_level != SOL_SOCKET) continue;
     if (header.cmsg_type == SCM_CREDENTIALS) {
-      auto who = credentials_of(thread, std::span(control).subspan(at + sizeof header, header.cmsg_len - sizeof header));
+      auto who = credentials_of(thread,
+                                std::span(control).subspan(at + sizeof header, header.cmsg_len - sizeof header));
       if (!who) return err(who.error());
       cargo.sender = *who;
       continue;
@@ -123,7 +124,8 @@ Received unpack(Thread& thread, const msghdr& received, int flags) {
   auto& message = const_cast<msghdr&>(received);  // CMSG_NXTHDR takes one that may be changed
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level != SOL_SOCKET) continue;
-    if (c->cmsg_type == SO_TIMESTAMP || c->cmsg_type == SO_TIMESTAMPNS) {  // of the real-time clock, which is the guest's too
+    if (c->cmsg_type == SO_TIMESTAMP ||
+        c->cmsg_type == SO_TIMESTAMPNS) {  // of the real-time clock, which is the guest's too
       const auto* bytes = reinterpret_cast<const std::byte*>(c);
       all.time_stamp.assign(bytes, bytes + c->cmsg_len);
       all.time_stamp.resize(CMSG_ALIGN(all.time_stamp.size()));

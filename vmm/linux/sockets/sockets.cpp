@@ -1,5 +1,5 @@
-// Socket calls but for those about names. A sandboxed program has no network and cannot name the host's sockets; what there
-// is are sockets within its family (AF_UNIX). See sockets.hpp.
+// Socket calls but for those about names. A sandboxed program has no network and cannot name the host's sockets; what
+// there is are sockets within its family (AF_UNIX). See sockets.hpp.
 #include "vmm/linux/sockets/sockets.hpp"
 
 #include <fcntl.h>
@@ -73,8 +73,8 @@ std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& mes
   return restartable(r);
 }
 
-// Whether a message is to carry its sender's ids. To a connection's other end it does if that may want them: which socket
-// that is only the host knows.
+// Whether a message is to carry its sender's ids. To a connection's other end it does if that may want them: which
+// socket that is only the host knows.
 bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& to) {
   SocketNames& names = *thread.process.family.sockets;
   if (!names.credentials_wanted.load(std::memory_order_relaxed)) return false;
@@ -120,8 +120,7 @@ std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffe
   // The guest gets its own SIGPIPE; the host's must not come to the VMM.
   const std::int64_t r = no_room(file, call(thread, SYS_sendmsg, file, message, flags | MSG_NOSIGNAL));
   if (r < 0 && *ticket) (void)thread.process.family.sockets->take(*ticket, false);
-  if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
-    thread.raise(SIGPIPE);
+  if (r == -EPIPE && !(flags & MSG_NOSIGNAL)) thread.raise(SIGPIPE);
   return r;
 }
 
@@ -139,7 +138,8 @@ std::int64_t sys_sendto(Thread& thread, const Args& a) {
 std::int64_t send_message(Thread& thread, const OpenFile& file, mm::Gva at, int flags) {
   auto user = read_user<msghdr>(thread.memory(), at);
   if (!user) return -user.error();
-  auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Read);
+  auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen,
+                                     mm::Access::Read);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   return send(thread, file, *buffers, *user, flags);
 }
@@ -149,14 +149,16 @@ std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
   return file ? send_message(thread, **file, a[1], a.i32(2)) : -file.error();
 }
 
-// How many of the guest's messages are done by `one`, of a message's address, and how long each was. What stops it after
-// the first is not told: the next call meets it again. `more`: another one is to follow.
+// How many of the guest's messages are done by `one`, of a message's address, and how long each was. What stops it
+// after the first is not told: the next call meets it again. `more`: another one is to follow.
 template <class One, class More>
 std::int64_t many_messages(Thread& thread, mm::Gva at, unsigned count, One one, More more) {
   count = std::min<unsigned>(count, IOV_MAX);  // as Linux
   for (unsigned done = 0; done < count; ++done, at += sizeof(mmsghdr)) {
     const std::int64_t r = one(at + offsetof(mmsghdr, msg_hdr), done);
-    const std::int64_t bad = r < 0 ? r : put_user(thread.memory(), at + offsetof(mmsghdr, msg_len), static_cast<unsigned>(r));
+    const std::int64_t bad = r < 0
+                                 ? r
+                                 : put_user(thread.memory(), at + offsetof(mmsghdr, msg_len), static_cast<unsigned>(r));
     if (bad) return done ? done : bad;
     if (!more()) return done + 1;
   }
@@ -166,12 +168,14 @@ std::int64_t many_messages(Thread& thread, mm::Gva at, unsigned count, One one, 
 std::int64_t sys_sendmmsg(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
-  return many_messages(thread, a[1], a.u32(2), [&](mm::Gva at, unsigned) { return send_message(thread, **file, at, a.i32(3)); },
-                       [] { return true; });
+  return many_messages(
+      thread, a[1], a.u32(2), [&](mm::Gva at, unsigned) { return send_message(thread, **file, at, a.i32(3)); },
+      [] { return true; });
 }
 
 // `message` has the ancillary data's place, if any; `from`: who sent it, of no length if nobody by name.
-std::int64_t receive(Thread& thread, const OpenFile& file, const UserBuffers& buffers, msghdr& message, HostAddress& from, int flags) {
+std::int64_t receive(Thread& thread, const OpenFile& file, const UserBuffers& buffers, msghdr& message,
+                     HostAddress& from, int flags) {
   if (std::int64_t bad = fill(message, buffers, file)) return bad;
   message.msg_name = &from.bytes;
   message.msg_namelen = from.length;
@@ -199,7 +203,8 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   if (flags & ~kReceiveFlags) return -EOPNOTSUPP;
   auto user = read_user<msghdr>(thread.memory(), at);
   if (!user) return -user.error();
-  auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen, mm::Access::Write);
+  auto buffers = UserBuffers::vector(thread.memory(), reinterpret_cast<mm::Gva>(user->msg_iov), user->msg_iovlen,
+                                     mm::Access::Write);
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(timespec))];  // a ticket, a time stamp
@@ -212,7 +217,8 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
   if (std::int64_t bad = give_control(thread, message, *user, flags, ends_of(file).wants_credentials)) return bad;
   if (user->msg_name && from.length) {
-    auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name), user->msg_namelen);
+    auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name),
+                            user->msg_namelen);
     if (!length) return -length.error();
     user->msg_namelen = *length;
   } else {
@@ -239,7 +245,9 @@ std::int64_t sys_recvmmsg(Thread& thread, const Args& a) {
   const auto left = [&] { return time_left(CLOCK_MONOTONIC, *deadline); };
   const std::int64_t r = many_messages(
       thread, a[1], a.u32(2),
-      [&](mm::Gva at, unsigned done) { return receive_message(thread, **file, at, done && (a.i32(3) & MSG_WAITFORONE) ? flags | MSG_DONTWAIT : flags); },
+      [&](mm::Gva at, unsigned done) {
+        return receive_message(thread, **file, at, done && (a.i32(3) & MSG_WAITFORONE) ? flags | MSG_DONTWAIT : flags);
+      },
       [&] { return !deadline || left().tv_sec || left().tv_nsec; });  // looked at after each message only, as on Linux
   if (r > 0 && deadline && put_user(thread.memory(), a[4], left()) != 0) return -EFAULT;
   return r;
@@ -255,14 +263,24 @@ std::int64_t sys_shutdown(Thread& thread, const Args& a) {
 // ABIs. 0: not one of them.
 std::size_t bytes_of_option(int name) {
   switch (name) {
-    case SO_RCVTIMEO: case SO_SNDTIMEO: return sizeof(timeval);
+    case SO_RCVTIMEO:
+    case SO_SNDTIMEO: return sizeof(timeval);
     case SO_LINGER: return sizeof(linger);
-    case SO_SNDBUF: case SO_RCVBUF: case SO_REUSEADDR: case SO_KEEPALIVE: case SO_BROADCAST: case SO_PRIORITY:
-    case SO_RCVLOWAT: case SO_TIMESTAMP: case SO_TIMESTAMPNS: return sizeof(int);
+    case SO_SNDBUF:
+    case SO_RCVBUF:
+    case SO_REUSEADDR:
+    case SO_KEEPALIVE:
+    case SO_BROADCAST:
+    case SO_PRIORITY:
+    case SO_RCVLOWAT:
+    case SO_TIMESTAMP:
+    case SO_TIMESTAMPNS: return sizeof(int);
     default: return 0;
   }
 }
-bool only_told(int name) { return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN; }
+bool only_told(int name) {
+  return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN;
+}
 
 ucred peer_of(Thread& thread, const OpenFile& file) {
   std::optional<ucred> peer;
@@ -334,7 +352,8 @@ OrErrno<std::shared_ptr<OpenFile>> socket_at(Thread& thread, int fd) {
   return file;
 }
 
-std::optional<std::int64_t> SocketEnds::write(Thread& thread, const OpenFile& file, const UserBuffers& buffers, std::int64_t offset) {
+std::optional<std::int64_t> SocketEnds::write(Thread& thread, const OpenFile& file, const UserBuffers& buffers,
+                                              std::int64_t offset) {
   if (offset != kCurrentOffset || buffers.bytes() == 0 || !needs_credentials(thread, file, {})) return std::nullopt;
   return send(thread, file, buffers, {}, 0);
 }
@@ -359,17 +378,10 @@ std::shared_ptr<OpenFile> make_socket(HostFd host) {
 std::span<const Definition> socket_calls() {
   static const std::vector<Definition> all = [] {
     std::vector<Definition> v{
-        {Call::socket, sys_socket},
-        {Call::socketpair, sys_socketpair},
-        {Call::sendto, sys_sendto},
-        {Call::recvfrom, sys_recvfrom},
-        {Call::sendmsg, sys_sendmsg},
-        {Call::recvmsg, sys_recvmsg},
-        {Call::sendmmsg, sys_sendmmsg},
-        {Call::recvmmsg, sys_recvmmsg},
-        {Call::shutdown, sys_shutdown},
-        {Call::getsockopt, sys_getsockopt},
-        {Call::setsockopt, sys_setsockopt},
+        {Call::socket, sys_socket},         {Call::socketpair, sys_socketpair}, {Call::sendto, sys_sendto},
+        {Call::recvfrom, sys_recvfrom},     {Call::sendmsg, sys_sendmsg},       {Call::recvmsg, sys_recvmsg},
+        {Call::sendmmsg, sys_sendmmsg},     {Call::recvmmsg, sys_recvmmsg},     {Call::shutdown, sys_shutdown},
+        {Call::getsockopt, sys_getsockopt}, {Call::setsockopt, sys_setsockopt},
     };
     const auto names = socket_name_calls();
     v.insert(v.end(), names.begin(), names.end());

@@ -22,7 +22,8 @@ namespace {
 
 // What a guest clock id means.
 OrErrno<Timers::Clock> clock_of(Thread& thread, clockid_t id) {
-  const ProcessorClock of_process{.of_thread = false, .id = thread.process.pid}, of_thread{.of_thread = true, .id = thread.tid};
+  const ProcessorClock of_process{.of_thread = false, .id = thread.process.pid},
+      of_thread{.of_thread = true, .id = thread.tid};
   if (id == CLOCK_PROCESS_CPUTIME_ID) return of_process;
   if (id == CLOCK_THREAD_CPUTIME_ID) return of_thread;
   if (id >= 0) {
@@ -39,7 +40,8 @@ OrErrno<Timers::Clock> clock_of(Thread& thread, clockid_t id) {
   return clock;
 }
 
-// Clocks whose timers wake a machine that sleeps: what Linux tells users without CAP_WAKE_ALARM, whom a guest is one of.
+// Clocks whose timers wake a machine that sleeps: what Linux tells users without CAP_WAKE_ALARM, whom a guest is one
+// of.
 bool wakes_the_host(clockid_t clock) { return clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM; }
 
 std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
@@ -126,14 +128,17 @@ std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva reque
 
 std::int64_t sys_nanosleep(Thread& thread, const Args& a) { return sleep(thread, CLOCK_MONOTONIC, false, a[0], a[1]); }
 
-// Until the clock, which is not the caller's own, has come that far: like a timer's, looked at as often as it could have.
-std::int64_t sleep_on_processor(Thread& thread, const ProcessorClock& clock, std::chrono::nanoseconds deadline, mm::Gva remaining, bool absolute) {
+// Until the clock, which is not the caller's own, has come that far: like a timer's, looked at as often as it could
+// have.
+std::int64_t sleep_on_processor(Thread& thread, const ProcessorClock& clock, std::chrono::nanoseconds deadline,
+                                mm::Gva remaining, bool absolute) {
   for (;;) {
     const auto now = clock.now(thread.process);
     if (!now) return -now.error();
     if (*now >= deadline) return 0;
     const timespec slice = to_timespec(soonest(deadline - *now));
-    std::int64_t r = thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, reinterpret_cast<std::uint64_t>(&slice), 0);
+    std::int64_t r = thread.blocking(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, reinterpret_cast<std::uint64_t>(&slice),
+                                     0);
     if (r != -EINTR) continue;
     if (absolute) return kRestartNoHand;
     if (remaining && put_user(thread.memory(), remaining, to_timespec(deadline - *now)) != 0) return -EFAULT;
@@ -156,7 +161,8 @@ std::int64_t sys_clock_nanosleep(Thread& thread, const Args& a) {
     return sleep_on_processor(thread, *processor, absolute ? wait : *now + std::min(wait, most), a[3], absolute);
   }
   const clockid_t host = std::get<clockid_t>(*clock);
-  if (host == CLOCK_MONOTONIC_RAW || host == CLOCK_REALTIME_COARSE || host == CLOCK_MONOTONIC_COARSE) return -EOPNOTSUPP;
+  if (host == CLOCK_MONOTONIC_RAW || host == CLOCK_REALTIME_COARSE || host == CLOCK_MONOTONIC_COARSE)
+    return -EOPNOTSUPP;
   return sleep(thread, host, absolute, a[2], a[3]);
 }
 

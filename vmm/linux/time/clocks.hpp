@@ -21,8 +21,8 @@ class Clocks {
   timespec guest(clockid_t, const timespec& host) const;
   // A valid time that the guest gave, on the host's clock; the clock's beginning for what lies before that.
   timespec host(clockid_t, const timespec& guest) const;
-  // The same for what a timer is set to: 0, which stops it, stays 0, and nothing else becomes 0. A time that is not valid
-  // stays as it is: the host refuses it.
+  // The same for what a timer is set to: 0, which stops it, stays 0, and nothing else becomes 0. A time that is not
+  // valid stays as it is: the host refuses it.
   timespec host_timer(clockid_t, const timespec& guest) const;
 
  private:

@@ -59,7 +59,8 @@ int to_milliseconds(const timespec& t) {
 }
 
 std::int64_t nanoseconds(const timespec& t) {
-  return static_cast<std::int64_t>(static_cast<std::uint64_t>(t.tv_sec) * kNanosPerSecond + static_cast<std::uint64_t>(t.tv_nsec));
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(t.tv_sec) * kNanosPerSecond +
+                                   static_cast<std::uint64_t>(t.tv_nsec));
 }
 
 timespec sum(const timespec& a, const timespec& b) {

@@ -1,5 +1,6 @@
-// Times that come from a guest: checked, converted and added here and nowhere else, as Linux does it. A guest may give any
-// numbers. A moment that a sum would miss is the last there is, so a sum never comes out earlier than what it was made of.
+// Times that come from a guest: checked, converted and added here and nowhere else, as Linux does it. A guest may give
+// any numbers. A moment that a sum would miss is the last there is, so a sum never comes out earlier than what it was
+// made of.
 #pragma once
 
 #include <sys/time.h>

@@ -33,8 +33,8 @@ sigset_t of_timers() {
   return set;
 }
 
-// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal, so
-// it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
+// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal,
+// so it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
 sigset_t served_signals() {
   sigset_t set = of_timers();
   sigaddset(&set, kick_signal());
@@ -126,7 +126,8 @@ void Timers::serve() {
     // Each timer waits once at most in the host's queue, the oldest first.
     const sigset_t timers = of_timers();
     constexpr timespec kAtOnce{};
-    for (std::size_t i = 0; i < kMaxTimers && sigtimedwait(&timers, &host, &kAtOnce) == timer_signal(); ++i) host_timer_expired(host);
+    for (std::size_t i = 0; i < kMaxTimers && sigtimedwait(&timers, &host, &kAtOnce) == timer_signal(); ++i)
+      host_timer_expired(host);
     {
       LockGuard guard(lock_);
       settled_ = asked;
@@ -170,8 +171,7 @@ void Timers::tell(const Expired& e) {
   try {
     if (e.tid != 0) (void)send_to_thread(process_, e.tid, e.info);
     else (void)send_to_process(process_, e.info);
-  } catch (const std::bad_alloc&) {
-  }
+  } catch (const std::bad_alloc&) {}
 }
 
 // --- processor time ---
@@ -195,7 +195,8 @@ std::optional<std::chrono::nanoseconds> Timers::look() {
   {
     LockGuard guard(lock_);
     for (const auto& [id, timer] : timers_)
-      if (const auto* clock = timer.of_processor(); clock && timer.expiry != Nanoseconds{} && timer.notify.signal) armed.emplace_back(id, *clock);
+      if (const auto* clock = timer.of_processor(); clock && timer.expiry != Nanoseconds{} && timer.notify.signal)
+        armed.emplace_back(id, *clock);
     limited = limited_;
   }
   if (armed.empty() && !limited) return std::nullopt;
@@ -239,7 +240,9 @@ std::optional<std::chrono::nanoseconds> Timers::look_at_limit(Nanoseconds used, 
   LockGuard guard(process_.limits.lock);
   rlimit64& limit = process_.limits.value[RLIMIT_CPU];
   constexpr auto kMost = static_cast<rlim64_t>(kNever / std::chrono::seconds(1));
-  const auto time = [](rlim64_t seconds) { return seconds > kMost ? kNever : Nanoseconds(std::chrono::seconds(seconds)); };
+  const auto time = [](rlim64_t seconds) {
+    return seconds > kMost ? kNever : Nanoseconds(std::chrono::seconds(seconds));
+  };
   if (used >= time(limit.rlim_max)) {
     e.info.si_signo = SIGKILL;
     expired.push_back(e);
@@ -319,7 +322,8 @@ std::int64_t Timers::set_settled(UniqueLock& guard, int id, int flags, const iti
   Timer& timer = timers_.at(id);
   const bool may_have_expired = before.it_interval.tv_sec != 0 || before.it_interval.tv_nsec != 0 ||
                                 (before.it_value.tv_sec == 0 && before.it_value.tv_nsec == 0) || timer.of_processor();
-  const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) && may_have_expired;
+  const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) &&
+                    may_have_expired;
   if (wait && timer.notify.signal) wait_for_expired(guard);
   return 0;
 }
@@ -328,14 +332,17 @@ std::int64_t Timers::set_locked(int id, int flags, const itimerspec& value, itim
   Timer& timer = timers_.at(id);
   if (!timer.of_processor()) {
     itimerspec on_host = value;
-    if (flags & TIMER_ABSTIME) on_host.it_value = process_.family.clocks.host_timer(std::get<clockid_t>(timer.clock), value.it_value);
+    if (flags & TIMER_ABSTIME)
+      on_host.it_value = process_.family.clocks.host_timer(std::get<clockid_t>(timer.clock), value.it_value);
     return timer_settime(timer.host, flags, &on_host, &old) == 0 ? 0 : -errno;
   }
   if (!valid_time(value.it_value) || !valid_time(value.it_interval)) return -EINVAL;
   get_locked(id, old, now);
   const Nanoseconds first = to_nanoseconds(value.it_value);
   timer.interval = to_nanoseconds(value.it_interval);
-  timer.expiry = first == Nanoseconds{} || (flags & TIMER_ABSTIME) ? first : first > kNever - now ? kNever : now + first;
+  timer.expiry = first == Nanoseconds{} || (flags & TIMER_ABSTIME) ? first
+                 : first > kNever - now                            ? kNever
+                                                                   : now + first;
   wake_locked();
   return 0;
 }
@@ -395,7 +402,8 @@ void Timers::remove_posix() {
 }
 
 std::int64_t Timers::interval_timer_locked(int which) {
-  const Clock clock = which == ITIMER_REAL ? Clock(CLOCK_MONOTONIC) : Clock(ProcessorClock{.of_thread = false, .id = process_.pid});
+  const Clock clock = which == ITIMER_REAL ? Clock(CLOCK_MONOTONIC)
+                                           : Clock(ProcessorClock{.of_thread = false, .id = process_.pid});
   static constexpr int kRaised[] = {SIGALRM, SIGVTALRM, SIGPROF};
   if (interval_[which] < 0) {
     std::int64_t id = create_locked(clock, {.signal = kRaised[which], .tid = 0, .value = {}}, false);

@@ -21,8 +21,8 @@ namespace ramet::vmm {
 
 class Process;
 
-// A clock of processor time, which no clock of the host tells: the VMM serves several guest processes, and guest code may
-// run in processes of its own.
+// A clock of processor time, which no clock of the host tells: the VMM serves several guest processes, and guest code
+// may run in processes of its own.
 struct ProcessorClock {
   bool of_thread = false;
   int id = 0;                 // the guest process, or the thread of the guest process that asks
@@ -30,15 +30,16 @@ struct ProcessorClock {
   OrErrno<std::chrono::nanoseconds> now(Process& asking) const;
 };
 
-// How long to wait before as much processor time can have passed, on all processors at once: a tick at least, twice that
-// for each doubling.
+// How long to wait before as much processor time can have passed, on all processors at once: a tick at least, twice
+// that for each doubling.
 std::chrono::nanoseconds soonest(std::chrono::nanoseconds left, unsigned doublings = 0);
 
-// Every guest timer is a host POSIX timer on the same clock, so that intervals and absolute times are the host kernel's.
-// Host timers signal one thread of the VMM, which passes them on as guest signals; it is started with the first timer.
-// Timers of processor time are looked at by that thread, as often as they could have expired: like Linux's, some
-// milliseconds late. A timer that is set anew, stopped or removed has told of all that expired before, as Linux's have: no
-// signal of it comes later. Thread-safe; lock order: threads_lock > Timers' lock > ProcessSignals::lock, Limits::lock.
+// Every guest timer is a host POSIX timer on the same clock, so that intervals and absolute times are the host
+// kernel's. Host timers signal one thread of the VMM, which passes them on as guest signals; it is started with the
+// first timer. Timers of processor time are looked at by that thread, as often as they could have expired: like
+// Linux's, some milliseconds late. A timer that is set anew, stopped or removed has told of all that expired before, as
+// Linux's have: no signal of it comes later. Thread-safe; lock order: threads_lock > Timers' lock >
+// ProcessSignals::lock, Limits::lock.
 class Timers {
  public:
   explicit Timers(Process& process) : process_(process) {}
@@ -49,7 +50,7 @@ class Timers {
 
   // How an expiry is told. tid 0: the process.
   struct Notify {
-    int signal = 0;           // 0: not at all (SIGEV_NONE)
+    int signal = 0;  // 0: not at all (SIGEV_NONE)
     int tid = 0;
     std::optional<std::uint64_t> value;  // si_value; without one, the timer's id
   };
@@ -64,27 +65,27 @@ class Timers {
   // The program takes this signal, a timer's or any other. Without the lock of ProcessSignals.
   void taken(const siginfo_t&);
   std::int64_t remove(int id);
-  std::size_t posix_count(); // how many there are of those
-  void remove_posix();        // execve(2): all that timer_create made
+  std::size_t posix_count();  // how many there are of those
+  void remove_posix();  // execve(2): all that timer_create made
 
   // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; which is one of them. The last two count alike: of processor time, nobody
   // knows what the guest took and what was taken for it.
   std::int64_t set_interval_timer(int which, const itimerspec& value, itimerspec* old);
   std::int64_t get_interval_timer(int which, itimerspec& value);
 
-  // RLIMIT_CPU has been set: the process gets SIGXCPU each second from its lower value on, and SIGKILL at the upper one.
-  // False: the host has no thread that would look at it.
+  // RLIMIT_CPU has been set: the process gets SIGXCPU each second from its lower value on, and SIGKILL at the upper
+  // one. False: the host has no thread that would look at it.
   bool watch_limit();
 
  private:
   using Nanoseconds = std::chrono::nanoseconds;
   struct Timer {
     Clock clock;
-    timer_t host{};           // of a clock of the host
+    timer_t host{};  // of a clock of the host
     Nanoseconds expiry{}, interval{};  // of processor time. 0: not set
     Notify notify;
-    bool posix = true;        // SI_TIMER with its id; else an interval timer's plain signal
-    bool armed = false;       // an expiry may be on its way to the program
+    bool posix = true;  // SI_TIMER with its id; else an interval timer's plain signal
+    bool armed = false;  // an expiry may be on its way to the program
     int last_overrun = 0;
     const ProcessorClock* of_processor() const { return std::get_if<ProcessorClock>(&clock); }
   };
@@ -97,7 +98,8 @@ class Timers {
   std::int64_t interval_timer_locked(int which) RAMET_REQUIRES(lock_);
   std::int64_t set_settled(UniqueLock&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now)
       RAMET_REQUIRES(lock_);
-  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now) RAMET_REQUIRES(lock_);
+  std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now)
+      RAMET_REQUIRES(lock_);
   std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now) RAMET_REQUIRES(lock_);
   // Of a timer of processor time; 0 for others. Without the lock.
   Nanoseconds now_of(int id);
@@ -120,13 +122,14 @@ class Timers {
   std::map<int, Timer> timers_ RAMET_GUARDED_BY(lock_);
   std::array<int, 3> interval_ RAMET_GUARDED_BY(lock_){-1, -1, -1};  // ids of the interval timers, -1 until first set
   int next_id_ RAMET_GUARDED_BY(lock_) = 0;
-  bool stopping_ RAMET_GUARDED_BY(lock_) = false;     // the thread is to end
-  bool limited_ RAMET_GUARDED_BY(lock_) = false;      // watch_limit()
+  bool stopping_ RAMET_GUARDED_BY(lock_) = false;  // the thread is to end
+  bool limited_ RAMET_GUARDED_BY(lock_) = false;  // watch_limit()
   std::uint64_t settle_asked_ RAMET_GUARDED_BY(lock_) = 0, settled_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable settled_changed_;  // settled_ or stopping_
-  Nanoseconds last_looked_at_{};  // the serving thread's: what all of the looked-at clocks told together: have they moved?
-  unsigned idle_looks_ = 0;   // in a row; its, too
-  pid_t server_ = 0;          // host tid of the thread; 0 before it runs
+  Nanoseconds
+      last_looked_at_{};  // the serving thread's: what all of the looked-at clocks told together: have they moved?
+  unsigned idle_looks_ = 0;  // in a row; its, too
+  pid_t server_ = 0;  // host tid of the thread; 0 before it runs
   std::thread thread_;
 };
 

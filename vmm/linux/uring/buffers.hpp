@@ -45,11 +45,11 @@ class RegisteredBuffers {
     mm::Gva start = 0;
     std::uint64_t length = 0;
     mm::Pin pin;
-    std::size_t first_host_index = 0;           // of pin.ranges()[0]; the others follow
+    std::size_t first_host_index = 0;  // of pin.ranges()[0]; the others follow
   };
   const std::shared_ptr<Devices> devices_;
-  std::uint64_t bytes_ = 0;                     // counted in devices_->registered
-  mm::Charge charge_;                           // of buffers_
+  std::uint64_t bytes_ = 0;  // counted in devices_->registered
+  mm::Charge charge_;  // of buffers_
   std::vector<Buffer> buffers_;
   bool registered_ = false;
 };

@@ -61,7 +61,8 @@ OrErrno<WaitArguments> wait_arguments(Thread& thread, unsigned flags, mm::Gva at
     auto time = read_user<__kernel_timespec>(thread.memory(), given->ts);
     if (!time) return err(time.error());
     // As Linux takes what is out of range: by its sum, and a negative one as over already.
-    const std::int64_t seconds = std::max<std::int64_t>(time->tv_sec, 0), nanos = std::max<std::int64_t>(time->tv_nsec, 0);
+    const std::int64_t seconds = std::max<std::int64_t>(time->tv_sec, 0),
+                       nanos = std::max<std::int64_t>(time->tv_nsec, 0);
     const timespec wait = sum({seconds, 0}, {nanos / kNanosPerSecond, nanos % kNanosPerSecond});
     result.deadline = deadline_after(CLOCK_MONOTONIC, wait);
   }

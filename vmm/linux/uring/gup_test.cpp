@@ -32,9 +32,15 @@ struct Range {
   std::uint32_t flags;
 };
 enum : unsigned {
-  kGupFast = _IOWR('g', 1, Sweep), kPinFast = _IOWR('g', 2, Sweep), kPinLong = _IOWR('g', 3, Sweep),
-  kGupBasic = _IOWR('g', 4, Sweep), kPinBasic = _IOWR('g', 5, Sweep), kDump = _IOWR('g', 6, Sweep),
-  kStart = _IOW('g', 7, Range), kStop = _IO('g', 8), kRead = _IOW('g', 9, std::uint64_t),
+  kGupFast = _IOWR('g', 1, Sweep),
+  kPinFast = _IOWR('g', 2, Sweep),
+  kPinLong = _IOWR('g', 3, Sweep),
+  kGupBasic = _IOWR('g', 4, Sweep),
+  kPinBasic = _IOWR('g', 5, Sweep),
+  kDump = _IOWR('g', 6, Sweep),
+  kStart = _IOW('g', 7, Range),
+  kStop = _IO('g', 8),
+  kRead = _IOW('g', 9, std::uint64_t),
 };
 constexpr std::uint32_t kFollWrite = 1, kUseWrite = 1, kUseFast = 2;
 
@@ -111,8 +117,12 @@ std::int64_t GupTest::give_pages(Thread& thread, mm::Gva argument) {
 
 std::int64_t GupTest::ioctl(Thread& thread, unsigned request, mm::Gva argument) {
   switch (request) {
-    case kGupFast: case kPinFast: case kPinLong: case kGupBasic: case kPinBasic: case kDump:
-      return sweep(thread, request, argument);
+    case kGupFast:
+    case kPinFast:
+    case kPinLong:
+    case kGupBasic:
+    case kPinBasic:
+    case kDump: return sweep(thread, request, argument);
     case kStart: {
       LockGuard guard(lock_);
       return start(thread, argument);

@@ -90,13 +90,24 @@ OrErrno<std::uint64_t> UringQueues::place(std::uint64_t offset, std::uint64_t le
 }
 
 void UringQueues::describe(io_sqring_offsets& sq, io_cqring_offsets& cq) const {
-  sq = {.head = offsetof(Shared, sq_head), .tail = offsetof(Shared, sq_tail), .ring_mask = offsetof(Shared, sq_mask),
-        .ring_entries = offsetof(Shared, sq_entries), .flags = offsetof(Shared, sq_flags),
+  sq = {.head = offsetof(Shared, sq_head),
+        .tail = offsetof(Shared, sq_tail),
+        .ring_mask = offsetof(Shared, sq_mask),
+        .ring_entries = offsetof(Shared, sq_entries),
+        .flags = offsetof(Shared, sq_flags),
         .dropped = offsetof(Shared, sq_dropped),
-        .array = static_cast<std::uint32_t>(array_offset(cq_entries_)), .resv1 = 0, .resv2 = 0};
-  cq = {.head = offsetof(Shared, cq_head), .tail = offsetof(Shared, cq_tail), .ring_mask = offsetof(Shared, cq_mask),
-        .ring_entries = offsetof(Shared, cq_entries), .overflow = offsetof(Shared, cq_overflow),
-        .cqes = offsetof(Shared, completions), .flags = offsetof(Shared, cq_flags), .resv1 = 0, .resv2 = 0};
+        .array = static_cast<std::uint32_t>(array_offset(cq_entries_)),
+        .resv1 = 0,
+        .resv2 = 0};
+  cq = {.head = offsetof(Shared, cq_head),
+        .tail = offsetof(Shared, cq_tail),
+        .ring_mask = offsetof(Shared, cq_mask),
+        .ring_entries = offsetof(Shared, cq_entries),
+        .overflow = offsetof(Shared, cq_overflow),
+        .cqes = offsetof(Shared, completions),
+        .flags = offsetof(Shared, cq_flags),
+        .resv1 = 0,
+        .resv2 = 0};
 }
 
 unsigned UringQueues::submissions() const {
@@ -109,8 +120,7 @@ std::optional<io_uring_sqe> UringQueues::take() {
   const auto index = arch::guarded_load(&array[sq_head_++ & (sq_entries_ - 1)]);
   // A copy: the guest may change the entry while we look at it.
   io_uring_sqe sqe;
-  if (!index || *index >= sq_entries_ ||
-      !arch::guarded_copy(&sqe, entries_.data() + *index * sizeof sqe, sizeof sqe)) {
+  if (!index || *index >= sq_entries_ || !arch::guarded_copy(&sqe, entries_.data() + *index * sizeof sqe, sizeof sqe)) {
     store(shared_->sq_dropped, ++sq_dropped_);
     return std::nullopt;
   }

@@ -1,6 +1,7 @@
 // The two queues of a guest's ring, in memory that the guest maps and writes at any time: entries for submission, which
-// it produces, and completions, which we do. Nothing that is read here is trusted, and nothing is read twice; it is touched
-// by guarded accesses: the file cannot shrink, but whoever gets at it may punch holes that the host has no memory to fill.
+// it produces, and completions, which we do. Nothing that is read here is trusted, and nothing is read twice; it is
+// touched by guarded accesses: the file cannot shrink, but whoever gets at it may punch holes that the host has no
+// memory to fill.
 //
 //   IORING_OFF_SQ_RING ┌ heads, tails, masks ┬ completions ┬ array of indexes ┐   one memory file; the same place is
 //   IORING_OFF_CQ_RING └─────────────────────┴─────────────┴──────────────────┘   behind both (IORING_FEAT_SINGLE_MMAP)
@@ -44,16 +45,17 @@ class UringQueues {
   void describe(io_sqring_offsets&, io_cqring_offsets&) const;
 
   // --- submission; one thread at a time ---
-  unsigned submissions() const;                 // waiting; at most sq_entries()
-  // Takes the next one. None: its index was out of range, or it cannot be read, and it is gone (sq_off.dropped counts it).
+  unsigned submissions() const;  // waiting; at most sq_entries()
+  // Takes the next one. None: its index was out of range, or it cannot be read, and it is gone (sq_off.dropped counts
+  // it).
   std::optional<io_uring_sqe> take();
-  void publish_head();                          // what was taken may be filled anew
+  void publish_head();  // what was taken may be filled anew
 
   // --- completion; one thread at a time ---
-  unsigned completions() const;                 // that the guest has not taken yet; at most cq_entries()
-  bool put(const Completion&);                  // false: full
-  void set_overflow(bool);                      // IORING_SQ_CQ_OVERFLOW
-  bool eventfd_disabled() const;                // IORING_CQ_EVENTFD_DISABLED
+  unsigned completions() const;  // that the guest has not taken yet; at most cq_entries()
+  bool put(const Completion&);  // false: full
+  void set_overflow(bool);  // IORING_SQ_CQ_OVERFLOW
+  bool eventfd_disabled() const;  // IORING_CQ_EVENTFD_DISABLED
 
  private:
   struct Shared;
@@ -61,7 +63,7 @@ class UringQueues {
   UringQueues(unsigned sq, unsigned cq) : sq_entries_(sq), cq_entries_(cq) {}
   const unsigned sq_entries_, cq_entries_;
   std::shared_ptr<OpenFile> file_;
-  std::span<std::byte> rings_, entries_;        // our own mapping
+  std::span<std::byte> rings_, entries_;  // our own mapping
   Shared* shared_ = nullptr;
   unsigned sq_head_ = 0, sq_dropped_ = 0, cq_tail_ = 0;  // the guest's memory holds copies
 };

@@ -21,8 +21,8 @@ namespace {
 constexpr unsigned kServedFlags = IOSQE_FIXED_FILE | IOSQE_IO_DRAIN | IOSQE_IO_LINK | IOSQE_IO_HARDLINK | IOSQE_ASYNC;
 constexpr int kReadWriteFlags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;  // as files/io.cpp
 // One entry, one completion: what fires again and again is not served, nor is what later kernels may think of.
-constexpr unsigned kTimeoutFlags =
-    IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME | IORING_TIMEOUT_ETIME_SUCCESS;
+constexpr unsigned kTimeoutFlags = IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME |
+                                   IORING_TIMEOUT_ETIME_SUCCESS;
 constexpr std::uint8_t kNoOperation = 0xff;
 // What an entry costs the host besides if it waits in a thread of the host's kernel: a stack and a task.
 constexpr std::uint64_t kWorkerBytes = 32 * 1024;
@@ -289,7 +289,9 @@ UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
   request_.time = *time;
   const unsigned flags = from_.timeout_flags;
   if (flags & IORING_TIMEOUT_ABS) {
-    const clockid_t clock = flags & IORING_TIMEOUT_REALTIME ? CLOCK_REALTIME : flags & IORING_TIMEOUT_BOOTTIME ? CLOCK_BOOTTIME : CLOCK_MONOTONIC;
+    const clockid_t clock = flags & IORING_TIMEOUT_REALTIME   ? CLOCK_REALTIME
+                            : flags & IORING_TIMEOUT_BOOTTIME ? CLOCK_BOOTTIME
+                                                              : CLOCK_MONOTONIC;
     const timespec on_host = thread_.process.family.clocks.host_timer(clock, {time->tv_sec, time->tv_nsec});
     request_.time = {on_host.tv_sec, on_host.tv_nsec};
   }

@@ -33,7 +33,8 @@ class UringTranslation {
 
  private:
   Result transfer(io_uring_sqe& to, bool write);
-  Result transfer_fixed(io_uring_sqe& to, bool write) RAMET_NO_THREAD_SAFETY_ANALYSIS;  // see above: it holds, but is not seen
+  Result transfer_fixed(io_uring_sqe& to,
+                        bool write) RAMET_NO_THREAD_SAFETY_ANALYSIS;  // see above: it holds, but is not seen
   Result take_file(int of_ring) RAMET_NO_THREAD_SAFETY_ANALYSIS;                         // the same
   Result transfer_file(bool write);
   Result limit(bool write, std::uint64_t& bytes);

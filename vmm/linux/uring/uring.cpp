@@ -32,9 +32,9 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
 constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
 // What one entry costs the host. Here: the request, its places in two tables; there: struct io_kiocb.
 constexpr std::uint64_t kRequestBytes = 1024;
-constexpr std::uint64_t kRingMappings = 8;       // two of its own, two or three of the host's ring, a stack with its guard
+constexpr std::uint64_t kRingMappings = 8;  // two of its own, two or three of the host's ring, a stack with its guard
 constexpr std::uint64_t kRingBytes = 64 * 1024;  // the thread of a ring, and what is not its queues
-constexpr int kMaxAttempts = 1000;   // a millisecond apart, to cancel what is in flight
+constexpr int kMaxAttempts = 1000;  // a millisecond apart, to cancel what is in flight
 
 // Entries up to `most`, a power of two. Errors: EINVAL.
 OrErrno<unsigned> entries_of(unsigned wanted, unsigned most, bool clamp) {
@@ -70,8 +70,8 @@ void refresh_rings(Process& process) { process.files.state().devices->refresh();
 // --- making one ---
 
 Uring::Uring(Thread& thread, const io_uring_params& params, std::unique_ptr<UringQueues> queues)
-    : memory_(thread.memory()), devices_(state_of(thread).devices), flags_(params.flags),
-      issuer_(thread.tid), queues_(std::move(queues)), places_(state_of(thread).mappings, kRingMappings) {}
+    : memory_(thread.memory()), devices_(state_of(thread).devices), flags_(params.flags), issuer_(thread.tid),
+      queues_(std::move(queues)), places_(state_of(thread).mappings, kRingMappings) {}
 
 OrErrno<std::shared_ptr<Uring>> Uring::create(Thread& thread, unsigned entries, io_uring_params& params) {
   if (params.flags & ~kServedSetup) return err(EINVAL);
@@ -167,7 +167,8 @@ void Uring::let_go() {
       guard.unlock();
       cancel_all(host_);
       guard.lock();
-      changed_.wait_for(guard.standard(), std::chrono::milliseconds(1), [&]() RAMET_REQUIRES(lock_) { return requests_.empty(); });
+      changed_.wait_for(guard.standard(), std::chrono::milliseconds(1),
+                        [&]() RAMET_REQUIRES(lock_) { return requests_.empty(); });
     }
     {
       LockGuard guard(lock_);
@@ -392,9 +393,9 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
       break;
     }
     const timespec* deadline = how.deadline ? &*how.deadline : nullptr;
-    const std::int64_t r =
-        thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&posted_), FUTEX_WAIT_BITSET_PRIVATE, seen,
-                        reinterpret_cast<std::uint64_t>(deadline), 0, FUTEX_BITSET_MATCH_ANY);
+    const std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&posted_),
+                                           FUTEX_WAIT_BITSET_PRIVATE, seen, reinterpret_cast<std::uint64_t>(deadline),
+                                           0, FUTEX_BITSET_MATCH_ANY);
     if (r == -ETIMEDOUT) result = -ETIME;
     if (r == -EINTR && thread.should_stop_waiting()) result = -EINTR;
   }

@@ -62,8 +62,8 @@ class Uring : public PinHolder {
   const UringQueues& queues() const { return *queues_; }
 
   struct Wait {
-    unsigned completions = 0;                   // at least so many, at most the queue's size
-    std::optional<timespec> deadline;           // CLOCK_MONOTONIC
+    unsigned completions = 0;  // at least so many, at most the queue's size
+    std::optional<timespec> deadline;  // CLOCK_MONOTONIC
   };
   std::int64_t submit(Thread&, unsigned count);
   std::int64_t wait(Thread&, const Wait&);
@@ -88,7 +88,7 @@ class Uring : public PinHolder {
   friend class UringTranslation;
   Uring(Thread&, const io_uring_params&, std::unique_ptr<UringQueues>);
   OrErrno<void> start();
-  void serve();                                 // the ring's thread
+  void serve();  // the ring's thread
 
   std::unique_ptr<UringRequest> new_request();  // null: the guest's limit is reached
   bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>) RAMET_REQUIRES(submit_lock_);
@@ -100,7 +100,8 @@ class Uring : public PinHolder {
   unsigned move_some_locked(Done&) RAMET_REQUIRES(lock_);
   void post_locked(std::list<Completion>& one) RAMET_REQUIRES(lock_);
   void flush_backlog_locked() RAMET_REQUIRES(lock_);
-  void announce_locked(bool later) RAMET_REQUIRES(lock_);             // later: not only completions of entries that are being submitted
+  void announce_locked(bool later)
+      RAMET_REQUIRES(lock_);  // later: not only completions of entries that are being submitted
   std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind);
   std::shared_ptr<OpenFile> file_of(Thread&, const io_uring_sqe&) RAMET_REQUIRES(submit_lock_);
 
@@ -114,39 +115,42 @@ class Uring : public PinHolder {
   mm::AddressSpace& memory_;
   const std::shared_ptr<Devices> devices_;
   const unsigned flags_;
-  const int issuer_;                            // the thread that made it
+  const int issuer_;  // the thread that made it
   const std::unique_ptr<UringQueues> queues_;
-  std::unique_ptr<MemoryCharge> charge_;        // the queues' bytes, as a memory file's
-  MappingPlaces places_;                        // of the queues, the host's, and the thread's stack
+  std::unique_ptr<MemoryCharge> charge_;  // the queues' bytes, as a memory file's
+  MappingPlaces places_;  // of the queues, the host's, and the thread's stack
 
   // Lock order: submit_lock_ > lock_ > the address space's.
   Mutex submit_lock_;  // guards the host's submission queue and queues_'s as well
-  io_uring host_{};                             // its submission queue by this lock, its completion queue by the next
-  bool host_open_ = false;                      // changed under both
+  io_uring host_{};  // its submission queue by this lock, its completion queue by the next
+  bool host_open_ = false;  // changed under both
   std::shared_ptr<RegisteredBuffers> buffers_ RAMET_GUARDED_BY(submit_lock_);
   mm::Charge files_charge_ RAMET_GUARDED_BY(submit_lock_);
   std::vector<std::shared_ptr<OpenFile>> files_ RAMET_GUARDED_BY(submit_lock_);
   bool files_registered_ RAMET_GUARDED_BY(submit_lock_) = false;
 
   Mutex lock_;  // guards the host's completion queue and queues_'s as well
-  std::uint64_t next_id_ RAMET_GUARDED_BY(lock_) = 1;                   // the host's user_data
-  std::uint64_t timeouts_ RAMET_GUARDED_BY(lock_) = 0;                  // that ran out: each ends all waits, however few completions there are
-  std::uint64_t batch_ RAMET_GUARDED_BY(lock_) = ~0ull;                 // first id of those that are being submitted; none: the largest
+  std::uint64_t next_id_ RAMET_GUARDED_BY(lock_) = 1;  // the host's user_data
+  std::uint64_t timeouts_ RAMET_GUARDED_BY(lock_) =
+      0;  // that ran out: each ends all waits, however few completions there are
+  std::uint64_t batch_ RAMET_GUARDED_BY(lock_) =
+      ~0ull;  // first id of those that are being submitted; none: the largest
   std::unordered_map<std::uint64_t, std::unique_ptr<UringRequest>> requests_ RAMET_GUARDED_BY(lock_);
-  std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_ RAMET_GUARDED_BY(lock_);  // (user_data, kind) -> id
-  std::list<Completion> backlog_ RAMET_GUARDED_BY(lock_);               // the guest's queue was full; counted as requests still
+  std::multimap<std::pair<std::uint64_t, std::uint8_t>, std::uint64_t> tags_
+      RAMET_GUARDED_BY(lock_);  // (user_data, kind) -> id
+  std::list<Completion> backlog_ RAMET_GUARDED_BY(lock_);  // the guest's queue was full; counted as requests still
   std::shared_ptr<OpenFile> eventfd_ RAMET_GUARDED_BY(lock_);
   bool eventfd_async_only_ RAMET_GUARDED_BY(lock_) = false;
-  io_uring bell_ RAMET_GUARDED_BY(lock_){};                             // see register_eventfd()
+  io_uring bell_ RAMET_GUARDED_BY(lock_){};  // see register_eventfd()
   bool bell_open_ RAMET_GUARDED_BY(lock_) = false;
-  HostFd stop_;                                 // eventfd: the ring's thread is to end
-  HostFd ready_;                                // eventfd, readable while the guest has completions; see watch()
+  HostFd stop_;  // eventfd: the ring's thread is to end
+  HostFd ready_;  // eventfd, readable while the guest has completions; see watch()
   bool watched_ RAMET_GUARDED_BY(lock_) = false;
   bool gone_ RAMET_GUARDED_BY(lock_) = false, stopping_ RAMET_GUARDED_BY(lock_) = false;
-  std::condition_variable changed_;             // requests_ became empty or not, stopping_
+  std::condition_variable changed_;  // requests_ became empty or not, stopping_
 
-  std::atomic<std::uint32_t> posted_{0};        // futex word: completions were posted; pairs with wait()
-  std::atomic<unsigned> waiting_{0};            // threads in wait(); pairs with announce_locked()'s look
+  std::atomic<std::uint32_t> posted_{0};  // futex word: completions were posted; pairs with wait()
+  std::atomic<unsigned> waiting_{0};  // threads in wait(); pairs with announce_locked()'s look
   std::thread thread_;
 };
 

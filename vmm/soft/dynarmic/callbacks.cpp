@@ -20,10 +20,12 @@ std::uint64_t untagged(std::uint64_t at) { return static_cast<std::uint64_t>(sta
 std::uint64_t page_of(std::uint64_t at) { return mm::align_down(at, mm::kPageSize); }
 bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (mm::kPageSize - 1)) + bytes <= mm::kPageSize; }
 
-// One access, of memory that does not go away; guest code of other threads writes there. Relaxed: what order guest code wants
-// the translated code around it sees to.
+// One access, of memory that does not go away; guest code of other threads writes there. Relaxed: what order guest code
+// wants the translated code around it sees to.
 std::uint64_t load(const std::byte* host, unsigned size) {
-  const auto value = [host]<class T>(T) { return std::uint64_t{__atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED)}; };
+  const auto value = [host]<class T>(T) {
+    return std::uint64_t{__atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED)};
+  };
   switch (size) {
     case 0: return value(std::uint8_t{});
     case 1: return value(std::uint16_t{});

@@ -9,9 +9,9 @@
 #include <optional>
 #include <vector>
 
-#include "vmm/soft/engine.hpp"
 #include "vmm/soft/dynarmic/code_pages.hpp"
 #include "vmm/soft/dynarmic/page_map.hpp"
+#include "vmm/soft/engine.hpp"
 
 namespace ramet::vmm::soft {
 
@@ -41,14 +41,25 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   void MemoryWrite32(std::uint64_t at, std::uint32_t value) override { write(at, 2, value); }
   void MemoryWrite64(std::uint64_t at, std::uint64_t value) override { write(at, 3, value); }
   void MemoryWrite128(std::uint64_t at, Vector value) override;
-  bool MemoryWriteExclusive8(std::uint64_t at, std::uint8_t value, std::uint8_t expected) override { return exchange(at, 0, expected, value) == expected && !stop; }
-  bool MemoryWriteExclusive16(std::uint64_t at, std::uint16_t value, std::uint16_t expected) override { return exchange(at, 1, expected, value) == expected && !stop; }
-  bool MemoryWriteExclusive32(std::uint64_t at, std::uint32_t value, std::uint32_t expected) override { return exchange(at, 2, expected, value) == expected && !stop; }
-  bool MemoryWriteExclusive64(std::uint64_t at, std::uint64_t value, std::uint64_t expected) override { return exchange(at, 3, expected, value) == expected && !stop; }
-  bool MemoryWriteExclusive128(std::uint64_t at, Vector value, Vector expected) override { return exchange_pair(at, expected, value); }
+  bool MemoryWriteExclusive8(std::uint64_t at, std::uint8_t value, std::uint8_t expected) override {
+    return exchange(at, 0, expected, value) == expected && !stop;
+  }
+  bool MemoryWriteExclusive16(std::uint64_t at, std::uint16_t value, std::uint16_t expected) override {
+    return exchange(at, 1, expected, value) == expected && !stop;
+  }
+  bool MemoryWriteExclusive32(std::uint64_t at, std::uint32_t value, std::uint32_t expected) override {
+    return exchange(at, 2, expected, value) == expected && !stop;
+  }
+  bool MemoryWriteExclusive64(std::uint64_t at, std::uint64_t value, std::uint64_t expected) override {
+    return exchange(at, 3, expected, value) == expected && !stop;
+  }
+  bool MemoryWriteExclusive128(std::uint64_t at, Vector value, Vector expected) override {
+    return exchange_pair(at, expected, value);
+  }
   std::optional<std::uint32_t> MemoryReadCode(std::uint64_t at) override;
 
-  // An aligned word of 1 << size bytes becomes `desired` if it is `expected`; what was there. After it has stopped, nothing.
+  // An aligned word of 1 << size bytes becomes `desired` if it is `expected`; what was there. After it has stopped,
+  // nothing.
   std::uint64_t exchange(std::uint64_t at, unsigned size, std::uint64_t expected, std::uint64_t desired);
   // The same of 16 bytes; `expected` becomes what was there.
   bool exchange_pair(std::uint64_t at, Vector& expected, const Vector& desired);
@@ -68,11 +79,12 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   void end(const Stop&, Dynarmic::HaltReason = Dynarmic::HaltReason::UserDefined1);
 
  private:
-  // After a fork every page is read by this way: it is short, so that a processor has several of them under way at a time.
-  // Relaxed: what order guest code wants the translated code around it sees to.
+  // After a fork every page is read by this way: it is short, so that a processor has several of them under way at a
+  // time. Relaxed: what order guest code wants the translated code around it sees to.
   template <class T>
   T read(std::uint64_t at) {
-    if (const std::byte* const host = pages.find_lasting(at, sizeof(T))) return __atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED);
+    if (const std::byte* const host = pages.find_lasting(at, sizeof(T)))
+      return __atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED);
     return static_cast<T>(read(at, std::bit_width(sizeof(T)) - 1));
   }
   // Host memory at an address, to the end of its page; without one, the run ends with a fault.
@@ -82,7 +94,9 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
     return find_slowly(at, access);
   }
   PageMap::Place find_slowly(std::uint64_t at, Memory::Access);
-  void vanished(std::uint64_t at) { end({.kind = Stop::Kind::Vanished, .address = at}, Dynarmic::HaltReason::MemoryAbort); }
+  void vanished(std::uint64_t at) {
+    end({.kind = Stop::Kind::Vanished, .address = at}, Dynarmic::HaltReason::MemoryAbort);
+  }
 };
 
 }  // namespace ramet::vmm::soft

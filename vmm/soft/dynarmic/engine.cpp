@@ -47,7 +47,8 @@ class Recompiler final : public Engine {
   void review_code(std::uint64_t start, std::uint64_t end, bool wanted);
 
   Callbacks callbacks_;
-  Dynarmic::ExclusiveMonitor monitor_;  // its own: others' stores are seen by what they store, see Callbacks::exchange()
+  Dynarmic::ExclusiveMonitor
+      monitor_;  // its own: others' stores are seen by what they store, see Callbacks::exchange()
   std::uint64_t thread_pointer_ = 0, read_only_thread_pointer_ = 0;
   std::unique_ptr<Dynarmic::A64::Jit> jit_;
 };
@@ -66,7 +67,8 @@ bool Recompiler::start() {
   c.page_table = callbacks_.pages.table();
   c.page_table_address_space_bits = kAddressBits;
   c.silently_mirror_page_table = false;        // addresses beyond, and tagged ones, come to the callbacks
-  c.detect_misaligned_access_via_page_table = 16 | 32 | 64 | 128;  // or one that reaches into the next page would run on in host memory
+  c.detect_misaligned_access_via_page_table =
+      16 | 32 | 64 | 128;  // or one that reaches into the next page would run on in host memory
   c.only_detect_misalignment_via_page_table_on_page_boundary = true;
   c.code_cache_size = kCodeBytes;
   jit_ = std::make_unique<Dynarmic::A64::Jit>(c);
@@ -152,7 +154,8 @@ void Recompiler::review_code(std::uint64_t start, std::uint64_t end, bool wanted
     const auto now = CodePages::Page::of(*run, page, callbacks_.words);
     return was.same(now) ? std::optional(now) : std::nullopt;
   };
-  for (const std::uint64_t page : callbacks_.code.remove(start, end, stays)) jit_->InvalidateCacheRange(page, mm::kPageSize);
+  for (const std::uint64_t page : callbacks_.code.remove(start, end, stays))
+    jit_->InvalidateCacheRange(page, mm::kPageSize);
 }
 
 void Recompiler::forget(std::uint64_t start, std::uint64_t end) {

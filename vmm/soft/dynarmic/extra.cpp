@@ -20,7 +20,9 @@ std::uint64_t base(Callbacks& c, std::uint32_t word) {
   const unsigned n = field(word, 5, 5);
   return n == kZero ? c.jit->GetSP() : c.jit->GetRegister(n);
 }
-std::uint64_t truncated(std::uint64_t value, unsigned size) { return size == 3 ? value : value & ((1ull << (8u << size)) - 1); }
+std::uint64_t truncated(std::uint64_t value, unsigned size) {
+  return size == 3 ? value : value & ((1ull << (8u << size)) - 1);
+}
 std::int64_t extended(std::uint64_t value, unsigned size) {
   const unsigned shift = 64 - (8u << size);
   return static_cast<std::int64_t>(value << shift) >> shift;
@@ -61,7 +63,8 @@ bool read_modify_write(Callbacks& c, std::uint32_t word) {
 
 bool compare_and_swap(Callbacks& c, std::uint32_t word) {
   const unsigned size = field(word, 30, 2), expected = field(word, 16, 5);
-  const std::uint64_t found = c.exchange(base(c, word), size, truncated(get(c, expected), size), truncated(get(c, field(word, 0, 5)), size));
+  const std::uint64_t found = c.exchange(base(c, word), size, truncated(get(c, expected), size),
+                                         truncated(get(c, field(word, 0, 5)), size));
   if (!c.stop) set(c, expected, found);
   return true;
 }
@@ -88,10 +91,10 @@ bool compare_and_swap_pair(Callbacks& c, std::uint32_t word) {
 }
 
 constexpr Form kExtra[] = {
-    {0x3f200c00, 0x38200000, read_modify_write},      // LDADD, LDCLR, LDEOR, LDSET, LDSMAX, LDSMIN, LDUMAX, LDUMIN, SWP
-    {0x3fa07c00, 0x08a07c00, compare_and_swap},       // CAS
+    {0x3f200c00, 0x38200000, read_modify_write},  // LDADD, LDCLR, LDEOR, LDSET, LDSMAX, LDSMIN, LDUMAX, LDUMIN, SWP
+    {0x3fa07c00, 0x08a07c00, compare_and_swap},  // CAS
     {0xbfa07c00, 0x08207c00, compare_and_swap_pair},  // CASP
-    {0xffffffe0, 0xd53be040,                          // MRS CNTVCT_EL0
+    {0xffffffe0, 0xd53be040,  // MRS CNTVCT_EL0
      [](Callbacks& c, std::uint32_t word) {
        set(c, field(word, 0, 5), c.GetCNTPCT());
        return true;
@@ -100,8 +103,6 @@ constexpr Form kExtra[] = {
 
 }  // namespace
 
-bool carry_out(Callbacks& c, std::uint32_t word) {
-  return carry_out_one_of(kExtra, c, word) || saturating(c, word);
-}
+bool carry_out(Callbacks& c, std::uint32_t word) { return carry_out_one_of(kExtra, c, word) || saturating(c, word); }
 
 }  // namespace ramet::vmm::soft

@@ -1,5 +1,5 @@
-// Instructions that the recompiler leaves to others and that programs have a right to: all of ARMv8.0, and the atomics of
-// ARMv8.1 (LSE). After the Arm Architecture Reference Manual, C6 and C7.
+// Instructions that the recompiler leaves to others and that programs have a right to: all of ARMv8.0, and the atomics
+// of ARMv8.1 (LSE). After the Arm Architecture Reference Manual, C6 and C7.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@ namespace ramet::vmm::soft {
 
 class Callbacks;
 
-// Carries it out but for the program counter. False: it is none of these. If it faults, `stop` says so and nothing has changed.
+// Carries it out but for the program counter. False: it is none of these. If it faults, `stop` says so and nothing has
+// changed.
 bool carry_out(Callbacks&, std::uint32_t instruction);
 
 }  // namespace ramet::vmm::soft

@@ -46,7 +46,8 @@ void PageWords::clear() {
   int kept = 0;
   each_used(0, kAddressEnd / kSpan - 1, [&](std::uint64_t span) {
     std::uintptr_t* const at = words_ + span * kSpan / mm::kPageSize;
-    if (++kept <= kMostKept || ::madvise(at, mm::kPageSize, MADV_DONTNEED) != 0) std::fill_n(at, kSpan / mm::kPageSize, 0);
+    if (++kept <= kMostKept || ::madvise(at, mm::kPageSize, MADV_DONTNEED) != 0)
+      std::fill_n(at, kSpan / mm::kPageSize, 0);
     else used_[span / 64] &= ~(1ull << (span % 64));
   });
 }

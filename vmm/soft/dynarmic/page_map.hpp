@@ -39,14 +39,15 @@ class PageWords {
   void each_used(std::uint64_t first, std::uint64_t last, F&&);  // spans
 
   std::uintptr_t* words_ = nullptr;
-  std::vector<std::uint64_t> used_;  // a bit for each span in which something was set, and that may still be the host's page
+  std::vector<std::uint64_t>
+      used_;  // a bit for each span in which something was set, and that may still be the host's page
 };
 
 class PageMap {
  public:
   struct Place {
     std::byte* host = nullptr;  // null: not kept, or not for that
-    bool lasting = false;       // see Memory::Run
+    bool lasting = false;  // see Memory::Run
   };
 
   // False: the host has no room.
@@ -59,7 +60,8 @@ class PageMap {
     if (!(word & (write ? kWrite : kRead))) return {};
     return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % mm::kPageSize, (word & kLasting) != 0};
   }
-  // Of memory that is there as long as the guest: where so many bytes of one page can be read. Null: find() tells. Any address.
+  // Of memory that is there as long as the guest: where so many bytes of one page can be read. Null: find() tells. Any
+  // address.
   const std::byte* find_lasting(std::uint64_t address, std::uint64_t bytes) const {
     if (address >= kAddressEnd || address % mm::kPageSize + bytes > mm::kPageSize) return nullptr;
     const std::uintptr_t word = others_.get(address);

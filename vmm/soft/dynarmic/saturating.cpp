@@ -48,11 +48,13 @@ class Operation {
     return true;
   }
 
-  // SQDMULL and with `sign` SQDMLAL, SQDMLSL; the second factor is element `index`, or where that is negative the first's.
+  // SQDMULL and with `sign` SQDMLAL, SQDMLSL; the second factor is element `index`, or where that is negative the
+  // first's.
   bool multiply(int sign, Elements second, int index) {
     const unsigned narrow = size(), wide = narrow + 1;
     if (narrow != 1 && narrow != 2) return false;
-    const unsigned count = scalar() ? 1 : 64 / (8u << narrow), first_element = !scalar() && field(word_, 30, 1) ? count : 0;
+    const unsigned count = scalar() ? 1 : 64 / (8u << narrow),
+                   first_element = !scalar() && field(word_, 30, 1) ? count : 0;
     const Elements first = source(5), sum = source(0);
     Elements result;
     for (unsigned n = 0; n < count; ++n) {
@@ -134,15 +136,16 @@ constexpr Form kSaturating[] = {
     {0xff00f400, 0x5f007000, multiply_element<-1>},
     {0x9f20fc00, 0x0e205c00, shift_left},             // SQRSHL, UQRSHL
     {0xdf20fc00, 0x5e205c00, shift_left},
-    {0xff80fc00, 0x5f009c00, [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(false, false); }},  // SQRSHRN
-    {0xff80fc00, 0x7f008c00, [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(false, true); }},   // SQRSHRUN
-    {0xff80fc00, 0x7f009c00, [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(true, true); }},    // UQRSHRN
+    {0xff80fc00, 0x5f009c00,
+     [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(false, false); }},  // SQRSHRN
+    {0xff80fc00, 0x7f008c00,
+     [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(false, true); }},  // SQRSHRUN
+    {0xff80fc00, 0x7f009c00,
+     [](Callbacks& c, std::uint32_t word) { return Operation(c, word).shift_right_narrow(true, true); }},  // UQRSHRN
 };
 
 }  // namespace
 
-bool saturating(Callbacks& c, std::uint32_t word) {
-  return carry_out_one_of(kSaturating, c, word);
-}
+bool saturating(Callbacks& c, std::uint32_t word) { return carry_out_one_of(kSaturating, c, word); }
 
 }  // namespace ramet::vmm::soft
