@@ -147,6 +147,36 @@ static void bounds_capabilities(void) {
   CHECK(setresuid(kUser, kUser, kUser) == 0 && has(CAP_KILL) && prctl(PR_GET_SECUREBITS) == (1 << 2 | 1 << 3));
 }
 
+// What a user makes is its own.
+static void makes_files(void) {
+  struct stat st;
+  const struct timespec times[2] = {{1, 0}, {2, 0}};
+  int own = open("open/own", O_CREAT | O_EXCL | O_RDWR, 0600);
+  CHECK(own >= 0 && fstat(own, &st) == 0 && st.st_uid == kUser && st.st_gid == kGroup);
+  CHECK(fchmod(own, 0640) == 0 && fchown(own, -1, kOther) == 0 && close(open("open/own", O_RDWR)) == 0);
+  CHECK_ERRNO(fchown(own, 0, -1), EPERM);
+  CHECK_ERRNO(link("open/own", "closed/new"), EACCES);
+  CHECK(link("open/own", "open/linked") == 0 && unlink("open/linked") == 0);
+  CHECK_ERRNO(fchown(own, -1, 0), EPERM);
+  CHECK(mkdir("open/directory", 0700) == 0 && stat("open/directory", &st) == 0);
+  CHECK(st.st_uid == kUser && st.st_gid == kGroup && (st.st_mode & 07777) == 0700);
+  CHECK(close(open("open/directory/file", O_CREAT | O_RDWR, 0600)) == 0);
+  CHECK(symlink("nowhere", "open/link") == 0 && lstat("open/link", &st) == 0 && st.st_uid == kUser);
+  CHECK(mkfifo("open/fifo", 0600) == 0 && stat("open/fifo", &st) == 0 && st.st_uid == kUser && S_ISFIFO(st.st_mode));
+  CHECK(close(open("below/file", O_CREAT | O_RDWR, 0600)) == 0);
+  CHECK(stat("below/file", &st) == 0 && st.st_uid == kUser && st.st_gid == kOther);
+  CHECK(close(open("sticky/own", O_CREAT | O_RDWR, 0600)) == 0);
+  CHECK(rename("sticky/own", "sticky/renamed") == 0 && unlink("sticky/renamed") == 0);
+  CHECK_ERRNO(rename("open/own", "sticky/roots"), EPERM);
+  int named = open("open", O_TMPFILE | O_RDWR, 0600);
+  if (named >= 0) CHECK(fstat(named, &st) == 0 && st.st_uid == kUser);
+  struct sockaddr_un address = {AF_UNIX, "open/socket"};
+  int s = socket(AF_UNIX, SOCK_STREAM, 0);
+  CHECK(bind(s, (void*)&address, sizeof address) == 0 && stat("open/socket", &st) == 0 && st.st_uid == kUser);
+  CHECK(utimensat(AT_FDCWD, "open/own", times, 0) == 0);
+  CHECK(unlink("open/own") == 0 && rmdir("open/directory") == -1 && errno == ENOTEMPTY);
+}
+
 static void looks_at_files(void) {
   CHECK(mkdir("hidden", 0700) == 0 && mkdir("sticky", 0777) == 0 && chmod("sticky", 01777) == 0 && mkdir("open", 0777) == 0 && chmod("open", 0777) == 0);
   CHECK(close(open("hidden/file", O_CREAT | O_RDWR, 0666)) == 0 && close(open("sticky/roots", O_CREAT | O_RDWR, 0666)) == 0);
@@ -186,29 +216,7 @@ static void looks_at_files(void) {
   CHECK_ERRNO(mkdir("closed/new", 0777), EACCES);
   CHECK_ERRNO(symlink("x", "closed/new"), EACCES);
   CHECK_ERRNO(mkfifo("closed/new", 0666), EACCES);
-
-  // What it makes is its own.
-  int own = open("open/own", O_CREAT | O_EXCL | O_RDWR, 0600);
-  CHECK(own >= 0 && fstat(own, &st) == 0 && st.st_uid == kUser && st.st_gid == kGroup);
-  CHECK(fchmod(own, 0640) == 0 && fchown(own, -1, kOther) == 0 && close(open("open/own", O_RDWR)) == 0);
-  CHECK_ERRNO(fchown(own, 0, -1), EPERM);
-  CHECK_ERRNO(link("open/own", "closed/new"), EACCES);
-  CHECK(link("open/own", "open/linked") == 0 && unlink("open/linked") == 0);
-  CHECK_ERRNO(fchown(own, -1, 0), EPERM);
-  CHECK(mkdir("open/directory", 0700) == 0 && stat("open/directory", &st) == 0 && st.st_uid == kUser && st.st_gid == kGroup && (st.st_mode & 07777) == 0700);
-  CHECK(close(open("open/directory/file", O_CREAT | O_RDWR, 0600)) == 0);
-  CHECK(symlink("nowhere", "open/link") == 0 && lstat("open/link", &st) == 0 && st.st_uid == kUser);
-  CHECK(mkfifo("open/fifo", 0600) == 0 && stat("open/fifo", &st) == 0 && st.st_uid == kUser && S_ISFIFO(st.st_mode));
-  CHECK(close(open("below/file", O_CREAT | O_RDWR, 0600)) == 0 && stat("below/file", &st) == 0 && st.st_uid == kUser && st.st_gid == kOther);
-  CHECK(close(open("sticky/own", O_CREAT | O_RDWR, 0600)) == 0 && rename("sticky/own", "sticky/renamed") == 0 && unlink("sticky/renamed") == 0);
-  CHECK_ERRNO(rename("open/own", "sticky/roots"), EPERM);
-  int named = open("open", O_TMPFILE | O_RDWR, 0600);
-  if (named >= 0) CHECK(fstat(named, &st) == 0 && st.st_uid == kUser);
-  struct sockaddr_un address = {AF_UNIX, "open/socket"};
-  int s = socket(AF_UNIX, SOCK_STREAM, 0);
-  CHECK(bind(s, (void*)&address, sizeof address) == 0 && stat("open/socket", &st) == 0 && st.st_uid == kUser);
-  CHECK(utimensat(AT_FDCWD, "open/own", times, 0) == 0);
-  CHECK(unlink("open/own") == 0 && rmdir("open/directory") == -1 && errno == ENOTEMPTY);
+  makes_files();
 }
 
 static void connects_to_socket(void) {

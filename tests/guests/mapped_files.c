@@ -17,6 +17,51 @@ static char* map(int fd, int prot, int flags, size_t pages, off_t offset) {
   return p;
 }
 
+// A mapping that grows shows more of the file, at its place or elsewhere, as do others that stay.
+static void mappings_grow(int fd) {
+  char page[kPage];
+  CHECK(pwrite(fd, "ten", 3, 10 * kPage) == 3 && pwrite(fd, "thirty", 6, 30 * kPage) == 6);
+  char* hole = map(-1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 64, 0);
+  CHECK(munmap(hole, 64 * kPage) == 0);
+  char* grown = mmap(hole, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 9 * kPage);
+  CHECK(grown == hole && memcmp(grown + kPage, "ten", 3) == 0);
+  CHECK(mremap(grown, 2 * kPage, 4 * kPage, 0) == grown && memcmp(grown + kPage, "ten", 3) == 0);
+  grown[3 * kPage] = 'g';
+  CHECK(pread(fd, page, 1, 12 * kPage) == 1 && page[0] == 'g');
+  CHECK(mremap(grown + kPage, 3 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, hole + 32 * kPage) ==
+        hole + 32 * kPage);
+  grown = hole + 32 * kPage;
+  CHECK(memcmp(grown, "ten", 3) == 0 && grown[2 * kPage] == 'g' && memcmp(grown + 20 * kPage, "thirty", 6) == 0);
+  grown[20 * kPage] = 'T';
+  CHECK(pread(fd, page, 2, 30 * kPage) == 2 && page[0] == 'T' && page[1] == 'h');
+  char* again = mremap(grown, 21 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  CHECK(again != MAP_FAILED && again != grown && again[20 * kPage] == 'T');
+  again[0] = 'X';
+  CHECK(grown[0] == 'X');  // of a shared mapping, both places show the file
+}
+
+static void memory_without_a_file(void) {
+  char* anonymous = map(-1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 4, 0);
+  anonymous[kPage] = 's';
+  CHECK(anonymous[kPage] == 's');
+  int memory = memfd_create("memory", MFD_CLOEXEC);
+  if (memory >= 0) {
+    CHECK(ftruncate(memory, kPage) == 0);
+    char* one = map(memory, PROT_READ | PROT_WRITE, MAP_SHARED, 1, 0), *two = map(memory, PROT_READ, MAP_SHARED, 1, 0);
+    one[9] = 'm';
+    CHECK(two[9] == 'm');
+  }
+}
+
+static void read_only_file(void) {
+  int readonly = open("mapped", O_RDONLY);
+  CHECK_ERRNO((intptr_t)mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, readonly, 0), EACCES);
+  char* view = map(readonly, PROT_READ, MAP_SHARED, 1, 0);
+  CHECK_ERRNO(mprotect(view, kPage, PROT_READ | PROT_WRITE), EACCES);
+  CHECK(map(readonly, PROT_READ | PROT_WRITE, MAP_PRIVATE, 1, 0)[1] == 0);
+  CHECK_ERRNO((intptr_t)mmap(NULL, kPage, PROT_READ, MAP_SHARED, readonly, 1), EINVAL);
+}
+
 int main(int argc, char** argv) {
   CHECK(argc == 2 && chdir(argv[1]) == 0);
   int fd = open("mapped", O_RDWR | O_CREAT | O_TRUNC, 0644);
@@ -49,12 +94,7 @@ int main(int argc, char** argv) {
   CHECK(pread(other, shared + 200 * kPage, 50 * kPage, 0) == 50 * kPage);
   CHECK(memcmp(shared + 100 * kPage, shared + 200 * kPage, 50 * kPage) == 0);
 
-  int readonly = open("mapped", O_RDONLY);
-  CHECK_ERRNO((intptr_t)mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, readonly, 0), EACCES);
-  char* view = map(readonly, PROT_READ, MAP_SHARED, 1, 0);
-  CHECK_ERRNO(mprotect(view, kPage, PROT_READ | PROT_WRITE), EACCES);
-  CHECK(map(readonly, PROT_READ | PROT_WRITE, MAP_PRIVATE, 1, 0)[1] == 0);
-  CHECK_ERRNO((intptr_t)mmap(NULL, kPage, PROT_READ, MAP_SHARED, readonly, 1), EINVAL);
+  read_only_file();
 
   // Growing the file makes pages of an older mapping usable.
   char* long_view = map(fd, PROT_READ | PROT_WRITE, MAP_SHARED, kPages + 4, 0);
@@ -74,35 +114,8 @@ int main(int argc, char** argv) {
   CHECK(mremap(private, 10 * kPage, 10 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place && place[7] == 'p');
   CHECK(madvise(place, kPage, MADV_DONTNEED) == 0 && place[7] == 0);  // private pages come from the file again
 
-  // A mapping that grows shows more of the file, at its place or elsewhere, as do others that stay.
-  CHECK(pwrite(fd, "ten", 3, 10 * kPage) == 3 && pwrite(fd, "thirty", 6, 30 * kPage) == 6);
-  char* hole = map(-1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 64, 0);
-  CHECK(munmap(hole, 64 * kPage) == 0);
-  char* grown = mmap(hole, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 9 * kPage);
-  CHECK(grown == hole && memcmp(grown + kPage, "ten", 3) == 0);
-  CHECK(mremap(grown, 2 * kPage, 4 * kPage, 0) == grown && memcmp(grown + kPage, "ten", 3) == 0);
-  grown[3 * kPage] = 'g';
-  CHECK(pread(fd, page, 1, 12 * kPage) == 1 && page[0] == 'g');
-  CHECK(mremap(grown + kPage, 3 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, hole + 32 * kPage) == hole + 32 * kPage);
-  grown = hole + 32 * kPage;
-  CHECK(memcmp(grown, "ten", 3) == 0 && grown[2 * kPage] == 'g' && memcmp(grown + 20 * kPage, "thirty", 6) == 0);
-  grown[20 * kPage] = 'T';
-  CHECK(pread(fd, page, 2, 30 * kPage) == 2 && page[0] == 'T' && page[1] == 'h');
-  char* again = mremap(grown, 21 * kPage, 21 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
-  CHECK(again != MAP_FAILED && again != grown && again[20 * kPage] == 'T');
-  again[0] = 'X';
-  CHECK(grown[0] == 'X');  // of a shared mapping, both places show the file
-
-  char* anonymous = map(-1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 4, 0);
-  anonymous[kPage] = 's';
-  CHECK(anonymous[kPage] == 's');
-  int memory = memfd_create("memory", MFD_CLOEXEC);
-  if (memory >= 0) {
-    CHECK(ftruncate(memory, kPage) == 0);
-    char* one = map(memory, PROT_READ | PROT_WRITE, MAP_SHARED, 1, 0), *two = map(memory, PROT_READ, MAP_SHARED, 1, 0);
-    one[9] = 'm';
-    CHECK(two[9] == 'm');
-  }
+  mappings_grow(fd);
+  memory_without_a_file();
   CHECK(close(fd) == 0 && second[kPage + 8] == 'a' + 6);  // a mapping outlives its descriptor
   struct stat s;
   CHECK(stat("mapped", &s) == 0);

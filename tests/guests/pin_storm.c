@@ -117,6 +117,49 @@ static void end_one(void) {
   children[which] = children[--alive];
 }
 
+// Does one thing of the ten to one region. `data`: a pipe that a device reads from. *forked: how many forks there were.
+static void step(const int data[2], unsigned* forked) {
+  struct region* r = &regions[roll(kRegions)];
+  const unsigned number = roll(kPatterns);
+  switch (roll(10)) {
+    case 0: pin(r); break;
+    case 1: unpin(r); break;
+    case 2:
+      r->read_only = !r->read_only;
+      CHECK(mprotect(r->memory, kBytes, r->read_only ? PROT_READ : PROT_READ | PROT_WRITE) == 0);
+      break;
+    case 3:
+    case 4:
+      if (!r->read_only) store(r);
+      break;
+    case 5:
+    case 6:  // what is read-only to the program is not so to a device that has it pinned
+      if (r->read_only && !r->pinned) break;
+      submit(r, pattern_fd, (uint64_t)number * kBytes);
+      finish(r);
+      memcpy(r->copy, patterns[number], kBytes);
+      ++transfers;
+      break;
+    case 7:
+      if (alive) end_one();
+      break;
+    case 8:  // a fork in the middle of a transfer
+      if (alive == kChildren || (r->read_only && !r->pinned)) break;
+      submit(r, data[0], 0);
+      fork_one();
+      ++*forked;
+      CHECK(write(data[1], patterns[number], kBytes) == kBytes);
+      finish(r);
+      memcpy(r->copy, patterns[number], kBytes);
+      ++transfers;
+      break;
+    case 9:
+      if (alive == kChildren) break;
+      fork_one();
+      ++*forked;
+  }
+}
+
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   state = strtoull(argv[1], NULL, 10) * 2654435769u + 1;
@@ -133,45 +176,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < kStreams; ++i) CHECK(pthread_create(&streams[i], NULL, stream, (void*)(uintptr_t)(i * 20)) == 0);
 
   for (unsigned forked = 0; forked < forks; ++operations) {
-    struct region* r = &regions[roll(kRegions)];
-    const unsigned number = roll(kPatterns);
-    switch (roll(10)) {
-      case 0: pin(r); break;
-      case 1: unpin(r); break;
-      case 2:
-        r->read_only = !r->read_only;
-        CHECK(mprotect(r->memory, kBytes, r->read_only ? PROT_READ : PROT_READ | PROT_WRITE) == 0);
-        break;
-      case 3:
-      case 4:
-        if (!r->read_only) store(r);
-        break;
-      case 5:
-      case 6:  // what is read-only to the program is not so to a device that has it pinned
-        if (r->read_only && !r->pinned) break;
-        submit(r, pattern_fd, (uint64_t)number * kBytes);
-        finish(r);
-        memcpy(r->copy, patterns[number], kBytes);
-        ++transfers;
-        break;
-      case 7:
-        if (alive) end_one();
-        break;
-      case 8:  // a fork in the middle of a transfer
-        if (alive == kChildren || (r->read_only && !r->pinned)) break;
-        submit(r, data[0], 0);
-        fork_one();
-        ++forked;
-        CHECK(write(data[1], patterns[number], kBytes) == kBytes);
-        finish(r);
-        memcpy(r->copy, patterns[number], kBytes);
-        ++transfers;
-        break;
-      case 9:
-        if (alive == kChildren) break;
-        fork_one();
-        ++forked;
-    }
+    step(data, &forked);
     for (int i = 0; i < kRegions; ++i) CHECK(as_it_should_be(&regions[i]));
   }
   while (alive) end_one();
