@@ -70,6 +70,18 @@ vmm::Exit Script::call(vmm::UserRegs& r, Word number, std::array<Word, 6> a) {
   return exit_of(vmm::Exit::Kind::Syscall);
 }
 
+// The pages are touched; then, perhaps, they become a layer, as after a fork whose child lives.
+vmm::Exit Script::last_setup_call(vmm::UserRegs& r) {
+  for (Gva at : {kReadOnly, kPinned, kCodePage}) (void)memory_->fault(at, mm::Access::Read);
+  if (mode_ & 1) {
+    if (auto layer = memory_->freeze()) {
+      std::lock_guard guard(run_->lock);
+      run_->layers.push_back(*layer);
+    }
+  }
+  return call(r, SYS_chdir, {put(std::string("/w"))});
+}
+
 // What every program finds: memory of each kind, and descriptors of each kind in the same places.
 vmm::Exit Script::setup_call(vmm::UserRegs& r) {
   const unsigned step = kArenaSteps + kFileSteps - setup_--;
@@ -129,16 +141,7 @@ vmm::Exit Script::setup_call(vmm::UserRegs& r) {
       return call(r, SYS_ioctl, {19, _IOC(1, 'g', 7, 24), put_all(std::vector<Word>{kPinned, 2 * kPageSize, 1})});
     case 34: return call(r, SYS_fcntl, {15, F_DUPFD, 0});                              // 22
     case 35: return call(r, SYS_ftruncate, {15, 2 * kPageSize});
-    default:
-      // The pages are touched; then, perhaps, they become a layer, as after a fork whose child lives.
-      for (Gva at : {kReadOnly, kPinned, kCodePage}) (void)memory_->fault(at, mm::Access::Read);
-      if (mode_ & 1) {
-        if (auto layer = memory_->freeze()) {
-          std::lock_guard guard(run_->lock);
-          run_->layers.push_back(*layer);
-        }
-      }
-      return call(r, SYS_chdir, {put(std::string("/w"))});
+    default: return last_setup_call(r);
   }
 }
 
