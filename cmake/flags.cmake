@@ -18,9 +18,9 @@ target_compile_options(ramet_flags INTERFACE
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wshadow=local>
   $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow -Wthread-safety -Wthread-safety-beta -Werror=thread-safety -Werror=thread-safety-beta>)
 
-# Sixteen files make one unit where CMAKE_UNITY_BUILD is on: the standard headers are read once for all of them, which
+# Thirty-two files make one unit where CMAKE_UNITY_BUILD is on: the standard headers are read once for all of them, which
 # takes more than half off the time to compile.
-set(CMAKE_UNITY_BUILD_BATCH_SIZE 16)
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 32)
 
 if(RAMET_SANITIZE)
   # The first finding ends the program, so that no test passes over it.
