@@ -102,13 +102,13 @@ void kvm_floor(benchmark::State& state) {
     kvm_cpuid_entry2 leaves[kLeaves];
   } static cpuid;
   cpuid.header.count = kLeaves;
-  HostFd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  vmm::HostFd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (!device || kvm::call(device, kvm::kGetSupportedCpuid, &cpuid) < 0) give_up("/dev/kvm does not answer");
   for (auto _ : state) {
     auto begin = Clock::now();
     {
-      HostFd vm(kvm::call(device, KVM_CREATE_VM, 0));
-      HostFd vcpu(kvm::call(vm, KVM_CREATE_VCPU, 0));
+      vmm::HostFd vm(kvm::call(device, KVM_CREATE_VM, 0));
+      vmm::HostFd vcpu(kvm::call(vm, KVM_CREATE_VCPU, 0));
       if (!vm || !vcpu || kvm::call(vcpu, kvm::kSetCpuid2, &cpuid) < 0) give_up("KVM refuses a vCPU");
     }
     state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "tests/vmm/fake_machine.hpp"
 #include "vmm/linux/processes/family.hpp"
@@ -70,6 +71,12 @@ class Guest {
         {.length = kBuffer, .prot = mm::Prot::Read | mm::Prot::Write, .backing = nullptr, .name = {}});
   }
   ~Guest() { process->threads.clear(); }
+
+  // Sets how many descriptors it may have; what that was.
+  rlim64_t limit_files(rlim64_t most) {
+    LockGuard guard(process->limits.lock);
+    return std::exchange(process->limits.value[RLIMIT_NOFILE].rlim_cur, most);
+  }
 
   std::int64_t call(const char* name, std::initializer_list<std::uint64_t> arguments) {
     static const auto handlers = [] {

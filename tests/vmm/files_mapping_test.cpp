@@ -66,7 +66,7 @@ TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
   std::thread other([&] {
     for (bool turn = false; !stop.load(std::memory_order_relaxed); turn = !turn) {
       {
-        std::lock_guard guard(table.lock);
+        LockGuard guard(table.lock);
         table.slots[static_cast<std::size_t>(fd)].file = turn ? both : reader;
       }
       std::this_thread::yield();  // else it has the lock nearly always, and calls wait for long where processors are

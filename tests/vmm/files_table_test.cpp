@@ -117,8 +117,7 @@ TEST(Table, AFullTableLeavesFilesAsTheyAre) {
   w.s.file("full", "text");
   const std::int64_t last = w.g.open("/w/full");
   ASSERT_GE(last, 0);
-  rlim64_t& most = w.g.process->limits.value[RLIMIT_NOFILE].rlim_cur;
-  const rlim64_t before = std::exchange(most, static_cast<rlim64_t>(last) + 1);
+  const rlim64_t before = w.g.limit_files(static_cast<rlim64_t>(last) + 1);
   EXPECT_EQ(w.g.open("/w/new", O_CREAT | O_EXCL | O_RDWR), -EMFILE);
   EXPECT_FALSE(fs::exists(w.s.path / "new"));
   EXPECT_EQ(w.g.open("/w/full", O_TRUNC | O_RDWR), -EMFILE);
@@ -127,7 +126,7 @@ TEST(Table, AFullTableLeavesFilesAsTheyAre) {
   const std::uint64_t at = w.g.put_object(std::array{7, 8});
   EXPECT_EQ(w.g.call("pipe2", {at, 0}), -EMFILE);
   EXPECT_EQ(w.g.get<int>(at), 7) << "a call that fails writes nothing";
-  most = before;
+  w.g.limit_files(before);
   EXPECT_EQ(w.g.open("/w/nothing"), -ENOENT);
   EXPECT_EQ(w.g.call("pipe2", {0x1000, 0}), -EFAULT);
   EXPECT_EQ(w.g.call("socketpair", {AF_UNIX, SOCK_STREAM, 0, 0x1000}), -EFAULT);

@@ -196,10 +196,9 @@ TEST(Sockets, AFullTableLeavesTheConnectionInTheQueue) {
   ASSERT_EQ(g.call("listen", {word(fd), 4}), 0);
   const std::int64_t own = g.call("socket", {AF_UNIX, SOCK_STREAM, 0});
   ASSERT_EQ(with_address(g, "connect", own, kAbstract), 0);
-  rlim64_t& most = g.process->limits.value[RLIMIT_NOFILE].rlim_cur;
-  const rlim64_t before = std::exchange(most, static_cast<rlim64_t>(own) + 1);
+  const rlim64_t before = g.limit_files(static_cast<rlim64_t>(own) + 1);
   EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), -EMFILE);
-  most = before;
+  g.limit_files(before);
   EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), own + 1);
   EXPECT_EQ(g.call("accept4", {word(fd), 0, 0, 0}), -EAGAIN);
   EXPECT_EQ(g.call("dup", {word(fd)}), own + 2) << "an accept that failed keeps its number";

@@ -106,7 +106,12 @@ TEST_F(MemoryCalls, MremapGrowsMovesAndRefuses) {
 }
 
 TEST_F(MemoryCalls, TheBreakGrowsAndShrinksAndStopsAtWhatIsMapped) {
-  g.process->image()->brk_start = g.process->image()->brk = 0x1000'0000;
+  const auto image = g.process->image();
+  image->brk_start = 0x1000'0000;
+  {
+    LockGuard guard(image->brk_lock);
+    image->brk = image->brk_start;
+  }
   EXPECT_EQ(g.syscall(SYS_brk, {0}), 0x1000'0000);
   EXPECT_EQ(g.syscall(SYS_brk, {0x1000'1800}), 0x1000'1800);
   ASSERT_TRUE(write_user(g.memory(), 0x1000'1ffc, 7));

@@ -17,6 +17,12 @@
 namespace ramet::vmm {
 namespace {
 
+bool is_free(Mutex& lock) {
+  if (!lock.try_lock()) return false;
+  lock.unlock();
+  return true;
+}
+
 using test::scarce::allocations_left, test::scarce::failed, test::scarce::Paused;
 
 class Shortage : public LinuxGuest {
@@ -145,10 +151,8 @@ TEST(Shortage, Whichever_allocation_fails_at_most_the_process_ends) {
       more = failed.exchange(false);
       allocations_left = -1;
       // Nobody else is there: a lock that can be taken was given back.
-      EXPECT_TRUE(g.process->signals.lock.try_lock());
-      g.process->signals.lock.unlock();
-      EXPECT_TRUE(g.process->files.state().lock.try_lock());
-      g.process->files.state().lock.unlock();
+      EXPECT_TRUE(is_free(g.process->signals.lock));
+      EXPECT_TRUE(is_free(g.process->files.state().lock));
       g.memory().usage();
       if (g.process->ending() && more) {
         EXPECT_EQ(g.process->ended().code, SIGKILL);
