@@ -163,23 +163,35 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   return {};
 }
 
-Status restore_policy(const File& file, Process& process) {
+Status restore_actions(const File& file, ProcessSignals& signals) {
   const ProcessState& state = file.state();
-  LockGuard signals(process.signals.lock);
-  LockGuard limits(process.limits.lock);
-  if (state.actions.size() != kSignals || !take_pending(state.pending, process.signals.pending))
+  LockGuard guard(signals.lock);
+  if (state.actions.size() != kSignals || !take_pending(state.pending, signals.pending))
     return impossible(file, "signals");
   for (std::size_t i = 0; i < kSignals; ++i) {
     const SignalActionState& a = state.actions[i];
-    process.signals.actions[i] = {a.handler, a.flags, a.restorer, a.mask};
+    signals.actions[i] = {a.handler, a.flags, a.restorer, a.mask};
   }
-  for (const int sig : {SIGKILL, SIGSTOP}) process.signals.actions[static_cast<std::size_t>(sig - 1)] = {};
-  if (state.limits.size() != process.limits.value.size()) return impossible(file, "limits");
+  for (const int sig : {SIGKILL, SIGSTOP}) signals.actions[static_cast<std::size_t>(sig - 1)] = {};
+  return {};
+}
+
+Status restore_limits(const File& file, Limits& limits) {
+  const ProcessState& state = file.state();
+  LockGuard guard(limits.lock);
+  if (state.limits.size() != limits.value.size()) return impossible(file, "limits");
   for (std::size_t i = 0; i < state.limits.size(); ++i) {
-    rlimit64& limit = process.limits.value[i];  // never above what a program starts with
+    rlimit64& limit = limits.value[i];  // never above what a program starts with
     limit.rlim_max = std::min<rlim64_t>(limit.rlim_max, state.limits[i][1]);
     limit.rlim_cur = std::min<rlim64_t>(limit.rlim_max, state.limits[i][0]);
   }
+  return {};
+}
+
+Status restore_policy(const File& file, Process& process) {
+  const ProcessState& state = file.state();
+  if (auto done = restore_actions(file, process.signals); !done) return done;
+  if (auto done = restore_limits(file, process.limits); !done) return done;
   process.deny_wx = process.deny_wx || state.deny_wx;
   if (std::abs(std::int64_t{state.oom_adjustment}) > kMostOomAdjustment ||
       std::abs(std::int64_t{state.oom_least}) > kMostOomAdjustment)
