@@ -29,10 +29,12 @@ std::expected<std::unique_ptr<SoftMachine>, Failure> SoftMachine::create(std::sh
 
 SoftMachine::SoftMachine(std::shared_ptr<EnginePool> engines) : engines_(std::move(engines)) {}
 
-SoftMachine::~SoftMachine() { give_back_engines(); }
+SoftMachine::~SoftMachine() {
+  LockGuard hold(vcpus_lock_);
+  give_back_engines();
+}
 
 void SoftMachine::give_back_engines() {
-  LockGuard guard(vcpus_lock_);
   for (const auto& vcpu : vcpus_)
     if (vcpu->has_engine()) engines_->give(vcpu->take_engine(), program_);
 }

@@ -55,7 +55,7 @@ class SoftMachine final : public Machine {
   void maintain(mm::Gva address);
   // Likewise, of a part of a frame.
   void drop_code(const CodePiece&);
-  void give_back_engines();
+  void give_back_engines() RAMET_REQUIRES(vcpus_lock_);
 
   const std::shared_ptr<EnginePool> engines_;
   mm::AddressSpace* space_ = nullptr;            // of attach()
