@@ -33,7 +33,6 @@
 #define RAMET_RELEASE(...) RAMET_THREAD_SAFETY(release_capability(__VA_ARGS__))
 #define RAMET_RELEASE_SHARED(...) RAMET_THREAD_SAFETY(release_shared_capability(__VA_ARGS__))
 #define RAMET_RELEASE_GENERIC(...) RAMET_THREAD_SAFETY(release_generic_capability(__VA_ARGS__))
-#define RAMET_RETURN_CAPABILITY(lock) RAMET_THREAD_SAFETY(lock_returned(lock))
 // The caller knows by other means that the lock is held, or that nobody else is there yet.
 #define RAMET_ASSERT_CAPABILITY(...) RAMET_THREAD_SAFETY(assert_capability(__VA_ARGS__))
 // What protects is not a lock, or a lock that is chosen at run time. The reason stands beside it.

@@ -2,8 +2,8 @@
 // descriptors, paths outside and nonsense.
 //   wild SEED CALLS [FIRST LAST]
 //   wild extreme SEED CALLS [FIRST LAST]     numbers at the ends of their types, in structures as well; of any call, in
-//   children wild inherited SEED CALLS [FIRST LAST]   after fork and after a snapshot (hook "ready"), see
-//   wild_inherited.cpp
+//                                            children
+//   wild inherited SEED CALLS [FIRST LAST]   after fork and after a snapshot (hook "ready"), see wild_inherited.cpp
 // FIRST and LAST are numbers of calls. Whatever it gets is right, as long as the VMM lives. Natively it must not be
 // run: it would mean it. At its end it waits for the end of its standard input: until then one can look at the VMM.
 #include <fcntl.h>

@@ -2,8 +2,7 @@
 //
 //   auto guest = bpf::Guest::create({});
 //   auto loaded = (*guest)->load(*jit::load_object(file));
-//   auto outcome = (*guest)->call(loaded->programs[0], buffer);   // r1 = buffer, r2 = its length; the buffer comes
-//   back
+//   auto outcome = (*guest)->call(loaded->programs[0], buffer);   // r1 = buffer, r2 = its length; it comes back
 //
 // Programs are not verified but confined: they share the guest's memory with each other and with their maps, and reach
 // nothing else. A call is one exit of the guest, however many programs a batch has; helpers are eBPF functions there

@@ -1,11 +1,10 @@
 // The upper half of a guest's address space: where ring 0 finds the stub, the vCPU pages and the tables.
 //
-//   kStubPage                 the trap stub       ring 0: read and execute     one page, with what else it holds (IDT,
-//   GDT) kTrial                    see host_clock.cpp  user: read and execute       one page, in the machine that tried
-//   kHole                     no memory           ring 0: read and write       one page, on hosts whose stub leaves by
-//   a store there kHostVdso                 the host's vDSO     user: read, and execute      data, then image; where
-//   user code may call it kTables + (gpa - base)    the table bank      ring 0: read and write       stub page and vCPU
-//   pages included
+//   kStubPage               the trap stub       ring 0: read and execute   one page, with its other tables (IDT, GDT)
+//   kTrial                  see host_clock.cpp  user: read and execute     one page, in the machine that tried
+//   kHole                   no memory           ring 0: read and write     one page; some hosts' stubs store there
+//   kHostVdso               the host's vDSO     user: read, and execute    data, then image; if user code may call it
+//   kTables + (gpa - base)  the table bank      ring 0: read and write     stub page and vCPU pages included
 //
 // Nothing else is mapped there.
 #pragma once

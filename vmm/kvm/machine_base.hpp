@@ -8,6 +8,7 @@
 
 #include "vmm/kvm/device.hpp"
 #include "vmm/kvm/kernel_half.hpp"
+#include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/slots.hpp"
 #include "vmm/kvm/vcpu_pool.hpp"
 #include "vmm/machine.hpp"
@@ -66,6 +67,11 @@ class MachineBase : public Machine {
 
   // With an address space.
   virtual std::expected<std::unique_ptr<V>, Failure> create_vcpu(unsigned id) = 0;
+  // The vCPU that the calling thread has run last and no other since: it is idle, and nobody waits for it. Null: none.
+  V* callers_own() const {
+    V* const own = vcpus_.own();
+    return own && own->last_run_by(prepare_thread_for_kicks()) ? own : nullptr;
+  }
   // Whether some vCPU is in the guest with entries of before that generation, to which the machine's has been advanced.
   bool in_use_older_than(std::uint64_t generation) const {
     if (const V* only = vcpus_.only()) return only->older_than(generation);

@@ -6,15 +6,14 @@
 //              changes under way that differ there are waited for first: whichever came last would stay, whatever is
 //              noted
 //   a flush    entries have changed before; then under the lock: what is noted of its ranges is compared with the
-//   tables.
-//              What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list that
-//              changes something there, and got the lock before us, may still be carried out: it is waited for. One
-//              that comes later reads the new entries. The changes are made by the mapper, if guest code runs, else by
-//              whoever enters next: in the order in which they got the lock, so that none brings back what a later one
-//              took.
+//              tables. What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list
+//              that changes something there, and got the lock before us, may still be carried out: it is waited for.
+//              One that comes later reads the new entries. The changes are made by the mapper, if guest code runs, else
+//              by whoever enters next: in the order in which they got the lock, so that none brings back what a later
+//              one took.
 //   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes
-//   first. In
-//              the same way comes back, in a fresh process and in one that lost all, what was touched last before
+//              first. In the same way comes back, in a fresh process and in one that lost all, what was touched last
+//              before
 // Where threads may not map (Mapper::threads_map()) whoever enters has the mapper make such changes first, the fill
 // among them, and then looks again; lists change nothing.
 //

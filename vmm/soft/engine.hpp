@@ -5,7 +5,8 @@
 // What an engine keeps, all of it filled on the way as guest code needs it, from what its Memory says:
 //   table   host addresses of pages that may be read and written, looked at by translated code itself
 //   others  that, and of pages that are only read or whose memory may vanish (files that the host truncates), for its
-//   callbacks code    translated from pages that may be executed; stores do not change it
+//           callbacks
+//   code    translated from pages that may be executed; stores do not change it
 // forget() and forget_code() take away. An engine belongs to one thread at a time, but for halt() and has_code().
 #pragma once
 

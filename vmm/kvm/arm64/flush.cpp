@@ -2,7 +2,6 @@
 #include <cstring>
 
 #include "vmm/kvm/arm64/vcpu.hpp"
-#include "vmm/kvm/kick.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -29,8 +28,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
   const std::uint64_t generation = flush_.advance(request);
   if (!in_use_older_than(generation)) return;
   // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
-  KvmVcpu* const own = vcpus_.own();
-  if (own && own->last_run_by(prepare_thread_for_kicks()) && own->try_flush()) return;
+  if (KvmVcpu* const own = callers_own(); own && own->try_flush()) return;
   vcpus_.for_each([&](KvmVcpu& v) {
     if (v.older_than(generation)) v.interrupt_guest();
   });
@@ -39,8 +37,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
 void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
-  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks()))
-    own->drop_translations(request);
+  if (KvmVcpu* const own = callers_own()) own->drop_translations(request);
 }
 
 // --- a vCPU's side ---

@@ -32,8 +32,7 @@ struct CpuModel {
 // its return on none does before something has dropped the old ones, after the entries were written. What drops them is
 // TLBI, which the stub makes on one vCPU for the processors of all:
 //   - flush() notes what is to be dropped and advances `generation`. Where no vCPU is in user code, that is all: the
-//   next
-//     one that enters finds that `settled` is behind, and makes the TLBI on its way (flush.cpp);
+//     next one that enters finds that `settled` is behind, and makes the TLBI on its way (flush.cpp);
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
 //   - who has none interrupts those that are in user code, and waits until they have left.
 struct FlushState : Generations {

@@ -53,8 +53,7 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
 }
 
 bool KvmMachine::touch_for_all() {
-  KvmVcpu* const own = vcpus_.own();  // is idle, and nobody waits for it
-  if (own && own->last_run_by(prepare_thread_for_kicks()) && own->try_settle()) return true;
+  if (KvmVcpu* const own = callers_own(); own && own->try_settle()) return true;
   return vcpus_.any([](KvmVcpu& v) { return v.try_settle(); });
 }
 
@@ -62,7 +61,7 @@ bool KvmMachine::touch_for_all() {
 // paging needs no drop: KVM looks at the tables once more before it lets such a fault out.
 void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
   if (model_.native_ring3) return;
-  if (KvmVcpu* const own = vcpus_.own(); own && own->last_run_by(prepare_thread_for_kicks())) own->drop_translations();
+  if (KvmVcpu* const own = callers_own()) own->drop_translations();
 }
 
 // A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in

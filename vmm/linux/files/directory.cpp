@@ -153,11 +153,7 @@ std::int64_t enter(Files::State& state, Found& found, const Credentials* who) {
 
 std::int64_t sys_chdir(Thread& thread, const Args& a) {
   auto& state = state_of(thread);
-  auto path = read_user_path(thread.memory(), a[0]);
-  if (!path) return -path.error();
-  auto from = state.base(AT_FDCWD, *path);
-  if (!from) return -from.error();
-  auto found = state.find(*from, *path, true, thread.tid);
+  auto found = locate(thread, AT_FDCWD, a[0], 0);
   if (!found) return -found.error();
   return enter(state, *found, state.restricting(thread.tid).get());
 }

@@ -58,11 +58,7 @@ std::int64_t sys_ftruncate(Thread& thread, const Args& a) {
 std::int64_t sys_truncate(Thread& thread, const Args& a) {
   if (a.i64(1) < 0) return -EINVAL;
   auto& state = state_of(thread);
-  auto path = read_user_path(thread.memory(), a[0]);
-  if (!path) return -path.error();
-  auto from = state.base(AT_FDCWD, *path);
-  if (!from) return -from.error();
-  auto found = state.find(*from, *path, true, thread.tid);
+  auto found = locate(thread, AT_FDCWD, a[0], 0);
   if (!found) return -found.error();
   if (S_ISDIR(found->st.st_mode)) return -EISDIR;
   if (!S_ISREG(found->st.st_mode)) return -EINVAL;

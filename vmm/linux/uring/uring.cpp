@@ -65,8 +65,6 @@ OrErrno<std::shared_ptr<OpenFile>> Uring::mapped(std::uint64_t& offset, std::uin
   return queues_->memory();
 }
 
-void refresh_rings(Process& process) { process.files.state().devices->refresh(); }
-
 // --- making one ---
 
 Uring::Uring(Thread& thread, const io_uring_params& params, std::unique_ptr<UringQueues> queues)

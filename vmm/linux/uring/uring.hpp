@@ -156,7 +156,5 @@ class Uring : public PinHolder {
 
 // Precondition: kind Uring.
 Uring& ring_of(const OpenFile&);
-// Before a wait on descriptors of this process.
-void refresh_rings(Process&);
 
 }  // namespace ramet::vmm
