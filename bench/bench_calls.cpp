@@ -1,5 +1,5 @@
-// What the VMM does for a system call that does nothing: from the exit to the guest's result, without guest or host.
-// Instructions of one, which do not jitter:
+// What the VMM does for a system call that does nothing: from the exit to the guest's result, without guest or host;
+// and for a descriptor's look-up. Instructions of one, which do not jitter:
 //   valgrind --tool=callgrind --toggle-collect='ramet::vmm::Thread::serve(*' bench_calls --benchmark_filter=null
 // divided by the calls that the benchmark says it made.
 #include <benchmark/benchmark.h>
@@ -38,6 +38,18 @@ void null_call(benchmark::State& state) {
   state.counters["calls"] = static_cast<double>(state.iterations());
 }
 BENCHMARK(null_call)->Iterations(100'000);
+
+// What each call with a descriptor begins with; threads of one process, each with a file of its own.
+void look_up(benchmark::State& state) {
+  static Files* files;
+  if (state.thread_index() == 0) {
+    files = new Files(*Files::create({}));
+    files->attach_stdio(0, 1, 2);
+  }
+  for (auto _ : state) benchmark::DoNotOptimize(files->get(state.thread_index()));
+  if (state.thread_index() == 0) delete files;
+}
+BENCHMARK(look_up)->ThreadRange(1, 2)->UseRealTime();
 
 }  // namespace
 }  // namespace ramet::vmm

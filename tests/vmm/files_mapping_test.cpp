@@ -61,14 +61,11 @@ TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
   const std::int64_t fd = w.g.open("/w/f", O_RDWR);
   const auto both = w.g.process->files.get(static_cast<int>(fd));
   const auto reader = w.g.process->files.get(static_cast<int>(w.g.open("/ro/f")));
-  auto& table = w.g.process->files.state();
+  Descriptors& table = w.g.process->files.state().descriptors;
   std::atomic<bool> stop{false};
   std::thread other([&] {
     for (bool turn = false; !stop.load(std::memory_order_relaxed); turn = !turn) {
-      {
-        LockGuard guard(table.lock);
-        table.slots[static_cast<std::size_t>(fd)].file = turn ? both : reader;
-      }
+      table.set({static_cast<int>(fd), turn ? both : reader});
       std::this_thread::yield();  // else it has the lock nearly always, and calls wait for long where processors are
                                   // emulated
     }

@@ -99,28 +99,22 @@ std::expected<int, std::string> FilesToSave::add(const std::shared_ptr<OpenFile>
 }
 
 std::expected<void, std::string> FilesToSave::add_descriptors() {
-  const std::vector<Files::State::Slot> slots = [&] {  // a copy, as looking at files takes the lock
-    const Files::State& files = first_.process.files.state();
-    LockGuard guard(files.lock);
-    return files.slots;
-  }();
-  const auto refused = [&](std::size_t fd, const std::string& why) {
-    const std::string& path = slots[fd].file->path;
+  const std::vector<Descriptor> all = first_.process.files.state().descriptors.list();
+  const auto refused = [&](const Descriptor& d, const std::string& why) {
+    const std::string& path = d.file->path;
     return std::unexpected(
-        fmt::format("its descriptor {}{} {}", fd, path.empty() ? "" : fmt::format(" ({})", path), why));
+        fmt::format("its descriptor {}{} {}", d.number, path.empty() ? "" : fmt::format(" ({})", path), why));
   };
-  for (std::size_t fd = 0; fd < slots.size(); ++fd) {
-    if (!slots[fd].file) continue;
-    auto index = add(slots[fd].file);
-    if (!index) return refused(fd, index.error());
-    state_.descriptors.push_back({static_cast<int>(fd), *index, slots[fd].close_on_exec});
+  for (const Descriptor& d : all) {
+    auto index = add(d.file);
+    if (!index) return refused(d, index.error());
+    state_.descriptors.push_back({d.number, *index, d.close_on_exec});
   }
-  for (const DescriptorState& d : state_.descriptors) {
-    const auto fd = static_cast<std::size_t>(d.fd);
-    FileState& f = state_.files[static_cast<std::size_t>(d.file)];
-    if (slots[fd].file->kind != Kind::Epoll || !f.watches.empty()) continue;
-    auto watches = describe_watches(*slots[fd].file, known_);
-    if (!watches) return refused(fd, watches.error());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    FileState& f = state_.files[static_cast<std::size_t>(state_.descriptors[i].file)];
+    if (all[i].file->kind != Kind::Epoll || !f.watches.empty()) continue;
+    auto watches = describe_watches(*all[i].file, known_);
+    if (!watches) return refused(all[i], watches.error());
     f.watches = std::move(*watches);
   }
   auto taken = pipes_.take_contents();
@@ -268,17 +262,16 @@ std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File& file,
 
 Status restore_descriptors(const File& file, Process& process) {
   FilesToOpen files(file, process);
-  std::vector<Files::State::Slot> slots;
+  std::vector<Descriptor> all;
   for (const DescriptorState& d : file.state().descriptors) {
     auto opened = files.open(d);
     if (!opened) return std::unexpected(opened.error());
-    if (slots.size() <= static_cast<std::size_t>(d.fd)) slots.resize(static_cast<std::size_t>(d.fd) + 1);
-    slots[static_cast<std::size_t>(d.fd)] = {std::move(*opened), d.close_on_exec};
+    all.push_back({d.fd, std::move(*opened), d.close_on_exec});
   }
   if (auto watched = files.restore_watches(); !watched) return watched;
-  Files::State& state = process.files.state();
-  LockGuard guard(state.lock);
-  state.slots = std::move(slots);
+  Descriptors& descriptors = process.files.state().descriptors;
+  descriptors.close_all();  // the three that a new program begins with
+  for (Descriptor& d : all) descriptors.set(std::move(d));
   return {};
 }
 

@@ -60,15 +60,12 @@ std::int64_t sys_fcntl(Thread& thread, const Args& a) {
       auto copy = state.install(file, command == F_DUPFD_CLOEXEC, a.i32(2));
       return copy ? *copy : -copy.error();
     }
-    case F_GETFD:
-    case F_SETFD: {
-      LockGuard guard(state.lock);
-      auto n = static_cast<std::size_t>(fd);
-      if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
-      if (command == F_GETFD) return state.slots[n].close_on_exec ? FD_CLOEXEC : 0;
-      state.slots[n].close_on_exec = a[2] & FD_CLOEXEC;
-      return 0;
+    case F_GETFD: {
+      const auto close_on_exec = state.descriptors.close_on_exec(fd);
+      if (!close_on_exec) return -EBADF;
+      return *close_on_exec ? FD_CLOEXEC : 0;
     }
+    case F_SETFD: return state.descriptors.set_close_on_exec(fd, a[2] & FD_CLOEXEC) ? 0 : -EBADF;
     case F_GETFL: {
       const std::int64_t flags = get_flags(*file);
       return flags < 0 ? flags
@@ -179,13 +176,7 @@ std::int64_t sys_ioctl(Thread& thread, const Args& a) {
   unsigned request = a.u32(1);
   switch (request) {
     case FIOCLEX:
-    case FIONCLEX: {
-      LockGuard guard(state.lock);
-      auto n = static_cast<std::size_t>(fd);
-      if (n >= state.slots.size() || !state.slots[n].file) return -EBADF;
-      state.slots[n].close_on_exec = request == FIOCLEX;
-      return 0;
-    }
+    case FIONCLEX: return state.descriptors.set_close_on_exec(fd, request == FIOCLEX) ? 0 : -EBADF;
     case FIONBIO: {
       auto on = read_user<int>(thread.memory(), a[2]);
       if (!on) return -on.error();

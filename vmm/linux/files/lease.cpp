@@ -23,11 +23,9 @@ namespace {
 // By a descriptor: a file that is only mapped is not seen.
 bool others_have_it_open(Family& family, const OpenFile& file, const struct stat& st, bool for_writing) {
   for (const auto& process : family.all()) {
-    Files::State& files = process->files.state();
-    LockGuard guard(files.lock);
-    for (const auto& slot : files.slots) {
-      const OpenFile* other = slot.file.get();
-      if (!other || other == &file || other->kind != OpenFile::Kind::File || (other->flags & O_PATH)) continue;
+    for (const Descriptor& d : process->files.state().descriptors.list()) {
+      const OpenFile* other = d.file.get();
+      if (other == &file || other->kind != OpenFile::Kind::File || (other->flags & O_PATH)) continue;
       if (for_writing && (other->flags & O_ACCMODE) == O_RDONLY) continue;
       struct stat theirs;
       if (::fstat(other->host.get(), &theirs) == 0 && theirs.st_dev == st.st_dev && theirs.st_ino == st.st_ino)

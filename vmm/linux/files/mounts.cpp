@@ -152,6 +152,11 @@ OrErrno<std::string> Files::State::current_path(const Node& node) const {
   return path_in_mount(*node.fd, node.mount);
 }
 
+bool Files::State::forbidden(const Node& node, const struct stat& st) const {
+  const bool of_share = node.mount >= 0 && mounts[static_cast<std::size_t>(node.mount)].device() == st.st_dev;
+  return !of_share && forbidden_filesystem(node.fd->get());
+}
+
 OrErrno<std::string> Files::State::path_in_mount(const HostFd& host, int in) const {
   const Mount& mount = mounts[static_cast<std::size_t>(in)];
   auto read_link = [](int fd) -> OrErrno<std::string> {
@@ -195,6 +200,10 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
     if (forbidden_filesystem(mount.root.get()))
       return failure(option + ": " + s.host +
                      " is not a file system of files (procfs, sysfs and the like are not shared)");
+    struct stat st;
+    if (::fstat(mount.root.get(), &st) != 0)
+      return failure(option + ": cannot share " + s.host + ": " + std::strerror(errno));
+    mount.root_device = st.st_dev;
     mount.guest = s.guest;
     mount.writable = s.writable;
     // Where symbolic links in what is shared so far lead: /lib/x is /usr/lib/x where /lib is a link.

@@ -183,10 +183,10 @@ OrErrno<std::shared_ptr<OpenFile>> Files::State::create(const Parent& where, int
   if (where.slash) return err(EISDIR);
   if (!where.dir.fd) return err(EACCES);
   if (!writable(where.dir)) return err(EROFS);
-  if (forbidden_filesystem(where.dir.fd->get())) return err(EACCES);
-  if ((flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT)) return err(EINVAL);
   struct stat directory;
   if (::fstat(where.dir.fd->get(), &directory) != 0) return err(errno);
+  if (forbidden(where.dir, directory)) return err(EACCES);
+  if ((flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT)) return err(EINVAL);
   if (int error = refused(who, directory, W_OK | X_OK)) return err(error);
   mode = masked(mode & kModeBits);
   open_how how{};

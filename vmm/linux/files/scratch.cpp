@@ -21,8 +21,15 @@ const HostFd& ScratchDirectory::directory() const {
     // All users of the guest's may write to it, as to /tmp; those of the host do not get past the directory above.
     if (::mkdir(inner().c_str(), 0700) != 0 || ::chmod(inner().c_str(), 01777) != 0) return;
     root_ = HostFd(::open(inner().c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    struct stat st;
+    if (root_ && ::fstat(root_.get(), &st) == 0) device_ = st.st_dev;
   });
   return root_;
+}
+
+dev_t ScratchDirectory::device() const {
+  directory();
+  return device_;
 }
 
 bool ScratchDirectory::used() const {

@@ -18,6 +18,7 @@ class ScratchDirectory {
 
   // O_PATH. Invalid if the host has no room for it; the guest then gets EBADF there. Thread-safe.
   const HostFd& directory() const;
+  dev_t device() const;  // st_dev of directory(), which it makes as well; 0 where that is invalid
   // Whether something lies in it. While no guest thread runs.
   bool used() const;
 
@@ -26,6 +27,7 @@ class ScratchDirectory {
   std::string inner() const { return path_ + "/guest"; }
   mutable std::string path_;  // empty: never made
   mutable HostFd root_;
+  mutable dev_t device_ = 0;
 };
 
 }  // namespace ramet::vmm

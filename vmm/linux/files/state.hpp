@@ -15,6 +15,7 @@
 #include "guest-mm/thread_annotations.hpp"
 #include "vmm/linux/credentials.hpp"
 #include "vmm/linux/files/charge.hpp"
+#include "vmm/linux/files/descriptors.hpp"
 #include "vmm/linux/files/files.hpp"
 #include "vmm/linux/files/operations.hpp"
 #include "vmm/linux/files/pin_holders.hpp"
@@ -39,9 +40,12 @@ struct OpenFile::Listing {
 struct Mount {
   std::string guest;  // absolute, normalised
   HostFd root;        // O_PATH
+  dev_t root_device = 0;  // st_dev of root
   bool writable = false;
   std::unique_ptr<ScratchDirectory> scratch;  // instead of root
   const HostFd& directory() const { return scratch ? scratch->directory() : root; }
+  // st_dev of directory(), which is open and so keeps the number from becoming another file system's.
+  dev_t device() const { return scratch ? scratch->device() : root_device; }
 };
 
 // A place on the way of a path. Holds a descriptor, so it stays what it is when the host renames things.
@@ -90,14 +94,8 @@ struct Files::State {
   State();
   State(const State& parent);        // fork(2)
 
-  // --- descriptors, files/table.cpp ---
-  struct Slot {
-    std::shared_ptr<OpenFile> file;
-    bool close_on_exec = false;
-    bool reserved = false;           // without a file yet: closed to all calls, but not free
-  };
+  Descriptors descriptors;
   mutable Mutex lock;  // a leaf
-  std::vector<Slot> slots RAMET_GUARDED_BY(lock);
   std::shared_ptr<OpenFile> cwd RAMET_GUARDED_BY(lock);
   std::optional<mode_t> umask RAMET_GUARDED_BY(lock);       // empty: the host's
   // What the host takes off by itself. Looked up when first needed: most guests create no file.
@@ -140,7 +138,8 @@ struct Files::State {
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
   std::shared_ptr<SplicedPages> spliced_pages;  // files/vmsplice.cpp; guarded by lock, once set it stays
 
-  std::shared_ptr<OpenFile> get(int fd) const;
+  // --- files/table.cpp ---
+  std::shared_ptr<OpenFile> get(int fd) const { return descriptors.get(fd); }
   // Takes what the file costs from `account`, once. False: ENFILE.
   bool charge(OpenFile&) const;
   std::size_t descriptor_limit() const;
@@ -181,6 +180,9 @@ struct Files::State {
   OrErrno<std::string> path_in_mount(const HostFd&, int mount) const;
   // How the links of /proc name a file: as it is called now, or as it was when it was opened.
   std::string shown_path(const OpenFile&) const;
+  // forbidden_filesystem() of what was found and has that stat: the host is asked only about what lies on another file
+  // system than its share.
+  bool forbidden(const Node&, const struct stat&) const;
   bool writable(const Node& n) const { return n.mount >= 0 && mounts[static_cast<std::size_t>(n.mount)].writable; }
 
   // --- walking, files/walk.cpp ---

@@ -33,25 +33,6 @@ bool may_block(const OpenFile& file) {
   }
 }
 
-std::shared_ptr<OpenFile> Files::State::get(int fd) const {
-  LockGuard guard(lock);
-  if (fd < 0 || static_cast<std::size_t>(fd) >= slots.size()) return nullptr;
-  return slots[static_cast<std::size_t>(fd)].file;
-}
-
-namespace {
-
-// Lowest free number at or above `from`, the table grown to hold it; -1 from `limit` on. Table locked.
-int free_slot(std::vector<Files::State::Slot>& slots, int from, std::size_t limit) {
-  auto n = static_cast<std::size_t>(from);
-  while (n < slots.size() && (slots[n].file || slots[n].reserved)) ++n;
-  if (n >= limit) return -1;
-  if (n >= slots.size()) slots.resize(n + 1);
-  return static_cast<int>(n);
-}
-
-}  // namespace
-
 // RLIMIT_NOFILE, within what the table can hold.
 std::size_t Files::State::descriptor_limit() const {
   if (!process) return kMaxDescriptors;
@@ -62,60 +43,34 @@ OrErrno<int> Files::State::install(std::shared_ptr<OpenFile> file, bool close_on
   const std::size_t limit = descriptor_limit();
   if (!charge(*file)) return err(ENFILE);
   if (from < 0 || static_cast<std::size_t>(from) >= limit) return err(from == 0 ? EMFILE : EINVAL);
-  LockGuard guard(lock);
-  int fd = free_slot(slots, from, limit);
-  if (fd < 0) return err(EMFILE);
-  slots[static_cast<std::size_t>(fd)] = {std::move(file), close_on_exec};
-  return fd;
+  return descriptors.install(std::move(file), close_on_exec, static_cast<std::size_t>(from), limit);
 }
 
 OrErrno<Files::State::Reserved> Files::State::reserve() {
-  const std::size_t limit = descriptor_limit();
-  LockGuard guard(lock);
-  const int fd = free_slot(slots, 0, limit);
-  if (fd < 0) return err(EMFILE);
-  slots[static_cast<std::size_t>(fd)].reserved = true;
-  return Reserved(*this, fd);
+  const auto number = descriptors.reserve(descriptor_limit());
+  if (!number) return err(number.error());
+  return Reserved(*this, *number);
 }
 
 int Files::State::Reserved::put(std::shared_ptr<OpenFile> file, bool close_on_exec) && {
-  State& state = *std::exchange(state_, nullptr);
-  LockGuard guard(state.lock);
-  state.slots[static_cast<std::size_t>(fd_)] = {std::move(file), close_on_exec};
+  std::exchange(state_, nullptr)->descriptors.put(fd_, std::move(file), close_on_exec);
   return fd_;
 }
 
 Files::State::Reserved::~Reserved() {
-  if (!state_) return;
-  LockGuard guard(state_->lock);
-  state_->slots[static_cast<std::size_t>(fd_)] = {};
+  if (state_) state_->descriptors.give_back(fd_);
 }
 
 OrErrno<std::array<int, 2>> Files::State::install_pair(std::shared_ptr<OpenFile> a, std::shared_ptr<OpenFile> b,
                                                        bool close_on_exec) {
-  const std::size_t limit = descriptor_limit();
   if (!charge(*a) || !charge(*b)) return err(ENFILE);
-  LockGuard guard(lock);
-  int first = free_slot(slots, 0, limit);
-  if (first < 0) return err(EMFILE);
-  int second = free_slot(slots, first + 1, limit);
-  if (second < 0) return err(EMFILE);
-  slots[static_cast<std::size_t>(first)] = {std::move(a), close_on_exec};
-  slots[static_cast<std::size_t>(second)] = {std::move(b), close_on_exec};
-  return std::array{first, second};
+  return descriptors.install_pair(std::move(a), std::move(b), close_on_exec, descriptor_limit());
 }
 
 bool Files::State::close(int fd) {
-  std::shared_ptr<OpenFile> file;  // gone after the table is free again: a host's close may take long
-  {
-    LockGuard guard(lock);
-    auto n = static_cast<std::size_t>(fd);
-    if (fd < 0 || n >= slots.size() || !slots[n].file) return false;
-    file = std::move(slots[n].file);
-    slots[n] = {};
-  }
-  release_locks(*file);
-  return true;
+  const auto file = descriptors.close(fd);
+  if (file) release_locks(*file);
+  return file != nullptr;
 }
 
 mode_t Files::State::masked(mode_t mode) const {
@@ -141,20 +96,16 @@ void Files::attach_stdio(int in, int out, int err_) {
         (void)state_->charge(*file);  // nothing was charged before it
       }
     }
-    LockGuard guard(state_->lock);
-    if (state_->slots.size() < 3) state_->slots.resize(3);
-    std::swap(state_->slots[static_cast<std::size_t>(fd)].file, file);
+    state_->descriptors.set({fd, std::move(file)});
   }
 }
 
 Files::State::State() = default;
 
 Files::State::State(const State& parent)
-    : all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped), mappings(parent.mappings),
-      account(parent.account), devices(std::make_shared<Devices>(*parent.devices)) {
+    : descriptors(parent.descriptors), all_mounts(parent.all_mounts), naming(parent.naming), mapped(parent.mapped),
+      mappings(parent.mappings), account(parent.account), devices(std::make_shared<Devices>(*parent.devices)) {
   LockGuard guard(parent.lock);
-  slots = parent.slots;
-  for (Slot& slot : slots) slot.reserved = false;  // by threads of the parent's
   cwd = parent.cwd;
   umask = parent.umask;
 }
@@ -162,22 +113,11 @@ Files::State::State(const State& parent)
 Files Files::fork() const { return Files(std::make_unique<State>(*state_)); }
 
 void Files::close_on_exec() {
-  std::vector<std::shared_ptr<OpenFile>> closed;
-  {
-    LockGuard guard(state_->lock);
-    for (State::Slot& slot : state_->slots)
-      if (slot.close_on_exec) closed.push_back(std::move(std::exchange(slot, {}).file));
-  }
-  for (const auto& file : closed)
-    if (file) state_->release_locks(*file);
+  for (const auto& file : state_->descriptors.exec()) state_->release_locks(*file);
 }
 
 void Files::close_all() {
-  std::vector<State::Slot> closed;
-  {
-    LockGuard guard(state_->lock);
-    closed.swap(state_->slots);
-  }
+  state_->descriptors.close_all();
   LockGuard guard(state_->locks_lock);
   state_->locked.clear();
 }
@@ -185,8 +125,7 @@ void Files::close_all() {
 std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }
 
 bool Files::holds(const OpenFile& file) const {
-  LockGuard guard(state_->lock);
-  return std::ranges::any_of(state_->slots, [&](const State::Slot& slot) { return slot.file.get() == &file; });
+  return std::ranges::any_of(state_->descriptors.list(), [&](const Descriptor& d) { return d.file.get() == &file; });
 }
 
 bool Files::close(int fd) { return state_->close(fd); }
@@ -207,20 +146,11 @@ std::int64_t sys_close_range(Thread& thread, const Args& a) {
   unsigned flags = a.u32(2);
   if ((flags & ~(kUnshare | kCloexec)) || first > last) return -EINVAL;
   auto& state = state_of(thread);
-  std::vector<std::shared_ptr<OpenFile>> closed;
-  {
-    LockGuard guard(state.lock);
-    for (std::uint64_t fd = first; fd <= last && fd < state.slots.size(); ++fd) {
-      if (!state.slots[fd].file) continue;
-      if (flags & kCloexec) {
-        state.slots[fd].close_on_exec = true;
-      } else {
-        closed.push_back(std::move(state.slots[fd].file));
-        state.slots[fd] = {};
-      }
-    }
+  if (flags & kCloexec) {
+    state.descriptors.close_range_on_exec(first, last);
+    return 0;
   }
-  for (const auto& file : closed) state.release_locks(*file);
+  for (const auto& file : state.descriptors.close_range(first, last)) state.release_locks(*file);
   return 0;
 }
 
@@ -233,17 +163,9 @@ std::int64_t sys_dup(Thread& thread, const Args& a) {
 
 std::int64_t dup_to(Thread& thread, unsigned from, unsigned to, bool close_on_exec) {
   auto& state = state_of(thread);
-  std::shared_ptr<OpenFile> replaced;
-  const std::size_t limit = state.descriptor_limit();
-  {
-    LockGuard guard(state.lock);
-    if (from >= state.slots.size() || !state.slots[from].file || to >= limit) return -EBADF;
-    if (to >= state.slots.size()) state.slots.resize(to + 1);
-    if (state.slots[to].reserved) return -EBUSY;
-    replaced = std::exchange(state.slots[to].file, state.slots[from].file);
-    state.slots[to].close_on_exec = close_on_exec;
-  }
-  if (replaced) state.release_locks(*replaced);
+  const auto replaced = state.descriptors.duplicate(from, to, close_on_exec, state.descriptor_limit());
+  if (!replaced) return -replaced.error();
+  if (*replaced) state.release_locks(**replaced);
   return to;
 }
 

@@ -60,23 +60,19 @@ std::string io(const Process::Transferred& t) {
 
 // What is at descriptor `fd`. Errors: ENOENT.
 OrErrno<std::string> descriptor(const Files::State& state, std::string_view number) {
-  std::size_t fd = 0;
+  int fd = 0;
   std::from_chars(number.data(), number.data() + number.size(), fd);  // proc_lookup() has found it
-  Files::State::Slot slot;
-  {
-    LockGuard guard(state.lock);
-    if (fd < state.slots.size()) slot = state.slots[fd];
-  }
-  if (!slot.file) return err(ENOENT);
-  const int host = slot.file->host.get();
+  const auto file = state.descriptors.get(fd);
+  if (!file) return err(ENOENT);
+  const int host = file->host.get();
   const off_t at = ::lseek(host, 0, SEEK_CUR);  // what has no offset has 0
   const int status = ::fcntl(host, F_GETFL);
   struct stat st{};
   if (status < 0 || ::fstat(host, &st) != 0) return err(ENOENT);
-  const int flags = (status & ~O_ACCMODE) | (slot.file->flags & (O_ACCMODE | O_PATH)) |
-                    (slot.close_on_exec ? O_CLOEXEC : 0);
+  const int flags = (status & ~O_ACCMODE) | (file->flags & (O_ACCMODE | O_PATH)) |
+                    (state.descriptors.close_on_exec(fd).value_or(false) ? O_CLOEXEC : 0);
   // As mountinfo numbers what is shared; 9 is for all that lies in none.
-  const int mount = slot.file->mount < 0 ? 9 : 21 + slot.file->mount + (state.mount_at("/") < 0 ? 1 : 0);
+  const int mount = file->mount < 0 ? 9 : 21 + file->mount + (state.mount_at("/") < 0 ? 1 : 0);
   return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n", at < 0 ? 0 : at, flags, mount, st.st_ino);
 }
 

@@ -242,9 +242,8 @@ unsigned char listing_type(Type type) {
 
 std::vector<ProcName> open_descriptors(const Files::State& state, unsigned char type) {
   std::vector<ProcName> names;
-  LockGuard guard(state.lock);
-  for (std::size_t fd = 0; fd < state.slots.size(); ++fd)
-    if (state.slots[fd].file) names.push_back({std::to_string(fd), type, fd + 3});
+  for (const Descriptor& d : state.descriptors.list())
+    names.push_back({std::to_string(d.number), type, static_cast<std::uint64_t>(d.number) + 3});
   return names;
 }
 

@@ -1,0 +1,96 @@
+// Descriptors: the open files of a process by number (Linux: files_struct). A look-up takes no lock.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "guest-mm/thread_annotations.hpp"
+#include "vmm/linux/user_memory.hpp"
+
+namespace ramet::vmm {
+
+struct OpenFile;
+
+struct Descriptor {
+  int number = -1;
+  std::shared_ptr<OpenFile> file;
+  bool close_on_exec = false;
+};
+
+// Thread-safe. Files that are taken out are returned, so that the caller lets go of them: what a host does to close a
+// file may take long, and nobody waits for it here.
+class Descriptors {
+ public:
+  Descriptors();
+  // fork(2): the same files at the same numbers. Numbers that threads of the parent have reserved are free.
+  Descriptors(const Descriptors& parent);
+  Descriptors& operator=(const Descriptors&) = delete;
+  ~Descriptors();
+
+  // Null if nothing is open there. The result stays valid when the number is closed meanwhile. Read-copy-update
+  // (guest-mm/rcu.hpp): a slot leads to an Entry, which is freed once no look-up can be reading it.
+  std::shared_ptr<OpenFile> get(int number) const;
+  std::optional<bool> close_on_exec(int number) const;    // none: nothing is open there
+  bool set_close_on_exec(int number, bool close_on_exec);  // false: nothing is open there
+  std::vector<Descriptor> list() const;                    // by number
+
+  // The lowest free number in [from, limit), taken for the file. Errors: EMFILE.
+  OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, std::size_t from, std::size_t limit);
+  // Two at once, or none.
+  OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec,
+                                           std::size_t limit);
+  // A number without a file: closed to all calls, but not free. put() or give_back() follows. Errors: EMFILE.
+  OrErrno<int> reserve(std::size_t limit);
+  void put(int reserved, std::shared_ptr<OpenFile>, bool close_on_exec);
+  void give_back(int reserved);
+  // dup2(2): `to` becomes another number of `from`'s file. The file that was there, or null. Errors: EBADF, EBUSY where
+  // `to` is reserved.
+  OrErrno<std::shared_ptr<OpenFile>> duplicate(std::size_t from, std::size_t to, bool close_on_exec, std::size_t limit);
+  // At start and on restoring, before the guest runs. The number is not negative.
+  void set(Descriptor);
+
+  std::shared_ptr<OpenFile> close(int number);  // null: nothing was open there
+  std::vector<std::shared_ptr<OpenFile>> close_range(std::size_t first, std::size_t last);
+  void close_range_on_exec(std::size_t first, std::size_t last);
+  std::vector<std::shared_ptr<OpenFile>> exec();  // execve(2): those with FD_CLOEXEC
+  std::vector<std::shared_ptr<OpenFile>> close_all();
+
+ private:
+  struct Slot {
+    std::shared_ptr<OpenFile> file;
+    bool close_on_exec = false;
+    bool reserved = false;
+  };
+  // It does not keep the file open, so that the last close is one at once and not after a grace period.
+  struct Entry {
+    const std::weak_ptr<OpenFile> file;
+    std::unique_ptr<Entry> next;  // of those that are retired, guarded by lock_
+  };
+  struct Index {
+    explicit Index(std::size_t size) : entries(size) {}
+    std::vector<std::atomic<Entry*>> entries;
+  };
+  class Change;
+
+  const Slot* open_slot(int number) const RAMET_REQUIRES(lock_);
+  std::optional<int> free_number(std::size_t from, std::size_t limit) RAMET_REQUIRES(lock_);
+  void make_room(std::size_t size) RAMET_REQUIRES(lock_);
+  void retire(Entry*) RAMET_REQUIRES(lock_);
+  // Returns the file that was there.
+  std::shared_ptr<OpenFile> replace(std::size_t number, Slot) RAMET_REQUIRES(lock_);
+
+  mutable Mutex lock_;  // a leaf
+  std::vector<Slot> slots_ RAMET_GUARDED_BY(lock_);
+  // As long as slots_ at least. Written under the lock, with release; get() acquires. The ones before it stay until the
+  // end, as they are together no longer than the last.
+  std::atomic<Index*> index_{nullptr};
+  std::vector<std::unique_ptr<Index>> indices_ RAMET_GUARDED_BY(lock_);
+  // A list, as closing takes no memory. Look-ups may be reading them.
+  std::unique_ptr<Entry> retired_ RAMET_GUARDED_BY(lock_);
+  std::size_t retired_count_ RAMET_GUARDED_BY(lock_) = 0;
+};
+
+}  // namespace ramet::vmm
