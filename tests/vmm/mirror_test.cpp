@@ -339,7 +339,7 @@ class MirrorStorm : public MirrorTest, public ::testing::WithParamInterface<bool
   MirrorStorm() { process.hardened = GetParam(); }
 };
 INSTANTIATE_TEST_SUITE_P(, MirrorStorm, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "hardened" : "threads"; });
+                         [](const auto& test) { return test.param ? "hardened" : "threads"; });
 
 TEST_P(MirrorStorm, AStormOfFillsAndFlushesShowsNothingOld) { storm(10000, 1000); }
 TEST_P(MirrorStorm, NorDoesOneWhereTheHostRefusesMappings) { storm(10000, 1000, true); }

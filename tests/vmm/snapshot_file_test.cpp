@@ -132,8 +132,8 @@ TEST_F(SnapshotFile, OfAnotherInstructionSetIsRefused) {
 TEST_F(SnapshotFile, FlagsOfOpenFilesAreTheProgramsInTheFileAndTheHostsOutside) {
   for (const auto* saved : {&arch::x86_64::kGuestAbi, &arch::arm64::kGuestAbi}) {
     ProcessState state;
-    state.files.push_back(
-        {.path = "/", .flags = static_cast<int>(saved->open.directory | saved->open.nofollow) | O_NONBLOCK});
+    FileState& file = state.files.emplace_back();
+    file.path = "/", file.flags = static_cast<int>(saved->open.directory | saved->open.nofollow) | O_NONBLOCK;
     auto writer = *Writer::create(path("file"), *saved, false);
     ASSERT_TRUE(writer->finish(*snapshot::to_text(state), {}, {}));
     EXPECT_EQ((*File::open(path("file")))->state().files.at(0).flags, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)

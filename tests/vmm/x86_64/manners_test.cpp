@@ -94,7 +94,7 @@ Exit call(FakeVcpu& vcpu, long number, std::uint64_t a = 0, std::uint64_t b = 0,
   UserRegs& r = vcpu.regs();
   r[Rax] = static_cast<std::uint64_t>(number);
   r[Rdi] = a, r[Rsi] = b, r[Rdx] = c;
-  return {.kind = Exit::Kind::Syscall};
+  return {.kind = Exit::Kind::Syscall, .detail = {}};
 }
 
 // What stays after the first run, see run.hpp, is there before the test looks.
