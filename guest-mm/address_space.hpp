@@ -26,7 +26,7 @@ class FramePool;
 class PageTable;
 class FlushBatch;
 class Pin;
-class Snapshot;
+struct FrozenMemory;
 
 // The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
 // a template parameter of the walker below.
@@ -267,16 +267,16 @@ class AddressSpace {
   // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what
   // they wrote before their vCPU was told is in it, what they write afterwards is not. Pinned frames stay ours, and
   // what they hold now is copied into the layer. Errors: NoMemory; then nothing has changed.
-  Result<std::shared_ptr<const Snapshot>> freeze();
-  // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
-  // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
-  Result<> adopt(std::shared_ptr<const Snapshot>);
+  Result<std::shared_ptr<const FrozenMemory>> freeze();
+  // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
+  // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
+  Result<> adopt(std::shared_ptr<const FrozenMemory>);
   // Copies at once what was written soon after earlier freezes, as far as there is memory: a fork saves both sides the
   // faults that they would begin with.
-  void copy_hot(const Snapshot&);
-  // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows
+  void copy_hot(const FrozenMemory&);
+  // Back to the memory it adopted: contents and regions as they were then. No vCPU is in user code. The cost follows
   // what was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
-  Result<> reset(const Snapshot&);
+  Result<> reset(const FrozenMemory&);
 
   // --- contents that outlive the VM (contents.cpp) ---
   // Pages of private memory with consecutive addresses, of the guest and of frames; those may be of several banks.

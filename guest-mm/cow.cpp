@@ -6,7 +6,7 @@
 #include <bit>
 
 #include "guest-mm/address_space_impl.hpp"
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 
 namespace ramet::mm {
 
@@ -205,10 +205,10 @@ std::vector<Gva> HotPages::at_freeze() {
   return all;
 }
 
-void AddressSpace::copy_hot(const Snapshot& snapshot) {
+void AddressSpace::copy_hot(const FrozenMemory& frozen) {
   SpaceCore& core = impl_->core;
   FlushBatch batch = core.locked();
-  for (const Gva page : snapshot.hot) {
+  for (const Gva page : frozen.hot) {
     const PageTable::Leaf leaf = core.table->find(page);
     const Region* region = core.regions.find(page);
     if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte)

@@ -63,12 +63,12 @@ Result<Layers::Sealed> Layers::seal_locked(FlushBatch& batch) {
   return fail(parts.error());
 }
 
-Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() { return impl_->layers.freeze(); }
+Result<std::shared_ptr<const FrozenMemory>> AddressSpace::freeze() { return impl_->layers.freeze(); }
 
-Result<std::shared_ptr<const Snapshot>> Layers::freeze() {
+Result<std::shared_ptr<const FrozenMemory>> Layers::freeze() {
   Memory& memory = core_.memory;
   PageTable& table = *core_.table;
-  auto snapshot = std::make_shared<Snapshot>();
+  auto frozen = std::make_shared<FrozenMemory>();
   FlushBatch batch = core_.locked();
   auto layer = next_layer_locked();
   batch.take_deferred();  // tables that merges took away are no part of it
@@ -89,22 +89,22 @@ Result<std::shared_ptr<const Snapshot>> Layers::freeze() {
   core_.frames->sealed_for(layer);
   // Faults without the lock that found a table or a frame our own before it was sealed.
   rcu::synchronize();
-  snapshot->census = table.census();
+  frozen->census = table.census();
   table.share_root(core_.config.end, batch);
   if (memory.data().has_files()) memory.files_closed();
   batch.commit();  // no vCPU writes to what is shared any more, pinned or not
   pinning_.keep_pinned_locked(sealed->pinned, batch);
   freezing.end();
-  snapshot->layer = std::move(layer);
-  snapshot->root = sealed->root;
+  frozen->layer = std::move(layer);
+  frozen->root = sealed->root;
   core_.tables->retire(sealed->root);  // it is the layer's
   const RegionMap& regions = core_.regions;
   for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r))
-    snapshot->regions.emplace_back(*r).locked = false;
-  snapshot->config = core_.config;
-  snapshot->hot = copies_.hot().at_freeze();
+    frozen->regions.emplace_back(*r).locked = false;
+  frozen->config = core_.config;
+  frozen->hot = copies_.hot().at_freeze();
   core_.counters.freezes.add();
-  return snapshot;
+  return frozen;
 }
 
 }  // namespace ramet::mm

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pinning.hpp"
-#include "guest-mm/snapshot.hpp"
 
 namespace ramet::mm {
 
@@ -17,9 +17,9 @@ class Layers {
       : core_(core), rules_(rules), banks_(banks), copies_(copies), pinning_(pinning) {}
 
   // See AddressSpace.
-  Result<std::shared_ptr<const Snapshot>> freeze() RAMET_EXCLUDES(address_space_lock);
-  Result<> adopt(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
-  Result<> reset(const Snapshot&) RAMET_EXCLUDES(address_space_lock);
+  Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
+  Result<> adopt(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
+  Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
   Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>,
                    std::span<const AddressSpace::Stretch>);
 
@@ -35,10 +35,10 @@ class Layers {
     std::vector<Layer::Part> parts;
   };
   Result<Sealed> seal_locked(FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // Takes what is marked do-not-fork out of what came with a snapshot. Errors: NoMemory.
-  Result<> leave_out_locked(const Snapshot&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
+  // Unmaps, of what came with frozen memory, the regions whose contents are not inherited. Errors: NoMemory.
+  Result<> leave_out_locked(const FrozenMemory&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Everything of a reset that can fail. Errors: Pinned, NoMemory; then nothing has changed.
-  Result<> prepare_reset_locked(const Snapshot&, const std::vector<const Region*>& before, FlushBatch&)
+  Result<> prepare_reset_locked(const FrozenMemory&, const std::vector<const Region*>& before, FlushBatch&)
       RAMET_REQUIRES(address_space_lock);
   // The regions of before in place of those of now, which are seized.
   void reset_regions_locked(const std::vector<const Region*>& before, FlushBatch&) RAMET_REQUIRES(address_space_lock);

@@ -83,7 +83,7 @@ Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batc
   batch.room(2);
   const auto copy = take_table();
   if (!copy) return copy;
-  // Ring 0's tables are no snapshot's: only where they lie they may be part of one.
+  // Ring 0's tables belong to no frozen memory: only the addresses they map may lie in it.
   const bool ring0 = slot.start >> 47;
   copy_shared(*copy, child, below(slot.level), !ring0);
   F::publish();
@@ -223,9 +223,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Makes the entries of `table`, our own, those of `base`, the table of the snapshot that it was copied from. Returns
+// Makes the entries of `table`, our own, those of `base`, the table of frozen memory that it was copied from. Returns
 // whether any differed: then the table stays ours, because whoever wrote there will soon write there again. A table
-// without a difference is left, and the snapshot's is shared once more.
+// without a difference is left, and the frozen one is shared once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {

@@ -27,8 +27,8 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/region.hpp"
-#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/late_pages.hpp"
 
 namespace ramet::vmm::process {
