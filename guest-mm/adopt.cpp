@@ -5,7 +5,7 @@
 
 namespace ramet::mm {
 
-// Whether faults and changes of protection find the same there.
+// Whether faults and changes of protection treat both regions alike.
 static bool same(const Region& a, const Region& b) {
   return a.start == b.start && a.end == b.end && a.prot == b.prot && a.shared == b.shared &&
          a.grows_down == b.grows_down && a.dont_fork == b.dont_fork && a.wipe_on_fork == b.wipe_on_fork &&
@@ -21,7 +21,7 @@ static std::vector<const Region*> inherited_regions(const FrozenMemory& frozen) 
   return regions;
 }
 
-// Whose contents are not inherited.
+// Whether a child does not inherit the region's contents.
 static bool is_left_out(const Region& r) { return r.dont_fork || r.wipe_on_fork; }
 
 Result<> Layers::leave_out_locked(const FrozenMemory& frozen, FlushBatch& batch) {
@@ -60,7 +60,7 @@ Result<> AddressSpace::reset(const FrozenMemory& frozen) { return impl_->layers.
 Result<> Layers::prepare_reset_locked(const FrozenMemory& frozen, const std::vector<const Region*>& before,
                                       FlushBatch& batch) {
   if (core_.pins->any()) return fail(Error::Pinned);
-  // Of each end of what is left out, the tables of three levels become our own.
+  // At both ends of a region that is left out, tables of three levels are copied.
   const auto left_out = std::ranges::count_if(frozen.regions, is_left_out);
   if (auto possible = core_.tables->reserve(6 * static_cast<std::uint64_t>(left_out)); !possible) return possible;
   return banks_.attach_all_locked(before, batch);
@@ -73,7 +73,7 @@ void Layers::reset_regions_locked(const std::vector<const Region*>& before, Flus
   for (const Region* r = regions.at_or_after(0); r && alike < before.size() && same(*r, *before[alike]); ++alike)
     r = regions.next(*r);
   if (alike == before.size() && alike == regions.size()) {
-    for (const Region* r : before) banks_.detach_locked(*r, batch);  // attached twice by now
+    for (const Region* r : before) banks_.detach_locked(*r, batch);  // a reset attaches them anew
     return regions.release(start, end);
   }
   regions.remove(start, end, [&](const Region& gone) RAMET_REQUIRES(address_space_lock) {

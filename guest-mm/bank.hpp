@@ -36,13 +36,13 @@ class Bank {
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
-  // Of in_files(), block-aligned and holding nothing that anybody needs: what is written there from now on is in
-  // another file than what was before, the newest one or, `apart`, one that only such parts are in. It reads as zeroes.
-  // Errors: NoMemory; then it is as it was, or renewed in part.
+  // Of in_files(): maps [start, end), block-aligned and holding nothing that anybody needs, from another file: the
+  // newest one or, with `apart`, one that has such parts only. It reads as zeroes. Errors: NoMemory; then it is mapped
+  // as it was, or from the other file in part.
   Result<> renew(Gpa start, Gpa end, bool apart);
   // The newest file is closed: renew() begins another. Errors: NoMemory.
   Result<> begin_file();
-  // Whether renew() and begin_file() are for it.
+  // Whether it was made by in_files(), for which renew() and begin_file() are.
   bool has_files() const { return !blocks_.empty(); }
 
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
@@ -55,14 +55,15 @@ class Bank {
 
   // The file behind a frame, and how far it goes on. Precondition: contains(gpa), and the frame is in use.
   FilePart file_at(Gpa gpa) const;
-  // For whoever looks at pages, or maps them: [start, end) are there when this returns. Precondition: within the bank.
+  // To be called before pages are read or mapped: those of [start, end) are present when this returns. Precondition:
+  // within the bank.
   void bring(Gpa start, Gpa end) const;
-  // The frames around `at`, within [start, end), that are there; the range is empty if `at` itself is not.
+  // The frames around `at`, inside `within`, that are present; the range is empty if `at` itself is not.
   struct Frames {
     Gpa start = 0, end = 0;
   };
   Frames there(Gpa at, Frames within) const;
-  // Block-aligned: the host gets the memory back. Whoever looks there next finds zeroes. False: the host would not.
+  // Gives block-aligned memory back to the host; it reads as zeroes then. False: the host refused.
   bool give_back(Gpa start, std::uint64_t bytes) const;
 
   ~Bank();
@@ -73,7 +74,7 @@ class Bank {
   std::uint64_t size() const { return host_.size(); }
   Gpa end() const { return base_ + size(); }
   bool read_only() const { return read_only_; }
-  // Its memory is there as long as it is itself; other banks show files, which somebody may truncate.
+  // Whether accesses cannot fail while the bank lives. Banks that are not lasting show files, which may be truncated.
   bool lasting() const { return lasting_; }
   std::byte* host() const { return host_.data(); }
   bool contains(Gpa gpa) const { return gpa - base_ < size(); }
@@ -94,7 +95,7 @@ class Bank {
   std::vector<std::atomic<std::uint32_t>> blocks_;
   mutable SharedMutex files_lock_;  // no other lock is taken under it
   std::vector<std::shared_ptr<const MemoryFile>> files_ RAMET_GUARDED_BY(files_lock_);
-  // How many blocks are in each: the last takes the file along.
+  // The blocks in each file; a file that is left without any is released.
   std::vector<std::uint32_t> blocks_of_ RAMET_GUARDED_BY(files_lock_);
   std::uint32_t newest_ RAMET_GUARDED_BY(files_lock_) = 0;
   std::uint32_t apart_ RAMET_GUARDED_BY(files_lock_) = 0;  // 0: there is none yet
@@ -118,13 +119,14 @@ struct Layer {
   std::shared_ptr<Bank> data, tables;
   std::vector<Part> data_parts;  // without those of the layers below
   Part table_part;  // with those that belong to the same bank; empty: it has no tables
-  std::size_t look_at = 0;  // so many below are too many, see Layers::next_layer_locked()
+  std::size_t look_at = 0;  // with so many below, a freeze looks which are needed: Layers::next_layer_locked()
 
-  // What somebody who stands on `top` refers to; null: nothing.
+  // `top` and all below it, which is what a space that stands on it refers to; null: nothing.
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
-  // Who refers to either.
+  // Adds those of `others` to `all`.
   static void join(std::vector<Below>& all, const std::vector<Below>& others);
-  // Where their data and tables lie, by start. Of one bank the upper layer's tables have all that the lower ones' have.
+  // Where data and tables of the layers lie, by start. The table part of an upper layer includes those of lower ones in
+  // the same bank.
   struct Place {
     Gpa end;
     std::size_t layer;  // index
@@ -135,8 +137,8 @@ struct Layer {
   static Places places(const std::vector<Below>& layers);
 };
 
-// Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the
-// private bank and the table bank it is told in pieces, see Memory::announce().
+// Is told of banks that come and go: the machine, which keeps one memslot for each. It is told of the private bank and
+// the table bank in pieces, see Memory::announce().
 class BankObserver {
  public:
   virtual ~BankObserver() = default;
@@ -223,12 +225,10 @@ class Memory {
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
   std::shared_ptr<Bank> bank_of(Gpa gpa) const;
 
-  // What lies below is no bank's but the machine's own.
+  // Bases in the first VM of a PhysicalSpace; those of other VMs lie above. Below kTableBase the machine has its own.
   static constexpr Gpa kTableBase = kBlockSize;  // the table bank lies first
   static constexpr Gpa kDataBase = 0x1'0000'0000;  // 4 GiB: the private bank
   static constexpr Gpa kAddedBase = 0x40'0000'0000;  // 256 GiB: shared files, later layers and pin banks
-  // Where such a bank lies in the first VM of a space; those of others lie above it.
-
  private:
   Memory() = default;
   // Of layers, by ascending base: they change only in inherit().
