@@ -1,4 +1,4 @@
-// The VMM's own mappings: in the largest leaves that fit; and parts of the linear map that are wanted otherwise.
+// The VMM's own mappings, in the largest leaves that fit, and parts of the linear map with permissions of their own.
 #include "guest-mm/kernel_mappings.hpp"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ bool KernelMappings::fits(Gva address, Gpa gpa, std::uint64_t length, Prot prot)
          !has(prot, Prot::Write | Prot::Exec);
 }
 
-// Below all banks, or in the table bank.
+// Whether the range lies below all banks, or in the table bank.
 bool KernelMappings::machines_own(Gpa gpa, std::uint64_t length) const {
   const Bank& bank = core_.memory.tables();
   const bool below = gpa < Memory::kTableBase && length <= Memory::kTableBase - gpa;

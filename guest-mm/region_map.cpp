@@ -118,7 +118,7 @@ void RegionMap::remove(Gva start, Gva end, const std::function<void(const Region
     tree_.erase(gone);
   }
   if (end >= hint_) {
-    // The hole this leaves above the hint, with the free ranges beside it.
+    // The hole that this leaves above the hint, including the free ranges beside it.
     const Gva above = r ? std::min(r->start, top_) : top_;
     const Region* left = last_below(start);
     const Gva below = left ? left->end : bottom_;

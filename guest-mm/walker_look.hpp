@@ -1,4 +1,4 @@
-// The walker's members that only look. Included by its units alone: walker_*.cpp.
+// The walker's members that only read entries. Included by walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include "guest-mm/walker.hpp"
