@@ -17,6 +17,7 @@
 #include "guest-mm/host_memory.hpp"
 #include "guest-mm/pin_book.hpp"
 #include "guest-mm/region.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/tlb.hpp"
 #include "guest-mm/types.hpp"
 
@@ -156,24 +157,24 @@ class AddressSpace {
   ~AddressSpace();
 
   // --- what system calls do; arguments come from the guest and are checked here ---
-  Result<Gva> map(const MapRequest&);
-  Result<> unmap(Gva address, std::uint64_t length);
+  Result<Gva> map(const MapRequest&) RAMET_EXCLUDES(address_space_lock);
+  Result<> unmap(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
   // As on Linux, protect() changes the pages before the first one that it cannot change, and advise() goes on after a
   // hole, but stops at a region that the advice does not apply to.
-  Result<> protect(Gva address, std::uint64_t length, Prot prot);
-  Result<Gva> remap(const RemapRequest&);
-  Result<> advise(Gva address, std::uint64_t length, Advice);
-  Result<> sync(Gva address, std::uint64_t length, bool wait);  // msync
+  Result<> protect(Gva address, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
+  Result<Gva> remap(const RemapRequest&) RAMET_EXCLUDES(address_space_lock);
+  Result<> advise(Gva address, std::uint64_t length, Advice) RAMET_EXCLUDES(address_space_lock);
+  Result<> sync(Gva address, std::uint64_t length, bool wait) RAMET_EXCLUDES(address_space_lock);  // msync
   // One byte per page, bit 0 set if it is in memory (mincore): an anonymous page once the program has touched it, a
   // page of an object once anybody has. Errors: NotMapped, Invalid.
-  Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
+  Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) RAMET_EXCLUDES(address_space_lock);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
-  void truncated(const Backing&, std::uint64_t size);
+  void truncated(const Backing&, std::uint64_t size) RAMET_EXCLUDES(address_space_lock);
 
   // --- faults ---
   // Resolves a guest fault on `address`. Many threads at once. Errors: NotMapped, NotPermitted,
   // BeyondEnd, Io, NoMemory; the caller turns them into signals.
-  Result<FaultOutcome> fault(Gva address, Access access);
+  Result<FaultOutcome> fault(Gva address, Access access) RAMET_EXCLUDES(address_space_lock);
 
   // The longest run of pages around `address` that the tables let user code reach in the same way, in consecutive
   // frames; at most `reach` bytes to either side, and not beyond the table that holds it. nullopt if user code may not
@@ -189,45 +190,47 @@ class AddressSpace {
   std::optional<Translation> translate(Gva address, std::uint64_t reach) const;
 
   // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
-  Result<> read(Gva address, std::span<std::byte> out);
-  Result<> write(Gva address, std::span<const std::byte> in);
+  Result<> read(Gva address, std::span<std::byte> out) RAMET_EXCLUDES(address_space_lock);
+  Result<> write(Gva address, std::span<const std::byte> in) RAMET_EXCLUDES(address_space_lock);
   // Writes code that no thread has entered yet into a private region that is executable and not writable, through the
   // VMM's own mapping of its frames. Here alone, a frame is written while entries let code run from it. Fetches see the
   // code when this returns; a thread is told the address only then, and enters user mode after that. Errors: as pin();
   // NotPermitted: a region of another kind.
-  Result<> write_code(Gva address, std::span<const std::byte> in);
+  Result<> write_code(Gva address, std::span<const std::byte> in) RAMET_EXCLUDES(address_space_lock);
   // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
-  Result<std::string> read_string(Gva address, std::size_t limit);
+  Result<std::string> read_string(Gva address, std::size_t limit) RAMET_EXCLUDES(address_space_lock);
   // Appends the host pieces of [address, address+length), kMostPieces at most, up to the first page that cannot be
   // reached. Returns the bytes appended; an error, as fault(), only if there are none.
   static constexpr std::size_t kMostPieces = 1024;  // as many as one readv(2) of the host takes
-  Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
+  Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out)
+      RAMET_EXCLUDES(address_space_lock);
   // Pins all of [address, address+length) for a device that reads or writes it, faulted in and made exclusive first.
   // Long: for longer than a system call; pages that are not pinned yet move to the pin bank, which is in no child's
   // memory. All or nothing, except that it stops after `most` host pieces. The list of pieces is charged to the
   // account. Errors: as fault(), NoMemory.
   enum class PinTerm : std::uint8_t { Short, Long };
-  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm, std::size_t most = ~std::size_t{0});
+  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm, std::size_t most = ~std::size_t{0})
+      RAMET_EXCLUDES(address_space_lock);
   // An aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
-  Result<HostWord> word(Gva address, Access access = Access::Write);
+  Result<HostWord> word(Gva address, Access access = Access::Write) RAMET_EXCLUDES(address_space_lock);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
   // Maps pages of the machine's own, in the table bank or below it (Memory::kTableBase), for the guest's ring 0 alone.
-  Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
   // The same for user code, without a region and never writable.
-  Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
   // Frames for such pages, from the table bank; never freed before the address space is.
-  Result<Gpa> allocate_kernel_frame();
+  Result<Gpa> allocate_kernel_frame() RAMET_EXCLUDES(address_space_lock);
 
   // The linear map: all of the private bank at `address` (aligned to 1 GiB) for ring 0, writable, in the largest
   // leaves the processor has. Once. Errors: Invalid (also for stage 2, which has no ring 0), Exists, NoMemory.
-  Result<> map_linear(Gva address);
+  Result<> map_linear(Gva address) RAMET_EXCLUDES(address_space_lock);
   // Changes a part of it; write and execute exclude each other. Splits as little as needed, and merges what became
   // alike. Errors: Invalid (not in the bank), NoMemory.
-  Result<> protect_linear(Gpa, std::uint64_t length, Prot);
+  Result<> protect_linear(Gpa, std::uint64_t length, Prot) RAMET_EXCLUDES(address_space_lock);
   // The 2 MiB blocks that hold the part are mapped by 4 KiB pages from now on, and never merged. Errors: as
   // protect_linear().
-  Result<> keep_linear_4k(Gpa, std::uint64_t length);
+  Result<> keep_linear_4k(Gpa, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
 
   // --- migration (migrate.cpp) ---
   // Moves the pages of a range to other frames while the guest runs, with their permissions and contents. Pages that
@@ -246,37 +249,37 @@ class AddressSpace {
     std::uint64_t moved = 0, pinned = 0, shared = 0, failed = 0;
   };
   // Errors: Invalid (not page-aligned, no such node). What could not be moved is no error.
-  Result<Migrated> migrate(const MigrateRequest&);
+  Result<Migrated> migrate(const MigrateRequest&) RAMET_EXCLUDES(address_space_lock);
   // Frames for the range come from that node from now on, or from anywhere. Errors: Invalid, NotMapped (a hole; nothing
   // has changed), NoMemory (too many regions).
-  Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node);
+  Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node) RAMET_EXCLUDES(address_space_lock);
   // The node of the page's frame; nothing if there is none.
-  std::optional<unsigned> node_of(Gva address) const;
+  std::optional<unsigned> node_of(Gva address) const RAMET_EXCLUDES(address_space_lock);
   // As measured so far; 0 before the first measurement.
   ExecCosts exec_costs() const;
 
   // Splits all leaves of a range down to that level, as protecting parts of it would. For tests and measurements: they
   // merge again when something in their table changes. Errors: Invalid, NoMemory.
-  Result<> split(Gva address, std::uint64_t length, arch::Level smallest);
+  Result<> split(Gva address, std::uint64_t length, arch::Level smallest) RAMET_EXCLUDES(address_space_lock);
   // Merges every uniform table of a range that its rules allow. Returns the leaves made.
-  std::uint64_t merge(Gva address, std::uint64_t length);
+  std::uint64_t merge(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
   // Flushes for the tables that merges took away, if no other flush has covered them yet.
-  void flush_deferred();
+  void flush_deferred() RAMET_EXCLUDES(address_space_lock);
 
   // --- layers (freeze.cpp) ---
   // Leaves all memory to a layer, and goes on as the first child of what is returned. Other threads may run: what they
   // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay ours, and the
   // layer gets a copy of what they hold now. Errors: NoMemory; then nothing has changed.
-  Result<std::shared_ptr<const FrozenMemory>> freeze();
+  Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
   // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
   // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
-  Result<> adopt(std::shared_ptr<const FrozenMemory>);
+  Result<> adopt(std::shared_ptr<const FrozenMemory>) RAMET_EXCLUDES(address_space_lock);
   // Copies at once the pages that were written soon after earlier freezes, as far as there is memory: after a fork this
   // saves both sides their first faults.
-  void copy_hot(const FrozenMemory&);
+  void copy_hot(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
   // Back to the memory it adopted: contents and regions as they were then. No vCPU is in user code. The cost follows
   // what was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
-  Result<> reset(const FrozenMemory&);
+  Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
 
   // --- contents that outlive the VM (contents.cpp) ---
   // Pages of private memory at consecutive guest addresses, in consecutive frames, perhaps of several banks.
@@ -286,21 +289,23 @@ class AddressSpace {
     std::uint64_t pages = 0;
   };
   // Visits what private regions hold, in address order, under the lock; the callback must not call back.
-  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const;
+  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const
+      RAMET_EXCLUDES(address_space_lock);
   // Becomes a space with these regions, in address order; their private memory holds what the stretches name in the
   // data of `layer`, copied when it is written. Stretches in address order, each inside one private region. Once,
   // before anything was mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space
   // is of no use then.
-  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>);
-  Gva mmap_top() const;  // where free ranges are searched from, downwards
+  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>)
+      RAMET_EXCLUDES(address_space_lock);
+  Gva mmap_top() const RAMET_EXCLUDES(address_space_lock);  // where free ranges are searched from, downwards
   std::int64_t pins() const;  // held now; a frame may have several
 
   Gpa root() const;  // CR3 / TTBR0
   // Visits regions in address order, all as they were at one moment; the callback must not call back. Takes the lock if
   // that is free within some 10 ms: a change may hold it for ever, if the machine waits for a vCPU that does not
   // answer. Without the lock, that moment may lie inside a change: a mapping that is being replaced may be missing.
-  void visit_regions(const std::function<void(const Region&)>&) const;
-  std::optional<Region> find_region(Gva address) const;
+  void visit_regions(const std::function<void(const Region&)>&) const RAMET_EXCLUDES(address_space_lock);
+  std::optional<Region> find_region(Gva address) const RAMET_EXCLUDES(address_space_lock);
   // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
   // as it was at some moment. The callback must not call back.
   struct Node {
@@ -320,7 +325,7 @@ class AddressSpace {
 
   // Recounts regions, entries and frames from scratch and compares with the books. For tests and debug
   // builds: returns a sentence that says what differs, empty if all agrees.
-  std::string audit() const;
+  std::string audit() const RAMET_EXCLUDES(address_space_lock);
 
  private:
   struct Impl;

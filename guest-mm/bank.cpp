@@ -169,7 +169,7 @@ void Bank::bring(Gpa start, Gpa end) const {
   else if (source_) source_->bring(start - base_, end - base_);
 }
 
-Bank::Frames Bank::there(Gpa at, Frames within) const {
+Range Bank::there(Gpa at, Range within) const {
   if (whole_) return whole_->there(at, within);
   if (!source_) return within;
   const auto range = source_->there(at - base_, {within.start - base_, within.end - base_});
@@ -391,7 +391,7 @@ Layer::Places Layer::places(const std::vector<Below>& layers) {
   Places all;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Layer& l = *layers[i].layer;
-    for (const Part& part : l.data_parts) all.data.emplace(part.start, Place{part.end, i});
+    for (const Range& part : l.data_parts) all.data.emplace(part.start, Place{part.end, i});
     if (!layers[i].tables || l.table_part.empty()) continue;  // what comes from a file has no tables
     Place& upper = all.tables.emplace(l.table_part.start, Place{l.table_part.end, i}).first->second;
     if (upper.end < l.table_part.end) upper = {l.table_part.end, i};

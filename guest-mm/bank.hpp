@@ -39,9 +39,9 @@ class Bank {
   // Of in_files(): maps [start, end), block-aligned and holding nothing that anybody needs, from another file: the
   // newest one or, with `apart`, one that has such parts only. It reads as zeroes. Errors: NoMemory; then it is mapped
   // as it was, or from the other file in part.
-  Result<> renew(Gpa start, Gpa end, bool apart);
+  Result<> renew(Gpa start, Gpa end, bool apart) RAMET_EXCLUDES(files_lock_);
   // The newest file is closed: renew() begins another. Errors: NoMemory.
-  Result<> begin_file();
+  Result<> begin_file() RAMET_EXCLUDES(files_lock_);
   // Whether it was made by in_files(), for which renew() and begin_file() are.
   bool has_files() const { return !blocks_.empty(); }
 
@@ -54,15 +54,12 @@ class Bank {
   static std::shared_ptr<Bank> part_of(const Bank&, Gpa start, Gpa end, bool read_only);
 
   // The file behind a frame, and how far it goes on. Precondition: contains(gpa), and the frame is in use.
-  FilePart file_at(Gpa gpa) const;
+  FilePart file_at(Gpa gpa) const RAMET_EXCLUDES(files_lock_);
   // To be called before pages are read or mapped: those of [start, end) are present when this returns. Precondition:
   // within the bank.
   void bring(Gpa start, Gpa end) const;
   // The frames around `at`, inside `within`, that are present; the range is empty if `at` itself is not.
-  struct Frames {
-    Gpa start = 0, end = 0;
-  };
-  Frames there(Gpa at, Frames within) const;
+  Range there(Gpa at, Range within) const;
   // Gives block-aligned memory back to the host; it reads as zeroes then. False: the host refused.
   bool give_back(Gpa start, std::uint64_t bytes) const;
 
@@ -106,10 +103,6 @@ class Bank {
 // What one freeze closed of a VM's banks: from then on nobody changes it, but for the accessed and dirty bits that the
 // VM's own processors set in the tables. Held by everybody who stands on it.
 struct Layer {
-  struct Part {
-    Gpa start = 0, end = 0;
-    bool empty() const { return start == end; }
-  };
   struct Below {
     std::shared_ptr<const Layer> layer;
     bool tables = true;  // its tables are referred to as well, not its data alone
@@ -117,8 +110,8 @@ struct Layer {
   ~Layer();
   std::vector<Below> below;  // all that it refers to, those of the layers below as well; the last first
   std::shared_ptr<Bank> data, tables;
-  std::vector<Part> data_parts;  // without those of the layers below
-  Part table_part;  // with those that belong to the same bank; empty: it has no tables
+  std::vector<Range> data_parts;  // without those of the layers below
+  Range table_part;  // with those that belong to the same bank; empty: it has no tables
   std::size_t look_at = 0;  // with so many below, a freeze looks which are needed: Layers::next_layer_locked()
 
   // `top` and all below it, which is what a space that stands on it refers to; null: nothing.
@@ -166,11 +159,11 @@ class Memory {
   const Bank& data() const { return *data_; }
   Bank& data() { return *data_; }
   const Bank& tables() const { return *tables_; }
-  const std::shared_ptr<Bank>& shared_data() const { return data_; }
-  const std::shared_ptr<Bank>& shared_tables() const { return tables_; }
+  const std::shared_ptr<Bank>& data_bank() const { return data_; }
+  const std::shared_ptr<Bank>& table_bank() const { return tables_; }
 
   // Registers the machine and tells it of the banks there are. Once, before a vCPU runs.
-  Result<> observe(BankObserver&);
+  Result<> observe(BankObserver&) RAMET_EXCLUDES(lock_);
   // The machine goes first, and all its slots with it: it is not told of banks any more. No vCPU runs.
   void unobserve() { observer_ = nullptr; }
 
@@ -181,11 +174,12 @@ class Memory {
                                           PageSource* source = nullptr);
   // The machine knows the bank, which other VMs may have as well, from now on until it is detached as often as
   // attached. Errors: NoMemory (the machine has no slot).
-  Result<> attach(const std::shared_ptr<Bank>&);
-  void detach(const std::shared_ptr<Bank>&);
+  Result<> attach(const std::shared_ptr<Bank>&) RAMET_EXCLUDES(attaching_, lock_);
+  void detach(const std::shared_ptr<Bank>&) RAMET_EXCLUDES(attaching_, lock_);
   // Both in one.
-  Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release);
-  void remove(const std::shared_ptr<Bank>& bank) { detach(bank); }
+  Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release)
+      RAMET_EXCLUDES(attaching_, lock_);
+  void remove(const std::shared_ptr<Bank>& bank) RAMET_EXCLUDES(attaching_, lock_) { detach(bank); }
 
   // Makes this VM stand on a layer and all below it: data read-only, tables in a copy of its own. Once, before a vCPU
   // runs; the layers live as long as the Memory. Errors: NoMemory (no slot, no host memory).
@@ -210,7 +204,7 @@ class Memory {
   // time; block-aligned, never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with
   // shadow paging), so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not
   // what may be. The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
-  Result<> announce(const Bank&, Gpa start, Gpa end);
+  Result<> announce(const Bank&, Gpa start, Gpa end) RAMET_EXCLUDES(lock_);
   static constexpr std::uint64_t kFirstPiece = 8ull << 20;
 
   // Tells the machine that a freeze has closed files.
@@ -220,10 +214,10 @@ class Memory {
 
   // Host memory from a guest-physical address to the end of its bank; empty if no bank holds it. The next bank may
   // begin right there, but lies elsewhere in the host.
-  std::span<std::byte> host_range(Gpa gpa) const;
+  std::span<std::byte> host_range(Gpa gpa) const RAMET_EXCLUDES(lock_);
   std::byte* host(Gpa gpa) const { return host_range(gpa).data(); }
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
-  std::shared_ptr<Bank> bank_of(Gpa gpa) const;
+  std::shared_ptr<Bank> bank_of(Gpa gpa) const RAMET_EXCLUDES(lock_);
 
   // Bases in the first VM of a PhysicalSpace; those of other VMs lie above. Below kTableBase the machine has its own.
   static constexpr Gpa kTableBase = kBlockSize;  // the table bank lies first

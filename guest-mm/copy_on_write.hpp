@@ -50,15 +50,11 @@ class CopyOnWrite {
     bool in_order = true;       // of one page and those that follow it
     std::span<const PageTable::Replacement> all() const { return {items.data(), count}; }
   };
-  // Pages among which many have been copied: the others are copied ahead.
-  struct Crowd {
-    Gva start = 0, end = 0;
-    bool empty() const { return start == end; }
-  };
-  Crowd crowd(const Region&, const PageTable::Leaf& page) const;
+  // The pages around `page` that are copied ahead because many among them have been copied; empty: none.
+  Range crowd(const Region&, const PageTable::Leaf& page) const;
   // `limited`: within the bound on frames in flight. Errors: NoMemory.
   Result<> take_copies(const Found&, bool limited, Copies&);
-  Result<> take_crowd(const Found&, const Crowd&, Copies&);
+  Result<> take_crowd(const Found&, const Range&, Copies&);
   Result<> take_in_order(const Found&, Gva end, Copies&);
   bool wants_copy(const Found&, const PageTable::Leaf& seen) const;
   Result<> take_one(const Found&, const PageTable::Leaf& seen, Copies&);

@@ -18,7 +18,7 @@ using Level = PageTable::Level;
 // bring few copies. Only if half of a larger range around the page can be written already, as where every second page
 // is written; memory is not short; and the region does not flip to executable. Empty otherwise. (Linux's khugepaged
 // copies the shared rest of a block where half of it is the process's own: max_ptes_shared.)
-CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
+Range CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
   constexpr std::uint64_t kLeastPages = 8;
   if (page.level != Level::Pte || page.table_shared || region.flips()) return {};
   const std::uint64_t made = core_.tables->info(page.table).copies.load(std::memory_order_relaxed);
@@ -28,13 +28,13 @@ CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Lea
   if (free < std::max<std::uint64_t>(total / 8, kPagesPerBlock)) return {};
   const auto around = [&](std::uint64_t n) {
     const Gva start = align_down(page.start, n * kPageSize);
-    return Crowd{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
+    return Range{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
   };
   std::uint64_t writable = 1;  // the page itself will be
   const auto count = [&](const PageTable::Leaf& leaf) { writable += leaf.attributes.write; };
-  Crowd counted{page.start, page.start};
+  Range counted{page.start, page.start};
   for (std::uint64_t n = 2 * pages; n <= kPagesPerBlock; n *= 2) {
-    const Crowd next = around(n);
+    const Range next = around(n);
     if (next.start < counted.start) core_.table->visit(next.start, counted.start, count);
     if (counted.end < next.end) core_.table->visit(counted.end, next.end, count);
     counted = next;
@@ -82,7 +82,7 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
 
 // Copies what of the crowd wants a copy, as far as there is memory. NoMemory if that leaves out the page that is
 // written; then there are no copies.
-Result<> CopyOnWrite::take_crowd(const Found& f, const Crowd& among, Copies& copies) {
+Result<> CopyOnWrite::take_crowd(const Found& f, const Range& among, Copies& copies) {
   bool reached = false;
   for (Gva at = among.start; at < among.end; at += kPageSize) {
     const PageTable::Leaf seen = at == f.leaf.start ? f.leaf : core_.table->find(at);
@@ -117,7 +117,7 @@ Result<> CopyOnWrite::take_copies(const Found& f, bool limited, Copies& copies) 
   const unsigned wanted = !block && f.address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
   const Gva table_end = align_down(f.address, kBlockSize) + kBlockSize;
   const Gva end = block ? f.leaf.end() : std::min({f.address + wanted * kPageSize, table_end, f.region.end});
-  const Crowd among = wanted == 1 ? crowd(f.region, f.leaf) : Crowd();
+  const Range among = wanted == 1 ? crowd(f.region, f.leaf) : Range();
   if (limited) {
     const std::uint64_t most = (among.empty() ? end - f.leaf.start : among.end - among.start) >> kPageShift;
     if (!core_.in_flight.take(most, core_.most_in_flight())) return fail(Error::NoMemory);

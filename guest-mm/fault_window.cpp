@@ -111,7 +111,7 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
 }
 
 // Frames for one gap, as far as there is room for their runs; for a shared object, the object's own.
-Result<> Faults::take_gap(const Window& w, const PageTable::Gap& gap, Runs& runs) {
+Result<> Faults::take_gap(const Window& w, const Range& gap, Runs& runs) {
   const Region& region = w.found.region;
   for (Gva at = gap.start; at < gap.end && !runs.full();) {
     const std::uint64_t pages = (gap.end - at) >> kPageShift;
@@ -137,7 +137,7 @@ Result<> Faults::take_gap(const Window& w, const PageTable::Gap& gap, Runs& runs
 
 // With a guard, `runs.frames` are counted among the frames in flight when this returns.
 Result<> Faults::take_frames(const Window& w, Runs& runs) {
-  std::array<PageTable::Gap, 32> gaps;
+  std::array<Range, 32> gaps;
   const std::uint64_t span = arch::span_of(w.level);
   const Gva needed = align_down(w.found.address, span);
   unsigned n = core_.table->absent(w.table, w.level, w.start, w.end, gaps);

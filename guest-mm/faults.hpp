@@ -36,7 +36,7 @@ class Faults {
 
   // --- without the lock ---
   // nullopt: the fault takes the classic way.
-  std::optional<Resolved> speculative_fault(Gva address, Access);
+  std::optional<Resolved> speculative_fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);
   std::optional<Settled> try_speculative(Gva address, Access);
   Result<Settled> map_absent(const Found&);
   // Puts an empty table of pages where there is none. TableGone: the fault takes the classic way.
@@ -75,7 +75,7 @@ class Faults {
   Result<PageTable::Outcome> map_window(const Window&);
   struct Runs;
   Result<> take_frames(const Window&, Runs&);
-  Result<> take_gap(const Window&, const PageTable::Gap&, Runs&);
+  Result<> take_gap(const Window&, const Range&, Runs&);
   Result<FramePool::Run> take_run(const Window&, Gva at, std::uint64_t pages, Fill);
   // Counts what has become of a window.
   Settled settled(const Region&, const PageTable::Outcome&, Level);

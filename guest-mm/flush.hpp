@@ -82,7 +82,7 @@ class EntryFlush {
   // More ranges than these cost more to name than dropping everything.
   static constexpr std::size_t kMaxRanges = 64;
   struct Pending {
-    RoomList<FlushRequest::Range, 8> ranges;
+    RoomList<Range, 8> ranges;
     RoomList<Gpa, 16> tables;
     bool everything = false;
     bool any = false;

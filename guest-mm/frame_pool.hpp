@@ -61,11 +61,11 @@ class FramePool {
   static constexpr unsigned kNodes = 2;
   // A run of exactly 2^order frames, of that node if one is named. Errors: NoMemory, also when enough frames are free
   // but not in a run.
-  Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {});
+  Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {}) RAMET_EXCLUDES(lock_);
   // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
-  Result<Run> allocate_up_to(std::uint64_t pages, Fill);
+  Result<Run> allocate_up_to(std::uint64_t pages, Fill) RAMET_EXCLUDES(lock_);
   // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
-  Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
+  Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill) RAMET_EXCLUDES(lock_);
   // nullopt for a frame of another bank.
   std::optional<unsigned> node_of(Gpa gpa) const {
     if (!bank_.contains(gpa)) return std::nullopt;
@@ -73,30 +73,30 @@ class FramePool {
   }
   // One frame, holding anything, of the pin bank: blocks that are never sealed, so that they are in no other VM's
   // memory. The pin bank grows by a block at a time. Errors: NoMemory.
-  Result<Gpa> allocate_apart();
+  Result<Gpa> allocate_apart() RAMET_EXCLUDES(lock_);
   // Whether the frame is in the pin bank.
   bool apart(Gpa gpa) const { return bank_.contains(gpa) && sealed_by(gpa).load(std::memory_order_acquire) == kApart; }
   // Visits the frames of the pin bank that are handed out, under the pool's lock.
-  void visit_apart(const std::function<void(Gpa)>&) const;
+  void visit_apart(const std::function<void(Gpa)>&) const RAMET_EXCLUDES(lock_);
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank
   // are refused: nothing happens.
-  void free(Gpa gpa, std::uint64_t pages);
+  void free(Gpa gpa, std::uint64_t pages) RAMET_EXCLUDES(lock_);
   // For frames handed out whose memory fails: once they are given back, they are never handed out again. Frames of
   // another bank are refused: nothing happens.
-  void quarantine(Gpa gpa, std::uint64_t pages);
-  std::uint64_t quarantined() const;  // of those, the frames given back so far
+  void quarantine(Gpa gpa, std::uint64_t pages) RAMET_EXCLUDES(lock_);
+  std::uint64_t quarantined() const RAMET_EXCLUDES(lock_);  // of those, the frames given back so far
 
   // Seals every block with a frame in use that is not sealed yet; returns them, neighbours joined. For a bank in files,
   // the files with those blocks are closed as well: frames handed out afterwards are in another file. Errors: NoMemory;
   // then nothing is sealed.
-  Result<std::vector<Layer::Part>> seal();
+  Result<std::vector<Range>> seal() RAMET_EXCLUDES(lock_);
   // Names the layer of the last seal, which holds as long as the layer lives. Once per seal().
-  void sealed_for(std::weak_ptr<const Layer>);
+  void sealed_for(std::weak_ptr<const Layer>) RAMET_EXCLUDES(lock_);
   // The layer of the last seal that is not undone; null if there is none.
-  std::shared_ptr<const Layer> last_layer() const;
+  std::shared_ptr<const Layer> last_layer() const RAMET_EXCLUDES(lock_);
   // Undoes the last seals whose layers have gone. True if there were any. thawable(): whether thaw() would undo any.
-  bool thaw();
-  bool thawable() const;
+  bool thaw() RAMET_EXCLUDES(lock_);
+  bool thawable() const RAMET_EXCLUDES(lock_);
   // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
   bool exclusive(Gpa gpa) const {
     if (!bank_.contains(gpa)) return false;
@@ -110,9 +110,9 @@ class FramePool {
   std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }  // most frames in use so far
 
   // Recounts the lists: true if every frame is free once, fresh, or counted as used. For tests.
-  bool consistent() const;
+  bool consistent() const RAMET_EXCLUDES(lock_);
   // Whether the frame is in a list or never was handed out. For AddressSpace::audit().
-  bool is_free(Gpa gpa) const;
+  bool is_free(Gpa gpa) const RAMET_EXCLUDES(lock_);
 
  private:
   using Index = std::uint32_t;

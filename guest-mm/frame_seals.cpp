@@ -91,7 +91,7 @@ Result<> FramePool::renew_locked() {
   return {};
 }
 
-Result<std::vector<Layer::Part>> FramePool::seal() {
+Result<std::vector<Range>> FramePool::seal() {
   LockGuard guard(lock_);
   constexpr Index kBlock = Index{1} << kBlockOrder;
   // The fresh rest of the last block at the bottom is sealed with the block, as free frames. The machine knows them:
@@ -104,7 +104,7 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
   if (bank_.has_files()) {
     if (auto renewed = renew_locked(); !renewed) return fail(renewed.error());
   }
-  std::vector<Layer::Part> parts;
+  std::vector<Range> parts;
   const std::uint32_t number = last_seal_ + 1;
   // Made first: if then there is no memory for `parts`, this is a seal without a layer, which thaw() undoes.
   Seal& seal = seals_.emplace_back(Seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = kNil});

@@ -81,8 +81,8 @@ Result<std::shared_ptr<const FrozenMemory>> Layers::freeze() {
     freezing.end();
     return fail(sealed.error());
   }
-  layer->data = memory.shared_data();
-  layer->tables = memory.shared_tables();
+  layer->data = memory.data_bank();
+  layer->tables = memory.table_bank();
   layer->table_part = core_.tables->seal();
   layer->data_parts = std::move(sealed->parts);
   core_.tables->sealed_for(layer);

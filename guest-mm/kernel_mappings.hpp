@@ -3,7 +3,6 @@
 #pragma once
 
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "guest-mm/space_core.hpp"
@@ -19,8 +18,8 @@ class KernelMappings {
   // NoMemory.
   Result<> map(Gva, Gpa, std::uint64_t length, Prot, bool user) RAMET_EXCLUDES(address_space_lock);
   Result<> map_linear(Gva) RAMET_EXCLUDES(address_space_lock);
-  Result<> protect_linear(Gpa, std::uint64_t length, Prot);
-  Result<> keep_linear_4k(Gpa, std::uint64_t length);
+  Result<> protect_linear(Gpa, std::uint64_t length, Prot) RAMET_EXCLUDES(address_space_lock);
+  Result<> keep_linear_4k(Gpa, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
 
   // Whether the address lies in the linear map.
   bool in_linear_locked(Gva at) const RAMET_REQUIRES(address_space_lock) {
@@ -40,8 +39,7 @@ class KernelMappings {
 
   SpaceCore& core_;
   std::optional<Gva> linear_ RAMET_GUARDED_BY(address_space_lock);  // where the linear map begins
-  std::vector<std::pair<Gva, Gva>> keep_4k_
-      RAMET_GUARDED_BY(address_space_lock);  // parts of it that stay in small pages
+  std::vector<Range> keep_4k_ RAMET_GUARDED_BY(address_space_lock);  // parts of the linear map that stay in small pages
 };
 
 }  // namespace ramet::mm

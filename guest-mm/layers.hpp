@@ -23,7 +23,7 @@ class Layers {
   Result<> adopt(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
   Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
   Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>,
-                   std::span<const AddressSpace::Stretch>);
+                   std::span<const AddressSpace::Stretch>) RAMET_EXCLUDES(address_space_lock);
 
  private:
   // A layer on what the space stands on now, with nothing of its own yet.
@@ -34,7 +34,7 @@ class Layers {
   struct Sealed {
     std::vector<Pinning::PinnedPage> pinned;
     Gpa root = 0;
-    std::vector<Layer::Part> parts;
+    std::vector<Range> parts;
   };
   Result<Sealed> seal_locked(FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Unmaps, of what came with frozen memory, the regions whose contents are not inherited. Errors: NoMemory.

@@ -4,15 +4,13 @@
 
 #include <cstdint>
 
+#include "guest-mm/types.hpp"
+
 namespace ramet::mm {
 
 // Offsets are bytes from the start of the bank. Thread-safe; it takes no lock of this room, and may be called with any.
 class PageSource {
  public:
-  struct Range {
-    std::uint64_t start = 0, end = 0;
-  };
-
   virtual ~PageSource() = default;
   // When this returns, [start, end) is present for good. Takes as long as the host takes to read a file. A page that
   // cannot be read ends the program, as the guest cannot go on without it.

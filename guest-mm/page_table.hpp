@@ -76,11 +76,9 @@ class PageTable {
   virtual unsigned entries(Gpa table) const = 0;
   // The table of that level around the address, if there is one.
   virtual std::optional<Gpa> table_at(Gva, Level) const = 0;
-  // The stretches of empty slots in [start, end), which lies inside the table; as many as fit into `out`.
-  struct Gap {
-    Gva start, end;
-  };
-  virtual unsigned absent(Gpa table, Level, Gva start, Gva end, std::span<Gap> out) const = 0;
+  // The gaps, ranges of empty slots, in [start, end), which lies inside the table: as many as fit into `out`. Returns
+  // their number.
+  virtual unsigned absent(Gpa table, Level, Gva start, Gva end, std::span<Range> out) const = 0;
   // The frame that would let the table become one leaf if the empty slot at `at` led there; judged by the entries
   // beside the slot. nullopt: there is none.
   virtual std::optional<Gpa> place_for(Gpa table, Level, Gva at) const = 0;

@@ -18,9 +18,9 @@ class PhysicalSpace {
 
   // Takes the lowest free range of `size` bytes at or above `lowest`; returns its start, block-aligned. Errors:
   // NoMemory.
-  Result<Gpa> take(std::uint64_t size, Gpa lowest);
+  Result<Gpa> take(std::uint64_t size, Gpa lowest) RAMET_EXCLUDES(lock_);
   // Precondition: take() returned `base`.
-  void give_back(Gpa base);
+  void give_back(Gpa base) RAMET_EXCLUDES(lock_);
   Gpa limit() const { return limit_; }
 
  private:

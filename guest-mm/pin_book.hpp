@@ -56,7 +56,7 @@ class PinBook {
   void visit(const std::function<void(Gpa, Gva)>&) const;
 
   // Frames of the run that are not pinned go to `freed` at once, the others with their last pin.
-  void free(Gpa, std::uint64_t pages);
+  void free(Gpa, std::uint64_t pages) RAMET_EXCLUDES(orphans_lock_);
   std::function<void(Gpa, std::uint64_t pages)> freed;
   // How many frames only pins hold.
   std::uint64_t orphans() const { return orphan_count_.load(std::memory_order_seq_cst); }
@@ -70,7 +70,7 @@ class PinBook {
   explicit PinBook(const Bank& bank)
       : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
   void add(Gpa frame, Gva at);
-  void remove(Gpa frame);
+  void remove(Gpa frame) RAMET_EXCLUDES(orphans_lock_);
   // The frame's place in the arrays; nullopt for a frame of another bank.
   std::optional<std::uint64_t> index(Gpa frame) const {
     if (!bank_.contains(frame)) return std::nullopt;

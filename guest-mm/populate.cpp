@@ -63,7 +63,7 @@ Result<Gva> Faults::populate_absent_locked(const Found& found, Gva end, FlushBat
   if (!done) return fail(done.error());
   if (done->uniform) batch.uniform(start, Level::Pte);
   // A window with many gaps takes several calls: the next one begins at the first page that is still absent.
-  std::array<PageTable::Gap, 1> missing;
+  std::array<Range, 1> missing;
   const bool all = core_.table->absent(*table, Level::Pte, start, piece, missing) == 0;
   return all ? piece : missing[0].start;
 }

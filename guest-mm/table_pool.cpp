@@ -149,7 +149,7 @@ void TablePool::put_back(Gpa page) {
   push(stock_, page);
 }
 
-Layer::Part TablePool::seal() {
+Range TablePool::seal() {
   seals_.push_back({.users = {}, .number = last_seal_ + 1, .dropped = {}});
   ++last_seal_;
   sealed_.store(last_seal_, std::memory_order_release);

@@ -108,7 +108,7 @@ class TablePool {
   void put_back(Gpa) RAMET_EXCLUDES(stock_lock_);
 
   // Seals all tables; returns the part of the bank that holds tables. sealed_for() and thaw(): as FramePool's.
-  Layer::Part seal() RAMET_REQUIRES(address_space_lock);
+  Range seal() RAMET_REQUIRES(address_space_lock);
   void sealed_for(std::weak_ptr<const Layer> users) RAMET_REQUIRES(address_space_lock) {
     seals_.back().users = std::move(users);
   }
@@ -160,7 +160,7 @@ class TablePool {
   std::uint64_t known_ RAMET_GUARDED_BY(address_space_lock);  // pages from here on are not yet announced
   TableList free_ RAMET_GUARDED_BY(address_space_lock), retired_ RAMET_GUARDED_BY(address_space_lock);
   static constexpr std::size_t kMostStocked = 64;
-  std::size_t stocked() const {
+  std::size_t stocked() const RAMET_EXCLUDES(stock_lock_) {
     LockGuard guard(stock_lock_);
     return stock_.size;
   }

@@ -12,10 +12,7 @@ namespace ramet::mm {
 
 // One batch of entries whose old value may still be cached. Built by EntryFlush, see flush.hpp.
 struct FlushRequest {
-  struct Range {
-    Gva start, end;  // page-aligned, end exclusive
-  };
-  std::span<const Range> ranges;  // virtual ranges whose entries changed; empty with `everything`
+  std::span<const Range> ranges;  // virtual, page-aligned ranges whose entries changed; empty with `everything`
   std::span<const Gpa> tables;  // table pages in which an entry lost something, and freed ones, each once: what a
                                 // shadow-paging host must be told
   bool everything = false;  // dropping all entries costs less than naming the ranges

@@ -44,7 +44,7 @@ class Walker final : public PageTable {
 
   std::optional<Gpa> table_at(Gva va, Level target) const override;
 
-  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const override;
+  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Range> out) const override;
 
   std::optional<Gpa> place_for(Gpa table, Level level, Gva at) const override;
 
@@ -52,7 +52,7 @@ class Walker final : public PageTable {
 
   Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) override;
   void share_root(Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
-  void adopt_root(Gpa shared, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
+  void adopt_root(Gpa base, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
   void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   Result<> unshare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   Result<> unshare_ends(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;

@@ -64,7 +64,7 @@ std::optional<Gpa> Walker<F>::table_at(Gva va, Level target) const {
 }
 
 template <arch::EntryFormat F>
-unsigned Walker<F>::absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const {
+unsigned Walker<F>::absent(Gpa table, Level level, Gva start, Gva end, std::span<Range> out) const {
   const std::uint64_t span = arch::span_of(level);
   unsigned n = 0;
   for (Gva at = start; at < end && n < out.size(); at += span) {

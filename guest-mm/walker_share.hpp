@@ -164,12 +164,12 @@ void Walker<F>::share_root(Gva end, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-void Walker<F>::adopt_root(Gpa shared, Gva end, const Census& census) {
+void Walker<F>::adopt_root(Gpa base, Gva end, const Census& census) {
   const Gpa own = root();
   for (unsigned i = 0; i <= arch::index_of(Level::Pgd, end - 1); ++i) {
     const Slot slot = slot_in(own, Level::Pgd, i * arch::span_of(Level::Pgd));
     Entry old = load(slot);
-    const Entry e = load({shared, slot.level, slot.start});
+    const Entry e = load({base, slot.level, slot.start});
     TableLock lock(tables_.info(own));
     write(slot, old, is_table(e, Level::Pgd) ? F::shared_table(F::address(e, Level::Pgd)) : e, nullptr);
   }

@@ -415,7 +415,7 @@ TEST_F(MirrorTest, WhatIsExpectedGivesWayToAListUnderWay) {
   fast.round(0);
   slow.carry_out();
   slow.slot.inside.store(false, std::memory_order_release);
-  mirror->flush(std::array{mm::FlushRequest::Range{kStart, kStart + mm::kPageSize}}, false);
+  mirror->flush(std::array{mm::Range{kStart, kStart + mm::kPageSize}}, false);
   fast.round(0);
   EXPECT_EQ(excess(kStart), "");
 }
