@@ -40,7 +40,7 @@ class BackEnd : protected Encoder {
     out_.offsets_[count_] = here();
     back().end();
     out_.size_ = here();
-    settle();
+    set_distances();
     return std::move(out_);
   }
 
@@ -82,7 +82,7 @@ class BackEnd : protected Encoder {
       if (marks[at] != 0) offset -= before(marks[at]);
       offsets[at] = offset;
     }
-    alive_.settle();
+    alive_.converge();
     const bool calls = std::ranges::any_of(program_.functions(), &Function::calls);
     return kEnd - offset +
            (calls ? each_call * static_cast<std::uint32_t>(
@@ -224,7 +224,7 @@ class BackEnd : protected Encoder {
     else back().call_helper(static_cast<std::uint32_t>(i.immediate));
   }
 
-  void settle() {
+  void set_distances() {
     const Function* first = program_.functions().data();
     for (const Fixup& f : fixups_) {
       const std::uint32_t target = f.function

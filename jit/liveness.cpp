@@ -46,7 +46,7 @@ std::uint32_t Liveness::target(std::uint32_t at, std::int64_t distance) {
 }
 
 // Each step but the last finds a register dead that was alive, so the steps are few.
-void Liveness::settle() {
+void Liveness::converge() {
   const std::vector<std::uint32_t> back = std::move(back_);
   for (const std::uint32_t jump : back) {
     for (std::uint32_t at = jump, now = alive_[at + 1];; --at) {

@@ -1,7 +1,7 @@
 // Which registers something may still read. Code that sets others for nobody is left out, and what is only needed on
 // the way to something else needs no register.
 //
-// Found out backward: visit() each instruction from the last one to the first, then settle(). At first it counts as if
+// Found out backward: visit() each instruction from the last one to the first, then converge(). At first it counts as if
 // all registers were alive where a jump leads back to, so what is found dead is dead at any time.
 #pragma once
 
@@ -24,7 +24,7 @@ class Liveness {
     return now;
   }
   // From where jumps lead back, by what is alive there now, until it makes no difference any more.
-  void settle();
+  void converge();
 
   bool dead_after(std::uint32_t at, unsigned reg) const {
     return !(alive_[at + 1] >> reg & 1);
