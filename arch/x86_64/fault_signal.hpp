@@ -30,9 +30,4 @@ constexpr std::uint64_t page_fault_error(bool present, bool write, bool execute)
 // See GuestAbi.
 void note_fault(FaultRecord&, std::uint64_t trap, std::uint64_t error, std::uint64_t address);
 
-// An instruction pointer that IRET and SYSRET refuse with #GP: not a sign-extended 48-bit address.
-constexpr bool is_canonical(std::uint64_t address) {
-  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
-}
-
 }  // namespace ramet::arch::x86_64

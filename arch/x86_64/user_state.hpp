@@ -38,6 +38,12 @@ enum Base : std::uint8_t { FsBase, GsBase };
 inline constexpr std::uint64_t kTrapFlag = 0x100;  // SIGTRAP after each instruction
 inline constexpr unsigned kSyscallLength = 2;      // bytes of SYSCALL
 
+// Whether the address is a sign-extended 48-bit one. IRETQ and SYSRET to any other raise #GP, on some processors in
+// ring 0, and the processor refuses others as bases.
+constexpr bool is_canonical(std::uint64_t address) {
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
+}
+
 // Selectors of user code, as on Linux.
 inline constexpr std::uint16_t kUserSs = 0x2b, kUserCs = 0x33;
 

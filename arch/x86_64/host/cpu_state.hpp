@@ -59,7 +59,4 @@ inline constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kReserved = 
 inline constexpr std::uint64_t kInterruptFlag = 1u << 9, kIdFlag = 1u << 21;
 constexpr std::uint64_t resume_flags(std::uint64_t f) { return (f & (kUserFlags | kIdFlag)) | 0x202; }
 
-// IRETQ to any other address faults in ring 0 on some processors.
-constexpr bool canonical(std::uint64_t a) { return std::uint64_t(std::int64_t(a << 16) >> 16) == a; }
-
 }  // namespace ramet::arch::x86_64

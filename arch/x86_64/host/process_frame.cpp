@@ -70,7 +70,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
 }
 
 std::optional<HostTrap> fault_of_start(const UserRegs& regs) {
-  if (canonical(regs[Rip])) return std::nullopt;
+  if (is_canonical(regs[Rip])) return std::nullopt;
   return HostTrap{.kind = HostTrap::Kind::Exception,
                   .signal = SIGSEGV,
                   .code = SI_KERNEL,
