@@ -111,8 +111,8 @@ struct Usage {
   std::uint64_t table_pages = 0, table_limit_pages = 0;
   std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
   std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
-  std::uint64_t limit_bytes = 0;     // size of the private bank
-  std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
+  std::uint64_t limit_bytes = 0;     // most that frames and held_bytes may come to: Config::limit_bytes
+  std::uint64_t quarantined_pages = 0;  // of the private bank, never handed out again
 };
 
 // Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()

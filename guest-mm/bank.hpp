@@ -1,5 +1,5 @@
 // Banks: contiguous host mappings that frames come from; each is a KVM memslot, or a few.
-// Layers: parts of a VM's banks that a freeze has closed, for other VMs to stand on.
+// Layers: parts of a VM's banks that a freeze has sealed, for other VMs to stand on.
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
@@ -30,8 +30,8 @@ class Bank {
 
   // The same in a memory file, of which other VMs get private_copy()s. Without huge pages. Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> memory_file(Gpa base, std::uint64_t size);
-  // A copy-on-write mapping of a part of a memory file: what the file holds and nobody has written here. The part is
-  // page-aligned. Writes stay in the copy. Errors: NoMemory; Invalid if it is no memory file.
+  // A copy-on-write mapping (MAP_PRIVATE) of a page-aligned part of a memory file: pages that are not written here show
+  // the file's. Errors: NoMemory; Invalid if it is no memory file.
   Result<std::shared_ptr<Bank>> private_copy(Gpa start, Gpa end) const;
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
@@ -42,7 +42,7 @@ class Bank {
   Result<> renew(Gpa start, Gpa end, bool apart) RAMET_EXCLUDES(files_lock_);
   // The newest file is closed: renew() begins another. Errors: NoMemory.
   Result<> begin_file() RAMET_EXCLUDES(files_lock_);
-  // Whether it was made by in_files(), for which renew() and begin_file() are.
+  // Whether the bank was made by in_files(), so that renew() and begin_file() may be called.
   bool has_files() const { return !blocks_.empty(); }
 
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
@@ -100,15 +100,15 @@ class Bank {
   bool lasting_ = true;
 };
 
-// What one freeze closed of a VM's banks: from then on nobody changes it, but for the accessed and dirty bits that the
-// VM's own processors set in the tables. Held by everybody who stands on it.
+// The parts of a VM's banks that one freeze sealed: they do not change any more, but for the accessed and dirty bits
+// that the VM's own processors set in the tables. Held by every VM that stands on it.
 struct Layer {
   struct Below {
     std::shared_ptr<const Layer> layer;
     bool tables = true;  // its tables are referred to as well, not its data alone
   };
   ~Layer();
-  std::vector<Below> below;  // all that it refers to, those of the layers below as well; the last first
+  std::vector<Below> below;  // all layers that it refers to, directly or not; the last first
   std::shared_ptr<Bank> data, tables;
   std::vector<Range> data_parts;  // without those of the layers below
   Range table_part;  // with those that belong to the same bank; empty: it has no tables
@@ -167,9 +167,9 @@ class Memory {
   // The machine goes first, and all its slots with it: it is not told of banks any more. No vCPU runs.
   void unobserve() { observer_ = nullptr; }
 
-  // A bank over `host`, at an address that is free in every VM of the space. Its memory must stay mapped until
-  // `release` runs, which happens when the last shared_ptr has gone: of whoever made it, of each Memory it is attached
-  // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
+  // A bank over `host`, at an address that is free in every VM of the space. The memory must stay mapped until
+  // `release` runs, when the last shared_ptr has gone: the caller's, one of each Memory to which the bank is attached,
+  // and those of accesses under way. Errors: NoMemory (no address), Invalid; release has run then.
   Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {},
                                           PageSource* source = nullptr);
   // The machine knows the bank, which other VMs may have as well, from now on until it is detached as often as

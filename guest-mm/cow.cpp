@@ -109,8 +109,8 @@ Result<> CopyOnWrite::take_in_order(const Found& f, Gva end, Copies& copies) {
   return {};
 }
 
-// Which pages are copied besides the one that is written: if pages are written one after the other, those that follow,
-// twice as many each time; if half of the pages around have been written, the others among them; else none.
+// Chooses the pages that are copied besides the one that is written: if pages are written in sequence, the next ones,
+// twice as many each time; if half of the pages around have been written, the rest of these; else none.
 Result<> CopyOnWrite::take_copies(const Found& f, bool limited, Copies& copies) {
   const bool block = f.leaf.level == Level::Pmd;
   const AroundState last = f.region.copied.load();

@@ -84,7 +84,7 @@ Settled Faults::settled(const Region& region, const PageTable::Outcome& outcome,
   Settled s{.how = outcome.how, .resolved = Resolved::Spurious, .uniform = {}, .there = outcome.there};
   if (outcome.how != Published::Done) return s;
   if (outcome.uniform) s.uniform = level;
-  if (outcome.mapped == 0) return s;  // somebody else was faster
+  if (outcome.mapped == 0) return s;  // another thread has mapped all of it
   (level == Level::Pte ? counters.pages_mapped : counters.blocks_mapped).add(outcome.mapped);
   if (outcome.mapped > 1)
     (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);

@@ -142,13 +142,13 @@ class PageTable {
     std::span<const Run> runs;  // all in the table
     Gva address;  // of the access
     Attributes attributes;  // of the entry for it
-    Attributes around;  // of the others
+    Attributes around;  // of the other entries
     Guard guard;
   };
   struct Outcome {
     Published how = Published::Done;
     bool uniform = false;  // the table could be one leaf now
-    bool there = false;  // the address of the access is mapped now, by this or by somebody else
+    bool there = false;  // the address of the access is mapped now, by this call or another thread
     std::uint32_t mapped = 0;  // leaves
   };
   // Writes entries into empty slots, under the table lock, which a fault without the address-space lock tries once.

@@ -10,7 +10,7 @@ namespace ramet::mm {
 
 struct RegionTree::Leaf {
   struct Item {
-    Gva start;  // the region's, beside the others' for the search
+    Gva start;  // a copy of the region's, so that the search touches this array alone
     const Region* region;
   };
   // How many items' regions start at `address` or below. A binary search without branches, as slot_for(), since every
