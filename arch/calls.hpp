@@ -1,6 +1,6 @@
-// System calls by name, whatever number a program makes them by: GuestAbi::call_of() tells which one a number is.
-// Values are x86-64's numbers. A number that is no call's anywhere is its own value, so that it can be told of, and be
-// ours (ramet_guest.h).
+// System calls by name, whatever their numbers in a program's ABI: GuestAbi::call_of() maps numbers to them. Values are
+// x86-64's numbers. A number that no architecture uses is its own value, so that it can be named in reports, and used
+// for ramet's own calls (ramet_guest.h).
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ enum class Call : std::uint16_t {
 };
 
 inline constexpr std::size_t kMostCalls = 512;
-// Numbers that are too large, or no call's here but some other's on x86-64.
+// For numbers that are too large, or that mean a call on x86-64 but none in the program's ABI.
 inline constexpr Call kNoCall{kMostCalls - 1};
 
 }  // namespace ramet::arch

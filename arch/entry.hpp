@@ -24,10 +24,10 @@ struct Attributes {
   bool write = false;
   bool execute = false;    // by user code if `user`, else by ring 0 / EL1
   bool user = true;
-  bool accessed = true;    // set beforehand, so that the hardware has no reason to write the entry
+  bool accessed = true;    // set in advance, so that the hardware need not write the entry
   bool dirty = false;
-  bool deferred_exec = false;  // software bit: the region allows execution, the entry withholds it yet
-  bool ahead = false;      // software bit: mapped beside a page that was accessed; nobody has asked for this one
+  bool deferred_exec = false;  // software bit: the region allows execution, the entry still withholds it
+  bool ahead = false;      // software bit: mapped by fault-around, not because the page was accessed
   bool operator==(const Attributes&) const = default;
 };
 
@@ -36,8 +36,8 @@ template <class F>
 concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a) {
   { F::leaf(pa, l, a) } -> std::same_as<Entry>;       // pa aligned to span_of(l)
   { F::table(pa) } -> std::same_as<Entry>;            // pa page-aligned
-  { F::shared_table(pa) } -> std::same_as<Entry>;     // nothing below may be written through it, see kSharedTable
-  { F::kSharedHidden } -> std::convertible_to<bool>;  // nor read: the format cannot withhold writing alone
+  { F::shared_table(pa) } -> std::same_as<Entry>;     // forbids writing below, see kSharedTable
+  { F::kSharedHidden } -> std::convertible_to<bool>;  // it forbids reading as well: the format has no other way
   { F::present(e) } -> std::same_as<bool>;            // the hardware may use it
   { F::is_leaf(e, l) } -> std::same_as<bool>;         // precondition: present
   { F::address(e, l) } -> std::same_as<std::uint64_t>;
@@ -46,27 +46,27 @@ concept EntryFormat = requires(Entry e, std::uint64_t pa, Level l, Attributes a)
   { F::leaf_allowed(l) } -> std::same_as<bool>;
   { F::kBreakBeforeMake } -> std::convertible_to<bool>;  // a live entry may not change size or frame directly
   { F::accessed(e) } -> std::same_as<Entry>;          // the leaf e as if the hardware had used it
-  { F::stable(e) } -> std::same_as<Entry>;  // the leaf e without what the hardware changes by itself, and `ahead`
-  { F::stable_read_only(e) } -> std::same_as<Entry>;  // the same of that leaf without write permission, quickly
-  { F::publish() } -> std::same_as<void>;  // barrier between writing entries and the walker's seeing them
+  { F::stable(e) } -> std::same_as<Entry>;  // the leaf e without the bits that the hardware sets, and `ahead`
+  { F::stable_read_only(e) } -> std::same_as<Entry>;  // stable() of the leaf e without write permission
+  { F::publish() } -> std::same_as<void>;  // barrier: hardware walkers see the entries written before
 };
 
 inline constexpr Entry kNone = 0;  // absent in every format
 
-// A leaf taken from the hardware that still remembers its frame: what mprotect(PROT_NONE) leaves behind.
-// Bit 0 is the valid bit of every format, and clear it leaves all other bits to software. The address
-// bits are inverted, as Linux does it, so that a processor that speculates on non-present entries
-// (L1 terminal fault) finds an address no memory has. A kept entry is never a table, and never kNone:
-// addresses are below 2^48, so that inverted bits 48..51 are set.
+// A kept entry: a leaf that the hardware does not see and that remembers its frame, as after mprotect(PROT_NONE).
+// Bit 0 is the valid bit of every format; if it is clear, all other bits are software's. The address bits are
+// inverted, as in Linux, so that a processor that speculates on non-present entries (L1 terminal fault) finds an
+// address without memory. A kept entry is never a table, and never kNone: addresses are below 2^48, so that the
+// inverted bits 48..51 are set.
 inline constexpr Entry kValidBit = 1;
 inline constexpr Entry kKeptInversion = 0x000f'ffff'ffff'f000;
 constexpr Entry kept(Entry leaf) { return (leaf ^ kKeptInversion) & ~kValidBit; }
 constexpr Entry restored(Entry kept_entry) { return (kept_entry ^ kKeptInversion) | kValidBit; }
-// What stands in a slot while a leaf and a table change places there and the hardware may hold neither
-// (break-before-make). Not kNone: whoever walks without a lock must not take it for room. No kept entry looks like it.
+// The entry of a slot while its leaf or table is being replaced and the hardware must see neither (break-before-make).
+// Not kNone, as a walk without a lock must not take the slot for empty. Different from every kept entry.
 inline constexpr Entry kChanging = 1ull << 1;
-// In the entry of a table that others may use as well: what is below has to be copied before it changes. Software's in
-// every format, and no leaf has it.
+// Set in the entry of a table that other address spaces may use: the table is copied before anything below it changes.
+// A software bit in every format, never set in a leaf.
 inline constexpr Entry kSharedTable = 1ull << 58;
 constexpr bool is_kept(Entry e) { return e != kNone && e != kChanging && (e & (kValidBit | kSharedTable)) == 0; }
 

@@ -1,19 +1,19 @@
-// Instructions that were written as data, where the processor's instruction caches do not notice that by themselves.
-// The twins' host/exec_sync.cpp; on x86-64 there is nothing to do.
+// Makes instruction fetches see code that was written as data. Implemented in the twins' host/exec_sync.cpp; on x86-64
+// there is nothing to do.
 #pragma once
 
 #include <cstddef>
 
 namespace ramet::arch {
 
-// What lies in [start, start + bytes) now is what every processor fetches there, at whatever address it is mapped, once
-// it has returned from the kernel. Pages that cannot be reached are passed over. After install_guard().
+// Every processor fetches what [start, start + bytes) holds now, at whatever address it is mapped, after its next
+// return from the kernel. Pages that cannot be reached are skipped. Precondition: install_guard() was called.
 void exec_sync(const std::byte* start, std::size_t bytes);
 
-// Whether it takes more than a barrier: fetches here do not see what was written by themselves.
+// Whether caches need maintenance here, or fetches see all stores by themselves.
 bool exec_sync_needed();
 
-// Why this host's caches cannot be made to fetch that, as a sentence; null if they can.
+// Why exec_sync() cannot work with this host's caches, as a sentence; null if it can.
 const char* exec_sync_problem();
 
 }  // namespace ramet::arch

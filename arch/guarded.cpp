@@ -22,17 +22,19 @@ namespace {
 extern "C" const char ramet_guarded_begin[], ramet_guarded_end[];
 std::uint64_t address_of(const char* label) { return reinterpret_cast<std::uintptr_t>(label); }
 
+// The handler that was installed before ours.
 struct Before {
-  struct sigaction action;          // written before our handler is there, then read only
-  std::atomic<bool> called{false};  // one with SA_RESETHAND is called once; orders nothing
+  struct sigaction action;          // written before our handler is installed, then read only
+  std::atomic<bool> called{false};  // a handler with SA_RESETHAND is called once; relaxed, orders nothing
 };
-// Of the first time that ours was installed, and of the last, on top of one that hands on to ours.
+// [0]: at install_guard(). [1]: at install_guard_on_top(), a handler that hands other faults on to ours.
 Before before_segv[2], before_bus[2];
-std::atomic<unsigned> on_top{0};    // which of them the handler hands on to. Release, once it is written; acquire
-// The handler of this thread has handed on to the last: what comes back to it goes to the first.
+// Which of them our handler hands on to. Release after before_*[1] was written; acquire in hand_on().
+std::atomic<unsigned> on_top{0};
+// Set while this thread's handler has handed on: a fault that [1] hands back goes to [0].
 thread_local volatile sig_atomic_t handed_on = 0;
 
-// What the kernel does if there is no handler.
+// Does what the kernel does if there is no handler.
 void as_without_handler(int signal, const siginfo_t& info, bool ignored) {
   const bool sent = info.si_code <= 0;  // by kill(2) and the like: the instruction will not fault again
   if (sent && ignored) return;
@@ -73,16 +75,16 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) void on_fault(int
 }
 
 void install(int signal, struct sigaction& before) {
-  ::sigaction(signal, nullptr, &before);  // first: a fault may come as soon as ours is there
+  ::sigaction(signal, nullptr, &before);  // first, as our handler may be called as soon as it is installed
   struct sigaction ours{};
   ours.sa_sigaction = on_fault;
-  ours.sa_mask = before.sa_mask;  // what the handler before us expects
+  ours.sa_mask = before.sa_mask;  // as the handler before ours expects
   // On the thread's signal stack if it has one: the fault that is handed on may be a stack that has overflowed.
   ours.sa_flags = SA_SIGINFO | SA_ONSTACK | (before.sa_flags & (SA_NODEFER | SA_RESTART));
   ::sigaction(signal, &ours, nullptr);
 }
 
-// Bytes from there to the next page boundary; pages of a host are this large or a multiple of it.
+// Bytes from `at` to the next multiple of 4096; a host's pages are of 4096 bytes or a multiple.
 std::size_t left_in_page(const void* at) {
   constexpr std::size_t kPage = 4096;
   return kPage - (reinterpret_cast<std::uintptr_t>(at) & (kPage - 1));
@@ -90,8 +92,8 @@ std::size_t left_in_page(const void* at) {
 
 }  // namespace
 
-// A word that reaches over a page's end is not written at all, and of what lies at the end of a copy some is read
-// first: so the pieces lie in one page on either side.
+// ramet_guarded_copy() reads the end of a copy first, and a word across a page boundary is written as a whole or not at
+// all. So each piece lies in one page on both sides.
 void guarded_copy_up_to_fault(void* to, const void* from, std::size_t bytes) {
   while (bytes > 0) {
     const std::size_t n = std::min({bytes, left_in_page(to), left_in_page(from)});

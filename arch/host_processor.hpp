@@ -1,4 +1,4 @@
-// What programs see of the processor that this program itself runs on, where nothing is in between.
+// The host's processor, as guest programs see it that run on it directly.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ struct HostProcessor {
 
 HostProcessor host_processor();
 
-// Whose programs it runs.
+// The ABI of the host's own programs.
 const GuestAbi& host_abi();
 // The vDSO of those programs, at most VDSO_PAGE bytes.
 std::span<const std::byte> host_vdso_image();

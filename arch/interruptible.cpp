@@ -26,7 +26,7 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) void on_signal(in
   auto begin = reinterpret_cast<std::uintptr_t>(ramet_interruptible_begin);
   auto end = reinterpret_cast<std::uintptr_t>(ramet_interruptible_end);
   if (pc < begin || pc >= end) return;
-  // Not set: the signal was for somebody else.
+  // If the word is not set, the signal was not meant for this call.
   auto word = reinterpret_cast<const volatile std::uint32_t*>(interruptible_word(context));
   if (*word) continue_at(context, reinterpret_cast<std::uintptr_t>(ramet_interruptible_abort));
 }

@@ -22,9 +22,9 @@ extern "C" std::int64_t ramet_interruptible_syscall(const std::uint32_t* interru
 extern "C" std::int64_t ramet_interruptible_again(const std::uint32_t* interrupted, long number,
                                                   const std::uint64_t arguments[6]);
 
-// Makes `signal` the one that interrupts; other calls are restarted after it (SA_RESTART). By the system call
-// itself: under ThreadSanitizer a handler given to sigaction(3) runs at the thread's next library call, and a
-// thread that waits here makes none. False: not a signal that can be handled.
+// Installs the handler for `signal`, which then interrupts these calls; other calls are restarted after it
+// (SA_RESTART). Uses the system call itself: under ThreadSanitizer a handler given to sigaction(3) runs at the thread's
+// next library call, and a thread that waits here makes none. False: the signal cannot be handled.
 bool install_interrupting_signal(int signal);
 
 }  // namespace ramet::arch

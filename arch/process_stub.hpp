@@ -1,5 +1,5 @@
-// The code of */host/process_stub.S, as the VMM puts it into a guest's host process, what it says of itself, and what
-// of such a process is another on each architecture.
+// The code of */host/process_stub.S, which the VMM puts into a guest's host process, its entry points, and how such a
+// process differs between architectures.
 #pragma once
 
 #include <array>
@@ -26,19 +26,20 @@ inline std::uint64_t at(const std::byte* symbol) {
 }
 inline std::uint64_t handler() { return at(ramet_process_stub_handler); }
 
-// How seccomp calls the architecture.
+// AUDIT_ARCH_*, as seccomp names the architecture.
 extern const std::uint32_t kAuditArchitecture;
-// Where the addresses end that a host process can map.
+// The end of the addresses that a host process can map.
 std::uint64_t address_end();
 
-// A thread sets base n by this call of codes[n] and the base, which the host's kernel carries out, or the stub itself.
+// A thread sets base n by call `number` with codes[n] and the base. `by_kernel`: the host's kernel carries it out; else
+// the stub does.
 struct BaseCall {
   std::uint64_t number;
   std::array<std::uint32_t, kMostBases> codes;
   bool by_kernel;
 };
 extern const BaseCall kBaseCall;
-// User code can read and write its bases by itself.
+// Whether user code can read and write its bases by itself.
 bool reads_bases();
 
 struct NamedCall {
@@ -46,9 +47,9 @@ struct NamedCall {
   std::uint64_t number;
   std::array<std::uint64_t, 5> arguments;
 };
-// Maps the host's vDSO at RAMET_HOST_VDSO. Nothing: this kernel cannot do that.
+// Maps the host's vDSO at RAMET_HOST_VDSO. nullopt: this architecture's kernel cannot do that.
 extern const std::optional<NamedCall> kMapVdso;
-// What else a process does first, so that its guest finds nothing of the process's own.
+// Further calls that a process makes first, so that its guest has no state of the process's own.
 std::vector<NamedCall> first_calls();
 
 }  // namespace ramet::arch::process_stub

@@ -1,4 +1,5 @@
-// For */host/process_frame.cpp: what a host process says (process_layout.h), which it may change at any time.
+// For */host/process_frame.cpp: access to the said area of a host process (process_layout.h), which the process may
+// change at any time.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,7 @@
 
 namespace ramet::arch::said {
 
-// Volatile: read once, whatever the compiler would like.
+// Volatile, so that the compiler reads the value once.
 template <class T>
 T read(std::span<const std::byte> from, std::size_t at) {
   T value;
@@ -29,7 +30,8 @@ void write(std::span<std::byte> to, std::size_t at, const T& value) {
   std::memcpy(to.data() + at, &value, sizeof value);
 }
 
-// [at, at + bytes) of the process as an offset into the signal stack.
+// The process's address `at` as an offset into the said area; nullopt unless [at, at + bytes) is aligned and lies in
+// the signal stack.
 inline std::optional<std::uint32_t> place(std::uint64_t at, std::uint64_t base, std::uint32_t bytes,
                                           std::uint64_t alignment) {
   const std::uint64_t offset = at - base;

@@ -3,9 +3,8 @@
 
 #include <stdint.h>
 
-// Ticks of a constant rate since some moment before now: x86-64's time stamp counter (Intel SDM 3B, 18.17), arm64's
-// virtual counter (Arm ARM, D12.2). Read after the instructions before it. A guest sees the host's
-// where its machine can do that.
+// A counter of constant rate: x86-64's time stamp counter (Intel SDM 3B, 18.17), arm64's virtual counter (Arm ARM,
+// D12.2). It is read after all earlier instructions. A guest sees the host's counter if its machine allows that.
 static inline uint64_t ramet_ticks(void) {
 #if defined(__x86_64__)
   uint32_t low, high;

@@ -1,4 +1,4 @@
-// The pages that a guest without a kernel has in place of one, as the host's own processor wants them: the trap stub's
+// The pages that take the place of a kernel in a guest, in the formats of the host's own processor: the trap stub's
 // (x86_64/host/stub.S, arm64/host/stub.S) and one for each virtual CPU.
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace ramet::arch {
 
-// `address`: where the page will be mapped for ring 0 / EL1. page.size() is 4096, all zeroes. False: the stub is too
-// large.
+// Preconditions: page.size() is 4096, all zeroes. `address`: where the page will be mapped for ring 0 / EL1. False: the
+// stub is too large.
 [[nodiscard]] bool write_stub_page(std::span<std::byte> page, std::uint64_t address);
 void write_vcpu_page(std::span<std::byte> page, std::uint64_t address);
 

@@ -9,7 +9,7 @@
 
 namespace ramet::arch {
 
-// Functions of a vDSO, as addresses; 0: it has not that one.
+// Addresses of a vDSO's functions; 0: the vDSO does not have the function.
 struct VdsoFunctions {
   std::uint64_t clock_gettime = 0, clock_getres = 0, gettimeofday = 0, time = 0, getcpu = 0;
 };

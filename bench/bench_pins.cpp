@@ -6,8 +6,8 @@
 #include <barrier>
 
 #include "bench/engine.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pin.hpp"
-#include "guest-mm/snapshot.hpp"
 
 namespace ramet::mm::bench {
 namespace {

@@ -20,7 +20,7 @@ class Account {
   Account(const Account&) = delete;
   Account& operator=(const Account&) = delete;
 
-  // Takes bytes from the limit. False, and nothing is taken: there are not so many left.
+  // Takes bytes from the limit. False if fewer are left; then nothing is taken.
   bool take(std::uint64_t bytes) {
     std::uint64_t now = total_.load(std::memory_order_relaxed);
     do {
@@ -31,8 +31,8 @@ class Account {
   }
   void give(std::uint64_t bytes) { total_.fetch_sub(bytes, std::memory_order_relaxed); }
 
-  // As take() and give(), of bytes that the VMM itself holds. The first kFree of them come from no limit: a guest whose
-  // frames have used it up can still call the little that it takes to go on.
+  // As take() and give(), for bytes that the VMM itself holds. The first kFree of them do not count: a guest whose
+  // frames have used up the limit can still make the system calls that it needs to go on.
   static constexpr std::uint64_t kFree = 64 << 10;
   bool take_held(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
   void give_held(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
@@ -72,7 +72,7 @@ class Charge {
     bytes_ += more;
     return true;
   }
-  // Makes room for one element more in a vector, as push_back() would: to twice its size.
+  // Makes room for one element more in a vector, as push_back() would: to twice its size. False as grow().
   template <class Vector>
   [[nodiscard]] bool room_for_one(Vector& v) {
     if (v.size() < v.capacity()) return true;

@@ -17,6 +17,7 @@
 #include "guest-mm/host_memory.hpp"
 #include "guest-mm/pin_book.hpp"
 #include "guest-mm/region.hpp"
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/tlb.hpp"
 #include "guest-mm/types.hpp"
 
@@ -26,7 +27,7 @@ class FramePool;
 class PageTable;
 class FlushBatch;
 class Pin;
-class Snapshot;
+struct FrozenMemory;
 
 // The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
 // a template parameter of the walker below.
@@ -73,25 +74,25 @@ struct RemapRequest {
   bool fixed = false;           // MREMAP_FIXED
   bool dont_unmap = false;      // MREMAP_DONTUNMAP
   Gva new_address = 0;
-  // Growing a shared region beyond what its bank shows: a backing of the same object whose bank shows all of the new
-  // range, in place of this one. NotMapped if the region has another one by now.
+  // For a shared region that grows beyond its bank: `backing`, of the same object and with a bank for all of the new
+  // range, replaces `in_place_of`. NotMapped if the region's backing is no longer that.
   std::shared_ptr<Backing> backing = {};
   std::shared_ptr<Backing> in_place_of = {};
 };
 
-// How a fault ended.
+// How a fault ended. Spurious: the entry allowed the access by then.
 struct FaultOutcome {
   enum class Kind : std::uint8_t { Mapped, Spurious } kind;
 };
 
-// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use; what is to be written
-// is pinned as well, so that a fork meanwhile does not part the guest from it.
+// A piece of guest memory as the host sees it. `keep` holds the bank while the piece is in use. A piece to be written
+// is pinned as well: otherwise a fork meanwhile could leave the guest with a copy that lacks what is written.
 struct HostRange {
   HostBytes bytes;
   std::shared_ptr<Bank> keep;
   PinHold pinned = {};
 
-  // One piece with the next, if that follows it on the host and is held alike.
+  // Appends `next` if it follows in host memory, in the same bank and pinned alike. False: the piece is as it was.
   bool join(HostRange& next) {
     HostBytes both = bytes;
     if (!both.join(next.bytes) || keep.get() != next.keep.get() || !pinned.extend(next.pinned)) return false;
@@ -100,7 +101,8 @@ struct HostRange {
   }
 };
 
-// Frames by what they hold, exact at any moment the lock is free; while a change is under way, each number by itself.
+// Frames by what they hold. Exact whenever the address-space lock is free; while a change is under way, only each
+// number by itself is.
 struct Usage {
   std::uint64_t data_pages_4k = 0;   // frames mapped by 4 KiB entries
   std::uint64_t data_blocks_2m = 0;  // frames mapped by 2 MiB entries, in blocks
@@ -109,25 +111,25 @@ struct Usage {
   std::uint64_t table_pages = 0, table_limit_pages = 0;
   std::uint64_t peak_bytes = 0;      // most bytes of the private bank in use so far
   std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
-  std::uint64_t limit_bytes = 0;     // size of the private bank
-  std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
+  std::uint64_t limit_bytes = 0;     // most that frames and held_bytes may come to: Config::limit_bytes
+  std::uint64_t quarantined_pages = 0;  // of the private bank, never handed out again
 };
 
 // Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()
-// tries to do without the address-space lock: see speculative_fault.cpp. So Tlb::flush() is called with that lock by
-// whoever has it, and without it by a fault that copies or upgrades: see tlb.hpp.
+// tries to do without the address-space lock (speculative_fault.cpp): a fault that copies a page or adds permission
+// may call Tlb::flush() without it, everybody else calls it with the lock (tlb.hpp).
 class AddressSpace {
  public:
   // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.
-  // Lazy: entries withhold execution until the first fetch faults. Adaptive: as it turned out better in the region, for
-  // entries that are new for the same reason.
+  // Lazy: entries withhold execution until the first fetch faults. Adaptive: whichever was cheaper so far, by region
+  // and by why entries are new (exec_history.hpp).
   enum class ExecSync : std::uint8_t { Eager, Lazy, Adaptive };
   struct Config {
     Format format = Format::X86_64Stage1;
     Gva start = 0x10000;  // lowest address a program may map (vm.mmap_min_addr)
     Gva end = 0x7fff'ffff'f000;  // exclusive
     Gva mmap_top = 0x7fff'f000'0000;  // free ranges are searched downwards from here
-    Gva tag_bits = 0;  // of addresses that the guest gives: not looked at
+    Gva tag_bits = 0;  // ignored in addresses that the guest passes (arm64: top-byte ignore)
     bool blocks = true;  // 2 MiB leaves
     bool giants = false;  // 1 GiB leaves: the processor has them
     bool merge = true;  // tables of like entries become leaves again (technique 5)
@@ -138,16 +140,16 @@ class AddressSpace {
     bool speculative_faults = true;  // technique 3; without it every fault takes the lock
     std::uint64_t speculative_frames = 0;  // most frames in flight, taken by faults without the lock and not yet
                                            // mapped; 0: an eighth of the private bank
-    // Entries are mapped accessed and, if writable, dirty. Off: only what the access asks for, and the processor sets
-    // the rest by itself, or a fault does; entries nobody used then go without a flush, which is all that they are
-    // looked at for. For processors where that is cheap.
+    // New entries have the accessed bit set and, if writable, the dirty bit. Off: only those that the faulting access
+    // needs; the processor, or a fault, sets the rest. Entries that were never accessed then go without a flush, which
+    // is all that the bits are used for. Off is for processors that set them cheaply.
     bool eager_accessed_dirty = true;
     unsigned around_pages = 16;  // first fault-around window, 4 KiB pages, a power of two up to 512;
                                  // 1 switches fault-around off
     std::uint64_t stack_limit = 8 << 20;  // how far a grows_down region may grow, bytes (RLIMIT_STACK)
     std::size_t max_regions = 65530;  // vm.max_map_count
     std::uint64_t limit_bytes = 0;  // most memory in use; 0: all of the private bank
-    std::size_t many_layers = 16;  // a freeze upon so many looks which of them are still referred to
+    std::size_t many_layers = 16;  // a freeze with so many layers below looks which of them are still referred to
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.
@@ -155,30 +157,29 @@ class AddressSpace {
   ~AddressSpace();
 
   // --- what system calls do; arguments come from the guest and are checked here ---
-  Result<Gva> map(const MapRequest&);
-  Result<> unmap(Gva address, std::uint64_t length);
-  // As Linux, protect() changes what comes before the first page that it cannot change. advise() goes on behind a hole,
-  // but not behind what the advice is not for.
-  Result<> protect(Gva address, std::uint64_t length, Prot prot);
-  Result<Gva> remap(const RemapRequest&);
-  Result<> advise(Gva address, std::uint64_t length, Advice);
-  Result<> sync(Gva address, std::uint64_t length, bool wait);  // msync
-  // One byte per page, bit 0 set if it is in memory (mincore): anonymous pages once the program has touched them, those
-  // of objects when anybody has. Errors: NotMapped, Invalid.
-  Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out);
+  Result<Gva> map(const MapRequest&) RAMET_EXCLUDES(address_space_lock);
+  Result<> unmap(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
+  // As on Linux, protect() changes the pages before the first one that it cannot change, and advise() goes on after a
+  // hole, but stops at a region that the advice does not apply to.
+  Result<> protect(Gva address, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
+  Result<Gva> remap(const RemapRequest&) RAMET_EXCLUDES(address_space_lock);
+  Result<> advise(Gva address, std::uint64_t length, Advice) RAMET_EXCLUDES(address_space_lock);
+  Result<> sync(Gva address, std::uint64_t length, bool wait) RAMET_EXCLUDES(address_space_lock);  // msync
+  // One byte per page, bit 0 set if it is in memory (mincore): an anonymous page once the program has touched it, a
+  // page of an object once anybody has. Errors: NotMapped, Invalid.
+  Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) RAMET_EXCLUDES(address_space_lock);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
-  void truncated(const Backing&, std::uint64_t size);
+  void truncated(const Backing&, std::uint64_t size) RAMET_EXCLUDES(address_space_lock);
 
   // --- faults ---
   // Resolves a guest fault on `address`. Many threads at once. Errors: NotMapped, NotPermitted,
   // BeyondEnd, Io, NoMemory; the caller turns them into signals.
-  Result<FaultOutcome> fault(Gva address, Access access);
+  Result<FaultOutcome> fault(Gva address, Access access) RAMET_EXCLUDES(address_space_lock);
 
   // The longest run of pages around `address` that the tables let user code reach in the same way, in consecutive
-  // frames; at most `reach` bytes to either side, and not beyond the table that holds it. For machines that fill
-  // translations of their own from the tables. Without the lock: what it says was so at some moment of the call; who
-  // goes by it later must have seen to it that a flush since then would have told him. Nothing: user code may not look
-  // there.
+  // frames; at most `reach` bytes to either side, and not beyond the table that holds it. nullopt if user code may not
+  // read there. For machines that cache translations of their own. Takes no lock: the result held at some moment of the
+  // call, and a machine that keeps it longer must be able to tell that a flush has come since the call began.
   struct Translation {
     Gva start = 0;
     std::uint64_t bytes = 0;
@@ -189,51 +190,53 @@ class AddressSpace {
   std::optional<Translation> translate(Gva address, std::uint64_t reach) const;
 
   // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
-  Result<> read(Gva address, std::span<std::byte> out);
-  Result<> write(Gva address, std::span<const std::byte> in);
-  // Code that nobody has entered yet, into a private region that may be executed and not written, through the VMM's own
-  // mapping of its frames. The one exception to what is said of exec-sync: entries may let code run there meanwhile.
-  // Fetches see it when this returns; who is told the address later enters user mode later. Errors: as pin();
+  Result<> read(Gva address, std::span<std::byte> out) RAMET_EXCLUDES(address_space_lock);
+  Result<> write(Gva address, std::span<const std::byte> in) RAMET_EXCLUDES(address_space_lock);
+  // Writes code that no thread has entered yet into a private region that is executable and not writable, through the
+  // VMM's own mapping of its frames. Here alone, a frame is written while entries let code run from it. Fetches see the
+  // code when this returns; a thread is told the address only then, and enters user mode after that. Errors: as pin();
   // NotPermitted: a region of another kind.
-  Result<> write_code(Gva address, std::span<const std::byte> in);
+  Result<> write_code(Gva address, std::span<const std::byte> in) RAMET_EXCLUDES(address_space_lock);
   // Bytes of a zero-terminated string, without the zero. Errors as fault(), Invalid if longer than limit.
-  Result<std::string> read_string(Gva address, std::size_t limit);
-  // Appends the host pieces of [address, address+length), kMostPieces at most. On an error nothing after the last whole
-  // page that was reachable is appended; returns the bytes appended, an error only if that is none.
+  Result<std::string> read_string(Gva address, std::size_t limit) RAMET_EXCLUDES(address_space_lock);
+  // Appends the host pieces of [address, address+length), kMostPieces at most, up to the first page that cannot be
+  // reached. Returns the bytes appended; an error, as fault(), only if there are none.
   static constexpr std::size_t kMostPieces = 1024;  // as many as one readv(2) of the host takes
-  Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out);
+  Result<std::uint64_t> gather(Gva address, std::uint64_t length, Access access, std::vector<HostRange>& out)
+      RAMET_EXCLUDES(address_space_lock);
   // Pins all of [address, address+length) for a device that reads or writes it, faulted in and made exclusive first.
-  // Long-term: for longer than a system call; into the pin bank, which is in no child's memory, unless pinned already.
-  // All or nothing, but for what lies beyond `most` pieces on the host. The list of those is charged to the account.
-  // Errors: as fault(), NoMemory.
+  // Long: for longer than a system call; pages that are not pinned yet move to the pin bank, which is in no child's
+  // memory. All or nothing, except that it stops after `most` host pieces. The list of pieces is charged to the
+  // account. Errors: as fault(), NoMemory.
   enum class PinTerm : std::uint8_t { Short, Long };
-  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm, std::size_t most = ~std::size_t{0});
+  Result<Pin> pin(Gva address, std::uint64_t length, Access, PinTerm, std::size_t most = ~std::size_t{0})
+      RAMET_EXCLUDES(address_space_lock);
   // An aligned 4-byte word, for futexes. Errors as fault(), Invalid if misaligned.
-  Result<HostWord> word(Gva address, Access access = Access::Write);
+  Result<HostWord> word(Gva address, Access access = Access::Write) RAMET_EXCLUDES(address_space_lock);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
-  // Maps what is the machine's own, of the table bank or of what lies below it (see kTableBase), for the guest's ring 0
-  // (never reachable by user code).
-  Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  // Maps pages of the machine's own, in the table bank or below it (Memory::kTableBase), for the guest's ring 0 alone.
+  Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
   // The same for user code, without a region and never writable.
-  Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot);
+  Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
   // Frames for such pages, from the table bank; never freed before the address space is.
-  Result<Gpa> allocate_kernel_frame();
+  Result<Gpa> allocate_kernel_frame() RAMET_EXCLUDES(address_space_lock);
 
   // The linear map: all of the private bank at `address` (aligned to 1 GiB) for ring 0, writable, in the largest
   // leaves the processor has. Once. Errors: Invalid (also for stage 2, which has no ring 0), Exists, NoMemory.
-  Result<> map_linear(Gva address);
+  Result<> map_linear(Gva address) RAMET_EXCLUDES(address_space_lock);
   // Changes a part of it; write and execute exclude each other. Splits as little as needed, and merges what became
   // alike. Errors: Invalid (not in the bank), NoMemory.
-  Result<> protect_linear(Gpa, std::uint64_t length, Prot);
-  // The 2 MiB around the part are mapped by small pages from now on, and never merged. Errors as before.
-  Result<> keep_linear_4k(Gpa, std::uint64_t length);
+  Result<> protect_linear(Gpa, std::uint64_t length, Prot) RAMET_EXCLUDES(address_space_lock);
+  // The 2 MiB blocks that hold the part are mapped by 4 KiB pages from now on, and never merged. Errors: as
+  // protect_linear().
+  Result<> keep_linear_4k(Gpa, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
 
   // --- migration (migrate.cpp) ---
-  // Moves the pages of a range to other frames while the guest runs: permissions and contents stay, and so do pages
-  // that devices have pinned, that others see, and those of objects. Blocks stay blocks. For Compaction and Contiguous,
-  // whole tables of small pages go into a run each, and become a block where the region takes one. After MemoryFailure
-  // nobody is given the frames that they left.
+  // Moves the pages of a range to other frames while the guest runs, with their permissions and contents. Pages that
+  // devices have pinned, that others see, and pages of objects stay where they are. Blocks stay blocks. For Compaction
+  // and Contiguous, each whole table of small pages goes into a run of frames, and becomes a block where the region
+  // takes one. After MemoryFailure the frames that were left are given to nobody.
   struct MigrateRequest {
     Gva address = 0;
     std::uint64_t length = 0;
@@ -246,60 +249,63 @@ class AddressSpace {
     std::uint64_t moved = 0, pinned = 0, shared = 0, failed = 0;
   };
   // Errors: Invalid (not page-aligned, no such node). What could not be moved is no error.
-  Result<Migrated> migrate(const MigrateRequest&);
+  Result<Migrated> migrate(const MigrateRequest&) RAMET_EXCLUDES(address_space_lock);
   // Frames for the range come from that node from now on, or from anywhere. Errors: Invalid, NotMapped (a hole; nothing
   // has changed), NoMemory (too many regions).
-  Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node);
+  Result<> bind(Gva address, std::uint64_t length, std::optional<unsigned> node) RAMET_EXCLUDES(address_space_lock);
   // The node of the page's frame; nothing if there is none.
-  std::optional<unsigned> node_of(Gva address) const;
-  // Costs as measured so far: 0 before.
+  std::optional<unsigned> node_of(Gva address) const RAMET_EXCLUDES(address_space_lock);
+  // As measured so far; 0 before the first measurement.
   ExecCosts exec_costs() const;
 
   // Splits all leaves of a range down to that level, as protecting parts of it would. For tests and measurements: they
   // merge again when something in their table changes. Errors: Invalid, NoMemory.
-  Result<> split(Gva address, std::uint64_t length, arch::Level smallest);
+  Result<> split(Gva address, std::uint64_t length, arch::Level smallest) RAMET_EXCLUDES(address_space_lock);
   // Merges every uniform table of a range that its rules allow. Returns the leaves made.
-  std::uint64_t merge(Gva address, std::uint64_t length);
-  // Flushes what rode along with nothing yet: tables that merges took away.
-  void flush_deferred();
+  std::uint64_t merge(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
+  // Flushes for the tables that merges took away, if no other flush has covered them yet.
+  void flush_deferred() RAMET_EXCLUDES(address_space_lock);
 
   // --- layers (freeze.cpp) ---
-  // Leaves all there is to a layer, and goes on as the first child of what is returned. Other threads may run: what
-  // they wrote before their vCPU was told is in it, what they write afterwards is not. Pinned frames stay ours, and
-  // what they hold now is copied into the layer. Errors: NoMemory; then nothing has changed.
-  Result<std::shared_ptr<const Snapshot>> freeze();
-  // Becomes a child of the snapshot: the same memory, copied when it is written. Once, before anything was mapped and
-  // before a vCPU runs; the VM is one of the snapshot's PhysicalSpace. Errors: Invalid, NoMemory.
-  Result<> adopt(std::shared_ptr<const Snapshot>);
-  // Copies at once what was written soon after earlier freezes, as far as there is memory: a fork saves both sides the
-  // faults that they would begin with.
-  void copy_hot(const Snapshot&);
-  // Back to the snapshot it adopted: memory and regions as they were then. No vCPU is in user code. The cost follows
+  // Leaves all memory to a layer, and goes on as the first child of what is returned. Other threads may run: what they
+  // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay ours, and the
+  // layer gets a copy of what they hold now. Errors: NoMemory; then nothing has changed.
+  Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
+  // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
+  // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
+  Result<> adopt(std::shared_ptr<const FrozenMemory>) RAMET_EXCLUDES(address_space_lock);
+  // Copies at once the pages that were written soon after earlier freezes, as far as there is memory: after a fork this
+  // saves both sides their first faults.
+  void copy_hot(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
+  // Back to the memory it adopted: contents and regions as they were then. No vCPU is in user code. The cost follows
   // what was written since. Errors: Pinned, Invalid (it adopted another one), NoMemory; nothing has changed then.
-  Result<> reset(const Snapshot&);
+  Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
 
   // --- contents that outlive the VM (contents.cpp) ---
-  // Pages of private memory with consecutive addresses, of the guest and of frames; those may be of several banks.
+  // Pages of private memory at consecutive guest addresses, in consecutive frames, perhaps of several banks.
   struct Stretch {
     Gva start = 0;
     Gpa frame = 0;
     std::uint64_t pages = 0;
   };
   // Visits what private regions hold, in address order, under the lock; the callback must not call back.
-  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const;
-  // Becomes a space with these regions, in address order, whose private memory holds what lies in the data of `layer`:
-  // copied when it is written. Stretches in address order, each inside one private region. Once, before anything was
-  // mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space is of no use then.
-  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>);
-  Gva mmap_top() const;  // where free ranges are searched from, downwards
-  std::int64_t pins() const;  // that are there now, not frames
+  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const
+      RAMET_EXCLUDES(address_space_lock);
+  // Becomes a space with these regions, in address order; their private memory holds what the stretches name in the
+  // data of `layer`, copied when it is written. Stretches in address order, each inside one private region. Once,
+  // before anything was mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space
+  // is of no use then.
+  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>)
+      RAMET_EXCLUDES(address_space_lock);
+  Gva mmap_top() const RAMET_EXCLUDES(address_space_lock);  // where free ranges are searched from, downwards
+  std::int64_t pins() const;  // held now; a frame may have several
 
   Gpa root() const;  // CR3 / TTBR0
-  // Visits regions in address order, all as they were at one moment; the callback must not call back. Under the lock,
-  // if it is free within some 10 ms: a change may hold it for ever, if the machine waits for somebody who does not
-  // answer. Without it, that moment may be in the middle of the change: what takes a mapping's place is not there yet.
-  void visit_regions(const std::function<void(const Region&)>&) const;
-  std::optional<Region> find_region(Gva address) const;
+  // Visits regions in address order, all as they were at one moment; the callback must not call back. Takes the lock if
+  // that is free within some 10 ms: a change may hold it for ever, if the machine waits for a vCPU that does not
+  // answer. Without the lock, that moment may lie inside a change: a mapping that is being replaced may be missing.
+  void visit_regions(const std::function<void(const Region&)>&) const RAMET_EXCLUDES(address_space_lock);
+  std::optional<Region> find_region(Gva address) const RAMET_EXCLUDES(address_space_lock);
   // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
   // as it was at some moment. The callback must not call back.
   struct Node {
@@ -312,14 +318,14 @@ class AddressSpace {
   };
   void dump(const std::function<void(const Node&)>&) const;
   Usage usage() const;  // without the lock
-  std::uint64_t limit_bytes() const;  // most memory of its own in use at a time, and held for it by the VMM
+  std::uint64_t limit_bytes() const;  // most that its frames and what the VMM holds for it may come to
   const std::shared_ptr<Account>& account() const;
   const Counters& counters() const { return counters_; }
   Memory& physical() const { return memory_; }
 
   // Recounts regions, entries and frames from scratch and compares with the books. For tests and debug
   // builds: returns a sentence that says what differs, empty if all agrees.
-  std::string audit() const;
+  std::string audit() const RAMET_EXCLUDES(address_space_lock);
 
  private:
   struct Impl;

@@ -24,7 +24,7 @@ Result<> AddressSpace::advise(Gva address, std::uint64_t length, Advice advice) 
   if (advice == Advice::PopulateWrite) return m.faults.populate(address, end, Access::Write);
 
   FlushBatch batch = m.core.locked();
-  // Holes are an error after the rest has been advised. So is a region that the advice is not for: it ends there.
+  // A hole is reported after the rest has been advised. A region that refuses the advice ends it.
   Result<> whole = m.core.regions.covered(address, end) ? Result<>() : fail(Error::NotMapped);
   for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
     if (!refuses(*r, advice)) continue;
@@ -87,8 +87,8 @@ Result<> AddressSpace::sync(Gva address, std::uint64_t length, bool wait) {
   return result;
 }
 
-// Of a page that was mapped ahead only what it holds tells whether the program has used it since: not every machine
-// says which pages were accessed. One that was only read, or written with zeroes, counts as untouched.
+// A page that was mapped ahead counts as touched once it holds anything but zeroes: not every machine says which pages
+// were accessed. One that was only read, or written with zeroes, counts as untouched.
 bool EntryRules::touched(const PageTable::Leaf& leaf) const {
   if (!leaf.attributes.ahead) return true;
   alignas(std::uint64_t) std::array<std::byte, kPageSize> bytes;
@@ -119,7 +119,7 @@ Result<> AddressSpace::residency(Gva address, std::uint64_t length, std::span<st
     for (const Region* r = m.core.regions.at_or_after(address); r && r->start < end; r = m.core.regions.next(*r)) {
       const Gva from = std::max(address, r->start), to = std::min(end, r->end);
       if (r->backing) parts.push_back({r->backing, r->offset_of(from), pages(from, to)});
-      if (r->shows_object()) continue;  // whoever has touched it
+      if (r->shows_object()) continue;  // its pages are in memory if the object's are
       m.core.table->visit(from, to, [&](const PageTable::Leaf& leaf) {
         if (r->backing || m.rules.touched(leaf))
           std::ranges::fill(pages(std::max(from, leaf.start), std::min(to, leaf.end())), std::uint8_t{1});

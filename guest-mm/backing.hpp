@@ -1,4 +1,4 @@
-// What stands behind a region that is not anonymous. Implemented above this room, where files are known.
+// The object behind a region that is not anonymous, such as a file. Implemented by rooms above this one.
 #pragma once
 
 #include <cstddef>

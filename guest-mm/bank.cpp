@@ -21,7 +21,7 @@ Bank::~Bank() {
 
 namespace {
 
-// What a bank stands on, given back with it, or when the bank could not be made.
+// The host mapping and the file of a bank, given back with the bank, or when that could not be made.
 struct Mapped {
   Mapped() = default;
   Mapped(const Mapped&) = delete;
@@ -56,8 +56,8 @@ Result<std::shared_ptr<Bank>> Bank::anonymous(Gpa base, std::uint64_t size) {
   if (size == 0 || !is_aligned(size, kBlockSize) || !is_aligned(base, kBlockSize)) return fail(Error::Invalid);
   const auto mapped = reserve_aligned(size);
   if (!mapped) return fail(Error::NoMemory);
-  // Whole blocks are asked for where they are used (FramePool); without this a host that gives huge pages
-  // to everybody would spend 2 MiB on the first small frame. Hosts without huge pages refuse: no matter.
+  // FramePool asks for huge pages where it gives out whole blocks; without this a host that gives them to every mapping
+  // would spend 2 MiB on the first small frame. Hosts without huge pages refuse: no matter.
   (void)::madvise(mapped->host.data(), size, MADV_NOHUGEPAGE);
   // A core dump of the VMM is not to hold the guest's memory.
   (void)::madvise(mapped->host.data(), size, MADV_DONTDUMP);
@@ -100,7 +100,7 @@ Result<> Bank::begin_file() {
   auto file = MemoryFile::create(size());
   if (!file) return fail(file.error());
   LockGuard guard(files_lock_);
-  // Children are given the file that is closed here: what that takes of the host is had while a freeze can still fail.
+  // Children map the file that is closed here, read-only: its second descriptor is made while a freeze can still fail.
   if (newest_ != 0 && blocks_of_[newest_] != 0) {
     if (auto other = files_[newest_]->read_only(); !other) return fail(other.error());
   }
@@ -123,7 +123,7 @@ Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
   }
   const std::uint32_t number = apart ? apart_ : newest_;
   const std::uint64_t bytes = end - start;
-  // What the file has there now would stay in it, and take memory for nobody.
+  // The file mapped there until now would keep its pages, which nobody reads any more.
   if (blocks_[(start - base_) / kBlockSize].load(std::memory_order_relaxed) != 0 && !give_back(start, bytes))
     return fail(Error::NoMemory);
   if (::mmap(at(start), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
@@ -169,7 +169,7 @@ void Bank::bring(Gpa start, Gpa end) const {
   else if (source_) source_->bring(start - base_, end - base_);
 }
 
-Bank::Frames Bank::there(Gpa at, Frames within) const {
+Range Bank::there(Gpa at, Range within) const {
   if (whole_) return whole_->there(at, within);
   if (!source_) return within;
   const auto range = source_->there(at - base_, {within.start - base_, within.end - base_});
@@ -177,7 +177,7 @@ Bank::Frames Bank::there(Gpa at, Frames within) const {
 }
 
 bool Bank::give_back(Gpa start, std::uint64_t bytes) const {
-  // A hole in the file: MADV_DONTNEED would leave its pages, and everybody's view of them, as they are.
+  // In a file a hole is punched: MADV_DONTNEED would leave the file's pages, which every mapping shows, as they are.
   return ::madvise(at(start), bytes, has_files() ? MADV_REMOVE : MADV_DONTNEED) == 0;
 }
 
@@ -207,7 +207,7 @@ std::shared_ptr<Bank> Bank::adopt(Gpa base, std::span<std::byte> host, std::func
 // Takes a place in the space for a bank that `make` makes there; it is given back when the bank has gone.
 static Result<std::shared_ptr<Bank>> place(const std::shared_ptr<PhysicalSpace>& space, std::uint64_t size, Gpa lowest,
                                            const std::function<Result<std::shared_ptr<Bank>>(Gpa)>& make) {
-  // The holder keeps the bank that was made, and ends with it; so does its place, however this is left.
+  // Ends with the last shared_ptr to the bank, or when this function fails: first the bank goes, then its place.
   struct Holder {
     std::shared_ptr<PhysicalSpace> space;
     Result<Gpa> base;
@@ -292,7 +292,8 @@ Result<> Memory::announce(const Bank& bank, Gpa start, Gpa end) {
   auto piece = Bank::adopt(start, {bank.at(start), end - start}, {});
   {
     LockGuard guard(lock_);
-    pieces_.reserve(pieces_.size() + 2);  // of each bank one at a time: what the observer hears of is kept
+    // One for each fixed bank, as each announces one piece at a time: push_back() does not fail after bank_added().
+    pieces_.reserve(pieces_.size() + 2);
   }
   if (observer_) {
     if (auto told = observer_->bank_added(*piece); !told) return told;
@@ -351,8 +352,8 @@ Result<std::shared_ptr<Bank>> Memory::add(std::span<std::byte> host, std::functi
   return bank;
 }
 
-// Those below that end with it end one after the other: in each other's destructors a long chain would need more stack
-// than a thread has.
+// Layers below that end with this one are destroyed in a loop: nested, the destructors of a long chain would need more
+// stack than a thread has.
 Layer::~Layer() {
   thread_local std::vector<Below>* to_end = nullptr;
   if (to_end) {
@@ -390,7 +391,7 @@ Layer::Places Layer::places(const std::vector<Below>& layers) {
   Places all;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Layer& l = *layers[i].layer;
-    for (const Part& part : l.data_parts) all.data.emplace(part.start, Place{part.end, i});
+    for (const Range& part : l.data_parts) all.data.emplace(part.start, Place{part.end, i});
     if (!layers[i].tables || l.table_part.empty()) continue;  // what comes from a file has no tables
     Place& upper = all.tables.emplace(l.table_part.start, Place{l.table_part.end, i}).first->second;
     if (upper.end < l.table_part.end) upper = {l.table_part.end, i};

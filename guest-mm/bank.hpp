@@ -1,5 +1,5 @@
 // Banks: contiguous host mappings that frames come from; each is a KVM memslot, or a few.
-// Layers: parts of a VM's banks that a freeze has closed, for other VMs to stand on.
+// Layers: parts of a VM's banks that a freeze has sealed, for other VMs to stand on.
 // Memory: the list of a VM's banks, and the translation from guest-physical to host addresses.
 #pragma once
 
@@ -30,19 +30,19 @@ class Bank {
 
   // The same in a memory file, of which other VMs get private_copy()s. Without huge pages. Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> memory_file(Gpa base, std::uint64_t size);
-  // A copy-on-write mapping of a part of a memory file: what the file holds and nobody has written here. The part is
-  // page-aligned. Writes stay in the copy. Errors: NoMemory; Invalid if it is no memory file.
+  // A copy-on-write mapping (MAP_PRIVATE) of a page-aligned part of a memory file: pages that are not written here show
+  // the file's. Errors: NoMemory; Invalid if it is no memory file.
   Result<std::shared_ptr<Bank>> private_copy(Gpa start, Gpa end) const;
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
-  // Of in_files(), block-aligned and holding nothing that anybody needs: what is written there from now on is in
-  // another file than what was before, the newest one or, `apart`, one that only such parts are in. It reads as zeroes.
-  // Errors: NoMemory; then it is as it was, or renewed in part.
-  Result<> renew(Gpa start, Gpa end, bool apart);
+  // Of in_files(): maps [start, end), block-aligned and holding nothing that anybody needs, from another file: the
+  // newest one or, with `apart`, one that has such parts only. It reads as zeroes. Errors: NoMemory; then it is mapped
+  // as it was, or from the other file in part.
+  Result<> renew(Gpa start, Gpa end, bool apart) RAMET_EXCLUDES(files_lock_);
   // The newest file is closed: renew() begins another. Errors: NoMemory.
-  Result<> begin_file();
-  // Whether renew() and begin_file() are for it.
+  Result<> begin_file() RAMET_EXCLUDES(files_lock_);
+  // Whether the bank was made by in_files(), so that renew() and begin_file() may be called.
   bool has_files() const { return !blocks_.empty(); }
 
   // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
@@ -54,15 +54,13 @@ class Bank {
   static std::shared_ptr<Bank> part_of(const Bank&, Gpa start, Gpa end, bool read_only);
 
   // The file behind a frame, and how far it goes on. Precondition: contains(gpa), and the frame is in use.
-  FilePart file_at(Gpa gpa) const;
-  // For whoever looks at pages, or maps them: [start, end) are there when this returns. Precondition: within the bank.
+  FilePart file_at(Gpa gpa) const RAMET_EXCLUDES(files_lock_);
+  // To be called before pages are read or mapped: those of [start, end) are present when this returns. Precondition:
+  // within the bank.
   void bring(Gpa start, Gpa end) const;
-  // The frames around `at`, within [start, end), that are there; the range is empty if `at` itself is not.
-  struct Frames {
-    Gpa start = 0, end = 0;
-  };
-  Frames there(Gpa at, Frames within) const;
-  // Block-aligned: the host gets the memory back. Whoever looks there next finds zeroes. False: the host would not.
+  // The frames around `at`, inside `within`, that are present; the range is empty if `at` itself is not.
+  Range there(Gpa at, Range within) const;
+  // Gives block-aligned memory back to the host; it reads as zeroes then. False: the host refused.
   bool give_back(Gpa start, std::uint64_t bytes) const;
 
   ~Bank();
@@ -73,7 +71,7 @@ class Bank {
   std::uint64_t size() const { return host_.size(); }
   Gpa end() const { return base_ + size(); }
   bool read_only() const { return read_only_; }
-  // Its memory is there as long as it is itself; other banks show files, which somebody may truncate.
+  // Whether accesses cannot fail while the bank lives. Banks that are not lasting show files, which may be truncated.
   bool lasting() const { return lasting_; }
   std::byte* host() const { return host_.data(); }
   bool contains(Gpa gpa) const { return gpa - base_ < size(); }
@@ -94,7 +92,7 @@ class Bank {
   std::vector<std::atomic<std::uint32_t>> blocks_;
   mutable SharedMutex files_lock_;  // no other lock is taken under it
   std::vector<std::shared_ptr<const MemoryFile>> files_ RAMET_GUARDED_BY(files_lock_);
-  // How many blocks are in each: the last takes the file along.
+  // The blocks in each file; a file that is left without any is released.
   std::vector<std::uint32_t> blocks_of_ RAMET_GUARDED_BY(files_lock_);
   std::uint32_t newest_ RAMET_GUARDED_BY(files_lock_) = 0;
   std::uint32_t apart_ RAMET_GUARDED_BY(files_lock_) = 0;  // 0: there is none yet
@@ -102,29 +100,26 @@ class Bank {
   bool lasting_ = true;
 };
 
-// What one freeze closed of a VM's banks: from then on nobody changes it, but for the accessed and dirty bits that the
-// VM's own processors set in the tables. Held by everybody who stands on it.
+// The parts of a VM's banks that one freeze sealed: they do not change any more, but for the accessed and dirty bits
+// that the VM's own processors set in the tables. Held by every VM that stands on it.
 struct Layer {
-  struct Part {
-    Gpa start = 0, end = 0;
-    bool empty() const { return start == end; }
-  };
   struct Below {
     std::shared_ptr<const Layer> layer;
     bool tables = true;  // its tables are referred to as well, not its data alone
   };
   ~Layer();
-  std::vector<Below> below;  // all that it refers to, those of the layers below as well; the last first
+  std::vector<Below> below;  // all layers that it refers to, directly or not; the last first
   std::shared_ptr<Bank> data, tables;
-  std::vector<Part> data_parts;  // without those of the layers below
-  Part table_part;  // with those that belong to the same bank; empty: it has no tables
-  std::size_t look_at = 0;  // so many below are too many, see Layers::next_layer_locked()
+  std::vector<Range> data_parts;  // without those of the layers below
+  Range table_part;  // with those that belong to the same bank; empty: it has no tables
+  std::size_t look_at = 0;  // with so many below, a freeze looks which are needed: Layers::next_layer_locked()
 
-  // What somebody who stands on `top` refers to; null: nothing.
+  // `top` and all below it, which is what a space that stands on it refers to; null: nothing.
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
-  // Who refers to either.
+  // Adds those of `others` to `all`.
   static void join(std::vector<Below>& all, const std::vector<Below>& others);
-  // Where their data and tables lie, by start. Of one bank the upper layer's tables have all that the lower ones' have.
+  // Where data and tables of the layers lie, by start. The table part of an upper layer includes those of lower ones in
+  // the same bank.
   struct Place {
     Gpa end;
     std::size_t layer;  // index
@@ -135,8 +130,8 @@ struct Layer {
   static Places places(const std::vector<Below>& layers);
 };
 
-// Who must know of banks that come and go: the machine, which keeps one memslot for each it is told of. Of the
-// private bank and the table bank it is told in pieces, see Memory::announce().
+// Is told of banks that come and go: the machine, which keeps one memslot for each. It is told of the private bank and
+// the table bank in pieces, see Memory::announce().
 class BankObserver {
  public:
   virtual ~BankObserver() = default;
@@ -164,26 +159,27 @@ class Memory {
   const Bank& data() const { return *data_; }
   Bank& data() { return *data_; }
   const Bank& tables() const { return *tables_; }
-  const std::shared_ptr<Bank>& shared_data() const { return data_; }
-  const std::shared_ptr<Bank>& shared_tables() const { return tables_; }
+  const std::shared_ptr<Bank>& data_bank() const { return data_; }
+  const std::shared_ptr<Bank>& table_bank() const { return tables_; }
 
   // Registers the machine and tells it of the banks there are. Once, before a vCPU runs.
-  Result<> observe(BankObserver&);
+  Result<> observe(BankObserver&) RAMET_EXCLUDES(lock_);
   // The machine goes first, and all its slots with it: it is not told of banks any more. No vCPU runs.
   void unobserve() { observer_ = nullptr; }
 
-  // A bank over `host`, at an address that is free in every VM of the space. Its memory must stay mapped until
-  // `release` runs, which happens when the last shared_ptr has gone: of whoever made it, of each Memory it is attached
-  // to, and of users in the middle of an access. Errors: NoMemory (no address), Invalid; release has run then.
+  // A bank over `host`, at an address that is free in every VM of the space. The memory must stay mapped until
+  // `release` runs, when the last shared_ptr has gone: the caller's, one of each Memory to which the bank is attached,
+  // and those of accesses under way. Errors: NoMemory (no address), Invalid; release has run then.
   Result<std::shared_ptr<Bank>> make_bank(std::span<std::byte> host, std::function<void()> release, FilePart part = {},
                                           PageSource* source = nullptr);
   // The machine knows the bank, which other VMs may have as well, from now on until it is detached as often as
   // attached. Errors: NoMemory (the machine has no slot).
-  Result<> attach(const std::shared_ptr<Bank>&);
-  void detach(const std::shared_ptr<Bank>&);
+  Result<> attach(const std::shared_ptr<Bank>&) RAMET_EXCLUDES(attaching_, lock_);
+  void detach(const std::shared_ptr<Bank>&) RAMET_EXCLUDES(attaching_, lock_);
   // Both in one.
-  Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release);
-  void remove(const std::shared_ptr<Bank>& bank) { detach(bank); }
+  Result<std::shared_ptr<Bank>> add(std::span<std::byte> host, std::function<void()> release)
+      RAMET_EXCLUDES(attaching_, lock_);
+  void remove(const std::shared_ptr<Bank>& bank) RAMET_EXCLUDES(attaching_, lock_) { detach(bank); }
 
   // Makes this VM stand on a layer and all below it: data read-only, tables in a copy of its own. Once, before a vCPU
   // runs; the layers live as long as the Memory. Errors: NoMemory (no slot, no host memory).
@@ -208,7 +204,7 @@ class Memory {
   // time; block-aligned, never overlapping. A machine keeps books for each page of a slot (10 bytes on a host with
   // shadow paging), so it hears of these banks piece by piece: a start, and an idle guest, cost what is used and not
   // what may be. The first kFirstPiece bytes are known from the beginning. Errors: NoMemory (the machine has no slot).
-  Result<> announce(const Bank&, Gpa start, Gpa end);
+  Result<> announce(const Bank&, Gpa start, Gpa end) RAMET_EXCLUDES(lock_);
   static constexpr std::uint64_t kFirstPiece = 8ull << 20;
 
   // Tells the machine that a freeze has closed files.
@@ -218,17 +214,15 @@ class Memory {
 
   // Host memory from a guest-physical address to the end of its bank; empty if no bank holds it. The next bank may
   // begin right there, but lies elsewhere in the host.
-  std::span<std::byte> host_range(Gpa gpa) const;
+  std::span<std::byte> host_range(Gpa gpa) const RAMET_EXCLUDES(lock_);
   std::byte* host(Gpa gpa) const { return host_range(gpa).data(); }
   // The bank that holds gpa, kept alive by the result; null if none. Empty deleter for the fixed banks.
-  std::shared_ptr<Bank> bank_of(Gpa gpa) const;
+  std::shared_ptr<Bank> bank_of(Gpa gpa) const RAMET_EXCLUDES(lock_);
 
-  // What lies below is no bank's but the machine's own.
+  // Bases in the first VM of a PhysicalSpace; those of other VMs lie above. Below kTableBase the machine has its own.
   static constexpr Gpa kTableBase = kBlockSize;  // the table bank lies first
   static constexpr Gpa kDataBase = 0x1'0000'0000;  // 4 GiB: the private bank
   static constexpr Gpa kAddedBase = 0x40'0000'0000;  // 256 GiB: shared files, later layers and pin banks
-  // Where such a bank lies in the first VM of a space; those of others lie above it.
-
  private:
   Memory() = default;
   // Of layers, by ascending base: they change only in inherit().

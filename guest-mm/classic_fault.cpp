@@ -1,6 +1,6 @@
-// Faults, the classic way: with the address-space lock. No region changes meanwhile; entries do, as faults without the
-// lock publish, upgrade and copy under the locks of tables: what was found empty or as it was is looked at once more
-// then.
+// Faults, the classic way: with the address-space lock. No region changes meanwhile, but entries do: faults without the
+// lock publish, upgrade and copy under table locks. So an entry that was found is compared again under its table's
+// lock before it is changed.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -38,7 +38,7 @@ const Region* Faults::region_for_fault_locked(Gva address) {
     lowest = std::max(lowest, below->end + (below->prot == Prot::None ? 0 : RegionMap::kGuardGap));
   }
   if (address < lowest) return nullptr;
-  // By whole windows: growing page by page would be a fault for each.
+  // By whole windows: growing page by page would take a fault for each.
   const Gva start = std::max(lowest, align_down(address, config.around_pages * kPageSize));
   banks_.grown_locked(*stack, stack->start - start);
   return regions.extend_down(*stack, start);
@@ -52,8 +52,8 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
     const Found found{*region, address, access, core_.table->find(address)};
     if (found.leaf.state == State::Absent) {
       const auto settled = map_absent_locked(found, batch);
-      // What was found empty is so no more: a fault without the lock has put a block where a table was to be made
-      // (Invalid), or a table where a block was to go.
+      // The slot is no longer empty: a fault without the lock has put a block where a table was to be made (Invalid),
+      // or a table where a block was to go.
       if (!settled && settled.error() == Error::Invalid) continue;
       if (!settled) return fail(settled.error());
       if (!settled->there) continue;
@@ -61,8 +61,8 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
       return settled->resolved;
     }
     if (found.leaf.state == State::Changing) {
-      // A fault without the address-space lock is replacing the entry by a copy, and holds the table's lock until it
-      // has.
+      // A fault without the address-space lock is replacing the entry by a copy, and holds the table's lock until that
+      // is done.
       TableLock wait(core_.tables->info(found.leaf.table));
       continue;
     }
@@ -72,7 +72,7 @@ Result<Resolved> Faults::resolve_locked(Gva address, Access access, FlushBatch& 
   }
 }
 
-// Something is mapped there, or kept, and does not serve the access yet. Errors: NoMemory, or Invalid: look once more.
+// The leaf is present or kept, and does not serve the access yet. Errors: NoMemory; Invalid: look it up again.
 Result<Resolved> Faults::resolve_present_locked(const Found& found, FlushBatch& batch) {
   const auto& [region, address, access, leaf, guard] = found;
   if (leaf.table_shared) {
@@ -98,7 +98,7 @@ Result<Resolved> Faults::resolve_present_locked(const Found& found, FlushBatch& 
   return Resolved::Flipped;
 }
 
-// Blocks, as many as are planned; nothing if that cannot be: pages may still be.
+// Maps the blocks that are planned. nullopt: not possible, though small pages may be.
 std::optional<Settled> Faults::map_blocks_locked(const Found& found, const AroundPlan& planned, FlushBatch& batch) {
   const Gva start = align_down(found.address, kBlockSize);
   const auto table = core_.table->prepare(start, Level::Pmd, batch);
@@ -117,11 +117,11 @@ Result<Settled> Faults::map_pages_locked(const Found& found, const AroundPlan& p
   if (leaf.level > Level::Pte && core_.config.speculative_faults) core_.tables->stock_up();
   const Gva from = std::max(planned.start, block), to = std::min(planned.end, block + kBlockSize);
   auto outcome = map_window({found, Level::Pte, *table, from, to, Window::Asked::Page});
-  // What lies around the page must not keep the page itself from being mapped.
+  // If the window cannot be mapped, the page by itself may be.
   if (!outcome) outcome = map_window({found, Level::Pte, *table, address, address + kPageSize});
   if (!outcome) return fail(outcome.error());
   region.around.store(planned.next);
-  // A small region that reaches into the next table.
+  // The window of a small region may reach into the tables beside this one.
   for (const auto& [start, stop] : {std::pair{planned.start, from}, std::pair{to, planned.end}}) {
     if (start >= stop) continue;
     const auto beside = core_.table->prepare(start, Level::Pte, batch);

@@ -1,4 +1,4 @@
-// What an address space holds, for whoever keeps it elsewhere: visiting it, and building a space on what was kept.
+// What an address space holds, to be saved elsewhere: visiting it, and building a space on what was saved.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"

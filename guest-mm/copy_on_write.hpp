@@ -1,5 +1,5 @@
-// Copy on write: whoever writes a page that belongs to a layer gets a frame of its own with the same contents, and
-// those that will soon be written as well are copied with it.
+// Copy on write: a write to a page that belongs to a layer gets a frame of the VM's own with the same contents. Pages
+// that will probably be written soon are copied with it.
 #pragma once
 
 #include <array>
@@ -13,8 +13,8 @@
 
 namespace ramet::mm {
 
-// The pages that were the first to be written after freezes: a stack, a heap's books. They will be after the next one.
-// Hints: relaxed, and nothing is wrong if one is lost or there twice.
+// The pages that were written first after earlier freezes: a stack, a heap's books. After the next freeze they will be
+// again. Hints: relaxed, and nothing is wrong if one is lost or there twice.
 class HotPages {
  public:
   void note(Gva page);
@@ -32,32 +32,29 @@ class CopyOnWrite {
  public:
   CopyOnWrite(SpaceCore& core, const EntryRules& rules) : core_(core), rules_(rules) {}
 
-  // Of a fault without the lock, within its rcu::Reader: the page that was found present and must not be written.
-  // Nothing: it takes the classic way. Flushes before it returns, without the address-space lock, as tlb.hpp allows.
+  // For a fault without the lock, within its rcu::Reader: copies the page, which was found present and must not be
+  // written. nullopt: the fault takes the classic way. Flushes before it returns, without the address-space lock, as
+  // tlb.hpp allows.
   std::optional<Settled> try_copy(const Found&);
-  // The same with the lock. False: something was different from what was seen; look once more. Errors: NoMemory.
+  // The same with the lock. False: the entry is no longer one to copy; look it up again. Errors: NoMemory.
   Result<bool> copy_locked(const Region&, Gva address, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   HotPages& hot() { return hot_; }
 
  private:
-  // Copies of pages of one table that others see as well, which have not been mapped yet.
+  // Copies, not mapped yet, of pages of one table that others see as well.
   struct Copies {
     static constexpr unsigned kMost = 64;
     std::array<PageTable::Replacement, kMost> items;
     unsigned count = 0;
     std::uint64_t counted = 0;  // frames in flight
-    bool in_order = true;       // a page, and those that follow it
+    bool in_order = true;       // of one page and those that follow it
     std::span<const PageTable::Replacement> all() const { return {items.data(), count}; }
   };
-  // Pages among which many have been copied: the others are, ahead.
-  struct Crowd {
-    Gva start = 0, end = 0;
-    bool empty() const { return start == end; }
-  };
-  Crowd crowd(const Region&, const PageTable::Leaf& page) const;
-  // Limited: within the bound on frames in flight.
+  // The pages around `page` that are copied ahead because many among them have been copied; empty: none.
+  Range crowd(const Region&, const PageTable::Leaf& page) const;
+  // `limited`: within the bound on frames in flight. Errors: NoMemory.
   Result<> take_copies(const Found&, bool limited, Copies&);
-  Result<> take_crowd(const Found&, const Crowd&, Copies&);
+  Result<> take_crowd(const Found&, const Range&, Copies&);
   Result<> take_in_order(const Found&, Gva end, Copies&);
   bool wants_copy(const Found&, const PageTable::Leaf& seen) const;
   Result<> take_one(const Found&, const PageTable::Leaf& seen, Copies&);

@@ -1,5 +1,5 @@
-// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything. What every fault adds to
-// is counted by each thread in a cache line of its own, and summed up when it is read.
+// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything. The counters that every
+// fault adds to have a value per group of threads, in a cache line of its own; reading sums them up.
 #pragma once
 
 #include <array>
@@ -18,12 +18,12 @@ struct Counter {
   operator std::uint64_t() const { return value.load(std::memory_order_relaxed); }
 };
 
-// The values of all FaultCounters of a space: a line of them for each of some threads. A counter has its place in each
-// line.
+// The values of all FaultCounters of a space, in lines: a thread adds in the line of its thread_shard(), and a counter
+// has the same place in each line.
 class FaultLines {
   friend class FaultCounter;
   friend class FaultSum;
-  static constexpr unsigned kShards = 16, kLine = 32;  // a line has room for so many; whole cache lines
+  static constexpr unsigned kShards = 16, kLine = 32;  // counters that a line has room for; whole cache lines
   alignas(kLine * 8) std::array<std::atomic<std::uint64_t>, kShards * kLine> values_{};
   unsigned used_ = 0;  // places, by the counters that were made
 };
@@ -79,14 +79,14 @@ struct Counters {
   FaultCounter faults_spurious{lines_};  // the entry already allowed the access
   FaultCounter faults_refused{lines_};  // became a signal
   FaultSum faults{lines_};  // all of these
-  // faults settled without the address-space lock, and why others were not (the names of the Linux proposal)
+  // faults settled without the address-space lock, and why others were not (names as in the Linux patches)
   FaultCounter spf{lines_};  // settled speculatively
   FaultCounter spf_pte_lock{lines_};  // somebody held the table's lock
   FaultCounter spf_region_changed{lines_};  // the region was being changed, or had changed when its table was locked
   FaultCounter spf_not_supported{lines_};  // no region there, a stack to grow, an entry that would lose something
   FaultCounter spf_table_changed{lines_};  // a table was missing, merged or split
   FaultCounter spf_budget{lines_};  // too many frames in flight, or none left
-  FaultCounter faults_vmm{lines_};  // of `faults`: taken by the VMM on the guest's behalf (system-call buffers)
+  FaultCounter faults_vmm{lines_};  // of all faults: taken by the VMM on the guest's behalf (system-call buffers)
   // what one fault mapped
   FaultCounter pages_mapped{lines_};  // 4 KiB entries written by faults
   FaultCounter pages_around{lines_};  // of them, beyond the one that faulted
@@ -99,16 +99,17 @@ struct Counters {
   Counter flush_ranges;  // ranges in strict flushes
   Counter flush_tables;  // table pages in strict flushes
   Counter flushes_avoided;  // batches that changed only entries which were never present
-  Counter exec_syncs;  // 4 KiB pages that code may run from by an entry that was written
-  Counter exec_deferred;  // 4 KiB pages of entries that withheld execution
-  Counter exec_granted;  // of them, that a fetch was let through to
-  Counter exec_sync_time;  // ns that the syncs took: where fetches do not see all stores
-  Counter exec_fault_time;  // ns that faults took which let a fetch through, and
-  Counter exec_faults;  // how many
+  // instruction fetches, in 4 KiB pages (technique 1)
+  Counter exec_syncs;  // pages synced because an entry was written that lets code run from them
+  Counter exec_deferred;  // pages whose entries withheld execution
+  Counter exec_granted;  // of them, those that became executable by a fetch
+  Counter exec_sync_time;  // ns in syncs; only where fetches do not see all stores
+  Counter exec_fault_time;  // ns in faults that granted execution, without their syncs
+  Counter exec_faults;  // those faults
   // migration, 4 KiB pages; by reason, in the order of MoveReason
   std::array<Counter, kMoveReasons> migrated;
   Counter migrate_pinned, migrate_shared,
-      migrate_failed;  // those that stayed: a device has them, others see them, no memory
+      migrate_failed;  // pages that stayed: a device has pinned them, others see them, there was no memory
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
   Counter split_pmd, split_pud;  // leaves replaced by a table
   Counter merge_pmd, merge_pud;  // tables replaced by a leaf
@@ -116,12 +117,12 @@ struct Counters {
   Counter merge_refused_keep_4k;  // the range is to stay in small pages, or takes no blocks
   Counter merge_refused_region;  // the region does not cover all of it
   Counter merge_refused_alignment;  // the frames do not lie on a boundary of the larger leaf
-  Counter merge_refused_shared;  // children see a part of the frames, the rest is the VM's own
+  Counter merge_refused_shared;  // children see some of the frames, the rest is the VM's own
   Counter merge_refused_format;  // the processor has no such leaf, or it was switched off
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
-  Counter pages_copied_pinned;  // for children, because a device may write to ours
+  Counter pages_copied_pinned;  // by freezes, for children: a device may write to ours
   Counter pages_moved_pinned;  // into the pin bank, by long-term pins
   Counter tables_unshared;  // tables copied because something below them was to change
   Counter freezes;

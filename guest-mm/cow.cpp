@@ -6,20 +6,19 @@
 #include <bit>
 
 #include "guest-mm/address_space_impl.hpp"
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 
 namespace ramet::mm {
 
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// The stretch around a page about to be copied whose other pages are copied with it, so that they are one run of frames
-// and need no faults of their own. It has as many pages as copies were made in the table so far, rounded down to a
-// power of two and 64 at most: few writes bring few copies. Empty: no larger stretch around it has become the VM's own
-// by half, as it does when every second page is written; or memory is short; or the other pages may be wanted
-// executable. (Linux's khugepaged copies the shared rest of a block where half of it is the process's own:
-// max_ptes_shared.)
-CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
+// The pages around `page` that are copied with it, so that all are one run of frames and need no faults of their own:
+// as many as copies were made in the table so far, rounded down to a power of two and 64 at most, so that few writes
+// bring few copies. Only if half of a larger range around the page can be written already, as where every second page
+// is written; memory is not short; and the region does not flip to executable. Empty otherwise. (Linux's khugepaged
+// copies the shared rest of a block where half of it is the process's own: max_ptes_shared.)
+Range CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
   constexpr std::uint64_t kLeastPages = 8;
   if (page.level != Level::Pte || page.table_shared || region.flips()) return {};
   const std::uint64_t made = core_.tables->info(page.table).copies.load(std::memory_order_relaxed);
@@ -29,13 +28,13 @@ CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Lea
   if (free < std::max<std::uint64_t>(total / 8, kPagesPerBlock)) return {};
   const auto around = [&](std::uint64_t n) {
     const Gva start = align_down(page.start, n * kPageSize);
-    return Crowd{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
+    return Range{std::max(start, region.start), std::min(start + n * kPageSize, region.end)};
   };
   std::uint64_t writable = 1;  // the page itself will be
   const auto count = [&](const PageTable::Leaf& leaf) { writable += leaf.attributes.write; };
-  Crowd counted{page.start, page.start};
+  Range counted{page.start, page.start};
   for (std::uint64_t n = 2 * pages; n <= kPagesPerBlock; n *= 2) {
-    const Crowd next = around(n);
+    const Range next = around(n);
     if (next.start < counted.start) core_.table->visit(next.start, counted.start, count);
     if (counted.end < next.end) core_.table->visit(counted.end, next.end, count);
     counted = next;
@@ -44,13 +43,14 @@ CopyOnWrite::Crowd CopyOnWrite::crowd(const Region& region, const PageTable::Lea
   return {};
 }
 
-// Whether an entry is one that the copies around `f` are made of.
+// Whether the leaf is to be copied with that of `f`: in the same table, present, and not to be written.
 bool CopyOnWrite::wants_copy(const Found& f, const PageTable::Leaf& seen) const {
   return seen.state == State::Present && seen.table == f.leaf.table && seen.level == f.leaf.level &&
          !seen.table_shared && !rules_.may_write(f.region, seen);
 }
 
-// The frame is taken where the table would become a block again with it, if it can be had there.
+// Copies one leaf. Its frame is taken, if free, where the table could become a block again. Errors: NoMemory; BeyondEnd
+// if the layer cannot be read.
 Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copies& copies) {
   FramePool& frames = *core_.frames;
   const bool block = f.leaf.level == Level::Pmd;
@@ -80,9 +80,9 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
   return {};
 }
 
-// What of a crowd wants a copy. NoMemory if the page that is needed is not among what could be had; then there are
-// none.
-Result<> CopyOnWrite::take_crowd(const Found& f, const Crowd& among, Copies& copies) {
+// Copies what of the crowd wants a copy, as far as there is memory. NoMemory if that leaves out the page that is
+// written; then there are no copies.
+Result<> CopyOnWrite::take_crowd(const Found& f, const Range& among, Copies& copies) {
   bool reached = false;
   for (Gva at = among.start; at < among.end; at += kPageSize) {
     const PageTable::Leaf seen = at == f.leaf.start ? f.leaf : core_.table->find(at);
@@ -109,15 +109,15 @@ Result<> CopyOnWrite::take_in_order(const Found& f, Gva end, Copies& copies) {
   return {};
 }
 
-// Which pages are copied besides the one that is written: if pages are written one after the other, those that follow,
-// twice as many each time; if half of the pages around have been written, the others among them; else none.
+// Chooses the pages that are copied besides the one that is written: if pages are written in sequence, the next ones,
+// twice as many each time; if half of the pages around have been written, the rest of these; else none.
 Result<> CopyOnWrite::take_copies(const Found& f, bool limited, Copies& copies) {
   const bool block = f.leaf.level == Level::Pmd;
   const AroundState last = f.region.copied.load();
   const unsigned wanted = !block && f.address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
   const Gva table_end = align_down(f.address, kBlockSize) + kBlockSize;
   const Gva end = block ? f.leaf.end() : std::min({f.address + wanted * kPageSize, table_end, f.region.end});
-  const Crowd among = wanted == 1 ? crowd(f.region, f.leaf) : Crowd();
+  const Range among = wanted == 1 ? crowd(f.region, f.leaf) : Range();
   if (limited) {
     const std::uint64_t most = (among.empty() ? end - f.leaf.start : among.end - among.start) >> kPageShift;
     if (!core_.in_flight.take(most, core_.most_in_flight())) return fail(Error::NoMemory);
@@ -146,15 +146,14 @@ std::optional<Settled> CopyOnWrite::try_copy(const Found& f) {
   // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
   if (f.leaf.level > Level::Pmd || (f.leaf.level == Level::Pmd && f.region.huge != Region::Huge::Always))
     return std::nullopt;
-  // Where pages flip between writable and executable, one that is pinned meanwhile could not be told, see
-  // Pinning::fast(). And where a flush may wait for somebody outside the VMM, it must not be from within an
-  // rcu::Reader.
+  // Where pages flip between writable and executable, a pin that is taken meanwhile could be missed, see
+  // Pinning::fast(). And a flush that may wait for somebody outside the VMM must not be made within an rcu::Reader.
   if (core_.frames->thawable() || f.region.flips() || core_.tlb.waits()) return std::nullopt;
   Copies copies;
   Settled settled{.how = PageTable::Published::OverBudget, .resolved = Resolved::Copied};
   SpeculativeFlush flush(core_.flush_parts());
   if (take_copies(f, true, copies)) {
-    // None: whoever shared the page with us has gone meanwhile, and the page is ours.
+    // No copies: the page has become the VM's own meanwhile, as the layer's other users have gone.
     settled.how = copies.count == 0 ? PageTable::Published::Changed
                                     : core_.table->replace_leaves(copies.all(), f.guard, flush);
   }
@@ -205,10 +204,10 @@ std::vector<Gva> HotPages::at_freeze() {
   return all;
 }
 
-void AddressSpace::copy_hot(const Snapshot& snapshot) {
+void AddressSpace::copy_hot(const FrozenMemory& frozen) {
   SpaceCore& core = impl_->core;
   FlushBatch batch = core.locked();
-  for (const Gva page : snapshot.hot) {
+  for (const Gva page : frozen.hot) {
     const PageTable::Leaf leaf = core.table->find(page);
     const Region* region = core.regions.find(page);
     if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte)

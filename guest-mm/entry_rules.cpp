@@ -5,7 +5,6 @@ namespace ramet::mm {
 
 using State = PageTable::State;
 
-// Execution is withheld until somebody fetches there.
 EntryRules::Attributes EntryRules::withheld(PageTable::Attributes a) {
   a.deferred_exec = a.deferred_exec || a.execute;
   a.execute = false;
@@ -27,7 +26,6 @@ EntryRules::Attributes EntryRules::attributes(const Region& region, Access acces
   return a;
 }
 
-// What the access itself does not need stays for the processor to set.
 EntryRules::Attributes EntryRules::as_accessed(PageTable::Attributes a, bool accessed, bool written) {
   a.accessed = accessed;
   a.dirty = a.dirty && written;
@@ -75,7 +73,8 @@ bool EntryRules::takes_blocks(const Region& region) const {
 PageTable::Change EntryRules::protection(const Region& region, const PageTable::Leaf& leaf) const {
   const auto& old = leaf.attributes;
   if (region.prot == Prot::None) return {PageTable::State::Kept, old};
-  // A page that can be executed stays so where it may; one of a writable region as well, until the other access comes.
+  // An executable page stays executable if the new protection allows it, even where that allows writing as well: then
+  // the first write flips it.
   const bool was_code = leaf.state == PageTable::State::Present && old.execute && !old.write;
   const Access as = has(region.prot, Prot::Exec) && was_code ? Access::Execute : Access::Write;
   auto next = attributes(region, as, leaf.address);

@@ -1,5 +1,5 @@
-// What an entry of a region may allow: by the region's protection, by whom its frame belongs to, and by when fetches
-// are made to see code (technique 1). Both ways of a fault, protection changes and migration ask here.
+// What an entry of a region may allow: that depends on the region's protection, on whose frame it is, and on when
+// fetches are made to see code (technique 1). Both ways of a fault, protection changes and migration ask here.
 #pragma once
 
 #include <atomic>
@@ -16,26 +16,25 @@ class EntryRules {
   using Level = PageTable::Level;
   explicit EntryRules(SpaceCore& core) : core_(core) {}
 
-  // What an entry may do after an access of that kind: as the region says, and for a given frame.
+  // What an entry may allow after an access of that kind: by the region alone, and with the given frame.
   Attributes attributes(const Region&, Access) const;
   Attributes attributes(const Region&, Access, Gpa frame) const;
-  // The same with execution withheld until somebody fetches there.
+  // The same with execution withheld until the first fetch.
   static Attributes withheld(Attributes);
-  // Of an entry that was accessed, and written, as far as said; what the access itself does not need stays for the
-  // processor to set.
+  // With the accessed and dirty bits that such an access needs; the processor sets the others.
   static Attributes as_accessed(Attributes, bool accessed, bool written);
-  // What a fault makes of a leaf that does not serve the access, though the frame may.
+  // What a fault makes of a leaf that does not serve the access; `region` permits it, and for a write the frame does.
   Attributes upgraded(const Region&, const Leaf&, Access) const;
   // What becomes of a leaf when its region gets another protection.
   PageTable::Change protection(const Region&, const Leaf&) const;
 
   static bool allows(const Leaf&, Access);
-  // Whether a processor needs no fault for that access: one that does not set the access flag by itself faults on an
-  // entry without.
+  // Whether a processor needs no fault for that access: processors that do not set the accessed bit by themselves fault
+  // on an entry without it.
   static bool serves(const Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }
-  // Whether nobody else must be kept from seeing what is written there.
+  // Whether the frame may be written: no other VM sees it, except as the object of a shared region, or it is pinned.
   bool may_write(const Region&, Gpa frame) const;
-  // A writable entry stays so though its frame is sealed: it was pinned when it was sealed, and no child has seen it.
+  // A writable entry stays writable though its frame is sealed: the frame was pinned then, and no child has seen it.
   bool may_write(const Region& region, const Leaf& leaf) const {
     return (!leaf.table_shared && leaf.attributes.write) || may_write(region, leaf.address);
   }
@@ -44,9 +43,9 @@ class EntryRules {
   // Whether the region may be mapped by leaves larger than a page.
   bool takes_blocks(const Region&) const;
 
-  // Which of a region's entries that are new for that reason withhold execution: 1: all, 0: none, n: every nth.
+  // Which of a region's new entries, by the reason why they are new, withhold execution. 0: none, 1: all, n: every nth.
   std::uint32_t defers_exec(const Region&, MoveReason, Level) const;
-  // Whether the next one that is mapped does.
+  // Whether the next entry that a fault maps does.
   bool defers_exec(const Region& region) const {
     const std::uint32_t every = defers_exec(region, MoveReason::Mapped, Level::Pte);
     return every == 1 || (every != 0 && turn_.fetch_add(1, std::memory_order_relaxed) % every == 0);
@@ -54,7 +53,7 @@ class EntryRules {
   static ExecHistory& history(const Region& region, Level level) {
     return level == Level::Pte ? region.pages_deferred : region.blocks_deferred;
   }
-  // A fault is about to let somebody through there: if it was withheld, the history knows.
+  // To be called before a fault grants the access: the history counts fetches from pages that withheld execution.
   static void note_granted(const Region& region, const Leaf& leaf, Access access) {
     if (access == Access::Execute && leaf.attributes.deferred_exec) history(region, leaf.level).ran();
   }

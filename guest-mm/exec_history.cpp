@@ -13,16 +13,16 @@ std::size_t index(MoveReason why) { return static_cast<std::size_t>(why); }
 }  // namespace
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
-  constexpr std::uint32_t kMany =
-      64;  // what is mapped is a few entries at a time, and has no beginning at which that is concluded
+  // Migrations conclude when they begin; faults, which map a few entries at a time, after so many.
+  constexpr std::uint32_t kMany = 64;
   if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) conclude(why);
   last_.store(why, kRelaxed);
   of_[index(why)].deferred.fetch_add(entries, kRelaxed);
 }
 
 void ExecHistory::ran() {
-  // An entry does not say what it was deferred for. As long as not all of the last ones have run, it is taken for one
-  // of them; then for one of those of which most are left.
+  // An entry does not say why it was new. It is counted for the last reason, while that has entries left that have not
+  // run; then for the reason that has most of them.
   const auto left = [this](std::size_t why) {
     const std::uint32_t deferred = of_[why].deferred.load(kRelaxed), ran = of_[why].ran.load(kRelaxed);
     return deferred > ran ? deferred - ran : 0;
@@ -39,8 +39,8 @@ void ExecHistory::conclude(MoveReason why) {
   const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)),
               ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
   if (deferred == 0) return;
-  constexpr float kFew =
-      32;  // so many say as much as all that is known; and if nothing is, as that it may be any share
+  // As in a mean: what was known before, or one half if nothing was, weighs as much as so many entries.
+  constexpr float kFew = 32;
   const float now = std::min(ran / deferred, 1.0f), known = of.share.load(kRelaxed), before = known < 0 ? 0.5f : known;
   of.share.store((before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
 }
@@ -48,11 +48,11 @@ void ExecHistory::conclude(MoveReason why) {
 std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::uint64_t pages_each) const {
   const double share = of_[index(why)].share.load(kRelaxed);
   const double sync = costs.sync * static_cast<double>(pages_each);
-  // Nobody knows: every share is as likely, of which half is the mean. A few tell where deferring all is the dearer
-  // guess.
+  // Nothing is known: one half is as good a guess as any. If by that guess deferring all is the dearer way, every
+  // fourth is deferred, to learn.
   if (share < 0) return costs.fault <= sync || sync == 0 ? 1 : 4;
   if (costs.fault * share <= sync * (1 - share)) return 1;
-  // One in so many costs this share of the syncs at most.
+  // So that the faults of those deferred cost at most this share of the syncs.
   constexpr double kShare = 0.03, kLeast = 16;
   const double every = sync > 0 ? std::max(kLeast, std::ceil(costs.fault / (kShare * sync)))
                                 : std::numeric_limits<double>::infinity();

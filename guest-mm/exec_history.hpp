@@ -1,4 +1,4 @@
-// What becomes of pages whose execution is deferred: whether it pays, by region and by why they were given new entries.
+// What becomes of pages whose execution is deferred: whether deferring pays, by region and by why entries are new.
 // Lazy wins where F < I * (M - N) / N (Marinas, in the discussion of "mm: Introduce lazy exec permission setting on a
 // page", 2019), with M pages deferred, N of them executed afterwards, I the cost of a sync and F of an instruction
 // fault.
@@ -12,7 +12,7 @@
 
 namespace ramet::mm {
 
-// Why pages go to other frames (Linux: enum migrate_reason); Mapped: they do not, their entries are new.
+// Why pages go to other frames (Linux: enum migrate_reason). Mapped: no migration, the entries were mapped anew.
 enum class MoveReason : std::uint8_t { Explicit, Compaction, Numa, MemoryFailure, Hotplug, Contiguous, Mapped };
 inline constexpr unsigned kMoveReasons = 7;
 
@@ -36,20 +36,21 @@ class ExecHistory {
     return *this;
   }
 
-  // Entries that withhold execution now, and one of those that were withheld last was fetched from.
+  // So many entries withhold execution from now on.
   void defer(MoveReason why, std::uint32_t entries);
+  // An entry that withheld execution was fetched through.
   void ran();
-  // What has become of those deferred so far counts from now on; more of them will follow.
+  // Adds what has become of the entries deferred so far to the known share, and counts anew.
   void conclude(MoveReason why);
 
-  // Of entries that lead to so many pages each. 1: all that are given new entries are to be deferred; n: every nth, to
-  // see whether that would have been better, at a cost that is small beside the syncs'; 0: none.
+  // Which new entries, of so many pages each, are to be deferred. 1: all; 0: none; n: every nth, to learn whether
+  // deferring would pay, at a cost that is small beside the syncs'.
   std::uint32_t every(MoveReason why, const ExecCosts&, std::uint64_t pages_each) const;
 
  private:
   struct Of {
     std::atomic<std::uint32_t> deferred{0}, ran{0};  // since conclude()
-    std::atomic<float> share{-1};  // that ran, of those before; negative: nobody knows
+    std::atomic<float> share{-1};  // of those before, the part that ran; negative: not known
   };
   std::array<Of, kMoveReasons> of_;
   std::atomic<MoveReason> last_{MoveReason::Mapped};

@@ -1,5 +1,5 @@
-// The entry of a fault, and its count: first without the address-space lock (speculative_fault.cpp), then, if that does
-// not do, with it (classic_fault.cpp).
+// Where faults begin and are counted: first without the address-space lock (speculative_fault.cpp), then, if that
+// fails, with it (classic_fault.cpp).
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -19,9 +19,8 @@ Result<FaultOutcome> Faults::fault(Gva address, Access access) {
   return classic_fault(address, access);
 }
 
-// Measures what it takes to let a fetch through, without the sync, which is measured by itself: the time of faults that
-// have granted execution goes into a mean. Syncs and grants of other threads in that time are taken for this fault's;
-// over many faults that matters little.
+// Adds the time of a fault that grants execution, without its sync, to a mean. Syncs and grants of other threads in
+// that time are taken for this fault's; over many faults that matters little.
 Result<FaultOutcome> Faults::timed_fault(Gva address) {
   const Counters& counters = core_.counters;
   const std::uint64_t began = core_.tlb.now(), granted = counters.exec_granted, syncs = counters.exec_sync_time;

@@ -10,7 +10,7 @@ bool whole_block_in(const AroundInput& in, Gva block) {
   return block >= in.start && in.end >= kBlockSize && block <= in.end - kBlockSize;
 }
 
-// Blocks for this fault; 0: pages. Precondition: at least total/8 frames are free.
+// How many blocks this fault maps; 0: small pages. Precondition: at least total/8 frames are free.
 unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwards) {
   const Gva block = align_down(in.address, kBlockSize);
   if (!in.blocks || !in.block_absent || !whole_block_in(in, block)) return 0;
@@ -20,7 +20,7 @@ unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwar
   if (upwards && before.pages >= kPagesPerBlock) {
     wanted = std::min(2 * (before.pages / kPagesPerBlock), kMaxBlocksPerFault);
   }
-  // Blocks that nobody asked for yet come out of what lies above the low-memory line only.
+  // Blocks ahead of the first leave total/8 frames free.
   const std::uint64_t spare = (in.free_frames - in.total_frames / 8) / kPagesPerBlock;
   wanted = static_cast<unsigned>(std::clamp<std::uint64_t>(wanted, 1, std::max<std::uint64_t>(spare, 1)));
   while (wanted > 1 && !whole_block_in(in, block + (wanted - 1) * kBlockSize)) --wanted;
@@ -32,7 +32,7 @@ unsigned blocks_for(const AroundInput& in, const AroundState& before, bool upwar
 AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
   const bool upwards = before.pages != 0 && in.address == before.up;
   const bool downwards = before.pages != 0 && in.address + kPageSize == before.down;
-  // Low on memory: first no growing and no blocks, then nothing beyond the page itself.
+  // Near the limit windows do not grow and there are no blocks; at the limit only the page itself is mapped.
   const bool near_limit = in.free_frames < in.total_frames / 8;
   const bool at_limit = in.free_frames < 2ull * in.window;
 
@@ -45,7 +45,7 @@ AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
       plan.next.down = align_down(in.address, kBlockSize);
       plan.next.up = plan.next.down + blocks * kBlockSize;
       plan.next.pages = blocks * kPagesPerBlock;
-      // Should no block be free, one window is mapped instead.
+      // If no block is free, this window is mapped instead.
       plan.start = std::max(align_down(in.address, in.window * kPageSize), in.start);
       plan.end = std::min(align_down(in.address, in.window * kPageSize) + in.window * kPageSize, in.end);
       return plan;
@@ -60,7 +60,7 @@ AroundPlan plan_around(const AroundInput& in, const AroundState& before) {
   AroundPlan plan;
   plan.start = std::max(window, in.start);
   plan.end = std::min(window + pages * kPageSize, in.end);
-  // A small region takes one exit, wherever in it the windows' bounds lie.
+  // A small region is mapped whole, by one exit, even if the windows' bounds would cut it.
   if (pages > 1 && !near_limit && in.end - in.start <= kWholeWindows * in.window * kPageSize) {
     plan.start = in.start;
     plan.end = in.end;

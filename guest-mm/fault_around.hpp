@@ -2,7 +2,7 @@
 //
 // An exit costs as much as filling a hundred pages, so one fault maps a window around its page; the
 // window grows while faults come in sequence, up to several 2 MiB blocks. It shrinks when the VM's memory
-// runs low, so that what nobody asked for never takes the last frames from what somebody needs.
+// runs low, so that pages mapped ahead never take the last frames from pages that are needed.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ struct AroundInput {
 };
 
 struct AroundPlan {
-  // blocks > 0: that many 2 MiB blocks from the aligned address on; if not even one can be had, and
-  // otherwise: the 4 KiB pages of [start, end) that are absent, at most 2 MiB.
+  // blocks > 0: that many 2 MiB blocks from the aligned address on. If blocks == 0, or not one block can be had: the
+  // absent 4 KiB pages of [start, end), which is at most 2 MiB.
   unsigned blocks = 0;
   Gva start = 0, end = 0;
   AroundState next;

@@ -1,5 +1,5 @@
-// What both ways of a fault do where nothing is mapped: choose a window, take frames for what is absent there, publish
-// them at once.
+// What both ways of a fault do where nothing is mapped: choose a window, take frames for its absent pages, publish
+// their entries together.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -10,7 +10,7 @@ namespace ramet::mm {
 
 using State = PageTable::State;
 
-// Pieces of frames for one window. As many as fit: what is left of the window is for another fault.
+// Runs of frames for one window, as many as fit; another fault maps what is left of the window.
 struct Faults::Runs {
   std::array<PageTable::Run, 64> items;
   unsigned count = 0;
@@ -84,7 +84,7 @@ Settled Faults::settled(const Region& region, const PageTable::Outcome& outcome,
   Settled s{.how = outcome.how, .resolved = Resolved::Spurious, .uniform = {}, .there = outcome.there};
   if (outcome.how != Published::Done) return s;
   if (outcome.uniform) s.uniform = level;
-  if (outcome.mapped == 0) return s;  // somebody else was faster
+  if (outcome.mapped == 0) return s;  // another thread has mapped all of it
   (level == Level::Pte ? counters.pages_mapped : counters.blocks_mapped).add(outcome.mapped);
   if (outcome.mapped > 1)
     (level == Level::Pte ? counters.pages_around : counters.blocks_around).add(outcome.mapped - 1);
@@ -102,7 +102,7 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
   }
   if (w.level == Level::Pmd) return frames.allocate(FramePool::kBlockOrder, how);
   if (core_.config.merge && rules_.takes_blocks(region)) {
-    // A frame in its place among those around it lets the table become a block again.
+    // Frames in line with those around them let the table become a block again.
     if (const auto place = core_.table->place_for(w.table, w.level, at)) {
       if (const auto run = frames.allocate_at(*place, pages, how)) return run;
     }
@@ -110,8 +110,8 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
   return frames.allocate_up_to(pages, how);
 }
 
-// Frames for one gap, as far as there is room for their runs; for an object, its own.
-Result<> Faults::take_gap(const Window& w, const PageTable::Gap& gap, Runs& runs) {
+// Frames for one gap, as far as there is room for their runs; for a shared object, the object's own.
+Result<> Faults::take_gap(const Window& w, const Range& gap, Runs& runs) {
   const Region& region = w.found.region;
   for (Gva at = gap.start; at < gap.end && !runs.full();) {
     const std::uint64_t pages = (gap.end - at) >> kPageShift;
@@ -135,13 +135,13 @@ Result<> Faults::take_gap(const Window& w, const PageTable::Gap& gap, Runs& runs
   return {};
 }
 
-// With a guard, what is taken is counted among the frames in flight: `runs.frames`, when this returns.
+// With a guard, `runs.frames` are counted among the frames in flight when this returns.
 Result<> Faults::take_frames(const Window& w, Runs& runs) {
-  std::array<PageTable::Gap, 32> gaps;
+  std::array<Range, 32> gaps;
   const std::uint64_t span = arch::span_of(w.level);
   const Gva needed = align_down(w.found.address, span);
   unsigned n = core_.table->absent(w.table, w.level, w.start, w.end, gaps);
-  // The page that is needed comes first, should the window be too ragged for all of it.
+  // A window with too many gaps: the page that is needed comes first.
   if (n == gaps.size() && gaps.back().end <= needed)
     n = core_.table->absent(w.table, w.level, needed, needed + span, gaps);
   std::uint64_t wanted = 0;
@@ -151,7 +151,7 @@ Result<> Faults::take_frames(const Window& w, Runs& runs) {
   Result<> done;
   for (unsigned i = 0; i < n && done; ++i) done = take_gap(w, gaps[i], runs);
   if (limited) core_.in_flight.give(wanted - runs.frames);
-  // What could be had is enough, if it holds the page that is needed.
+  // A shortage is no error if the page that is needed has its frame.
   const auto holds = [&](const PageTable::Run& r) { return needed - r.start < r.pages << kPageShift; };
   if (done || std::ranges::any_of(runs.all(), holds)) return {};
   return done;

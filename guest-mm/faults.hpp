@@ -13,8 +13,8 @@
 
 namespace ramet::mm {
 
-// Has no state of its own but the frames in flight, which are the core's: a fault begins and ends in one call. An
-// address is looked up once for each way that is tried: what was found is handed on (Found, Window).
+// Has no state: a fault begins and ends in one call, and the frames in flight are the core's. An address is looked up
+// once for each way that is tried; what was found is handed on (Found, Window).
 class Faults {
  public:
   Faults(SpaceCore& core, const EntryRules& rules, SharedBanks& banks, CopyOnWrite& copies)
@@ -22,7 +22,7 @@ class Faults {
 
   // Either way. Errors: as AddressSpace::fault().
   Result<FaultOutcome> fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);
-  // The same of a fetch, where fetches need syncs: what it costs is measured.
+  // The same for a fetch, where fetches need syncs; measures what it costs (ExecCosts::fault).
   Result<FaultOutcome> timed_fault(Gva address) RAMET_EXCLUDES(address_space_lock);
   // The classic way: makes `address` accessible, or says why not; counts.
   Result<FaultOutcome> fault_locked(Gva address, Access, bool by_vmm, FlushBatch&) RAMET_REQUIRES(address_space_lock);
@@ -35,22 +35,22 @@ class Faults {
   Result<FaultOutcome> count(Result<Resolved>);
 
   // --- without the lock ---
-  // Nothing: it takes the classic way.
-  std::optional<Resolved> speculative_fault(Gva address, Access);
+  // nullopt: the fault takes the classic way.
+  std::optional<Resolved> speculative_fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);
   std::optional<Settled> try_speculative(Gva address, Access);
   Result<Settled> map_absent(const Found&);
-  // A table for pages where there is none. TableGone: it takes the classic way.
+  // Puts an empty table of pages where there is none. TableGone: the fault takes the classic way.
   Published add_table(const Found&, const AroundPlan&, Gpa& table);
 
   // --- with the lock ---
-  Result<FaultOutcome> classic_fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);  // takes it
-  // Takes it: a fault without it has found that the table of that level could be a leaf now.
+  Result<FaultOutcome> classic_fault(Gva address, Access) RAMET_EXCLUDES(address_space_lock);
+  // For a fault without the lock, which found that the table of that level could be a leaf now.
   void merge_found(Gva address, Level) RAMET_EXCLUDES(address_space_lock);
   Result<Resolved> resolve_locked(Gva address, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   Result<Resolved> resolve_present_locked(const Found&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // The region for a fault, grown downwards if that is what it takes.
+  // The region for a fault; a region that grows down is extended if the fault is just below it. Null: none.
   const Region* region_for_fault_locked(Gva address) RAMET_REQUIRES(address_space_lock);
-  // Errors: Invalid (look once more) besides those of fault().
+  // Errors: Invalid (look the address up again) besides those of fault().
   Result<Settled> map_absent_locked(const Found&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   std::optional<Settled> map_blocks_locked(const Found&, const AroundPlan&, FlushBatch&)
       RAMET_REQUIRES(address_space_lock);
@@ -62,23 +62,22 @@ class Faults {
   // --- both ways ---
   AroundPlan plan(const Found&, Gva end) const;
   static Result<Gva> end_of_object(const Region&, Gva address);
-  // Where frames are wanted for what is absent: [start, end) in one table. Within it `found.address` is what was
-  // accessed.
+  // A range in one table whose absent slots are to be mapped; `found.address` lies in it.
   struct Window {
     const Found& found;
     Level level;
     Gpa table;
     Gva start, end;
-    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // for what of it; the rest is mapped ahead
+    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // what was asked for; the rest is ahead
   };
-  // Frames for the window, published at once. Errors: NoMemory (no frame, or with a guard over the budget), Io;
+  // Takes frames for the window and publishes them. Errors: NoMemory (no frame, or with a guard over the budget), Io;
   // NotMapped: the table is not the space's own any more.
   Result<PageTable::Outcome> map_window(const Window&);
   struct Runs;
   Result<> take_frames(const Window&, Runs&);
-  Result<> take_gap(const Window&, const PageTable::Gap&, Runs&);
+  Result<> take_gap(const Window&, const Range&, Runs&);
   Result<FramePool::Run> take_run(const Window&, Gva at, std::uint64_t pages, Fill);
-  // What has become of a window, counted.
+  // Counts what has become of a window.
   Settled settled(const Region&, const PageTable::Outcome&, Level);
   static void note_blocks(const Region&, Gva start, const PageTable::Outcome&);
   static Gva end_of_blocks(const AroundPlan&, Gva start);

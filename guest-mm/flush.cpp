@@ -39,7 +39,7 @@ void EntryFlush::Pending::clear() {
 
 void EntryFlush::room(std::size_t changes) { room(changes, 0); }
 
-// A strict flush takes in what is relaxed and what rides along.
+// A strict flush includes the relaxed one of its batch, and the deferred tables.
 void EntryFlush::room(std::size_t changes, std::size_t riding) {
   relaxed_.ranges.room(changes);
   relaxed_.tables.room(changes);
@@ -123,7 +123,7 @@ SpeculativeFlush::~SpeculativeFlush() {
 FlushBatch::~FlushBatch() {
   try {
     finish();
-  } catch (const std::bad_alloc&) {  // only a merge takes memory, and that can wait
+  } catch (const std::bad_alloc&) {  // only merge_uniform() allocates, and what it did not merge stays as it is
     if (pending()) commit_all();
   }
 }

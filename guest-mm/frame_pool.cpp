@@ -43,7 +43,7 @@ Result<std::unique_ptr<FramePool>> FramePool::create(Bank& bank, Announce announ
 }
 
 FramePool::~FramePool() {
-  // The bank may live on in layers: what no layer holds goes back to the host now.
+  // The bank may live on in layers: blocks that no layer holds go back to the host now.
   for (Index i = 0; i < frames_ && last_seal_ > 0; i += Index{1} << kBlockOrder) {
     if (!sealed(i) && (i < bottom_ || i >= top_)) (void)bank_.give_back(gpa(i), kBlockSize);
   }
@@ -116,7 +116,8 @@ bool FramePool::take_fresh_locked(unsigned order, Index& out) {
 bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
   unsigned found = order;
   while (found < kBlockOrder && lists_[found] == kNil) ++found;
-  // Whole blocks are cut up only if the host backs them: fresh frames cost it a fault each, and come before the others.
+  // A whole block is cut up before fresh frames are taken if the host backs it, as fresh ones cost a fault each;
+  // otherwise after them.
   const bool backed = found == kBlockOrder && lists_[found] != kNil && !meta_[lists_[found]].zero;
   if (found == kBlockOrder && order < kBlockOrder && !backed && take_fresh_locked(order, out)) {
     zero = true;
@@ -134,7 +135,7 @@ bool FramePool::take_locked(unsigned order, Index& out, bool& zero) {
   return true;
 }
 
-// Of a run that was taken, the first part is wanted.
+// Keeps the first 2^to frames of a run that was taken, and puts the rest back on the lists.
 void FramePool::cut_locked(Index i, unsigned from, unsigned to, bool zero) {
   while (from > to) {
     --from;
@@ -175,9 +176,9 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
     std::memset(at, 0, run.bytes());  // unguarded: the private bank is the VM's own, nobody else can take it away
     return;
   }
-  // A window of small pages: have the host give its memory in one call instead of a fault for each page.
-  // Blocks are left to their first touch. Only a hint; if it fails the touch does the same.
-  // Where guests have mappings of their own, their first touch is the only one.
+  // A run of small pages: the host gives its memory in one call instead of a fault for each page. Blocks are left to
+  // their first touch. A hint; if it fails, the touch does the same. Not for a bank in files: there the guest touches
+  // the file through a mapping of its own, which this would not populate.
   if (run.order > 0 && run.order < kBlockOrder && !bank_.has_files())
     (void)::madvise(at, run.bytes(), MADV_POPULATE_WRITE);
 }
@@ -261,7 +262,7 @@ Result<FramePool::Run> FramePool::allocate_up_to(std::uint64_t pages, Fill how) 
 void FramePool::free_run_locked(Index i, unsigned order, bool zero) {
   while (order < kBlockOrder) {
     const Index buddy = i ^ (Index{1} << order);
-    if (!meta_[buddy].free || meta_[buddy].order != order) break;  // all of a block is sealed, or nothing
+    if (!meta_[buddy].free || meta_[buddy].order != order) break;  // never sealed: a block is sealed as a whole
     zero = zero && meta_[buddy].zero;
     unlink_locked(buddy);
     i = std::min(i, buddy);
@@ -281,7 +282,7 @@ void FramePool::free(Gpa start, std::uint64_t pages) {
   used_.store(used() - pages, std::memory_order_relaxed);
   account_->give(pages << kPageShift);
   while (pages > 0) {
-    // Block by block: each is sealed as a whole, or not.
+    // Block by block, as a block is sealed, or in the pin bank, as a whole.
     const Index end = static_cast<Index>(align_down(i, 1u << kBlockOrder)) + (Index{1} << kBlockOrder);
     const Index n = static_cast<Index>(std::min<std::uint64_t>(pages, end - i));
     if (sealed(i)) drop_locked(i, n);

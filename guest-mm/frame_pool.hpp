@@ -8,8 +8,8 @@
 // When the two meet, freed blocks are split. Book-keeping lies outside the bank and is touched as used.
 //
 // A freeze seals all blocks in which a frame is in use: they now belong to a layer, and no frame in them is handed out
-// while somebody else stands on that layer. When the last of them has gone, they are as before. Seals are a stack.
-// Blocks of the pin bank are left out: what devices write there for long is in no layer.
+// while that layer is in use. When its last user has gone, the blocks are as before. Seals are a stack. Blocks of the
+// pin bank are never sealed: what devices write there for long is in no layer.
 #pragma once
 
 #include <array>
@@ -47,10 +47,11 @@ class FramePool {
     std::uint64_t bytes() const { return pages() << kPageShift; }
   };
 
-  // The bank outlives the pool. Frames beyond Memory::kFirstPiece are announced, a piece at a time, before the
-  // first of them is handed out; called under the pool's lock. Errors: NoMemory (book-keeping).
+  // Frames beyond Memory::kFirstPiece are announced, a piece at a time, before the first of them is handed out; called
+  // under the pool's lock.
   using Announce = std::function<Result<>(Gpa start, Gpa end)>;
-  // `limit`: most frames handed out at a time, 0: all. A bank larger than that has room for what seals hold.
+  // The bank outlives the pool. `limit`: most frames handed out at a time, 0: all; a larger bank has room for frames
+  // that seals hold. Errors: NoMemory (book-keeping).
   static Result<std::unique_ptr<FramePool>> create(Bank&, Announce = {}, std::uint64_t limit = 0);
   ~FramePool();
   FramePool(const FramePool&) = delete;
@@ -60,40 +61,42 @@ class FramePool {
   static constexpr unsigned kNodes = 2;
   // A run of exactly 2^order frames, of that node if one is named. Errors: NoMemory, also when enough frames are free
   // but not in a run.
-  Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {});
+  Result<Run> allocate(unsigned order, Fill, std::optional<unsigned> node = {}) RAMET_EXCLUDES(lock_);
   // The largest run of at most `pages` frames there is; a free frame is always found. Errors: NoMemory.
-  Result<Run> allocate_up_to(std::uint64_t pages, Fill);
+  Result<Run> allocate_up_to(std::uint64_t pages, Fill) RAMET_EXCLUDES(lock_);
   // A run of at most `pages` frames that begins at that address. Errors: NoMemory, if that frame is not free.
-  Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill);
+  Result<Run> allocate_at(Gpa, std::uint64_t pages, Fill) RAMET_EXCLUDES(lock_);
+  // nullopt for a frame of another bank.
   std::optional<unsigned> node_of(Gpa gpa) const {
     if (!bank_.contains(gpa)) return std::nullopt;
     return static_cast<unsigned>((gpa - bank_.base()) / kBlockSize % kNodes);
   }
-  // One frame, never used or not, of the pin bank: blocks that no seal closes, so that no other VM ever finds them in
-  // its memory. It grows by a block at a time. Errors: NoMemory.
-  Result<Gpa> allocate_apart();
+  // One frame, holding anything, of the pin bank: blocks that are never sealed, so that they are in no other VM's
+  // memory. The pin bank grows by a block at a time. Errors: NoMemory.
+  Result<Gpa> allocate_apart() RAMET_EXCLUDES(lock_);
+  // Whether the frame is in the pin bank.
   bool apart(Gpa gpa) const { return bank_.contains(gpa) && sealed_by(gpa).load(std::memory_order_acquire) == kApart; }
-  // Those handed out.
-  void visit_apart(const std::function<void(Gpa)>&) const;
+  // Visits the frames of the pin bank that are handed out, under the pool's lock.
+  void visit_apart(const std::function<void(Gpa)>&) const RAMET_EXCLUDES(lock_);
   // Gives back any frames handed out, in whatever pieces. The guest can no longer reach them. Frames of another bank
   // are refused: nothing happens.
-  void free(Gpa gpa, std::uint64_t pages);
-  // Frames handed out whose memory fails: once they are given back, nobody is given them any more. Frames of another
-  // bank are refused: nothing happens.
-  void quarantine(Gpa gpa, std::uint64_t pages);
-  std::uint64_t quarantined() const;  // and given back
+  void free(Gpa gpa, std::uint64_t pages) RAMET_EXCLUDES(lock_);
+  // For frames handed out whose memory fails: once they are given back, they are never handed out again. Frames of
+  // another bank are refused: nothing happens.
+  void quarantine(Gpa gpa, std::uint64_t pages) RAMET_EXCLUDES(lock_);
+  std::uint64_t quarantined() const RAMET_EXCLUDES(lock_);  // of those, the frames given back so far
 
-  // Closes every block with a frame in use that is not closed yet; returns them, neighbours joined. Of a bank in files,
-  // the files with those blocks are closed as well: what is handed out afterwards is in another. Errors: NoMemory; then
-  // nothing is closed.
-  Result<std::vector<Layer::Part>> seal();
-  // Whose seal the last one is: sealed as long as it lives. Once per seal().
-  void sealed_for(std::weak_ptr<const Layer>);
+  // Seals every block with a frame in use that is not sealed yet; returns them, neighbours joined. For a bank in files,
+  // the files with those blocks are closed as well: frames handed out afterwards are in another file. Errors: NoMemory;
+  // then nothing is sealed.
+  Result<std::vector<Range>> seal() RAMET_EXCLUDES(lock_);
+  // Names the layer of the last seal, which holds as long as the layer lives. Once per seal().
+  void sealed_for(std::weak_ptr<const Layer>) RAMET_EXCLUDES(lock_);
   // The layer of the last seal that is not undone; null if there is none.
-  std::shared_ptr<const Layer> last_layer() const;
-  // Undoes the seals that nobody stands on any more. True if there were any. thawable(): whether it would.
-  bool thaw();
-  bool thawable() const;
+  std::shared_ptr<const Layer> last_layer() const RAMET_EXCLUDES(lock_);
+  // Undoes the last seals whose layers have gone. True if there were any. thawable(): whether thaw() would undo any.
+  bool thaw() RAMET_EXCLUDES(lock_);
+  bool thawable() const RAMET_EXCLUDES(lock_);
   // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
   bool exclusive(Gpa gpa) const {
     if (!bank_.contains(gpa)) return false;
@@ -101,15 +104,15 @@ class FramePool {
   }
 
   std::uint64_t total() const { return limit_; }
-  // What the frames are taken from, and what the VMM holds for the guest as well: its limit is total()'s.
+  // Charged for frames and for what the VMM holds for the guest; its limit is total(), in bytes.
   const std::shared_ptr<Account>& account() const { return account_; }
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }
   std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }  // most frames in use so far
 
   // Recounts the lists: true if every frame is free once, fresh, or counted as used. For tests.
-  bool consistent() const;
+  bool consistent() const RAMET_EXCLUDES(lock_);
   // Whether the frame is in a list or never was handed out. For AddressSpace::audit().
-  bool is_free(Gpa gpa) const;
+  bool is_free(Gpa gpa) const RAMET_EXCLUDES(lock_);
 
  private:
   using Index = std::uint32_t;
@@ -144,17 +147,17 @@ class FramePool {
     std::uint32_t number;  // rising
     std::array<Index, kBlockOrder> lists;  // runs that were free in its blocks
     std::uint64_t free;  // frames in them
-    Index dropped;  // runs freed since: a list by Frame::next; Frame::prev is their length
+    Index dropped;  // runs freed since, a list by Frame::next; Frame::prev is a run's length
     std::uint64_t dropped_frames = 0;
   };
   FramePool(Bank&, Announce, std::uint64_t limit);
-  // A block is sealed from when the number of a seal is written there until that seal has been undone.
+  // A block is sealed from when a seal's number is stored in sealed_by_ until that seal has been undone.
   bool sealed(Index i) const {
     const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_acquire);
     return by != 0 && by <= sealed_.load(std::memory_order_acquire);
   }
   void drop_locked(Index, Index pages) RAMET_REQUIRES(lock_);
-  // Every block that holds no frame in use goes to a new file.
+  // Maps every block without a frame in use from a new file. Errors: NoMemory.
   Result<> renew_locked() RAMET_REQUIRES(lock_);
   void free_locked(Index, std::uint64_t pages) RAMET_REQUIRES(lock_);
   std::byte* host(Index i) const { return bank_.host() + (std::uint64_t{i} << kPageShift); }
@@ -180,7 +183,7 @@ class FramePool {
   std::uint64_t limit_ = 0;
   const std::shared_ptr<Account> account_;
   Frame* meta_ RAMET_PT_GUARDED_BY(lock_) = nullptr;  // one per frame, zero-filled memory of its own
-  // After those of tables as well; innermost but for Memory's, which announce_ takes.
+  // Taken after table locks as well; innermost but for Memory's, which announce_ takes.
   mutable Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   std::array<Index, kBlockOrder + 1> lists_ RAMET_GUARDED_BY(lock_);
   std::uint64_t backed_blocks_ RAMET_GUARDED_BY(lock_) = 0;  // blocks in the last list that the host still backs
@@ -190,14 +193,13 @@ class FramePool {
   Index known_bottom_ RAMET_GUARDED_BY(lock_), known_top_ RAMET_GUARDED_BY(lock_);
   Index huge_from_ RAMET_GUARDED_BY(lock_) = 0;  // frames from here on are advised huge
   std::vector<Apart> apart_ RAMET_GUARDED_BY(lock_);
-  std::vector<Index> bad_ RAMET_GUARDED_BY(lock_);  // frames in quarantine, rising
-  std::uint64_t bad_back_ RAMET_GUARDED_BY(lock_) = 0;  // of them, those given back
+  std::vector<Index> bad_ RAMET_GUARDED_BY(lock_);  // frames given to quarantine(), ascending
+  std::uint64_t bad_back_ RAMET_GUARDED_BY(lock_) = 0;  // how many of them have been given back
   std::vector<Seal> seals_ RAMET_GUARDED_BY(lock_);
   std::uint32_t last_seal_ RAMET_GUARDED_BY(lock_) = 0;
-  // Numbers of seals: of the last one that is not undone, and for each block, or kApart. Written with the lock,
-  // release; read without it by exclusive().
-  std::atomic<std::uint32_t> sealed_{0};
-  std::unique_ptr<std::atomic<std::uint32_t>[]> sealed_by_;
+  // Both written with the lock, release; read without it, acquire, by exclusive() and apart().
+  std::atomic<std::uint32_t> sealed_{0};  // number of the last seal that is not undone
+  std::unique_ptr<std::atomic<std::uint32_t>[]> sealed_by_;  // for each block: its seal's number, kApart, or 0
   std::atomic<std::uint64_t> used_{0}, peak_{0};  // written with the lock; read as a statistic without it
 };
 

@@ -26,7 +26,7 @@ Result<Gpa> FramePool::allocate_apart() {
       account_->give(kPageSize);
       return fail(Error::NoMemory);
     }
-    // A few pages are used of it, and the host would give all.
+    // Few of the block's pages may be used, and the host would give memory for all of them.
     if (zero) (void)::madvise(host(first), kBlockSize, MADV_NOHUGEPAGE);
     sealed_by(gpa(first)).store(kApart, std::memory_order_release);  // pairs with apart()
     block = apart_.insert(apart_.end(), {.first = first, .used = {}});
@@ -43,7 +43,7 @@ void FramePool::free_apart_locked(Index i, Index pages) {
   for (; pages > 0; ++i, --pages) block->used.reset(i - block->first);
   if (block->used.any()) return;
   const Index first = block->first;
-  // Where it cannot leave the file that is for such blocks, it stays one, and empty.
+  // If the block cannot be mapped from another file, it stays in the pin bank, empty.
   if (bank_.has_files() && !bank_.renew(gpa(first), gpa(first) + kBlockSize, false)) return;
   apart_.erase(block);
   sealed_by(gpa(first)).store(0, std::memory_order_release);
@@ -57,7 +57,8 @@ void FramePool::visit_apart(const std::function<void(Gpa)>& see) const {
       if (block.used[i]) see(gpa(block.first + i));
 }
 
-// Frames of a sealed block wait with its seal. Nothing is allocated for it: what gives frames back must not fail.
+// Frames of a sealed block are listed with its seal until that is undone. In their own Frame records, as giving frames
+// back must not fail.
 void FramePool::drop_locked(Index i, Index pages) {
   const std::uint32_t by = sealed_by_[i >> kBlockOrder].load(std::memory_order_relaxed);
   Seal& seal = *std::ranges::find(seals_, by, &Seal::number);
@@ -90,11 +91,11 @@ Result<> FramePool::renew_locked() {
   return {};
 }
 
-Result<std::vector<Layer::Part>> FramePool::seal() {
+Result<std::vector<Range>> FramePool::seal() {
   LockGuard guard(lock_);
   constexpr Index kBlock = Index{1} << kBlockOrder;
-  // What is left of the last block at the bottom is sealed with it: free, and never used. The machine knows whole
-  // blocks.
+  // The fresh rest of the last block at the bottom is sealed with the block, as free frames. The machine knows them:
+  // whole blocks are announced.
   while (!is_aligned(bottom_, kBlock) && bottom_ < top_) {
     const unsigned order = std::countr_zero(bottom_);
     push_locked(bottom_, order, true);
@@ -103,9 +104,9 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
   if (bank_.has_files()) {
     if (auto renewed = renew_locked(); !renewed) return fail(renewed.error());
   }
-  std::vector<Layer::Part> parts;
+  std::vector<Range> parts;
   const std::uint32_t number = last_seal_ + 1;
-  // First of all: should there be no memory for the parts, this is a seal that nobody uses, and thaw() undoes it.
+  // Made first: if then there is no memory for `parts`, this is a seal without a layer, which thaw() undoes.
   Seal& seal = seals_.emplace_back(Seal{.users = {}, .number = number, .lists = {}, .free = 0, .dropped = kNil});
   seal.lists.fill(kNil);
   ++last_seal_;
@@ -117,8 +118,8 @@ Result<std::vector<Layer::Part>> FramePool::seal() {
       sealed_by_[i >> kBlockOrder].store(0, std::memory_order_relaxed);  // an old seal's number says nothing
       continue;
     }
-    // Release: pairs with exclusive(). Who saw a frame as its own before may still be making an entry for it
-    // writable; the caller waits for those (AddressSpace::freeze).
+    // Release: pairs with exclusive(). A fault that saw the frame as exclusive before may still be making an entry for
+    // it writable; the caller waits for such faults (Layers::freeze()).
     sealed_by_[i >> kBlockOrder].store(number, std::memory_order_release);
     if (!parts.empty() && parts.back().end == gpa(i)) parts.back().end += kBlockSize;
     else parts.push_back({gpa(i), gpa(i) + kBlockSize});
@@ -153,7 +154,7 @@ bool FramePool::thaw() {
     Seal seal = std::move(seals_.back());
     seals_.pop_back();
     sealed_.store(seals_.empty() ? 0 : seals_.back().number, std::memory_order_release);
-    // The lists of then in front of those of now.
+    // The seal's lists go in front of the pool's.
     for (unsigned order = 0; order < kBlockOrder; ++order) {
       Index last = seal.lists[order];
       if (last == kNil) continue;

@@ -1,5 +1,5 @@
-// Freeze: all memory there is becomes a layer, which children share with us. It costs a table and a flush, whatever
-// the size: the root leads to the tables there are, and forbids writing below; faults copy what is written.
+// Freeze: all memory becomes a layer, which children share with us. It costs a table and a flush, whatever the size:
+// the entries of the root forbid writing below from then on, and faults copy what is written.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -7,16 +7,16 @@
 
 namespace ramet::mm {
 
-// The tables first, as a layer's last user may go between the two: tables that are our own again lead to frames that
-// are (see Walker::unshare_child). The other way round nothing is taken for granted.
+// The tables first, as a layer's last user may go between the two: where tables are our own again, the frames below
+// them must be as well (Walker::unshare_child()). Frames may be our own below tables that are not.
 bool SpaceCore::thaw_locked() {
   const bool tables_thawed = tables->thaw(), frames_thawed = frames->thaw();
   return tables_thawed || frames_thawed;
 }
 
-// Those of the layers that our tables, or those that we share, still lead to. After many generations most have nothing
-// any more that was not copied since; each would cost a child memory slots, and the host its frames. Faults without the
-// lock take references away meanwhile, and add none.
+// Those of the layers that our tables, or shared ones below them, still lead to. After many generations most layers
+// hold nothing that was not copied since; each would cost a child memory slots, and the host its frames. Faults without
+// the lock take references away meanwhile, and add none.
 std::vector<Layer::Below> Layers::referred_to_locked(std::vector<Layer::Below> layers) const {
   const Layer::Places places = Layer::places(layers);
   std::vector<bool> has_data(layers.size()), has_tables(layers.size());
@@ -37,7 +37,7 @@ std::vector<Layer::Below> Layers::referred_to_locked(std::vector<Layer::Below> l
 std::shared_ptr<Layer> Layers::next_layer_locked() {
   const std::size_t many = core_.config.many_layers;
   auto layer = std::make_shared<Layer>();
-  // The layer to stand on, held: it must not go while we look, or its frames would be in no layer of ours.
+  // The layer to stand on, held while the others are looked for: without it, its frames would be in no layer of ours.
   std::shared_ptr<const Layer> upon;
   while (!(upon = core_.frames->last_layer()) && core_.thaw_locked()) {}
   if (!upon) upon = core_.memory.layer();
@@ -63,15 +63,15 @@ Result<Layers::Sealed> Layers::seal_locked(FlushBatch& batch) {
   return fail(parts.error());
 }
 
-Result<std::shared_ptr<const Snapshot>> AddressSpace::freeze() { return impl_->layers.freeze(); }
+Result<std::shared_ptr<const FrozenMemory>> AddressSpace::freeze() { return impl_->layers.freeze(); }
 
-Result<std::shared_ptr<const Snapshot>> Layers::freeze() {
+Result<std::shared_ptr<const FrozenMemory>> Layers::freeze() {
   Memory& memory = core_.memory;
   PageTable& table = *core_.table;
-  auto snapshot = std::make_shared<Snapshot>();
+  auto frozen = std::make_shared<FrozenMemory>();
   FlushBatch batch = core_.locked();
   auto layer = next_layer_locked();
-  batch.take_deferred();  // tables that merges took away are no part of it
+  batch.take_deferred();  // tables that merges took away are no part of the layer
   batch.commit();
   SequenceCount& freezing = pinning_.freezing();
   freezing.begin();
@@ -81,30 +81,30 @@ Result<std::shared_ptr<const Snapshot>> Layers::freeze() {
     freezing.end();
     return fail(sealed.error());
   }
-  layer->data = memory.shared_data();
-  layer->tables = memory.shared_tables();
+  layer->data = memory.data_bank();
+  layer->tables = memory.table_bank();
   layer->table_part = core_.tables->seal();
   layer->data_parts = std::move(sealed->parts);
   core_.tables->sealed_for(layer);
   core_.frames->sealed_for(layer);
-  // Faults without the lock that found a table or a frame our own before it was sealed.
+  // Waits for faults without the lock that found a table or a frame our own before it was sealed.
   rcu::synchronize();
-  snapshot->census = table.census();
+  frozen->census = table.census();
   table.share_root(core_.config.end, batch);
   if (memory.data().has_files()) memory.files_closed();
   batch.commit();  // no vCPU writes to what is shared any more, pinned or not
   pinning_.keep_pinned_locked(sealed->pinned, batch);
   freezing.end();
-  snapshot->layer = std::move(layer);
-  snapshot->root = sealed->root;
-  core_.tables->retire(sealed->root);  // it is the layer's
+  frozen->layer = std::move(layer);
+  frozen->root = sealed->root;
+  core_.tables->retire(sealed->root);  // sealed: it stays with the layer until the seal is undone
   const RegionMap& regions = core_.regions;
   for (const Region* r = regions.at_or_after(0); r; r = regions.next(*r))
-    snapshot->regions.emplace_back(*r).locked = false;
-  snapshot->config = core_.config;
-  snapshot->hot = copies_.hot().at_freeze();
+    frozen->regions.emplace_back(*r).locked = false;
+  frozen->config = core_.config;
+  frozen->hot = copies_.hot().at_freeze();
   core_.counters.freezes.add();
-  return snapshot;
+  return frozen;
 }
 
 }  // namespace ramet::mm

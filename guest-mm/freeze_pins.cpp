@@ -16,7 +16,7 @@ std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
   core_.pins->visit([&](Gpa frame, Gva at) {
     if (!core_.frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
   });
-  // All of the pin bank, pinned now or not: no child can be shown it there.
+  // All of the pin bank, pinned now or not: it is in no layer, so children can have copies only.
   core_.frames->visit_apart([&](Gpa frame) {
     pages.push_back({.at = core_.pins->last_place(frame).value_or(0), .frame = frame, .copy = 0});
   });
@@ -25,7 +25,7 @@ std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
     return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;
   });
   if (!moved.empty()) {
-    // Since they were pinned they have moved (mremap), or been unmapped: then children have nothing of them.
+    // Since they were pinned they were moved (mremap), or unmapped: then children have nothing of them.
     constexpr Gva kNowhere = ~Gva{0};
     for (PinnedPage& p : moved) p.at = kNowhere;
     std::ranges::sort(moved, {}, &PinnedPage::frame);
@@ -40,7 +40,7 @@ std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
   return pages;
 }
 
-// What copy_root() and keep_pinned_locked() will need: a root, and the tables on the way to all pages.
+// How many tables copy_root() and keep_pinned_locked() will take: a root, and those on the way to all pages.
 static std::uint64_t tables_for(const std::vector<Pinning::PinnedPage>& pages) {
   std::uint64_t needed = 1;
   for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -89,11 +89,11 @@ void Pinning::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatc
         p.at, p.at + kPageSize,
         [&](const PageTable::Leaf& leaf) { return PageTable::Change{leaf.state, p.attributes}; }, batch);
   }
-  batch.commit();  // before: a vCPU that still walked in the layer's tables would read the copy, the device writes the
-                   // page
+  // A vCPU that still walked the layer's tables would read the copy, while the device writes the page.
+  batch.commit();  // before substitute()
   for (const PinnedPage& p : pages) {
     core_.table->substitute(p.table, p.at, p.copy);
-    core_.frames->free(p.copy, 1);  // it is the layer's from now on
+    core_.frames->free(p.copy, 1);  // sealed: it stays with the layer until the seal is undone
   }
 }
 

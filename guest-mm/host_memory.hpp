@@ -1,6 +1,6 @@
-// Guest memory as the VMM itself touches it: always the guarded way, see arch/guarded.hpp. A shared file may shrink, a
-// mapping of it be read-only, whatever was checked before; a plain access would then be the VMM's own SIGBUS or
-// SIGSEGV. AddressSpace::create() has installed the guard.
+// Guest memory as the VMM itself touches it: always by guarded accesses, see arch/guarded.hpp. Whatever was checked
+// before, a shared file may have shrunk, or its mapping be read-only; a plain access would then be SIGBUS or SIGSEGV in
+// the VMM. AddressSpace::create() has installed the guard.
 #pragma once
 
 #include <cstddef>
@@ -16,14 +16,14 @@
 
 namespace ramet::mm {
 
-// One side is guest memory, the other the VMM's. Errors: BeyondEnd; what lies before the page that could not be reached
+// Copies from guest memory to the VMM's or back. Errors: BeyondEnd; what lies before the page that could not be reached
 // has been copied.
 inline Result<> copy_guarded(std::byte* to, const std::byte* from, std::size_t bytes) {
   if (!arch::guarded_copy(to, from, bytes)) return fail(Error::BeyondEnd);
   return {};
 }
 
-// `bytes` of whole words that nobody takes away.
+// Precondition: `bytes` are whole aligned words, of memory that cannot be taken away.
 inline bool all_zero(std::span<const std::byte> bytes) {
   std::uint64_t sum = 0;
   const auto* words = reinterpret_cast<const std::uint64_t*>(bytes.data());
@@ -44,9 +44,9 @@ class HostBytes {
   Result<> write(std::uint64_t offset, std::span<const std::byte> in) const {
     return copy_guarded(bytes_.data() + offset, in.data(), in.size());
   }
-  // Where the host's kernel and devices find it, which fail by themselves. Not to be touched through this.
+  // For the host's kernel and for devices, which handle failing accesses themselves. Not to be dereferenced.
   void* address(std::uint64_t offset = 0) const { return bytes_.data() + offset; }
-  // One piece with the next, if that begins where this ends.
+  // Appends `next` if it begins where this ends. False: it does not, and nothing has changed.
   bool join(const HostBytes& next) {
     if (bytes_.data() + bytes_.size() != next.bytes_.data()) return false;
     bytes_ = {bytes_.data(), bytes_.size() + next.bytes_.size()};
@@ -70,13 +70,13 @@ class HostWord {
     if (const auto value = arch::guarded_load(at_)) return *value;
     return fail(Error::BeyondEnd);
   }
-  // Returns what was there; if that is `expected`, it is `desired` now. Acquire and release: pairs with the guest's own
-  // atomics on the word.
+  // Returns what was there; if that was `expected`, the word is `desired` now. Acquire and release: pairs with the
+  // guest's own atomics on the word.
   Result<std::uint32_t> compare_exchange(std::uint32_t expected, std::uint32_t desired) const {
     if (const auto found = arch::guarded_compare_exchange(at_, expected, desired)) return *found;
     return fail(Error::BeyondEnd);
   }
-  // Where the host's kernel finds it, which answers EFAULT by itself.
+  // For futex(2) of the host, which answers EFAULT where the word cannot be reached. Not to be dereferenced.
   std::uint64_t address() const { return reinterpret_cast<std::uintptr_t>(at_); }
   bool shared() const { return shared_; }  // memory that other processes of the host may have as well
 

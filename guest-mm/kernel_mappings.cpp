@@ -1,4 +1,4 @@
-// The VMM's own mappings: in the largest leaves that fit; and parts of the linear map that are wanted otherwise.
+// The VMM's own mappings, in the largest leaves that fit, and parts of the linear map with permissions of their own.
 #include "guest-mm/kernel_mappings.hpp"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ bool KernelMappings::fits(Gva address, Gpa gpa, std::uint64_t length, Prot prot)
          !has(prot, Prot::Write | Prot::Exec);
 }
 
-// Below all banks, or in the table bank.
+// Whether the range lies below all banks, or in the table bank.
 bool KernelMappings::machines_own(Gpa gpa, std::uint64_t length) const {
   const Bank& bank = core_.memory.tables();
   const bool below = gpa < Memory::kTableBase && length <= Memory::kTableBase - gpa;
@@ -94,7 +94,7 @@ Result<Gva> KernelMappings::linear_locked(Gpa gpa, std::uint64_t length) const {
 }
 
 bool KernelMappings::stays_small_locked(Gva start, Gva end) const {
-  return std::ranges::any_of(keep_4k_, [&](const std::pair<Gva, Gva>& k) { return k.first < end && start < k.second; });
+  return std::ranges::any_of(keep_4k_, [&](const Range& k) { return k.start < end && start < k.end; });
 }
 
 Result<> AddressSpace::protect_linear(Gpa gpa, std::uint64_t length, Prot prot) {
@@ -134,7 +134,7 @@ Result<> KernelMappings::keep_linear_4k(Gpa gpa, std::uint64_t length) {
   for (Gva at = align_down(*start, kBlockSize); at < *start + length && done; at += kBlockSize) {
     done = core_.table->split_to(at, Level::Pte, batch);
   }
-  if (done) keep_4k_.emplace_back(*start, *start + length);
+  if (done) keep_4k_.push_back({*start, *start + length});
   batch.commit();
   return done;
 }

@@ -1,27 +1,27 @@
-// The VMM's own mappings above the guest's: stub pages and tables, what user code may see of the machine's own, and the
-// linear map of guest memory for ring 0.
+// The VMM's own mappings above the guest's: stub pages and tables, pages of the machine's own that user code may read,
+// and the linear map of guest memory for ring 0.
 #pragma once
 
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "guest-mm/space_core.hpp"
 
 namespace ramet::mm {
 
-// Nothing here lies in what a program may use, and none of it has a region.
+// These mappings lie outside the addresses that a program may use, and have no regions.
 class KernelMappings {
  public:
   explicit KernelMappings(SpaceCore& core) : core_(core) {}
 
-  // Of the machine's own, see AddressSpace::map_kernel(), in the largest leaves. Errors: Invalid, Exists, NoMemory.
+  // Maps pages of the machine's own, see AddressSpace::map_kernel(), in the largest leaves. Errors: Invalid, Exists,
+  // NoMemory.
   Result<> map(Gva, Gpa, std::uint64_t length, Prot, bool user) RAMET_EXCLUDES(address_space_lock);
   Result<> map_linear(Gva) RAMET_EXCLUDES(address_space_lock);
-  Result<> protect_linear(Gpa, std::uint64_t length, Prot);
-  Result<> keep_linear_4k(Gpa, std::uint64_t length);
+  Result<> protect_linear(Gpa, std::uint64_t length, Prot) RAMET_EXCLUDES(address_space_lock);
+  Result<> keep_linear_4k(Gpa, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
 
-  // Whether that is the linear map's.
+  // Whether the address lies in the linear map.
   bool in_linear_locked(Gva at) const RAMET_REQUIRES(address_space_lock) {
     return linear_ && at - *linear_ < core_.memory.data().size();
   }
@@ -39,8 +39,7 @@ class KernelMappings {
 
   SpaceCore& core_;
   std::optional<Gva> linear_ RAMET_GUARDED_BY(address_space_lock);  // where the linear map begins
-  std::vector<std::pair<Gva, Gva>> keep_4k_
-      RAMET_GUARDED_BY(address_space_lock);  // parts of it that stay in small pages
+  std::vector<Range> keep_4k_ RAMET_GUARDED_BY(address_space_lock);  // parts of the linear map that stay in small pages
 };
 
 }  // namespace ramet::mm

@@ -39,7 +39,8 @@ Result<> Mappings::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
   return {};
 }
 
-// Both seize the range first, or a fault without the lock would map a block across an end that is being cut.
+// The range is seized before leaves are cut at its ends, here and in drop_locked(): otherwise a fault without the lock
+// could map a block across an end again.
 Result<> Mappings::edit_locked(Gva start, Gva end, const std::function<void(Region&)>& edit, FlushBatch& batch) {
   if (!core_.regions.room(start, end, 0)) return fail(Error::NoMemory);
   core_.regions.seize(start, end);
@@ -56,7 +57,7 @@ Result<> Mappings::drop_locked(Gva start, Gva end, FlushBatch& batch) {
   auto done = core_.split_ends_locked(start, end, batch);
   if (done) core_.table->unmap(start, end, batch);
   batch.commit();
-  core_.regions.release(start, end);  // after the flush: nobody holds the old entries where new ones come
+  core_.regions.release(start, end);  // after the flush: new entries come only where no processor holds the old ones
   return done;
 }
 
@@ -68,7 +69,7 @@ void Mappings::remove_regions_locked(Gva start, Gva end, FlushBatch& batch) {
     backed = true;
     banks_.detach_locked(gone, batch);
   });
-  // Files are let go at once, not when some later change has the map free what it took out.
+  // Files are released with this batch, not when the map frees its retired regions some time later.
   if (backed) batch.release_regions(core_.regions.take_retired());
 }
 

@@ -1,5 +1,5 @@
-// What mmap, munmap, mprotect, mremap and madvise do to regions and the entries in them. The doors of AddressSpace
-// check what the guest says and take the lock; the steps that several of them share are here.
+// What mmap, munmap, mprotect, mremap and madvise do to regions and their entries. Functions of AddressSpace check the
+// guest's arguments and take the lock; the steps that several of them have in common are here.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,7 @@ class Mappings {
       RAMET_REQUIRES(address_space_lock);
   // Takes away entries and frames, and leaves the regions. Errors: NoMemory; then nothing has changed.
   Result<> drop_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // The regions of a seized range whose entries have gone. What they hold goes with the batch.
+  // Removes the regions of a seized range whose entries have gone; their backings and banks go with the batch.
   void remove_regions_locked(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 
  private:

@@ -29,11 +29,11 @@ MemoryFile::~MemoryFile() {
 }
 
 Result<std::shared_ptr<MemoryFile>> MemoryFile::create(std::uint64_t size) {
-  // Nobody shall run it as a program; older kernels do not know the flag, and let nobody without a name for it.
+  // Not to be executed as a program. Kernels before 6.3 do not know the flag.
   int file = ::memfd_create("ramet-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (file < 0) file = ::memfd_create("ramet-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return fail(Error::NoMemory);
-  // Growing stays possible: it harms nobody, and holes are punched in it, which a seal against writing would forbid.
+  // No seal against growing, which harms nobody, nor against writing, which would forbid punching holes.
   if (::ftruncate(file, static_cast<off_t>(size)) != 0 ||
       ::fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
     ::close(file);

@@ -11,7 +11,7 @@ namespace ramet::mm {
 
 class MemoryFile {
  public:
-  // Zero-filled, of the host's memory, taken as it is touched. Nobody who holds it can shrink it. Errors: NoMemory.
+  // Zero-filled; takes host memory as it is touched. Sealed against shrinking. Errors: NoMemory.
   static Result<std::shared_ptr<MemoryFile>> create(std::uint64_t size);
   // A file that somebody else opened, and that `keep` keeps open.
   static std::shared_ptr<MemoryFile> of(int descriptor, bool writable, std::shared_ptr<const void> keep);
@@ -21,14 +21,14 @@ class MemoryFile {
 
   int descriptor() const { return descriptor_; }
   bool writable() const { return writable_; }
-  // A descriptor of the same memory through which nobody can write, nor get one through which he could. Kept;
-  // thread-safe. Errors: NoMemory (no descriptor, or no /proc).
+  // A read-only descriptor of the same memory, open as long as this lives; made by the first call. Thread-safe. Errors:
+  // NoMemory (no descriptor, or no /proc).
   Result<int> read_only() const;
-  // Nobody writes it any more: others may be given it. (What is thawed may be written again, see FramePool; it is
-  // closed once more by the next freeze.) Release; acquire in closed().
+  // Nobody writes the file any more, so that other VMs may map it. (Blocks that are thawed may be written again, see
+  // FramePool; the next freeze closes their file once more.) Release; acquire in closed().
   void close() const { closed_.store(true, std::memory_order_release); }
   bool closed() const { return closed_.load(std::memory_order_acquire); }
-  // Different for all files there ever are in this process.
+  // Unique in this process, never used again.
   std::uint64_t id() const { return id_; }
 
  private:
@@ -38,10 +38,10 @@ class MemoryFile {
   const bool writable_;
   const std::uint64_t id_;
   mutable std::atomic<bool> closed_{false};
-  mutable std::atomic<int> read_only_{-1};  // release when it is made, acquire by who uses it
+  mutable std::atomic<int> read_only_{-1};  // -1: not made yet. Release when it is made, acquire when it is used
 };
 
-// A part of one: what stands behind some frames.
+// The part of a MemoryFile behind some frames, in bytes.
 struct FilePart {
   std::shared_ptr<const MemoryFile> file;  // null: none, the memory is the VMM's alone
   std::uint64_t offset = 0, bytes = 0;

@@ -8,8 +8,8 @@ namespace ramet::mm {
 
 using Level = PageTable::Level;
 
-// A pinned page of a sealed block is the VM's own, what lies around it is not; nor are all blocks of a giant sealed at
-// once.
+// In a sealed block, a pinned page is still the VM's own and the pages around it are not. The blocks of a giant may be
+// sealed at different times.
 bool Merges::one_kind(Gpa first, std::uint64_t span) const {
   if (!core_.memory.data().contains(first)) return true;  // a layer's, never written and never pinned
   if (!core_.frames->exclusive(first)) return span == kBlockSize && !core_.pins->any_in_block(first);
@@ -19,11 +19,11 @@ bool Merges::one_kind(Gpa first, std::uint64_t span) const {
   return true;
 }
 
-// A merge moves no frame, so pinned ones do not hinder it, but for one case: a leaf says one thing of all its frames,
-// so those that children see do not merge with those that are the VM's own (one_kind()).
-// Rules: a range that is to stay in small pages, and a region that takes no blocks (file pages, pages that flip between
-// writable and executable, MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would
-// give what lies beside it the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.
+// A merge moves no frame, so pins do not hinder it, with one exception: a leaf has one permission for all its frames,
+// so frames that children see do not merge with frames that are the VM's own (one_kind()). Rules: a range that is to
+// stay in small pages, and a region that takes no blocks (file pages, pages that flip between writable and executable,
+// MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would give what lies beside it
+// the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.
 void Merges::merge_locked(Gva at, Level level, FlushBatch& batch) {
   Counters& counters = core_.counters;
   PageTable& table = *core_.table;
@@ -45,7 +45,7 @@ void Merges::merge_locked(Gva at, Level level, FlushBatch& batch) {
   } else {
     return counters.merge_refused_region.add();
   }
-  // Blocks lie in one bank each; what a giant is made of may lie in two, and be freed apart.
+  // A block lies in one bank; the blocks of a giant may lie in two, and be freed separately.
   if (larger == Level::Pud && core_.memory.host_range(first).size() < span)
     return counters.merge_refused_alignment.add();
   switch (table.merge(at, level, batch)) {

@@ -10,7 +10,7 @@ class Merges final : public Merger {
  public:
   Merges(SpaceCore& core, const EntryRules& rules, const KernelMappings& kernel)
       : core_(core), rules_(rules), kernel_(kernel) {}
-  // The table of that level around the address, and then the one above it, as far as the rules allow.
+  // Merges the table of that level around the address, and then the one above it, as far as the rules allow.
   void merge_locked(Gva, arch::Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) override;
 
  private:

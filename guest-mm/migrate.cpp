@@ -1,12 +1,13 @@
 // Migration: pages go to other frames while the guest runs. A piece at a time, of one table or a block:
 //
-//   its regions' sequences are odd: faults without the lock go the classic way, and wait for it
-//   what is writable is closed to writes, strictly; pins taken meanwhile are seen, later ones wait for the lock
+//   its regions' sequences become odd: faults without the lock go the classic way, and wait for the lock
+//   writable entries lose write permission, by a strict flush; pins taken before that are seen, later ones wait for
+//   the lock
 //   contents are copied
-//   entries change frames (Walker::replace_leaves: absent in between), with their permissions; fetches see the copy at
-//   once, or when the first one faults, by the policy
+//   entries change frames (Walker::replace_leaves: absent in between) and keep their permissions; fetches see the copy
+//   at once, or when the first fetch faults, by the policy
 //
-// What is executable and not writable, as code is, takes one flush; else it is two.
+// Pages that are not writable, as code is, take one flush; others take two.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -58,7 +59,8 @@ bool Migration::held(const PageTable::Leaf& leaf) const {
          (leaf.level == Level::Pte ? core_.pins->pinned(leaf.address) : core_.pins->any_in_block(leaf.address));
 }
 
-// What of the range can go elsewhere, all of one level; and where to, if that is one run. Counts what stays.
+// The leaves of the range that can move, all of one level, and the run they go to if they go to one. Counts the pages
+// that stay.
 Migration::Moving Migration::to_move_locked(Gva start, Gva end, Journey& journey) {
   const Request& request = journey.request;
   Moving moving;
@@ -76,7 +78,7 @@ Migration::Moving Migration::to_move_locked(Gva start, Gva end, Journey& journey
     if (const auto run = core_.frames->allocate(FramePool::kBlockOrder, Fill::Overwrite)) moving.run = *run;
   }
   if (moving.run) return moving;
-  if (moving.level == Level::Pte) journey.done.failed += moving.count();  // a block is one run already
+  if (moving.level == Level::Pte) journey.done.failed += moving.count();  // a block is contiguous already: no failure
   return {};
 }
 
@@ -100,14 +102,14 @@ std::optional<Gpa> Migration::place_for_locked(Gva start, const Moving& moving, 
   return run ? std::optional(run->gpa) : std::nullopt;
 }
 
-// Of what nobody can write any more, in their new frames. Those that were pinned at the last moment stay.
+// Copies, in their new frames, of pages that nobody can write any more. Pages pinned at the last moment stay.
 std::vector<PageTable::Replacement> Migration::copies_locked(Gva start, Moving& moving, Journey& journey) {
   const MoveReason reason = journey.request.reason;
   std::vector<PageTable::Replacement> copies;
   copies.reserve(moving.pages.size());
   const Region* region = nullptr;
   std::uint32_t every = 0;
-  const std::uint64_t turn = ++pieces_;  // not the same pages every time
+  const std::uint64_t turn = ++pieces_;  // so that other pages are the nth ones next time
   for (auto& page : moving.pages) {
     const PageTable::Leaf now = core_.table->find(page.leaf.start);
     if (held(now)) {
@@ -115,13 +117,14 @@ std::vector<PageTable::Replacement> Migration::copies_locked(Gva start, Moving& 
       continue;
     }
     if (!region || !region->contains(now.start)) {
-      region = core_.regions.find(now.start);  // there is one, where something of the guest's is mapped
+      region = core_.regions.find(now.start);  // not null: a leaf of the guest's lies in a region
       if (region != journey.region || now.level != journey.level) {
         EntryRules::history(*region, now.level).conclude(reason);
         journey.region = region, journey.level = now.level,
         journey.every = rules_.defers_exec(*region, reason, now.level);
       }
-      every = moving.run && journey.every > 1 ? 0 : journey.every;  // or the table would not become a block
+      // The entries of a run have the same permissions, or the table would not become a block.
+      every = moving.run && journey.every > 1 ? 0 : journey.every;
     }
     page.to = place_for_locked(start, moving, now, journey.request).value_or(0);
     if (page.to == 0) {

@@ -8,8 +8,8 @@
 
 namespace ramet::mm {
 
-// A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: nobody
-// ever writes the old one when somebody may read the new one. Pinned pages, and those that others see, stay.
+// A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: the old
+// frame is never written when the new one may be read. Pinned pages, and pages that others see, stay.
 class Migration {
  public:
   using Request = AddressSpace::MigrateRequest;
@@ -21,7 +21,7 @@ class Migration {
 
  private:
   using Level = PageTable::Level;
-  // Leaves of one level and table that move, as they were found.
+  // The leaves of one table that move, as they were found.
   struct Moving {
     struct Page {
       PageTable::Leaf leaf;
@@ -29,10 +29,10 @@ class Migration {
     };
     std::vector<Page> pages;
     Level level = Level::Pte;
-    std::optional<FramePool::Run> run = {};  // for all of a table
+    std::optional<FramePool::Run> run = {};  // where all small pages of a table go, to be a block
     std::uint64_t count() const { return pages.size() * arch::span_of(level) / kPageSize; }
   };
-  // What goes through all pieces of one migration: which regions it has come to, which of their entries it defers, and
+  // The state of one migration across its pieces: the region it is in, which of the region's entries it defers, and
   // what became of the pages so far.
   struct Journey {
     const Request& request;
@@ -47,7 +47,7 @@ class Migration {
   std::optional<Gpa> place_for_locked(Gva start, const Moving&, const PageTable::Leaf&, const Request&)
       RAMET_REQUIRES(address_space_lock);
   void set_write_locked(const PageTable::Leaf&, bool write, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  bool held(const PageTable::Leaf&) const;  // by a device, or in the pin bank
+  bool held(const PageTable::Leaf&) const;  // pinned, or in the pin bank
 
   SpaceCore& core_;
   const EntryRules& rules_;

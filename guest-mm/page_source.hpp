@@ -1,23 +1,21 @@
-// What brings a bank's pages that are not there from the start: a snapshot file's, on machines where the host does not
-// tell of touches (stage 2). Such pages are brought before anybody looks at them or maps them.
+// Loads a bank's pages that are not present from the start: those of a snapshot file, on machines where the host does
+// not report first touches (stage 2). Such pages are loaded before they are read or mapped.
 #pragma once
 
 #include <cstdint>
+
+#include "guest-mm/types.hpp"
 
 namespace ramet::mm {
 
 // Offsets are bytes from the start of the bank. Thread-safe; it takes no lock of this room, and may be called with any.
 class PageSource {
  public:
-  struct Range {
-    std::uint64_t start = 0, end = 0;
-  };
-
   virtual ~PageSource() = default;
-  // When this returns, [start, end) is there for good. Takes as long as the host takes to read a file. A page that
-  // cannot be had ends the program, as a guest can neither have it nor go on without it.
+  // When this returns, [start, end) is present for good. Takes as long as the host takes to read a file. A page that
+  // cannot be read ends the program, as the guest cannot go on without it.
   virtual void bring(std::uint64_t start, std::uint64_t end) = 0;
-  // The largest range within `within` that has the page of `at` in it and is there; empty if that page is not.
+  // The largest range inside `within` that is present and holds the page of `at`; empty if that page is not present.
   virtual Range there(std::uint64_t at, Range within) const = 0;
 };
 

@@ -1,4 +1,4 @@
-// First fit over the ranges taken: banks are few, and thousands of VMs make a few thousand of them.
+// First fit over the ranges taken. A VM has few banks, so thousands of VMs make some thousands of ranges.
 #include "guest-mm/physical_space.hpp"
 
 #include <algorithm>

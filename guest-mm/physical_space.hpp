@@ -16,10 +16,11 @@ class PhysicalSpace {
   PhysicalSpace(const PhysicalSpace&) = delete;
   PhysicalSpace& operator=(const PhysicalSpace&) = delete;
 
-  // The lowest free range at or above `lowest`, block-aligned. Errors: NoMemory.
-  Result<Gpa> take(std::uint64_t size, Gpa lowest);
-  // What take() returned.
-  void give_back(Gpa base);
+  // Takes the lowest free range of `size` bytes at or above `lowest`; returns its start, block-aligned. Errors:
+  // NoMemory.
+  Result<Gpa> take(std::uint64_t size, Gpa lowest) RAMET_EXCLUDES(lock_);
+  // Precondition: take() returned `base`.
+  void give_back(Gpa base) RAMET_EXCLUDES(lock_);
   Gpa limit() const { return limit_; }
 
  private:

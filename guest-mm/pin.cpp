@@ -1,6 +1,6 @@
-// Pins (Xu, "mm: Break COW for pinned pages during fork()", 2020): the VM keeps a pinned frame, its address and its
-// permission; children get a copy of what it holds at that moment, at once (freeze_pins.cpp). Read pins count as well,
-// and so does a page that mprotect made read-only: a frame is pinned, not a permission.
+// Pins (Xu, "mm: Break COW for pinned pages during fork()", 2020): at a freeze the VM keeps a pinned frame where it is
+// mapped, with its permission, and children get a copy of what it holds then (freeze_pins.cpp). That holds for read
+// pins as well, and for pages that mprotect made read-only: a frame is pinned, not a permission.
 #include "guest-mm/pin.hpp"
 
 #include <algorithm>
@@ -14,9 +14,9 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// Without a lock, as get_user_pages_fast(): take the pin, then see whether what it was taken on is still so. Read pins
-// as well want an entry that is writable: one that is not may be about to be replaced, by a copy on write that began
-// when the frame was still part of a layer.
+// Without a lock, as get_user_pages_fast(): takes the pin, then checks that the entry and the frame are as before. Read
+// pins need a writable entry, too: one that is not may be about to be replaced by a copy on write that began when the
+// frame was still part of a layer.
 std::optional<PinHold> Pinning::fast(Gva page, Access access) {
   rcu::Reader reader;
   const std::uint32_t sequence = freezing_.read();
@@ -33,7 +33,7 @@ std::optional<PinHold> Pinning::fast(Gva page, Access access) {
   const auto frame = exclusive();
   if (!frame) return std::nullopt;
   PinHold hold = core_.pins->hold(*frame, page, 1);
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with freeze()
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with Layers::freeze() and reset(), and with migration
   if (exclusive() == frame && freezing_.unchanged(sequence)) return hold;
   return std::nullopt;
 }
@@ -41,13 +41,13 @@ std::optional<PinHold> Pinning::fast(Gva page, Access access) {
 Result<PageTable::Leaf> Pinning::exclusive_locked(Gva page, Access access, FlushBatch& batch) {
   for (;;) {
     const Region* before = core_.regions.find(page);
-    // As fast(). Nobody copies in a region that does not permit writing.
+    // As in fast(), a writable entry is wanted; in a region that does not permit writing, no fault copies.
     const bool copies = before && !before->shared && has(before->prot, Prot::Write);
     const auto leaf = user_.touch_locked(page, copies ? Access::Write : access, batch);
     if (!leaf) return leaf;
     const Region* region = core_.regions.find(page);  // a fault may have grown it
     if (rules_.may_write(*region, *leaf) || core_.pins->pinned(leaf->address + (page - leaf->start))) return leaf;
-    // For a device that reads as well: it is to see what the owner writes later.
+    // Also for a device that only reads: it must see what the guest writes later.
     if (leaf->table_shared) {
       core_.thaw_locked();
       if (auto done = core_.table->unshare(page, leaf->level, batch); !done) return fail(done.error());
@@ -64,8 +64,8 @@ bool Pinning::movable_locked(Gva page, const PageTable::Leaf& leaf) const {
          !core_.frames->apart(frame) && !core_.pins->pinned(frame);
 }
 
-// Of a range that is to move, the first step: no processor writes it, and no pin is taken without the lock. False:
-// nothing of it moves.
+// The first step of moving a range to the pin bank: afterwards no processor writes the pages that move, and no pin is
+// taken on them without the lock. False: no page moves.
 Result<bool> Pinning::close_to_writes_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
   bool any = false;
   for (Gva page = start; page < end; page += kPageSize) {
@@ -89,13 +89,13 @@ Result<bool> Pinning::close_to_writes_locked(Gva start, Gva end, Access access, 
   return true;
 }
 
-// The second step: what is still closed is copied and replaced, all of it or nothing.
+// The second step: the pages that are still closed to writes are copied and replaced, all of them or none.
 Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
   std::vector<PageTable::Replacement> moves;
   Result<> done;
   for (Gva page = start; page < end && done; page += kPageSize) {
     if (!movable_locked(page, core_.table->find(page))) continue;
-    // Where nothing was to be closed, all is a block again.
+    // The commit in close_to_writes_locked() may have merged the table into a block.
     if (done = core_.table->split_to(page, Level::Pte, batch); !done) break;
     const PageTable::Leaf leaf = core_.table->find(page);
     if (leaf.state != State::Present || leaf.attributes.write) continue;
@@ -117,11 +117,11 @@ Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
   return done;
 }
 
-// A long-term pin's pages go to the pin bank first: what its device writes is then out of the reach even of a child
-// that broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write. A
-// page that is pinned already stays where it is, and so does one that flips between writable and executable.
+// The pages of a long-term pin go to the pin bank first: what its device writes is then out of reach even for a child
+// that broke out of its page tables. They are closed to the guest's writes, copied and replaced, as by copy on write.
+// Pages that are pinned already stay where they are, and so do pages that flip between writable and executable.
 Result<> Pinning::move_apart_locked(Gva start, Gva end, Access access, FlushBatch& batch) {
-  constexpr unsigned kRounds = 8;  // a guest that writes all the time gets its way
+  constexpr unsigned kRounds = 8;  // after these, pages that the guest keeps writing stay where they are
   for (unsigned round = 0; round < kRounds; ++round) {
     const auto closed = close_to_writes_locked(start, end, access, batch);
     if (!closed) return fail(closed.error());

@@ -10,14 +10,15 @@
 
 namespace ramet::mm {
 
-// Memory that stays where it is, and this address space's own, until the pin goes. The address space outlives it.
+// Pinned memory: until the pin ends it stays in its frames, which stay this address space's own. The address space
+// outlives the pin.
 class Pin {
  public:
   Pin() = default;
   Pin(Pin&&) noexcept = default;
   Pin& operator=(Pin&&) noexcept = default;
 
-  // Where it lies on the host, in order.
+  // Where it lies in host memory, in the order of guest addresses.
   std::span<const HostRange> ranges() const { return ranges_; }
   std::uint64_t bytes() const { return bytes_; }
 
@@ -25,8 +26,7 @@ class Pin {
   friend class AddressSpace;
   friend class Pinning;
   explicit Pin(std::shared_ptr<Account> account) : charge_(std::move(account)) {}
-  // The `bytes` of the guest at `at` in that frame's page, behind those before. False: there is no memory for one more
-  // piece.
+  // Appends `bytes` of the guest at `at`, which lie in that frame. False: there is no memory for one more piece.
   bool add(Gva at, Gpa frame, std::uint64_t bytes, std::shared_ptr<Bank> keep, PinHold);
   void drop_last();
   Charge charge_;  // of ranges_

@@ -97,7 +97,7 @@ void PinBook::free(Gpa start, std::uint64_t pages) {
       LockGuard guard(orphans_lock_);
       orphans_[i] = true;
       orphan_count_.fetch_add(1, std::memory_order_seq_cst);
-      if (count.load(std::memory_order_seq_cst) == 0) {  // just unpinned, and perhaps nobody saw it here
+      if (count.load(std::memory_order_seq_cst) == 0) {  // unpinned meanwhile; remove() may not have seen the orphan
         orphans_[i] = false;
         orphan_count_.fetch_sub(1, std::memory_order_seq_cst);
         continue;

@@ -1,5 +1,5 @@
-// Pin book: how often each frame of a bank is pinned, exactly. Counting touches no cache line that all threads share;
-// an address space without pins finds that out from a few loads, and one with pins finds them by blocks.
+// Pin book: counts exactly how often each frame of a bank is pinned. Counting touches no cache line that all threads
+// share; whether there are any pins takes a few loads, and pinned frames are found by blocks.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ namespace ramet::mm {
 
 class PinHold;
 
-// Frames of another bank have no place in it: they are never counted, and asking about them says no.
+// Frames of another bank are never counted; for them every question is answered with no.
 // A frame's count is the number of PinHolds that hold it. A frame that is freed while it is pinned is an orphan: it
 // goes to `freed` exactly once, with its last pin.
 class PinBook {
@@ -31,16 +31,16 @@ class PinBook {
   PinBook(const PinBook&) = delete;
   PinBook& operator=(const PinBook&) = delete;
 
-  // One pin more for each of the frames in a row, which are mapped from `at` on, until the hold ends.
-  // seq_cst: a freeze makes its sequence odd and then looks at the counts, free() is called when the entry has gone and
-  // looks at the counts, too. The caller of hold() looks at the sequence and the entry again afterwards. So either they
-  // see the pin, or the caller sees that they have begun, and gives the pin up.
+  // Pins each of the consecutive frames, which are mapped from `at` on, once more until the hold ends.
+  // seq_cst: a freeze makes its sequence odd, and whoever calls free() has cleared the entry, before either looks at
+  // the counts. The caller of hold() looks at the sequence and the entry again afterwards. So either the freeze or
+  // free() sees the pin, or the caller sees that they have begun, and gives the pin up.
   PinHold hold(Gpa first, Gva at, std::uint32_t pages);
   bool pinned(Gpa frame) const {
     const auto i = any() ? index(frame) : std::nullopt;
     return i && counts_[*i].load(std::memory_order_seq_cst) > 0;
   }
-  // Whether any frame of its block is.
+  // Whether any frame of the same 2 MiB block is pinned.
   bool any_in_block(Gpa) const;
   // Where it was mapped when it was pinned last; nothing if it never was.
   std::optional<Gva> last_place(Gpa frame) const {
@@ -48,17 +48,17 @@ class PinBook {
     const Gva at = i ? where_[*i].load(std::memory_order_relaxed) : 0;
     return at ? std::optional(at) : std::nullopt;
   }
-  // Whether it ever was: it may stay writable where it is, as no child has ever seen it.
+  // Whether the frame was ever pinned: then its entry may stay writable, as no child has ever seen the frame.
   bool ever(Gpa frame) const { return last_place(frame).has_value(); }
   bool any() const { return total() > 0; }
   std::int64_t total() const;  // pins, not frames
   // Every frame that is pinned, and where it was mapped when it was pinned last.
   void visit(const std::function<void(Gpa, Gva)>&) const;
 
-  // The pieces of a run that nobody has pinned go to `freed` at once, the others with their last pin.
-  void free(Gpa, std::uint64_t pages);
+  // Frames of the run that are not pinned go to `freed` at once, the others with their last pin.
+  void free(Gpa, std::uint64_t pages) RAMET_EXCLUDES(orphans_lock_);
   std::function<void(Gpa, std::uint64_t pages)> freed;
-  // Frames that only pins hold.
+  // How many frames only pins hold.
   std::uint64_t orphans() const { return orphan_count_.load(std::memory_order_seq_cst); }
 
  private:
@@ -70,31 +70,31 @@ class PinBook {
   explicit PinBook(const Bank& bank)
       : bank_(bank), frames_(bank.size() >> kPageShift), blocks_((frames_ + 511) / 512) {}
   void add(Gpa frame, Gva at);
-  void remove(Gpa frame);
-  // Its place in the arrays; nothing for a frame of another bank.
+  void remove(Gpa frame) RAMET_EXCLUDES(orphans_lock_);
+  // The frame's place in the arrays; nullopt for a frame of another bank.
   std::optional<std::uint64_t> index(Gpa frame) const {
     if (!bank_.contains(frame)) return std::nullopt;
     return (frame - bank_.base()) >> kPageShift;
   }
-  // Pins in a block, counted by each shard for itself: only their sum means anything.
+  // Pins in a block, counted by shard; only the sum over all shards means anything.
   std::atomic<std::int32_t>& in_block(unsigned shard, std::uint64_t block) const {
     return in_block_[shard * blocks_ + block];
   }
 
   const Bank& bank_;
   const std::uint64_t frames_, blocks_;
-  std::atomic<std::uint32_t>* counts_ = nullptr;  // memory of their own, touched as used
-  std::atomic<Gva>* where_ = nullptr;
+  // Arrays, zero-filled memory of their own that is touched as used.
+  std::atomic<std::uint32_t>* counts_ = nullptr;  // by frame
+  std::atomic<Gva>* where_ = nullptr;  // by frame, see last_place()
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
   Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
-  bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) =
-      nullptr;  // of each frame, whether only pins hold it; memory likewise
+  bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) = nullptr;  // by frame: whether only pins hold it
   std::atomic<std::uint64_t> orphan_count_{0};  // seq_cst: written before free() looks at the count again, read by
                                                 // remove() after it took its pin off
 };
 
-// One pin of a few frames in a row, taken off at its end.
+// One pin on each of some consecutive frames, released by the destructor.
 class PinHold {
  public:
   PinHold() = default;
@@ -103,7 +103,7 @@ class PinHold {
     std::swap(book_, o.book_), std::swap(first_, o.first_), std::swap(pages_, o.pages_);
     return *this;
   }
-  // The frames behind these ones, once they are pinned as well: one hold for both. False: they do not follow.
+  // Takes over the pins of `next` if its frames follow these ones. False: they do not, and nothing has changed.
   bool extend(PinHold& next) {
     if (next.book_ != book_ || (book_ && next.first_ != first_ + (std::uint64_t{pages_} << kPageShift))) return false;
     pages_ += std::exchange(next.pages_, 0);

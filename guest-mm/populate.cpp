@@ -41,7 +41,7 @@ Result<Gva> Faults::populate_piece_locked(Gva start, Gva end, Access access, Flu
   return leaf.end();
 }
 
-// A block where one fits, else what is absent up to the end of the table.
+// Maps a block where one fits, else what is absent up to the end of the table.
 Result<Gva> Faults::populate_absent_locked(const Found& found, Gva end, FlushBatch& batch) {
   const Gva start = found.address;
   const auto object_end = end_of_object(found.region, start);
@@ -57,13 +57,13 @@ Result<Gva> Faults::populate_absent_locked(const Found& found, Gva end, FlushBat
   }
   const Gva piece = std::min(limit, align_down(start, kBlockSize) + kBlockSize);
   const auto table = core_.table->prepare(start, Level::Pte, batch);
-  if (!table && table.error() == Error::Invalid) return start;  // a speculative fault put a block there: look once more
+  if (!table && table.error() == Error::Invalid) return start;  // a speculative fault put a block there: look again
   if (!table) return fail(table.error());
   const auto done = map_window({found, Level::Pte, *table, start, piece});
   if (!done) return fail(done.error());
   if (done->uniform) batch.uniform(start, Level::Pte);
-  // A ragged window is filled bit by bit: go on where the first page is missing.
-  std::array<PageTable::Gap, 1> missing;
+  // A window with many gaps takes several calls: the next one begins at the first page that is still absent.
+  std::array<Range, 1> missing;
   const bool all = core_.table->absent(*table, Level::Pte, start, piece, missing) == 0;
   return all ? piece : missing[0].start;
 }

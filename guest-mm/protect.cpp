@@ -1,4 +1,4 @@
-// mprotect: taking permission is strict, giving it is relaxed, PROT_NONE keeps what the pages hold.
+// mprotect: taking permission flushes strictly, giving it flushes relaxed; PROT_NONE keeps the pages' frames.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -13,7 +13,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
   const Gva last = address + length;
 
   FlushBatch batch = m.core.locked();
-  // Up to a hole, or to what may not have that protection, and no further.
+  // What changes ends at the first hole, or at the first region that may not have that protection.
   Result<> whole;
   bool differs = false;
   Gva end = address;

@@ -1,6 +1,6 @@
-// Read-copy-update (McKenney and Slingwine 1998), by liburcu's memb flavour. Who faults, or dumps tables, reads regions
-// and tables without a lock; who takes them away waits until everybody who may have seen them has moved on. The last
-// of them wakes the waiter; in the "bulletproof" flavour, which needs no registration, it would poll every 10 ms.
+// Read-copy-update (McKenney and Slingwine 1998), by liburcu's memb flavour. Faults and dumps read regions and tables
+// without a lock; before those are freed, a grace period passes: every reader that may have seen them has left. The
+// last reader wakes the waiter; the "bulletproof" flavour, which needs no registration, polls every 10 ms instead.
 #pragma once
 
 #include <urcu/urcu-memb.h>
@@ -27,14 +27,14 @@ namespace ramet::mm::rcu {
 
 inline char grace_period_tag;  // an address for the annotations
 
-// A thread that reads; from its first Reader until it ends.
+// Registers a thread with liburcu, from its first Reader until the thread ends.
 struct Registered {
   Registered() { urcu_memb_register_thread(); }
   ~Registered() { urcu_memb_unregister_thread(); }
 };
 
-// What was found while it lives stays valid as long as it lives. May nest; must not wait for a lock that somebody
-// holds who waits for a grace period, which is the address-space lock.
+// A read-side critical section: regions and tables found in it stay valid until it ends. May nest. Must not wait for
+// the address-space lock, whose holder may be waiting for a grace period.
 class Reader {
  public:
   Reader() {
@@ -51,7 +51,7 @@ class Reader {
   Reader& operator=(const Reader&) = delete;
 };
 
-// Returns when every reader that was there has left. Not from within a reader.
+// Returns when every reader that existed at the call has left. Not to be called within a Reader.
 inline void synchronize() {
   urcu_memb_synchronize_rcu();
 #if defined(RAMET_THREAD_SANITIZER)
@@ -59,10 +59,10 @@ inline void synchronize() {
 #endif
 }
 
-// Things that readers may still look at, kept until a grace period has passed. Not thread-safe.
+// Objects that readers may still look at, kept until a grace period has passed. Not thread-safe.
 class Retired {
  public:
-  // Room for all there ever are at a time, and a pointer fits into each: adding one takes no memory.
+  // Reserves for the most there ever are, and a std::function holds a pointer in itself: add() does not allocate.
   Retired() { waiting_.reserve(kEnough); }
   Retired(Retired&&) = default;
   Retired& operator=(Retired&& o) noexcept {

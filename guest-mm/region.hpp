@@ -13,11 +13,12 @@
 
 namespace ramet::mm {
 
-// Tells a fault without the lock whether its region was changed meanwhile. Odd while somebody changes the
-// region or what its entries may hold, and for ever once the region has been taken out of the map.
-// Whoever changes it holds the address-space lock and calls begin() before taking the first table lock. A fault calls
+// Tells a fault without the address-space lock whether its region has changed. Odd while the region, or what its
+// entries may allow, is being changed, and for ever once the region has been taken out of the map. A thread that
+// changes the region holds the address-space lock and calls begin() before it takes the first table lock. A fault calls
 // read() before it looks at the region, and unchanged() under the table lock. The table lock orders the two: the fault
-// either sees the count changed, or has written its entries before the other gets that lock and finds them.
+// either sees the count changed, or has written its entries before the changing thread gets that lock, and that thread
+// finds them.
 class SequenceCount {
  public:
   SequenceCount() = default;
@@ -29,14 +30,14 @@ class SequenceCount {
   // Relaxed, here and in begin(): the table lock orders them.
   bool unchanged(std::uint32_t value) const { return value_.load(std::memory_order_relaxed) == value; }
   void begin() { value_.fetch_add(1, std::memory_order_relaxed); }
-  void end() { value_.fetch_add(1, std::memory_order_release); }                  // pairs with read()
+  void end() { value_.fetch_add(1, std::memory_order_release); }  // pairs with read()
 
  private:
   std::atomic<std::uint32_t> value_{0};
 };
 
-// AroundState, as several threads that fault in one region leave it. A hint: nothing is wrong if its parts are of two
-// faults.
+// The AroundState of a region, in which several threads may fault. A hint: nothing is wrong if its parts come from
+// different faults.
 class AroundHint {
  public:
   AroundHint() = default;
@@ -57,30 +58,30 @@ class AroundHint {
   std::atomic<unsigned> pages_{0};
 };
 
-// A region in the map does not change but for what is mutable: it is replaced by another, see region_map.hpp.
+// In the map only the mutable fields of a region change; otherwise it is replaced by another, see region_map.hpp.
 struct Region {
-  Gva start = 0, end = 0;        // page-aligned, end exclusive
+  Gva start = 0, end = 0;  // page-aligned, end exclusive
   Prot prot = Prot::None;
-  bool shared = false;           // MAP_SHARED
+  bool shared = false;  // MAP_SHARED
   bool grows_down = false;
   bool dont_fork = false;
-  bool wipe_on_fork = false;     // children find zeroes; anonymous and private only
-  bool locked = false;           // mlock(2): stays as it is under DontNeed and Free; not inherited
+  bool wipe_on_fork = false;  // children find zeroes; anonymous and private only
+  bool locked = false;  // mlock(2): stays as it is under DontNeed and Free; not inherited
   enum class Huge : std::uint8_t { Default, Always, Never } huge = Huge::Default;
-  std::optional<unsigned> node;  // where frames for it come from while there are some; see FramePool::allocate()
+  std::optional<unsigned> node;  // preferred for its frames, see FramePool::allocate()
   std::shared_ptr<Backing> backing;  // null: anonymous
-  std::uint64_t offset = 0;      // of start, in backing
+  std::uint64_t offset = 0;  // of start, in backing
   std::string name;
-  Prot max_prot = kAllProt;      // what protect() may ask for: less for a shared file opened read-only
-  mutable AroundHint around;     // how recent faults went, see fault_around.hpp
-  mutable AroundHint copied;     // and copies on write: up is where the last one ended, pages how many it copied
+  Prot max_prot = kAllProt;  // what protect() may ask for: less for a shared file opened read-only
+  mutable AroundHint around;  // how recent faults went, see fault_around.hpp
+  mutable AroundHint copied;  // of the last copy on write: up is where it ended, pages how many it copied
   mutable ExecHistory pages_deferred, blocks_deferred;  // what became of entries that withheld execution
   mutable SequenceCount sequence;
 
   std::uint64_t length() const { return end - start; }
   bool contains(Gva a) const { return a - start < end - start; }
   std::uint64_t offset_of(Gva a) const { return offset + (a - start); }
-  // Its pages are those of an object that others may have as well (MAP_SHARED), and no frames of the VM's.
+  // Whether its pages are those of an object that others may map as well (MAP_SHARED), not frames of the VM.
   bool shows_object() const { return shared && backing; }
   // Writable and executable: entries are one or the other at a time.
   bool flips() const { return has(prot, Prot::Write | Prot::Exec); }

@@ -71,9 +71,9 @@ void RegionMap::release(Gva start, Gva end) {
 }
 
 bool RegionMap::alike(const Region& left, const Region& right) {
-  const bool settled = !SequenceCount::changing(left.sequence.read()) &&
+  const bool at_rest = !SequenceCount::changing(left.sequence.read()) &&
                        !SequenceCount::changing(right.sequence.read());
-  return settled && left.end == right.start && left.prot == right.prot && left.max_prot == right.max_prot &&
+  return at_rest && left.end == right.start && left.prot == right.prot && left.max_prot == right.max_prot &&
          left.shared == right.shared && left.grows_down == right.grows_down && left.dont_fork == right.dont_fork &&
          left.wipe_on_fork == right.wipe_on_fork && left.locked == right.locked && left.huge == right.huge &&
          left.node == right.node && left.backing == right.backing && left.name == right.name &&
@@ -118,7 +118,7 @@ void RegionMap::remove(Gva start, Gva end, const std::function<void(const Region
     tree_.erase(gone);
   }
   if (end >= hint_) {
-    // The hole this leaves above the hint, with the free ranges beside it.
+    // The hole that this leaves above the hint, including the free ranges beside it.
     const Gva above = r ? std::min(r->start, top_) : top_;
     const Region* left = last_below(start);
     const Gva below = left ? left->end : bottom_;

@@ -11,12 +11,11 @@
 
 namespace ramet::mm {
 
-// Looking (find(), at_or_after(), next(), last_below()) takes the address-space lock or an rcu::Reader, which the
-// analysis of locks cannot say; copies() takes neither; all else takes the lock.
+// find(), at_or_after(), next() and last_below() need the address-space lock or an rcu::Reader, which the analysis of
+// locks cannot express; copies() needs neither; all other functions need the lock.
 // Pointers stay valid until the map is changed (within a reader: until the reader leaves).
-// Regions never overlap, and there are max_regions of them at most; neighbours that could be one are one, unless either
-// is seized. The sequence count of a seized region is odd until release() or change(), and for ever once it was taken
-// out.
+// Regions never overlap, and there are at most max_regions; neighbours that are alike are merged, unless either is
+// seized. The sequence count of a seized region is odd until release() or change(), and for ever once it was taken out.
 class RegionMap {
  public:
   // Free ranges are searched in [bottom, top), downwards.
@@ -34,32 +33,32 @@ class RegionMap {
   const Region* last_below(Gva address) const { return tree_.last_below(address); }
   std::size_t size() const RAMET_REQUIRES(address_space_lock) { return tree_.size(); }
 
-  // Without the lock: all regions in address order, as they were at one moment. False: they changed meanwhile, and
-  // `out` holds nothing of use.
+  // Copies all regions in address order, as they were at one moment; without the lock. False: they changed meanwhile,
+  // and `out` is of no use.
   bool copies(std::vector<Region>& out) const;
 
   bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no region touches it
   bool covered(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no hole in it
 
-  // Whether cutting at both ends, and `more` new regions, keep within the limit.
+  // Whether the limit allows to cut regions at both ends, and `more` new regions.
   bool room(Gva start, Gva end, std::size_t more) const RAMET_REQUIRES(address_space_lock);
   // The same for taking the range out, which leaves one region more only if it is the middle of one.
   bool room_to_remove(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);
 
-  // A new region, where there is none; merges with its neighbours where they allow it.
+  // Adds a region and merges it with neighbours that are alike. Precondition: it overlaps no other.
   void insert(Region) RAMET_REQUIRES(address_space_lock);
-  // Cuts at both ends, and makes the sequence counts of what lies between odd: from now on no fault without the lock
-  // maps anything there. The entries may then be changed; remove(), change() or release() must follow.
+  // Cuts regions at both ends, and makes the sequence counts of those between odd: from now on no fault without the
+  // lock maps anything there. The entries may then be changed; remove(), change() or release() must follow.
   void seize(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
-  // The regions of a seized range are as they were.
+  // Ends a seizure: the regions of the range are as they were.
   void release(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   // Takes a seized range out. `taken` sees each region.
   void remove(Gva start, Gva end, const std::function<void(const Region&)>& taken) RAMET_REQUIRES(address_space_lock);
   // Replaces every region of a seized range by an edited copy, and merges what became alike.
   void change(Gva start, Gva end, const std::function<void(Region&)>& edit) RAMET_REQUIRES(address_space_lock);
-  // Moves the start of a region down; returns the new one. Precondition: free.
+  // Moves the start of a region down; returns the new region. Precondition: no region lies between.
   const Region* extend_down(const Region&, Gva start) RAMET_REQUIRES(address_space_lock);
-  // Regions that were taken out, with what they hold: see RegionTree.
+  // Regions that were taken out, which own their backings: see RegionTree.
   rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return tree_.take_retired(); }
 
   // A free range of that length; its start is congruent to `skew` modulo `alignment` (a power of two).
@@ -71,7 +70,7 @@ class RegionMap {
 
  private:
   void cut(Gva at) RAMET_REQUIRES(address_space_lock);
-  // The region and the next one become one where they allow it; returns the one that is there now.
+  // Merges the region with the next one if they are alike; returns the region that is in the map now.
   const Region* try_merge(const Region* left) RAMET_REQUIRES(address_space_lock);
   void merge_around(Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
   static bool alike(const Region& left, const Region& right);
@@ -79,7 +78,7 @@ class RegionMap {
   std::optional<Gva> search_from_hint(std::uint64_t length, std::uint64_t alignment, std::uint64_t skew)
       RAMET_REQUIRES(address_space_lock);
 
-  // Several steps that readers without the lock see none or all of. Not within another one.
+  // Several steps of a change, of which copies() sees none or all. Not to be nested.
   class Steps {
    public:
     explicit Steps(RegionMap& map) : count_(map.changes_) { count_.begin(); }
@@ -92,8 +91,8 @@ class RegionMap {
   };
 
   RegionTree tree_;
-  // Odd while Steps are under way. The tree publishes what changes by release stores and reads it by acquire loads: who
-  // saw any of it sees this changed as well.
+  // Odd while Steps are under way. The tree's release stores and acquire loads order it: a reader that saw any part of
+  // a change sees this count changed as well.
   SequenceCount changes_;
   Gva bottom_ RAMET_GUARDED_BY(address_space_lock), top_ RAMET_GUARDED_BY(address_space_lock);
   const std::size_t max_;

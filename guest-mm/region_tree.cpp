@@ -10,11 +10,12 @@ namespace ramet::mm {
 
 struct RegionTree::Leaf {
   struct Item {
-    Gva start;  // the region's, beside the others' for the search
+    Gva start;  // a copy of the region's, so that the search touches this array alone
     const Region* region;
   };
-  // Items whose regions start at `address` or below.
-  unsigned up_to(Gva address) const {  // a search by halves, as slot_for(): each fault does both
+  // How many items' regions start at `address` or below. A binary search without branches, as slot_for(), since every
+  // fault does both.
+  unsigned up_to(Gva address) const {
     unsigned first = 0, left = count;
     for (; left > 1; left -= left / 2) first += items[first + left / 2 - 1].start <= address ? left / 2 : 0;
     return first + (left == 1 && items[first].start <= address);
@@ -23,8 +24,8 @@ struct RegionTree::Leaf {
   std::array<Item, kFanout> items;
 };
 
-// Keys are bounds: the regions of a leaf start at its key or above, and below the next one's. The first key is 0.
-// No leaf is empty but the first of an empty map.
+// The regions of a leaf start at its key or above, and below the next leaf's key. The first key is 0. Only the leaf of
+// an empty map is empty.
 struct RegionTree::Root {
   explicit Root(std::size_t n) : keys(n), leaves(n) {}
   std::vector<Gva> keys;
@@ -61,7 +62,7 @@ const Region* RegionTree::at_or_after(Gva address) const {
   const unsigned i = leaf->up_to(address);
   if (i > 0 && leaf->items[i - 1].region->end > address) return leaf->items[i - 1].region;
   if (i == 0 && slot > 0) {
-    // The one before may reach into this leaf's range.
+    // The last region of the leaf before may reach into this leaf's range.
     const Leaf* before = root.leaves[slot - 1].load(std::memory_order_acquire);
     if (before->count > 0 && before->items[before->count - 1].region->end > address)
       return before->items[before->count - 1].region;

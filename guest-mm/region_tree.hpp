@@ -24,8 +24,7 @@ class RegionTree {
   RegionTree(const RegionTree&) = delete;
   RegionTree& operator=(const RegionTree&) = delete;
 
-  // --- with the lock, or within an rcu::Reader; then the answer may be out of date, and the region's sequence
-  // count says so ---
+  // --- with the lock, or within an rcu::Reader: then the answer may be out of date, which the sequence count tells ---
   // First region that ends after `address`; null if none.
   const Region* at_or_after(Gva address) const;
   // Last region that starts below `address`; null if none.
@@ -37,8 +36,8 @@ class RegionTree {
   void insert(std::unique_ptr<Region>) RAMET_REQUIRES(address_space_lock);
   // Takes the region out; its sequence count is odd from now on. Freed when no reader can look at it.
   void erase(const Region*) RAMET_REQUIRES(address_space_lock);
-  // What was taken out and not yet freed: at the end of what is returned it is, when nobody looks at it any more. The
-  // caller lets it end without the lock, as that may take long.
+  // What was taken out and not yet freed. The destructor of the result frees it after a grace period, which may take
+  // long: the caller destroys the result without the lock.
   rcu::Retired take_retired() RAMET_REQUIRES(address_space_lock) { return std::exchange(retired_, rcu::Retired()); }
 
  private:

@@ -5,13 +5,13 @@ namespace ramet::mm {
 
 namespace {
 
-// One mremap, under the lock, in steps: each returns where the mapping is now, or nothing if it is not the step's case.
+// One mremap, under the lock, in steps. A step returns where the mapping is now; nullopt if it does not apply.
 class Remapping {
  public:
   Remapping(SpaceCore& core, SharedBanks& banks, Mappings& mappings, const RemapRequest& request, FlushBatch& batch)
       : core_(core), banks_(banks), mappings_(mappings), request_(request), batch_(batch) {}
 
-  // Precondition: what of the request can be checked without the regions has been, and lengths are whole pages.
+  // Precondition: the request has been checked as far as that needs no regions, and lengths are whole pages.
   Result<Gva> run() RAMET_REQUIRES(address_space_lock);
 
  private:
@@ -19,12 +19,13 @@ class Remapping {
   bool moving() const { return request_.fixed || request_.dont_unmap; }
   Result<Gva> shrink() RAMET_REQUIRES(address_space_lock);
   std::optional<Result<Gva>> grow_in_place(const Region&) RAMET_REQUIRES(address_space_lock);
-  // Where to move to, with nothing mapped there any more. Shortens what is to be moved, if all of it has no place.
+  // Chooses the destination and unmaps what is there. If the new length is shorter, cuts off the end of the old range.
   Result<Gva> make_place() RAMET_REQUIRES(address_space_lock);
   Result<Gva> move_entries(Region, Gva target) RAMET_REQUIRES(address_space_lock);
-  // At `target` through a larger bank: pages are not moved but found again.
+  // Maps the region at `target` through the larger bank of request_.backing; entries are not moved but faulted in
+  // again.
   Result<Gva> map_anew(Region, Gva target) RAMET_REQUIRES(address_space_lock);
-  // The region at [start, end), with what it has from `from` on.
+  // Inserts the region at [start, end), with the contents that it has from `from` on.
   void insert(Region, Gva from, Gva start, Gva end) RAMET_REQUIRES(address_space_lock);
 
   SpaceCore& core_;
@@ -55,7 +56,7 @@ Result<Gva> Remapping::run() {
   return request_.backing ? map_anew(region, *target) : move_entries(region, *target);
 }
 
-// No more than an unmap: it may reach over regions and holes, as on Linux.
+// An unmap of the end, which may reach over several regions and holes, as on Linux.
 Result<Gva> Remapping::shrink() {
   if (request_.new_length == request_.old_length) return request_.address;
   auto cut = mappings_.unmap_locked(request_.address + request_.new_length, old_end(), batch_);
@@ -112,7 +113,7 @@ Result<Gva> Remapping::map_anew(Region region, Gva target) {
   region.offset = region.offset_of(address);
   region.start = target, region.end = target + request_.new_length;
   region.around.store({});
-  // Before what there was is taken away.
+  // Attached first, as that can fail, before the old range is unmapped.
   if (auto known = banks_.attach_locked(region); !known) return fail(known.error());
   if (auto gone = mappings_.unmap_locked(address, old_end(), batch_); !gone) {
     banks_.detach_locked(region, batch_);
@@ -138,7 +139,7 @@ Result<Gva> Remapping::move_entries(Region region, Gva target) {
   insert(std::move(region), address, target, target + request_.new_length);
   if (!request_.dont_unmap) mappings_.remove_regions_locked(address, end, batch_);
   batch_.commit();
-  if (request_.dont_unmap) core_.regions.release(address, end);  // nobody holds the old entries any more
+  if (request_.dont_unmap) core_.regions.release(address, end);  // after the flush: no processor holds the old entries
   return target;
 }
 

@@ -1,5 +1,5 @@
-// A list to which elements are added without fail once room was made for them: who changes entries makes room first, so
-// that what has changed is always known. A few elements take no memory of their own.
+// A list to which elements are added without fail once room was made for them. Room is made before an entry is changed,
+// so that the change can always be recorded. The first kFew elements are stored in the list itself.
 #pragma once
 
 #include <algorithm>
@@ -20,11 +20,11 @@ class RoomList {
   RoomList(const RoomList&) = delete;
   RoomList& operator=(const RoomList&) = delete;
 
-  // So many more can be added. Throws std::bad_alloc, and is as it was.
+  // Makes room for so many more. Throws std::bad_alloc; the list is then as it was.
   void room(std::size_t more) {
     if (more > capacity() - size_) grow(more);
   }
-  // Where no room was made, as room(1).
+  // If no room was made, throws as room() does.
   void add(const T& element) {
     room(1);
     data()[size_++] = element;
@@ -50,8 +50,8 @@ class RoomList {
     many_.swap(larger);
   }
   std::size_t size_ = 0;
-  std::array<T, kFew> few_;  // what is used of it is set
-  std::vector<T> many_;  // instead, once that was too small
+  std::array<T, kFew> few_;  // the first size_ are set
+  std::vector<T> many_;  // used instead once few_ was too small
 };
 
 }  // namespace ramet::mm

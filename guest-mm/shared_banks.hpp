@@ -1,4 +1,4 @@
-// The banks of shared regions: the machine knows one as long as there is a region of it.
+// The banks of shared regions: a bank is attached to the machine as long as a region shows it.
 #pragma once
 
 #include <memory>
@@ -9,22 +9,21 @@
 
 namespace ramet::mm {
 
-// Of each bank it counts the bytes of all regions that show it. Cutting and merging regions changes nothing about that
-// sum, so only whoever adds or takes away regions says so here; and a bank goes with the last byte, without a look at
-// the others.
+// Counts, for each bank, the bytes of all regions that show it; the bank is detached with the last byte. Cutting and
+// merging regions does not change the sum, so only adding and removing regions is reported here.
 class SharedBanks {
  public:
   explicit SharedBanks(SpaceCore& core) : core_(core) {}
 
-  // The region is about to be in the map. If it is one of a shared object, the machine knows its bank from now on.
+  // To be called before the region is inserted. If it shows an object, the object's bank is attached to the machine.
   // Errors: NoMemory; then nothing is counted.
   Result<> attach_locked(const Region&) RAMET_REQUIRES(address_space_lock);
-  // The same for all of them, or for none. Errors: NoMemory.
+  // The same for all regions, or for none. Errors: NoMemory.
   Result<> attach_all_locked(const std::vector<const Region*>&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // A region is about to have so many bytes more, or there is to be one more like it: the machine knows its bank
-  // already.
+  // To be called before a region whose bank is attached grows by so many bytes, or before another such region of so
+  // many bytes is inserted.
   void grown_locked(const Region&, std::uint64_t bytes) RAMET_REQUIRES(address_space_lock);
-  // The region is in the map no more. A bank of which nothing is left goes with the batch.
+  // To be called when the region has been removed. A bank that no region shows any more is detached with the batch.
   void detach_locked(const Region&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 
  private:

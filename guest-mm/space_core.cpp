@@ -1,4 +1,4 @@
-// The beginning of an address space, and what its parts have in common.
+// Setting up the core of an address space, and steps that its parts have in common.
 #include "guest-mm/space_core.hpp"
 
 namespace ramet::mm {

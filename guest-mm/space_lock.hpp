@@ -1,5 +1,5 @@
-// The lock of an address space, outermost of this room. Whoever changes regions, tables or what they stand on holds it;
-// it is held for the time of a system call's change or of a classic fault, never while the guest runs.
+// The lock of an address space, the outermost lock of this room. Regions, tables and the layers below them change under
+// it alone. It is held for one system call's change or one classic fault, never while the caller's vCPU runs.
 //
 // Clang's analysis compares expressions, and the parts of a space know its lock by different ones. So it has one name
 // for all: address_space_lock, the lock of the space at hand. No function of this room has two spaces at hand.
@@ -14,7 +14,8 @@ namespace ramet::mm {
 // The name; has no state.
 class RAMET_CAPABILITY("address-space lock") AddressSpaceLockName {
  public:
-  // It is held, or nobody else knows the space yet, where the analysis cannot see that; why stands beside the call.
+  // For places where the analysis cannot see that the lock is held, or that nobody else knows the space yet; the reason
+  // stands beside the call.
   void assume_held() const RAMET_ASSERT_CAPABILITY(this) {}
 };
 inline constexpr AddressSpaceLockName address_space_lock;
@@ -35,7 +36,7 @@ class SpaceLock {
   std::mutex mutex_;
 };
 
-// Holds it while it lives.
+// Holds the lock while it lives.
 class RAMET_SCOPED_CAPABILITY SpaceGuard {
  public:
   explicit SpaceGuard(SpaceLock& lock) RAMET_ACQUIRE(address_space_lock) : lock_(lock) { lock_.lock(); }

@@ -2,14 +2,15 @@
 //
 //   region = look-up without locks; sequence = region.sequence; odd: classic
 //   entry  = walk without locks; changing: classic
-//   the last table is missing? one that was put by goes into its slot, as entries are published; none left: classic
-//   frames = within the bound on frames in flight, zeroed or read from the file
+//   the last table is missing: a stocked one is published in its slot; none left: classic
+//   frames = zeroed or read from the file, within the bound on frames in flight; over it: classic
 //   lock the table, tried once; busy: classic
-//   the table is still in the tree, the region's sequence is as it was, the slots are still empty?  else classic
+//   the table has left the tree, or the region's sequence has changed: classic; slots that are not empty are skipped
 //   publish the entries; unlock
 //
-// Once an unmap has made the sequence odd, no fault that began before can publish: it looks under the table lock,
-// which the unmap takes later to clear the table. Regions and tables are freed after a grace period (rcu.hpp).
+// Once an unmap has made the sequence odd, no fault that began before can publish: the fault checks the sequence under
+// the table lock, which the unmap takes later to clear the table. Regions and tables are freed after a grace period
+// (rcu.hpp).
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -41,7 +42,7 @@ std::optional<Resolved> Faults::speculative_fault(Gva address, Access access) {
   return settled->resolved;
 }
 
-// Within an rcu::Reader. Nothing: not a case for it; the classic way finds the right error, too.
+// Precondition: within an rcu::Reader. nullopt: the fault takes the classic way, which also finds the right error.
 std::optional<Settled> Faults::try_speculative(Gva address, Access access) {
   const Region* region = core_.regions.find(address);
   if (!region) return std::nullopt;
@@ -76,7 +77,7 @@ std::optional<Settled> Faults::try_speculative(Gva address, Access access) {
 
 Faults::Published Faults::add_table(const Found& found, const AroundPlan& planned, Gpa& table) {
   if (found.leaf.level != Level::Pmd) return Published::TableGone;
-  // What reaches into the next table is mapped at once with the lock.
+  // A window that reaches into the next table is mapped with the lock, all at once.
   const Gva block = align_down(found.address, kBlockSize);
   if (planned.start < block || planned.end > block + kBlockSize) return Published::TableGone;
   return core_.table->add_table(found.leaf.table, found.address, found.guard, table);

@@ -92,7 +92,7 @@ Result<Gpa> TablePool::allocate() {
   return gpa;
 }
 
-// Those in free_ are as young as the last seal when they are handed out, and handed out first.
+// Pages in free_ are handed out first, and get `born` of the last seal only then.
 Result<> TablePool::reserve(std::uint64_t pages) {
   TableList taken;
   Result<> done;
@@ -112,7 +112,7 @@ Result<Gpa> TablePool::allocate_kernel() {
 
 void TablePool::retire(Gpa gpa) {
   used_.fetch_sub(1, std::memory_order_relaxed);
-  // A sealed one waits with the outermost seal that closed it.
+  // A sealed table waits for the end of the earliest seal that closed it, which ends last.
   const std::uint32_t born = info(gpa).born.load(std::memory_order_relaxed);
   for (Seal& seal : seals_) {
     if (born < seal.number) return push(seal.dropped, gpa);
@@ -121,7 +121,7 @@ void TablePool::retire(Gpa gpa) {
 }
 
 void TablePool::stock_up() {
-  const std::uint64_t spare = left() / 8;  // what is left is for those with the lock
+  const std::uint64_t spare = left() / 8;  // the rest is for allocate()
   if (stocked() > 0 || spare == 0) return;
   const std::size_t wanted = std::min<std::uint64_t>(stock_next_, spare);
   stock_next_ = std::min(2 * stock_next_, kMostStocked);
@@ -137,7 +137,8 @@ std::optional<Gpa> TablePool::take_stocked() {
   const auto page = pop(stock_);
   if (!page) return std::nullopt;
   used_.fetch_add(1, std::memory_order_relaxed);
-  // As young as what is not sealed now. A seal made meanwhile closes it, and what it would be put into.
+  // Born after the last seal that is not undone. A seal made meanwhile closes this page, and also the table into which
+  // the fault would put it.
   info(*page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
   return page;
 }
@@ -148,7 +149,7 @@ void TablePool::put_back(Gpa page) {
   push(stock_, page);
 }
 
-Layer::Part TablePool::seal() {
+Range TablePool::seal() {
   seals_.push_back({.users = {}, .number = last_seal_ + 1, .dropped = {}});
   ++last_seal_;
   sealed_.store(last_seal_, std::memory_order_release);

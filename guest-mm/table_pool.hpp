@@ -1,10 +1,10 @@
-// Table pool: the pages of page tables, from the table bank, and what is known of each. They never become data
-// frames, and data frames never become tables: a data frame can be written by guest code, a table must not.
+// Table pool: the pages of page tables, from the table bank, and a TableInfo for each. They never become data frames,
+// and data frames never become tables: guest code can write data frames and must not write tables.
 //
 //   bank:  [ ring 0's own frames | tables, sealed by freezes or not | fresh ]
 //
-// Sealed tables belong to layers (see FramePool): nobody changes them while others stand on those. Free pages between
-// them are used on: all that a child could learn from one is where frames lie that it has no slot for.
+// Sealed tables belong to layers (see FramePool) and do not change while those are in use. Free pages between them go
+// on being used: a child could learn from one only the addresses of frames that it has no memslot for.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@
 
 namespace ramet::mm {
 
-// The mutex of one table, a byte among what is known of it; see TableLock.
+// The mutex of one table, a byte in its TableInfo; see TableLock.
 class RAMET_CAPABILITY("table lock") TableMutex {
  public:
   // Acquire: pairs with the release in unlock().
@@ -32,10 +32,10 @@ class RAMET_CAPABILITY("table lock") TableMutex {
     return !locked_.load(std::memory_order_relaxed) && !locked_.exchange(true, std::memory_order_acquire);
   }
   void unlock() RAMET_RELEASE() { locked_.store(false, std::memory_order_release); }
-  bool is_locked() const { return locked_.load(std::memory_order_relaxed); }  // a hint, but where nobody else is
+  bool is_locked() const { return locked_.load(std::memory_order_relaxed); }  // a hint while other threads run
 
  private:
-  static void pause();  // its holder may not be running
+  static void pause();  // gives up the processor: the holder of the lock may not be running
   std::atomic<bool> locked_{false};
 };
 
@@ -43,15 +43,15 @@ class RAMET_CAPABILITY("table lock") TableMutex {
 struct TableInfo {
   TableMutex lock RAMET_ACQUIRED_AFTER(address_space_lock);
   bool dead RAMET_GUARDED_BY(lock) = false;  // taken out of the tree: nothing may be published here
-  std::atomic<std::uint16_t> entries{0};   // that are not kNone. Written with the lock; a hint without it.
+  std::atomic<std::uint16_t> entries{0};   // those that are not kNone. Written with the lock; a hint without it.
   std::atomic<std::uint16_t> continuing{0}; // leaves that continue the first, see Walker::count(). Likewise.
-  std::atomic<std::uint16_t> copies{0};    // on write, that were made in it: a hint
-  std::atomic<std::uint32_t> born{0};      // seals made before it was handed out. Read by TablePool::writable().
-  std::uint32_t next = 0;                  // in the list that it is in, if it is in one: TableList
+  std::atomic<std::uint16_t> copies{0};    // how often pages of the table were copied on write: a hint
+  std::atomic<std::uint32_t> born{0};  // number of the last seal when it was handed out, see TablePool::writable()
+  std::uint32_t next = 0;  // the next page in its TableList, if it is in one
 };
 
-// Tables that wait for something, the youngest first. Each is in one list at most, and linked through what is known of
-// it: giving tables back takes no memory, and cannot fail.
+// A list of table pages, the last pushed first. A page is in one list at most, linked by TableInfo::next: giving tables
+// back takes no memory, and cannot fail.
 struct TableList {
   static constexpr std::uint32_t kNone = ~0u;
   std::uint32_t first = kNone, last = kNone;  // numbers of pages in the bank
@@ -59,10 +59,9 @@ struct TableList {
   bool empty() const { return size == 0; }
 };
 
-// The lock of one table, under which its entries change: held for a few stores, or for the walk over one table.
+// Holds the lock of one table, under which its entries change: for a few stores, or for the walk over one table.
 // Order: the address-space lock, then tables from the root down. A fault without the address-space lock takes one
-// table lock at most, and only if it is free (try_lock): the lock's holder may be flushing, which takes long, and may
-// itself wait until the fault's vCPU is out of the guest.
+// table lock at most, and only if it is free (try_lock): the holder may be flushing, which takes long.
 class RAMET_SCOPED_CAPABILITY TableLock {
  public:
   explicit TableLock(TableInfo& info) RAMET_ACQUIRE(info.lock) : lock_(info.lock) { lock_.lock(); }
@@ -75,8 +74,8 @@ class RAMET_SCOPED_CAPABILITY TableLock {
   TableMutex& lock_;
 };
 
-// What takes and gives pages is called with the address-space lock, but for the stock, which is there for those
-// without.
+// Pages are taken and given back with the address-space lock, except by way of the stock, which faults without the lock
+// use.
 class TablePool {
  public:
   // The memory outlives the pool. Errors: NoMemory (book-keeping).
@@ -87,28 +86,29 @@ class TablePool {
 
   // A zeroed page. Errors: NoMemory.
   Result<Gpa> allocate() RAMET_REQUIRES(address_space_lock);
-  // The next so many calls of allocate() succeed, even if seals are made before them. Errors: NoMemory.
+  // Makes sure that the next `pages` calls of allocate() succeed, even if seals are made before. Errors: NoMemory.
   Result<> reserve(std::uint64_t pages) RAMET_REQUIRES(address_space_lock);
   // A zeroed page for ring 0's own use, which no layer ever contains; never given back. Errors: NoMemory.
   Result<Gpa> allocate_kernel() RAMET_REQUIRES(address_space_lock);
   // No processor's walker can reach the page any more; faults and dumps without a lock may still look at it. It is
   // handed out again after a grace period (rcu.hpp).
   void retire(Gpa) RAMET_REQUIRES(address_space_lock);
-  // A page that nobody but the caller has seen.
+  // Gives back a page that was never reachable.
   void free(Gpa) RAMET_REQUIRES(address_space_lock);
-  // A list of somebody else's, of tables that are on their way to retire(). The list's owner says what guards it.
+  // For a list of the caller's, of tables on their way to retire(). The list's owner says what guards it.
   void push(TableList&, Gpa);
   std::optional<Gpa> pop(TableList&);
 
-  // Puts zeroed pages by for faults without the address-space lock, if none is left; twice as many each time. Called
-  // where a table was missing: others will be.
+  // If the stock is empty, puts zeroed pages into it for faults without the address-space lock; twice as many each
+  // time. Called when a fault has found a table missing: more faults will.
   void stock_up() RAMET_REQUIRES(address_space_lock);
-  // One of them; nothing if there is none. Without the lock, as is putting it back, which nobody else has seen.
+  // A page of the stock, without the address-space lock; nullopt if it is empty. put_back(): the page was never
+  // reachable.
   std::optional<Gpa> take_stocked() RAMET_EXCLUDES(stock_lock_);
   void put_back(Gpa) RAMET_EXCLUDES(stock_lock_);
 
-  // Closes all tables there are; returns the part of the bank that holds tables. The rest as FramePool's.
-  Layer::Part seal() RAMET_REQUIRES(address_space_lock);
+  // Seals all tables; returns the part of the bank that holds tables. sealed_for() and thaw(): as FramePool's.
+  Range seal() RAMET_REQUIRES(address_space_lock);
   void sealed_for(std::weak_ptr<const Layer> users) RAMET_REQUIRES(address_space_lock) {
     seals_.back().users = std::move(users);
   }
@@ -126,47 +126,47 @@ class TablePool {
   }
   TableInfo& info(Gpa gpa) const { return infos_[index(gpa)]; }  // precondition: contains(gpa)
   std::uint64_t used() const { return used_.load(std::memory_order_relaxed); }  // without ring 0's
-  // At most: the machine may refuse to hear of more of the bank.
+  // An upper bound: the machine may refuse to announce more of the bank.
   std::uint64_t left() const RAMET_REQUIRES(address_space_lock) {
     return free_.size + retired_.size + stocked() + ((bank_.size() >> kPageShift) - fresh_);
   }
   std::uint64_t total() const { return (bank_.size() >> kPageShift) - first_; }
 
  private:
-  // So many are worth a grace period, which costs microseconds.
+  // So many retired pages are worth a grace period, which costs microseconds.
   static constexpr std::size_t kEnoughRetired = 64;
   // For ring 0: enough for a thousand vCPUs, or half of a small bank.
   static constexpr std::uint64_t kKernelFrames = 1024;
   struct Seal {
     std::weak_ptr<const Layer> users;
-    std::uint32_t number;              // tables with `born` below are closed
-    TableList dropped;                 // of them, no more in our tree
+    std::uint32_t number;  // tables with a lower `born` are sealed
+    TableList dropped;  // sealed tables that have left our tree
   };
   explicit TablePool(Memory& memory)
       : memory_(memory), bank_(memory.tables()), first_(std::min(kKernelFrames, bank_.size() >> kPageShift >> 1)),
         fresh_(first_), known_(std::min(bank_.size(), Memory::kFirstPiece) >> kPageShift) {}
-  // Nothing: none is left, or the machine has no room for more.
+  // nullopt: no fresh page is left, or the machine has no slot for more.
   std::optional<Gpa> take_fresh() RAMET_REQUIRES(address_space_lock);
-  void reclaim() RAMET_REQUIRES(address_space_lock);  // retired ones are free now
-  void splice(TableList& to, TableList& from);  // in front of those; `from` is empty then
+  void reclaim() RAMET_REQUIRES(address_space_lock);  // waits for a grace period and frees the retired pages
+  void splice(TableList& to, TableList& from);  // puts `from` in front of `to`; `from` is empty then
   std::uint64_t index(Gpa gpa) const { return (gpa - bank_.base()) >> kPageShift; }
   Memory& memory_;
   const Bank& bank_;
-  TableInfo* infos_ = nullptr;        // one per page of the bank, touched as used
-  const std::uint64_t first_;         // pages before it are ring 0's
-  std::uint64_t kernel_ RAMET_GUARDED_BY(address_space_lock) = 0;  // of which these many are in use
+  TableInfo* infos_ = nullptr;  // one per page of the bank, touched as used
+  const std::uint64_t first_;  // pages before it are ring 0's
+  std::uint64_t kernel_ RAMET_GUARDED_BY(address_space_lock) = 0;  // how many of ring 0's are in use
   std::atomic<std::uint64_t> used_{0};  // handed out and not given back; a statistic, it orders nothing
   std::uint64_t fresh_ RAMET_GUARDED_BY(address_space_lock);  // pages from here on were never used
   std::uint64_t known_ RAMET_GUARDED_BY(address_space_lock);  // pages from here on are not yet announced
   TableList free_ RAMET_GUARDED_BY(address_space_lock), retired_ RAMET_GUARDED_BY(address_space_lock);
   static constexpr std::size_t kMostStocked = 64;
-  std::size_t stocked() const {
+  std::size_t stocked() const RAMET_EXCLUDES(stock_lock_) {
     LockGuard guard(stock_lock_);
     return stock_.size;
   }
   mutable Mutex stock_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
   TableList stock_ RAMET_GUARDED_BY(stock_lock_);
-  std::size_t stock_next_ RAMET_GUARDED_BY(address_space_lock) = 2;  // how many the next stock_up() puts by
+  std::size_t stock_next_ RAMET_GUARDED_BY(address_space_lock) = 2;  // how many pages the next stock_up() adds
   std::vector<Seal> seals_ RAMET_GUARDED_BY(address_space_lock);
   std::uint32_t last_seal_ RAMET_GUARDED_BY(address_space_lock) = 0;
   std::atomic<std::uint32_t> sealed_{0};  // number of the last seal that is not undone; written with the lock, release

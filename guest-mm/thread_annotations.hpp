@@ -1,6 +1,6 @@
-// Locks whose use clang checks (-Wthread-safety): what a lock guards is said by an attribute of the field, what must be
-// held by one of the function. Other compilers see the standard library's locks and nothing else; nothing here costs
-// anything at run time. The standard library's own locks have no such attributes, hence the types below.
+// Locks whose use clang checks (-Wthread-safety): an attribute of a field names the lock that guards it, one of a
+// function the locks that its caller holds. For other compilers these types are the standard library's locks, which
+// have no such attributes. Nothing here costs anything at run time.
 //
 // A lambda is checked as a function of its own: where it runs under a lock, it says RAMET_REQUIRES as well.
 #pragma once
@@ -33,9 +33,9 @@
 #define RAMET_RELEASE(...) RAMET_THREAD_SAFETY(release_capability(__VA_ARGS__))
 #define RAMET_RELEASE_SHARED(...) RAMET_THREAD_SAFETY(release_shared_capability(__VA_ARGS__))
 #define RAMET_RELEASE_GENERIC(...) RAMET_THREAD_SAFETY(release_generic_capability(__VA_ARGS__))
-// The caller knows by other means that the lock is held, or that nobody else is there yet.
+// Tells the analysis that the lock is held, or not needed yet, where it cannot see that.
 #define RAMET_ASSERT_CAPABILITY(...) RAMET_THREAD_SAFETY(assert_capability(__VA_ARGS__))
-// What protects is not a lock, or a lock that is chosen at run time. The reason stands beside it.
+// For functions protected by something else than a lock, or by a lock chosen at run time. The reason stands beside it.
 #define RAMET_NO_THREAD_SAFETY_ANALYSIS RAMET_THREAD_SAFETY(no_thread_safety_analysis)
 
 namespace ramet {
@@ -85,7 +85,7 @@ class RAMET_SCOPED_CAPABILITY LockGuard {
   M& mutex_;
 };
 
-// As std::shared_lock, of a SharedMutex: for those who only read.
+// As std::shared_lock, of a SharedMutex: for reading only.
 class RAMET_SCOPED_CAPABILITY SharedLock {
  public:
   explicit SharedLock(SharedMutex& mutex) RAMET_ACQUIRE_SHARED(mutex) : mutex_(mutex) { mutex_.lock_shared(); }
@@ -97,7 +97,7 @@ class RAMET_SCOPED_CAPABILITY SharedLock {
   SharedMutex& mutex_;
 };
 
-// As std::unique_lock, for those who release it in between or wait for a std::condition_variable, by standard(). A
+// As std::unique_lock, to release the lock in between, or to wait for a std::condition_variable by standard(). A
 // predicate given to such a wait runs under the lock and says so by RAMET_REQUIRES.
 class RAMET_SCOPED_CAPABILITY UniqueLock {
  public:

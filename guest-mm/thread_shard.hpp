@@ -1,5 +1,5 @@
-// A small number for each thread, by which what many threads count is kept apart: two threads rarely have the same
-// modulo a few, so that they rarely meet on one cache line.
+// A small number for each thread, to spread counters that many threads add to: modulo a few, two threads rarely have
+// the same number, so that they rarely meet on one cache line.
 #pragma once
 
 #include <atomic>

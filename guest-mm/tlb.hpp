@@ -1,5 +1,4 @@
-// What guest-mm asks of whoever owns the translation and instruction caches: a machine's vCPUs, or the model in the
-// tests.
+// What guest-mm asks of the owner of the translation and instruction caches: a machine, or the model in the tests.
 #pragma once
 
 #include <atomic>
@@ -11,16 +10,13 @@
 
 namespace ramet::mm {
 
-// One batch of entries whose old value may still be cached. Built by FlushBatch, see flush.hpp.
+// One batch of entries whose old value may still be cached. Built by EntryFlush, see flush.hpp.
 struct FlushRequest {
-  struct Range {
-    Gva start, end;  // page-aligned, end exclusive
-  };
-  std::span<const Range> ranges;     // virtual ranges whose entries changed; empty with `everything`
-  std::span<const Gpa> tables;       // table pages in which an entry lost something, and freed table pages:
-                                // what a shadow-paging host must be told (each once)
-  bool everything = false;  // ranges would be more work than dropping all
-  bool frees_tables = false;  // some of `tables` go, and `ranges` need not say where they were
+  std::span<const Range> ranges;  // virtual, page-aligned ranges whose entries changed; empty with `everything`
+  std::span<const Gpa> tables;  // table pages in which an entry lost something, and freed ones, each once: what a
+                                // shadow-paging host must be told
+  bool everything = false;  // dropping all entries costs less than naming the ranges
+  bool frees_tables = false;  // some of `tables` are freed, and `ranges` need not say where they were
 };
 
 class Tlb {
@@ -28,37 +24,35 @@ class Tlb {
   virtual ~Tlb() = default;
 
   // Strict: when it returns, no vCPU can use an old value of the entries, and the frames and tables they led to may be
-  // given to somebody else.
-  // Called by several threads at once, each a vCPU's own or one that runs no guest. A thread that changes a range holds
-  // the address-space lock meanwhile. A fault that does without that lock (a copy on write, an entry that gains
-  // permission) flushes without it, within its rcu::Reader, and holds the lock of its table or none. flush.hpp says
-  // where each is. So several flushes of one space may be under way at once.
-  // flush() takes no lock of the address space: it calls back into it for translate() alone. Nor does it wait for
-  // another thread's next step, as that thread may be waiting for the caller's locks, or for the caller's rcu::Reader
-  // to leave. It may wait until a vCPU is out of the guest: a vCPU's thread that waits for a lock is.
-  // Never throws, nor does flush_relaxed(): a machine that has no memory for what it must do runs nobody any more.
+  // reused.
+  // Several threads call it at once, each a vCPU's own or one that runs no guest. A thread that changes a range holds
+  // the address-space lock meanwhile; a fault without that lock (a copy on write, an entry that gains permission) calls
+  // it within its rcu::Reader, with the lock of its table or none. flush.hpp lists the callers.
+  // An implementation takes no lock of the address space, of which it may call translate() alone. It does not wait for
+  // another thread's progress, as that thread may be waiting for the caller's locks or its rcu::Reader. It may wait
+  // until a vCPU is out of the guest: a vCPU's thread that waits for a lock is out.
+  // Never throws, nor does flush_relaxed(): a machine without memory for what it must do stops all its vCPUs.
   virtual void flush(const FlushRequest&) = 0;
 
-  // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock flushes: it
-  // would keep its rcu::Reader, for which other VMs wait.
+  // Whether flush() may wait for something outside the VMM. Then no fault without the address-space lock calls it:
+  // other VMs would wait for the fault's rcu::Reader.
   virtual bool waits() const { return false; }
 
-  // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries;
-  // others may keep them until they fault on one that now allows the access (FaultOutcome::Spurious). Such a vCPU
-  // drops that entry, if its fault has not, compares generation() with what it was when it last dropped everything,
-  // drops everything again if it has moved, as more of its entries are likely to be old, and carries on
-  // (Amit, "mm: relaxed TLB flushes", 2022). Need not be called with the address-space lock.
+  // Relaxed: permission was only added, and the generation has advanced. The caller's own vCPU drops the entries; other
+  // vCPUs may keep them until they fault on an entry that now allows the access (FaultOutcome::Spurious). Such a vCPU
+  // drops that entry, if the fault itself has not. If generation() has moved since the vCPU last dropped everything, it
+  // drops everything again, as more of its entries are likely to be old (Amit, "mm: relaxed TLB flushes", 2022). Need
+  // not be called with the address-space lock.
   virtual void flush_relaxed(const FlushRequest&) = 0;
 
-  // Instruction fetches of every vCPU see what these frames hold by now. Called before an entry lets guest code execute
-  // what others may have written there, with the lock of its table or before the table can be reached: like flush() it
-  // waits for no other thread's next step. They are those of a bank, or the machine's own. Nothing where instruction
-  // fetches see all stores.
+  // When it returns, instruction fetches of every vCPU see what these frames, of a bank or of the machine's own, hold.
+  // Called before an entry becomes executable, with the lock of the entry's table or before that table can be reached:
+  // like flush() it does not wait for another thread's progress. Does nothing where fetches see all stores.
   virtual void exec_sync(Gpa first, std::uint64_t bytes) { (void)first, (void)bytes; }
-  // Whether exec_sync() does anything: if not, there is nothing to be gained by deferring it.
+  // Whether exec_sync() does anything; if not, deferring it gains nothing.
   virtual bool needs_exec_sync() const { return false; }
 
-  // A clock, nanoseconds: for what a sync takes, and a fault.
+  // A monotonic clock, nanoseconds, to measure syncs and faults.
   virtual std::uint64_t now() const {
     return static_cast<std::uint64_t>(
         std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());

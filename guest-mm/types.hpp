@@ -16,6 +16,12 @@ inline constexpr std::uint64_t kPageSize = 1ull << kPageShift;   // a PTE maps t
 inline constexpr std::uint64_t kBlockSize = 1ull << 21;          // a PMD leaf maps this
 inline constexpr std::uint64_t kGiantSize = 1ull << 30;          // a PUD leaf maps this
 
+// [start, end): addresses of either kind, or offsets, in bytes.
+struct Range {
+  std::uint64_t start = 0, end = 0;
+  constexpr bool empty() const { return start == end; }
+};
+
 constexpr std::uint64_t align_down(std::uint64_t v, std::uint64_t a) { return v & ~(a - 1); }
 // Wraps to a small value when v + a overflows; callers bound v first.
 constexpr std::uint64_t align_up(std::uint64_t v, std::uint64_t a) { return (v + a - 1) & ~(a - 1); }

@@ -13,7 +13,7 @@ constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
 }  // namespace
 
 Result<PageTable::Leaf> UserMemory::touch_locked(Gva address, Access access, FlushBatch& batch) {
-  // Beyond the end lie the VMM's own mappings, and addresses that only look like ours.
+  // Beyond the end lie the VMM's own mappings; the walker ignores the highest address bits.
   if (address >= core_.config.end) return fail(Error::NotMapped);
   PageTable::Leaf leaf = core_.table->find(address);
   if (leaf.state == PageTable::State::Present && EntryRules::allows(leaf, access)) return leaf;
@@ -36,7 +36,7 @@ Result<UserMemory::Piece> UserMemory::piece_locked(Gva address, std::uint64_t le
   Gva end = first->end();
   while (end - address < length) {
     const auto next = touch_locked(end, access, batch);
-    // What cannot be had ends the piece; it is an error only for whoever asks for it first.
+    // A page that cannot be reached ends the piece; it is an error only at the beginning of one.
     if (!next || next->address != piece.gpa + (end - address)) break;
     end = next->end();
   }
@@ -80,7 +80,7 @@ Result<> AddressSpace::write_code(Gva address, std::span<const std::byte> in) {
     if (!region) return fail(Error::NotMapped);
     if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec))
       return fail(Error::NotPermitted);
-    // Ours alone: others may stand on the layer it came from.
+    // A frame of our own: others may see the layer that the page comes from.
     const auto leaf = m.pinning.exclusive_locked(page, Access::Read, batch);
     if (!leaf) return fail(leaf.error());
     const Gpa frame = leaf->address + (address - leaf->start);
@@ -133,7 +133,8 @@ Result<std::uint64_t> AddressSpace::gather(Gva address, std::uint64_t length, Ac
   return total;
 }
 
-// As a pin that reads: who waits at the word is to be found there after the page was written, by mprotect and a store.
+// The frame is exclusive, as for a read pin: a waiter at the word must still be found at that frame after the page was
+// made writable and written.
 Result<HostWord> AddressSpace::word(Gva address, Access access) {
   address = impl_->core.untagged(address);
   if (!is_aligned(address, sizeof(std::uint32_t))) return fail(Error::Invalid);

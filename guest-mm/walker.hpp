@@ -5,10 +5,10 @@
 //   root -> slot -> slot ----> slot ----> slot ----> frame
 //                   leaf 1G    leaf 2M    leaf 4K
 //
-// Two functions matter: walk() is the only one that goes through tables, write() is the only one that
-// changes an entry. Everything the books say about tables (entries in use, entries that continue the first, frames by
-// size, what to flush) is kept by write(), so it cannot be forgotten elsewhere. write() is called with the lock of the
-// entry's table held (TableLock); tables change places with the address-space lock held as well.
+// Two functions matter: walk() visits the tables of a range, and write() changes an entry of a table that processors
+// can reach. write() also keeps all counts (entries in use, entries that continue the first, frames by size) and tells
+// the batch what to flush, so that neither can be forgotten elsewhere. It is called with the lock of the entry's table
+// held (TableLock); tables change places with the address-space lock held as well.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,7 @@ class Walker final : public PageTable {
 
   std::optional<Gpa> table_at(Gva va, Level target) const override;
 
-  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const override;
+  unsigned absent(Gpa table, Level level, Gva start, Gva end, std::span<Range> out) const override;
 
   std::optional<Gpa> place_for(Gpa table, Level level, Gva at) const override;
 
@@ -52,7 +52,7 @@ class Walker final : public PageTable {
 
   Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) override;
   void share_root(Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
-  void adopt_root(Gpa shared, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
+  void adopt_root(Gpa base, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) override;
   void restore_root(Gpa base, Gva end, const Census&, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   Result<> unshare(Gva va, Level target, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
   Result<> unshare_ends(Gva start, Gva end, FlushBatch& batch) RAMET_REQUIRES(address_space_lock) override;
@@ -166,7 +166,7 @@ class Walker final : public PageTable {
     auto* entries = reinterpret_cast<Entry*>(tables_.host(slot.table));
     return std::atomic_ref<Entry>(entries[arch::index_of(slot.level, slot.start)]);
   }
-  // Acquire: pairs with the release in store() and write(): what is read through the entry was there before it.
+  // Acquire: pairs with the release in store() and exchange(): the table or frame behind the entry was written before.
   Entry load(const Slot& slot) const { return entry(slot).load(std::memory_order_acquire); }
 
   [[gnu::always_inline]] Leaf leaf_of(const Slot& slot, Entry e) const {
@@ -183,21 +183,21 @@ class Walker final : public PageTable {
     return leaf;
   }
 
-  // Takes the lock of a table in which a fault is about to write; if the fault has no address-space lock (its guard has
-  // a sequence), it tries once. Done: as long as `lock` lives, the table stays in the tree. And the region of the fault
-  // is what the fault has seen: whoever changes it makes its sequence odd first and then takes the table's lock. So
-  // either that was seen here, or the change comes later and finds what the fault wrote.
-  // Not analysed: which table's lock it is, and whether it is had, comes out at run time.
+  // Takes the lock of a table in which a fault is about to write; without the address-space lock (the guard has a
+  // sequence) it tries once. Done: as long as `lock` lives, the table stays in the tree, and the fault's region is as
+  // the fault has seen it: a thread that changes the region makes its sequence odd first and then takes the table's
+  // lock. So either the odd sequence is seen here, or the change comes later and finds what the fault wrote. Not
+  // analysed: which lock is taken, and whether, is known at run time only.
   Published enter(std::optional<TableLock>& lock, Gpa table, Guard guard) const RAMET_NO_THREAD_SAFETY_ANALYSIS;
 
-  // Where the way to an address ends: at a leaf, or at the largest empty slot around it.
+  // Where the walk to an address ends: at a leaf, or at the largest empty slot around it.
   struct WayEnd {
     Slot slot;
     Entry entry;
     bool below_shared;  // a table on the way is shared
   };
-  // Every fault goes this way: so there is a function for each level, whose shifts and masks are constants, and what
-  // they call is inlined, which the compiler would not do by itself.
+  // Every fault walks this way. So there is an instance for each level, with constant shifts and masks, and calls are
+  // inlined, which the compiler would not do by itself.
   template <Level L = Level::Pgd>
   [[gnu::always_inline]] WayEnd descend(Gpa table, Gva va, bool below_shared = false) const {
     auto* const entries = reinterpret_cast<Entry*>(tables_.host(table));
@@ -209,12 +209,12 @@ class Walker final : public PageTable {
   }
   Slot slot_of_leaf(Gva va) const { return descend(root_, va).slot; }
 
-  // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below
-  // the root. Costs what is present: an absent slot at any level is one step.
-  // With Walking::Change, `on_leaf` may write the entry: the lock of its table is held, over the whole table where it
-  // holds pages, else for each leaf. A table of blocks is passed first: a fault without the address-space lock that
-  // began before the region was seized may be publishing a block in a slot that would be found empty here; later ones
-  // see that it is seized. What is shared is not entered then: such a table is visited as a whole, by `on_table`.
+  // The one walk. Visits the leaves that touch [start, last] and, after its entries, each table below the root. The
+  // cost follows what is present: an absent slot at any level is one step. With Walking::Change, `on_leaf` may write
+  // the entry: the lock of its table is held, for the whole table if it is one of pages, else for each leaf. A table of
+  // blocks is passed first (pass()): a fault without the address-space lock that began before the region was seized may
+  // be publishing a block in a slot that would be found empty here; later faults see that the region is seized. Shared
+  // tables are not entered, only given to `on_table`.
   template <Walking W, class OnLeaf, class OnTable>
   void walk(Gpa table, Level level, Gva start, Gva last, OnLeaf&& on_leaf, OnTable&& on_table) const {
     const std::uint64_t span = arch::span_of(level);
@@ -242,9 +242,9 @@ class Walker final : public PageTable {
   }
 
   // The one write, with the table's lock held. Keeps the counts, and tells the batch what processors may still hold.
-  // No batch: the slot was absent, or its table is not reachable yet. False if the entry is not `expected` any more,
-  // which then holds what it is: the hardware sets accessed and dirty bits at any time, and they must not get lost.
-  // Synced: another entry let code run from the same frames until now.
+  // No batch: the slot was absent, or its table is not reachable yet. False if the entry is not `expected` any more;
+  // `expected` then has its value. The hardware sets accessed and dirty bits at any time, and they must not get lost.
+  // `synced`: another entry made the same frames executable until now.
   bool write(const Slot& slot, Entry& expected, Entry next, EntryFlush* batch, bool synced = false) {
     if (expected == next) return true;
     const Entry old = expected;
@@ -272,9 +272,9 @@ class Walker final : public PageTable {
     return true;
   }
 
-  // write() of what the rule makes of the entry, with the table's lock held.
+  // Writes what the rule makes of the entry, with the table's lock held.
   void change(const Slot& slot, Entry e, const std::function<Change(const Leaf&)>& rule, FlushBatch& batch) {
-    for (;;) {  // until the hardware does not set a bit meanwhile
+    for (;;) {  // again if the hardware has set a bit meanwhile
       const Change wanted = rule(leaf_of(slot, e));
       const Entry live = arch::is_kept(e) ? arch::restored(e) : e;
       const Entry next = F::with(live, wanted.attributes);
@@ -296,7 +296,7 @@ class Walker final : public PageTable {
     else if (executes(next, level)) counters_.exec_granted.add(arch::span_of(level) >> kPageShift);
   }
 
-  // Before an entry is written that lets code run from frames that it did not run from by this entry.
+  // Called before an entry is written that makes frames executable which were not executable by this entry.
   void sync(Entry next, Level level) {
     counters_.exec_syncs.add(arch::span_of(level) >> kPageShift);
     const bool timed = tlb_.needs_exec_sync();
@@ -305,29 +305,30 @@ class Walker final : public PageTable {
     if (timed) counters_.exec_sync_time.add(tlb_.now() - began);
   }
 
-  // write() whatever the entry is by now; returns what it was.
+  // Writes `next` whatever the entry is; returns what it was.
   Entry replace(const Slot& slot, Entry next, EntryFlush* batch, bool synced = false) {
     Entry old = load(slot);
     while (!write(slot, old, next, batch, synced)) {}
     return old;
   }
 
-  // In one step, as the hardware may set a bit of a present leaf at any time. Other entries change under the table's
-  // lock alone.
+  // Atomic because the hardware may set a bit of a present leaf at any time; no other thread writes, as the table's
+  // lock is held.
   bool exchange(const Slot& slot, Entry& expected, Entry next) {
     return entry(slot).compare_exchange_strong(expected, next, std::memory_order_acq_rel, std::memory_order_acquire);
   }
 
-  // Release: pairs with the acquire of whoever walks in software (the model TLB, later the lock-free
-  // faults), which then sees the filled frame or table behind the entry.
+  // Release: pairs with the acquire of walks in software (load(), the model TLB), which then see what was written to
+  // the frame or table behind the entry.
   void store(const Slot& slot, Entry e) { entry(slot).store(e, std::memory_order_release); }
 
   static bool needs_break(Entry old, Entry next, Level level) {
     return F::is_leaf(old, level) != F::is_leaf(next, level) || F::address(old, level) != F::address(next, level);
   }
 
-  // A table becomes the leaf that says the same. That loses nothing: processors may go on using what they hold of the
-  // table, as long as its page is not used for anything else, which FlushBatch::merged() sees to.
+  // Whether a table becomes a leaf. Only merge() does that, with a leaf that maps the same. It loses nothing:
+  // processors may go on using what they hold of the table as long as its page is not reused, which
+  // FlushBatch::merged() sees to.
   static bool reshapes(Entry old, Entry next, Level level) {
     return is_table(old, level) && F::present(next) && F::is_leaf(next, level);
   }
@@ -346,8 +347,9 @@ class Walker final : public PageTable {
            !b.accessed;
   }
 
-  // A table whose every entry continues the first, as in one larger leaf: same attributes, next frame; what the
-  // hardware sets by itself aside. Counted up and down with each write; a new first entry has all of them counted anew.
+  // Whether every entry of the table continues the first, as in one larger leaf: the same attributes, except for bits
+  // that the hardware sets, and the next frame. Each write keeps the count; a new first entry has all of them
+  // recounted.
   static bool is_uniform(const TableInfo& info) {
     return info.continuing.load(std::memory_order_relaxed) == arch::kEntriesPerTable - 1;
   }
@@ -358,7 +360,7 @@ class Walker final : public PageTable {
 
   void count(const Slot& slot, Entry old, Entry next) {
     TableInfo& info = tables_.info(slot.table);
-    // Relaxed, and not in one step: written with the lock, and others read it as a hint.
+    // Relaxed, and no atomic addition: written with the table's lock alone; read without it as a hint.
     const auto add = [](std::atomic<std::uint16_t>& to, int n) {
       to.store(static_cast<std::uint16_t>(to.load(std::memory_order_relaxed) + n), std::memory_order_relaxed);
     };
@@ -431,8 +433,8 @@ class Walker final : public PageTable {
 
   void move_entry(const Slot& slot, Gva to, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
-  // After this, faults without the address-space lock that began before the regions were seized have either published
-  // in that table or will find the regions changed: they do both under the lock that is taken and released here.
+  // Takes and releases the table's lock. Faults without the address-space lock that began before the regions were
+  // seized have then published in the table, or will find the regions changed: they do both under that lock.
   void pass(Gpa table) const { TableLock by_now(tables_.info(table)); }
   void pass_faults(Gva start, Gva end) {
     walk<Walking::Look>(
@@ -455,7 +457,7 @@ class Walker final : public PageTable {
   void leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) RAMET_REQUIRES(address_space_lock);
 
   struct Withheld {
-    Entry from = arch::kNone, to = arch::kNone;  // without the address
+    Entry from = arch::kNone, to = arch::kNone;  // without the frame's address
   };
   Entry inherited(Entry e, Level level, bool share, Withheld& last) const;
 
@@ -470,7 +472,7 @@ class Walker final : public PageTable {
 
   void dump_table(Gpa table, Level level, Gva start, const std::function<void(const Node&)>& see) const;
 
-  // Not analysed: it looks when no fault is under way, and says so of a table that is locked.
+  // Not analysed: called when no fault is under way, and reports a table that is locked.
   void audit_table(Gpa table, Level level, Census& seen, std::string& wrong) const RAMET_NO_THREAD_SAFETY_ANALYSIS;
 
   const Memory& memory_;

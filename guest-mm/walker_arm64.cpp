@@ -1,4 +1,4 @@
-// The walker for arm64's entries, those of programs and those of guests.
+// The walker for arm64's entries of stage 1 and stage 2.
 #include "arch/arm64/entry.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/walker_books.hpp"

@@ -1,5 +1,5 @@
-// The walker's members that look at the whole tree: a dump for people, and an audit that recounts the books. Included
-// by its units alone: walker_x86_64.cpp, walker_arm64.cpp.
+// The walker's members that read the whole tree: the dump, and the audit that recounts what write() has counted.
+// Included by walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include "guest-mm/walker.hpp"

@@ -1,4 +1,4 @@
-// The walker's members that only look. Included by its units alone: walker_*.cpp.
+// The walker's members that only read entries. Included by walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include "guest-mm/walker.hpp"
@@ -64,7 +64,7 @@ std::optional<Gpa> Walker<F>::table_at(Gva va, Level target) const {
 }
 
 template <arch::EntryFormat F>
-unsigned Walker<F>::absent(Gpa table, Level level, Gva start, Gva end, std::span<Gap> out) const {
+unsigned Walker<F>::absent(Gpa table, Level level, Gva start, Gva end, std::span<Range> out) const {
   const std::uint64_t span = arch::span_of(level);
   unsigned n = 0;
   for (Gva at = start; at < end && n < out.size(); at += span) {

@@ -1,6 +1,6 @@
 // The walker's members by which faults change entries, with the address-space lock or without it: always under the lock
-// of the entry's table, after a look at whether what the fault has seen is still so. Included by its units alone:
-// walker_*.cpp.
+// of the entry's table, and only if the region and the entry are still as the fault has seen them. Included by
+// walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include "guest-mm/walker.hpp"
@@ -87,7 +87,7 @@ PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all,
   };
   if (!std::ranges::all_of(all, same)) return Published::Changed;
   batch.room(all.size());
-  // Nobody may write the new frame while somebody still reads the old one: what is replaced is absent in between.
+  // No vCPU may write the new frame while another still reads the old one: the entries are absent in between.
   for (const Replacement& r : all) replace({table, r.seen.level, r.seen.start}, arch::kChanging, &batch);
   F::publish();
   if (batch.pending()) batch.flush();

@@ -1,12 +1,11 @@
 // The walker's members that change the shape of the tree: leaves split into tables, tables merged into leaves, entries
-// and whole tables moved elsewhere. Included by its units alone: walker_*.cpp.
+// and whole tables moved elsewhere. Included by walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include "guest-mm/walker.hpp"
 
 namespace ramet::mm {
 
-// A table below `parent` without entries leaves the tree.
 template <arch::EntryFormat F>
 Result<Gpa> Walker<F>::prepare(Gva va, Level target, FlushBatch& batch) {
   Gpa table = root();
@@ -33,6 +32,7 @@ Result<Gpa> Walker<F>::prepare(Gva va, Level target, FlushBatch& batch) {
   return table;
 }
 
+// Takes the table below `parent` out of the tree if it has no entries.
 template <arch::EntryFormat F>
 void Walker<F>::drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
   batch.room(1);
@@ -64,7 +64,8 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   const Entry first = load(slot_in(table, level, parent.start));
   const Gpa gpa = F::address(first, level);
   if (!is_aligned(gpa, arch::span_of(parent.level))) return Merged::Misaligned;
-  // Processors may still use the small entries and set accessed and dirty bits there. Dirty is never wrong.
+  // Processors may still use the small entries and set accessed and dirty bits there, so the leaf has these bits
+  // already.
   Attributes attributes = F::attributes(first);
   attributes.accessed = true;
   attributes.ahead = false;
@@ -85,8 +86,8 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
 template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
-  // Tables without entries could stand where a whole table is to go; those at the ends hold others' entries as well,
-  // and a shared one would go as a whole.
+  // unmap() removes tables without entries from the places of whole tables that move. Before that, shared tables across
+  // the ends of the destination are copied: unmap() drops a shared table as a whole, with the entries outside.
   if (auto ends = unshare_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
   pass_faults(from, from + length);
@@ -103,8 +104,8 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
       continue;
     }
     if (same_offset && is_aligned(va, kBlockSize) && end - va >= kBlockSize) {
-      // Whatever the PMD slot holds, a block or a table, changes place as a whole; but for a table
-      // without entries, for which no place was prepared.
+      // The PMD slot's block or table moves as a whole, except for a table without entries, for which no place was
+      // prepared.
       const Slot whole = slot_in(*table_at(va, Level::Pmd), Level::Pmd, va);
       const Entry e = load(whole);
       if (!is_table(e, Level::Pmd) || entries(F::address(e, Level::Pmd)) > 0) {
@@ -116,7 +117,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
     if (load(slot) != arch::kNone) move_entry(slot, to + (va - from), batch);
     va = next_of(slot);
   }
-  // Tables that are empty now go; the range holds no leaf any more.
+  // Removes tables that are empty now; the range holds no leaf any more.
   unmap(from, end, batch);
   return {};
 }
@@ -129,7 +130,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
   const Level smaller = below(slot.level);
   TableLock lock(tables_.info(slot.table));
   Entry e = load(slot);
-  do {  // until the hardware does not set a bit meanwhile
+  do {  // again if the hardware has set a bit meanwhile
     write_parts(*table, smaller, leaf_of(slot, e));
     F::publish();
   } while (!write(slot, e, F::table(*table), &batch));
@@ -139,7 +140,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
   return {};
 }
 
-// Every entry of a table that nobody can reach yet: no need to write and count them one by one.
+// Stores every entry of a table that nobody can reach yet, so that write() and its counts are not needed for each.
 template <arch::EntryFormat F>
 void Walker<F>::write_parts(Gpa table, Level level, const Leaf& whole) {
   const bool kept = whole.state == State::Kept;
@@ -172,7 +173,7 @@ Result<> Walker<F>::prepare_move(Gva from, Gva to, std::uint64_t length, bool sa
     if (auto ready = unshare(va, whole ? Level::Pmd : Level::Pte, batch); !ready) return ready;
     if (auto ready = prepare(to + (va - from), whole ? Level::Pmd : Level::Pte, batch); !ready)
       return fail(ready.error());
-    // Nothing more to make for the rest of the block, if the destination's table covers it as well.
+    // With the same offset, the destination's table covers the rest of the block as well.
     va = same_offset ? block + kBlockSize : next_of(slot);
   }
   return {};

@@ -1,5 +1,5 @@
-// The walker's members for tables that several address spaces share: whoever changes something below one copies it
-// first, from the root down. Included by its units alone: walker_*.cpp.
+// The walker's members for tables that several address spaces share: before something below a shared table changes, the
+// table is copied, from the root down. Included by walker_x86_64.cpp and walker_arm64.cpp alone.
 #pragma once
 
 #include <exception>
@@ -9,15 +9,15 @@
 
 namespace ramet::mm {
 
-// The entry for a space that inherits `e`: it cannot write through it. With `share`, a table that the entry leads to is
-// shared. The entries of a table are mostly alike but for their frames: `last` remembers what became of the one before.
+// The entry of a space that inherits `e`, without permission to write. With `share`, a table that it leads to is a
+// shared table. The entries of a table mostly differ by their frames only: `last` keeps the result for the entry
+// before.
 template <arch::EntryFormat F>
 arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& last) const {
   if (is_table(e, level)) return share ? F::shared_table(F::address(e, level)) : e;
   if (e == arch::kNone) return e;
-  // Accessed, whether it was or not: until they are flushed, processors may use the entry in the shared table, and
-  // would set the bit there. Here an entry without it is taken for one that no processor holds, and is changed without
-  // a flush.
+  // With the accessed bit, whether it was set or not: until they are flushed, processors may use the entry of the
+  // shared table, and would set the bit there. In the copy, an entry without the bit would be changed without a flush.
   e = F::accessed(e);
   const bool kept = arch::is_kept(e);
   const Entry live = kept ? arch::restored(e) : e;
@@ -37,7 +37,7 @@ arch::Entry Walker<F>::inherited(Entry e, Level level, bool share, Withheld& las
 template <arch::EntryFormat F>
 void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   auto* const source = reinterpret_cast<Entry*>(tables_.host(from));
-  auto* const copy = reinterpret_cast<Entry*>(tables_.host(to));  // zeroes, and nobody else's yet
+  auto* const copy = reinterpret_cast<Entry*>(tables_.host(to));  // zeroes, and not reachable yet
   const Slot slot{to, level, 0};
   TableInfo& info = tables_.info(to);
   Withheld last;
@@ -52,10 +52,9 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
-// A shared table has left our tree, since an entry leads to our copy of it now. If it lies in our own bank, it is
-// marked dead: once all who shared it have gone, its pages count as writable again (TablePool::thaw()), and a fault
-// that found the table before would publish into it, where nobody looks. Tables of other spaces' banks are never
-// writable for us.
+// Releases a shared table that has left our tree. If it lies in our own bank, it is marked dead: once its other users
+// have gone, it counts as writable again (TablePool::thaw()), and a fault that found it before could publish into it,
+// outside the tree. Tables of other spaces' banks are never writable for us.
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.contains(table)) return;
@@ -67,14 +66,14 @@ void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   batch.release_table(table);
 }
 
-// The table that the entry leads to, made our own.
+// Makes the table that the entry leads to our own; returns it.
 template <arch::EntryFormat F>
 Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batch) {
   const Gpa child = F::address(e, slot.level);
   if (writable(child)) {
     if (!is_shared(e)) return child;
-    // The layer it was sealed for has gone. The frames that it lets us write are at least as new as the table, so that
-    // whatever they were sealed for has gone, too (SpaceCore::thaw_locked() thaws tables first).
+    // The layer for which the table was sealed has gone. Frames that its entries let us write are at least as new as
+    // the table, so the layers for which they were sealed have gone, too (SpaceCore::thaw_locked() thaws tables first).
     TableLock lock(tables_.info(slot.table));
     replace(slot, F::table(child), &batch);
     F::publish();
@@ -83,7 +82,8 @@ Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batc
   batch.room(2);
   const auto copy = take_table();
   if (!copy) return copy;
-  // Ring 0's tables are no snapshot's: only where they lie they may be part of one.
+  // Tables below ring 0's are not marked as shared: no frozen memory uses them, though they may lie in a sealed part of
+  // the bank.
   const bool ring0 = slot.start >> 47;
   copy_shared(*copy, child, below(slot.level), !ring0);
   F::publish();
@@ -164,12 +164,12 @@ void Walker<F>::share_root(Gva end, FlushBatch& batch) {
 }
 
 template <arch::EntryFormat F>
-void Walker<F>::adopt_root(Gpa shared, Gva end, const Census& census) {
+void Walker<F>::adopt_root(Gpa base, Gva end, const Census& census) {
   const Gpa own = root();
   for (unsigned i = 0; i <= arch::index_of(Level::Pgd, end - 1); ++i) {
     const Slot slot = slot_in(own, Level::Pgd, i * arch::span_of(Level::Pgd));
     Entry old = load(slot);
-    const Entry e = load({shared, slot.level, slot.start});
+    const Entry e = load({base, slot.level, slot.start});
     TableLock lock(tables_.info(own));
     write(slot, old, is_table(e, Level::Pgd) ? F::shared_table(F::address(e, Level::Pgd)) : e, nullptr);
   }
@@ -195,8 +195,8 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// The tree below that table leaves ours: its own frames and tables go with the batch. Its entries stay as they are,
-// because other spaces may still use the tables.
+// Releases a tree of tables that has left ours: its frames and tables of our own banks go with the batch. Its entries
+// stay as they are, because other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   walk<Walking::Look>(
@@ -215,7 +215,7 @@ void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave(table, batch);
 }
 
-// A whole tree that is shared leaves ours.
+// Takes a shared table, and what is below it, out of our tree.
 template <arch::EntryFormat F>
 void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   TableLock lock(tables_.info(parent.table));
@@ -223,9 +223,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Makes the entries of `table`, our own, those of `base`, the table of the snapshot that it was copied from. Returns
-// whether any differed: then the table stays ours, because whoever wrote there will soon write there again. A table
-// without a difference is left, and the snapshot's is shared once more.
+// Makes the entries of `table`, our own, equal to those of `base`, the table of frozen memory that it was copied from.
+// Entries that differ are absent now and added to `changes`, to be written after a flush. Returns whether any differed:
+// then the caller keeps the table, as it will probably be written again; else it shares `base` once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
@@ -240,8 +240,8 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry source = std::atomic_ref(theirs[i]).load(std::memory_order_acquire);
     if (now == arch::kNone && source == arch::kNone) continue;
     const bool present = F::present(now);
-    // Most entries were copied and never changed, but for writing, which was withheld: seen without a look at the
-    // frame's bank.
+    // Most entries differ from their source by write permission alone; that is seen without looking up the frame's
+    // bank.
     if (level == Level::Pte && present && F::present(source) && F::stable(now) == F::stable_read_only(source)) continue;
     const auto as = [&](Entry e) { return now == e || (present && F::present(e) && F::stable(now) == F::stable(e)); };
     const Entry then = inherited(source, level, true, last);
@@ -281,11 +281,11 @@ void Walker<F>::restore_root(Gpa base, Gva end, const Census& census, FlushBatch
   std::exception_ptr failed;
   try {
     restore(root_, base, {root_, Level::Pgd, 0}, arch::index_of(Level::Pgd, end - 1) + 1, changes, batch);
-  } catch (const std::bad_alloc&) {  // what was changed is finished: nothing is left in between
+  } catch (const std::bad_alloc&) {  // the changes made so far are finished below, so that no entry stays absent
     failed = std::current_exception();
   }
   F::publish();
-  batch.flush();  // what is replaced is absent in between
+  batch.flush();  // the entries that change are absent in between
   for (const Restored& r : changes) {
     TableLock lock(tables_.info(r.slot.table));
     replace(r.slot, r.entry, nullptr);

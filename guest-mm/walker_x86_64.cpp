@@ -1,4 +1,4 @@
-// The walker for x86-64's entries. A unit for each architecture: the same code, compiled beside each other.
+// The walker for x86-64's entries. A unit for each architecture, so that they are compiled in parallel.
 #include "arch/x86_64/entry.hpp"
 #include "guest-mm/address_space.hpp"
 #include "guest-mm/walker_books.hpp"

@@ -1,14 +1,14 @@
-// What the compilers for all instruction sets are: two passes over the instructions. The first adds up how much each
-// can take at most, the second writes them. A jump backward knows how far it goes; one forward goes at most as far as
-// the first pass said, so nothing that has been written ever moves.
+// The frame of the compilers for all instruction sets: two passes over the instructions. The first adds up how many
+// bytes each can take at most, the second writes them. The distance of a jump backward is known; that of a jump forward
+// is at most what the first pass said, so code that has been written never moves.
 //
 // A back end is a class Back : BackEnd<Back, Encoder>. Its Encoder writes single instructions at `at_`, and has
 //     enum class Distance                               the ways in which instructions hold the distance of a jump
-//     static void set_distance(code, Distance, bytes)   writes one into the instruction at `code`, seen from there
-// Back writes what the virtual machine's instructions become: estimate(), prologue(), leave(), fused(), arithmetic(),
+//     static void set_distance(code, Distance, bytes)   writes the distance, counted from `code`, into the code there
+// Back writes the machine code of eBPF's instructions: estimate(), prologue(), leave(), fused(), arithmetic(),
 // branch(), branch_to_exit(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(),
-// jump_to_exit(), call_helper(), call_function(), all as called below; fused() and load() say how many instructions
-// they took.
+// jump_to_exit(), call_helper(), call_function(), all as called below; fused() and load() return how many eBPF
+// instructions they have translated.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ class BackEnd : protected Encoder {
     out_.offsets_[count_] = here();
     back().end();
     out_.size_ = here();
-    settle();
+    set_distances();
     return std::move(out_);
   }
 
@@ -52,11 +52,11 @@ class BackEnd : protected Encoder {
   void end() {}
 
   std::uint32_t here() const { return static_cast<std::uint32_t>(this->at_ - out_.code_.get()); }
-  // Of what is not written yet, where the instruction before ends at most.
+  // Where an instruction's code begins; where that is not written yet, the first pass's figure.
   std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }
 
-  // The instruction at `at` holds a distance that is not known yet: to an instruction, to where a function begins, or
-  // to the exit at the end of this one, less than kFar bytes away.
+  // The code at `at` is to hold a distance that is not known yet: to an instruction, to the beginning of a function, or
+  // to the exit at the end of this function, which is less than kFar bytes away.
   void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) {
     fixups_.push_back({distance, false, at, target});
   }
@@ -67,8 +67,9 @@ class BackEnd : protected Encoder {
 
   std::vector<Relocation>& relocations() { return out_.relocations_; }
 
-  // The first pass, from the last instruction to the first, with a back end's figures: what stands before an
-  // instruction by its mark, itself, and what each call takes elsewhere. The whole.
+  // The first pass, from the last instruction to the first. A back end gives the most bytes before an instruction by
+  // its marks (`before`), of the instruction itself (`most`), and of each call at the end (`each_call`). Returns the
+  // sum.
   template <class Before, class Most>
   std::uint32_t add_up(const Before& before, const Most& most, std::uint32_t each_call) {
     std::uint32_t* const offsets = out_.offsets_.get();
@@ -82,7 +83,7 @@ class BackEnd : protected Encoder {
       if (marks[at] != 0) offset -= before(marks[at]);
       offsets[at] = offset;
     }
-    alive_.settle();
+    alive_.converge();
     const bool calls = std::ranges::any_of(program_.functions(), &Function::calls);
     return kEnd - offset +
            (calls ? each_call * static_cast<std::uint32_t>(
@@ -100,10 +101,10 @@ class BackEnd : protected Encoder {
 
   // Of the function that is being written.
   const Function* now_ = nullptr;
-  std::uint32_t epilogue_ = 0;  // where one is, if any
+  std::uint32_t epilogue_ = 0;  // offset of its last epilogue, 0: none yet
 
  private:
-  static constexpr std::uint32_t kEnd = 1u << 31;  // what the first pass takes for the offset of the end
+  static constexpr std::uint32_t kEnd = 1u << 31;  // the first pass's offset of the end
 
   struct Fixup {
     Distance distance;
@@ -138,14 +139,15 @@ class BackEnd : protected Encoder {
       Encoder::set_distance(out_.code_.get() + e.at, e.distance, std::int64_t{exit} - e.at);
   }
 
-  // An exit that a condition jumps around, as one does at the end of a loop: it stands at the function's end, so that
-  // nothing jumps where the loop goes on.
+  // Whether an exit is written at the function's end: one that a condition jumps around, as in a loop. The loop then
+  // goes on without a jump.
   bool exit_moves(std::uint32_t at) const {
     return code_[at].opcode == opcode::kExit && exits_move_ && at > now_->first && code_[at - 1].offset == 1 &&
            is_condition(form(code_[at - 1]).operation);
   }
 
-  // How many instructions were taken. Inline: it saves a twentieth of all the time.
+  // Writes the code of the instruction at `at`, perhaps with those after it; returns how many. Inline: that saves a
+  // twentieth of the compiler's time.
   [[gnu::always_inline]] std::uint32_t instruction(std::uint32_t at) {
     using enum Operation;
     back().begin(at);
@@ -162,7 +164,7 @@ class BackEnd : protected Encoder {
     if (is_condition(f.operation)) return branch(at, i, f);
     switch (f.operation) {
       case Load:
-      case LoadSigned:  // what nobody needs of the function's own stack is not loaded
+      case LoadSigned:  // a load from the function's own stack whose result is dead is left out
         if (i.src() == kFramePointer && alive_.dead_after(at, i.dst())) return 1;
         return back().load(at, i, f);
       case Store:
@@ -179,7 +181,8 @@ class BackEnd : protected Encoder {
     return 1;
   }
 
-  // Around a single move, here or elsewhere, a move with a condition; around a jump, the opposite jump.
+  // A condition that jumps around a single move becomes a conditional move; one that jumps around a jump, the opposite
+  // condition with that jump's target.
   std::uint32_t branch(std::uint32_t at, const Instruction& i, const Form& f) {
     const auto target = static_cast<std::uint32_t>(at + 1 + i.offset);
     if (target == at + 1) return 1;
@@ -224,7 +227,7 @@ class BackEnd : protected Encoder {
     else back().call_helper(static_cast<std::uint32_t>(i.immediate));
   }
 
-  void settle() {
+  void set_distances() {
     const Function* first = program_.functions().data();
     for (const Fixup& f : fixups_) {
       const std::uint32_t target = f.function
@@ -237,7 +240,7 @@ class BackEnd : protected Encoder {
   Compiled out_;
   std::vector<Fixup> fixups_;
   std::vector<ToExit> exits_;  // of the function that is being written
-  bool exits_move_ = false;  // and whether they do there
+  bool exits_move_ = false;  // whether exit_moves() may be true in that function
   std::vector<std::uint32_t> functions_;  // where they begin, as far as they are written
 };
 

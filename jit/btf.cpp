@@ -10,7 +10,7 @@ namespace {
 
 using Failed = std::unexpected<std::string>;
 
-constexpr unsigned kLongestChain = 32;  // of types that name each other
+constexpr unsigned kLongestChain = 32;  // of types that refer to one another
 
 Failed damaged_btf(const std::string& what) { return Failed("the object's BTF is damaged: " + what); }
 
@@ -28,7 +28,7 @@ struct Type {
   }
 };
 
-// Bytes that follow a type's head; none for kinds that nobody knows.
+// How many bytes follow a type's head. Errors: an unknown kind.
 std::expected<std::size_t, std::string> rest_of(unsigned kind, unsigned count) {
   switch (kind) {
     case BTF_KIND_INT:
@@ -68,7 +68,7 @@ class Btf {
   const Type* type(std::uint32_t number) const {
     return number > 0 && number <= types_.size() ? &types_[number - 1] : nullptr;
   }
-  // Without typedef, const and the like.
+  // The type without typedef, const and the like; null: there is none.
   const Type* plain(std::uint32_t number) const {
     const Type* t = type(number);
     for (unsigned n = 0; t && n < kLongestChain; ++n) switch (t->kind()) {
@@ -81,11 +81,12 @@ class Btf {
       }
     return nullptr;
   }
-  // Null for what is no such pointer, 0 for what has no size.
+  // The type that a pointer leads to; null: no pointer.
   const Type* pointed_to(std::uint32_t number) const {
     const Type* t = plain(number);
     return t && t->kind() == BTF_KIND_PTR ? plain(t->head.type) : nullptr;
   }
+  // In bytes; 0: the type has no size, or one of more than 4 GiB.
   std::uint64_t size_of(const Type* t) const {
     std::uint64_t times = 1;
     for (unsigned n = 0; t && n < kLongestChain; ++n) switch (t->kind()) {

@@ -1,5 +1,5 @@
-// As much of BTF as describes maps: the variables of the section `.maps`, each a structure whose members' types say
-// numbers by the length of an array (__uint) and keys and values by what they point to (__type).
+// The part of BTF that describes maps: the variables of the section `.maps`, each a structure. A member's type gives a
+// number by the length of an array (__uint), or a key's or value's size by the type that it points to (__type).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct BtfMap {
   std::uint64_t at = 0;  // in the section
 };
 
-// From the section `.BTF`; else what is wrong, in one sentence.
+// The maps that the section `.BTF` describes. Errors: what is wrong, in one sentence.
 [[nodiscard]] std::expected<std::vector<BtfMap>, std::string> maps_of_btf(std::span<const std::byte> btf);
 
 }  // namespace ramet::jit

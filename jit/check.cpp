@@ -10,7 +10,7 @@ using enum Operation;
 
 namespace {
 
-// No field of these says anything that could be wrong by itself.
+// Whether no value of an instruction's fields can be wrong, besides those that the table says are reserved.
 constexpr bool is_plain(Operation o) {
   return o == Add || o == Sub || o == Mul || o == Or || o == And || o == Xor || o == Load || o == LoadSigned ||
          o == Store || o == StoreImmediate;
@@ -22,8 +22,8 @@ const Function& Checked::function_at(std::uint32_t first) const {
   return *std::ranges::lower_bound(functions_, first, {}, &Function::first);
 }
 
-// Three passes, each from the first instruction to the last: fields and where jumps lead to; functions and what they
-// contain; how calls nest. The first failure is kept and ends it.
+// Three passes, each from the first instruction to the last: fields and jump targets; functions and what they contain;
+// how calls nest. The first failure is kept and ends the check.
 class Checker {
  public:
   Checker(const Program& program, const Known& known)
@@ -245,7 +245,7 @@ bool Checker::scan(Function& function) {
   return true;
 }
 
-// What only makes sense once it is known where functions and wide loads are.
+// Checks that need to know where functions and wide loads are.
 bool Checker::contents(Function& function, std::uint32_t at, const Instruction& i, const Form& f) {
   std::int64_t target = at;
   const bool jumps = is_condition(f.operation) || f.operation == Jump || f.operation == JumpLong;
@@ -269,8 +269,8 @@ bool Checker::contents(Function& function, std::uint32_t at, const Instruction& 
   return true;
 }
 
-// How much of the frame a function needs: as much as loads and stores by r10 say, or all of it once r10 goes anywhere
-// else.
+// How much of the frame a function needs: as far down as loads and stores by r10 reach, or all of it if r10 is used in
+// any other way.
 bool Checker::stack(Function& function, std::uint32_t at, const Instruction& i, const Form& f) {
   const bool loads = f.operation == Load || f.operation == LoadSigned;
   const bool stores = f.operation == Store || f.operation == StoreImmediate || f.operation == Atomic;
@@ -288,7 +288,7 @@ bool Checker::stack(Function& function, std::uint32_t at, const Instruction& i, 
   return true;
 }
 
-// Functions in an order in which callers come before what they call; what is left over when there is none, recurs.
+// Visits functions so that callers come before those they call; functions that are left over are recursive.
 bool Checker::nesting() {
   const auto& functions = checked_.functions_;
   if (functions.size() == 1 && calls_.empty()) return true;

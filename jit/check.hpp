@@ -1,5 +1,5 @@
-// Refuses programs that mean nothing, before anything compiles or runs them. This is no verifier: what a well-formed
-// program does to memory, and whether it ever ends, is the business of the sandbox that it runs in.
+// Refuses malformed programs before they are compiled or run. This is no verifier: what a well-formed program does to
+// memory, and whether it ever ends, is the business of the sandbox that it runs in.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace ramet::jit {
 
-// What a program may name besides its own parts, by number.
+// The helpers and platform variables that a program may name: by number, whether there is one.
 struct Known {
   std::vector<bool> helpers, variables;
 };
@@ -23,7 +23,7 @@ struct Refusal {
   std::string said() const { return "instruction " + std::to_string(instruction) + ": " + reason; }
 };
 
-// What is true of an instruction, found by check() and used by compilers.
+// Bits by instruction, set by check() and used by compilers.
 namespace mark {
 inline constexpr std::uint8_t kTarget = 1;         // something jumps here
 inline constexpr std::uint8_t kSecondSlot = 2;     // of a wide load
@@ -40,30 +40,28 @@ struct Function {
   bool by_address = false;            // helpers may call it
 };
 
-// A program that is well-formed. It refers to the Program, which must stay as it is. Shifts by an immediate are by less
-// than the operand's width here, whatever the Program has.
+// A well-formed program. It refers to the Program, which must outlive it unchanged. Here, unlike in the Program, shifts
+// by an immediate are by less than the operand's width.
 class Checked {
  public:
   const std::vector<Instruction>& instructions() const { return *instructions_; }
   const std::uint8_t* marks() const { return marks_.get(); }  // of each instruction
   const std::vector<Function>& functions() const { return functions_; }  // by their first instructions
   const Function& function_at(std::uint32_t first) const;
-  const std::vector<std::uint32_t>& frame_accesses() const {
-    return frame_accesses_;
-  }  // loads, stores, atomics by r10, from the first
+  // The loads, stores and atomic operations whose base is r10, in order.
+  const std::vector<std::uint32_t>& frame_accesses() const { return frame_accesses_; }
 
  private:
   friend class Checker;
   const std::vector<Instruction>* instructions_ = nullptr;
-  std::unique_ptr<std::vector<Instruction>> changed_;  // which these are, where they differ from the Program's
+  std::unique_ptr<std::vector<Instruction>> changed_;  // instructions_, if they differ from the Program's
   std::unique_ptr<std::uint8_t[]> marks_;
   std::vector<Function> functions_;
   std::vector<std::uint32_t> frame_accesses_;
 };
 
-// Any instructions will do. What Linux refuses and RFC 9669 does not is done as that says: a shift by an immediate of
-// the operand's width or more is by what is left of it there; dividing by an immediate zero gives 0, and a modulo the
-// dividend.
+// The program may hold any bytes. What RFC 9669 allows and Linux refuses is accepted: a shift by an immediate of the
+// operand's width or more uses the immediate's lower bits; division by an immediate zero gives 0, modulo the dividend.
 [[nodiscard]] std::expected<Checked, Refusal> check(const Program& program, const Known& known);
 
 }  // namespace ramet::jit

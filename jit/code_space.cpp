@@ -12,7 +12,7 @@ using mm::kBlockSize;
 
 namespace {
 
-// Lengths are rounded up to this, so that what remains can be filled with whole instructions of any set.
+// Lengths are rounded up to this, so that the rest can be filled with whole instructions of any set.
 constexpr std::uint64_t kGrain = 16;
 
 std::span<const std::byte> as_bytes(std::span<const std::uint8_t> code) { return std::as_bytes(code); }
@@ -30,7 +30,7 @@ void CodeSpace::take_locked(std::map<Gva, std::uint64_t>::iterator room) {
   rooms_.erase(room);
 }
 
-// Joins with free room on both sides, within the block.
+// Joins the range with free ranges on both sides, within the block.
 void CodeSpace::free_locked(Gva at, std::uint64_t bytes) {
   if (auto next = rooms_.find(at + bytes); next != rooms_.end() && next->first % kBlockSize != 0) {
     bytes += next->second;
@@ -63,7 +63,7 @@ mm::Result<> CodeSpace::add_block_locked() {
   auto done = space_.advise(at, kBlockSize, mm::Advice::Huge);
   if (done) done = trap_locked(at, kBlockSize);
   if (!done) {
-    (void)space_.unmap(at, kBlockSize);  // gives back what there is of it; the error is the one before
+    (void)space_.unmap(at, kBlockSize);  // the error before is the one to report
     return done;
   }
   blocks_.insert(at);

@@ -13,8 +13,8 @@ std::uint32_t Compiled::instruction_at(std::uint32_t offset) const {
   const std::uint32_t *begin = offsets_.get(), *end = begin + count_;
   const std::uint32_t* after = std::upper_bound(begin, end, offset);
   if (after == begin) return 0;
-  return static_cast<std::uint32_t>(std::lower_bound(begin, end, after[-1]) -
-                                    begin);  // of those that became one, the first
+  // The first of those that were translated together.
+  return static_cast<std::uint32_t>(std::lower_bound(begin, end, after[-1]) - begin);
 }
 
 void Compiled::place(std::span<std::uint8_t> to, std::uint64_t address,

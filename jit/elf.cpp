@@ -109,7 +109,7 @@ class Reader {
         if (!name) return Failed(std::move(name).error());
         symbol.name = *std::move(name);
       }
-      if (symbol.section >= SHN_LORESERVE) symbol.section = 0;  // numbers that belong to no section, names of files
+      if (symbol.section >= SHN_LORESERVE) symbol.section = 0;  // absolute values, names of files
       if (symbol.section >= object_.sections.size()) return damaged("symbol '" + symbol.name + "' is in no section");
       if (symbol.section != 0 && symbol.value > object_.sections[symbol.section].size)
         return damaged("symbol '" + symbol.name + "' lies outside its section");

@@ -15,7 +15,7 @@ struct ElfSection {
   std::string name;
   std::uint32_t type = 0;
   std::uint64_t flags = 0, size = 0;
-  std::span<const std::byte> bytes;  // of the file; none for what has none there (.bss)
+  std::span<const std::byte> bytes;  // in ElfObject::file; none for sections without contents (.bss)
 };
 
 struct ElfSymbol {
@@ -26,8 +26,8 @@ struct ElfSymbol {
 };
 
 struct ElfRelocation {
-  std::uint32_t section = 0;  // that is changed
-  std::uint64_t at = 0;
+  std::uint32_t section = 0;  // to be changed
+  std::uint64_t at = 0;       // byte of the section
   std::uint32_t type = 0, symbol = 0;
 };
 
@@ -38,7 +38,7 @@ struct ElfObject {
   std::vector<ElfRelocation> relocations;
 };
 
-// A relocatable object for eBPF, little-endian; else what is wrong, in one sentence.
+// Reads a relocatable, little-endian object for eBPF. Errors: what is wrong, in one sentence.
 [[nodiscard]] std::expected<ElfObject, std::string> read_elf(std::span<const std::byte> file);
 
 }  // namespace ramet::jit

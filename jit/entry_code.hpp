@@ -1,8 +1,8 @@
-// How compiled programs are entered and left where they run as a guest: a few instructions of each instruction set that
-// are the same in every guest. Registers are the C ABI's; what is a system call there leads out of the guest.
+// How compiled programs are entered and left in a guest: a few instructions of each instruction set, the same in every
+// guest. Programs are called by the C ABI; a system call leads out of the guest.
 //
-// A batch is a list of BatchCall in the guest's memory, worked off without leaving it. While it runs, the register
-// `list` holds the address of the current call, `end` that of the end; programs keep both for their callers.
+// A batch is an array of BatchCall in the guest's memory, whose calls are made without leaving the guest. Meanwhile the
+// register `list` holds the address of the current BatchCall, `end` that of the array's end; both are callee-saved.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace ramet::jit {
 
-// As it lies in the guest's memory.
+// The layout in the guest's memory.
 struct BatchCall {
   std::uint64_t program = 0;  // address
   std::uint64_t r1 = 0, r2 = 0;
@@ -22,17 +22,17 @@ struct BatchCall {
 };
 static_assert(sizeof(BatchCall) == 32);
 
-// Numbers of the system calls, which are none of Linux's.
-inline constexpr std::uint32_t kDone =
-    0x0fff;  // the program, or the whole batch, has returned; argument 0: the last r0
-inline constexpr std::uint32_t kFirstHelper =
-    0x1000;  // helper n is kFirstHelper + n: its arguments are the call's, its r0 the result
-inline constexpr std::uint32_t kMostHelpers = 0x7000;  // helpers' numbers are less
+// Numbers of the system calls, none of which Linux uses.
+// The program, or the whole batch, has returned; argument 0: the last r0.
+inline constexpr std::uint32_t kDone = 0x0fff;
+// Helper n is kFirstHelper + n, n < kMostHelpers: its arguments are the call's, its r0 the result.
+inline constexpr std::uint32_t kFirstHelper = 0x1000, kMostHelpers = 0x7000;
 
 struct EntryCode {
   std::span<const std::uint8_t> code;  // runs at any address
-  std::uint32_t batch;  // entry for a list; where it goes on behind a call that did not return as well
-  std::uint32_t one;  // entry for one program, whose address is in `list`, r1 and r2 in `arguments`
+  std::uint32_t batch;  // offset of the entry for a batch; to skip a call that does not return, enter here with `list`
+                        // at the next BatchCall
+  std::uint32_t one;  // offset of the entry for one program: its address in `list`, r1 and r2 in `arguments`
   std::uint8_t list, end;  // registers, as words of UserRegs
   std::uint8_t arguments[2];
 };
@@ -41,11 +41,10 @@ const EntryCode& entry_code(InstructionSet);
 // A function that makes the call of a helper.
 std::vector<std::uint8_t> helper_stub(InstructionSet, std::uint32_t number);
 
-// What ends who runs into it, by a signal: a run of it fills room without a program.
+// Instructions that trap, to fill room without a program: a thread that runs into them gets a signal.
 std::vector<std::uint8_t> traps(InstructionSet, std::size_t bytes);
 
-// Programs begin at multiples of this. `loops`: something in it jumps back; loops are fastest where lines of the cache
-// begin.
+// The alignment of a program. `loops`: it has a jump backward; loops are fastest at the beginning of a cache line.
 constexpr std::uint32_t alignment(bool loops) { return loops ? 64 : 16; }
 
 }  // namespace ramet::jit

@@ -33,8 +33,8 @@ Extension Idioms::find_extension(std::uint32_t at) const {
   return e;
 }
 
-// t = s, t >>= k, [d = s] d <<= width - k, d |= t (or t |= d), the shifts in any order, where the other of d and t is
-// not used any more.
+// t = s, t >>= k, [d = s] d <<= width - k, d |= t (or t |= d), the shifts in any order, where the one of d and t that
+// is not the result is dead.
 Rotation Idioms::find_rotation(std::uint32_t at) const {
   const Instruction &move = code_[at], &one = code_[at + 1];
   Rotation found{.src = move.src(), .wide = move.opcode == kMov64};
@@ -90,7 +90,7 @@ Sum Idioms::find_scaled_sum(std::uint32_t at) const {
   return s;
 }
 
-// [d += number] [x = *(d + offset)] at `next`, of a sum that begins at `at`; where it ends.
+// Adds [d += number] [x = *(d + offset)] at `next` to the sum that begins at `at`; returns where the sum ends.
 std::uint32_t Idioms::end_of_sum(Sum& s, std::uint32_t at, std::uint32_t next) const {
   if ((next == at || follows(next)) && code_[next].opcode == kAddImmediate64 && code_[next].dst() == s.dst)
     s.number = code_[next++].immediate;

@@ -1,6 +1,6 @@
-// Sequences of instructions that processors have as one, as compilers of C write them for eBPF: extensions made of two
-// shifts, rotations, sums that are addresses, jumps around a single move. Nothing may jump to any instruction of one
-// but the first.
+// Sequences of instructions, as C compilers write them for eBPF, that processors have as one instruction: extensions
+// made of two shifts, rotations, sums that are addresses, jumps around a single move. Only the first instruction of a
+// sequence may be the target of a jump.
 #pragma once
 
 #include "jit/liveness.hpp"
@@ -22,10 +22,10 @@ struct Rotation {
   bool wide = false;
 };
 
-// d = (src << shift) [+ added] [+ number], and perhaps x = *(d + offset), which is then among `taken`; d is x or needed
-// no more. Written as
+// d = (src << shift) [+ added] [+ number], perhaps followed by the load x = *(d + offset), which then counts in
+// `taken`; d is x or dead after that. Written as
 //     [d = src] [d <<= shift] [d += added] [d += number]
-// or  src <<= shift, d = added or a load `before`, d += src [d += number]     where src is needed no more.
+// or  src <<= shift, d = added or a load `before`, d += src [d += number]     where src is dead afterwards.
 struct Sum {
   static constexpr unsigned kNone = kRegisters;
   std::uint32_t taken = 0;
@@ -52,11 +52,11 @@ class Idioms {
       : code_(program.instructions().data()), marks_(program.marks()),
         count_(static_cast<std::uint32_t>(program.instructions().size())), alive_(alive) {}
 
-  // Whether the idioms of arithmetic may begin with it.
+  // Whether an idiom of arithmetic may begin with the instruction.
   static bool may_begin(const Instruction& i) { return kBegins[i.opcode]; }
-  // Whether an instruction is there, to which nothing but the one before it leads.
+  // Whether there is an instruction that is reached only from the one before it.
   bool follows(std::uint32_t at) const { return at < count_ && !(marks_[at] & (mark::kTarget | mark::kFunction)); }
-  // Where an instruction follows that has the same destination. The next opcode mostly says that there is none.
+  // Precondition: the next instruction has the same destination. Mostly the next opcode already rules the idiom out.
   Extension extension(std::uint32_t at) const { return shifts(at + 1) ? find_extension(at) : Extension{}; }
   Rotation rotation(std::uint32_t at) const { return shifts(at + 1) ? find_rotation(at) : Rotation{}; }
   Sum sum(std::uint32_t at) const { return adds(at + 1) ? find_sum(at) : Sum{}; }
@@ -64,18 +64,18 @@ class Idioms {
     return code_[at].immediate <= 3 && follows(at + 2) && code_[at + 2].opcode == opcode::kAdd64 ? find_scaled_sum(at)
                                                                                                  : Sum{};
   }
-  // What the condition jumps around, where that is a single move.
+  // The move that the condition jumps around; null if it jumps around anything else.
   const Instruction* only_move(std::uint32_t condition) const {
     const Instruction& next = code_[condition + 1];
     return code_[condition].offset == 1 && is_move(next) && follows(condition + 1) ? &next : nullptr;
   }
-  // Whether a single move is all that happens from one instruction to the other.
+  // Whether a single move, and perhaps a jump, is all that is executed from instruction `at` to `to`.
   bool is_only_move(std::uint32_t at, std::uint32_t to) const {
     if (!is_move(code_[at])) return false;
     const Instruction& next = code_[at + 1];
     return at + 1 == to || (next.opcode == opcode::kJump && static_cast<std::uint32_t>(at + 2 + next.offset) == to);
   }
-  // The arithmetic after a load that alone uses what was loaded, as its operand and in the same width.
+  // The arithmetic after a load if nothing else uses the loaded value: as its operand, in the same width. Else null.
   const Instruction* only_user(std::uint32_t load) const {
     const Instruction& next = code_[load + 1];
     return next.src() == code_[load].dst() && only_used_next(load) ? &next : nullptr;

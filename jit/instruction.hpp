@@ -1,5 +1,5 @@
-// eBPF's instructions as RFC 9669 writes them, and one table that says of every opcode what it does and which of its
-// fields have no meaning there and must be zero. Checker, compilers and the tests' interpreter go by this table.
+// eBPF's instructions, as in RFC 9669, and one table that says for every opcode what it does and which fields are
+// reserved and must be zero. The checker, the compilers and the tests' interpreter use this table.
 #pragma once
 
 #include <array>
@@ -7,7 +7,7 @@
 
 namespace ramet::jit {
 
-// As it lies in memory, on little-endian hosts.
+// The layout in memory, on little-endian hosts.
 struct Instruction {
   std::uint8_t opcode = 0;
   std::uint8_t registers = 0;  // destination in the lower half, source in the upper
@@ -32,7 +32,7 @@ enum class Operation : std::uint8_t {
   ToLittle, ToBig, Swap,  // of the immediate's 16, 32 or 64 bits
   // Memory.
   Load, LoadSigned, Store, StoreImmediate, Atomic,
-  LoadWide,                        // two slots; src says what of, see Wide
+  LoadWide,                        // two slots; src says what is loaded, see Wide
   PacketAbsolute, PacketIndirect,  // r0 = big-endian value of the input at immediate (+ src)
   // Jumps: to the instruction after this one plus offset, or plus immediate for JumpLong.
   Jump, JumpLong,
@@ -43,11 +43,11 @@ enum class Operation : std::uint8_t {
 
 enum class Operand : std::uint8_t { None, Immediate, Register };
 
-// What an opcode is.
+// What an opcode does, and which fields must be zero.
 struct Form {
   Operation operation = Operation::None;
   Operand operand = Operand::None;
-  std::uint8_t bytes = 0;  // that it works on: 4 or 8 for arithmetic and comparisons, 1 to 8 for memory
+  std::uint8_t bytes = 0;  // operand size: 4 or 8 for arithmetic and comparisons, 1 to 8 for memory
   bool writes_dst = false, reads_dst = false;
   bool zero_dst = false, zero_src = false, zero_offset = false, zero_immediate = false;
 };
@@ -76,7 +76,7 @@ constexpr bool exists(std::int32_t i) {
   const std::int32_t plain = i & ~kFetch;
   return plain == kAdd || plain == kOr || plain == kAnd || plain == kXor || i == kExchange || i == kCompareExchange;
 }
-// Whether src becomes what was there. Compare-and-exchange gives that to r0.
+// Whether src gets the old value. Compare-and-exchange gives it to r0.
 constexpr bool fetches_into_source(std::int32_t i) { return (i & kFetch) != 0 && i != kCompareExchange; }
 }  // namespace atomic
 
@@ -84,7 +84,7 @@ extern const std::array<Form, 256> kForms;
 extern const std::array<std::uint64_t, 256> kReserved;  // the bits of an instruction that must be zero, by its opcode
 inline const Form& form(const Instruction& i) { return kForms[i.opcode]; }
 
-// The immediate of arithmetic and of moves, as it is in a register.
+// The value in a register of the immediate of arithmetic and moves.
 constexpr std::uint64_t number_of(const Instruction& i, bool wide) {
   return wide ? static_cast<std::uint64_t>(std::int64_t{i.immediate}) : static_cast<std::uint32_t>(i.immediate);
 }

@@ -24,14 +24,14 @@ Liveness::Liveness(const Checked& program) : code_(program.instructions().data()
   std::memset(alive_.get(), 0xff, count * sizeof alive_[0]);
 }
 
-// What is alive before a special instruction, but for what it reads by its form.
+// What is alive before a special instruction, without what it reads by its form.
 std::uint32_t Liveness::before_special(std::uint32_t at, std::uint32_t after) {
   const Instruction& i = code_[at];
   switch (form(i).operation) {
     case Jump: return target(at, i.offset);
     case JumpLong: return target(at, i.immediate);
     case Exit: return 1;
-    // No rule keeps a function from reading what registers its caller leaves.
+    // A function may read any register as its caller left it.
     case Operation::Call: return i.src() == static_cast<unsigned>(Callee::Function) ? kAll : (after & ~1u) | kArguments;
     case Atomic: return after | (i.immediate == atomic::kCompareExchange ? 1u : 0u);
     case PacketAbsolute:
@@ -45,8 +45,8 @@ std::uint32_t Liveness::target(std::uint32_t at, std::int64_t distance) {
   return alive_[at + 1 + distance];
 }
 
-// Each step but the last finds a register dead that was alive, so the steps are few.
-void Liveness::settle() {
+// Each step but the last finds a register dead that counted as alive, so there are few steps.
+void Liveness::converge() {
   const std::vector<std::uint32_t> back = std::move(back_);
   for (const std::uint32_t jump : back) {
     for (std::uint32_t at = jump, now = alive_[at + 1];; --at) {
@@ -54,7 +54,7 @@ void Liveness::settle() {
       now = visit(at, now);
       if (now == was || at == 0) break;
     }
-    back_.clear();  // visits found some of them again
+    back_.clear();  // visit() has added some of them again
   }
 }
 

@@ -1,8 +1,8 @@
-// Which registers something may still read. Code that sets others for nobody is left out, and what is only needed on
-// the way to something else needs no register.
+// Liveness: which registers may still be read. Code that sets dead registers is left out, and intermediate values that
+// are dead afterwards need no register.
 //
-// Found out backward: visit() each instruction from the last one to the first, then settle(). At first it counts as if
-// all registers were alive where a jump leads back to, so what is found dead is dead at any time.
+// Found backward: visit() each instruction from the last one to the first, then converge(). At first all registers
+// count as alive at the targets of backward jumps, so a register that is found dead is dead at any time.
 #pragma once
 
 #include <array>
@@ -17,32 +17,33 @@ class Liveness {
  public:
   explicit Liveness(const Checked& program);
 
-  // By what is alive after the instruction, as the visit to the next one said; what is alive before.
+  // Takes the registers that are alive after the instruction, as visit() of the next one returned them; returns those
+  // alive before it. A bit each.
   std::uint32_t visit(std::uint32_t at, std::uint32_t after) {
     const std::uint32_t now = before(at, after);
     alive_[at] = static_cast<std::uint16_t>(now);
     return now;
   }
-  // From where jumps lead back, by what is alive there now, until it makes no difference any more.
-  void settle();
+  // Visits again from each backward jump up, by what is alive at its target now, until nothing changes.
+  void converge();
 
-  bool dead_after(std::uint32_t at, unsigned reg) const {
-    return !(alive_[at + 1] >> reg & 1);
-  }  // of what does not jump
+  // Precondition: the instruction does not jump.
+  bool dead_after(std::uint32_t at, unsigned reg) const { return !(alive_[at + 1] >> reg & 1); }
 
  private:
   static constexpr std::uint16_t kAll = 0xffff, kArguments = 0x3e;  // r1 to r5
 
-  // What an instruction does to registers: all bits or none of the lower half for its destination, of the upper half
-  // for its source. What does more than its form says is looked at by itself.
+  // What an opcode does to registers, as masks: of `reads` the lower half for the destination, the upper half for the
+  // source. `special`: it does more than its form says, see before_special().
   struct Effect {
     std::uint32_t reads = 0;
     std::uint16_t writes = 0;
     bool special = false;
   };
   struct Tables {
-    std::array<Effect, 256> effects{};           // by opcode
-    std::array<std::uint32_t, 256> registers{};  // destination and source as such bits, by Instruction::registers
+    std::array<Effect, 256> effects{};  // by opcode
+    std::array<std::uint32_t, 256> registers{};  // destination and source as bits in the halves, by
+                                                 // Instruction::registers
     Tables();
   };
   static const Tables kTables;
@@ -59,7 +60,7 @@ class Liveness {
 
   const Instruction* code_;
   std::unique_ptr<std::uint16_t[]> alive_;  // before each instruction, a bit for each register; and after the last one
-  std::vector<std::uint32_t> back_;  // jumps that lead back
+  std::vector<std::uint32_t> back_;  // backward jumps
 };
 
 }  // namespace ramet::jit

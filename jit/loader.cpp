@@ -19,11 +19,11 @@ using Done = std::expected<void, std::string>;
 
 constexpr std::uint64_t kMostData = 64 << 20;  // of one section with global data
 constexpr std::size_t kLegacyMap = 20;         // struct bpf_map_def: type, key, value, entries, flags
-constexpr std::uint64_t kMostCode = 4 *
-                                    kMostInstructions;  // of all programs together, which may have functions in common
+// Of all programs together, each of which has its own copy of the functions it calls.
+constexpr std::uint64_t kMostCode = 4 * kMostInstructions;
 constexpr std::uint32_t kAbsolute64 = 2;  // R_BPF_64_ABS64
 
-// Where a symbol's map is: which, and at which byte of the section that became it (data only).
+// The map of a symbol. `data`: it was made of a section with global data.
 struct MapPlace {
   std::uint32_t map = 0;
   bool data = false;
@@ -45,8 +45,8 @@ class Loader {
   }
 
  private:
-  using Place = std::pair<std::uint32_t, std::uint64_t>;  // a section and a byte of it
-  // A function in a program: from which instructions of which section, and at which of the program.
+  using Place = std::pair<std::uint32_t, std::uint64_t>;  // a section and an offset in it
+  // A function of a program: instructions [first, end) of a section, which are at `at` in the program.
   struct Placed {
     std::uint32_t section = 0;
     std::uint64_t first = 0, end = 0, at = 0;
@@ -158,7 +158,7 @@ std::expected<MapPlace, std::string> Loader::map_of(const ElfSymbol& symbol, std
   return Failed("'" + symbol.name + "' is neither a map nor global data of this object");
 }
 
-// An address in global data; in the section lies what is added to the symbol's.
+// An address in global data; the section holds the addend to the symbol's value.
 Done Loader::pointer(const ElfRelocation& r) {
   const ElfSymbol& symbol = elf_.symbols[r.symbol];
   MapDefinition& map = object_.maps[data_.at(r.section)];
@@ -217,7 +217,7 @@ std::expected<Program, std::string> Loader::program(const ElfSymbol& entry) {
   return program;
 }
 
-// The function that begins there, by its symbol.
+// The function that begins at that byte of the section, by its symbol.
 std::expected<Loader::Placed, std::string> Loader::function_at(std::uint32_t section, std::uint64_t byte) {
   const auto found = functions_.find({section, byte});
   if (found == functions_.end()) return Failed("no function of this object begins where it leads to");
@@ -228,7 +228,7 @@ std::expected<Loader::Placed, std::string> Loader::function_at(std::uint32_t sec
   return Placed{section, byte / 8, (byte + symbol->size) / 8, 0};
 }
 
-// Where in the program the function is that begins at that byte; it comes to the end if it is not there yet.
+// Where in the program the function is that begins at that byte of the section; appends it if it is not there yet.
 std::expected<std::uint64_t, std::string> Loader::place(Program& program, Functions& placed, std::uint32_t section,
                                                         std::uint64_t byte) {
   if (const auto found = placed.at.find({section, byte}); found != placed.at.end()) return found->second;
@@ -251,7 +251,7 @@ Done Loader::instruction(Program& program, Functions& placed, const Placed& func
   const Instruction i = program.instructions[at];
   const ElfRelocation* r = relocation_at(function.section, index * 8);
   const bool calls = i.opcode == opcode::kCall && i.src() == static_cast<unsigned>(Callee::Function);
-  if (!r) {  // a call within its section is settled, as seen from there
+  if (!r) {  // a call within its section has no relocation: its distance is that in the section
     if (calls)
       return relocate_call(program, placed, at, function.section,
                            (static_cast<std::int64_t>(index) + 1 + i.immediate) * 8);

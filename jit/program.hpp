@@ -1,4 +1,4 @@
-// What is loaded: programs, and the maps that they name.
+// A loaded object: programs, and the maps that they name.
 #pragma once
 
 #include <cstddef>
@@ -10,16 +10,16 @@
 
 namespace ramet::jit {
 
-// A map as an object defines it. What makes it is the user of this room, who gives compiled programs its address.
+// A map as an object defines it. The user of this room makes the map, and gives compiled programs its address.
 struct MapDefinition {
   std::string name;
   std::uint32_t type = 0;  // Linux's number, BPF_MAP_TYPE_*
   std::uint32_t key_size = 0, value_size = 0, max_entries = 0, flags = 0;
 
-  // Of a section with the program's global data: an array of one value, which begins as this.
+  // For a section with global data: the map is an array of one value, which begins with these contents.
   std::vector<std::byte> contents;
   bool read_only = false;
-  // Eight bytes of `contents` that hold an address in the value of a map.
+  // The eight bytes at `at` in `contents` hold the address `offset` bytes into the value of a map.
   struct Pointer {
     std::uint32_t at = 0;
     std::uint32_t map = 0;
@@ -28,11 +28,11 @@ struct MapDefinition {
   std::vector<Pointer> pointers;
 };
 
-// Execution begins at instruction 0. Functions are where calls lead to, each up to the next one.
+// Execution begins at instruction 0. Functions begin where calls lead to, and end where the next one begins.
 struct Program {
   std::string name, section;
   std::vector<Instruction> instructions;
-  std::uint32_t maps = 0;  // how many there are for wide loads to name, from 0 on
+  std::uint32_t maps = 0;  // how many maps wide loads may name, from 0 on
 };
 
 // An ELF object of several programs, which share its maps.

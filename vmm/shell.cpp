@@ -109,7 +109,7 @@ std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
   return std::make_shared<Snapshot>(*this, std::move(*memory));
 }
 
-Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
+Status Shell::adopt(std::shared_ptr<const mm::FrozenMemory> snapshot) {
   if (auto r = space_->adopt(snapshot); !r)
     return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
   origin_ = std::move(snapshot);

@@ -56,7 +56,7 @@ class Shell {
   // memory, no host process.
   std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
   // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
-  Status adopt(std::shared_ptr<const mm::Snapshot>);
+  Status adopt(std::shared_ptr<const mm::FrozenMemory>);
   // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no
   // pages. Errors: it adopted none; pages are pinned. Then nothing has changed.
   Status reset();
@@ -81,7 +81,7 @@ class Shell {
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
   MakeShell take_;  // null: make_
   MakeShell make_;  // null: create()
-  std::shared_ptr<const mm::Snapshot> origin_;  // what it adopted to be reset to
+  std::shared_ptr<const mm::FrozenMemory> origin_;  // what it adopted to be reset to
   std::unique_ptr<mm::Memory> physical_;  // destroyed last
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<mm::AddressSpace> space_;

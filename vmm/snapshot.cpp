@@ -5,7 +5,7 @@
 namespace ramet::vmm {
 namespace {
 
-MakeShell spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
+MakeShell spawner(const Shell& of, std::shared_ptr<const mm::FrozenMemory> memory) {
   return [make = of.maker(), memory = std::move(memory),
           touched = of.machine().touched()]() -> std::expected<std::unique_ptr<Shell>, Failure> {
     auto shell = make();
@@ -19,7 +19,7 @@ MakeShell spawner(const Shell& of, std::shared_ptr<const mm::Snapshot> memory) {
 
 }  // namespace
 
-Snapshot::Snapshot(const Shell& of, std::shared_ptr<const mm::Snapshot> memory)
+Snapshot::Snapshot(const Shell& of, std::shared_ptr<const mm::FrozenMemory> memory)
     : memory_(std::move(memory)), pool_(spawner(of, memory_), kWarm) {}
 
 std::expected<std::unique_ptr<Shell>, Failure> Snapshot::spawn() { return pool_.take(); }

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "vmm/shell.hpp"
 #include "vmm/shell_pool.hpp"
 
@@ -13,7 +13,7 @@ namespace ramet::vmm {
 class Snapshot {
  public:
   // What Shell::freeze() took of a VM with these settings.
-  Snapshot(const Shell& of, std::shared_ptr<const mm::Snapshot>);
+  Snapshot(const Shell& of, std::shared_ptr<const mm::FrozenMemory>);
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;
 
@@ -26,12 +26,12 @@ class Snapshot {
   // From now on a thread keeps some VMs ready (kWarm), which costs what so many idle VMs cost.
   void keep_warm() { pool_.start(); }
   std::size_t warm() const { return pool_.warm(); }
-  const mm::Snapshot& memory() const { return *memory_; }
+  const mm::FrozenMemory& memory() const { return *memory_; }
 
   static constexpr std::size_t kWarm = 16;
 
  private:
-  const std::shared_ptr<const mm::Snapshot> memory_;
+  const std::shared_ptr<const mm::FrozenMemory> memory_;
   ShellPool pool_;
 };
 

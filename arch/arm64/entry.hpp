@@ -5,9 +5,9 @@
 //   stage 2:  63..59  58..55   54..53    52    51   47........12      10  9..8  7..6       5..2      1     0
 //             ign     software XN        cont  DBM  address           AF  SH    S2AP       MemAttr   type  valid
 //
-// Dirty state is the architecture's own (FEAT_HAFDBS): DBM says that writing is allowed, the permission
-// bits refuse it until the first write, which the hardware (or, without the feature, the fault handler)
-// turns into permission. A read-only page that was written earlier keeps that in a software bit.
+// Dirty state as in the architecture (FEAT_HAFDBS): DBM says that writing is allowed, but the permission bits refuse it
+// until the first write; then the hardware (or, without the feature, the fault handler) sets them to allow it. That a
+// read-only page was written earlier is kept in a software bit.
 #pragma once
 
 #include <atomic>
@@ -16,16 +16,16 @@
 
 namespace ramet::arch::arm64 {
 
-// What both stages share.
+// What both stages have in common.
 struct Descriptor {
   static constexpr Entry kValid = 1ull << 0;
-  static constexpr Entry kTableOrPage = 1ull << 1;    // set: a table, or at the last level a page; clear: a block
+  static constexpr Entry kTableOrPage = 1ull << 1;  // set: a table, or at the last level a page; clear: a block
   static constexpr Entry kInnerShareable = 3ull << 8;
   static constexpr Entry kAccessFlag = 1ull << 10;
   static constexpr Entry kDirtyBitModifier = 1ull << 51;
-  static constexpr Entry kSoftDirty = 1ull << 55;      // software
-  static constexpr Entry kDeferredExec = 1ull << 56;   // software
-  static constexpr Entry kAhead = 1ull << 57;          // software
+  static constexpr Entry kSoftDirty = 1ull << 55;  // software
+  static constexpr Entry kDeferredExec = 1ull << 56;  // software
+  static constexpr Entry kAhead = 1ull << 57;  // software
   static constexpr Entry kAddress = 0x0000'ffff'ffff'f000;
 
   static constexpr bool kBreakBeforeMake = true;
@@ -38,7 +38,7 @@ struct Descriptor {
   }
   static constexpr bool leaf_allowed(Level l) { return l <= Level::Pud; }
 
-  // The walkers of all processors in the inner shareable domain see the stores before it returns.
+  // When it returns, the walkers of all processors in the inner shareable domain see the stores before it.
   static void publish() {
 #if defined(__aarch64__)
     asm volatile("dsb ishst" ::: "memory");
@@ -59,15 +59,15 @@ struct Descriptor {
 
 struct Stage1 : Descriptor {
   static constexpr Entry kTableReadOnly = 2ull << 61;  // APTable: no write at any exception level
-  static constexpr Entry kNormalMemory = 0ull << 2;   // AttrIndx 0: MAIR_EL1.Attr0 is Normal write-back
-  static constexpr Entry kUser = 1ull << 6;           // AP[1]
-  static constexpr Entry kReadOnly = 1ull << 7;       // AP[2]
+  static constexpr Entry kNormalMemory = 0ull << 2;  // AttrIndx 0: MAIR_EL1.Attr0 is Normal write-back
+  static constexpr Entry kUser = 1ull << 6;  // AP[1]
+  static constexpr Entry kReadOnly = 1ull << 7;  // AP[2]
   static constexpr Entry kNotGlobal = 1ull << 11;
   static constexpr Entry kPrivilegedNoExecute = 1ull << 53;
   static constexpr Entry kUserNoExecute = 1ull << 54;
 
   static constexpr Entry bits(Attributes a) {
-    // Each side may at most execute its own pages: the stub never runs user code, nor the user the stub.
+    // EL1 and EL0 execute only their own pages: the stub never runs user code, and user code never runs the stub.
     const Entry never = a.user ? kPrivilegedNoExecute : kUserNoExecute;
     const Entry maybe = a.user ? kUserNoExecute : kPrivilegedNoExecute;
     return common(a) | kNormalMemory | (a.write && a.dirty ? 0 : kReadOnly) | (a.user ? kUser | kNotGlobal : 0) |
@@ -92,7 +92,7 @@ struct Stage1 : Descriptor {
     return (e & ~all) | bits(a);
   }
   static constexpr Entry accessed(Entry e) { return e | kAccessFlag; }
-  // The hardware sets the access flag, and takes "read-only" from what may be written.
+  // The hardware sets the access flag, and clears AP[2] where DBM is set.
   static constexpr Entry stable(Entry e) {
     return e & ~(kAccessFlag | kSoftDirty | kAhead | ((e & kDirtyBitModifier) ? kReadOnly : 0));
   }
@@ -101,18 +101,18 @@ struct Stage1 : Descriptor {
   }
 };
 
-// Stage 2 knows no user and kernel: both may use what it allows, and attributes() says user.
+// Stage 2 does not distinguish user and kernel: both may use what it allows, and attributes() returns `user`.
 struct Stage2 : Descriptor {
   static constexpr Entry kNormalMemory = 0xfull << 2;  // MemAttr: Normal, outer and inner write-back
-  static constexpr Entry kRead = 1ull << 6;            // S2AP[0]
-  static constexpr Entry kWrite = 1ull << 7;           // S2AP[1]
-  static constexpr Entry kNoExecute = 1ull << 54;      // XN[1]; XN[0] stays 0, as hosts without FEAT_XNX want
+  static constexpr Entry kRead = 1ull << 6;  // S2AP[0]
+  static constexpr Entry kWrite = 1ull << 7;  // S2AP[1]
+  static constexpr Entry kNoExecute = 1ull << 54;  // XN[1]; XN[0] stays 0, as hosts without FEAT_XNX want
 
   static constexpr Entry bits(Attributes a) {
     return common(a) | kNormalMemory | kRead | (a.write && a.dirty ? kWrite : 0) | (a.execute ? 0 : kNoExecute);
   }
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) { return pa | type(l) | bits(a); }
-  // Table descriptors of stage 2 carry no permission: the hardware does not see the table at all.
+  // Table descriptors of stage 2 have no permission bits, so a shared table is hidden from the hardware.
   static constexpr Entry shared_table(std::uint64_t pa) { return (table(pa) & ~kValid) | kSharedTable; }
   static constexpr bool kSharedHidden = true;
   static constexpr Attributes attributes(Entry e) {

@@ -6,9 +6,9 @@
 namespace ramet::arch::arm64 {
 namespace {
 
-constexpr std::uint64_t kUserEnd = 1ull << 39;  // where Linux's own part begins, with addresses of 39 bits
+constexpr std::uint64_t kUserEnd = 1ull << 39;  // where the kernel's addresses begin, if addresses have 39 bits
 
-// Of a floating-point exception that the program asked to be trapped: the lowest flag that is set.
+// For a floating-point exception that the program enabled: by the lowest flag that is set.
 int fp_code(std::uint64_t esr) {
   constexpr std::uint64_t kFlagsAreValid = 1u << 23;
   if (!(esr & kFlagsAreValid)) return FPE_FLTUNK;
@@ -42,10 +42,10 @@ void note_fault(FaultRecord& last, std::uint64_t trap, std::uint64_t error, std:
   switch (trap) {
     case kClassBreakpoint:
     case kClassStep:
-    case kClassFloat: return;  // Linux does not write those down
+    case kClassFloat: return;  // Linux does not record these
     case kClassFetch:
     case kClassData:
-      // Of its own part, it does not tell what is mapped there.
+      // Linux does not reveal what is mapped at the kernel's addresses.
       if (address >= kUserEnd) error = (error & ~kFaultStatus) | kBeyondTables;
       last = {.trap = trap, .error = error, .address = address};
       return;

@@ -12,7 +12,7 @@
 namespace ramet::arch::arm64 {
 namespace {
 
-// Of a processor whose maker and part have no numbers: a program, not a piece of hardware.
+// Implementer and part are 0: the guest's processor is not a product of any maker.
 std::string cpuinfo(const GuestAbi::Processor& p) {
   std::string out;
   const auto line = [&](const char* name, std::string_view value) {
@@ -32,7 +32,7 @@ std::string cpuinfo(const GuestAbi::Processor& p) {
 constexpr auto kCalls = [] {
   std::array<Call, kMostCalls> calls;
   for (std::size_t n = 0; n < calls.size(); ++n) calls[n] = Call{static_cast<std::uint16_t>(n)};
-#define X(value, name) calls[value] = kNoCall;  // another's
+#define X(value, name) calls[value] = kNoCall;  // a number of x86-64's
 #include "arch/calls.inc"
 #undef X
 #define X(number, name) calls[number] = Call::name;
@@ -43,7 +43,7 @@ constexpr auto kCalls = [] {
 
 }  // namespace
 
-// With addresses of 39 bits, which every machine has.
+// With addresses of 39 bits, which every machine supports.
 const GuestAbi kGuestAbi{
     .name = "arm64",
     .machine = "aarch64",

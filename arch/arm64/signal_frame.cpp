@@ -9,7 +9,7 @@
 namespace ramet::arch::arm64 {
 namespace {
 
-// Frames with more records than that are refused, as by Linux.
+// Larger frames are refused, as by Linux.
 constexpr std::uint64_t kMostFrameBytes = 256 * 1024;
 
 template <class T>
@@ -21,13 +21,14 @@ bool put(const WriteMemory& write, std::uint64_t at, const T& value) {
   return write(at, std::as_bytes(std::span(&value, 1)));
 }
 
-// Lists of records end at `end`, unless their own end comes first.
+// The rest of a list of records, which ends at `end` unless its EndRecord comes first.
 struct Records {
   std::uint64_t at, end;
   std::uint64_t left() const { return end - at; }
 };
 
-// What follows an ExtraRecord, of `size` bytes at records.at: the list must end there, and the other one begin.
+// The list that an ExtraRecord of `size` bytes at records.at leads to. An EndRecord must follow the ExtraRecord, and
+// the other list the EndRecord; else nullopt.
 std::optional<Records> extra_records(const ReadMemory& read, std::uint64_t frame, Records records, std::uint32_t size) {
   ExtraRecord extra;
   RecordHead end;
@@ -40,7 +41,7 @@ std::optional<Records> extra_records(const ReadMemory& read, std::uint64_t frame
   return Records{data, data + extra.bytes};
 }
 
-// Where the one FpRecord is. Nothing: the records are not such as Linux takes on a processor that has no other state.
+// Where the one FpRecord is. nullopt: the records are not valid to Linux on a processor without other state.
 std::optional<std::uint64_t> find_fp(const ReadMemory& read, std::uint64_t frame) {
   constexpr std::uint64_t kRecords = offsetof(SignalFrame, context) + offsetof(SignalContext, records);
   Records records{frame + kRecords, frame + sizeof(SignalFrame)};
@@ -95,7 +96,7 @@ bool enter_handler(const Handling& h, std::uint64_t sp, const FpFormat&, UserReg
   if (h.fault.error != 0) add(EsrRecord{.head = {EsrRecord::kMagic, sizeof(EsrRecord)}, .esr = h.fault.error});
   add(EndRecord{});
 
-  // What Linux leaves out stays as the program has it: the room after the last record, and siginfo_t if nobody asked.
+  // As Linux does, leaves the program's memory unchanged after the last record, and in siginfo_t without SA_SIGINFO.
   constexpr std::size_t kContext = offsetof(SignalFrame, uc_flags);
   const std::size_t written = offsetof(SignalFrame, context) + offsetof(SignalContext, records) + used;
   if (!write(place.frame + kContext, std::as_bytes(std::span(&frame, 1)).subspan(kContext, written - kContext)))
@@ -126,7 +127,7 @@ std::optional<Returned> leave_handler(const UserRegs& regs, const FpFormat&, FpS
   Returned back{.regs = frame.context.regs,
                 .mask = frame.mask,
                 .stack = {.sp = frame.stack_sp, .size = frame.stack_size, .flags = frame.stack_flags}};
-  // Not 64-bit user code.
+  // The frame is not one of 64-bit user code.
   if (back.regs[Pstate] & (pstate::kMode | pstate::kMasks)) return std::nullopt;
   back.regs[Pstate] = (back.regs[Pstate] & kUserFlags) | kFixedFlags;
 

@@ -1,7 +1,7 @@
 // The frame that Linux puts on an arm64 program's stack when it runs a signal handler, byte for byte (struct
 // rt_sigframe; its layout is user ABI). Programs read and edit it, unwinders parse it.
 //
-//   higher   FrameRecord, which x29 points to: to unwinders, the handler was called by what it interrupted
+//   higher   FrameRecord, which x29 points to: unwinders see the handler as called by the interrupted code
 //            SignalFrame, at the handler's stack pointer, a multiple of 16
 //              its last 4096 bytes: records of the processor's other state, each of a magic number and a size,
 //              the last of both 0
@@ -32,7 +32,7 @@ struct EsrRecord {      // struct esr_context
   RecordHead head;
   std::uint64_t esr;
 };
-// Records that did not fit go on at `data`, right after the record that ends the list.
+// Further records are at `data`, right after the EndRecord of this list.
 struct ExtraRecord {    // struct extra_context
   static constexpr std::uint32_t kMagic = 0x45585401;
   RecordHead head;

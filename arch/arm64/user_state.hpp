@@ -25,13 +25,13 @@ struct FpSimd {
 };
 static_assert(offsetof(FpSimd, fpsr) == 512 && offsetof(FpSimd, fpcr) == 516 && sizeof(FpSimd) == 528);
 
-// What every arm64 processor has of FpState.
+// The part of FpState that every arm64 processor has.
 inline constexpr FpFormat kFpFormat{.components = 0, .bytes = sizeof(FpSimd)};
 
-// The state execve(2) gives: no flags, no traps, rounding to the nearest.
+// Sets the state as after execve(2): no flags, no traps, rounding to the nearest.
 inline void reset(FpState& fp) { fp.area.fill(std::byte{0}); }
 
-// PSTATE as signal frames show it (as SPSR_EL1 has it).
+// PSTATE in the layout of signal frames and SPSR_EL1.
 namespace pstate {
 inline constexpr std::uint64_t kMode = 0x1f;                    // 0: 64-bit user code
 inline constexpr std::uint64_t kMasks = 0xf << 6;               // exceptions that are masked: D, A, I, F
@@ -41,7 +41,7 @@ inline constexpr std::uint64_t kSpeculativeStoreBypass = 1 << 12, kIndependentTi
 inline constexpr std::uint64_t kConditions = 0xf0000000;        // N, Z, C and V
 }  // namespace pstate
 
-// The flags that user code may set by a signal frame, on a processor that has them.
+// The flags that user code may set by a signal frame, as far as the processor has them.
 inline constexpr std::uint64_t kUserFlags = pstate::kConditions | pstate::kTagCheckOverride |
                                             pstate::kIndependentTiming | pstate::kSpeculativeStoreBypass |
                                             pstate::kBranchType;

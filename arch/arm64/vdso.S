@@ -42,7 +42,7 @@ dynamic:
 	.quad	0, 0
 dynamic_end:
 
-	// Symbols: STB_GLOBAL, of the given type. Section 1 stands for "is defined".
+	// Symbols: STB_GLOBAL, of the given type. Section 1 means "defined".
 	.macro	symbol label type name
 	.long	\name - names
 	.byte	1 << 4 | \type, 0
@@ -79,8 +79,8 @@ name_clock_gettime: .asciz "__kernel_clock_gettime"
 name_clock_getres:  .asciz "__kernel_clock_getres"
 names_end:
 
-	// For unwinders: functions without frames. Not of rt_sigreturn, which unwinders know by its instructions, as Linux's
-	// own vDSO relies on.
+	// For unwinders: functions without frames. Without rt_sigreturn, which unwinders recognise by its instructions, as
+	// they do in Linux's own vDSO.
 	.balign	4
 frames_header:
 	.byte	1, 0x1b, 0x03, 0x3b                   // relative to here, to here, a number, relative to the header
@@ -106,9 +106,9 @@ text_frames_end:
 	.long	0
 
 	.balign	64
-// Unwinders look before a return address: what is there is not another function's.
+// Unwinders look up the address before a return address: this keeps it out of another function.
 	NOP
-// A handler returns to here.
+// Where a handler without SA_RESTORER returns to.
 ramet_vdso_arm64_rt_sigreturn:
 rt_sigreturn:
 	MOV_X8(139)

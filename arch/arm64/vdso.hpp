@@ -15,7 +15,7 @@ namespace ramet::arch::arm64 {
 inline std::span<const std::byte> vdso_image() {
   return {ramet_vdso_arm64, static_cast<std::size_t>(ramet_vdso_arm64_end - ramet_vdso_arm64)};
 }
-// Where in it a handler returns to that has no SA_RESTORER.
+// The offset in the image where a handler without SA_RESTORER returns to.
 inline std::uint64_t vdso_rt_sigreturn() {
   return static_cast<std::uint64_t>(ramet_vdso_arm64_rt_sigreturn - ramet_vdso_arm64);
 }

@@ -6,7 +6,7 @@
 
 namespace ramet::arch::x86_64 {
 
-// The registers that hold features of interest to user code.
+// The registers of CPUID that hold features of interest to user code.
 struct CpuidFeatures {
   std::uint32_t leaf1_edx = 0, leaf1_ecx = 0;
   std::uint32_t leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0;

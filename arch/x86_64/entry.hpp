@@ -31,7 +31,7 @@ struct Stage1 {
   static constexpr Entry leaf(std::uint64_t pa, Level l, Attributes a) {
     return pa | kPresent | (l == Level::Pte ? 0 : kPageSize) | bits(a);
   }
-  // Tables allow everything; only leaves restrict. Accessed beforehand: the walker need not write it.
+  // Tables allow everything, leaves restrict. The accessed bit is set in advance, so that the walker need not write it.
   static constexpr Entry table(std::uint64_t pa) { return pa | kPresent | kWrite | kUser | kAccessed; }
   static constexpr Entry shared_table(std::uint64_t pa) { return (table(pa) & ~kWrite) | kSharedTable; }
   static constexpr bool kSharedHidden = false;
@@ -58,8 +58,8 @@ struct Stage1 {
   static constexpr Entry stable(Entry e) { return e & ~(kAccessed | kDirty | kAhead); }
   static constexpr Entry stable_read_only(Entry e) { return stable(e) & ~kWrite; }
 
-  // Stores become visible in program order on x86, to other processors' walkers as well: keeping the
-  // compiler from moving them is enough. On another host a software CPU does the walking.
+  // x86 makes stores visible in program order, to other processors' page walkers as well: it is enough to keep the
+  // compiler from reordering them. On another host a software CPU walks the tables.
   static void publish() {
 #if defined(__x86_64__)
     std::atomic_signal_fence(std::memory_order_seq_cst);

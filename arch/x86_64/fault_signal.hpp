@@ -18,21 +18,16 @@ struct FaultSignal {
 inline constexpr unsigned kVectorDivide = 0, kVectorDebug = 1, kVectorProtection = 13, kVectorPageFault = 14,
                           kVectorX87 = 16, kVectorSimd = 19;
 
-// `fp` is looked at for the two floating-point exceptions only, and may be null for all others.
+// `fp` is used for the two floating-point exceptions only; it may be null for all others.
 FaultSignal fault_signal(unsigned vector, const FpState* fp);
 constexpr bool fault_needs_fp(unsigned vector) { return vector == kVectorX87 || vector == kVectorSimd; }
 
-// Page-fault error code of user code.
+// The error code of a page fault in user code.
 constexpr std::uint64_t page_fault_error(bool present, bool write, bool execute) {
   return (present ? 1u : 0u) | (write ? 2u : 0u) | 4u | (execute ? 16u : 0u);
 }
 
 // See GuestAbi.
 void note_fault(FaultRecord&, std::uint64_t trap, std::uint64_t error, std::uint64_t address);
-
-// An instruction pointer that IRET and SYSRET refuse with #GP: not a sign-extended 48-bit address.
-constexpr bool is_canonical(std::uint64_t address) {
-  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
-}
 
 }  // namespace ramet::arch::x86_64

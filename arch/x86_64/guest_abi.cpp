@@ -12,7 +12,7 @@
 namespace ramet::arch::x86_64 {
 namespace {
 
-// Others are about CPUID faulting, shadow stacks, features by permission.
+// The other codes are for CPUID faulting, shadow stacks and features by permission.
 std::optional<GuestAbi::BaseAccess> arch_prctl(int code) {
   constexpr int kSetGs = 0x1001, kSetFs = 0x1002, kGetFs = 0x1003, kGetGs = 0x1004;
   switch (code) {

@@ -1,4 +1,4 @@
-// What Linux on x86-64 is to its programs: see arch/guest_abi.hpp.
+// The ABI of Linux on x86-64: see arch/guest_abi.hpp.
 #pragma once
 
 #include "arch/guest_abi.hpp"

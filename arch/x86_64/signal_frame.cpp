@@ -35,7 +35,7 @@ void reset(FpState& fp) {
   fp.area.fill(std::byte{0});
   put<std::uint16_t>(fp, 0, 0x37f);     // control word of x87
   put<std::uint32_t>(fp, kMxcsr, 0x1f80);
-  put<std::uint64_t>(fp, kHeader, 3);   // XSTATE_BV: x87 and SSE as given here, the rest initial
+  put<std::uint64_t>(fp, kHeader, 3);   // XSTATE_BV: x87 and SSE are in the area, the rest is initial
 }
 
 SignalContext save_registers(const UserRegs& r) {
@@ -84,7 +84,7 @@ std::span<const std::byte> describe_fp(FpState& fp, std::uint32_t xsave_size, st
   if (xsave_size) {
     software = {
         .magic1 = kMagic1, .extended_size = xsave_size + 4, .features = xcr0, .xstate_size = xsave_size, .padding = {}};
-    // The legacy state is always in the area, so programs that know only FXSAVE find it valid.
+    // The legacy state is always marked valid, for programs that know only FXSAVE.
     put(fp, kHeader, get<std::uint64_t>(fp, kHeader) | 3);
     put(fp, xsave_size, kMagic2);
   }
@@ -99,7 +99,7 @@ void sanitize_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0, std:
                   software.xstate_size >= kLegacy + kHeaderBytes &&
                   software.extended_size == software.xstate_size + 4 &&
                   get<std::uint32_t>(fp, software.xstate_size) == kMagic2;
-  // Without the extended part, what lies beyond the legacy state goes to its initial value.
+  // Without the extended part, state beyond the legacy part gets its initial value.
   std::uint64_t features = extended ? get<std::uint64_t>(fp, kHeader) & software.features & xcr0 : 3;
   std::memset(fp.area.data() + kHeader, 0, kHeaderBytes);
   put(fp, kHeader, features);

@@ -56,15 +56,15 @@ constexpr std::uint64_t max_frame_bytes(std::uint32_t xsave_size) {
   return kRedZone + frame_fp_bytes(xsave_size) + 63 + sizeof(SignalFrame) + 15 + 8;
 }
 
-// Registers into the frame and back. The way back sanitises everything that user code may not choose; an
-// instruction pointer that is not canonical is kept, whoever resumes must check for it.
+// Registers into the frame and back. restore_registers() sanitises everything that user code may not choose, but keeps
+// an instruction pointer that is not canonical: the caller checks it before it resumes the thread.
 SignalContext save_registers(const UserRegs&);
 UserRegs restore_registers(const SignalContext&);
 
-// Adds Linux's description (magic numbers, sizes, features) to a state as Vcpu::get_fp gives it; returns
-// the bytes that belong into the frame.
+// Adds Linux's description (magic numbers, sizes, features) to a state in the processor's format; returns the bytes
+// that go into the frame.
 std::span<const std::byte> describe_fp(FpState&, std::uint32_t xsave_size, std::uint64_t xcr0);
-// Undoes it for a state read from a frame: `fp` holds frame_fp_bytes() of hostile bytes, and leaves with a
+// Removes the description from a state read from a frame: `fp` holds frame_fp_bytes() of hostile bytes and becomes a
 // state that the processor accepts. `mxcsr_mask`: of the processor (bytes 28-31 of a saved area; 0 means 0xffbf).
 void sanitize_fp(FpState& fp, std::uint32_t xsave_size, std::uint64_t xcr0, std::uint32_t mxcsr_mask);
 

@@ -1,7 +1,7 @@
 // The vDSO that guest programs find by AT_SYSINFO_EHDR: an ELF file of one page, laid out by hand, which is copied into
-// each program's memory. Where the machine lets programs reach the host's own vDSO, its functions call that one's; else,
-// and for what that one does not tell, they make the system call. All addresses are relative to the image; its data is
-// in the page before it.
+// each program's memory. Where the machine lets programs reach the host's own vDSO, its functions call the host's;
+// otherwise, and for clocks that the host's do not give, they make the system call. All addresses are relative to the
+// image; its data is in the page before it.
 #include <sys/syscall.h>
 
 #include "arch/vdso_layout.h"
@@ -43,7 +43,7 @@ dynamic:
 	.quad	0, 0
 dynamic_end:
 
-	// Symbols: one of STB_GLOBAL, and its short name as STB_WEAK; both STT_FUNC. Section 1 stands for "is defined".
+	// Symbols: the full name as STB_GLOBAL and the short one as STB_WEAK; both STT_FUNC. Section 1 means "defined".
 	.macro	symbol label binding name
 	.long	\name - names
 	.byte	\binding << 4 | 2, 0

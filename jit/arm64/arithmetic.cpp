@@ -78,7 +78,8 @@ void Compiler::shift(Operation operation, unsigned to, unsigned left, unsigned c
   else bits_signed(to, left, count, last, wide);
 }
 
-// The processor says what eBPF does: x / 0 is 0, and the smallest number divided by -1 is itself; what remains follows.
+// The processor does as eBPF says: x / 0 is 0, and the smallest number divided by -1 is itself. Modulo follows from
+// that.
 void Compiler::divide(unsigned to, unsigned left, unsigned right, bool is_signed, bool modulo, bool wide) {
   const std::uint32_t op = is_signed ? kSdiv : kUdiv;
   if (!modulo) return three(op, to, left, right, wide);

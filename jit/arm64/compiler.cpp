@@ -64,7 +64,7 @@ void Compiler::jump(std::uint32_t at, std::uint32_t target) {
   Encoder::branch(back ? (std::int64_t{offset_of(target)} - here()) / 4 : 0);
 }
 
-// write(words, turned) writes the jump, or the opposite one.
+// Writes a conditional jump to an instruction, near or far. write(words, turned) writes the condition, or its opposite.
 template <class Write>
 void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& write) {
   const bool back = target <= at;
@@ -78,7 +78,7 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& writ
   write(back ? reach / 4 : 0, false);
 }
 
-// What writes the jump, or the opposite one, with a distance.
+// Compares, and gives `use` a function write(words, turned) that writes the conditional jump, or the opposite one.
 template <class Use>
 void Compiler::with_condition(const Instruction& i, const Form& f, bool turned_already, const Use& use) {
   const bool equality = f.operation == IfEqual || f.operation == IfNotEqual;
@@ -120,7 +120,7 @@ void Compiler::move_unless(const Instruction& i, const Form& f, const Instructio
   select(dst, dst, from, condition);
 }
 
-// Leaves flags, and says which condition they are to be asked for.
+// Sets the flags; returns the condition to test.
 unsigned Compiler::compare(const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];

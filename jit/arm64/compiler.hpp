@@ -1,10 +1,10 @@
-// The compiler for arm64. Jumps reach 1 MiB with a condition and 128 MiB without; one whose target may be farther is
-// turned round a jump without.
+// The compiler for arm64. Jumps reach 1 MiB with a condition and 128 MiB without; a conditional jump whose target may
+// be farther becomes the opposite condition around a jump without one.
 //
 //     r0  r1  r2  r3  r4  r5  r6   r7   r8   r9   r10
-//     x7  x0  x1  x2  x3  x4  x19  x20  x21  x22  x29      and x9 to x12, x16 for what is between
+//     x7  x0  x1  x2  x3  x4  x19  x20  x21  x22  x29      and x9 to x12, x16 as scratch
 //
-// The C ABI gives its result in x0, which is r1: it goes to x7 after calls, and from there where a function ends.
+// The C ABI returns results in x0, which is r1: they are moved to x7 after calls, and from x7 where a function ends.
 #pragma once
 
 #include <array>
@@ -47,7 +47,7 @@ class Compiler : public BackEnd<Compiler, Encoder> {
     mov_address(to);
   }
 
-  // most_words.cpp: where instructions begin at most
+  // most_words.cpp: the first pass; returns the most bytes of all code
   std::uint32_t estimate();
 
   // arithmetic.cpp: d = left OPERATION operand
@@ -72,7 +72,7 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void atomic_one(const Instruction& i, bool wide);
   void packet(const Instruction& i, const Form& f);
 
-  // fuse.cpp: several instructions that become fewer; how many were taken, or none
+  // fuse.cpp: several instructions that become fewer; these return how many they have translated, or 0
   std::uint32_t fused(std::uint32_t at);
   std::uint32_t extend(const Extension& e);
   std::uint32_t rotate(const Rotation& r);

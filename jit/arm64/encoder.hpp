@@ -1,5 +1,5 @@
-// Writes arm64 instructions, each form that the compiler needs and no other. Nothing here checks for room: the compiler
-// knows beforehand how many words an instruction can take at most.
+// Writes arm64 instructions, in the forms that the compiler needs. Nothing here checks for room: the compiler knows
+// beforehand how many words an instruction can take at most.
 #pragma once
 
 #include <bit>
@@ -25,7 +25,7 @@ enum Condition : std::uint8_t {
 };
 constexpr unsigned opposite(unsigned condition) { return condition ^ 1; }
 
-// N, immr and imms of an immediate of and, orr, eor: a run of ones, rotated and repeated. Nothing if it is no such one.
+// N, immr and imms of an immediate of and, orr, eor: a run of ones, rotated and repeated. nullopt: the value is none.
 constexpr std::optional<std::uint32_t> mask_immediate(std::uint64_t value, bool wide) {
   if (!wide) value = (value & 0xffffffff) | value << 32;
   if (value == 0 || value == ~std::uint64_t{0}) return std::nullopt;
@@ -54,7 +54,7 @@ constexpr std::optional<std::uint32_t> mask_immediate(std::uint64_t value, bool 
 
 class Encoder {
  public:
-  // A distance as an instruction holds it; an address is moved in two halves by the two that follow.
+  // How an instruction holds a distance. Address: in two halves, in the two instructions after the one at `code`.
   enum class Distance : std::uint8_t { Branch, ConditionalBranch, Address };
   static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
     switch (distance) {
@@ -96,8 +96,8 @@ class Encoder {
     put(0x1b008000 | sf(wide) | m << 16 | a << 10 | n << 5 | d);
   }
   void select(unsigned d, unsigned n, unsigned m, unsigned condition) {
-    put(0x9a800000 | m << 16 | condition << 12 | n << 5 | d);
-  }  // n, or m without the condition
+    put(0x9a800000 | m << 16 | condition << 12 | n << 5 | d);  // n if the condition holds, else m
+  }
   void mov(unsigned d, unsigned m, bool wide) { three(kOr, d, kZero, m, wide); }
 
   // --- with immediates ---
@@ -131,7 +131,7 @@ class Encoder {
     put(op | sf(wide) | quarter << 21 | value << 5 | d);
   }
   static constexpr std::uint32_t kMovn = 0x12800000, kMovz = 0x52800000, kMovk = 0x72800000;
-  // One word where one does it, at most four.
+  // One word if that is enough, at most four.
   void mov_immediate(unsigned d, std::uint64_t value) {
     unsigned zeroes = 0, ones = 0;
     for (unsigned q = 0; q < 4; ++q) {
@@ -152,12 +152,13 @@ class Encoder {
     }
     if (first) move_wide(inverted ? kMovn : kMovz, d, 0, 0, true);
   }
-  // Always four words, whose number can be written later.
+  // Always four words; relocate_arm64() writes the address into them.
   void mov_address(unsigned d) {
     for (unsigned q = 0; q < 4; ++q) move_wide(q == 0 ? kMovz : kMovk, d, 0, q, true);
   }
 
-  // --- memory: `size` is the logarithm of the bytes; `op` of the form with an unsigned, scaled offset ---
+  // --- memory: `size` is the binary logarithm of the bytes; `op` the word of the form with an unsigned, scaled offset
+  // ---
   static constexpr std::uint32_t kLoad = 0x39400000, kLoadSigned = 0x39800000, kStore = 0x39000000;
   void memory(std::uint32_t op, unsigned size, unsigned t, unsigned n, std::int32_t offset, unsigned scratch) {
     const std::uint32_t base = op | size << 30;
@@ -191,7 +192,7 @@ class Encoder {
   }
   void call_register(unsigned n) { put(0xd63f0000 | n << 5); }
   void call(std::int64_t words) { put(0x94000000 | field(words, 26)); }
-  void here_address(unsigned d) { put(0x10000000 | d); }  // of this very instruction
+  void here_address(unsigned d) { put(0x10000000 | d); }  // adr: the address of this instruction itself
   void ret() { put(0xd65f03c0); }
 
   std::uint8_t* at_ = nullptr;

@@ -1,4 +1,4 @@
-// Idioms as arm64 has them, and its three operands.
+// Idioms that are one instruction of arm64, and arithmetic with three operands.
 #include <bit>
 
 #include "jit/arm64/compiler.hpp"
@@ -30,7 +30,7 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
   }
 }
 
-// Two shifts are one move of a field, to the right or to the left of where it was.
+// Two shifts become one bit-field move (sbfm, ubfm), to the right or to the left.
 std::uint32_t Compiler::extend(const Extension& e) {
   if (e.taken == 0 || e.left == 0 || e.right == 0) return 0;
   const unsigned last = e.wide ? 63 : 31, immr = (e.right - e.left) & last, imms = last - e.left;
@@ -44,7 +44,7 @@ std::uint32_t Compiler::rotate(const Rotation& r) {
   return r.taken;
 }
 
-// With a register added; a load from there, without a number and an offset.
+// A sum with a register added; with a load from there, if neither a number nor an offset is added.
 std::uint32_t Compiler::add(const Sum& s) {
   if (s.added == Sum::kNone) return 0;
   const unsigned dst = kReg[s.dst], added = kReg[s.added], src = kReg[s.src];
@@ -63,7 +63,7 @@ std::uint32_t Compiler::add(const Sum& s) {
   return sums;
 }
 
-// d = s, d OPERATION= operand: one instruction, where the operand is not d.
+// d = s, d OPERATION= operand becomes one instruction if the operand is not d.
 std::uint32_t Compiler::three_operands(std::uint32_t at) {
   const Instruction &move = code_[at], &next = code_[at + 1];
   const Form& f = form(next);

@@ -46,8 +46,8 @@ void Compiler::load_wide(std::uint32_t at) {
   }
 }
 
-// Tries until nobody came between. What gives the old value orders all that is before and after, as Linux has it; none
-// of the program's registers changes before the store has succeeded.
+// Tries until no other store came between. Operations that return the old value are full barriers, as on Linux. No
+// register of the program changes before the store has succeeded.
 void Compiler::atomic_one(const Instruction& i, bool wide) {
   const unsigned src = kReg[i.src()];
   unsigned at = kReg[i.dst()];
@@ -74,7 +74,7 @@ void Compiler::atomic_one(const Instruction& i, bool wide) {
   mov(differs ? kReg[0] : src, kScratch1, true);
 }
 
-// r0 = the input's bytes at that place, big-endian; a place that is not in it ends the program with 0.
+// r0 = the big-endian value at that offset of the input; an offset outside the input ends the program with r0 = 0.
 void Compiler::packet(const Instruction& i, const Form& f) {
   mov_immediate(kScratch0, static_cast<std::uint32_t>(i.immediate));
   if (f.operation == PacketIndirect) three(kAdd, kScratch0, kScratch0, kReg[i.src()], false);

@@ -1,4 +1,4 @@
-// How many words an instruction takes at most. Instructions that become one take no more than they would by themselves.
+// How many words an instruction takes at most. Instructions that are translated together take no more than separately.
 #include <array>
 
 #include "jit/arm64/compiler.hpp"
@@ -30,7 +30,7 @@ std::uint8_t most(const Form& f) {
     case LoadWide: return 5;
     case PacketAbsolute:
     case PacketIndirect: return 13 + kMostEpilogue;
-    case Jump: return 4;  // with a number to be moved by a condition
+    case Jump: return 4;  // in a conditional move, with the words that load its immediate
     case JumpLong: return 1;
     case Call: return 6;
     case Exit: return kMostEpilogue;

@@ -1,4 +1,4 @@
-// Arithmetic but for division.
+// Arithmetic except division.
 #include <bit>
 
 #include "jit/x86_64/compiler.hpp"
@@ -73,7 +73,7 @@ void Compiler::with_register(const Instruction& i, const Form& f) {
   }
 }
 
-// dst OPERATION= a register, perhaps one that is none of the program's.
+// dst OPERATION= a register of the processor, which need not be one of eBPF's.
 void Compiler::operate(const Instruction& i, unsigned src) {
   const Form& f = form(i);
   const bool wide = f.bytes == 8;
@@ -111,7 +111,7 @@ void Compiler::multiply(unsigned dst, std::int32_t value, bool wide) {
   put(static_cast<std::uint32_t>(value), fits8(value) ? 1 : 4);
 }
 
-// The count is in rcx, which is r4: it is kept where the program has something else there.
+// The processor takes the count in rcx, which is r4: unless the count is there already, rcx is saved and restored.
 void Compiler::shift_by_register(unsigned digit, unsigned dst, unsigned src, bool wide) {
   if (src == rcx) return one({.bytes = 0xd3, .wide = wide}, digit, dst);
   mov(kScratch2, rcx, true);

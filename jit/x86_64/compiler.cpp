@@ -9,7 +9,7 @@ using enum Operation;
 
 namespace {
 
-constexpr std::array<std::uint8_t, 4> kKept = {6, 7, 8, 9};  // eBPF's registers that functions keep for their callers
+constexpr std::array<std::uint8_t, 4> kKept = {6, 7, 8, 9};  // eBPF's callee-saved registers
 
 unsigned condition_of(Operation o) {
   switch (o) {
@@ -70,7 +70,7 @@ void Compiler::begin(std::uint32_t at) {
   if (marks_[at] & mark::kTarget) flags_until_ = nullptr;
 }
 
-// A short loop runs up to three times as fast where it does not cross lines of the cache.
+// A short loop runs up to three times as fast if it does not cross a boundary of cache lines.
 void Compiler::align() {
   for (unsigned left = -here() % kLine; left != 0;) {
     const unsigned length = std::min(left, 9u);
@@ -128,7 +128,7 @@ void Compiler::move_unless(const Instruction& i, const Form& f, const Instructio
   registers({.bytes = 0x0fu | (0x40u | condition) << 8, .length = 2, .wide = true}, kReg[move.dst()], from);
 }
 
-// Leaves flags, and says which condition they are to be asked for.
+// Sets the flags; returns the condition to test.
 unsigned Compiler::compare(const Instruction& i, const Form& f) {
   const bool wide = f.bytes == 8;
   const unsigned dst = kReg[i.dst()];
@@ -161,7 +161,8 @@ void Compiler::call_helper(std::uint32_t number) {
   relocation(Relocation::Kind::Helper, number, 0, 4);
 }
 
-// A call reaches 2 GiB, and nobody knows yet where helpers will be: for each there is a jump that reaches anything.
+// A call reaches 2 GiB, and the addresses of helpers are not known yet: for each helper that is called, a jump that
+// reaches any address is written behind the program.
 void Compiler::end() {
   std::vector<std::uint32_t> stub_of;
   for (Relocation& r : relocations()) {

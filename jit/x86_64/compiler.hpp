@@ -1,10 +1,10 @@
 // The compiler for x86-64. A jump is short where the first pass says that its target is within reach.
 //
 //     r0   r1   r2   r3   r4   r5   r6   r7   r8   r9   r10
-//     rax  rdi  rsi  rdx  rcx  r8   rbx  r13  r14  r15  rbp      and r9, r10, r11 for what is between
-// r12, and r9 and r10 where they are free, are words of the frame, where they can be (slots.hpp).
+//     rax  rdi  rsi  rdx  rcx  r8   rbx  r13  r14  r15  rbp      and r9, r10, r11 as scratch
+// r12, and r9 and r10 where they are not needed as scratch, may hold words of the frame (slots.hpp).
 //
-// The C ABI has its arguments and result where eBPF has them, so calls of helpers move nothing.
+// Arguments and result are in the registers of the C ABI, so calls of helpers move nothing.
 #pragma once
 
 #include <array>
@@ -18,10 +18,10 @@ namespace ramet::jit::x86 {
 inline constexpr std::array<std::uint8_t, kRegisters> kReg = {rax, rdi, rsi, rdx, rcx, r8, rbx, r13, r14, r15, rbp};
 inline constexpr unsigned kScratch0 = r9, kScratch1 = r10, kScratch2 = r11;
 inline constexpr std::uint32_t kMostPrologue = 40, kMostEpilogue = 16, kStub = 12, kLine = 32;  // bytes
-inline constexpr unsigned kAlways = 16;  // beside conditions
+inline constexpr unsigned kAlways = 16;  // no condition of the processor's
 
-// The digit of a group of instructions; digit * 8 + 1 is the opcode of the same with two registers, and digit * 8 + 3
-// that of one and memory.
+// The digit of an arithmetic instruction in the manual's group 1; digit * 8 + 1 is its opcode with two registers, digit
+// * 8 + 3 with a register and memory.
 constexpr unsigned digit_of(Operation o) {
   switch (o) {
     case Operation::Add: return 0;
@@ -61,10 +61,10 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void relocation(Relocation::Kind kind, std::uint32_t number, std::uint32_t offset, std::uint32_t bytes) {
     relocations().push_back({kind, number, offset, here() - bytes});
   }
-  // The flags are those of the register's new value, in that width.
+  // Notes that the flags are those of the register's new value, in that width.
   void flags_are_of(unsigned reg, bool wide) { flags_of_ = reg, flags_wide_ = wide, flags_until_ = at_; }
 
-  // most_bytes.cpp: where instructions begin at most
+  // most_bytes.cpp: the first pass; returns the most bytes of all code
   std::uint32_t estimate();
 
   // arithmetic.cpp
@@ -96,7 +96,7 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   void fetch_by_exchange(const Instruction& i, bool wide);
   void packet(const Instruction& i, const Form& f);
 
-  // fuse.cpp: several instructions that become fewer; how many were taken, or none
+  // fuse.cpp: several instructions that become fewer; these return how many they have translated, or 0
   std::uint32_t fused(std::uint32_t at);
   std::uint32_t extend(const Extension& e);
   std::uint32_t rotate(const Rotation& r);
@@ -104,15 +104,14 @@ class Compiler : public BackEnd<Compiler, Encoder> {
   std::uint32_t three_operands(std::uint32_t at);
 
   // Of the function that is being written.
-  std::uint32_t frame_ = 0;    // bytes below rbp
+  std::uint32_t frame_ = 0;  // bytes below rbp
   std::uint32_t padding_ = 0;  // pushed for alignment where there is no frame
   bool has_frame_ = false;
   Slots slots_;
-  std::array<std::uint8_t, 5>
-      saved_{};  // registers that are kept for the caller, in the order in which they are pushed
+  std::array<std::uint8_t, 5> saved_{};  // callee-saved registers, in the order in which they are pushed
   unsigned saved_count_ = 0;
-  // The register whose value the flags are of, as long as nothing has been written since: it is compared with 0
-  // untested.
+  // The register whose value the flags describe, as long as no code was written since (flags_until_ == at_): comparing
+  // it with 0 then needs no test.
   unsigned flags_of_ = kRegisters;
   bool flags_wide_ = false;
   const std::uint8_t* flags_until_ = nullptr;

@@ -1,5 +1,5 @@
-// Division and modulo. The processor's instruction wants rax and rdx, which are r0 and r3, and traps where eBPF says
-// what comes of it: x / 0 is 0, x % 0 is x, and the smallest number divided by -1 is itself.
+// Division and modulo. The processor's instruction uses rax and rdx, which are r0 and r3, and traps in cases for which
+// eBPF defines the result: x / 0 is 0, x % 0 is x, and the smallest number divided by -1 is itself.
 #include <bit>
 
 #include "jit/x86_64/compiler.hpp"
@@ -46,7 +46,7 @@ void Compiler::divide_by_register(const Instruction& i, const Form& f) {
     land(minus);
     if (modulo) mov_immediate(dst, 0);
     else one({.bytes = 0xf7, .wide = wide}, 3, dst);
-    if (modulo && wide) land(zero);  // nothing is left to do there
+    if (modulo && wide) land(zero);  // dst stays as it is
     else {
       std::uint8_t* end_too = jump_ahead();
       land(zero);
@@ -61,7 +61,7 @@ void Compiler::divide_by_register(const Instruction& i, const Form& f) {
   land(end);
 }
 
-// dst by what is in kScratch2, which the processor can divide by.
+// dst divided by kScratch2, which is neither 0 nor a -1 that overflows.
 void Compiler::divide(unsigned dst, bool is_signed, bool modulo, bool wide) {
   if (dst != rax) mov(kScratch0, rax, true), mov(rax, dst, wide);
   if (dst != rdx) mov(kScratch1, rdx, true);

@@ -1,5 +1,5 @@
-// Writes x86-64 instructions, each form that the compiler needs and no other. Nothing here checks for room: the
-// compiler knows beforehand how much an instruction can take at most.
+// Writes x86-64 instructions, in the forms that the compiler needs. Nothing here checks for room: the compiler knows
+// beforehand how many bytes an instruction can take at most.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ enum Condition : std::uint8_t {
 constexpr bool fits8(std::int64_t value) { return value == static_cast<std::int8_t>(value); }
 constexpr bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
 
-// An opcode with what goes before it.
+// An opcode with its prefixes.
 struct Op {
   std::uint32_t bytes;             // as they lie in memory
   std::uint8_t length = 1;
@@ -48,7 +48,7 @@ struct Address {
 
 class Encoder {
  public:
-  // A distance as jumps hold it at their end.
+  // How a jump or call holds its distance: in the last byte, or the last four, at `code`.
   enum class Distance : std::uint8_t { Byte, Word };
   static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
     if (distance == Distance::Byte) *code = static_cast<std::uint8_t>(bytes - 1);
@@ -60,13 +60,13 @@ class Encoder {
     const auto word = static_cast<std::uint32_t>(value);
     std::memcpy(to, &word, 4);
   }
-  // The lowest bytes of `bits`. Up to 8 bytes are written, more than are kept.
+  // Writes the lowest `length` bytes of `bits`, and always stores 8.
   void put(std::uint64_t bits, unsigned length) {
     std::memcpy(at_, &bits, 8);
     at_ += length;
   }
 
-  // Two registers: `rm` is what opcodes call r/m.
+  // Two registers; `rm` is the manual's r/m.
   void registers(Op op, unsigned reg, unsigned rm) {
     head(op, reg, 0, rm, op.byte_register && (reg >= rsp || rm >= rsp));
     put(0xc0 | (reg & 7) << 3 | (rm & 7), 1);
@@ -103,7 +103,7 @@ class Encoder {
     else put(0x80 | modrm | sib | value, 6);
   }
 
-  // --- what is often needed ---
+  // --- common instructions ---
   void mov(unsigned to, unsigned from, bool wide) { registers({.bytes = 0x89, .wide = wide}, from, to); }
   void mov_immediate(unsigned to, std::uint64_t value) {
     if (value == 0) return registers({.bytes = 0x31}, to, to);
@@ -146,7 +146,7 @@ class Encoder {
     at_ += length;
   }
 
-  // A jump forward by at most 127 bytes, within what one instruction becomes.
+  // A jump forward by at most 127 bytes, to where land() is called with the result.
   std::uint8_t* jump_ahead(unsigned condition) {
     put(0x70u | condition, 2);
     return at_;

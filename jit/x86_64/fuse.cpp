@@ -1,4 +1,4 @@
-// Idioms as x86-64 has them.
+// Idioms that are one or two instructions of x86-64.
 #include <utility>
 
 #include "jit/x86_64/compiler.hpp"
@@ -31,7 +31,7 @@ std::uint32_t Compiler::fused(std::uint32_t at) {
   }
 }
 
-// A longer shift back after d <<= 32 is one of 32 bits.
+// Two equal shifts are an extension. After d <<= 32, a longer shift to the right is one shift of 32 bits.
 std::uint32_t Compiler::extend(const Extension& e) {
   const unsigned to = kReg[e.dst], from = kReg[e.src];
   if (e.taken == 0) return 0;
@@ -76,7 +76,7 @@ std::uint32_t Compiler::add(std::uint32_t at, const Sum& s) {
   return sums;
 }
 
-// d = s, d OPERATION= operand, where the processor has that with three operands.
+// d = s, d OPERATION= operand, if the processor has an instruction with three operands for that.
 std::uint32_t Compiler::three_operands(std::uint32_t at) {
   const Instruction &move = code_[at], &next = code_[at + 1];
   const Form& f = form(next);

@@ -17,7 +17,7 @@ std::uint32_t Compiler::load(std::uint32_t at, const Instruction& i, const Form&
   return 2;
 }
 
-// Loads, or takes from memory what only the next instruction uses.
+// Loads; if only the next instruction uses the value, writes that instruction with a memory operand instead.
 std::uint32_t Compiler::load_or_use(std::uint32_t at, const Address& from) {
   const Form& f = form(code_[at]);
   if (const Instruction* user = idioms_.only_user(at)) {
@@ -101,14 +101,14 @@ void Compiler::atomic_one(const Instruction& i, bool wide) {
     case atomic::kExchange: return memory({.bytes = 0x87, .wide = wide}, src, base, i.offset);
     case atomic::kCompareExchange:  // with rax, which is r0
       locked(0xb10f, 2);
-      if (!wide) mov(rax, rax, false);  // the processor leaves the upper half where it succeeded
+      if (!wide) mov(rax, rax, false);  // on success the processor leaves rax's upper half as it was
       return;
     default: return fetch_by_exchange(i, wide);
   }
 }
 
-// No instruction gives what was there and leaves and, or, xor of it: exchanges, until nobody came between. rax is what
-// the processor compares with; it may be the address or the operand as well, so its value is in r9 meanwhile.
+// The processor has no atomic and, or, xor that returns the old value: a loop of compare-and-exchange does it. That
+// compares with rax, which may be the address or the operand as well, so r9 holds its value meanwhile.
 void Compiler::fetch_by_exchange(const Instruction& i, bool wide) {
   const unsigned src = kReg[i.src()];
   const unsigned base = i.dst() == 0 ? kScratch0 : kReg[i.dst()], value = i.src() == 0 ? kScratch0 : src;
@@ -126,7 +126,7 @@ void Compiler::fetch_by_exchange(const Instruction& i, bool wide) {
   mov(rax, kScratch0, true);
 }
 
-// r0 = the input's bytes at that place, big-endian; a place that is not in it ends the program with 0.
+// r0 = the big-endian value at that offset of the input; an offset outside the input ends the program with r0 = 0.
 void Compiler::packet(const Instruction& i, const Form& f) {
   const std::int32_t frame = static_cast<std::int32_t>(frame_);
   if (f.operation == PacketAbsolute) mov_immediate(kScratch0, static_cast<std::uint32_t>(i.immediate));

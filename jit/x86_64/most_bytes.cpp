@@ -1,4 +1,4 @@
-// How many bytes an instruction takes at most. Instructions that become one take no more than they would by themselves.
+// How many bytes an instruction takes at most. Instructions that are translated together take no more than separately.
 #include <array>
 
 #include "jit/x86_64/compiler.hpp"
@@ -10,7 +10,7 @@ using enum Operation;
 
 struct Most {
   std::uint8_t bytes = 0;
-  std::uint8_t immediate = 0, offset = 0;  // less, where that fits 8 bits
+  std::uint8_t immediate = 0, offset = 0;  // so many less if the immediate or the offset fits 8 bits
 };
 
 Most most(const Form& f) {
@@ -41,7 +41,7 @@ Most most(const Form& f) {
     case LoadWide: return {10};
     case PacketAbsolute:
     case PacketIndirect: return {48 + kMostEpilogue};
-    case Jump: return {10};  // with a number to be moved by a condition
+    case Jump: return {10};  // in a conditional move, with the code that loads its immediate
     case JumpLong: return {5};
     case Call: return {5};
     case Exit: return {kMostEpilogue};
@@ -61,7 +61,7 @@ Table table() {
   return t;
 }
 
-const Table kMost = table();  // by the opcode, and by what fits 8 bits: 1 for the immediate, 2 for the offset
+const Table kMost = table();  // by opcode, and by which fields fit 8 bits: 1 the immediate, 2 the offset
 
 }  // namespace
 
@@ -72,7 +72,7 @@ std::uint32_t Compiler::estimate() {
   const auto most = [](const Instruction& i) {
     return kMost[i.opcode][unsigned{fits8(i.immediate)} | unsigned{fits8(i.offset)} << 1];
   };
-  return add_up(before, most, kStub) + 16;  // put() writes more than it keeps
+  return add_up(before, most, kStub) + 16;  // put() stores more than it keeps
 }
 
 }  // namespace ramet::jit::x86

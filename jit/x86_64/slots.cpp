@@ -10,9 +10,9 @@ using enum Operation;
 
 namespace {
 
-constexpr unsigned kWorthwhile = 3;     // uses, of a register that must be saved
-constexpr unsigned kLongest = 1 << 14;  // instructions of a function: few words are busy in all of a longer one
-// r12 is kept by what is called; the others are lost in calls, and what takes several instructions needs them.
+constexpr unsigned kWorthwhile = 3;     // uses of a word that pay for saving a register
+constexpr unsigned kLongest = 1 << 14;  // instructions; in longer functions few words are used all the time
+// r12 is callee-saved; the others are lost in calls, and are scratch registers of some operations (kScratched).
 constexpr std::array<std::uint8_t, 3> kFree = {r12, r9, r10};
 
 enum class Use : std::uint8_t { None, Half, Whole, SecondHalf, Mixed };
@@ -45,7 +45,7 @@ bool only_r12(const Checked& program, const Function& f) {
 
 void Slots::choose(const Checked& program, const Function& f) {
   any_ = false;
-  if (f.stack == 0 || f.stack == kFrameBytes) return;  // all of it: its address goes elsewhere
+  if (f.stack == 0 || f.stack == kFrameBytes) return;  // kFrameBytes: the frame's address may be taken
   if (f.end - f.first > kLongest) return;
   std::array<Cell, kCells> cells{};
   const auto& accesses = program.frame_accesses();

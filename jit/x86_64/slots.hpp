@@ -1,5 +1,5 @@
-// Words of a function's frame that live in registers: what clang had to spill of eBPF's few registers. Only where
-// nothing takes the frame's address, and a word is always used as a whole.
+// Words of a function's frame that live in registers: values that clang spilled because eBPF has few registers. Only if
+// the frame's address is not taken, and the word is always accessed as a whole.
 #pragma once
 
 #include <array>
@@ -13,9 +13,9 @@ class Slots {
   static constexpr unsigned kNone = 0;  // rax, which is r0's
 
   void choose(const Checked& program, const Function& f);
-  // The register that is the word at r10 + offset, or none.
+  // The register that holds the word at r10 + offset; kNone: it is in memory.
   unsigned at(int offset) const { return any_ ? registers_[cell(offset)] : kNone; }
-  bool use_r12() const { return any_; }  // the first that is taken
+  bool use_r12() const { return any_; }  // r12 is the first register taken
 
  private:
   static constexpr unsigned kCells = kFrameBytes / 4;

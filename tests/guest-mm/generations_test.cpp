@@ -7,7 +7,7 @@
 #include <string>
 #include <thread>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/world.hpp"
 
 namespace ramet::mm::test {
@@ -67,7 +67,7 @@ TEST_P(Generations, Layers_of_which_a_page_is_left_stay_without_their_tables) {
 TEST_P(Generations, A_child_may_end_at_any_moment) {
   World w(GetParam(), {.config = {.blocks = false}});
   const Gva a = w.map(kPageSize);
-  std::shared_ptr<const Snapshot> child;
+  std::shared_ptr<const FrozenMemory> child;
   std::atomic<unsigned> turn = 0;  // odd: the other thread's, which then has `child`; pairs with itself
   const unsigned rounds = scaled(6000, 1000);
   std::thread ender([&] {

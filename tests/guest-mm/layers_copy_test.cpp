@@ -5,7 +5,7 @@
 #include <set>
 #include <thread>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/layers.hpp"
 
 namespace ramet::mm::test {

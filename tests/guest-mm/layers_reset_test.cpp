@@ -3,8 +3,8 @@
 
 #include <set>
 
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pin.hpp"
-#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/layers.hpp"
 
 namespace ramet::mm::test {

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <thread>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/layers.hpp"
 
 namespace ramet::mm::test {
@@ -361,7 +361,7 @@ TEST_P(Layers, A_fault_in_the_middle_of_a_freeze_leaves_the_sealed_tables_alone)
   file->hold();
   std::thread reader([&] { EXPECT_TRUE(parent->cpu(1).load(of_file)); });
   file->wait_for_reader();
-  std::shared_ptr<const Snapshot> snapshot;
+  std::shared_ptr<const FrozenMemory> snapshot;
   std::thread freezer([&] { snapshot = *parent->as->freeze(); });
   std::this_thread::sleep_for(
       std::chrono::milliseconds(20));  // likely it waits by now; if not, the outcome is the same

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/world.hpp"
 
 namespace ramet::mm::test {

@@ -6,7 +6,7 @@
 #include <random>
 #include <thread>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/pins.hpp"
 
 namespace ramet::mm::test {
@@ -17,7 +17,7 @@ RAMET_FOR_EACH_FORMAT(Pins);
 using Term = AddressSpace::PinTerm;
 
 // A child would find this under an address of the snapshot.
-std::uint64_t in_snapshot(const World& w, const Snapshot& snapshot, Format format, Gva at) {
+std::uint64_t in_snapshot(const World& w, const FrozenMemory& snapshot, Format format, Gva at) {
   // Hidden below shared tables (stage 2) is no less there.
   Gpa table = snapshot.root;
   for (int level = 3;; --level) {
@@ -137,8 +137,8 @@ TEST_P(Pins, A_hundred_thousand_freezes_while_devices_write) {
   });
   std::mt19937 random(11);
   std::vector<std::uint64_t> last(2 * kPages, 0);
-  std::shared_ptr<const Snapshot> before;
-  const auto word = [&](const Snapshot& s, std::size_t k) {
+  std::shared_ptr<const FrozenMemory> before;
+  const auto word = [&](const FrozenMemory& s, std::size_t k) {
     return in_snapshot(*parent, s, GetParam(), page(k / 2) + (k % 2 ? kOwner : kDevice));
   };
   const unsigned freezes = scaled(33'400, 600);

@@ -1,7 +1,7 @@
 // Pins: memory that a device writes or reads while its VM is frozen, forked, protected, moved and unmapped.
 #include <gtest/gtest.h>
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/pins.hpp"
 
 namespace ramet::mm::test {

@@ -21,7 +21,7 @@ constexpr Gva kAt = 0x4000'0000, kOther = 0x8000'0000;
 constexpr std::uint64_t kPages = 128;
 
 // What a parent leaves to its children: pages, two blocks, a read-only page, and one it has pinned.
-std::shared_ptr<const Snapshot> leave(World& parent, Pin& pin) {
+std::shared_ptr<const FrozenMemory> leave(World& parent, Pin& pin) {
   parent.map_at(kAt, 8 * kMiB);
   for (Gva at = kAt; at < kAt + kPages * kPageSize; at += kPageSize) EXPECT_TRUE(parent.cpu().store(at, at));
   EXPECT_TRUE(parent.as->advise(kAt + 4 * kMiB, 4 * kMiB, Advice::Huge));
@@ -33,7 +33,7 @@ std::shared_ptr<const Snapshot> leave(World& parent, Pin& pin) {
 }
 
 // A child writes what it inherited, page by page and in blocks, changes what is mapped, is frozen in turn and reset.
-void live(World& child, const Snapshot& origin) {
+void live(World& child, const FrozenMemory& origin) {
   AddressSpace& as = *child.as;
   for (Gva at = kAt; at < kAt + kPages * kPageSize; at += 2 * kPageSize) (void)child.cpu().store(at, 1);
   (void)child.cpu().store(kAt + 4 * kMiB, 1);

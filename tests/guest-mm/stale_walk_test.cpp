@@ -4,8 +4,8 @@
 
 #include <cstring>
 
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pin.hpp"
-#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/world.hpp"
 
 namespace ramet::mm::test {

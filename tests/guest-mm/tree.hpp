@@ -147,7 +147,7 @@ class Tree {
 
  private:
   struct Frozen {
-    std::shared_ptr<const Snapshot> snapshot;
+    std::shared_ptr<const FrozenMemory> snapshot;
     Model model;
   };
   struct Member {

@@ -27,7 +27,7 @@ class CountingTlb : public Tlb {
   void flush_relaxed(const FlushRequest&) override { ++relaxed; }
   unsigned strict = 0, relaxed = 0;
   std::vector<Gpa> tables;
-  std::vector<FlushRequest::Range> ranges;
+  std::vector<Range> ranges;
   bool everything = false;
   std::function<void()> at_flush;
 };

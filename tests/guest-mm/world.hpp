@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/guest-mm/model_tlb.hpp"
 #include "tests/scaled.hpp"
 
@@ -104,7 +104,7 @@ struct Genet {
                                                           .flags_by_fault = flags_by_fault,
                                                           .instructions = instructions});
   }
-  std::unique_ptr<World> child(const std::shared_ptr<const Snapshot>& of) const {
+  std::unique_ptr<World> child(const std::shared_ptr<const FrozenMemory>& of) const {
     auto w = make();
     const auto done = w->as->adopt(of);
     EXPECT_TRUE(done) << describe(done.error());

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <thread>
 
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pin.hpp"
-#include "guest-mm/snapshot.hpp"
 #include "tests/vmm/kvm_vm.hpp"
 #include "vmm/snapshot.hpp"
 

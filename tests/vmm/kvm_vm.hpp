@@ -1,7 +1,7 @@
 // A machine whose guest's memory is the address space's, and a vCPU of it.
 #pragma once
 
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/vmm/kvm_guest.hpp"
 #include "vmm/kvm/kvm_machine.hpp"
 
@@ -31,7 +31,7 @@ struct KvmVm {
   Vcpu* vcpu = nullptr;
 
   explicit KvmVm(const std::shared_ptr<mm::PhysicalSpace>& physical = std::make_shared<mm::PhysicalSpace>(),
-                 const std::shared_ptr<const mm::Snapshot>& of = {}) {
+                 const std::shared_ptr<const mm::FrozenMemory>& of = {}) {
     machine = std::move(*create_kvm_machine("/dev/kvm"));
     memory = std::move(*mm::Memory::create({.data_bytes = 64ull << 20, .table_bytes = 8ull << 20, .space = physical}));
     EXPECT_TRUE(memory->observe(*machine));

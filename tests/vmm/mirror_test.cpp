@@ -27,8 +27,8 @@
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/region.hpp"
-#include "guest-mm/snapshot.hpp"
 #include "tests/guest-mm/late_pages.hpp"
 
 namespace ramet::vmm::process {
@@ -415,7 +415,7 @@ TEST_F(MirrorTest, WhatIsExpectedGivesWayToAListUnderWay) {
   fast.round(0);
   slow.carry_out();
   slow.slot.inside.store(false, std::memory_order_release);
-  mirror->flush(std::array{mm::FlushRequest::Range{kStart, kStart + mm::kPageSize}}, false);
+  mirror->flush(std::array{mm::Range{kStart, kStart + mm::kPageSize}}, false);
   fast.round(0);
   EXPECT_EQ(excess(kStart), "");
 }

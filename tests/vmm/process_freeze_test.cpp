@@ -19,7 +19,7 @@
 
 #include "arch/process_stub.hpp"
 #include "freeze_programs.hpp"  // those of this host
-#include "guest-mm/snapshot.hpp"
+#include "guest-mm/frozen_memory.hpp"
 #include "tests/scaled.hpp"
 #include "vmm/snapshot.hpp"
 

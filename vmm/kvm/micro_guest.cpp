@@ -80,7 +80,7 @@ std::expected<std::unique_ptr<MicroGuest>, Failure> MicroGuest::create(const std
 }
 
 void MicroGuest::flush(mm::Gva va, mm::Gpa table) {
-  mm::FlushRequest::Range range{mm::align_down(va, mm::kPageSize), mm::align_down(va, mm::kPageSize) + mm::kPageSize};
+  mm::Range range{mm::align_down(va, mm::kPageSize), mm::align_down(va, mm::kPageSize) + mm::kPageSize};
   machine->flush({.ranges = {&range, 1}, .tables = {&table, 1}, .everything = false});
 }
 

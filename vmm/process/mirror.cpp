@@ -221,7 +221,7 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
   std::uint64_t before = std::min(page - t->start, frame - bank->base());
   if (const auto first = bank->file_at(frame - before); first.file != part.file || first.bytes <= before) before = 0;
   // Nor is anything mapped before it is there: the process could not tell.
-  const mm::Bank::Frames there = bank->there(frame, {frame - before, std::min(frame + (end - page), bank->end())});
+  const mm::Range there = bank->there(frame, {frame - before, std::min(frame + (end - page), bank->end())});
   if (there.start == there.end) {
     missing.bank = bank, missing.frame = frame;
     return std::nullopt;

@@ -38,7 +38,7 @@ namespace ramet::vmm::process {
 
 class Mirror {
  public:
-  using Range = mm::FlushRequest::Range;
+  using Range = mm::Range;
   struct Mapping {
     mm::Gva end;
     int descriptor;

@@ -200,7 +200,7 @@ void Pager::Range::bring(std::uint64_t start, std::uint64_t end) {
   }
 }
 
-mm::PageSource::Range Pager::Range::there(std::uint64_t at, PageSource::Range within) const {
+mm::Range Pager::Range::there(std::uint64_t at, mm::Range within) const {
   std::uint64_t first = at / kBlockBytes, last = first + 1;
   if (!is_there(first)) return {at, at};
   while (first * kBlockBytes > within.start && is_there(first - 1)) --first;

@@ -87,7 +87,7 @@ class Pager {
     Status make_ready(std::uint64_t block) const;
     bool is_there(std::uint64_t block) const { return states[block].load(std::memory_order_acquire) == There; }
     void bring(std::uint64_t start, std::uint64_t end) override;
-    PageSource::Range there(std::uint64_t at, PageSource::Range within) const override;
+    mm::Range there(std::uint64_t at, mm::Range within) const override;
   };
   Pager() = default;
   static Status choose_file(Range&, bool copied);

@@ -52,7 +52,7 @@ class SoftVcpu final : public Vcpu, private Memory {
   std::unique_ptr<Engine> take_engine();
   // Back to what acquire_vcpu() promises.
   void recycle();
-  using Range = mm::FlushRequest::Range;
+  using Range = mm::Range;
   // Leaves a note, and halts guest code if it runs: what to wait for, see wait_until_out().
   // Entries of these ranges have changed; `everything`: all may have.
   std::uint32_t note_flush(std::span<const Range>, bool everything);

@@ -1,4 +1,4 @@
-// The processor that this program itself runs on, as programs see it.
+// The host's processor, as programs see it.
 #include <sys/auxv.h>
 
 #include <cstdio>
@@ -12,8 +12,8 @@
 namespace ramet::arch {
 namespace {
 
-// Features by name that guests are not told of: FpState has no room for their registers (SVE, SME), or their state is
-// the process's, not the program's (keys of pointer authentication, tags of memory).
+// Clears the bits of features that guests do not see: FpState has no room for their registers (SVE, SME), or their
+// state belongs to the host process (pointer-authentication keys, memory tags).
 template <std::size_t N>
 std::uint64_t without_own_state(std::uint64_t bits, const std::array<std::string_view, N>& names) {
   for (std::size_t bit = 0; bit < N; ++bit)
@@ -22,7 +22,7 @@ std::uint64_t without_own_state(std::uint64_t bits, const std::array<std::string
   return N < 64 ? bits & ((1ull << N) - 1) : bits;
 }
 
-// As Linux tells it of the processor that this thread is on: it carries out the read for user code, if it says so.
+// Of the processor that this thread is on. Linux emulates the read of MIDR_EL1 for user code if it reports "cpuid".
 std::string model() {
   if ((::getauxval(AT_HWCAP) & arm64::hwcap("cpuid")) == 0) return "unknown";
   std::uint64_t midr;

@@ -11,7 +11,7 @@ namespace arm64 {
 namespace {
 
 // SCTLR_EL1: MMU, caches, checks of the stack pointer's alignment; user code may zero lines, maintain caches, read
-// CTR_EL0 and wait by WFE. WFI traps, as nothing would ever end it. Bits that have to be 1.
+// CTR_EL0 and wait by WFE. WFI traps, as nothing would ever end it. Reserved bits that must be 1 are set.
 constexpr std::uint64_t kControl = 1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 12 | 1u << 14 | 1u << 15 | 1u << 18 |
                                    1u << 26 | 1u << 8 | 1u << 11 | 1u << 20 | 1u << 22 | 1u << 23 | 1u << 28 | 1u << 29;
 
@@ -51,6 +51,6 @@ bool write_stub_page(std::span<std::byte> page, std::uint64_t) {
   return true;
 }
 
-void write_vcpu_page(std::span<std::byte>, std::uint64_t) {}  // zeroes are what it begins with
+void write_vcpu_page(std::span<std::byte>, std::uint64_t) {}  // begins as zeroes
 
 }  // namespace ramet::arch

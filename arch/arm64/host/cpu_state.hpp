@@ -1,5 +1,5 @@
-// The state a guest's CPU starts in that has nothing at EL1 but the trap stub: its system registers.
-// Knows the processor's formats only; who loads them into a CPU is the VMM's business.
+// The state in which the CPU of a guest without a kernel starts: the system registers. Formats only; the VMM loads them
+// into a CPU.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 
 namespace ramet::arch::arm64 {
 
-// A system register, by the five numbers that MSR and MRS have for it.
+// A system register, by its five numbers in MSR and MRS.
 struct SystemRegister {
   std::uint8_t op0, op1, crn, crm, op2;
 };
@@ -21,7 +21,7 @@ struct SystemValue {
   std::uint64_t value;
 };
 
-// What the processor does to page-table entries by itself (FEAT_HAFDBS): sets the access flag, and the dirty state.
+// What the processor sets in page-table entries by itself (FEAT_HAFDBS): the access flag, the dirty state.
 struct EntryUpdates {
   bool accessed = false, dirty = false;
   constexpr EntryUpdates operator&(EntryUpdates o) const { return {accessed && o.accessed, dirty && o.dirty}; }
@@ -37,10 +37,11 @@ std::array<SystemValue, 10> system_registers(std::uint64_t root, std::uint64_t s
 
 inline constexpr std::uint64_t kStubPstate = 0x3c5;  // EL1 with its own stack pointer, all interrupts masked
 
-// The flags user code is resumed with: its own, at EL0, nothing masked.
+// The flags with which user code is resumed: its own, at EL0, nothing masked.
 constexpr std::uint64_t resume_flags(std::uint64_t f) { return f & kUserFlags; }
 
-// Data accesses take no notice of an address's top byte, and so the fault's address has it as the program gave it.
+// Removes the tag from a fault's address: data accesses ignore the top byte, and the fault shows it as the program gave
+// it.
 constexpr std::uint64_t without_tag(std::uint64_t address) {
   return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 8) >> 8);
 }

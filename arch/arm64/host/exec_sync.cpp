@@ -1,5 +1,5 @@
-// Cache maintenance for code (Arm ARM, B2.4.4 and D7.5): data caches are cleaned as far as instruction fetches look,
-// then instruction caches forget.
+// Cache maintenance for code (Arm ARM, B2.4.4 and D7.5): data caches are cleaned to the point of unification, then
+// instruction caches are invalidated.
 #include "arch/exec_sync.hpp"
 
 #include <algorithm>
@@ -10,14 +10,14 @@
 namespace ramet::arch {
 namespace {
 
-// guarded.S: of the lines from the one that `start` lies in up to `end`.
+// guarded.S: for each line of [start, end). Precondition: `start` is the beginning of a line.
 extern "C" RametGuarded ramet_guarded_clean(std::uintptr_t start, std::uintptr_t end, std::size_t line);
 extern "C" RametGuarded ramet_guarded_invalidate(std::uintptr_t start, std::uintptr_t end, std::size_t line);
 
 // CTR_EL0.
 struct Caches {
   std::size_t instruction_line, data_line;
-  unsigned policy;              // of the first instruction cache
+  unsigned policy;              // of level 1 instruction caches
   bool needs_clean, needs_invalidate;
 };
 Caches caches() {
@@ -54,7 +54,7 @@ bool exec_sync_needed() {
 }
 
 const char* exec_sync_problem() {
-  constexpr unsigned kByPhysicalAddress = 3;  // PIPT; others may keep a line of the same page at another address
+  constexpr unsigned kByPhysicalAddress = 3;  // PIPT; other caches may keep a line of the page by another address
   if (caches().policy == kByPhysicalAddress) return nullptr;
   return "this host's instruction caches go by virtual addresses (VIPT): what is written at one address may be stale at another. "
          "Use a processor whose caches go by physical ones";

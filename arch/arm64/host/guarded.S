@@ -100,8 +100,8 @@ ramet_guarded_store:
         .cfi_endproc
         .size   ramet_guarded_store, . - ramet_guarded_store
 
-// Where the value is another one, what was read is written back, as x86's CMPXCHG does: a word that cannot be written is
-// a fault either way.
+// If the value differs from the expected one, what was read is written back, as by x86's CMPXCHG: a word that cannot be
+// written faults in either case.
         .p2align 4
 ramet_guarded_compare_exchange:
         .cfi_startproc
@@ -178,7 +178,7 @@ ramet_guarded_exchange_\bits:
         .type   ramet_guarded_store_128, %function
         .type   ramet_guarded_exchange_128, %function
         .p2align 4
-ramet_guarded_load_128:                 // X0 from, X1 to, which is the caller's own
+ramet_guarded_load_128:                 // X0 from, X1 to, in the VMM's own memory
         .cfi_startproc
         hint    #34
         ldp     x3, x4, [x0]
@@ -223,7 +223,7 @@ ramet_guarded_exchange_128:             // X0 at, X1 expected, X2 desired
         .cfi_endproc
         .size   ramet_guarded_exchange_128, . - ramet_guarded_exchange_128
 
-// Cache maintenance, see exec_sync.cpp: X0 from, at a line's begin, X1 end, X2 bytes of a line.
+// Cache maintenance, see exec_sync.cpp: X0 start, the beginning of a line; X1 end; X2 bytes of a line.
         .macro  lines name, operation:vararg
         .globl  \name
         .type   \name, %function

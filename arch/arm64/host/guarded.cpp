@@ -1,4 +1,4 @@
-// What arch/guarded.cpp needs to know of a signal frame.
+// The program counter in a signal frame, and the landing, for arch/guarded.cpp.
 #include <ucontext.h>
 
 #include <cstdint>

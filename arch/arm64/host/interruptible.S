@@ -1,5 +1,5 @@
-// See interruptible.hpp. X19 holds the address of the word inside the window, so that the handler can
-// check that the interruption is meant for this thread.
+// See interruptible.hpp. Inside the window X19 holds the address of the word, so that the handler can check that
+// the interruption is meant for this call.
         .text
         .globl  ramet_interruptible_syscall, ramet_interruptible_begin
         .globl  ramet_interruptible_end, ramet_interruptible_abort, ramet_interruptible_again
@@ -53,7 +53,7 @@ ramet_interruptible_abort:
         .cfi_endproc
         .size   ramet_interruptible_syscall, . - ramet_interruptible_syscall
 
-// What the handler of the interrupting signal returns to; the kernel wants one from who installs it.
+// Where the handler of the interrupting signal returns to (SA_RESTORER).
         .globl  ramet_return_from_signal
         .type   ramet_return_from_signal, %function
 ramet_return_from_signal:

@@ -18,13 +18,13 @@ using said::write;
 
 namespace {
 
-// Within SignalFrame, and from ucontext on, which HostFrame::context is the place of.
+// Offsets: kContext in SignalFrame, the others from there, which is where HostFrame::context points.
 constexpr std::uint32_t kContext = offsetof(SignalFrame, uc_flags);
 constexpr std::uint32_t kMachine = offsetof(SignalFrame, context) - kContext;
 constexpr std::uint32_t kRegisters = kMachine + offsetof(SignalContext, regs);
 constexpr std::uint32_t kRecords = kMachine + offsetof(SignalContext, records);
 
-// Where the record of that magic and size is among those of the frame, as an offset into the said area.
+// The frame's record with that magic number and size, as an offset into the said area; nullopt: there is none.
 std::optional<std::uint32_t> find_record(std::span<const std::byte> said, std::uint32_t context, std::uint32_t magic,
                                          std::uint32_t bytes) {
   const std::uint32_t begin = context + kRecords, end = begin + SignalContext::kRecordBytes;
@@ -37,7 +37,7 @@ std::optional<std::uint32_t> find_record(std::span<const std::byte> said, std::u
   return std::nullopt;
 }
 
-// ESR_EL1 of the fault that the frame is of; 0 if the kernel says none. After other traps it may be an earlier one's.
+// ESR_EL1 of the frame's fault; 0 if the kernel gives none. After traps other than faults it may be an earlier one's.
 std::uint64_t read_esr(std::span<const std::byte> said, const HostFrame& f) {
   const auto record = find_record(said, f.context, EsrRecord::kMagic, sizeof(EsrRecord));
   return record ? read<std::uint64_t>(said, *record + offsetof(EsrRecord, esr)) : 0;
@@ -81,8 +81,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
         exception(kClassData);
         break;
       }
-      // Without a word of the processor it is an instruction that the kernel carries out, such as a cache operation: a
-      // read.
+      // Without ESR_EL1 the fault is of an instruction that the kernel emulates, such as a cache operation: a read.
       t.kind = HostTrap::Kind::PageFault;
       t.error = is_abort(esr) ? esr : page_fault_error(false, false, false);
       t.trap = class_of(t.error);
@@ -106,7 +105,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
   return t;
 }
 
-// An address that is none is a fault of the first fetch, as any other.
+// An invalid program counter faults at the first fetch, as any other address.
 std::optional<HostTrap> fault_of_start(const UserRegs&) { return std::nullopt; }
 
 UserRegs read_host_registers(std::span<const std::byte> said, const HostFrame& f) {

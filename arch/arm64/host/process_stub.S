@@ -1,5 +1,5 @@
-// All that runs in the process machine's host process besides guest code: position-independent, without a stack and
-// without data of its own. It takes lists of system calls from the VMM, and tells the VMM of traps.
+// All code that runs in the process machine's host process besides the guest's: position-independent, without a stack
+// or data of its own. It executes lists of system calls for the VMM, and reports traps to the VMM.
 //
 //   x19  said, x20  told, of this thread's context    w21  number of the list
 //   x24  the trap's frame                             w22  command in hand, x23 where it is
@@ -16,7 +16,7 @@
 	movk	\register, #((\value) >> 32 & 0xffff), lsl #32
 	.endm
 
-	// The context that the stack pointer lies in.
+	// Finds the context in which the stack pointer lies.
 	.macro	find_context
 	mov	x9, sp
 	and	x19, x9, #-RAMET_SAID_SIZE
@@ -29,7 +29,7 @@
 	.globl ramet_process_stub, ramet_process_stub_end, ramet_process_stub_handler
 	.globl ramet_process_stub_command, ramet_process_stub_return
 ramet_process_stub:
-	// Here execve(2) begins, in the small program that the VMM made of this page. Descriptors: 3 contexts, 4 this text.
+	// Where execve(2) of the small program that the VMM makes of this page begins. Descriptors: 3 contexts, 4 this text.
 	mov	x8, #SYS_mmap
 	set	x0, RAMET_TOLD
 	mov	x1, #RAMET_CONTEXTS * RAMET_TOLD_SIZE
@@ -63,12 +63,13 @@ fail:	mov	x8, #SYS_exit_group
 	mov	x0, #3
 	svc	#0
 
-	// A thread begins, with its stack pointer in its context.
+	// Where a thread begins, with its stack pointer in its context.
 begin:
 	find_context
 	b	got
 
-	// The host's kernel: w0 signal, x1 siginfo, x2 ucontext, on the signal stack, where the frame begins with siginfo.
+	// The signal handler, called by the host's kernel: w0 signal, x1 siginfo, with which the frame begins, x2 ucontext,
+	// on the signal stack.
 ramet_process_stub_handler:
 	find_context
 	str	w0, [x19, #SAID_SIGNAL]
@@ -80,12 +81,12 @@ ramet_process_stub_handler:
 	str	x9, [x19, #SAID_BASES]
 
 answer:	stlr	w21, [x19]                    // SAID_DONE
-	dmb	ish                           // then look whether the VMM sleeps
+	dmb	ish                           // before looking whether the VMM sleeps
 	ldr	w9, [x20, #TOLD_SLEEPS]
 	cbz	w9, 1f
 	cmp	w9, #TOLD_SLEEPS_ON_LISTENER
 	b.ne	6f
-	mov	x8, #RAMET_HAND_OVER          // wakes it and sleeps, in one; the next list may be there afterwards, or come
+	mov	x8, #RAMET_HAND_OVER          // wakes the VMM and sleeps; it may return before the next list comes
 	svc	#0
 	b	1f
 6:	mov	x0, x19                       // SAID_DONE
@@ -105,7 +106,7 @@ answer:	stlr	w21, [x19]                    // SAID_DONE
 3:	mov	w9, #1
 	add	x10, x19, #SAID_SLEEPS
 	stlr	w9, [x10]
-	dmb	ish                           // then look once more
+	dmb	ish                           // before looking again for a list
 4:	ldar	w9, [x20]                     // TOLD_GO
 	cmp	w9, w21
 	b.ne	5f
@@ -137,7 +138,7 @@ next:	ldr	w9, [x20, #TOLD_COUNT]
 	b	ramet_process_stub_command
 8:	svc	#0
 ramet_process_stub_command:
-	mov	x9, sp                        // a thread that clone(2) made stands on its own context
+	mov	x9, sp                        // the stack pointer of a thread that clone(2) made is in its own context
 	and	x9, x9, #-RAMET_SAID_SIZE
 	cmp	x9, x19
 	b.ne	begin
@@ -148,7 +149,7 @@ ramet_process_stub_command:
 applied:
 	add	x10, x19, #SAID_APPLIED
 	stlr	w21, [x10]
-	dmb	ish                           // then look whether anybody sleeps until this
+	dmb	ish                           // before looking whether threads of the VMM wait for this
 	ldr	w9, [x20, #TOLD_WAITED]
 	cbz	w9, 7f
 	mov	x0, x10

@@ -1,10 +1,11 @@
 // The trap stub: all the guest kernel there is, one page of EL1 code, independent of its address.
-// It saves user code's registers to the vCPU's own page, leaves to the VMM by a store to where there is no memory, and when
-// it is resumed behind that store does what it is told and returns to user code. What it relies on:
+// It saves user code's registers to the vCPU's own page and leaves to the VMM by a store to an address without memory.
+// When it is resumed after that store, it carries out the page's command and returns to user code. What it relies on:
 //  - SP_EL1 points to that page; user code has SP_EL0, and no instruction here changes SP;
 //  - KVM moves the program counter over the store in the next KVM_RUN, and only then;
 //  - no register that user code controls is ever an address here;
-//  - interrupts are masked here and nowhere else, so one that is raised meanwhile comes before user code's next instruction.
+//  - interrupts are masked here and nowhere else: one that is raised meanwhile is taken before user code's next
+//    instruction.
 #include "arch/arm64/host/stub_layout.h"
 
         .section .rodata.ramet_stub, "a", %progbits
@@ -56,14 +57,14 @@ ramet_stub_resume:
         ldr     x0, [sp, #STUB_COMMAND]
         cbz     x0, .Lreturn
         tbz     x0, #STUB_DO_FLUSH, 1f
-        dsb     ishst                   // what the VMM wrote
+        dsb     ishst                   // for entries that the VMM wrote
         ldr     x1, [sp, #STUB_RANGES]
         cbnz    x1, 4f
         tlbi    vmalle1is
         b       7f
 4:      add     x2, sp, #STUB_RANGE
 5:      ldp     x3, x4, [x2], #16
-6:      tlbi    vaae1is, x3             // the page's entry, and what was cached on the way there
+6:      tlbi    vaae1is, x3             // the page's entry, and entries cached from the walk to it
         add     x3, x3, #1
         subs    x4, x4, #1
         b.ne    6b
@@ -141,7 +142,7 @@ ramet_stub_resume:
         ldp     x2, x3, [sp, #STUB_REGS + 16]
         ldp     x0, x1, [sp, #STUB_REGS]
         eret
-        dsb     nsh                     // nothing behind it is tried out
+        dsb     nsh                     // no speculation past eret
         isb
 
         .globl  ramet_stub_end

@@ -18,7 +18,7 @@ inline std::span<const std::byte> code() { return {ramet_stub_begin, ramet_stub_
 // Offset from the start of the stub.
 inline std::uint64_t resume() { return static_cast<std::uint64_t>(ramet_stub_resume - ramet_stub_begin); }
 
-// What is at the start of the page that SP_EL1 points to.
+// The beginning of the page that SP_EL1 points to.
 struct Context {
   UserRegs regs;              // Pstate: SPSR_EL1
   std::uint64_t esr, far;     // of the trap

@@ -1,4 +1,4 @@
-/* What the trap stub (stub.S) and the VMM agree on. */
+/* The interface between the VMM and the trap stub (stub.S). */
 #ifndef RAMET_ARCH_ARM64_STUB_LAYOUT_H
 #define RAMET_ARCH_ARM64_STUB_LAYOUT_H
 
@@ -9,7 +9,7 @@
 #define STUB_THREAD 288     /* TPIDR_EL0 */
 #define STUB_COMMAND 296    /* u64: what a resume does first, bits below */
 #define STUB_RANGES 304     /* u64: how many ranges a flush drops, at most STUB_MOST_RANGES; 0: everything */
-#define STUB_RANGE 312      /* of each, u64: the number of its first page, and how many they are, not 0 */
+#define STUB_RANGE 312      /* each, u64: the number of the first page, and how many pages, not 0 */
 #define STUB_MOST_RANGES 8
 #define STUB_FP 512         /* as in FpSimd */
 
@@ -18,8 +18,8 @@
 #define STUB_DO_SAVE_FP 2   /* store them there */
 #define STUB_DO_RETURN 3    /* then leave again, with STUB_RETURNED */
 
-/* A store of these to the hole, a page so far behind the stub's where there is no memory, leaves to the VMM. Below
-   STUB_VECTORS they are vectors: 128 bytes each, in the order of the Arm ARM. */
+/* A store to the hole, a page without memory at this offset from the stub's, leaves to the VMM. The value stored is the
+   number of the vector, of 128 bytes each in the order of the Arm ARM, or STUB_RETURNED. */
 #define STUB_HOLE 0x2000
 #define STUB_VECTORS 16
 #define STUB_RETURNED 16

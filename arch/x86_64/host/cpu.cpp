@@ -13,8 +13,7 @@
 namespace ramet::arch::x86_64 {
 namespace {
 
-// Components of XSAVE that the kernel puts into every program's signal frames; those that a program must ask for (AMX)
-// are not among them.
+// Components of XSAVE that Linux puts into every program's signal frames; without AMX, for which a program must ask.
 constexpr std::uint64_t kComponents = 0x2ff;
 
 std::uint32_t xsave_bytes(std::uint64_t components) {
@@ -30,7 +29,7 @@ std::uint32_t xsave_bytes(std::uint64_t components) {
 }  // namespace
 
 CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index) {
-  // Leaves beyond the last one answer with the last one's contents.
+  // The processor answers leaves beyond the last one with the contents of the last one.
   static const std::uint32_t last = __get_cpuid_max(0, nullptr), last_extended = __get_cpuid_max(0x80000000, nullptr);
   CpuidAnswer a;
   if (function <= (function < 0x80000000 ? last : last_extended))
@@ -84,7 +83,7 @@ HostProcessor host_processor() {
   }
   p.model = brand[0] != 0 ? brand : "unknown";
   auto seen = host.features;
-  seen.extended_edx &= ~(1u << 26);  // 1 GiB pages: no program sees them, and another machine may have none
+  seen.extended_edx &= ~(1u << 26);  // 1 GiB pages: of no use to programs, and other machines may not have them
   p.features = x86_64::feature_names(seen);
   return p;
 }

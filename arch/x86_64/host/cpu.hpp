@@ -9,8 +9,8 @@
 namespace ramet::arch::x86_64 {
 
 struct HostCpu {
-  // It has VMX or SVM. A KVM that works without either runs guests' ring 3 directly on this processor, on
-  // shadow page tables, and CPUID and XGETBV of user code are not intercepted: a guest sees what is below.
+  // The processor has VMX or SVM. A KVM that works without either runs guests' ring 3 directly on this processor, on
+  // shadow page tables, without intercepting CPUID and XGETBV of user code: a guest sees this processor's features.
   bool virtualization = false;
   CpuidFeatures features;
   std::uint64_t xcr0 = 0;      // 0: no XSAVE
@@ -18,13 +18,13 @@ struct HostCpu {
 
 HostCpu host_cpu();
 
-// What the processor answers; zeroes for a leaf it has not. Under a hypervisor each call costs microseconds.
+// Executes CPUID; zeroes for a leaf that the processor does not have. Under a hypervisor each call costs microseconds.
 struct CpuidAnswer {
   std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index = 0);
 
-// What the hypervisor below calls itself ("KVMKVMKVM", "TCGTCGTCGTCG" for QEMU's emulator), empty if none.
+// The signature of the hypervisor below ("KVMKVMKVM", "TCGTCGTCGTCG" for QEMU's emulator); empty if there is none.
 std::string hypervisor_signature();
 
 }  // namespace ramet::arch::x86_64

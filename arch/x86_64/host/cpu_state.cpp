@@ -16,7 +16,7 @@ void put(std::span<std::byte> page, std::size_t offset, std::uint64_t value) {
   std::memcpy(page.subspan(offset, 8).data(), &value, 8);
 }
 
-// Accessed bits are set beforehand: the CPU has no reason to write the table.
+// Accessed bits are set in advance, so that the CPU need not write the table.
 constexpr std::array<std::uint64_t, 7> kGdt = {
     0,
     0x00af9b000000ffff,  // 0x08 code, ring 0, 64-bit
@@ -40,9 +40,9 @@ bool write_stub_page(std::span<std::byte> page, std::uint64_t address) {
   std::ranges::copy(stub::code(), page.begin());
   for (unsigned v = 0; v < stub::kVectors; v++) {
     std::uint64_t handler = address + stub::vector_entry(v);
-    // Interrupt gates, so that single-stepping ends at the trap. User code may raise #BP and #OF by
-    // instruction. All through the first interrupt stack, so that no trap, not even one between SYSCALL
-    // and the first OUT, pushes onto a stack that user code chose.
+    // Interrupt gates, so that single-stepping ends at the trap. User code may raise #BP and #OF by instructions. All
+    // vectors use the first interrupt stack, so that no trap, not even one between SYSCALL and the first OUT, pushes
+    // onto a stack that user code chose.
     std::uint64_t type = v == kBreakpoint || v == kOverflow ? 0xee00 : 0x8e00;
     constexpr std::uint64_t kIst = 1;
     put(page, kIdtOffset + 16 * v,

@@ -1,5 +1,5 @@
-// The state a ring-0-less guest's CPU starts in: control registers, descriptor tables, task segment.
-// Knows the processor's formats only; who loads them into a CPU is the VMM's business.
+// The state in which the CPU of a guest without a kernel starts: control registers, descriptor tables, task segment.
+// Formats only; the VMM loads them into a CPU.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,7 @@ inline constexpr std::uint16_t kIdtLimit = 32 * 16 - 1, kGdtLimit = 0x38 - 1;
 inline constexpr std::uint16_t kTssLimit = 0x67;  // no I/O bitmap: user code reaches no port
 // Every trap starts with an empty stack.
 
-// What the CPU pushes for a trap and IRETQ pops.
+// The frame that the CPU pushes for a trap and that IRETQ pops.
 struct TrapFrame {
   std::uint64_t rip, cs, rflags, rsp, ss;
 };
@@ -55,11 +55,8 @@ namespace pf {
 inline constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kReserved = 8, kFetch = 16;
 }
 
-// The flags user code is resumed with: its own, without I/O privilege, nested task and virtual-8086 mode.
+// The flags with which user code is resumed: its own, without I/O privilege, nested task and virtual-8086 mode.
 inline constexpr std::uint64_t kInterruptFlag = 1u << 9, kIdFlag = 1u << 21;
 constexpr std::uint64_t resume_flags(std::uint64_t f) { return (f & (kUserFlags | kIdFlag)) | 0x202; }
-
-// IRETQ to any other address faults in ring 0 on some processors.
-constexpr bool canonical(std::uint64_t a) { return std::uint64_t(std::int64_t(a << 16) >> 16) == a; }
 
 }  // namespace ramet::arch::x86_64

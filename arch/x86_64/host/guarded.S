@@ -18,7 +18,7 @@ ramet_guarded_copy:
         jb      .Lsmall
         cmpq    $32, %rdx
         jbe     .Ltwo
-        cmpq    $512, %rdx              // from here on the start of a string instruction pays
+        cmpq    $512, %rdx              // from here on, starting a string instruction pays
         jae     .Lstring
 .Lblocks:                               // 33 to 511 bytes: 32 at a time, then the last 32
         movups  -32(%rsi,%rdx), %xmm2
@@ -157,7 +157,7 @@ ramet_guarded_compare_exchange:
         movups  %xmm0, (%rdi)
         word_end ramet_guarded_store_128
 
-// RBX is the caller's: this one has a landing of its own, which gives it back from R10.
+// RBX is callee-saved: this function has a landing of its own, which restores it from R10.
         .globl  ramet_guarded_pair_begin, ramet_guarded_pair_end, ramet_guarded_pair_landing
         word    ramet_guarded_exchange_128
         movq    %rbx, %r10

@@ -1,4 +1,4 @@
-// What arch/interruptible.cpp needs to know of a signal frame.
+// The word of an interruptible call in a signal frame, for arch/interruptible.cpp.
 #include <ucontext.h>
 
 #include <cstdint>

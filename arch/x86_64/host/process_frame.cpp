@@ -22,7 +22,7 @@ namespace {
 
 // struct ucontext
 constexpr std::uint32_t kStack = 16, kRegisters = 40, kMask = 296, kContextBytes = 304, kInfoBytes = 128;
-// In the floating-point area: what the kernel says of it, struct _fpx_sw_bytes, and the header of XSAVE.
+// In the floating-point area: the kernel's description of it, struct _fpx_sw_bytes, and the header of XSAVE.
 constexpr std::uint32_t kHostSoftware = 464, kHostSoftwareBytes = 48, kXstateSize = kHostSoftware + 16,
                         kHostLegacy = 512;
 
@@ -54,7 +54,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
     t.kind = architecture == AUDIT_ARCH_X86_64 ? HostTrap::Kind::Syscall : HostTrap::Kind::ForeignSyscall;
     if (t.kind == HostTrap::Kind::ForeignSyscall) t.trap = kVectorProtection, t.error = 0x80 * 8 + 2;
   } else if ((t.signal == SIGSEGV || t.signal == SIGBUS) && t.trap == kVectorPageFault && t.code != SI_KERNEL) {
-    // Trap number and error of a frame that a trap did not make are those of an earlier one; such signals have
+    // A frame that was not made by a trap shows the trap number and error of an earlier one; such signals have
     // SI_KERNEL.
     t.kind = t.signal == SIGBUS ? HostTrap::Kind::FileFault : HostTrap::Kind::PageFault;
     t.address = context.cr2;
@@ -70,7 +70,7 @@ HostTrap read_host_trap(std::span<const std::byte> said, const HostFrame& f, int
 }
 
 std::optional<HostTrap> fault_of_start(const UserRegs& regs) {
-  if (canonical(regs[Rip])) return std::nullopt;
+  if (is_canonical(regs[Rip])) return std::nullopt;
   return HostTrap{.kind = HostTrap::Kind::Exception,
                   .signal = SIGSEGV,
                   .code = SI_KERNEL,

@@ -1,5 +1,5 @@
-// All that runs in the process machine's host process besides guest code: position-independent, without a stack and
-// without data of its own. It takes lists of system calls from the VMM, and tells the VMM of traps.
+// All code that runs in the process machine's host process besides the guest's: position-independent, without a stack
+// or data of its own. It executes lists of system calls for the VMM, and reports traps to the VMM.
 //
 //   rbx  said, r13  told, of this thread's context    r15d  number of the list
 //   rbp  the trap's ucontext                          r12d  command in hand, r14 where it is
@@ -15,7 +15,7 @@
 	.globl ramet_process_stub, ramet_process_stub_end, ramet_process_stub_handler
 	.globl ramet_process_stub_command, ramet_process_stub_return
 ramet_process_stub:
-	// Here execve(2) begins, in the small program that the VMM made of this page. Descriptors: 3 contexts, 4 this text.
+	// Where execve(2) of the small program that the VMM makes of this page begins. Descriptors: 3 contexts, 4 this text.
 	mov	$SYS_mmap, %eax
 	movabs	$RAMET_TOLD, %rdi
 	mov	$RAMET_CONTEXTS * RAMET_TOLD_SIZE, %esi
@@ -50,7 +50,7 @@ fail:	mov	$SYS_exit_group, %eax
 	mov	$3, %edi
 	syscall
 
-	// A thread begins, with its stack pointer in its context.
+	// Where a thread begins, with its stack pointer in its context.
 begin:
 	mov	%rsp, %rbx
 	and	$-RAMET_SAID_SIZE, %rbx
@@ -60,7 +60,7 @@ begin:
 	add	%rax, %r13
 	jmp	got
 
-	// The host's kernel: edi signal, rsi siginfo, rdx ucontext, on the signal stack.
+	// The signal handler, called by the host's kernel: edi signal, rsi siginfo, rdx ucontext, on the signal stack.
 ramet_process_stub_handler:
 	mov	%rsp, %rbx
 	and	$-RAMET_SAID_SIZE, %rbx
@@ -81,13 +81,13 @@ ramet_process_stub_handler:
 	mov	%rax, SAID_BASES + 8(%rbx)
 
 answer:	mov	%r15d, %eax
-	xchg	%eax, SAID_DONE(%rbx)         // a full barrier: then look whether the VMM sleeps
+	xchg	%eax, SAID_DONE(%rbx)         // a full barrier before looking whether the VMM sleeps
 	mov	TOLD_SLEEPS(%r13), %eax
 	test	%eax, %eax
 	jz	1f
 	cmp	$TOLD_SLEEPS_ON_LISTENER, %eax
 	jne	6f
-	mov	$RAMET_HAND_OVER, %eax        // wakes it and sleeps, in one; the next list may be there afterwards, or come
+	mov	$RAMET_HAND_OVER, %eax        // wakes the VMM and sleeps; it may return before the next list comes
 	syscall
 	jmp	1f
 6:	lea	SAID_DONE(%rbx), %rdi
@@ -104,7 +104,7 @@ answer:	mov	%r15d, %eax
 	pause
 	jmp	2b
 3:	mov	$1, %eax
-	xchg	%eax, SAID_SLEEPS(%rbx)       // a full barrier: then look once more
+	xchg	%eax, SAID_SLEEPS(%rbx)       // a full barrier before looking again for a list
 4:	cmp	%r15d, TOLD_GO(%r13)
 	jne	5f
 	lea	TOLD_GO(%r13), %rdi
@@ -132,7 +132,7 @@ next:	cmp	TOLD_COUNT(%r13), %r12d
 	mov	(%r14), %rax
 	syscall
 ramet_process_stub_command:
-	mov	%rsp, %rcx                    // a thread that clone(2) made stands on its own context
+	mov	%rsp, %rcx                    // the stack pointer of a thread that clone(2) made is in its own context
 	and	$-RAMET_SAID_SIZE, %rcx
 	cmp	%rcx, %rbx
 	jne	begin
@@ -141,7 +141,7 @@ ramet_process_stub_command:
 	jmp	next
 applied:
 	mov	%r15d, %eax
-	xchg	%eax, SAID_APPLIED(%rbx)      // a full barrier: then look whether anybody sleeps until this
+	xchg	%eax, SAID_APPLIED(%rbx)      // a full barrier before looking whether threads of the VMM wait for this
 	cmpl	$0, TOLD_WAITED(%r13)
 	je	7f
 	lea	SAID_APPLIED(%rbx), %rdi

@@ -2,8 +2,8 @@
 // It only reports traps to the VMM (OUT to a port that names the vector) and resumes user code.
 // What it relies on:
 //  - the VMM never resumes at an OUT, so that KVM's completion of one cannot skip another instruction;
-//  - RSP points into the vCPU's own kernel page, by the interrupt stack table on entry and by the VMM on
-//    resume; no instruction but `out` runs before it does (SYSCALL does not switch the stack);
+//  - RSP points into the vCPU's own kernel page, set by the interrupt stack table on entry and by the VMM on
+//    resume; after SYSCALL, which does not switch the stack, only the `out` runs;
 //  - no other register that user code controls is ever an address here.
 #if defined(__x86_64__)
   .section .rodata.ramet_stub, "a", @progbits
@@ -14,7 +14,7 @@ ramet_stub_begin:
   .set vector, 0
   .rept 32
     .balign 8, 0xf4                 // 0xf4: HLT, never reached
-    .if vector == 14                // page fault: its address, which only ring 0 can read, goes along in RAX
+    .if vector == 14                // page fault: RAX passes its address, which only ring 0 can read
       push %rax
       mov %cr2, %rax
     .endif
@@ -27,7 +27,7 @@ ramet_stub_begin:
 ramet_stub_syscall:                 // LSTAR
   out %al, $0x20
 
-  // A flush that only serves other vCPUs. RSP: the linear addresses of RCX (not 0) table pages.
+  // A flush on behalf of other vCPUs. RSP: the linear addresses of RCX (not 0) table pages. RAX: CR3.
   .balign 8, 0xf4
   .globl ramet_stub_flush_only
 ramet_stub_flush_only:
@@ -37,10 +37,10 @@ ramet_stub_flush_only:
   mov %rax, %cr3
   out %al, $0x21
 
-  // From here on: ways back to user code. Interrupted in here, user code has not run yet.
-  // A KVM that shadows the guest's tables does not see what the host writes into them. A guest's store
-  // off an entry's boundary makes it drop its shadow of the whole page. Locked, because the host may be
-  // publishing the entry around that byte.
+  // From here on: ways back to user code. If the vCPU is interrupted in here, user code has not run yet.
+  // A KVM that shadows the guest's tables does not see what the host writes into them. A guest's store that is not
+  // aligned to an entry makes KVM drop its shadow of the whole page. Locked, because the host may be writing the
+  // entry with that byte.
   // RSP: RCX linear addresses, then user RDI, RCX, RAX, then the frame that IRETQ takes. RAX: CR3.
   .balign 8, 0xf4
   .globl ramet_stub_flush

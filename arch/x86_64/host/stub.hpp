@@ -14,7 +14,7 @@ namespace ramet::arch::x86_64::stub {
 
 inline constexpr unsigned kVectors = 32;         // port N reports exception N
 inline constexpr unsigned kSyscallPort = 0x20;
-inline constexpr unsigned kFlushedPort = 0x21;   // the flush that served only other vCPUs is done
+inline constexpr unsigned kFlushedPort = 0x21;   // the flush on behalf of other vCPUs is done
 
 inline std::span<const std::byte> code() { return {ramet_stub_begin, ramet_stub_end}; }
 

@@ -24,7 +24,7 @@ struct Run {
   // Counts exits: a watcher that sees no change knows that the guest waits. Pairs with nothing.
   std::atomic<std::uint64_t> exits{0};
   std::mutex lock;                                          // guards what follows
-  std::vector<std::shared_ptr<const mm::Snapshot>> layers;  // snapshots that keep pages inherited
+  std::vector<std::shared_ptr<const mm::FrozenMemory>> layers;  // snapshots that keep pages inherited
 };
 
 // One thread of the guest.

@@ -78,7 +78,7 @@ Status KvmVcpu::load_ring0() {
 Status KvmVcpu::prepare() {
   if (!fp_reset_) return fp_reset_;
   if (auto ok = machine_.slots_.tell_late(); !ok) return ok;
-  if (!x86::canonical(bases_[x86::FsBase]) || !x86::canonical(bases_[x86::GsBase]))
+  if (!x86::is_canonical(bases_[x86::FsBase]) || !x86::is_canonical(bases_[x86::GsBase]))
     return failure(
         fmt::format("a segment base is not an address: {:#x}, {:#x}", bases_[x86::FsBase], bases_[x86::GsBase]));
   if (!loaded_) {

@@ -54,7 +54,7 @@ Exit KvmVcpu::enter() {
   Exit exit;
   if (auto ok = prepare(); !ok) {
     exit = broken(ok.error().message);
-  } else if (!x86::canonical(regs_[x86::Rip])) {
+  } else if (!x86::is_canonical(regs_[x86::Rip])) {
     exit.trap = x86::kVectorProtection;  // as the processor does it at the first fetch
     become_signal(exit);
   } else if (auto announced = announce(); !announced) {
