@@ -9,8 +9,6 @@
 
 namespace ramet::vmm {
 
-inline constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
-
 // What interrupts one host thread. Thread has one; tests use it alone.
 class Interruption {
  public:

@@ -445,9 +445,7 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
       st.st_size = static_cast<off_t>(entry.type == Type::Link ? entry.target.size() : 64);
   }
   if (path.starts_with("/sys") && entry.type == Type::File && !entry.open) st.st_size = 4096;
-  struct timespec now;
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  st.st_atim = st.st_mtim = st.st_ctim = now;
+  st.st_atim = st.st_mtim = st.st_ctim = host_now(CLOCK_REALTIME);
   return st;
 }
 

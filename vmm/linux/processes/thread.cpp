@@ -217,7 +217,7 @@ std::chrono::nanoseconds Thread::processor_time(std::chrono::nanoseconds elsewhe
   timespec time;
   if (running_.load(std::memory_order_acquire) &&
       pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
-    used += std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+    used += to_nanoseconds(time);
   return used;
 }
 

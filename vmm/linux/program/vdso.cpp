@@ -20,7 +20,7 @@ VdsoData data_for(const Machine& machine, const Clocks& clocks) {
   for (const clockid_t clock : kTold) {
     const timespec offset = clocks.offset(clock);
     const auto bit = 1u << clock;
-    (offset.tv_sec || offset.tv_nsec ? data.moved : data.same) |= bit;
+    (is_zero(offset) ? data.same : data.moved) |= bit;
     data.offsets[static_cast<std::size_t>(clock)] = {offset.tv_sec, offset.tv_nsec};
   }
   return data;

@@ -107,7 +107,7 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
   if (r != -EINTR) return r;
   if (absolute) return kRestartNoHand;
   const timespec rest = time_left(clock, deadline);
-  if (rest.tv_sec == 0 && rest.tv_nsec == 0) return 0;
+  if (is_zero(rest)) return 0;
   if (remaining && put_user(thread.memory(), remaining, rest) != 0) return -EFAULT;
   thread.restart = [=](Thread& thread) { return sleep_until(thread, clock, deadline, remaining, false); };
   return kRestartBlock;

@@ -4,15 +4,30 @@
 #pragma once
 
 #include <array>
+#include <chrono>
+#include <cstdint>
 #include <ctime>
 
 namespace ramet::vmm {
+
+inline constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
+// Arithmetic on times whose nanoseconds are below a second; seconds may be negative unless it says otherwise.
+constexpr bool is_zero(const timespec& t) { return t.tv_sec == 0 && t.tv_nsec == 0; }
+timespec sum(const timespec&, const timespec&);         // INT64_MAX seconds where it would be more
+timespec difference(const timespec&, const timespec&);  // of times that are not negative; 0 where it would be less
+// Of a time that is not negative; nanoseconds::max() where it would be more.
+std::chrono::nanoseconds to_nanoseconds(const timespec&);
+timespec to_timespec(std::chrono::nanoseconds);  // of what is not negative
+// What a clock of the host shows; 0 if it cannot be read.
+timespec host_now(clockid_t);
 
 class Clocks {
  public:
   // Of the clocks that are moved, what a program sees now: CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME.
   using Now = std::array<timespec, 3>;
   Now now() const;
+  timespec now(clockid_t clock) const { return guest(clock, host_now(clock)); }
   // They show this now. The times are valid, and less than a million years.
   void go_on_from(const Now&);
 

@@ -5,10 +5,10 @@
 
 #include <sys/time.h>
 
-#include <chrono>
 #include <cstdint>
 #include <ctime>
 
+#include "vmm/linux/time/clocks.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
@@ -23,9 +23,6 @@ OrErrno<timespec> to_timespec(const timeval&);
 // Any number of microseconds, as select(2) takes it. EINVAL: the sum is not valid.
 OrErrno<timespec> carried(const timeval&);
 timeval to_timeval(const timespec&);
-// Of valid times; the last there is for what is more.
-std::chrono::nanoseconds to_nanoseconds(const timespec&);
-timespec to_timespec(std::chrono::nanoseconds);
 // ms is not negative.
 timespec from_milliseconds(int ms);
 // Rounded up; INT_MAX where it would be more. The time is valid.
@@ -33,9 +30,6 @@ int to_milliseconds(const timespec&);
 // A number that tells moments apart, and no more: it wraps, as files may have any time.
 std::int64_t nanoseconds(const timespec&);
 
-// Of valid times. The sum stops at the last second, the difference at 0.
-timespec sum(const timespec&, const timespec&);
-timespec difference(const timespec&, const timespec&);
 // On a clock of the host. One that cannot be read is at 0; waiting on it fails.
 timespec deadline_after(clockid_t, const timespec& wait);
 timespec time_left(clockid_t, const timespec& deadline);

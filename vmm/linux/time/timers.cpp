@@ -72,7 +72,7 @@ void Timers::stop() {
     interval_.fill(-1);
     stopping_ = true;
   }
-  settled_changed_.notify_all();
+  drained_.notify_all();
   // Without the lock, which the thread takes before it comes back for the kick.
   if (!thread_.joinable()) return;
   pthread_kill(thread_.native_handle(), kick_signal());
@@ -118,8 +118,8 @@ void Timers::serve() {
     {
       LockGuard guard(lock_);
       if (stopping_) return;
-      asked = settle_asked_;
-      if (asked == settled_) asked = 0;
+      asked = drains_asked_;
+      if (asked == drains_done_) asked = 0;
     }
     if (sig == timer_signal()) host_timer_expired(host);  // else a kick, or nothing: time to look
     if (asked == 0) continue;
@@ -130,16 +130,16 @@ void Timers::serve() {
       host_timer_expired(host);
     {
       LockGuard guard(lock_);
-      settled_ = asked;
+      drains_done_ = asked;
     }
-    settled_changed_.notify_all();
+    drained_.notify_all();
   }
 }
 
 void Timers::wait_for_expired(UniqueLock& guard) {
-  const std::uint64_t asked = ++settle_asked_;
+  const std::uint64_t asked = ++drains_asked_;
   wake_locked();
-  settled_changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || settled_ >= asked; });
+  drained_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || drains_done_ >= asked; });
 }
 
 void Timers::host_timer_expired(const siginfo_t& host) {
@@ -287,7 +287,11 @@ std::chrono::nanoseconds Timers::now_of_interval(int which) {
 
 std::int64_t Timers::create_locked(const Clock& clock, const Notify& notify, bool posix) {
   if (timers_.size() >= kMaxTimers || !start_thread_locked()) return -EAGAIN;
-  const int id = next_id_++;
+  int id;
+  do {
+    id = next_id_;
+    next_id_ = id == INT_MAX ? 0 : id + 1;
+  } while (timers_.contains(id));
   Timer timer{.clock = clock, .notify = notify, .posix = posix};
   const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
   if (timer.of_processor()) return id;
@@ -311,19 +315,17 @@ std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec*
   const Nanoseconds now = now_of(id);
   UniqueLock guard(lock_);
   auto found = timers_.find(id);
-  return found == timers_.end() || !found->second.posix ? -EINVAL : set_settled(guard, id, flags, value, old, now);
+  return found == timers_.end() || !found->second.posix ? -EINVAL : set_and_drain(guard, id, flags, value, old, now);
 }
 
-std::int64_t Timers::set_settled(UniqueLock& guard, int id, int flags, const itimerspec& value, itimerspec* old,
-                                 Nanoseconds now) {
+std::int64_t Timers::set_and_drain(UniqueLock& guard, int id, int flags, const itimerspec& value, itimerspec* old,
+                                   Nanoseconds now) {
   itimerspec before{};
   if (const std::int64_t r = set_locked(id, flags, value, before, now); r != 0) return r;
   if (old) *old = before;
   Timer& timer = timers_.at(id);
-  const bool may_have_expired = before.it_interval.tv_sec != 0 || before.it_interval.tv_nsec != 0 ||
-                                (before.it_value.tv_sec == 0 && before.it_value.tv_nsec == 0) || timer.of_processor();
-  const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) &&
-                    may_have_expired;
+  const bool may_have_expired = !is_zero(before.it_interval) || is_zero(before.it_value) || timer.of_processor();
+  const bool wait = std::exchange(timer.armed, !is_zero(value.it_value)) && may_have_expired;
   if (wait && timer.notify.signal) wait_for_expired(guard);
   return 0;
 }
@@ -416,12 +418,12 @@ std::int64_t Timers::interval_timer_locked(int which) {
 std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of_interval(which);
   UniqueLock guard(lock_);
-  if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
+  if (interval_[which] < 0 && is_zero(value.it_value)) {
     if (old) *old = {};
     return 0;  // alarm(0) before any alarm needs no timer
   }
   std::int64_t id = interval_timer_locked(which);
-  return id < 0 ? id : set_settled(guard, static_cast<int>(id), 0, value, old, now);
+  return id < 0 ? id : set_and_drain(guard, static_cast<int>(id), 0, value, old, now);
 }
 
 std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {

@@ -44,7 +44,7 @@ class Timers {
  public:
   explicit Timers(Process& process) : process_(process) {}
   ~Timers() { stop(); }
-  void stop();  // deletes every timer and joins the thread. From then on there are none
+  void stop() RAMET_EXCLUDES(lock_);  // deletes every timer and joins the thread. From then on there are none
   Timers(const Timers&) = delete;
   Timers& operator=(const Timers&) = delete;
 
@@ -56,26 +56,26 @@ class Timers {
   };
   using Clock = std::variant<clockid_t, ProcessorClock>;
   // Returns the timer's id, or -errno (EAGAIN: too many).
-  std::int64_t create(const Clock&, const Notify&);
+  std::int64_t create(const Clock&, const Notify&) RAMET_EXCLUDES(lock_);
   // 0 or -errno (EINVAL: no such timer). `old` may be null. An absolute time is on the guest's clock.
-  std::int64_t set(int id, int flags, const itimerspec& value, itimerspec* old);
-  std::int64_t get(int id, itimerspec& value);
+  std::int64_t set(int id, int flags, const itimerspec& value, itimerspec* old) RAMET_EXCLUDES(lock_);
+  std::int64_t get(int id, itimerspec& value) RAMET_EXCLUDES(lock_);
   // Of the expiry that the program was told of last.
-  std::int64_t overrun(int id);
+  std::int64_t overrun(int id) RAMET_EXCLUDES(lock_);
   // The program takes this signal, a timer's or any other. Without the lock of ProcessSignals.
-  void taken(const siginfo_t&);
-  std::int64_t remove(int id);
-  std::size_t posix_count();  // how many there are of those
-  void remove_posix();  // execve(2): all that timer_create made
+  void taken(const siginfo_t&) RAMET_EXCLUDES(lock_);
+  std::int64_t remove(int id) RAMET_EXCLUDES(lock_);
+  std::size_t posix_count() RAMET_EXCLUDES(lock_);  // how many timers timer_create(2) made
+  void remove_posix() RAMET_EXCLUDES(lock_);  // execve(2): all that timer_create(2) made
 
   // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF; which is one of them. The last two count alike: of processor time, nobody
   // knows what the guest took and what was taken for it.
-  std::int64_t set_interval_timer(int which, const itimerspec& value, itimerspec* old);
-  std::int64_t get_interval_timer(int which, itimerspec& value);
+  std::int64_t set_interval_timer(int which, const itimerspec& value, itimerspec* old) RAMET_EXCLUDES(lock_);
+  std::int64_t get_interval_timer(int which, itimerspec& value) RAMET_EXCLUDES(lock_);
 
   // RLIMIT_CPU has been set: the process gets SIGXCPU each second from its lower value on, and SIGKILL at the upper
   // one. False: the host has no thread that would look at it.
-  bool watch_limit();
+  bool watch_limit() RAMET_EXCLUDES(lock_);
 
  private:
   using Nanoseconds = std::chrono::nanoseconds;
@@ -96,13 +96,13 @@ class Timers {
   static constexpr std::size_t kMaxTimers = 256;
   std::int64_t create_locked(const Clock&, const Notify&, bool posix) RAMET_REQUIRES(lock_);
   std::int64_t interval_timer_locked(int which) RAMET_REQUIRES(lock_);
-  std::int64_t set_settled(UniqueLock&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now)
+  std::int64_t set_and_drain(UniqueLock&, int id, int flags, const itimerspec& value, itimerspec* old, Nanoseconds now)
       RAMET_REQUIRES(lock_);
   std::int64_t set_locked(int id, int flags, const itimerspec& value, itimerspec& old, Nanoseconds now)
       RAMET_REQUIRES(lock_);
   std::int64_t get_locked(int id, itimerspec& value, Nanoseconds now) RAMET_REQUIRES(lock_);
   // Of a timer of processor time; 0 for others. Without the lock.
-  Nanoseconds now_of(int id);
+  Nanoseconds now_of(int id) RAMET_EXCLUDES(lock_);
   Nanoseconds now_of_interval(int which);
   static std::uint64_t advance(Timer&, Nanoseconds now);
   void delete_on_host(const Timer&);
@@ -112,9 +112,9 @@ class Timers {
   void wake_locked() RAMET_REQUIRES(lock_);
   // The serving thread has passed on what has expired so far. Gives up the lock meanwhile.
   void wait_for_expired(UniqueLock&) RAMET_REQUIRES(lock_);
-  void serve();
-  void host_timer_expired(const siginfo_t&);
-  std::optional<Nanoseconds> look();
+  void serve() RAMET_EXCLUDES(lock_);
+  void host_timer_expired(const siginfo_t&) RAMET_EXCLUDES(lock_);
+  std::optional<Nanoseconds> look() RAMET_EXCLUDES(lock_);
   std::optional<Nanoseconds> look_at_limit(Nanoseconds used, std::vector<Expired>&);
 
   Process& process_;
@@ -124,11 +124,11 @@ class Timers {
   int next_id_ RAMET_GUARDED_BY(lock_) = 0;
   bool stopping_ RAMET_GUARDED_BY(lock_) = false;  // the thread is to end
   bool limited_ RAMET_GUARDED_BY(lock_) = false;  // watch_limit()
-  std::uint64_t settle_asked_ RAMET_GUARDED_BY(lock_) = 0, settled_ RAMET_GUARDED_BY(lock_) = 0;
-  std::condition_variable settled_changed_;  // settled_ or stopping_
-  Nanoseconds
-      last_looked_at_{};  // the serving thread's: what all of the looked-at clocks told together: have they moved?
-  unsigned idle_looks_ = 0;  // in a row; its, too
+  std::uint64_t drains_asked_ RAMET_GUARDED_BY(lock_) = 0, drains_done_ RAMET_GUARDED_BY(lock_) = 0;
+  std::condition_variable drained_;  // drains_done_ or stopping_ has changed
+  // The serving thread's own: the sum of the clocks that look() read last, and how often in a row it had not changed.
+  Nanoseconds last_looked_at_{};
+  unsigned idle_looks_ = 0;
   pid_t server_ = 0;  // host tid of the thread; 0 before it runs
   std::thread thread_;
 };
