@@ -111,6 +111,7 @@ struct Usage {
   std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
   std::uint64_t limit_bytes = 0;     // size of the private bank
   std::uint64_t quarantined_pages = 0;  // of it, that nobody is given any more
+  std::uint64_t data_bytes() const { return data_pages_4k * kPageSize + data_blocks_2m * kBlockSize; }
 };
 
 // Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()

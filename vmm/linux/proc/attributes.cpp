@@ -93,7 +93,7 @@ std::string_view network(std::string_view name) {
 
 std::string oom_score(Process& process, const Image& image) {
   const mm::Usage u = image.memory().usage();
-  const std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
+  const std::uint64_t used = u.data_bytes();
   const auto thousandths = static_cast<std::int64_t>(u.limit_bytes ? used * 1000 / u.limit_bytes : 0);
   return fmt::format("{}\n",
                      std::clamp<std::int64_t>(thousandths + process.oom.adjustment.load(std::memory_order_relaxed), 0,
