@@ -111,11 +111,13 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     deadline = deadline_after(CLOCK_MONOTONIC, *time);
   }
   std::optional<siginfo_t> info;
+  SignalSet left = 0;  // also pending in the process
   for (bool expired = false;;) {
     bool stop = thread.should_stop_waiting();
     {
       LockGuard guard(thread.process.signals.lock);
       info = take_signal(thread, wanted);
+      left = thread.process.signals.pending.set & wanted;
       // Signals that are waited for are to wake this thread although it blocks them.
       thread.signals.awaited = info || expired || stop ? 0 : wanted;
     }
@@ -128,7 +130,8 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     expired = r != -EINTR;
   }
   thread.process.timers->taken(*info);
-  // Others of the set may be pending still, and this thread looked away from them.
+  // They may have been left to this thread, which does not wait for them any more.
+  if (left) retarget_signals(thread.process, thread, left);
   if (a[1] && !write_user(thread.memory(), a[1], *info)) return -EFAULT;
   return info->si_signo;
 }

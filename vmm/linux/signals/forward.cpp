@@ -31,6 +31,7 @@ ForwardSignals::ForwardSignals(Process& process) {
   Process* nobody = nullptr;
   if (!forward_to.compare_exchange_strong(nobody, &process)) return;
   mine_ = true;
+  LockGuard guard(process.signals.lock);
   for (std::size_t i = 0; i < kForwarded.size(); ++i) {
     struct sigaction action{};
     action.sa_sigaction = forward;

@@ -44,8 +44,9 @@ bool overrun(PendingSignals& pending, const siginfo_t& info) {
   return false;
 }
 
-// Into one of the process's queues. Under both locks.
-std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& info) {
+// Into one of the process's queues.
+std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& info)
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const int sig = info.si_signo;
   const SignalSet bit = bit_of(sig);
   const bool of_timer = info.si_code == SI_TIMER;  // queued each by each, whatever the signal
@@ -180,7 +181,7 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info)
 }
 
 std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info)
-    RAMET_REQUIRES(process.signals.lock) {
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const SignalSet bit = bit_of(info.si_signo);
   if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
   std::int64_t r = queue(process, thread.signals.pending, info);

@@ -32,8 +32,8 @@ void look_again(Family& family, const OpenFile& file) {
   char bytes[256];
   while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {}
   const SignalSet mask = signal_fd_of(file).mask;
-  for (const auto& shared : family.all()) {
-    Process& process = *shared;
+  for (const auto& member : family.all()) {
+    Process& process = *member;
     LockGuard threads(process.threads_lock);
     LockGuard guard(process.signals.lock);
     if (std::ranges::none_of(process.signals.fds, [&](const auto& f) { return f.lock().get() == &file; })) continue;
