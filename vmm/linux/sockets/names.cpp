@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/sockets/sockets.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -63,11 +64,11 @@ std::int64_t sys_bind(Thread& thread, const Args& a) {
   if (!name) return -name.error();
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
-  if (ends.own) return -EINVAL;
+  if (ends.local) return -EINVAL;
   const auto bind = [&](HostFd node) RAMET_REQUIRES(ends.lock) -> std::int64_t {
     auto bound = names_of(thread).bind(*file, *name, std::move(node));
     if (!bound) return -bound.error();
-    ends.own = std::move(*bound);
+    ends.local = std::move(*bound);
     return 0;
   };
   if (name->empty() || (*name)[0] == 0) return bind(HostFd());
@@ -109,9 +110,9 @@ std::int64_t sys_listen(Thread& thread, const Args& a) {
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
   ends.peer_credentials = own_credentials(thread);
-  if (!ends.own) return 0;
-  LockGuard listener(ends.own->listener_lock);
-  ends.own->listener = *ends.peer_credentials;
+  if (!ends.local) return 0;
+  LockGuard listener(ends.local->listener_lock);
+  ends.local->listener = *ends.peer_credentials;
   return 0;
 }
 
@@ -131,9 +132,9 @@ std::int64_t accept(Thread& thread, int fd, mm::Gva at, mm::Gva length_at, int f
   const auto peer = told ? name_of(thread, address) : nullptr;
   {
     SocketEnds& ends = ends_of(*accepted);
-    auto own = name_at(**file, &SocketEnds::own);
+    auto local = name_at(**file, &SocketEnds::local);
     LockGuard guard(ends.lock);
-    ends.own = std::move(own), ends.peer = peer;
+    ends.local = std::move(local), ends.peer = peer;
     ends.peer_credentials = ucred{};
     ends.wants_credentials = ends_of(**file).wants_credentials.load();
   }
@@ -147,7 +148,7 @@ std::int64_t sys_accept4(Thread& thread, const Args& a) { return accept(thread, 
 std::int64_t sys_getsockname(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
-  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::own).get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::local).get(), a[1], a[2]) : -EFAULT;
 }
 
 std::int64_t sys_getpeername(Thread& thread, const Args& a) {
@@ -195,15 +196,15 @@ std::int64_t SocketNames::place_locked(const OpenFile& file, SocketName& name) {
   if (directory < 0) return -ENOBUFS;
   const std::string entry = std::to_string(made_++);
   name.host = fd_path(directory) + "/" + entry;
-  struct stat own{};
-  if (::fstat(file.host.get(), &own) != 0) return -errno;
+  struct stat before{};
+  if (::fstat(file.host.get(), &before) != 0) return -errno;
   // What is bound stays bound: the number for the file's descriptor is had beforehand, and let go of for an instant.
   HostFd number(::fcntl(directory, F_DUPFD_CLOEXEC, 0));
   if (!number) return -errno;
   const HostAddress address = address_at(name.host);
   std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives it to the file
   if (!bad) bad = result_of(::bind(file.host.get(), generic(address), address.length));
-  if (std::int64_t r = result_of(::fchmod(file.host.get(), own.st_mode & 07777)); !bad) bad = r;
+  if (std::int64_t r = result_of(::fchmod(file.host.get(), before.st_mode & 07777)); !bad) bad = r;
   if (bad) return bad;
   number = HostFd();
   name.inode = HostFd(::openat(directory, entry.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));

@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/time/guest_time.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -58,7 +59,7 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
 
 // The host's message for the guest's buffers. A stream may move a part; a message that is in more pieces than the host
 // takes is too long.
-std::int64_t fill(msghdr& message, const UserBuffers& buffers, const OpenFile& file) {
+std::int64_t set_pieces(msghdr& message, const UserBuffers& buffers, const OpenFile& file) {
   message.msg_iov = const_cast<iovec*>(buffers.iov().data());
   message.msg_iovlen = buffers.iov().size();
   if (message.msg_iovlen <= IOV_MAX) return 0;
@@ -95,7 +96,7 @@ bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& 
 std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const msghdr& user, int flags) {
   if (flags & ~kSendFlags) return -EOPNOTSUPP;
   msghdr message{};
-  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  if (std::int64_t bad = set_pieces(message, buffers, file)) return bad;
   HostAddress to;
   if (user.msg_name && user.msg_namelen) {
     if (type_of(file) == SOCK_DGRAM) {
@@ -176,7 +177,7 @@ std::int64_t sys_sendmmsg(Thread& thread, const Args& a) {
 // `message` has the ancillary data's place, if any; `from`: who sent it, of no length if nobody by name.
 std::int64_t receive(Thread& thread, const OpenFile& file, const UserBuffers& buffers, msghdr& message,
                      HostAddress& from, int flags) {
-  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  if (std::int64_t bad = set_pieces(message, buffers, file)) return bad;
   message.msg_name = &from.bytes;
   message.msg_namelen = from.length;
   const std::int64_t r = call(thread, SYS_recvmsg, file, message, flags);
@@ -215,7 +216,7 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   const std::int64_t r = receive(thread, file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
-  if (std::int64_t bad = give_control(thread, message, *user, flags, ends_of(file).wants_credentials)) return bad;
+  give_control(thread, message, *user, flags, ends_of(file).wants_credentials);
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name),
                             user->msg_namelen);
@@ -248,7 +249,7 @@ std::int64_t sys_recvmmsg(Thread& thread, const Args& a) {
       [&](mm::Gva at, unsigned done) {
         return receive_message(thread, **file, at, done && (a.i32(3) & MSG_WAITFORONE) ? flags | MSG_DONTWAIT : flags);
       },
-      [&] { return !deadline || left().tv_sec || left().tv_nsec; });  // looked at after each message only, as on Linux
+      [&] { return !deadline || !is_zero(left()); });  // looked at after each message only, as on Linux
   if (r > 0 && deadline && put_user(thread.memory(), a[4], left()) != 0) return -EFAULT;
   return r;
 }

@@ -45,10 +45,11 @@ struct SocketName {
 // The two ends as the guest knows them.
 struct SocketEnds : FileOperations {
   // A message with the sender's credentials, if the other end may want them.
-  std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override;
+  std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override
+      RAMET_EXCLUDES(lock);
 
   Mutex lock;  // outermost: held while the socket is bound
-  std::shared_ptr<const SocketName> own RAMET_GUARDED_BY(lock), peer RAMET_GUARDED_BY(lock);
+  std::shared_ptr<const SocketName> local RAMET_GUARDED_BY(lock), peer RAMET_GUARDED_BY(lock);
   // SO_PEERCRED: who made the other end, or listened there; of a socket that listens, its own. Pid 0: it was accepted,
   // see SocketNames::who_connected(). Nothing: there is no peer.
   std::optional<ucred> peer_credentials RAMET_GUARDED_BY(lock);
@@ -65,18 +66,18 @@ class SocketNames {
   // Binds the host's socket of `file`. `guest`: an abstract name, or what `node` was made for; empty: one is chosen.
   // Errors: EADDRINUSE, and what bind(2) gives; ENOBUFS where the host has no directory for temporary files. Then
   // nothing has changed.
-  OrErrno<std::shared_ptr<const SocketName>> bind(const std::shared_ptr<OpenFile>& file, std::string guest,
-                                                  HostFd node);
+  OrErrno<std::shared_ptr<const SocketName>> bind(const std::shared_ptr<OpenFile>& file, std::string guest, HostFd node)
+      RAMET_EXCLUDES(lock_);
   // Null: nobody is bound to it now.
-  std::shared_ptr<const SocketName> abstract(int type, const std::string& guest) const;
-  std::shared_ptr<const SocketName> at(const struct stat& node) const;
-  std::shared_ptr<const SocketName> on_host(const std::string& host) const;
+  std::shared_ptr<const SocketName> abstract(int type, const std::string& guest) const RAMET_EXCLUDES(lock_);
+  std::shared_ptr<const SocketName> at(const struct stat& node) const RAMET_EXCLUDES(lock_);
+  std::shared_ptr<const SocketName> on_host(const std::string& host) const RAMET_EXCLUDES(lock_);
 
   // Somebody is about to connect the socket.
-  void connects(const std::shared_ptr<OpenFile>& socket, const ucred& caller);
+  void connects(const std::shared_ptr<OpenFile>& socket, const ucred& caller) RAMET_EXCLUDES(lock_);
   // Who did so at the other end. Pid 0: it is closed by now, or this host does not tell which socket that is; the ids
   // are the VMM's then, or nobody's, if any caller had others.
-  ucred who_connected(const OpenFile& accepted) const;
+  ucred who_connected(const OpenFile& accepted) const RAMET_EXCLUDES(lock_);
 
   // Ancillary data: the host passes a ticket, the end of a pipe, that stands for it. The files stay open until the
   // ticket is taken; those of tickets that went down with a socket are closed when the next is made. Errors:
@@ -86,13 +87,13 @@ class SocketNames {
     std::optional<ucred> sender;  // SCM_CREDENTIALS
   };
   static constexpr std::size_t kMaxPassed = 1024;
-  OrErrno<HostFd> pass(Cargo);
+  OrErrno<HostFd> pass(Cargo) RAMET_EXCLUDES(lock_);
   // `keep`: MSG_PEEK. Empty for what is not a ticket of this family.
-  Cargo take(const HostFd& ticket, bool keep);
+  Cargo take(const HostFd& ticket, bool keep) RAMET_EXCLUDES(lock_);
   // Some socket of the family has asked for credentials (for good): until then no message need carry them.
   std::atomic<bool> credentials_wanted{false};
   // Who is bound to a name; null: nobody now.
-  std::shared_ptr<OpenFile> bound_to(const SocketName&) const;
+  std::shared_ptr<OpenFile> bound_to(const SocketName&) const RAMET_EXCLUDES(lock_);
 
  private:
   struct Bound {
@@ -108,8 +109,8 @@ class SocketNames {
     ucred who{};
   };
   using Inode = std::pair<dev_t, ino_t>;
-  std::int64_t place_locked(const OpenFile&, SocketName&)
-      RAMET_REQUIRES(lock_);  // binds the host's socket; 0 or -errno
+  // Binds the host's socket. 0 or -errno.
+  std::int64_t place_locked(const OpenFile&, SocketName&) RAMET_REQUIRES(lock_);
   template <class Key>
   static std::shared_ptr<const SocketName> find(const std::map<Key, Bound>&, const Key&);
 
@@ -154,7 +155,7 @@ OrErrno<HostFd> ticket_to_send(Thread&, const msghdr& user, bool credentials);
 // Ancillary data of recvmsg(2): installs what `received`, the host's message, has brought, and fills the guest's
 // control buffer: a time stamp, credentials if `credentials`, files; msg_controllen and msg_flags of `user` are what
 // the guest is to see.
-std::int64_t give_control(Thread&, const msghdr& received, msghdr& user, int flags, bool credentials);
+void give_control(Thread&, const msghdr& received, msghdr& user, int flags, bool credentials);
 
 // Parts of the list of calls.
 std::span<const Definition> socket_name_calls();  // sockets/names.cpp
