@@ -18,7 +18,7 @@ inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj, and the le
 struct Limits {
   Mutex lock;  // a leaf
   std::array<rlimit64, RLIM_NLIMITS> value RAMET_GUARDED_BY(lock) = defaults();
-  rlim64_t soft(std::size_t resource) {
+  rlim64_t soft(std::size_t resource) RAMET_EXCLUDES(lock) {
     LockGuard guard(lock);
     return value[resource].rlim_cur;
   }

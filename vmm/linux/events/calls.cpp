@@ -145,13 +145,12 @@ struct PollSet {
   }
 };
 
-OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, std::vector<pollfd>& guest) {
+OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count) {
   const std::size_t limit = state_of(thread).descriptor_limit();
-  auto user = read_user_array<pollfd>(thread.memory(), at, count, limit);
-  if (!user) return err(user.error());
-  guest = std::move(*user);
+  auto guest = read_user_array<pollfd>(thread.memory(), at, count, limit);
+  if (!guest) return err(guest.error());
   PollSet set;
-  for (const pollfd& p : guest) set.add(thread, p.fd, p.events);
+  for (const pollfd& p : *guest) set.add(thread, p.fd, p.events);
   return set;
 }
 
@@ -163,8 +162,7 @@ std::int64_t write_poll_set(Thread& thread, mm::Gva at, const PollSet& set, std:
 }
 
 std::int64_t poll_until(Thread& thread, mm::Gva at, std::uint64_t count, const Deadline& deadline) {
-  std::vector<pollfd> guest;
-  auto set = read_poll_set(thread, at, count, guest);
+  auto set = read_poll_set(thread, at, count);
   if (!set) return -set.error();
   std::int64_t ready = set->wait(thread, deadline);
   if (ready == -EINTR) {
@@ -204,8 +202,7 @@ void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
 std::int64_t sys_ppoll(Thread& thread, const Args& a) {
   auto deadline = read_deadline(thread, a[2]);
   if (!deadline) return -deadline.error();
-  std::vector<pollfd> guest;
-  auto set = read_poll_set(thread, a[0], a.u32(1), guest);
+  auto set = read_poll_set(thread, a[0], a.u32(1));
   if (!set) return -set.error();
   if (auto masked = use_mask(thread, a[3], a[4]); !masked) return -masked.error();
   std::int64_t ready = set->wait(thread, *deadline);

@@ -26,11 +26,12 @@ struct Disarmed {
 };
 
 // epoll_ctl(2), by the guest's number of the file. 0 or -errno.
-std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>&, int number, int operation, epoll_event);
+std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& target, int number, int operation,
+                           epoll_event) RAMET_EXCLUDES(target->watched.lock);
 
 // For standard input and its like where the host lets nobody wait for them (a regular file, EPERM): from now on this
 // number is always ready in epolls, as poll(2) has it for such files. Precondition: it was to be added to one. Errors:
 // ENFILE.
-OrErrno<void> always_ready(OpenFile&, int number);
+OrErrno<void> always_ready(OpenFile& file, int number) RAMET_EXCLUDES(file.watched.lock);
 
 }  // namespace ramet::vmm

@@ -100,10 +100,10 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   if (!share) {
     auto shell = thread.image().shell->fork();
     if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
-    auto owned = family.own(std::move(*shell));
-    mm::Charge strings(owned->memory().account());
+    auto pooled = family.pooled(std::move(*shell));
+    mm::Charge strings(pooled->memory().account());
     if (!strings.grow(thread.image().strings.bytes())) return -ENOMEM;
-    child->set_image(std::make_shared<Image>(thread.image(), std::move(owned), std::move(strings)));
+    child->set_image(std::make_shared<Image>(thread.image(), std::move(pooled), std::move(strings)));
   }
   if (c.flags & CLONE_PARENT_SETTID) (void)write_user(thread.memory(), c.parent_tid, pid);  // as for threads
   if (!child->timers->watch_limit()) return -EAGAIN;

@@ -96,7 +96,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
 
   auto shell = thread.image().shell->another();
   if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
-  auto image = std::make_shared<Image>(process.family.own(std::move(*shell)));
+  auto image = std::make_shared<Image>(process.family.pooled(std::move(*shell)));
   auto start = load(process, *image, std::move(*file), name, *arguments, *environment, Limits::kStackBytes);
   if (!start) return start.error().error ? -start.error().error : -EIO;
   image->machine().will_run(image->executable);

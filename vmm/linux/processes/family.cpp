@@ -18,11 +18,8 @@
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
-namespace {
 
-constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
-
-siginfo_t child_info(int pid, unsigned user, int code, int value) {
+siginfo_t Family::child_info(int pid, unsigned user, int code, int value) {
   siginfo_t info{};
   info.si_signo = SIGCHLD;
   info.si_code = code;
@@ -32,14 +29,14 @@ siginfo_t child_info(int pid, unsigned user, int code, int value) {
   return info;
 }
 
-}  // namespace
-
 siginfo_t Family::Member::end_info(int pid) const {
   return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f)
                        : child_info(pid, user, CLD_EXITED, status >> 8);
 }
 
 namespace {
+
+constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
 
 std::vector<std::byte> processors_of_caller() {
   std::vector<std::byte> set(1024);  // 8192 processors
@@ -55,7 +52,7 @@ std::array<unsigned char, 16> random_id() {
 }
 
 // A program that has run for so long may well go on, and fork.
-constexpr std::chrono::milliseconds kSettled{250};
+constexpr std::chrono::milliseconds kLikelyToFork{250};
 
 }  // namespace
 
@@ -64,7 +61,7 @@ Family::Family(Shell& like, int first_id)
       processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.take_others_from(warm());
-  if (like_.machine().slow_to_make()) pool_.start(kSettled);
+  if (like_.machine().slow_to_make()) pool_.start(kLikelyToFork);
 }
 
 Family::~Family() {
@@ -363,7 +360,7 @@ void* Family::host_thread(void* argument) {
 
 // --- shells ---
 
-std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
+std::shared_ptr<Shell> Family::pooled(std::unique_ptr<Shell> shell) {
   return std::shared_ptr<Shell>(shell.release(), [this](Shell* old) {
     std::unique_ptr<Shell> owned(old);
     Machine::Totals t = owned->machine().totals();

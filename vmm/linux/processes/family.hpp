@@ -44,31 +44,34 @@ class Family {
 
   // --- ids: of processes, threads, groups and sessions in one space ---
   int first_id() const { return first_; }
-  int new_id();
-  bool in_use(int id);                               // some process, thread, group or session has it
-  std::shared_ptr<Process> find(int pid);            // null: none, or a zombie
-  std::shared_ptr<Process> find_by_thread(int tid);
-  std::shared_ptr<Process> find_by_any(int id);  // of a process, or of one of its threads; not by Thread::former_tid
+  int new_id() RAMET_EXCLUDES(lock_);
+  bool in_use(int id) RAMET_EXCLUDES(lock_);  // some process, thread, group or session has it
+  std::shared_ptr<Process> find(int pid) RAMET_EXCLUDES(lock_);  // null: none, or a zombie
+  std::shared_ptr<Process> find_by_thread(int tid) RAMET_EXCLUDES(lock_);
+  std::shared_ptr<Process> find_by_any(int id)
+      RAMET_EXCLUDES(lock_);  // of a process, or of one of its threads; not by Thread::former_tid
   // What `call` makes of the thread of that id (0: the caller itself), with its process's threads_lock held. -ESRCH:
   // none.
-  std::int64_t with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call);
-  bool exists(int pid);  // zombies do
-  std::vector<std::shared_ptr<Process>> all();  // that run
-  std::vector<std::shared_ptr<Process>> group(int id);
-  std::size_t size();  // zombies count
+  std::int64_t with_thread(Thread& caller, int tid, const std::function<std::int64_t(Thread&)>& call)
+      RAMET_EXCLUDES(lock_);
+  bool exists(int pid) RAMET_EXCLUDES(lock_);  // zombies do
+  std::vector<std::shared_ptr<Process>> all() RAMET_EXCLUDES(lock_);  // that run
+  std::vector<std::shared_ptr<Process>> group(int id) RAMET_EXCLUDES(lock_);
+  std::size_t size() RAMET_EXCLUDES(lock_);  // zombies count
   static constexpr int kMaxId = 1 << 22;  // ids are below (Linux's PID_MAX_LIMIT)
 
   // --- coming and going ---
   // Makes the process known, as a child of `parent` (0: of nobody). Errors: EAGAIN (too many, `limit` counts too, or
   // the family ends).
-  std::expected<void, int> add(const std::shared_ptr<Process>&, int parent, int exit_signal, std::uint64_t limit);
+  std::expected<void, int> add(const std::shared_ptr<Process>&, int parent, int exit_signal, std::uint64_t limit)
+      RAMET_EXCLUDES(lock_);
   // The process could not be started after all.
-  void forget(int pid);
+  void forget(int pid) RAMET_EXCLUDES(lock_);
   // It has released everything. Its children are orphans; its parent is told.
-  void exited(Process&, const Ending&, const rusage& usage);
-  void executed(int pid);  // execve(2): exit signal back to SIGCHLD, setpgid(2) refused
+  void exited(Process&, const Ending&, const rusage& usage) RAMET_EXCLUDES(lock_);
+  void executed(int pid) RAMET_EXCLUDES(lock_);  // execve(2): exit signal back to SIGCHLD, setpgid(2) refused
   // The first process has ended, and all others end with it, as in a pid namespace. Waits for their host threads.
-  void end_all();
+  void end_all() RAMET_EXCLUDES(lock_);
 
   // A host thread for a thread of the process, which is in its list already. False: the host has none.
   bool start(const std::shared_ptr<Process>&, Thread*);
@@ -77,30 +80,30 @@ class Family {
 
   // --- shells ---
   // Nobody uses the shell any more: its counters are taken, and it goes.
-  std::shared_ptr<Shell> own(std::unique_ptr<Shell>);
+  std::shared_ptr<Shell> pooled(std::unique_ptr<Shell>);
   // The counters of shells that have gone.
   struct Gone {
     Machine::Totals totals{};
     Counts memory;  // list(const mm::Counters&); empty: none has gone
   };
-  Gone gone();
+  Gone gone() RAMET_EXCLUDES(gone_lock_);
 
   // --- relations; 0 as pid is not the caller here ---
   struct Relations {
     int parent = 0, group = 0, session = 0;
     char state = 'R';  // as proc(5) has it
   };
-  std::optional<Relations> relations(int pid);  // zombies, too
-  std::expected<void, int> set_group(int caller, int pid, int group);  // setpgid(2)
-  std::expected<int, int> new_session(int pid);  // setsid(2)
-  bool orphaned_group(int group);  // nobody in its session could continue it
-  void set_subreaper(int pid, bool);
-  bool subreaper(int pid);
-  void set_death_signal(int pid, int sig);
-  int death_signal(int pid);
+  std::optional<Relations> relations(int pid) RAMET_EXCLUDES(lock_);  // zombies, too
+  std::expected<void, int> set_group(int caller, int pid, int group) RAMET_EXCLUDES(lock_);  // setpgid(2)
+  std::expected<int, int> new_session(int pid) RAMET_EXCLUDES(lock_);  // setsid(2)
+  bool orphaned_group(int group) RAMET_EXCLUDES(lock_);  // nobody in its session could continue it
+  void set_subreaper(int pid, bool) RAMET_EXCLUDES(lock_);
+  bool subreaper(int pid) RAMET_EXCLUDES(lock_);
+  void set_death_signal(int pid, int sig) RAMET_EXCLUDES(lock_);
+  int death_signal(int pid) RAMET_EXCLUDES(lock_);
   // The terminal's foreground group. Errors: EPERM, if there is no such group in the session.
-  int foreground();
-  std::expected<void, int> set_foreground(int session, int group);
+  int foreground() RAMET_EXCLUDES(lock_);
+  std::expected<void, int> set_foreground(int session, int group) RAMET_EXCLUDES(lock_);
 
   // --- waiting ---
   struct Request {
@@ -115,14 +118,14 @@ class Family {
     rusage usage{};
   };
   // What has happened to a child of `parent`; none: nothing yet. Errors: ECHILD.
-  std::expected<std::optional<Child>, int> reap(int parent, const Request&);
+  std::expected<std::optional<Child>, int> reap(int parent, const Request&) RAMET_EXCLUDES(lock_);
   // A futex word that changes when something happens to a child. Valid while a thread of `pid` lives.
-  std::atomic<std::uint32_t>& events(int pid);
+  std::atomic<std::uint32_t>& events(int pid) RAMET_EXCLUDES(lock_);
   // Tell the parent. Called without locks, so that two changes may come in the other order: `change` is what
   // ProcessSignals::changes was, and the state stays that of the later one.
-  void stopped(int pid, int sig, std::uint64_t change);
-  void continued(int pid, std::uint64_t change);
-  rusage children_usage(int pid);  // of those that were waited for
+  void stopped(int pid, int sig, std::uint64_t change) RAMET_EXCLUDES(lock_);
+  void continued(int pid, std::uint64_t change) RAMET_EXCLUDES(lock_);
+  rusage children_usage(int pid) RAMET_EXCLUDES(lock_);  // of those that were waited for
 
   SysvMemory sysv_memory;  // shared by all of its processes
   const std::unique_ptr<SocketNames> sockets;  // of theirs; see sockets.hpp
@@ -160,13 +163,15 @@ class Family {
   // What is to be sent once the lock is free.
   using Letters = std::vector<std::pair<std::shared_ptr<Process>, siginfo_t>>;
 
+  // SIGCHLD's of a child, with that CLD_ code; `value`: its exit status or signal.
+  static siginfo_t child_info(int pid, unsigned user, int code, int value);
   Member* member(int pid) RAMET_REQUIRES(lock_);  // null: none
   bool in_use_locked(int id) RAMET_REQUIRES(lock_);
   bool group_in(int session, int group) const RAMET_REQUIRES(lock_);
   // Tells the parent of a change: SIGCHLD, and who waits.
   void tell_parent(Member& parent, int sig, const siginfo_t&, Letters&) RAMET_REQUIRES(lock_);
   Members::iterator bury(Members::iterator) RAMET_REQUIRES(lock_);
-  void changed(int pid, int code, int sig, std::uint64_t change);
+  void changed(int pid, int code, int sig, std::uint64_t change) RAMET_EXCLUDES(lock_);
   static void send(Process&, const siginfo_t&);
   static void send(const Letters&);
   static void* host_thread(void*);

@@ -18,11 +18,11 @@ class Parking {
   // which comes after the interruption that follows the store.
   bool asked() const { return asked_.load(std::memory_order_seq_cst); }
   // The thread's own host thread, which neither runs the guest nor serves it: waits until release().
-  void park();
+  void park() RAMET_EXCLUDES(lock_);
   // Until all others are parked. False: the process ends, is stopped by a signal or runs another program, or another
   // thread has asked; nobody is parked then.
-  bool stop_others(Thread& by);
-  void release();
+  bool stop_others(Thread& by) RAMET_EXCLUDES(lock_);
+  void release() RAMET_EXCLUDES(lock_);
 
  private:
   Mutex lock_;  // order: before Process::threads_lock

@@ -55,8 +55,8 @@ class Process : public std::enable_shared_from_this<Process> {
   const int pid;                                // also the leader's tid
 
   // What it runs; null once it has ended. From any thread.
-  std::shared_ptr<Image> image() const;
-  void set_image(std::shared_ptr<Image>);       // before its first thread; later only become()
+  std::shared_ptr<Image> image() const RAMET_EXCLUDES(image_lock_);
+  void set_image(std::shared_ptr<Image>) RAMET_EXCLUDES(image_lock_);  // before its first thread; later only become()
   // Of its own image: by its own threads only, which keep it from changing.
   mm::AddressSpace& memory() const { return image_->memory(); }
   Machine& machine() const { return image_->machine(); }
@@ -70,7 +70,7 @@ class Process : public std::enable_shared_from_this<Process> {
   std::shared_ptr<SavePoints> saving;
 
   // Of its first thread, or of another if that has ended; of the VMM, if there is none yet. From any thread.
-  std::shared_ptr<const Credentials> credentials();
+  std::shared_ptr<const Credentials> credentials() RAMET_EXCLUDES(threads_lock);
   std::atomic<unsigned> user;                   // the real user id of its first thread, also when that has gone
   // Some thread of it has had other ids than the VMM. Pairs: Thread::set_credentials() with who looks at files.
   std::atomic<bool> other_ids{false};
@@ -97,9 +97,9 @@ class Process : public std::enable_shared_from_this<Process> {
   std::expected<std::unique_ptr<Thread>, Failure> make_thread(int tid);
   // For the family's first process: runs these threads, the first on the calling host thread, until the whole process
   // has ended.
-  Ending run(std::vector<std::unique_ptr<Thread>>);
+  Ending run(std::vector<std::unique_ptr<Thread>>) RAMET_EXCLUDES(threads_lock, ending_lock_);
   // Releases what it held: files, memory, timers. Once, after its last thread has gone.
-  void finish();
+  void finish() RAMET_EXCLUDES(threads_lock);
 
   // --- threads ---
   // A new guest thread that starts with `regs`, on a host thread of its own. Returns the tid, or -errno (EAGAIN: no
@@ -118,25 +118,25 @@ class Process : public std::enable_shared_from_this<Process> {
     std::vector<std::byte> affinity;  // as Thread has it
     bool leader = false;  // the first of a new process: its tid is the pid
   };
-  std::int64_t spawn(const Spawn&);
-  void interrupt_threads();  // all but the caller
+  std::int64_t spawn(const Spawn&) RAMET_EXCLUDES(threads_lock);
+  void interrupt_threads() RAMET_EXCLUDES(threads_lock);  // all but the caller
   // Null if none; valid as long as the lock is held.
   Thread* find_thread(int tid) RAMET_REQUIRES(threads_lock);
   // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which
   // can take long) is never touched under any of them, and no host call that can wait is made.
   Mutex threads_lock;
-  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);  // guarded by threads_lock
-  std::size_t thread_count();
+  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);
+  std::size_t thread_count() RAMET_EXCLUDES(threads_lock);
 
   // execve(2)'s point of no return: ends every other thread; the caller becomes the leader, on a vCPU of the new image.
   // False: the process is ending, or another thread was first; the caller's thread ends.
-  bool become(Thread& caller, std::shared_ptr<Image>, Vcpu&);
+  bool become(Thread& caller, std::shared_ptr<Image>, Vcpu&) RAMET_EXCLUDES(threads_lock);
   // The thread that become() lets live; null: all.
   const Thread* survivor() const { return survivor_.load(std::memory_order_acquire); }  // pairs with become()
 
   // Ends the whole program; the first caller's word counts. Interrupts every thread.
-  void end(Ending);
-  Ending ended();  // the first caller's word, or exit(2)'s status so far
+  void end(Ending) RAMET_EXCLUDES(threads_lock, ending_lock_);
+  Ending ended() RAMET_EXCLUDES(threads_lock, ending_lock_);  // the first caller's word, or exit(2)'s status so far
   bool ending() const { return ending_.load(std::memory_order_acquire); }  // pairs with end()'s release
 
   // Set by whoever made it with CLONE_VFORK, before its first thread: becomes 1, a futex word, when it uses its
@@ -144,13 +144,13 @@ class Process : public std::enable_shared_from_this<Process> {
   std::shared_ptr<std::atomic<std::uint32_t>> vfork_done;
 
   // Processor time of all its threads, and the most memory it had.
-  rusage usage();
-  std::chrono::nanoseconds processor_time();
+  rusage usage() RAMET_EXCLUDES(threads_lock);
+  std::chrono::nanoseconds processor_time() RAMET_EXCLUDES(threads_lock);
 
  private:
   friend class Family;
   // The end of one thread: the last one's is true.
-  bool leave(Thread&, std::unique_ptr<Thread>& owned);
+  bool leave(Thread&, std::unique_ptr<Thread>& owned) RAMET_EXCLUDES(threads_lock);
   void tell_vfork_parent();
 
   std::atomic<bool> ending_{false};

@@ -90,7 +90,7 @@ class Thread {
 
   // True if a signal that is not blocked is pending, or the thread must end: a waiting call must give up.
   // False: the thread was interrupted for nothing that concerns it, and blocking() waits again.
-  bool should_stop_waiting();
+  bool should_stop_waiting() RAMET_EXCLUDES(process.signals.lock);
 
   // Inside the vDSO (in_vdso()) the thread is not to be interrupted: what is in its registers and on its stack there is
   // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next
@@ -103,7 +103,7 @@ class Thread {
 
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
-  void set_temporary_mask(SignalSet);
+  void set_temporary_mask(SignalSet) RAMET_EXCLUDES(process.signals.lock);
 
   // What the end of a thread's use of its memory means to others there: robust futexes, and its tid cleared.
   void release_memory(bool clear_tid);
@@ -136,7 +136,7 @@ class Thread {
   std::string name;  // PR_SET_NAME, at most 15 bytes
   // Who it is. Its own host thread reads them as it likes, others under threads_lock.
   const std::shared_ptr<const Credentials>& credentials() const { return credentials_; }
-  void set_credentials(Credentials);  // by its own host thread, or before it runs
+  void set_credentials(Credentials) RAMET_EXCLUDES(process.threads_lock);  // by its own host thread, or before it runs
   std::function<std::int64_t(Thread&)> restart;  // what restart_syscall(2) runs, see kRestartBlock
   bool exited = false;  // exit(2) was called; set by its own host thread
   int exit_status = 0;  // its argument
@@ -167,15 +167,15 @@ class Thread {
   bool stepping_ = false, single_steps_ = false;
   unsigned steps_ = 0;  // since it was seen outside, or ran on
   unsigned runs_ = 0;  // times it ran on, since it was seen outside
-  void begin();
+  void begin() RAMET_EXCLUDES(process.threads_lock);
   std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
   int host_nice() const;
   int schedule_host_thread();
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);
-  bool has_fault() const;  // what it did by itself is to be told as a signal
-  int fatal_signal();  // pending, not blocked, and nobody handles it; 0: none
+  bool has_fault() const RAMET_EXCLUDES(process.signals.lock);  // what it did by itself is to be told as a signal
+  int fatal_signal() RAMET_EXCLUDES(process.signals.lock);  // pending, not blocked, and nobody handles it; 0: none
 };
 
 }  // namespace ramet::vmm

@@ -22,13 +22,13 @@ struct OpenFile;
 class Cuts {
  public:
   // Whoever calls interrupts the process's threads afterwards.
-  void add(const std::shared_ptr<const mm::Backing>& backing, std::uint64_t size) {
+  void add(const std::shared_ptr<const mm::Backing>& backing, std::uint64_t size) RAMET_EXCLUDES(lock_) {
     LockGuard guard(lock_);
     const auto at = sizes_.try_emplace(backing, size).first;
     at->second = std::min(at->second, size);
     any_.store(true, std::memory_order_seq_cst);
   }
-  void make(mm::AddressSpace& memory) {
+  void make(mm::AddressSpace& memory) RAMET_EXCLUDES(making_, lock_) {
     while (any_.load(std::memory_order_seq_cst)) {
       LockGuard making(making_);
       Sizes sizes;
