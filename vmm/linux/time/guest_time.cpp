@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <climits>
 
-
 namespace ramet::vmm {
 namespace {
 
@@ -25,7 +24,7 @@ OrErrno<timespec> to_timespec(const timeval& t) {
 }
 
 OrErrno<timespec> carried(const timeval& t) {
-  // It wraps, as it does there: one that is too large is negative then.
+  // The sum wraps, as on Linux: one that is too large is negative, and not valid.
   const auto seconds = static_cast<std::uint64_t>(t.tv_sec) + static_cast<std::uint64_t>(t.tv_usec / kMicrosPerSecond);
   const timespec time{static_cast<std::int64_t>(seconds), t.tv_usec % kMicrosPerSecond * kNanosPerMicro};
   if (!valid_time(time)) return err(EINVAL);
