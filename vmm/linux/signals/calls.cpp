@@ -138,7 +138,7 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
 
 // --- sending ---
 
-// To itself everybody may; SIGCONT goes to all of a session.
+// Every thread may signal its own process, and send SIGCONT to every process of its session.
 bool may_signal(Thread& thread, Process& target, int sig) {
   if (&target == &thread.process || may_signal(*thread.credentials(), *target.credentials())) return true;
   Family& family = thread.process.family;
@@ -156,7 +156,7 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
     auto one = family.find_by_any(pid);
     if (!one && !family.exists(pid)) return -ESRCH;
     if (one) targets.push_back(std::move(one));
-  } else if (pid == -1) {  // everybody but oneself
+  } else if (pid == -1) {  // every process but the caller's
     targets = family.all();
     std::erase_if(targets, [&](const auto& p) { return p.get() == &process; });
   } else {
@@ -165,7 +165,7 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
   if (targets.empty() && pid <= 0) return -ESRCH;
   if (sig < 0 || sig > kSignals) return -EINVAL;
   const siginfo_t info = signal_from(process, sig, SI_USER);
-  // Of several it is enough that one may be sent to.
+  // EPERM only if no process may be sent to.
   std::int64_t result = 0;
   bool any = targets.empty();
   for (const auto& target : targets) {
@@ -197,7 +197,7 @@ OrErrno<siginfo_t> read_info(Thread& thread, mm::Gva at, int sig) {
   if (info) info->si_signo = sig;
   return info;
 }
-// A process may claim to be the kernel, or kill(2), to itself only.
+// Whether the signal claims to come from the kernel or kill(2), which is refused for other processes.
 bool pretends(const Thread& thread, int pid, const siginfo_t& info) {
   return (info.si_code >= 0 || info.si_code == SI_TKILL) && pid != thread.process.pid;
 }
@@ -265,7 +265,7 @@ void bad_return(Thread& thread) {
   if (!trap.bad_return_at_sp) return send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
   // From a frame that cannot be read, Linux has taken a stack pointer of 0 by then.
   const mm::Gva sp = thread.sp() % 16 != 0 ? thread.sp() : 0;
-  bool mapped = false;  // as Linux has it: there, or anywhere above
+  bool mapped = false;  // as for Linux: at sp, or anywhere above
   thread.memory().visit_regions([&](const mm::Region& region) { mapped |= region.end > sp; });
   send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, sp, trap.bad_return, 0);
 }
