@@ -36,8 +36,8 @@ std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
 
 SocketNames& names_of(Thread& thread) { return *thread.process.family.sockets; }
 
-// The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut
-// off.
+// The guest's struct sockaddr, read once, as its family and its name are looked at one after the other. Cut to
+// sockaddr_un.
 OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t length) {
   if (length > sizeof(sockaddr_storage)) return err(EINVAL);
   sockaddr_un address{};
@@ -46,7 +46,7 @@ OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t leng
   return address;
 }
 
-// The path or abstract name in it; empty: only the family is there.
+// The path or abstract name in it; empty: it has a family only.
 OrErrno<std::string> name_in(const sockaddr_un& address, std::uint64_t length) {
   if (length < sizeof(sa_family_t) || length > sizeof(sockaddr_un)) return err(EINVAL);
   if (address.sun_family != AF_UNIX) return err(EINVAL);
@@ -189,8 +189,9 @@ OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_p
   return name;
 }
 
-// Until the file is removed it can be connected to by who may search the directory and write to the file: with no
-// permission on it, and before listen(2), that is a process which could take the VMM's own descriptors as well.
+// Until the file is removed, a process that may search the directory and write to the file can connect to it. As the
+// file has no permissions, and listen(2) is still to come, only a process that could take the VMM's own descriptors
+// can.
 std::int64_t SocketNames::place_locked(const OpenFile& file, SocketName& name) {
   const int directory = places_.directory().get();
   if (directory < 0) return -ENOBUFS;
@@ -198,11 +199,12 @@ std::int64_t SocketNames::place_locked(const OpenFile& file, SocketName& name) {
   name.host = fd_path(directory) + "/" + entry;
   struct stat before{};
   if (::fstat(file.host.get(), &before) != 0) return -errno;
-  // What is bound stays bound: the number for the file's descriptor is had beforehand, and let go of for an instant.
+  // bind(2) cannot be undone: the descriptor's number that openat(2) needs is reserved before, and released for an
+  // instant.
   HostFd number(::fcntl(directory, F_DUPFD_CLOEXEC, 0));
   if (!number) return -errno;
   const HostAddress address = address_at(name.host);
-  std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives it to the file
+  std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives the file the socket's mode
   if (!bad) bad = result_of(::bind(file.host.get(), generic(address), address.length));
   if (std::int64_t r = result_of(::fchmod(file.host.get(), before.st_mode & 07777)); !bad) bad = r;
   if (bad) return bad;

@@ -1,5 +1,5 @@
-// Who is at the other end of a connection that was accepted: the host knows the VMM alone. But it tells which socket
-// the other end is, and we know which process has connected that one. See sockets.hpp.
+// The process at the other end of an accepted connection. For the host that is the VMM. But the host tells which socket
+// the other end is, and SocketNames knows which process connected it. See sockets.hpp.
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::size_t kManyCallers = 64;
 
-// The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is gone, or this host does not tell.
+// The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is closed, or this host does not
+// tell.
 ino_t other_end(const OpenFile& socket) {
   struct stat st{};
   const HostFd netlink(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));

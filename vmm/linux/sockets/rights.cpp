@@ -62,7 +62,7 @@ SocketNames::Cargo SocketNames::take(const HostFd& ticket, bool keep) {
 
 namespace {
 
-// A process may say that it is itself, with any of its ids; others are for those who could take them.
+// The sender that SCM_CREDENTIALS names: the process itself, with ids that it has or could take. Errors: EINVAL, EPERM.
 OrErrno<ucred> credentials_of(Thread& thread, std::span<const std::byte> bytes) {
   ucred who;
   if (bytes.size() != sizeof who) return err(EINVAL);
