@@ -115,7 +115,7 @@ Deadline after_milliseconds(int ms) {
   return deadline_after(CLOCK_MONOTONIC, from_milliseconds(ms));
 }
 
-// Descriptors being waited for; `guest` keeps the order and the numbers of the guest.
+// Descriptors that are waited for, in the guest's order.
 struct PollSet {
   std::vector<pollfd> host;
   std::vector<std::shared_ptr<OpenFile>> keep;
@@ -194,7 +194,7 @@ OrErrno<void> use_mask(Thread& thread, mm::Gva at, std::uint64_t size) {
   return {};
 }
 
-// Linux writes the time that is left back, and keeps its peace where it cannot.
+// Writes the time that is left back, as Linux does, which ignores that it cannot.
 void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
   if (at && deadline) (void)put_user(thread.memory(), at, time_left(CLOCK_MONOTONIC, *deadline));
 }
@@ -328,7 +328,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
-  // As many as a process has descriptors: programs count on all that is ready. Not zeroed, as most waits find one or
+  // As many as a process has descriptors, as programs expect all that are ready. Not zeroed, as most waits find one or
   // two.
   const auto room = static_cast<std::size_t>(std::min<int>(a.i32(2), kMaxDescriptors));
   const auto events = std::make_unique_for_overwrite<epoll_event[]>(room);
@@ -339,7 +339,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
                             reinterpret_cast<std::uint64_t>(events.get()), room, static_cast<std::uint64_t>(ms), 0,
                             sizeof(SignalSet));
-    // The host's milliseconds end 25 days out; longer waits go round.
+    // The host's wait ends after 25 days (INT_MAX ms): longer ones repeat it.
   } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
   if (ready <= 0) return ready;
   const auto& layout = thread.abi().epoll_event;

@@ -58,7 +58,7 @@ std::string io(const Process::Transferred& t) {
       get(t.read_bytes), get(t.written_bytes), get(t.reads), get(t.writes));
 }
 
-// What is at descriptor `fd`. Errors: ENOENT.
+// The file of a descriptor in fdinfo. Errors: ENOENT.
 OrErrno<std::string> descriptor(const Files::State& state, std::string_view number) {
   std::size_t fd = 0;
   std::from_chars(number.data(), number.data() + number.size(), fd);  // proc_lookup() has found it
@@ -75,7 +75,7 @@ OrErrno<std::string> descriptor(const Files::State& state, std::string_view numb
   if (status < 0 || ::fstat(host, &st) != 0) return err(ENOENT);
   const int flags = (status & ~O_ACCMODE) | (slot.file->flags & (O_ACCMODE | O_PATH)) |
                     (slot.close_on_exec ? O_CLOEXEC : 0);
-  // As mountinfo numbers what is shared; 9 is for all that lies in none.
+  // The ids of mountinfo, see mounts() in content.cpp; 9 stands for files that lie in no mount.
   const int mount = slot.file->mount < 0 ? 9 : 21 + slot.file->mount + (state.mount_at("/") < 0 ? 1 : 0);
   return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n", at < 0 ? 0 : at, flags, mount, st.st_ino);
 }

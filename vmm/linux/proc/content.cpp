@@ -66,7 +66,7 @@ std::string name_of(const ProcContext& c, int tid) {
   return name.substr(0, 15);
 }
 
-// As a line of status has it: in one line, whatever the guest has put there.
+// A name that the guest chose as status shows it: in one line.
 std::string in_one_line(std::string_view name) {
   std::string out;
   for (const char c : name) out += c == '\n' ? "\\n" : c == '\\' ? "\\\\" : std::string(1, c);
@@ -78,7 +78,7 @@ std::size_t thread_count(const ProcContext& c) {
   return std::max<std::size_t>(c.process->threads.size(), 1);
 }
 
-// As proc(5) has it: a process that runs has threads that wait.
+// The state letter of proc(5): threads of a process that runs may wait.
 char state_of(const ProcContext& c, int tid, const Family::Relations& r) {
   if (r.state != 'R') return r.state;
   LockGuard guard(c.process->threads_lock);
@@ -293,7 +293,7 @@ std::string uptime(const Clocks& clocks) {
   return fmt::format("{}.{:02} 0.00\n", up.tv_sec, up.tv_nsec / 10'000'000);
 }
 
-// As RFC 4122 has random ones.
+// A random UUID (RFC 4122, version 4).
 std::string uuid_of(std::array<unsigned char, 16> b) {
   b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
   b[8] = static_cast<unsigned char>((b[8] & 0x3f) | 0x80);
