@@ -8,7 +8,7 @@ namespace {
 using arch::VdsoData;
 using mm::Prot;
 
-// What the host's function tells without a system call, if the host's clock source allows that; else it makes one.
+// The clocks that the host's function reads without a system call, if the host's clock source allows that.
 constexpr clockid_t kTold[] = {
     CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE,
     CLOCK_BOOTTIME, CLOCK_TAI};
