@@ -15,12 +15,12 @@
 namespace ramet::vmm {
 namespace {
 
-// What the thread is from now on.
+// Gives the thread these credentials. 0 or -errno.
 std::int64_t become(Thread& thread, Changed wanted) {
   if (!wanted) return -wanted.error();
   const auto before = thread.credentials();
   if (wanted->user.effective != before->user.effective || wanted->user.file != before->user.file)
-    thread.process.family.set_death_signal(thread.process.pid, 0);  // as Linux: it was asked for by somebody else
+    thread.process.family.set_death_signal(thread.process.pid, 0);  // as Linux: it was asked for with other ids
   thread.set_credentials(std::move(*wanted));
   return 0;
 }
@@ -55,10 +55,10 @@ std::int64_t put_three(Thread& thread, const Args& a, const Credentials::Ids& id
 std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, current(thread).user); }
 std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, current(thread).group); }
 
-// These tell the old id, whether they changed it or not.
+// These return the old id, whether they changed it or not.
 std::int64_t sys_setfsuid(Thread& thread, const Args& a) {
   const unsigned before = current(thread).user.file;
-  (void)become(thread, set_file_user(current(thread), a.u32(0)));  // there is no error in it
+  (void)become(thread, set_file_user(current(thread), a.u32(0)));  // it cannot fail
   return before;
 }
 std::int64_t sys_setfsgid(Thread& thread, const Args& a) {
@@ -103,7 +103,7 @@ std::uint32_t word(Capabilities set, unsigned i) { return static_cast<std::uint3
 std::int64_t sys_capget(Thread& thread, const Args& a) {
   __user_cap_header_struct header;
   auto words = words_of(thread, a[0], header);
-  if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // asked for our version only
+  if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // only our version was asked for
   if (header.pid < 0) return -EINVAL;
   std::shared_ptr<const Credentials> of;
   const std::int64_t found = thread.process.family.with_thread(thread, header.pid, [&](const Thread& other) {
