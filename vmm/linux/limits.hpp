@@ -13,7 +13,7 @@ namespace ramet::vmm {
 inline constexpr const char* kKernelRelease = "6.1.0-ramet";
 inline constexpr const char* kKernelVersion = "#1 SMP";
 
-inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj, and the least is as far below 0
+inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj; the least is -1000
 
 struct Limits {
   Mutex lock;  // a leaf
