@@ -102,10 +102,14 @@ TEST(Signals, AThreadThatWaitedForSeveralSignalsLeavesTheOthersToAnotherThreadTh
   auto other = std::make_unique<Thread>(*g.process, g.process->image(), vcpu, g.process->pid + 1);
   other->signals.blocked = ~kUnblockable;
   other->signals.awaited = bit_of(SIGUSR2);
-  g.process->threads.push_back(std::move(other));
+  {
+    LockGuard guard(g.process->threads_lock);
+    g.process->threads.push_back(std::move(other));
+  }
   const std::uint64_t set = g.put_object(bit_of(SIGUSR1) | bit_of(SIGUSR2));
   EXPECT_EQ(g.syscall(SYS_rt_sigtimedwait, {set, 0, 0, 8}), SIGUSR1);
   EXPECT_EQ(vcpu.kicks, 1u);
+  LockGuard guard(g.process->threads_lock);
   g.process->threads.pop_back();
 }
 
