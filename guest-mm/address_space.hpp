@@ -113,6 +113,7 @@ struct Usage {
   std::uint64_t held_bytes = 0, peak_held_bytes = 0;  // by the VMM for the guest, from the same limit
   std::uint64_t limit_bytes = 0;     // most that frames and held_bytes may come to: Config::limit_bytes
   std::uint64_t quarantined_pages = 0;  // of the private bank, never handed out again
+  std::uint64_t data_bytes() const { return data_pages_4k * kPageSize + data_blocks_2m * kBlockSize; }
 };
 
 // Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()

@@ -94,6 +94,25 @@ TEST(Signals, AStandardSignalIsPendingOnceAndRealTimeOnesEachInOrder) {
                        {SIGUSR1, 0}, {rt, 0}, {rt, 1}, {rt, 2}, {rt + 1, 0}, {rt + 1, 1}, {rt + 1, 2}}));
 }
 
+TEST(Signals, AThreadThatWaitedForSeveralSignalsLeavesTheOthersToAnotherThreadThatWaits) {
+  HandledGuest g;
+  g.mask(SIG_BLOCK, ~0ull);
+  for (int sig : {SIGUSR1, SIGUSR2}) ASSERT_EQ(send_to_process(*g.process, signal_from(*g.process, sig, SI_USER)), 0);
+  FakeVcpu vcpu;
+  auto other = std::make_unique<Thread>(*g.process, g.process->image(), vcpu, g.process->pid + 1);
+  other->signals.blocked = ~kUnblockable;
+  other->signals.awaited = bit_of(SIGUSR2);
+  {
+    LockGuard guard(g.process->threads_lock);
+    g.process->threads.push_back(std::move(other));
+  }
+  const std::uint64_t set = g.put_object(bit_of(SIGUSR1) | bit_of(SIGUSR2));
+  EXPECT_EQ(g.syscall(SYS_rt_sigtimedwait, {set, 0, 0, 8}), SIGUSR1);
+  EXPECT_EQ(vcpu.kicks, 1u);
+  LockGuard guard(g.process->threads_lock);
+  g.process->threads.pop_back();
+}
+
 TEST(Signals, TheQueueOfRealTimeSignalsIsBounded) {
   HandledGuest g;
   g.mask(SIG_BLOCK, ~0ull);

@@ -22,7 +22,7 @@ void Interruption::raise(pthread_t owner) {
 
 namespace {
 
-// Sends the kick signal to the thread that made it, from a millisecond on again and again.
+// Sends the kick signal to the thread that made it, once a millisecond. False: the host has no timer for that.
 class Kicks {
  public:
   Kicks() {
@@ -66,7 +66,7 @@ std::int64_t Interruption::at_once(long number, std::array<std::uint64_t, 6> arg
         ::syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]));
     return ready == 0 ? -EINTR : ready;
   }
-  // Somebody else may take what is there, or it may not be enough: then the call waits until the next kick.
+  // Another reader may take what is there, or it may not be enough: then the call waits until the next kick.
   pollfd file{.fd = static_cast<int>(arguments[0]), .events = events, .revents = 0};
   if (::poll(&file, 1, 0) != 1) return -EINTR;
   const Kicks kicks;
@@ -82,7 +82,7 @@ std::int64_t Interruption::wait(long number, const std::array<std::uint64_t, 6>&
   do {
     result = arch::ramet_interruptible_syscall(reinterpret_cast<const std::uint32_t*>(&word_), number,
                                                arguments.data());
-    // A signal that was not meant for us (a kick of the vCPU that came late): wait on.
+    // Another signal, such as a kick of the vCPU that came late: wait on.
   } while (result == -EINTR && !raised());
   waiting_.store(false, std::memory_order_release);
   return result == -EINTR ? at_once(number, arguments) : result;

@@ -1,4 +1,4 @@
-// Sums of numbers that a guest chose: it may choose the largest.
+// Sums of numbers that come from a guest, which may be as large as their type allows.
 #pragma once
 
 #include <concepts>
@@ -6,7 +6,7 @@
 
 namespace ramet::vmm {
 
-// None: the sum is more, or less, than the type can hold.
+// nullopt: the sum does not fit into T.
 template <std::integral T>
 constexpr std::optional<T> checked_sum(T a, T b) {
   T sum;

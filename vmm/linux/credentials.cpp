@@ -17,7 +17,7 @@ constexpr unsigned kNone = static_cast<unsigned>(-1);  // leaves an id as it is
 
 constexpr Capabilities kOfFiles = capability(CAP_CHOWN) | capability(CAP_DAC_OVERRIDE) |
                                   capability(CAP_DAC_READ_SEARCH) | capability(CAP_FOWNER) | capability(CAP_FSETID);
-// What a root of the guest's can do: the rest (mounting, modules, networks) is refused to everybody.
+// The capabilities that have an effect here: what the others allow (mounting, modules, networks) is always refused.
 constexpr Capabilities kOfRoot = kOfFiles | capability(CAP_KILL) | capability(CAP_SETGID) | capability(CAP_SETUID) |
                                  capability(CAP_SETPCAP) | capability(CAP_IPC_LOCK) | capability(CAP_IPC_OWNER) |
                                  capability(CAP_SYS_NICE) | capability(CAP_SYS_RESOURCE);
@@ -112,7 +112,7 @@ Credentials Credentials::executed() const {
   Capabilities gained = 0;
   bool effective_too = false;
   if (!(securebits & SECBIT_NOROOT)) {
-    // No new privileges are had by execve(2) here, as after PR_SET_NO_NEW_PRIVS, which is always told as set.
+    // execve(2) gives no new privileges here, as after PR_SET_NO_NEW_PRIVS, which PR_GET_NO_NEW_PRIVS always reports.
     if (user.effective == 0 || user.real == 0) gained = (bounding | inheritable) & permitted;
     effective_too = user.effective == 0;
   }

@@ -11,8 +11,8 @@
 namespace ramet::vmm {
 namespace {
 
-// Calls about memory from their first argument on. Other calls reach memory through the address space, which takes no
-// notice of tags.
+// Calls whose first argument is the start of a range of memory, from which a tag is removed. Others reach memory
+// through the address space, which ignores tags.
 constexpr bool begins_with_range(Call call) {
   switch (call) {
     case Call::madvise:
@@ -36,7 +36,7 @@ struct Entry {
 };
 using Table = std::array<Entry, arch::kMostCalls>;
 
-// The lists are constant: there is no order in which they have to be made.
+// The lists come from functions: the order of static initialization does not matter.
 const Table table = [] {
   Table t{};
   for (auto calls :
@@ -53,7 +53,7 @@ const Table table = [] {
 void dispatch(Thread& thread) {
   UserRegs& regs = thread.regs();
   const arch::GuestAbi& abi = thread.abi();
-  const auto number = static_cast<std::uint32_t>(regs[abi.reg.number]);  // as Linux, which looks at no more of it
+  const auto number = static_cast<std::uint32_t>(regs[abi.reg.number]);  // as Linux, which ignores the upper half
   const Call call = abi.call_of(number);
   const Entry& entry = table[static_cast<std::size_t>(call)];
   Args arguments{abi.arguments(regs)};

@@ -13,12 +13,12 @@ namespace ramet::vmm {
 inline constexpr const char* kKernelRelease = "6.1.0-ramet";
 inline constexpr const char* kKernelVersion = "#1 SMP";
 
-inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj, and the least is as far below 0
+inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj; the least is -1000
 
 struct Limits {
   Mutex lock;  // a leaf
   std::array<rlimit64, RLIM_NLIMITS> value RAMET_GUARDED_BY(lock) = defaults();
-  rlim64_t soft(std::size_t resource) {
+  rlim64_t soft(std::size_t resource) RAMET_EXCLUDES(lock) {
     LockGuard guard(lock);
     return value[resource].rlim_cur;
   }

@@ -1,4 +1,4 @@
-// What must be done at the end of a process, when nobody is left to be told that the host has no memory for it.
+// Work at the end of a process that must not fail: no caller is left who could handle std::bad_alloc.
 #pragma once
 
 #include <unistd.h>
@@ -7,7 +7,7 @@
 
 namespace ramet::vmm {
 
-// Again and again, until there is memory. `f` may begin anew after it threw.
+// Calls `f` each millisecond until it does not throw std::bad_alloc. `f` can start again after it threw.
 template <class F>
 auto patiently(F f) {
   for (;;) {

@@ -1,5 +1,5 @@
 // How system calls are defined: each area's file exports a list of (call, handler), and dispatch.cpp joins them into
-// one table. Which number a program makes a call by is its ABI's to tell; SYS_ names are numbers of the host's.
+// one table. The guest's numbers of calls are in its ABI (arch/guest_abi.hpp); SYS_ names are the host's numbers.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ struct Args {
   std::int64_t i64(std::size_t i) const { return static_cast<std::int64_t>(v[i]); }
 };
 
-// What a call of the host returned: -1 with errno as -errno.
+// The result of a host call, with -errno in place of -1.
 inline std::int64_t result_of(long r) { return r < 0 ? -static_cast<std::int64_t>(errno) : r; }
 
 // Returns what the guest gets: a value, or -errno. Besides, for calls that a signal interrupted, the
@@ -35,7 +35,7 @@ inline constexpr std::int64_t kRestartNoHand = -514;   // restart if no handler 
 inline constexpr std::int64_t kRestartBlock = -516;    // as NoHand, by thread.restart (remaining time)
 inline constexpr std::int64_t kNoResult = -600;        // registers were set by the handler (sigreturn)
 
-// Of a call of the host's that a signal may end: EINTR becomes a restart.
+// The result of a host call that a signal may end: -EINTR becomes a restart.
 inline std::int64_t restartable(std::int64_t result) { return result == -EINTR ? kRestartSys : result; }
 
 using arch::Call;
@@ -46,33 +46,33 @@ struct Definition {
 };
 
 std::span<const Definition> memory_calls();    // memory/calls.cpp
-std::span<const Definition> placement_calls();  // placement.cpp: move_pages, mbind, get_mempolicy, migrate_pages
+std::span<const Definition> placement_calls();  // memory/placement.cpp: move_pages, mbind, get_mempolicy, migrate_pages
 std::span<const Definition> memory_lock_calls();  // memory/lock.cpp: mlock, mlockall and their like
 std::span<const Definition> sysv_memory_calls();  // memory/sysv.cpp: shmget, shmat, shmdt, shmctl
-std::span<const Definition> thread_calls();    // threads.cpp
-std::span<const Definition> scheduling_calls();  // scheduling.cpp: nice values, processors, policies
-std::span<const Definition> clone_calls();     // clone.cpp: clone, fork, vfork
-std::span<const Definition> exec_calls();      // exec.cpp
-std::span<const Definition> relation_calls();  // relations.cpp: wait4, waitid, parents, groups, sessions
-std::span<const Definition> futex_calls();     // futex.cpp
-std::span<const Definition> signal_calls();    // signals/calls.cpp
-std::span<const Definition> signalfd_calls();  // signalfd.cpp
-std::span<const Definition> time_calls();      // time/calls.cpp
-std::span<const Definition> system_calls();    // system.cpp: uname, limits, random, identity, ...
-std::span<const Definition> identity_calls();  // identity.cpp: users, groups, capabilities
-std::span<const Definition> file_calls();      // files/io.cpp: open, read, write, close, dup, fcntl, ioctl
-std::span<const Definition> path_calls();      // files/path.cpp: stat family, rename, unlink, getdents, ...
-std::span<const Definition> event_calls();     // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
-std::span<const Definition> socket_calls();    // sockets.cpp: socketpair and what works on one
-std::span<const Definition> uring_calls();     // uring/calls.cpp
+std::span<const Definition> thread_calls();  // processes/threads.cpp
+std::span<const Definition> scheduling_calls();  // processes/scheduling.cpp: nice values, processors, policies
+std::span<const Definition> clone_calls();  // processes/clone.cpp: clone, fork, vfork
+std::span<const Definition> exec_calls();  // processes/exec.cpp
+std::span<const Definition> relation_calls();  // processes/relations.cpp: wait4, waitid, parents, groups, sessions
+std::span<const Definition> futex_calls();  // processes/futex.cpp
+std::span<const Definition> signal_calls();  // signals/calls.cpp
+std::span<const Definition> signalfd_calls();  // signals/signalfd.cpp
+std::span<const Definition> time_calls();  // time/calls.cpp
+std::span<const Definition> system_calls();  // processes/system.cpp: uname, limits, random, identity, ...
+std::span<const Definition> identity_calls();  // processes/identity.cpp: users, groups, capabilities
+std::span<const Definition> file_calls();  // files/io.cpp: open, read, write, close, dup, fcntl, ioctl
+std::span<const Definition> path_calls();  // files/path.cpp: stat family, rename, unlink, getdents, ...
+std::span<const Definition> event_calls();  // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
+std::span<const Definition> socket_calls();  // sockets/sockets.cpp, names.cpp
+std::span<const Definition> uring_calls();  // uring/calls.cpp
 std::span<const Definition> snapshot_calls();  // vmm/snapshot/saving.cpp: what ramet_guest.h makes
-std::span<const Definition> generation_calls();  // generation.cpp: likewise
+std::span<const Definition> generation_calls();  // proc/generation.cpp: likewise
 
-// What prctl(2) asks about capabilities; EINVAL for all else. identity.cpp.
+// The options of prctl(2) about capabilities; -EINVAL for others. processes/identity.cpp.
 std::int64_t identity_prctl(Thread&, const Args&);
 
-// Serves the call that thread's registers hold, and puts the result into them (signals/calls.cpp decides on
-// restarts). Unknown calls give ENOSYS and are counted in the process, too.
+// Serves the call that the thread's registers hold, and puts the result into them; deliver_signals() decides on
+// restarts. Unknown calls give ENOSYS, and the family counts them.
 void dispatch(Thread&);
 
 // "openat", or "syscall_451" for those without a name.

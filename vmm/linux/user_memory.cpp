@@ -24,7 +24,7 @@ int errno_of(mm::Error e) {
 
 namespace {
 
-// Linux refuses other addresses before it begins.
+// Linux refuses other addresses before it transfers anything.
 bool in_user_half(mm::Gva at, std::uint64_t length) {
   return static_cast<std::int64_t>(at) >= 0 &&
          static_cast<std::int64_t>(at + std::min(length, UserBuffers::kMaxBytes)) >= 0;
@@ -39,7 +39,7 @@ OrErrno<std::string> read_user_path(mm::AddressSpace& memory, mm::Gva at) {
 }
 
 bool UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t length, mm::Access access) {
-  // More than a program has that knows what it does: each of its buffers may lie in a few pieces.
+  // More than a sensible program has, each of whose buffers may lie in a few pieces.
   constexpr std::size_t kMost = 4 * mm::AddressSpace::kMostPieces;
   if (length == 0) return true;
   if (held_.size() >= kMost) return false;
@@ -54,14 +54,14 @@ bool UserBuffers::append(mm::AddressSpace& memory, mm::Gva at, std::uint64_t len
 void UserBuffers::describe() {
   iov_.reserve(held_.size());
   for (const mm::HostRange& piece : held_) {
-    // Frames that lie behind each other on the host are one piece to it.
+    // Frames that are adjacent on the host are one piece.
     if (!iov_.empty() && static_cast<std::byte*>(iov_.back().iov_base) + iov_.back().iov_len == piece.bytes.address()) {
       iov_.back().iov_len += piece.bytes.size();
     } else {
       iov_.push_back({piece.bytes.address(), piece.bytes.size()});
     }
   }
-  // The page at 0, where there is nothing in the VMM.
+  // Page 0, which the VMM has not mapped: the host's kernel faults on it.
   if (lacking_) iov_.push_back({nullptr, std::min<std::uint64_t>(lacking_, mm::kPageSize)});
 }
 

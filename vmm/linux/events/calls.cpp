@@ -115,7 +115,7 @@ Deadline after_milliseconds(int ms) {
   return deadline_after(CLOCK_MONOTONIC, from_milliseconds(ms));
 }
 
-// Descriptors being waited for; `guest` keeps the order and the numbers of the guest.
+// Descriptors that are waited for, in the guest's order.
 struct PollSet {
   std::vector<pollfd> host;
   std::vector<std::shared_ptr<OpenFile>> keep;
@@ -145,13 +145,12 @@ struct PollSet {
   }
 };
 
-OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count, std::vector<pollfd>& guest) {
+OrErrno<PollSet> read_poll_set(Thread& thread, mm::Gva at, std::uint64_t count) {
   const std::size_t limit = state_of(thread).descriptor_limit();
-  auto user = read_user_array<pollfd>(thread.memory(), at, count, limit);
-  if (!user) return err(user.error());
-  guest = std::move(*user);
+  auto guest = read_user_array<pollfd>(thread.memory(), at, count, limit);
+  if (!guest) return err(guest.error());
   PollSet set;
-  for (const pollfd& p : guest) set.add(thread, p.fd, p.events);
+  for (const pollfd& p : *guest) set.add(thread, p.fd, p.events);
   return set;
 }
 
@@ -163,8 +162,7 @@ std::int64_t write_poll_set(Thread& thread, mm::Gva at, const PollSet& set, std:
 }
 
 std::int64_t poll_until(Thread& thread, mm::Gva at, std::uint64_t count, const Deadline& deadline) {
-  std::vector<pollfd> guest;
-  auto set = read_poll_set(thread, at, count, guest);
+  auto set = read_poll_set(thread, at, count);
   if (!set) return -set.error();
   std::int64_t ready = set->wait(thread, deadline);
   if (ready == -EINTR) {
@@ -196,7 +194,7 @@ OrErrno<void> use_mask(Thread& thread, mm::Gva at, std::uint64_t size) {
   return {};
 }
 
-// Linux writes the time that is left back, and keeps its peace where it cannot.
+// Writes the time that is left back, as Linux does, which ignores that it cannot.
 void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
   if (at && deadline) (void)put_user(thread.memory(), at, time_left(CLOCK_MONOTONIC, *deadline));
 }
@@ -204,8 +202,7 @@ void write_time_left(Thread& thread, mm::Gva at, const Deadline& deadline) {
 std::int64_t sys_ppoll(Thread& thread, const Args& a) {
   auto deadline = read_deadline(thread, a[2]);
   if (!deadline) return -deadline.error();
-  std::vector<pollfd> guest;
-  auto set = read_poll_set(thread, a[0], a.u32(1), guest);
+  auto set = read_poll_set(thread, a[0], a.u32(1));
   if (!set) return -set.error();
   if (auto masked = use_mask(thread, a[3], a[4]); !masked) return -masked.error();
   std::int64_t ready = set->wait(thread, *deadline);
@@ -331,7 +328,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
   auto epoll = get(thread, a.i32(0), OpenFile::Kind::Epoll);
   if (!epoll) return -epoll.error();
   if (auto masked = use_mask(thread, mask, mask_size); !masked) return -masked.error();
-  // As many as a process has descriptors: programs count on all that is ready. Not zeroed, as most waits find one or
+  // As many as a process has descriptors, as programs expect all that are ready. Not zeroed, as most waits find one or
   // two.
   const auto room = static_cast<std::size_t>(std::min<int>(a.i32(2), kMaxDescriptors));
   const auto events = std::make_unique_for_overwrite<epoll_event[]>(room);
@@ -342,7 +339,7 @@ std::int64_t epoll_until(Thread& thread, const Args& a, const Deadline& deadline
     ready = thread.blocking(SYS_epoll_pwait, static_cast<std::uint64_t>((*epoll)->host.get()),
                             reinterpret_cast<std::uint64_t>(events.get()), room, static_cast<std::uint64_t>(ms), 0,
                             sizeof(SignalSet));
-    // The host's milliseconds end 25 days out; longer waits go round.
+    // The host's wait ends after 25 days (INT_MAX ms): longer ones repeat it.
   } while (ready == 0 && deadline && time_left(CLOCK_MONOTONIC, *deadline).tv_sec > 0);
   if (ready <= 0) return ready;
   const auto& layout = thread.abi().epoll_event;

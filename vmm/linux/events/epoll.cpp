@@ -12,7 +12,8 @@
 namespace ramet::vmm {
 namespace {
 
-// The host's descriptor that stands for the guest's in epolls, see OpenFile::Watched. `add`: there may be none yet.
+// The host's descriptor that stands for the guest's `number` in epolls, see OpenFile::Watched. `add`: makes one if
+// there is none. Errors: ENOENT, ENOSPC.
 OrErrno<int> watched_as(OpenFile& file, int number, bool add) {
   OpenFile::Watched& w = file.watched;
   LockGuard guard(w.lock);

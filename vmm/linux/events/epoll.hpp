@@ -1,5 +1,4 @@
-// Entries of epoll instances. A guest's instance is one of the host's; what the guest attached to an entry passes
-// through.
+// Entries of epoll instances. A guest's instance is one of the host's, which keeps the data of the guest's entries.
 #pragma once
 
 #include <sys/epoll.h>
@@ -13,8 +12,8 @@
 
 namespace ramet::vmm {
 
-// EPOLLONESHOT entries that had fired before a snapshot was taken. In a copy the host's instance has them only when the
-// program arms them again: the host arms every entry for errors when it is added.
+// EPOLLONESHOT entries that had fired before a snapshot was taken. In a copy they are added to the host's instance when
+// the program arms them again: an entry that is added is armed for errors at once.
 struct Disarmed {
   struct Entry {
     std::weak_ptr<OpenFile> file;
@@ -25,12 +24,13 @@ struct Disarmed {
   std::vector<Entry> entries RAMET_GUARDED_BY(lock);  // none is added once the program runs
 };
 
-// epoll_ctl(2), by the guest's number of the file. 0 or -errno.
-std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>&, int number, int operation, epoll_event);
+// epoll_ctl(2) for `target`, by the number of the guest's descriptor. 0 or -errno.
+std::int64_t control_epoll(OpenFile& epoll, const std::shared_ptr<OpenFile>& target, int number, int operation,
+                           epoll_event) RAMET_EXCLUDES(target->watched.lock);
 
-// For standard input and its like where the host lets nobody wait for them (a regular file, EPERM): from now on this
+// For standard input and its like where epoll on the host refuses the file (a regular one, EPERM): from now on this
 // number is always ready in epolls, as poll(2) has it for such files. Precondition: it was to be added to one. Errors:
 // ENFILE.
-OrErrno<void> always_ready(OpenFile&, int number);
+OrErrno<void> always_ready(OpenFile& file, int number) RAMET_EXCLUDES(file.watched.lock);
 
 }  // namespace ramet::vmm

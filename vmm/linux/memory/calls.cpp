@@ -34,13 +34,13 @@ bool refused_wx(const Process& process, unsigned prot) {
   return process.deny_wx && (prot & PROT_WRITE) && (prot & PROT_EXEC);
 }
 
-// Linux refuses at once what could never be served; what only might not be is promised.
+// Refuses at once what could never fit, and promises everything else, as Linux's heuristic overcommit.
 bool beyond_memory(Thread& thread, std::uint64_t length, bool writable, bool reserve) {
   return writable && reserve && length > thread.memory().limit_bytes();
 }
 
-// RLIMIT_AS and RLIMIT_DATA: whether `more` bytes (`data`: private and writable) are too many besides what is mapped
-// outside of [from, to). What there is is summed up only for programs that set one of them.
+// Whether `more` bytes (`data`: private and writable) and what is mapped outside of [from, to) exceed RLIMIT_AS or
+// RLIMIT_DATA. Regions are summed up only if one of these limits is set.
 bool beyond_limits(Thread& thread, std::uint64_t more, bool data, mm::Gva from = 0, mm::Gva to = 0) {
   Limits& limits = thread.process.limits;
   rlim64_t most, most_data;
@@ -77,12 +77,12 @@ mm::Gva find_low_gap(mm::AddressSpace& memory, std::uint64_t length) {
   return found;
 }
 
-// MAP_32BIT: where the program would like it, if that is below 2 GiB and free; else in the highest gap there.
+// MAP_32BIT: at the address asked for, if that is below 2 GiB and free; else in the highest gap below 2 GiB.
 std::int64_t map_low(Thread& thread, mm::MapRequest request) {
   const std::uint64_t bytes = align_up(request.length, kPageSize);
   bool as_wanted = request.address >= kMinAddress && bytes <= kLowEnd && request.address <= kLowEnd - bytes;
   request.fixed = request.no_replace = true;
-  // Another thread may take the gap meanwhile; then there is another one, or there is none.
+  // Another thread may take the gap meanwhile: then the next one is looked for.
   for (;; as_wanted = false) {
     if (!as_wanted) request.address = find_low_gap(thread.memory(), bytes);
     if (!request.address) return -ENOMEM;
@@ -192,7 +192,7 @@ std::int64_t sys_mprotect(Thread& thread, const Args& a) {
   return r ? 0 : -errno_of(r.error());
 }
 
-// A shared mapping of a file shows what it was asked for; when it grows, more of the file.
+// The backing of a shared mapping of a file ends where the mapping did: one that grows beyond gets a larger backing.
 OrErrno<void> larger_backing(Thread& thread, const mm::Region& region, mm::RemapRequest& request) {
   auto file = Files::file_of(*region.backing);
   std::uint64_t offset = region.offset_of(request.address);
@@ -250,7 +250,7 @@ std::int64_t sys_mremap(Thread& thread, const Args& a) {
   }
   auto at = thread.memory().remap(request);
   if (at) {
-    // As mremap(2) has it: what cannot be there yet is no error.
+    // As on Linux, pages that cannot be populated are no error.
     if (region->locked && request.new_length > request.old_length)
       (void)populate_locked(thread, *at + request.old_length, *at + request.new_length);
     return static_cast<std::int64_t>(*at);
@@ -269,7 +269,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
     case MADV_DONTDUMP:
     case MADV_DODUMP:
     case MADV_WILLNEED: advice = mm::Advice::WillNeed; break;
-    case MADV_COLD:  // nothing is put away: it is only looked whether the memory is there, and not locked
+    case MADV_COLD:  // nothing is reclaimed: only checks that memory is mapped and not locked
     case MADV_PAGEOUT: advice = mm::Advice::Cold; break;
     case MADV_DONTNEED_LOCKED: advice = mm::Advice::DontNeedLocked; break;
     case MADV_DONTNEED: advice = mm::Advice::DontNeed; break;
@@ -288,7 +288,7 @@ std::int64_t sys_madvise(Thread& thread, const Args& a) {
   if (!is_aligned(a[0], kPageSize) || bytes < a[1] || a[0] + bytes < a[0]) return -EINVAL;
   auto r = thread.memory().advise(a[0], bytes, advice);
   if (r) return 0;
-  // Populating reports what the access would have met.
+  // madvise(2): EINVAL where a populating access is not permitted.
   bool populate = advice == mm::Advice::PopulateRead || advice == mm::Advice::PopulateWrite;
   if (populate && r.error() == mm::Error::NotPermitted) return -EINVAL;
   return -errno_of(r.error());
@@ -298,7 +298,8 @@ std::int64_t sys_msync(Thread& thread, const Args& a) {
   const int flags = a.i32(2);
   if (flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) return -EINVAL;
   if ((flags & MS_ASYNC) && (flags & MS_SYNC)) return -EINVAL;
-  if (is_aligned(a[0], kPageSize) && align_up(a[1], kPageSize) == 0) return 0;  // as Linux rounds the last page's end
+  if (is_aligned(a[0], kPageSize) && align_up(a[1], kPageSize) == 0)
+    return 0;  // the rounded length wraps to 0, as on Linux
   auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes) return -bytes.error();
   auto r = thread.memory().sync(a[0], *bytes, flags & MS_SYNC);
@@ -308,7 +309,7 @@ std::int64_t sys_msync(Thread& thread, const Args& a) {
 std::int64_t sys_mincore(Thread& thread, const Args& a) {
   auto bytes = page_range(thread, a[0], a[1]);
   if (!bytes) return -bytes.error();
-  // In parts: the guest chooses the length, and the answer is a byte for each page.
+  // In parts, as the guest chooses the length: the answer has a byte for each page.
   constexpr std::uint64_t kPart = 4096;
   std::vector<std::uint8_t> part;
   for (std::uint64_t page = 0, pages = *bytes / kPageSize; page < pages; page += part.size()) {
@@ -346,8 +347,8 @@ std::int64_t sys_brk(Thread& thread, const Args& a) {
   return static_cast<std::int64_t>(wanted);
 }
 
-// Guest threads are host threads of this process, and the interrupts that the host kernel sends to their
-// processors leave guest mode and return through a full barrier: the host's own call is what is asked for.
+// The host's own call does it: guest threads are host threads of this process, and the interrupts that the host's
+// kernel sends to their processors leave guest mode and return through a full barrier.
 std::int64_t sys_membarrier(Thread&, const Args& a) {
   constexpr int kServed = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED |
                           MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED |

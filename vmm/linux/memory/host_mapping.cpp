@@ -57,7 +57,7 @@ void add_residency(std::span<std::byte> mapped, std::uint64_t offset, std::span<
   const std::size_t bytes = std::min<std::uint64_t>(mapped.size() - offset, out.size() * mm::kPageSize);
   std::vector<std::uint8_t> resident((bytes + mm::kPageSize - 1) / mm::kPageSize);
   if (::mincore(mapped.data() + offset, bytes, resident.data()) != 0)
-    return;  // EAGAIN: the host has no memory to tell it
+    return;  // EAGAIN: the host has no memory for the answer
   for (std::size_t i = 0; i < resident.size(); ++i) out[i] = static_cast<std::uint8_t>(out[i] | (resident[i] & 1));
 }
 

@@ -16,22 +16,23 @@
 
 namespace ramet::vmm {
 
-// What one family may have, and has. Thread-safe.
+// How many host mappings a family has, and may have. Thread-safe.
 class HostMappings {
  public:
   explicit HostMappings(std::uint64_t most = host_limit() / 4) : own_(most) {}
+  // Reserves n of them. False: the family or all families together would have too many.
   bool take(std::uint64_t n);
   void give(std::uint64_t n);
   std::uint64_t count() const { return own_.total(); }
   std::uint64_t most() const { return own_.limit(); }
-  static std::uint64_t host_limit();            // vm.max_map_count; what Linux has by default if it cannot be read
+  static std::uint64_t host_limit();            // vm.max_map_count; Linux's default if it cannot be read
 
  private:
   static mm::Account& all();
   mm::Account own_;
 };
 
-// So many places among them, for as long as it lives.
+// n reserved host mappings, given back by the destructor. False: they could not be had.
 class MappingPlaces {
  public:
   MappingPlaces(std::shared_ptr<HostMappings> of, std::uint64_t n) : of_(std::move(of)), n_(of_->take(n) ? n : 0) {}
@@ -45,10 +46,11 @@ class MappingPlaces {
   const std::uint64_t n_;
 };
 
-// A shared mapping of the host's, unmapped by its end.
+// A shared mapping of the host's, unmapped by the destructor.
 class HostMapping {
  public:
-  // As mmap(2) with MAP_SHARED and MAP_NORESERVE; fd -1: anonymous. Errors: ENOMEM (no place left), those of mmap(2).
+  // As mmap(2) with MAP_SHARED and MAP_NORESERVE; fd -1: anonymous. Errors: ENOMEM (HostMappings refuses), those of
+  // mmap(2).
   static OrErrno<std::shared_ptr<HostMapping>> make(std::shared_ptr<HostMappings>, std::uint64_t length, int prot,
                                                     int fd, off_t offset);
   explicit HostMapping(std::shared_ptr<HostMappings> of) : place_(std::move(of), 1) {}
@@ -62,7 +64,7 @@ class HostMapping {
   std::span<std::byte> bytes_;
 };
 
-// Sets bit 0 of a byte for each page of the mapping, from offset on, that is in the host's memory.
+// Sets bit 0 in out[i] if page i of the mapping, counted from `offset`, is in the host's memory.
 void add_residency(std::span<std::byte> mapped, std::uint64_t offset, std::span<std::uint8_t> out);
 
 }  // namespace ramet::vmm

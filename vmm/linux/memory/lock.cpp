@@ -19,8 +19,8 @@ using mm::align_up, mm::kPageSize;
 bool exempt(const Thread& thread) { return thread.credentials()->may(CAP_IPC_LOCK); }
 bool may_lock(Thread& thread) { return exempt(thread) || thread.process.limits.soft(RLIMIT_MEMLOCK) != 0; }
 
-// [address, address+length) in whole pages. Errors: EINVAL, if it leaves the address space; where the length alone is
-// rounded to nothing, it is nothing, as on Linux.
+// [address, address+length) in whole pages. Errors: EINVAL if the end wraps. A length that wraps when it is rounded is
+// 0, as on Linux.
 struct Pages {
   mm::Gva start = 0, end = 0;
 };
@@ -85,7 +85,7 @@ std::int64_t sys_mlockall(Thread& thread, const Args& a) {
   thread.image().lock_to_come.store(flags & MCL_FUTURE ? flags & (MCL_FUTURE | MCL_ONFAULT) : 0,
                                     std::memory_order_relaxed);
   if (!(flags & MCL_CURRENT)) return 0;
-  // What other threads unmap meanwhile is no error, nor what cannot be there.
+  // Regions that other threads unmap meanwhile are no error, nor pages that cannot be populated.
   for (const Pages& p : all) {
     if (thread.should_stop_waiting()) break;
     (void)change(thread, p, mm::Advice::Lock);

@@ -1,7 +1,6 @@
-// System calls about where memory is: two nodes, a model of memory that is nearer to one processor than to another
-// (FramePool::kNodes). Pages move between them while the program runs, see AddressSpace::migrate(). Differences from
-// Linux: of a policy's nodes the lowest counts, pages are not taken by turns from several; threads have no policy of
-// their own.
+// System calls about NUMA placement, over two nodes that are a model (FramePool::kNodes). Pages move between them while
+// the program runs, see AddressSpace::migrate(). Differences from Linux: only the lowest node of a policy counts, so
+// nothing is interleaved; threads have no policy of their own.
 #include <linux/mempolicy.h>
 
 #include <algorithm>
@@ -22,7 +21,8 @@ using mm::FramePool, mm::MoveReason, mm::kPageSize;
 
 constexpr std::uint64_t kAllNodes = (1u << FramePool::kNodes) - 1;
 
-// A node mask; its length, as the calls take it, is one more than it has bits. EINVAL: a node that there is not.
+// Reads a node mask. `bits`: as the calls take it, one more than the mask has. Errors: EFAULT; EINVAL, also for a node
+// that does not exist.
 OrErrno<std::uint64_t> read_nodes(Thread& thread, mm::Gva at, std::uint64_t bits) {
   constexpr std::uint64_t kMostBits = 8 * kPageSize;
   if (bits != 0) --bits;
@@ -37,11 +37,12 @@ OrErrno<std::uint64_t> read_nodes(Thread& thread, mm::Gva at, std::uint64_t bits
   return nodes;
 }
 
-// Of the process itself, the only one whose memory is moved here.
+// 0 for the calling process, the only one whose memory can be moved; else EPERM or ESRCH.
 int check_own(Thread& thread, int pid) {
   return pid == 0 || pid == thread.process.pid ? 0 : thread.process.family.find(pid) ? EPERM : ESRCH;
 }
 
+// What move_pages(2) stores for a page: its node, after a move if there is a `to`; or -errno.
 int status_of(mm::AddressSpace& memory, mm::Gva page, std::optional<unsigned> to) {
   if (!memory.find_region(page)) return -EFAULT;
   const auto node = memory.node_of(page);
@@ -123,7 +124,7 @@ std::int64_t sys_get_mempolicy(Thread& thread, const Args& a) {
       mode = static_cast<int>(thread.memory().node_of(address).value_or(0));
     }
   } else if (flags & MPOL_F_NODE) {
-    return -EINVAL;  // of a policy by turns, which threads have none of
+    return -EINVAL;  // the next node of an interleave policy, which threads do not have
   }
   if (mode_at)
     if (auto put = write_user(thread.memory(), mode_at, mode); !put) return -EFAULT;

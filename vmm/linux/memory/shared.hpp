@@ -1,5 +1,5 @@
-// Anonymous memory that processes share: that of mmap with MAP_SHARED and MAP_ANONYMOUS. A bank of its own, which every
-// VM of the family can map.
+// Shared anonymous memory, of mmap(2) with MAP_SHARED and MAP_ANONYMOUS: a bank of its own, which every VM of the
+// family can map.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,8 @@ namespace ramet::vmm {
 
 class SharedMemory final : public mm::Backing {
  public:
-  // All are held as long as the memory. `file`: what is mapped there; null: nothing but that mapping. Errors: NoMemory.
+  // Holds its arguments as long as it lives. `file`: what the host mapping maps; null: it is anonymous. Errors:
+  // NoMemory.
   static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>,
                                                          std::shared_ptr<const mm::MemoryFile> file,
                                                          std::shared_ptr<void> charge, mm::Memory&);
@@ -25,7 +26,7 @@ class SharedMemory final : public mm::Backing {
  private:
   SharedMemory(std::shared_ptr<mm::Bank> bank, std::uint64_t inode) : bank_(std::move(bank)), inode_(inode) {}
   const std::shared_ptr<mm::Bank> bank_;
-  const std::uint64_t inode_;  // as /proc/self/maps tells one from another
+  const std::uint64_t inode_;  // tells them apart in /proc/self/maps
 };
 
 }  // namespace ramet::vmm

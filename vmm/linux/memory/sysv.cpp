@@ -37,7 +37,7 @@ bool permitted(const Credentials& c, const Segment& s, unsigned wanted) {
   return !(wanted & ~granted & S_IRWXU) || c.may(CAP_IPC_OWNER);
 }
 
-// Mappings of it, as Linux counts them.
+// How many regions map the memory, in all processes: shm_nattch.
 shmatt_t attached(Family& family, const mm::Backing& memory) {
   shmatt_t count = 0;
   std::vector<std::shared_ptr<Image>> seen;  // a vfork child has its parent's
@@ -121,7 +121,7 @@ std::int64_t sys_shmat(Thread& thread, const Args& a) {
     return -EACCES;
   if (write && execute && thread.process.deny_wx) return -EACCES;
   auto memory = segment->memory.lock();
-  if (!memory) return -EINVAL;  // its last user went just now
+  if (!memory) return -EINVAL;  // its last mapping went just now
 
   mm::MapRequest request{.address = address, .length = memory->size(), .prot = mm::Prot::Read};
   if (write) request.prot = request.prot | mm::Prot::Write;
@@ -144,11 +144,11 @@ std::int64_t sys_shmdt(Thread& thread, const Args& a) {
   const mm::Gva address = a[0];
   if (address % mm::kPageSize) return -EINVAL;
   LockGuard guard(all.lock);
-  // Held until the address-space lock is free: one whose last user goes just now is not to end below it.
+  // Held until the address-space lock is released: the last reference must not be dropped under that lock.
   std::vector<std::pair<std::shared_ptr<mm::Backing>, Segment*>> segments;
   for (auto& [id, s] : all.segments)
     if (auto memory = s.memory.lock()) segments.emplace_back(std::move(memory), &s);
-  // Parts of it may have been unmapped or protected: what is left lies where it was attached.
+  // Parts of it may have been unmapped or protected: the regions that are left lie where shmat(2) put them.
   Segment* found = nullptr;
   std::vector<std::pair<mm::Gva, std::uint64_t>> parts;
   thread.memory().visit_regions([&](const mm::Region& r) {

@@ -23,8 +23,8 @@ struct SysvMemory {
 
   struct Segment {
     std::weak_ptr<mm::Backing> memory;
-    std::shared_ptr<mm::Backing> kept;  // until IPC_RMID; from then on only those who have it mapped keep it
-    shmid_ds state{};                   // but shm_nattch, which is counted when somebody asks
+    std::shared_ptr<mm::Backing> kept;  // until IPC_RMID; from then on only mappings keep it
+    shmid_ds state{};                   // shm_nattch is 0: attached() counts it
   };
 
   Mutex lock;  // order: before Family's and AddressSpace's
@@ -32,7 +32,7 @@ struct SysvMemory {
   int next_id RAMET_GUARDED_BY(lock) = 0;
 };
 
-// /proc/sysvipc/shm. What is in memory and swapped out is not counted.
+// The text of /proc/sysvipc/shm. rss and swap are 0.
 std::string list_segments(Family&);
 
 }  // namespace ramet::vmm

@@ -58,7 +58,7 @@ std::string io(const Process::Transferred& t) {
       get(t.read_bytes), get(t.written_bytes), get(t.reads), get(t.writes));
 }
 
-// What is at descriptor `fd`. Errors: ENOENT.
+// The file of a descriptor in fdinfo. Errors: ENOENT.
 OrErrno<std::string> descriptor(const Files::State& state, std::string_view number) {
   int fd = 0;
   std::from_chars(number.data(), number.data() + number.size(), fd);  // proc_lookup() has found it
@@ -71,7 +71,7 @@ OrErrno<std::string> descriptor(const Files::State& state, std::string_view numb
   if (status < 0 || ::fstat(host, &st) != 0) return err(ENOENT);
   const int flags = (status & ~O_ACCMODE) | (file->flags & (O_ACCMODE | O_PATH)) |
                     (state.descriptors.close_on_exec(fd).value_or(false) ? O_CLOEXEC : 0);
-  // As mountinfo numbers what is shared; 9 is for all that lies in none.
+  // The ids of mountinfo, see mounts() in content.cpp; 9 stands for files that lie in no mount.
   const int mount = file->mount < 0 ? 9 : 21 + file->mount + (state.mount_at("/") < 0 ? 1 : 0);
   return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n", at < 0 ? 0 : at, flags, mount, st.st_ino);
 }
@@ -89,7 +89,7 @@ std::string_view network(std::string_view name) {
 
 std::string oom_score(Process& process, const Image& image) {
   const mm::Usage u = image.memory().usage();
-  const std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
+  const std::uint64_t used = u.data_bytes();
   const auto thousandths = static_cast<std::int64_t>(u.limit_bytes ? used * 1000 / u.limit_bytes : 0);
   return fmt::format("{}\n",
                      std::clamp<std::int64_t>(thousandths + process.oom.adjustment.load(std::memory_order_relaxed), 0,

@@ -1,4 +1,4 @@
-// Files of /proc/<pid> that hold a few lines of what a process has, and those of them that may be written.
+// Small files of /proc/<pid>, and those of them that can be written.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ struct Image;
 class Thread;
 class UserBuffers;
 
-// By its name there, as thread tid has it. Errors: ENOENT.
+// The content of the file `name`, for thread `tid`. Errors: ENOENT.
 OrErrno<std::string> attribute_content(const ProcContext&, const Image&, std::string_view name, int tid);
 // write(2) to such a file. As on Linux each write is a value of its own, wherever the file's offset is.
 std::int64_t write_attribute(Thread&, const OpenFile&, const UserBuffers&);

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -46,7 +45,7 @@ Sizes sizes(const mm::AddressSpace& memory) {
   });
   mm::Usage u = memory.usage();
   s.shared = u.shared_pages * mm::kPageSize;
-  s.resident = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize + s.shared;
+  s.resident = u.data_bytes() + s.shared;
   s.peak = std::max(u.peak_bytes, s.resident);
   s.tables = u.table_pages * mm::kPageSize;
   return s;
@@ -67,7 +66,7 @@ std::string name_of(const ProcContext& c, int tid) {
   return name.substr(0, 15);
 }
 
-// As a line of status has it: in one line, whatever the guest has put there.
+// A name that the guest chose as status shows it: in one line.
 std::string in_one_line(std::string_view name) {
   std::string out;
   for (const char c : name) out += c == '\n' ? "\\n" : c == '\\' ? "\\\\" : std::string(1, c);
@@ -79,7 +78,7 @@ std::size_t thread_count(const ProcContext& c) {
   return std::max<std::size_t>(c.process->threads.size(), 1);
 }
 
-// As proc(5) has it: a process that runs has threads that wait.
+// The state letter of proc(5): threads of a process that runs may wait.
 char state_of(const ProcContext& c, int tid, const Family::Relations& r) {
   if (r.state != 'R') return r.state;
   LockGuard guard(c.process->threads_lock);
@@ -169,7 +168,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
   auto kb = [](std::uint64_t bytes) { return bytes / 1024; };
   auto who = p.credentials();
   std::size_t queued = 0;
-  SignalSet pending = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
+  SignalSet pending = 0, of_process = 0, blocked = 0, ignored = 0, caught = 0;
   std::vector<int> processors = processors_of(p.family.processors);
   rusage usage{};
   {
@@ -182,7 +181,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       pending = thread->signals.pending.set;
       blocked = thread->signals.blocked;
     }
-    shared = p.signals.pending.set;
+    of_process = p.signals.pending.set;
     queued = queued_signals(p);
     for (int n = 1; n <= kSignals; ++n) {
       std::uint64_t handler = p.signals.actions[static_cast<std::size_t>(n - 1)].handler;
@@ -206,7 +205,7 @@ std::string status(const ProcContext& c, const Image& image, int tid) {
       in_one_line(name_of(c, tid)), umask, describe_state(state_of(c, tid, r)), p.pid, tid, r.parent ? r.parent : 1,
       user.real, user.effective, user.saved, user.file, group.real, group.effective, group.saved, group.file, groups,
       kb(s.total), kb(s.total), kb(s.locked), kb(s.peak), kb(s.resident), kb(s.data), kb(s.stack), kb(s.text),
-      kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, shared, blocked, ignored,
+      kb(s.tables), thread_count(c), queued, p.limits.soft(RLIMIT_SIGPENDING), pending, of_process, blocked, ignored,
       caught, who->inheritable, who->permitted, who->effective, who->bounding, who->ambient, cpu_mask(processors),
       cpu_list(processors), usage.ru_nvcsw, usage.ru_nivcsw);
 }
@@ -239,7 +238,7 @@ std::string mounts(const Files::State& state, bool info) {
 std::string meminfo(const ProcContext& c) {
   mm::Usage u{};
   if (auto image = c.process ? c.process->image() : nullptr) u = image->memory().usage();
-  std::uint64_t used = u.data_pages_4k * mm::kPageSize + u.data_blocks_2m * mm::kBlockSize;
+  std::uint64_t used = u.data_bytes();
   std::uint64_t total = u.limit_bytes / 1024, free = (u.limit_bytes - std::min(used, u.limit_bytes)) / 1024;
   std::string out;
   auto line = [&](std::string_view name, std::uint64_t kb) {
@@ -284,22 +283,17 @@ std::string kernel_stat(const Clocks& clocks) {
   Ticks t = getrusage(RUSAGE_SELF, &all) == 0 ? ticks(all) : Ticks{};
   std::string out = fmt::format("cpu  {} 0 {} 0 0 0 0 0 0 0\n", t.user, t.system);
   for (int cpu : host_cpus()) out += fmt::format("cpu{} {} 0 {} 0 0 0 0 0 0 0\n", cpu, t.user, t.system);
-  timespec up{}, now{};
-  ::clock_gettime(CLOCK_BOOTTIME, &up);
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  up = clocks.guest(CLOCK_BOOTTIME, up);
+  const timespec up = clocks.now(CLOCK_BOOTTIME), now = host_now(CLOCK_REALTIME);
   return out + fmt::format("intr 0\nctxt 0\nbtime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n",
                            now.tv_sec - up.tv_sec);
 }
 
 std::string uptime(const Clocks& clocks) {
-  timespec up{};
-  ::clock_gettime(CLOCK_BOOTTIME, &up);
-  up = clocks.guest(CLOCK_BOOTTIME, up);
+  const timespec up = clocks.now(CLOCK_BOOTTIME);
   return fmt::format("{}.{:02} 0.00\n", up.tv_sec, up.tv_nsec / 10'000'000);
 }
 
-// As RFC 4122 has random ones.
+// A random UUID (RFC 4122, version 4).
 std::string uuid_of(std::array<unsigned char, 16> b) {
   b[6] = static_cast<unsigned char>((b[6] & 0x0f) | 0x40);
   b[8] = static_cast<unsigned char>((b[8] & 0x3f) | 0x80);

@@ -21,7 +21,7 @@ std::int64_t sys_ramet_generation(Thread& thread, const Args& a) {
     case RAMET_GENERATION_READ: return static_cast<std::int64_t>(generation);
     case RAMET_GENERATION_WAIT:
       if (generation != a[1]) return static_cast<std::int64_t>(generation);
-      return wait_for_signal(thread);  // a copy makes the call again
+      return wait_for_signal(thread);  // in a copy the call starts again
     case RAMET_GENERATION_SIGNAL:
       if (a.i32(1) < 0 || a.i32(1) > kSignals) return -EINVAL;
       thread.process.generation_signal.store(a.i32(1), std::memory_order_relaxed);
@@ -46,7 +46,7 @@ void tell_generation(Process& process) {
   info.si_code = SI_QUEUE;
   info.si_pid = process.pid;
   info.si_value.sival_int = static_cast<int>(process.family.generation);
-  (void)send_to_process(process, info);  // no room in its queue: other signals tell it enough
+  (void)send_to_process(process, info);  // lost if its queue is full
 }
 
 std::span<const Definition> generation_calls() {

@@ -14,8 +14,8 @@ inline constexpr const char* kGenerationDevice = "/dev/ramet_generation";
 // `flags`: open(2)'s. Errors: EACCES (for writing), what eventfd(2) says.
 OrErrno<std::shared_ptr<OpenFile>> open_generation(const Process&, int flags);
 
-// Right before the process goes on in a copy: the signal that it wants to be told by is pending. Not to be called
-// later.
+// Sends the process the signal that it asked for by ramet_generation_signal(). Called once, right before it goes on in
+// a copy.
 void tell_generation(Process&);
 
 }  // namespace ramet::vmm

@@ -18,7 +18,7 @@ namespace {
 
 struct Shown {
   mm::Region region;
-  std::uint64_t resident = 0, blocks = 0;  // bytes; the second are part of the first
+  std::uint64_t resident = 0, blocks = 0;  // bytes; `blocks`: those of them in leaves of 2 MiB and more
 };
 
 std::vector<Shown> shown(const mm::AddressSpace& memory) {
@@ -93,7 +93,7 @@ std::string flags_of(const mm::Region& r) {
 
 constexpr std::size_t kPart = 1 << 16;  // bytes at a time
 
-// What is at the file's offset `at`: as many bytes as it can, none beyond the memory.
+// mem: reads `length` bytes at address `at`, or those before the first that is not mapped; -EIO if there are none.
 std::int64_t read_mem(mm::AddressSpace& memory, const UserBuffers& to, std::uint64_t at, std::uint64_t length) {
   std::vector<std::byte> part;
   std::uint64_t done = 0;
@@ -106,7 +106,7 @@ std::int64_t read_mem(mm::AddressSpace& memory, const UserBuffers& to, std::uint
   return static_cast<std::int64_t>(done);
 }
 
-// A word for each page: whether it is there. Frames are nobody's business.
+// pagemap: a word for each page, which says whether it is present. Frame numbers are not shown.
 std::int64_t read_pagemap(mm::AddressSpace& memory, const UserBuffers& to, std::uint64_t at, std::uint64_t length,
                           mm::Gva end) {
   constexpr std::uint64_t kPresent = 1ull << 63, kSoftDirty = 1ull << 55;

@@ -15,13 +15,13 @@ namespace ramet::vmm {
 class Thread;
 class UserBuffers;
 
-// smaps; each region with what of it is there. Errors: ENOMEM, if it is too much text.
+// The content of smaps. Errors: ENOMEM past kMostMaps.
 OrErrno<std::string> smaps(const mm::AddressSpace&);
-// smaps_rollup: their sums.
+// The content of smaps_rollup.
 std::string smaps_rollup(const mm::AddressSpace&);
 
-// read(2) of mem or pagemap, which show what is at an offset when they are read. `offset`: kCurrentOffset or where.
-// None: it is another file.
+// read(2) of mem or pagemap, whose content is made when it is read. `offset` may be kCurrentOffset. None: it is another
+// file.
 std::optional<std::int64_t> read_process_memory(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset);
 
 }  // namespace ramet::vmm

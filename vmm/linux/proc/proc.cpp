@@ -128,7 +128,7 @@ constexpr Fixed kProcess[] = {
     {"root", Type::Link, "/"},
     {"fd", Type::Directory},
     {"fdinfo", Type::Directory},
-    // The namespaces that a host begins with: all processes are in the same.
+    // Linux's initial namespaces, which all processes share.
     {"ns", Type::Directory},
     {"ns/cgroup", Type::Link, "cgroup:[4026531835]"},
     {"ns/ipc", Type::Link, "ipc:[4026531839]"},
@@ -181,14 +181,14 @@ std::string description(const Files::State& state, const OpenFile& file) {
   return state.shown_path(file);
 }
 
-// The descriptor that "fd/3" or "fdinfo/3" is about; null: it is about none.
+// The open file of "fd/3" or "fdinfo/3", if `rest` is one in `directory`; null: there is none.
 std::shared_ptr<OpenFile> file_below(const ProcContext& c, std::string_view rest, std::string_view directory) {
   if (!rest.starts_with(directory)) return nullptr;
   auto fd = number(rest.substr(directory.size()));
   return fd ? c.state.get(*fd) : nullptr;
 }
 
-// What the links in ns/ lead to lies beside them, by the text that they have: all of them in all processes one file.
+// Whether `rest` is where a link in ns/ leads to: a file beside the link, by the link's text.
 bool is_namespace(std::string_view rest) {
   return rest.starts_with("ns/") && std::ranges::any_of(kProcess, [&](const Fixed& f) {
            return f.path.starts_with("ns/") && f.target == rest.substr(3);
@@ -292,7 +292,7 @@ std::vector<int> host_cpus() {
   if (::sched_getaffinity(0, sizeof set, &set) == 0)
     for (int i = 0; i < CPU_SETSIZE; ++i)
       if (CPU_ISSET(i, &set)) cpus.push_back(i);
-  if (cpus.empty()) cpus.push_back(0);  // more than CPU_SETSIZE: there is one at least
+  if (cpus.empty()) cpus.push_back(0);  // the host has more than CPU_SETSIZE
   return cpus;
 }
 
@@ -309,7 +309,7 @@ std::optional<ProcPlace> proc_place(const ProcContext& c, std::string_view path)
   Family& family = c.process->family;
   auto pid = number(take());
   auto process = pid ? family.find_by_any(*pid) : nullptr;
-  if (!process && pid == 1) process = family.find(*(pid = family.first_id()));  // what others call init
+  if (!process && pid == 1) process = family.find(*(pid = family.first_id()));  // for programs that look for init
   if (!process) return {};
   if (!path.starts_with("task/")) return ProcPlace{path, *pid, false, std::move(process)};
   take();
@@ -444,9 +444,7 @@ struct stat proc_stat(const std::string& path, const ProcEntry& entry) {
       st.st_size = static_cast<off_t>(entry.type == Type::Link ? entry.target.size() : 64);
   }
   if (path.starts_with("/sys") && entry.type == Type::File && !entry.open) st.st_size = 4096;
-  struct timespec now;
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  st.st_atim = st.st_mtim = st.st_ctim = now;
+  st.st_atim = st.st_mtim = st.st_ctim = host_now(CLOCK_REALTIME);
   return st;
 }
 

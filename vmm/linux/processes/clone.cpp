@@ -53,7 +53,7 @@ std::int64_t make_thread(Thread& thread, const Request& c) {
   return thread.process.spawn(*spawn);
 }
 
-// What a new process, which nobody knows yet, has of its parent's but memory and descriptors.
+// What a new process, which is not in the family yet, inherits besides memory and descriptors.
 void inherit(Process& child, Process& parent, bool clear_handlers) {
   child.deny_wx = parent.deny_wx;
   child.oom.adjustment = parent.oom.adjustment.load(std::memory_order_relaxed);
@@ -82,14 +82,14 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   const bool share = c.flags & CLONE_VM, wait = c.flags & CLONE_VFORK;
   if (!share || wait) spawn->altstack_of = &thread.signals;
 
-  // A place in the family first: what makes no process shall not cost one.
+  // A place in the family comes first, so that nothing is copied for a process that is refused.
   const int pid = family.new_id();
   auto child = std::make_shared<Process>(family, pid, parent.image(), parent.files.fork());
   inherit(*child, parent, c.flags & CLONE_CLEAR_SIGHAND);
   const std::uint64_t limit = parent.limits.soft(RLIMIT_NPROC);
   const int parent_id = (c.flags & CLONE_PARENT) ? family.relations(parent.pid)->parent : parent.pid;
   if (auto added = family.add(child, parent_id, c.exit_signal, limit); !added) return -added.error();
-  // However it is left, without a thread there is no process.
+  // On each return before the child has a thread, it leaves the family again.
   struct Known {
     Family& family;
     int pid;
@@ -100,12 +100,13 @@ std::int64_t make_process(Thread& thread, const Request& c) {
   if (!share) {
     auto shell = thread.image().shell->fork();
     if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
-    auto owned = family.own(std::move(*shell));
-    mm::Charge strings(owned->memory().account());
+    auto pooled = family.pooled(std::move(*shell));
+    mm::Charge strings(pooled->memory().account());
     if (!strings.grow(thread.image().strings.bytes())) return -ENOMEM;
-    child->set_image(std::make_shared<Image>(thread.image(), std::move(owned), std::move(strings)));
+    child->set_image(std::make_shared<Image>(thread.image(), std::move(pooled), std::move(strings)));
   }
-  if (c.flags & CLONE_PARENT_SETTID) (void)write_user(thread.memory(), c.parent_tid, pid);  // as for threads
+  if (c.flags & CLONE_PARENT_SETTID)
+    (void)write_user(thread.memory(), c.parent_tid, pid);  // bad addresses are ignored, as for threads
   if (!child->timers->watch_limit()) return -EAGAIN;
   std::shared_ptr<std::atomic<std::uint32_t>> done;
   if (wait) done = child->vfork_done = std::make_shared<std::atomic<std::uint32_t>>(0);
@@ -128,7 +129,7 @@ std::int64_t clone(Thread& thread, Call call, const Request& c) {
   const bool thread_wanted = flags & CLONE_THREAD;
   const bool refused = (flags & kRefused) || (thread_wanted && (flags & CLONE_VFORK));
   if (refused || (flags & kShared) != (thread_wanted ? kShared : 0)) {
-    thread.process.family.count_unknown(call);  // exists, and asks for what is not served: counted as unknown calls are
+    thread.process.family.count_unknown(call);  // counted like calls that are not served at all
     return -EINVAL;
   }
   return thread_wanted ? make_thread(thread, c) : make_process(thread, c);

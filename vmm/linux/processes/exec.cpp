@@ -1,7 +1,7 @@
 // execve and execveat: another program in the same process.
 //
-// It is loaded into a microVM of its own while the old one still stands, so whatever is wrong with it is found before
-// there is no way back.
+// The new program is loaded into a microVM of its own while the old one still stands, so whatever is wrong with it is
+// found before the point of no return.
 #include <fcntl.h>
 
 #include <cerrno>
@@ -21,7 +21,7 @@ namespace {
 constexpr std::size_t kMaxString = 32 * mm::kPageSize;  // MAX_ARG_STRLEN
 constexpr std::uint64_t kMaxStrings = Limits::kStackBytes / 4;
 
-// argv or envp. `bytes` is what all of them may still take together. Errors: EFAULT, E2BIG.
+// argv or envp. `bytes`: how much both may still take; what was read is subtracted. Errors: EFAULT, E2BIG.
 OrErrno<std::vector<std::string>> read_strings(Thread& thread, mm::Gva at, std::uint64_t& bytes) {
   std::vector<std::string> strings;
   if (!at) return strings;
@@ -38,7 +38,7 @@ OrErrno<std::vector<std::string>> read_strings(Thread& thread, mm::Gva at, std::
   }
 }
 
-// By the VMM itself: who may run a program need not be allowed to read it.
+// Opens it with the VMM's rights: who may execute a file need not be allowed to read it.
 OrErrno<std::shared_ptr<OpenFile>> open_to_run(Thread& thread, Found& found) {
   auto& state = state_of(thread);
   if (int error = refused(state.restricting(thread.tid).get(), found.st, X_OK)) return err(error);
@@ -96,7 +96,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
 
   auto shell = thread.image().shell->another();
   if (!shell) return -(shell.error().error ? shell.error().error : ENOMEM);
-  auto image = std::make_shared<Image>(process.family.own(std::move(*shell)));
+  auto image = std::make_shared<Image>(process.family.pooled(std::move(*shell)));
   auto start = load(process, *image, std::move(*file), name, *arguments, *environment, Limits::kStackBytes);
   if (!start) return start.error().error ? -start.error().error : -EIO;
   image->machine().will_run(image->executable);

@@ -18,11 +18,8 @@
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
-namespace {
 
-constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
-
-siginfo_t child_info(int pid, unsigned user, int code, int value) {
+siginfo_t Family::child_info(int pid, unsigned user, int code, int value) {
   siginfo_t info{};
   info.si_signo = SIGCHLD;
   info.si_code = code;
@@ -32,14 +29,14 @@ siginfo_t child_info(int pid, unsigned user, int code, int value) {
   return info;
 }
 
-}  // namespace
-
 siginfo_t Family::Member::end_info(int pid) const {
   return status & 0x7f ? child_info(pid, user, CLD_KILLED, status & 0x7f)
                        : child_info(pid, user, CLD_EXITED, status >> 8);
 }
 
 namespace {
+
+constexpr std::size_t kHostStack = 256 * 1024;  // a host thread only serves calls; the guest has its own stack
 
 std::vector<std::byte> processors_of_caller() {
   std::vector<std::byte> set(1024);  // 8192 processors
@@ -50,12 +47,12 @@ std::vector<std::byte> processors_of_caller() {
 
 std::array<unsigned char, 16> random_id() {
   std::array<unsigned char, 16> id{};
-  ::arc4random_buf(id.data(), id.size());  // never without: it ends the VMM where the host has none to give
+  ::arc4random_buf(id.data(), id.size());  // cannot fail: it ends the VMM if the host has no random bytes
   return id;
 }
 
-// A program that has run for so long may well go on, and fork.
-constexpr std::chrono::milliseconds kSettled{250};
+// A program that has run for so long is likely to go on and fork: spare shells are made from then on.
+constexpr std::chrono::milliseconds kLikelyToFork{250};
 
 }  // namespace
 
@@ -64,7 +61,7 @@ Family::Family(Shell& like, int first_id)
       processors(processors_of_caller()), first_(first_id ? first_id : static_cast<int>(::getpid())), like_(like),
       pool_([this, make = like.maker()] { return new_shell(make); }), next_id_(first_ + 1), foreground_(first_) {
   like_.take_others_from(warm());
-  if (like_.machine().slow_to_make()) pool_.start(kSettled);
+  if (like_.machine().slow_to_make()) pool_.start(kLikelyToFork);
 }
 
 Family::~Family() {
@@ -97,7 +94,7 @@ bool Family::in_use_locked(int id) {
   return id == first_;
 }
 
-// Ids rise, and come again only after all others: as on Linux, one that was just freed does not.
+// Ids rise and start over, as on Linux: one that was freed comes again only after all others.
 int Family::new_id() {
   LockGuard guard(lock_);
   int id;
@@ -192,7 +189,7 @@ void Family::forget(int pid) {
   members_.erase(pid);
 }
 
-// A full queue loses it, as on Linux, and so does a host without memory.
+// The signal is lost if the queue is full, as on Linux, or if the host has no memory.
 void Family::send(Process& to, const siginfo_t& info) {
   try {
     (void)send_to_process(to, info);
@@ -207,7 +204,7 @@ void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters
   if (sig && parent.process) {
     siginfo_t letter = info;
     letter.si_signo = sig;
-    // SIGCHLD is there before anybody who waits can be told, as on Linux. Others may stop, end or continue a process,
+    // SIGCHLD is pending before a wait can return, as on Linux. Other signals may stop, end or continue a process,
     // which takes our lock.
     if (sig == SIGCHLD) send(*parent.process, letter);
     else letters.emplace_back(parent.process, letter);
@@ -216,7 +213,7 @@ void Family::tell_parent(Member& parent, int sig, const siginfo_t& info, Letters
   syscall(SYS_futex, &parent.events, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// A zombie goes, and its parent has its times.
+// Removes a zombie, and adds its times to its parent's.
 Family::Members::iterator Family::bury(Members::iterator zombie) {
   if (Member* parent = member(zombie->second.parent)) {
     add_usage(parent->children, zombie->second.usage);
@@ -239,7 +236,7 @@ void Family::exited(Process& process, const Ending& ending, const rusage& usage)
     m.status = ending.wait_status();
     m.user = process.user;
     m.usage = usage;
-    // Its children go to the nearest ancestor that asked for it, or to nobody.
+    // Its children go to the nearest ancestor that is a subreaper, or to none.
     int heir = m.parent;
     for (Member* a = member(heir); heir && a && !(a->subreaper && a->process); a = member(heir)) heir = a->parent;
     if (!member(heir)) heir = 0;
@@ -299,7 +296,7 @@ void Family::end_all() {
   for (auto& process : patiently([&] { return all(); })) process->end({Ending::Kind::Signalled, SIGKILL, {}});
   while (std::uint32_t live = live_.load(std::memory_order_acquire))
     syscall(SYS_futex, &live_, FUTEX_WAIT_PRIVATE, live, nullptr, nullptr, 0);
-  async_files->stop();  // nobody is left to be told, and it holds no process any more
+  async_files->stop();  // no process is left to be told, and it holds none any more
   LockGuard guard(lock_);
   if (last_gone_) pthread_join(*std::exchange(last_gone_, std::nullopt), nullptr);
 }
@@ -315,7 +312,7 @@ struct HostStart {
 
 bool Family::start(const std::shared_ptr<Process>& process, Thread* thread) {
   if (live_.fetch_add(1, std::memory_order_relaxed) >= kMaxThreads) {
-    live_.fetch_sub(1, std::memory_order_relaxed);  // the caller's host thread lives
+    live_.fetch_sub(1, std::memory_order_relaxed);  // relaxed: not the last one, as the caller's host thread lives
     return false;
   }
   std::unique_ptr<HostStart> start(new (std::nothrow) HostStart{process, thread});
@@ -354,7 +351,7 @@ void* Family::host_thread(void* argument) {
     LockGuard guard(family.lock_);
     before = std::exchange(family.last_gone_, pthread_self());
   }
-  // One ended host thread at most waits to be joined; its successor does it.
+  // At most one ended host thread waits to be joined: the next one that ends joins it.
   if (before) pthread_join(*before, nullptr);
   if (family.live_.fetch_sub(1, std::memory_order_release) == 1)
     syscall(SYS_futex, &family.live_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
@@ -363,7 +360,7 @@ void* Family::host_thread(void* argument) {
 
 // --- shells ---
 
-std::shared_ptr<Shell> Family::own(std::unique_ptr<Shell> shell) {
+std::shared_ptr<Shell> Family::pooled(std::unique_ptr<Shell> shell) {
   return std::shared_ptr<Shell>(shell.release(), [this](Shell* old) {
     std::unique_ptr<Shell> owned(old);
     Machine::Totals t = owned->machine().totals();

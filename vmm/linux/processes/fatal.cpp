@@ -10,7 +10,7 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::uint64_t kMiB = 1ull << 20;
-// How far from its stack pointer a function's frame is taken to reach.
+// How far from the stack pointer an access is taken for one of the stack.
 constexpr std::uint64_t kNearStack = kMiB;
 
 bool near(mm::Gva a, mm::Gva b) { return (a > b ? a - b : b - a) < kNearStack; }

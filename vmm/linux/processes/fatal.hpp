@@ -18,11 +18,11 @@ Ending fatal_ending(Thread&, const siginfo_t& info);
 // out-of-memory killer: SIGKILL.
 Ending out_of_memory(Thread&);
 
-// The VMM cannot have from its host what it takes to serve the guest (std::bad_alloc and the like). SIGKILL as well;
-// without a message if even that cannot be had.
+// The host lacks what the VMM needs to serve the guest (std::bad_alloc and the like). SIGKILL as well; without a
+// message if there is no memory for one.
 Ending host_failed(const std::exception&) noexcept;
 
-// By a signal that tells nothing of its own: SIGKILL.
+// The ending by a signal without details, such as SIGKILL.
 Ending killed_by(int sig);
 
 // "SIGSEGV", "SIGRTMIN+3".

@@ -90,8 +90,8 @@ std::int64_t two_words(Thread& thread, const Args& a, int command) {
   auto first = find_word(thread.memory(), a[0]), second = find_word(thread.memory(), a[4]);
   if (!first) return -first.error();
   if (!second) return -second.error();
-  // The host has one flag for both. A private word is found by a shared look-up only if its waiters
-  // waited that way, so a mixed pair cannot be served: nobody has one, as the words are one object's.
+  // The host's call has one flag for both words, so a private and a shared one cannot be served together. No program
+  // has such a pair, as both words are of one object.
   if (first->shared() != second->shared()) return -EINVAL;
   return host_futex(*first, command | flag(*first), a.u32(2), a.u32(3), second->address(), a.u32(5));
 }

@@ -15,35 +15,35 @@
 namespace ramet::vmm {
 namespace {
 
-// What the thread is from now on.
+// Gives the thread these credentials. 0 or -errno.
 std::int64_t become(Thread& thread, Changed wanted) {
   if (!wanted) return -wanted.error();
   const auto before = thread.credentials();
   if (wanted->user.effective != before->user.effective || wanted->user.file != before->user.file)
-    thread.process.family.set_death_signal(thread.process.pid, 0);  // as Linux: it was asked for by somebody else
+    thread.process.family.set_death_signal(thread.process.pid, 0);  // as Linux: it was asked for with other ids
   thread.set_credentials(std::move(*wanted));
   return 0;
 }
 
-const Credentials& own(const Thread& thread) { return *thread.credentials(); }
+const Credentials& current(const Thread& thread) { return *thread.credentials(); }
 
-std::int64_t sys_getuid(Thread& thread, const Args&) { return own(thread).user.real; }
-std::int64_t sys_getgid(Thread& thread, const Args&) { return own(thread).group.real; }
-std::int64_t sys_geteuid(Thread& thread, const Args&) { return own(thread).user.effective; }
-std::int64_t sys_getegid(Thread& thread, const Args&) { return own(thread).group.effective; }
-std::int64_t sys_setuid(Thread& thread, const Args& a) { return become(thread, set_user(own(thread), a.u32(0))); }
-std::int64_t sys_setgid(Thread& thread, const Args& a) { return become(thread, set_group(own(thread), a.u32(0))); }
+std::int64_t sys_getuid(Thread& thread, const Args&) { return current(thread).user.real; }
+std::int64_t sys_getgid(Thread& thread, const Args&) { return current(thread).group.real; }
+std::int64_t sys_geteuid(Thread& thread, const Args&) { return current(thread).user.effective; }
+std::int64_t sys_getegid(Thread& thread, const Args&) { return current(thread).group.effective; }
+std::int64_t sys_setuid(Thread& thread, const Args& a) { return become(thread, set_user(current(thread), a.u32(0))); }
+std::int64_t sys_setgid(Thread& thread, const Args& a) { return become(thread, set_group(current(thread), a.u32(0))); }
 std::int64_t sys_setreuid(Thread& thread, const Args& a) {
-  return become(thread, set_users(own(thread), a.u32(0), a.u32(1)));
+  return become(thread, set_users(current(thread), a.u32(0), a.u32(1)));
 }
 std::int64_t sys_setregid(Thread& thread, const Args& a) {
-  return become(thread, set_groups(own(thread), a.u32(0), a.u32(1)));
+  return become(thread, set_groups(current(thread), a.u32(0), a.u32(1)));
 }
 std::int64_t sys_setresuid(Thread& thread, const Args& a) {
-  return become(thread, set_users(own(thread), a.u32(0), a.u32(1), a.u32(2)));
+  return become(thread, set_users(current(thread), a.u32(0), a.u32(1), a.u32(2)));
 }
 std::int64_t sys_setresgid(Thread& thread, const Args& a) {
-  return become(thread, set_groups(own(thread), a.u32(0), a.u32(1), a.u32(2)));
+  return become(thread, set_groups(current(thread), a.u32(0), a.u32(1), a.u32(2)));
 }
 
 std::int64_t put_three(Thread& thread, const Args& a, const Credentials::Ids& ids) {
@@ -52,23 +52,23 @@ std::int64_t put_three(Thread& thread, const Args& a, const Credentials::Ids& id
     if (put_user(thread.memory(), a[i], values[i]) != 0) return -EFAULT;
   return 0;
 }
-std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, own(thread).user); }
-std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, own(thread).group); }
+std::int64_t sys_getresuid(Thread& thread, const Args& a) { return put_three(thread, a, current(thread).user); }
+std::int64_t sys_getresgid(Thread& thread, const Args& a) { return put_three(thread, a, current(thread).group); }
 
-// These tell the old id, whether they changed it or not.
+// These return the old id, whether they changed it or not.
 std::int64_t sys_setfsuid(Thread& thread, const Args& a) {
-  const unsigned before = own(thread).user.file;
-  (void)become(thread, set_file_user(own(thread), a.u32(0)));  // there is no error in it
+  const unsigned before = current(thread).user.file;
+  (void)become(thread, set_file_user(current(thread), a.u32(0)));  // it cannot fail
   return before;
 }
 std::int64_t sys_setfsgid(Thread& thread, const Args& a) {
-  const unsigned before = own(thread).group.file;
-  (void)become(thread, set_file_group(own(thread), a.u32(0)));
+  const unsigned before = current(thread).group.file;
+  (void)become(thread, set_file_group(current(thread), a.u32(0)));
   return before;
 }
 
 std::int64_t sys_getgroups(Thread& thread, const Args& a) {
-  const auto& groups = own(thread).groups;
+  const auto& groups = current(thread).groups;
   if (a.i32(0) < 0) return -EINVAL;
   if (a.i32(0) == 0) return static_cast<std::int64_t>(groups.size());
   if (static_cast<std::size_t>(a.i32(0)) < groups.size()) return -EINVAL;
@@ -76,9 +76,9 @@ std::int64_t sys_getgroups(Thread& thread, const Args& a) {
                                                                        : -EFAULT;
 }
 std::int64_t sys_setgroups(Thread& thread, const Args& a) {
-  if (!own(thread).may(CAP_SETGID)) return -EPERM;
+  if (!current(thread).may(CAP_SETGID)) return -EPERM;
   auto groups = read_user_array<gid_t>(thread.memory(), a[1], a.u32(0), Credentials::kMostGroups);
-  return groups ? become(thread, set_supplementary(own(thread), std::move(*groups))) : -groups.error();
+  return groups ? become(thread, set_supplementary(current(thread), std::move(*groups))) : -groups.error();
 }
 
 // --- capabilities ---
@@ -103,7 +103,7 @@ std::uint32_t word(Capabilities set, unsigned i) { return static_cast<std::uint3
 std::int64_t sys_capget(Thread& thread, const Args& a) {
   __user_cap_header_struct header;
   auto words = words_of(thread, a[0], header);
-  if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // asked for our version only
+  if (!words) return words.error() == EINVAL && !a[1] ? 0 : -words.error();  // only our version was asked for
   if (header.pid < 0) return -EINVAL;
   std::shared_ptr<const Credentials> of;
   const std::int64_t found = thread.process.family.with_thread(thread, header.pid, [&](const Thread& other) {
@@ -131,21 +131,21 @@ std::int64_t sys_capset(Thread& thread, const Args& a) {
     permitted |= Capabilities{sets->permitted} << (32 * i);
     inheritable |= Capabilities{sets->inheritable} << (32 * i);
   }
-  return become(thread, set_capabilities(own(thread), effective, permitted, inheritable));
+  return become(thread, set_capabilities(current(thread), effective, permitted, inheritable));
 }
 
 std::int64_t ambient(Thread& thread, const Args& a) {
   if (a[1] == PR_CAP_AMBIENT_CLEAR_ALL) {
     if (a[2] | a[3] | a[4]) return -EINVAL;
-    Credentials now = own(thread);
+    Credentials now = current(thread);
     now.ambient = 0;
     return become(thread, now);
   }
   if (a[2] > kLastCapability || a[3] || a[4]) return -EINVAL;
   switch (a[1]) {
-    case PR_CAP_AMBIENT_IS_SET: return (own(thread).ambient & capability(static_cast<unsigned>(a[2]))) != 0;
-    case PR_CAP_AMBIENT_RAISE: return become(thread, raise_ambient(own(thread), a[2]));
-    case PR_CAP_AMBIENT_LOWER: return become(thread, lower_ambient(own(thread), a[2]));
+    case PR_CAP_AMBIENT_IS_SET: return (current(thread).ambient & capability(static_cast<unsigned>(a[2]))) != 0;
+    case PR_CAP_AMBIENT_RAISE: return become(thread, raise_ambient(current(thread), a[2]));
+    case PR_CAP_AMBIENT_LOWER: return become(thread, lower_ambient(current(thread), a[2]));
     default: return -EINVAL;
   }
 }
@@ -155,12 +155,13 @@ std::int64_t ambient(Thread& thread, const Args& a) {
 std::int64_t identity_prctl(Thread& thread, const Args& a) {
   switch (a.i32(0)) {
     case PR_CAPBSET_READ:
-      return a[1] > kLastCapability ? -EINVAL : (own(thread).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
-    case PR_CAPBSET_DROP: return become(thread, drop_bounding(own(thread), a[1]));
-    case PR_GET_SECUREBITS: return own(thread).securebits;
-    case PR_SET_SECUREBITS: return become(thread, set_securebits(own(thread), a[1]));
-    case PR_GET_KEEPCAPS: return (own(thread).securebits & SECBIT_KEEP_CAPS) != 0;
-    case PR_SET_KEEPCAPS: return become(thread, set_keep_capabilities(own(thread), a[1]));
+      return a[1] > kLastCapability ? -EINVAL
+                                    : (current(thread).bounding & capability(static_cast<unsigned>(a[1]))) != 0;
+    case PR_CAPBSET_DROP: return become(thread, drop_bounding(current(thread), a[1]));
+    case PR_GET_SECUREBITS: return current(thread).securebits;
+    case PR_SET_SECUREBITS: return become(thread, set_securebits(current(thread), a[1]));
+    case PR_GET_KEEPCAPS: return (current(thread).securebits & SECBIT_KEEP_CAPS) != 0;
+    case PR_SET_KEEPCAPS: return become(thread, set_keep_capabilities(current(thread), a[1]));
     case PR_CAP_AMBIENT: return ambient(thread, a);
     default: return -EINVAL;
   }

@@ -22,7 +22,7 @@ bool Parking::stop_others(Thread& by) {
   for (;;) {
     if (by.must_end() || process.signals.stopped.load(std::memory_order_acquire)) break;
     if (parked_ + 1 == process.thread_count()) return true;
-    // Threads that end, and the end of the process, are not told here: looked at again. And some may have run on.
+    // changed_ does not tell of threads that end, or of the end of the process: looks again. And some may have run on.
     if (changed_.wait_for(lock.standard(), std::chrono::milliseconds(5)) == std::cv_status::timeout)
       process.interrupt_threads();
   }

@@ -14,15 +14,15 @@ class Thread;
 
 class Parking {
  public:
-  // Set: every thread but one is to come to park(). Seq_cst: pairs with the threads' look before they enter the guest,
-  // which comes after the interruption that follows the store.
+  // Whether every thread but one is to come to park(). Seq_cst: stop_others() stores it and interrupts the threads,
+  // which load it before they enter the guest.
   bool asked() const { return asked_.load(std::memory_order_seq_cst); }
-  // The thread's own host thread, which neither runs the guest nor serves it: waits until release().
-  void park();
-  // Until all others are parked. False: the process ends, is stopped by a signal or runs another program, or another
-  // thread has asked; nobody is parked then.
-  bool stop_others(Thread& by);
-  void release();
+  // Waits until release(). For the thread's own host thread, which neither runs the guest nor serves it.
+  void park() RAMET_EXCLUDES(lock_);
+  // Waits until all others are parked. False, and none is parked: the process ends, is stopped by a signal or runs
+  // another program, or another thread has asked.
+  bool stop_others(Thread& by) RAMET_EXCLUDES(lock_);
+  void release() RAMET_EXCLUDES(lock_);  // lets the parked threads go on
 
  private:
   Mutex lock_;  // order: before Process::threads_lock

@@ -25,7 +25,7 @@
 namespace ramet::vmm {
 namespace {
 
-// The host thread that called Vm::run(), and is a guest's meanwhile: it gets back what it had.
+// Gives the host thread that called Vm::run(), and is a guest's meanwhile, its nice value and processors back.
 class LentThread {
  public:
   LentThread()
@@ -92,7 +92,7 @@ Process::Process(Family& of, int id, std::shared_ptr<Image> image, Files opened)
   files.set_process(this);
 }
 
-Process::~Process() { timers->stop(); }  // its thread looks at what goes first
+Process::~Process() { timers->stop(); }  // the serving thread uses members that are destroyed before `timers`
 
 std::shared_ptr<Image> Process::image() const {
   LockGuard guard(image_lock_);
@@ -164,7 +164,7 @@ Ending Process::ended() {
   return result_ ? *result_ : Ending{Ending::Kind::Exited, leader_status_, {}};
 }
 
-// What exit(2) does for the guest, and the end of the thread's being known. On its own host thread.
+// What exit(2) does in the guest's memory; then removes the thread. On its own host thread.
 bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
   try {
     thread.release_memory(!ending());
@@ -172,7 +172,7 @@ bool Process::leave(Thread& thread, std::unique_ptr<Thread>& owned) {
     thread.end_for(failed);
   }
   bool last;
-  const auto elsewhere = thread.elsewhere();  // which may take the host some time to tell, and it runs there no more
+  const auto elsewhere = thread.elsewhere();  // final; not under the lock, as the host may take time to tell
   {
     LockGuard guard(threads_lock);
     const rusage used = thread.usage(elsewhere);
@@ -213,7 +213,7 @@ std::int64_t Process::spawn(const Spawn& s) {
   auto image = this->image();
   auto vcpu = image->machine().acquire_vcpu();
   if (!vcpu) return -EAGAIN;
-  // What a thread costs the host: what is touched of two stacks, a task, a vCPU.
+  // What a thread costs the host: the touched pages of two stacks, a task, a vCPU.
   constexpr std::uint64_t kThreadBytes = 32 * 1024;
   mm::Charge charge(image->memory().account());
   if (!s.leader && !charge.grow(kThreadBytes)) {
@@ -230,7 +230,7 @@ std::int64_t Process::spawn(const Spawn& s) {
   (*vcpu)->regs() = s.regs;
   for (unsigned n = 0; n < image->abi.bases; ++n) (*vcpu)->set_base(n, s.bases[n]);
   if (s.fp) (*vcpu)->copy_fp(*s.fp);
-  // Linux tells nobody of bad addresses.
+  // Bad addresses are ignored, as on Linux.
   if (s.set_parent_tid) (void)write_user(image->memory(), s.set_parent_tid, tid);
   if (s.set_child_tid) (void)write_user(image->memory(), s.set_child_tid, tid);
   owned->clear_child_tid = s.clear_child_tid;
@@ -240,9 +240,9 @@ std::int64_t Process::spawn(const Spawn& s) {
   owned->set_credentials(*s.credentials);
   owned->nice_ = s.nice;
   owned->scheduling = s.scheduling;
-  if (s.nice != family.nice) (void)owned->set_nice(s.nice);  // the host refuses nobody what he has
+  if (s.nice != family.nice) (void)owned->set_nice(s.nice);  // the creator's host thread has it, too
   if (!s.affinity.empty()) (void)owned->set_affinity(s.affinity);
-  owned->look_at_signals();  // some may have come before the thread
+  owned->look_at_signals();  // signals may have been sent before the thread was there
 
   {
     // Under the lock, so that end() and become() either find the thread or are seen here.

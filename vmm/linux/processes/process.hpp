@@ -32,18 +32,18 @@ class Family;
 class Thread;
 class Timers;
 
-// How a program ended, as wait(2) would tell: by exit(2), by a signal, or by us.
+// How a program ended, as wait(2) would tell: by exit(2), by a signal, or by the VMM.
 struct Ending {
   enum class Kind : std::uint8_t { Exited, Signalled, TimedOut, Broken } kind = Kind::Exited;
   int code = 0;            // exit status or signal number
   std::string message;     // for people: why a signal was fatal (address, program counter), or what broke
   int status() const;      // what `ramet run` exits with: code, 128+code, 124, 125
-  int wait_status() const; // what wait4(2) gives; what Linux does not know is SIGKILL
+  int wait_status() const; // as wait4(2) gives it; TimedOut and Broken are SIGKILL
 };
 
 class Process : public std::enable_shared_from_this<Process> {
  public:
-  // `pid` is one of the family's ids; the family is told by Family::add().
+  // `pid` is one of the family's ids; Family::add() makes the process known.
   Process(Family&, int pid, std::shared_ptr<Image>, Files);
   ~Process();
 
@@ -55,32 +55,33 @@ class Process : public std::enable_shared_from_this<Process> {
   const int pid;                                // also the leader's tid
 
   // What it runs; null once it has ended. From any thread.
-  std::shared_ptr<Image> image() const;
-  void set_image(std::shared_ptr<Image>);       // before its first thread; later only become()
-  // Of its own image: by its own threads only, which keep it from changing.
+  std::shared_ptr<Image> image() const RAMET_EXCLUDES(image_lock_);
+  void set_image(std::shared_ptr<Image>) RAMET_EXCLUDES(image_lock_);  // before its first thread; later only become()
+  // The image's. For the process's own threads only, as only they change the image.
   mm::AddressSpace& memory() const { return image_->memory(); }
   Machine& machine() const { return image_->machine(); }
 
   // Stops all threads but one, which looks at them.
   Parking parking;
-  // With which a copy of it begins, 0: with none (ramet_guest.h). Pairs with nothing: who saves it has parked its
-  // threads.
+  // The signal that a copy of it begins with; 0: none (ramet_guest.h). Pairs with nothing: its threads are parked when
+  // it is saved.
   std::atomic<int> generation_signal{0};
-  // Set before run(): whoever waits for the moment to save the process. Not of its children.
+  // What waits for the moment to save the process; null: nothing. Set before run(); children have none.
   std::shared_ptr<SavePoints> saving;
 
-  // Of its first thread, or of another if that has ended; of the VMM, if there is none yet. From any thread.
-  std::shared_ptr<const Credentials> credentials();
-  std::atomic<unsigned> user;                   // the real user id of its first thread, also when that has gone
-  // Some thread of it has had other ids than the VMM. Pairs: Thread::set_credentials() with who looks at files.
+  // Its first thread's, or the next one's if that has ended; the VMM's if it has no thread. From any thread.
+  std::shared_ptr<const Credentials> credentials() RAMET_EXCLUDES(threads_lock);
+  std::atomic<unsigned> user;  // the real user id of its first thread, also when that has gone
+  // A thread of it has had other ids than the VMM. Pairs: Thread::set_credentials()'s release with the acquire of
+  // files/access.cpp.
   std::atomic<bool> other_ids{false};
 
   // What read(2), write(2) and their like have done, for /proc.
   struct Transferred {
     std::atomic<std::uint64_t> reads{0}, writes{0}, read_bytes{0}, written_bytes{0};
   } transferred;
-  // oom_score_adj, and the least that it may become without a privilege. Told, and no more: whom the host kills is its
-  // own affair.
+  // oom_score_adj, and the least that it may become without a privilege. Only shown: the host's OOM killer does not
+  // know of it.
   struct Oom {
     std::atomic<int> adjustment{0}, least{0};
   } oom;
@@ -88,22 +89,22 @@ class Process : public std::enable_shared_from_this<Process> {
   // Policy, set before run().
   bool deny_wx = false;  // mmap and mprotect refuse writable and executable (EACCES)
 
-  // Signals that the host sends (SIGINT from a terminal and the like) and that the guest is to get; the terminal's
-  // go to all of its foreground. Async-signal-safe: the first thread, interrupted, passes them on.
+  // Forwards signals of the host (SIGINT from a terminal and the like) to the process, those of the terminal to the
+  // whole foreground group. Async-signal-safe: the first thread is interrupted, and sends them.
   void forward_from_handler(SignalSet set, bool from_terminal);
-  void take_forwarded(Thread& by);  // does something on the first thread only
+  void take_forwarded(Thread& by);  // does nothing on others than the first thread
 
   // A thread on a vCPU of the process's image, for run(). Errors: no vCPU.
   std::expected<std::unique_ptr<Thread>, Failure> make_thread(int tid);
   // For the family's first process: runs these threads, the first on the calling host thread, until the whole process
   // has ended.
-  Ending run(std::vector<std::unique_ptr<Thread>>);
+  Ending run(std::vector<std::unique_ptr<Thread>>) RAMET_EXCLUDES(threads_lock, ending_lock_);
   // Releases what it held: files, memory, timers. Once, after its last thread has gone.
-  void finish();
+  void finish() RAMET_EXCLUDES(threads_lock);
 
   // --- threads ---
   // A new guest thread that starts with `regs`, on a host thread of its own. Returns the tid, or -errno (EAGAIN: no
-  // vCPU or host thread, too many, or the process is ending; EFAULT: a tid could not be stored).
+  // vCPU or host thread, too many, or the process is ending). A tid that cannot be stored is no error.
   struct Spawn {
     UserRegs regs;
     arch::Bases bases{};
@@ -118,45 +119,45 @@ class Process : public std::enable_shared_from_this<Process> {
     std::vector<std::byte> affinity;  // as Thread has it
     bool leader = false;  // the first of a new process: its tid is the pid
   };
-  std::int64_t spawn(const Spawn&);
-  void interrupt_threads();  // all but the caller
+  std::int64_t spawn(const Spawn&) RAMET_EXCLUDES(threads_lock);
+  void interrupt_threads() RAMET_EXCLUDES(threads_lock);  // all but the caller
   // Null if none; valid as long as the lock is held.
   Thread* find_thread(int tid) RAMET_REQUIRES(threads_lock);
-  // Lock order: Family's lock > threads_lock > signals.lock > Timers' lock. Guest memory (AddressSpace's lock, which
+  // Lock order: Family's lock > threads_lock > signals.lock. Guest memory (AddressSpace's lock, which
   // can take long) is never touched under any of them, and no host call that can wait is made.
   Mutex threads_lock;
-  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);  // guarded by threads_lock
-  std::size_t thread_count();
+  std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);
+  std::size_t thread_count() RAMET_EXCLUDES(threads_lock);
 
   // execve(2)'s point of no return: ends every other thread; the caller becomes the leader, on a vCPU of the new image.
   // False: the process is ending, or another thread was first; the caller's thread ends.
-  bool become(Thread& caller, std::shared_ptr<Image>, Vcpu&);
+  bool become(Thread& caller, std::shared_ptr<Image>, Vcpu&) RAMET_EXCLUDES(threads_lock);
   // The thread that become() lets live; null: all.
   const Thread* survivor() const { return survivor_.load(std::memory_order_acquire); }  // pairs with become()
 
-  // Ends the whole program; the first caller's word counts. Interrupts every thread.
-  void end(Ending);
-  Ending ended();  // the first caller's word, or exit(2)'s status so far
+  // Ends the process and interrupts all its threads. The Ending of the first call counts.
+  void end(Ending) RAMET_EXCLUDES(threads_lock, ending_lock_);
+  Ending ended() RAMET_EXCLUDES(threads_lock, ending_lock_);  // end()'s first, or else the first thread's exit(2)
   bool ending() const { return ending_.load(std::memory_order_acquire); }  // pairs with end()'s release
 
-  // Set by whoever made it with CLONE_VFORK, before its first thread: becomes 1, a futex word, when it uses its
-  // parent's image no more.
+  // Of a child made with CLONE_VFORK, set before its first thread: a futex word that becomes 1 when it does not use its
+  // parent's image any more.
   std::shared_ptr<std::atomic<std::uint32_t>> vfork_done;
 
   // Processor time of all its threads, and the most memory it had.
-  rusage usage();
-  std::chrono::nanoseconds processor_time();
+  rusage usage() RAMET_EXCLUDES(threads_lock);
+  std::chrono::nanoseconds processor_time() RAMET_EXCLUDES(threads_lock);
 
  private:
   friend class Family;
-  // The end of one thread: the last one's is true.
-  bool leave(Thread&, std::unique_ptr<Thread>& owned);
+  // Removes a thread that ends. True: it was the last one.
+  bool leave(Thread&, std::unique_ptr<Thread>& owned) RAMET_EXCLUDES(threads_lock);
   void tell_vfork_parent();
 
   std::atomic<bool> ending_{false};
   Mutex ending_lock_;  // a leaf
   std::optional<Ending> result_ RAMET_GUARDED_BY(ending_lock_);
-  mutable Mutex image_lock_;  // guards image_ against others than its own threads; a leaf
+  mutable Mutex image_lock_;  // held to write image_, and to read it by others than its own threads; a leaf
   std::shared_ptr<Image> image_;
   std::atomic<const Thread*> survivor_{nullptr};
   int leader_status_ RAMET_GUARDED_BY(threads_lock) = 0;  // exit(2)'s argument of the first thread
@@ -171,7 +172,7 @@ class Process : public std::enable_shared_from_this<Process> {
   std::atomic<Thread*> first_{nullptr};  // set while run() runs; read by the handler
 };
 
-// Adds up processor time and memory: of threads, of children.
+// Adds up times and counts, and takes the larger maximum of memory: of threads, of children.
 void add_usage(rusage& sum, const rusage& more);
 
 }  // namespace ramet::vmm

@@ -17,7 +17,7 @@ namespace {
 using WaitRequest = Family::Request;
 using Child = Family::Child;
 
-// Until something has happened to such a child; none: nothing yet, and the caller does not want to wait.
+// Waits until something has happened to such a child; none: nothing yet, and WNOHANG.
 std::expected<std::optional<Child>, std::int64_t> wait_for(Thread& thread, const WaitRequest& request) {
   Family& family = thread.process.family;
   std::atomic<std::uint32_t>& events = family.events(thread.process.pid);
@@ -26,7 +26,7 @@ std::expected<std::optional<Child>, std::int64_t> wait_for(Thread& thread, const
     auto child = family.reap(thread.process.pid, request);
     if (!child) return std::unexpected(-child.error());
     if (*child || (request.options & WNOHANG)) return *child;
-    // Not before: what the signal tells of may be the very child.
+    // After reap(): the signal may be about the very child that is waited for.
     if (interrupted) return std::unexpected(kRestartSys);
     std::int64_t r = thread.blocking(SYS_futex, reinterpret_cast<std::uint64_t>(&events), FUTEX_WAIT_PRIVATE, seen);
     interrupted = r == -EINTR && thread.should_stop_waiting();
@@ -92,7 +92,7 @@ std::optional<Family::Relations> relations(Thread& thread, int id) {
   return process ? family.relations(process->pid) : std::nullopt;
 }
 
-// The first process has no parent that it could know of; orphans have what Linux gives them.
+// 0 for the first process, whose parent is outside the family; 1 for orphans.
 std::int64_t sys_getppid(Thread& thread, const Args&) {
   const int parent = relations(thread, 0)->parent;
   return parent || thread.process.pid == thread.process.family.first_id() ? parent : 1;

@@ -1,4 +1,4 @@
-// SavePoints: the moments at which a process may be saved, as what saves it (snapshot/saving.hpp) sees them.
+// SavePoints: the moments at which a process may be saved; snapshot/saving.hpp derives from it.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@ struct OpenFile;
 class SavePoints {
  public:
   virtual ~SavePoints() = default;
-  // The thread is about to read from the file, and holds nothing. True: the call is to start again.
+  // The thread is about to read from the file, and holds no lock. True: the system call is to start again.
   virtual bool at_read(Thread&, const OpenFile&) = 0;
-  // The program says that it is there (ramet_guest.h).
+  // The program says that it may be saved now (ramet_guest.h).
   virtual void at_hook(Thread&, const std::string& name) = 0;
 };
 

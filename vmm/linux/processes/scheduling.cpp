@@ -52,7 +52,7 @@ std::int64_t sys_sched_getaffinity(Thread& thread, const Args& a) {
 
 std::int64_t sys_sched_setaffinity(Thread& thread, const Args& a) {
   Family& family = thread.process.family;
-  std::vector<std::byte> set = family.processors;  // nobody is let out of there
+  std::vector<std::byte> set = family.processors;  // no guest leaves the VMM's set
   std::vector<std::byte> wanted(std::min<std::size_t>(a.u32(1), set.size()));
   if (!thread.memory().read(a[2], wanted)) return -EFAULT;
   wanted.resize(set.size());
@@ -66,8 +66,8 @@ std::int64_t sys_sched_setaffinity(Thread& thread, const Args& a) {
 
 // --- nice values ---
 
-// Whom getpriority, ioprio_get and their like mean: one thread, or all of these processes. -ESRCH: nobody. From what
-// `of_each` gives, `join` makes the result.
+// Calls of_each(thread) for each thread that getpriority(2), ioprio_get(2) and their like mean, under its process's
+// threads_lock, and folds the results by join(). -ESRCH: there is no such thread.
 template <class Of, class Join>
 std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join join) {
   Family& family = thread.process.family;
@@ -92,7 +92,7 @@ std::int64_t for_each_meant(Thread& thread, int which, int who, Of of_each, Join
   return result;
 }
 
-// Of several that are changed the first failure counts.
+// join() of calls that change threads: the first failure counts.
 std::int64_t first_failure(std::int64_t sum, std::int64_t r) { return sum == -ESRCH || r != 0 ? r : sum; }
 
 bool within_nice_limit(Thread& thread, int nice) {
@@ -121,11 +121,11 @@ std::int64_t sys_setpriority(Thread& thread, const Args& a) {
 // --- policies ---
 
 struct Wanted {
-  std::optional<int> policy;  // none: stays, and so does the next but one
+  std::optional<int> policy;  // none: policy and reset_on_fork stay
   unsigned priority = 0;
   bool reset_on_fork = false;
   std::optional<int> nice = {};
-  bool only_reset = false;  // the others are asked for, but not made so
+  bool only_reset = false;  // the others are checked, but not set
 };
 
 bool may_change(Thread& thread, Thread& target, const Wanted& wanted) {
@@ -150,7 +150,7 @@ std::int64_t change(Thread& thread, int tid, Wanted wanted) {
     Scheduling& now = t.scheduling;
     if (!wanted.policy) wanted.policy = now.policy, wanted.reset_on_fork = now.reset_on_fork;
     if (*wanted.policy == SCHED_DEADLINE)
-      return thread.credentials()->may(CAP_SYS_NICE) ? -EBUSY : -EPERM;  // no time is promised to anybody
+      return thread.credentials()->may(CAP_SYS_NICE) ? -EBUSY : -EPERM;  // no thread gets a guaranteed runtime
     if (wanted.priority > kMostPriority) return -EINVAL;
     const Scheduling next{*wanted.policy, static_cast<int>(wanted.priority), wanted.reset_on_fork, now.io_priority};
     if (!possible(next)) return -EINVAL;
@@ -181,7 +181,7 @@ std::int64_t sys_sched_setscheduler(Thread& thread, const Args& a) {
   return a.i32(1) < 0 ? -EINVAL : set_parameters(thread, a.i32(0), a[2], a.i32(1));
 }
 
-// A copy of what a thread has. Errors: ESRCH.
+// A copy of what a thread has. Errors: EINVAL, ESRCH.
 struct Scheduled {
   Scheduling scheduling;
   int nice = 0;
@@ -224,7 +224,7 @@ std::int64_t sys_sched_rr_get_interval(Thread& thread, const Args& a) {
   return put_user(thread.memory(), a[1], interval);
 }
 
-// Linux's struct sched_attr, whose header cannot be had beside <sched.h>.
+// Linux's struct sched_attr, whose header cannot be included beside <sched.h>.
 struct Attributes {
   std::uint32_t size, policy;
   std::uint64_t flags;
@@ -310,7 +310,7 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
 
 std::int64_t sys_ioprio_get(Thread& thread, const Args& a) {
   if (!known_kind(a.i32(0))) return -EINVAL;
-  const bool one = a.i32(0) == IOPRIO_WHO_PROCESS;  // is told what was set, and of several the best in effect
+  const bool one = a.i32(0) == IOPRIO_WHO_PROCESS;  // of one thread what was set, of several the best in effect
   const auto of_each = [&](Thread& thread) -> std::int64_t {
     return one ? thread.scheduling.io_priority : io_priority(thread.scheduling, thread.nice());
   };

@@ -1,13 +1,13 @@
 // How guest threads are scheduled. Nice values and processors reach the threads of the host (Thread::set_nice(),
-// Thread::set_affinity()); policies, real-time priorities and those of input and output are kept and told, and no host
-// thread leaves the VMM's own.
+// Thread::set_affinity()); policies, real-time priorities and those of input and output are only kept and shown: host
+// threads have the VMM's own.
 #pragma once
 
 #include <sched.h>
 
 namespace ramet::vmm {
 
-// What sched_setscheduler(2) and ioprio_set(2) gave a thread, or its creator before.
+// What sched_setscheduler(2) and ioprio_set(2) gave a thread, or what it inherited.
 struct Scheduling {
   int policy = SCHED_OTHER;
   int priority = 0;             // of SCHED_FIFO and SCHED_RR: 1 to 99
@@ -18,9 +18,9 @@ struct Scheduling {
 
 constexpr int kMostPriority = 99;
 constexpr bool real_time(int policy) { return policy == SCHED_FIFO || policy == SCHED_RR; }
-// Whether sched_setscheduler(2) could have made it so.
+// Whether sched_setscheduler(2) could have set this.
 bool possible(const Scheduling&);
-// What a thread begins with whose creator has this, and that nice value.
+// Changes the settings and the nice value of a creator to those that its new thread begins with.
 void inherit(Scheduling&, int& nice);
 // The priority of input and output that a thread has in effect.
 unsigned io_priority(const Scheduling&, int nice);

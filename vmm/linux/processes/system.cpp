@@ -37,7 +37,7 @@ std::int64_t sys_sysinfo(Thread& thread, const Args& a) {
   struct sysinfo host{};
   if (sysinfo(&host) != 0) return -errno;
   const mm::Usage usage = thread.memory().usage();
-  const std::uint64_t used = usage.data_pages_4k * mm::kPageSize + usage.data_blocks_2m * mm::kBlockSize;
+  const std::uint64_t used = usage.data_bytes();
   struct sysinfo info{};
   info.uptime = host.uptime + thread.process.family.clocks.offset(CLOCK_BOOTTIME).tv_sec;
   info.totalram = usage.limit_bytes;

@@ -37,7 +37,7 @@ void Thread::begin() {
   host_.store(pthread_self(), std::memory_order_release);
   host_id_ = static_cast<pid_t>(syscall(SYS_gettid));
   running_.store(true, std::memory_order_release);
-  (void)schedule_host_thread();  // what the host refuses its creator has been told
+  (void)schedule_host_thread();  // its creator was told of what the host refuses
 }
 
 void Thread::loop() {
@@ -70,7 +70,7 @@ void Thread::serve(const Exit& e) noexcept {
 }
 
 void Thread::end_for(const std::exception& failed) noexcept {
-  // Of the first process, `ramet` tells. Nothing is allocated here but the message, which may be missing.
+  // `ramet` itself tells of the first process. Nothing is allocated here but the message, which may be missing.
   if (process.pid != process.family.first_id())
     ::dprintf(STDERR_FILENO, "ramet: process %d was ended: the host cannot serve it (%s)\n", process.pid,
               failed.what());
@@ -95,7 +95,7 @@ bool Thread::may_park() {
   constexpr unsigned kFewSteps = 200, kMostRuns = 1000;
   if (step_out(kFewSteps)) return false;
   if (!in_vdso(image(), pc()) || runs_ == kMostRuns) return true;
-  // The host's function begins anew when its clock was updated meanwhile, which many steps take too long for.
+  // The host's function starts over if its clock was updated meanwhile: single steps may be too slow for it to end.
   ++runs_;
   steps_ = 0;
   return false;
@@ -194,7 +194,7 @@ void Thread::release_memory(bool clear_tid) {
   robust_list = 0;
   const mm::Gva at = std::exchange(clear_child_tid, 0);
   if (!at || !clear_tid) return;
-  // An address that is gone meanwhile is the guest's own doing, and nobody can wait there.
+  // If the address is not mapped any more, no thread can wait there.
   if (write_user(memory(), at, std::uint32_t{0})) wake_futex(memory(), at, 1);
 }
 
@@ -205,7 +205,7 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
   image_ = std::move(next);
   tid = new_tid, former_tid = 0;
   if (host_nice() != process.family.nice)
-    (void)on.set_nice(host_nice());  // the new process of the host began as the VMM's others
+    (void)on.set_nice(host_nice());  // the image's host process began with the VMM's value
   if (!affinity_.empty()) (void)on.set_affinity(affinity_);
 }
 
@@ -217,7 +217,7 @@ std::chrono::nanoseconds Thread::processor_time(std::chrono::nanoseconds elsewhe
   timespec time;
   if (running_.load(std::memory_order_acquire) &&
       pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
-    used += std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+    used += to_nanoseconds(time);
   return used;
 }
 
@@ -252,7 +252,7 @@ int Thread::set_nice(int nice) {
   nice_ = nice;
   int elsewhere = vcpu().set_nice(host_nice());
   int here = running_.load(std::memory_order_acquire) ? schedule_host_thread() : 0;
-  // The guest may have a lower value again and the VMM may not give it to its threads: theirs stay.
+  // A guest may lower its value again where the VMM may not lower that of host threads: theirs stay.
   for (int* e : {&elsewhere, &here})
     if (nearer && (*e == EACCES || *e == EPERM)) *e = 0;
   return elsewhere ? elsewhere : here;

@@ -24,7 +24,7 @@ namespace ramet::vmm {
 
 class Thread {
  public:
-  // Owns the vCPU, which is one of the image's machine.
+  // Owns the vCPU, which is one of the image's machine: the destructor releases it.
   Thread(Process& of, std::shared_ptr<Image> in, Vcpu& on, int id)
       : process(of), tid(id), image_(std::move(in)), vcpu_(&on) {}
   ~Thread();
@@ -34,8 +34,8 @@ class Thread {
   Process& process;
   mm::Charge charge;                            // of all but a process's first thread, see Process::spawn()
   int tid;                                      // changed by execve(2) only, under threads_lock
-  int former_tid = 0;  // of a copy's first thread: its id when it was saved first, which its libraries
-                       // may keep. 0: none
+  // Of a copy's first thread: its id when it was saved first, which its libraries may keep. 0: none.
+  int former_tid = 0;
   bool goes_by(int id) const { return id == tid || (id > 0 && id == former_tid); }
 
   Image& image() { return *image_; }
@@ -52,23 +52,22 @@ class Thread {
 
   // Runs the guest until this thread or the process ends. On the host thread that is to be the guest's.
   void loop();
-  // Serves what the guest came out for. The end of every exception: what the VMM cannot have from its host (memory, a
-  // thread) is the end of this guest process, as if by the OOM killer. Locks are given back on the way here, what
-  // others share is as it was or as it was to be, and what was the process's alone goes with it.
+  // Serves what the guest came out for. Exceptions end here: if the host lacks what the VMM needs (memory, a thread),
+  // this guest process ends, as if by the OOM killer. Locks are released on the way here, what other processes share is
+  // as it was or as it was to be, and what was the process's alone goes with it.
   void serve(const Exit&) noexcept;
-  // Into the guest, and what comes of it.
+  // Runs the guest until it comes out, and serves that.
   void run_once() noexcept;
 
   // Makes the thread look at its signals and at Process::ending() soon: leaves guest mode, and any host
   // call made through blocking(). From any thread.
   void interrupt();
-  // The same when called by the thread itself, in the middle of serving its guest, which ends with a look at
-  // signals anyway: cheaper, as nothing must be got out of the guest.
+  // The same for the thread itself while it serves its guest, which ends with a look at signals: cheaper, as nothing
+  // must leave the guest.
   void look_at_signals() { interruption_.set(); }
-  // For whoever has sent something: one of the two.
+  // interrupt() or look_at_signals(), by which thread calls: after something was sent to this one.
   void alert() { is_current() ? look_at_signals() : interrupt(); }
-  // By the thread itself: it is sent one of the signals that are queued once, for something that it did (SIGPIPE,
-  // SIGXFSZ).
+  // Sends this thread, which calls, a standard signal for something that it did (SIGPIPE, SIGXFSZ).
   void raise(int sig);
   bool is_current() const;  // the caller is this thread's host thread
 
@@ -78,7 +77,7 @@ class Thread {
   std::int64_t blocking(long number, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0, std::uint64_t d = 0,
                         std::uint64_t e = 0, std::uint64_t f = 0);
 
-  // It is in such a call, as /proc tells. From any thread.
+  // Whether it is in such a call; for /proc. From any thread.
   bool waiting() const { return interruption_.waiting(); }
 
   // Waits until the word is not `value` any more, whatever signals come; they are looked at later. Returns early only
@@ -90,28 +89,28 @@ class Thread {
 
   // True if a signal that is not blocked is pending, or the thread must end: a waiting call must give up.
   // False: the thread was interrupted for nothing that concerns it, and blocking() waits again.
-  bool should_stop_waiting();
+  bool should_stop_waiting() RAMET_EXCLUDES(process.signals.lock);
 
   // Inside the vDSO (in_vdso()) the thread is not to be interrupted: what is in its registers and on its stack there is
-  // good for this host only, and signal frames and snapshots would take it along. True: it is inside, and the next
-  // run() brings it an instruction further; whoever asks comes back after that. False: it is outside, or goes round in
-  // there for so long that it is not the vDSO's code.
+  // good for this host only, and signal frames and snapshots would keep it. True: it is inside, and the next run()
+  // brings it an instruction further; call this again then. False: it is outside, or has made more steps inside than
+  // the vDSO's code takes.
   bool step_out(unsigned most_steps = 2000);
-  // For Parking. False: it is inside the vDSO, and the next run() brings it further: by a step, or until it is
-  // interrupted once more, which may be elsewhere.
+  // Whether it may park. False: it is inside the vDSO, and the next run() brings it further, by a step or until the
+  // next interruption.
   bool may_park();
 
   // Replaces the signal mask until the call is over, as ppoll, pselect and epoll_pwait do: deliver_signals()
   // puts the old one back, before handlers run if the call was not interrupted, after them if it was.
-  void set_temporary_mask(SignalSet);
+  void set_temporary_mask(SignalSet) RAMET_EXCLUDES(process.signals.lock);
 
-  // What the end of a thread's use of its memory means to others there: robust futexes, and its tid cleared.
+  // At exit(2) and execve(2): releases robust futexes, and clears the tid that CLONE_CHILD_CLEARTID asked for.
   void release_memory(bool clear_tid);
-  // execve(2): from now on the thread runs there. Its own host thread; under threads_lock.
+  // execve(2): moves the thread to a vCPU of another image. On its own host thread; under threads_lock.
   void move_to(std::shared_ptr<Image>, Vcpu&, int new_tid);
 
-  // Processor time used so far, that of guest code included. Of another thread the second tells all as the user's.
-  // Under threads_lock.
+  // Processor time used so far, guest code included. usage() of another thread counts all of it as user time. Under
+  // threads_lock.
   std::chrono::nanoseconds processor_time() { return processor_time(elsewhere()); }
   rusage usage() { return usage(elsewhere()); }
   // The same; `elsewhere`: what its vCPUs told of themselves (Vcpu::time_elsewhere()), for which its own host thread
@@ -119,10 +118,10 @@ class Thread {
   std::chrono::nanoseconds processor_time(std::chrono::nanoseconds elsewhere);
   rusage usage(std::chrono::nanoseconds elsewhere);
 
-  // What setpriority(2) and sched_setaffinity(2) gave it, or its creator before; an empty set is that of the VMM. The
-  // host threads that work for it get the same nice value, or the VMM's own if that is higher: a guest is no nearer to
-  // the processor than who started it. Not so the caller's of Vm::run(), if that could not have its own back. The one
-  // that runs guest code gets the set. Under threads_lock, or before it runs. 0 or errno.
+  // What setpriority(2) and sched_setaffinity(2) gave it, or what it inherited; an empty set stands for the VMM's. The
+  // host threads that work for it get its nice value, or the VMM's own if that is higher; but the caller's of Vm::run()
+  // keeps its value if it could not be restored later. The host thread that runs guest code gets the set. Under
+  // threads_lock, or before it runs. The setters return 0 or errno.
   int nice() const { return nice_; }
   std::span<const std::byte> affinity() const { return affinity_; }
   int set_nice(int);
@@ -134,14 +133,14 @@ class Thread {
   mm::Gva robust_list = 0;
   std::array<std::shared_ptr<OpenFile>, 16> rings;  // IORING_REGISTER_RING_FDS
   std::string name;  // PR_SET_NAME, at most 15 bytes
-  // Who it is. Its own host thread reads them as it likes, others under threads_lock.
+  // Its own host thread reads them without a lock, others under threads_lock.
   const std::shared_ptr<const Credentials>& credentials() const { return credentials_; }
-  void set_credentials(Credentials);  // by its own host thread, or before it runs
+  void set_credentials(Credentials) RAMET_EXCLUDES(process.threads_lock);  // by its own host thread, or before it runs
   std::function<std::int64_t(Thread&)> restart;  // what restart_syscall(2) runs, see kRestartBlock
   bool exited = false;  // exit(2) was called; set by its own host thread
   int exit_status = 0;  // its argument
 
-  // Statistics, told to the family when the thread is gone.
+  // Statistics, added to the family's when the thread is destroyed.
   void count_call(Call call) { ++calls_[static_cast<std::size_t>(call)]; }
   // Nothing is to be done between the call's result and the guest's next instruction.
   bool undisturbed() const { return !interruption_.raised() && !signals.saved_mask; }
@@ -155,7 +154,7 @@ class Thread {
   std::shared_ptr<Image> image_;
   std::atomic<Vcpu*> vcpu_;  // pairs: stored by move_to(), loaded by interrupt() in a signal handler
   Interruption interruption_;
-  std::atomic<pthread_t> host_{};  // set by loop(); pairs with interrupt() and cpu_time()
+  std::atomic<pthread_t> host_{};  // set by begin(); pairs with interrupt(), is_current(), processor_time()
   std::atomic<bool> running_{false};  // host_ is valid
   pid_t host_id_ = 0;  // the same thread's; written before running_
   std::chrono::nanoseconds elsewhere_before_{};  // Vcpu::time_elsewhere() of vCPUs that it had before
@@ -163,19 +162,19 @@ class Thread {
   std::vector<std::byte> affinity_;
   bool fixed_nice_ = false;  // its host thread is to keep its nice value
   std::shared_ptr<const Credentials> credentials_ = Credentials::of_vmm();  // written under threads_lock
-  // step_out()'s. While the first is set, the second is what the guest had.
+  // step_out()'s: the step flag is set in the registers, and what the guest had there.
   bool stepping_ = false, single_steps_ = false;
   unsigned steps_ = 0;  // since it was seen outside, or ran on
   unsigned runs_ = 0;  // times it ran on, since it was seen outside
-  void begin();
+  void begin() RAMET_EXCLUDES(process.threads_lock);
   std::chrono::nanoseconds elsewhere() { return elsewhere_before_ + vcpu().time_elsewhere(); }
   int host_nice() const;
   int schedule_host_thread();
   void handle(const Exit&);
   void end_for(const std::exception&) noexcept;
   void page_fault(const Exit&);
-  bool has_fault() const;  // what it did by itself is to be told as a signal
-  int fatal_signal();  // pending, not blocked, and nobody handles it; 0: none
+  bool has_fault() const RAMET_EXCLUDES(process.signals.lock);  // a fault is to be delivered as a signal
+  int fatal_signal() RAMET_EXCLUDES(process.signals.lock);  // pending, not blocked, and nobody handles it; 0: none
 };
 
 }  // namespace ramet::vmm

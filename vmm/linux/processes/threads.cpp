@@ -68,13 +68,13 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
     case PR_GET_DUMPABLE: return 1;
     case PR_SET_DUMPABLE: return a[1] > 1 ? -EINVAL : 0;
     case PR_SET_NO_NEW_PRIVS: return a[1] != 1 || a[2] || a[3] || a[4] ? -EINVAL : 0;
-    case PR_GET_NO_NEW_PRIVS: return 1;  // nothing a guest does can gain any
+    case PR_GET_NO_NEW_PRIVS: return 1;  // no call gives new privileges
     case PR_GET_SECCOMP: return 0;
     case PR_SET_TIMERSLACK: return 0;
     case PR_GET_TIMERSLACK: return 50000;
     case PR_SET_THP_DISABLE: return 0;
     case PR_GET_THP_DISABLE: return 0;
-    // Tags in pointers are never looked at where the processor does not look at them, so there is nothing to switch on.
+    // Tags in pointers are always ignored where the processor ignores them, so there is nothing to switch on.
     case PR_SET_TAGGED_ADDR_CTRL:
       return thread.abi().tag_bits == 0 || a[1] > PR_TAGGED_ADDR_ENABLE || a[2] || a[3] || a[4] ? -EINVAL : 0;
     case PR_GET_TAGGED_ADDR_CTRL:

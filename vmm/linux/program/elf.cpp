@@ -17,7 +17,7 @@ constexpr std::uint64_t kMaxHeaderBytes = 65536;  // as Linux
 
 mm::Prot prot_of(std::uint32_t flags) {
   mm::Prot prot = mm::Prot::None;
-  if (flags & (PF_R | PF_W | PF_X)) prot = mm::Prot::Read;  // the processor has nothing less
+  if (flags & (PF_R | PF_W | PF_X)) prot = mm::Prot::Read;  // every page that is mapped can be read
   if (flags & PF_W) prot = prot | mm::Prot::Write;
   if (flags & PF_X) prot = prot | mm::Prot::Exec;
   return prot;

@@ -21,8 +21,9 @@ struct StackContents {
   std::shared_ptr<const Credentials> credentials = Credentials::of_vmm();
 };
 
-// Writes it below image.stack_top, which is mapped; fills image.auxv; returns the stack pointer.
-// Errors: status 126, arguments and environment larger than a quarter of the stack (Linux: E2BIG).
+// Writes it below image.stack_top, which is mapped; sets image.auxv; returns the stack pointer. Errors: status 126,
+// arguments and environment larger than a quarter of the stack (Linux: E2BIG) or than the guest's memory; 125, the host
+// has no random bytes.
 std::expected<mm::Gva, Failure> build_stack(Image&, const StackContents&);
 
 }  // namespace ramet::vmm

@@ -37,7 +37,7 @@ constexpr unsigned kMaxScripts = 4;                // how often `#!` may lead to
 
 std::uint64_t random_below(std::uint64_t limit, std::uint64_t granule) {
   std::uint64_t r = 0;
-  // The pool was initialised long ago; should it fail, a fixed address is only less hard to guess.
+  // The host's pool was initialised long ago. Without it the address is fixed, and can be guessed.
   if (getrandom(&r, sizeof r, GRND_NONBLOCK) != sizeof r) return 0;
   return align_down(r % limit, granule);
 }
@@ -139,7 +139,8 @@ mm::Result<> map_segment(mm::AddressSpace& memory, const std::shared_ptr<mm::Bac
                           .offset = align_down(s.offset, kPageSize),
                           .name = {}});
     if (!at) return mm::fail(at.error());
-    // The rest of the last page is the beginning of .bss. All of it: dynamic linkers allocate behind their end.
+    // The rest of the last page is the beginning of .bss. All of it is zeroed: dynamic linkers allocate behind their
+    // end.
     if (writable && s.memory_bytes > s.file_bytes && file_end < mapped_end) {
       std::vector<std::byte> zeroes(mapped_end - file_end);
       if (auto r = memory.write(file_end, zeroes); !r) return r;
@@ -213,13 +214,14 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
                  126, ENOENT);
 }
 
-// The first program of a family: on the host itself, if nothing is shared as the root.
+// Opens the first program of a family: by its path on the host, if nothing is shared as the root.
 std::expected<Program, Failure> open_first(Files& files, const std::string& path) {
   if (!files.shared("/")) return open_on_host(path);
   return open_shared(files, path.starts_with('/') ? path : "/" + path);
 }
 
-// A script's interpreter in its place, with the arguments that it is to have; `called`: the path of the first.
+// Puts the interpreter in place of a script, again if that is a script, and its arguments before `words`. `called`: the
+// path of the first script.
 Status resolve_scripts(Process& process, Program& program, const std::string& called, std::vector<std::string>& words) {
   for (unsigned depth = 0;; ++depth) {
     auto line = script_line(program);
@@ -257,7 +259,7 @@ std::expected<Interpreter, Failure> load_interpreter(Process& process, Image& im
   return Interpreter{*bias + its_elf->start(), *bias + its_elf->entry};
 }
 
-// What /proc shows of a program, charged to it.
+// Keeps what /proc shows of a program, charged to its memory.
 Status remember(Image& image, const Program& program, std::vector<std::string> words,
                 const std::vector<std::string>& environment) {
   image.executable = program.file->path;
@@ -289,7 +291,7 @@ Status map_stack(Image& image, const Program& program, bool executable, std::uin
   return {};
 }
 
-// `called`: the path that scripts and AT_EXECFN are to have.
+// `called`: the program's path for its interpreter, if it is a script, and for AT_EXECFN.
 std::expected<Start, Failure> load(Process& process, Image& image, Program program, const std::string& called,
                                    std::vector<std::string> words, const std::vector<std::string>& environment,
                                    std::uint64_t stack_bytes) {

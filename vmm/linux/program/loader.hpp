@@ -17,11 +17,10 @@ struct Start {
   mm::Gva pc = 0, sp = 0;
 };
 
-// Opens the first program of a family on the host itself (HOST path: `ramet run PROGRAM` names a host file, unless
-// --root is given, where PROGRAM is a guest path first), checks and maps it, loads the interpreter from what was
-// shared, builds argc/argv/envp/auxv, and fills the process's image, whose memory is empty.
-// Every refusal is one sentence with the documented status (126 not executable: wrong architecture,
-// truncated, malformed, interpreter missing; 127 not found). `stack_bytes`: RLIMIT_STACK.
+// Loads the first program of a family into the process's image, whose memory is empty. `program` is a path on the host,
+// or the guest's if a root is shared. Checks and maps it, loads the interpreter from what is shared, and lays out the
+// stack. Every refusal is one sentence with its status: 126 for what cannot be run (wrong architecture, truncated,
+// malformed, interpreter missing), 127 for what is not found. `stack_bytes`: the stack's limit.
 std::expected<Start, Failure> load(Process&, const std::string& program, const std::vector<std::string>& arguments,
                                    const std::vector<std::string>& environment, std::uint64_t stack_bytes);
 
@@ -31,8 +30,8 @@ std::expected<Start, Failure> load(Process&, Image& image, std::shared_ptr<OpenF
                                    const std::vector<std::string>& arguments,
                                    const std::vector<std::string>& environment, std::uint64_t stack_bytes);
 
-// Whose instruction set a family's first program is of, to choose its machine by. Null: none that ramet knows, or there
-// is no such program: load() says what is the matter.
+// The ABI of a family's first program, to choose its machine by. Null: an unknown one, or there is no such program:
+// load() then says what is the matter.
 const arch::GuestAbi* find_program_abi(const std::vector<Share>&, const std::string& program);
 
 }  // namespace ramet::vmm

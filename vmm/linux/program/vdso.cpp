@@ -8,7 +8,7 @@ namespace {
 using arch::VdsoData;
 using mm::Prot;
 
-// What the host's function tells without a system call, if the host's clock source allows that; else it makes one.
+// The clocks that the host's function reads without a system call, if the host's clock source allows that.
 constexpr clockid_t kTold[] = {
     CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE,
     CLOCK_BOOTTIME, CLOCK_TAI};
@@ -20,7 +20,7 @@ VdsoData data_for(const Machine& machine, const Clocks& clocks) {
   for (const clockid_t clock : kTold) {
     const timespec offset = clocks.offset(clock);
     const auto bit = 1u << clock;
-    (offset.tv_sec || offset.tv_nsec ? data.moved : data.same) |= bit;
+    (is_zero(offset) ? data.same : data.moved) |= bit;
     data.offsets[static_cast<std::size_t>(clock)] = {offset.tv_sec, offset.tv_nsec};
   }
   return data;

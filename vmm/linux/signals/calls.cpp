@@ -111,11 +111,13 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     deadline = deadline_after(CLOCK_MONOTONIC, *time);
   }
   std::optional<siginfo_t> info;
+  SignalSet left = 0;  // also pending in the process
   for (bool expired = false;;) {
     bool stop = thread.should_stop_waiting();
     {
       LockGuard guard(thread.process.signals.lock);
       info = take_signal(thread, wanted);
+      left = thread.process.signals.pending.set & wanted;
       // Signals that are waited for are to wake this thread although it blocks them.
       thread.signals.awaited = info || expired || stop ? 0 : wanted;
     }
@@ -128,14 +130,15 @@ std::int64_t sys_rt_sigtimedwait(Thread& thread, const Args& a) {
     expired = r != -EINTR;
   }
   thread.process.timers->taken(*info);
-  // Others of the set may be pending still, and this thread looked away from them.
+  // They may have been left to this thread, which does not wait for them any more.
+  if (left) retarget_signals(thread.process, thread, left);
   if (a[1] && !write_user(thread.memory(), a[1], *info)) return -EFAULT;
   return info->si_signo;
 }
 
 // --- sending ---
 
-// To itself everybody may; SIGCONT goes to all of a session.
+// Every thread may signal its own process, and send SIGCONT to every process of its session.
 bool may_signal(Thread& thread, Process& target, int sig) {
   if (&target == &thread.process || may_signal(*thread.credentials(), *target.credentials())) return true;
   Family& family = thread.process.family;
@@ -153,7 +156,7 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
     auto one = family.find_by_any(pid);
     if (!one && !family.exists(pid)) return -ESRCH;
     if (one) targets.push_back(std::move(one));
-  } else if (pid == -1) {  // everybody but oneself
+  } else if (pid == -1) {  // every process but the caller's
     targets = family.all();
     std::erase_if(targets, [&](const auto& p) { return p.get() == &process; });
   } else {
@@ -162,7 +165,7 @@ std::int64_t sys_kill(Thread& thread, const Args& a) {
   if (targets.empty() && pid <= 0) return -ESRCH;
   if (sig < 0 || sig > kSignals) return -EINVAL;
   const siginfo_t info = signal_from(process, sig, SI_USER);
-  // Of several it is enough that one may be sent to.
+  // EPERM only if no process may be sent to.
   std::int64_t result = 0;
   bool any = targets.empty();
   for (const auto& target : targets) {
@@ -194,7 +197,7 @@ OrErrno<siginfo_t> read_info(Thread& thread, mm::Gva at, int sig) {
   if (info) info->si_signo = sig;
   return info;
 }
-// A process may claim to be the kernel, or kill(2), to itself only.
+// Whether the signal claims to come from the kernel or kill(2), which is refused for other processes.
 bool pretends(const Thread& thread, int pid, const siginfo_t& info) {
   return (info.si_code >= 0 || info.si_code == SI_TKILL) && pid != thread.process.pid;
 }
@@ -262,7 +265,7 @@ void bad_return(Thread& thread) {
   if (!trap.bad_return_at_sp) return send_fault(thread, SIGSEGV, SI_KERNEL, 0, trap.bad_return, 0);
   // From a frame that cannot be read, Linux has taken a stack pointer of 0 by then.
   const mm::Gva sp = thread.sp() % 16 != 0 ? thread.sp() : 0;
-  bool mapped = false;  // as Linux has it: there, or anywhere above
+  bool mapped = false;  // as for Linux: at sp, or anywhere above
   thread.memory().visit_regions([&](const mm::Region& region) { mapped |= region.end > sp; });
   send_fault(thread, SIGSEGV, mapped ? SEGV_ACCERR : SEGV_MAPERR, sp, trap.bad_return, 0);
 }

@@ -22,7 +22,7 @@ bool is_restart(std::int64_t result) {
 
 // No handler runs: the call starts again.
 void restart_call(Thread& thread, std::int64_t result) {
-  // The number is still there, if it is the call itself that starts again.
+  // The call's number is still in its register, unless restart_syscall(2) goes on with the call.
   if (result == kRestartBlock) thread.regs()[thread.abi().reg.number] = thread.abi().restart_syscall;
   thread.abi().repeat_call(thread.regs());
 }
@@ -68,7 +68,7 @@ bool push_frame(Thread& thread, const siginfo_t& info, const SignalAction& actio
   return true;
 }
 
-// One signal that somebody handles, or that ends the program, with the action as it was when taken.
+// A signal that is handled, stops or ends the process, with the action as it was when taken.
 struct Delivery {
   siginfo_t info;
   SignalAction action;
@@ -97,7 +97,7 @@ std::optional<Delivery> next_delivery(Thread& thread) {
   }
 }
 
-// The frame could not be built: SIGSEGV, and if that was the signal, nothing can handle it any more.
+// The frame could not be built: SIGSEGV, which is fatal if it was the signal itself.
 void frame_failed(Thread& thread, int sig) {
   if (sig == SIGSEGV) {
     LockGuard guard(thread.process.signals.lock);
@@ -113,7 +113,7 @@ void frame_failed(Thread& thread, int sig) {
   thread.signals.faults.push_back(info);
 }
 
-// A stop signal's default action. The terminal's ones do nothing to a group that nobody could continue.
+// A stop signal's default action. All but SIGSTOP do nothing in an orphaned group, which no shell could continue.
 void stop(Thread& thread, int sig) {
   Process& process = thread.process;
   if (sig != SIGSTOP) {
@@ -152,7 +152,7 @@ bool on_alternate_stack(const Thread& thread, mm::Gva sp) {
 }
 
 void deliver_signals(Thread& thread, std::int64_t result) {
-  // A call that was not interrupted gives its mask back before handlers run. Only this thread sets it.
+  // A call that was not interrupted restores the mask before handlers run. Only this thread writes saved_mask.
   if (thread.signals.saved_mask && !(is_restart(result) || result == -EINTR)) restore_saved_mask(thread);
 
   while (thread.interruption_.raised() && !thread.must_end()) {
@@ -169,7 +169,6 @@ void deliver_signals(Thread& thread, std::int64_t result) {
         continue;
       }
       if (delivery->action.handler == 0) {
-        // The call's result belongs into the registers that the message is made from.
         thread.process.end(fatal_ending(thread, delivery->info));
         return;
       }
@@ -188,13 +187,13 @@ void deliver_signals(Thread& thread, std::int64_t result) {
     }
   }
   if (result != kNoResult) {
-    // Given up for the sake of Parking: what the call was to wait for is still to come.
+    // The call ended for the sake of Parking alone: it starts again.
     if (thread.process.parking.asked() && (result == -EINTR || result == kRestartBlock)) result = kRestartNoIntr;
     if (is_restart(result)) restart_call(thread, result);
     else thread.set_result(static_cast<std::uint64_t>(result));
   }
   if (thread.signals.saved_mask) {
-    restore_saved_mask(thread);  // may unblock something: looked at before the guest runs, see Thread::loop
+    restore_saved_mask(thread);  // may unblock a pending signal
     if (thread.interruption_.raised() && !thread.must_end()) deliver_signals(thread, kNoResult);
   }
 }

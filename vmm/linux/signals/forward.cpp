@@ -18,7 +18,7 @@ std::atomic<int> in_handler{0};  // pairs: the handler counts itself in before i
 void forward(int sig, siginfo_t* info, void*) {
   in_handler.fetch_add(1, std::memory_order_seq_cst);
   int saved = errno;
-  // The terminal's own are for all that run in its foreground.
+  // SI_KERNEL: the terminal's signals, which are for its whole foreground group.
   if (Process* process = forward_to.load(std::memory_order_seq_cst))
     process->forward_from_handler(bit_of(sig), info->si_code == SI_KERNEL);
   errno = saved;
@@ -31,6 +31,7 @@ ForwardSignals::ForwardSignals(Process& process) {
   Process* nobody = nullptr;
   if (!forward_to.compare_exchange_strong(nobody, &process)) return;
   mine_ = true;
+  LockGuard guard(process.signals.lock);
   for (std::size_t i = 0; i < kForwarded.size(); ++i) {
     struct sigaction action{};
     action.sa_sigaction = forward;
@@ -54,7 +55,7 @@ ForwardSignals::~ForwardSignals() {
   wait_for_handlers();
 }
 
-// A handler on another thread is short, and does not wait for us.
+// A handler on another thread is short, and waits for nothing.
 void ForwardSignals::wait_for_handlers() {
   while (in_handler.load(std::memory_order_seq_cst) != 0) sched_yield();
 }

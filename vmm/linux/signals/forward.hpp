@@ -1,4 +1,4 @@
-// Signals of the host that are the guest's to handle while it runs, as if it had been started directly.
+// Forwards signals of the host to a guest while it runs, as if it had been started directly.
 #pragma once
 
 #include <signal.h>
@@ -9,7 +9,7 @@ namespace ramet::vmm {
 
 class Process;
 
-// One program of a host process gets them: the first that is running.
+// Only one program of a host process gets them: the first that runs.
 class ForwardSignals {
  public:
   explicit ForwardSignals(Process&);
@@ -17,7 +17,7 @@ class ForwardSignals {
   ForwardSignals(const ForwardSignals&) = delete;
   ForwardSignals& operator=(const ForwardSignals&) = delete;
 
-  // What a handler found before this call it does not use any more afterwards.
+  // Returns when every handler that had begun has ended: what one of them may have found is not used any more.
   static void wait_for_handlers();
 
  private:

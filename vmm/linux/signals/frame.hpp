@@ -1,4 +1,4 @@
-// What delivering signals and the signal system calls both need to know of stacks.
+// What deliver.cpp and calls.cpp both need to know of stacks.
 #pragma once
 
 #include "guest-mm/types.hpp"

@@ -32,7 +32,7 @@ bool wants(const Thread& thread, SignalSet set) {
   return (set & (~thread.signals.blocked | thread.signals.awaited)) != 0;
 }
 
-// A timer has one signal at a time: what expires while that is pending is its overruns.
+// A timer has one signal at a time. True: it is pending already, and has the new expiries as overruns.
 bool overrun(PendingSignals& pending, const siginfo_t& info) {
   for (siginfo_t& queued : pending.queue) {
     if (queued.si_code != SI_TIMER || queued.si_signo != info.si_signo || queued.si_timerid != info.si_timerid)
@@ -44,15 +44,16 @@ bool overrun(PendingSignals& pending, const siginfo_t& info) {
   return false;
 }
 
-// Into one of the process's queues. Under both locks.
-std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& info) {
+// Adds the signal to `pending`, one of the process's queues. 0, or -EAGAIN: the queues are full.
+std::int64_t queue(Process& process, PendingSignals& pending, const siginfo_t& info)
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const int sig = info.si_signo;
   const SignalSet bit = bit_of(sig);
-  const bool of_timer = info.si_code == SI_TIMER;  // queued each by each, whatever the signal
+  const bool of_timer = info.si_code == SI_TIMER;  // each timer's signal is queued, even a standard one
   const bool standard = sig < 32;
   if (of_timer && overrun(pending, info)) return 0;
   if (standard && !of_timer && (pending.set & bit)) return 0;  // a standard signal is pending once
-  // What kill(2) and the kernel itself send of those always finds room.
+  // Standard signals of kill(2) and of the kernel always find room.
   if (!standard || info.si_code < 0) {
     const std::size_t most = of_timer ? kMaxQueued
                                       : std::min<rlim64_t>(kMaxQueued, process.limits.soft(RLIMIT_SIGPENDING));
@@ -145,8 +146,8 @@ siginfo_t signal_from(const Process& sender, int sig, int code) {
 
 namespace {
 
-// What sending these does whoever takes them: stop signals and SIGCONT cancel each other, and SIGCONT lets the process
-// go on. If it does: which change that is.
+// What stop signals and SIGCONT do when they are sent, whichever thread takes them: they discard each other, and
+// SIGCONT lets a stopped process go on. Then the result is ProcessSignals::changes.
 std::optional<std::uint64_t> change_run_state(Process& process, int sig)
     RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const bool resume = sig == SIGCONT;
@@ -180,7 +181,7 @@ std::int64_t queue_for_process(Process& process, const siginfo_t& info)
 }
 
 std::int64_t queue_for_thread(Process& process, Thread& thread, const siginfo_t& info)
-    RAMET_REQUIRES(process.signals.lock) {
+    RAMET_REQUIRES(process.threads_lock, process.signals.lock) {
   const SignalSet bit = bit_of(info.si_signo);
   if (is_ignored(process, info.si_signo) && !((thread.signals.blocked | thread.signals.awaited) & bit)) return 0;
   std::int64_t r = queue(process, thread.signals.pending, info);

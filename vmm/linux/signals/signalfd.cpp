@@ -26,14 +26,14 @@ void raise(const OpenFile& file) {
   (void)::send(signal_fd_of(file).teller.get(), "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// Not readable any more, unless there is something for one of those who have it open. They queue first and raise then:
-// what is queued after this has looked is raised again.
+// Makes the file not readable any more, unless a process that has it open has a signal for it. Senders queue a signal
+// first and call raise() then: so a signal that is queued after this has looked is not missed.
 void look_again(Family& family, const OpenFile& file) {
   char bytes[256];
   while (::recv(file.host.get(), bytes, sizeof bytes, MSG_DONTWAIT) > 0) {}
   const SignalSet mask = signal_fd_of(file).mask;
-  for (const auto& shared : family.all()) {
-    Process& process = *shared;
+  for (const auto& member : family.all()) {
+    Process& process = *member;
     LockGuard threads(process.threads_lock);
     LockGuard guard(process.signals.lock);
     if (std::ranges::none_of(process.signals.fds, [&](const auto& f) { return f.lock().get() == &file; })) continue;
@@ -43,7 +43,7 @@ void look_again(Family& family, const OpenFile& file) {
   }
 }
 
-// As Linux fills it, by what kind of signal it is.
+// Linux's signalfd_copyinfo(): which fields are filled depends on the kind of signal.
 signalfd_siginfo record_of(const siginfo_t& info) {
   signalfd_siginfo r{};
   r.ssi_signo = static_cast<std::uint32_t>(info.si_signo);
@@ -144,7 +144,7 @@ void tell_signal_fds(Process& process, int sig) RAMET_REQUIRES(process.signals.l
     auto file = known.lock();
     if (!file) return true;
     if (!(signal_fd_of(*file).mask & bit_of(sig))) return false;
-    if (!process.files.holds(*file)) return true;  // closed, and open in other processes
+    if (!process.files.holds(*file)) return true;  // closed here, and open in another process
     raise(*file);
     return false;
   });
@@ -158,7 +158,7 @@ std::optional<std::int64_t> SignalFd::read(Thread& thread, const OpenFile& file,
   const std::uint64_t room = std::min(buffers.bytes() / kRecord, kMost) * kRecord;
   for (;;) {
     std::uint64_t done = 0;
-    bool reached = true;  // as on Linux, a signal is gone that cannot be told; the next ones are not
+    bool reached = true;  // as on Linux, a signal that cannot be written is lost, and later ones are not
     while (reached && done < room) {
       const auto record = take(thread, mask);
       if (!record) break;

@@ -1,7 +1,7 @@
-// signalfd(2): a descriptor to read pending signals from. What a process has pending is known here only, and who polls
-// or waits in an epoll does that in the host: so the descriptor is one end of a host socket, with a byte in it while
-// somebody who has it open may have a signal for it. Too early a byte is harmless: the read that finds no signal takes
-// it away. A missing one would not be.
+// signalfd(2): a descriptor to read pending signals from. poll(2) and epoll wait in the host, which does not know what
+// is pending in a guest's process. So the descriptor is one end of a pair of host sockets, with a byte to read while a
+// process that has it open may have a signal for it. A byte without a signal is harmless: the read that finds none
+// takes the byte out. A signal without a byte would not wake those who wait.
 #pragma once
 
 #include <atomic>
@@ -20,15 +20,15 @@ struct SignalFd : FileOperations {
   std::optional<std::int64_t> read(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override;
   std::optional<std::int64_t> write(Thread&, const OpenFile&, const UserBuffers&, std::int64_t offset) override;
 
-  std::atomic<SignalSet> mask;  // a store is followed by a look at what is pending; pairs with nothing else
+  std::atomic<SignalSet> mask;  // a store is followed by look_again(); pairs with nothing else
   HostFd teller;                // the socket's other end
 };
 
 // Precondition: kind Signal.
 inline SignalFd& signal_fd_of(const OpenFile& file) { return static_cast<SignalFd&>(*file.operations); }
-// One that nobody has yet. `flags`: SFD_NONBLOCK. Errors: those of socketpair(2).
+// A new one, in no table yet. `flags`: SFD_NONBLOCK. Errors: those of socketpair(2).
 OrErrno<std::shared_ptr<OpenFile>> make_signal_fd(SignalSet, int flags);
-// The process has it open, and is to tell it of its signals from now on.
+// From now on, signals of the process make the file readable. Precondition: the process has it open.
 void tell_from_now_on(Process&, const std::shared_ptr<OpenFile>&);
 
 // The signal was queued for the process: descriptors that want it become readable. Under the process's signals.lock.

@@ -34,8 +34,8 @@ struct SignalAction {
   SignalSet mask = 0;
 };
 
-// Pending signals in the order they came; a standard signal is queued once, real-time ones each, a timer's once a
-// timer.
+// Pending signals in order of arrival. A standard signal is queued once, a real-time signal each time it is sent, and a
+// POSIX timer's once for each timer.
 struct PendingSignals {
   SignalSet set = 0;
   std::deque<siginfo_t> queue;
@@ -45,21 +45,23 @@ struct ProcessSignals {
   Mutex lock;  // guards every thread's ThreadSignals as well
   std::array<SignalAction, kSignals> actions RAMET_GUARDED_BY(lock){};
   PendingSignals pending RAMET_GUARDED_BY(lock);
-  std::vector<std::weak_ptr<OpenFile>> fds
-      RAMET_GUARDED_BY(lock);     // signalfds it made or inherited; some may be closed
+  // The process's signalfds, made or inherited; some may be closed.
+  std::vector<std::weak_ptr<OpenFile>> fds RAMET_GUARDED_BY(lock);
   // A futex word: 1 while the process is stopped (SIGSTOP and its like). Written under the lock; its threads wait for
   // it without, before they go back to the guest.
   std::atomic<std::uint32_t> stopped{0};
-  bool stopping RAMET_GUARDED_BY(lock) =
-      false;  // a stop signal was taken and will be obeyed, unless SIGCONT comes first
+  // A stop signal was taken, and stops the process unless SIGCONT comes first.
+  bool stopping RAMET_GUARDED_BY(lock) = false;
   std::uint64_t changes RAMET_GUARDED_BY(lock) = 0;  // how often it was stopped or continued
 };
 
+// Guarded by ProcessSignals::lock. Only the thread itself writes `blocked`, `saved_mask` and `altstack` once it runs:
+// it reads them without the lock.
 struct ThreadSignals {
   PendingSignals pending;
   SignalSet blocked = 0;
   SignalSet awaited = 0;  // sigtimedwait: wakes for these although they are blocked
-  std::deque<siginfo_t> faults;  // send_fault(): before all others, handled or fatal
+  std::deque<siginfo_t> faults;  // of send_fault(): delivered before all others
   std::optional<SignalSet> saved_mask;  // sigsuspend, ppoll, ...: restored after delivery
   arch::SignalStack altstack{.flags = SS_DISABLE};
 };
@@ -77,20 +79,21 @@ std::size_t queued_signals(const Process&);
 // Throws away what is pending of these signals; under the lock.
 void discard_signals(PendingSignals&, SignalSet);
 
-// Changes the caller's own mask. Signals it blocks from now on find another thread that takes them.
+// Sets the calling thread's mask. Signals pending in the process that it now blocks are left to other threads.
 void set_blocked(Thread&, SignalSet);
-// The caller will not take the process's pending signals of `set` any more: somebody else must look.
+// Interrupts other threads for the signals of `set` that are pending in the process, as `except` does not take them.
 void retarget_signals(Process&, const Thread& except, SignalSet set);
 
 siginfo_t signal_from(const Process& sender, int sig, int code);
 
-// Sends to the process (any thread that does not block it) or to one thread; interrupts whoever is to
-// take it. Ignored signals vanish. Queues are bounded by RLIMIT_SIGPENDING (EAGAIN). SIGKILL ends the process, SIGCONT
-// lets it go on, at once and whatever is blocked. Without the family's lock. Returns 0 or -errno.
+// Sends to the process (any thread that does not block the signal) or to one thread, and interrupts the thread that is
+// to take it. Ignored signals vanish. Queues are bounded by RLIMIT_SIGPENDING (EAGAIN). SIGKILL ends the process,
+// SIGCONT lets it go on, at once and whatever is blocked. Takes threads_lock and signals.lock; SIGCONT takes Family's
+// lock. Returns 0 or -errno.
 std::int64_t send_to_process(Process&, const siginfo_t&);
 std::int64_t send_to_thread(Process&, int tid, const siginfo_t&);
 
-// Until a signal is to be delivered: what pause(2) does, and gives.
+// Waits until a signal is to be delivered. Returns what pause(2) does: kRestartNoHand.
 std::int64_t wait_for_signal(Thread&);
 
 // A fault of the thread itself (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP): delivered at once, and fatal

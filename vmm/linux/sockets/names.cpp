@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/sockets/sockets.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -35,8 +36,8 @@ std::shared_ptr<const SocketName> name_at(const OpenFile& file, End end) {
 
 SocketNames& names_of(Thread& thread) { return *thread.process.family.sockets; }
 
-// The guest's struct sockaddr, read once: its family is looked at before its name is. What is longer than ours is cut
-// off.
+// The guest's struct sockaddr, read once, as its family and its name are looked at one after the other. Cut to
+// sockaddr_un.
 OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t length) {
   if (length > sizeof(sockaddr_storage)) return err(EINVAL);
   sockaddr_un address{};
@@ -45,7 +46,7 @@ OrErrno<sockaddr_un> read_address(Thread& thread, mm::Gva at, std::uint64_t leng
   return address;
 }
 
-// The path or abstract name in it; empty: only the family is there.
+// The path or abstract name in it; empty: it has a family only.
 OrErrno<std::string> name_in(const sockaddr_un& address, std::uint64_t length) {
   if (length < sizeof(sa_family_t) || length > sizeof(sockaddr_un)) return err(EINVAL);
   if (address.sun_family != AF_UNIX) return err(EINVAL);
@@ -63,11 +64,11 @@ std::int64_t sys_bind(Thread& thread, const Args& a) {
   if (!name) return -name.error();
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
-  if (ends.own) return -EINVAL;
+  if (ends.local) return -EINVAL;
   const auto bind = [&](HostFd node) RAMET_REQUIRES(ends.lock) -> std::int64_t {
     auto bound = names_of(thread).bind(*file, *name, std::move(node));
     if (!bound) return -bound.error();
-    ends.own = std::move(*bound);
+    ends.local = std::move(*bound);
     return 0;
   };
   if (name->empty() || (*name)[0] == 0) return bind(HostFd());
@@ -109,9 +110,9 @@ std::int64_t sys_listen(Thread& thread, const Args& a) {
   SocketEnds& ends = ends_of(**file);
   LockGuard guard(ends.lock);
   ends.peer_credentials = own_credentials(thread);
-  if (!ends.own) return 0;
-  LockGuard listener(ends.own->listener_lock);
-  ends.own->listener = *ends.peer_credentials;
+  if (!ends.local) return 0;
+  LockGuard listener(ends.local->listener_lock);
+  ends.local->listener = *ends.peer_credentials;
   return 0;
 }
 
@@ -131,9 +132,9 @@ std::int64_t accept(Thread& thread, int fd, mm::Gva at, mm::Gva length_at, int f
   const auto peer = told ? name_of(thread, address) : nullptr;
   {
     SocketEnds& ends = ends_of(*accepted);
-    auto own = name_at(**file, &SocketEnds::own);
+    auto local = name_at(**file, &SocketEnds::local);
     LockGuard guard(ends.lock);
-    ends.own = std::move(own), ends.peer = peer;
+    ends.local = std::move(local), ends.peer = peer;
     ends.peer_credentials = ucred{};
     ends.wants_credentials = ends_of(**file).wants_credentials.load();
   }
@@ -147,7 +148,7 @@ std::int64_t sys_accept4(Thread& thread, const Args& a) { return accept(thread, 
 std::int64_t sys_getsockname(Thread& thread, const Args& a) {
   auto file = socket_at(thread, a.i32(0));
   if (!file) return -file.error();
-  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::own).get(), a[1], a[2]) : -EFAULT;
+  return a[1] ? give_name_at(thread, name_at(**file, &SocketEnds::local).get(), a[1], a[2]) : -EFAULT;
 }
 
 std::int64_t sys_getpeername(Thread& thread, const Args& a) {
@@ -188,22 +189,24 @@ OrErrno<std::shared_ptr<const SocketName>> SocketNames::bind(const std::shared_p
   return name;
 }
 
-// Until the file is removed it can be connected to by who may search the directory and write to the file: with no
-// permission on it, and before listen(2), that is a process which could take the VMM's own descriptors as well.
+// Until the file is removed, a process that may search the directory and write to the file can connect to it. As the
+// file has no permissions, and listen(2) is still to come, only a process that could take the VMM's own descriptors
+// can.
 std::int64_t SocketNames::place_locked(const OpenFile& file, SocketName& name) {
   const int directory = places_.directory().get();
   if (directory < 0) return -ENOBUFS;
   const std::string entry = std::to_string(made_++);
   name.host = fd_path(directory) + "/" + entry;
-  struct stat own{};
-  if (::fstat(file.host.get(), &own) != 0) return -errno;
-  // What is bound stays bound: the number for the file's descriptor is had beforehand, and let go of for an instant.
+  struct stat before{};
+  if (::fstat(file.host.get(), &before) != 0) return -errno;
+  // bind(2) cannot be undone: the descriptor's number that openat(2) needs is reserved before, and released for an
+  // instant.
   HostFd number(::fcntl(directory, F_DUPFD_CLOEXEC, 0));
   if (!number) return -errno;
   const HostAddress address = address_at(name.host);
-  std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives it to the file
+  std::int64_t bad = result_of(::fchmod(file.host.get(), 0));  // bind(2) gives the file the socket's mode
   if (!bad) bad = result_of(::bind(file.host.get(), generic(address), address.length));
-  if (std::int64_t r = result_of(::fchmod(file.host.get(), own.st_mode & 07777)); !bad) bad = r;
+  if (std::int64_t r = result_of(::fchmod(file.host.get(), before.st_mode & 07777)); !bad) bad = r;
   if (bad) return bad;
   number = HostFd();
   name.inode = HostFd(::openat(directory, entry.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));

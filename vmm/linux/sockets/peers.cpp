@@ -1,5 +1,5 @@
-// Who is at the other end of a connection that was accepted: the host knows the VMM alone. But it tells which socket
-// the other end is, and we know which process has connected that one. See sockets.hpp.
+// The process at the other end of an accepted connection. For the host that is the VMM. But the host tells which socket
+// the other end is, and SocketNames knows which process connected it. See sockets.hpp.
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
@@ -18,11 +18,12 @@ namespace {
 
 constexpr std::size_t kManyCallers = 64;
 
-// The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is gone, or this host does not tell.
+// The inode of a connected socket's other end, from the host's sock_diag(7); 0: it is closed, or this host does not
+// tell.
 ino_t other_end(const OpenFile& socket) {
-  struct stat own{};
+  struct stat st{};
   const HostFd netlink(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!netlink || ::fstat(socket.host.get(), &own) != 0) return 0;
+  if (!netlink || ::fstat(socket.host.get(), &st) != 0) return 0;
   struct {
     nlmsghdr header;
     unix_diag_req request;
@@ -34,7 +35,7 @@ ino_t other_end(const OpenFile& socket) {
                      .nlmsg_pid = 0};
   question.request.sdiag_family = AF_UNIX;
   question.request.udiag_states = ~0u;
-  question.request.udiag_ino = static_cast<std::uint32_t>(own.st_ino);
+  question.request.udiag_ino = static_cast<std::uint32_t>(st.st_ino);
   question.request.udiag_show = UDIAG_SHOW_PEER;
   question.request.udiag_cookie[0] = question.request.udiag_cookie[1] = ~0u;  // any
   if (::send(netlink.get(), &question, sizeof question, 0) != sizeof question) return 0;

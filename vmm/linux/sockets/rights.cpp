@@ -5,9 +5,14 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/sockets/sockets.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -16,7 +21,7 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::size_t kMaxRights = 253;              // SCM_MAX_FD
-constexpr std::size_t kMaxControl = 20 * mm::kPageSize;  // more than what kMaxRights needs
+constexpr std::size_t kMaxControlToSend = 20 * mm::kPageSize;  // more than what kMaxRights needs
 
 }  // namespace
 
@@ -57,7 +62,7 @@ SocketNames::Cargo SocketNames::take(const HostFd& ticket, bool keep) {
 
 namespace {
 
-// A process may say that it is itself, with any of its ids; others are for those who could take them.
+// The sender that SCM_CREDENTIALS names: the process itself, with ids that it has or could take. Errors: EINVAL, EPERM.
 OrErrno<ucred> credentials_of(Thread& thread, std::span<const std::byte> bytes) {
   ucred who;
   if (bytes.size() != sizeof who) return err(EINVAL);
@@ -80,7 +85,7 @@ OrErrno<HostFd> ticket_to_send(Thread& thread, const msghdr& user, bool credenti
     return thread.process.family.sockets->pass(std::move(cargo));
   };
   if (!user.msg_control || user.msg_controllen < sizeof(cmsghdr)) return ticket();
-  if (user.msg_controllen > kMaxControl) return err(ENOBUFS);
+  if (user.msg_controllen > kMaxControlToSend) return err(ENOBUFS);
   std::vector<std::byte> control(user.msg_controllen);
   if (!thread.memory().read(reinterpret_cast<mm::Gva>(user.msg_control), control)) return err(EFAULT);
   auto& files = cargo.files;
@@ -112,11 +117,39 @@ OrErrno<HostFd> ticket_to_send(Thread& thread, const msghdr& user, bool credenti
 
 namespace {
 
+// Control messages for the guest, as far as it has room for them.
+class Control {
+ public:
+  explicit Control(std::size_t room) : room_(std::min(room, all_.size())) {}
+  std::span<const std::byte> bytes() const { return std::span(all_).first(end_); }
+  std::size_t padded_size() const { return next_; }
+  // Whether a message fits in whole.
+  bool has_room(std::size_t data_bytes) const { return room_ - next_ >= CMSG_LEN(data_bytes); }
+  // False: the message was cut, or left out. Its length says how much of `data` is there.
+  bool add(int type, std::span<const std::byte> data) {
+    if (!has_room(0)) return false;
+    const std::size_t length = std::min(CMSG_LEN(data.size()), room_ - next_);
+    const cmsghdr header{.cmsg_len = length, .cmsg_level = SOL_SOCKET, .cmsg_type = type};
+    std::memcpy(all_.data() + next_, &header, sizeof header);
+    std::memcpy(all_.data() + next_ + CMSG_LEN(0), data.data(), length - CMSG_LEN(0));
+    end_ = next_ + length;
+    next_ = std::min(next_ + CMSG_SPACE(data.size()), room_);
+    return length == CMSG_LEN(data.size());
+  }
+
+ private:
+  static constexpr std::size_t kMost = CMSG_SPACE(sizeof(timespec)) + CMSG_SPACE(sizeof(ucred)) +
+                                       CMSG_SPACE(kMaxRights * sizeof(int));
+  std::array<std::byte, kMost> all_{};
+  const std::size_t room_;
+  std::size_t end_ = 0, next_ = 0;  // of the last message; with the padding behind it
+};
+
 // What the host's message has brought.
 struct Received {
-  std::vector<std::shared_ptr<OpenFile>> files;
-  std::vector<std::byte> time_stamp;  // as the guest is to have it, padded
-  ucred sender{0, kOverflowId, kOverflowId};
+  SocketNames::Cargo cargo;
+  int stamp_type = 0;  // SO_TIMESTAMP, SO_TIMESTAMPNS
+  std::span<const std::byte> stamp;  // in the host's message; empty: none
 };
 
 Received unpack(Thread& thread, const msghdr& received, int flags) {
@@ -124,74 +157,55 @@ Received unpack(Thread& thread, const msghdr& received, int flags) {
   auto& message = const_cast<msghdr&>(received);  // CMSG_NXTHDR takes one that may be changed
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level != SOL_SOCKET) continue;
-    if (c->cmsg_type == SO_TIMESTAMP ||
-        c->cmsg_type == SO_TIMESTAMPNS) {  // of the real-time clock, which is the guest's too
-      const auto* bytes = reinterpret_cast<const std::byte*>(c);
-      all.time_stamp.assign(bytes, bytes + c->cmsg_len);
-      all.time_stamp.resize(CMSG_ALIGN(all.time_stamp.size()));
+    const auto data = std::as_bytes(std::span(CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0)));
+    if (c->cmsg_type == SO_TIMESTAMP || c->cmsg_type == SO_TIMESTAMPNS) {
+      all.stamp_type = c->cmsg_type;  // by the real-time clock, which is the guest's, too
+      all.stamp = data;
     }
     if (c->cmsg_type != SCM_RIGHTS) continue;
-    for (std::size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
+    for (std::size_t at = 0; at + sizeof(int) <= data.size(); at += sizeof(int)) {
       int fd;
-      std::memcpy(&fd, reinterpret_cast<const std::byte*>(c) + at, sizeof fd);
+      std::memcpy(&fd, data.data() + at, sizeof fd);
       const HostFd ticket(fd);
-      auto cargo = thread.process.family.sockets->take(ticket, flags & MSG_PEEK);
-      for (auto& file : cargo.files) all.files.push_back(std::move(file));
-      if (cargo.sender) all.sender = *cargo.sender;
+      all.cargo = thread.process.family.sockets->take(ticket, flags & MSG_PEEK);  // a message has one ticket
     }
   }
   return all;
 }
 
-// As much of it as there is room for, as Linux. False: not all of it.
-bool add_credentials(std::vector<std::byte>& control, std::size_t room, const ucred& sender) {
-  if (room - control.size() < sizeof(cmsghdr)) return false;
-  const std::size_t at = control.size(), length = std::min(CMSG_LEN(sizeof sender), room - at);
-  const cmsghdr header{.cmsg_len = length, .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS};
-  control.resize(std::min(at + CMSG_SPACE(sizeof sender), room));
-  std::memcpy(control.data() + at, &header, sizeof header);
-  std::memcpy(control.data() + at + CMSG_LEN(0), &sender, length - CMSG_LEN(0));
-  return length == CMSG_LEN(sizeof sender);
-}
-
-void add_rights(std::vector<std::byte>& control, std::span<const int> numbers) {
-  const std::size_t at = control.size(), bytes = numbers.size_bytes();
-  const cmsghdr header{.cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-  control.resize(at + CMSG_LEN(bytes));
-  std::memcpy(control.data() + at, &header, sizeof header);
-  std::memcpy(control.data() + at + CMSG_LEN(0), numbers.data(), bytes);
-}
-
 }  // namespace
 
-std::int64_t give_control(Thread& thread, const msghdr& received, msghdr& user, int flags, bool credentials) {
+void give_control(Thread& thread, const msghdr& received, msghdr& user, int flags, bool credentials) {
+  Control control(std::exchange(user.msg_controllen, 0));
+  if (received.msg_controllen == 0 && !credentials) return;
   Received brought = unpack(thread, received, flags);
-  std::vector<std::byte>& control = brought.time_stamp;  // for the guest
-  const std::size_t room = std::exchange(user.msg_controllen, 0);
-  if (control.size() > room) {
-    control.clear();
-    user.msg_flags |= MSG_CTRUNC;
+  bool whole = true;
+  if (!brought.stamp.empty())
+    whole = control.has_room(brought.stamp.size()) && control.add(brought.stamp_type, brought.stamp);
+  if (credentials) {
+    const ucred sender = brought.cargo.sender.value_or(ucred{0, kOverflowId, kOverflowId});
+    whole &= control.add(SCM_CREDENTIALS, std::as_bytes(std::span(&sender, 1)));
   }
-  if (credentials && !add_credentials(control, room, brought.sender)) user.msg_flags |= MSG_CTRUNC;
-  std::vector<int> numbers;
-  for (auto& file : brought.files) {
-    if (control.size() + CMSG_LEN((numbers.size() + 1) * sizeof(int)) > room) break;
+  std::array<int, kMaxRights> numbers;
+  std::size_t count = 0;
+  for (auto& file : brought.cargo.files) {
+    if (count == numbers.size() || !control.has_room((count + 1) * sizeof(int))) break;
     auto number = thread.process.files.install(std::move(file), flags & MSG_CMSG_CLOEXEC);
     if (!number) break;
-    numbers.push_back(*number);
+    numbers[count++] = *number;
   }
-  if (numbers.size() < brought.files.size()) user.msg_flags |= MSG_CTRUNC;
-  const std::size_t space = control.size() + (numbers.empty() ? 0 : CMSG_SPACE(numbers.size() * sizeof(int)));
-  if (!numbers.empty()) add_rights(control, numbers);
-  if (control.empty()) return 0;
-  if (!thread.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control)) {
+  const auto installed = std::span(numbers).first(count);
+  whole &= count == brought.cargo.files.size();
+  if (count > 0) whole &= control.add(SCM_RIGHTS, std::as_bytes(installed));
+  if (!whole) user.msg_flags |= MSG_CTRUNC;
+  if (control.bytes().empty()) return;
+  if (!thread.memory().write(reinterpret_cast<mm::Gva>(user.msg_control), control.bytes())) {
     // The message itself has come; as on Linux, only the files are lost.
-    for (int number : numbers) thread.process.files.close(number);
+    for (int number : installed) thread.process.files.close(number);
     user.msg_flags |= MSG_CTRUNC;
-    return 0;
+    return;
   }
-  user.msg_controllen = std::min(space, room);
-  return 0;
+  user.msg_controllen = control.padded_size();
 }
 
 }  // namespace ramet::vmm

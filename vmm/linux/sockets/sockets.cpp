@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "vmm/linux/files/state.hpp"
+#include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/linux/time/guest_time.hpp"
 #include "vmm/linux/user_memory.hpp"
@@ -56,9 +57,9 @@ std::int64_t sys_socketpair(Thread& thread, const Args& a) {
   return -EFAULT;
 }
 
-// The host's message for the guest's buffers. A stream may move a part; a message that is in more pieces than the host
-// takes is too long.
-std::int64_t fill(msghdr& message, const UserBuffers& buffers, const OpenFile& file) {
+// Points the host's message to the guest's buffers. The host takes IOV_MAX pieces: a stream transfers that part, other
+// messages with more pieces are too long (-EMSGSIZE).
+std::int64_t set_pieces(msghdr& message, const UserBuffers& buffers, const OpenFile& file) {
   message.msg_iov = const_cast<iovec*>(buffers.iov().data());
   message.msg_iovlen = buffers.iov().size();
   if (message.msg_iovlen <= IOV_MAX) return 0;
@@ -73,8 +74,8 @@ std::int64_t call(Thread& thread, long number, const OpenFile& file, msghdr& mes
   return restartable(r);
 }
 
-// Whether a message is to carry its sender's ids. To a connection's other end it does if that may want them: which
-// socket that is only the host knows.
+// Whether a message must carry its sender's ids. On a connection not made by socketpair(2) it does once any socket
+// wants ids: only the host knows which socket is the other end.
 bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& to) {
   SocketNames& names = *thread.process.family.sockets;
   if (!names.credentials_wanted.load(std::memory_order_relaxed)) return false;
@@ -91,11 +92,11 @@ bool needs_credentials(Thread& thread, const OpenFile& file, const HostAddress& 
   return receiver && ends_of(*receiver).wants_credentials;
 }
 
-// `user`: its name and its ancillary data, or those of sendto(2).
+// `user` has the address and the ancillary data, as the guest gave them.
 std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffers, const msghdr& user, int flags) {
   if (flags & ~kSendFlags) return -EOPNOTSUPP;
   msghdr message{};
-  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  if (std::int64_t bad = set_pieces(message, buffers, file)) return bad;
   HostAddress to;
   if (user.msg_name && user.msg_namelen) {
     if (type_of(file) == SOCK_DGRAM) {
@@ -103,7 +104,7 @@ std::int64_t send(Thread& thread, const OpenFile& file, const UserBuffers& buffe
       if (!found) return -found.error();
       to = *found;
     }
-    message.msg_name = &to.bytes;  // others have a peer: the host says what is wrong
+    message.msg_name = &to.bytes;  // other types have a peer: the host reports the error
     message.msg_namelen = to.length;
   }
   auto ticket = ticket_to_send(thread, user, needs_credentials(thread, file, to));
@@ -149,8 +150,9 @@ std::int64_t sys_sendmsg(Thread& thread, const Args& a) {
   return file ? send_message(thread, **file, a[1], a.i32(2)) : -file.error();
 }
 
-// How many of the guest's messages are done by `one`, of a message's address, and how long each was. What stops it
-// after the first is not told: the next call meets it again. `more`: another one is to follow.
+// Calls one(address of a message, its index) for `count` messages of a struct mmsghdr array, or until more() is false,
+// and writes how long each was. Returns how many were done. An error after the first is not reported: the next call
+// meets it again.
 template <class One, class More>
 std::int64_t many_messages(Thread& thread, mm::Gva at, unsigned count, One one, More more) {
   count = std::min<unsigned>(count, IOV_MAX);  // as Linux
@@ -173,10 +175,10 @@ std::int64_t sys_sendmmsg(Thread& thread, const Args& a) {
       [] { return true; });
 }
 
-// `message` has the ancillary data's place, if any; `from`: who sent it, of no length if nobody by name.
+// `message` has the control buffer, if any. `from`: the sender's address, of length 0 if it has no name.
 std::int64_t receive(Thread& thread, const OpenFile& file, const UserBuffers& buffers, msghdr& message,
                      HostAddress& from, int flags) {
-  if (std::int64_t bad = fill(message, buffers, file)) return bad;
+  if (std::int64_t bad = set_pieces(message, buffers, file)) return bad;
   message.msg_name = &from.bytes;
   message.msg_namelen = from.length;
   const std::int64_t r = call(thread, SYS_recvmsg, file, message, flags);
@@ -208,14 +210,14 @@ std::int64_t receive_message(Thread& thread, const OpenFile& file, mm::Gva at, i
   if (!buffers) return buffers.error() == EINVAL ? -EMSGSIZE : -buffers.error();
   msghdr message{};
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(timespec))];  // a ticket, a time stamp
-  message.msg_control = control;  // also if the guest has none: a ticket is not for the host to lose
+  message.msg_control = control;  // also if the guest has none: the host must not drop a ticket
   message.msg_controllen = sizeof control;
   if (!user->msg_control) user->msg_controllen = 0;
   HostAddress from;
   const std::int64_t r = receive(thread, file, *buffers, message, from, flags | MSG_CMSG_CLOEXEC);
   if (r < 0) return r;
   user->msg_flags = (message.msg_flags & ~MSG_CMSG_CLOEXEC) | (flags & MSG_CMSG_CLOEXEC);
-  if (std::int64_t bad = give_control(thread, message, *user, flags, ends_of(file).wants_credentials)) return bad;
+  give_control(thread, message, *user, flags, ends_of(file).wants_credentials);
   if (user->msg_name && from.length) {
     auto length = give_name(thread, name_of(thread, from).get(), reinterpret_cast<mm::Gva>(user->msg_name),
                             user->msg_namelen);
@@ -248,7 +250,7 @@ std::int64_t sys_recvmmsg(Thread& thread, const Args& a) {
       [&](mm::Gva at, unsigned done) {
         return receive_message(thread, **file, at, done && (a.i32(3) & MSG_WAITFORONE) ? flags | MSG_DONTWAIT : flags);
       },
-      [&] { return !deadline || left().tv_sec || left().tv_nsec; });  // looked at after each message only, as on Linux
+      [&] { return !deadline || !is_zero(left()); });  // looked at after each message only, as on Linux
   if (r > 0 && deadline && put_user(thread.memory(), a[4], left()) != 0) return -EFAULT;
   return r;
 }
@@ -259,8 +261,8 @@ std::int64_t sys_shutdown(Thread& thread, const Args& a) {
   return shutdown((*file)->host.get(), a.i32(1)) == 0 ? 0 : -errno;
 }
 
-// Options that the host keeps for a socket and heeds in its own calls, and how long their values are: the same in all
-// ABIs. 0: not one of them.
+// The size of the value, in all ABIs the same, of an option that is the host socket's to keep and to follow. 0: another
+// option.
 std::size_t bytes_of_option(int name) {
   switch (name) {
     case SO_RCVTIMEO:
@@ -278,6 +280,7 @@ std::size_t bytes_of_option(int name) {
     default: return 0;
   }
 }
+// Options of getsockopt(2) alone.
 bool only_told(int name) {
   return name == SO_TYPE || name == SO_ERROR || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN;
 }
@@ -301,7 +304,7 @@ std::int64_t sys_getsockopt(Thread& thread, const Args& a) {
   auto room = read_user<socklen_t>(thread.memory(), a[4]);
   if (!room) return -room.error();
   std::array<std::byte, sizeof(timeval)> value{};
-  socklen_t length = sizeof value;  // the host makes it the value's
+  socklen_t length = sizeof value;  // getsockopt(2) sets it to the value's
   if (name == SO_PEERCRED) {
     const ucred peer = peer_of(thread, **file);
     std::memcpy(value.data(), &peer, length = sizeof peer);

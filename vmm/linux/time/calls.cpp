@@ -40,8 +40,7 @@ OrErrno<Timers::Clock> clock_of(Thread& thread, clockid_t id) {
   return clock;
 }
 
-// Clocks whose timers wake a machine that sleeps: what Linux tells users without CAP_WAKE_ALARM, whom a guest is one
-// of.
+// Clocks whose timers wake a suspended machine: EPERM, as on Linux without CAP_WAKE_ALARM, which no guest has.
 bool wakes_the_host(clockid_t clock) { return clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM; }
 
 std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
@@ -54,7 +53,7 @@ std::int64_t sys_clock_gettime(Thread& thread, const Args& a) {
   const clockid_t host = std::get<clockid_t>(*clock);
   timespec now;
   if (clock_gettime(host, &now) != 0) return -errno;
-  // The host's own vDSO asks for the host's clock; the program's adds the offset to what that one tells.
+  // A call from the host's own vDSO gets the host's time: the program's vDSO, which called that one, adds the offset.
   if (!thread.image().in_host_vdso(thread.pc())) now = thread.process.family.clocks.guest(host, now);
   return put_user(thread.memory(), a[1], now);
 }
@@ -96,7 +95,7 @@ std::int64_t sys_times(Thread& thread, const Args& a) {
   return ::times(&host) + moved.tv_sec * hz + moved.tv_nsec * hz / kNanosPerSecond;
 }
 
-// Linux's KTIME_MAX, the last moment a timer of its can have.
+// KTIME_MAX, the latest expiry of a timer on Linux.
 constexpr timespec kLastWakeUp{INT64_MAX / kNanosPerSecond, INT64_MAX % kNanosPerSecond};
 
 // Sleeps until `deadline` on `clock`. remaining: where the time left goes when a signal ends the sleep, 0
@@ -107,7 +106,7 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
   if (r != -EINTR) return r;
   if (absolute) return kRestartNoHand;
   const timespec rest = time_left(clock, deadline);
-  if (rest.tv_sec == 0 && rest.tv_nsec == 0) return 0;
+  if (is_zero(rest)) return 0;
   if (remaining && put_user(thread.memory(), remaining, rest) != 0) return -EFAULT;
   thread.restart = [=](Thread& thread) { return sleep_until(thread, clock, deadline, remaining, false); };
   return kRestartBlock;
@@ -121,15 +120,15 @@ std::int64_t sleep(Thread& thread, clockid_t clock, bool absolute, mm::Gva reque
   // A relative sleep does not follow changes of the wall clock.
   if (clock == CLOCK_REALTIME) clock = CLOCK_MONOTONIC;
   timespec deadline = deadline_after(clock, *time);
-  // No sleep lasts longer, and what an interrupted one has left is counted from there.
+  // As on Linux: no sleep lasts longer, and what an interrupted one has left is counted from there.
   if (deadline.tv_sec >= kLastWakeUp.tv_sec) deadline = kLastWakeUp;
   return sleep_until(thread, clock, deadline, remaining, false);
 }
 
 std::int64_t sys_nanosleep(Thread& thread, const Args& a) { return sleep(thread, CLOCK_MONOTONIC, false, a[0], a[1]); }
 
-// Until the clock, which is not the caller's own, has come that far: like a timer's, looked at as often as it could
-// have.
+// Sleeps until the clock, which is not the calling thread's own, reaches `deadline`: reads it as often as that could
+// have happened.
 std::int64_t sleep_on_processor(Thread& thread, const ProcessorClock& clock, std::chrono::nanoseconds deadline,
                                 mm::Gva remaining, bool absolute) {
   for (;;) {

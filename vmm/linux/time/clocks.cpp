@@ -1,6 +1,6 @@
 #include "vmm/linux/time/clocks.hpp"
 
-#include "vmm/linux/blocking.hpp"
+#include "vmm/linux/checked.hpp"
 #include "vmm/linux/time/guest_time.hpp"
 
 namespace ramet::vmm {
@@ -8,24 +8,38 @@ namespace {
 
 constexpr std::array<clockid_t, 3> kMoved{CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME};
 
-// Whatever the signs of the seconds.
-timespec add(const timespec& a, const timespec& b) {
-  const std::int64_t nanos = a.tv_nsec + b.tv_nsec;
-  return {a.tv_sec + b.tv_sec + nanos / kNanosPerSecond, nanos % kNanosPerSecond};
-}
-
 timespec negative(const timespec& a) {
   if (a.tv_nsec == 0) return {-a.tv_sec, 0};
   return {-a.tv_sec - 1, kNanosPerSecond - a.tv_nsec};
 }
+
+}  // namespace
+
+timespec sum(const timespec& a, const timespec& b) {
+  const std::int64_t nanos = a.tv_nsec + b.tv_nsec;
+  auto seconds = checked_sum<std::int64_t>(a.tv_sec, b.tv_sec);
+  if (seconds) seconds = checked_sum<std::int64_t>(*seconds, nanos / kNanosPerSecond);
+  return seconds ? timespec{*seconds, nanos % kNanosPerSecond} : timespec{INT64_MAX, 0};
+}
+
+timespec difference(const timespec& a, const timespec& b) {
+  const timespec rest = sum(a, negative(b));
+  return rest.tv_sec < 0 ? timespec{} : rest;
+}
+
+std::chrono::nanoseconds to_nanoseconds(const timespec& t) {
+  constexpr auto kLast = std::chrono::nanoseconds::max();
+  if (t.tv_sec >= kLast / std::chrono::seconds(1)) return kLast;
+  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+
+timespec to_timespec(std::chrono::nanoseconds n) { return {n.count() / kNanosPerSecond, n.count() % kNanosPerSecond}; }
 
 timespec host_now(clockid_t clock) {
   timespec now{};
   ::clock_gettime(clock, &now);
   return now;
 }
-
-}  // namespace
 
 timespec Clocks::offset(clockid_t clock) const {
   switch (clock) {
@@ -40,28 +54,25 @@ timespec Clocks::offset(clockid_t clock) const {
 
 Clocks::Now Clocks::now() const {
   Now now;
-  for (std::size_t i = 0; i < kMoved.size(); ++i) now[i] = guest(kMoved[i], host_now(kMoved[i]));
+  for (std::size_t i = 0; i < kMoved.size(); ++i) now[i] = this->now(kMoved[i]);
   return now;
 }
 
 void Clocks::go_on_from(const Now& shown) {
-  for (std::size_t i = 0; i < kMoved.size(); ++i) offsets_[i] = add(shown[i], negative(host_now(kMoved[i])));
+  for (std::size_t i = 0; i < kMoved.size(); ++i) offsets_[i] = sum(shown[i], negative(host_now(kMoved[i])));
 }
 
-timespec Clocks::guest(clockid_t clock, const timespec& host) const { return add(host, offset(clock)); }
+timespec Clocks::guest(clockid_t clock, const timespec& host) const { return sum(host, offset(clock)); }
 
 timespec Clocks::host(clockid_t clock, const timespec& guest) const {
-  const timespec by = offset(clock);
-  // Far in the future the sum of two may be more than there is.
-  if (by.tv_sec < 0) return sum(guest, negative(by));
-  const timespec moved = add(guest, negative(by));
+  const timespec moved = sum(guest, negative(offset(clock)));
   return moved.tv_sec < 0 ? timespec{} : moved;
 }
 
 timespec Clocks::host_timer(clockid_t clock, const timespec& guest) const {
-  if (!valid_time(guest) || (guest.tv_sec == 0 && guest.tv_nsec == 0)) return guest;
+  if (!valid_time(guest) || is_zero(guest)) return guest;
   const timespec on_host = host(clock, guest);
-  return on_host.tv_sec == 0 && on_host.tv_nsec == 0 ? timespec{0, 1} : on_host;
+  return is_zero(on_host) ? timespec{0, 1} : on_host;
 }
 
 }  // namespace ramet::vmm

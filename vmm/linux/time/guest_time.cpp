@@ -1,22 +1,12 @@
 #include "vmm/linux/time/guest_time.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <climits>
-
-#include "vmm/linux/blocking.hpp"
-#include "vmm/linux/checked.hpp"
 
 namespace ramet::vmm {
 namespace {
 
 constexpr std::int64_t kMicrosPerSecond = 1'000'000, kNanosPerMicro = 1000, kNanosPerMilli = 1'000'000;
-
-timespec now_on(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return now;
-}
 
 }  // namespace
 
@@ -34,7 +24,7 @@ OrErrno<timespec> to_timespec(const timeval& t) {
 }
 
 OrErrno<timespec> carried(const timeval& t) {
-  // It wraps, as it does there: one that is too large is negative then.
+  // The sum wraps, as on Linux: one that is too large is negative, and not valid.
   const auto seconds = static_cast<std::uint64_t>(t.tv_sec) + static_cast<std::uint64_t>(t.tv_usec / kMicrosPerSecond);
   const timespec time{static_cast<std::int64_t>(seconds), t.tv_usec % kMicrosPerSecond * kNanosPerMicro};
   if (!valid_time(time)) return err(EINVAL);
@@ -42,14 +32,6 @@ OrErrno<timespec> carried(const timeval& t) {
 }
 
 timeval to_timeval(const timespec& t) { return {t.tv_sec, t.tv_nsec / kNanosPerMicro}; }
-
-std::chrono::nanoseconds to_nanoseconds(const timespec& t) {
-  constexpr auto kLast = std::chrono::nanoseconds::max();
-  if (t.tv_sec >= kLast / std::chrono::seconds(1)) return kLast;
-  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
-}
-
-timespec to_timespec(std::chrono::nanoseconds n) { return {n.count() / kNanosPerSecond, n.count() % kNanosPerSecond}; }
 
 timespec from_milliseconds(int ms) { return {ms / 1000, ms % 1000 * kNanosPerMilli}; }
 
@@ -63,23 +45,7 @@ std::int64_t nanoseconds(const timespec& t) {
                                    static_cast<std::uint64_t>(t.tv_nsec));
 }
 
-timespec sum(const timespec& a, const timespec& b) {
-  const std::int64_t nanos = a.tv_nsec + b.tv_nsec;
-  auto seconds = checked_sum<std::int64_t>(a.tv_sec, b.tv_sec);
-  if (seconds) seconds = checked_sum<std::int64_t>(*seconds, nanos / kNanosPerSecond);
-  return seconds ? timespec{*seconds, nanos % kNanosPerSecond} : timespec{INT64_MAX, 0};
-}
-
-timespec difference(const timespec& a, const timespec& b) {
-  timespec rest{a.tv_sec - b.tv_sec, a.tv_nsec - b.tv_nsec};
-  if (rest.tv_nsec < 0) {
-    rest.tv_nsec += kNanosPerSecond;
-    --rest.tv_sec;
-  }
-  return rest.tv_sec < 0 ? timespec{} : rest;
-}
-
-timespec deadline_after(clockid_t clock, const timespec& wait) { return sum(now_on(clock), wait); }
-timespec time_left(clockid_t clock, const timespec& deadline) { return difference(deadline, now_on(clock)); }
+timespec deadline_after(clockid_t clock, const timespec& wait) { return sum(host_now(clock), wait); }
+timespec time_left(clockid_t clock, const timespec& deadline) { return difference(deadline, host_now(clock)); }
 
 }  // namespace ramet::vmm

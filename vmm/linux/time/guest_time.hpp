@@ -1,42 +1,35 @@
-// Times that come from a guest: checked, converted and added here and nowhere else, as Linux does it. A guest may give
-// any numbers. A moment that a sum would miss is the last there is, so a sum never comes out earlier than what it was
-// made of.
+// Times that come from a guest: checked and converted here and nowhere else, as Linux does it. A guest may give any
+// numbers. Sums saturate (clocks.hpp), so a deadline is never earlier than the times it is made of.
 #pragma once
 
 #include <sys/time.h>
 
-#include <chrono>
 #include <cstdint>
 #include <ctime>
 
+#include "vmm/linux/time/clocks.hpp"
 #include "vmm/linux/user_memory.hpp"
 
 namespace ramet::vmm {
 
 // Not negative, and less than a second of nanoseconds: what Linux accepts as a time to wait for.
 bool valid_time(const timespec&);
-// EFAULT; EINVAL: not valid.
+// Errors: EFAULT; EINVAL: not valid.
 OrErrno<timespec> read_time(mm::AddressSpace&, mm::Gva at);
 
-// Microseconds below a second. EINVAL: they are not.
+// Errors: EINVAL unless the microseconds are below a second.
 OrErrno<timespec> to_timespec(const timeval&);
-// Any number of microseconds, as select(2) takes it. EINVAL: the sum is not valid.
+// Any number of microseconds, as select(2) takes it. Errors: EINVAL: the sum is not valid.
 OrErrno<timespec> carried(const timeval&);
 timeval to_timeval(const timespec&);
-// Of valid times; the last there is for what is more.
-std::chrono::nanoseconds to_nanoseconds(const timespec&);
-timespec to_timespec(std::chrono::nanoseconds);
-// ms is not negative.
+// Precondition: ms is not negative.
 timespec from_milliseconds(int ms);
-// Rounded up; INT_MAX where it would be more. The time is valid.
+// Rounded up; INT_MAX where it would be more. Precondition: the time is valid.
 int to_milliseconds(const timespec&);
-// A number that tells moments apart, and no more: it wraps, as files may have any time.
+// Only good to tell two moments apart: files may have any time, and the number wraps.
 std::int64_t nanoseconds(const timespec&);
 
-// Of valid times. The sum stops at the last second, the difference at 0.
-timespec sum(const timespec&, const timespec&);
-timespec difference(const timespec&, const timespec&);
-// On a clock of the host. One that cannot be read is at 0; waiting on it fails.
+// On a clock of the host. One that cannot be read counts as 0: waiting on it fails.
 timespec deadline_after(clockid_t, const timespec& wait);
 timespec time_left(clockid_t, const timespec& deadline);
 

@@ -33,8 +33,8 @@ sigset_t of_timers() {
   return set;
 }
 
-// What the serving thread waits for: that, and the kick, which says that it is to end. The kick is a standard signal,
-// so it needs no room in the queue of RLIMIT_SIGPENDING, and it comes before expiries that wait there.
+// What the serving thread waits for: that, and the kick, which has it look at its state. The kick is a standard signal:
+// it needs no room in the queue of RLIMIT_SIGPENDING, and comes before expiries that wait there.
 sigset_t served_signals() {
   sigset_t set = of_timers();
   sigaddset(&set, kick_signal());
@@ -72,8 +72,8 @@ void Timers::stop() {
     interval_.fill(-1);
     stopping_ = true;
   }
-  settled_changed_.notify_all();
-  // Without the lock, which the thread takes before it comes back for the kick.
+  drained_.notify_all();
+  // Not under the lock: the serving thread takes it before it sees stopping_.
   if (!thread_.joinable()) return;
   pthread_kill(thread_.native_handle(), kick_signal());
   thread_.join();
@@ -118,28 +118,28 @@ void Timers::serve() {
     {
       LockGuard guard(lock_);
       if (stopping_) return;
-      asked = settle_asked_;
-      if (asked == settled_) asked = 0;
+      asked = drains_asked_;
+      if (asked == drains_done_) asked = 0;
     }
     if (sig == timer_signal()) host_timer_expired(host);  // else a kick, or nothing: time to look
     if (asked == 0) continue;
-    // Each timer waits once at most in the host's queue, the oldest first.
+    // The host's queue has each timer once at most, the oldest first.
     const sigset_t timers = of_timers();
     constexpr timespec kAtOnce{};
     for (std::size_t i = 0; i < kMaxTimers && sigtimedwait(&timers, &host, &kAtOnce) == timer_signal(); ++i)
       host_timer_expired(host);
     {
       LockGuard guard(lock_);
-      settled_ = asked;
+      drains_done_ = asked;
     }
-    settled_changed_.notify_all();
+    drained_.notify_all();
   }
 }
 
 void Timers::wait_for_expired(UniqueLock& guard) {
-  const std::uint64_t asked = ++settle_asked_;
+  const std::uint64_t asked = ++drains_asked_;
   wake_locked();
-  settled_changed_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || settled_ >= asked; });
+  drained_.wait(guard.standard(), [&]() RAMET_REQUIRES(lock_) { return stopping_ || drains_done_ >= asked; });
 }
 
 void Timers::host_timer_expired(const siginfo_t& host) {
@@ -166,7 +166,7 @@ Timers::Expired Timers::expired_locked(int id, const Timer& timer, std::uint64_t
   return e;
 }
 
-// A full queue, a thread that has gone or a host without memory loses the expiry, as Linux counts it as an overrun.
+// The expiry is lost if the guest's queue is full, the thread has gone or the host has no memory.
 void Timers::tell(const Expired& e) {
   try {
     if (e.tid != 0) (void)send_to_thread(process_, e.tid, e.info);
@@ -176,7 +176,6 @@ void Timers::tell(const Expired& e) {
 
 // --- processor time ---
 
-// To the first expiry after now. The ones that it passes on the way, but for the first.
 std::uint64_t Timers::advance(Timer& timer, Nanoseconds now) {
   if (timer.interval == Nanoseconds{}) {
     timer.expiry = {};
@@ -188,7 +187,6 @@ std::uint64_t Timers::advance(Timer& timer, Nanoseconds now) {
   return static_cast<std::uint64_t>(passed);
 }
 
-// How long nothing can expire; none: nothing is to expire. Tells of what has.
 std::optional<std::chrono::nanoseconds> Timers::look() {
   std::vector<std::pair<int, ProcessorClock>> armed;
   bool limited;
@@ -227,7 +225,7 @@ std::optional<std::chrono::nanoseconds> Timers::look() {
   }
   for (const Expired& e : expired) tell(e);
   if (!left) return std::nullopt;
-  // While nothing runs it is looked at less and less often.
+  // While the clocks stand still they are read less and less often.
   constexpr unsigned kMostDoublings = 4;
   idle_looks_ = all == last_looked_at_ ? std::min(idle_looks_ + 1, kMostDoublings) : 0;
   last_looked_at_ = all;
@@ -287,9 +285,13 @@ std::chrono::nanoseconds Timers::now_of_interval(int which) {
 
 std::int64_t Timers::create_locked(const Clock& clock, const Notify& notify, bool posix) {
   if (timers_.size() >= kMaxTimers || !start_thread_locked()) return -EAGAIN;
-  const int id = next_id_++;
+  int id;
+  do {
+    id = next_id_;
+    next_id_ = id == INT_MAX ? 0 : id + 1;
+  } while (timers_.contains(id));
   Timer timer{.clock = clock, .notify = notify, .posix = posix};
-  const auto place = timers_.emplace(id, timer).first;  // first: what the host has made is in the table
+  const auto place = timers_.emplace(id, timer).first;  // before timer_create(2), so that the host's is not lost
   if (timer.of_processor()) return id;
   sigevent event{};
   event.sigev_notify = notify.signal ? SIGEV_THREAD_ID : SIGEV_NONE;
@@ -311,19 +313,17 @@ std::int64_t Timers::set(int id, int flags, const itimerspec& value, itimerspec*
   const Nanoseconds now = now_of(id);
   UniqueLock guard(lock_);
   auto found = timers_.find(id);
-  return found == timers_.end() || !found->second.posix ? -EINVAL : set_settled(guard, id, flags, value, old, now);
+  return found == timers_.end() || !found->second.posix ? -EINVAL : set_and_drain(guard, id, flags, value, old, now);
 }
 
-std::int64_t Timers::set_settled(UniqueLock& guard, int id, int flags, const itimerspec& value, itimerspec* old,
-                                 Nanoseconds now) {
+std::int64_t Timers::set_and_drain(UniqueLock& guard, int id, int flags, const itimerspec& value, itimerspec* old,
+                                   Nanoseconds now) {
   itimerspec before{};
   if (const std::int64_t r = set_locked(id, flags, value, before, now); r != 0) return r;
   if (old) *old = before;
   Timer& timer = timers_.at(id);
-  const bool may_have_expired = before.it_interval.tv_sec != 0 || before.it_interval.tv_nsec != 0 ||
-                                (before.it_value.tv_sec == 0 && before.it_value.tv_nsec == 0) || timer.of_processor();
-  const bool wait = std::exchange(timer.armed, value.it_value.tv_sec != 0 || value.it_value.tv_nsec != 0) &&
-                    may_have_expired;
+  const bool may_have_expired = !is_zero(before.it_interval) || is_zero(before.it_value) || timer.of_processor();
+  const bool wait = std::exchange(timer.armed, !is_zero(value.it_value)) && may_have_expired;
   if (wait && timer.notify.signal) wait_for_expired(guard);
   return 0;
 }
@@ -357,7 +357,7 @@ std::int64_t Timers::get(int id, itimerspec& value) {
 std::int64_t Timers::get_locked(int id, itimerspec& value, Nanoseconds now) {
   Timer& timer = timers_.at(id);
   if (!timer.of_processor()) return timer_gettime(timer.host, &value) == 0 ? 0 : -errno;
-  // Nobody looks at one that tells nobody; of another that has expired, the thread has yet to tell.
+  // look() passes over timers without a signal. Of others that have expired, the serving thread has yet to tell.
   if (!timer.notify.signal && timer.expiry != Nanoseconds{} && now >= timer.expiry) (void)advance(timer, now);
   const Nanoseconds left = timer.expiry == Nanoseconds{} ? Nanoseconds{} : std::max(timer.expiry - now, Nanoseconds{1});
   value = {to_timespec(timer.interval), to_timespec(left)};
@@ -416,12 +416,12 @@ std::int64_t Timers::interval_timer_locked(int which) {
 std::int64_t Timers::set_interval_timer(int which, const itimerspec& value, itimerspec* old) {
   const Nanoseconds now = now_of_interval(which);
   UniqueLock guard(lock_);
-  if (interval_[which] < 0 && value.it_value.tv_sec == 0 && value.it_value.tv_nsec == 0) {
+  if (interval_[which] < 0 && is_zero(value.it_value)) {
     if (old) *old = {};
     return 0;  // alarm(0) before any alarm needs no timer
   }
   std::int64_t id = interval_timer_locked(which);
-  return id < 0 ? id : set_settled(guard, static_cast<int>(id), 0, value, old, now);
+  return id < 0 ? id : set_and_drain(guard, static_cast<int>(id), 0, value, old, now);
 }
 
 std::int64_t Timers::get_interval_timer(int which, itimerspec& value) {
