@@ -166,7 +166,7 @@ std::int64_t poll_until(Thread& thread, mm::Gva at, std::uint64_t count, const D
   if (!set) return -set.error();
   std::int64_t ready = set->wait(thread, deadline);
   if (ready == -EINTR) {
-    thread.restart = [=](Thread& thread) { return poll_until(thread, at, count, deadline); };
+    thread.restart = [=](Thread& same) { return poll_until(same, at, count, deadline); };
     return kRestartBlock;
   }
   return ready < 0 ? ready : write_poll_set(thread, at, *set, ready);

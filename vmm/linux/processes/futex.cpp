@@ -50,7 +50,7 @@ std::int64_t wait(Thread& thread, const Wait& w) {
                                    w.deadline ? as_argument(&*w.deadline) : 0, 0, w.mask);
   if (r != -EINTR) return r;
   if (!w.deadline) return kRestartSys;
-  thread.restart = [w](Thread& thread) { return wait(thread, w); };
+  thread.restart = [w](Thread& same) { return wait(same, w); };
   return kRestartBlock;
 }
 

@@ -101,7 +101,7 @@ bool within_nice_limit(Thread& thread, int nice) {
 
 std::int64_t sys_getpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
-  const auto of_each = [](Thread& thread) { return std::int64_t{20} - thread.nice(); };  // as the raw call encodes it
+  const auto of_each = [](Thread& each) { return std::int64_t{20} - each.nice(); };  // as the raw call encodes it
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each,
                         [](std::int64_t sum, std::int64_t r) { return std::max(sum, r); });
 }
@@ -110,10 +110,10 @@ std::int64_t sys_setpriority(Thread& thread, const Args& a) {
   if (a.u32(0) > PRIO_USER) return -EINVAL;
   const int nice = std::clamp(a.i32(2), -20, 19);
   const Credentials& own = *thread.credentials();
-  const auto of_each = [&](Thread& thread) -> std::int64_t {
-    if (!may_schedule(own, *thread.credentials())) return -EPERM;
-    if (nice < thread.nice() && !own.may(CAP_SYS_NICE) && !within_nice_limit(thread, nice)) return -EACCES;
-    return nice == thread.nice() ? 0 : -thread.set_nice(nice);
+  const auto of_each = [&](Thread& each) -> std::int64_t {
+    if (!may_schedule(own, *each.credentials())) return -EPERM;
+    if (nice < each.nice() && !own.may(CAP_SYS_NICE) && !within_nice_limit(each, nice)) return -EACCES;
+    return nice == each.nice() ? 0 : -each.set_nice(nice);
   };
   return for_each_meant(thread, a.i32(0), a.i32(1), of_each, first_failure);
 }
@@ -299,10 +299,10 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
   const unsigned wanted = a.u32(2);
   if (int error = refused_io_priority(wanted, privileged)) return -error;
   if (!known_kind(a.i32(0))) return -EINVAL;
-  const auto of_each = [&](Thread& thread) -> std::int64_t {
-    const unsigned user = thread.credentials()->user.real;
+  const auto of_each = [&](Thread& each) -> std::int64_t {
+    const unsigned user = each.credentials()->user.real;
     if (user != own.user.effective && user != own.user.real && !privileged) return -EPERM;
-    thread.scheduling.io_priority = wanted;
+    each.scheduling.io_priority = wanted;
     return 0;
   };
   return for_each_meant(thread, a.i32(0) - IOPRIO_WHO_PROCESS, a.i32(1), of_each, first_failure);
@@ -311,8 +311,8 @@ std::int64_t sys_ioprio_set(Thread& thread, const Args& a) {
 std::int64_t sys_ioprio_get(Thread& thread, const Args& a) {
   if (!known_kind(a.i32(0))) return -EINVAL;
   const bool one = a.i32(0) == IOPRIO_WHO_PROCESS;  // of one thread what was set, of several the best in effect
-  const auto of_each = [&](Thread& thread) -> std::int64_t {
-    return one ? thread.scheduling.io_priority : io_priority(thread.scheduling, thread.nice());
+  const auto of_each = [&](Thread& each) -> std::int64_t {
+    return one ? each.scheduling.io_priority : io_priority(each.scheduling, each.nice());
   };
   return for_each_meant(thread, a.i32(0) - IOPRIO_WHO_PROCESS, a.i32(1), of_each,
                         [](std::int64_t sum, std::int64_t r) { return sum == -ESRCH ? r : std::min(sum, r); });

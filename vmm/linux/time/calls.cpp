@@ -108,7 +108,7 @@ std::int64_t sleep_until(Thread& thread, clockid_t clock, timespec deadline, mm:
   const timespec rest = time_left(clock, deadline);
   if (is_zero(rest)) return 0;
   if (remaining && put_user(thread.memory(), remaining, rest) != 0) return -EFAULT;
-  thread.restart = [=](Thread& thread) { return sleep_until(thread, clock, deadline, remaining, false); };
+  thread.restart = [=](Thread& same) { return sleep_until(same, clock, deadline, remaining, false); };
   return kRestartBlock;
 }
 
@@ -141,7 +141,7 @@ std::int64_t sleep_on_processor(Thread& thread, const ProcessorClock& clock, std
     if (r != -EINTR) continue;
     if (absolute) return kRestartNoHand;
     if (remaining && put_user(thread.memory(), remaining, to_timespec(deadline - *now)) != 0) return -EFAULT;
-    thread.restart = [=](Thread& thread) { return sleep_on_processor(thread, clock, deadline, remaining, false); };
+    thread.restart = [=](Thread& same) { return sleep_on_processor(same, clock, deadline, remaining, false); };
     return kRestartBlock;
   }
 }
