@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "vmm/exit_cost.hpp"
+#include "vmm/frozen_vm.hpp"
 #include "vmm/kick_signal.hpp"
-#include "vmm/snapshot.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -102,11 +102,11 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   return child;
 }
 
-std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
+std::expected<std::shared_ptr<FrozenVm>, Failure> Shell::freeze() {
   auto memory = space_->freeze();
   if (!memory) return failure(fmt::format("no snapshot can be taken: {}", mm::describe(memory.error())));
   if (auto r = machine_->move_on(); !r) return std::unexpected(r.error());
-  return std::make_shared<Snapshot>(*this, std::move(*memory));
+  return std::make_shared<FrozenVm>(*this, std::move(*memory));
 }
 
 Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {

@@ -22,7 +22,7 @@ struct Techniques {
 };
 
 class Shell;
-class Snapshot;
+class FrozenVm;
 
 // Errors: no host memory, no VM. Called by any thread.
 using MakeShell = std::function<std::expected<std::unique_ptr<Shell>, Failure>()>;
@@ -54,7 +54,7 @@ class Shell {
   // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run
   // meanwhile, see AddressSpace::freeze(). Nothing that the guest has taken over can change the snapshot. Errors: no
   // memory, no host process.
-  std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
+  std::expected<std::shared_ptr<FrozenVm>, Failure> freeze();
   // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
   Status adopt(std::shared_ptr<const mm::Snapshot>);
   // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no

@@ -1,4 +1,4 @@
-// Snapshot: the memory of a VM at one moment, in this process, for others to be grown from. A VM that was spawned sees
+// FrozenVm: the memory of a VM at one moment, in this process, for others to be grown from. A VM that was spawned sees
 // that memory, takes a page for itself where it writes, and can be reset at the cost of what it wrote.
 #pragma once
 
@@ -10,12 +10,12 @@
 
 namespace ramet::vmm {
 
-class Snapshot {
+class FrozenVm {
  public:
   // What Shell::freeze() took of a VM with these settings.
-  Snapshot(const Shell& of, std::shared_ptr<const mm::Snapshot>);
-  Snapshot(const Snapshot&) = delete;
-  Snapshot& operator=(const Snapshot&) = delete;
+  FrozenVm(const Shell& of, std::shared_ptr<const mm::Snapshot>);
+  FrozenVm(const FrozenVm&) = delete;
+  FrozenVm& operator=(const FrozenVm&) = delete;
 
   // A VM with that memory: a warm one where there is one, which takes microseconds. It outlives the snapshot if need
   // be. From any thread. Errors: no host memory, no VM.
