@@ -1,5 +1,5 @@
-// FrozenVm: the memory of a VM at one moment, in this process, for others to be grown from. A VM that was spawned sees
-// that memory, takes a page for itself where it writes, and can be reset at the cost of what it wrote.
+// FrozenVm: the memory of a VM at one moment, kept in this process, for others to be spawned from. A spawned VM sees
+// that memory, copies a page when it writes to it, and can be reset at the cost of what it wrote.
 #pragma once
 
 #include <memory>
@@ -12,18 +12,19 @@ namespace ramet::vmm {
 
 class FrozenVm {
  public:
-  // What Shell::freeze() took of a VM with these settings.
+  // Of the memory of `of`, whose settings spawned VMs get. For Shell::freeze().
   FrozenVm(const Shell& of, std::shared_ptr<const mm::Snapshot>);
   FrozenVm(const FrozenVm&) = delete;
   FrozenVm& operator=(const FrozenVm&) = delete;
 
-  // A VM with that memory: a warm one where there is one, which takes microseconds. It outlives the snapshot if need
-  // be. From any thread. Errors: no host memory, no VM.
+  // A VM with that memory, which may outlive this. Takes microseconds if one is warm. From any thread. Errors: no host
+  // memory, no VM.
   std::expected<std::unique_ptr<Shell>, Failure> spawn();
-  // Resets it and keeps it for the next spawn(). No vCPU of it is in use. If it cannot be reset it is destroyed.
+  // Resets a spawned VM and keeps it for the next spawn(), or destroys it if it cannot be reset. No vCPU of it may be
+  // in use.
   void take_back(std::unique_ptr<Shell>);
 
-  // From now on a thread keeps some VMs ready (kWarm), which costs what so many idle VMs cost.
+  // From now on a thread keeps kWarm VMs ready, which take the memory of as many idle VMs.
   void keep_warm() { pool_.start(); }
   std::size_t warm() const { return pool_.warm(); }
   const mm::Snapshot& memory() const { return *memory_; }

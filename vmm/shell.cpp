@@ -18,8 +18,8 @@ std::uint64_t table_bytes(std::uint64_t memory_bytes) {
   return mm::align_up(std::min<std::uint64_t>((8ull << 20) + memory_bytes / 32, 2ull << 30), mm::kBlockSize);
 }
 
-// A VM has room for more frames than it may use at a time: those that its children still see take none of its memory
-// limit, only addresses; of those, a thousand VMs find enough.
+// More frames than the guest may use at a time: those that only its children still see do not count against its limit,
+// but keep their addresses. At most so many that a thousand VMs find addresses.
 std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
   const std::uint64_t wanted = memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
   return std::max(memory_bytes, std::min(wanted, addresses / 1024));
@@ -118,7 +118,7 @@ Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
 
 Status Shell::reset() {
   if (!origin_) return failure("only what was spawned from a snapshot can be reset");
-  // First: it writes nothing any more into memory that is cleared now.
+  // First, so that what the guest has made of its host process writes nothing into memory that is reset.
   if (auto r = machine_->renew(); !r) return r;
   if (auto r = space_->reset(*origin_); !r)
     return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));
