@@ -28,21 +28,21 @@ class ShellPool {
   static constexpr std::size_t kWarm = 2;     // a fork(2) and the child's execve(2) take one each
 
   // Keeps shells warm from now on; `after`: once that has passed, unless take() is called earlier.
-  void start(std::chrono::milliseconds after = {});
+  void start(std::chrono::milliseconds after = {}) RAMET_EXCLUDES(lock_);
   // A warm shell, or else a new one. Errors: as `make`.
-  std::expected<std::unique_ptr<Shell>, Failure> take();
+  std::expected<std::unique_ptr<Shell>, Failure> take() RAMET_EXCLUDES(lock_);
   // Destroys a shell that nobody uses any more, later and on the pool's thread.
-  void give_back(std::unique_ptr<Shell>);
+  void give_back(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
   // Keeps a shell that is as good as new for a later take(); destroys it if enough are warm.
-  void put(std::unique_ptr<Shell>);
-  std::size_t warm() const;
+  void put(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
+  std::size_t warm() const RAMET_EXCLUDES(lock_);
 
  private:
   static constexpr std::size_t kMostOld = 16; // beyond that, give_back() destroys the shell itself
   // How long the pool rests after a take(), unless no shell is left: the taken one becomes a process just then, and
   // making or destroying VMs meanwhile would hold the kernel's lock of this process's address space (mmap_lock).
   static constexpr std::chrono::milliseconds kQuiet{2};
-  void work();
+  void work() RAMET_EXCLUDES(lock_);
   bool urgent_locked() const RAMET_REQUIRES(lock_) {
     return stop_ || (asked_ && wanted_ && warm_.empty()) || old_.size() >= kMostOld;
   }

@@ -7,15 +7,27 @@
 
 namespace ramet::vmm {
 
+// Signals by which the kernel reports a fault of the thread itself.
+inline constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+
 // Blocks every signal but the kick and faults in the calling thread as long as it lives; threads that are made
 // meanwhile inherit the mask. Faults are let through whatever the mask was: a thread that blocks them is killed by a
 // fault that the guard would handle (arch/guarded.hpp).
 class SignalsBlocked {
  public:
+  // For a process to be made that must not run a handler of ours: not even those come through.
+  struct All {};
+
   SignalsBlocked() {
     sigset_t set;
     sigfillset(&set);
-    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, kick_signal()}) sigdelset(&set, sig);
+    for (int sig : kFaults) sigdelset(&set, sig);
+    sigdelset(&set, kick_signal());
+    pthread_sigmask(SIG_SETMASK, &set, &old_);
+  }
+  explicit SignalsBlocked(All) {
+    sigset_t set;
+    sigfillset(&set);
     pthread_sigmask(SIG_SETMASK, &set, &old_);
   }
   ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
@@ -37,7 +49,7 @@ class CallerSignals {
     pipe_was_pending_ = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
     install_kick_signal();
     sigemptyset(&set);
-    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigaddset(&set, sig);
+    for (int sig : kFaults) sigaddset(&set, sig);
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     sigemptyset(&set);
     sigaddset(&set, SIGPIPE);

@@ -8,12 +8,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <ctime>
 
 #include "jit/check.hpp"
 #include "jit/loader.hpp"
 #include "vmm/bpf/guest_impl.hpp"
 #include "vmm/bpf/print.hpp"
+#include "vmm/host_time.hpp"
 
 // helpers_object.S.
 extern "C" const std::byte ramet_bpf_helpers[], ramet_bpf_helpers_end[];
@@ -61,12 +61,6 @@ bool has_loop(const jit::Checked& program) {
 }
 
 Failure no_memory(std::string_view what, mm::Error e) { return {fmt::format("{}: {}", what, mm::describe(e)), 125}; }
-
-std::uint64_t host_clock(clockid_t clock) {
-  timespec t{};
-  ::clock_gettime(clock, &t);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(t.tv_nsec);
-}
 
 std::uint64_t negative(int error) { return static_cast<std::uint64_t>(-std::int64_t{error}); }
 
@@ -160,9 +154,12 @@ Status Guest::Impl::begin() {
   if (auto done = start_watch(); !done) return done;
   if (!helpers.contains(BPF_FUNC_ktime_get_ns)) {
     for (const auto& [number, clock] :
-         {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}})
-      if (auto done = serve(number, [clock](mm::AddressSpace&, const Arguments&) { return host_clock(clock); }); !done)
-        return done;
+         {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}}) {
+      const auto now = [clock](mm::AddressSpace&, const Arguments&) {
+        return static_cast<std::uint64_t>(host_time(clock)->count());
+      };
+      if (auto done = serve(number, now); !done) return done;
+    }
   }
   const auto printed = [trace = options.trace](const std::expected<std::string, int>& line) {
     if (!line) return negative(line.error());

@@ -26,6 +26,7 @@
 
 #include "arch/exec_sync.hpp"
 #include "arch/process_stub.hpp"
+#include "vmm/host_time.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
@@ -245,9 +246,8 @@ void Child::signal(Who who, int signal) { (void)::syscall(SYS_tgkill, who.proces
 
 std::chrono::nanoseconds Child::time_of_all() const {
   clockid_t clock;
-  timespec now;
-  if (::clock_getcpuclockid(pid_, &clock) != 0 || ::clock_gettime(clock, &now) != 0) return {};
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+  if (::clock_getcpuclockid(pid_, &clock) != 0) return {};
+  return host_time(clock).value_or(std::chrono::nanoseconds{});
 }
 
 // Clocks of another process's threads cannot be read, only those of whole processes. Files tell of them to everybody,

@@ -209,14 +209,13 @@ ChildMaker::Made ChildMaker::spawn() {
   if (!receive_descriptors(kOrders, given)) return {.error = EMFILE};
   Begin b{given[0], given[1], ::getpid()};
   alignas(64) static std::byte stack[32 << 10];  // this thread alone makes them, and waits until each has begun
-  // No handler of the VMM's may run there; the new process keeps the mask over execve.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   Made made;
-  made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
-  made.error = made.pid < 0 ? errno : 0;
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  {
+    // No handler of the VMM's may run in the new process, which keeps this mask over execve(2).
+    const SignalsBlocked blocked{SignalsBlocked::All{}};
+    made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
+    made.error = made.pid < 0 ? errno : 0;
+  }
   for (const int fd : given) ::close(fd);
   return made;
 }

@@ -12,10 +12,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <ctime>
 #include <mutex>
 
 #include "arch/ticks.h"
+#include "vmm/host_time.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/kvm/x86_64/machine.hpp"
 #include "vmm/kvm/x86_64/vcpu.hpp"
@@ -42,13 +42,8 @@ std::mutex trying;                         // held during the trial. Order: befo
 
 // How long the host has been suspended since it was booted, but for the time between two lines.
 std::chrono::nanoseconds host_slept() {
-  const auto now = [](clockid_t clock) {
-    timespec t{};
-    ::clock_gettime(clock, &t);
-    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
-  };
-  const auto since_boot = now(CLOCK_BOOTTIME);
-  return since_boot - now(CLOCK_MONOTONIC);
+  const auto since_boot = *host_time(CLOCK_BOOTTIME);
+  return since_boot - *host_time(CLOCK_MONOTONIC);
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
 #include "vmm/soft/dynarmic/callbacks.hpp"
 
-#include <time.h>
-
 #include <utility>
 
+#include "vmm/host_time.hpp"
 #include "vmm/soft/dynarmic/extra.hpp"
 
 namespace ramet::vmm::soft {
@@ -172,10 +171,6 @@ void Callbacks::InstructionCacheOperationRaised(Dynarmic::A64::InstructionCacheO
   end({.kind = Stop::Kind::Maintained, .address = untagged(at)});
 }
 
-std::uint64_t Callbacks::GetCNTPCT() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
+std::uint64_t Callbacks::GetCNTPCT() { return static_cast<std::uint64_t>(host_time(CLOCK_MONOTONIC)->count()); }
 
 }  // namespace ramet::vmm::soft
