@@ -3,8 +3,8 @@
 // with.
 //
 // An interruption finds the CPU anywhere. It then gets an interrupt of its own (KVM_IRQ_LINE) and runs on: the stub,
-// where interrupts are masked, comes to its end, and user code to no further instruction. So nobody has to know where
-// it was.
+// where interrupts are masked, comes to its end, and user code executes no further instruction. So it does not matter
+// where the CPU was.
 #pragma once
 
 #include <memory>
@@ -31,13 +31,13 @@ class KvmVcpu final : public VcpuBase {
   void reset_fp() override;
 
   // --- for KvmMachine ---
-  // Back to what acquire_vcpu() promises, for the next thread.
+  // Makes the vCPU what acquire_vcpu() promises.
   void recycle();
-  // Drops what all processors hold, if it is not running. False: it is, or KVM failed.
+  // Has it drop what is due, on all processors. False: it is running, has never run, or KVM failed.
   bool try_flush();
-  // All that the first entry would do but the way into user code itself.
+  // Does all that the first entry would have to before user code.
   Status warm_up();
-  // Its own thread: the next entry drops those translations.
+  // The next entry drops those translations. Called by the thread that uses the vCPU.
   void drop_translations(const mm::FlushRequest&);
 
  private:
@@ -69,11 +69,11 @@ class KvmVcpu final : public VcpuBase {
   const unsigned id_;
   KernelHalf::VcpuPage page_;
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
-  bool loaded_ = false;             // its system registers are, and it stands in the stub
-  enum class Fp : std::uint8_t { Cpu, Both, Page };  // who has the vector registers as they are now
+  bool loaded_ = false;             // its system registers are loaded, and it stands in the stub
+  enum class Fp : std::uint8_t { Cpu, Both, Page };  // where the vector registers are up to date
   Fp fp_ = Fp::Page;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  Drops drops_;                         // what it has to drop on its way
+  Drops drops_;                         // what the next entry has to drop
   std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
 };
 

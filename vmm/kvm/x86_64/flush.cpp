@@ -46,8 +46,8 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
   if (!in_use_older_than(generation)) return;
-  // Where user code runs on KVM's shadow tables in any case, the touches reach a running vCPU as well: KVM
-  // drops the shadows and, before the store completes, what every vCPU has cached of them.
+  // Where ring 3 runs natively on KVM's shadow tables, touches reach running vCPUs as well: KVM drops the shadows
+  // and, before the store completes, what every vCPU has cached of them.
   if (model_.native_ring3 && touch_for_all()) return;
   expel(generation);
 }
@@ -181,11 +181,11 @@ void KvmVcpu::entered() {
   reloaded_ = entry_generation_;
   counters_.flushes.add();
   riding_.clear();
-  // Only this vCPU, alone, can be behind: nobody else raised it meanwhile. Or settle() did it already.
+  // The touches that were due rode along, as this vCPU was alone; or they were done before, and this changes nothing.
   machine_.flush_.settle(entry_generation_);
 }
 
-// The touches may not have happened: whoever enters next does them.
+// The touches may not have happened: they are pending again, for the next vCPU that enters.
 void KvmVcpu::not_entered() {
   if (riding_.empty()) return;
   LockGuard hold(machine_.flush_.lock);
@@ -229,7 +229,7 @@ Status KvmVcpu::touch(std::span<const mm::Gpa> tables) {
     resume_at(stub::flush_only(), sp);
     int error = run_kvm();
     if (error == EINTR) {
-      // Begun anew. Who interrupted is heard by the next run() of this vCPU.
+      // The touches are repeated; the kick is answered by the next run() of this vCPU.
       std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
       kicked_.store(true, std::memory_order_seq_cst);
       continue;

@@ -43,7 +43,7 @@ void KvmVcpu::changed_registers_only() {
   untouched_ = true;
 }
 
-// First use, and when ring 0 is needed although an interruption left the CPU in user code.
+// At the first use, and when ring 0 is needed although an interruption left the CPU in user code.
 Status KvmVcpu::load_ring0() {
   kvm_sregs s;
   if (int r = call(fd_, KVM_GET_SREGS, &s); r < 0) return failure(fmt::format("KVM_GET_SREGS: {}", std::strerror(-r)));
@@ -60,7 +60,7 @@ Status KvmVcpu::load_ring0() {
   s.cs = segment(x86::kKernelCs, kCode, true);
   s.ss = segment(x86::kKernelSs, kData, false);
   s.ds = s.es = s.fs = s.gs = null;
-  // The first time our bases are the newer ones; later user code may have changed them, and MSRs bring ours.
+  // The first time bases_ are the newer ones; later user code may have changed the CPU's, and load_bases() loads ours.
   s.fs.base = loaded_ ? fs : bases_[x86::FsBase];
   s.gs.base = loaded_ ? gs : bases_[x86::GsBase];
   if (!loaded_) bases_changed_ = false;
@@ -138,7 +138,7 @@ constexpr std::size_t kComponents = 512;  // XSTATE_BV
 
 Status KvmVcpu::load_fp(const FpState& fp) {
   const int r = call(fd_, kSetXsave, const_cast<std::byte*>(fp.area.data()));
-  fp_copied_.reset();  // the newer one counts
+  fp_copied_.reset();  // older than what is loaded
   if (r < 0) return failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r)));
   return {};
 }
