@@ -67,16 +67,24 @@ class MachineBase : public Machine {
 
   // Called after attach() only.
   virtual std::expected<std::unique_ptr<V>, Failure> create_vcpu(unsigned id) = 0;
-  // The vCPU that the calling thread has run last and no other since: it is idle, and nobody waits for it. Null: none.
-  V* callers_own() const {
-    V* const own = vcpus_.own();
-    return own && own->last_run_by(prepare_thread_for_kicks()) ? own : nullptr;
+  // The vCPU that the calling thread has run last, and no other thread since: it is idle. Null: there is none.
+  V* callers_vcpu() const {
+    V* const vcpu = vcpus_.last_run_by_caller();
+    return vcpu && vcpu->last_run_by(prepare_thread_for_kicks()) ? vcpu : nullptr;
   }
   // Whether some vCPU is in the guest with entries older than that generation. To be asked after the machine's
   // generation has been advanced to it.
   bool in_use_older_than(std::uint64_t generation) const {
     if (const V* only = vcpus_.only()) return only->older_than(generation);
     return vcpus_.any([&](const V& v) { return v.older_than(generation); });
+  }
+  // Interrupts those vCPUs, and waits until each has left the guest. A vCPU thread that waits for a lock which the
+  // caller holds is not in the guest, and so never waited for.
+  void expel_older_than(std::uint64_t generation) const {
+    vcpus_.for_each([&](V& v) {
+      if (v.older_than(generation)) v.interrupt_guest();
+    });
+    vcpus_.for_each([&](V& v) { v.wait_outside(generation); });
   }
   // Called when acquire_vcpu() gives one out; `before`: so many were in use.
   virtual void came_into_use(unsigned before) { (void)before; }

@@ -17,10 +17,10 @@ class Slots {
   Slots(const HostFd& vm, unsigned most) : vm_(vm), most_(most) {}
 
   // `late`: KVM is told by the next tell_late(), as making a slot takes time. Errors: NoMemory.
-  mm::Result<> add(const mm::Bank&, bool late);
-  void remove(const mm::Bank&);
+  mm::Result<> add(const mm::Bank&, bool late) RAMET_EXCLUDES(lock_);
+  void remove(const mm::Bank&) RAMET_EXCLUDES(lock_);
   // Called before a vCPU enters. Errors: KVM refuses a slot.
-  Status tell_late();
+  Status tell_late() RAMET_EXCLUDES(lock_);
 
  private:
   bool set(unsigned slot, const mm::Bank&, bool present);

@@ -44,8 +44,8 @@ class VcpuBase : public Vcpu {
 
   // Held while KVM_RUN may be in progress: by run(), or by a flush of another thread that borrows the idle vCPU.
   std::mutex busy_;
-  // seq_cst in announce() and in expel(): pairs with the machine's generation. Release when it becomes 0:
-  // pairs with wait_outside().
+  // seq_cst in announce() and in older_than(): pairs with the machine's generation. Release when it becomes 0: pairs
+  // with wait_outside().
   std::atomic<std::uint64_t> guest_generation_{0};
   // seq_cst. Set by kick() before it reads guest_generation_; run() reads it after it wrote that. Taken by
   // run() after it cleared immediate_exit, so that a kick which that clearing overwrites is found here.

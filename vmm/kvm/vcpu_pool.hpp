@@ -21,7 +21,7 @@ class VcpuPool {
 
   // A new one, made by `create(id)`, neither in use nor free yet.
   template <class Create>
-  std::expected<V*, Failure> make(Create&& create) {
+  std::expected<V*, Failure> make(Create&& create) RAMET_EXCLUDES(creating_, lock_) {
     // lock_ is not held meanwhile: create() takes the address-space lock, under which flushes take lock_.
     LockGuard one_at_a_time(creating_);
     std::size_t made;
@@ -37,20 +37,20 @@ class VcpuPool {
     return vcpus_.emplace_back(std::move(*created)).get();
   }
   // It is in use from now on.
-  void use(V* vcpu) {
+  void use(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     used_.push_back(vcpu);
     tell_only();
   }
   // It is free: not in use any more, or new.
-  void put(V* vcpu) {
+  void put(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     std::erase(used_, vcpu);
     free_.push_back(vcpu);
     tell_only();
   }
   // One that was free; null: none is.
-  V* take() {
+  V* take() RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     if (free_.empty()) return nullptr;
     V* const vcpu = free_.back();
@@ -60,13 +60,13 @@ class VcpuPool {
 
   // Calls f for each that is in use: no other can be in the guest.
   template <class F>
-  void for_each(F f) const {
+  void for_each(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     for (V* v : used_) f(*v);
   }
   // Whether f returns true for one of them.
   template <class F>
-  bool any(F f) const {
+  bool any(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     for (V* v : used_)
       if (f(*v)) return true;
@@ -77,10 +77,10 @@ class VcpuPool {
   V* only() const { return only_.load(std::memory_order_seq_cst); }
 
   // The one that the calling thread ran last, if it is of this pool, else null. Another thread may use it by now.
-  V* own() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
+  V* last_run_by_caller() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
   void run_by_caller(V* vcpu) { last_run_ = {number_, vcpu}; }
 
-  Machine::Totals totals() const {
+  Machine::Totals totals() const RAMET_EXCLUDES(lock_) {
     Machine::Totals t{};
     LockGuard hold(lock_);
     for (const auto& v : vcpus_) t.add(v->counters());

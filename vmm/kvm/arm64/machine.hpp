@@ -36,8 +36,9 @@ struct CpuModel {
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
 //   - else the vCPUs in user code are interrupted, and waited for until they have left.
 struct FlushState : Generations {
-  std::uint64_t advance(const mm::FlushRequest&);  // returns the new generation
-  Drops due();  // what is not settled yet, or more; none(): all is settled
+  std::uint64_t advance(const mm::FlushRequest&) RAMET_EXCLUDES(lock_);  // returns the new generation
+  // What is not settled yet, or more; none(): all is settled.
+  Drops due() RAMET_EXCLUDES(lock_);
 
  private:
   Mutex lock_;

@@ -66,7 +66,7 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
 void KvmMachine::came_into_use(unsigned before) {
   if (before == 1 &&
       flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))
-    expel(~0ull);
+    expel_older_than(~0ull);
 }
 
 std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) {

@@ -27,7 +27,7 @@ class KvmVcpu;
 struct FlushState : Generations {  // settled: all touches are done
   Mutex lock;
   std::vector<mm::Gpa> pending RAMET_GUARDED_BY(lock);   // table pages to be touched; a page may be listed twice
-  Mutex settling;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > settling > lock
+  Mutex touching;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > touching > lock
   // There was no memory for `pending`: no vCPU enters any more, so none uses an old entry. seq_cst: written before
   // `generation` is advanced, read after it by entering vCPUs.
   std::atomic<bool> stopped{false};
@@ -61,8 +61,6 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
   void came_into_use(unsigned before) override;
   // Does the touches for all vCPUs at once, on one that is not running. False: there is none.
   bool touch_for_all();
-  // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
-  void expel(std::uint64_t generation);
 
   const CpuModel& model_;
   const bool has_apic_;  // a local APIC in the kernel: vCPUs but the first then wait to be started

@@ -32,7 +32,7 @@ class KvmVcpu final : public VcpuBase {
   // Makes the vCPU what acquire_vcpu() promises; nothing to do for one that no thread has had yet.
   void recycle();
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
-  bool try_settle();
+  bool try_touch_pending();
   // Sets its time-stamp counter to the host's; `slept`: how long the host has been suspended so far.
   Status set_counter(std::chrono::nanoseconds slept);
   // As run(), but goes on through kicks and counts nothing.
@@ -72,7 +72,7 @@ class KvmVcpu final : public VcpuBase {
   void lay_out_entry();
   void entered();  // user code has run: what was due at entry is done
   void not_entered();
-  Status settle();
+  Status touch_pending();  // all of it, on behalf of all vCPUs
   Status touch(std::span<const mm::Gpa>);
 
   int run_kvm() {  // leaves no earlier run's reason behind
