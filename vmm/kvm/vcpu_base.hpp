@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include <atomic>
-#include <mutex>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/machine.hpp"
 
@@ -42,8 +42,9 @@ class VcpuBase : public Vcpu {
   kvm_run* run_ = nullptr;
   VcpuCounters counters_;
 
-  // Held while KVM_RUN may be in progress: by run(), or by a flush of another thread that borrows the idle vCPU.
-  std::mutex busy_;
+  // Held by run(), by a flush of another thread that borrows the idle vCPU, and by whatever changes what either loads.
+  // Order: after the vCPUs' list.
+  Mutex busy_;
   // seq_cst in announce() and in older_than(): pairs with the machine's generation. Release when it becomes 0: pairs
   // with wait_outside().
   std::atomic<std::uint64_t> guest_generation_{0};

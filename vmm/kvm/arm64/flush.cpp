@@ -47,8 +47,9 @@ void KvmVcpu::spurious_fault() {
 }
 
 bool KvmVcpu::try_flush() {
-  std::unique_lock hold(busy_, std::try_to_lock);
-  if (!hold.owns_lock() || !loaded_) return false;
+  if (!busy_.try_lock()) return false;
+  LockGuard hold(busy_, kAdopt);
+  if (!loaded_) return false;
   const std::uint64_t generation = machine_.flush_.generation.load(std::memory_order_seq_cst);
   const Drops due = machine_.flush_.due();
   if (due.none()) return true;

@@ -21,22 +21,22 @@ class KvmVcpu final : public VcpuBase {
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
 
   UserRegs& regs() override { return regs_; }
-  Exit run() override;
+  Exit run() override RAMET_EXCLUDES(busy_);
   void spurious_fault() override;
   void set_base(unsigned, std::uint64_t value) override { context().thread = value; }
   std::uint64_t base(unsigned) override { return context().thread; }
-  Status get_fp(FpState&) override;
+  Status get_fp(FpState&) override RAMET_EXCLUDES(busy_);
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { put_fp(fp); }
   void reset_fp() override;
 
   // --- for KvmMachine ---
   // Makes the vCPU what acquire_vcpu() promises.
-  void recycle();
+  void recycle() RAMET_EXCLUDES(busy_);
   // Has it drop what is due, on all processors. False: it is running, has never run, or KVM failed.
-  bool try_flush();
+  bool try_flush() RAMET_EXCLUDES(busy_);
   // Does all that the first entry would have to before user code.
-  Status warm_up();
+  Status warm_up() RAMET_EXCLUDES(busy_);
   // The next entry drops those translations. Called by the thread that uses the vCPU.
   void drop_translations(const mm::FlushRequest&);
 
@@ -46,7 +46,7 @@ class KvmVcpu final : public VcpuBase {
   Context& context() const { return *reinterpret_cast<Context*>(page_.host.data()); }
 
   // vcpu.cpp: run()'s steps
-  Exit enter();                     // all but counting the exit
+  Exit enter() RAMET_EXCLUDES(busy_);  // all but counting the exit
   Exit execute();
   Exit decode();                    // a synchronous exception of user code
   Status run_stub(std::uint64_t commands, const Drops& drops = {});  // for nothing but them

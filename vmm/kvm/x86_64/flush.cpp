@@ -79,8 +79,8 @@ void KvmVcpu::spurious_fault() {
 }
 
 bool KvmVcpu::try_touch_pending() {
-  std::unique_lock hold(busy_, std::try_to_lock);
-  if (!hold.owns_lock()) return false;
+  if (!busy_.try_lock()) return false;
+  LockGuard hold(busy_, kAdopt);
   try {
     return prepare() && touch_pending();
   } catch (const std::bad_alloc&) {  // for the text of an error

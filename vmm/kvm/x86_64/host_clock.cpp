@@ -94,12 +94,17 @@ std::expected<bool, Failure> KvmMachine::try_host_vdso() {
 }
 
 Status KvmVcpu::keep_counter() {
-  return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter(host_slept()) : Status{};
+  return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter_locked(host_slept()) : Status{};
+}
+
+Status KvmVcpu::set_counter(std::chrono::nanoseconds slept) {
+  LockGuard hold(busy_);
+  return set_counter_locked(slept);
 }
 
 // KVM starts each counter at 0. When the host's own counter began anew in a suspension, KVM offsets its vCPUs' counters
 // so that they go on from where they were; the host's clocks, however, go by the new count.
-Status KvmVcpu::set_counter(std::chrono::nanoseconds slept) {
+Status KvmVcpu::set_counter_locked(std::chrono::nanoseconds slept) {
   if (counter_set_ && std::chrono::abs(slept - *counter_set_) < std::chrono::milliseconds(1)) return {};
   const std::uint64_t offset = 0;
   kvm_device_attr attribute = {};

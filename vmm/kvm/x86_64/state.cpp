@@ -32,7 +32,7 @@ void KvmVcpu::recycle() {
   if (std::exchange(untouched_, false)) return;
   regs_ = x86::kGuestAbi.initial_registers();
   bases_ = {}, bases_changed_ = true;
-  reset_fp();
+  reset_fp_locked();
   if (in_user_) loaded_ = in_user_ = false;
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
   kicked_.store(false, std::memory_order_relaxed);
@@ -118,16 +118,22 @@ Status KvmVcpu::load_bases() {
 }
 
 // User code can change the bases by itself: where CR4 allows it, and where ring 3 runs natively anyway.
-std::uint64_t KvmVcpu::base(unsigned n) {
-  if (bases_changed_ || !loaded_) return bases_[n];
+void KvmVcpu::read_bases_locked() {
+  if (bases_changed_ || !loaded_) return;
   MsrList<2> m;
   m.entries[0].index = x86::msr::kFsBase, m.entries[1].index = x86::msr::kGsBase;
   if (call(fd_, kGetMsrs, &m) == 2) bases_ = {m.entries[0].data, m.entries[1].data};
+}
+
+std::uint64_t KvmVcpu::base(unsigned n) {
+  LockGuard hold(busy_);
+  read_bases_locked();
   return bases_[n];
 }
 
 void KvmVcpu::set_base(unsigned n, std::uint64_t value) {
-  base(n);  // the other base must not be overwritten with an old value
+  LockGuard hold(busy_);
+  read_bases_locked();  // the other base must not be overwritten with an old value
   bases_[n] = value, bases_changed_ = true;
 }
 
@@ -143,7 +149,18 @@ Status KvmVcpu::load_fp(const FpState& fp) {
   return {};
 }
 
+void KvmVcpu::copy_fp(const FpState& fp) {
+  auto copy = std::make_unique<FpState>(fp);
+  LockGuard hold(busy_);
+  fp_copied_ = std::move(copy);
+}
+
 Status KvmVcpu::get_fp(FpState& fp) {
+  LockGuard hold(busy_);
+  return get_fp_locked(fp);
+}
+
+Status KvmVcpu::get_fp_locked(FpState& fp) {
   if (fp_copied_) {
     fp = *fp_copied_;
     return {};
@@ -167,10 +184,16 @@ Status KvmVcpu::set_fp(const FpState& fp) {
   if ((header[0] & ~served) != 0 || header[1] != 0)
     return failure("the FP state has components that this machine has not");
   std::memcpy(&copy.area[kComponents], header, sizeof header);
+  LockGuard hold(busy_);
   return load_fp(copy);
 }
 
 void KvmVcpu::reset_fp() {
+  LockGuard hold(busy_);
+  reset_fp_locked();
+}
+
+void KvmVcpu::reset_fp_locked() {
   FpState fp;
   x86::reset(fp);
   fp_reset_ = load_fp(fp);

@@ -184,7 +184,7 @@ void KvmVcpu::decode_trap(Exit& exit) {
 
 void KvmVcpu::become_signal(Exit& exit) {
   FpState fp;
-  const bool have_fp = x86::fault_needs_fp(exit.trap) && get_fp(fp).has_value();
+  const bool have_fp = x86::fault_needs_fp(exit.trap) && get_fp_locked(fp).has_value();
   const x86::FaultSignal signal = x86::fault_signal(exit.trap, have_fp ? &fp : nullptr);
   exit.kind = Exit::Kind::Exception;
   exit.signal = signal.signal;
