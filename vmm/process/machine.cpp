@@ -15,7 +15,7 @@
 namespace ramet::vmm::process {
 namespace {
 
-// Host mappings that are left for the stub, and for the pieces that a call in the middle of a mapping makes.
+// Host mappings that are kept free, for the stub's and for those that are cut in two by a change in their middle.
 constexpr std::size_t kReserve = 512;
 
 std::size_t most_of_host() {

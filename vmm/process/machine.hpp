@@ -57,8 +57,8 @@ class ProcessMachine final : public Machine {
   ProcessMachine(std::unique_ptr<Child>, bool hardened, std::size_t capacity);
   std::expected<ProcessVcpu*, Failure> create_vcpu();
 
-  // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not:
-  // its own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
+  // Exclusive: to replace child_ and mirror_, in renew() and move_on(); shared: to use them. A vCPU in run() uses them
+  // under its staying_ instead, which move_on() takes first. Order: address space, creating_lock_, staying_ > here_
   mutable SharedMutex here_;
   std::unique_ptr<Child> child_;
   mm::AddressSpace* space_ = nullptr;  // of attach()
@@ -71,11 +71,11 @@ class ProcessMachine final : public Machine {
   std::atomic<bool> moving_{false};
   Mutex moving_lock_;  // held by move_on(). Order: before all others here
   Mutex creating_lock_;  // only its holder adds to vcpus_
-  mutable Mutex vcpus_lock_;  // a leaf
+  mutable Mutex vcpus_lock_;  // order: before the mirror's lock
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only
   std::vector<ProcessVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
-  std::vector<ProcessVcpu*> nice_
-      RAMET_GUARDED_BY(vcpus_lock_);  // free as well, for when no other can be had; guarded as free_ is
+  // Free as well, with a nice value that the host does not let be reset: given out when no other can be had.
+  std::vector<ProcessVcpu*> nice_ RAMET_GUARDED_BY(vcpus_lock_);
   Totals past_{};  // of processes that renew() has replaced
 };
 
