@@ -220,9 +220,7 @@ Child::~Child() {
     kill();
     // Waits until the process is gone: the caller then frees layers, banks and files that it had mapped.
     siginfo_t info;
-    LockGuard guard(reaping_);
-    while (!reaped_ &&
-           ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
+    while (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
            errno == EINTR) {}
   }
   if (pidfd_ >= 0) ::close(pidfd_);

@@ -40,17 +40,18 @@ class Child final : public Mapper {
 
   bool threads_map() const override { return !hardened_; }
   // --- by its first thread ---
-  std::expected<void, int> carry_out(std::span<const Command>) override;
-  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
-  std::expected<void, int> take_back(int number) override;
-  std::expected<void, int> take_all_back(std::span<const Command> then) override;
+  std::expected<void, int> carry_out(std::span<const Command>) override RAMET_EXCLUDES(mapper_lock_);
+  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override
+      RAMET_EXCLUDES(mapper_lock_);
+  std::expected<void, int> take_back(int number) override RAMET_EXCLUDES(mapper_lock_);
+  std::expected<void, int> take_all_back(std::span<const Command> then) override RAMET_EXCLUDES(mapper_lock_);
   // A guest thread in the context of that number, which had none; it stands in its first trap. Its listener is not
   // usable where descriptors are short. Errors as of carry_out().
   struct Thread {
     int id = -1;
     Listener listener;
   };
-  std::expected<Thread, int> make_thread(unsigned number);
+  std::expected<Thread, int> make_thread(unsigned number) RAMET_EXCLUDES(mapper_lock_);
 
   // Where the process has the host's vDSO; all 0: nowhere, as the host has none or cannot map it at a given address.
   const arch::VdsoFunctions& vdso() const { return vdso_; }
@@ -92,14 +93,15 @@ class Child final : public Mapper {
 
  private:
   explicit Child(bool hardened) : hardened_(hardened) {}
-  Status start();
+  Status start() RAMET_EXCLUDES(mapper_lock_);
   // Waits until the context's newest list is answered. False: the process has ended, or was killed for not answering.
   bool answered(const Context&);
-  // With mapper_lock_ held:
-  std::expected<void, int> ask(std::span<const Command>);
+  // Has the mapper make these calls. Errors: as of carry_out().
+  std::expected<void, int> ask(std::span<const Command>) RAMET_REQUIRES(mapper_lock_);
   std::optional<int> free_number(int from = 0) const
       RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
-  std::expected<Listener, int> fetch_listener(int number);  // which is then no longer in use there
+  // Of that descriptor in the process, which is closed there.
+  std::expected<Listener, int> fetch_listener(int number) RAMET_REQUIRES(mapper_lock_);
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
 
@@ -116,8 +118,6 @@ class Child final : public Mapper {
   // Descriptors in use in the process: the kernel gives a new one the lowest free number.
   std::bitset<1024> numbers_ RAMET_GUARDED_BY(mapper_lock_);
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
-  Mutex reaping_;  // a leaf
-  bool reaped_ RAMET_GUARDED_BY(reaping_) = false;
 };
 
 }  // namespace ramet::vmm::process

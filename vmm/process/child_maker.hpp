@@ -27,12 +27,12 @@ class ChildMaker {
   };
   // A process that begins in the stub with these as descriptors 3 and 5, and the stub's text as 4. They stay the
   // caller's.
-  Made make(int contexts, int socket);
+  Made make(int contexts, int socket) RAMET_EXCLUDES(lock_);
 
  private:
   ChildMaker() = default;
-  Status start();
-  void work();
+  Status start() RAMET_EXCLUDES(lock_);
+  void work() RAMET_EXCLUDES(lock_);
   bool separate();  // on the thread: from the VMM's descriptors
   Made spawn();
 

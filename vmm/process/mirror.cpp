@@ -307,10 +307,10 @@ std::pair<std::optional<Mirror::Underway>, std::uint64_t> Mirror::ahead_locked(
   std::uint64_t batch = 0;
   for (const Slot* other : slots_) {
     if (other == &slot || other->context.applied(other->list)) continue;
-    if (other->settling || (fill && differs(other->changes, *fill))) list = Underway{other->context, other->list};
+    if (other->strict || (fill && differs(other->changes, *fill))) list = Underway{other->context, other->list};
   }
   for (const Batch& b : batches_)
-    if (b.settling || (fill && differs(b.changes, *fill))) batch = b.number;
+    if (b.strict || (fill && differs(b.changes, *fill))) batch = b.number;
   return {list, batch};
 }
 
@@ -331,7 +331,7 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
       std::tie(first, earlier) = ahead_locked(slot, fill);
       if (!first && !earlier && missing.files.empty() && !missing.bank) {
         note_expected_locked(expected, gains_);
-        const bool settling = !pending_.empty();
+        const bool strict = !pending_.empty();
         std::vector<Change> changes = std::exchange(pending_, {});
         changes.insert(changes.end(), gains_.begin(), gains_.end());
         gains_.clear();
@@ -347,14 +347,14 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
         if (changes.empty() || mapper_.threads_map()) {
           for (const Change& c : changes) commands.push_back(command(c));
           if (fill) entered.fill = commands.size() - 1;
-          slot.settling = settling;
+          slot.strict = strict;
           slot.changes = std::move(changes);
           slot.inside.store(true, std::memory_order_seq_cst);
           slot.context.prepare(commands, Then::Guest);
           slot.list = slot.context.go();
           return entered;
         }
-        batch = start_batch_locked(std::move(changes), settling);
+        batch = start_batch_locked(std::move(changes), strict);
       }
     }
     if (batch) {

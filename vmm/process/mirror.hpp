@@ -58,7 +58,7 @@ class Mirror {
     std::atomic<bool> inside{false};
     std::uint32_t list = 0;  // its newest one
     std::vector<Change> changes;  // of that list
-    bool settling = false;  // that list carries out flushes: no other vCPU may enter before
+    bool strict = false;  // that list carries out flushes: no other vCPU may enter before
   };
   struct Counts {
     std::uint64_t fills = 0, refills = 0, evictions = 0, mappings = 0;
@@ -68,8 +68,8 @@ class Mirror {
   Mirror(Mapper& mapper, const mm::AddressSpace& space, const mm::Memory& memory, std::size_t capacity)
       : mapper_(mapper), space_(space), memory_(memory), capacity_(capacity) {}
 
-  void add(Slot&);
-  void remove(Slot&);
+  void add(Slot&) RAMET_EXCLUDES(lock_);
+  void remove(Slot&) RAMET_EXCLUDES(lock_);
 
   struct Wish {
     mm::Gva address;
@@ -82,26 +82,27 @@ class Mirror {
     std::optional<std::size_t> fill;  // the command of its list that maps what was wished, if one does
     bool refused = false;  // the mapper was to map it, and the host refused
   };
-  std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
+  std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands)
+      RAMET_EXCLUDES(giving_, lock_);
   // After the host has refused a mapping, as of too many: the next vCPU that enters unmaps everything.
-  void evict();
+  void evict() RAMET_EXCLUDES(lock_);
 
   // When it returns, no vCPU uses anything in these ranges that the tables do not say; `everything`: anywhere.
-  void flush(std::span<const Range>, bool everything);
+  void flush(std::span<const Range>, bool everything) RAMET_EXCLUDES(lock_);
   // Entries of these ranges allow more than before.
-  void gained(std::span<const Range>);
+  void gained(std::span<const Range>) RAMET_EXCLUDES(lock_);
   // The pages that guest code faulted on last.
-  std::vector<mm::Gva> touched() const;
+  std::vector<mm::Gva> touched() const RAMET_EXCLUDES(lock_);
   // Guest code is likely to touch these: they are mapped when a vCPU enters for the first time. A hint: nothing is
   // mapped but what the tables say.
-  void expect(std::vector<mm::Gva>);
+  void expect(std::vector<mm::Gva>) RAMET_EXCLUDES(lock_);
   // Maps them now, before any vCPU enters. Errors: as of enter().
-  std::expected<void, int> map_expected();
+  std::expected<void, int> map_expected() RAMET_EXCLUDES(giving_, lock_);
   // If the process can write a file that is closed by now, takes away all its descriptors and mappings: guest code that
   // took it over may have made some that the mirror does not know of.
-  void close_writable();
+  void close_writable() RAMET_EXCLUDES(giving_, lock_);
 
-  Counts counts() const;
+  Counts counts() const RAMET_EXCLUDES(lock_);
 
  private:
   static constexpr Range kAll{0, RAMET_USER_END};
@@ -115,7 +116,7 @@ class Mirror {
   struct Batch {
     std::uint64_t number;
     std::vector<Change> changes;
-    bool settling = false;  // as a slot's
+    bool strict = false;  // as a slot's
   };
   // A list of a vCPU that may not have been carried out yet.
   struct Underway {
@@ -151,12 +152,13 @@ class Mirror {
   // batches up to that one; 0: none.
   std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const
       RAMET_REQUIRES(lock_);
-  std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false) RAMET_REQUIRES(lock_);
+  std::uint64_t start_batch_locked(std::vector<Change>, bool strict = false) RAMET_REQUIRES(lock_);
   // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`:
   // once it has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
-  std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
+  std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false)
+      RAMET_EXCLUDES(lock_);
   // Waits until no batch up to that one is left.
-  void wait_for_batches(std::uint64_t number);
+  void wait_for_batches(std::uint64_t number) RAMET_EXCLUDES(lock_);
   struct Wanted {
     std::shared_ptr<const mm::MemoryFile> file;
     bool writable = false;
@@ -172,14 +174,14 @@ class Mirror {
   // be used in all of these ways, or what is missing must be there first.
   std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const RAMET_REQUIRES(lock_);
   // Gives the process those that it does not have yet. Errors: as of enter().
-  std::expected<void, int> give(std::span<const Wanted>);
+  std::expected<void, int> give(std::span<const Wanted>) RAMET_EXCLUDES(giving_, lock_);
   // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
   std::vector<Change> expected_locked(Missing&) const RAMET_REQUIRES(lock_);
   void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) RAMET_REQUIRES(lock_);
-  // Takes all descriptors from the process, and with `mappings` unmaps everything. giving_ held.
-  std::expected<void, int> take_all_back(bool mappings);
-  bool wait_applied(const Context&, std::uint32_t list);
-  void wait_for(const std::vector<Underway>&);
+  // Takes all descriptors from the process, and with `mappings` unmaps everything.
+  std::expected<void, int> take_all_back(bool mappings) RAMET_REQUIRES(giving_) RAMET_EXCLUDES(lock_);
+  bool wait_applied(const Context&, std::uint32_t list) RAMET_EXCLUDES(lock_);
+  void wait_for(const std::vector<Underway>&) RAMET_EXCLUDES(lock_);
 
   Mapper& mapper_;
   const mm::AddressSpace& space_;

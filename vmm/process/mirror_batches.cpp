@@ -50,8 +50,8 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   return {};
 }
 
-std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool settling) {
-  batches_.push_back({last_batch_ + 1, std::move(changes), settling});
+std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool strict) {
+  batches_.push_back({last_batch_ + 1, std::move(changes), strict});
   return ++last_batch_;
 }
 

@@ -79,7 +79,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::
   slot_.context.set_listener(listener_);
   slot_.list = 0;
   slot_.changes.clear();
-  slot_.settling = false;
+  slot_.strict = false;
   // Without a frame its process was found to have ended, and the guest ends as well.
   if (frame_) frame_ = arch::find_host_frame(slot_.context.said(), slot_.context.said_at());
   bases_changed_ = true;
