@@ -84,7 +84,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
   {
     LockGuard hold(vcpus_lock_);
     program = program_;
-    // One that is ready, if there is one.
+    // If there is one, a vCPU that has kept its engine.
     const auto ready = std::ranges::find_if(free_, [](const SoftVcpu* v) { return v->has_engine(); });
     if (!free_.empty()) {
       const auto at = ready != free_.end() ? ready : free_.begin();

@@ -26,7 +26,7 @@ class SoftMachine final : public Machine {
 
   // mm::Tlb
   void flush(const mm::FlushRequest&) override;
-  void flush_relaxed(const mm::FlushRequest&) override {}  // what allowed less is looked up again at the next access
+  void flush_relaxed(const mm::FlushRequest&) override {}  // engines look again where what they kept allows too little
   void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
   bool needs_exec_sync() const override { return true; }
 
@@ -58,12 +58,12 @@ class SoftMachine final : public Machine {
   void give_back_engines() RAMET_REQUIRES(vcpus_lock_);
 
   const std::shared_ptr<EnginePool> engines_;
-  mm::AddressSpace* space_ = nullptr;            // of attach()
+  mm::AddressSpace* space_ = nullptr;  // of attach()
   mutable Mutex vcpus_lock_;  // a leaf
   std::deque<std::unique_ptr<SoftVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only, but for renew()
   std::vector<SoftVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
   EnginePool::Program program_ = EnginePool::kNone;
-  Totals past_{};                                // of vCPUs that renew() has given up
+  Totals past_{};  // of vCPUs that renew() has given up
 };
 
 }  // namespace ramet::vmm::soft

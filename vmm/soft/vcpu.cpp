@@ -131,7 +131,7 @@ void SoftVcpu::want_code(std::uint64_t page) {
   const auto region = machine_.space_->find_region(page);
   if (!region || !region->backing || !mm::has(region->prot, mm::Prot::Exec) || mm::has(region->prot, mm::Prot::Write))
     return;
-  (void)machine_.space_->fault(page, mm::Access::Execute);  // what it cannot have it does not have code of
+  (void)machine_.space_->fault(page, mm::Access::Execute);  // where it fails, the engine drops its code of the page
 }
 
 bool SoftVcpu::bring(mm::Gva address, Access access) {
@@ -165,7 +165,7 @@ Exit SoftVcpu::run() {
       machine_.maintain(stop.address);
       continue;
     }
-    // What the tables allow by now is there after all, or only had to be brought.
+    // The tables may allow the access by now, or the page's contents only had to be brought.
     if (stop.kind == Stop::Kind::Fault && bring(stop.address, stop.access)) continue;
     engine_->store(regs_);
     const Exit exit = decode(stop);

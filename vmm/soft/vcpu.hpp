@@ -46,19 +46,19 @@ class SoftVcpu final : public Vcpu, private Memory {
   const VcpuCounters& counters() const override { return counters_; }
 
   // --- for the machine, with its vcpus_lock_ ---
-  // It has an engine while it is in use, and may keep it afterwards. Without one it is not used, nor told of anything.
+  // It has an engine while it is in use, and may keep it afterwards. Without one it is not in use, and left no notes.
   bool has_engine() const { return engine_ != nullptr; }
   void give_engine(std::unique_ptr<Engine>);
   std::unique_ptr<Engine> take_engine();
-  // Back to what acquire_vcpu() promises.
+  // Makes the vCPU what acquire_vcpu() promises.
   void recycle();
   using Range = mm::FlushRequest::Range;
-  // Leaves a note, and halts guest code if it runs: what to wait for, see wait_until_out().
+  // Both leave a note, and halt guest code if it runs. They return what to give to wait_until_out().
   // Entries of these ranges have changed; `everything`: all may have.
   std::uint32_t note_flush(std::span<const Range>, bool everything);
   // The instructions there may have changed.
   std::uint32_t note_code(const CodePiece&);
-  // Until it has seen the note, or will before it runs guest code.
+  // Waits until the vCPU has carried out the note, or will before it runs guest code.
   void wait_until_out(std::uint32_t);
   bool has_code(mm::Gpa frame) const { return engine_->has_code(frame); }
   std::uint64_t fills() const { return fills_; }  // runs that engines have taken over from the tables
@@ -79,12 +79,12 @@ class SoftVcpu final : public Vcpu, private Memory {
 
   SoftMachine& machine_;
   std::unique_ptr<Engine> engine_;
-  bool bound_ = false;  // to this VM's memory, which is done when the program is there
+  bool bound_ = false;  // engine_ is bound to this VM's memory, which the first run() does: the program is loaded then
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::atomic<bool> kicked_{false};  // seq_cst: set by kick() before it looks whether guest code runs
   std::atomic<std::uint32_t> inside_{0};  // odd: guest code runs. See above
-  // Who is in kick(): it may still halt the engine that it saw inside. seq_cst: counted before it looks.
+  // Threads in kick(), which may still halt the engine that they saw inside. seq_cst: counted before they look.
   std::atomic<std::uint32_t> kicking_{0};
   std::atomic<bool> noted_{false};  // there are notes. See above
   mm::Counter fills_;
