@@ -28,12 +28,12 @@ class EnginePool {
 
   // An idle engine that ran this program last; else one that has run none; else a new one, or, if enough are idle, the
   // one that was given back first. Errors: no memory, or too many engines in use.
-  std::expected<std::unique_ptr<Engine>, Failure> take(Program);
-  void give(std::unique_ptr<Engine>, Program);
+  std::expected<std::unique_ptr<Engine>, Failure> take(Program) RAMET_EXCLUDES(lock_);
+  void give(std::unique_ptr<Engine>, Program) RAMET_EXCLUDES(lock_);
   // The same in all programs of the family, or none would find its code translated.
   const Machine::CodePlaces& places() const { return places_; }
   // Makes an engine that has run no program, unless there is one or enough are idle. Errors: no memory.
-  Status prepare();
+  Status prepare() RAMET_EXCLUDES(lock_);
 
  private:
   struct Idle {

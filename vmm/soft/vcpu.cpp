@@ -18,6 +18,12 @@ namespace {
 
 constexpr std::size_t kMostNotes = 64;
 
+// From the first byte of both to the last.
+CodePiece joined(const CodePiece& a, const CodePiece& b) {
+  const unsigned offset = std::min(a.offset, b.offset);
+  return {a.frame, offset, std::max(a.offset + a.bytes, b.offset + b.bytes) - offset};
+}
+
 }  // namespace
 
 // --- its engine ---
@@ -67,7 +73,8 @@ std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everythin
 std::uint32_t SoftVcpu::note_code(const CodePiece& piece) {
   {
     LockGuard guard(notes_lock_);
-    notes_.pieces.push_back(piece);  // their number is bounded: whoever leaves one waits until it has been taken
+    const auto [at, fresh] = notes_.pieces.try_emplace(piece.frame, piece);
+    if (!fresh) at->second = joined(at->second, piece);
   }
   return halt_after_note();
 }
@@ -100,7 +107,7 @@ void SoftVcpu::carry_out_notes() {
   counters_.flushes.add();
   if (notes.everything) engine_->forget_everything();
   for (const Range& r : notes.ranges) engine_->forget(r.start, r.end);
-  for (const CodePiece& piece : notes.pieces) engine_->forget_code(piece);
+  for (const auto& [frame, piece] : notes.pieces) engine_->forget_code(piece);
 }
 
 // --- what the engine asks ---
