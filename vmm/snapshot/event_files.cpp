@@ -67,7 +67,7 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   TimerFdState t;
   t.clock = file.clock;
   itimerspec set{};
-  // What is left counts if the timer has not run out again meanwhile. One that always has is not worth more looks.
+  // The time left is right if the timer has not run out while it was asked for; some always have, so not for ever.
   for (int looks = 0; looks < 10; ++looks) {
     pollfd readable{.fd = host, .events = POLLIN, .revents = 0};
     std::uint64_t expired = 0;
@@ -88,10 +88,11 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   return {};
 }
 
-// A host's timer has no count that could be set, but counts how often it would have run out since a time that is over.
+// The count of a host's timer cannot be set, but one that is set to a time in the past counts how often it would have
+// run out since.
 Status arm(const File& file, int host, const TimerFdState& t) {
-  constexpr std::chrono::seconds kMost{
-      1ll << 32};  // a century: as good as never, and sums of a few are far from the last time there is
+  // A century: as good as never, and sums of a few do not overflow.
+  constexpr std::chrono::seconds kMost{1ll << 32};
   itimerspec set{.it_interval = from_state(t.interval), .it_value = from_state(t.left)};
   if (!valid_time(set.it_interval) || !valid_time(set.it_value)) return impossible(file, "timerfds");
   const nanoseconds interval = std::min<nanoseconds>(to_nanoseconds(set.it_interval), kMost);
@@ -103,12 +104,12 @@ Status arm(const File& file, int host, const TimerFdState& t) {
   if (expired != 0 || t.absolute) {
     nanoseconds next = t.absolute ? left : armed ? now + left : interval.count() ? now + interval : nanoseconds(1);
     if (interval.count()) {
-      if (t.absolute && next <= now) {  // however often it has run out meanwhile, that is one time
+      if (t.absolute && next <= now) {  // however often it would have run out meanwhile, that counts once
         next += ((now - next) / interval + 1) * interval;
         if (expired != ~std::uint64_t{0}) ++expired;
       }
-      const auto most = static_cast<std::uint64_t>((next.count() - 1) /
-                                                   interval.count());  // the clock's beginning is the earliest
+      // Not before the clock's beginning.
+      const auto most = static_cast<std::uint64_t>((next.count() - 1) / interval.count());
       next -= static_cast<std::int64_t>(std::min(expired, most)) * interval;
     }
     set.it_value = to_timespec(next);
@@ -151,7 +152,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> make_epoll(const File& file) {
 constexpr std::uint32_t kHow = EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE;
 bool has_fired(std::uint32_t events) { return (events & EPOLLONESHOT) && !(events & ~kHow); }
 
-// The files by the host's descriptors that stand for them in epoll instances; WatchState: the number and the index.
+// The files by the host's descriptors that stand for them in epoll instances. Of WatchState, `fd` and `file` are set.
 std::map<int, WatchState> by_host(const KnownFiles& known) {
   std::map<int, WatchState> all;
   for (const auto& [file, index] : known) {
@@ -194,7 +195,7 @@ std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenF
     unsigned long inode = 0;
     if (std::sscanf(line.c_str(), "%d events: %x data: %llx pos:%*d ino:%lx", &host, &events, &data, &inode) != 4)
       return std::unexpected("is an epoll instance, of which this host does not tell what it watches");
-    // The host keeps an entry while somebody else has the file open, and gives the number to another one.
+    // The host keeps an entry while another process has the file open, and may reuse the entry's descriptor number.
     const auto file = files.find(host);
     struct stat st;
     if (file == files.end() || ::fstat(host, &st) != 0 || st.st_ino != inode)

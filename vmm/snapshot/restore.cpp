@@ -209,7 +209,7 @@ Status restore_policy(const File& file, Process& process) {
   return {};
 }
 
-// The clocks go on, and the program's vDSO knows.
+// The clocks go on from where they were, those of the program's vDSO as well.
 Status restore_clocks(const File& file, Process& process) {
   constexpr std::int64_t kMostSeconds = 1ll << 40;
   Clocks::Now shown;
@@ -245,7 +245,7 @@ Status restore_image(const File& file, Image& image) {
   return {};
 }
 
-// What nobody has taken yet its signalfds are to know of.
+// Tells the program's signalfds of signals that are pending.
 void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads) {
   LockGuard guard(process.signals.lock);
   SignalSet pending = process.signals.pending.set;
@@ -383,7 +383,8 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
     auto thread = process.make_thread(leader ? process.pid : saved.tid);
     if (!thread) return std::unexpected(thread.error());
     if (auto ready = restore_thread(file, saved, **thread); !ready) return std::unexpected(ready.error());
-    // The program's libraries keep it, also as the owner of locks that are held: the thread goes by both.
+    // The program's libraries have kept the saved id, also as the owner of locks that are held: the thread goes by
+    // both.
     if (leader) (*thread)->former_tid = saved.tid;
     threads.push_back(std::move(*thread));
   }
