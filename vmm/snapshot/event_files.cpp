@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "vmm/host_time.hpp"
 #include "vmm/linux/events/epoll.hpp"
 #include "vmm/linux/files/host_fdinfo.hpp"
 #include "vmm/linux/files/state.hpp"
@@ -56,12 +57,6 @@ std::expected<std::shared_ptr<OpenFile>, Failure> make_event(const File& file, c
 std::array<std::int64_t, 2> to_state(const timespec& t) { return {t.tv_sec, t.tv_nsec}; }
 timespec from_state(const std::array<std::int64_t, 2>& t) { return {t[0], t[1]}; }
 
-timespec now_on(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return now;
-}
-
 std::expected<void, std::string> describe_timer(const OpenFile& file, FileState& f) {
   const int host = file.host.get();
   TimerFdState t;
@@ -82,7 +77,7 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   const bool armed = set.it_value.tv_sec || set.it_value.tv_nsec;
   t.absolute = armed && t.clock == CLOCK_REALTIME && (how & TFD_TIMER_ABSTIME);
   t.cancelled_by_set = t.absolute && (how & TFD_TIMER_CANCEL_ON_SET);
-  t.left = to_state(t.absolute ? sum(now_on(t.clock), set.it_value) : set.it_value);
+  t.left = to_state(t.absolute ? sum(to_timespec(*host_time(CLOCK_REALTIME)), set.it_value) : set.it_value);
   t.interval = to_state(set.it_interval);
   f.timer.push_back(t);
   return {};
@@ -97,7 +92,7 @@ Status arm(const File& file, int host, const TimerFdState& t) {
   if (!valid_time(set.it_interval) || !valid_time(set.it_value)) return impossible(file, "timerfds");
   const nanoseconds interval = std::min<nanoseconds>(to_nanoseconds(set.it_interval), kMost);
   const nanoseconds left = std::min<nanoseconds>(to_nanoseconds(set.it_value), kMost);
-  const nanoseconds now = to_nanoseconds(now_on(t.clock));
+  const nanoseconds now = host_time(t.clock).value_or(nanoseconds(0));
   const bool armed = left.count() != 0;
   std::uint64_t expired = t.expired;
   int flags = 0;

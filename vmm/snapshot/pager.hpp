@@ -58,7 +58,7 @@ class Pager {
   // keep_working_set() writes which blocks were touched, in that order, into a file beside the snapshot's, and
   // fetch_ahead() brings those that such a file lists. Hints: a file that cannot be read or written is passed over.
   void fetch_ahead();
-  void keep_working_set() const;
+  void keep_working_set() const RAMET_EXCLUDES(lock_);
 
   struct Counts {
     std::uint64_t faults = 0;  // touches that the host told of, or that a machine asked for
@@ -97,9 +97,9 @@ class Pager {
   static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();
-  void answer();  // one thread's work
+  void answer() RAMET_EXCLUDES(lock_);  // one thread's work
   // Serves a block that a thread waits for, and some after it.
-  void touched(Range&, std::uint64_t block);
+  void touched(Range&, std::uint64_t block) RAMET_EXCLUDES(lock_);
   // Makes a block ready. False: another thread does, or has done so.
   bool serve(Range&, std::uint64_t block);
   void put(Range&, std::uint64_t block);

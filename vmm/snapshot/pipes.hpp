@@ -45,7 +45,7 @@ class PipesToRestore {
     std::shared_ptr<FileCharge> charged;
   };
   Status make(Pipe&, const PipeState&);
-  Status fill(Pipe&, const PipeState&, bool packets);
+  Status put_contents(Pipe&, const PipeState&, bool packets);
 
   const File& file_;
   const Files::State& files_;

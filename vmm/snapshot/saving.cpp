@@ -70,7 +70,7 @@ class Pages {
                         .page = old->page,
                         .pages = static_cast<std::uint32_t>(bytes / kPageBytes),
                         .source = old->source});
-      } else if (auto done = add_own(region, at, {bank->at(frame), bytes}); !done) {
+      } else if (auto done = add_new(region, at, {bank->at(frame), bytes}); !done) {
         return done;
       }
       at += bytes;
@@ -94,7 +94,7 @@ class Pages {
     return {};
   }
 
-  Status add_own(const mm::Region& region, mm::Gva at, std::span<const std::byte> bytes) {
+  Status add_new(const mm::Region& region, mm::Gva at, std::span<const std::byte> bytes) {
     if (!region.backing && mm::all_zero(bytes)) return {};  // as memory that was never touched
     if (bytes.size() == mm::kBlockSize)  // aligned in the file as in memory, it can be mapped as a block again
       if (auto done = writer_.skip(-writer_.pages() % mm::kPagesPerBlock); !done) return done;
