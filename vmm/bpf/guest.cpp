@@ -255,7 +255,8 @@ Status Guest::Impl::load(const jit::Object& object, std::string_view section, Lo
 
 void Guest::unload(const Program& p) {
   LockGuard guard(impl_->lock);
-  if (impl_->placed.erase(p.address) != 0) (void)impl_->code->remove(p.address);  // no memory to fill it: then it stays
+  if (impl_->placed.erase(p.address) != 0)
+    (void)impl_->code->remove(p.address);  // no memory to overwrite it: then it stays
 }
 
 void Guest::unload(const Loaded& loaded) {
@@ -326,7 +327,7 @@ std::int64_t result_of(std::span<const std::byte> answer) {
   return result;
 }
 
-// Beyond what helpers say lies what a program has made of them.
+// EIO for what no helper returns: a program has overwritten the map.
 std::expected<void, int> error_of(const std::expected<std::vector<std::byte>, int>& answer) {
   if (!answer) return std::unexpected(answer.error());
   const std::int64_t result = result_of(*answer);
