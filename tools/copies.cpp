@@ -25,7 +25,7 @@ namespace {
 
 using vmm::HostFd;
 
-// All there is, from where the descriptors stand. False: errno says why.
+// Copies all from the one's offset on to the other's. False: errno says why.
 bool pour(int from, int to) {
   std::array<char, 1 << 16> buffer;
   for (;;) {
@@ -51,7 +51,7 @@ struct Copy {
 
 using Restore = std::function<std::expected<Restored, vmm::Failure>()>;
 
-// To its end; its exit status. `input`: a path of the host.
+// Runs a copy to its end; returns its exit status. `input`: a path of the host.
 std::expected<int, vmm::Failure> run_copy(unsigned number, Copy& copy, const std::string& input,
                                           const vmm::RunOptions& options, const Restore& restore) {
   copy.out = memory_file(), copy.err = memory_file();
