@@ -50,7 +50,7 @@ struct VcpuCounters {
   mm::Counter flushes;         // local flushes done on entry
   mm::Counter spurious;        // faults on translations that a relaxed flush had left stale
   mm::Counter flush_exits;     // runs of the stub that only served a flush
-  std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
+
   // Counts an exit that run() returns.
   void count(Exit::Kind kind) {
     switch (kind) {
@@ -192,6 +192,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     // Of a machine with a translation cache filled by software: fills, mappings that flushes made anew, how often it
     // dropped all for want of room, and the mappings that there are now.
     std::uint64_t fills, refills, evictions, mappings;
+    std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
     void add(const VcpuCounters&);
     Totals& operator+=(const Totals&);
   };

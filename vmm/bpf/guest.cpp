@@ -139,7 +139,7 @@ Status Guest::Impl::load_helpers() {
     if (!program) return std::unexpected(program.error());
     if (const auto number = clock_number ? clock_number : number_of(f.program->section, "helper/"))
       helpers.emplace(*number, program->address);
-    else own.emplace(f.program->section, *program);
+    else host_programs.emplace(f.program->section, *program);
   }
   return {};
 }
@@ -278,8 +278,8 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   impl->entry = from.entry;
   {
     LockGuard copying(impl->lock);
-    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own,
-    impl->served = from.served;
+    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers;
+    impl->host_programs = from.host_programs, impl->served = from.served;
   }
   impl->unlock_maps(~0u);
   std::unique_ptr<Guest> guest(new Guest(std::move(impl)));
@@ -311,7 +311,7 @@ std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view wha
   std::ranges::copy(value, buffer.begin() + static_cast<std::ptrdiff_t>(sizeof request + key_bytes));
   const Program& program = [&]() -> const Program& {
     SharedLock guard(lock);
-    return own.find(what)->second;  // which stays
+    return host_programs.find(what)->second;  // which stays
   }();
   Call call{.program = &program, .context = buffer};
   this->call(std::span(&call, 1));

@@ -53,7 +53,8 @@ struct Guest::Impl {
   std::map<mm::Gva, Placed> placed RAMET_GUARDED_BY(lock);
   std::map<mm::Gva, Map> maps RAMET_GUARDED_BY(lock);  // by header
   std::map<std::uint32_t, mm::Gva> helpers RAMET_GUARDED_BY(lock);  // addresses, by number
-  std::map<std::string, Program, std::less<>> own RAMET_GUARDED_BY(lock);  // the VMM's, by their sections
+  // Those of helpers.bpf.c that the VMM calls, by section. Never taken away.
+  std::map<std::string, Program, std::less<>> host_programs RAMET_GUARDED_BY(lock);
   std::map<std::uint32_t, Helper> served RAMET_GUARDED_BY(lock);  // by the VMM; never taken away
 
   Mutex slots_lock;  // before the address space's
@@ -77,28 +78,29 @@ struct Guest::Impl {
   Status serve(std::uint32_t number, Helper) RAMET_REQUIRES(lock);  // and its stub
   std::expected<std::vector<std::byte>, int> ask(std::string_view what, const Map&, std::span<const std::byte> key,
                                                  std::span<const std::byte> value, std::uint64_t flags,
-                                                 std::uint32_t vcpu);
+                                                 std::uint32_t vcpu) RAMET_EXCLUDES(lock, slots_lock);
 
   // calls.cpp
-  void call(std::span<Call>);
-  std::expected<Slot*, Failure> take_slot();
-  void give_slot(Slot*);
+  void call(std::span<Call>) RAMET_EXCLUDES(lock, slots_lock);
+  std::expected<Slot*, Failure> take_slot() RAMET_EXCLUDES(slots_lock);
+  void give_slot(Slot*) RAMET_EXCLUDES(slots_lock);
   std::expected<std::unique_ptr<Slot>, Failure> make_slot(std::uint32_t number);
   mm::Result<> grow(Slot&, std::uint64_t bytes);
   void start(Slot&, std::uint32_t entry_offset);
-  Outcome run(Slot&);
-  std::optional<Outcome> serve(Slot&);  // a system call; nothing: the guest goes on
-  Outcome fault(Slot&, int signal, mm::Gva address, std::string what);
-  std::string where(mm::Gva pc) const;
-  void run_batch(Slot&, std::span<Call>);
-  void run_one(Slot&, Call&);
-  void run_list(Slot&, std::span<Call>);
+  Outcome run(Slot&) RAMET_EXCLUDES(lock);
+  std::optional<Outcome> serve(Slot&) RAMET_EXCLUDES(lock);  // a system call; nothing: the guest goes on
+  Outcome fault(Slot&, int signal, mm::Gva address, std::string what) RAMET_EXCLUDES(lock);
+  std::string where(mm::Gva pc) const RAMET_EXCLUDES(lock);
+  void run_batch(Slot&, std::span<Call>) RAMET_EXCLUDES(lock);
+  void run_one(Slot&, Call&) RAMET_EXCLUDES(lock);
+  void run_list(Slot&, std::span<Call>) RAMET_EXCLUDES(lock);
   Status start_watch();
-  void begin_watch(Slot&);
+  void begin_watch(Slot&) RAMET_EXCLUDES(slots_lock);
   void end_watch(Slot&);
-  void watch_slots();
-  mm::Gva stopped(const Slot&);  // where the vCPU was; it goes on with another program
-  void unlock_maps(std::uint32_t vcpu);
+  void watch_slots() RAMET_EXCLUDES(slots_lock);
+  // Where the vCPU was stopped; it goes on with another program.
+  mm::Gva stopped(const Slot&) RAMET_EXCLUDES(lock);
+  void unlock_maps(std::uint32_t vcpu) RAMET_EXCLUDES(lock);
 };
 
 }  // namespace ramet::vmm::bpf

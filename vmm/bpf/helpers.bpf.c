@@ -203,7 +203,7 @@ INLINE unsigned char* reserve(struct map* m, u64 size) {
   return data;
 }
 
-INLINE void settle(void* data, u32 flag) {
+INLINE void commit(void* data, u32 flag) {
   u32* header = (u32*)((unsigned char*)data - HEADER);
   __sync_lock_test_and_set(header, (*header & ~BUSY) | flag);
 }
@@ -213,13 +213,13 @@ SECTION("helper/130") s64 ringbuf_output(struct map* m, const void* data, u64 si
   unsigned char* to = reserve(m, size);
   if (!to) return -11;  // EAGAIN
   copy(to, data, (u32)size);
-  settle(to, 0);
+  commit(to, 0);
   return 0;
 }
 
 SECTION("helper/131") void* ringbuf_reserve(struct map* m, u64 size, u64 flags) { return flags ? 0 : reserve(m, size); }
-SECTION("helper/132") u64 ringbuf_submit(void* data, u64 flags) { settle(data, 0); return 0; }
-SECTION("helper/133") u64 ringbuf_discard(void* data, u64 flags) { settle(data, DISCARD); return 0; }
+SECTION("helper/132") u64 ringbuf_submit(void* data, u64 flags) { commit(data, 0); return 0; }
+SECTION("helper/133") u64 ringbuf_discard(void* data, u64 flags) { commit(data, DISCARD); return 0; }
 
 SECTION("helper/134") u64 ringbuf_query(struct map* m, u64 flags) {
   const u64 consumed = *(volatile u64*)&m->consumed, produced = *(volatile u64*)&m->produced;
