@@ -92,32 +92,32 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   auto child = another();
   if (!child) return child;
-  auto snapshot = space_->freeze();
+  auto frozen = space_->freeze();
   mm::Result<> done;
-  if (!snapshot) done = mm::fail(snapshot.error());
-  else done = (*child)->space_->adopt(*snapshot);
+  if (!frozen) done = mm::fail(frozen.error());
+  else done = (*child)->space_->adopt(*frozen);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
-  space_->copy_hot(**snapshot);
+  space_->copy_hot(**frozen);
   (*child)->machine_->expect(machine_->touched());
   return child;
 }
 
 std::expected<std::shared_ptr<FrozenVm>, Failure> Shell::freeze() {
   auto memory = space_->freeze();
-  if (!memory) return failure(fmt::format("no snapshot can be taken: {}", mm::describe(memory.error())));
+  if (!memory) return failure(fmt::format("the VM cannot be frozen: {}", mm::describe(memory.error())));
   if (auto r = machine_->move_on(); !r) return std::unexpected(r.error());
   return std::make_shared<FrozenVm>(*this, std::move(*memory));
 }
 
-Status Shell::adopt(std::shared_ptr<const mm::Snapshot> snapshot) {
-  if (auto r = space_->adopt(snapshot); !r)
-    return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
-  origin_ = std::move(snapshot);
+Status Shell::adopt(std::shared_ptr<const mm::Snapshot> memory) {
+  if (auto r = space_->adopt(memory); !r)
+    return failure(fmt::format("no VM can be spawned: {}", mm::describe(r.error())));
+  origin_ = std::move(memory);
   return {};
 }
 
 Status Shell::reset() {
-  if (!origin_) return failure("only what was spawned from a snapshot can be reset");
+  if (!origin_) return failure("only a VM that was spawned can be reset");
   // First, so that what the guest has made of its host process writes nothing into memory that is reset.
   if (auto r = machine_->renew(); !r) return r;
   if (auto r = space_->reset(*origin_); !r)
