@@ -14,7 +14,7 @@
 #include "arch/x86_64/user_state.hpp"
 #include "bench/samples.hpp"
 #include "bench/vms.hpp"
-#include "vmm/snapshot.hpp"
+#include "vmm/frozen_vm.hpp"
 
 namespace {
 
@@ -76,7 +76,7 @@ void spawn(benchmark::State& state, bool warm) {
       snapshot = must(vm->freeze());  // of which nobody has made a VM yet
     } else {
       snapshot->keep_warm();
-      while (snapshot->warm() < vmm::Snapshot::kWarm) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      while (snapshot->warm() < vmm::FrozenVm::kWarm) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     const std::uint64_t begin = ramet_ticks();
     auto child = must(snapshot->spawn());
@@ -113,7 +113,7 @@ void freeze(benchmark::State& state) {
   Samples times;
   for (auto _ : state) {
     run(*vm, kPlace, 1);
-    std::shared_ptr<vmm::Snapshot> snapshot;
+    std::shared_ptr<vmm::FrozenVm> snapshot;
     times.add(nanoseconds([&] { snapshot = must(vm->freeze()); }) / 1e3);
     state.SetIterationTime(times.values.back() / 1e6);
   }

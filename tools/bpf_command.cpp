@@ -237,10 +237,7 @@ int bench(const BpfOptions& o) {
     if (auto again = guest.load(ready->object, o.section)) loads.push_back(std::move(*again));
   });
   for (const auto& again : loads) guest.unload(again);
-  const auto exits = [&] {
-    const auto t = guest.shell().machine().totals();
-    return static_cast<double>(t.syscalls + t.page_faults + t.exceptions + t.kicks + t.flush_exits);
-  };
+  const auto exits = [&] { return static_cast<double>(guest.shell().machine().totals().exits()); };
   bpf::Outcome last = guest.call(program, ready->input);
   const std::uint64_t calls = std::max<std::uint64_t>(o.calls, 1);
   const double before = exits();

@@ -11,7 +11,7 @@ namespace ramet::tools {
 
 inline constexpr int kCannot = 125;  // ramet itself could not do its work
 
-// What is called after the command line was parsed.
+// The subcommand, to be run after the command line was parsed; returns the exit status.
 using Action = std::function<int()>;
 
 void add_bench(CLI::App& app, Action& action);

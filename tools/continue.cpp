@@ -60,7 +60,7 @@ vmm::Status Continuation::open_pages(bool files) {
 Continuation::Continuation(std::shared_ptr<const File> file, Prepared& prepared, bool eager)
     : file_(std::move(file)), prepared_(prepared), eager_(eager) {
   if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto) prepared.machine.abi = &file_->abi();
-  use_soft_program(prepared.machine);  // which begins anew: before the command reads its input
+  use_soft_program(prepared.machine);  // it may execute another program, so before the command reads its input
 }
 
 std::expected<Restored, vmm::Failure> Continuation::restore() {

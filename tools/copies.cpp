@@ -18,14 +18,13 @@
 #include "guest-mm/thread_annotations.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
-#include "vmm/signals_blocked.hpp"
 
 namespace ramet::tools {
 namespace {
 
 using vmm::HostFd;
 
-// All there is, from where the descriptors stand. False: errno says why.
+// Copies all from the one's offset on to the other's. False: errno says why.
 bool pour(int from, int to) {
   std::array<char, 1 << 16> buffer;
   for (;;) {
@@ -51,17 +50,17 @@ struct Copy {
 
 using Restore = std::function<std::expected<Restored, vmm::Failure>()>;
 
-// To its end; its exit status. `input`: a path of the host.
+// Runs a copy to its end; returns its exit status. `input`: a path of the host.
 std::expected<int, vmm::Failure> run_copy(unsigned number, Copy& copy, const std::string& input,
                                           const vmm::RunOptions& options, const Restore& restore) {
   copy.out = memory_file(), copy.err = memory_file();
-  const HostFd own_input(::open(input.c_str(), O_RDONLY | O_CLOEXEC));  // a description of its own: at its start
-  if (!copy.out || !copy.err || !own_input)
+  const HostFd its_input(::open(input.c_str(), O_RDONLY | O_CLOEXEC));  // another description: it reads from the start
+  if (!copy.out || !copy.err || !its_input)
     return vmm::failure(fmt::format("no room for a copy's output: {}", std::strerror(errno)));
   auto restored = restore();
   if (!restored) return std::unexpected(restored.error());
   vmm::RunOptions run = options;
-  run.standard = {own_input.get(), copy.out.get(), copy.err.get()};
+  run.standard = {its_input.get(), copy.out.get(), copy.err.get()};
   run.copy = number;
   const auto report = vmm::run(*restored->shell, run);
   if (!report) return std::unexpected(report.error());

@@ -10,6 +10,7 @@
 #include "arch/host_processor.hpp"
 #include "tools/commands.hpp"
 #include "tools/json_file.hpp"
+#include "tools/run_options.hpp"
 #include "tools/soft_program.hpp"
 #include "vmm/probe.hpp"
 
@@ -41,12 +42,8 @@ int doctor(const std::string& json) {
     if (f.required && !f.ok) usable = false;
     j.push_back({{"name", f.name}, {"value", f.value}, {"ok", f.ok}, {"required", f.required}, {"advice", f.advice}});
   }
-  if (!json.empty()) {
-    if (auto written = write_json(json, j); !written) {
-      fmt::print(stderr, "ramet: {}\n", written.error().message);
-      return kCannot;
-    }
-  }
+  if (!json.empty())
+    if (auto written = write_json(json, j); !written) return refuse(written.error());
   return usable ? 0 : kCannot;
 }
 

@@ -43,7 +43,7 @@ bool is_empty(const Mapped& m) { return m.tables + m.leaves[0] + m.leaves[1] + m
 Dump take_dump(const mm::AddressSpace& space) {
   Dump dump;
   space.visit_regions([&](const mm::Region& r) { dump.regions.push_back({r.start, r.end, vmm::maps_line(r), {}}); });
-  // Guest threads that need tables back wait until this is over: it counts, and nothing else.
+  // It only counts: guest threads that need freed tables wait until it is over.
   space.dump([&](const mm::AddressSpace::Node& n) {
     Dump::Tables& level = dump.levels[static_cast<std::size_t>(n.level)];
     const std::uint64_t span = arch::span_of(n.level);

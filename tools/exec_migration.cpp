@@ -185,7 +185,7 @@ class SoftCode {
     const std::uint64_t syncs = c.exec_syncs, faults = c.exec_granted;
     const auto began = Clock::now();
     (void)shell_->memory().migrate({.address = kAt, .length = pages_ * kPageSize, .reason = mm::MoveReason::Numa});
-    run(pages_);  // which has not moved: what the vCPU was told to drop, it drops when it enters
+    run(pages_);  // a page that has not moved: by entering, the vCPU drops what it was told to drop
     const auto migrated = Clock::now();
     for (std::uint64_t i = 0; i < n; ++i) run((i * 7 + turn_) % pages_);
     const auto ran = Clock::now();
@@ -236,7 +236,7 @@ std::optional<Table> soft_table(bool quick, const Progress& progress) {
       failed = code.error();
       return Cost();
     }
-    // Those that know nothing yet are not counted; medians of the others, as time here jitters.
+    // The first rounds, before which the policy knows nothing, do not count; the median of the others, as times jitter.
     for (int i = 0; i < 2; ++i) (void)(*code)->round(n);
     std::vector<Cost> all;
     for (unsigned i = 0; i < rounds; ++i) all.push_back((*code)->round(n));

@@ -19,7 +19,7 @@ struct Table {
 using Progress = std::function<void(std::string_view)>;
 
 std::vector<Table> exec_migration(bool quick, const Progress&);
-// Its part about reasons: who wins where programs' code moves for each of them, and requests are served afterwards.
+// The part of it that compares reasons to migrate: programs' code moves for each of them, then requests are served.
 std::vector<Table> migration_workloads(bool quick, const Progress&);
 
 }  // namespace ramet::tools

@@ -43,7 +43,7 @@ jit::Program filter(unsigned n) {
   return p;
 }
 
-// Where the programs are: the same for both machines.
+// What has the programs: a model, or a guest.
 class Host {
  public:
   virtual ~Host() = default;
@@ -186,7 +186,7 @@ struct Workload {
   }
 };
 
-// What is moved for each reason. Prepared: what is not counted.
+// What is moved for each reason; `prepare` is not counted.
 struct Reason {
   const char *name, *what;
   void (*prepare)(Workload&);
@@ -252,7 +252,7 @@ struct Sum {
   double pages = 0, syncs = 0, faults = 0, time = 0;
 };
 
-// The mean of so many rounds; what the first ones, which nobody knows anything from, cost is not in it.
+// The mean of so many rounds, after kFirst others before which the policy knows nothing.
 Sum rounds_of(Host& host, const Reason& reason, unsigned rounds) {
   constexpr unsigned kFirst = 1, kCalls = 1000;
   Workload w{.host = host};

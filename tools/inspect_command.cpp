@@ -23,7 +23,7 @@ struct InspectOptions {
   std::string every, json;
 };
 
-// A snapshot file's, as a program finds it that goes on from there.
+// Shows the address space of a snapshot file, as a program that goes on from it finds it.
 int inspect_file(const InspectOptions& options, const std::vector<std::string>& words) {
   if (words.size() > 1)
     return refuse({.message = fmt::format("inspect takes one FILE, and not {} (or --run PROGRAM)", words[1])});

@@ -14,8 +14,9 @@ namespace ramet::tools {
 struct Prices {
   double sync = 0, fault = 0, copy_page = 0, copy_block = 0;
 };
-// The machine that the proposal's figures are of (Khandual, "mm: Introduce lazy exec permission setting on a page",
-// 2019): eager less lazy is what syncs took, lazy what copies took; what running took more is a sync and a fault.
+// From the proposal's figures (Khandual, "mm: Introduce lazy exec permission setting on a page", 2019): of moving
+// pages, lazy's time is that of the copies, and eager's excess that of the syncs; running takes a sync and a fault more
+// if lazy.
 inline constexpr Prices kSeed{.sync = 3800, .fault = 1300, .copy_page = 4000, .copy_block = 490'000};
 // With erratum 1542419, by the figure that others have published for a page.
 inline constexpr Prices kNeoverseN1{.sync = 88'000,

@@ -27,10 +27,6 @@ std::string line(std::uint64_t value, std::string_view name, std::string_view no
   return fmt::format("{:>18}      {:<26}{}{}\n", grouped(value), name, note.empty() ? "" : "  # ", note);
 }
 
-std::uint64_t exits(const vmm::Report& r) {
-  return r.exits.syscalls + r.exits.page_faults + r.exits.exceptions + r.exits.kicks + r.exits.flush_exits;
-}
-
 constexpr std::size_t kCallsShown = 6;
 
 std::string most_frequent(const vmm::Counts& calls) {
@@ -72,7 +68,8 @@ nlohmann::ordered_json to_json(const mm::Usage& u) {
 void print_report(const vmm::Report& r, const std::vector<std::string>& command) {
   double run = seconds(r.run);
   std::string out = fmt::format("\n Counters for '{}' (machine: {}):\n\n", fmt::join(command, " "), r.machine);
-  out += line(exits(r), "exits", run > 0 ? fmt::format("{:.1f} K/sec", static_cast<double>(exits(r)) / run / 1e3) : "");
+  const std::uint64_t exits = r.exits.exits();
+  out += line(exits, "exits", run > 0 ? fmt::format("{:.1f} K/sec", static_cast<double>(exits) / run / 1e3) : "");
   out += line(r.exits.syscalls, "  exits:syscall", most_frequent(r.calls));
   out += line(r.exits.page_faults, "  exits:page-fault");
   out += line(r.exits.exceptions, "  exits:exception");
@@ -104,12 +101,8 @@ vmm::Status write_report(const std::string& path, const vmm::Report& r, const st
   j["status"] = r.ending.status();
   j["message"] = r.ending.message;
   j["seconds"] = {{"run", seconds(r.run)}, {"setup", seconds(r.setup)}, {"teardown", seconds(r.teardown)}};
-  j["exits"] = {{"total", exits(r)},
-                {"syscall", r.exits.syscalls},
-                {"page-fault", r.exits.page_faults},
-                {"exception", r.exits.exceptions},
-                {"kick", r.exits.kicks},
-                {"flush", r.exits.flush_exits}};
+  j["exits"] = {{"total", r.exits.exits()},        {"syscall", r.exits.syscalls}, {"page-fault", r.exits.page_faults},
+                {"exception", r.exits.exceptions}, {"kick", r.exits.kicks},       {"flush", r.exits.flush_exits}};
   if (r.exits.fills)
     j["host-mappings"] = {{"fills", r.exits.fills},
                           {"refills", r.exits.refills},

@@ -16,7 +16,7 @@
 namespace ramet::tools {
 namespace {
 
-// "HOST:rw" or "HOST:ro" -> the directory and whether it may be written.
+// Removes the suffix, if the text has it.
 bool take_suffix(std::string& text, std::string_view suffix) {
   if (!text.ends_with(suffix)) return false;
   text.resize(text.size() - suffix.size());
@@ -145,7 +145,7 @@ std::expected<Prepared, vmm::Failure> prepare(const RunSettings& options) {
 void set_program(Prepared& prepared, const std::vector<std::string>& command) {
   prepared.run.program = command[0];
   prepared.run.arguments.assign(command.begin() + 1, command.end());
-  // On that kind of machine, if one was named: what it does not run it says itself.
+  // A machine that was named says itself which programs it does not run.
   if (prepared.machine.kind == vmm::MachineChoice::Kind::Auto)
     prepared.machine.abi = vmm::find_program_abi(prepared.run.shares, command[0]);
 }
@@ -153,7 +153,7 @@ void set_program(Prepared& prepared, const std::vector<std::string>& command) {
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared& prepared) {
   use_soft_program(prepared.machine);
   auto shell = vmm::Shell::create(prepared.run.memory_bytes, prepared.techniques, prepared.machine);
-  // Where there is none, nothing is amiss; where one is there, somebody may have meant to use it.
+  // Without a /dev/kvm nothing is amiss; with one, KVM may have been meant.
   if (shell && !(*shell)->passed_over().empty() && ::access("/dev/kvm", F_OK) == 0) {
     static std::once_flag once;  // many copies of a snapshot have a shell each
     std::call_once(once, [&] {

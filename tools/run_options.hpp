@@ -19,9 +19,9 @@ struct RunSettings {
   bool stat = false, hardened = false;
 };
 
-// Those that say what a guest runs on. The settings outlive the command.
+// The options that say what a guest runs on. The settings outlive the command.
 void add_machine_options(CLI::App& command, RunSettings&);
-// These and all others. The settings outlive the command. What begins with PROGRAM is left to command_of().
+// All options of RunSettings. The settings outlive the command. Words from PROGRAM on are left to command_of().
 void add_run_options(CLI::App& command, RunSettings&);
 
 // Errors: there is no PROGRAM, or an unknown option before it.
@@ -36,19 +36,18 @@ struct Prepared {
 // Errors: settings that cannot be.
 std::expected<Prepared, vmm::Failure> prepare(const RunSettings&);
 
-// What it is to run: PROGRAM and its arguments, on a machine for the program's instruction set unless one was named.
+// Sets PROGRAM and its arguments, and the program's instruction set unless a machine was named.
 void set_program(Prepared&, const std::vector<std::string>& command);
 
 // A shell for it. Says on standard error if there is a /dev/kvm that cannot be used and another machine was taken.
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_shell(const Prepared&);
 
-// Runs what is in the options in the shell, to its end, and tells people what they want to know of that. Once in a
+// Runs the options' program in the shell to its end, and prints why it ended and, with `stat`, the report. Once in a
 // process. Errors: as vmm::run().
 std::expected<vmm::Report, vmm::Failure> run_in(std::unique_ptr<vmm::Shell>, const vmm::RunOptions&, bool stat,
                                                 const std::vector<std::string>& command);
 
-// Runs it to its end, and tells people what they want to know of that. Once in a process. Errors: as vmm::run(), and
-// settings that cannot be.
+// The same by settings and a command. Errors: as vmm::run(), and settings that cannot be.
 std::expected<vmm::Report, vmm::Failure> run_program(const RunSettings&, const std::vector<std::string>& command,
                                                      vmm::Observer = {});
 

@@ -8,13 +8,13 @@
 
 namespace ramet::tools {
 
-// Where it is, or this program itself if it is that; empty: nowhere.
+// Where ramet-soft is, this program itself if it is that; empty: nowhere.
 std::filesystem::path soft_program();
 
-// What main() was called with, for use_soft_program(). They stay.
+// What main() was called with, for use_soft_program(). The arguments outlive the program.
 void remember_arguments(char** arguments);
-// If the choice falls on the software CPU and this program has none, it becomes the one that has, which begins anew.
-// Returns where that is not so, or not possible: making the machine then says what is missing.
+// If the choice falls on the software CPU and this program has none, executes ramet-soft with the same arguments.
+// Returns if that is not needed, or not possible: then making the machine says what is missing.
 void use_soft_program(const vmm::MachineChoice&);
 
 }  // namespace ramet::tools

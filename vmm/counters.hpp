@@ -16,7 +16,7 @@ using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
 
 // The memory manager's, always in the same order.
 Counts list(const mm::Counters&);
-// Of the same list. An empty sum becomes what is added.
+// Adds two such lists, entry by entry. An empty sum becomes a copy.
 void add(Counts& sum, const Counts&);
 
 }  // namespace ramet::vmm

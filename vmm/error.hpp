@@ -12,7 +12,8 @@ struct Failure {
   // Exit status of the program: 125 ramet could not do its work, 126 found but cannot be executed,
   // 127 not found (see the command line's documentation).
   int status = 125;
-  // What the guest's call that needed it gets: execve(2), or fork(2) and its like. 0: EIO of execve(2), else ENOMEM.
+  // The errno of the guest's system call that failed for this (execve(2), fork(2)). 0: EIO for execve(2), ENOMEM for
+  // others.
   int error = 0;
 };
 

@@ -11,7 +11,7 @@
 namespace ramet::vmm {
 namespace {
 
-// A fetch from where nothing is mapped is the way out, and nothing more.
+// A fetch from an unmapped address exits and does nothing else.
 std::uint64_t measure(const MachineChoice& choice) {
   const auto shell = Shell::create(kMinMemory, {}, choice);
   if (!shell) return 0;
@@ -43,7 +43,7 @@ std::uint64_t exit_cost(const MachineChoice& choice) {
   const auto [at, fresh] = known.try_emplace({choice.kind, choice.hardened}, 0);
   if (fresh) {
     MachineChoice other = choice;
-    other.engines = {};  // those of the guest keep what they know
+    other.engines = {};  // the guest's keep their translations
     at->second = measure(other);
   }
   return at->second;

@@ -7,7 +7,7 @@
 
 namespace ramet::vmm {
 
-// Nanoseconds, the median of some, measured once for each kind of machine. 0: it could not be.
+// Nanoseconds, the median of 33, measured once a process for each kind of machine. 0: could not be measured.
 std::uint64_t exit_cost(const MachineChoice&);
 
 }  // namespace ramet::vmm

@@ -1,4 +1,4 @@
-// What guest code sees of the processor where it runs on the host's own, without anything in between.
+// What guest code sees of the processor where it runs as code of a host process.
 #pragma once
 
 #include "vmm/machine.hpp"

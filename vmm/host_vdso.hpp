@@ -9,22 +9,23 @@ namespace ramet::vmm {
 
 using arch::VdsoFunctions;
 
-// Machines have room for so much.
+// Of data and image: machines have no room for more.
 inline constexpr std::uint64_t kMostHostVdsoBytes = 1ull << 20;
 
 struct HostVdso {
   std::uint64_t address = 0;             // of the first page of data, in the VMM
   std::uint64_t data_bytes = 0;          // of the pages of data, which lie just before the image
-  std::uint64_t image_bytes = 0;         // 0: the host maps none, or not like this; then there is nothing of it
+  std::uint64_t image_bytes = 0;         // 0: the host maps none, or not like this; then all else is 0 as well
   VdsoFunctions functions;               // relative to the image
 
+  // Their addresses where the image is mapped at `image`; 0 for those that it lacks.
   VdsoFunctions functions_at(std::uint64_t image) const;
 };
 
 const HostVdso& host_vdso();
 
-// The functions of the vDSO's ELF image that lies at `image`, in memory, relative to it; 0 for those it has not. The
-// image is the kernel's or ours, and not checked.
+// The functions of a vDSO whose ELF image lies in memory at `image`, relative to it; 0 for those that it lacks. The
+// image is trusted: it is the kernel's or ours.
 VdsoFunctions find_functions(const std::byte* image);
 
 }  // namespace ramet::vmm

@@ -48,10 +48,10 @@ struct Exit {
 struct VcpuCounters {
   mm::Counter syscalls, page_faults, exceptions, kicks;
   mm::Counter flushes;         // local flushes done on entry
-  mm::Counter spurious;        // of them, because of a fault that a relaxed flush had left behind
+  mm::Counter spurious;        // faults on translations that a relaxed flush had left stale
   mm::Counter flush_exits;     // runs of the stub that only served a flush
-  std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
-  // An exit that run() comes back with.
+
+  // Counts an exit that run() returns.
   void count(Exit::Kind kind) {
     switch (kind) {
       case Exit::Kind::Syscall: syscalls.add(); break;
@@ -76,8 +76,8 @@ class Vcpu {
   // before the call are honoured. Never returns Exit::Kind::Syscall for a jump to the stub's address.
   virtual Exit run() = 0;
 
-  // The last PageFault was for an access that its entry allows by now. If permission was given since this vCPU dropped
-  // all its translations, it drops them before it runs again.
+  // To be called when the entry already allowed the access of the last PageFault. If permission was given since this
+  // vCPU last dropped all its translations, it drops them before it runs again.
   virtual void spurious_fault() = 0;
 
   // Makes the current run(), or else the next one, return Kicked. From any thread, and from a signal
@@ -92,17 +92,17 @@ class Vcpu {
   // Floating-point and vector state, see FpState.
   virtual Status get_fp(FpState&) = 0;
   virtual Status set_fp(const FpState&) = 0;
-  // The same of what get_fp() of another vCPU gave, but done and reported by the next run().
+  // As set_fp(), of a state that another vCPU's get_fp() gave; the next run() loads it and reports errors.
   virtual void copy_fp(const FpState&) = 0;
   virtual void reset_fp() = 0;  // the state execve(2) gives
 
-  // Guest code runs on another thread of the host than the one that calls run(). The rest is about that one, from any
-  // thread:
+  // Whether guest code runs on a host thread of its own, not on the one that calls run(). The next three functions are
+  // about that thread; any thread may call them.
   virtual bool elsewhere() const { return false; }
-  // the processor time that it took since acquire_vcpu(), never less than what was told before;
+  // Its processor time since acquire_vcpu(); never goes back.
   virtual std::chrono::nanoseconds time_elsewhere() { return {}; }
-  // its nice value, and the processors that it may run on, as sched_setaffinity(2) takes them. After release_vcpu() it
-  // may run on all again, and as often as before if the host allows that. 0 or errno.
+  // Its nice value, and the processors that it may run on, in the format of sched_setaffinity(2). Return 0 or errno.
+  // release_vcpu() undoes both, the nice value only if the host allows that.
   virtual int set_nice(int) { return 0; }
   virtual int set_affinity(std::span<const std::byte>) { return 0; }
 
@@ -114,14 +114,13 @@ class Machine : public mm::Tlb, public mm::BankObserver {
  public:
   ~Machine() override = default;
 
-  // Of the guests that it runs.
+  // The ABI of the guests that it runs, and the image of their vDSO, at most VDSO_PAGE bytes.
   virtual const arch::GuestAbi& abi() const = 0;
-  // Their vDSO's, at most VDSO_PAGE bytes.
   virtual std::span<const std::byte> vdso_image() const = 0;
 
   // What must be known before the guest's memory is made.
   struct Needs {
-    bool files = false;  // banks in memory files: it maps them elsewhere
+    bool files = false;  // banks in memory files, which it maps into another process
     mm::Format format = mm::Format::X86_64Stage1;  // of the page tables
   };
   virtual Needs needs() const { return {}; }
@@ -132,12 +131,13 @@ class Machine : public mm::Tlb, public mm::BankObserver {
 
   // Makes beforehand the vCPU that the next acquire_vcpu() gives; it does not run. After attach(). Errors: too many.
   virtual Status make_vcpu() = 0;
-  // Does beforehand what the first entry of the first vCPU takes: a machine that waits for its guest. After attach().
+  // Does in advance what the first entry of the first vCPU would have to. After attach().
   virtual Status warm_up() = 0;
-  // Making one takes longer than many programs run: it is done ahead for a program that has run for a while.
+  // Whether making a machine takes longer than many programs run. Then warm ones are made only for a program that has
+  // run for a while.
   virtual bool slow_to_make() const { return false; }
 
-  // What the program is called: a hint, before the first vCPU of one, for a machine that keeps code it has translated.
+  // The program's name, before its first vCPU: a hint for a machine that keeps translated code.
   virtual void will_run(std::string_view program) { (void)program; }
 
   // A vCPU for one guest thread, the ABI's initial registers, FP state as after execve. Reuses a released
@@ -146,18 +146,18 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // The calling thread has left run() for good.
   virtual void release_vcpu(Vcpu*) = 0;
 
-  // Where guest code had to have translations made lately, for a machine that is about to run the same memory: hints,
-  // of a machine whose translations are dear.
+  // Hints for machines whose translations are dear: the addresses whose translations were made last, handed from one
+  // machine to another that is about to run the same memory.
   virtual std::vector<mm::Gva> touched() const { return {}; }
   virtual void expect(std::vector<mm::Gva>) {}
 
-  // Whoever runs here next finds nothing of who ran before, not even of one that took over what runs it. No vCPU is in
-  // use, and those that were got are gone. Errors: no host process.
+  // Leaves nothing of the guest that ran here to the next one, even if it took over the host process that runs it. No
+  // vCPU may be in use; those that acquire_vcpu() gave are gone. Errors: no host process.
   virtual Status renew() { return {}; }
 
-  // What ran guest code until now has ended when this returns, whatever it had become: vCPUs go on in a fresh one, from
-  // where they are. They may run, or be in use, meanwhile; a run() may return Kicked for it. Errors: no host process;
-  // then nothing has changed.
+  // Ends the host process that has run guest code until now, whatever the guest has made of it; vCPUs go on in a fresh
+  // one where they are. They may be in use, and run, meanwhile; a run() may return Kicked because of it. Errors: no
+  // host process; then nothing has changed.
   virtual Status move_on() { return {}; }
 
   // What the guest sees: AT_HWCAP, AT_HWCAP2 and what there is of FpState.
@@ -168,29 +168,31 @@ class Machine : public mm::Tlb, public mm::BankObserver {
     std::string flags;  // for /proc/cpuinfo, space-separated
     bool giant_pages = false;  // 1 GiB leaves
     unsigned physical_bits = 40;  // of guest-physical addresses
-    // The processor's setting accessed and dirty bits takes a fault in the host.
+    // Nothing sets accessed and dirty bits while guest code runs, or only a fault in the host does: entries that have
+    // them from the start are cheaper.
     bool dear_accessed_dirty = false;
   };
   virtual const Features& features() const = 0;
 
-  // Random numbers that say where code is placed: the program, what is mapped (libraries), the vDSO. Drawn for each
-  // program, but by a machine that knows code by its address.
+  // Random numbers that place code: the program, mappings (libraries), the vDSO. Drawn anew for each program, except on
+  // a machine that identifies code by its address.
   struct CodePlaces {
     std::uint64_t program = 0, mappings = 0, vdso = 0;
     static CodePlaces draw();
   };
   virtual CodePlaces code_places() const { return CodePlaces::draw(); }
 
-  // Functions of the host's own vDSO, where guest code can call them: above the user end, at the same addresses in all
-  // machines of this kind. All 0: guest code cannot, or is not known to get there what host code does. After attach().
+  // Addresses at which guest code can call the host's own vDSO: above the user end, the same in all machines of this
+  // kind. All 0: it cannot, or is not known to read the same time there as host code. After attach().
   virtual VdsoFunctions host_vdso() const { return {}; }
 
   // Sums over all vCPUs that ever ran.
   struct Totals {
     std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits;
-    // Of a machine that fills translations of its own: fills, those made anew by flushes, times that it dropped all for
-    // want of room, and how many mappings there are now.
+    // Of a machine with a translation cache filled by software: fills, mappings that flushes made anew, how often it
+    // dropped all for want of room, and the mappings that there are now.
     std::uint64_t fills, refills, evictions, mappings;
+    std::uint64_t exits() const { return syscalls + page_faults + exceptions + kicks + flush_exits; }
     void add(const VcpuCounters&);
     Totals& operator+=(const Totals&);
   };

@@ -15,9 +15,8 @@ struct HostFacts {
   bool syscall_enters_ring0 = false;     // by itself; else the machine serves the page fault at LSTAR
   bool ring3_native = false;  // no hardware virtualization: ring 3 on shadow tables, CPUID not intercepted
   bool sees_host_writes = false;  // KVM honours entries that the host takes away without being told
-  bool flush_works = false;  // and does so after the machine's strict flush
-  // The time in guests: programs make the system call; they call the host's vDSO, which makes it; they read the host's
-  // clocks.
+  bool flush_works = false;  // KVM honours them after the machine's strict flush
+  // How guest programs get the time: by a system call; from the host's vDSO, which makes one; or from it without one.
   enum class Clock : std::uint8_t { Call, HostsCall, Read } clock = Clock::Call;
   bool memory_fault_info = false;  // KVM_RUN says which guest page it could not reach
   // a confined process of the host, which needs no KVM
@@ -25,7 +24,7 @@ struct HostFacts {
   std::string process_problem;  // why not, and what to do; empty if process
   // what guests see
   bool sse42 = false, avx = false, avx512 = false, xsave = false, fsgsbase = false;  // of x86-64
-  bool sets_accessed_dirty = false;  // of arm64: its processor does, in page-table entries
+  bool sets_accessed_dirty = false;  // of arm64: the processor sets both bits in page-table entries
   bool giant_pages = false;
   std::string cpu_model;
   // the host kernel
@@ -35,7 +34,7 @@ struct HostFacts {
   std::uint64_t max_map_count = 0;  // 0: unknown
 };
 
-// Runs a micro-guest. Some milliseconds.
+// Tries everything out, with a guest of a few instructions. Takes some milliseconds.
 HostFacts probe_host(const std::string& kvm_device = "/dev/kvm");
 
 struct Finding {
@@ -45,6 +44,7 @@ struct Finding {
   std::string advice;  // empty if ok
 };
 
+// In the order in which they are printed. doctor(): of this host, probed now.
 std::vector<Finding> findings(const HostFacts&);
 std::vector<Finding> doctor();
 

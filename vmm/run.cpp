@@ -60,7 +60,7 @@ class Watchdog {
   std::thread thread_;
 };
 
-// Looks at intervals as long as it lives.
+// Calls the observer at intervals as long as it lives.
 class Watch {
  public:
   // Errors: the host gives no thread.
@@ -93,7 +93,7 @@ Counts by_name(const std::map<Call, std::uint64_t>& counts) {
 
 // The one thread that a new program has.
 std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Process& process, const RunOptions& options) {
-  (void)process.files.enter_directory(options.working_directory);  // else it stays /, see RunOptions
+  (void)process.files.enter_directory(options.working_directory);  // on failure it stays /, see RunOptions
   auto start = load(process, options.program, options.arguments, options.environment, Limits::kStackBytes);
   if (!start) return std::unexpected(start.error());
   auto thread = process.make_thread(process.pid);
@@ -110,8 +110,8 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Proces
 
 std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   const auto begin = Clock::now();
-  const CallerSignals
-      caller_signals;  // as they were only when everything is gone: a ring's last writes raise SIGPIPE, too
+  // Outlives everything below: the last writes of a ring raise SIGPIPE, too.
+  const CallerSignals caller_signals;
   auto files = Files::create(options.shares);
   if (!files) return std::unexpected(files.error());
   Report report;
@@ -119,7 +119,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   std::optional<Clock::time_point> ended;
   {
     Family family(shell, options.from ? snapshot::id_of_copy(*options.from) : 0);
-    // The caller's; what further processes run in is the family's.
+    // The shell is the caller's and not deleted here; the family makes those of further processes.
     std::shared_ptr<Shell> borrowed(&shell, [](Shell*) {});
     auto image = std::make_shared<Image>(std::move(borrowed));
     auto process = std::make_shared<Process>(family, family.first_id(), std::move(image), std::move(*files));
@@ -146,7 +146,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
     ended = Clock::now();
     report.run = *ended - loaded;
     {
-      auto last = process->image();  // what it ended with: execve may have replaced the first
+      auto last = process->image();  // execve(2) may have replaced the first one
       report.usage = last->memory().usage();
       const mm::Account& family_account = *process->files.state().account;
       report.family_held_bytes = family_account.held();

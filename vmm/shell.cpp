@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "vmm/exit_cost.hpp"
+#include "vmm/frozen_vm.hpp"
 #include "vmm/kick_signal.hpp"
-#include "vmm/snapshot.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -18,8 +18,8 @@ std::uint64_t table_bytes(std::uint64_t memory_bytes) {
   return mm::align_up(std::min<std::uint64_t>((8ull << 20) + memory_bytes / 32, 2ull << 30), mm::kBlockSize);
 }
 
-// A VM has room for more frames than it may use at a time: those that its children still see take none of its memory
-// limit, only addresses; of those, a thousand VMs find enough.
+// More frames than the guest may use at a time: those that only its children still see do not count against its limit,
+// but keep their addresses. At most so many that a thousand VMs find addresses.
 std::uint64_t bank_bytes(std::uint64_t memory_bytes, mm::Gpa addresses) {
   const std::uint64_t wanted = memory_bytes + std::min<std::uint64_t>(3 * memory_bytes, 16ull << 30);
   return std::max(memory_bytes, std::min(wanted, addresses / 1024));
@@ -92,33 +92,33 @@ std::expected<std::unique_ptr<Shell>, Failure> Shell::create(std::uint64_t memor
 std::expected<std::unique_ptr<Shell>, Failure> Shell::fork() {
   auto child = another();
   if (!child) return child;
-  auto snapshot = space_->freeze();
+  auto frozen = space_->freeze();
   mm::Result<> done;
-  if (!snapshot) done = mm::fail(snapshot.error());
-  else done = (*child)->space_->adopt(*snapshot);
+  if (!frozen) done = mm::fail(frozen.error());
+  else done = (*child)->space_->adopt(*frozen);
   if (!done) return failure(fmt::format("the guest cannot be forked: {}", mm::describe(done.error())));
-  space_->copy_hot(**snapshot);
+  space_->copy_hot(**frozen);
   (*child)->machine_->expect(machine_->touched());
   return child;
 }
 
-std::expected<std::shared_ptr<Snapshot>, Failure> Shell::freeze() {
+std::expected<std::shared_ptr<FrozenVm>, Failure> Shell::freeze() {
   auto memory = space_->freeze();
-  if (!memory) return failure(fmt::format("no snapshot can be taken: {}", mm::describe(memory.error())));
+  if (!memory) return failure(fmt::format("the VM cannot be frozen: {}", mm::describe(memory.error())));
   if (auto r = machine_->move_on(); !r) return std::unexpected(r.error());
-  return std::make_shared<Snapshot>(*this, std::move(*memory));
+  return std::make_shared<FrozenVm>(*this, std::move(*memory));
 }
 
-Status Shell::adopt(std::shared_ptr<const mm::FrozenMemory> snapshot) {
-  if (auto r = space_->adopt(snapshot); !r)
-    return failure(fmt::format("no VM can be made of the snapshot: {}", mm::describe(r.error())));
-  origin_ = std::move(snapshot);
+Status Shell::adopt(std::shared_ptr<const mm::FrozenMemory> memory) {
+  if (auto r = space_->adopt(memory); !r)
+    return failure(fmt::format("no VM can be spawned: {}", mm::describe(r.error())));
+  origin_ = std::move(memory);
   return {};
 }
 
 Status Shell::reset() {
-  if (!origin_) return failure("only what was spawned from a snapshot can be reset");
-  // First: it writes nothing any more into memory that is cleared now.
+  if (!origin_) return failure("only a VM that was spawned can be reset");
+  // First, so that what the guest has made of its host process writes nothing into memory that is reset.
   if (auto r = machine_->renew(); !r) return r;
   if (auto r = space_->reset(*origin_); !r)
     return failure(fmt::format("the VM cannot be reset: {}", mm::describe(r.error())));

@@ -22,18 +22,18 @@ struct Techniques {
 };
 
 class Shell;
-class Snapshot;
+class FrozenVm;
 
 // Errors: no host memory, no VM. Called by any thread.
 using MakeShell = std::function<std::expected<std::unique_ptr<Shell>, Failure>()>;
 
 class Shell {
  public:
-  // `space`: of all VMs that may share memory with it; null: a new one.
+  // `space`: the guest-physical addresses, common to all VMs that may share memory; null: new ones.
   static std::expected<std::unique_ptr<Shell>, Failure> create(std::uint64_t memory_bytes, const Techniques& = {},
                                                                const MachineChoice& = {},
                                                                std::shared_ptr<mm::PhysicalSpace> space = {});
-  // Of parts that belong together already; `make`: how maker() makes others.
+  // Of parts that belong together already; `make`: what maker() returns.
   Shell(std::unique_ptr<mm::Memory>, std::unique_ptr<Machine>, std::unique_ptr<mm::AddressSpace>, MakeShell make = {});
   ~Shell();
 
@@ -41,34 +41,32 @@ class Shell {
   const Machine& machine() const { return *machine_; }
   mm::AddressSpace& memory() { return *space_; }
 
-  // Makes empty ones with the same settings, that can share memory with this, which need not be there any more.
+  // Makes empty shells with the same settings, which can share memory with this one. It may outlive this one.
   MakeShell maker() const;
-  // An empty one as maker() makes them: a warm one where there are such.
+  // An empty shell as maker() makes them, or a warm one: see take_others_from().
   std::expected<std::unique_ptr<Shell>, Failure> another() const;
   // One with the same regions and contents, as fork(2) gives them: private memory is copied when either side writes it,
-  // shared memory stays shared, what is marked MADV_DONTFORK is left out, and MADV_WIPEONFORK is zeroes there. While
-  // other threads of this guest run on, what they write meanwhile is in it or not, as on Linux. Errors: no host memory,
-  // no VM.
+  // shared memory stays shared, MADV_DONTFORK memory is left out, and MADV_WIPEONFORK memory is zeroes. What other
+  // threads of this guest write meanwhile is in it or not, as on Linux. Errors: no host memory, no VM.
   std::expected<std::unique_ptr<Shell>, Failure> fork();
 
-  // A snapshot of the memory, for VMs to be spawned from; this one goes on. Other threads of the guest may run
-  // meanwhile, see AddressSpace::freeze(). Nothing that the guest has taken over can change the snapshot. Errors: no
-  // memory, no host process.
-  std::expected<std::shared_ptr<Snapshot>, Failure> freeze();
-  // Becomes a child of the snapshot. Once, before anything was mapped. Errors: no host memory.
+  // Freezes the memory as it is now, for VMs to be spawned from; this VM goes on. Other threads of the guest may run
+  // meanwhile, see AddressSpace::freeze(). Even a guest that took over its host process cannot change what is frozen.
+  // Errors: no memory, no host process.
+  std::expected<std::shared_ptr<FrozenVm>, Failure> freeze();
+  // Makes this VM a child of the frozen memory. Once, before anything was mapped. Errors: no host memory.
   Status adopt(std::shared_ptr<const mm::FrozenMemory>);
-  // Back to the snapshot that it adopted, at the cost of what was written since. No vCPU is in use; devices hold no
-  // pages. Errors: it adopted none; pages are pinned. Then nothing has changed.
+  // Makes the memory again what it was after adopt(), at the cost of what was written since. No vCPU may be in use.
+  // Errors: nothing was adopted; no host process; devices have pages pinned. Then the memory has not changed.
   Status reset();
 
-  // Where another() has them from instead: warm ones. Null: it makes them. What `take` uses outlives this, or is taken
-  // away before it goes.
+  // What another() calls instead of maker()'s function, to take warm shells; null: nothing. What `take` refers to
+  // outlives this shell, or is taken away first.
   void take_others_from(MakeShell take) { take_ = std::move(take); }
   std::uint64_t memory_bytes() const { return memory_bytes_; }
   const Techniques& techniques() const { return techniques_; }
-  // What its machine is: never Auto.
+  // What its machine is, see MadeMachine.
   const MachineChoice& choice() const { return choice_; }
-  // Why the choice of a machine did not fall on KVM; empty if it did, or was not asked.
   const std::string& passed_over() const { return passed_over_; }
   const std::shared_ptr<mm::PhysicalSpace>& physical_space() const { return physical_space_; }
 
@@ -79,9 +77,9 @@ class Shell {
   MachineChoice choice_;
   std::string passed_over_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
-  MakeShell take_;  // null: make_
-  MakeShell make_;  // null: create()
-  std::shared_ptr<const mm::FrozenMemory> origin_;  // what it adopted to be reset to
+  MakeShell take_;  // null: another() uses maker()
+  MakeShell make_;  // null: maker() uses create()
+  std::shared_ptr<const mm::FrozenMemory> origin_;  // what it adopted, and is reset to
   std::unique_ptr<mm::Memory> physical_;  // destroyed last
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<mm::AddressSpace> space_;

@@ -25,7 +25,7 @@ void ShellPool::start(std::chrono::milliseconds after) {
     try {
       thread_ = std::thread([this] { work(); });
     } catch (const std::exception&) {
-      // No host thread to be had: every shell is made when it is taken.
+      // The host gives no thread: take() makes every shell.
     }
   });
   {
@@ -84,13 +84,13 @@ void ShellPool::work() {
       try {
         if (auto shell = make_()) made = std::move(*shell);
       } catch (const std::exception&) {
-        // As if it could not be made.
+        // As a Failure.
       }
       guard.lock();
       if (made) {
         warm_.push_back(std::move(made));  // there is room
       } else {
-        wanted_ = false;  // the host has no more; whoever takes the next one is told
+        wanted_ = false;  // the next take() reports why
       }
     } else if (!old_.empty()) {
       std::array<std::unique_ptr<Shell>, kMostOld> gone;

@@ -1,5 +1,5 @@
-// Warm shells: made before they are needed, taken apart after they are not, both by a thread of its own, so that
-// neither fork(2) nor execve(2) nor the end of a process waits for KVM.
+// Warm shells: a thread of the pool's makes them in advance and destroys used ones, so that neither fork(2) nor
+// execve(2) nor the end of a process waits for KVM.
 #pragma once
 
 #include <chrono>
@@ -16,33 +16,33 @@ namespace ramet::vmm {
 
 class ShellPool {
  public:
-  // The pool's own thread starts with the first take(): who never takes pays nothing.
+  // The pool's thread starts with the first start() or take().
   explicit ShellPool(MakeShell make, std::size_t warm = kWarm) : make_(std::move(make)), most_warm_(warm) {
-    warm_.reserve(most_warm_ + 1);  // one that is given back while one is made
+    warm_.reserve(most_warm_ + 1);  // one more: put() while work() makes one
     old_.reserve(kMostOld);
   }
-  ~ShellPool();  // every shell that was given back is gone then
+  ~ShellPool();  // destroys every shell that was given back
   ShellPool(const ShellPool&) = delete;
   ShellPool& operator=(const ShellPool&) = delete;
 
-  static constexpr std::size_t kWarm = 2;     // as many as a fork and the child's execve take
+  static constexpr std::size_t kWarm = 2;     // a fork(2) and the child's execve(2) take one each
 
-  // Makes warm ones from now on, or once so much time has passed and none was asked for.
-  void start(std::chrono::milliseconds after = {});
-  // A warm one, or else a new one. Errors: as `make`.
-  std::expected<std::unique_ptr<Shell>, Failure> take();
-  // Nobody uses it any more.
-  void give_back(std::unique_ptr<Shell>);
-  // Is as a new one: to be taken again.
-  void put(std::unique_ptr<Shell>);
-  std::size_t warm() const;
+  // Keeps shells warm from now on; `after`: once that has passed, unless take() is called earlier.
+  void start(std::chrono::milliseconds after = {}) RAMET_EXCLUDES(lock_);
+  // A warm shell, or else a new one. Errors: as `make`.
+  std::expected<std::unique_ptr<Shell>, Failure> take() RAMET_EXCLUDES(lock_);
+  // Destroys a shell that nobody uses any more, later and on the pool's thread.
+  void give_back(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
+  // Keeps a shell that is as good as new for a later take(); destroys it if enough are warm.
+  void put(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
+  std::size_t warm() const RAMET_EXCLUDES(lock_);
 
  private:
-  static constexpr std::size_t kMostOld = 16; // beyond, whoever gives back takes apart by itself
-  // Whoever took one makes a process of it now, and VMs that are made and taken apart meanwhile would have the kernel's
-  // lock of this process's address space in its way: so long the pool waits, unless it has run out.
+  static constexpr std::size_t kMostOld = 16; // beyond that, give_back() destroys the shell itself
+  // How long the pool rests after a take(), unless no shell is left: the taken one becomes a process just then, and
+  // making or destroying VMs meanwhile would hold the kernel's lock of this process's address space (mmap_lock).
   static constexpr std::chrono::milliseconds kQuiet{2};
-  void work();
+  void work() RAMET_EXCLUDES(lock_);
   bool urgent_locked() const RAMET_REQUIRES(lock_) {
     return stop_ || (asked_ && wanted_ && warm_.empty()) || old_.size() >= kMostOld;
   }
@@ -51,12 +51,14 @@ class ShellPool {
   const std::size_t most_warm_;
   mutable Mutex lock_;  // a leaf
   std::condition_variable changed_;
-  std::vector<std::unique_ptr<Shell>> warm_ RAMET_GUARDED_BY(lock_), old_
-      RAMET_GUARDED_BY(lock_);  // as large as they get from the beginning
-  std::chrono::steady_clock::time_point quiet_until_ RAMET_GUARDED_BY(lock_){};  // for what is not urgent
-  bool asked_ RAMET_GUARDED_BY(lock_) = false;  // somebody took one
-  bool wanted_ RAMET_GUARDED_BY(lock_) = false,
-               stop_ RAMET_GUARDED_BY(lock_) = false;  // wanted_: to be made, unless it failed since one was last taken
+  // Both have their full capacity from the start: adding to them allocates nothing.
+  std::vector<std::unique_ptr<Shell>> warm_ RAMET_GUARDED_BY(lock_);
+  std::vector<std::unique_ptr<Shell>> old_ RAMET_GUARDED_BY(lock_);  // given back
+  // Until then only what is urgent is done.
+  std::chrono::steady_clock::time_point quiet_until_ RAMET_GUARDED_BY(lock_){};
+  bool asked_ RAMET_GUARDED_BY(lock_) = false;  // take() was called
+  bool wanted_ RAMET_GUARDED_BY(lock_) = false;  // warm ones are; false again from a failure to the next take()
+  bool stop_ RAMET_GUARDED_BY(lock_) = false;
   std::once_flag started_;
   std::thread thread_;
 };

@@ -1,4 +1,4 @@
-// Signal masks of host threads. The host's signals are for the program's own thread, which passes them on.
+// Signal masks of host threads. Threads of the VMM take none of the signals that are sent to its process.
 #pragma once
 
 #include <signal.h>
@@ -7,15 +7,27 @@
 
 namespace ramet::vmm {
 
-// Blocks every signal but the kick and the host's own faults while a host thread is made, which inherits that. Those
-// are let through whatever the caller's mask: a thread that blocks them is killed by what the guard handles
-// (arch/guarded.hpp).
+// Signals by which the kernel reports a fault of the thread itself.
+inline constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+
+// Blocks every signal but the kick and faults in the calling thread as long as it lives; threads that are made
+// meanwhile inherit the mask. Faults are let through whatever the mask was: a thread that blocks them is killed by a
+// fault that the guard would handle (arch/guarded.hpp).
 class SignalsBlocked {
  public:
+  // For a process to be made that must not run a handler of ours: not even those come through.
+  struct All {};
+
   SignalsBlocked() {
     sigset_t set;
     sigfillset(&set);
-    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, kick_signal()}) sigdelset(&set, sig);
+    for (int sig : kFaults) sigdelset(&set, sig);
+    sigdelset(&set, kick_signal());
+    pthread_sigmask(SIG_SETMASK, &set, &old_);
+  }
+  explicit SignalsBlocked(All) {
+    sigset_t set;
+    sigfillset(&set);
     pthread_sigmask(SIG_SETMASK, &set, &old_);
   }
   ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
@@ -26,9 +38,9 @@ class SignalsBlocked {
   sigset_t old_;
 };
 
-// The signals of a caller's thread while it runs a guest: the kick and the host's own faults come through, and SIGPIPE,
-// which a write to a pipe without readers raises in the writing thread, is kept from the VMM until broken_pipe() takes
-// it off. Threads made under SignalsBlocked have all of that. Afterwards they are as they were.
+// The mask of a caller's thread while it runs a guest: the kick and faults come through, and SIGPIPE, which a write to
+// a pipe without readers raises in the writing thread, is blocked until broken_pipe() takes it off. Threads made under
+// SignalsBlocked have such a mask already. The destructor restores the caller's.
 class CallerSignals {
  public:
   CallerSignals() {
@@ -37,7 +49,7 @@ class CallerSignals {
     pipe_was_pending_ = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
     install_kick_signal();
     sigemptyset(&set);
-    for (int sig : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigaddset(&set, sig);
+    for (int sig : kFaults) sigaddset(&set, sig);
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     sigemptyset(&set);
     sigaddset(&set, SIGPIPE);
@@ -48,7 +60,7 @@ class CallerSignals {
     sigemptyset(&set);
     sigaddset(&set, SIGPIPE);
     const timespec at_once{};
-    if (!pipe_was_pending_) (void)sigtimedwait(&set, nullptr, &at_once);  // of a ring's write; none is fine
+    if (!pipe_was_pending_) (void)sigtimedwait(&set, nullptr, &at_once);  // one of a ring's last write, if any
     pthread_sigmask(SIG_SETMASK, &old_, nullptr);
   }
   CallerSignals(const CallerSignals&) = delete;

@@ -3,7 +3,7 @@
 // One address with one entry, and on each vCPU a TLB of one entry, which survives leaving the guest and, as on arm64,
 // the fault that it causes. cpu() is the processor, which fills, drops and uses its TLB as it likes, and the vCPU's
 // thread: KvmVcpu::announce and leave, then AddressSpace::fault. change() is protect, map and unmap by a thread without
-// a vCPU: Walker::write and loses, EntryFlush::flush, KvmMachine::flush and expel. A fault without the
+// a vCPU: Walker::write and loses, EntryFlush::flush, KvmMachine::flush and expel_older_than. A fault without the
 // address-space lock may flush at the same time, for another address: each waits for the generation that it made itself.
 // Tables that merges took away ride along with the next strict flush: see merge.pml.
 

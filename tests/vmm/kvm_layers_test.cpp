@@ -6,7 +6,7 @@
 #include "guest-mm/frozen_memory.hpp"
 #include "guest-mm/pin.hpp"
 #include "tests/vmm/kvm_vm.hpp"
-#include "vmm/snapshot.hpp"
+#include "vmm/frozen_vm.hpp"
 
 namespace ramet::vmm::testing {
 namespace {
@@ -186,7 +186,7 @@ TEST_F(KvmLayersTest, Code_runs_while_its_memory_is_frozen) {
   EXPECT_EQ(parent.space->audit(), "");
 }
 
-// The same by Shell and Snapshot, which warm VMs wait behind.
+// The same by Shell and FrozenVm, which warm VMs wait behind.
 class SnapshotTest : public KvmLayersTest {
  protected:
   static std::uint64_t word(Shell& vm, mm::Gva at) {

@@ -21,7 +21,7 @@
 #include "freeze_programs.hpp"  // those of this host
 #include "guest-mm/frozen_memory.hpp"
 #include "tests/scaled.hpp"
-#include "vmm/snapshot.hpp"
+#include "vmm/frozen_vm.hpp"
 
 namespace ramet::vmm {
 namespace {

@@ -30,6 +30,7 @@ std::atomic<Task> task{Task::Write};
 std::array<std::atomic<std::uint32_t>, 2> seen;
 std::atomic<int> maintains{-1};
 std::atomic<int> engines_made{0};
+std::atomic<int> pieces_forgotten{0};
 
 class KeepingEngine final : public Engine {
  public:
@@ -64,6 +65,7 @@ class KeepingEngine final : public Engine {
   }
   void forget_code(const soft::CodePiece& piece) override {
     if (frame_ == piece.frame) code_.reset();
+    ++pieces_forgotten;
   }
   bool has_code(std::uint64_t frame) const override { return frame_ == frame; }
 
@@ -222,6 +224,29 @@ TEST_F(SoftVcpus, RunNothingThatWasMadeInvalid) {
           << "code of version " << other << " ran after version " << version << " was made known";
     }
   }
+}
+
+// Others may make IC IVAU without end while a vCPU with that code waits in a system call.
+TEST_F(SoftVcpus, AreLeftOneNoteOfAFrameWhileTheyAreOut) {
+  map(mm::Prot::Read | mm::Prot::Exec);
+  task = Task::Execute;
+  ASSERT_TRUE(shell->memory().fault(kTouched, mm::Access::Execute));
+  auto vcpu = shell->machine().acquire_vcpu();
+  ASSERT_TRUE(vcpu) << vcpu.error().message;
+  vcpus.push_back(*vcpu);
+  const auto run_code = [&](std::uint32_t version) {
+    std::atomic_ref(*word(0)).store(version);
+    std::thread runner([&] { EXPECT_EQ((*vcpu)->run().kind, Exit::Kind::Kicked); });
+    EXPECT_TRUE(eventually([&] { return seen[0] == version; }));
+    (*vcpu)->kick();
+    runner.join();
+  };
+  run_code(1);
+  pieces_forgotten = 0;
+  const mm::Gpa frame = shell->memory().translate(kTouched, 0)->frame;
+  for (std::uint64_t line = 0; line < 10'000; ++line) shell->machine().exec_sync(frame + line % 64 * 64, 64);
+  run_code(2);
+  EXPECT_EQ(pieces_forgotten, 1);
 }
 
 TEST_F(SoftVcpus, ComeOutWhenTheyAreKicked) {

@@ -50,7 +50,7 @@ std::expected<std::unique_ptr<Slot>, Failure> Guest::Impl::make_slot(std::uint32
   return slot;
 }
 
-// A free one, or one more, or whichever comes free.
+// A free slot, else a new one, else the first that is freed.
 std::expected<Slot*, Failure> Guest::Impl::take_slot() {
   UniqueLock guard(slots_lock);
   while (free_slots.empty()) {
@@ -142,7 +142,7 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
   const std::uint64_t number = r[abi().reg.number];
   const auto a = abi().arguments(r);
   if (number == jit::kDone) return Outcome{.kind = Kind::Returned, .r0 = a[0]};
-  // What the host's vDSO falls back to, where its clock source is none that user code reads.
+  // The host's vDSO makes this call where user code cannot read the clock source.
   if (number < arch::kMostCalls && abi().call_of(static_cast<std::uint32_t>(number)) == arch::Call::clock_gettime) {
     timespec t{};
     int error = ::clock_gettime(static_cast<clockid_t>(a[0]), &t) == 0 ? 0 : errno;
@@ -182,7 +182,7 @@ Outcome Guest::Impl::fault(Slot& slot, int signal, mm::Gva address, std::string 
           .detail = fmt::format("{} {}: {}", signal_name(signal), where(pc), what)};
 }
 
-// Nobody but a helper holds a map's lock.
+// Only helpers hold locks of maps.
 mm::Gva Guest::Impl::stopped(const Slot& slot) {
   const mm::Gva pc = slot.vcpu->regs()[abi().reg.pc];
   const bool in_helper = [&] {
@@ -260,7 +260,7 @@ void Guest::Impl::call(std::span<Call> calls) {
   give_slot(*slot);
 }
 
-// The list of calls, if there are several, and their contexts behind it go to the guest in one piece, and come back so.
+// The list of calls, if there are several, and the contexts behind it are copied into the guest in one piece, and back.
 void Guest::Impl::run_batch(Slot& slot, std::span<Call> calls) {
   const bool one = calls.size() == 1;
   const std::uint64_t list_bytes = one ? 0 : calls.size() * sizeof(jit::BatchCall);
@@ -307,7 +307,7 @@ void Guest::Impl::run_one(Slot& slot, Call& call) {
   call.outcome = run(slot);
 }
 
-// Goes on behind a program that has faulted; stops at one that ran out of time, or the guest with it.
+// Goes on after a program that has faulted; a time-out, or a machine that breaks, ends the batch.
 void Guest::Impl::run_list(Slot& slot, std::span<Call> calls) {
   const jit::EntryCode& code_of = jit::entry_code(set);
   const std::uint64_t list_bytes = calls.size() * sizeof(jit::BatchCall);

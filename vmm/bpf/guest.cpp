@@ -8,12 +8,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <ctime>
 
 #include "jit/check.hpp"
 #include "jit/loader.hpp"
 #include "vmm/bpf/guest_impl.hpp"
 #include "vmm/bpf/print.hpp"
+#include "vmm/host_time.hpp"
 
 // helpers_object.S.
 extern "C" const std::byte ramet_bpf_helpers[], ramet_bpf_helpers_end[];
@@ -61,12 +61,6 @@ bool has_loop(const jit::Checked& program) {
 }
 
 Failure no_memory(std::string_view what, mm::Error e) { return {fmt::format("{}: {}", what, mm::describe(e)), 125}; }
-
-std::uint64_t host_clock(clockid_t clock) {
-  timespec t{};
-  ::clock_gettime(clock, &t);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(t.tv_nsec);
-}
 
 std::uint64_t negative(int error) { return static_cast<std::uint64_t>(-std::int64_t{error}); }
 
@@ -145,7 +139,7 @@ Status Guest::Impl::load_helpers() {
     if (!program) return std::unexpected(program.error());
     if (const auto number = clock_number ? clock_number : number_of(f.program->section, "helper/"))
       helpers.emplace(*number, program->address);
-    else own.emplace(f.program->section, *program);
+    else host_programs.emplace(f.program->section, *program);
   }
   return {};
 }
@@ -160,9 +154,12 @@ Status Guest::Impl::begin() {
   if (auto done = start_watch(); !done) return done;
   if (!helpers.contains(BPF_FUNC_ktime_get_ns)) {
     for (const auto& [number, clock] :
-         {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}})
-      if (auto done = serve(number, [clock](mm::AddressSpace&, const Arguments&) { return host_clock(clock); }); !done)
-        return done;
+         {std::pair{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, std::pair{BPF_FUNC_ktime_get_boot_ns, CLOCK_BOOTTIME}}) {
+      const auto now = [clock](mm::AddressSpace&, const Arguments&) {
+        return static_cast<std::uint64_t>(host_time(clock)->count());
+      };
+      if (auto done = serve(number, now); !done) return done;
+    }
   }
   const auto printed = [trace = options.trace](const std::expected<std::string, int>& line) {
     if (!line) return negative(line.error());
@@ -258,7 +255,8 @@ Status Guest::Impl::load(const jit::Object& object, std::string_view section, Lo
 
 void Guest::unload(const Program& p) {
   LockGuard guard(impl_->lock);
-  if (impl_->placed.erase(p.address) != 0) (void)impl_->code->remove(p.address);  // no memory to fill it: then it stays
+  if (impl_->placed.erase(p.address) != 0)
+    (void)impl_->code->remove(p.address);  // no memory to overwrite it: then it stays
 }
 
 void Guest::unload(const Loaded& loaded) {
@@ -280,8 +278,8 @@ std::expected<std::unique_ptr<Guest>, Failure> Guest::fork() {
   impl->entry = from.entry;
   {
     LockGuard copying(impl->lock);
-    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers, impl->own = from.own,
-    impl->served = from.served;
+    impl->placed = from.placed, impl->maps = from.maps, impl->helpers = from.helpers;
+    impl->host_programs = from.host_programs, impl->served = from.served;
   }
   impl->unlock_maps(~0u);
   std::unique_ptr<Guest> guest(new Guest(std::move(impl)));
@@ -313,7 +311,7 @@ std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view wha
   std::ranges::copy(value, buffer.begin() + static_cast<std::ptrdiff_t>(sizeof request + key_bytes));
   const Program& program = [&]() -> const Program& {
     SharedLock guard(lock);
-    return own.find(what)->second;  // which stays
+    return host_programs.find(what)->second;  // which stays
   }();
   Call call{.program = &program, .context = buffer};
   this->call(std::span(&call, 1));
@@ -329,7 +327,7 @@ std::int64_t result_of(std::span<const std::byte> answer) {
   return result;
 }
 
-// Beyond what helpers say lies what a program has made of them.
+// EIO for what no helper returns: a program has overwritten the map.
 std::expected<void, int> error_of(const std::expected<std::vector<std::byte>, int>& answer) {
   if (!answer) return std::unexpected(answer.error());
   const std::int64_t result = result_of(*answer);

@@ -31,10 +31,10 @@ struct Options {
   std::uint64_t memory_bytes = 64ull << 20;
   Techniques techniques = {};
   MachineChoice machine = {};
-  std::optional<std::chrono::nanoseconds>
-      timeout;       // of a call, or a batch; none: a program that does not end is waited for
-  std::function<void(std::string_view)> trace =
-      {};      // what programs print, without the newline; none: nobody reads it. From any thread
+  // Of a call, or a batch. Nullopt: a program that does not end is waited for.
+  std::optional<std::chrono::nanoseconds> timeout;
+  // Called with each line that programs print, without the newline, from any thread. Null: lines are dropped.
+  std::function<void(std::string_view)> trace = {};
 };
 
 struct Program {
@@ -79,19 +79,20 @@ class Guest {
   Guest(const Guest&) = delete;
   Guest& operator=(const Guest&) = delete;
 
-  // What a program calls by that number: an exit each. The arguments are the program's to choose, addresses among them:
-  // `memory` is how they are used. Called by any thread that calls programs; throws nothing. Before load() of the first
-  // program that names it. Errors: the number is taken, or larger than programs can have.
+  // Adds a function of the host that programs call by that number, an exit each. The arguments are the program's to
+  // choose: addresses among them are used through `memory` only. The helper is called by any thread that calls
+  // programs, and throws nothing. Before load() of the first program that names it. Errors: the number is taken, or
+  // larger than programs can have.
   using Arguments = std::array<std::uint64_t, 5>;
   using Helper = std::function<std::uint64_t(mm::AddressSpace& memory, const Arguments&)>;
   Status add_helper(std::uint32_t number, Helper);
 
-  // All programs of an object, or those of one section, and its maps. From any thread, while calls are under way.
+  // Loads all programs of an object, or those of one section, and its maps. From any thread, while calls are under way.
   // Errors, by status 126: what is wrong with a program (its instruction's number, and why) or a map; 125: no memory.
   // Nothing is loaded then.
   std::expected<Loaded, Failure> load(const jit::Object&, std::string_view section = {});
   std::expected<Program, Failure> load(const jit::Program&);
-  // They are in no call. Addresses may be given to others.
+  // Programs must be in no call. Their addresses may be given to others from then on.
   void unload(const Program&);
   void unload(const Loaded&);
 
@@ -100,14 +101,15 @@ class Guest {
   // One after the other without leaving the guest in between; one that fails does not keep the others from running.
   void call(std::span<Call>);
 
-  // Of hash maps and arrays. Keys and values have their map's sizes. Errors: those of the helpers, as errno values;
+  // For hash maps and arrays. Keys and values have their map's sizes. Errors: those of the helpers, as errno values;
   // EINVAL: a wrong size, or a map that has none; EIO: it did not end in time, or found the map overwritten.
   std::expected<std::vector<std::byte>, int> lookup(const Map&, std::span<const std::byte> key, std::uint32_t vcpu = 0);
   std::expected<void, int> update(const Map&, std::span<const std::byte> key, std::span<const std::byte> value,
                                   std::uint64_t flags = 0, std::uint32_t vcpu = 0);
   std::expected<void, int> erase(const Map&, std::span<const std::byte> key);
-  // The key behind that one in a hash map, none: the first. Error ENOENT: it was the last.
+  // The key after that one in a hash map; of an empty key, the first. Error ENOENT: there is none.
   std::expected<std::vector<std::byte>, int> next(const Map&, std::span<const std::byte> key);
+  // See consume_ring().
   std::expected<std::vector<std::vector<std::byte>>, Failure> consume(const Map&);
 
   // Another guest with the same programs and maps and what they hold now, copied when either side writes it. Calls

@@ -1,7 +1,8 @@
 // Helpers that need nothing of the host, as eBPF functions: compiled by jit/ like the programs that call them, they are
-// there in guests of every instruction set. Section "helper/N" is helper N of Linux, see bpf-helpers(7), and so is "clock/N"
-// where the machine lets guest code tell the time; "host/NAME" is for the VMM. A vCPU that is stopped while it holds a lock loses it (see maps.cpp): until then it has changed nothing that
-// others would trip over, or finished; and no walk takes more steps than there are entries.
+// there in guests of every instruction set. Section "helper/N" is helper N of Linux, see bpf-helpers(7), and so is
+// "clock/N" where the machine lets guest code tell the time; "host/NAME" is for the VMM. A vCPU may be stopped while it
+// holds a map's lock, which the VMM then releases (maps.cpp): so a map is sound between any two stores, at worst with an
+// entry less to hand out, and no walk takes more steps than there are entries.
 #include "vmm/bpf/map.h"
 
 typedef map_u32 u32;
@@ -151,7 +152,7 @@ SECTION("helper/2") s64 map_update_elem(struct map* m, const void* key, const vo
 
 SECTION("helper/3") s64 map_delete_elem(struct map* m, const void* key) { return erase(m, key); }
 
-// As Linux, of the vCPU's own; where they began is one number for all of them, so that no two see the same.
+// Linux has a state for each CPU. Here all vCPUs advance one, so that no two see the same numbers.
 static u64 random_state = 0x853c49e6748fea9bull;
 
 SECTION("helper/7") u64 get_prandom_u32(void) {
@@ -163,7 +164,7 @@ SECTION("helper/7") u64 get_prandom_u32(void) {
 
 SECTION("helper/8") u64 get_smp_processor_id(void) { return vcpu_number(); }
 
-// Where guest code can call the host's clock_gettime(2), which is helper VDSO_CLOCK to these.
+// The host's clock_gettime(2), where guest code can call it: helper VDSO_CLOCK, which only these helpers may name.
 static s64 (*const vdso_clock)(u64 clock, s64* seconds_and_nanoseconds) = (void*)VDSO_CLOCK;
 
 INLINE u64 nanoseconds(u64 clock) {
@@ -175,8 +176,8 @@ INLINE u64 nanoseconds(u64 clock) {
 SECTION("clock/5") u64 ktime_get_ns(void) { return nanoseconds(1); }         // CLOCK_MONOTONIC
 SECTION("clock/125") u64 ktime_get_boot_ns(void) { return nanoseconds(7); }  // CLOCK_BOOTTIME
 
-// The ring: records of a header and data, at multiples of 8 bytes. What does not fit before the end is discarded there and
-// begins at the start. Positions only rise.
+// The ring: records of a header and data, at multiples of 8 bytes. A record that does not fit before the end begins at the
+// start, and what is left at the end counts as discarded. Positions only rise.
 enum { BUSY = 1u << 31, DISCARD = 1u << 30, HEADER = 8 };
 enum { NO_WAKEUP = 1, FORCE_WAKEUP = 2 };
 enum { AVAIL_DATA = 0, RING_SIZE = 1, CONS_POS = 2, PROD_POS = 3 };
@@ -202,7 +203,7 @@ INLINE unsigned char* reserve(struct map* m, u64 size) {
   return data;
 }
 
-INLINE void settle(void* data, u32 flag) {
+INLINE void commit(void* data, u32 flag) {
   u32* header = (u32*)((unsigned char*)data - HEADER);
   __sync_lock_test_and_set(header, (*header & ~BUSY) | flag);
 }
@@ -212,13 +213,13 @@ SECTION("helper/130") s64 ringbuf_output(struct map* m, const void* data, u64 si
   unsigned char* to = reserve(m, size);
   if (!to) return -11;  // EAGAIN
   copy(to, data, (u32)size);
-  settle(to, 0);
+  commit(to, 0);
   return 0;
 }
 
 SECTION("helper/131") void* ringbuf_reserve(struct map* m, u64 size, u64 flags) { return flags ? 0 : reserve(m, size); }
-SECTION("helper/132") u64 ringbuf_submit(void* data, u64 flags) { settle(data, 0); return 0; }
-SECTION("helper/133") u64 ringbuf_discard(void* data, u64 flags) { settle(data, DISCARD); return 0; }
+SECTION("helper/132") u64 ringbuf_submit(void* data, u64 flags) { commit(data, 0); return 0; }
+SECTION("helper/133") u64 ringbuf_discard(void* data, u64 flags) { commit(data, DISCARD); return 0; }
 
 SECTION("helper/134") u64 ringbuf_query(struct map* m, u64 flags) {
   const u64 consumed = *(volatile u64*)&m->consumed, produced = *(volatile u64*)&m->produced;
@@ -231,7 +232,7 @@ SECTION("helper/134") u64 ringbuf_query(struct map* m, u64 flags) {
   }
 }
 
-// What the VMM's functions of maps are: requests, see there.
+// The VMM's own accesses to maps, see struct request.
 INLINE unsigned char* value_of(struct request* r) {
   return r->bytes + ((((struct map*)r->map)->key_size + 7) & ~7u);
 }
@@ -254,7 +255,7 @@ SECTION("host/erase") u64 host_erase(struct request* r) {
   return 0;
 }
 
-// The first entry of a hash map behind the request's key, or of all where flags is not 0; its key takes that one's place.
+// Replaces the request's key by that of the entry after it in a hash map, or of the first one where flags is not 0.
 SECTION("host/next") u64 host_next(struct request* r) {
   struct map* m = (struct map*)r->map;
   r->result = 0;

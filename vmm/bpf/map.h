@@ -19,7 +19,8 @@ enum { MOST_VCPUS = 64 };
 // Number of a helper that helpers alone may call.
 enum { VDSO_CLOCK = 0x6fff };
 
-// Address of a map for helpers. Entries of a hash map: struct entry, key and value, each at a multiple of 8 bytes.
+// Programs and helpers know a map by the address of this. Entries of a hash map: struct entry, key and value, each at a
+// multiple of 8 bytes.
 struct map {
   map_u32 type, key_size, value_size, max_entries;
   map_u32 stride;        // bytes from one value, or entry, to the next

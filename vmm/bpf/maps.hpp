@@ -22,16 +22,18 @@ struct Map {
   std::uint64_t bytes = 0;   // from the header's page on: all that it is
 };
 
-// Empty, or with the definition's contents. Errors: a type that is not served, sizes that cannot be, no memory.
+// Makes a map that is empty, or has the definition's contents. Errors: a type that is not served, sizes that cannot be,
+// no memory.
 std::expected<Map, Failure> make_map(mm::AddressSpace&, const jit::MapDefinition&);
-// Addresses in the contents; `maps` are those of the same object, in order. Then what is read-only becomes so.
+// Writes the addresses that the contents have to hold; `maps` are those of the same object, in order. Then a read-only
+// map becomes so. Errors: an address that leads nowhere, no memory.
 Status finish_map(mm::AddressSpace&, const jit::MapDefinition&, const Map&, std::span<const Map> maps);
-// Nobody refers to it any more.
+// Frees a map that no program refers to any more.
 void drop_map(mm::AddressSpace&, const Map&);
-// The vCPU with that number was stopped somewhere: what it had locked is not locked any more. ~0: none runs.
+// Releases the map's lock if the vCPU with that number, which was stopped, holds it; ~0: whichever does, as none runs.
 void unlock_map(mm::AddressSpace&, const Map&, std::uint32_t vcpu);
-// The records of a ring buffer that are complete, up to one that is not, which count as consumed. One caller at a time.
-// Errors: what stands there is no ring buffer.
+// Takes the records of a ring buffer up to the first that is not complete. One caller at a time. Errors: it is no ring
+// buffer, or was overwritten.
 std::expected<std::vector<std::vector<std::byte>>, Failure> consume_ring(mm::AddressSpace&, const Map&);
 
 }  // namespace ramet::vmm::bpf

@@ -7,7 +7,7 @@
 namespace ramet::vmm::bpf {
 namespace {
 
-// One conversion: its flags, width and precision as they stand, and the host's own length.
+// One conversion. `spec`: "%" with flags and width, to which the host's length and conversion are added.
 std::string convert(mm::AddressSpace& space, std::string spec, char kind, unsigned longs, std::uint64_t value) {
   char text[128];
   if (kind == 's') {

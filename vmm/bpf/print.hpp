@@ -10,9 +10,9 @@
 
 namespace ramet::vmm::bpf {
 
-// The line that a format in the guest's memory, so many bytes with its zero, makes of these arguments: %d %i %u %x %X
-// %o %c %p and %s (of the guest's memory), with flags, width and length; "%" and what else follows stands for itself.
-// At most kMostPrinted bytes. Errors: errno.
+// The line that a format in the guest's memory, of so many bytes with its zero, makes of these arguments: %d %i %u %x
+// %X %o %c %p and %s (of the guest's memory), with flags, width and length; any other conversion stands for itself. At
+// most kMostPrinted bytes. Errors: errno.
 inline constexpr std::size_t kMostPrinted = 1024;
 std::expected<std::string, int> print(mm::AddressSpace&, mm::Gva format, std::uint64_t bytes,
                                       std::span<const std::uint64_t> arguments);

@@ -1,5 +1,5 @@
-// What is the same for every VM, and not cheap to be asked from KVM: asked once a process, and kept. An error is asked
-// again.
+// Asks KVM once a process for what is the same for every VM and slow to ask for, and keeps the answer. Errors are not
+// kept.
 #pragma once
 
 #include <expected>

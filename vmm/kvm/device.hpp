@@ -21,10 +21,10 @@ struct Device {
   int capability(int which) const;
 };
 
-// What to do on a host of this kind that has no KVM; in its probe.cpp.
+// Advice where there is no KVM; each twin's probe.cpp has its own.
 extern const std::string_view kHowToHaveKvm;
 
-// What open() says about the answer to KVM_GET_API_VERSION.
+// For open(): checks the answer to KVM_GET_API_VERSION, or -errno.
 Status check_api_version(const std::string& path, int version_or_error);
 
 }  // namespace ramet::vmm::kvm

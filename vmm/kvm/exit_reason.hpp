@@ -1,4 +1,4 @@
-// KVM's exit reasons in words, for those that a guest of ours must not cause.
+// KVM's exit reasons in words: those that our guests must not cause.
 #pragma once
 
 #include <string>

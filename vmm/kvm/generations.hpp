@@ -1,4 +1,4 @@
-// How far strict flushes are: each machine's FlushState has it, and says what makes them.
+// Progress of strict flushes. Each host's FlushState derives from it, and says how a flush is carried out.
 #pragma once
 
 #include <atomic>
@@ -10,8 +10,8 @@ struct Generations {
   // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
   // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
   std::atomic<std::uint64_t> generation{1};
-  // Generation up to which what drops old entries for all is done. Release by the vCPU that did it, acquire by entering
-  // ones.
+  // Up to this generation, what one vCPU does for all to drop old entries is done. Release by the vCPU that did it,
+  // acquire by entering ones.
   std::atomic<std::uint64_t> settled{1};
   void settle(std::uint64_t up_to) {
     std::uint64_t s = settled.load(std::memory_order_relaxed);

@@ -27,12 +27,13 @@ class KernelHalf {
   static constexpr mm::Gva kTables = kStubPage + mm::kBlockSize;
   static constexpr std::uint64_t kMaxTables = 0ull - kTables - mm::kBlockSize;
 
-  // Maps both into the address space. Errors: no frames left, table bank larger than kMaxTables.
+  // Maps the stub page and the table bank. Errors: no frames left, table bank larger than kMaxTables.
   Status install(mm::AddressSpace&);
   bool installed() const { return space_ != nullptr; }
+  // Errors: no frames left.
   Status map_hole();
-  // For user code, once each: the host's vDSO, which lies at that guest-physical address; a page of code. Errors: no
-  // frames left.
+  // Map for user code, once each: the host's vDSO, whose data and image KVM shows at that guest-physical address; and
+  // a page with that code. Errors: no frames left.
   Status map_host_vdso(mm::Gpa, std::uint64_t data_bytes, std::uint64_t image_bytes);
   Status map_trial(std::span<const std::byte> code);
 

@@ -1,4 +1,4 @@
-// The KVM machine for x86-64, on shadow-paging and on nested-paging hosts alike.
+// Creates this host's KVM machine; on x86-64 the same one for shadow paging and nested paging.
 #pragma once
 
 #include <expected>
@@ -10,7 +10,7 @@
 
 namespace ramet::vmm {
 
-// host_clocks: guest programs reach the host's clocks, if that is possible here; see kvm/host_clock.cpp.
+// `host_clocks`: guest programs read the host's clocks where possible, see x86_64/host_clock.cpp; ignored on arm64.
 // Errors: device absent, not permitted, not KVM, too old; each says what to do.
 std::expected<std::unique_ptr<Machine>, Failure> create_kvm_machine(const std::string& device = "/dev/kvm",
                                                                     bool host_clocks = true);

@@ -15,12 +15,12 @@
 
 namespace ramet::vmm::kvm {
 
-// V: this host's virtual CPU. It is complete where the machine's constructor and destructor are.
+// V: this host's virtual CPU, complete where the machine's constructor and destructor are defined.
 template <class V>
 class MachineBase : public Machine {
  public:
-  // mm::BankObserver: one memslot a bank. What comes between attach() and the first vCPU, as all that a child inherits,
-  // KVM hears of when that enters: slots cost time, which is then the child's and not its parent's.
+  // mm::BankObserver: one memslot a bank. KVM is told of banks that come between attach() and the first vCPU, as all
+  // that a child inherits, when that vCPU enters: making slots takes time, then the child's and not its parent's.
   mm::Result<> bank_added(const mm::Bank& bank) override {
     return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
   }
@@ -65,19 +65,28 @@ class MachineBase : public Machine {
         max_slots_(unsigned(std::max(device_.capability(KVM_CAP_NR_MEMSLOTS), 32)) - reserved), slots_(vm_, max_slots_),
         vcpus_(unsigned(std::max(device_.capability(KVM_CAP_MAX_VCPUS), device_.capability(KVM_CAP_NR_VCPUS)))) {}
 
-  // With an address space.
+  // Called after attach() only.
   virtual std::expected<std::unique_ptr<V>, Failure> create_vcpu(unsigned id) = 0;
-  // The vCPU that the calling thread has run last and no other since: it is idle, and nobody waits for it. Null: none.
-  V* callers_own() const {
-    V* const own = vcpus_.own();
-    return own && own->last_run_by(prepare_thread_for_kicks()) ? own : nullptr;
+  // The vCPU that the calling thread has run last, and no other thread since: it is idle. Null: there is none.
+  V* callers_vcpu() const {
+    V* const vcpu = vcpus_.last_run_by_caller();
+    return vcpu && vcpu->last_run_by(prepare_thread_for_kicks()) ? vcpu : nullptr;
   }
-  // Whether some vCPU is in the guest with entries of before that generation, to which the machine's has been advanced.
+  // Whether some vCPU is in the guest with entries older than that generation. To be asked after the machine's
+  // generation has been advanced to it.
   bool in_use_older_than(std::uint64_t generation) const {
     if (const V* only = vcpus_.only()) return only->older_than(generation);
     return vcpus_.any([&](const V& v) { return v.older_than(generation); });
   }
-  // A vCPU has been given out; so many were in use before.
+  // Interrupts those vCPUs, and waits until each has left the guest. A vCPU thread that waits for a lock which the
+  // caller holds is not in the guest, and so never waited for.
+  void expel_older_than(std::uint64_t generation) const {
+    vcpus_.for_each([&](V& v) {
+      if (v.older_than(generation)) v.interrupt_guest();
+    });
+    vcpus_.for_each([&](V& v) { v.wait_outside(generation); });
+  }
+  // Called when acquire_vcpu() gives one out; `before`: so many were in use.
   virtual void came_into_use(unsigned before) { (void)before; }
 
   Device device_;

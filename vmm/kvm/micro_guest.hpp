@@ -15,20 +15,20 @@
 
 namespace ramet::vmm::kvm {
 
-// What an entry of a page of memory allows; none: no entry.
+// What an entry allows; nullopt: there is none.
 using PageEntry = std::optional<arch::Attributes>;
 
-// Writes the entry of va behind the address space's back, and flushes nothing. `afresh`: by tables of its own, which
-// keep what else those on the way there hold. Returns the table page that holds it. Errors: no frames left.
+// Writes the entry of va behind the address space's back, and flushes nothing. `afresh`: not into the tables on the way
+// to it, but into copies that replace them. Returns the table page that holds the entry. Errors: no frames left.
 std::expected<mm::Gpa, Failure> write_entry(mm::AddressSpace&, mm::Format, mm::Gva va, mm::Gpa gpa, const PageEntry&,
                                             bool afresh = false);
 
-// How a machine wants its guest's address space.
+// The configuration that the machine's guest needs.
 mm::AddressSpace::Config space_for(const Machine&);
 
 class MicroGuest {
  public:
-  // Accessed and dirty beforehand.
+  // Accessed, and dirty if writable, from the start.
   static constexpr arch::Attributes kUserRw{.write = true, .dirty = true}, kUserRo{}, kUserRx{.execute = true};
   static constexpr std::nullopt_t kAbsent = std::nullopt;
   // One page of code, one page of stack below kStack; kData is for the caller to map.
@@ -37,7 +37,7 @@ class MicroGuest {
   static std::expected<std::unique_ptr<MicroGuest>, Failure> create(const std::string& device = "/dev/kvm",
                                                                     std::uint64_t table_bytes = 2ull << 20);
 
-  // Data frame n < 1024: the address space does not know of them.
+  // Data frame n < 1024, which the address space does not hand out.
   mm::Gpa frame(unsigned n) const { return memory->data().base() + (4ull << 20) + n * mm::kPageSize; }
   std::uint64_t* words(mm::Gpa gpa) const { return reinterpret_cast<std::uint64_t*>(memory->host(gpa)); }
   std::expected<mm::Gpa, Failure> map(mm::Gva va, mm::Gpa gpa, const PageEntry& entry) {

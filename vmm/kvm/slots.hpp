@@ -13,15 +13,14 @@ namespace ramet::vmm::kvm {
 
 class Slots {
  public:
-  // The VM outlives it. At most so many.
+  // `most`: how many memslots there may be, numbered from 0. The VM outlives the object.
   Slots(const HostFd& vm, unsigned most) : vm_(vm), most_(most) {}
 
-  // `late`: KVM need not hear of it before tell_late(). Slots cost time, which is then that of who enters. Errors:
-  // NoMemory.
-  mm::Result<> add(const mm::Bank&, bool late);
-  void remove(const mm::Bank&);
-  // Before a vCPU enters. Errors: KVM refuses a slot.
-  Status tell_late();
+  // `late`: KVM is told by the next tell_late(), as making a slot takes time. Errors: NoMemory.
+  mm::Result<> add(const mm::Bank&, bool late) RAMET_EXCLUDES(lock_);
+  void remove(const mm::Bank&) RAMET_EXCLUDES(lock_);
+  // Called before a vCPU enters. Errors: KVM refuses a slot.
+  Status tell_late() RAMET_EXCLUDES(lock_);
 
  private:
   bool set(unsigned slot, const mm::Bank&, bool present);
@@ -29,8 +28,8 @@ class Slots {
   const unsigned most_;
   Mutex lock_;
   std::vector<const mm::Bank*> slots_ RAMET_GUARDED_BY(lock_);  // index: memslot; null: free
-  std::vector<unsigned> late_ RAMET_GUARDED_BY(lock_);          // of which KVM has not heard yet
-  // Whether there are any. Release after late_ has been changed, acquire before a vCPU enters.
+  std::vector<unsigned> late_ RAMET_GUARDED_BY(lock_);          // slots that KVM has not been told of yet
+  // False: late_ is empty. Release after late_ has been changed, acquire before a vCPU enters.
   std::atomic<bool> any_late_{false};
 };
 

@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include <atomic>
-#include <mutex>
 
+#include "guest-mm/thread_annotations.hpp"
 #include "vmm/kvm/device.hpp"
 #include "vmm/machine.hpp"
 
@@ -24,7 +24,7 @@ class VcpuBase : public Vcpu {
     const std::uint64_t g = guest_generation();
     return g != 0 && g < generation;
   }
-  // Makes it leave the guest, without a trace in kicked_; then: waits until it has.
+  // Makes the vCPU leave the guest, without a kick; waits until it has, or uses entries of that generation.
   void interrupt_guest();
   void wait_outside(std::uint64_t generation);
   bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
@@ -42,10 +42,11 @@ class VcpuBase : public Vcpu {
   kvm_run* run_ = nullptr;
   VcpuCounters counters_;
 
-  // Held while fd_ and *run_ are in use: by run(), or by a flush that borrows the idle vCPU.
-  std::mutex busy_;
-  // seq_cst in announce() and in expel(): pairs with the machine's generation. Release when it becomes 0:
-  // pairs with wait_outside().
+  // Held by run(), by a flush of another thread that borrows the idle vCPU, and by whatever changes what either loads.
+  // Order: after the vCPUs' list.
+  Mutex busy_;
+  // seq_cst in announce() and in older_than(): pairs with the machine's generation. Release when it becomes 0: pairs
+  // with wait_outside().
   std::atomic<std::uint64_t> guest_generation_{0};
   // seq_cst. Set by kick() before it reads guest_generation_; run() reads it after it wrote that. Taken by
   // run() after it cleared immediate_exit, so that a kick which that clearing overwrites is found here.

@@ -19,10 +19,10 @@ class VcpuPool {
  public:
   explicit VcpuPool(unsigned most) : most_(most) {}
 
-  // A new one, made by `create(id)`, that nobody has yet.
+  // A new one, made by `create(id)`, neither in use nor free yet.
   template <class Create>
-  std::expected<V*, Failure> make(Create&& create) {
-    // Creating one takes frames, so the address-space lock; whoever flushes holds that and takes lock_.
+  std::expected<V*, Failure> make(Create&& create) RAMET_EXCLUDES(creating_, lock_) {
+    // lock_ is not held meanwhile: create() takes the address-space lock, under which flushes take lock_.
     LockGuard one_at_a_time(creating_);
     std::size_t made;
     {
@@ -36,21 +36,21 @@ class VcpuPool {
     used_.reserve(made + 1), free_.reserve(made + 1);  // use() and put() allocate nothing
     return vcpus_.emplace_back(std::move(*created)).get();
   }
-  // Somebody has it from now on.
-  void use(V* vcpu) {
+  // It is in use from now on.
+  void use(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     used_.push_back(vcpu);
     tell_only();
   }
-  // Nobody has it any more, or has had it yet.
-  void put(V* vcpu) {
+  // It is free: not in use any more, or new.
+  void put(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     std::erase(used_, vcpu);
     free_.push_back(vcpu);
     tell_only();
   }
-  // Null: none is left.
-  V* take() {
+  // One that was free; null: none is.
+  V* take() RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     if (free_.empty()) return nullptr;
     V* const vcpu = free_.back();
@@ -58,29 +58,29 @@ class VcpuPool {
     return vcpu;
   }
 
-  // All that somebody has: no other is in the guest.
+  // Calls f for each that is in use: no other can be in the guest.
   template <class F>
-  void for_each(F f) const {
+  void for_each(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     for (V* v : used_) f(*v);
   }
-  // Whether `f` says so of one of them.
+  // Whether f returns true for one of them.
   template <class F>
-  bool any(F f) const {
+  bool any(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     for (V* v : used_)
       if (f(*v)) return true;
     return false;
   }
-  // The one that somebody has, if there is exactly one. seq_cst: whoever has advanced a generation before asks only
-  // this one; another begins to be used after this was asked, and looks at the generation after that.
+  // The one in use if there is exactly one, else null. seq_cst: a flush advances the generation before it reads this; a
+  // vCPU that comes into use after that read loads the generation later still, and so sees the flush.
   V* only() const { return only_.load(std::memory_order_seq_cst); }
 
-  // The one that the calling thread has run last; null: none of this pool's. It may be another's by now.
-  V* own() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
+  // The one that the calling thread ran last, if it is of this pool, else null. Another thread may use it by now.
+  V* last_run_by_caller() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
   void run_by_caller(V* vcpu) { last_run_ = {number_, vcpu}; }
 
-  Machine::Totals totals() const {
+  Machine::Totals totals() const RAMET_EXCLUDES(lock_) {
     Machine::Totals t{};
     LockGuard hold(lock_);
     for (const auto& v : vcpus_) t.add(v->counters());
@@ -92,7 +92,7 @@ class VcpuPool {
     only_.store(used_.size() == 1 ? used_.front() : nullptr, std::memory_order_seq_cst);
   }
 
-  // A pool is known by a number, as its place in memory may be another's later.
+  // Pools have numbers, as a later one may lie at the same address.
   struct LastRun {
     std::uint64_t pool = 0;
     V* vcpu = nullptr;
@@ -101,11 +101,11 @@ class VcpuPool {
   static inline std::atomic<std::uint64_t> pools_{0};
   const std::uint64_t number_ = pools_.fetch_add(1, std::memory_order_relaxed) + 1;
   const unsigned most_;
-  Mutex creating_;                  // only its holder adds to vcpus_. Order: creating_ > address space
+  Mutex creating_;  // only its holder adds to vcpus_. Order: creating_ > address space
   mutable Mutex lock_;  // order: the address-space lock before it
-  std::deque<std::unique_ptr<V>> vcpus_ RAMET_GUARDED_BY(lock_); // grows only
+  std::deque<std::unique_ptr<V>> vcpus_ RAMET_GUARDED_BY(lock_);  // grows only
   std::vector<V*> free_ RAMET_GUARDED_BY(lock_), used_ RAMET_GUARDED_BY(lock_);
-  std::atomic<V*> only_{nullptr};        // written under lock_; see only()
+  std::atomic<V*> only_{nullptr};  // written under lock_; see only()
 };
 
 }  // namespace ramet::vmm::kvm

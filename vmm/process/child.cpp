@@ -26,6 +26,7 @@
 
 #include "arch/exec_sync.hpp"
 #include "arch/process_stub.hpp"
+#include "vmm/host_time.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/process/child_maker.hpp"
@@ -60,14 +61,14 @@ bool lay_out_filters(std::byte* page, bool hardened) {
   return true;
 }
 
-// Of the VMM, and of the processes that it makes.
+// RLIMIT_NOFILE of the VMM, which the processes that it makes have as well.
 rlim_t descriptor_limit() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   return limit.rlim_cur;
 }
 
-// What the mapper does first. `names`: of each command, for whoever must be told that it failed.
+// What the mapper does first. `names`: of the commands, for messages about those that fail.
 struct SetUp {
   std::vector<Command> commands;
   std::vector<const char*> names;
@@ -108,8 +109,8 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
   s.add("munmap", {SYS_munmap, {kToldEnd, RAMET_SAID - kToldEnd}});
   s.add("munmap", {SYS_munmap, {kSaidEnd, stub::address_end() - kSaidEnd}});
   if (vdso.image_bytes && stub::kMapVdso) {
-    // The one that execve(2) mapped has gone with what lay around it. The kernel maps another where it is told to, or
-    // elsewhere: mprotect(2) looks whether it is there, as nothing else can be.
+    // The vDSO that execve(2) mapped is gone with what lay around it. The kernel maps another where it is told to, or
+    // elsewhere: mprotect(2) succeeds if it is there, as nothing else can be.
     s.map_vdso = s.commands.size();
     s.add(*stub::kMapVdso);
     s.add("a vDSO at its place (mprotect)",
@@ -192,7 +193,7 @@ Status Child::start() {
   const SetUp first = set_up(mapper, vdso);
   mapper.prepare(first.commands, Then::Answer);
   mapper.go();
-  // It never spins: it would keep a processor from the guest.
+  // The mapper never spins, which would keep a processor from the guest: spin() is not called.
   const ChildMaker::Made made = maker_->make(contexts, theirs);
   ::close(contexts), ::close(theirs);
   pid_ = made.pid;
@@ -217,11 +218,9 @@ Status Child::start() {
 Child::~Child() {
   if (pid_ > 0) {
     kill();
-    // Layers, banks and files are let go by whoever waits for this.
+    // Waits until the process is gone: the caller then frees layers, banks and files that it had mapped.
     siginfo_t info;
-    LockGuard guard(reaping_);
-    while (!reaped_ &&
-           ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
+    while (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
            errno == EINTR) {}
   }
   if (pidfd_ >= 0) ::close(pidfd_);
@@ -245,13 +244,12 @@ void Child::signal(Who who, int signal) { (void)::syscall(SYS_tgkill, who.proces
 
 std::chrono::nanoseconds Child::time_of_all() const {
   clockid_t clock;
-  timespec now;
-  if (::clock_getcpuclockid(pid_, &clock) != 0 || ::clock_gettime(clock, &now) != 0) return {};
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+  if (::clock_getcpuclockid(pid_, &clock) != 0) return {};
+  return host_time(clock).value_or(std::chrono::nanoseconds{});
 }
 
-// Clocks of another process's threads cannot be read, only those of whole processes. Files tell of them to everybody,
-// but a process that ends takes the host's kernel a quarter of a millisecond longer once somebody has opened one.
+// Clocks of another process's threads cannot be read, only those of whole processes. /proc tells of threads, but once
+// one of their files was opened, the end of the process takes the kernel a quarter of a millisecond longer.
 std::chrono::nanoseconds Child::time_of(int thread) const {
   if (threads_.load(std::memory_order_acquire) == 1)
     return std::max(time_of_all() - before_threads_, std::chrono::nanoseconds(0));
@@ -342,7 +340,7 @@ std::expected<std::array<int, Mapper::kMostGiven>, int> Child::give(std::span<co
   }
   static_assert(kMostGiven <= kMostRights);
   if (!send_descriptors(socket_, descriptors)) return std::unexpected(errno);
-  // The receiver's message lies where it can be written: what the kernel fills in nobody reads.
+  // The msghdr lies where guest code can write: nobody reads what the kernel stores there.
   const Context mapper = context(kMapper);
   constexpr std::size_t kMessage = RAMET_SIGNAL_STACK;  // the mapper has no use for a signal stack
   const std::uint64_t at = mapper.said_at() + kMessage;
@@ -400,7 +398,7 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
   if (auto done = ask(commands); !done) return std::unexpected(done.error());
   int listener = -1;
   (void)receive_descriptors(socket_, {&listener, 1});
-  // Without one futexes do, and others need descriptors more.
+  // Without a listener futexes serve, and descriptors are short.
   if (listener >= 0 && static_cast<rlim_t>(listener) >= descriptor_limit() / 2) {
     ::close(listener);
     return Listener();

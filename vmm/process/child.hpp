@@ -1,7 +1,7 @@
 // The host process that a guest runs in: made, given descriptors and threads, told what to map, and ended.
 //
 // Its first thread, the mapper, never runs guest code: it carries out what the VMM asks for while guest threads run.
-// The process ends with the VMM, however that comes, and nobody else's waitpid(2) sees it.
+// The process ends with the VMM, however that ends, and no waitpid(2) of the VMM's program sees it.
 #pragma once
 
 #include <atomic>
@@ -40,26 +40,27 @@ class Child final : public Mapper {
 
   bool threads_map() const override { return !hardened_; }
   // --- by its first thread ---
-  std::expected<void, int> carry_out(std::span<const Command>) override;
-  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override;
-  std::expected<void, int> take_back(int number) override;
-  std::expected<void, int> take_all_back(std::span<const Command> then) override;
-  // A thread that stands in its first trap, in the context of that number, which had none. Its listener is not usable
-  // where descriptors are few. Errors as of carry_out().
+  std::expected<void, int> carry_out(std::span<const Command>) override RAMET_EXCLUDES(mapper_lock_);
+  std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) override
+      RAMET_EXCLUDES(mapper_lock_);
+  std::expected<void, int> take_back(int number) override RAMET_EXCLUDES(mapper_lock_);
+  std::expected<void, int> take_all_back(std::span<const Command> then) override RAMET_EXCLUDES(mapper_lock_);
+  // A guest thread in the context of that number, which had none; it stands in its first trap. Its listener is not
+  // usable where descriptors are short. Errors as of carry_out().
   struct Thread {
     int id = -1;
     Listener listener;
   };
-  std::expected<Thread, int> make_thread(unsigned number);
+  std::expected<Thread, int> make_thread(unsigned number) RAMET_EXCLUDES(mapper_lock_);
 
-  // Where the host's vDSO is in it; all 0: it is not, as the host has none, or does not map it where it is asked to.
+  // Where the process has the host's vDSO; all 0: nowhere, as the host has none or cannot map it at a given address.
   const arch::VdsoFunctions& vdso() const { return vdso_; }
 
-  // Whether it runs. It may have ended by itself, or by the host's shortage of memory.
+  // Whether it runs. It may have ended by itself, or for want of memory in the host.
   bool alive();
   // Ends it now.
   void kill();
-  // One of its threads, as signal() is told of it.
+  // One of its threads, for signal().
   struct Who {
     int process, thread;
   };
@@ -67,18 +68,18 @@ class Child final : public Mapper {
   // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is
   // nobody else's; a thread or process that has ended needs no signal.
   static void signal(Who, int signal);
-  // Of one of its threads: the processor time that it has used, with its mapper's if it is the only one. The host may
-  // count a running one some milliseconds late. 0: it has ended.
+  // The processor time that a thread has used; of the only guest thread, with the mapper's. That of a running thread
+  // may be some milliseconds late. 0: the process has ended.
   std::chrono::nanoseconds time_of(int thread) const;
   // As setpriority(2) and sched_setaffinity(2). 0 or errno.
   int set_nice(int thread, int nice) const;
   int bind(int thread, std::span<const std::byte> processors) const;
-  // Back to what the process began with, which its mapper still has.
+  // Give the thread again what the process began with and its mapper still has. 0 or errno.
   int unset_nice(int thread) const;
   int unbind(int thread) const;
-  // As long as the process lives, and for ten seconds that neither it nor the VMM was stopped in.
+  // Kills the process after ten seconds, not counting those in which it or the VMM was stopped.
   bool patient(unsigned& silent) override;
-  // For Context::wait(): the same; without a limit, as long as it lives.
+  // For Context::sleep(): asks patient(), or, without a limit, alive().
   class Patience {
    public:
     explicit Patience(Child& child, bool limited = true) : child_(child), limited_(limited) {}
@@ -92,14 +93,15 @@ class Child final : public Mapper {
 
  private:
   explicit Child(bool hardened) : hardened_(hardened) {}
-  Status start();
-  // Waits for that. False: the process has ended, or was killed for not answering.
+  Status start() RAMET_EXCLUDES(mapper_lock_);
+  // Waits until the context's newest list is answered. False: the process has ended, or was killed for not answering.
   bool answered(const Context&);
-  // With mapper_lock_ held:
-  std::expected<void, int> ask(std::span<const Command>);
+  // Has the mapper make these calls. Errors: as of carry_out().
+  std::expected<void, int> ask(std::span<const Command>) RAMET_REQUIRES(mapper_lock_);
   std::optional<int> free_number(int from = 0) const
       RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
-  std::expected<Listener, int> fetch_listener(int number);  // which is then no longer in use there
+  // Of that descriptor in the process, which is closed there.
+  std::expected<Listener, int> fetch_listener(int number) RAMET_REQUIRES(mapper_lock_);
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
 
@@ -108,16 +110,14 @@ class Child final : public Mapper {
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
   arch::VdsoFunctions vdso_;
-  Mutex mapper_lock_;  // one request at a time. A leaf but for what waiting takes: nothing
-  // Threads made, and what the mapper had used before: written once, before there is one. Release; acquire in
-  // time_of().
+  Mutex mapper_lock_;  // held for each request to the mapper, until it is answered. A leaf
+  // Guest threads made; and the process's time before the first one, written once before threads_ becomes 1. Release;
+  // acquire in time_of().
   std::atomic<unsigned> threads_{0};
   std::chrono::nanoseconds before_threads_{0};
-  std::bitset<1024> numbers_ RAMET_GUARDED_BY(
-      mapper_lock_);  // descriptors in use there, guarded by mapper_lock_: the kernel takes the lowest free one
+  // Descriptors in use in the process: the kernel gives a new one the lowest free number.
+  std::bitset<1024> numbers_ RAMET_GUARDED_BY(mapper_lock_);
   std::atomic<bool> ended_{false};  // seen to have ended, or killed. Relaxed: a hint that saves a call
-  Mutex reaping_;  // a leaf
-  bool reaped_ RAMET_GUARDED_BY(reaping_) = false;
 };
 
 }  // namespace ramet::vmm::process

@@ -79,8 +79,8 @@ std::vector<std::byte> program() {
   return file;
 }
 
-// The thread's descriptors: the program, also as whatever a new process closes or overwrites; where orders come from.
-// What comes with an order lies above.
+// The thread's descriptors: below kOrders all are the program, as a new process closes or overwrites them; kOrders is
+// the socket that orders come from; those that come with an order lie above.
 constexpr int kOrders = 6;
 
 struct Begin {
@@ -143,11 +143,11 @@ Status ChildMaker::start() {
       "the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
 }
 
-// A stopped thread takes no order.
+// False: the thread must not take an order.
 bool ChildMaker::separate() {
   const unsigned above = static_cast<unsigned>(std::max(program_, hearer_)) + 1;
   if (::syscall(SYS_close_range, above, ~0u, CLOSE_RANGE_UNSHARE) != 0) return false;
-  // First out of the way of where they are to go.
+  // First moved away from the numbers that are overwritten.
   const int hearer = ::fcntl(hearer_, F_DUPFD_CLOEXEC, kOrders), text = ::fcntl(program_, F_DUPFD_CLOEXEC, kOrders);
   if (hearer < 0 || text < 0) return false;
   for (int fd = 0; fd < kOrders; ++fd)
@@ -176,7 +176,7 @@ ChildMaker::Made ChildMaker::make(int contexts, int socket) {
   changed_.notify_all();
   changed_.wait(guard.standard(), [&] { return order.done; });
   if (order.made.pid < 0) return order.made;
-  // Nobody else waits for it: the id is its own, also when it has ended.
+  // No one else reaps the process, so its id is not reused even if it has ended.
   order.made.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, order.made.pid, 0));
   if (order.made.pidfd >= 0) return order.made;
   const int error = errno;
@@ -209,14 +209,13 @@ ChildMaker::Made ChildMaker::spawn() {
   if (!receive_descriptors(kOrders, given)) return {.error = EMFILE};
   Begin b{given[0], given[1], ::getpid()};
   alignas(64) static std::byte stack[32 << 10];  // this thread alone makes them, and waits until each has begun
-  // No handler of the VMM's may run there; the new process keeps the mask over execve.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   Made made;
-  made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
-  made.error = made.pid < 0 ? errno : 0;
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  {
+    // No handler of the VMM's may run in the new process, which keeps this mask over execve(2).
+    const SignalsBlocked blocked{SignalsBlocked::All{}};
+    made.pid = ::clone(begin, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &b);
+    made.error = made.pid < 0 ? errno : 0;
+  }
   for (const int fd : given) ::close(fd);
   return made;
 }

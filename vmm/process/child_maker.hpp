@@ -1,5 +1,5 @@
 // Makes the host processes of guests, from one thread that lives as long as any of them: the kernel ends a process with
-// the *thread* that made it (PR_SET_PDEATHSIG). It also has what all of them begin with: the stub as a program. The
+// the *thread* that made it (PR_SET_PDEATHSIG). It also holds the program that all of them begin with, the stub. The
 // thread has a descriptor table of its own: no new process keeps a file of the VMM's open, be it for a moment (a pipe
 // would not end, an epoll would still report what a guest has closed).
 #pragma once
@@ -27,17 +27,17 @@ class ChildMaker {
   };
   // A process that begins in the stub with these as descriptors 3 and 5, and the stub's text as 4. They stay the
   // caller's.
-  Made make(int contexts, int socket);
+  Made make(int contexts, int socket) RAMET_EXCLUDES(lock_);
 
  private:
   ChildMaker() = default;
-  Status start();
-  void work();
+  Status start() RAMET_EXCLUDES(lock_);
+  void work() RAMET_EXCLUDES(lock_);
   bool separate();  // on the thread: from the VMM's descriptors
   Made spawn();
 
-  int orders_ = -1;  // into which an order's descriptors go
-  int program_ = -1, hearer_ = -1;  // the other end, and the stub: until the thread has them in its own table
+  int orders_ = -1;  // a socket, into which an order's descriptors are sent
+  int program_ = -1, hearer_ = -1;  // the stub, and the socket's other end: until the thread has them in its own table
   Mutex lock_;  // a leaf
   std::condition_variable changed_;
   struct Order {

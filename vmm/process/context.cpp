@@ -27,8 +27,8 @@ long futex(std::byte* page, std::size_t at, int operation, std::uint32_t value, 
   return ::syscall(SYS_futex, page + at, operation, value, timeout, nullptr, 0);
 }
 
-// In which `patient` is asked. By the clock: the process may wake us, or write words that we wait for, as often as it
-// likes.
+// How often `patient` is asked. By the clock: the process may wake us, or write the words that we wait for, as often as
+// it likes.
 constexpr std::chrono::milliseconds kSlice{100};
 constexpr timespec kSliceTime{0, std::chrono::nanoseconds(kSlice).count()};
 
@@ -132,13 +132,14 @@ Context::Looked Context::look(std::chrono::nanoseconds limit) const {
 bool Context::sleep(const std::function<bool()>& patient) const {
   const std::uint32_t number = newest();
   const auto sleeps = word(told_, TOLD_SLEEPS);
-  // After listen() the thread hands over, whenever it answers, and that is waited for. Else this sleep is news to it.
+  // After listen() the thread hands over when it answers, and the hand-over is waited for. Else it learns only now that
+  // this side sleeps.
   const bool listens = sleeps.load(std::memory_order_relaxed) == TOLD_SLEEPS_ON_LISTENER;
   if (!listens) sleeps.store(TOLD_SLEEPS_ON_FUTEX, std::memory_order_seq_cst);
   const auto over = [&] { return answered(number) && (!listens || listener_->pending()); };
   bool go_on = true;
   Patience patience(patient);
-  // A thread that did not hear of a reply waits for another one: that is looked for now and then, soon at first.
+  // A thread that did not hear of a reply hands over again and waits: that is looked for now and then, soon at first.
   const bool unheard = !listens && listener_ && listener_->used();
   for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on;
        slice = std::min(2 * slice, kSlice)) {

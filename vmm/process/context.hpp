@@ -44,15 +44,16 @@ class Context {
   std::span<std::byte> data() const { return {told_ + TOLD_DATA, RAMET_TOLD_SIZE - TOLD_DATA}; }
   std::uint64_t data_at() const { return told_at() + TOLD_DATA; }
 
-  // In how many rounds the thread looks for its next list before it sleeps.
+  // How many rounds the thread spins for its next list before it sleeps.
   void spin(std::uint32_t rounds) const;
-  void tell_bases() const;  // the process can read and write them by itself
-  bool has_bases() const;   // what it says of them is worth something
+  void tell_bases() const;  // has the thread say its bases, where user code can change them by itself
+  bool has_bases() const;   // whether it says them
   std::uint64_t base(std::size_t n) const;
   // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is
   // answered.
   void prepare(std::span<const Command>, Then) const;
-  // The answer to the next list will be slept for on the listener, if there is one. Before go(): it may come at once.
+  // sleep() will wait on the listener, if there is one, for the answer to the next list. Before go(), as the answer may
+  // come at once.
   void listen() const;
   // Lets the thread go on with it. Returns its number.
   std::uint32_t go() const;
@@ -60,16 +61,17 @@ class Context {
   bool answered(std::uint32_t number) const;
   // Whether the commands of that list, or of a later one, have been carried out, as the process says.
   bool applied(std::uint32_t number) const;
-  // Waits until then; `patient`: as of sleep().
+  // Waits until applied(number). `patient`, and false: as of sleep().
   bool wait_applied(std::uint32_t number, const std::function<bool()>& patient) const;
-  // Both wait until the newest list is answered. The first looks all the time, no longer than that.
+  // Spins until the newest list is answered, or so much time has passed.
   struct Looked {
     bool answered = false;
     bool at_once = false;  // before it looked: the answer came while this thread had no processor
     std::chrono::nanoseconds displaced{};  // how long another thread had its processor meanwhile
   };
   Looked look(std::chrono::nanoseconds) const;
-  // Sleeps; `patient` is asked about ten times a second whether to go on. False: not answered.
+  // Sleeps until the newest list is answered; `patient` is asked about ten times a second whether to go on. False: not
+  // answered.
   bool sleep(const std::function<bool()>& patient) const;
   std::int64_t result(std::size_t command) const;
 

@@ -18,7 +18,8 @@
 namespace ramet::vmm::process {
 
 Listener::Listener(int descriptor) : descriptor_(descriptor) {
-  // An older kernel does not know how to stay on one processor. Anything but a listener knows neither call.
+  // Linux before 6.6 refuses the first call, which asks for wake-ups on the same processor; a descriptor that is no
+  // listener refuses both.
   std::uint64_t none = 0;
   if (::ioctl(descriptor_, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP) == 0) return;
   if (::ioctl(descriptor_, SECCOMP_IOCTL_NOTIF_ID_VALID, &none) == 0 || errno == ENOENT) return;
@@ -43,7 +44,7 @@ Listener::Heard Listener::wait(std::chrono::milliseconds limit) {
   pollfd ready{.fd = descriptor_, .events = POLLIN, .revents = 0};
   if (::poll(&ready, 1, static_cast<int>(limit.count())) != 1) return Heard::Nothing;
   if ((ready.revents & POLLIN) == 0) return Heard::Gone;
-  // Kernels may know longer ones than this was compiled with, and want zeroes.
+  // The kernel's structure may be longer than this one, and has to be zero.
   union {
     seccomp_notif call;
     std::byte room[512];

@@ -11,7 +11,7 @@ namespace ramet::vmm::process {
 class Listener {
  public:
   Listener() = default;
-  explicit Listener(int descriptor);  // which is its own from now on
+  explicit Listener(int descriptor);  // owns it from now on
   ~Listener();
   Listener(Listener&&) noexcept;
   Listener& operator=(Listener&&) noexcept;
@@ -21,12 +21,12 @@ class Listener {
   enum class Heard { Thread, Nothing, Gone };
   // Waits for the thread to hand over. Gone: it has ended.
   Heard wait(std::chrono::milliseconds);
-  // Whether it has handed over, and not been let go.
+  // Whether the thread has handed over, and not been let go.
   bool pending() const { return pending_; }
-  // Lets it go. False: it did not wait. True says less: a thread that is stopped at that moment does not hear of it. In
-  // both cases it hands over again as it goes on, and needs another reply.
+  // Lets it go. False: it did not wait. True does not mean that it goes on: a thread that is being stopped misses the
+  // reply. In both cases it hands over again when it runs, and needs another reply.
   bool reply();
-  // Whether there has been any reply, so that such a thing may have happened.
+  // Whether there has been any reply that the thread may have missed.
   bool used() const { return used_; }
 
  private:

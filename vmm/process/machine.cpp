@@ -15,7 +15,7 @@
 namespace ramet::vmm::process {
 namespace {
 
-// Host mappings that are left for the stub, and for the pieces that a call in the middle of a mapping makes.
+// Host mappings that are kept free, for the stub's and for those that are cut in two by a change in their middle.
 constexpr std::size_t kReserve = 512;
 
 std::size_t most_of_host() {
@@ -102,8 +102,8 @@ Status ProcessMachine::renew() {
   auto fresh = Child::create(hardened_);
   if (!fresh) return std::unexpected(fresh.error());
   auto touched = this->touched();
-  past_ = totals();
-  past_.mappings = 0;
+  Totals past = totals();
+  past.mappings = 0;
   {
     LockGuard hold(vcpus_lock_);
     free_.clear();
@@ -111,6 +111,7 @@ Status ProcessMachine::renew() {
     vcpus_.clear();
   }
   LockGuard replacing(here_);
+  past_ = past;
   child_ = std::move(*fresh);  // the other one has ended
   if (auto attached = attach(*space_); !attached) return attached;
   mirror_->expect(std::move(touched));
@@ -202,10 +203,10 @@ std::expected<Vcpu*, Failure> ProcessMachine::acquire_vcpu() {
 }
 
 void ProcessMachine::release_vcpu(Vcpu* vcpu) {
-  auto* const own = static_cast<ProcessVcpu*>(vcpu);
-  const bool nice = own->stays_nice();
+  auto* const released = static_cast<ProcessVcpu*>(vcpu);
+  const bool nice = released->stays_nice();
   LockGuard hold(vcpus_lock_);
-  (nice ? nice_ : free_).push_back(own);
+  (nice ? nice_ : free_).push_back(released);
 }
 
 Machine::Totals ProcessMachine::totals() const {

@@ -27,38 +27,38 @@ class ProcessMachine final : public Machine {
   // mm::BankObserver: banks are mapped where guest code touches them.
   mm::Result<> bank_added(const mm::Bank&) override { return {}; }
   void bank_removed(const mm::Bank&) override {}
-  void files_closed() override;
+  void files_closed() override RAMET_EXCLUDES(here_);
 
   // mm::Tlb
-  void flush(const mm::FlushRequest&) override;
+  void flush(const mm::FlushRequest&) override RAMET_EXCLUDES(here_);
   bool waits() const override { return true; }  // for the guest's process
-  void flush_relaxed(const mm::FlushRequest&) override;
+  void flush_relaxed(const mm::FlushRequest&) override RAMET_EXCLUDES(here_);
   void exec_sync(mm::Gpa first, std::uint64_t bytes) override;
   bool needs_exec_sync() const override;
 
   Needs needs() const override { return {.files = true}; }
   Status attach(mm::AddressSpace&) override;
-  Status make_vcpu() override;
-  Status warm_up() override;
-  std::vector<mm::Gva> touched() const override;
-  void expect(std::vector<mm::Gva>) override;
-  std::expected<Vcpu*, Failure> acquire_vcpu() override;
-  void release_vcpu(Vcpu*) override;
-  Status renew() override;
-  Status move_on() override;
+  Status make_vcpu() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
+  Status warm_up() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
+  std::vector<mm::Gva> touched() const override RAMET_EXCLUDES(here_);
+  void expect(std::vector<mm::Gva>) override RAMET_EXCLUDES(here_);
+  std::expected<Vcpu*, Failure> acquire_vcpu() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
+  void release_vcpu(Vcpu*) override RAMET_EXCLUDES(vcpus_lock_);
+  Status renew() override RAMET_EXCLUDES(vcpus_lock_, here_);
+  Status move_on() override RAMET_EXCLUDES(moving_lock_, creating_lock_, vcpus_lock_, here_);
   const arch::GuestAbi& abi() const override { return arch::host_abi(); }
   std::span<const std::byte> vdso_image() const override { return arch::host_vdso_image(); }
   const Features& features() const override;
   VdsoFunctions host_vdso() const override { return vdso_; }
-  Totals totals() const override;
+  Totals totals() const override RAMET_EXCLUDES(vcpus_lock_, here_);
 
  private:
   friend class ProcessVcpu;
   ProcessMachine(std::unique_ptr<Child>, bool hardened, std::size_t capacity);
-  std::expected<ProcessVcpu*, Failure> create_vcpu();
+  std::expected<ProcessVcpu*, Failure> create_vcpu() RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
 
-  // Guards that child_ and mirror_ stay, as renew() and move_on() replace them. A vCPU that is in run() needs it not:
-  // its own lock keeps move_on() away. Order: address space, creating_lock_, vCPUs' locks > here_
+  // Exclusive: to replace child_ and mirror_, in renew() and move_on(); shared: to use them. A vCPU in run() uses them
+  // under its staying_ instead, which move_on() takes first. Order: address space, creating_lock_, staying_ > here_
   mutable SharedMutex here_;
   std::unique_ptr<Child> child_;
   mm::AddressSpace* space_ = nullptr;  // of attach()
@@ -71,12 +71,12 @@ class ProcessMachine final : public Machine {
   std::atomic<bool> moving_{false};
   Mutex moving_lock_;  // held by move_on(). Order: before all others here
   Mutex creating_lock_;  // only its holder adds to vcpus_
-  mutable Mutex vcpus_lock_;  // a leaf
+  mutable Mutex vcpus_lock_;  // order: before the mirror's lock
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only
   std::vector<ProcessVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
-  std::vector<ProcessVcpu*> nice_
-      RAMET_GUARDED_BY(vcpus_lock_);  // free as well, for when no other can be had; guarded as free_ is
-  Totals past_{};  // of processes that renew() has replaced
+  // Free as well, with a nice value that the host does not let be reset: given out when no other can be had.
+  std::vector<ProcessVcpu*> nice_ RAMET_GUARDED_BY(vcpus_lock_);
+  Totals past_ RAMET_GUARDED_BY(here_){};  // of processes that renew() and move_on() have replaced
 };
 
 }  // namespace ramet::vmm::process

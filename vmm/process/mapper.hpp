@@ -13,22 +13,22 @@ class Mapper {
  public:
   virtual ~Mapper() = default;
 
-  // Whether the process's other threads may map as well, by their own lists. Else all changes are for this one.
+  // Whether the process's other threads may map as well, by their own lists. Else the mapper makes all changes.
   virtual bool threads_map() const = 0;
 
-  // One request at a time, done when they return. Errors: a call failed, its errno; ESRCH: the process has ended, or
-  // does not answer and was killed.
+  // Each request is done when the function returns; one at a time. Has the mapper make these calls. Errors: a call's
+  // errno; ESRCH: the process has ended, or does not answer and was killed.
   virtual std::expected<void, int> carry_out(std::span<const Command>) = 0;
   // Gives the process descriptors, at most kMostGiven; their numbers there. Errors as above, and EMFILE: it has as many
   // as it can, and none of these.
   static constexpr std::size_t kMostGiven = 4;
   virtual std::expected<std::array<int, kMostGiven>, int> give(std::span<const int> descriptors) = 0;
   virtual std::expected<void, int> take_back(int number) = 0;
-  // All that it has, whatever their numbers are there; then the commands. Errors as above.
+  // Closes all descriptors that it has, known or not; then the mapper makes these calls. Errors as above.
   virtual std::expected<void, int> take_all_back(std::span<const Command> then) = 0;
 
-  // Asked about ten times a second by whoever waits for a thread of the process; `silent`: how often before, 0 at
-  // first. False: it has ended, or was killed for not answering.
+  // Called about ten times a second while a thread of the process is waited for; `silent`: how often it was without an
+  // answer, 0 at first. False: the process has ended, or was killed for not answering.
   virtual bool patient(unsigned& silent) = 0;
 };
 

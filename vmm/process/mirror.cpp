@@ -14,7 +14,7 @@ namespace {
 
 // How far around a fault one mapping reaches: a table's worth of pages.
 constexpr std::uint64_t kReach = mm::kBlockSize;
-// More changes than these are one: everything from the first to the last goes, and comes again when it is touched.
+// More changes than these become one: all from the first to the last is unmapped, and mapped again when it is touched.
 constexpr std::size_t kMostChanges = 24;
 constexpr std::size_t kMostGains = 16;
 static_assert(kMostChanges + kMostGains + 4 <= TOLD_MOST_COMMANDS);
@@ -81,7 +81,7 @@ bool Mirror::same(const Placed& a, const Placed& b) {
          a.second.offset - a.first == b.second.offset - b.first;
 }
 
-// Those next to each other that map on, or both unmap, are one.
+// Neighbours that continue one mapping, or both unmap, become one.
 void Mirror::add(std::vector<Change>& changes, const Change& c) {
   if (!changes.empty() && changes.back().range.end == c.range.start) {
     Change& last = changes.back();
@@ -220,7 +220,7 @@ std::optional<Mirror::Placed> Mirror::seen_locked(mm::Gva address, std::uint64_t
   mm::Gva end = std::min(t->start + t->bytes, page + part.bytes);
   std::uint64_t before = std::min(page - t->start, frame - bank->base());
   if (const auto first = bank->file_at(frame - before); first.file != part.file || first.bytes <= before) before = 0;
-  // Nor is anything mapped before it is there: the process could not tell.
+  // Nor is a page mapped whose contents are still to be brought: the process could not tell.
   const mm::Range there = bank->there(frame, {frame - before, std::min(frame + (end - page), bank->end())});
   if (there.start == there.end) {
     missing.bank = bank, missing.frame = frame;
@@ -271,7 +271,7 @@ std::vector<Mirror::Change> Mirror::expected_locked(Missing& missing) const {
 void Mirror::note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) {
   expected_.clear();
   for (const Change& expected : found) {
-    // Where something is noted, a list that is under way may still map it.
+    // What is noted there may still be mapped by a list that is under way.
     if (changes.size() == kMostGains || !noted_locked(expected.range).empty()) continue;
     note_locked(expected.range.start, *expected.to);
     changes.push_back(expected);
@@ -307,10 +307,10 @@ std::pair<std::optional<Mirror::Underway>, std::uint64_t> Mirror::ahead_locked(
   std::uint64_t batch = 0;
   for (const Slot* other : slots_) {
     if (other == &slot || other->context.applied(other->list)) continue;
-    if (other->settling || (fill && differs(other->changes, *fill))) list = Underway{other->context, other->list};
+    if (other->strict || (fill && differs(other->changes, *fill))) list = Underway{other->context, other->list};
   }
   for (const Batch& b : batches_)
-    if (b.settling || (fill && differs(b.changes, *fill))) batch = b.number;
+    if (b.strict || (fill && differs(b.changes, *fill))) batch = b.number;
   return {list, batch};
 }
 
@@ -331,11 +331,11 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
       std::tie(first, earlier) = ahead_locked(slot, fill);
       if (!first && !earlier && missing.files.empty() && !missing.bank) {
         note_expected_locked(expected, gains_);
-        const bool settling = !pending_.empty();
+        const bool strict = !pending_.empty();
         std::vector<Change> changes = std::exchange(pending_, {});
         changes.insert(changes.end(), gains_.begin(), gains_.end());
         gains_.clear();
-        // Before what is filled, which may lie there; what that maps over need not be made.
+        // They come before the fill, which may overlap them; those that it covers need not be made.
         if (fill) std::erase_if(changes, [&](const Change& c) { return covers(*fill, c.range); });
         count_refills_locked(changes);
         if (fill) {
@@ -347,14 +347,14 @@ std::expected<Mirror::Entered, int> Mirror::enter(Slot& slot, std::optional<Wish
         if (changes.empty() || mapper_.threads_map()) {
           for (const Change& c : changes) commands.push_back(command(c));
           if (fill) entered.fill = commands.size() - 1;
-          slot.settling = settling;
+          slot.strict = strict;
           slot.changes = std::move(changes);
           slot.inside.store(true, std::memory_order_seq_cst);
           slot.context.prepare(commands, Then::Guest);
           slot.list = slot.context.go();
           return entered;
         }
-        batch = start_batch_locked(std::move(changes), settling);
+        batch = start_batch_locked(std::move(changes), strict);
       }
     }
     if (batch) {
@@ -406,7 +406,7 @@ bool Mirror::wait_applied(const Context& context, std::uint32_t list) {
 }
 
 void Mirror::wait_for(const std::vector<Underway>& lists) {
-  // One that does not answer has been killed, and maps nothing any more.
+  // A process that does not answer has been killed, and maps nothing any more.
   for (const Underway& u : lists) (void)wait_applied(u.context, u.list);
 }
 

@@ -9,12 +9,11 @@
 //              tables. What they still say stays, what they say otherwise is mapped anew, the rest is unmapped. A list
 //              that changes something there, and got the lock before us, may still be carried out: it is waited for.
 //              One that comes later reads the new entries. The changes are made by the mapper, if guest code runs, else
-//              by whoever enters next: in the order in which they got the lock, so that none brings back what a later
-//              one took.
-//   a gain     permission was only added: what is noted is mapped anew by whoever enters next, unless a flush comes
-//              first. In the same way comes back, in a fresh process and in one that lost all, what was touched last
-//              before
-// Where threads may not map (Mapper::threads_map()) whoever enters has the mapper make such changes first, the fill
+//              by the next vCPU that enters: in the order in which they got the lock, so that none brings back what a
+//              later one took away.
+//   a gain     permission was only added: what is noted is mapped anew by the next vCPU that enters, unless a flush
+//              comes first. So are, in a fresh process and in one that has lost all, the pages that were touched last
+// Where threads may not map (Mapper::threads_map()) a vCPU that enters has the mapper make such changes first, the fill
 // among them, and then looks again; lists change nothing.
 //
 // What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change
@@ -58,51 +57,52 @@ class Mirror {
     // cleared without it, release, once the list has been answered: what the vCPU did is over.
     std::atomic<bool> inside{false};
     std::uint32_t list = 0;  // its newest one
-    std::vector<Change> changes;  // what that one changes
-    bool settling = false;  // that one takes away what others must not use any more
+    std::vector<Change> changes;  // of that list
+    bool strict = false;  // that list carries out flushes: no other vCPU may enter before
   };
   struct Counts {
     std::uint64_t fills = 0, refills = 0, evictions = 0, mappings = 0;
   };
 
-  // `capacity`: most host mappings. The others outlive it.
+  // `capacity`: most host mappings. What is referred to outlives the mirror.
   Mirror(Mapper& mapper, const mm::AddressSpace& space, const mm::Memory& memory, std::size_t capacity)
       : mapper_(mapper), space_(space), memory_(memory), capacity_(capacity) {}
 
-  void add(Slot&);
-  void remove(Slot&);
+  void add(Slot&) RAMET_EXCLUDES(lock_);
+  void remove(Slot&) RAMET_EXCLUDES(lock_);
 
   struct Wish {
     mm::Gva address;
     mm::Access access;
   };
-  // Lets the vCPU go on into guest code, after these commands; `wish`: it faulted there, and if the tables allow what
-  // it wanted, this is mapped on the way. Errors: ESRCH (the process has ended or does not answer), or why the process
-  // cannot have the file behind the page.
+  // Lets the vCPU go on into guest code, after these commands; `wish`: it faulted there, and if the tables allow the
+  // access, the page is mapped on the way. Errors: ESRCH: the process has ended or does not answer; ENXIO: the page is
+  // in no file; else why the process cannot be given the file.
   struct Entered {
     std::optional<std::size_t> fill;  // the command of its list that maps what was wished, if one does
-    bool refused = false;  // the host would not map that, when the mapper was to do it
+    bool refused = false;  // the mapper was to map it, and the host refused
   };
-  std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands);
-  // The host refused a mapping: all go, and with them what it may have had too many of. By the next who enters.
-  void evict();
+  std::expected<Entered, int> enter(Slot&, std::optional<Wish> wish, std::vector<Command> commands)
+      RAMET_EXCLUDES(giving_, lock_);
+  // After the host has refused a mapping, as of too many: the next vCPU that enters unmaps everything.
+  void evict() RAMET_EXCLUDES(lock_);
 
-  // Nothing in these ranges is used any more that their entries do not say; `everything`: nowhere.
-  void flush(std::span<const Range>, bool everything);
+  // When it returns, no vCPU uses anything in these ranges that the tables do not say; `everything`: anywhere.
+  void flush(std::span<const Range>, bool everything) RAMET_EXCLUDES(lock_);
   // Entries of these ranges allow more than before.
-  void gained(std::span<const Range>);
-  // Where guest code touched what was not mapped, the last ones.
-  std::vector<mm::Gva> touched() const;
-  // It is likely to touch these: they are mapped on the way when somebody enters for the first time. Whoever chose
-  // them, they are mapped only as the tables say.
-  void expect(std::vector<mm::Gva>);
-  // The same before anybody enters. Errors: as of enter().
-  std::expected<void, int> map_expected();
-  // What the process could write of files that are closed by now it no longer can: it has none of its descriptors and
-  // mappings left, as it may have some that nobody knows of.
-  void close_writable();
+  void gained(std::span<const Range>) RAMET_EXCLUDES(lock_);
+  // The pages that guest code faulted on last.
+  std::vector<mm::Gva> touched() const RAMET_EXCLUDES(lock_);
+  // Guest code is likely to touch these: they are mapped when a vCPU enters for the first time. A hint: nothing is
+  // mapped but what the tables say.
+  void expect(std::vector<mm::Gva>) RAMET_EXCLUDES(lock_);
+  // Maps them now, before any vCPU enters. Errors: as of enter().
+  std::expected<void, int> map_expected() RAMET_EXCLUDES(giving_, lock_);
+  // If the process can write a file that is closed by now, takes away all its descriptors and mappings: guest code that
+  // took it over may have made some that the mirror does not know of.
+  void close_writable() RAMET_EXCLUDES(giving_, lock_);
 
-  Counts counts() const;
+  Counts counts() const RAMET_EXCLUDES(lock_);
 
  private:
   static constexpr Range kAll{0, RAMET_USER_END};
@@ -110,13 +110,13 @@ class Mirror {
     std::weak_ptr<const mm::MemoryFile> file;
     int number;
   };
-  using Files = std::map<std::pair<std::uint64_t, bool>, Given>;  // by id and whether it can be written by it
+  using Files = std::map<std::pair<std::uint64_t, bool>, Given>;  // by file id, and whether the descriptor is writable
 
   // Changes that the mapper is to make.
   struct Batch {
     std::uint64_t number;
     std::vector<Change> changes;
-    bool settling = false;  // as a slot's
+    bool strict = false;  // as a slot's
   };
   // A list of a vCPU that may not have been carried out yet.
   struct Underway {
@@ -125,12 +125,13 @@ class Mirror {
   };
 
   static Command command(const Change&);
-  // The part of a mapping that lies within, and whether both map the same.
+  // The part of a mapping that lies within a range.
   static Mapping part(const Placed&, const Range& within);
+  // Whether both map a page in the same way, if both reach it.
   static bool same(const Placed&, const Placed&);
   static void add(std::vector<Change>&, const Change&);
   static bool touches(const std::vector<Change>&, std::span<const Range>);
-  // Whether they map something else where this is to be mapped, or nothing.
+  // Whether one of them changes what `fill` maps to something else.
   static bool differs(const std::vector<Change>&, const Placed& fill);
 
   void count_refills_locked(const std::vector<Change>&) RAMET_REQUIRES(lock_);
@@ -140,23 +141,24 @@ class Mirror {
   void note_touched_locked(mm::Gva page) RAMET_REQUIRES(lock_);
   // Where the tables do not say what is noted of a range: it is noted as they say it.
   void review_locked(const Range&, std::vector<Change>&) RAMET_REQUIRES(lock_);
-  // No more of them than a list can hold.
+  // If there are more than a list can hold, they become one that unmaps all from the first to the last.
   void bound_locked(std::vector<Change>&) RAMET_REQUIRES(lock_);
-  // All of a range goes. What is still noted of it is what lists and batches under way may map.
+  // Notes that a range is unmapped, but for what lists and batches under way may still map there.
   void forget_locked(const Range&) RAMET_REQUIRES(lock_);
-  // Everything goes, by the next who enters.
+  // The next vCPU that enters unmaps everything.
   void drop_all_locked() RAMET_REQUIRES(lock_);
   std::vector<Underway> underway_locked(std::span<const Range>) const RAMET_REQUIRES(lock_);
-  // What must be done before the vCPU of that slot may enter and have `fill` mapped: another's list, and the last batch
-  // of those; 0: none.
+  // What must be carried out before the vCPU of that slot may enter and map `fill`: the list of another slot, and all
+  // batches up to that one; 0: none.
   std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const
       RAMET_REQUIRES(lock_);
-  std::uint64_t start_batch_locked(std::vector<Change>, bool settling = false) RAMET_REQUIRES(lock_);
+  std::uint64_t start_batch_locked(std::vector<Change>, bool strict = false) RAMET_REQUIRES(lock_);
   // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`:
   // once it has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
-  std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false);
-  // Until no batch up to that one is left.
-  void wait_for_batches(std::uint64_t number);
+  std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false)
+      RAMET_EXCLUDES(lock_);
+  // Waits until no batch up to that one is left.
+  void wait_for_batches(std::uint64_t number) RAMET_EXCLUDES(lock_);
   struct Wanted {
     std::shared_ptr<const mm::MemoryFile> file;
     bool writable = false;
@@ -171,32 +173,33 @@ class Mirror {
   // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may
   // be used in all of these ways, or what is missing must be there first.
   std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const RAMET_REQUIRES(lock_);
-  std::expected<void, int> give(std::span<const Wanted>);
+  // Gives the process those that it does not have yet. Errors: as of enter().
+  std::expected<void, int> give(std::span<const Wanted>) RAMET_EXCLUDES(giving_, lock_);
   // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
   std::vector<Change> expected_locked(Missing&) const RAMET_REQUIRES(lock_);
   void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) RAMET_REQUIRES(lock_);
-  // Every descriptor, and with `mappings` everything that was mapped. giving_ held.
-  std::expected<void, int> take_all_back(bool mappings);
-  bool wait_applied(const Context&, std::uint32_t list);
-  void wait_for(const std::vector<Underway>&);
+  // Takes all descriptors from the process, and with `mappings` unmaps everything.
+  std::expected<void, int> take_all_back(bool mappings) RAMET_REQUIRES(giving_) RAMET_EXCLUDES(lock_);
+  bool wait_applied(const Context&, std::uint32_t list) RAMET_EXCLUDES(lock_);
+  void wait_for(const std::vector<Underway>&) RAMET_EXCLUDES(lock_);
 
   Mapper& mapper_;
   const mm::AddressSpace& space_;
   const mm::Memory& memory_;
   const std::size_t capacity_;
-  mutable Mutex lock_;  // order: address-space lock, table locks before it. Nobody waits for the process with it
+  mutable Mutex lock_;  // order: after the address-space lock and table locks. Not held while the process is waited for
   std::vector<Slot*> slots_ RAMET_GUARDED_BY(lock_);
   std::map<mm::Gva, Mapping> mappings_ RAMET_GUARDED_BY(lock_);
   std::vector<Change> pending_ RAMET_GUARDED_BY(lock_);  // to be made before guest code runs
   std::vector<Change> gains_ RAMET_GUARDED_BY(lock_);  // that may be made, as long as no flush changes anything
-  std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_
-      RAMET_GUARDED_BY(lock_);  // no more than may be gains
+  // Of both, no more than of gains.
+  std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_ RAMET_GUARDED_BY(lock_);
   std::list<Batch> batches_ RAMET_GUARDED_BY(lock_);  // in the order in which the mapper makes them
   std::uint64_t last_batch_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable batch_done_;
   Files files_ RAMET_GUARDED_BY(lock_);
   Counts counts_ RAMET_GUARDED_BY(lock_);
-  Mutex giving_;  // one gives at a time. Order: before lock_
+  Mutex giving_;  // held while descriptors are given or taken back. Order: before lock_
 };
 
 }  // namespace ramet::vmm::process

@@ -39,7 +39,7 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   }
   auto numbers = mapper_.give(descriptors);
   if (!numbers && numbers.error() == EMFILE) {
-    // Mappings stay without their descriptors, and those come again when something is mapped by them.
+    // Mappings outlive their descriptors, which are given again when something is mapped by them.
     if (auto done = take_all_back(false); !done) return done;
     numbers = mapper_.give(descriptors);
   }
@@ -50,8 +50,8 @@ std::expected<void, int> Mirror::give(std::span<const Wanted> wanted) {
   return {};
 }
 
-std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool settling) {
-  batches_.push_back({last_batch_ + 1, std::move(changes), settling});
+std::uint64_t Mirror::start_batch_locked(std::vector<Change> changes, bool strict) {
+  batches_.push_back({last_batch_ + 1, std::move(changes), strict});
   return ++last_batch_;
 }
 
@@ -74,7 +74,7 @@ std::expected<bool, int> Mirror::make_batch(std::uint64_t number, const std::vec
   const auto done = without_files ? mapper_.take_all_back(commands) : mapper_.carry_out(commands);
   if (done) return true;
   if (done.error() == ESRCH) return std::unexpected(ESRCH);
-  // It has so many mappings that none can be cut; all of them can go.
+  // The process has so many mappings that none can be cut in two; all can be unmapped.
   guard.lock();
   gains_.clear();
   forget_locked(kAll);
@@ -96,7 +96,7 @@ std::expected<void, int> Mirror::take_all_back(bool mappings) {
   {
     LockGuard guard(lock_);
     files_.clear();
-    // What maps by a number must not, once that is another file's.
+    // Changes that map by a number must not be made once it is another file's.
     gains_.clear();
     for (Change& c : pending_) c.to.reset();
     underway = underway_locked({&kAll, 1});

@@ -6,14 +6,14 @@ namespace ramet::vmm::process {
 namespace {
 
 constexpr unsigned kMostMisses = 8, kTurns = 8, kLongestRest = 1024;
-// What an answer that was looked for saves, as measured, and what one costs that came on the same processor.
+// Measured: what an answer saves that was found by looking, and what one costs that came on the same processor.
 constexpr std::chrono::nanoseconds kFound{12'000}, kShared{24'000};
 
 }  // namespace
 
 Pace::Wait Pace::next() {
-  // Before it looks again each side gets a processor of its own, where one is idle: beside one that only looks, on one
-  // processor, no trap would come.
+  // A futex's wake-up before it looks again spreads both sides over idle processors: if they shared one, looking would
+  // keep the guest's thread from coming to its trap.
   if (rest_ > 0) return --rest_ == 0 ? Wait::Sleep : Wait::Listen;
   if (misses_ < kMostMisses) return Wait::Look;
   turn_ = (turn_ + 1) % kTurns;

@@ -1,7 +1,7 @@
 // How the VMM waits for a guest thread's next trap. Looking for it all the time is fastest, as long as the traps come
-// soon and there is a processor for each side; where it is not, or they do not, it costs processors and delays the
-// other. Which it is shows by what looking brought lately: numbers of threads and processors do not tell, as others run
-// on this host.
+// soon and there is a processor for each side; else it costs processors and delays the other side. Which is the case
+// shows from what looking brought lately: the numbers of threads and processors do not tell, as others run on this
+// host.
 #pragma once
 
 #include <chrono>
@@ -31,11 +31,11 @@ class Pace {
 
  private:
   static constexpr unsigned kShortestRest = 8;
-  static constexpr std::chrono::nanoseconds kMostGain{
-      1'000'000};  // for so much of what was saved a lost processor is made up for
+  // Most time saved by looking that counts against what looking loses later.
+  static constexpr std::chrono::nanoseconds kMostGain{1'000'000};
   unsigned misses_ = 0, turn_ = 1;
   std::chrono::nanoseconds gain_ = kMostGain / 2;  // by looking, lately
-  unsigned rest_ = 0, rest_after_ = kShortestRest;  // traps: that it is not looked for, and will not be the next time
+  unsigned rest_ = 0, rest_after_ = kShortestRest;  // traps that are not looked for: still now, and from the next loss
   unsigned paid_ = 0;  // times looked since the last rest
 };
 

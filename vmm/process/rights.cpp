@@ -39,7 +39,7 @@ bool receive_descriptors(int socket, std::span<int> descriptors) {
   if (::recvmsg(socket, &message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return false;
   const cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
   if (!rights || rights->cmsg_type != SCM_RIGHTS) return false;
-  // Whoever sends may send more, and the space for an odd number has room for one.
+  // The sender may send more, and CMSG_SPACE of an odd number has room for one more.
   std::array<int, kMostRights> came{};
   const std::size_t count = std::min((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int), came.size());
   std::memcpy(came.data(), CMSG_DATA(rights), count * sizeof(int));

@@ -35,7 +35,7 @@ void FilterBuilder::pointer_in(std::uint64_t start, std::uint64_t bytes) {
   jump(BPF_JEQ | BPF_K, high_half(start), 0, 3);
   load(offsetof(seccomp_data, instruction_pointer));
   jump(BPF_JGE | BPF_K, low_half(start), 0, 1);
-  jump(BPF_JGT | BPF_K, low_half(start + bytes), 0, 1);  // it is behind the instruction by now
+  jump(BPF_JGT | BPF_K, low_half(start + bytes), 0, 1);  // the pointer is past the instruction
   trap();
 }
 
@@ -134,8 +134,9 @@ void from_the_stub(FilterBuilder& f) {
   f.pointer_in(RAMET_STUB_TEXT, 0x1000);
 }
 
-// Hand-over to the VMM, and back into guest code. `hand_over`: what is done with RAMET_HAND_OVER. Of all filters that a
-// thread has the least permissive one decides: the mapper's lets it pass to that of the threads that inherit it.
+// Hand-over to the VMM, and back into guest code. `hand_over`: the verdict on RAMET_HAND_OVER. Of all filters of a
+// thread the strictest verdict counts: the mapper's, which guest threads inherit, allows what theirs reports to the
+// VMM.
 void allow_running(FilterBuilder& f, std::uint32_t hand_over) {
   constexpr std::uint64_t kEnd = RAMET_SAID + std::uint64_t{RAMET_CONTEXTS} * RAMET_SAID_SIZE;
   f.allow(SYS_rt_sigreturn);

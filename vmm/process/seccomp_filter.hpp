@@ -16,16 +16,16 @@
 
 namespace ramet::vmm::process {
 
-// Classic BPF on struct seccomp_data, 32 bits at a time. Each check lets pass what it is for, and traps the rest.
+// Classic BPF on struct seccomp_data, 32 bits at a time. A check goes on with what satisfies it, and traps the rest.
 class FilterBuilder {
  public:
   using Program = std::vector<sock_filter>;
 
   void architecture_is(std::uint32_t audit_architecture);
-  void pointer_in(std::uint64_t start, std::uint64_t bytes);  // of the instruction; in one 4 GiB
-  // Of that call, `checks` decide, and nothing else. `what`: happens to those that pass.
+  void pointer_in(std::uint64_t start, std::uint64_t bytes);  // the instruction pointer; a range within one 4 GiB
+  // Calls of that number get the verdict `what` if they satisfy all that `checks` adds, and are trapped else.
   void allow(long number, const std::function<void()>& checks = [] {}, std::uint32_t what = SECCOMP_RET_ALLOW);
-  // Of an argument.
+  // Checks of an argument.
   void is(unsigned argument, std::uint64_t value);
   void one_of(unsigned argument, std::span<const std::uint32_t> values);
   void one_of(unsigned argument, std::initializer_list<std::uint32_t> values) {
@@ -33,7 +33,7 @@ class FilterBuilder {
   }
   void at_least(unsigned argument, std::uint64_t limit);
   void below(unsigned argument, std::uint64_t limit);
-  // The sum of two, which does not wrap. Precondition: limit < 2^47.
+  // The sum of two arguments, each of which has to be below 2^47. Precondition: limit < 2^47.
   void sum_at_most(unsigned a, unsigned b, std::uint64_t limit);
   Program take();
 

@@ -58,7 +58,7 @@ void ProcessVcpu::recycle() {
   bases_ = {}, bases_changed_ = true;
   wish_.reset();
   take_kick();
-  used_before_ = used_.load(std::memory_order_relaxed);  // whoever had it has asked, at its end
+  used_before_ = used_.load(std::memory_order_relaxed);  // up to date: the former user asks at its end
   if (!affinity_.empty()) machine_.child_->unbind(thread_);
   affinity_.clear();
 }
@@ -67,7 +67,7 @@ void ProcessVcpu::recycle() {
 
 std::unique_lock<std::mutex> ProcessVcpu::come_out() {
   if (slot_.inside.load(std::memory_order_seq_cst)) Child::signal(who_.load(std::memory_order_relaxed), kick_signal());
-  return std::unique_lock(staying_);  // it has so long as everybody who is kicked
+  return std::unique_lock(staying_);  // run() waits no longer for it than for any vCPU that is kicked
 }
 
 void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::Thread thread) {
@@ -79,7 +79,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::
   slot_.context.set_listener(listener_);
   slot_.list = 0;
   slot_.changes.clear();
-  slot_.settling = false;
+  slot_.strict = false;
   // Without a frame its process was found to have ended, and the guest ends as well.
   if (frame_) frame_ = arch::find_host_frame(slot_.context.said(), slot_.context.said_at());
   bases_changed_ = true;
@@ -175,7 +175,7 @@ Exit ProcessVcpu::enter_and_wait() {
   };
   if (wanted())
     Child::signal(machine_.child_->who(thread_), kick_signal());  // since take_kick(); pairs with kick() and come_out()
-  // Guest code takes as long as it likes, but whoever is kicked has to come.
+  // Guest code may run as long as it likes, but has to come out in time once it is kicked.
   Child::Patience endless(*machine_.child_, false), limited(*machine_.child_);
   Context::Looked looked{};
   if (how == Pace::Wait::Look) {

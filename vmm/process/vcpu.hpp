@@ -17,7 +17,7 @@ namespace ramet::vmm::process {
 
 class ProcessVcpu final : public Vcpu {
  public:
-  // The thread exists, in the context of that number.
+  // `thread` exists already, in the context of that number.
   ProcessVcpu(ProcessMachine& machine, unsigned number, Child::Thread thread);
   ~ProcessVcpu() override;
 
@@ -40,15 +40,15 @@ class ProcessVcpu final : public Vcpu {
   int set_affinity(std::span<const std::byte>) override;
   const VcpuCounters& counters() const override { return counters_; }
 
-  // Back to what acquire_vcpu() promises, but for the nice value.
+  // Makes the vCPU what acquire_vcpu() promises, but for the nice value.
   void recycle();
-  // Its thread runs less often than others, and the host does not let that be changed back.
+  // Resets the nice value. True: the host does not allow that, the thread goes on running less often than others.
   bool stays_nice();
 
   // --- for ProcessMachine::move_on() ---
-  // Comes out of guest code, if it is there; while the lock is held it does not go back.
+  // Gets the vCPU out of guest code and returns staying_ locked, which keeps it out.
   std::unique_lock<std::mutex> come_out();
-  // It goes on there, in that new thread. With that lock, and with here_.
+  // The vCPU goes on in that thread of that process. Called with staying_ and machine_.here_ held.
   void move_to(Child&, Mirror&, unsigned number, Child::Thread thread);
 
  private:
@@ -57,14 +57,15 @@ class ProcessVcpu final : public Vcpu {
   bool take_kick() { return kicked_.exchange(false, std::memory_order_seq_cst); }
 
   ProcessMachine& machine_;
-  // Held by run() from before it enters guest code until it knows what came back, and wherever what follows is used: it
-  // keeps the vCPU in its process.
+  // Keeps the vCPU in its process: held by run() from before it enters guest code until it has decoded the trap, and
+  // wherever the fields below are used otherwise.
   std::mutex staying_;
   Listener listener_;
   Pace pace_;
   Mirror::Slot slot_;
   int thread_;
-  std::atomic<Child::Who> who_;  // the same thread. Relaxed: for kicks, which move_to() makes itself heard of as well
+  // Of thread_, for kick(). Relaxed: run() sees a kick that went to the former thread before it enters again.
+  std::atomic<Child::Who> who_;
   UserRegs regs_ = arch::host_abi().initial_registers();
   VcpuCounters counters_;
   std::optional<arch::HostFrame> frame_;  // of the trap it stands in
@@ -77,7 +78,7 @@ class ProcessVcpu final : public Vcpu {
   std::int64_t used_before_ = 0;  // the same at recycle()
   // Guarded by staying_ and by machine_.here_: both to write, either to read.
   std::int64_t used_in_others_ = 0;  // nanoseconds, by threads that it had before
-  // What set_nice() and set_affinity() were told. Written by one at a time, with here_ shared.
+  // What set_nice() and set_affinity() were told. Written by one thread at a time, with here_ held shared.
   std::optional<int> nice_;
   std::vector<std::byte> affinity_;
   // seq_cst. Set by kick() before it reads slot_.inside; run() sets that before it reads this once more.

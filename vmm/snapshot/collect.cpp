@@ -223,13 +223,13 @@ Status Collector::memory() {
         return refused(
             fmt::format("its mapping of {} at {:#x} {}", r.backing->identity().path, r.start, index.error()));
       } else {
-        // It can be had from nowhere else; what lies beyond the end of the file reads as zeroes then.
+        // Its pages are saved, as they can be had from nowhere else; beyond the end of the file they are zeroes then.
         s.offset = 0;
         if (r.prot != mm::Prot::None) {
-          auto filled = space.advise(r.start, r.end - r.start, mm::Advice::PopulateRead);
-          if (!filled && filled.error() != mm::Error::BeyondEnd)
+          auto read = space.advise(r.start, r.end - r.start, mm::Advice::PopulateRead);
+          if (!read && read.error() != mm::Error::BeyondEnd)
             return refused(
-                fmt::format("{} cannot be read: {}", r.backing->identity().path, mm::describe(filled.error())));
+                fmt::format("{} cannot be read: {}", r.backing->identity().path, mm::describe(read.error())));
         }
       }
     }

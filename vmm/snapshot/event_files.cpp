@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "vmm/host_time.hpp"
 #include "vmm/linux/events/epoll.hpp"
 #include "vmm/linux/files/host_fdinfo.hpp"
 #include "vmm/linux/files/state.hpp"
@@ -56,18 +57,12 @@ std::expected<std::shared_ptr<OpenFile>, Failure> make_event(const File& file, c
 std::array<std::int64_t, 2> to_state(const timespec& t) { return {t.tv_sec, t.tv_nsec}; }
 timespec from_state(const std::array<std::int64_t, 2>& t) { return {t[0], t[1]}; }
 
-timespec now_on(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return now;
-}
-
 std::expected<void, std::string> describe_timer(const OpenFile& file, FileState& f) {
   const int host = file.host.get();
   TimerFdState t;
   t.clock = file.clock;
   itimerspec set{};
-  // What is left counts if the timer has not run out again meanwhile. One that always has is not worth more looks.
+  // The time left is right if the timer has not run out while it was asked for; some always have, so not for ever.
   for (int looks = 0; looks < 10; ++looks) {
     pollfd readable{.fd = host, .events = POLLIN, .revents = 0};
     std::uint64_t expired = 0;
@@ -82,33 +77,34 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   const bool armed = set.it_value.tv_sec || set.it_value.tv_nsec;
   t.absolute = armed && t.clock == CLOCK_REALTIME && (how & TFD_TIMER_ABSTIME);
   t.cancelled_by_set = t.absolute && (how & TFD_TIMER_CANCEL_ON_SET);
-  t.left = to_state(t.absolute ? sum(now_on(t.clock), set.it_value) : set.it_value);
+  t.left = to_state(t.absolute ? sum(to_timespec(*host_time(CLOCK_REALTIME)), set.it_value) : set.it_value);
   t.interval = to_state(set.it_interval);
   f.timer.push_back(t);
   return {};
 }
 
-// A host's timer has no count that could be set, but counts how often it would have run out since a time that is over.
+// The count of a host's timer cannot be set, but one that is set to a time in the past counts how often it would have
+// run out since.
 Status arm(const File& file, int host, const TimerFdState& t) {
-  constexpr std::chrono::seconds kMost{
-      1ll << 32};  // a century: as good as never, and sums of a few are far from the last time there is
+  // A century: as good as never, and sums of a few do not overflow.
+  constexpr std::chrono::seconds kMost{1ll << 32};
   itimerspec set{.it_interval = from_state(t.interval), .it_value = from_state(t.left)};
   if (!valid_time(set.it_interval) || !valid_time(set.it_value)) return impossible(file, "timerfds");
   const nanoseconds interval = std::min<nanoseconds>(to_nanoseconds(set.it_interval), kMost);
   const nanoseconds left = std::min<nanoseconds>(to_nanoseconds(set.it_value), kMost);
-  const nanoseconds now = to_nanoseconds(now_on(t.clock));
+  const nanoseconds now = host_time(t.clock).value_or(nanoseconds(0));
   const bool armed = left.count() != 0;
   std::uint64_t expired = t.expired;
   int flags = 0;
   if (expired != 0 || t.absolute) {
     nanoseconds next = t.absolute ? left : armed ? now + left : interval.count() ? now + interval : nanoseconds(1);
     if (interval.count()) {
-      if (t.absolute && next <= now) {  // however often it has run out meanwhile, that is one time
+      if (t.absolute && next <= now) {  // however often it would have run out meanwhile, that counts once
         next += ((now - next) / interval + 1) * interval;
         if (expired != ~std::uint64_t{0}) ++expired;
       }
-      const auto most = static_cast<std::uint64_t>((next.count() - 1) /
-                                                   interval.count());  // the clock's beginning is the earliest
+      // Not before the clock's beginning.
+      const auto most = static_cast<std::uint64_t>((next.count() - 1) / interval.count());
       next -= static_cast<std::int64_t>(std::min(expired, most)) * interval;
     }
     set.it_value = to_timespec(next);
@@ -151,7 +147,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> make_epoll(const File& file) {
 constexpr std::uint32_t kHow = EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE;
 bool has_fired(std::uint32_t events) { return (events & EPOLLONESHOT) && !(events & ~kHow); }
 
-// The files by the host's descriptors that stand for them in epoll instances; WatchState: the number and the index.
+// The files by the host's descriptors that stand for them in epoll instances. Of WatchState, `fd` and `file` are set.
 std::map<int, WatchState> by_host(const KnownFiles& known) {
   std::map<int, WatchState> all;
   for (const auto& [file, index] : known) {
@@ -194,7 +190,7 @@ std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenF
     unsigned long inode = 0;
     if (std::sscanf(line.c_str(), "%d events: %x data: %llx pos:%*d ino:%lx", &host, &events, &data, &inode) != 4)
       return std::unexpected("is an epoll instance, of which this host does not tell what it watches");
-    // The host keeps an entry while somebody else has the file open, and gives the number to another one.
+    // The host keeps an entry while another process has the file open, and may reuse the entry's descriptor number.
     const auto file = files.find(host);
     struct stat st;
     if (file == files.end() || ::fstat(host, &st) != 0 || st.st_ino != inode)

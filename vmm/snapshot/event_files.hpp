@@ -14,10 +14,10 @@
 
 namespace ramet::vmm::snapshot {
 
-// Fills in what the kind of the file needs; of an epoll instance nothing. A timerfd is read, so the program cannot go
-// on. Errors: why it cannot be had again, to follow "its descriptor 3".
+// Puts what the file's kind needs into the state; of an epoll instance nothing. A timerfd is read, so the program
+// cannot go on. Errors: why the file cannot be had again, to follow "its descriptor 3".
 std::expected<void, std::string> describe_event_file(const OpenFile&, FileState&);
-// Such a file; an epoll instance is empty. Errors: damaged, no room on the host.
+// Makes such a file; an epoll instance is empty. Errors: damaged, no room on the host.
 std::expected<std::shared_ptr<OpenFile>, Failure> make_event_file(const File&, Process&, const FileState&);
 
 // Indices of the files that are saved.

@@ -68,7 +68,7 @@ class File {
 
 std::string to_text(const Hash&);  // hexadecimal
 
-// Of values in it that no saved program has.
+// The failure for values in the file that no saved program has.
 std::unexpected<Failure> impossible(const File&, std::string_view what);
 
 }  // namespace ramet::vmm::snapshot

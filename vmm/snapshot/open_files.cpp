@@ -20,8 +20,8 @@ namespace {
 
 using Kind = OpenFile::Kind;
 
-constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC |
-                             O_NOATIME;  // what fcntl(2) tells and open(2) sets
+// What fcntl(2) tells and open(2) sets.
+constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_NOATIME;
 
 }  // namespace
 
@@ -84,8 +84,8 @@ std::expected<FileState, std::string> FilesToSave::describe(const OpenFile& file
   LockGuard guard(owner.lock);
   const FileOwner::Setting& s = owner.setting;
   const bool async = file.async.watch != nullptr;
-  const int id = s.id == first_.process.pid ? state_.pid
-                                            : s.id;  // a copy is saved under the id that the program had first
+  // A copy is saved under the id that the program had first.
+  const int id = s.id == first_.process.pid ? state_.pid : s.id;
   if (s.id || s.signal || async) f.owner.push_back({s.type, id, s.real, s.effective, s.signal, s.number, async});
   return f;
 }
@@ -127,7 +127,7 @@ namespace {
 
 constexpr int kReopenFlags = O_ACCMODE | O_PATH | O_DIRECTORY | O_NOFOLLOW | kStatusFlags;
 
-// Its ids are those of the saved program: of the first process, or of one of its threads.
+// The saved owner's id is that of the saved program's process, or of one of its threads.
 Status restore_owner(const File& file, Process& process, const FileState& saved,
                      const std::shared_ptr<OpenFile>& opened) {
   if (saved.owner.size() > 1) return impossible(file, "owners of files");
@@ -194,7 +194,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> FilesToOpen::open_new(const Fi
   }
   if (f.path.empty()) {
     const int had = ::fcntl(opened->host.get(), F_GETFL);
-    // Standard input and its like belong to others as well: they lose nothing that they have.
+    // Standard input, output and error belong to other processes as well: none of their flags is cleared.
     const int wanted = (f.standard < 0 ? had & ~kStatusFlags : had) | (f.flags & kStatusFlags);
     if (had < 0 || (wanted != had && ::fcntl(opened->host.get(), F_SETFL, wanted) != 0))
       return impossible(file_, "open files");

@@ -25,8 +25,8 @@ class FilesToSave {
   // Index into ProcessState::files; each file is there once. Errors: why it cannot be had again, to follow "its
   // descriptor 3".
   std::expected<int, std::string> add(const std::shared_ptr<OpenFile>&);
-  // All that it has descriptors of. Pipes are emptied and timers read: the program cannot go on. Errors: a file cannot
-  // be had again; which, and why.
+  // Adds all files that the process has descriptors of. Pipes are emptied and timers read: the program cannot go on.
+  // Errors: a file cannot be had again; which, and why.
   std::expected<void, std::string> add_descriptors();
 
  private:
@@ -40,11 +40,11 @@ class FilesToSave {
   KnownFiles known_;
 };
 
-// A file that has a path. Errors: it is not shared now, is another one now or has changed.
+// Opens a file that has a path. Errors: it is not shared now, is another one now or has changed.
 std::expected<std::shared_ptr<OpenFile>, Failure> open_by_path(const File&, Files::State&, const FileState&);
 
-// The descriptors of a process that has standard input, output and error only. Errors: damaged, a file that cannot be
-// opened again, no room.
+// Gives a process that has only standard input, output and error the saved descriptors. Errors: damaged, a file that
+// cannot be opened again, no room.
 Status restore_descriptors(const File&, Process&);
 
 }  // namespace ramet::vmm::snapshot

@@ -34,7 +34,7 @@ std::unexpected<Failure> no_room(const File& file, int error) {
   return failure(fmt::format("no room for the pages of {}: {}", file.path(), std::strerror(error)));
 }
 
-// One that tells of what the kernel touches as well, as KVM does.
+// One that also tells of touches by the kernel, as KVM's.
 HostFd new_userfaultfd() {
   HostFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
   if (device) {
@@ -89,7 +89,7 @@ Pager::~Pager() {
     if (range.host) ::munmap(range.host, range.bytes);
 }
 
-// A file on a system that permits no execution cannot be mapped to be executed.
+// A file on a file system mounted noexec cannot be mapped executable: its pages are copied.
 Status Pager::choose_file(Range& range, bool copied) {
   const File& file = *range.file;
   struct statvfs system;
@@ -226,7 +226,7 @@ void Pager::touched(Range& range, std::uint64_t block) {
     }
   }
   if (!serve(range, block)) {
-    // Whoever has taken it wakes all who wait when it is there. It may have been there before this one came to wait.
+    // The thread that has taken the block wakes all that wait when it is there; this one may have come after that.
     if (range.is_there(block)) wake(range, block);
     return;
   }
@@ -260,7 +260,7 @@ void Pager::put(Range& range, std::uint64_t block) {
   if (!file.header().compressed()) {
     if (auto good = file.check(block); !good) damaged(good.error());
     const auto offset = static_cast<off_t>(file.blocks()[block].offset);
-    // A part of the host's mappings only, for what the guest touches decides how many there are.
+    // Only up to a part of the mappings that the host allows, as the guest decides how many blocks it touches.
     if (mapped_.fetch_add(1, std::memory_order_relaxed) < HostMappings::host_limit() / 8 &&
         ::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(),
                offset) != MAP_FAILED)
@@ -276,7 +276,7 @@ void Pager::put(Range& range, std::uint64_t block) {
                      .mode = UFFDIO_COPY_MODE_DONTWAKE,
                      .copy = 0};
     if (::ioctl(userfaultfd_.get(), UFFDIO_COPY, &copy) == 0) return;
-    // EAGAIN: somebody maps something else meanwhile.
+    // EAGAIN: another thread changes mappings meanwhile.
     if (errno != EAGAIN)
       damaged({.message = fmt::format("the host has no memory for the pages of {}: {}", file.path(),
                                       std::strerror(errno))});

@@ -1,11 +1,12 @@
-// Pager: the pages of snapshot files in the host's memory, each block there when it is first touched: by a vCPU (stage
-// 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and no
-// lock is held while they do: a block is taken by whoever changes its state from Empty, made ready aside, and put in
-// its place at once. A block is checked before anybody sees it; plain files' blocks are then mapped, not copied.
+// Pager: the pages of snapshot files in the host's memory. Each block is brought when it is first touched: by a vCPU
+// (stage 2), by a system call, by the VMM itself. The host tells of a touch by userfaultfd; several threads answer, and
+// no lock is held while they do: the thread that changes a block's state from Empty makes it ready aside, and puts it
+// in its place at once. A block is checked before it can be seen; blocks of uncompressed files are then mapped, not
+// copied.
 //
 // A machine that maps guest memory into other processes takes it from files, and asks for pages before it maps or looks
 // at them, as the host would not tell of those processes' touches. There the pages are in the snapshot file itself, or
-// in a memory file, and who asks for a block makes it ready.
+// in a memory file, and the thread that asks for a block makes it ready.
 #pragma once
 
 #include <atomic>
@@ -29,8 +30,8 @@ namespace ramet::vmm::snapshot {
 
 class Pager {
  public:
-  // Told of a block that is damaged while somebody waits for it. It must not return: the guest can neither have the
-  // page nor go on without it. Called on a thread of the pager's.
+  // Called when a block turns out damaged while a thread waits for it, on a thread of the pager's or the one that asked
+  // for the block. It must not return: the guest can neither have the page nor go on without it.
   using Damaged = std::function<void(const Failure&)>;
 
   enum class How : std::uint8_t {
@@ -46,22 +47,23 @@ class Pager {
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
 
-  // Where the pages of each file are: its own, its parent's... Read-only, as long as the pager.
+  // The pages of the file (0), of its parent (1)... Read-only, there as long as the pager.
   std::span<std::byte> pages(std::size_t source) const { return {ranges_[source].host, ranges_[source].bytes}; }
   // A bank of them, which keeps the pager. Errors: as Memory::make_bank().
   static mm::Result<std::shared_ptr<mm::Bank>> make_bank(const std::shared_ptr<Pager>&, std::size_t source,
                                                          mm::Memory&);
-  // Why they could not be; empty: they can.
+  // Why pages are not brought lazily though that was asked for; empty: they are, or it was not.
   const std::string& not_lazy() const { return not_lazy_; }
 
-  // What was touched, in that order, is kept beside the file, and fetched ahead the next time. Both do nothing about a
-  // file that is not there or cannot be: it is a hint.
+  // keep_working_set() writes which blocks were touched, in that order, into a file beside the snapshot's, and
+  // fetch_ahead() brings those that such a file lists. Hints: a file that cannot be read or written is passed over.
   void fetch_ahead();
-  void keep_working_set() const;
+  void keep_working_set() const RAMET_EXCLUDES(lock_);
 
   struct Counts {
-    std::uint64_t faults = 0, blocks = 0,
-                  ahead = 0;  // told by the host; made ready in all, and of those for nobody yet
+    std::uint64_t faults = 0;  // touches that the host told of, or that a machine asked for
+    std::uint64_t blocks = 0;  // made ready
+    std::uint64_t ahead = 0;  // of those, before they were touched
   };
   Counts counts() const;
 
@@ -74,16 +76,16 @@ class Pager {
     bool copied = false;  // into part's file, which is not the snapshot file
     std::byte* host = nullptr;
     std::uint64_t bytes = 0;
-    // Release when a block becomes There: pairs with the acquire of whoever finds it so. Where pages are in files, who
-    // waits for a block that another has taken waits for this.
+    // Release when a block becomes There: pairs with the acquire in is_there(). Where pages are in files, bring() waits
+    // on it for a block that another thread has taken.
     std::unique_ptr<std::atomic<std::uint8_t>[]> states;
-    // Where the next touch would be if memory is read from its start on, and how many blocks the last one brought.
+    // Read-ahead: the block that is touched next if memory is read sequentially, and how many the last touch brought.
     // Hints, they pair with nothing.
     std::atomic<std::uint64_t> next{0}, window{1};
     std::span<std::byte> block(std::uint64_t n) const {
       return {host + n * kBlockBytes, file->pages_in(n) * kPageBytes};
     }
-    // Of pages in a file. Errors: damaged.
+    // Checks a block whose pages are in a file, or unpacks it there. Errors: damaged.
     Status make_ready(std::uint64_t block) const;
     bool is_there(std::uint64_t block) const { return states[block].load(std::memory_order_acquire) == There; }
     void bring(std::uint64_t start, std::uint64_t end) override;
@@ -95,10 +97,10 @@ class Pager {
   static Status read_all(Range&, bool copied);
   Status open_userfaultfd();
   Status start();
-  void answer();  // one thread's work
-  // Somebody waits for a block.
-  void touched(Range&, std::uint64_t block);
-  // Makes a block ready, unless somebody else does or has. True: it has.
+  void answer() RAMET_EXCLUDES(lock_);  // one thread's work
+  // Serves a block that a thread waits for, and some after it.
+  void touched(Range&, std::uint64_t block) RAMET_EXCLUDES(lock_);
+  // Makes a block ready. False: another thread does, or has done so.
   bool serve(Range&, std::uint64_t block);
   void put(Range&, std::uint64_t block);
   void wake(const Range&, std::uint64_t block) const;

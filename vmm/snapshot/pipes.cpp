@@ -78,7 +78,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
                        std::ranges::any_of(file_.state().files, [&](const FileState& other) {
                          return other.pipe == f.pipe && (other.flags & O_DIRECT);
                        });
-  if (auto filled = fill(pipe, saved, packets); !filled) return std::unexpected(filled.error());
+  if (auto put = put_contents(pipe, saved, packets); !put) return std::unexpected(put.error());
   return opened;
 }
 
@@ -102,7 +102,7 @@ Status PipesToRestore::make(Pipe& pipe, const PipeState& saved) {
   return failure(fmt::format("{} cannot be continued: the host allows no more large pipes", file_.path()));
 }
 
-Status PipesToRestore::fill(Pipe& pipe, const PipeState& saved, bool packets) {
+Status PipesToRestore::put_contents(Pipe& pipe, const PipeState& saved, bool packets) {
   const int writer = pipe.writer.get();
   if (packets && ::fcntl(writer, F_SETFL, O_NONBLOCK | O_DIRECT) != 0) return impossible(file_, "pipes");
   std::vector<std::byte> bytes(static_cast<std::size_t>(saved.bytes));

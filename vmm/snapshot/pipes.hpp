@@ -16,9 +16,9 @@ namespace ramet::vmm::snapshot {
 class PipesToSave {
  public:
   explicit PipesToSave(ProcessState& state) : state_(state) {}
-  // One end; fills FileState::pipe. Errors: why it cannot be had again, to follow "its descriptor 3".
+  // Notes one end, and sets FileState::pipe. Errors: why it cannot be had again, to follow "its descriptor 3".
   std::expected<void, std::string> describe(const OpenFile&, FileState&);
-  // What the pipes hold is taken out, so the program cannot go on. Errors: too much for a snapshot.
+  // Takes out what the pipes hold, so the program cannot go on. Errors: too much for a snapshot.
   std::expected<void, std::string> take_contents();
 
  private:
@@ -45,7 +45,7 @@ class PipesToRestore {
     std::shared_ptr<FileCharge> charged;
   };
   Status make(Pipe&, const PipeState&);
-  Status fill(Pipe&, const PipeState&, bool packets);
+  Status put_contents(Pipe&, const PipeState&, bool packets);
 
   const File& file_;
   const Files::State& files_;

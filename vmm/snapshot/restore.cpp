@@ -126,7 +126,8 @@ std::optional<Credentials> from_state(const CredentialsState& s) {
   return sets && groups && !(s.securebits & ~(SECURE_ALL_BITS | SECURE_ALL_LOCKS)) ? std::optional(c) : std::nullopt;
 }
 
-Status restore_thread(const File& file, const ThreadState& saved, Thread& thread) {
+Status restore_thread(const File& file, const ThreadState& saved, Thread& thread)
+    RAMET_EXCLUDES(thread.process.threads_lock) {
   const arch::GuestAbi& abi = thread.abi();
   FpState fp;
   if (saved.regs.size() != abi.reg.count || saved.bases.size() != abi.bases ||
@@ -163,7 +164,7 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   return {};
 }
 
-Status restore_actions(const File& file, ProcessSignals& signals) {
+Status restore_actions(const File& file, ProcessSignals& signals) RAMET_EXCLUDES(signals.lock) {
   const ProcessState& state = file.state();
   LockGuard guard(signals.lock);
   if (state.actions.size() != kSignals || !take_pending(state.pending, signals.pending))
@@ -176,7 +177,7 @@ Status restore_actions(const File& file, ProcessSignals& signals) {
   return {};
 }
 
-Status restore_limits(const File& file, Limits& limits) {
+Status restore_limits(const File& file, Limits& limits) RAMET_EXCLUDES(limits.lock) {
   const ProcessState& state = file.state();
   LockGuard guard(limits.lock);
   if (state.limits.size() != limits.value.size()) return impossible(file, "limits");
@@ -188,7 +189,7 @@ Status restore_limits(const File& file, Limits& limits) {
   return {};
 }
 
-Status restore_policy(const File& file, Process& process) {
+Status restore_policy(const File& file, Process& process) RAMET_EXCLUDES(process.signals.lock, process.limits.lock) {
   const ProcessState& state = file.state();
   if (auto done = restore_actions(file, process.signals); !done) return done;
   if (auto done = restore_limits(file, process.limits); !done) return done;
@@ -209,7 +210,7 @@ Status restore_policy(const File& file, Process& process) {
   return {};
 }
 
-// The clocks go on, and the program's vDSO knows.
+// The clocks go on from where they were, those of the program's vDSO as well.
 Status restore_clocks(const File& file, Process& process) {
   constexpr std::int64_t kMostSeconds = 1ll << 40;
   Clocks::Now shown;
@@ -225,7 +226,7 @@ Status restore_clocks(const File& file, Process& process) {
   return {};
 }
 
-Status restore_image(const File& file, Image& image) {
+Status restore_image(const File& file, Image& image) RAMET_EXCLUDES(image.brk_lock) {
   const ProcessState& state = file.state();
   const std::uint64_t end = image.abi.processor_end;
   if (state.brk_start > state.brk || state.brk >= end || state.stack_top >= end) return impossible(file, "addresses");
@@ -245,8 +246,9 @@ Status restore_image(const File& file, Image& image) {
   return {};
 }
 
-// What nobody has taken yet its signalfds are to know of.
-void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads) {
+// Tells the program's signalfds of signals that are pending.
+void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads)
+    RAMET_EXCLUDES(process.signals.lock) {
   LockGuard guard(process.signals.lock);
   SignalSet pending = process.signals.pending.set;
   for (const auto& thread : threads) pending |= thread->signals.pending.set;
@@ -383,7 +385,8 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> restore_process(
     auto thread = process.make_thread(leader ? process.pid : saved.tid);
     if (!thread) return std::unexpected(thread.error());
     if (auto ready = restore_thread(file, saved, **thread); !ready) return std::unexpected(ready.error());
-    // The program's libraries keep it, also as the owner of locks that are held: the thread goes by both.
+    // The program's libraries have kept the saved id, also as the owner of locks that are held: the thread goes by
+    // both.
     if (leader) (*thread)->former_tid = saved.tid;
     threads.push_back(std::move(*thread));
   }

@@ -34,7 +34,7 @@ void Saving::at_hook(Thread& thread, const std::string& name) {
 
 void Saving::save(Thread& thread, bool hook, const std::string& when) {
   Process& process = thread.process;
-  if (!process.parking.stop_others(thread)) return;  // comes here again, if the process still does
+  if (!process.parking.stop_others(thread)) return;  // the thread comes here again, unless the process ends
   auto state = collect(thread, hook);
   Status done;
   if (state) {
@@ -70,7 +70,7 @@ class Pages {
                         .page = old->page,
                         .pages = static_cast<std::uint32_t>(bytes / kPageBytes),
                         .source = old->source});
-      } else if (auto done = add_own(region, at, {bank->at(frame), bytes}); !done) {
+      } else if (auto done = add_new(region, at, {bank->at(frame), bytes}); !done) {
         return done;
       }
       at += bytes;
@@ -80,7 +80,7 @@ class Pages {
   std::span<const Run> runs() const { return runs_; }
 
  private:
-  // Whole blocks, then what zeroes are looked for in.
+  // How much is added at once: a whole block, or a piece that may be all zeroes.
   static std::uint64_t piece(mm::Gva at, std::uint64_t most) {
     for (const std::uint64_t size : {mm::kBlockSize, 16 * kPageBytes})
       if (mm::is_aligned(at, size) && most >= size) return size;
@@ -94,9 +94,9 @@ class Pages {
     return {};
   }
 
-  Status add_own(const mm::Region& region, mm::Gva at, std::span<const std::byte> bytes) {
+  Status add_new(const mm::Region& region, mm::Gva at, std::span<const std::byte> bytes) {
     if (!region.backing && mm::all_zero(bytes)) return {};  // as memory that was never touched
-    if (bytes.size() == mm::kBlockSize)  // a block stays one if it lies in the file as it lies in memory
+    if (bytes.size() == mm::kBlockSize)  // aligned in the file as in memory, it can be mapped as a block again
       if (auto done = writer_.skip(-writer_.pages() % mm::kPagesPerBlock); !done) return done;
     append(region,
            {.start = at, .page = writer_.pages(), .pages = static_cast<std::uint32_t>(bytes.size() / kPageBytes)});
@@ -148,7 +148,7 @@ Status Saving::write(Thread& thread, ProcessState& state) {
 
 namespace {
 
-// ramet_guest.h. ENOSYS also where the program is being saved: it ends then, and who continues it gets another answer.
+// See ramet_guest.h. ENOSYS even when the program is saved here: it ends then, and its copies get another answer.
 std::int64_t sys_ramet_snapshot(Thread& thread, const Args& a) {
   auto name = thread.memory().read_string(a[0], 255);
   if (!name) return name.error() == mm::Error::Invalid ? -ENAMETOOLONG : -EFAULT;

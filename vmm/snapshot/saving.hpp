@@ -26,24 +26,24 @@ struct SaveOptions {
   std::string path;                    // of the file
   bool at_read = false;                // at the first read of standard input; else where the program says so
   std::string hook;                    // by this name; empty: by any
-  unsigned passed_reads = 0;           // so many do not count: the one that the parent was saved at
+  unsigned passed_reads = 0;           // reads that do not count, as the one that the parent was saved at
   bool compress = false;
   std::vector<std::string> shares;     // for people, see ProcessState
 };
 
-// One process's, once. The program ends when it is saved, or cannot be.
+// Saves one process, once. The program ends when it is saved, or cannot be.
 class Saving : public SavePoints {
  public:
   explicit Saving(SaveOptions options) : options_(std::move(options)) {}
 
-  // The process goes on from that file, whose pages lie in these banks (see restore_memory()): what it has not changed
-  // since is not written again. Before it runs.
+  // For a process that goes on from that file, whose pages lie in these banks (see restore_memory()): pages that have
+  // not changed since are not written again. Called before it runs.
   void continues(std::shared_ptr<const File>, std::vector<std::shared_ptr<mm::Bank>>);
 
   bool at_read(Thread&, const OpenFile&) override;
   void at_hook(Thread&, const std::string& name) override;
 
-  // How it went; none: the moment never came. After the process has ended.
+  // Whether it was saved; nullopt: the moment never came. To be called after the process has ended.
   const std::optional<Status>& outcome() const { return outcome_; }
 
  private:

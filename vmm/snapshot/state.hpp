@@ -18,7 +18,7 @@ struct SignalActionState {
   std::uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
 };
 
-// Credentials of a thread that has become somebody else than who it started as.
+// Credentials of a thread that has changed those it started with.
 struct CredentialsState {
   std::array<std::uint32_t, 4> user{}, group{};    // real, effective, saved, file
   std::vector<std::uint32_t> groups;
@@ -54,11 +54,11 @@ struct OwnerState {
 // What a timerfd is set to.
 struct TimerFdState {
   int clock = 0;
-  std::array<std::int64_t, 2> left{},
-      interval{};  // seconds, nanoseconds: until it runs out next (0: it is not armed), and from then on
-  std::uint64_t expired = 0;                       // times that nobody has read
-  bool absolute = false;                           // it runs out at a time of CLOCK_REALTIME: `left` is that time,
-  bool cancelled_by_set = false;                   // and is told when that clock is set
+  // Seconds, nanoseconds: until it runs out next (0: it is not armed), and from then on.
+  std::array<std::int64_t, 2> left{}, interval{};
+  std::uint64_t expired = 0;                       // expirations that have not been read
+  bool absolute = false;                           // `left` is the time of CLOCK_REALTIME at which it runs out
+  bool cancelled_by_set = false;                   // TFD_TIMER_CANCEL_ON_SET
 };
 
 // An entry of an epoll instance.
@@ -68,7 +68,7 @@ struct WatchState {
   std::uint64_t data = 0;
 };
 
-// A file that is open or mapped, to be opened again by its path; without one, as its kind says.
+// A file that is open or mapped: it is opened again by its path, or, if it has none, made anew as its kind says.
 struct FileState {
   int kind = 0;                                    // OpenFile::Kind
   int standard = -1;                               // 0, 1, 2: ramet's own standard input, output, error
@@ -158,7 +158,7 @@ std::expected<std::string, Failure> to_text(const ProcessState&);
 std::expected<ProcessState, Failure> from_text(std::string_view);
 
 std::string to_hex(std::span<const std::byte>);
-// Fills `out` from its start; false, if that is no hexadecimal text or does not fit.
+// Writes the bytes to the start of `out`. False: the text is not hexadecimal, or its bytes do not fit.
 bool from_hex(std::string_view, std::span<std::byte> out);
 
 // Whether a list of that size has it.

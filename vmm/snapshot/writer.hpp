@@ -27,11 +27,11 @@ class Writer {
 
   // The number that the next page will have.
   std::uint64_t pages() const { return pages_; }
-  // One page more. Errors: the host cannot write.
+  // Adds a page. Errors: the host cannot write, or the file has kMaxPages.
   Status add(std::span<const std::byte> page);
-  // So many pages of zeroes, to bring pages() where it is wanted.
+  // Adds so many pages of zeroes. Errors: as of add().
   Status skip(std::uint64_t pages);
-  // The rest, and the file gets its name. Once.
+  // Writes the other parts, syncs, and gives the file its name. Once. Errors: the host cannot write.
   Status finish(std::string_view state, std::span<const Run>, const Hash& parent);
 
  private:

@@ -35,14 +35,13 @@ class Memory {
     std::uint64_t frame = 0;  // of `start`
     bool write = false;
     bool lasting = false;  // its memory is there as long as the guest is: it need not be touched with care
-    // Set where its contents may change while it can be executed: memory that others share and write. Whoever has the
-    // same frame of the same bank shows the same.
+    // Set if the contents may change while they can be executed, as in memory that is shared and written. The same
+    // frame of the same bank has the same contents, whichever guest shows it.
     std::weak_ptr<const void> bank;
   };
   // `reach`: how far to either side is of use, bytes. Nothing: not mapped, not allowed, or yet to be brought.
   virtual std::optional<Run> look(std::uint64_t page, Access, std::uint64_t reach) = 0;
-  // Code is known that may be what the program has there: it is mapped if the program may execute it. Called by bind()
-  // only.
+  // Called by bind() for a page that the engine has code of: maps the page if the program may execute it.
   virtual void want_code(std::uint64_t page) = 0;
 
  protected:
@@ -74,10 +73,10 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // Whose guest it runs from now on. Of what it knows, code stays that was translated from what that guest has at the
-  // same address. The program is loaded by then, and no vCPU of it runs guest code.
+  // From now on the engine runs this guest, whose program is loaded. Translated code stays if it came from what this
+  // guest has at the same address.
   virtual void bind(Memory&) = 0;
-  // Nobody's; it is not run until the next bind().
+  // The guest goes; the engine is not run until the next bind().
   virtual void unbind() = 0;
 
   virtual void load(const arch::UserRegs&) = 0;
@@ -96,8 +95,8 @@ class Engine {
   virtual void forget_everything() = 0;
   // The instructions there may have changed.
   virtual void forget_code(const CodePiece&) = 0;
-  // Whether it has translated code of that frame, of the guest that it is bound to. From any thread: code whose bytes
-  // are read after this call is not meant.
+  // Whether it has code translated from that frame of the guest that it is bound to. From any thread; does not tell of
+  // code whose bytes are read after this call.
   virtual bool has_code(std::uint64_t frame) const = 0;
 };
 

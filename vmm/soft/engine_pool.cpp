@@ -41,7 +41,7 @@ bool engines_provided() { return make_engine.load() != nullptr; }
 std::expected<std::unique_ptr<Engine>, Failure> EnginePool::make() {
   arch::install_guard();
   std::unique_ptr<Engine> engine(make_engine.load()(guarded_words()));
-  arch::install_guard_on_top();  // the first engine has brought handlers along, which write messages
+  arch::install_guard_on_top();  // the first engine has installed handlers, which print messages
   if (!engine) return failure("the host has no memory for another software CPU");
   return engine;
 }

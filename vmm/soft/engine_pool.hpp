@@ -1,5 +1,5 @@
-// Engines of a family of guests: making one takes longer than most programs run, and code that one has translated
-// serves whoever runs the same program next. Never of another family.
+// Engines of a family of guests: making one takes longer than most programs run, and the code that one has translated
+// serves the next process that runs the same program. No engine passes to another family.
 #pragma once
 
 #include <expected>
@@ -21,19 +21,19 @@ bool engines_provided();
 
 class EnginePool {
  public:
-  // By what it is called: programs of one name have much code in common, usually.
+  // A program by its name: programs of one name usually have much code in common.
   using Program = std::size_t;
   static constexpr Program kNone = 0;
   static Program program(std::string_view name) { return std::hash<std::string_view>()(name) | 1; }
 
-  // The one that ran this program last; else one that has run none, or a new one; when there are many, the one that was
-  // given back first. Errors: no memory, or too many engines in use.
-  std::expected<std::unique_ptr<Engine>, Failure> take(Program);
-  void give(std::unique_ptr<Engine>, Program);
+  // An idle engine that ran this program last; else one that has run none; else a new one, or, if enough are idle, the
+  // one that was given back first. Errors: no memory, or too many engines in use.
+  std::expected<std::unique_ptr<Engine>, Failure> take(Program) RAMET_EXCLUDES(lock_);
+  void give(std::unique_ptr<Engine>, Program) RAMET_EXCLUDES(lock_);
   // The same in all programs of the family, or none would find its code translated.
   const Machine::CodePlaces& places() const { return places_; }
-  // There is one that has run no program, as long as nobody takes it and there are not many already.
-  Status prepare();
+  // Makes an engine that has run no program, unless there is one or enough are idle. Errors: no memory.
+  Status prepare() RAMET_EXCLUDES(lock_);
 
  private:
   struct Idle {

@@ -84,7 +84,7 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
   {
     LockGuard hold(vcpus_lock_);
     program = program_;
-    // One that is ready, if there is one.
+    // If there is one, a vCPU that has kept its engine.
     const auto ready = std::ranges::find_if(free_, [](const SoftVcpu* v) { return v->has_engine(); });
     if (!free_.empty()) {
       const auto at = ready != free_.end() ? ready : free_.begin();
@@ -109,17 +109,18 @@ std::expected<Vcpu*, Failure> SoftMachine::acquire_vcpu() {
 }
 
 void SoftMachine::release_vcpu(Vcpu* vcpu) {
-  auto* const own = static_cast<SoftVcpu*>(vcpu);
+  auto* const released = static_cast<SoftVcpu*>(vcpu);
   LockGuard hold(vcpus_lock_);
-  free_.push_back(own);
+  free_.push_back(released);
   if (std::ranges::count_if(free_, [](const SoftVcpu* v) { return v->has_engine(); }) >
       static_cast<std::ptrdiff_t>(kMostReady))
-    engines_->give(own->take_engine(), program_);
+    engines_->give(released->take_engine(), program_);
 }
 
 Status SoftMachine::renew() {
-  past_ = totals();
+  const Totals past = totals();
   LockGuard hold(vcpus_lock_);
+  past_ = past;
   give_back_engines();
   free_.clear();
   vcpus_.clear();

@@ -18,6 +18,12 @@ namespace {
 
 constexpr std::size_t kMostNotes = 64;
 
+// From the first byte of both to the last.
+CodePiece joined(const CodePiece& a, const CodePiece& b) {
+  const unsigned offset = std::min(a.offset, b.offset);
+  return {a.frame, offset, std::max(a.offset + a.bytes, b.offset + b.bytes) - offset};
+}
+
 }  // namespace
 
 // --- its engine ---
@@ -67,7 +73,8 @@ std::uint32_t SoftVcpu::note_flush(std::span<const Range> ranges, bool everythin
 std::uint32_t SoftVcpu::note_code(const CodePiece& piece) {
   {
     LockGuard guard(notes_lock_);
-    notes_.pieces.push_back(piece);  // their number is bounded: whoever leaves one waits until it has been taken
+    const auto [at, fresh] = notes_.pieces.try_emplace(piece.frame, piece);
+    if (!fresh) at->second = joined(at->second, piece);
   }
   return halt_after_note();
 }
@@ -100,7 +107,7 @@ void SoftVcpu::carry_out_notes() {
   counters_.flushes.add();
   if (notes.everything) engine_->forget_everything();
   for (const Range& r : notes.ranges) engine_->forget(r.start, r.end);
-  for (const CodePiece& piece : notes.pieces) engine_->forget_code(piece);
+  for (const auto& [frame, piece] : notes.pieces) engine_->forget_code(piece);
 }
 
 // --- what the engine asks ---
@@ -131,7 +138,7 @@ void SoftVcpu::want_code(std::uint64_t page) {
   const auto region = machine_.space_->find_region(page);
   if (!region || !region->backing || !mm::has(region->prot, mm::Prot::Exec) || mm::has(region->prot, mm::Prot::Write))
     return;
-  (void)machine_.space_->fault(page, mm::Access::Execute);  // what it cannot have it does not have code of
+  (void)machine_.space_->fault(page, mm::Access::Execute);  // where it fails, the engine drops its code of the page
 }
 
 bool SoftVcpu::bring(mm::Gva address, Access access) {
@@ -165,7 +172,7 @@ Exit SoftVcpu::run() {
       machine_.maintain(stop.address);
       continue;
     }
-    // What the tables allow by now is there after all, or only had to be brought.
+    // The tables may allow the access by now, or the page's contents only had to be brought.
     if (stop.kind == Stop::Kind::Fault && bring(stop.address, stop.access)) continue;
     engine_->store(regs_);
     const Exit exit = decode(stop);

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "arch/arm64/guest_abi.hpp"
@@ -46,19 +47,19 @@ class SoftVcpu final : public Vcpu, private Memory {
   const VcpuCounters& counters() const override { return counters_; }
 
   // --- for the machine, with its vcpus_lock_ ---
-  // It has an engine while it is in use, and may keep it afterwards. Without one it is not used, nor told of anything.
+  // It has an engine while it is in use, and may keep it afterwards. Without one it is not in use, and left no notes.
   bool has_engine() const { return engine_ != nullptr; }
-  void give_engine(std::unique_ptr<Engine>);
+  void give_engine(std::unique_ptr<Engine>) RAMET_EXCLUDES(notes_lock_);
   std::unique_ptr<Engine> take_engine();
-  // Back to what acquire_vcpu() promises.
+  // Makes the vCPU what acquire_vcpu() promises.
   void recycle();
   using Range = mm::Range;
-  // Leaves a note, and halts guest code if it runs: what to wait for, see wait_until_out().
+  // Both leave a note, and halt guest code if it runs. They return what to give to wait_until_out().
   // Entries of these ranges have changed; `everything`: all may have.
-  std::uint32_t note_flush(std::span<const Range>, bool everything);
+  std::uint32_t note_flush(std::span<const Range>, bool everything) RAMET_EXCLUDES(notes_lock_);
   // The instructions there may have changed.
-  std::uint32_t note_code(const CodePiece&);
-  // Until it has seen the note, or will before it runs guest code.
+  std::uint32_t note_code(const CodePiece&) RAMET_EXCLUDES(notes_lock_);
+  // Waits until the vCPU has carried out the note, or will before it runs guest code.
   void wait_until_out(std::uint32_t);
   bool has_code(mm::Gpa frame) const { return engine_->has_code(frame); }
   std::uint64_t fills() const { return fills_; }  // runs that engines have taken over from the tables
@@ -71,29 +72,29 @@ class SoftVcpu final : public Vcpu, private Memory {
   void want_code(std::uint64_t page) override;
   // Brings memory of a layer that the page tables lead to. False: there is none, or it is there already.
   bool bring(mm::Gva address, Access);
-  bool enter();
+  bool enter() RAMET_EXCLUDES(notes_lock_);
   void leave();
-  void carry_out_notes();
+  void carry_out_notes() RAMET_EXCLUDES(notes_lock_);
   std::uint32_t halt_after_note();
   Exit decode(const Stop&);
 
   SoftMachine& machine_;
   std::unique_ptr<Engine> engine_;
-  bool bound_ = false;  // to this VM's memory, which is done when the program is there
+  bool bound_ = false;  // engine_ is bound to this VM's memory, which the first run() does: the program is loaded then
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::atomic<bool> kicked_{false};  // seq_cst: set by kick() before it looks whether guest code runs
   std::atomic<std::uint32_t> inside_{0};  // odd: guest code runs. See above
-  // Who is in kick(): it may still halt the engine that it saw inside. seq_cst: counted before it looks.
+  // Threads in kick(), which may still halt the engine that they saw inside. seq_cst: counted before they look.
   std::atomic<std::uint32_t> kicking_{0};
   std::atomic<bool> noted_{false};  // there are notes. See above
   mm::Counter fills_;
   struct Notes {
     std::vector<Range> ranges;
-    std::vector<CodePiece> pieces;
+    std::unordered_map<std::uint64_t, CodePiece> pieces;  // by frame: guest code can make no more notes than frames
     bool everything = false;
   };
-  Mutex notes_lock_;  // a leaf
+  Mutex notes_lock_;  // order: after the machine's vcpus_lock_
   Notes notes_ RAMET_GUARDED_BY(notes_lock_);
 };
 

@@ -130,6 +130,38 @@ TEST_F(KvmStateTest, ABaseThatTheProgramSetItselfIsSeenAndKept) {
   EXPECT_EQ(v.base(GsBase), 0x77000u);
 }
 
+// A thread without a vCPU flushes while another one is in user code: the flush may borrow the idle one, and load what
+// its own thread has set.
+TEST_F(KvmStateTest, WhatIsSetWhileAFlushBorrowsTheVcpuIsKept) {
+  Vcpu& idle = vcpu();
+  Vcpu& busy = vcpu();
+  code(programs::kCountForEver);
+  const mm::Gpa table = write_entry(kData, 2, G::kUserRw);
+  std::atomic<bool> over{false};
+  std::thread runner([&] {
+    while (!over) busy.run();
+  });
+  std::thread flusher([&] {
+    while (!over) guest->flush(kData, table);
+  });
+  FpState fp;
+  EXPECT_TRUE(idle.get_fp(fp));
+  const bool borrowed = !arch::x86_64::host_cpu().virtualization;  // else flushes interrupt the other one
+  for (std::uint64_t i = 1; (i <= 20000 || (borrowed && idle.counters().flush_exits < 20000)) && !HasFailure(); ++i) {
+    idle.set_base(FsBase, i << 12);
+    fp.area[160] = std::byte(i);
+    idle.copy_fp(fp);
+    EXPECT_EQ(idle.base(FsBase), i << 12);
+    FpState out;
+    EXPECT_TRUE(idle.get_fp(out));
+    EXPECT_EQ(out.area[160], std::byte(i));
+  }
+  over = true;
+  busy.kick();
+  runner.join();
+  flusher.join();
+}
+
 TEST_F(KvmStateTest, ABaseThatIsNoAddressBreaksThisGuestOnly) {
   Vcpu& v = vcpu();
   v.set_base(FsBase, 0x8000'0000'0000'0000);

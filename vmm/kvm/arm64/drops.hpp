@@ -29,7 +29,7 @@ class Drops {
     clear();
     all_ = true;
   }
-  // Of tables that go, processors hold parts wherever these were.
+  // Processors may have cached entries of a table that is freed for any address that it served.
   void add(const mm::FlushRequest& r) {
     if (r.everything || r.frees_tables) add_all();
     for (const auto& range : r.ranges)

@@ -22,22 +22,17 @@ Drops FlushState::due() {
   return newest_ <= settled.load(std::memory_order_acquire) ? Drops() : due_;
 }
 
-// A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
-// the guest and so never waited for here.
 void KvmMachine::flush(const mm::FlushRequest& request) {
   const std::uint64_t generation = flush_.advance(request);
   if (!in_use_older_than(generation)) return;
   // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
-  if (KvmVcpu* const own = callers_own(); own && own->try_flush()) return;
-  vcpus_.for_each([&](KvmVcpu& v) {
-    if (v.older_than(generation)) v.interrupt_guest();
-  });
-  vcpus_.for_each([&](KvmVcpu& v) { v.wait_outside(generation); });
+  if (KvmVcpu* const callers = callers_vcpu(); callers && callers->try_flush()) return;
+  expel_older_than(generation);
 }
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
 void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
-  if (KvmVcpu* const own = callers_own()) own->drop_translations(request);
+  if (KvmVcpu* const callers = callers_vcpu()) callers->drop_translations(request);
 }
 
 // --- a vCPU's side ---
@@ -52,8 +47,9 @@ void KvmVcpu::spurious_fault() {
 }
 
 bool KvmVcpu::try_flush() {
-  std::unique_lock hold(busy_, std::try_to_lock);
-  if (!hold.owns_lock() || !loaded_) return false;
+  if (!busy_.try_lock()) return false;
+  LockGuard hold(busy_, kAdopt);
+  if (!loaded_) return false;
   const std::uint64_t generation = machine_.flush_.generation.load(std::memory_order_seq_cst);
   const Drops due = machine_.flush_.due();
   if (due.none()) return true;

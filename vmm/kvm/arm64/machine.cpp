@@ -27,7 +27,7 @@ namespace arm64 = arch::arm64;
 
 namespace {
 
-// Guest-physical addresses have so many bits, if the host's have: entries have room for 48.
+// Bits of guest-physical addresses, as many as the host gives within these; entries have room for 48.
 constexpr int kLeastBits = 40, kMostBits = 46;
 
 // What user code can do on such a processor without a kernel's help, and with no state but FpSimd's.
@@ -64,7 +64,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
         fmt::format("KVM does not serve here: guests have addresses of {} bits, and {} are needed", bits, kLeastBits));
   CpuModel m;
   m.features.physical_bits = static_cast<unsigned>(std::min(bits, kMostBits));
-  // A VM to ask, which then goes.
+  // A VM that is only asked, and then destroyed.
   auto vm = create_vm(device, static_cast<int>(m.features.physical_bits));
   if (!vm) return std::unexpected(vm.error());
   if (int r = call(*vm, KVM_ARM_PREFERRED_TARGET, &m.init); r < 0)
@@ -85,8 +85,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
   m.features.model_name = arch::host_processor().model;
   m.features.flags = arm64::feature_names(m.features.hwcap, m.features.hwcap2);
   m.features.giant_pages = true;
-  // A processor that does not set both leaves entries to be made as if it had: else a fault would have to, which is an
-  // exit.
+  // Where the processor does not set both, entries have them from the start: else a fault would set them, an exit.
   m.features.dear_accessed_dirty = !(m.updates.accessed && m.updates.dirty);
   return m;
 }

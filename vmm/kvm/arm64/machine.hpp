@@ -34,20 +34,21 @@ struct CpuModel {
 //   - flush() notes what is to be dropped and advances `generation`. Where no vCPU is in user code, that is all: the
 //     next one that enters finds that `settled` is behind, and makes the TLBI on its way (flush.cpp);
 //   - else the caller's own vCPU, which is idle, makes it at once, and the others run on;
-//   - who has none interrupts those that are in user code, and waits until they have left.
+//   - else the vCPUs in user code are interrupted, and waited for until they have left.
 struct FlushState : Generations {
-  std::uint64_t advance(const mm::FlushRequest&);  // returns the new generation
-  Drops due();  // at least what is not settled; none: all is
+  std::uint64_t advance(const mm::FlushRequest&) RAMET_EXCLUDES(lock_);  // returns the new generation
+  // What is not settled yet, or more; none(): all is settled.
+  Drops due() RAMET_EXCLUDES(lock_);
 
  private:
   Mutex lock_;
   Drops due_ RAMET_GUARDED_BY(lock_);
-  std::uint64_t newest_ RAMET_GUARDED_BY(lock_) = 1;  // no later generation has something in due_
+  std::uint64_t newest_ RAMET_GUARDED_BY(lock_) = 1;  // the last generation that due_ has something of
 };
 
 class KvmMachine final : public MachineBase<KvmVcpu> {
  public:
-  // `updates`: what of the processor's own changes to entries is switched on, where it has them.
+  // `updates`: which changes of entries by the processor are switched on, if it can make them.
   static std::expected<std::unique_ptr<KvmMachine>, Failure> create(const std::string& device,
                                                                     arch::arm64::EntryUpdates updates = {true, true});
   ~KvmMachine() override;

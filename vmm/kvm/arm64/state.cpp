@@ -52,7 +52,7 @@ Status KvmVcpu::set(std::uint64_t reg, std::uint64_t value) {
 }
 
 Status KvmVcpu::load() {
-  // An access that left is still to be completed, which moves the program counter.
+  // KVM still has to complete the store that left the guest, which moves the program counter.
   if (run_->exit_reason == KVM_EXIT_MMIO) {
     std::atomic_ref(run_->immediate_exit).store(1, std::memory_order_seq_cst);
     const int error = run_kvm();

@@ -39,7 +39,7 @@ Exit KvmVcpu::enter() {
   return exit;
 }
 
-// KVM_RUN until user code has come to something that the caller must see.
+// Repeats KVM_RUN until there is an exit for the caller.
 Exit KvmVcpu::execute() {
   bool interrupted = false, unreachable = false;
   for (;;) {
@@ -83,7 +83,7 @@ Exit KvmVcpu::decode() {
   Exit exit;
   switch (what) {
     case kClassCall: exit.kind = Exit::Kind::Syscall; return exit;
-    case kClassWait:  // there is nothing that it could wait for: over, as on Linux
+    case kClassWait:  // there is no event to wait for: execution goes on behind it, as on Linux
       regs_[arm64::Pc] += 4;
       return exit;
     case arm64::kClassFetch:
@@ -113,7 +113,7 @@ Status KvmVcpu::run_stub(std::uint64_t commands, const Drops& drops) {
     const int error = run_kvm();
     if (error == 0) break;
     if (error != EINTR) return failure(fmt::format("trap stub: KVM_RUN: {}", std::strerror(error)));
-    // It goes on where it was. Who interrupted is heard by the next run() of this vCPU.
+    // The stub goes on where it was; the kick is answered by the next run() of this vCPU.
     std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
     kicked_.store(true, std::memory_order_seq_cst);
   }

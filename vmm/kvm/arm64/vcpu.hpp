@@ -3,8 +3,8 @@
 // with.
 //
 // An interruption finds the CPU anywhere. It then gets an interrupt of its own (KVM_IRQ_LINE) and runs on: the stub,
-// where interrupts are masked, comes to its end, and user code to no further instruction. So nobody has to know where
-// it was.
+// where interrupts are masked, comes to its end, and user code executes no further instruction. So it does not matter
+// where the CPU was.
 #pragma once
 
 #include <memory>
@@ -21,23 +21,23 @@ class KvmVcpu final : public VcpuBase {
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
 
   UserRegs& regs() override { return regs_; }
-  Exit run() override;
+  Exit run() override RAMET_EXCLUDES(busy_);
   void spurious_fault() override;
   void set_base(unsigned, std::uint64_t value) override { context().thread = value; }
   std::uint64_t base(unsigned) override { return context().thread; }
-  Status get_fp(FpState&) override;
+  Status get_fp(FpState&) override RAMET_EXCLUDES(busy_);
   Status set_fp(const FpState&) override;
   void copy_fp(const FpState& fp) override { put_fp(fp); }
   void reset_fp() override;
 
   // --- for KvmMachine ---
-  // Back to what acquire_vcpu() promises, for the next thread.
-  void recycle();
-  // Drops what all processors hold, if it is not running. False: it is, or KVM failed.
-  bool try_flush();
-  // All that the first entry would do but the way into user code itself.
-  Status warm_up();
-  // Its own thread: the next entry drops those translations.
+  // Makes the vCPU what acquire_vcpu() promises.
+  void recycle() RAMET_EXCLUDES(busy_);
+  // Has it drop what is due, on all processors. False: it is running, has never run, or KVM failed.
+  bool try_flush() RAMET_EXCLUDES(busy_);
+  // Does all that the first entry would have to before user code.
+  Status warm_up() RAMET_EXCLUDES(busy_);
+  // The next entry drops those translations. Called by the thread that uses the vCPU.
   void drop_translations(const mm::FlushRequest&);
 
  private:
@@ -46,7 +46,7 @@ class KvmVcpu final : public VcpuBase {
   Context& context() const { return *reinterpret_cast<Context*>(page_.host.data()); }
 
   // vcpu.cpp: run()'s steps
-  Exit enter();                     // all but counting the exit
+  Exit enter() RAMET_EXCLUDES(busy_);  // all but counting the exit
   Exit execute();
   Exit decode();                    // a synchronous exception of user code
   Status run_stub(std::uint64_t commands, const Drops& drops = {});  // for nothing but them
@@ -69,11 +69,11 @@ class KvmVcpu final : public VcpuBase {
   const unsigned id_;
   KernelHalf::VcpuPage page_;
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
-  bool loaded_ = false;             // its system registers are, and it stands in the stub
-  enum class Fp : std::uint8_t { Cpu, Both, Page };  // who has the vector registers as they are now
+  bool loaded_ = false;             // its system registers are loaded, and it stands in the stub
+  enum class Fp : std::uint8_t { Cpu, Both, Page };  // where the vector registers are up to date
   Fp fp_ = Fp::Page;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  Drops drops_;                         // what it has to drop on its way
+  Drops drops_;                         // what the next entry has to drop
   std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
 };
 

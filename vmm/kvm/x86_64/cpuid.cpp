@@ -54,8 +54,8 @@ std::expected<Leaves, Failure> supported_leaves(const Device& device) {
   return Leaves(list->entries, list->entries + list->header.count);
 }
 
-// Where user code asks the processor itself, the leaves tell KVM no more than what ring 0 may use, and that is
-// long mode. Asking KVM would have it look up eighty leaves, each an exit to the hypervisor below.
+// The leaves for a host where user code asks the processor itself: they only tell KVM what ring 0 may use, which is
+// long mode. KVM_GET_SUPPORTED_CPUID would look up eighty leaves, each an exit to the hypervisor below.
 Leaves ring0_leaves(std::uint64_t xcr0) {
   Leaves leaves;
   auto add = [&](std::uint32_t function, std::uint32_t index, bool indexed) -> kvm_cpuid_entry2& {
@@ -120,7 +120,7 @@ std::expected<CpuModel, Failure> ask(const Device& device) {
     xsave = host.xcr0 != 0;
   }
   m.features.giant_pages = m.giant_pages;
-  // One bit is left to hypervisors that use the topmost for their own ends.
+  // One bit is left to hypervisors that use the topmost one themselves.
   const unsigned bits = arch::x86_64::cpuid(0x80000008, 0).eax & 0xff;
   m.features.physical_bits = bits > 41 ? std::min(bits - 1, 46u) : 40;
   m.features.dear_accessed_dirty = m.native_ring3;

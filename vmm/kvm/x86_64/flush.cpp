@@ -46,31 +46,22 @@ void KvmMachine::flush(const mm::FlushRequest& request) {
     generation = flush_.generation.fetch_add(1, std::memory_order_seq_cst) + 1;
   }
   if (!in_use_older_than(generation)) return;
-  // Where user code runs on KVM's shadow tables in any case, the touches reach a running vCPU as well: KVM
-  // drops the shadows and, before the store completes, what every vCPU has cached of them.
+  // Where ring 3 runs natively on KVM's shadow tables, touches reach running vCPUs as well: KVM drops the shadows
+  // and, before the store completes, what every vCPU has cached of them.
   if (model_.native_ring3 && touch_for_all()) return;
-  expel(generation);
+  expel_older_than(generation);
 }
 
 bool KvmMachine::touch_for_all() {
-  if (KvmVcpu* const own = callers_own(); own && own->try_settle()) return true;
-  return vcpus_.any([](KvmVcpu& v) { return v.try_settle(); });
+  if (KvmVcpu* const callers = callers_vcpu(); callers && callers->try_touch_pending()) return true;
+  return vcpus_.any([](KvmVcpu& v) { return v.try_touch_pending(); });
 }
 
 // The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden. Shadow
 // paging needs no drop: KVM looks at the tables once more before it lets such a fault out.
 void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
   if (model_.native_ring3) return;
-  if (KvmVcpu* const own = callers_own()) own->drop_translations();
-}
-
-// A vCPU thread that waits for the address-space lock, or for any other that the caller holds, is not in
-// the guest and so never waited for here.
-void KvmMachine::expel(std::uint64_t generation) {
-  vcpus_.for_each([&](KvmVcpu& v) {
-    if (v.older_than(generation)) v.interrupt_guest();
-  });
-  vcpus_.for_each([&](KvmVcpu& v) { v.wait_outside(generation); });
+  if (KvmVcpu* const callers = callers_vcpu()) callers->drop_translations();
 }
 
 // --- a vCPU's side ---
@@ -87,11 +78,11 @@ void KvmVcpu::spurious_fault() {
   else drop_translations();
 }
 
-bool KvmVcpu::try_settle() {
-  std::unique_lock hold(busy_, std::try_to_lock);
-  if (!hold.owns_lock()) return false;
+bool KvmVcpu::try_touch_pending() {
+  if (!busy_.try_lock()) return false;
+  LockGuard hold(busy_, kAdopt);
   try {
-    return prepare() && settle();
+    return prepare() && touch_pending();
   } catch (const std::bad_alloc&) {  // for the text of an error
     machine_.flush_.stopped.store(true, std::memory_order_seq_cst);
     return false;
@@ -102,7 +93,7 @@ Status KvmVcpu::warm_up() {
   LockGuard hold(busy_);
   tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
   if (auto ok = prepare(); !ok) return ok;
-  if (auto ok = settle(); !ok) return ok;
+  if (auto ok = touch_pending(); !ok) return ok;
   const mm::Gpa root = machine_.kernel_.root();
   return touch({&root, 1});
 }
@@ -114,7 +105,7 @@ Status KvmVcpu::announce() {
     if (f.stopped.load(std::memory_order_seq_cst)) return failure("the host has no memory for a flush");
     bool touches_due = f.settled.load(std::memory_order_acquire) < g;
     if (touches_due && machine_.live_.load(std::memory_order_seq_cst) > 1) {
-      if (auto ok = settle(); !ok) return ok;
+      if (auto ok = touch_pending(); !ok) return ok;
       touches_due = false;
     }
     guest_generation_.store(g, std::memory_order_seq_cst);
@@ -181,11 +172,11 @@ void KvmVcpu::entered() {
   reloaded_ = entry_generation_;
   counters_.flushes.add();
   riding_.clear();
-  // Only this vCPU, alone, can be behind: nobody else raised it meanwhile. Or settle() did it already.
+  // The touches that were due rode along, as this vCPU was alone; or they were done before, and this changes nothing.
   machine_.flush_.settle(entry_generation_);
 }
 
-// The touches may not have happened: whoever enters next does them.
+// The touches may not have happened: they are pending again, for the next vCPU that enters.
 void KvmVcpu::not_entered() {
   if (riding_.empty()) return;
   LockGuard hold(machine_.flush_.lock);
@@ -193,10 +184,10 @@ void KvmVcpu::not_entered() {
   riding_.clear();
 }
 
-// All that is pending, before anybody enters: others that find touches due wait for the lock.
-Status KvmVcpu::settle() {
+// vCPUs that enter meanwhile and find touches due wait for f.touching, then find that they are done.
+Status KvmVcpu::touch_pending() {
   FlushState& f = machine_.flush_;
-  LockGuard hold(f.settling);
+  LockGuard hold(f.touching);
   std::vector<mm::Gpa> tables;
   std::uint64_t g;
   {
@@ -229,7 +220,7 @@ Status KvmVcpu::touch(std::span<const mm::Gpa> tables) {
     resume_at(stub::flush_only(), sp);
     int error = run_kvm();
     if (error == EINTR) {
-      // Begun anew. Who interrupted is heard by the next run() of this vCPU.
+      // The touches are repeated; the kick is answered by the next run() of this vCPU.
       std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
       kicked_.store(true, std::memory_order_seq_cst);
       continue;

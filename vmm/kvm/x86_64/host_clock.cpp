@@ -12,10 +12,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <ctime>
 #include <mutex>
 
 #include "arch/ticks.h"
+#include "vmm/host_time.hpp"
 #include "vmm/host_vdso.hpp"
 #include "vmm/kvm/x86_64/machine.hpp"
 #include "vmm/kvm/x86_64/vcpu.hpp"
@@ -30,25 +30,20 @@ namespace {
 constexpr mm::Gpa kPages = 0;
 static_assert(kPages + kMostHostVdsoBytes <= mm::Memory::kTableBase);
 
-// Off an address that takes no branch: mov (%rdi),%rax; rdtscp; shl $32,%rdx; or %rdx,%rax; syscall. RDTSCP, because
-// the host's vDSO uses it, and KVM may give a guest RDTSC alone.
+// mov (%rdi),%rax; rdtscp; shl $32,%rdx; or %rdx,%rax; syscall. RDTSCP, because the host's vDSO uses it, and KVM may
+// give a guest RDTSC alone.
 constexpr std::array<std::uint8_t, 15> kTrialCode = {0x48, 0x8b, 0x07, 0x0f, 0x01, 0xf9, 0x48, 0xc1,
                                                      0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05};
 
-// How it went, once a process: all its machines have the same host.
+// The trial's result, for all machines of this process.
 enum class Works : std::uint8_t { Unknown, Yes, No };
-std::atomic<Works> works{Works::Unknown};  // written with `trying` held; release, acquire by who attaches
+std::atomic<Works> works{Works::Unknown};  // written with `trying` held; release, acquire by show_host_vdso()
 std::mutex trying;                         // held during the trial. Order: before all locks of a machine
 
-// How long the host has been suspended since it was booted, but for the time between two lines.
+// How long the host has been suspended since it was booted, less the time between the two readings.
 std::chrono::nanoseconds host_slept() {
-  const auto now = [](clockid_t clock) {
-    timespec t{};
-    ::clock_gettime(clock, &t);
-    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
-  };
-  const auto since_boot = now(CLOCK_BOOTTIME);
-  return since_boot - now(CLOCK_MONOTONIC);
+  const auto since_boot = *host_time(CLOCK_BOOTTIME);
+  return since_boot - *host_time(CLOCK_MONOTONIC);
 }
 
 }  // namespace
@@ -57,7 +52,7 @@ Status KvmMachine::show_host_vdso() {
   const HostVdso& vdso = vmm::host_vdso();
   if (vdso.image_bytes == 0) return {};
   std::unique_lock hold(trying, std::defer_lock);
-  if (works.load(std::memory_order_acquire) == Works::Unknown) hold.lock();  // who waited here finds it tried
+  if (works.load(std::memory_order_acquire) == Works::Unknown) hold.lock();  // after a wait the result is known
   const Works known = works.load(std::memory_order_acquire);
   if (known == Works::No) return {};
   kvm_userspace_memory_region region = {};
@@ -78,7 +73,7 @@ Status KvmMachine::show_host_vdso() {
   }
   if (!hosts_counter_) return {};
   vdso_ = vdso.functions_at(KernelHalf::kHostVdso + vdso.data_bytes);
-  vdso_.getcpu = 0;  // would tell of the virtual CPU
+  vdso_.getcpu = 0;  // it would report the virtual CPU
   return {};
 }
 
@@ -99,12 +94,17 @@ std::expected<bool, Failure> KvmMachine::try_host_vdso() {
 }
 
 Status KvmVcpu::keep_counter() {
-  return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter(host_slept()) : Status{};
+  return machine_.hosts_counter_ && !machine_.model_.native_ring3 ? set_counter_locked(host_slept()) : Status{};
 }
 
-// KVM starts each counter at 0. It also moves them on when the host wakes up from a suspension in which its own counter
-// began anew, to go on from where they were; the host's clocks, however, then go by its new count.
 Status KvmVcpu::set_counter(std::chrono::nanoseconds slept) {
+  LockGuard hold(busy_);
+  return set_counter_locked(slept);
+}
+
+// KVM starts each counter at 0. When the host's own counter began anew in a suspension, KVM offsets its vCPUs' counters
+// so that they go on from where they were; the host's clocks, however, go by the new count.
+Status KvmVcpu::set_counter_locked(std::chrono::nanoseconds slept) {
   if (counter_set_ && std::chrono::abs(slept - *counter_set_) < std::chrono::milliseconds(1)) return {};
   const std::uint64_t offset = 0;
   kvm_device_attr attribute = {};

@@ -36,10 +36,10 @@ std::expected<std::unique_ptr<KvmMachine>, Failure> KvmMachine::create(const std
   if ((*model)->intel)
     if (int r = call(vm_fd, KVM_SET_TSS_ADDR, kTssAddress); r < 0)
       return failure(fmt::format("KVM_SET_TSS_ADDR: {}", std::strerror(-r)));
-  // A local APIC in the kernel, which nothing uses: without one KVM patches its own code for the first vCPU that
-  // has none, and back for the last. With shadow paging that is a seventh of a start; a KVM that cannot is as good.
-  // With one, KVM would wait for host memory that cannot be reached (its file was truncated) asynchronously, again and
-  // again, instead of leaving with EFAULT; unless HLT, which no user code can execute, does not exit either.
+  // A local APIC in the kernel, which nothing uses: KVM patches its own code when the first vCPU without one comes, and
+  // back when the last goes, which with shadow paging is a seventh of a start. A KVM that refuses one serves as well.
+  // With an APIC, KVM would wait for host memory that cannot be reached (its file was truncated) asynchronously, again
+  // and again, instead of leaving with EFAULT, unless HLT, which user code cannot execute, does not exit.
   auto enable = [&](unsigned capability, std::uint64_t argument) {
     kvm_enable_cap cap = {};
     cap.cap = capability, cap.args[0] = argument;
@@ -62,11 +62,11 @@ Status KvmMachine::attach(mm::AddressSpace& space) {
   return host_clocks_ ? show_host_vdso() : Status{};
 }
 
-// The only vCPU so far may be in its stub, doing touches that the new one must not overtake.
+// The only vCPU so far may still do touches in its stub, before which the new one must not run user code.
 void KvmMachine::came_into_use(unsigned before) {
   if (before == 1 &&
       flush_.settled.load(std::memory_order_acquire) != flush_.generation.load(std::memory_order_seq_cst))
-    expel(~0ull);
+    expel_older_than(~0ull);
 }
 
 std::expected<std::unique_ptr<KvmVcpu>, Failure> KvmMachine::create_vcpu(unsigned id) {

@@ -27,9 +27,9 @@ class KvmVcpu;
 struct FlushState : Generations {  // settled: all touches are done
   Mutex lock;
   std::vector<mm::Gpa> pending RAMET_GUARDED_BY(lock);   // table pages to be touched; a page may be listed twice
-  Mutex settling;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > settling > lock
-  // There was no memory for `pending`: nobody enters again, so nothing old is used. seq_cst: written before
-  // `generation` is advanced, read after it by who enters.
+  Mutex touching;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > touching > lock
+  // There was no memory for `pending`: no vCPU enters any more, so none uses an old entry. seq_cst: written before
+  // `generation` is advanced, read after it by entering vCPUs.
   std::atomic<bool> stopped{false};
 
   // Never throws.
@@ -61,15 +61,13 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
   void came_into_use(unsigned before) override;
   // Does the touches for all vCPUs at once, on one that is not running. False: there is none.
   bool touch_for_all();
-  // Interrupts every vCPU that entered before `generation` and waits until it has left the guest.
-  void expel(std::uint64_t generation);
 
   const CpuModel& model_;
   const bool has_apic_;  // a local APIC in the kernel: vCPUs but the first then wait to be started
-  const bool host_clocks_;  // are wanted
+  const bool host_clocks_;  // guest programs are to read them
   FlushState flush_;
   // Written by attach().
-  VdsoFunctions vdso_;                          // of the host, as user code reaches them; all 0: it does not
+  VdsoFunctions vdso_;                          // the host's, where user code can call them; all 0: it cannot
   bool hosts_counter_ = false;                  // vCPUs see the host's time-stamp counter
 };
 

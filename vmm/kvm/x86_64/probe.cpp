@@ -18,7 +18,7 @@ const std::string_view kHowToHaveKvm =
 
 namespace {
 
-// Off an address that takes no branch: mov (%rdi),%rax; syscall
+// mov (%rdi),%rax; syscall
 constexpr std::array<std::uint8_t, 5> kLoadAndCall = {0x48, 0x8b, 0x07, 0x0f, 0x05};
 
 Exit run(Vcpu& vcpu) {

@@ -32,7 +32,7 @@ void KvmVcpu::recycle() {
   if (std::exchange(untouched_, false)) return;
   regs_ = x86::kGuestAbi.initial_registers();
   bases_ = {}, bases_changed_ = true;
-  reset_fp();
+  reset_fp_locked();
   if (in_user_) loaded_ = in_user_ = false;
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_seq_cst);
   kicked_.store(false, std::memory_order_relaxed);
@@ -43,7 +43,7 @@ void KvmVcpu::changed_registers_only() {
   untouched_ = true;
 }
 
-// First use, and when ring 0 is needed although an interruption left the CPU in user code.
+// At the first use, and when ring 0 is needed although an interruption left the CPU in user code.
 Status KvmVcpu::load_ring0() {
   kvm_sregs s;
   if (int r = call(fd_, KVM_GET_SREGS, &s); r < 0) return failure(fmt::format("KVM_GET_SREGS: {}", std::strerror(-r)));
@@ -60,7 +60,7 @@ Status KvmVcpu::load_ring0() {
   s.cs = segment(x86::kKernelCs, kCode, true);
   s.ss = segment(x86::kKernelSs, kData, false);
   s.ds = s.es = s.fs = s.gs = null;
-  // The first time our bases are the newer ones; later user code may have changed them, and MSRs bring ours.
+  // The first time bases_ are the newer ones; later user code may have changed the CPU's, and load_bases() loads ours.
   s.fs.base = loaded_ ? fs : bases_[x86::FsBase];
   s.gs.base = loaded_ ? gs : bases_[x86::GsBase];
   if (!loaded_) bases_changed_ = false;
@@ -118,16 +118,22 @@ Status KvmVcpu::load_bases() {
 }
 
 // User code can change the bases by itself: where CR4 allows it, and where ring 3 runs natively anyway.
-std::uint64_t KvmVcpu::base(unsigned n) {
-  if (bases_changed_ || !loaded_) return bases_[n];
+void KvmVcpu::read_bases_locked() {
+  if (bases_changed_ || !loaded_) return;
   MsrList<2> m;
   m.entries[0].index = x86::msr::kFsBase, m.entries[1].index = x86::msr::kGsBase;
   if (call(fd_, kGetMsrs, &m) == 2) bases_ = {m.entries[0].data, m.entries[1].data};
+}
+
+std::uint64_t KvmVcpu::base(unsigned n) {
+  LockGuard hold(busy_);
+  read_bases_locked();
   return bases_[n];
 }
 
 void KvmVcpu::set_base(unsigned n, std::uint64_t value) {
-  base(n);  // the other base must not be overwritten with an old value
+  LockGuard hold(busy_);
+  read_bases_locked();  // the other base must not be overwritten with an old value
   bases_[n] = value, bases_changed_ = true;
 }
 
@@ -138,12 +144,23 @@ constexpr std::size_t kComponents = 512;  // XSTATE_BV
 
 Status KvmVcpu::load_fp(const FpState& fp) {
   const int r = call(fd_, kSetXsave, const_cast<std::byte*>(fp.area.data()));
-  fp_copied_.reset();  // the newer one counts
+  fp_copied_.reset();  // older than what is loaded
   if (r < 0) return failure(fmt::format("KVM_SET_XSAVE: {}", std::strerror(-r)));
   return {};
 }
 
+void KvmVcpu::copy_fp(const FpState& fp) {
+  auto copy = std::make_unique<FpState>(fp);
+  LockGuard hold(busy_);
+  fp_copied_ = std::move(copy);
+}
+
 Status KvmVcpu::get_fp(FpState& fp) {
+  LockGuard hold(busy_);
+  return get_fp_locked(fp);
+}
+
+Status KvmVcpu::get_fp_locked(FpState& fp) {
   if (fp_copied_) {
     fp = *fp_copied_;
     return {};
@@ -167,10 +184,16 @@ Status KvmVcpu::set_fp(const FpState& fp) {
   if ((header[0] & ~served) != 0 || header[1] != 0)
     return failure("the FP state has components that this machine has not");
   std::memcpy(&copy.area[kComponents], header, sizeof header);
+  LockGuard hold(busy_);
   return load_fp(copy);
 }
 
 void KvmVcpu::reset_fp() {
+  LockGuard hold(busy_);
+  reset_fp_locked();
+}
+
+void KvmVcpu::reset_fp_locked() {
   FpState fp;
   x86::reset(fp);
   fp_reset_ = load_fp(fp);

@@ -70,7 +70,7 @@ Exit KvmVcpu::enter() {
   return exit;
 }
 
-// KVM_RUN until user code has come to something that the caller must see.
+// Repeats KVM_RUN until there is an exit for the caller.
 Exit KvmVcpu::execute() {
   for (;;) {
     int error = run_kvm();
@@ -121,8 +121,8 @@ Exit KvmVcpu::execute() {
   }
 }
 
-// Where an interrupted KVM_RUN left the CPU. The common case, user code's own half, needs no system call
-// beyond the look for an exception that KVM has accepted but not yet delivered.
+// Where an interrupted KVM_RUN left the CPU. In the common case, an address of user code, one ioctl is enough: it tells
+// of an exception that KVM has accepted but not yet delivered.
 KvmVcpu::Where KvmVcpu::where() {
   std::uint64_t rip = sync().rip;
   if (rip - KernelHalf::kStubPage < stub::size()) {
@@ -150,7 +150,7 @@ Exit KvmVcpu::syscall_exit(bool by_fault) {
   return exit;
 }
 
-// Registers are user code's but for those in the frame, and for RAX at a page fault.
+// The registers are user code's, except for those in the frame and, at a page fault, RAX.
 void KvmVcpu::decode_trap(Exit& exit) {
   take_user_registers();
   bool has_error = (x86::kErrorCodeVectors >> exit.trap & 1) != 0;
@@ -184,7 +184,7 @@ void KvmVcpu::decode_trap(Exit& exit) {
 
 void KvmVcpu::become_signal(Exit& exit) {
   FpState fp;
-  const bool have_fp = x86::fault_needs_fp(exit.trap) && get_fp(fp).has_value();
+  const bool have_fp = x86::fault_needs_fp(exit.trap) && get_fp_locked(fp).has_value();
   const x86::FaultSignal signal = x86::fault_signal(exit.trap, have_fp ? &fp : nullptr);
   exit.kind = Exit::Kind::Exception;
   exit.signal = signal.signal;

@@ -18,64 +18,70 @@ class KvmVcpu final : public VcpuBase {
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
 
   UserRegs& regs() override { return regs_; }
-  Exit run() override;
+  Exit run() override RAMET_EXCLUDES(busy_);
   void spurious_fault() override;
   // Bases have to be canonical, as arch_prctl(2) demands; run() returns Broken for others.
-  void set_base(unsigned n, std::uint64_t) override;
-  std::uint64_t base(unsigned n) override;
-  Status get_fp(FpState&) override;
-  Status set_fp(const FpState&) override;
-  void copy_fp(const FpState& fp) override { fp_copied_ = std::make_unique<FpState>(fp); }
-  void reset_fp() override;
+  void set_base(unsigned n, std::uint64_t) override RAMET_EXCLUDES(busy_);
+  std::uint64_t base(unsigned n) override RAMET_EXCLUDES(busy_);
+  Status get_fp(FpState&) override RAMET_EXCLUDES(busy_);
+  Status set_fp(const FpState&) override RAMET_EXCLUDES(busy_);
+  void copy_fp(const FpState&) override RAMET_EXCLUDES(busy_);
+  void reset_fp() override RAMET_EXCLUDES(busy_);
 
   // --- for KvmMachine ---
-  // Back to what acquire_vcpu() promises, for the next thread; of one that had none yet it is so.
-  void recycle();
+  // Makes the vCPU what acquire_vcpu() promises; nothing to do for one that no thread has had yet.
+  void recycle() RAMET_EXCLUDES(busy_);
   // Does all pending touches on this vCPU, if it is not running. False: it is, or KVM failed.
-  bool try_settle();
-  // It counts as the host's does, whose suspensions have taken `slept` so far.
-  Status set_counter(std::chrono::nanoseconds slept);
-  // run(), on through kicks and without a trace in the counters.
-  Exit try_running();
-  // After that: what ran has changed nothing but regs(), so there is no more for recycle() to do.
+  bool try_touch_pending() RAMET_EXCLUDES(busy_);
+  // Sets its time-stamp counter to the host's; `slept`: how long the host has been suspended so far.
+  Status set_counter(std::chrono::nanoseconds slept) RAMET_EXCLUDES(busy_);
+  // As run(), but goes on through kicks and counts nothing.
+  Exit try_running() RAMET_EXCLUDES(busy_);
+  // Called after try_running() of code that has changed nothing but regs(): there is nothing left for recycle() to do.
   void changed_registers_only();
-  // All that the first entry would do but the way into user code itself; what is pending is touched.
-  Status warm_up();
-  // Its own thread: the next entry drops all translations.
+  // Does all that the first entry would have to before user code, pending touches included.
+  Status warm_up() RAMET_EXCLUDES(busy_);
+  // The next entry drops all translations. Called by the thread that uses the vCPU.
   void drop_translations();
 
  private:
   explicit KvmVcpu(KvmMachine& machine) : machine_(machine) {}
 
   // vcpu.cpp: run()'s steps
-  Exit enter();                     // all but counting the exit
-  Status prepare();
-  Exit execute();
-  void decode_trap(Exit&);
-  void become_signal(Exit&);        // of its trap
+  Exit enter() RAMET_EXCLUDES(busy_);  // all but counting the exit
+  Status prepare() RAMET_REQUIRES(busy_);
+  Exit execute() RAMET_REQUIRES(busy_);
+  void decode_trap(Exit&) RAMET_REQUIRES(busy_);
+  void become_signal(Exit&) RAMET_REQUIRES(busy_);  // of its trap
   Exit page_fault(std::uint64_t address, std::uint64_t error);
   Exit syscall_exit(bool by_fault);
   enum class Where : std::uint8_t { User, Entering, Leaving, Unknown };
-  Where where();                    // after KVM_RUN was interrupted
+  Where where();  // after KVM_RUN was interrupted
   void take_user_registers();
 
   // state.cpp
-  Status load_ring0();              // control registers and segments
-  Status load_bases();
-  Status load_fp(const FpState&);
+  Status load_ring0() RAMET_REQUIRES(busy_);  // control registers and segments
+  Status load_bases() RAMET_REQUIRES(busy_);
+  void read_bases_locked() RAMET_REQUIRES(busy_);  // bases_ from the CPU, unless they are newer
+  Status load_fp(const FpState&) RAMET_REQUIRES(busy_);
+  Status get_fp_locked(FpState&) RAMET_REQUIRES(busy_);
+  void reset_fp_locked() RAMET_REQUIRES(busy_);
 
   // host_clock.cpp
-  Status keep_counter();            // at the host's, where the machine says so and user code's is not that anyway
+  // At the host's, if the machine wants that and ring 3 is not native.
+  Status keep_counter() RAMET_REQUIRES(busy_);
+  Status set_counter_locked(std::chrono::nanoseconds slept) RAMET_REQUIRES(busy_);
 
   // flush.cpp
-  Status announce();                // publishes that user code is about to run; does touches first
-  void lay_out_entry();
-  void entered();                   // user code has run: what was due at entry is done
+  // Publishes that user code is about to run; does touches first.
+  Status announce() RAMET_REQUIRES(busy_);
+  void lay_out_entry() RAMET_REQUIRES(busy_);
+  void entered();  // user code has run: what was due at entry is done
   void not_entered();
-  Status settle();
-  Status touch(std::span<const mm::Gpa>);
+  Status touch_pending() RAMET_REQUIRES(busy_);  // all of it, on behalf of all vCPUs
+  Status touch(std::span<const mm::Gpa>) RAMET_REQUIRES(busy_);
 
-  int run_kvm() {                   // leaves no earlier run's reason behind
+  int run_kvm() {  // leaves no earlier run's reason behind
     run_->exit_reason = KVM_EXIT_UNKNOWN;
     return VcpuBase::run_kvm();
   }
@@ -87,20 +93,20 @@ class KvmVcpu final : public VcpuBase {
   KvmMachine& machine_;
   KernelHalf::VcpuPage page_;
   UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
-  arch::Bases bases_{};
-  bool bases_changed_ = false;      // bases_ are newer than the CPU's
-  bool loaded_ = false;             // the registers that prepare() loads are there
-  // How long the host had slept when the counter was set; nothing: it was not.
-  std::optional<std::chrono::nanoseconds> counter_set_;
-  bool untouched_ = true;           // nobody has acquired it yet
-  std::unique_ptr<FpState> fp_copied_;  // for prepare() to load
-  Status fp_reset_;                 // how the last reset_fp() went; run() reports it
-  bool in_user_ = false;            // the CPU stands in ring 3, at regs_
+  arch::Bases bases_ RAMET_GUARDED_BY(busy_){};
+  bool bases_changed_ RAMET_GUARDED_BY(busy_) = false;  // bases_ are newer than the CPU's
+  bool loaded_ RAMET_GUARDED_BY(busy_) = false;  // prepare() has loaded the registers that it loads once
+  // How long the host had slept when the counter was set; nullopt: it was not.
+  std::optional<std::chrono::nanoseconds> counter_set_ RAMET_GUARDED_BY(busy_);
+  bool untouched_ = true;  // nobody has acquired it yet
+  std::unique_ptr<FpState> fp_copied_ RAMET_GUARDED_BY(busy_);  // for prepare() to load
+  Status fp_reset_ RAMET_GUARDED_BY(busy_);  // how the last reset_fp() went; run() reports it
+  bool in_user_ RAMET_GUARDED_BY(busy_) = false;  // the CPU stands in ring 3, at regs_
 
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  std::uint64_t reloaded_ = 0;          // generation of the last CR3 reload
-  std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
-  std::vector<mm::Gpa> riding_;         // touches that this entry does on its way into user code
+  std::uint64_t reloaded_ = 0;  // generation of the last CR3 reload
+  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for its sake
+  std::vector<mm::Gpa> riding_;  // touches that this entry does on its way into user code
 };
 
 }  // namespace ramet::vmm::kvm

@@ -1,9 +1,8 @@
 #include "vmm/soft/dynarmic/callbacks.hpp"
 
-#include <time.h>
-
 #include <utility>
 
+#include "vmm/host_time.hpp"
 #include "vmm/soft/dynarmic/extra.hpp"
 
 namespace ramet::vmm::soft {
@@ -12,7 +11,7 @@ namespace {
 using Dynarmic::HaltReason;
 using Access = Memory::Access;
 
-// How far around a page translations are kept at once: what costs is the look, not the pages.
+// How far around a page a look keeps translations: the look costs, not the pages.
 constexpr std::uint64_t kReach = 256 << 10;
 
 // The processor does not look at an address's top byte: bit 55 stands for it (TBI).
@@ -20,8 +19,8 @@ std::uint64_t untagged(std::uint64_t at) { return static_cast<std::uint64_t>(sta
 std::uint64_t page_of(std::uint64_t at) { return mm::align_down(at, mm::kPageSize); }
 bool in_one_page(std::uint64_t at, std::uint64_t bytes) { return (at & (mm::kPageSize - 1)) + bytes <= mm::kPageSize; }
 
-// One access, of memory that does not go away; guest code of other threads writes there. Relaxed: what order guest code
-// wants the translated code around it sees to.
+// One access, to memory that does not go away and that other threads' guest code may write. Relaxed: the translated
+// code around it has the barriers that guest code asks for.
 std::uint64_t load(const std::byte* host, unsigned size) {
   const auto value = [host]<class T>(T) {
     return std::uint64_t{__atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED)};
@@ -167,15 +166,11 @@ void Callbacks::ExceptionRaised(std::uint64_t pc, Dynarmic::A64::Exception excep
   end({.kind = Stop::Kind::Undefined, .address = pc});
 }
 
-// IC IVAU is the only one that user code may use.
+// IC IVAU is the only such operation that user code may use.
 void Callbacks::InstructionCacheOperationRaised(Dynarmic::A64::InstructionCacheOperation, std::uint64_t at) {
   end({.kind = Stop::Kind::Maintained, .address = untagged(at)});
 }
 
-std::uint64_t Callbacks::GetCNTPCT() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
+std::uint64_t Callbacks::GetCNTPCT() { return static_cast<std::uint64_t>(host_time(CLOCK_MONOTONIC)->count()); }
 
 }  // namespace ramet::vmm::soft

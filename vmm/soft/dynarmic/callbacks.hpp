@@ -28,7 +28,7 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   Memory* memory = nullptr;
   PageMap pages;
   CodePages code;
-  std::optional<Stop> stop;             // why the run is to end; the first counts
+  std::optional<Stop> stop;             // why the run is to end: the first reason that came up
 
   // --- memory ---
   std::uint8_t MemoryRead8(std::uint64_t at) override { return read<std::uint8_t>(at); }
@@ -58,10 +58,10 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   }
   std::optional<std::uint32_t> MemoryReadCode(std::uint64_t at) override;
 
-  // An aligned word of 1 << size bytes becomes `desired` if it is `expected`; what was there. After it has stopped,
-  // nothing.
+  // Compares and exchanges an aligned word of 1 << size bytes; returns what was there. Where it cannot, it sets `stop`,
+  // and the word has not changed.
   std::uint64_t exchange(std::uint64_t at, unsigned size, std::uint64_t expected, std::uint64_t desired);
-  // The same of 16 bytes; `expected` becomes what was there.
+  // The same of 16 bytes; `expected` becomes what was there. True: they were exchanged.
   bool exchange_pair(std::uint64_t at, Vector& expected, const Vector& desired);
   std::uint64_t read(std::uint64_t at, unsigned size);
   void write(std::uint64_t at, unsigned size, std::uint64_t value);
@@ -79,15 +79,15 @@ class Callbacks final : public Dynarmic::A64::UserCallbacks {
   void end(const Stop&, Dynarmic::HaltReason = Dynarmic::HaltReason::UserDefined1);
 
  private:
-  // After a fork every page is read by this way: it is short, so that a processor has several of them under way at a
-  // time. Relaxed: what order guest code wants the translated code around it sees to.
+  // After a fork every page is read this way: it is short, so that a processor has several of them under way at a time.
+  // Relaxed: the translated code around it has the barriers that guest code asks for.
   template <class T>
   T read(std::uint64_t at) {
     if (const std::byte* const host = pages.find_lasting(at, sizeof(T)))
       return __atomic_load_n(reinterpret_cast<const T*>(host), __ATOMIC_RELAXED);
     return static_cast<T>(read(at, std::bit_width(sizeof(T)) - 1));
   }
-  // Host memory at an address, to the end of its page; without one, the run ends with a fault.
+  // Host memory of an address, to the end of its page; where there is none, null, and the run ends with a fault.
   PageMap::Place find(std::uint64_t at, Memory::Access access) {
     if (at < kAddressEnd)
       if (const PageMap::Place kept = pages.find(at, access == Memory::Access::Write); kept.host) return kept;

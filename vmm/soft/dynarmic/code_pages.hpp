@@ -24,23 +24,24 @@ class CodePages {
     bool stays = true;                // false: it has been patched since, or cannot be read
 
     static Page of(const Memory::Run&, std::uint64_t page, const GuardedWords&);
-    // The same instructions are there.
+    // Whether `now` has the same instructions.
     bool same(const Page& now) const;
   };
 
-  // Before the first byte of it is read.
-  void add(std::uint64_t page, const Page&);
+  // To be called before the first byte of the page is read.
+  void add(std::uint64_t page, const Page&) RAMET_EXCLUDES(lock_);
   bool has(std::uint64_t page) const { return pages_.contains(page); }
   void patched(std::uint64_t page) { pages_.at(page).stays = false; }
-  void remove(std::uint64_t page);
-  // Frames are those of one guest: between two there are none.
-  void forget_frames();
-  void index_frames();
-  bool has_frame(std::uint64_t frame) const;
-  std::vector<std::uint64_t> pages_of(std::uint64_t frame) const;
-  // Removes the pages within, [start, end), for which `stays` does not tell what they are now; they are returned.
+  void remove(std::uint64_t page) RAMET_EXCLUDES(lock_);
+  // Frames are of the guest that the engine is bound to; while it is bound to none, there are none.
+  void forget_frames() RAMET_EXCLUDES(lock_);
+  void index_frames() RAMET_EXCLUDES(lock_);
+  bool has_frame(std::uint64_t frame) const RAMET_EXCLUDES(lock_);
+  std::vector<std::uint64_t> pages_of(std::uint64_t frame) const RAMET_EXCLUDES(lock_);
+  // Calls `stays` for each page within [start, end): it returns what the page is now, or nothing if its code has to go.
+  // Removes and returns the pages that have to go.
   template <class Stays>
-  std::vector<std::uint64_t> remove(std::uint64_t start, std::uint64_t end, Stays&& stays) {
+  std::vector<std::uint64_t> remove(std::uint64_t start, std::uint64_t end, Stays&& stays) RAMET_EXCLUDES(lock_) {
     std::vector<std::uint64_t> gone;
     for (auto at = pages_.lower_bound(start); at != pages_.end() && at->first < end;) {
       if (const std::optional<Page> now = stays(at->first, at->second)) {
@@ -57,12 +58,12 @@ class CodePages {
   }
 
  private:
-  void move(std::uint64_t page, Page&, std::uint64_t frame);
+  void move(std::uint64_t page, Page&, std::uint64_t frame) RAMET_EXCLUDES(lock_);
   void drop_frame_locked(std::uint64_t frame, std::uint64_t page) RAMET_REQUIRES(lock_);
 
-  std::map<std::uint64_t, Page> pages_;  // by guest address; the engine's thread's
-  mutable Mutex lock_;  // a leaf; others look at them
-  std::unordered_multimap<std::uint64_t, std::uint64_t> frames_ RAMET_GUARDED_BY(lock_);  // the same, by frame
+  std::map<std::uint64_t, Page> pages_;  // by guest address; used by the engine's thread only
+  mutable Mutex lock_;  // a leaf
+  std::unordered_multimap<std::uint64_t, std::uint64_t> frames_ RAMET_GUARDED_BY(lock_);  // the pages, by frame
 };
 
 }  // namespace ramet::vmm::soft

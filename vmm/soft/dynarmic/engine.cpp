@@ -43,12 +43,13 @@ class Recompiler final : public Engine {
   bool has_code(std::uint64_t frame) const override { return callbacks_.code.has_frame(frame); }
 
  private:
-  // Drops code of pages within that are no longer there, to be executed. `wanted`: first they are asked for.
+  // Drops the code of pages within that may no longer be executed or have changed. `wanted`: asks for them first, by
+  // Memory::want_code().
   void review_code(std::uint64_t start, std::uint64_t end, bool wanted);
 
   Callbacks callbacks_;
-  Dynarmic::ExclusiveMonitor
-      monitor_;  // its own: others' stores are seen by what they store, see Callbacks::exchange()
+  // Of this engine alone: stores of others are noticed by what they have stored, see Callbacks::exchange().
+  Dynarmic::ExclusiveMonitor monitor_;
   std::uint64_t thread_pointer_ = 0, read_only_thread_pointer_ = 0;
   std::unique_ptr<Dynarmic::A64::Jit> jit_;
 };
@@ -67,8 +68,8 @@ bool Recompiler::start() {
   c.page_table = callbacks_.pages.table();
   c.page_table_address_space_bits = kAddressBits;
   c.silently_mirror_page_table = false;        // addresses beyond, and tagged ones, come to the callbacks
-  c.detect_misaligned_access_via_page_table =
-      16 | 32 | 64 | 128;  // or one that reaches into the next page would run on in host memory
+  // Or an access that reaches into the guest's next page would run on in host memory.
+  c.detect_misaligned_access_via_page_table = 16 | 32 | 64 | 128;
   c.only_detect_misalignment_via_page_table_on_page_boundary = true;
   c.code_cache_size = kCodeBytes;
   jit_ = std::make_unique<Dynarmic::A64::Jit>(c);
@@ -133,7 +134,8 @@ Stop Recompiler::run() {
     switch (stop.kind) {
       case Stop::Kind::Fault:
         if (stop.access != Memory::Access::Execute) break;
-        jit_->InvalidateCacheRange(stop.address & ~3ull, 4);  // that it cannot be fetched is kept like code
+        jit_->InvalidateCacheRange(stop.address & ~3ull,
+                                   4);  // the recompiler keeps like code that it cannot be fetched
         [[fallthrough]];
       case Stop::Kind::Undefined:
       case Stop::Kind::Breakpoint: jit_->SetPC(stop.address); break;

@@ -8,8 +8,8 @@ namespace ramet::vmm::soft {
 
 class Callbacks;
 
-// Carries it out but for the program counter. False: it is none of these. If it faults, `stop` says so and nothing has
-// changed.
+// Carries the instruction out, but leaves the program counter. False: it is none of these. If it faults, `stop` says so
+// and nothing has changed.
 bool carry_out(Callbacks&, std::uint32_t instruction);
 
 }  // namespace ramet::vmm::soft

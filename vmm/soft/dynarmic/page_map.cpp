@@ -9,7 +9,7 @@ namespace ramet::vmm::soft {
 namespace {
 
 constexpr std::uint64_t kBytes = kAddressEnd / mm::kPageSize * sizeof(std::uintptr_t);
-// So many of the host's pages are kept when all is cleared: a new one takes longer than to clear one.
+// Pages of the host that are kept when all is cleared: it takes longer to get a new one than to clear one.
 constexpr int kMostKept = 64;
 
 }  // namespace

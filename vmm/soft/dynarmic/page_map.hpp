@@ -1,6 +1,6 @@
-// What an engine keeps of the guest's page tables, in two tables of a word for each page of its address space, of which
-// the host has what is used: one that translated code looks at, and one of the callbacks, for the pages that must not
-// stand there.
+// What an engine keeps of the guest's page tables, in two tables with a word for each page of the address space, whose
+// memory the host gives as it is used. Translated code looks at one of them, the callbacks at the other, which has also
+// the pages that must not be in the first.
 #pragma once
 
 #include <cstddef>
@@ -33,14 +33,13 @@ class PageWords {
   void clear();
 
  private:
-  // What one of the host's pages has the words for.
+  // Bytes of guest addresses whose words fill one page of the host.
   static constexpr std::uint64_t kSpan = mm::kPageSize / sizeof(std::uintptr_t) * mm::kPageSize;
   template <class F>
   void each_used(std::uint64_t first, std::uint64_t last, F&&);  // spans
 
   std::uintptr_t* words_ = nullptr;
-  std::vector<std::uint64_t>
-      used_;  // a bit for each span in which something was set, and that may still be the host's page
+  std::vector<std::uint64_t> used_;  // a bit for each span whose host page may hold a word that is not zero
 };
 
 class PageMap {
@@ -60,8 +59,7 @@ class PageMap {
     if (!(word & (write ? kWrite : kRead))) return {};
     return {reinterpret_cast<std::byte*>(word & ~kFlags) + address % mm::kPageSize, (word & kLasting) != 0};
   }
-  // Of memory that is there as long as the guest: where so many bytes of one page can be read. Null: find() tells. Any
-  // address.
+  // Where so many bytes can be read that lie in one page of lasting memory. Null: ask find(). Any address.
   const std::byte* find_lasting(std::uint64_t address, std::uint64_t bytes) const {
     if (address >= kAddressEnd || address % mm::kPageSize + bytes > mm::kPageSize) return nullptr;
     const std::uintptr_t word = others_.get(address);

@@ -1,4 +1,4 @@
-#include "vmm/snapshot.hpp"
+#include "vmm/frozen_vm.hpp"
 
 #include <fmt/format.h>
 
@@ -19,12 +19,12 @@ MakeShell spawner(const Shell& of, std::shared_ptr<const mm::FrozenMemory> memor
 
 }  // namespace
 
-Snapshot::Snapshot(const Shell& of, std::shared_ptr<const mm::FrozenMemory> memory)
+FrozenVm::FrozenVm(const Shell& of, std::shared_ptr<const mm::FrozenMemory> memory)
     : memory_(std::move(memory)), pool_(spawner(of, memory_), kWarm) {}
 
-std::expected<std::unique_ptr<Shell>, Failure> Snapshot::spawn() { return pool_.take(); }
+std::expected<std::unique_ptr<Shell>, Failure> FrozenVm::spawn() { return pool_.take(); }
 
-void Snapshot::take_back(std::unique_ptr<Shell> shell) {
+void FrozenVm::take_back(std::unique_ptr<Shell> shell) {
   if (shell->reset()) pool_.put(std::move(shell));
 }
 
