@@ -274,7 +274,7 @@ class AddressSpace {
   Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
   // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
   // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
-  Result<> adopt(std::shared_ptr<const FrozenMemory>) RAMET_EXCLUDES(address_space_lock);
+  Result<> adopt(const std::shared_ptr<const FrozenMemory>&) RAMET_EXCLUDES(address_space_lock);
   // Copies at once the pages that were written soon after earlier freezes, as far as there is memory: after a fork this
   // saves both sides their first faults.
   void copy_hot(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);

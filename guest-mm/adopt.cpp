@@ -33,7 +33,7 @@ Result<> Layers::leave_out_locked(const FrozenMemory& frozen, FlushBatch& batch)
   return {};
 }
 
-Result<> AddressSpace::adopt(std::shared_ptr<const FrozenMemory> frozen) { return impl_->layers.adopt(*frozen); }
+Result<> AddressSpace::adopt(const std::shared_ptr<const FrozenMemory>& frozen) { return impl_->layers.adopt(*frozen); }
 
 Result<> Layers::adopt(const FrozenMemory& frozen) {
   FlushBatch batch = core_.locked();

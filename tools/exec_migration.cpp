@@ -72,7 +72,7 @@ Cost on_model(const Prices& prices, Policy policy, Level level, std::uint64_t m,
 }
 
 // The proposal's own tables.
-Table seed_table(Level level, std::vector<std::uint64_t> sizes, const Progress& progress) {
+Table seed_table(Level level, const std::vector<std::uint64_t>& sizes, const Progress& progress) {
   const bool blocks = level == Level::Pmd;
   Table t{.title = fmt::format("Model with the proposal's prices, pages of {}, all of them run: ms",
                                blocks ? "2 MiB" : "4 KiB"),
@@ -300,7 +300,7 @@ std::vector<Table> exec_migration(bool quick, const Progress& progress) {
   const unsigned rounds = 20;
   for (const Level level : {Level::Pte, Level::Pmd}) {
     const std::uint64_t m = level == Level::Pte ? (quick ? 1000 : 10000) : (quick ? 16 : 100);
-    const double pages = static_cast<double>(arch::span_of(level) / kPageSize);
+    const double pages = static_cast<double>(arch::span_of(level)) / kPageSize;
     tables.push_back(sweep(
         fmt::format("Model, {} pages of {} moved {} times: ms each", m, level == Level::Pte ? "4 KiB" : "2 MiB",
                     rounds),

@@ -30,7 +30,7 @@ class PricedTlb final : public mm::Tlb {
   void flush(const mm::FlushRequest&) override {}
   void flush_relaxed(const mm::FlushRequest&) override {}
   void exec_sync(mm::Gpa, std::uint64_t bytes) override {
-    spend(prices_.sync * static_cast<double>(bytes / mm::kPageSize));
+    spend(prices_.sync * static_cast<double>(bytes) / mm::kPageSize);
   }
   bool needs_exec_sync() const override { return true; }
   std::uint64_t now() const override { return static_cast<std::uint64_t>(clock_); }

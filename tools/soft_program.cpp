@@ -16,7 +16,7 @@ void remember_arguments(char** given) { arguments = given; }
 
 std::filesystem::path soft_program() {
   std::error_code none;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", none);
+  auto self = std::filesystem::read_symlink("/proc/self/exe", none);
   if (none) return {};
   if (!vmm::needs_soft_engines({.kind = vmm::MachineChoice::Kind::Soft})) return self;
   const auto directory = self.parent_path();

@@ -149,7 +149,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // Hints for machines whose translations are dear: the addresses whose translations were made last, handed from one
   // machine to another that is about to run the same memory.
   virtual std::vector<mm::Gva> touched() const { return {}; }
-  virtual void expect(std::vector<mm::Gva>) {}
+  virtual void expect(std::span<const mm::Gva>) {}
 
   // Leaves nothing of the guest that ran here to the next one, even if it took over the host process that runs it. No
   // vCPU may be in use; those that acquire_vcpu() gave are gone. Errors: no host process.

@@ -383,7 +383,7 @@ TEST_F(MirrorTest, WhatWasTouchedLastIsExpected) {
   }
   FakeProcess another;
   Mirror fresh(another, *as, *memory, 10000);
-  fresh.expect({page(9), page(63), 0x123000});  // one more that was never touched, and one that is not mapped
+  fresh.expect(std::array<mm::Gva, 3>{page(9), page(63), 0x123000});  // one more that was never touched, and one that is not mapped
   ASSERT_TRUE(fresh.map_expected());
   EXPECT_EQ(shows(another, 9), std::uint64_t{PROT_READ});
   EXPECT_EQ(shows(another, 63), 0u);
@@ -411,7 +411,7 @@ TEST_F(MirrorTest, WhatIsExpectedGivesWayToAListUnderWay) {
   ASSERT_TRUE(as->fault(kStart, mm::Access::Write));
   tlb.mirror = mirror.get();
   ASSERT_NE(as->translate(kStart, 0)->frame, before);
-  mirror->expect({kStart});
+  mirror->expect(std::array{kStart});
   fast.round(0);
   slow.carry_out();
   slow.slot.inside.store(false, std::memory_order_release);

@@ -93,15 +93,15 @@ std::vector<mm::Gva> ProcessMachine::touched() const {
   return mirror_->touched();
 }
 
-void ProcessMachine::expect(std::vector<mm::Gva> addresses) {
+void ProcessMachine::expect(std::span<const mm::Gva> addresses) {
   SharedLock hold(here_);
-  mirror_->expect(std::move(addresses));
+  mirror_->expect(addresses);
 }
 
 Status ProcessMachine::renew() {
   auto fresh = Child::create(hardened_);
   if (!fresh) return std::unexpected(fresh.error());
-  auto touched = this->touched();
+  const auto touched = this->touched();
   Totals past = totals();
   past.mappings = 0;
   {
@@ -114,7 +114,7 @@ Status ProcessMachine::renew() {
   past_ = past;
   child_ = std::move(*fresh);  // the other one has ended
   if (auto attached = attach(*space_); !attached) return attached;
-  mirror_->expect(std::move(touched));
+  mirror_->expect(touched);
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "arch/host_processor.hpp"
@@ -41,7 +42,7 @@ class ProcessMachine final : public Machine {
   Status make_vcpu() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
   Status warm_up() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
   std::vector<mm::Gva> touched() const override RAMET_EXCLUDES(here_);
-  void expect(std::vector<mm::Gva>) override RAMET_EXCLUDES(here_);
+  void expect(std::span<const mm::Gva>) override RAMET_EXCLUDES(here_);
   std::expected<Vcpu*, Failure> acquire_vcpu() override RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
   void release_vcpu(Vcpu*) override RAMET_EXCLUDES(vcpus_lock_);
   Status renew() override RAMET_EXCLUDES(vcpus_lock_, here_);

@@ -250,10 +250,10 @@ std::vector<mm::Gva> Mirror::touched() const {
   return touched_;
 }
 
-void Mirror::expect(std::vector<mm::Gva> addresses) {
+void Mirror::expect(std::span<const mm::Gva> addresses) {
   LockGuard guard(lock_);
-  touched_ = addresses;
-  expected_ = std::move(addresses);
+  touched_.assign(addresses.begin(), addresses.end());
+  expected_ = touched_;
 }
 
 std::vector<Mirror::Change> Mirror::expected_locked(Missing& missing) const {

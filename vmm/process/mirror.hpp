@@ -26,6 +26,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "guest-mm/address_space.hpp"
@@ -95,7 +96,7 @@ class Mirror {
   std::vector<mm::Gva> touched() const RAMET_EXCLUDES(lock_);
   // Guest code is likely to touch these: they are mapped when a vCPU enters for the first time. A hint: nothing is
   // mapped but what the tables say.
-  void expect(std::vector<mm::Gva>) RAMET_EXCLUDES(lock_);
+  void expect(std::span<const mm::Gva>) RAMET_EXCLUDES(lock_);
   // Maps them now, before any vCPU enters. Errors: as of enter().
   std::expected<void, int> map_expected() RAMET_EXCLUDES(giving_, lock_);
   // If the process can write a file that is closed by now, takes away all its descriptors and mappings: guest code that

@@ -189,7 +189,7 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
   }
   auto host = HostMapping::make(state_->mappings, length, PROT_READ | PROT_WRITE, file ? file->descriptor() : -1, 0);
   if (!host) return err(ENOMEM);
-  auto backing = SharedMemory::create(std::move(*host), std::move(file), std::move(charge), space.physical());
+  auto backing = SharedMemory::create(*host, std::move(file), std::move(charge), space.physical());
   if (!backing) return err(ENOMEM);
   return *backing;
 }

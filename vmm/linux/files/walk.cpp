@@ -369,7 +369,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
         if (beneath || crosses(top)) return err(EXDEV);
         at = top;
       }
-      rest = *next->link + rest;
+      rest.insert(0, *next->link);
       continue;
     }
     if (!next->directory && (!last || slash)) return err(ENOTDIR);

@@ -6,7 +6,7 @@
 #include "guest-mm/host_memory.hpp"
 namespace ramet::vmm {
 
-mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(std::shared_ptr<HostMapping> host,
+mm::Result<std::shared_ptr<mm::Backing>> SharedMemory::create(const std::shared_ptr<HostMapping>& host,
                                                               std::shared_ptr<const mm::MemoryFile> file,
                                                               std::shared_ptr<void> charge, mm::Memory& memory) {
   const std::uint64_t bytes = host->bytes().size();

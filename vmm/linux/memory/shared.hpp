@@ -13,7 +13,7 @@ class SharedMemory final : public mm::Backing {
  public:
   // Holds its arguments as long as it lives. `file`: what the host mapping maps; null: it is anonymous. Errors:
   // NoMemory.
-  static mm::Result<std::shared_ptr<mm::Backing>> create(std::shared_ptr<HostMapping>,
+  static mm::Result<std::shared_ptr<mm::Backing>> create(const std::shared_ptr<HostMapping>&,
                                                          std::shared_ptr<const mm::MemoryFile> file,
                                                          std::shared_ptr<void> charge, mm::Memory&);
 

@@ -102,7 +102,7 @@ std::optional<std::vector<std::string>> script_line(const Program& program) {
     return std::nullopt;
   std::string line(head.data() + 2);
   if (auto end = line.find('\n'); end != line.npos) line.resize(end);
-  auto trim = [](std::string s) {
+  const auto trim = [](const std::string& s) {
     auto from = s.find_first_not_of(" \t"), to = s.find_last_not_of(" \t\r");
     return from == s.npos ? std::string() : s.substr(from, to - from + 1);
   };
@@ -267,7 +267,7 @@ Status remember(Image& image, const Program& program, std::vector<std::string> w
   image.strings = mm::Charge(image.memory().account());
   std::uint64_t strings = 0;
   for (const std::vector<std::string>* list : {&std::as_const(words), &environment})
-    for (const std::string& s : *list) strings += sizeof s + s.size();
+    for (const std::string& s : *list) strings += sizeof(std::string) + s.size();
   if (!image.strings.grow(strings)) return cannot_map(program, mm::Error::NoMemory);
   image.arguments = std::move(words);
   image.environment = environment;

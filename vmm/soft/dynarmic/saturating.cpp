@@ -74,7 +74,7 @@ class Operation {
     Elements result;
     for (unsigned n = 0; n < count; ++n) {
       const Wide value = values.get(n, size(), !is_unsigned);
-      const auto by = static_cast<int>(static_cast<std::int8_t>(shifts.get(n, size(), false)));
+      const auto by = static_cast<std::int8_t>(shifts.get(n, size(), false));
       Wide shifted;
       if (by < -64) shifted = 0;
       else if (by < 0) shifted = (value + (Wide{1} << (-by - 1))) >> -by;
