@@ -100,7 +100,7 @@ std::expected<std::vector<std::unique_ptr<Thread>>, Failure> load_program(Proces
   if (!thread) return std::unexpected(thread.error());
   (*thread)->start_at(start->pc, start->sp);
   const std::string executable = process.image()->executable;
-  (*thread)->name = executable.substr(executable.rfind('/') + 1).substr(0, 15);
+  (*thread)->set_name(executable.substr(executable.rfind('/') + 1).substr(0, 15));
   std::vector<std::unique_ptr<Thread>> threads;
   threads.push_back(std::move(*thread));
   return threads;

@@ -58,9 +58,9 @@ std::span<const Definition> futex_calls();  // processes/futex.cpp
 std::span<const Definition> signal_calls();  // signals/calls.cpp
 std::span<const Definition> signalfd_calls();  // signals/signalfd.cpp
 std::span<const Definition> time_calls();  // time/calls.cpp
-std::span<const Definition> system_calls();  // processes/system.cpp: uname, limits, random, identity, ...
+std::span<const Definition> system_calls();  // processes/system.cpp: uname, limits, random, ...
 std::span<const Definition> identity_calls();  // processes/identity.cpp: users, groups, capabilities
-std::span<const Definition> file_calls();  // files/io.cpp: open, read, write, close, dup, fcntl, ioctl
+std::span<const Definition> file_calls();  // files/io.cpp: read, write; and those of table.cpp, open.cpp, control.cpp
 std::span<const Definition> path_calls();  // files/path.cpp: stat family, rename, unlink, getdents, ...
 std::span<const Definition> event_calls();  // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();  // sockets/sockets.cpp, names.cpp

@@ -65,7 +65,7 @@ Status Collector::add_thread(Thread& thread, const UserRegs& regs) {
   ThreadState t;
   t.tid = thread.former_tid ? thread.former_tid : thread.tid;
   if (thread.tid == process_.pid) state.pid = t.tid;
-  t.name = thread.name;
+  t.name = thread.name();
   const arch::GuestAbi& abi = thread.abi();
   t.regs.assign(regs.word.begin(), regs.word.begin() + abi.reg.count);
   for (unsigned n = 0; n < abi.bases; ++n) t.bases.push_back(thread.vcpu().base(n));

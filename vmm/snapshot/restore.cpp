@@ -140,7 +140,7 @@ Status restore_thread(const File& file, const ThreadState& saved, Thread& thread
   thread.regs() = regs;
   for (unsigned n = 0; n < abi.bases; ++n) thread.vcpu().set_base(n, saved.bases[n]);
   if (auto set = thread.vcpu().set_fp(fp); !set) return set;
-  thread.name = saved.name;
+  thread.set_name(saved.name);
   thread.clear_child_tid = saved.clear_child_tid;
   thread.robust_list = saved.robust_list;
   const Scheduling scheduling{saved.policy, saved.priority, saved.reset_on_fork, saved.io_priority};

@@ -101,8 +101,7 @@ std::int64_t write_name(Thread& thread, const ProcPlace& place, std::string_view
   LockGuard guard(thread.process.threads_lock);
   Thread* const named = thread.process.find_thread(place.tid);
   if (!named) return -ESRCH;
-  text = text.substr(0, std::min<std::size_t>(text.find('\0'), 15));
-  named->name = text;
+  named->set_name(std::string(text.substr(0, std::min<std::size_t>(text.find('\0'), 15))));
   return 0;
 }
 

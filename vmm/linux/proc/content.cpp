@@ -60,7 +60,7 @@ std::string joined(const std::vector<std::string>& words) {
 std::string name_of(const ProcContext& c, int tid) {
   LockGuard guard(c.process->threads_lock);
   Thread* thread = c.process->find_thread(tid);
-  std::string name = thread ? thread->name : "";
+  std::string name = thread ? thread->name() : "";
   if (auto image = name.empty() ? c.process->image() : nullptr)
     name = image->executable.substr(image->executable.rfind('/') + 1);
   return name.substr(0, 15);

@@ -35,7 +35,7 @@ std::expected<Process::Spawn, int> spawn_of(Thread& thread, const Request& c, Fp
   if (c.flags & CLONE_CHILD_CLEARTID) spawn.clear_child_tid = c.child_tid;
   spawn.signal_mask = thread.signals.blocked;  // only this thread changes it
   spawn.fp = &fp;
-  spawn.name = thread.name;
+  spawn.name = thread.name();
   spawn.credentials = thread.credentials();
   LockGuard guard(thread.process.threads_lock);
   spawn.nice = thread.nice();

@@ -110,10 +110,7 @@ std::int64_t execute(Thread& thread, int dirfd, mm::Gva path_at, mm::Gva argv, m
     return -EAGAIN;  // nobody sees it: the thread ends
   }
   thread.start_at(start->pc, start->sp);
-  {
-    LockGuard guard(process.threads_lock);
-    thread.name = comm;
-  }
+  thread.set_name(comm);
   thread.set_credentials(thread.credentials()->executed());
   thread.restart = nullptr;
   reset_signals(thread);

@@ -236,7 +236,7 @@ std::int64_t Process::spawn(const Spawn& s) {
   owned->clear_child_tid = s.clear_child_tid;
   owned->signals.blocked = s.signal_mask;
   if (s.altstack_of) owned->signals.altstack = s.altstack_of->altstack;
-  owned->name = s.name;
+  owned->set_name(s.name);
   owned->set_credentials(*s.credentials);
   owned->nice_ = s.nice;
   owned->scheduling = s.scheduling;

@@ -145,6 +145,16 @@ void Thread::page_fault(const Exit& e) {
   }
 }
 
+std::string Thread::name() const {
+  LockGuard guard(name_lock_);
+  return name_;
+}
+
+void Thread::set_name(std::string name) {
+  LockGuard guard(name_lock_);
+  name_ = std::move(name);
+}
+
 bool Thread::is_current() const {
   return running_.load(std::memory_order_acquire) &&
          pthread_equal(host_.load(std::memory_order_acquire), pthread_self());

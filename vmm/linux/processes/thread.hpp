@@ -128,17 +128,22 @@ class Thread {
   int set_affinity(std::vector<std::byte>);
   Scheduling scheduling;  // under threads_lock, or before it runs
 
+  // PR_SET_NAME, at most 15 bytes. From any thread.
+  std::string name() const RAMET_EXCLUDES(name_lock_);
+  void set_name(std::string) RAMET_EXCLUDES(name_lock_);
+
   ThreadSignals signals;  // guarded by process.signals.lock
+  // From here on to exit_status: used by the thread's own host thread, and by the one that makes it before it runs.
   mm::Gva clear_child_tid = 0;  // written 0 and woken at exit (CLONE_CHILD_CLEARTID)
   mm::Gva robust_list = 0;
   std::array<std::shared_ptr<OpenFile>, 16> rings;  // IORING_REGISTER_RING_FDS
-  std::string name;  // PR_SET_NAME, at most 15 bytes
+  std::function<std::int64_t(Thread&)> restart;  // what restart_syscall(2) runs, see kRestartBlock
+  bool exited = false;  // exit(2) was called
+  int exit_status = 0;  // its argument
+
   // Its own host thread reads them without a lock, others under threads_lock.
   const std::shared_ptr<const Credentials>& credentials() const { return credentials_; }
   void set_credentials(Credentials) RAMET_EXCLUDES(process.threads_lock);  // by its own host thread, or before it runs
-  std::function<std::int64_t(Thread&)> restart;  // what restart_syscall(2) runs, see kRestartBlock
-  bool exited = false;  // exit(2) was called; set by its own host thread
-  int exit_status = 0;  // its argument
 
   // Statistics, added to the family's when the thread is destroyed.
   void count_call(Call call) { ++calls_[static_cast<std::size_t>(call)]; }
@@ -158,8 +163,10 @@ class Thread {
   std::atomic<bool> running_{false};  // host_ is valid
   pid_t host_id_ = 0;  // the same thread's; written before running_
   std::chrono::nanoseconds elsewhere_before_{};  // Vcpu::time_elsewhere() of vCPUs that it had before
-  int nice_ = 0;  // written under threads_lock
-  std::vector<std::byte> affinity_;
+  int nice_ = 0;  // under threads_lock
+  std::vector<std::byte> affinity_;  // likewise
+  mutable Mutex name_lock_;  // innermost
+  std::string name_ RAMET_GUARDED_BY(name_lock_);
   bool fixed_nice_ = false;  // its host thread is to keep its nice value
   std::shared_ptr<const Credentials> credentials_ = Credentials::of_vmm();  // written under threads_lock
   // step_out()'s: the step flag is set in the registers, and what the guest had there.

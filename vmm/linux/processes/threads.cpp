@@ -47,14 +47,14 @@ std::int64_t sys_prctl(Thread& thread, const Args& a) {
         if (!*c) break;
         name += *c;
       }
-      LockGuard guard(thread.process.threads_lock);  // /proc reads the names of all threads
-      thread.name = std::move(name);
+      thread.set_name(std::move(name));
       return 0;
     }
     case PR_GET_NAME: {
-      std::array<char, 16> name{};
-      std::copy_n(thread.name.data(), std::min<std::size_t>(thread.name.size(), 15), name.data());
-      return put_user(thread.memory(), a[1], name);
+      const std::string name = thread.name();
+      std::array<char, 16> bytes{};
+      std::copy_n(name.data(), std::min<std::size_t>(name.size(), 15), bytes.data());
+      return put_user(thread.memory(), a[1], bytes);
     }
     case PR_SET_PDEATHSIG:
       if (a[1] > kSignals) return -EINVAL;
