@@ -44,6 +44,39 @@ struct LastTable {
 // What the walker writes into the leaf that it uses.
 enum class Sets { Nothing, Accessed, AccessedAndDirty };
 
+inline std::uint64_t address_bits(Format format) {
+  return format == Format::X86_64Stage1 ? 0x000ffffffffff000 : 0x0000fffffffff000;
+}
+
+// What a leaf says of `va`; `may_write`: as far as the tables on the way there say. None: user code has no access.
+inline std::optional<Translation> leaf_translation(Format format, std::uint64_t e, Gva va, int level, bool may_write) {
+  const std::uint64_t span = 1ull << (12 + 9 * level);
+  Translation t;
+  t.gpa = (e & address_bits(format) & ~(span - 1)) + (va & (span - 1) & ~0xfffull);
+  bool user = true;
+  switch (format) {
+    case Format::X86_64Stage1:
+      t.write = e >> 1 & 1;
+      user = e >> 2 & 1;
+      t.execute = (e >> 63 & 1) == 0;
+      t.dirty = e >> 6 & 1;
+      break;
+    case Format::Arm64Stage1:
+      t.write = (e >> 7 & 1) == 0;
+      user = e >> 6 & 1;
+      t.execute = (e >> 54 & 1) == 0;
+      break;
+    case Format::Arm64Stage2:
+      t.write = e >> 7 & 1;
+      user = e >> 6 & 1;  // readable at all
+      t.execute = (e >> 54 & 1) == 0;
+      break;
+  }
+  if (!user) return std::nullopt;
+  t.write = t.write && may_write;
+  return t;
+}
+
 // The independent walk. `seen` is called with each table entry on the way. Begins at `*last`, if there is one, or says
 // there where it passed.
 template <class Seen>
@@ -74,39 +107,14 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
       if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // looked at once more, whole
     }
     seen(table, index, e);
-    const std::uint64_t address = e & (x86 ? 0x000ffffffffff000ull : 0x0000fffffffff000ull);
     if (!leaf) {
       if (x86 && (e >> 1 & 1) == 0) may_write = false;
       if (format == Format::Arm64Stage1 && (e >> 62 & 1)) may_write = false;
-      table = address;
+      table = e & address_bits(format);
       if (level == 1 && last) *last = {.table = table, .may_write = may_write};
       continue;
     }
-    const std::uint64_t span = 1ull << (12 + 9 * level);
-    Translation t;
-    t.gpa = (address & ~(span - 1)) + (va & (span - 1) & ~0xfffull);
-    bool user = true;
-    switch (format) {
-      case Format::X86_64Stage1:
-        t.write = e >> 1 & 1;
-        user = e >> 2 & 1;
-        t.execute = (e >> 63 & 1) == 0;
-        t.dirty = e >> 6 & 1;
-        break;
-      case Format::Arm64Stage1:
-        t.write = (e >> 7 & 1) == 0;
-        user = e >> 6 & 1;
-        t.execute = (e >> 54 & 1) == 0;
-        break;
-      case Format::Arm64Stage2:
-        t.write = e >> 7 & 1;
-        user = e >> 6 & 1;  // readable at all
-        t.execute = (e >> 54 & 1) == 0;
-        break;
-    }
-    if (!user) return std::nullopt;
-    t.write = t.write && may_write;
-    return t;
+    return leaf_translation(format, e, va, level, may_write);
   }
   return std::nullopt;
 }

@@ -91,60 +91,103 @@ TEST_P(Pins, No_snapshot_changes_however_pins_and_freezes_fall_together) {
   w->check();
 }
 
+// Pages of one VM in which two devices and the owner count up, each in a word of its own of each page.
+class Counted {
+ public:
+  // The device of each page writes at `device`, the owner at `owner`.
+  Counted(World& of, std::uint64_t pages, unsigned device, unsigned owner)
+      : world(of), pages_(pages), device_(device), owner_(owner), start_(of.map(pages * kPageSize)),
+        by_device_(pages, 0), by_owner_(pages, 0) {
+    for (std::uint64_t i = 0; i < pages; ++i) EXPECT_TRUE(world.cpu().store(page(i), 1));
+  }
+  Gva page(std::uint64_t i) const { return start_ + i * kPageSize; }
+  std::uint64_t pages() const { return pages_; }
+  Gva word(std::size_t k) const { return page(k / 2) + (k % 2 ? owner_ : device_); }  // all words, one after the other
+  std::size_t words() const { return 2 * pages_; }
+
+  // `pin`: of a page and by a random number; none where it is read-only just now.
+  template <class MakePin>
+  void start(unsigned most_writes, MakePin make_pin) {
+    for (unsigned t = 0; t < 2; ++t) threads_.emplace_back([=, this] { run_device(t, most_writes, make_pin); });
+    threads_.emplace_back([this] { run_owner(); });
+  }
+  // Nothing that was counted is lost.
+  void stop() {
+    done_ = true;
+    for (auto& t : threads_) t.join();
+    EXPECT_GT(pins_, 0u);
+    for (std::uint64_t i = 0; i < pages_; ++i) {
+      EXPECT_EQ(world.cpu().load(page(i) + device_), by_device_[i]);
+      EXPECT_EQ(world.cpu().load(page(i) + owner_), by_owner_[i]);
+      EXPECT_EQ(world.cpu().load(page(i)), 1u);
+    }
+  }
+
+  World& world;
+
+ private:
+  template <class MakePin>
+  void run_device(unsigned t, unsigned most_writes, MakePin make_pin) {
+    std::mt19937 random(t);
+    while (!done_) {
+      const std::uint64_t i = random() % (pages_ / 2) * 2 + t;
+      auto pin = make_pin(page(i), random);
+      if (!pin) {
+        ASSERT_EQ(pin.error(), Error::NotPermitted);
+        continue;
+      }
+      ++pins_;
+      for (auto n = random() % most_writes; n > 0; --n) {
+        dma_write(*pin, device_, ++by_device_[i]);
+        ASSERT_EQ(dma_read(*pin, device_), by_device_[i]);
+        if (n % 8 == 0) std::this_thread::yield();
+      }
+      pin = Pin();
+      ASSERT_EQ(world.cpu(1 + t).load(page(i) + device_), by_device_[i]);
+    }
+  }
+  void run_owner() {
+    std::mt19937 random(7);
+    while (!done_) {
+      const std::uint64_t i = random() % pages_;
+      const auto stored = world.cpu(3).store(page(i) + owner_, by_owner_[i] + 1);
+      if (stored) ++by_owner_[i];
+      else ASSERT_EQ(stored.error(), Error::NotPermitted);
+      ASSERT_EQ(world.cpu(3).load(page(i) + owner_), by_owner_[i]);
+    }
+  }
+
+  const std::uint64_t pages_;
+  const unsigned device_, owner_;
+  const Gva start_;
+  std::vector<std::uint64_t> by_device_, by_owner_;
+  std::atomic<bool> done_{false};
+  std::atomic<std::uint64_t> pins_{0};
+  std::vector<std::thread> threads_;
+};
+
 // All of it at once, 100,000 freezes in the three formats together: devices that pin, write and unpin, an owner that
-// writes, pages that turn read-only and back, and children. A device counts up in its word of a page, the owner in
-// another. No step is lost; in a snapshot nothing is older than in the one before, and nothing changes.
+// writes, pages that turn read-only and back, and children. No step is lost; in a snapshot nothing is older than in the
+// one before, and nothing changes.
 TEST_P(Pins, A_hundred_thousand_freezes_while_devices_write) {
   Genet g(GetParam(), {.blocks = false});
   auto parent = g.make(4);
-  constexpr std::uint64_t kPages = 6;
-  constexpr unsigned kDevice = 64, kOwner = 128;  // where the words are
-  const Gva a = parent->map(kPages * kPageSize);
-  const auto page = [&](std::uint64_t i) { return a + i * kPageSize; };
-  for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(parent->cpu().store(page(i), 1));
-  std::atomic<bool> done{false};
-  std::vector<std::uint64_t> by_device(kPages, 0), by_owner(kPages, 0);
-  std::atomic<std::uint64_t> pins{0};
-  std::vector<std::thread> threads;
-  for (unsigned t = 0; t < 2; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937 random(t);
-      while (!done) {
-        const std::uint64_t i = random() % (kPages / 2) * 2 + t;
-        const Access access = random() % 2 ? Access::Write : Access::Read;
-        const auto pin = parent->as->pin(page(i), kPageSize, access, random() % 8 ? Term::Short : Term::Long);
-        if (!pin) {  // it is read-only just now
-          ASSERT_EQ(pin.error(), Error::NotPermitted);
-          continue;
-        }
-        ++pins;
-        for (auto n = random() % 16; n > 0; --n) {
-          dma_write(*pin, kDevice, ++by_device[i]);
-          ASSERT_EQ(dma_read(*pin, kDevice), by_device[i]);
-        }
-      }
-    });
-  }
-  threads.emplace_back([&] {
-    std::mt19937 random(7);
-    while (!done) {
-      const std::uint64_t i = random() % kPages;
-      const auto stored = parent->cpu(3).store(page(i) + kOwner, by_owner[i] + 1);
-      if (stored) ++by_owner[i];
-      else ASSERT_EQ(stored.error(), Error::NotPermitted);
-      ASSERT_EQ(parent->cpu(3).load(page(i) + kOwner), by_owner[i]);
-    }
+  Counted counted(*parent, 6, 64, 128);
+  counted.start(16, [&](Gva page, std::mt19937& random) {
+    const Access access = random() % 2 ? Access::Write : Access::Read;
+    return parent->as->pin(page, kPageSize, access, random() % 8 ? Term::Short : Term::Long);
   });
   std::mt19937 random(11);
-  std::vector<std::uint64_t> last(2 * kPages, 0);
+  std::vector<std::uint64_t> last(counted.words(), 0);
   std::shared_ptr<const FrozenMemory> before;
   const auto word = [&](const FrozenMemory& s, std::size_t k) {
-    return in_snapshot(*parent, s, GetParam(), page(k / 2) + (k % 2 ? kOwner : kDevice));
+    return in_snapshot(*parent, s, GetParam(), counted.word(k));
   };
   const unsigned freezes = scaled(33'400, 600);
   for (unsigned n = 0; n < freezes && !HasFatalFailure(); ++n) {
     if (random() % 8 == 0) {
-      ASSERT_TRUE(parent->as->protect(page(random() % kPages), kPageSize, random() % 3 ? kReadWrite : kRead));
+      const Gva page = counted.page(random() % counted.pages());
+      ASSERT_TRUE(parent->as->protect(page, kPageSize, random() % 3 ? kReadWrite : kRead));
     }
     const auto snapshot = *parent->as->freeze();
     for (std::size_t k = 0; k < last.size(); ++k) {
@@ -157,65 +200,28 @@ TEST_P(Pins, A_hundred_thousand_freezes_while_devices_write) {
     }
     if (n % 256 == 0) {
       auto child = g.child(snapshot);
-      for (std::size_t k = 0; k < last.size(); ++k) {
-        ASSERT_EQ(child->cpu().load(page(k / 2) + (k % 2 ? kOwner : kDevice)), last[k]);
-      }
-      for (std::uint64_t i = 0; i < kPages; ++i) (void)child->cpu().store(page(i), n);  // refused where read-only
+      for (std::size_t k = 0; k < last.size(); ++k) ASSERT_EQ(child->cpu().load(counted.word(k)), last[k]);
+      for (std::uint64_t i = 0; i < counted.pages(); ++i) (void)child->cpu().store(counted.page(i), n);  // or read-only
       ASSERT_EQ(child->as->audit(), "");
     }
     before = random() % 2 ? snapshot : nullptr;
     for (std::size_t k = 0; k < last.size(); ++k) ASSERT_EQ(word(*snapshot, k), last[k]);
   }
-  done = true;
-  for (auto& t : threads) t.join();
+  counted.stop();
   EXPECT_EQ(parent->as->counters().freezes, freezes);
-  EXPECT_GT(pins, 0u);
-  for (std::uint64_t i = 0; i < kPages; ++i) {
-    EXPECT_EQ(parent->cpu().load(page(i) + kDevice), by_device[i]);
-    EXPECT_EQ(parent->cpu().load(page(i) + kOwner), by_owner[i]);
-    EXPECT_EQ(parent->cpu().load(page(i)), 1u);
-  }
   before.reset();
   parent->check();
   parent->check_empty();
 }
 
-// Devices write into pages that come and go, threads write beside them, and the VM is frozen all the while. A device
-// counts up in its word of a page, the owner in another: neither loses a step, and no child sees one change.
+// Devices write into pages that come and go, threads write beside them, and the VM is frozen all the while. Neither
+// loses a step, and no child sees one change.
 TEST_P(Pins, Pins_race_with_freezes_writes_and_changes_of_protection) {
   Genet g(GetParam());
   auto parent = g.make(4);
-  constexpr std::uint64_t kPages = 32;
-  const Gva a = parent->map(kPages * kPageSize);
-  for (std::uint64_t i = 0; i < kPages; ++i) ASSERT_TRUE(parent->cpu().store(a + i * kPageSize, 0));
-  std::atomic<bool> done{false};
-  std::vector<std::thread> threads;
-  std::vector<std::uint64_t> by_device(kPages, 0), by_owner(kPages, 0);
-  for (unsigned t = 0; t < 2; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937 random(t);
-      while (!done) {
-        const std::uint64_t i = random() % (kPages / 2) * 2 + t;
-        auto pin = parent->as->pin(a + i * kPageSize, kPageSize, random() % 2 ? Access::Write : Access::Read,
-                                   Term::Short);
-        ASSERT_TRUE(pin);
-        for (auto n = random() % 40; n > 0; --n) {
-          dma_write(*pin, 64 + 8 * t, ++by_device[i]);
-          ASSERT_EQ(dma_read(*pin, 64 + 8 * t), by_device[i]);
-          if (n % 8 == 0) std::this_thread::yield();
-        }
-        pin = Pin();
-        ASSERT_EQ(parent->cpu(1 + t).load(a + i * kPageSize + 64 + 8 * t), by_device[i]);
-      }
-    });
-  }
-  threads.emplace_back([&] {
-    std::mt19937 random(7);
-    while (!done) {
-      const std::uint64_t i = random() % kPages;
-      ASSERT_TRUE(parent->cpu(3).store(a + i * kPageSize + 128, ++by_owner[i]));
-      ASSERT_EQ(parent->cpu(3).load(a + i * kPageSize + 128), by_owner[i]);
-    }
+  Counted counted(*parent, 32, 64, 128);
+  counted.start(40, [&](Gva page, std::mt19937& random) {
+    return parent->as->pin(page, kPageSize, random() % 2 ? Access::Write : Access::Read, Term::Short);
   });
   for (unsigned round = 0; round < scaled(200, 40); ++round) {
     auto snapshot = *parent->as->freeze();
@@ -223,24 +229,16 @@ TEST_P(Pins, Pins_race_with_freezes_writes_and_changes_of_protection) {
     snapshot.reset();
     std::vector<std::uint64_t> seen;
     for (unsigned pass = 0; pass < 3; ++pass) {
-      std::size_t n = 0;
-      for (std::uint64_t i = 0; i < kPages; ++i) {
-        for (const unsigned word : {64, 72, 128}) {
-          const std::uint64_t now = *child->cpu().load(a + i * kPageSize + word);
-          if (pass == 0) seen.push_back(now);
-          else ASSERT_EQ(now, seen[n++]) << "a child's page changed";
-        }
+      for (std::size_t k = 0; k < counted.words(); ++k) {
+        const std::uint64_t now = *child->cpu().load(counted.word(k));
+        if (pass == 0) seen.push_back(now);
+        else ASSERT_EQ(now, seen[k]) << "a child's page changed";
       }
       std::this_thread::yield();
     }
     ASSERT_EQ(child->as->audit(), "");
   }
-  done = true;
-  for (auto& t : threads) t.join();
-  for (std::uint64_t i = 0; i < kPages; ++i) {
-    EXPECT_EQ(parent->cpu().load(a + i * kPageSize + 64 + 8 * (i % 2)), by_device[i]);
-    EXPECT_EQ(parent->cpu().load(a + i * kPageSize + 128), by_owner[i]);
-  }
+  counted.stop();
   parent->check();
   parent->check_empty();
 }

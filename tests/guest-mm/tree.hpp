@@ -83,6 +83,18 @@ class Tree {
     const auto [start, count] = pick_range();
     const unsigned few = std::min(count, 1 + choices_.below(16));
     if (trace_) std::fprintf(stderr, " with %u pages from %u, or %u\n", count, start, few);
+    change(s, what, start, count, few);
+    if (steps % 8 == 0) {  // one after the other; all of them at the end
+      ModelSpace& one = spaces_[steps / 8 % spaces_.size()]->space;
+      one.check();
+      one.expect_regions();
+    }
+    return true;
+  }
+
+  // What a guest, a device or the VMM does to one space. `what`: from 18 on; `few` of the `count` pages for what is
+  // dear.
+  void change(ModelSpace& s, unsigned what, unsigned start, unsigned count, unsigned few) {
     switch (what) {
       case 18:
       case 19:
@@ -123,12 +135,6 @@ class Tree {
         for (unsigned i = 0; i < times; ++i) s.access(i ? (start + i * (1 + choices_.below(8))) % kTreePages : start);
       }
     }
-    if (steps % 8 == 0) {  // one after the other; all of them at the end
-      ModelSpace& one = spaces_[steps / 8 % spaces_.size()]->space;
-      one.check();
-      one.expect_regions();
-    }
-    return true;
   }
 
   // Everything ends, children before those they come from, and nothing is left of any of them.

@@ -114,11 +114,16 @@ class ModelSpace {
       }
       return;
     }
-    ASSERT_GE(*done, kTreeBase);
-    const unsigned first = static_cast<unsigned>((*done - kTreeBase) >> kPageShift);
+    moved_to(*done, start, count, new_count, fixed ? std::optional(to) : std::nullopt, stay);
+  }
+  // The model follows a remap that was done.
+  void moved_to(Gva done, unsigned start, unsigned count, unsigned new_count, std::optional<unsigned> fixed,
+                bool stay) {
+    ASSERT_GE(done, kTreeBase);
+    const unsigned first = static_cast<unsigned>((done - kTreeBase) >> kPageShift);
     ASSERT_LE(first + new_count, kTreePages);
     if (fixed) {
-      ASSERT_EQ(first, to);
+      ASSERT_EQ(first, *fixed);
     }
     const bool grown = first == start;
     std::vector<Page> moved(model.begin() + start, model.begin() + start + std::min(count, new_count));

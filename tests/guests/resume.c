@@ -37,101 +37,146 @@ static void fill(unsigned char* p, size_t n, unsigned seed) {
   for (size_t i = 0; i < n; i++) p[i] = (unsigned char)((seed = seed * 1103515245u + 12345u) >> 16);
 }
 
-static int everything(const char* directory) {
-  enum { kHeap = 3 << 20, kHidden = 64 << 10, kFile = 40000 };
+enum { kHeap = 3 << 20, kHidden = 64 << 10, kHoles = 8 << 20, kFile = 40000 };
+
+// What the program has when it is saved, and is to have afterwards.
+static struct {
+  unsigned char *heap, *hidden, *holes;
+  unsigned long heap_sum, hidden_sum;
+  int in, again, out, null, random;  // descriptors
+  const unsigned char* mapped;
+  unsigned char* shared;
+  int first;  // of mapped
+  sigset_t blocked;
+  stack_t stack;
+} had;
+
+static void make_memory(void) {
+  had.heap = malloc(kHeap);
+  fill(had.heap, kHeap, 1);
+  had.heap_sum = sum_of(had.heap, kHeap);
+  had.hidden = mmap(NULL, kHidden, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  fill(had.hidden, kHidden, 2);
+  had.hidden_sum = sum_of(had.hidden, kHidden);
+  CHECK(mprotect(had.hidden, kHidden, PROT_NONE) == 0);
+  had.holes = mmap(NULL, kHoles, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  for (size_t i = 0; i < kHoles; i += 300000) had.holes[i] = (unsigned char)(i >> 12 | 1);
+}
+
+// Read in the middle, written at the end, mapped both ways.
+static void open_files(const char* directory) {
   char path[4096];
-
-  unsigned char* heap = malloc(kHeap);
-  fill(heap, kHeap, 1);
-  const unsigned long heap_sum = sum_of(heap, kHeap);
-  unsigned char* hidden = mmap(NULL, kHidden, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  fill(hidden, kHidden, 2);
-  const unsigned long hidden_sum = sum_of(hidden, kHidden);
-  CHECK(mprotect(hidden, kHidden, PROT_NONE) == 0);
-  unsigned char* holes = mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  for (size_t i = 0; i < 8 << 20; i += 300000) holes[i] = (unsigned char)(i >> 12 | 1);
-
-  // Files: read in the middle, written at the end, mapped both ways.
   snprintf(path, sizeof path, "%s/read", directory);
-  int in = open(path, O_RDONLY);
-  CHECK(in >= 0 && lseek(in, 1000, SEEK_SET) == 1000);
-  const unsigned char* mapped = mmap(NULL, kFile, PROT_READ, MAP_PRIVATE, in, 0);
-  CHECK(mapped != MAP_FAILED);
-  const int first = mapped[0];
+  had.in = open(path, O_RDONLY);
+  CHECK(had.in >= 0 && lseek(had.in, 1000, SEEK_SET) == 1000);
+  had.mapped = mmap(NULL, kFile, PROT_READ, MAP_PRIVATE, had.in, 0);
+  CHECK(had.mapped != MAP_FAILED);
+  had.first = had.mapped[0];
   snprintf(path, sizeof path, "%s/written", directory);
-  int out = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  CHECK(out >= 0 && ftruncate(out, 8192) == 0);
-  unsigned char* shared = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
-  CHECK(shared != MAP_FAILED);
-  shared[5000] = 'a';
-  const int again = dup2(in, 77);
-  CHECK(again == 77 && chdir(directory) == 0);
+  had.out = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  CHECK(had.out >= 0 && ftruncate(had.out, 8192) == 0);
+  had.shared = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, had.out, 0);
+  CHECK(had.shared != MAP_FAILED);
+  had.shared[5000] = 'a';
+  had.again = dup2(had.in, 77);
+  CHECK(had.again == 77 && chdir(directory) == 0);
   umask(027);
-  const int null = open("/dev/null", O_RDWR), random = open("/dev/urandom", O_RDONLY);
-  CHECK(null >= 0 && random >= 0);
+  had.null = open("/dev/null", O_RDWR), had.random = open("/dev/urandom", O_RDONLY);
+  CHECK(had.null >= 0 && had.random >= 0);
+}
 
-  // Signals: one pending and blocked, handlers, an alternate stack, a timer far away.
+// One signal pending and blocked, handlers, an alternate stack, a timer far away.
+static void set_signals(void) {
   struct sigaction action = {.sa_handler = on_usr1};
   CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
   action.sa_handler = on_usr2;
   CHECK(sigaction(SIGUSR2, &action, NULL) == 0);
-  sigset_t set, old;
-  sigemptyset(&set);
-  sigaddset(&set, SIGUSR1);
-  CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && raise(SIGUSR1) == 0);
-  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16}, was;
-  CHECK(sigaltstack(&stack, NULL) == 0);
+  sigemptyset(&had.blocked);
+  sigaddset(&had.blocked, SIGUSR1);
+  CHECK(sigprocmask(SIG_BLOCK, &had.blocked, NULL) == 0 && raise(SIGUSR1) == 0);
+  had.stack = (stack_t){.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+  CHECK(sigaltstack(&had.stack, NULL) == 0);
   struct itimerval timer = {.it_value = {.tv_sec = 5000}, .it_interval = {.tv_sec = 7}};
   CHECK(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+}
+
+// How it is scheduled, what it has locked, and when it is to go.
+static void set_scheduling(void) {
+  CHECK(sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &(struct sched_param){0}) == 0);
+  CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0 && mlock(had.holes, 8192) == 0);
+  int killed = open("/proc/self/oom_score_adj", O_RDWR);
+  CHECK(killed >= 0 && write(killed, "400", 3) == 3 && close(killed) == 0);
+}
+
+static void check_memory(void) {
+  CHECK(sum_of(had.heap, kHeap) == had.heap_sum);
+  CHECK(mprotect(had.hidden, kHidden, PROT_READ) == 0 && sum_of(had.hidden, kHidden) == had.hidden_sum);
+  for (size_t i = 0; i < kHoles; i++) CHECK(had.holes[i] == (i % 300000 ? 0 : (unsigned char)(i >> 12 | 1)));
+  void* more = sbrk(1 << 16);
+  CHECK(more != (void*)-1);
+  memset(more, 1, 1 << 16);
+}
+
+static void check_files(const char* directory) {
+  const int in = had.in, out = had.out;
+  CHECK(lseek(in, 0, SEEK_CUR) == 1000 && lseek(had.again, 10, SEEK_CUR) == 1010 && lseek(in, 0, SEEK_CUR) == 1010);
+  CHECK(had.mapped[0] == had.first);
+  unsigned char check[kFile];
+  CHECK(pread(in, check, kFile, 0) == kFile && sum_of(check, kFile) == sum_of(had.mapped, kFile));
+  CHECK(had.shared[5000] == 'a');
+  had.shared[5001] = 'b';
+  CHECK(write(out, "end", 3) == 3);
+  CHECK(pread(out, check, 8195, 0) == 8195 && check[5000] == 'a' && check[5001] == 'b' && check[8192] == 'e');
+  CHECK(fcntl(out, F_GETFD) == FD_CLOEXEC && (fcntl(out, F_GETFL) & O_APPEND));
+  CHECK(write(had.null, "gone", 4) == 4 && read(had.null, check, 4) == 0 && read(had.random, check, 4) == 4);
+  CHECK(umask(0) == 027);
+  char where[4096], expected[4096];
+  CHECK(getcwd(where, sizeof where) && realpath(directory, expected) && strcmp(where, expected) == 0);
+}
+
+static void check_signals(void) {
+  sigset_t pending;
+  stack_t stack;
+  struct itimerval timer;
+  CHECK(usr1 == 0 && sigpending(&pending) == 0 && sigismember(&pending, SIGUSR1));
+  CHECK(sigprocmask(SIG_UNBLOCK, &had.blocked, NULL) == 0 && usr1 == 1);
+  CHECK(raise(SIGUSR2) == 0 && usr2 == 1);
+  CHECK(sigaltstack(NULL, &stack) == 0 && stack.ss_sp == had.stack.ss_sp && stack.ss_size == had.stack.ss_size);
+  CHECK(getitimer(ITIMER_REAL, &timer) == 0 && timer.it_value.tv_sec > 4000 && timer.it_interval.tv_sec == 7);
+}
+
+static void check_scheduling(void) {
+  char text[8];
+  CHECK(sched_getscheduler(0) == (SCHED_BATCH | SCHED_RESET_ON_FORK) && syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6));
+  CHECK(madvise(had.holes, 4096, MADV_DONTNEED) == -1 && errno == EINVAL && munlock(had.holes, 8192) == 0);
+  int killed = open("/proc/self/oom_score_adj", O_RDONLY);
+  CHECK(read(killed, text, 4) == 4 && memcmp(text, "400\n", 4) == 0 && close(killed) == 0);
+}
+
+static int everything(const char* directory) {
+  make_memory();
+  open_files(directory);
+  set_signals();
+  set_scheduling();
   of_thread = 42;
   double number = 1.0 / 3;
   __asm__ volatile("" : "+x"(number));
-
-  // How it is scheduled, what it has locked, and when it is to go.
-  CHECK(sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &(struct sched_param){0}) == 0);
-  CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0 && mlock(holes, 8192) == 0);
-  int killed = open("/proc/self/oom_score_adj", O_RDWR);
-  CHECK(killed >= 0 && write(killed, "400", 3) == 3 && close(killed) == 0);
 
   printf("before\n");
   char line[256];
   while (fgets(line, sizeof line, stdin)) printf("line: %s", line);
 
   CHECK(number == 1.0 / 3 && of_thread == 42 && getpid() == gettid());
-  CHECK(sum_of(heap, kHeap) == heap_sum);
-  CHECK(mprotect(hidden, kHidden, PROT_READ) == 0 && sum_of(hidden, kHidden) == hidden_sum);
-  for (size_t i = 0; i < 8 << 20; i++) CHECK(holes[i] == (i % 300000 ? 0 : (unsigned char)(i >> 12 | 1)));
-  CHECK(lseek(in, 0, SEEK_CUR) == 1000 && lseek(again, 10, SEEK_CUR) == 1010 && lseek(in, 0, SEEK_CUR) == 1010);
-  CHECK(mapped[0] == first);
-  unsigned long file_sum = sum_of(mapped, kFile);
-  unsigned char check[kFile];
-  CHECK(pread(in, check, kFile, 0) == kFile && sum_of(check, kFile) == file_sum);
-  CHECK(shared[5000] == 'a');
-  shared[5001] = 'b';
-  CHECK(write(out, "end", 3) == 3);
-  CHECK(pread(out, check, 8195, 0) == 8195 && check[5000] == 'a' && check[5001] == 'b' && check[8192] == 'e');
-  CHECK(fcntl(out, F_GETFD) == FD_CLOEXEC && (fcntl(out, F_GETFL) & O_APPEND));
-  CHECK(write(null, "gone", 4) == 4 && read(null, check, 4) == 0 && read(random, check, 4) == 4);
-  CHECK(umask(0) == 027);
-  char where[4096], expected[4096];
-  CHECK(getcwd(where, sizeof where) && realpath(directory, expected) && strcmp(where, expected) == 0);
-  CHECK(usr1 == 0 && sigpending(&old) == 0 && sigismember(&old, SIGUSR1));
-  CHECK(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0 && usr1 == 1);
-  CHECK(raise(SIGUSR2) == 0 && usr2 == 1);
-  CHECK(sigaltstack(NULL, &was) == 0 && was.ss_sp == stack.ss_sp && was.ss_size == stack.ss_size);
-  CHECK(getitimer(ITIMER_REAL, &timer) == 0 && timer.it_value.tv_sec > 4000 && timer.it_interval.tv_sec == 7);
-  CHECK(sched_getscheduler(0) == (SCHED_BATCH | SCHED_RESET_ON_FORK) && syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6));
-  CHECK(madvise(holes, 4096, MADV_DONTNEED) == -1 && errno == EINVAL && munlock(holes, 8192) == 0);
-  killed = open("/proc/self/oom_score_adj", O_RDONLY);
-  CHECK(read(killed, line, 4) == 4 && memcmp(line, "400\n", 4) == 0 && close(killed) == 0);
-  void* more = sbrk(1 << 16);
-  CHECK(more != (void*)-1);
-  memset(more, 1, 1 << 16);
+  check_memory();
+  check_files(directory);
+  check_signals();
+  check_scheduling();
   // A child sees the same.
+  const unsigned long file_sum = sum_of(had.mapped, kFile);
   fflush(stdout);
   const pid_t child = fork();
   CHECK(child >= 0);
-  if (child == 0) _exit(sum_of(heap, kHeap) == heap_sum && sum_of(mapped, kFile) == file_sum ? 9 : 1);
+  if (child == 0) _exit(sum_of(had.heap, kHeap) == had.heap_sum && sum_of(had.mapped, kFile) == file_sum ? 9 : 1);
   int status;
   CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 9);
   printf("after\n");

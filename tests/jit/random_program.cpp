@@ -240,105 +240,115 @@ class Maker {
     emit(when(kSgt, r, 0, static_cast<int>(target) - static_cast<int>(code_.size()) - 1));
   }
 
+  void move(bool wide, unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); }
+  void shift(bool wide, Alu o, unsigned r, unsigned n) {
+    emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n)));
+  }
+
+  void extension(bool wide, unsigned d, unsigned s) {
+    const unsigned bits = wide ? 64 : 32, n = bits - std::array{32u, 16u, 8u, 24u}[below(4)];
+    if (below(2)) move(wide, d, s);
+    shift(wide, kLsh, d, n);
+    shift(wide, below(2) ? kRsh : kArsh, d, below(3) == 0 ? below(bits) : n);
+  }
+
+  void rotation(bool wide, unsigned d, unsigned s, unsigned t) {
+    const unsigned bits = wide ? 64 : 32, n = 1 + below(bits - 1), left = below(2);
+    move(wide, t, s);
+    shift(wide, left ? kLsh : kRsh, t, n);
+    const unsigned to = below(2) ? d : s;
+    if (to != s) move(wide, to, s);
+    shift(wide, left ? kRsh : kLsh, to, below(8) == 0 ? n : bits - n);
+    const bool swapped = below(3) == 0;
+    emit(wide ? alu_r(kOr, swapped ? t : to, swapped ? to : t) : alu32_r(kOr, swapped ? t : to, swapped ? to : t));
+    if (below(2)) set(swapped ? to : t);
+  }
+
+  // A jump around a move, or around a jump to the unit after the next.
+  void jump_around(bool wide, unsigned d, unsigned s, unsigned t) {
+    constexpr If kAll[] = {kEq, kGt, kSet, kNe, kSge, kLt};
+    const bool by_register = below(2);
+    emit(raw(kAll[below(std::size(kAll))] | (wide ? 5u : 6u) | (by_register ? 8u : 0u), d, by_register ? s : 0, 1,
+             by_register ? 0 : number()));
+    if (below(3) == 0) return emit(jump(0)), jumps_.push_back(code_.size() - 1);
+    const bool elsewhere = below(2), jumps_back = below(2);
+    if (elsewhere) code_.back().offset = jumps_back ? 3 : 2, emit(jump(0));
+    if (below(2)) move(wide, t, reg());
+    else emit(wide ? mov(t, number()) : alu32(kMov, t, number()));
+    if (elsewhere && jumps_back) emit(jump(0));
+  }
+
+  void load_and_operate(bool wide, unsigned d, unsigned t) {
+    constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kDiv};
+    const auto [bytes, at] = slot();
+    emit(load(bytes, t, 10, at));
+    const Alu o = kAll[below(std::size(kAll) - simple_)];
+    emit(wide ? alu_r(o, d, t) : alu32_r(o, d, t));
+    if (below(2)) set(t);
+  }
+
+  // An element of an array, whose start comes from elsewhere.
+  void element_from_elsewhere(unsigned d, unsigned s, unsigned t) {
+    if (d == s || t == s) return;
+    const int displacement = int(below(2)) * 40;
+    emit(alu(kAnd, s, 63));
+    if (below(2)) {
+      point(d, 0, displacement);
+      emit(store(kDw, 10, -8, d));
+      emit(alu(kLsh, s, int(below(4))));
+      emit(load(kDw, d, 10, -8));
+    } else {
+      if (d == t) return;
+      point(t, 0, displacement);
+      emit(alu(kLsh, s, int(below(4))));
+      emit(mov_r(d, t));
+    }
+    emit(alu_r(kAdd, d, s));
+    if (below(2)) emit(alu(kAdd, d, int(below(9))));
+    emit(load(size(), below(2) ? d : t, d, displacement));
+    if (below(2)) set(s);
+    if (below(2)) set(d);
+  }
+
+  void element(unsigned d, unsigned s) {
+    if (d == s) return;
+    const Size z = size();
+    emit(alu(kAnd, d, 63));
+    const int scale = int(below(4)), displacement = int(below(2)) * 40;
+    point(s, 0, displacement);
+    if (scale != 0) emit(alu(kLsh, d, scale));
+    emit(alu_r(kAdd, d, s));
+    emit(load(z, d, d, displacement));
+  }
+
   // What compilers of C write often, and what becomes one instruction.
   void idiom() {
     const unsigned d = reg(), s = reg(), t = reg();
     const bool wide = below(2);
-    const auto bits = wide ? 64u : 32u;
-    const auto mv = [&](unsigned to, unsigned from) { emit(wide ? mov_r(to, from) : alu32_r(kMov, to, from)); };
-    const auto shift = [&](Alu o, unsigned r, unsigned n) {
-      emit(wide ? alu(o, r, std::int32_t(n)) : alu32(o, r, std::int32_t(n)));
-    };
     switch (below(9)) {
-      case 0: {  // extension
-        const unsigned n = bits - std::array{32u, 16u, 8u, 24u}[below(4)];
-        if (below(2)) mv(d, s);
-        shift(kLsh, d, n);
-        return shift(below(2) ? kRsh : kArsh, d, below(3) == 0 ? below(bits) : n);
-      }
-      case 1: {  // rotation
-        const unsigned n = 1 + below(bits - 1), left = below(2);
-        mv(t, s);
-        shift(left ? kLsh : kRsh, t, n);
-        const unsigned to = below(2) ? d : s;
-        if (to != s) mv(to, s);
-        shift(left ? kRsh : kLsh, to, below(8) == 0 ? n : bits - n);
-        const bool swapped = below(3) == 0;
-        emit(wide ? alu_r(kOr, swapped ? t : to, swapped ? to : t) : alu32_r(kOr, swapped ? t : to, swapped ? to : t));
-        if (below(2)) set(swapped ? to : t);
-        return;
-      }
+      case 0: return extension(wide, d, s);
+      case 1: return rotation(wide, d, s, t);
       case 2:  // a sum
         if (below(2)) emit(mov_r(d, s));
         if (below(2)) emit(alu(kLsh, d, std::int32_t(below(5))));
         if (below(2)) emit(alu_r(kAdd, d, t));
         if (below(2)) emit(alu(kAdd, d, number()));
         return;
-      case 3: {  // a jump around a move, or around a jump to the unit after the next
-        constexpr If kAll[] = {kEq, kGt, kSet, kNe, kSge, kLt};
-        const bool by_register = below(2);
-        emit(raw(kAll[below(std::size(kAll))] | (wide ? 5u : 6u) | (by_register ? 8u : 0u), d, by_register ? s : 0, 1,
-                 by_register ? 0 : number()));
-        if (below(3) == 0) return emit(jump(0)), jumps_.push_back(code_.size() - 1);
-        const bool elsewhere = below(2), jumps_back = below(2);
-        if (elsewhere) code_.back().offset = jumps_back ? 3 : 2, emit(jump(0));
-        if (below(2)) mv(t, reg());
-        else emit(wide ? mov(t, number()) : alu32(kMov, t, number()));
-        if (elsewhere && jumps_back) emit(jump(0));
-        return;
-      }
-      case 4: {  // what is loaded for one operation
-        constexpr Alu kAll[] = {kAdd, kSub, kMul, kOr, kAnd, kXor, kDiv};
-        const auto [bytes, at] = slot();
-        emit(load(bytes, t, 10, at));
-        const Alu o = kAll[below(std::size(kAll) - simple_)];
-        emit(wide ? alu_r(o, d, t) : alu32_r(o, d, t));
-        if (below(2)) set(t);
-        return;
-      }
+      case 3: return jump_around(wide, d, s, t);
+      case 4: return load_and_operate(wide, d, t);
       case 5:  // an operation with three operands
-        mv(d, s);
+        move(wide, d, s);
         if (below(2))
           emit(wide ? alu(operation_but_shifts(), d, number()) : alu32(operation_but_shifts(), d, number()));
         else emit(wide ? alu_r(operation_but_shifts(), d, t) : alu32_r(operation_but_shifts(), d, t));
         return;
-      case 6: {  // an element of an array, whose start comes from elsewhere
-        if (d == s || t == s) return;
-        const int displacement = int(below(2)) * 40;
-        emit(alu(kAnd, s, 63));
-        if (below(2)) {
-          point(d, 0, displacement);
-          emit(store(kDw, 10, -8, d));
-          emit(alu(kLsh, s, int(below(4))));
-          emit(load(kDw, d, 10, -8));
-        } else {
-          if (d == t) return;
-          point(t, 0, displacement);
-          emit(alu(kLsh, s, int(below(4))));
-          emit(mov_r(d, t));
-        }
-        emit(alu_r(kAdd, d, s));
-        if (below(2)) emit(alu(kAdd, d, int(below(9))));
-        emit(load(size(), below(2) ? d : t, d, displacement));
-        if (below(2)) set(s);
-        if (below(2)) set(d);
-        return;
-      }
+      case 6: return element_from_elsewhere(d, s, t);
       case 7:  // a jump around an exit, to which others lead as well
         if (below(4) != 0) return idiom();
         emit(raw((below(2) ? kEq : kGt) | 5u, d, 0, 1, number()));
         units_at_.push_back(code_.size());
         return emit(leave());
-      default: {  // an element of an array
-        if (d == s) return;
-        const Size z = size();
-        emit(alu(kAnd, d, 63));
-        const int scale = int(below(4)), displacement = int(below(2)) * 40;
-        point(s, 0, displacement);
-        if (scale != 0) emit(alu(kLsh, d, scale));
-        emit(alu_r(kAdd, d, s));
-        return emit(load(z, d, d, displacement));
-      }
+      default: return element(d, s);
     }
   }
 

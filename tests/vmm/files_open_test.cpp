@@ -26,57 +26,58 @@ struct Pair {
   std::unique_ptr<Guest> guest;
 };
 
+// The same call on the guest's path and on the host's must end the same way.
+struct OpenCase {
+  const char* name;
+  int flags;
+};
+constexpr OpenCase kOpenCases[] = {
+    {"file", O_RDONLY},
+    {"file", O_WRONLY},
+    {"file", O_RDWR},
+    {"file", O_RDONLY | O_DIRECTORY},
+    {"file", O_RDONLY | O_NOFOLLOW},
+    {"file", O_CREAT | O_RDWR},
+    {"file", O_CREAT | O_EXCL | O_RDWR},
+    {"file", O_PATH},
+    {"file", O_PATH | O_DIRECTORY},
+    {"link", O_RDONLY},
+    {"link", O_RDONLY | O_NOFOLLOW},
+    {"link", O_PATH | O_NOFOLLOW},
+    {"link", O_CREAT | O_EXCL | O_WRONLY},
+    {"link", O_CREAT | O_NOFOLLOW | O_WRONLY},
+    {"dir", O_RDONLY},
+    {"dir", O_RDONLY | O_DIRECTORY},
+    {"dir", O_WRONLY},
+    {"dir", O_RDWR},
+    {"dir", O_CREAT | O_RDONLY},
+    {"dir", O_RDONLY | O_TRUNC},
+    {"dir", O_PATH | O_DIRECTORY},
+    {"todir", O_RDONLY | O_DIRECTORY},
+    {"todir", O_RDONLY | O_DIRECTORY | O_NOFOLLOW},
+    {"todir", O_PATH | O_DIRECTORY | O_NOFOLLOW},
+    {"absent", O_RDONLY},
+    {"absent", O_PATH},
+    {"dangling", O_RDONLY},
+    {"dangling", O_PATH | O_NOFOLLOW},
+    {"dangling", O_CREAT | O_EXCL | O_WRONLY},
+    {"dangling", O_CREAT | O_NOFOLLOW | O_WRONLY},
+    {"dir", O_TMPFILE | O_RDWR},
+    {"dir", O_TMPFILE | O_RDONLY},
+    {"file", O_TMPFILE | O_RDWR},
+    {"absent/x", O_CREAT | O_WRONLY},
+    {"file/x", O_CREAT | O_WRONLY},
+    {"file/", O_CREAT | O_WRONLY},
+    {"absent/", O_CREAT | O_WRONLY},
+    {"dir/.", O_CREAT | O_WRONLY},
+    {"dir/..", O_RDONLY},
+    {"link/x", O_RDONLY},
+};
+
 TEST(Open, FlagsMeanWhatTheyMeanOnTheHost) {
   Pair p;
   Guest& g = *p.guest;
-  // The same call on the guest's path and on the host's must end the same way.
-  struct Case {
-    const char* name;
-    int flags;
-  };
-  const Case cases[] = {
-      {"file", O_RDONLY},
-      {"file", O_WRONLY},
-      {"file", O_RDWR},
-      {"file", O_RDONLY | O_DIRECTORY},
-      {"file", O_RDONLY | O_NOFOLLOW},
-      {"file", O_CREAT | O_RDWR},
-      {"file", O_CREAT | O_EXCL | O_RDWR},
-      {"file", O_PATH},
-      {"file", O_PATH | O_DIRECTORY},
-      {"link", O_RDONLY},
-      {"link", O_RDONLY | O_NOFOLLOW},
-      {"link", O_PATH | O_NOFOLLOW},
-      {"link", O_CREAT | O_EXCL | O_WRONLY},
-      {"link", O_CREAT | O_NOFOLLOW | O_WRONLY},
-      {"dir", O_RDONLY},
-      {"dir", O_RDONLY | O_DIRECTORY},
-      {"dir", O_WRONLY},
-      {"dir", O_RDWR},
-      {"dir", O_CREAT | O_RDONLY},
-      {"dir", O_RDONLY | O_TRUNC},
-      {"dir", O_PATH | O_DIRECTORY},
-      {"todir", O_RDONLY | O_DIRECTORY},
-      {"todir", O_RDONLY | O_DIRECTORY | O_NOFOLLOW},
-      {"todir", O_PATH | O_DIRECTORY | O_NOFOLLOW},
-      {"absent", O_RDONLY},
-      {"absent", O_PATH},
-      {"dangling", O_RDONLY},
-      {"dangling", O_PATH | O_NOFOLLOW},
-      {"dangling", O_CREAT | O_EXCL | O_WRONLY},
-      {"dangling", O_CREAT | O_NOFOLLOW | O_WRONLY},
-      {"dir", O_TMPFILE | O_RDWR},
-      {"dir", O_TMPFILE | O_RDONLY},
-      {"file", O_TMPFILE | O_RDWR},
-      {"absent/x", O_CREAT | O_WRONLY},
-      {"file/x", O_CREAT | O_WRONLY},
-      {"file/", O_CREAT | O_WRONLY},
-      {"absent/", O_CREAT | O_WRONLY},
-      {"dir/.", O_CREAT | O_WRONLY},
-      {"dir/..", O_RDONLY},
-      {"link/x", O_RDONLY},
-  };
-  for (const Case& c : cases) {
+  for (const OpenCase& c : kOpenCases) {
     std::string host = (p.s.path / "rw").string() + "/" + c.name;
     int native = ::open(host.c_str(), c.flags, 0600);
     std::int64_t expected = native < 0 ? -errno : 0;

@@ -82,6 +82,18 @@ vmm::Exit Script::last_setup_call(vmm::UserRegs& r) {
   return call(r, SYS_chdir, {put(std::string("/w"))});
 }
 
+// An io_uring with its two mappings, in some programs; others have a further descriptor in its place.
+vmm::Exit Script::ring_call(vmm::UserRegs& r, unsigned step) {
+  if (!(mode_ & 4)) return step == 0 ? call(r, SYS_dup, {3}) : call(r, SYS_getpid, {});
+  if (step == 0) {
+    std::array<Word, 15> parameters{};
+    return call(r, SYS_io_uring_setup, {8, put(std::as_bytes(std::span(parameters)))});
+  }
+  const auto [at, offset] = step == 1 ? std::pair<Word, Word>(kRing, 0)
+                                      : std::pair<Word, Word>(kRingEntries, IORING_OFF_SQES);
+  return call(r, SYS_mmap, {at, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, 21, offset});
+}
+
 // What every program finds: memory of each kind, and descriptors of each kind in the same places.
 vmm::Exit Script::setup_call(vmm::UserRegs& r) {
   const unsigned step = kArenaSteps + kFileSteps - setup_--;
@@ -126,15 +138,9 @@ vmm::Exit Script::setup_call(vmm::UserRegs& r) {
     case 26: return open("/proc/self/status", O_RDONLY);                               // 18
     case 27: return open("/sys/kernel/debug/gup_test", O_RDWR);                        // 19
     case 28: return call(r, SYS_socket, {AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0});    // 20
-    case 29: {                                                                         // 21
-      std::array<Word, 15> parameters{};
-      return mode_ & 4 ? call(r, SYS_io_uring_setup, {8, put(std::as_bytes(std::span(parameters)))})
-                       : call(r, SYS_dup, {3});
-    }
-    case 30: return mode_ & 4 ? map(kRing, kPageSize, kBoth, MAP_SHARED, 21) : call(r, SYS_getpid, {});
-    case 31:
-      if (!(mode_ & 4)) return call(r, SYS_getpid, {});
-      return call(r, SYS_mmap, {kRingEntries, kPageSize, kBoth, MAP_SHARED | MAP_FIXED, 21, IORING_OFF_SQES});
+    case 29:
+    case 30:
+    case 31: return ring_call(r, step - 29);                                            // 21
     case 32: return call(r, SYS_ftruncate, {16, mode_ & 8 ? 4 * kPageSize : 100});
     case 33:
       if (!(mode_ & 2)) return call(r, SYS_getpid, {});

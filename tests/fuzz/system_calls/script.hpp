@@ -44,6 +44,7 @@ class Script : public Values {
   vmm::Exit choose(mm::AddressSpace&, bool fresh, vmm::UserRegs&);
   vmm::Exit call(vmm::UserRegs& r, Word number, std::array<Word, 6> a);
   vmm::Exit setup_call(vmm::UserRegs& r);
+  vmm::Exit ring_call(vmm::UserRegs& r, unsigned step);
   vmm::Exit last_setup_call(vmm::UserRegs& r);
   vmm::Exit fault();
   void ring_entry();

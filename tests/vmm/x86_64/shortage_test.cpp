@@ -56,76 +56,74 @@ struct Step {
 
 std::uint64_t fd(std::int64_t n) { return static_cast<std::uint64_t>(n); }
 
+constexpr std::uint64_t kRw = PROT_READ | PROT_WRITE;
+
 // Each does something whose parts must hold together, and undoes nothing.
-const std::vector<Step>& steps() {
-  constexpr std::uint64_t kRw = PROT_READ | PROT_WRITE;
-  static const std::vector<Step> all{
-      {"mmap of private memory",
-       [](Shortage& g) {
-         const auto at = g.call(SYS_mmap, {0, 1 << 20, kRw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, ~0ull, 0});
-         g.call(SYS_mprotect, {fd(at) + 0x3000, 0x2000, PROT_READ});
-         g.call(SYS_munmap, {fd(at) + 0x8000, 0x5000});
-       }},
-      {"mmap of shared memory",
-       [](Shortage& g) {
-         const auto at = g.call(SYS_mmap, {0, 0x4000, kRw, MAP_SHARED | MAP_ANONYMOUS, ~0ull, 0});
-         g.call(SYS_mremap, {fd(at), 0x4000, 0x2000, 0});
-       }},
-      {"shmget", [](Shortage& g) { g.call(SYS_shmat, {fd(g.call(SYS_shmget, {IPC_PRIVATE, 0x3000, 0600})), 0, 0}); }},
-      {"memfd, mapped and truncated",
-       [](Shortage& g) {
-         g.put_at(g.buffer, std::array{'m', '\0'});
-         const auto file = g.call(SYS_memfd_create, {g.buffer, 0});
-         g.call(SYS_ftruncate, {fd(file), 0x4000});
-         g.call(SYS_mmap, {0, 0x4000, kRw, MAP_SHARED, fd(file), 0});
-         g.call(SYS_ftruncate, {fd(file), 0x1000});
-       }},
-      {"pipes and scattered buffers",
-       [](Shortage& g) {
-         g.call(SYS_pipe2, {g.buffer, 0});
-         const auto ends = ends_at_buffer(g);
-         g.put_at(g.buffer + 64, std::array<std::uint64_t, 4>{g.buffer + 4096, 10, g.buffer + 8192, 20});
-         g.call(SYS_writev, {fd(ends[1]), g.buffer + 64, 2});
-         g.call(SYS_readv, {fd(ends[0]), g.buffer + 64, 2});
-       }},
-      {"poll and epoll",
-       [](Shortage& g) {
-         const auto event = g.call(SYS_eventfd2, {1, 0}), epoll = g.call(SYS_epoll_create1, {0});
-         g.put_at(g.buffer, epoll_event{.events = EPOLLIN, .data = {}});
-         g.call(SYS_epoll_ctl, {fd(epoll), EPOLL_CTL_ADD, fd(event), g.buffer});
-         g.call(SYS_epoll_wait, {fd(epoll), g.buffer, 4, 0});
-       }},
-      {"sockets",
-       [](Shortage& g) {
-         g.call(SYS_socketpair, {AF_UNIX, SOCK_STREAM, 0, g.buffer});
-         const auto ends = ends_at_buffer(g);
-         g.call(SYS_sendto, {fd(ends[0]), g.buffer, 100, 0, 0, 0});
-         g.call(SYS_recvfrom, {fd(ends[1]), g.buffer, 100, 0, 0, 0});
-       }},
-      {"signals",
-       [](Shortage& g) {
-         g.put_at(g.buffer, bit_of(SIGRTMIN) | bit_of(SIGUSR1));
-         g.call(SYS_rt_sigprocmask, {SIG_BLOCK, g.buffer, 0, 8});
-         g.call(SYS_kill, {fd(g.process->pid), fd(SIGRTMIN)});
-         g.call(SYS_kill, {fd(g.process->pid), SIGUSR1});
-       }},
-      {"timers",
-       [](Shortage& g) {
-         sigevent event{};
-         event.sigev_notify = SIGEV_SIGNAL;
-         event.sigev_signo = SIGALRM;
-         g.put_at(g.buffer, event);
-         g.call(SYS_timer_create, {CLOCK_MONOTONIC, g.buffer, g.buffer + 256});
-       }},
-      {"a file of /proc",
-       [](Shortage& g) {
-         const char path[] = "/proc/self/maps";
-         g.put_at(g.buffer, path);
-         g.call(SYS_read, {fd(g.call(SYS_openat, {fd(AT_FDCWD), g.buffer, O_RDONLY, 0})), g.buffer, 4096});
-       }},
-  };
-  return all;
-}
+const std::vector<Step> kSteps{
+    {"mmap of private memory",
+     [](Shortage& g) {
+       const auto at = g.call(SYS_mmap, {0, 1 << 20, kRw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, ~0ull, 0});
+       g.call(SYS_mprotect, {fd(at) + 0x3000, 0x2000, PROT_READ});
+       g.call(SYS_munmap, {fd(at) + 0x8000, 0x5000});
+     }},
+    {"mmap of shared memory",
+     [](Shortage& g) {
+       const auto at = g.call(SYS_mmap, {0, 0x4000, kRw, MAP_SHARED | MAP_ANONYMOUS, ~0ull, 0});
+       g.call(SYS_mremap, {fd(at), 0x4000, 0x2000, 0});
+     }},
+    {"shmget", [](Shortage& g) { g.call(SYS_shmat, {fd(g.call(SYS_shmget, {IPC_PRIVATE, 0x3000, 0600})), 0, 0}); }},
+    {"memfd, mapped and truncated",
+     [](Shortage& g) {
+       g.put_at(g.buffer, std::array{'m', '\0'});
+       const auto file = g.call(SYS_memfd_create, {g.buffer, 0});
+       g.call(SYS_ftruncate, {fd(file), 0x4000});
+       g.call(SYS_mmap, {0, 0x4000, kRw, MAP_SHARED, fd(file), 0});
+       g.call(SYS_ftruncate, {fd(file), 0x1000});
+     }},
+    {"pipes and scattered buffers",
+     [](Shortage& g) {
+       g.call(SYS_pipe2, {g.buffer, 0});
+       const auto ends = ends_at_buffer(g);
+       g.put_at(g.buffer + 64, std::array<std::uint64_t, 4>{g.buffer + 4096, 10, g.buffer + 8192, 20});
+       g.call(SYS_writev, {fd(ends[1]), g.buffer + 64, 2});
+       g.call(SYS_readv, {fd(ends[0]), g.buffer + 64, 2});
+     }},
+    {"poll and epoll",
+     [](Shortage& g) {
+       const auto event = g.call(SYS_eventfd2, {1, 0}), epoll = g.call(SYS_epoll_create1, {0});
+       g.put_at(g.buffer, epoll_event{.events = EPOLLIN, .data = {}});
+       g.call(SYS_epoll_ctl, {fd(epoll), EPOLL_CTL_ADD, fd(event), g.buffer});
+       g.call(SYS_epoll_wait, {fd(epoll), g.buffer, 4, 0});
+     }},
+    {"sockets",
+     [](Shortage& g) {
+       g.call(SYS_socketpair, {AF_UNIX, SOCK_STREAM, 0, g.buffer});
+       const auto ends = ends_at_buffer(g);
+       g.call(SYS_sendto, {fd(ends[0]), g.buffer, 100, 0, 0, 0});
+       g.call(SYS_recvfrom, {fd(ends[1]), g.buffer, 100, 0, 0, 0});
+     }},
+    {"signals",
+     [](Shortage& g) {
+       g.put_at(g.buffer, bit_of(SIGRTMIN) | bit_of(SIGUSR1));
+       g.call(SYS_rt_sigprocmask, {SIG_BLOCK, g.buffer, 0, 8});
+       g.call(SYS_kill, {fd(g.process->pid), fd(SIGRTMIN)});
+       g.call(SYS_kill, {fd(g.process->pid), SIGUSR1});
+     }},
+    {"timers",
+     [](Shortage& g) {
+       sigevent event{};
+       event.sigev_notify = SIGEV_SIGNAL;
+       event.sigev_signo = SIGALRM;
+       g.put_at(g.buffer, event);
+       g.call(SYS_timer_create, {CLOCK_MONOTONIC, g.buffer, g.buffer + 256});
+     }},
+    {"a file of /proc",
+     [](Shortage& g) {
+       const char path[] = "/proc/self/maps";
+       g.put_at(g.buffer, path);
+       g.call(SYS_read, {fd(g.call(SYS_openat, {fd(AT_FDCWD), g.buffer, O_RDONLY, 0})), g.buffer, 4096});
+     }},
+};
 
 // One who works with what all processes of a family share.
 void another_process_works(Shortage& g) {
@@ -139,7 +137,7 @@ void another_process_works(Shortage& g) {
 }
 
 TEST(Shortage, Whichever_allocation_fails_at_most_the_process_ends) {
-  for (const Step& step : steps()) {
+  for (const Step& step : kSteps) {
     SCOPED_TRACE(step.name);
     long n = 0;
     for (bool more = true; more; ++n) {
