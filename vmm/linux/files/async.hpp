@@ -47,8 +47,8 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
   static constexpr std::uint64_t kBytes = 1024;  // of each: two struct epitem with places in wait queues, and Watched
   // Of what happens to the file from now on its owner is told. Errors: ENOMEM (kMost are watched, the host gives no
   // thread), and those of epoll_ctl(2).
-  OrErrno<std::shared_ptr<AsyncWatch>> watch(const OpenFile&);
-  void stop();  // joins the thread. From then on nobody is told
+  OrErrno<std::shared_ptr<AsyncWatch>> watch(const OpenFile&) RAMET_EXCLUDES(lock_);
+  void stop() RAMET_EXCLUDES(lock_);  // joins the thread; no owner is told anything afterwards
 
   // What is to be told, a bit for each of POLL_IN, POLL_OUT, POLL_ERR, POLL_PRI and POLL_HUP, when epolls say so about
   // reading and writing. `unread`: there is something to be read besides.
@@ -69,9 +69,9 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
   };
   bool start_locked() RAMET_REQUIRES(lock_);
   void collect_locked() RAMET_REQUIRES(lock_);
-  std::vector<Ready> ready();
-  void tell(const Ready&);
-  void serve();
+  std::vector<Ready> ready() RAMET_EXCLUDES(lock_);
+  void tell(const Ready&) RAMET_EXCLUDES(lock_);
+  void serve() RAMET_EXCLUDES(lock_);  // the thread
   void wake();
 
   Family& family_;

@@ -21,7 +21,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
       : device_(device), inode_(inode), file_(std::move(file)), known_(std::move(known)) {}
 
   // Lets truncations find it.
-  void announce() {
+  void announce() RAMET_EXCLUDES(known_->lock) {
     if (!known_) return;
     LockGuard guard(known_->lock);
     auto& all = known_->backings;

@@ -41,7 +41,7 @@ bool FileCharge::grow(std::uint64_t bytes) {
   return charge_.grow(bytes);
 }
 
-bool FileCharge::list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
+bool FileCharge::reserve_entries(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
   LockGuard guard(lock_);
   if (listed_ + more > room_) {
     listed_ = host_fdinfo(fd, prefix).size();

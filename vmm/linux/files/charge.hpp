@@ -16,10 +16,12 @@ class FileCharge {
  public:
   explicit FileCharge(std::shared_ptr<mm::Account> account) : charge_(std::move(account)) {}
   // False: the family's limit is reached.
-  [[nodiscard]] bool grow(std::uint64_t bytes);
-  // Room for `more` entries in a list of the kernel's whose length the host tells in lines that begin with `prefix` of
-  // /proc/self/fdinfo/`fd`: entries go there without our hearing of it. `each`: bytes of an entry. False: as grow().
-  [[nodiscard]] bool list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each);
+  [[nodiscard]] bool grow(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
+  // Charges `more` entries of `each` bytes in a list that the host's kernel keeps for the descriptor. The list's length
+  // is the number of lines of /proc/self/fdinfo/`fd` that begin with `prefix`; it is counted again only when what was
+  // charged is used up, as entries go without our hearing of it. False: as grow().
+  [[nodiscard]] bool reserve_entries(int fd, const char* prefix, std::uint64_t more, std::uint64_t each)
+      RAMET_EXCLUDES(lock_);
 
  private:
   Mutex lock_;

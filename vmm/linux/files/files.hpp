@@ -130,7 +130,7 @@ class Files {
   OrErrno<std::shared_ptr<OpenFile>> open(const std::string& guest_path, int flags, int mode = 0);
 
   // True if some share covers guest_path: tells "not shared" from "does not exist" in messages.
-  bool shared(const std::string& guest_path) const;
+  bool in_share(const std::string& guest_path) const;
 
   // mmap of a file: the backing for a private or a shared mapping of [offset, offset+length); `shared` ones are mapped
   // once, wholly. `offset` becomes that in the backing, where the file is one that shows another (a ring). EACCES as

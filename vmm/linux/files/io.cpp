@@ -16,16 +16,13 @@
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/save_points.hpp"
 #include "vmm/linux/processes/thread.hpp"
+#include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
 
 std::int64_t broken_pipe(Thread& thread, std::int64_t result) {
   if (result != -EPIPE) return result;
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGPIPE);
-  timespec at_once{};
-  (void)sigtimedwait(&set, nullptr, &at_once);  // none pending is fine
+  discard_broken_pipe();
   thread.raise(SIGPIPE);
   return result;
 }

@@ -101,7 +101,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
     changed_locked();
     return -EAGAIN;
   }
-  own_if_nobody(thread, file, number);
+  claim_if_unowned(thread, file, number);
   return 0;
 }
 

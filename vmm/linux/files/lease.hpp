@@ -50,12 +50,12 @@ class Leases : public std::enable_shared_from_this<Leases> {
   // F_SETLEASE. The file's owner and signal go with a lease, as on Linux. `number`: the descriptor that the program
   // names. 0 or -errno: EINVAL (no regular file), EACCES (not the caller's, who has no CAP_LEASE), EAGAIN (others have
   // it open, or there is none to give back), ENOLCK (too many).
-  std::int64_t set(Thread&, OpenFile&, int number, int type);
+  std::int64_t set(Thread&, OpenFile&, int number, int type) RAMET_EXCLUDES(lock_);
   // F_GETLEASE: F_UNLCK if there is none; what one is to become if somebody waits for it.
-  int get(const OpenFile&) const;
+  int get(const OpenFile&) const RAMET_EXCLUDES(lock_);
   // Before the file is opened (`writes`: for writing) or truncated by its name: until no lease forbids that. 0 or
   // errno: EWOULDBLOCK (`at_once`), EINTR.
-  int wait_for_holders(Thread&, const struct stat&, bool writes, bool at_once);
+  int wait_for_holders(Thread&, const struct stat&, bool writes, bool at_once) RAMET_EXCLUDES(lock_);
 
  private:
   friend class Lease;

@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <fstream>
 
 #include "vmm/linux/checked.hpp"
+#include "vmm/linux/files/host_fdinfo.hpp"
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
@@ -45,15 +45,10 @@ OrErrno<std::shared_ptr<LockHolder>> lock_holder(Files::State& state, int host, 
 
 // Whether the description holds a lock that begins there, by what the host tells of it.
 bool holds(const HostFd& fd, const struct flock& lock) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd.get()));
-  for (std::string line; std::getline(info, line);) {
-    char kind[16], mode[16], type[16];
-    long long pid, start;
-    const int fields = std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid,
-                                   &start);
-    if (fields == 5 && start == lock.l_start) return true;
-  }
-  return false;
+  return std::ranges::any_of(host_fdinfo(fd.get(), "lock:"), [&](const std::string& line) {
+    long long start;
+    return std::sscanf(line.c_str(), " %*[^:]: %*s %*s %*s %*s %*s %lld", &start) == 1 && start == lock.l_start;
+  });
 }
 
 // The guest process whose lock was in the way; -1: somebody outside.
@@ -115,7 +110,7 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
   constexpr std::uint64_t kLockBytes = 256;  // struct file_lock
   const bool all_unlocked = l.l_type == F_UNLCK && l.l_whence == SEEK_SET && l.l_start == 0 && l.l_len == 0;
   const auto& charged = holder ? holder->charged : file.charged;
-  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes))
+  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->reserve_entries(host, "lock:", 2, kLockBytes))
     return -ENOLCK;
   if (command == F_OFD_SETLKW) {
     std::int64_t result = thread.blocking(SYS_fcntl, static_cast<std::uint64_t>(host),

@@ -234,7 +234,9 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   return Files(std::move(state));
 }
 
-bool Files::shared(const std::string& guest_path) const { return state_->covering_mount(normalised(guest_path)) >= 0; }
+bool Files::in_share(const std::string& guest_path) const {
+  return state_->covering_mount(normalised(guest_path)) >= 0;
+}
 
 void Files::set_process(Process* process) {
   state_->process = process;

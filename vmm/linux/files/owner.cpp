@@ -21,7 +21,7 @@
 namespace ramet::vmm {
 namespace {
 
-FileOwner::Setting setting_of(const FileOwner& owner) {
+FileOwner::Setting setting_of(const FileOwner& owner) RAMET_EXCLUDES(owner.lock) {
   LockGuard guard(owner.lock);
   return owner.setting;
 }
@@ -138,7 +138,7 @@ std::int64_t owner_ioctl(Thread& thread, OpenFile& file, unsigned request, mm::G
   return who ? set_owner(thread, file, *who) : -who.error();
 }
 
-void own_if_nobody(Thread& thread, OpenFile& file, int number) {
+void claim_if_unowned(Thread& thread, OpenFile& file, int number) {
   LockGuard guard(file.owner->lock);
   if (file.owner->setting.id == 0)
     set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PID, thread.process.pid);

@@ -44,11 +44,11 @@ class Devices {
   Devices() = default;
   explicit Devices(const Devices& parent) : counters_(parent.counters_) {}  // of a forked process: nothing is held yet
   // Before it holds anything of this process. Again: nothing happens.
-  void add(const std::shared_ptr<PinHolder>&);
-  void let_go();
-  std::size_t known() { return all().size(); }
+  void add(const std::shared_ptr<PinHolder>&) RAMET_EXCLUDES(lock_);
+  void let_go() RAMET_EXCLUDES(lock_);
+  std::size_t known() RAMET_EXCLUDES(lock_) { return all().size(); }
   // Before a wait on descriptors that watched rings may be behind.
-  void refresh();
+  void refresh() RAMET_EXCLUDES(lock_);
 
   // What rings cost the host outside of the guest's memory. All threads; nothing is published by them.
   static constexpr unsigned kMaxRings = 256, kMaxRequests = 1u << 16;
@@ -59,7 +59,7 @@ class Devices {
   DeviceCounters& counters() { return *counters_; }
 
  private:
-  std::vector<std::shared_ptr<PinHolder>> all();
+  std::vector<std::shared_ptr<PinHolder>> all() RAMET_EXCLUDES(lock_);
   Mutex lock_;  // a leaf
   std::vector<std::weak_ptr<PinHolder>> holders_ RAMET_GUARDED_BY(lock_);
   const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();

@@ -161,11 +161,11 @@ struct Files::State {
   OrErrno<Reserved> reserve();
   // Installs both or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);
-  bool close(int fd);
+  bool close(int fd) RAMET_EXCLUDES(locks_lock);  // false: it is not open
   // Drops the POSIX locks that close(2) drops: all of the process's on that file.
-  void release_locks(const OpenFile&);
-  mode_t masked(mode_t mode) const;
-  std::shared_ptr<OpenFile> working_directory() const;
+  void release_locks(const OpenFile&) RAMET_EXCLUDES(locks_lock);
+  mode_t masked(mode_t mode) const RAMET_EXCLUDES(lock);  // without what the umask takes off
+  std::shared_ptr<OpenFile> working_directory() const RAMET_EXCLUDES(lock);
 
   // --- mounts, files/mounts.cpp ---
   int mount_at(std::string_view path) const;  // exactly there; -1: none
@@ -251,8 +251,14 @@ OrErrno<WriteStart> write_start(const OpenFile&, std::int64_t offset, int flags)
 OrErrno<std::uint64_t> room_to_write(Thread&, const OpenFile&, std::int64_t offset, int flags, std::uint64_t length);
 // The same for a file that is to have `size` bytes. 0 or -errno.
 std::int64_t refused_size(Thread&, const OpenFile&, std::uint64_t size);
-// Leaves so many bytes of them.
-void cut_to(std::vector<iovec>&, std::uint64_t bytes);
+// Cuts the pieces off after `bytes` bytes of them.
+void cut_to(std::vector<iovec>& pieces, std::uint64_t bytes);
+
+// struct iovec as guests have it.
+struct GuestIovec {
+  mm::Gva base;
+  std::uint64_t length;  // bytes; Linux refuses what is negative as an ssize_t
+};
 
 // Bounds what memory files may take. Held while a file may grow to `end` bytes; false: ENOSPC.
 class MemoryCharge {

@@ -28,7 +28,7 @@ namespace ramet::vmm {
 // The pins of all that one process has spliced and nobody has read, by pipe.
 class SplicedPages : public PinHolder {
  public:
-  void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) {
+  void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) RAMET_EXCLUDES(lock_) {
     LockGuard guard(lock_);
     for (auto it = pipes_.begin(); it != pipes_.end();) it = trim(it->second) ? pipes_.erase(it) : std::next(it);
     Pipe& p = pipes_[pipe];
@@ -37,7 +37,7 @@ class SplicedPages : public PinHolder {
     p.pieces.push_back({std::move(pin), bytes});
     p.bytes += bytes;
   }
-  void let_go() override {
+  void let_go() override RAMET_EXCLUDES(lock_) {
     LockGuard guard(lock_);
     pipes_.clear();
   }
@@ -87,15 +87,12 @@ SplicedPages& spliced_pages(Thread& thread) {
 // As many buffers as can be had in one call of the host; what is left undone the guest does again.
 std::int64_t to_pipe(Thread& thread, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
                      unsigned flags) {
-  struct Segment {
-    std::uint64_t base, length;
-  };
-  auto given = read_user_array<Segment>(thread.memory(), segments, count, UIO_MAXIOV);
+  auto given = read_user_array<GuestIovec>(thread.memory(), segments, count, UIO_MAXIOV);
   if (!given) return -given.error();
-  for (const Segment& s : *given)
+  for (const GuestIovec& s : *given)
     if (static_cast<std::int64_t>(s.length) < 0) return -EINVAL;
   std::int64_t done = 0;
-  for (const Segment& s : *given) {
+  for (const GuestIovec& s : *given) {
     // A pipe takes its capacity at most; there is no use in pinning more than the largest at a time.
     constexpr std::uint64_t kMost = 1 << 20;
     if (s.length == 0) continue;

@@ -70,8 +70,8 @@ OrErrno<Node> directory_node(const std::shared_ptr<OpenFile>& file) {
   return Files::State::node_of(file);
 }
 
-// Fills st; refuses what lies on a file system that is none of files.
-OrErrno<Found> finish(const Files::State& state, Node node, const ProcEntry* entry) {
+// The node with its attributes. Errors: EACCES (on a file system that leads to the kernel), those of fstat(2).
+OrErrno<Found> found_node(const Files::State& state, Node node, const ProcEntry* entry) {
   Found found;
   if (!node.fd) {
     found.st = proc_stat(node.path, entry ? *entry : directory_entry());
@@ -277,7 +277,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
     if (fd.error() == ENOENT && !mounts_below(whole)) return err(ENOENT);
     return walk(from, path, follow, tid, nullptr);
   }
-  auto found = finish(*this, {*fd, m, whole}, nullptr);
+  auto found = found_node(*this, {*fd, m, whole}, nullptr);
   if (found && S_ISLNK(found->st.st_mode) && follow) return walk(from, path, follow, tid, nullptr);
   return found;
 }
@@ -332,12 +332,12 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
   const auto who = restricting(tid);
   for (int links = 0;;) {
     const auto [name, slash, last] = take_name(rest);
-    if (name.empty()) return finish(*this, at, nullptr);
+    if (name.empty()) return found_node(*this, at, nullptr);
     if (int error = refused(who.get(), at, X_OK)) return err(error);
     const bool stays = name == ".." && scoped && same_place(at, top);
     if (stays && beneath) return err(EXDEV);
     if (name == "." || stays) {
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (name == "..") {
@@ -345,7 +345,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       if (!up) return err(up.error());
       if (crosses(*up)) return err(EXDEV);
       at = std::move(*up);
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (name.size() > NAME_MAX) return err(ENAMETOOLONG);
@@ -360,7 +360,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       auto node = directory_node(next->file);
       if (!node) return err(node.error());
       at = std::move(*node);
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (next->link) {
@@ -374,7 +374,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
     }
     if (!next->directory && (!last || slash)) return err(ENOTDIR);
     if (crosses(next->node)) return err(EXDEV);
-    if (last) return finish(*this, std::move(next->node), next->entry ? &*next->entry : nullptr);
+    if (last) return found_node(*this, std::move(next->node), next->entry ? &*next->entry : nullptr);
     at = std::move(next->node);
   }
 }

@@ -42,10 +42,9 @@ class RegisteredBuffers {
 
  private:
   struct Buffer {
-    mm::Gva start = 0;
-    std::uint64_t length = 0;
+    mm::Range range;  // of guest addresses; empty: a place without a buffer
     mm::Pin pin;
-    std::size_t first_host_index = 0;  // of pin.ranges()[0]; the others follow
+    std::size_t first_host_index = 0;  // of pin.ranges()[0] among the host's registered buffers; the others follow
   };
   const std::shared_ptr<Devices> devices_;
   std::uint64_t bytes_ = 0;  // counted in devices_->registered

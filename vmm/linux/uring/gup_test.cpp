@@ -27,7 +27,7 @@ struct Sweep {  // takes `pages_per_call` pages at a time of a range, then gives
   std::uint32_t pages_per_call, gup_flags, test_flags;
   std::uint32_t which_pages[8];                 // to be dumped, counted from 1
 };
-struct Range {
+struct LongTermPin {  // Linux: struct pin_longterm_test
   std::uint64_t address, bytes;
   std::uint32_t flags;
 };
@@ -38,7 +38,7 @@ enum : unsigned {
   kGupBasic = _IOWR('g', 4, Sweep),
   kPinBasic = _IOWR('g', 5, Sweep),
   kDump = _IOWR('g', 6, Sweep),
-  kStart = _IOW('g', 7, Range),
+  kStart = _IOW('g', 7, LongTermPin),
   kStop = _IO('g', 8),
   kRead = _IOW('g', 9, std::uint64_t),
 };
@@ -87,7 +87,7 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
 
 std::int64_t GupTest::start(Thread& thread, mm::Gva at) {
   if (pin_) return -EINVAL;
-  auto range = read_user<Range>(thread.memory(), at);
+  auto range = read_user<LongTermPin>(thread.memory(), at);
   if (!range) return -range.error();
   if (range->flags & ~(kUseWrite | kUseFast)) return -EINVAL;
   if (!mm::is_aligned(range->address | range->bytes, mm::kPageSize)) return -EINVAL;

@@ -58,13 +58,13 @@ class UringQueues {
   bool eventfd_disabled() const;  // IORING_CQ_EVENTFD_DISABLED
 
  private:
-  struct Shared;
+  struct Rings;  // Linux: struct io_rings
   static std::uint64_t array_offset(unsigned cq_entries);
   UringQueues(unsigned sq, unsigned cq) : sq_entries_(sq), cq_entries_(cq) {}
   const unsigned sq_entries_, cq_entries_;
   std::shared_ptr<OpenFile> file_;
-  std::span<std::byte> rings_, entries_;  // our own mapping
-  Shared* shared_ = nullptr;
+  std::span<std::byte> rings_bytes_, entries_;  // the VMM's mappings
+  Rings* rings_ = nullptr;  // at the start of rings_bytes_
   unsigned sq_head_ = 0, sq_dropped_ = 0, cq_tail_ = 0;  // the guest's memory holds copies
 };
 

@@ -23,7 +23,8 @@ constexpr int kReadWriteFlags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | 
 // One entry, one completion: what fires again and again is not served, nor is what later kernels may think of.
 constexpr unsigned kTimeoutFlags = IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME |
                                    IORING_TIMEOUT_ETIME_SUCCESS;
-constexpr std::uint8_t kNoOperation = 0xff;
+constexpr std::uint8_t kNoOperation = 0xff;  // an opcode that no kernel has
+constexpr std::uint64_t kNobody = ~0ull;     // a user_data that no entry of the host's ring has
 // What an entry costs the host besides if it waits in a thread of the host's kernel: a stack and a task.
 constexpr std::uint64_t kWorkerBytes = 32 * 1024;
 
@@ -105,7 +106,7 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
       to.off = from_.off;
       to.timeout_flags = from_.timeout_flags;
       timed_address = true;
-      return timeout(to, from_.addr);
+      return timeout(from_.addr);
     case IORING_OP_ASYNC_CANCEL: return cancel(to);
     default: return remove(to);  // POLL_REMOVE, TIMEOUT_REMOVE
   }
@@ -216,14 +217,11 @@ UringTranslation::Result UringTranslation::transfer(io_uring_sqe& to, bool write
   if (from_.opcode == IORING_OP_READ || from_.opcode == IORING_OP_WRITE) {
     if (auto pinned = pin(from_.addr, from_.len, access, bytes); !pinned) return pinned;
   } else {
-    struct Segment {
-      std::uint64_t base, length;
-    };
-    auto segments = read_user_array<Segment>(thread_.memory(), from_.addr, from_.len, IOV_MAX);
+    auto segments = read_user_array<GuestIovec>(thread_.memory(), from_.addr, from_.len, IOV_MAX);
     if (!segments) return malformed(segments.error());
-    for (const Segment& s : *segments)
+    for (const GuestIovec& s : *segments)
       if (static_cast<std::int64_t>(s.length) < 0) return malformed();
-    for (const Segment& s : *segments) {
+    for (const GuestIovec& s : *segments) {
       const std::uint64_t wanted = bytes + std::min(s.length, UserBuffers::kMaxBytes - bytes);
       if (auto pinned = pin(s.base, s.length, access, bytes); !pinned) return pinned;
       if (bytes < wanted) break;
@@ -283,7 +281,7 @@ UringTranslation::Result UringTranslation::poll_add(io_uring_sqe& to) {
   return {};
 }
 
-UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
+UringTranslation::Result UringTranslation::timeout(mm::Gva at) {
   auto time = read_user<__kernel_timespec>(thread_.memory(), at);
   if (!time) return malformed(EFAULT);
   request_.time = *time;
@@ -300,7 +298,6 @@ UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
 
 // By the guest's user_data, which is not the host's. Nobody there: an id that the host does not find either.
 UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
-  constexpr std::uint64_t kNobody = ~0ull;
   if (from_.buf_index || from_.splice_fd_in) return malformed();
   UringKind kind = kPoll;
   if (from_.opcode == IORING_OP_POLL_REMOVE) {
@@ -313,7 +310,7 @@ UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
     to.timeout_flags = flags;
     if (flags) {
       timed_address2 = true;
-      if (auto time = timeout(to, from_.off); !time) return time;
+      if (auto time = timeout(from_.off); !time) return time;
     }
   }
   to.addr = ring_.find(from_.addr, kind).value_or(kNobody);
@@ -321,7 +318,6 @@ UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
 }
 
 UringTranslation::Result UringTranslation::cancel(io_uring_sqe& to) {
-  constexpr std::uint64_t kNobody = ~0ull;
   if (from_.off || from_.splice_fd_in) return malformed();
   switch (from_.cancel_flags) {
     case 0: {

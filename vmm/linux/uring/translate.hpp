@@ -43,7 +43,7 @@ class UringTranslation {
   void aim(io_uring_sqe& to, bool write);
   Result fsync(io_uring_sqe& to);
   Result poll_add(io_uring_sqe& to);
-  Result timeout(io_uring_sqe& to, mm::Gva at);
+  Result timeout(mm::Gva at);
   Result remove(io_uring_sqe& to);
   Result cancel(io_uring_sqe& to);
 

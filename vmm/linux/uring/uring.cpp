@@ -279,11 +279,7 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
     batch_ = ~0ull;
   }
   // A write to a pipe that nobody reads, done at once: on Linux too the caller gets the signal.
-  sigset_t pipe;
-  sigemptyset(&pipe);
-  sigaddset(&pipe, SIGPIPE);
-  sigset_t pending;
-  if (sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE)) broken_pipe(thread, -EPIPE);
+  if (broken_pipe_pending()) broken_pipe(thread, -EPIPE);
   return submitted > 0 || count == 0 ? static_cast<std::int64_t>(submitted) : -EAGAIN;
 }
 

@@ -65,19 +65,22 @@ class Uring : public PinHolder {
     unsigned completions = 0;  // at least so many, at most the queue's size
     std::optional<timespec> deadline;  // CLOCK_MONOTONIC
   };
-  std::int64_t submit(Thread&, unsigned count);
-  std::int64_t wait(Thread&, const Wait&);
+  // Takes up to `count` entries off the guest's queue. Returns how many, or -errno.
+  std::int64_t submit(Thread&, unsigned count) RAMET_EXCLUDES(submit_lock_, lock_);
+  // 0 or -errno: ETIME, EINTR, ENXIO (the ring has let go).
+  std::int64_t wait(Thread&, const Wait&) RAMET_EXCLUDES(lock_);
   // io_uring_register(2).
-  std::int64_t register_call(Thread&, unsigned opcode, mm::Gva argument, unsigned count);
+  std::int64_t register_call(Thread&, unsigned opcode, mm::Gva argument, unsigned count)
+      RAMET_EXCLUDES(submit_lock_, lock_);
 
   // The guest is going to poll the descriptor. It takes completions by writing its memory, which nobody tells us of: so
   // before each wait the descriptor is put right, see Devices::refresh().
-  void watch() override;
+  void watch() override RAMET_EXCLUDES(lock_);
   OrErrno<std::shared_ptr<OpenFile>> mapped(std::uint64_t& offset, std::uint64_t length) override;
-  void refresh() override;
+  void refresh() override RAMET_EXCLUDES(lock_);
 
   // Cancels what is in flight, waits for it, and gives back all pins. From then on enter says ENXIO.
-  void let_go() override;
+  void let_go() override RAMET_EXCLUDES(submit_lock_, lock_);
   // Whose memory the entries mean. Another process that inherited the descriptor can only poll and close it.
   bool belongs_to(const mm::AddressSpace& memory) const { return &memory == &memory_; }
 
@@ -88,13 +91,14 @@ class Uring : public PinHolder {
   friend class UringTranslation;
   Uring(Thread&, const io_uring_params&, std::unique_ptr<UringQueues>);
   OrErrno<void> start();
-  void serve();  // the ring's thread
+  void serve() RAMET_EXCLUDES(lock_);  // the ring's thread
 
   std::unique_ptr<UringRequest> new_request();  // null: the guest's limit is reached
-  bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>) RAMET_REQUIRES(submit_lock_);
-  void flush_to_host(Thread*) RAMET_REQUIRES(submit_lock_);
-  // Moves what the host has done into the guest's queue. Returns how many.
-  unsigned move();
+  bool submit_one(Thread&, const io_uring_sqe&, std::unique_ptr<UringRequest>) RAMET_REQUIRES(submit_lock_)
+      RAMET_EXCLUDES(lock_);
+  void flush_to_host(Thread*) RAMET_REQUIRES(submit_lock_) RAMET_EXCLUDES(lock_);
+  // Moves completions from the host's queue into the guest's. Returns how many.
+  unsigned move() RAMET_EXCLUDES(lock_);
   bool full() const { return devices_->requests.load(std::memory_order_relaxed) >= Devices::kMaxRequests; }
   using Done = std::array<std::unique_ptr<UringRequest>, 64>;
   unsigned move_some_locked(Done&) RAMET_REQUIRES(lock_);
@@ -102,14 +106,16 @@ class Uring : public PinHolder {
   void flush_backlog_locked() RAMET_REQUIRES(lock_);
   void announce_locked(bool later)
       RAMET_REQUIRES(lock_);  // later: not only completions of entries that are being submitted
-  std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind);
+  // The host's user_data of an entry in flight, by the guest's.
+  std::optional<std::uint64_t> find(std::uint64_t user_data, std::uint8_t kind) RAMET_EXCLUDES(lock_);
   std::shared_ptr<OpenFile> file_of(Thread&, const io_uring_sqe&) RAMET_REQUIRES(submit_lock_);
 
   std::int64_t register_buffers(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
   std::int64_t unregister_buffers(Thread&) RAMET_REQUIRES(submit_lock_);
   std::int64_t register_files(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
   std::int64_t update_files(Thread&, mm::Gva, unsigned) RAMET_REQUIRES(submit_lock_);
-  std::int64_t register_eventfd(Thread&, mm::Gva, unsigned, bool async_only);
+  std::int64_t register_eventfd(Thread&, mm::Gva, unsigned, bool async_only) RAMET_REQUIRES(submit_lock_)
+      RAMET_EXCLUDES(lock_);
   std::int64_t probe(Thread&, mm::Gva, unsigned);
 
   mm::AddressSpace& memory_;
