@@ -23,7 +23,7 @@ OrErrno<std::shared_ptr<OpenFile>> open_for(Thread& thread, int fd, bool write) 
   return file;
 }
 
-// An offset that the guest keeps, null for the file's own.
+// An offset in the guest's memory. `at` 0: the file's own offset instead.
 struct Offset {
   mm::Gva at;
   std::int64_t value = 0;
@@ -46,7 +46,8 @@ std::int64_t put_back(Thread& thread, const Offset& o, std::int64_t result) {
   return written ? result : -written.error();
 }
 
-// Memory files grow by ordinary writes only, which are counted; programs fall back to those.
+// A memory file, which these calls do not write: only ordinary writes charge its growth, and programs fall back to
+// them.
 bool counted(const OpenFile& out) { return out.charge != nullptr; }
 
 std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }

@@ -45,7 +45,7 @@ std::int64_t set_owner(Thread& thread, OpenFile& file, int who) {
   return who < 0 ? set_owner(thread, file, F_OWNER_PGRP, -who) : set_owner(thread, file, F_OWNER_PID, who);
 }
 
-// Nobody (0), once the owner has gone.
+// The owner as F_GETOWN_EX shows it; pid 0: there is none, or it has gone.
 f_owner_ex owner_of(Thread& thread, const OpenFile& file) {
   const auto s = setting_of(*file.owner);
   Family& family = thread.process.family;
@@ -102,7 +102,7 @@ void tell_owner(Family& family, const FileOwner& owner, int reason) {
     siginfo_t plain{};  // also where the queue is full
     plain.si_signo = SIGIO;
     plain.si_code = SI_KERNEL;
-    (void)send(*to, plain);  // who has gone is told nothing
+    (void)send(*to, plain);  // fails if the process has gone
   }
 }
 
@@ -111,7 +111,7 @@ std::int64_t owner_call(Thread& thread, OpenFile& file, int command, std::uint64
     case F_SETOWN: return set_owner(thread, file, static_cast<int>(argument));
     case F_GETOWN:
       thread.set_result(
-          static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // not an error, whichever group it is
+          static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // a group's is negative, but no error
       return kNoResult;
     case F_SETOWN_EX: {
       auto owner = read_user<f_owner_ex>(thread.memory(), argument);

@@ -21,10 +21,9 @@ struct OpenFile;
 struct FileOwner {
   struct Setting {
     int type = F_OWNER_TID, id = 0;    // as struct f_owner_ex has them; id 0: nobody
-    unsigned real = 0,
-             effective = 0;  // user ids of the thread that set the owner: what they may signal is sent a signal
-    int signal = 0;                    // F_SETSIG; 0: SIGIO, without information
-    int number = -1;                   // the descriptor that O_ASYNC was set by
+    unsigned real = 0, effective = 0;  // user ids of the thread that set the owner; they must be allowed to signal it
+    int signal = 0;  // F_SETSIG; 0: SIGIO, without information
+    int number = -1;  // the descriptor that O_ASYNC was set by
   };
   mutable Mutex lock;  // guards OpenFile::async as well; order: before AsyncFiles'
   Setting setting RAMET_GUARDED_BY(lock);

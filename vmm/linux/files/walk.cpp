@@ -28,7 +28,7 @@ OrErrno<std::shared_ptr<HostFd>> open_beneath(int directory, const char* path, i
   open_how how{};
   how.flags = static_cast<std::uint64_t>(flags | O_PATH | O_NOFOLLOW | O_CLOEXEC);
   how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  // A rename meanwhile makes the host unsure whether the path stays beneath; without links and ".." it does.
+  // After a concurrent rename the host may not know that the path stays beneath; without links and ".." it does.
   constexpr int kTries = 64;
   HostFd fd;
   for (int i = 0; i < kTries && !fd; ++i) {
@@ -173,8 +173,8 @@ OrErrno<Node> direct(const Files::State& state, const std::string& path) {
   return Node{*fd, m, path};
 }
 
-// The parent of a directory that was removed: the host still knows it. It counts if what is not removed above lies in
-// the share: then so did all below.
+// The parent of a directory that was removed, which the host still knows. It is valid if the nearest ancestor that was
+// not removed lies in the share: then so did all below it.
 OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
   std::optional<Node> parent;
   std::shared_ptr<const HostFd> at = node.fd;
@@ -189,7 +189,7 @@ OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
       return *parent;
     }
     struct stat st;
-    if (::fstat(at->get(), &st) != 0 || st.st_nlink != 0) return err(ENOENT);  // it is there, and out of the share
+    if (::fstat(at->get(), &st) != 0 || st.st_nlink != 0) return err(ENOENT);  // it exists, outside of the share
   }
 }
 
@@ -255,7 +255,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   if (has_dot_dot(path)) return walk(from, path, follow, tid, nullptr);
   std::string whole = normalised(path.starts_with('/') ? path : from.path + "/" + path);
   int m = covering_mount(whole);
-  // Ids of the guest's are asked about each directory on the way.
+  // Restricted ids are checked for each directory on the way.
   if (m < 0 || restricting(tid) || (from.mount < 0 && !path.starts_with('/') && from.fd))
     return walk(from, path, follow, tid, nullptr);
   int directory;
@@ -273,7 +273,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   }
   auto fd = open_beneath(directory, rest.c_str(), 0, RESOLVE_NO_SYMLINKS);
   if (!fd) {
-    // Without links and mount points in between, missing is missing.
+    // Without links and mount points on the way, ENOENT is the answer.
     if (fd.error() == ENOENT && !mounts_below(whole)) return err(ENOENT);
     return walk(from, path, follow, tid, nullptr);
   }
@@ -289,7 +289,7 @@ struct Name {
   bool slash = false;  // one follows
   bool last = true;    // no other name does
 };
-// The first name of a path, which is shorter by that then.
+// Takes the first name off the path.
 Name take_name(std::string& path) {
   const std::size_t start = path.find_first_not_of('/');
   if (start == path.npos) return {};

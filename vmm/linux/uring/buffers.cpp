@@ -28,7 +28,7 @@ OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& threa
     bytes += s.length;
   }
   auto table = std::make_shared<RegisteredBuffers>(state_of(thread).devices, mm::Charge(thread.memory().account()));
-  // The same memory may be registered again and again, but not without end: each time is work that nobody interrupts.
+  // The same memory may be registered several times, but within a limit: pinning cannot be interrupted.
   if (table->devices_->registered.fetch_add(bytes, std::memory_order_relaxed) + bytes >
       2 * thread.memory().limit_bytes()) {
     table->devices_->registered.fetch_sub(bytes, std::memory_order_relaxed);

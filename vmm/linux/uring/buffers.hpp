@@ -17,7 +17,7 @@ namespace ramet::vmm {
 
 class Thread;
 
-// Immutable once made; requests in flight keep it alive, and with it the pins.
+// Immutable after register_with(). Requests in flight keep it alive, and with it the pins.
 class RegisteredBuffers {
  public:
   RegisteredBuffers(std::shared_ptr<Devices> devices, mm::Charge charge)
@@ -32,8 +32,8 @@ class RegisteredBuffers {
   bool register_with(io_uring& host);
   bool registered() const { return registered_; }
 
-  // [address, address+length) of buffer `index`, as the host sees it. `host_index`: that one registered buffer of the
-  // host holds it all; else the pieces are to be reached by their addresses, as many as the host takes. Errors: EFAULT.
+  // The host's addresses of [address, address+length) in buffer `index`, IOV_MAX pieces at most. `host_index`: the
+  // registered buffer of the host that holds all of it; none: I/O goes by the pieces' addresses. Errors: EFAULT.
   struct Slice {
     std::vector<iovec> pieces;
     std::optional<std::uint16_t> host_index;

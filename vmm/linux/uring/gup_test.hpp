@@ -24,7 +24,7 @@ class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
  private:
   std::int64_t start(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
   std::int64_t give_pages(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
-  Mutex lock_;  // order: before the address space's
+  Mutex lock_;  // lock order: before the address space's
   std::optional<mm::Pin> pin_ RAMET_GUARDED_BY(lock_);
 };
 

@@ -13,7 +13,7 @@
 
 namespace ramet::vmm {
 
-// What both sides write is a cache line apart from what the other writes.
+// Words that the guest writes and words that the VMM writes lie in different cache lines.
 struct UringQueues::Rings {
   alignas(64) std::uint32_t sq_head;
   alignas(64) std::uint32_t sq_tail;
@@ -28,7 +28,7 @@ struct UringQueues::Rings {
 
 namespace {
 
-// A word that cannot be written is lost to the guest alone.
+// A failed store harms the guest alone.
 void store(std::uint32_t& word, std::uint32_t value) { (void)arch::guarded_store(&word, value); }
 
 std::span<std::byte> map(int fd, std::uint64_t offset, std::uint64_t length) {
@@ -50,7 +50,8 @@ OrErrno<std::unique_ptr<UringQueues>> UringQueues::create(unsigned sq, unsigned 
   const std::uint64_t entries = mm::align_up(sq * sizeof(io_uring_sqe), mm::kPageSize), rings = bytes(sq, cq) - entries;
   HostFd host(static_cast<int>(::memfd_create("io_uring", MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   if (!host) return err(errno);
-  // All of it now, and never less: our own accesses must not fail later. Kicks of the vCPU interrupt that.
+  // All memory is allocated now and the size sealed: accesses of the VMM must not fail later. A kick of the vCPU
+  // interrupts fallocate(2).
   const auto reserve = [&](off_t offset, std::uint64_t length) {
     int r;
     do r = ::fallocate(host.get(), 0, offset, static_cast<off_t>(length));
