@@ -136,7 +136,7 @@ struct Files::State {
   std::shared_ptr<mm::Account> account = std::make_shared<mm::Account>();
 
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
-  std::shared_ptr<SplicedPages> spliced_pages;  // files/vmsplice.cpp; guarded by lock, once set it stays
+  std::shared_ptr<SplicedPages> spliced_pages RAMET_GUARDED_BY(lock);  // files/vmsplice.cpp; once set it stays
 
   // --- files/table.cpp ---
   std::shared_ptr<OpenFile> get(int fd) const { return descriptors.get(fd); }

@@ -357,9 +357,8 @@ void Uring::announce_locked(bool later) {
     syscall(SYS_futex, &posted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   if (watched_) ::eventfd_write(ready_.get(), 1);  // non-blocking; if it is full, it is readable
   if (!eventfd_ || queues_->eventfd_disabled() || (eventfd_async_only_ && !later)) return;
-  io_uring_sqe* sqe = io_uring_get_sqe(&bell_);
-  if (!sqe) return;  // the host has had no memory for the last ones: it will have signalled when it had
-  io_uring_prep_nop(sqe);
+  // Null: the host had no memory for the last entries, which are submitted again.
+  if (io_uring_sqe* sqe = io_uring_get_sqe(&bell_)) io_uring_prep_nop(sqe);
   io_uring_submit(&bell_);
   std::array<io_uring_cqe*, 4> cqes;
   io_uring_cq_advance(&bell_, io_uring_peek_batch_cqe(&bell_, cqes.data(), cqes.size()));
