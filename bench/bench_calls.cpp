@@ -1,5 +1,5 @@
-// What the VMM does for a system call that does nothing: from the exit to the guest's result, without guest or host;
-// and for a descriptor's look-up. Instructions of one, which do not jitter:
+// The VMM's own cost of a system call that does nothing, from the exit to the guest's result, without guest or host;
+// and of a descriptor's look-up. The number of instructions of a call, which does not jitter:
 //   valgrind --tool=callgrind --toggle-collect='ramet::vmm::Thread::serve(*' bench_calls --benchmark_filter=null
 // divided by the calls that the benchmark says it made.
 #include <benchmark/benchmark.h>

@@ -108,17 +108,18 @@ BENCHMARK(ready_frames)->UseManualTime()->Iterations(1000)->Unit(benchmark::kNan
 
 // --- two threads fault, a third maps and unmaps elsewhere ---
 
-constexpr std::uint64_t kOwn = 2 * kBlockSize, kElsewhere = 64 * kPageSize;  // a faulting thread's region, the third's
+constexpr std::uint64_t kRegion = 2 * kBlockSize;   // of each faulting thread
+constexpr std::uint64_t kElsewhere = 64 * kPageSize;  // of the third thread
 constexpr auto kPiece = std::chrono::milliseconds(100);
 
 struct Storm {
   Engine engine;
   std::atomic<bool> stop{false};  // nothing else depends on it
   explicit Storm(bool speculative) : engine({.blocks = false, .speculative_faults = speculative, .around_pages = 1}) {
-    for (unsigned i = 0; i < 2; ++i) engine.map(own(i), kOwn), engine.touch(own(i), kOwn);
+    for (unsigned i = 0; i < 2; ++i) engine.map(region(i), kRegion), engine.touch(region(i), kRegion);
   }
-  static Gva own(unsigned thread) { return kAt + thread * 2 * kOwn; }
-  static Gva elsewhere() { return kAt + 8 * kOwn; }
+  static Gva region(unsigned thread) { return kAt + thread * 2 * kRegion; }
+  static Gva elsewhere() { return kAt + 8 * kRegion; }
   bool going() const { return !stop.load(std::memory_order_relaxed); }
   struct Done {
     std::uint64_t faults, maps;
@@ -134,8 +135,8 @@ struct Storm {
           stay_on_processor(i);
           std::uint64_t n = 0;
           while (going()) {
-            engine.drop(own(i), kOwn);
-            for (Gva va = own(i); va < own(i) + kOwn && going(); va += kPageSize, ++n) engine.fault(va);
+            engine.drop(region(i), kRegion);
+            for (Gva va = region(i); va < region(i) + kRegion && going(); va += kPageSize, ++n) engine.fault(va);
           }
           faults[i] = n;
         });

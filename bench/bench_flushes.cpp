@@ -16,8 +16,8 @@ namespace {
 using namespace ramet::mm;
 using namespace ramet::mm::bench;
 
-constexpr unsigned kPages = 32;  // in turn, so that reading the clock is not what is measured
-constexpr unsigned kRounds = 8;  // in one piece
+constexpr unsigned kPages = 32;  // between two readings of the clock, whose cost so hardly counts
+constexpr unsigned kRounds = 8;  // in one sample
 
 class KickingTlb final : public Tlb {
  public:
@@ -78,7 +78,7 @@ class Second {
   explicit Second(Pages& pages) : thread_([this, &pages](const std::stop_token& stop) { run(pages, stop); }) {}
   ~Second() {
     thread_.request_stop();
-    become(Other::Reads);  // awake, and sees it
+    become(Other::Reads);  // wakes it, so that it sees the request
   }
   void become(Other what) {
     wanted_ = what;
@@ -145,7 +145,7 @@ void upgrade(benchmark::State& state, Pages& pages) {
     second.become_and_wait(Other::Reads);
     piece(pages, beside_reader, &strict_upgrades);
     second.become_and_wait(Other::Protects);
-    piece(pages, beside_protector, nullptr);  // the other's strict flushes count as well
+    piece(pages, beside_protector, nullptr);  // the counter has the second thread's strict flushes as well
     second.become_and_wait(Other::Sleeps);
   }
   // The table of the Linux proposal (Amit 2022): one thread, two threads; and the harder case of two that protect.

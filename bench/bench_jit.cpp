@@ -103,8 +103,8 @@ void run(benchmark::State& state, Function function, std::uint64_t count) {
                                                                       benchmark::Counter::kInvert);
 }
 
-// So many instructions of the object's programs, one after the other, as often as it takes. Each program's jumps stay
-// within it, and only the last exit is one.
+// At least `count` instructions: the object's programs one after the other, repeated. Jumps stay within their program;
+// each exit but the last becomes a move.
 Program of_size(std::size_t count) {
   Program all;
   while (all.instructions.size() < count)
@@ -136,7 +136,7 @@ void compile_many(benchmark::State& state, InstructionSet set, std::size_t count
 void add(const char* name, Function native, std::uint64_t count) {
   const Function ours = compiled(name);
   if (ours(memory(), 100) != native(memory(), 100)) {
-    // sha256 changes its memory; both began from another one then.
+    // sha256 changes its memory, so its two runs began with different input.
     if (std::strcmp(name, "sha256") != 0) give_up(std::string(name) + " gives another result than gcc's");
   }
   benchmark::RegisterBenchmark((std::string(name) + "/gcc").c_str(), run, native, count)->Unit(benchmark::kMicrosecond);

@@ -37,7 +37,7 @@ constexpr std::uint8_t kCode[] = {0x49, 0x89, 0xd1,              // mov %rdx,%r9
                                   0x75, 0xf5,                    // jnz 1b
                                   0x0f, 0x05};                   // 2: syscall
 
-// On a vCPU taken for it. Returns the time stamp at the first instruction.
+// Runs kCode on a vCPU acquired for it. Returns the time stamp at the first instruction.
 std::uint64_t run(vmm::Shell& vm, mm::Gva from, std::uint64_t pages, std::uint64_t step = mm::kPageSize) {
   auto& v = *must(vm.machine().acquire_vcpu());
   using enum arch::x86_64::Register;
@@ -135,7 +135,7 @@ void copy_on_write(benchmark::State& state, std::uint64_t step) {
   state.counters["median_us"] = times.median();
 }
 
-// KiB of this process by /proc/self/smaps_rollup, and what the kernel keeps for its VMs.
+// KiB: this process's Pss; `kernel`: the host's available memory, which also shrinks by what the kernel keeps for VMs.
 double host_kib(bool kernel) {
   std::ifstream in(kernel ? "/proc/meminfo" : "/proc/self/smaps_rollup");
   std::string name;

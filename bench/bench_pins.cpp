@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::uint64_t kBytes = 64 << 20;
 
-// One of those that may share memory.
+// An engine that may share memory with others of `all`.
 Engine member(const std::shared_ptr<PhysicalSpace>& all, bool pinned_cow = true) {
   return Engine({.blocks = false, .pinned_cow = pinned_cow}, 4 * kBytes, std::make_unique<NoTlb>(), all);
 }
@@ -25,7 +25,7 @@ Engine filled(const std::shared_ptr<PhysicalSpace>& all, bool pinned_cow = true)
   return e;
 }
 
-// Nanoseconds of one fork; the child is made before, as a warm shell is.
+// Nanoseconds of one fork. The child is created before, as a warm shell is.
 double fork_once(Engine& parent, const std::shared_ptr<PhysicalSpace>& all) {
   Engine child = member(all);
   return nanoseconds([&] {
@@ -49,7 +49,7 @@ void fork(benchmark::State& state) {
   if (pages) state.counters["us_a_page"] = times.median() / 1e3 / double(pages);
 }
 
-// A space that has never been pinned: with pins counted at all, and without the technique. In turn.
+// Forks of a space that has never been pinned, with the technique pinned_cow and without, in turn.
 void fork_never_pinned(benchmark::State& state) {
   const auto all = std::make_shared<PhysicalSpace>();
   Engine with = filled(all, true), without = filled(all, false);
@@ -64,7 +64,7 @@ void fork_never_pinned(benchmark::State& state) {
   state.counters["ratio"] = ratio(on, off);
 }
 
-// What so many threads do in a nanosecond, all together: `work(thread, i)` for each i below `count`.
+// Calls in a nanosecond, of all threads together: each makes `work(thread, i)` for each i below `count`.
 template <class Work>
 double rate(unsigned threads, unsigned count, Work&& work) {
   std::barrier start(threads);

@@ -30,14 +30,13 @@ double microseconds(std::chrono::nanoseconds t) { return double(t.count()) / 1e3
 
 std::unique_ptr<vmm::Shell> new_shell() { return must(vmm::Shell::create(64 << 20, {}, bench::machine_choice)); }
 
-// Sums of what the runs report, as averages in microseconds and counts.
+// Sums of what the runs report; shown as averages of a run, in microseconds and counts.
 struct Totals {
   vmm::Machine::Totals exits{};
   std::chrono::nanoseconds setup{}, run{}, teardown{}, create{}, destroy{};
 
   void add(const vmm::Report& r) {
-    exits.syscalls += r.exits.syscalls, exits.page_faults += r.exits.page_faults;
-    exits.exceptions += r.exits.exceptions, exits.kicks += r.exits.kicks, exits.flush_exits += r.exits.flush_exits;
+    exits += r.exits;
     setup += r.setup, run += r.run, teardown += r.teardown;
   }
   void report(benchmark::State& state) const {
@@ -93,7 +92,7 @@ void warm(benchmark::State& state) {
   totals.report(state);
 }
 
-// Nothing but what KVM itself takes: a VM, a vCPU with its CPUID, and their end.
+// What KVM alone takes: to make a VM and a vCPU with its CPUID, and to destroy them.
 void kvm_floor(benchmark::State& state) {
   namespace kvm = vmm::kvm;
   constexpr unsigned kLeaves = 512;

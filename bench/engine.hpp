@@ -38,7 +38,7 @@ struct Engine {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<AddressSpace> space;
 
-  // `all`: for those that may share memory.
+  // `all`: the physical space of engines that share memory; null: one of its own.
   explicit Engine(AddressSpace::Config config = {}, std::uint64_t bytes = 256 << 20,
                   std::unique_ptr<Tlb> t = std::make_unique<NoTlb>(), std::shared_ptr<PhysicalSpace> all = nullptr)
       : tlb(std::move(t)) {
@@ -55,7 +55,7 @@ struct Engine {
   void protect(Gva at, std::uint64_t length, Prot prot) { check(space->protect(at, length, prot).has_value()); }
   void drop(Gva at, std::uint64_t length) { check(space->advise(at, length, Advice::DontNeed).has_value()); }
   void fault(Gva at) { check(space->fault(at, Access::Write).has_value()); }
-  // The guest writes there: the host's memory comes from the host now, not while something is measured.
+  // Writes every page as the guest would, so that the host provides the memory now, not during a measurement.
   void touch(Gva at, std::uint64_t length) {
     for (Gva va = at; va < at + length; va += kPageSize)
       check(space->write(va, std::as_bytes(std::span("\1", 1))).has_value());

@@ -1,4 +1,4 @@
-// Figures of things measured in turn, so that whatever else the machine does meets all of them.
+// Figures of things measured in turn, so that other load of the machine affects all of them alike.
 #pragma once
 
 #include <algorithm>

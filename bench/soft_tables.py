@@ -57,7 +57,7 @@ def programs(bench):
 
 
 def exec_again(bench):
-    """Which machines gain from deferring: what it costs to have a page of 200 small functions run again."""
+    """Which machines gain from deferring: the cost of making a page of 200 small functions executable again, and of calling them."""
     name = "exec_again"
     here, arm64 = bench.guests / name, bench.guests / "arm64" / name
     ways = {"native": [here], "kvm": on(bench, "kvm", here), "process": on(bench, "process", here), "soft": on(bench, "soft", arm64)}

@@ -11,13 +11,13 @@ def storm(bench, case, threads, rounds, *more):
 
 
 def per_operation(bench, command, *options):
-    """Exits an operation of one run, and its report."""
+    """Exits per operation in one run, and the run's report."""
     printed, report = bench.guest(command, *options)
     return report["exits"]["total"] / float(printed["operations"]), report
 
 
 def scaling(bench):
-    """Rounds are those of all threads together, so that every cell does the same work."""
+    """Rounds are divided among the threads, so that every cell does the same work."""
     work = {"page_fault": 400, "mmap": 4000, "protect": 4000, "futex": 4000, "ebizzy": 2000}
     bench.table("Scaling: us an operation, all threads together", "threads", "native", "ramet", "ramet/native",
                 "speed-up", "exits an op.")

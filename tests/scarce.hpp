@@ -1,5 +1,5 @@
-// A host that has no memory at one moment: operator new fails once. A program that links scarce.cpp has it in all of
-// its rooms; each thread has a count of its own.
+// A shortage of memory on the host: operator new fails once, in all rooms of a program that links scarce.cpp. Each
+// thread has a count of its own.
 #pragma once
 
 #include <atomic>
@@ -7,12 +7,13 @@
 
 namespace ramet::test::scarce {
 
-// Of the calling thread: how many allocations succeed until one fails; negative: none fails.
+// How many allocations of the calling thread succeed until one fails; negative: none fails.
 extern thread_local long allocations_left;
-// One of any thread's has failed since somebody cleared this. Pairs with nothing: who asks has joined who failed.
+// An allocation of some thread has failed since this was cleared. Pairs with nothing: the reader has joined that
+// thread.
 extern std::atomic<bool> failed;
 
-// What a test does itself does not fail.
+// Allocations of the test itself do not fail.
 struct Paused {
   const long left = std::exchange(allocations_left, -1);
   ~Paused() { allocations_left = left; }

@@ -7,6 +7,20 @@
 
 namespace ramet::vmm {
 
+// Whether a SIGPIPE waits for this thread, which blocks it: a write to a pipe without readers raised it.
+inline bool broken_pipe_pending() {
+  sigset_t pending;
+  return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+}
+// Takes a pending SIGPIPE off this thread, which blocks it. None pending is fine.
+inline void discard_broken_pipe() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGPIPE);
+  const timespec at_once{};
+  (void)sigtimedwait(&set, nullptr, &at_once);
+}
+
 // Signals by which the kernel reports a fault of the thread itself.
 inline constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
 
@@ -44,9 +58,9 @@ class SignalsBlocked {
 class CallerSignals {
  public:
   CallerSignals() {
-    sigset_t pending, set;
+    sigset_t set;
     pthread_sigmask(SIG_SETMASK, nullptr, &old_);
-    pipe_was_pending_ = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
+    pipe_was_pending_ = broken_pipe_pending();
     install_kick_signal();
     sigemptyset(&set);
     for (int sig : kFaults) sigaddset(&set, sig);
@@ -56,11 +70,7 @@ class CallerSignals {
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
   }
   ~CallerSignals() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGPIPE);
-    const timespec at_once{};
-    if (!pipe_was_pending_) (void)sigtimedwait(&set, nullptr, &at_once);  // one of a ring's last write, if any
+    if (!pipe_was_pending_) discard_broken_pipe();  // of a ring's write
     pthread_sigmask(SIG_SETMASK, &old_, nullptr);
   }
   CallerSignals(const CallerSignals&) = delete;

@@ -41,7 +41,7 @@ static char* pages(size_t bytes) {
 
 // --- one operation of each kind ---
 
-static char* page;  // of the thread that flips
+static char* page;  // of the main thread
 static void null_call(void) { syscall(SYS_getppid); }
 static void read_clock(void) { now(); }
 static void flip(char* p) {

@@ -1,5 +1,5 @@
-// Touches memory, says where it may be saved, and when it goes on from there: the time stamps of its first instruction,
-// and of when it has read a word of every page: restore MIB
+// Touches memory and waits to be saved. Once continued, it prints the time stamps of its first instruction and of when it
+// has read a word of every page: restore MIB
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

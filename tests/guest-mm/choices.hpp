@@ -15,7 +15,7 @@ class Choices {
   virtual bool another() = 0;
   // A decision with n outcomes, n at most 65536.
   virtual unsigned below(unsigned n) = 0;
-  // A value of which nothing depends.
+  // A value on which nothing depends.
   virtual std::uint64_t value() = 0;
   bool one_in(unsigned n) { return below(n) == 0; }
 };
@@ -32,8 +32,8 @@ class RandomChoices : public Choices {
   int left_;
 };
 
-// Each step has a record of its own, so that what is changed, cut out or put in between leaves the other steps as they
-// were. Where a record is too short, a generator goes on that the record is the seed of.
+// Each step has a record of its own, so that changing, removing or inserting one leaves the other steps as they were.
+// When a record is used up, a generator goes on whose seed is the record.
 class ByteChoices : public Choices {
  public:
   static constexpr std::size_t kRecord = 8;

@@ -1,4 +1,4 @@
-// A bank whose pages hold garbage until somebody asks for them, as a snapshot file's that come as they are wanted.
+// A bank whose pages hold garbage until they are brought, like those of a snapshot file that is read lazily.
 #pragma once
 
 #include <sys/mman.h>
@@ -35,7 +35,7 @@ class LatePages final : public PageSource {
     return layer;
   }
   Gpa base() const { return bank_->base(); }
-  // Every byte of that page, once it is there.
+  // The value of every byte of the page, once it was brought.
   static std::byte byte_of(std::uint64_t page) { return static_cast<std::byte>(page % 199 + 1); }
   std::uint64_t brought() const { return brought_.load(); }
 

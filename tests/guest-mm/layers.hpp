@@ -9,7 +9,7 @@
 
 namespace ramet::mm::test {
 
-// Instantiated in layers_test.cpp: a tree that has only some of the files with these tests has that one.
+// Instantiated in layers_test.cpp: build trees that have only some of the files with these tests have that one.
 class Layers : public ForEachFormat {};
 
 inline void write_words(World& w, Gva from, std::uint64_t length, std::uint64_t what, std::uint64_t step = kPageSize) {

@@ -77,8 +77,8 @@ inline std::optional<Translation> leaf_translation(Format format, std::uint64_t 
   return t;
 }
 
-// The independent walk. `seen` is called with each table entry on the way. Begins at `*last`, if there is one, or says
-// there where it passed.
+// The independent walk. `seen` is called with each table entry on the way. Begins at `*last` if that is set; else sets
+// it to the last table.
 template <class Seen>
 std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gpa root, Gva va, Seen&& seen,
                                          Sets sets = Sets::Nothing, std::optional<LastTable>* last = nullptr) {
@@ -101,10 +101,10 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
       leaf = level == 0 || (level < 3 && (x86 ? (e >> 7 & 1) == 1 : (e >> 1 & 1) == 0));
       if (!leaf || sets == Sets::Nothing) break;
       const bool write = sets == Sets::AccessedAndDirty, writable = (e & 2) && may_write;
-      if (x86 && write && !writable) return std::nullopt;  // an access that faults need not leave a trace
+      if (x86 && write && !writable) return std::nullopt;  // an access that faults need not set bits
       const std::uint64_t used = x86 ? e | 1 << 5 | (write ? 1 << 6 : 0) : e | 1 << 10;
       if (used == e) break;
-      if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // looked at once more, whole
+      if (slot.compare_exchange_weak(e, used, std::memory_order_acq_rel)) e = used;  // the next round ends the loop
     }
     seen(table, index, e);
     if (!leaf) {
@@ -122,7 +122,7 @@ std::optional<Translation> hardware_walk(Format format, const Memory& memory, Gp
 // Of all vCPUs of all VMs.
 class InstructionCache {
  public:
-  // The word as it was when it was first fetched.
+  // The word as it was when it was first fetched after the last drop.
   std::uint64_t fetch(const std::byte* at, std::uint64_t now) {
     std::lock_guard guard(lock_);
     return words_.emplace(at, now).first->second;
@@ -166,7 +166,7 @@ class FakeVcpu {
   std::map<Gva, Translation> cache_;  // by 4 KiB page
   std::map<Gva, std::optional<LastTable>> walks_;  // by 2 MiB
   std::minstd_rand ahead_;  // where to look, as a processor speculates
-  std::uint64_t generation_ = 0;  // of relaxed flushes, when all was dropped last; the vCPU's own
+  std::uint64_t generation_ = 0;  // of relaxed flushes, at this vCPU's last drop_all() in spurious()
 };
 
 class ModelTlb : public Tlb {
@@ -199,7 +199,7 @@ class ModelTlb : public Tlb {
     }
     if (after_flush) after_flush();
   }
-  // Other vCPUs may keep what they have; the model always does. The caller's own drops it.
+  // Other vCPUs may keep their translations, and in this model always do. The calling vCPU drops its own.
   void flush_relaxed(const FlushRequest&) override;
 
   void exec_sync(Gpa first, std::uint64_t bytes) override {
@@ -212,7 +212,7 @@ class ModelTlb : public Tlb {
 
   std::uint64_t now() const override { return clock; }
 
-  // At a moment when nothing runs: says which cached translation or shadowed entry a flush forgot.
+  // Called while nothing runs: says which cached translation or shadowed entry a flush forgot; empty: none.
   std::string verify() {
     for (auto& vcpu : vcpus_) {
       std::lock_guard guard(vcpu->lock_);
@@ -237,13 +237,13 @@ class ModelTlb : public Tlb {
   std::atomic<unsigned> strict{0}, relaxed{0}, spurious{0}, spurious_flushes{0};  // statistics
   std::atomic<unsigned> conflicts{0};  // arm64: two translations of one address at a time
   std::function<void()> before_flush;  // what others do while vCPUs still hold the old entries
-  std::function<void()> after_flush;  // and at once afterwards
+  std::function<void()> after_flush;  // what they do right after the flush
   bool flags_by_fault = false;  // arm64: the processor writes no entries, and faults on one without access flag
   std::atomic<std::uint64_t> clock{0};  // ns, of a processor on which nothing takes time but what follows:
   std::uint64_t sync_cost = 0, fault_cost = 0;  // a sync of 4 KiB; a fault of a fetch, all told
   bool ignore_flushes = false;  // damage, to see that it is noticed
   bool ignore_exec_syncs = false;  // likewise
-  bool fetches_see_stores = false;  // nothing is to be gained by deferring
+  bool fetches_see_stores = false;  // as on x86-64: no exec_sync() is needed
 
   template <class Seen>
   std::optional<Translation> walk(Gva va, Seen&& seen) const {
@@ -253,7 +253,7 @@ class ModelTlb : public Tlb {
  private:
   friend class FakeVcpu;
 
-  // Whether going from one entry to another takes something: the rule for shadow-paging hosts.
+  // Whether a change of an entry takes a mapping or a permission: a shadow-paging host must be told of those.
   bool lost(std::uint64_t old, std::uint64_t now) const {
     constexpr std::uint64_t address = 0x0000fffffffff000ull;
     if ((old & 1) == 0) return false;
@@ -274,8 +274,8 @@ class ModelTlb : public Tlb {
   }
 
   std::optional<Translation> fill(Gva va, Access access, std::optional<LastTable>& last) {
-    // The shadow's own look at the tables and its record of them are one step for the host. It lets nobody write
-    // through an entry that is not dirty, or it would not see when that changes.
+    // A shadow-paging host reads the tables and records what it read in one step. It maps an entry that is not dirty
+    // read-only, to see when that changes.
     std::lock_guard guard(shadow_lock_);
     const Sets sets = flags_by_fault            ? Sets::Nothing
                       : access == Access::Write ? Sets::AccessedAndDirty
@@ -316,7 +316,7 @@ inline void FakeVcpu::drop(Gva start, Gva end) {
   walks_.erase(walks_.lower_bound(align_down(start, kBlockSize)), walks_.lower_bound(end));
 }
 
-// Processors look at pages that nobody asked them for.
+// A speculative walk, for a page that the program did not access.
 inline void FakeVcpu::walk_ahead(Gva page) {
   const Gva other = page ^ (ahead_() % 64 << kPageShift);
   if (cache_.contains(other)) return;
@@ -377,7 +377,7 @@ inline Result<std::uint64_t> FakeVcpu::access(Gva va, Access access, std::uint64
           return value;
         }
       }
-      // On x86-64 a fault drops the entries that caused it; elsewhere somebody has to.
+      // On x86-64 a fault drops the translations that caused it; elsewhere software has to.
       if (x86) drop(page, page + kPageSize);
     }
     current = this;

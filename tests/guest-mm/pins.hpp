@@ -10,7 +10,7 @@
 
 namespace ramet::mm::test {
 
-// Instantiated in pin_race_test.cpp: a tree that has only some of the files with these tests has that one.
+// Instantiated in pin_race_test.cpp: build trees that have only some of the files with these tests have that one.
 class Pins : public ForEachFormat {};
 
 // What a device does: it knows host memory only.

@@ -1,6 +1,6 @@
 // Trees of VMs beside the model of what each has: they are frozen, spawned, reset, restored and ended, change their
 // memory and what is mapped, share files that shrink, run short of everything, and devices write into pinned pages.
-// What is done is up to somebody else: see choices.hpp.
+// A Choices (choices.hpp) decides what is done.
 #pragma once
 
 #include <string>
@@ -84,7 +84,7 @@ class Tree {
     const unsigned few = std::min(count, 1 + choices_.below(16));
     if (trace_) std::fprintf(stderr, " with %u pages from %u, or %u\n", count, start, few);
     change(s, what, start, count, few);
-    if (steps % 8 == 0) {  // one after the other; all of them at the end
+    if (steps % 8 == 0) {  // the spaces in turn; finish() looks at all of them
       ModelSpace& one = spaces_[steps / 8 % spaces_.size()]->space;
       one.check();
       one.expect_regions();
@@ -137,7 +137,7 @@ class Tree {
     }
   }
 
-  // Everything ends, children before those they come from, and nothing is left of any of them.
+  // Ends all spaces, children before their parents, and expects that nothing is left of any.
   void finish(bool touch_all) {
     for (const auto& m : spaces_) m->space.let_go_of_all();
     for (const auto& m : spaces_) m->space.expect_equal(touch_all);
@@ -242,7 +242,7 @@ class Tree {
     m->adopted = from;
     ++spawns;
   }
-  // In any order: children outlive those they come from.
+  // Any space: children may outlive their parents.
   void end_one() {
     if (spaces_.size() < 2) return;
     const auto which = spaces_.begin() + choices_.below(static_cast<unsigned>(spaces_.size()));
@@ -295,7 +295,7 @@ class Tree {
     m->space.model = copy_of(from->model);
   }
 
-  // Snapshots that have more of the file than there is are gone: their children would be told of nothing.
+  // Drops snapshots with pages beyond the file's new end: their later children would not be told of the truncation.
   void resize() {
     const auto f = file();
     const unsigned before = f->pages;
@@ -306,7 +306,7 @@ class Tree {
     });
     for (const auto& m : spaces_) m->space.resized(*f);
   }
-  // Leaves so many tables to be had, or gives back what that took.
+  // Uses up all tables but a few, or gives them back.
   void starve(ModelSpace& s) {
     constexpr Gva kAt = 0x7000'0000'0000;
     if (!options_.tight) return;
@@ -322,7 +322,7 @@ class Tree {
       if (u.table_pages + left >= u.table_limit_pages || !s.world.as->fault(at, Access::Read)) return;
     }
   }
-  // Ring 0's map of the private bank: nothing that the guest sees.
+  // Changes ring 0's map of the private bank, which the guest does not see.
   void linear(ModelSpace& s) {
     if (!linear_ || options_.format == Format::Arm64Stage2) return;
     constexpr Prot prots[] = {kRead, kReadWrite, kReadExec, Prot::Exec};

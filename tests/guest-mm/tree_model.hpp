@@ -15,8 +15,8 @@ constexpr Gva at(unsigned page) { return kTreeBase + page * kPageSize; }
 
 using Content = std::array<std::byte, kPageSize>;
 
-// An object that VMs map, all of them privately, or all shared: what a private page shows of a file that somebody else
-// writes is up to when it was read.
+// An object that VMs map, all of them privately or all of them shared: what a private page shows of a file that others
+// write would depend on when it was read.
 struct ModelFile {
   static constexpr unsigned kPages = 24;
   ModelFile(Memory& memory, bool all_shared)
@@ -53,7 +53,7 @@ struct Page {
     if (file && (shared || !content)) return in_file < ModelFile::kPages ? *file->contents[in_file] : zeroes;
     return content ? *content : zeroes;
   }
-  // What is written is seen here, and by whoever has pinned the page.
+  // The content to write to: seen through this page and through every pin of it.
   const std::shared_ptr<Content>& own() {
     if (shared) return file->contents[in_file];
     if (!content) content = std::make_shared<Content>(seen());

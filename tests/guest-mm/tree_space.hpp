@@ -150,7 +150,7 @@ class ModelSpace {
     const Access how = Access(choices_.below(3));
     FakeVcpu& cpu = world.cpu(choices_.below(2));
     const unsigned word = choices_.below(512) * 8;
-    if (p.unknown || (p.shared && p.beyond_end())) return;  // as tables say; a model vCPU has nobody to tell of SIGBUS
+    if (p.unknown || (p.shared && p.beyond_end())) return;  // the host's SIGBUS is not modelled
     const Gva address = at(page) + word;
     if (how == Access::Write) {
       const std::uint64_t value = choices_.value();
@@ -235,7 +235,7 @@ class ModelSpace {
     if (!p.shared) ++pinned_;
     words_.push_back({std::move(*word), p.own(), p.shared ? p.file : nullptr, p.in_file, offset});
   }
-  // Looks at words that somebody waits on, and lets go of one.
+  // Checks the words that are held, as futexes hold them, and drops one.
   void words() {
     for (const Word& w : words_) {
       if (w.file && w.in_file >= w.file->pages) {
@@ -276,7 +276,7 @@ class ModelSpace {
   void unpin() {
     if (!held_.empty()) let_go(choices_.below(static_cast<unsigned>(held_.size())));
   }
-  // What it wrote is the owner's, if the page is still mapped, and nobody else's.
+  // A device writes: the owner sees it, if the page is still mapped, and no other VM does.
   void device() {
     if (!held_.empty()) device(held_[choices_.below(static_cast<unsigned>(held_.size()))]);
   }
@@ -288,7 +288,7 @@ class ModelSpace {
   bool pinned() const { return pinned_ > 0; }
 
   // --- everything at once ---
-  // Looks at every page that is there, or that should be; `touch_all`: and that could be, or must not be.
+  // Compares every page that is there or should be; `touch_all`: also those that could be there or must not be.
   void expect_equal(bool touch_all) {
     std::vector<std::uint8_t> there(1);
     Content bytes;
@@ -382,7 +382,7 @@ class ModelSpace {
   bool observed = false;  // its machine has room for it
 
  private:
-  std::vector<Word> words_;  // these go first
+  std::vector<Word> words_;  // destroyed before the world, as held_ is
   std::vector<Held> held_;
   std::int64_t pinned_ = 0;  // private pages, each as often as it is held
 
@@ -396,13 +396,13 @@ class ModelSpace {
     const unsigned skip = choices_.below(4096), less = choices_.below(count == 1 ? 4096 - skip : 4096);
     return {skip, count * kPageSize - skip - less};
   }
-  // As an access to one page after the other ends.
+  // How an access to one page after the other ends.
   Result<> first_error(unsigned start, unsigned count, Access how) const {
     for (unsigned i = start; i < start + count; ++i)
       if (auto e = model[i].expected(how); !e) return e;
     return {};
   }
-  // True if it went well; if not, as the model says, or for want of something.
+  // True if it succeeded. Otherwise it must have failed as the model says, or for want of memory in a tight space.
   template <class T>
   bool went(const Result<T>& done, Result<> expected) {
     if (!done && tight_ && done.error() == Error::NoMemory) return false;
@@ -410,7 +410,7 @@ class ModelSpace {
     EXPECT_EQ(ended, expected);
     return done && expected;
   }
-  // The same for what may read files.
+  // The same for operations that may read files, which may be broken.
   template <class T>
   bool went(const Result<T>& done, Result<> expected, unsigned start, unsigned count) {
     count = std::min(count, kTreePages - start);
@@ -425,7 +425,7 @@ class ModelSpace {
            std::to_string(int(bytes[first])) + " instead of " + std::to_string(int(p.seen()[first]));
   }
   void clear(unsigned start, unsigned count) { std::fill_n(model.begin() + start, count, Page{}); }
-  // A range that was to go before something failed.
+  // For a range that was to be unmapped by a call that failed: all of it has gone, or nothing.
   void all_or_none_gone(unsigned start, unsigned count) {
     bool gone = true;
     for (unsigned i = start; i < start + count; ++i)
@@ -453,7 +453,7 @@ class ModelSpace {
       held.pages.push_back({p.own(), p.shared ? p.file : nullptr, p.in_file});
     }
     device(held);
-    const bool counts = held.gathered.empty() || held.how == Access::Write;  // who only reads does not pin
+    const bool counts = held.gathered.empty() || held.how == Access::Write;  // gathering to read pins nothing
     if (!pins_count_ || !counts || held_.size() > 5) return;
     for (const auto& p : held.pages) pinned_ += !p.file;
     held_.push_back(std::move(held));

@@ -117,7 +117,7 @@ struct Genet {
   std::shared_ptr<InstructionCache> instructions = std::make_shared<InstructionCache>();
 };
 
-// An object in memory: privately and, with a memory file behind it, shared as well.
+// An object to map, privately or shared: a memory file is behind it.
 class TestFile : public Backing {
  public:
   TestFile(Memory& memory, std::uint64_t size) : size_(size) {
@@ -203,7 +203,7 @@ class SlowFile : public TestFile {
   bool hold_ = false, waiting_ = false;
 };
 
-// A machine that has no room for more banks when `refuse` says so, and knows what it was told.
+// A machine that has no room for a bank if `refuse` says so, and notes which banks it has.
 struct FullMachine : BankObserver {
   Result<> bank_added(const Bank& bank) override {
     if (refuse && refuse(bank)) return fail(Error::NoMemory);
@@ -215,7 +215,7 @@ struct FullMachine : BankObserver {
   std::set<Gpa> known;
 };
 
-// Leaves `left` tables to be had: pages of one file, each in a table of its own.
+// Uses up tables until `left` are free: maps pages of one file, each in a table of its own.
 inline void use_up_tables(World& w, unsigned left) {
   const auto file = std::make_shared<TestFile>(*w.memory, kPageSize);
   const Usage before = w.as->usage();
@@ -228,7 +228,7 @@ inline void use_up_tables(World& w, unsigned left) {
   }
 }
 
-// Guest memory as a device has it, whatever the VMM is allowed.
+// Guest memory as a device reaches it, without the checks of the VMM's accesses.
 inline std::byte* as_device(const HostRange& range, std::uint64_t offset = 0) {
   return static_cast<std::byte*>(range.bytes.address(offset));
 }
@@ -236,7 +236,7 @@ inline std::byte* as_device(const HostRange& range, std::uint64_t offset = 0) {
 using ramet::test::scaled;
 
 // Scenarios run once for each entry format. With sanitizers not for stage 2, whose code is that of arm64's stage 1 with
-// other bits: of it, fuzzing and its corpus have enough.
+// other bits: fuzzing and its corpus cover that.
 #if defined(RAMET_SANITIZED)
 inline constexpr Format kFormats[] = {Format::X86_64Stage1, Format::Arm64Stage1};
 #else

@@ -20,7 +20,7 @@ class Native {
   Native(const Native&) = delete;
   Native& operator=(const Native&) = delete;
 
-  // Puts the program where it can be run; `with` has its helpers and addresses. Where it is.
+  // Puts the program into executable memory and returns its address; `with` has its helpers and addresses.
   const void* place(const Compiled& program, const Interpreter& with);
   // r0; nothing if it took a signal, or seconds. `ended_by` is that signal.
   std::optional<std::uint64_t> run(std::uint64_t r1, std::uint64_t r2);

@@ -12,12 +12,12 @@ SYSTEM="--root ${PACKAGES:-/}"             # options for Debian's programs, with
 ALONE=${PACKAGES:+--root $PACKAGES}        # and for those that need nothing else
 LIMIT=${LIMIT:-240s}
 
-# counted NAME: that counter, out of what --stat said, which is the input.
+# counted NAME: the counter's value in --stat's output, read from standard input.
 counted() { awk -v name="$1" '/Counters for/ { all = 1 } all && $2 == name { gsub(",", "", $1); print $1 }'; }
 # children_of PID: its children's ids, a line each. Not every machine has pgrep(1).
 children_of() { cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" '{ id = $1; sub(/.*\) /, "") } $2 == parent { print id }'; }
 scaled() { if [ "$SCALE" = full ]; then echo "$1"; else echo "$2"; fi; }
-# by_isa X86-64 ARM64: what is another for the guests of each instruction set.
+# by_isa X86-64 ARM64: that of the two that belongs to the guests' instruction set.
 by_isa() { case ${MACHINE:-kvm}:$(uname -m) in soft:* | *:aarch64) echo "$2" ;; *) echo "$1" ;; esac; }
 fail() { echo "FAILED: $*"; exit 1; }
 skip() { echo "SKIP: $*"; exit 77; }
@@ -31,8 +31,8 @@ need_kvm() {
     *) fail "host_kvm: $why" ;;
   esac
 }
-# refused STATUS ERRORS: after a command that did not end as wanted; skips the case if it ended so because this machine
-# has no KVM, which is what it said, and which is true.
+# refused STATUS ERRORS: called after a command that did not end as wanted. Skips the case if the command said that this
+# machine has no KVM, and that is true.
 refused() { [ "$1" != 125 ] || ! grep -q '^ramet: .*/dev/kvm' "$2" || need_kvm; }
 need() { for file; do [ -e "$file" ] || skip "$file is not on this machine"; done; }
 
@@ -72,7 +72,7 @@ same() {
   [ $status = "$want" ] || { show "$WORK/native.out" "$WORK/native.err"; fail "native: status $status, not $want"; }
   rm -rf "$WORK/native"
   mv "$DATA" "$WORK/native"
-  # What a twin says of its own place is as if it were in the other's.
+  # In its output, a twin's path is replaced by that of the program it stands for.
   [ -z "${TWINS:-}" ] || grep -rlF "$TWINS/" "$WORK/native" "$WORK/native.out" | while read -r file; do sed -i "s|$TWINS/|$GUESTS/|g" "$file"; done
   fresh
   for variable in $ENVIRONMENT; do options="$options --env $variable"; done

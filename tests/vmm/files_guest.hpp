@@ -72,7 +72,7 @@ class Guest {
   }
   ~Guest() { process->threads.clear(); }
 
-  // Sets how many descriptors it may have; what that was.
+  // Sets how many descriptors the guest may have, and returns the former limit.
   rlim64_t limit_files(rlim64_t most) {
     LockGuard guard(process->limits.lock);
     return std::exchange(process->limits.value[RLIMIT_NOFILE].rlim_cur, most);

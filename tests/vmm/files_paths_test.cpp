@@ -289,9 +289,9 @@ TEST(Paths, SharesThatCannotBeAreRefusedByName) {
   EXPECT_FALSE(Files::create({{s.path.string(), "/x", false}, {s.path.string(), "/x/", false}}));
   auto files = Files::create({{s.path.string(), "/x", false}});
   ASSERT_TRUE(files);
-  EXPECT_TRUE(files->shared("/x/y"));
-  EXPECT_FALSE(files->shared("/xy"));
-  EXPECT_FALSE(files->shared("/proc/self/maps"));
+  EXPECT_TRUE(files->in_share("/x/y"));
+  EXPECT_FALSE(files->in_share("/xy"));
+  EXPECT_FALSE(files->in_share("/proc/self/maps"));
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ class KvmTest : public ::testing::Test {
     else frames_.erase(va);
     return *table;
   }
-  // With the strict flush; to another frame, where the processor wants it so, by way of none.
+  // Writes an entry with a strict flush; with break-before-make where the processor needs it to change the frame.
   void change_entry(mm::Gva va, unsigned frame, const kvm::PageEntry& entry) {
     const auto old = frames_.find(va);
     if (programs::Entries::kBreakBeforeMake && entry && old != frames_.end() && old->second != frame)

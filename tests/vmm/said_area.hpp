@@ -1,4 +1,5 @@
-// A said area of the process machine (arch/process_layout.h) for tests, and numbers that a process may say in it.
+// For tests: a said area of the process machine (arch/process_layout.h), in which a guest's process reports to the VMM,
+// and numbers that it may contain.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,7 +18,7 @@ namespace ramet::vmm::process {
 inline constexpr std::uint64_t kSaidBase = RAMET_SAID +
                                            7 * std::uint64_t{RAMET_SAID_SIZE};  // where the process sees it
 
-// It lies between pages that nobody may touch.
+// The area lies between inaccessible pages.
 class Said {
  public:
   Said() {
@@ -48,7 +49,7 @@ class Said {
 struct Draws {
   std::mt19937_64 random;
   std::uint64_t below(std::uint64_t n) { return random() % n; }
-  // Where something of so many bytes may begin or just may not, and anywhere.
+  // An address where `bytes` bytes just fit into the area, or just do not, or any other.
   std::uint64_t place(std::uint64_t bytes, std::uint64_t alignment) {
     switch (below(8)) {
       case 0: return random() >> below(64);

@@ -25,7 +25,8 @@ struct Host {
   void compare(const Host& before) const;   // what differs is a finding
 };
 
-// A directory in memory, for all inputs one after the other, and what stands beside those that the guest is given.
+// A directory in memory, which one input after the other uses: folders that the guest is given, and beside them files
+// that it must not change.
 //
 //   root/  canary   w/ shared to be written   r/ shared to be read   tmp/ for what the VMM makes there
 class Directory {

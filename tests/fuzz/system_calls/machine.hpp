@@ -9,7 +9,7 @@ namespace ramet::fuzz {
 // A shell whose vCPUs run the input. Further shells of the family are made alike.
 std::expected<std::unique_ptr<vmm::Shell>, vmm::Failure> make_script_shell(Run&,
                                                                            std::shared_ptr<mm::PhysicalSpace> = {});
-// What the calling thread runs from now on is the input, from its first byte on.
+// The calling thread runs the input from now on, from its first byte.
 void begin_script(Run&);
 
 }  // namespace ramet::fuzz

@@ -18,7 +18,7 @@ namespace ramet::fuzz {
 
 inline constexpr int kWakeSignal = SIGUSR1; // handled from the start, so that it ends what waits
 
-// What is true of one input, for all threads of the guest.
+// The state of one input, of all threads of the guest.
 struct Run {
   std::span<const std::uint8_t> input;
   // Counts exits: a watcher that sees no change knows that the guest waits. Pairs with nothing.
@@ -50,7 +50,7 @@ class Script : public Values {
   void ring_entry();
   void check_result(const vmm::UserRegs& r);
 
-  vmm::Exit operation(vmm::UserRegs& r);  // from the bytes, of which there are some
+  vmm::Exit operation(vmm::UserRegs& r);  // from the next bytes. Precondition: there are some
 
   static constexpr unsigned kArenaSteps = 11, kFileSteps = 26, kMostExits = 2000;
   Run* run_ = nullptr;

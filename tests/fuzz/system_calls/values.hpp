@@ -1,4 +1,5 @@
-// Arguments from bytes: numbers, pointers, and structures in the guest's memory. No bytes are left: zeroes.
+// Arguments from bytes: numbers, pointers, and structures in the guest's memory. When no bytes are left they are
+// zeroes.
 #pragma once
 
 #include <array>
@@ -34,7 +35,7 @@ class Values {
   Gva pointer();
   Gva page();
 
-  // What is put into the memory lies in the thread's part of the buffer, over what was put there long before.
+  // Each goes to the next place in the thread's part of the buffer, which is used round and round.
   Gva room(Word bytes);
   Gva put(std::span<const std::byte>);
   Gva put(const std::string& text) { return put(std::as_bytes(std::span(text.c_str(), text.size() + 1))); }

@@ -1,8 +1,8 @@
 # A guest that has taken its host process over: what it does then (tests/guests/attack*.c), and what is seen of it from outside.
 
 HARDENED=
-# attack CASE [ARGUMENT]: the guest itself looks at the memory of the others of its family. Here: what ramet says of those
-# that were ended, files that were not shared, descriptors, processes that are left. PAUSE: seconds from one look to the next.
+# attack CASE [ARGUMENT]: the guest itself checks the memory of the other processes of its family. Checked here: what ramet says
+# of those that were ended, files that were not shared, descriptors, processes left behind. PAUSE: seconds between two looks.
 attack() {
   fresh
   echo canary >"$WORK/canary"
@@ -29,13 +29,13 @@ attack() {
   [ $status = 0 ] || { show "$WORK/out" "$WORK/err"; fail "$1: status $status"; }
   says "the others: unchanged"
   cat "$WORK/out" "$WORK/err"
-  # One sentence of each that was ended, and nothing else.
+  # One sentence for each process that was ended, and nothing else.
   ended=$(sed -n 's/.* \([0-9]*\) broken.*/\1/p' "$WORK/out")
   [ "$(grep -c '^ramet: process [0-9]* was ended: ' "$WORK/err")" -le "$ended" ] && ! grep -qv '^ramet: process [0-9]* was ended: ' "$WORK/err" ||
     fail "$ended were ended, which is not what ramet said"
   [ "$(command stat -c '%x %y %s' "$WORK/canary")" = "$seen" ] || fail "a file outside of what is shared was opened"
   [ -z "$(ls -A "$WORK/tmp")" ] || fail "something is left in TMPDIR: $(ls "$WORK/tmp")"
-  # Layers of processes that have ended go by and by.
+  # Layers of processes that have ended are freed with a delay.
   [ "$(cat "$WORK/after")" -le $(($(cat "$WORK/before") + 8)) ] || fail "$(cat "$WORK/before") descriptors before, $(cat "$WORK/after") after"
   for i in 1 2 3 4 5 6 7 8 9 10; do
     left=
@@ -47,7 +47,7 @@ attack() {
   done
   fail "left behind:$left"
 }
-# What is ended is taken apart beside what the guest does: until as many descriptors are open as before.
+# Ended processes are taken apart while the guest goes on. Waits until as many descriptors are open as before.
 settle() {
   for i in $(seq 50); do
     [ "$(ls "/proc/$ramet/fd" | wc -l)" -gt $(($(cat "$WORK/before") + 8)) ] || return 0

@@ -1,5 +1,5 @@
-# Whatever a guest makes the VMM keep for it is refused at its limit, and what the VMM takes from its host stays below
-# that limit and a fixed allowance: the resident set, while the guest holds all it was given. See guests/bloat.c.
+# What a guest can make the VMM keep is refused at the guest's limit. The VMM's resident set stays below that limit plus a fixed
+# allowance while the guest holds all that it was given. See guests/bloat.c.
 
 # bloat CASE TOLD [MEMORY-MiB]
 bloat() {

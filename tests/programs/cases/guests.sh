@@ -60,7 +60,7 @@ test_file_owner() { same "$G/file_owner" "$DATA"; }
 test_leases() { same "$G/leases" "$DATA"; }
 test_futex() { same "$G/futex"; }
 test_cputime() { same "$G/cputime"; }
-# What the guest asks for reaches the thread of the host that runs its code: the one that has used the most processor time.
+# The guest's priority and affinity reach the host's thread that runs its code: the one that has used the most processor time.
 test_cputime_priority() {
   [ "$(id -u)" = 0 ] || [ "${MACHINE:-kvm}" = process ] || skip "on KVM, guest code runs on a thread of the VMM's, which only root can give its priority back"
   fresh
@@ -99,7 +99,7 @@ test_sockets_of_the_host() {
 }
 test_rwx() { same "$G/rwx"; }
 test_code_changes() { same "$G/code_changes"; }
-# The host has no two nodes, but for its own: what it prints is the guest's to say.
+# Not compared with a native run: the guest has nodes of memory that the host need not have.
 test_nodes() {
   for how in eager lazy adaptive; do
     expect 0 '' "$RAMET" run --timeout "$LIMIT" --exec-sync $how --stat "$G/nodes" "$(scaled 50 5)"
@@ -110,7 +110,8 @@ test_code_changes_lazily() {
   expect 0 '' "$RAMET" run --timeout "$LIMIT" --exec-sync lazy "$G/code_changes"
   says 'code changes: ok'
 }
-# Where a page is writable or executable, never both, the system sees it change. Not of arm64's kernel, which has no need to.
+# Code that changes without cache maintenance by the program. The VMM sees changes where a page is never writable and executable
+# at once. Not compared with a native run: arm64's kernel need not do that.
 test_code_changes_unsynced() { expect 0 '' "$RAMET" run --timeout "$LIMIT" "$G/code_changes" unsynced; says 'code changes: ok'; }
 # Random instructions do what they do on another software CPU; what that one refuses, this one may have.
 test_soft_instructions() {

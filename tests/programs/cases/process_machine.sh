@@ -28,7 +28,7 @@ test_process_left_behind() {
   done
   fail "the guest's process $child is still there"
 }
-# Nothing but what any user has, and not even what root could give up.
+# ramet needs no more than any user has, nor a privilege that root could give up.
 test_process_unprivileged() {
   command -v setpriv >/dev/null && [ "$(id -u)" = 0 ] || skip "only root, with setpriv, can give privileges up"
   for how in "--reuid 65534 --regid 65534 --clear-groups" "--no-new-privs --bounding-set=-all"; do
@@ -97,11 +97,11 @@ test_process_limits() {
   expect 125 '^ramet: ' limited 100 8 "$BUSYBOX" true
   expect 125 '^ramet: ' limited 2 256 "$BUSYBOX" true
   [ "$(wc -l <"$WORK/err")" = 1 ] || { show "$WORK/err"; fail "more than one sentence"; }
-  # Of processes as Linux says it.
+  # Too many processes: the same error as on Linux.
   expect '1|2' 'fork: Resource temporarily unavailable' limited 60 4096 "$BUSYBOX" sh -c "$script" 200 1000  # none ends meanwhile
 }
-# Whose host process is stopped from outside, wherever it is, stalls no other guest of its family: the other one makes ten
-# more steps, for which it has nine seconds.
+# A guest process whose host process is stopped from outside, wherever it is, stalls no other of its family: the other one
+# makes ten more steps, for which it has nine seconds.
 silent() {
   fresh
   on_process --timeout "$LIMIT" --dir "$DATA" "$G/silent" "$1" "$DATA" >"$WORK/out" 2>"$WORK/err" </dev/null &

@@ -10,7 +10,7 @@ data_for_wild() {
 
 # outlives COMMAND...: it ends with status 0, and no sanitizer speaks.
 outlives() {
-  # Into pipes: a call would make terabytes of a file. Of the megabytes that the calls write there, our lines.
+  # Output goes into pipes, as a call could make a file terabytes long. Keeps our lines of the megabytes that calls write there.
   { "$@" </dev/null 2>&1 >/dev/null
     echo $? >"$WORK/status"
   } | tr -s '\0' '\n' | grep -aoE '^(wild|ramet):.{0,200}|^ .{0,30} exits|.{0,80}(Sanitizer|runtime error).{0,200}' >"$WORK/err"
@@ -60,8 +60,8 @@ held() {
   [ "$held" -gt 0 ] || fail "nobody could look at the VMM"
 }
 
-# What the VMM holds does not follow the number of calls. It may take some MiB more: an allocator's arena for each CPU and
-# what lies scattered in it, each as large as the most that it ever held.
+# The VMM's memory does not grow with the number of calls. It may take some MiB more: an allocator's arena for each CPU, each as
+# large as the most that it ever held.
 test_wild_growth() {
   [ -z "${SANITIZED:-}" ] || skip "a sanitizer keeps what was freed"
   : "${SEED:=$(date +%s)}"

@@ -72,8 +72,8 @@ struct FreezePrograms {
   static constexpr unsigned Count = X0, Place = X0 + 1, Times = X0 + 2, MapperTold = X0 + 3, MapperSaid = X0 + 4,
                             OwnTold = X0 + 5, OwnSaid = X0 + 6, Hidden = X0 + 7;
 
-  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place
-  // that is none.
+  // Has code of the stub's page make that call and store the result in an area at `said`; then the stub looks for its
+  // list at an unmapped address.
   static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a,
                                 std::uint64_t said) {
     r[X8] = number;

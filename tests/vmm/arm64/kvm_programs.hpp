@@ -40,7 +40,7 @@ inline constexpr auto kCountAndCall = std::to_array<Instruction>(
 inline constexpr auto kCallAndStore = std::to_array<Instruction>({0x91000484, 0xd4000001, 0xf9000024, 0x17fffffd});
 inline constexpr std::uint64_t kBehindCall = 8, kStoreLength = 4;
 
-// Whether this host only imitates a processor, and so takes its time. None says so.
+// Whether the host emulates the processor, and so is slow. An arm64 host does not tell.
 inline bool emulated() { return true; }
 // Whether a processor may have dropped an entry by itself, before any flush.
 inline bool drops_by_itself() { return true; }

@@ -64,8 +64,8 @@ struct FreezePrograms {
   static constexpr unsigned Pc = Rip, Place = Rdi, Times = Rsi, Count = Rax, MapperTold = Rdi, MapperSaid = Rsi,
                             Hidden = R8, OwnTold = R13, OwnSaid = Rbx;
 
-  // The stub's page makes that call, whose result goes into an area at `said`; then it looks for its list at a place
-  // that is none.
+  // Has code of the stub's page make that call and store the result in an area at `said`; then the stub looks for its
+  // list at an unmapped address.
   static void prepare_stub_call(arch::UserRegs& r, std::uint64_t number, const std::array<std::uint64_t, 6>& a,
                                 std::uint64_t said) {
     r[Rax] = number, r[Rdi] = a[0], r[Rsi] = a[1], r[Rdx] = a[2], r[R10] = a[3], r[R8] = a[4], r[R9] = a[5];

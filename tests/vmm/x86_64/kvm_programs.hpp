@@ -46,7 +46,7 @@ inline constexpr auto kCallAndStore = std::to_array<Instruction>(
     {0x48, 0xff, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0xeb, 0xf6});
 inline constexpr std::uint64_t kBehindCall = 5, kStoreLength = 3;
 
-// Whether this host only imitates a processor, and so takes its time.
+// Whether the host emulates the processor, and so is slow.
 inline bool emulated() { return arch::x86_64::hypervisor_signature() == "TCGTCGTCGTCG"; }
 // Whether a processor may have dropped an entry by itself, before any flush: nested paging does at each exit.
 inline bool drops_by_itself() { return arch::x86_64::host_cpu().virtualization; }

@@ -34,7 +34,7 @@ struct SaidFrame {
     if (f.fp_lies()) said.put(f.fp - kSaidBase + kXstateSize, f.size);
     const std::uint64_t pointer = f.context + kRegisters + offsetof(arch::x86_64::SignalContext, fpstate);
     if (lies_in(pointer, sizeof fp, 1)) said.put(pointer - kSaidBase, f.fp);
-    // Pieces may lie over each other: what counts is what can be read in the end.
+    // The pieces may overlap: what counts is what the area holds in the end.
     if (f.fp_lies()) f.size = said.get<std::uint32_t>(f.fp - kSaidBase + kXstateSize);
     return f;
   }

@@ -37,7 +37,8 @@ std::int64_t control_host(OpenFile& epoll, OpenFile& target, int number, int ope
   const auto host = watched_as(target, number, operation == EPOLL_CTL_ADD);
   if (!host) return -host.error();
   constexpr std::uint64_t kWatchBytes = 256;  // struct epitem and its place in a wait queue
-  if (operation == EPOLL_CTL_ADD && epoll.charged && !epoll.charged->list(epoll.host.get(), "tfd:", 1, kWatchBytes))
+  if (operation == EPOLL_CTL_ADD && epoll.charged &&
+      !epoll.charged->reserve_entries(epoll.host.get(), "tfd:", 1, kWatchBytes))
     return -ENOSPC;
   return result_of(::epoll_ctl(epoll.host.get(), operation, *host, &event));
 }

@@ -1,6 +1,5 @@
-// Files and the ids of a guest. The host answers for the VMM. A guest that has become somebody else (setuid(2) and the
-// like) has less inside: what a thread with those ids is refused, the VMM does not ask the host for; and what the
-// thread makes is given to its ids.
+// Permissions of guests' ids. The host checks those of the VMM. Where a thread has other ids after setuid(2) and the
+// like, the VMM checks them before it asks the host, and chowns to them the files that the thread creates.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <unistd.h>
@@ -42,7 +41,7 @@ int refused_removal(const Credentials* who, const Node& from, const struct stat&
 int give_to(const Credentials* who, int made, const struct stat& directory) {
   if (!who) return 0;
   const gid_t group = directory.st_mode & S_ISGID ? static_cast<gid_t>(-1)
-                                                  : who->group.file;  // else it has the directory's
+                                                  : who->group.file;  // with S_ISGID it has the directory's already
   return ::fchownat(made, "", who->user.file, group, AT_EMPTY_PATH) == 0 ? 0 : errno;
 }
 

@@ -23,8 +23,8 @@ namespace ramet::vmm {
 namespace {
 
 constexpr std::uint32_t kReading = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
-// A pipe's room is an edge when the full pipe is read from. Sockets wake those who wait for room each time that
-// somebody reads, and Linux tells by a signal only of room that somebody has missed: wants_room().
+// For a pipe, room becomes an edge only when the pipe was full. A socket wakes its writers at each read, while Linux
+// signals room only after a write has found none: wants_room() arms that.
 constexpr std::uint32_t kWritingPipe = EPOLLOUT | EPOLLET, kWriting = EPOLLONESHOT, kRoom = EPOLLOUT | EPOLLONESHOT;
 
 bool control(const HostFd& epoll, int operation, int host, std::uint32_t events, std::uint64_t id) {
@@ -36,7 +36,7 @@ bool control(const HostFd& epoll, int operation, int host, std::uint32_t events,
 
 AsyncWatch::~AsyncWatch() {
   LockGuard guard(by_->lock_);
-  // A pipe's end is in one of them only.
+  // A pipe's end is in one of the epolls only; the other call fails.
   (void)control(by_->in_, EPOLL_CTL_DEL, host_, 0, id_);
   (void)control(by_->out_, EPOLL_CTL_DEL, host_, 0, id_);
   by_->watched_.erase(id_);
@@ -67,7 +67,7 @@ OrErrno<std::shared_ptr<AsyncWatch>> AsyncFiles::watch(const OpenFile& file) {
   const int host = file.host.get(), access = file.flags & O_ACCMODE;
   if (::fstat(host, &st) != 0) return err(errno);
   const bool pipe = S_ISFIFO(st.st_mode);
-  std::shared_ptr<AsyncWatch> watch;  // which takes the lock when it goes
+  std::shared_ptr<AsyncWatch> watch;  // its destructor takes the lock
   LockGuard guard(lock_);
   if (watched_.size() >= kMost || !start_locked()) return err(ENOMEM);
   const std::uint64_t id = next_++;
@@ -78,14 +78,14 @@ OrErrno<std::shared_ptr<AsyncWatch>> AsyncFiles::watch(const OpenFile& file) {
   const bool reads = !pipe || access != O_WRONLY, writes = !pipe || access != O_RDONLY;
   if (reads && !control(in_, EPOLL_CTL_ADD, host, kReading, id)) return err(errno);
   if (writes && !control(out_, EPOLL_CTL_ADD, host, pipe ? kWritingPipe : kWriting, id)) return err(errno);
-  // What the file was ready for before is told at once, which is nothing that happened to it.
+  // A new registration reports at once what the file is ready for already: that is no event.
   collect_locked();
   added.in = added.out = 0;
   wake();
   return watch;
 }
 
-// Only here events are taken from the epolls, so that none is on its way while a file is added.
+// The only place that takes events from the epolls, under the lock: so none is on its way while watch() adds a file.
 void AsyncFiles::collect_locked() {
   for (const bool reading : {true, false}) {
     const int n = ::epoll_wait((reading ? in_ : out_).get(), events_.data(), static_cast<int>(events_.size()), 0);
@@ -105,7 +105,7 @@ std::vector<AsyncFiles::Ready> AsyncFiles::ready() {
   collect_locked();
   for (auto& [id, w] : watched_) {
     if (!w.in && !w.out) continue;
-    int bytes = 0;  // the file is open: who closes it takes it from the list before
+    int bytes = 0;  // w.host is open: ~AsyncWatch() erases the entry before the file is closed
     const bool unread = ::ioctl(w.host, FIONREAD, &bytes) == 0 && bytes > 0;
     all.push_back({w.owner, reasons(w.pipe, w.in, w.out, unread)});
     w.in = w.out = 0;
@@ -114,7 +114,7 @@ std::vector<AsyncFiles::Ready> AsyncFiles::ready() {
 }
 
 unsigned AsyncFiles::reasons(bool pipe, std::uint32_t in, std::uint32_t out, bool unread) {
-  // The ends of a pipe are told the same when the other one has gone.
+  // An end of a pipe gets the same reason when the other end has gone.
   if (pipe) return (in ? bit(POLL_IN) : 0) | (out ? bit(POLL_OUT) : 0);
   unsigned reasons = 0;
   if (in & EPOLLHUP) reasons |= bit(POLL_HUP) | (unread ? bit(POLL_IN) : 0);
@@ -131,7 +131,7 @@ void AsyncFiles::tell(const Ready& r) {
     try {
       tell_owner(family_, *r.owner, reason);
     } catch (const std::bad_alloc&) {
-      // A host without memory loses it.
+      // The signal is lost where the host has no memory.
     }
   }
 }
@@ -139,7 +139,7 @@ void AsyncFiles::tell(const Ready& r) {
 void AsyncFiles::serve() {
   for (;;) {
     std::array<pollfd, 3> wait{{{in_.get(), POLLIN, 0}, {out_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
-    (void)::poll(wait.data(), wait.size(), -1);  // a signal's end of it is as good as any
+    (void)::poll(wait.data(), wait.size(), -1);  // an interrupted one does no harm
     std::uint64_t count;
     (void)::read(wake_.get(), &count, sizeof count);  // nobody may have called wake()
     {

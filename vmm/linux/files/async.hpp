@@ -1,5 +1,5 @@
-// Watches the files of a family that have O_ASYNC set, see files/owner.hpp. One thread of the VMM does so for all of
-// them, started for the first. It waits in the host's epolls, edge-triggered: an edge is what Linux sends a signal for.
+// Watches the files of a family that have O_ASYNC set, see files/owner.hpp. One thread of the VMM, started for the
+// first file, waits for all of them in edge-triggered epolls of the host: an edge is what Linux sends a signal for.
 #pragma once
 
 #include <sys/epoll.h>
@@ -26,7 +26,7 @@ class AsyncWatch {
   ~AsyncWatch();
   AsyncWatch(const AsyncWatch&) = delete;
   AsyncWatch& operator=(const AsyncWatch&) = delete;
-  // The next room for writing is to be told, which may be there already.
+  // Has the owner signalled once there is room for writing, which may be at once.
   void wants_room();
 
  private:
@@ -45,13 +45,13 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
 
   static constexpr std::size_t kMost = 1024;  // files at once
   static constexpr std::uint64_t kBytes = 1024;  // of each: two struct epitem with places in wait queues, and Watched
-  // Of what happens to the file from now on its owner is told. Errors: ENOMEM (kMost are watched, the host gives no
+  // Signals the file's owner about events of the file from now on. Errors: ENOMEM (kMost are watched, the host gives no
   // thread), and those of epoll_ctl(2).
-  OrErrno<std::shared_ptr<AsyncWatch>> watch(const OpenFile&);
-  void stop();  // joins the thread. From then on nobody is told
+  OrErrno<std::shared_ptr<AsyncWatch>> watch(const OpenFile&) RAMET_EXCLUDES(lock_);
+  void stop() RAMET_EXCLUDES(lock_);  // joins the thread; no owner is told anything afterwards
 
-  // What is to be told, a bit for each of POLL_IN, POLL_OUT, POLL_ERR, POLL_PRI and POLL_HUP, when epolls say so about
-  // reading and writing. `unread`: there is something to be read besides.
+  // The reasons to signal, a bit() for each of POLL_IN, POLL_OUT, POLL_ERR, POLL_PRI and POLL_HUP, by the events of the
+  // epolls for reading (`in`) and writing (`out`). `unread`: the file has bytes to read.
   static constexpr unsigned bit(int reason) { return 1u << reason; }
   static unsigned reasons(bool pipe, std::uint32_t in, std::uint32_t out, bool unread);
 
@@ -61,7 +61,7 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
     std::shared_ptr<FileOwner> owner;
     int host = -1;
     bool pipe = false;
-    std::uint32_t in = 0, out = 0;  // what the epolls have said and the thread has not told yet
+    std::uint32_t in = 0, out = 0;  // events taken from the epolls that the thread has not signalled yet
   };
   struct Ready {
     std::shared_ptr<FileOwner> owner;
@@ -69,9 +69,9 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
   };
   bool start_locked() RAMET_REQUIRES(lock_);
   void collect_locked() RAMET_REQUIRES(lock_);
-  std::vector<Ready> ready();
-  void tell(const Ready&);
-  void serve();
+  std::vector<Ready> ready() RAMET_EXCLUDES(lock_);
+  void tell(const Ready&) RAMET_EXCLUDES(lock_);
+  void serve() RAMET_EXCLUDES(lock_);  // the thread
   void wake();
 
   Family& family_;
@@ -80,7 +80,7 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
       out_;  // the host's epolls, for reading and for writing; made by start_locked(), and not changed afterwards
   HostFd wake_;  // an eventfd
   std::map<std::uint64_t, Watched> watched_ RAMET_GUARDED_BY(lock_);  // by a number of its own: the epolls' data
-  std::vector<epoll_event> events_ RAMET_GUARDED_BY(lock_);  // room for one a file
+  std::vector<epoll_event> events_ RAMET_GUARDED_BY(lock_);  // a place for each file
   std::uint64_t next_ RAMET_GUARDED_BY(lock_) = 0;
   bool stopping_ RAMET_GUARDED_BY(lock_) = false;
   std::thread thread_;

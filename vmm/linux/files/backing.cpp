@@ -1,5 +1,5 @@
-// Mapped files: private mappings read through the descriptor, shared ones are a host mapping that becomes
-// a bank of guest memory. And truncation, which must never leave a mapping beyond the end of its file.
+// Mapped files: private mappings are read through the descriptor; a shared one is a host mapping that becomes a bank of
+// guest memory. And truncation, which must never leave a mapping beyond the end of its file.
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -20,8 +20,8 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   FileBacking(std::shared_ptr<OpenFile> file, dev_t device, ino_t inode, std::shared_ptr<MappedFiles> known)
       : device_(device), inode_(inode), file_(std::move(file)), known_(std::move(known)) {}
 
-  // Lets truncations find it.
-  void announce() {
+  // Puts the backing into the list that truncations look through.
+  void announce() RAMET_EXCLUDES(known_->lock) {
     if (!known_) return;
     LockGuard guard(known_->lock);
     auto& all = known_->backings;
@@ -36,7 +36,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
     int prot = PROT_READ | ((file_->flags & O_ACCMODE) == O_RDWR ? PROT_WRITE : 0);
     auto host = HostMapping::make(std::move(mappings), length, prot, file_->host.get(), static_cast<off_t>(offset));
     if (!host) return err(host.error());
-    // Only the bank's last user may unmap, and its end ends this: the guest's memory may be in the middle of an access.
+    // The bank keeps the host mapping until its last user is gone: an access may be in progress when the backing goes.
     auto bank = memory.make_bank((*host)->bytes(), [host = *host, file = file_] {},
                                  {.file = mm::MemoryFile::of(file_->host.get(), (prot & PROT_WRITE) != 0, file_),
                                   .offset = offset,
@@ -50,7 +50,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   std::uint64_t size() const override {
     struct stat st;
     if (::fstat(file_->host.get(), &st) != 0) return 0;
-    // While the file shrinks, the smaller size counts before the host's file has it.
+    // During a truncation the new size counts before the host's file has it.
     return std::min(static_cast<std::uint64_t>(st.st_size), limit_.load(std::memory_order_acquire));
   }
 
@@ -84,7 +84,7 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
       if (offset >= bank_offset_) add_residency({bank_->host(), bank_->size()}, offset - bank_offset_, out);
       return;
     }
-    // A mapping for the question: the host is asked about nothing else.
+    // Mapped for the question alone: the host tells residency of mappings only.
     const std::size_t bytes = out.size() * mm::kPageSize;
     void* const mapped = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file_->host.get(),
                                 static_cast<off_t>(offset));
@@ -180,7 +180,7 @@ OrErrno<std::shared_ptr<mm::Backing>> Files::shared_memory(std::uint64_t length,
     if (!charge->grow(length)) return err(ENOMEM);
   }
   length = mm::align_up(length, mm::kPageSize);
-  // A file only where the machine maps it elsewhere: it takes a descriptor.
+  // A memory file only where the machine maps it into another process: it takes a descriptor.
   std::shared_ptr<const mm::MemoryFile> file;
   if (space.physical().data().has_files()) {
     auto made = mm::MemoryFile::create(length);
@@ -205,7 +205,7 @@ std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size,
     for (const auto& weak : state.mapped->backings)
       if (auto backing = weak.lock(); backing && backing->is(st)) mapped.push_back(std::move(backing));
   }
-  // However it is left.
+  // Lifts the limits on every way out.
   struct Limited {
     const std::vector<std::shared_ptr<FileBacking>>& backings;
     ~Limited() {
@@ -217,7 +217,7 @@ std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size,
     for (const auto& process : state.process->family.all()) {
       const auto image = process->image();
       if (!image) continue;
-      // Where pages of the file are mapped in a process of the host they are the host's own: they are gone at once.
+      // A process of the host that maps the file loses its pages at once by the host's truncation.
       const bool later = image->machine().waits();
       for (const auto& backing : mapped) {
         if (later) image->cuts.add(backing, new_size);

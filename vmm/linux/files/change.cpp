@@ -35,7 +35,7 @@ std::string guest_path(const Parent& p) { return join(p.dir.path, p.name); }
 // The host never follows a last component in the calls below; the slash lets it insist on a directory.
 std::string host_name(const Parent& p) { return p.slash ? p.name + "/" : p.name; }
 
-// The place of a name that is to come into being. What is there already counts first: mkdir -p relies on it.
+// Whether the name may be created: 0 or -errno. EEXIST takes precedence over other errors: mkdir -p relies on it.
 std::int64_t check_new(Thread& thread, const Parent& p) {
   if (!plain(p)) return -EEXIST;
   auto there = state_of(thread).find(p.dir, p.name, false, thread.tid);
@@ -47,8 +47,8 @@ std::int64_t check_new(Thread& thread, const Parent& p) {
   return -refused(restricting(thread).get(), p.dir, W_OK | X_OK);
 }
 
-// Makes it in the host's directory and gives it to the guest's ids. `make`: 0 or -errno. What cannot be given is not
-// made.
+// Creates the name by `make` (0 or -errno) and chowns the file to the thread's ids if they are restricted. If that
+// fails, the name is removed again.
 template <class Make>
 std::int64_t make_in(Thread& thread, const Parent& p, int remove_flags, Make make) {
   const auto who = restricting(thread);
@@ -63,7 +63,7 @@ std::int64_t make_in(Thread& thread, const Parent& p, int remove_flags, Make mak
   return -error;
 }
 
-// A name that is to go away.
+// Whether the name may be removed or renamed: 0 or -errno.
 std::int64_t check_old(Thread& thread, const Parent& p) {
   if (!p.dir.fd || state_of(thread).fixed(guest_path(p))) {
     auto there = state_of(thread).find(p.dir, p.name, false, thread.tid);
@@ -78,7 +78,7 @@ std::int64_t check_old(Thread& thread, const Parent& p) {
   return there ? -refused_removal(who.get(), p.dir, there->st) : -there.error();
 }
 
-// For as long as other ids than the VMM's take names away or move them: see Files::State::naming.
+// Held over removing and renaming; locked only for a thread with other ids than the VMM's, see Files::State::naming.
 std::unique_lock<std::mutex> lock_names(Thread& thread) {
   return restricting(thread) ? std::unique_lock(*state_of(thread).naming) : std::unique_lock<std::mutex>();
 }
@@ -118,7 +118,7 @@ std::int64_t remove_name(Thread& thread, int dirfd, mm::Gva at, bool directory) 
   return result_of(::unlinkat(p->dir.fd->get(), host_name(*p).c_str(), directory ? AT_REMOVEDIR : 0));
 }
 
-// What it means for the ids of the guest, beyond taking the old name away.
+// What a rename needs of restricted ids beyond check_old(): 0 or -errno.
 std::int64_t check_rename(Thread& thread, const Parent& from, const Parent& to, bool exchange) {
   const auto who = restricting(thread);
   if (!who) return 0;
@@ -128,7 +128,7 @@ std::int64_t check_rename(Thread& thread, const Parent& from, const Parent& to, 
   if (!to.dir.fd || ::fstat(from.dir.fd->get(), &old_dir) != 0 || ::fstat(to.dir.fd->get(), &new_dir) != 0)
     return -EROFS;
   const bool moves = old_dir.st_dev != new_dir.st_dev || old_dir.st_ino != new_dir.st_ino;
-  // A directory that moves has another "..", which is written into it.
+  // Moving a directory writes another ".." into it.
   const auto check_parent = [&](const OrErrno<Found>& what) {
     return what && moves && S_ISDIR(what->st.st_mode) ? refused(who.get(), what->st, W_OK) : 0;
   };
@@ -201,7 +201,7 @@ std::int64_t make_node(Thread& thread, int dirfd, mm::Gva at, mode_t mode) {
   });
 }
 
-// An object whose attributes may change.
+// Whether the object's attributes may be changed: 0 or -errno.
 std::int64_t check_change(Thread& thread, const Found& found) {
   if (found.synthetic()) return -EPERM;
   if (!found.file) return state_of(thread).writable(found.node) ? 0 : -EROFS;
@@ -209,7 +209,7 @@ std::int64_t check_change(Thread& thread, const Found& found) {
   // The host's own files and devices are lent for reading and writing, no more.
   if (found.file->kind == Stdio || found.file->kind == Device) return -EPERM;
   if (found.file->writable_mount) return 0;
-  // Of no share are the guest's own pipes and the like, but its program's file, too, which is the host's.
+  // Two kinds of files are in no share: the guest's own pipes and the like, and its program, which belongs to the host.
   return found.file->mount < 0 && found.file->kind != File ? 0 : -EROFS;
 }
 
@@ -371,7 +371,7 @@ std::int64_t with_socket_node(Thread& thread, const std::string& path,
   if (node && ::fstat(node.get(), &st) == 0 && !S_ISSOCK(st.st_mode)) return -EEXIST;  // somebody was quicker
   if (node) r = bind(std::move(node));
   if (r == 0 || ::fstatat(dir, p->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISSOCK(now.st_mode)) return r;
-  const bool ours = !st.st_ino || (now.st_dev == st.st_dev && now.st_ino == st.st_ino);  // what there is now
+  const bool ours = !st.st_ino || (now.st_dev == st.st_dev && now.st_ino == st.st_ino);  // the name still leads to it
   if (ours) ::unlinkat(dir, p->name.c_str(), 0);
   return r;
 }

@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint64_t kFileBytes = 1024;       // struct file, inode and directory entry; OpenFile
 constexpr int kReservedDescriptors = 128;        // of the host's, for the VMM itself
 
-// How many bytes the file costs, or may.
+// Bytes that the file costs the host, or can come to cost.
 std::uint64_t cost(const OpenFile& file) {
   std::uint64_t bytes = kFileBytes + file.path.capacity();
   const int host = file.host.get();
@@ -41,11 +41,11 @@ bool FileCharge::grow(std::uint64_t bytes) {
   return charge_.grow(bytes);
 }
 
-bool FileCharge::list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
+bool FileCharge::reserve_entries(int fd, const char* prefix, std::uint64_t more, std::uint64_t each) {
   LockGuard guard(lock_);
   if (listed_ + more > room_) {
     listed_ = host_fdinfo(fd, prefix).size();
-    // Not to be counted again soon.
+    // More than asked for, so that the list is not counted again soon.
     const std::uint64_t wanted = std::max<std::uint64_t>(64, listed_ + listed_ / 2 + more);
     if (wanted > room_) {
       if (!charge_.grow((wanted - room_) * each)) return false;

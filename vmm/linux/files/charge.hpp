@@ -1,6 +1,6 @@
-// What open files cost the host besides the guest's memory, taken from the limit that the family's shared memory is
-// taken from as well: the kernel's objects and ours, what a pipe or a socket may hold, contents of /proc, and lists
-// that the host's kernel keeps for a descriptor.
+// What open files cost the host besides guest memory: objects of the kernel and the VMM, what a pipe or a socket may
+// hold, contents of /proc, and lists that the host's kernel keeps for a descriptor. It counts against the limit of the
+// family's shared memory.
 #pragma once
 
 #include <cstdint>
@@ -16,20 +16,22 @@ class FileCharge {
  public:
   explicit FileCharge(std::shared_ptr<mm::Account> account) : charge_(std::move(account)) {}
   // False: the family's limit is reached.
-  [[nodiscard]] bool grow(std::uint64_t bytes);
-  // Room for `more` entries in a list of the kernel's whose length the host tells in lines that begin with `prefix` of
-  // /proc/self/fdinfo/`fd`: entries go there without our hearing of it. `each`: bytes of an entry. False: as grow().
-  [[nodiscard]] bool list(int fd, const char* prefix, std::uint64_t more, std::uint64_t each);
+  [[nodiscard]] bool grow(std::uint64_t bytes) RAMET_EXCLUDES(lock_);
+  // Charges `more` entries of `each` bytes in a list that the host's kernel keeps for the descriptor. The list's length
+  // is the number of lines of /proc/self/fdinfo/`fd` that begin with `prefix`; it is counted again only when what was
+  // charged is used up, as entries go without our hearing of it. False: as grow().
+  [[nodiscard]] bool reserve_entries(int fd, const char* prefix, std::uint64_t more, std::uint64_t each)
+      RAMET_EXCLUDES(lock_);
 
  private:
   Mutex lock_;
   mm::Charge charge_ RAMET_GUARDED_BY(lock_);
-  std::uint64_t listed_ RAMET_GUARDED_BY(lock_) = 0;  // entries there are at most
+  std::uint64_t listed_ RAMET_GUARDED_BY(lock_) = 0;  // the list has at most so many entries
   std::uint64_t room_ RAMET_GUARDED_BY(lock_) = 0;  // entries that are charged
 };
 
-// The VMM needs the rest of the host's descriptors: none of a guest's has such a number. They are given from the
-// lowest.
+// Whether a host descriptor is too high to be a guest's: the last numbers below RLIMIT_NOFILE are kept for the VMM. The
+// host gives the lowest free number.
 bool beyond_descriptors(int host);
 
 }  // namespace ramet::vmm

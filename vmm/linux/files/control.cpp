@@ -17,7 +17,7 @@
 namespace ramet::vmm {
 namespace {
 
-// Beyond what the family may have: as Linux refuses it to those who have many pages in pipes.
+// Beyond the family's limit it is EPERM, as Linux has it for users with many pages in pipes.
 std::int64_t resize_pipe(OpenFile& file, int bytes) {
   const int host = file.host.get();
   const int before = ::fcntl(host, F_GETPIPE_SZ);
@@ -88,7 +88,7 @@ std::int64_t sys_fcntl(Thread& thread, const Args& a) {
     case F_OFD_SETLKW: return lock_call(thread, *file, command, a[2]);
     case F_GETPIPE_SZ: return result_of(::fcntl(host, F_GETPIPE_SZ));
     case F_SETPIPE_SZ:
-      // What Linux lets ordinary users have; the VMM may be more than one.
+      // Linux's limit for unprivileged users; the VMM may be privileged.
       if (a.u32(2) > (1u << 20)) return -EPERM;
       return resize_pipe(*file, a.i32(2));
     case F_GET_SEALS: return result_of(::fcntl(host, F_GET_SEALS));
@@ -107,7 +107,7 @@ std::int64_t sys_flock(Thread& thread, const Args& a) {
 
 // --- ioctl ---
 
-// The kernel's own struct termios and termios2, which the C library's are not.
+// The kernel's struct termios and termios2; those of the C library differ.
 struct KernelTermios {
   std::uint32_t flags[4];
   std::uint8_t line, characters[19];

@@ -13,9 +13,7 @@
 namespace ramet::vmm {
 namespace {
 
-using Shared = std::shared_ptr<OpenFile>;
-
-OrErrno<Shared> open_for(Thread& thread, int fd, bool write) {
+OrErrno<std::shared_ptr<OpenFile>> open_for(Thread& thread, int fd, bool write) {
   auto file = thread.process.files.get(fd);
   if (!file || (file->flags & O_PATH)) return err(EBADF);
   if ((file->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return err(EBADF);
@@ -25,7 +23,7 @@ OrErrno<Shared> open_for(Thread& thread, int fd, bool write) {
   return file;
 }
 
-// An offset that the guest keeps, null for the file's own.
+// An offset in the guest's memory. `at` 0: the file's own offset instead.
 struct Offset {
   mm::Gva at;
   std::int64_t value = 0;
@@ -48,14 +46,15 @@ std::int64_t put_back(Thread& thread, const Offset& o, std::int64_t result) {
   return written ? result : -written.error();
 }
 
-// Memory files grow by ordinary writes only, which are counted; programs fall back to those.
+// A memory file, which these calls do not write: only ordinary writes charge its growth, and programs fall back to
+// them.
 bool counted(const OpenFile& out) { return out.charge != nullptr; }
 
 std::uint64_t word(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
 std::uint64_t word(int fd) { return static_cast<std::uint64_t>(fd); }
 std::uint64_t bounded(std::uint64_t length) { return std::min(length, UserBuffers::kMaxBytes); }
 
-std::int64_t finish(Thread& thread, std::int64_t result) { return broken_pipe(thread, restartable(result)); }
+std::int64_t after_write(Thread& thread, std::int64_t result) { return broken_pipe(thread, restartable(result)); }
 
 std::int64_t sys_sendfile(Thread& thread, const Args& a) {
   auto out = open_for(thread, a.i32(0), true), in = open_for(thread, a.i32(1), false);
@@ -68,7 +67,7 @@ std::int64_t sys_sendfile(Thread& thread, const Args& a) {
   if (!length) return -length.error();
   std::int64_t n = thread.blocking(SYS_sendfile, word((*out)->host.get()), word((*in)->host.get()),
                                    word(offset->pointer()), *length);
-  return put_back(thread, *offset, finish(thread, n));
+  return put_back(thread, *offset, after_write(thread, n));
 }
 
 std::int64_t sys_copy_file_range(Thread& thread, const Args& a) {
@@ -97,15 +96,15 @@ std::int64_t sys_splice(Thread& thread, const Args& a) {
   if (!length) return -length.error();
   std::int64_t n = thread.blocking(SYS_splice, word((*in)->host.get()), word(from->pointer()), word((*out)->host.get()),
                                    word(to->pointer()), *length, a.u32(5));
-  return put_back(thread, *to, put_back(thread, *from, finish(thread, n)));
+  return put_back(thread, *to, put_back(thread, *from, after_write(thread, n)));
 }
 
 std::int64_t sys_tee(Thread& thread, const Args& a) {
   auto in = open_for(thread, a.i32(0), false), out = open_for(thread, a.i32(1), true);
   if (!in) return -in.error();
   if (!out) return -out.error();
-  return finish(thread,
-                thread.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]), a.u32(3)));
+  return after_write(thread, thread.blocking(SYS_tee, word((*in)->host.get()), word((*out)->host.get()), bounded(a[2]),
+                                             a.u32(3)));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 namespace ramet::vmm {
 namespace {
 
-// One grace period for so many entries. Each keeps the memory of its OpenFile, not the file.
+// So many retired entries share a grace period. Each keeps the memory of its OpenFile, but does not keep the file open.
 constexpr std::size_t kMostRetired = 64;
 constexpr std::size_t kFirstIndex = 64;
 
@@ -28,7 +28,7 @@ class RAMET_SCOPED_CAPABILITY Descriptors::Change {
     }
     of_.lock_.unlock();
     if (retired) mm::rcu::synchronize();
-    while (retired) retired = std::move(retired->next);  // one by one: each would end the next within its own end
+    while (retired) retired = std::move(retired->next);  // one by one: their destructors would nest
   }
   Change(const Change&) = delete;
   Change& operator=(const Change&) = delete;
@@ -165,7 +165,7 @@ OrErrno<std::shared_ptr<OpenFile>> Descriptors::duplicate(std::size_t from, std:
 }
 
 void Descriptors::set(Descriptor d) {
-  std::shared_ptr<OpenFile> before;  // outlives the lock
+  std::shared_ptr<OpenFile> before;  // dropped after the lock
   Change change(*this);
   before = replace(static_cast<std::size_t>(d.number), {std::move(d.file), d.close_on_exec});
 }

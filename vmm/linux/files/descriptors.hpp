@@ -20,8 +20,8 @@ struct Descriptor {
   bool close_on_exec = false;
 };
 
-// Thread-safe. Files that are taken out are returned, so that the caller lets go of them: what a host does to close a
-// file may take long, and nobody waits for it here.
+// Thread-safe. Files that are taken out are returned, so that the caller drops them without the lock: the host may take
+// long to close a file.
 class Descriptors {
  public:
   Descriptors();
@@ -33,30 +33,33 @@ class Descriptors {
   // Null if nothing is open there. The result stays valid when the number is closed meanwhile. Read-copy-update
   // (guest-mm/rcu.hpp): a slot leads to an Entry, which is freed once no look-up can be reading it.
   std::shared_ptr<OpenFile> get(int number) const;
-  std::optional<bool> close_on_exec(int number) const;    // none: nothing is open there
-  bool set_close_on_exec(int number, bool close_on_exec);  // false: nothing is open there
-  std::vector<Descriptor> list() const;                    // by number
+  std::optional<bool> close_on_exec(int number) const RAMET_EXCLUDES(lock_);  // none: nothing is open there
+  bool set_close_on_exec(int number, bool close_on_exec) RAMET_EXCLUDES(lock_);  // false: nothing is open there
+  std::vector<Descriptor> list() const RAMET_EXCLUDES(lock_);  // in order of their numbers
 
   // The lowest free number in [from, limit), taken for the file. Errors: EMFILE.
-  OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, std::size_t from, std::size_t limit);
+  OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, std::size_t from, std::size_t limit)
+      RAMET_EXCLUDES(lock_);
   // Two at once, or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec,
-                                           std::size_t limit);
+                                           std::size_t limit) RAMET_EXCLUDES(lock_);
   // A number without a file: closed to all calls, but not free. put() or give_back() follows. Errors: EMFILE.
-  OrErrno<int> reserve(std::size_t limit);
-  void put(int reserved, std::shared_ptr<OpenFile>, bool close_on_exec);
-  void give_back(int reserved);
-  // dup2(2): `to` becomes another number of `from`'s file. The file that was there, or null. Errors: EBADF, EBUSY where
-  // `to` is reserved.
-  OrErrno<std::shared_ptr<OpenFile>> duplicate(std::size_t from, std::size_t to, bool close_on_exec, std::size_t limit);
+  OrErrno<int> reserve(std::size_t limit) RAMET_EXCLUDES(lock_);
+  void put(int reserved, std::shared_ptr<OpenFile>, bool close_on_exec) RAMET_EXCLUDES(lock_);
+  void give_back(int reserved) RAMET_EXCLUDES(lock_);
+  // dup2(2): `to` becomes another number of `from`'s file. Returns the file that was at `to`, or null. Errors: EBADF,
+  // EBUSY where `to` is reserved.
+  OrErrno<std::shared_ptr<OpenFile>> duplicate(std::size_t from, std::size_t to, bool close_on_exec, std::size_t limit)
+      RAMET_EXCLUDES(lock_);
   // At start and on restoring, before the guest runs. The number is not negative.
-  void set(Descriptor);
+  void set(Descriptor) RAMET_EXCLUDES(lock_);
 
-  std::shared_ptr<OpenFile> close(int number);  // null: nothing was open there
-  std::vector<std::shared_ptr<OpenFile>> close_range(std::size_t first, std::size_t last);
-  void close_range_on_exec(std::size_t first, std::size_t last);
-  std::vector<std::shared_ptr<OpenFile>> exec();  // execve(2): those with FD_CLOEXEC
-  std::vector<std::shared_ptr<OpenFile>> close_all();
+  std::shared_ptr<OpenFile> close(int number) RAMET_EXCLUDES(lock_);  // null: nothing was open there
+  // Of the numbers from `first` to `last`, both included.
+  std::vector<std::shared_ptr<OpenFile>> close_range(std::size_t first, std::size_t last) RAMET_EXCLUDES(lock_);
+  void close_range_on_exec(std::size_t first, std::size_t last) RAMET_EXCLUDES(lock_);
+  std::vector<std::shared_ptr<OpenFile>> exec() RAMET_EXCLUDES(lock_);  // execve(2): closes those with FD_CLOEXEC
+  std::vector<std::shared_ptr<OpenFile>> close_all() RAMET_EXCLUDES(lock_);
 
  private:
   struct Slot {
@@ -64,10 +67,10 @@ class Descriptors {
     bool close_on_exec = false;
     bool reserved = false;
   };
-  // It does not keep the file open, so that the last close is one at once and not after a grace period.
+  // Weak, so that closing the last descriptor closes the file at once, not after a grace period.
   struct Entry {
     const std::weak_ptr<OpenFile> file;
-    std::unique_ptr<Entry> next;  // of those that are retired, guarded by lock_
+    std::unique_ptr<Entry> next;  // in retired_; guarded by lock_
   };
   struct Index {
     explicit Index(std::size_t size) : entries(size) {}
@@ -84,11 +87,11 @@ class Descriptors {
 
   mutable Mutex lock_;  // a leaf
   std::vector<Slot> slots_ RAMET_GUARDED_BY(lock_);
-  // As long as slots_ at least. Written under the lock, with release; get() acquires. The ones before it stay until the
-  // end, as they are together no longer than the last.
+  // The newest of indices_, at least as long as slots_. Stored with release under lock_; pairs with get()'s acquire.
+  // Former indices are kept, as look-ups may be reading them; together they are no longer than the newest.
   std::atomic<Index*> index_{nullptr};
   std::vector<std::unique_ptr<Index>> indices_ RAMET_GUARDED_BY(lock_);
-  // A list, as closing takes no memory. Look-ups may be reading them.
+  // Entries taken out of the index, which look-ups may still be reading. Linked, so that closing allocates nothing.
   std::unique_ptr<Entry> retired_ RAMET_GUARDED_BY(lock_);
   std::size_t retired_count_ RAMET_GUARDED_BY(lock_) = 0;
 };

@@ -51,7 +51,7 @@ struct Output {
   }
 };
 
-// What the host does not know of in this directory.
+// Entries of the directory that the host does not have.
 std::vector<ProcName> extra_names(const Files::State& state, const OpenFile& directory, int tid) {
   std::vector<ProcName> names;
   if (directory.synthetic) {
@@ -71,7 +71,7 @@ std::vector<ProcName> extra_names(const Files::State& state, const OpenFile& dir
   return names;
 }
 
-// Copies the host's entries from where its descriptor stands. Returns false at the end of the directory.
+// Copies the host's entries from the offset of its descriptor. Returns false at the end of the directory.
 OrErrno<bool> host_entries(const OpenFile& directory, const std::vector<ProcName>& hidden, Output& out) {
   std::vector<char> buffer(std::min<std::size_t>(out.room - out.bytes.size(), 32768));
   // At least one entry of any name must fit, or the host says EINVAL, which is the guest's error then.

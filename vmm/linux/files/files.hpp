@@ -36,7 +36,8 @@ class FileOperations;  // files/operations.hpp
 class MemoryCharge;  // files/memfd.cpp
 struct Disarmed;     // epoll.hpp
 
-// An open file description: what dup(2) shares. Immutable but for what the host keeps for its fd.
+// An open file description: what dup(2) shares. Once installed it is immutable, but for what the host keeps for its fd
+// and for `watched`, `async`, `lease` and `listing`.
 struct OpenFile {
   // Device: null, zero, full, random, urandom. Synthetic: a file of /proc or /sys, its bytes in `host`.
   enum class Kind : std::uint8_t {
@@ -64,27 +65,28 @@ struct OpenFile {
   std::shared_ptr<MemoryCharge> charge;  // memfd_create's files: what they take from the guest's limit
   std::shared_ptr<FileCharge> charged;   // what it costs the host; set when it is first installed
   int standard = -1;        // 0, 1, 2: ramet's own standard input, output, error
-  std::shared_ptr<FileOperations>
-      operations;  // of a Socket, Uring, GupTest, Signal, Synthetic. Null: opened with O_PATH, or another
+  // Of a Socket, Uring, GupTest, Signal or Synthetic; null for other kinds and with O_PATH.
+  std::shared_ptr<FileOperations> operations;
   clockid_t clock{};                     // of a Timer
   bool semaphore = false;                // of an Event: EFD_SEMAPHORE
-  std::shared_ptr<Disarmed> disarmed;  // of an Epoll that goes on from a snapshot, maybe; set before the program runs
-  // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
-  // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
+  std::shared_ptr<Disarmed> disarmed;  // an Epoll continued from a snapshot may have it; set before the program runs
+  // An epoll registers a file by descriptor number, so duplicates are registered separately. As all of the guest's
+  // duplicates share `host`, each number that is watched gets a host descriptor of its own, kept as long as the file.
   struct Watched {
     mutable Mutex lock;  // a leaf
-    std::vector<int> numbers RAMET_GUARDED_BY(lock);  // the guest's; the first one is `host`,
-    std::vector<HostFd> others RAMET_GUARDED_BY(lock);  // the next ones are these
+    std::vector<int> numbers RAMET_GUARDED_BY(lock);  // of the guest; numbers[0] is watched by `host`,
+    std::vector<HostFd> others RAMET_GUARDED_BY(lock);  // numbers[i] by others[i - 1]
   };
   Watched watched;
-  // Whom a signal tells that it is ready. Held by who tells it as well: nobody else keeps the file open for that.
+  // Who is sent a signal when the file is ready. AsyncFiles and Leases hold the owner, which does not keep the file
+  // open.
   const std::shared_ptr<FileOwner> owner = std::make_shared<FileOwner>();
   struct Async {
     std::shared_ptr<AsyncWatch> watch;  // O_ASYNC is set
-    bool charged = false;  // what watching costs, once and for all
-  } async;
-  std::shared_ptr<Lease> lease;  // guarded by the family's Leases
-  // Directories: where a listing stands that goes on after the host's own entries.
+    bool charged = false;  // AsyncFiles::kBytes are charged, and stay so
+  } async;  // guarded by owner->lock
+  std::shared_ptr<Lease> lease;  // guarded by the lock of the family's Leases
+  // Directories: the position among entries that are not the host's.
   struct Listing;
   std::shared_ptr<Listing> listing;
   ~OpenFile();
@@ -115,10 +117,10 @@ class Files {
   // The end of the process: all descriptors, and its POSIX locks.
   void close_all();
 
-  // Null if fd is not open. The result stays valid when another thread closes fd, which may be another file's by then:
-  // a call looks a descriptor up once, and nothing else here that is about a file takes a number.
+  // Null if fd is not open. The result stays valid when another thread closes fd, which may name another file by then.
+  // So a call looks a descriptor up once; the other functions take the file, not its number.
   std::shared_ptr<OpenFile> get(int fd) const;
-  bool holds(const OpenFile&) const;  // some descriptor leads there
+  bool holds(const OpenFile&) const;  // whether a descriptor of the process leads to the file
   // Lowest free number at or above `from`; EMFILE past the limit, ENFILE if the family's memory or the host's
   // descriptors are used up.
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
@@ -130,14 +132,15 @@ class Files {
   OrErrno<std::shared_ptr<OpenFile>> open(const std::string& guest_path, int flags, int mode = 0);
 
   // True if some share covers guest_path: tells "not shared" from "does not exist" in messages.
-  bool shared(const std::string& guest_path) const;
+  bool in_share(const std::string& guest_path) const;
 
-  // mmap of a file: the backing for a private or a shared mapping of [offset, offset+length); `shared` ones are mapped
-  // once, wholly. `offset` becomes that in the backing, where the file is one that shows another (a ring). EACCES as
-  // mmap(2) gives it, ENODEV for what cannot be mapped. Null: map anonymous memory (/dev/zero).
+  // The backing for a private or a shared (MAP_SHARED) mapping of the file's bytes [offset, offset+length). All of a
+  // shared one is mapped on the host by this call. Where the file shows another one (a ring), `offset` becomes the
+  // offset in that. Null: map anonymous memory (/dev/zero). Errors: EACCES, EBADF, EINVAL and EOVERFLOW as mmap(2),
+  // ENODEV for files that cannot be mapped, ENOMEM.
   OrErrno<std::shared_ptr<mm::Backing>> backing(const std::shared_ptr<OpenFile>&, bool shared, bool writable,
                                                 std::uint64_t& offset, std::uint64_t length, mm::Memory&);
-  // The file behind a backing; null: it is memory.
+  // The file behind a backing; null: the backing is anonymous memory.
   static std::shared_ptr<OpenFile> file_of(const mm::Backing&);
   // The same for a file that the loader opened; private only.
   static OrErrno<std::shared_ptr<mm::Backing>> private_backing(const std::shared_ptr<OpenFile>&);

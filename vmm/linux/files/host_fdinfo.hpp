@@ -7,7 +7,7 @@
 
 namespace ramet::vmm {
 
-// The lines that begin with `prefix`, each without it. None also where the host has no such file.
+// The lines that begin with `prefix`, without it. Empty also where the host has no such file.
 std::vector<std::string> host_fdinfo(int host, std::string_view prefix);
 
 }  // namespace ramet::vmm

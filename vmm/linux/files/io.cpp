@@ -1,7 +1,7 @@
 // Reading, writing and seeking.
 //
-// The guest's buffers go to the host as iovecs, at most IOV_MAX at a time; what the host leaves undone ends
-// the call with what was done, as Linux ends it.
+// The guest's buffers go to the host as iovecs, at most IOV_MAX at a time. A short transfer on the host ends the call,
+// as on Linux.
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -16,16 +16,13 @@
 #include "vmm/linux/processes/process.hpp"
 #include "vmm/linux/processes/save_points.hpp"
 #include "vmm/linux/processes/thread.hpp"
+#include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm {
 
 std::int64_t broken_pipe(Thread& thread, std::int64_t result) {
   if (result != -EPIPE) return result;
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGPIPE);
-  timespec at_once{};
-  (void)sigtimedwait(&set, nullptr, &at_once);  // none pending is fine
+  discard_broken_pipe();
   thread.raise(SIGPIPE);
   return result;
 }
@@ -145,7 +142,7 @@ std::int64_t sys_write(Thread& thread, const Args& a) { return one_buffer(thread
 std::int64_t sys_readv(Thread& thread, const Args& a) { return many_buffers(thread, a, {.write = false}); }
 std::int64_t sys_writev(Thread& thread, const Args& a) { return many_buffers(thread, a, {.write = true}); }
 
-// At an offset: files that cannot seek say ESPIPE, which -1 would not make the host say.
+// The calls with an offset. A negative one is refused here: the host would take -1 for the file's own offset.
 std::int64_t at_offset(Thread& thread, const Args& a, bool vector, bool write, bool flags_given) {
   Transfer how{.write = write, .offset = a.i64(3)};
   if (flags_given) {

@@ -20,7 +20,7 @@
 namespace ramet::vmm {
 namespace {
 
-// By a descriptor: a file that is only mapped is not seen.
+// Whether another open file description leads to the file. A mapping without a descriptor is not seen.
 bool others_have_it_open(Family& family, const OpenFile& file, const struct stat& st, bool for_writing) {
   for (const auto& process : family.all()) {
     for (const Descriptor& d : process->files.state().descriptors.list()) {
@@ -65,7 +65,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
   if (file.kind != OpenFile::Kind::File || ::fstat(file.host.get(), &st) != 0 || !S_ISREG(st.st_mode)) return -EINVAL;
   const auto who = thread.credentials();
   if (who->user.file != st.st_uid && !who->may(CAP_LEASE)) return -EACCES;
-  std::shared_ptr<Lease> lease;  // takes the lock when it goes
+  std::shared_ptr<Lease> lease;  // its destructor takes the lock
   if (type == F_UNLCK) {
     LockGuard guard(lock_);
     if (!file.lease || file.lease->type_ == F_UNLCK) return -EAGAIN;
@@ -83,7 +83,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
       return other && (type == F_WRLCK || l->type_ == F_WRLCK || l->target_ == F_UNLCK);
     };
     if (std::ranges::any_of(leases_, in_the_way)) return -EAGAIN;
-    // Nobody gets more by what somebody waits for.
+    // A lease that is being broken is not upgraded.
     if (file.lease && file.lease->type_ != file.lease->target_ && type == F_WRLCK) return -EAGAIN;
     before = file.lease ? file.lease->type_ : F_UNLCK;
     if (before == F_UNLCK && leases_.size() >= kMost) return -ENOLCK;
@@ -93,7 +93,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
     lease->type_ = lease->target_ = type;
     changed_locked();
   }
-  // Who opens the file from now on sees the lease.
+  // Opens from now on see the lease.
   if (others_have_it_open(thread.process.family, file, st, type == F_RDLCK)) {
     LockGuard guard(lock_);
     if (before == F_UNLCK) std::erase(leases_, lease.get());  // as if it had never been: owner and signal stay
@@ -101,7 +101,7 @@ std::int64_t Leases::set(Thread& thread, OpenFile& file, int number, int type) {
     changed_locked();
     return -EAGAIN;
   }
-  own_if_nobody(thread, file, number);
+  claim_if_unowned(thread, file, number);
   return 0;
 }
 
@@ -123,7 +123,7 @@ int Leases::wait_for_holders(Thread& thread, const struct stat& st, bool writes,
       const auto forbids = [&](const Lease* l) {
         return l->device_ == st.st_dev && l->inode_ == st.st_ino && (writes || l->type_ == F_WRLCK);
       };
-      // Whoever did not give it back in time has it no more.
+      // Leases that were not given back in time are taken away or downgraded.
       for (Lease* l : std::vector(leases_)) {
         if (l->type_ == l->target_ || l->deadline_ > now) continue;
         if (l->target_ == F_UNLCK) take_away_locked(*l);

@@ -2,7 +2,7 @@
 //
 // POSIX locks belong to a process. The host would take all processes of the family for one, so theirs are locks of an
 // open file description that each process has for each file it locks, opened anew and used for nothing else: they
-// conflict with each other's, with those of other VMMs, and with every lock of the host. Deadlocks are not told
+// conflict with each other's, with those of other VMMs, and with every lock of the host. Deadlocks are not detected
 // (EDEADLK).
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <fstream>
 
 #include "vmm/linux/checked.hpp"
+#include "vmm/linux/files/host_fdinfo.hpp"
 #include "vmm/linux/files/state.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
@@ -31,7 +31,8 @@ OrErrno<std::shared_ptr<LockHolder>> open_again(Files::State& state, int host) {
   return err(ENOLCK);
 }
 
-// The description that holds the process's locks on the file; null with ENOENT if it never locked it.
+// The description that holds the process's locks on the file; opened if there is none yet, and kept if `make`. Errors:
+// ENOLCK, those of fstat(2).
 OrErrno<std::shared_ptr<LockHolder>> lock_holder(Files::State& state, int host, bool make) {
   struct stat st;
   if (::fstat(host, &st) != 0) return err(errno);
@@ -43,20 +44,15 @@ OrErrno<std::shared_ptr<LockHolder>> lock_holder(Files::State& state, int host, 
   return holder;
 }
 
-// Whether the description holds a lock that begins there, by what the host tells of it.
+// Whether the description holds a lock that begins at lock.l_start.
 bool holds(const HostFd& fd, const struct flock& lock) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd.get()));
-  for (std::string line; std::getline(info, line);) {
-    char kind[16], mode[16], type[16];
-    long long pid, start;
-    const int fields = std::sscanf(line.c_str(), "lock: %*[^:]: %15s %15s %15s %lld %*s %lld", kind, mode, type, &pid,
-                                   &start);
-    if (fields == 5 && start == lock.l_start) return true;
-  }
-  return false;
+  return std::ranges::any_of(host_fdinfo(fd.get(), "lock:"), [&](const std::string& line) {
+    long long start;
+    return std::sscanf(line.c_str(), " %*[^:]: %*s %*s %*s %*s %*s %lld", &start) == 1 && start == lock.l_start;
+  });
 }
 
-// The guest process whose lock was in the way; -1: somebody outside.
+// The guest process whose lock was in the way; -1: a process of the host.
 int owner(Thread& thread, int host, const struct flock& lock) {
   struct stat st;
   if (::fstat(host, &st) != 0) return -1;
@@ -88,7 +84,7 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
   auto given = read_user<struct flock>(thread.memory(), at);
   if (!given) return -given.error();
   struct flock& l = *given;
-  if (command == F_GETLK && l.l_type != F_RDLCK && l.l_type != F_WRLCK) return -EINVAL;  // F_OFD_GETLK may ask so
+  if (command == F_GETLK && l.l_type != F_RDLCK && l.l_type != F_WRLCK) return -EINVAL;  // F_OFD_GETLK takes F_UNLCK
   int host = file.host.get();
   std::shared_ptr<LockHolder> holder;
   if (command == F_GETLK || command == F_SETLK || command == F_SETLKW) {
@@ -96,7 +92,7 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
     const bool wrong_access = (l.l_type == F_RDLCK && access == O_WRONLY) ||
                               (l.l_type == F_WRLCK && access == O_RDONLY);
     if (command != F_GETLK && wrong_access) return -EBADF;
-    if (l.l_whence == SEEK_CUR) {  // the guest's description knows where
+    if (l.l_whence == SEEK_CUR) {  // by the offset of the guest's description
       const off_t current = ::lseek(host, 0, SEEK_CUR);
       if (current < 0) return -errno;
       const auto start = checked_sum<std::int64_t>(l.l_start, current);
@@ -111,11 +107,11 @@ std::int64_t lock_call(Thread& thread, const OpenFile& file, int command, mm::Gv
     l.l_pid = 0;
     command = command == F_GETLK ? F_OFD_GETLK : command == F_SETLK ? F_OFD_SETLK : F_OFD_SETLKW;
   }
-  // A lock inside of another makes three of one. Of the process's own descriptions or the guest's, it is one list.
+  // A change inside of a lock splits it in three: two entries more at most, in the list of the file that is locked.
   constexpr std::uint64_t kLockBytes = 256;  // struct file_lock
   const bool all_unlocked = l.l_type == F_UNLCK && l.l_whence == SEEK_SET && l.l_start == 0 && l.l_len == 0;
   const auto& charged = holder ? holder->charged : file.charged;
-  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->list(host, "lock:", 2, kLockBytes))
+  if (command != F_OFD_GETLK && !all_unlocked && charged && !charged->reserve_entries(host, "lock:", 2, kLockBytes))
     return -ENOLCK;
   if (command == F_OFD_SETLKW) {
     std::int64_t result = thread.blocking(SYS_fcntl, static_cast<std::uint64_t>(host),

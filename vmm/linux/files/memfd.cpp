@@ -63,7 +63,7 @@ std::int64_t sys_truncate(Thread& thread, const Args& a) {
   if (S_ISDIR(found->st.st_mode)) return -EISDIR;
   if (!S_ISREG(found->st.st_mode)) return -EINVAL;
   auto file = state.open_found(&thread, *found, O_WRONLY, 0);
-  if (!file) return file.error() == EINTR ? kRestartSys : -file.error();  // who had a lease was waited for
+  if (!file) return file.error() == EINTR ? kRestartSys : -file.error();  // EINTR: while waiting for a lease
   return resize(thread, **file, a.i64(1));
 }
 
@@ -84,7 +84,7 @@ std::int64_t sys_fallocate(Thread& thread, const Args& a) {
     charged = std::unique_lock((*file)->charge->lock);
     if (!(mode & FALLOC_FL_PUNCH_HOLE) && !(*file)->charge->grow(static_cast<std::uint64_t>(*end))) return -ENOSPC;
   }
-  // Given up for a signal, and then begun anew; a kick of the vCPU alone does not count.
+  // A signal of the guest interrupts and restarts it; a kick of the vCPU alone does not.
   const std::int64_t result = thread.blocking(SYS_fallocate, static_cast<std::uint64_t>((*file)->host.get()),
                                               static_cast<std::uint64_t>(mode), static_cast<std::uint64_t>(offset),
                                               static_cast<std::uint64_t>(length));

@@ -206,7 +206,7 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
     mount.root_device = st.st_dev;
     mount.guest = s.guest;
     mount.writable = s.writable;
-    // Where symbolic links in what is shared so far lead: /lib/x is /usr/lib/x where /lib is a link.
+    // Mounted where symbolic links in the shares so far lead: /lib/x is /usr/lib/x if /lib is a link.
     std::size_t cut = s.guest.rfind('/');
     if (s.guest != "/" && cut > 0) {
       auto parent = state->find(state->root(), s.guest.substr(0, cut), true, 0);
@@ -234,7 +234,9 @@ std::expected<Files, Failure> Files::create(const std::vector<Share>& shares) {
   return Files(std::move(state));
 }
 
-bool Files::shared(const std::string& guest_path) const { return state_->covering_mount(normalised(guest_path)) >= 0; }
+bool Files::in_share(const std::string& guest_path) const {
+  return state_->covering_mount(normalised(guest_path)) >= 0;
+}
 
 void Files::set_process(Process* process) {
   state_->process = process;

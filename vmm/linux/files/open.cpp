@@ -16,8 +16,8 @@
 namespace ramet::vmm {
 namespace {
 
-// Flags are the host's here. What of them goes to the host. O_CLOEXEC is the table's; the VMM never wants a controlling
-// terminal, nor SIGIO.
+// The flags that are passed to the host; all flags in this file are the host's. O_CLOEXEC belongs to the table; the VMM
+// never wants a controlling terminal, nor SIGIO.
 constexpr int kHostFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DIRECT | O_DSYNC | O_SYNC | O_NOATIME | O_TRUNC |
                            O_DIRECTORY | O_TMPFILE;
 // New files never run as somebody else: no set-user-id, no set-group-id.
@@ -92,7 +92,8 @@ OrErrno<std::shared_ptr<OpenFile>> open_path_only(const Found& found, int flags)
   return make_file(kind_of(found.st.st_mode), std::move(fd), flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW), found.path());
 }
 
-// What the object is refuses these flags: errno, or 0. `who`: as Files::State::restricting() tells.
+// Whether the object's type or permissions refuse these flags: errno, or 0. `who`: Files::State::restricting()'s
+// result.
 int refused_kind(const Found& found, int flags, bool temporary, bool may_write, const Credentials* who) {
   const mode_t type = found.st.st_mode;
   if (S_ISLNK(type)) return ELOOP;
@@ -108,7 +109,8 @@ int refused_kind(const Found& found, int flags, bool temporary, bool may_write, 
   return who && (flags & O_NOATIME) && !owns(*who, found.st.st_uid) ? EPERM : 0;
 }
 
-// Files of the VMM's own, and those that there is nothing of to be opened anew. None: it can be opened.
+// Opens a file of /proc/self/fd that the host cannot open anew: the VMM's own files, and those without a name. None:
+// the host can open it.
 std::optional<OrErrno<std::shared_ptr<OpenFile>>> open_again(Files::State& state, Found& found, int flags, int tid) {
   const OpenFile& file = *found.file;
   using enum OpenFile::Kind;
@@ -250,7 +252,7 @@ std::int64_t open_at(Thread& thread, int dirfd, mm::Gva at, int flags, mode_t mo
   auto from = state.base(dirfd, scoped ? std::string(".") : *path);
   if (!from) return -from.error();
   auto file = state.open(&thread, *from, *path, flags, mode, resolve);
-  // It waited for a FIFO's other end, or for who had a lease: Linux restarts the call.
+  // EINTR: it waited for a FIFO's other end or for a lease. Linux restarts the call.
   if (!file) return file.error() == EINTR ? kRestartSys : -file.error();
   return std::move(*number).put(std::move(*file), flags & O_CLOEXEC);
 }
@@ -284,7 +286,7 @@ std::int64_t sys_openat2(Thread& thread, const Args& a) {
   how->flags = thread.abi().open_flags_to_host(how->flags);
   bool creates = (how->flags & O_CREAT) || (how->flags & O_TMPFILE) == O_TMPFILE;
   if ((how->flags & ~kKnown) || (how->mode & ~07777ull) || (how->mode && !creates)) return -EINVAL;
-  // Other calls leave out what is not for O_PATH; this one refuses it.
+  // Other calls ignore flags that mean nothing with O_PATH; this one refuses them.
   constexpr std::uint64_t kForPath = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   if ((how->flags & O_PATH) && (how->flags & ~kForPath)) return -EINVAL;
   constexpr std::uint64_t kWalk = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |

@@ -32,11 +32,11 @@ class FileOperations {
     return std::nullopt;
   }
 
-  // ioctl(2) with a request that is not one of all files. 0 or more, or -errno.
+  // ioctl(2) with a request that not all files have. 0 or more, or -errno.
   virtual std::int64_t ioctl(Thread&, unsigned /*request*/, mm::Gva) { return -ENOTTY; }
 
-  // mmap(2): which file is mapped, and where in it, for `length` bytes at `offset` of this one. Null, and the offset as
-  // it was: this one itself. Errors: EINVAL.
+  // mmap(2) of `length` bytes at `offset`: the file that is mapped instead of this one; `offset` becomes the offset in
+  // it. Null, `offset` unchanged: this file itself. Errors: EINVAL.
   virtual OrErrno<std::shared_ptr<OpenFile>> mapped(std::uint64_t& /*offset*/, std::uint64_t /*length*/) {
     return nullptr;
   }

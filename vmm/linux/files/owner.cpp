@@ -21,7 +21,7 @@
 namespace ramet::vmm {
 namespace {
 
-FileOwner::Setting setting_of(const FileOwner& owner) {
+FileOwner::Setting setting_of(const FileOwner& owner) RAMET_EXCLUDES(owner.lock) {
   LockGuard guard(owner.lock);
   return owner.setting;
 }
@@ -45,7 +45,7 @@ std::int64_t set_owner(Thread& thread, OpenFile& file, int who) {
   return who < 0 ? set_owner(thread, file, F_OWNER_PGRP, -who) : set_owner(thread, file, F_OWNER_PID, who);
 }
 
-// Nobody (0), once the owner has gone.
+// The owner as F_GETOWN_EX shows it; pid 0: there is none, or it has gone.
 f_owner_ex owner_of(Thread& thread, const OpenFile& file) {
   const auto s = setting_of(*file.owner);
   Family& family = thread.process.family;
@@ -102,7 +102,7 @@ void tell_owner(Family& family, const FileOwner& owner, int reason) {
     siginfo_t plain{};  // also where the queue is full
     plain.si_signo = SIGIO;
     plain.si_code = SI_KERNEL;
-    (void)send(*to, plain);  // who has gone is told nothing
+    (void)send(*to, plain);  // fails if the process has gone
   }
 }
 
@@ -111,7 +111,7 @@ std::int64_t owner_call(Thread& thread, OpenFile& file, int command, std::uint64
     case F_SETOWN: return set_owner(thread, file, static_cast<int>(argument));
     case F_GETOWN:
       thread.set_result(
-          static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // not an error, whichever group it is
+          static_cast<std::uint64_t>(std::int64_t{owner_number(thread, file)}));  // a group's is negative, but no error
       return kNoResult;
     case F_SETOWN_EX: {
       auto owner = read_user<f_owner_ex>(thread.memory(), argument);
@@ -138,7 +138,7 @@ std::int64_t owner_ioctl(Thread& thread, OpenFile& file, unsigned request, mm::G
   return who ? set_owner(thread, file, *who) : -who.error();
 }
 
-void own_if_nobody(Thread& thread, OpenFile& file, int number) {
+void claim_if_unowned(Thread& thread, OpenFile& file, int number) {
   LockGuard guard(file.owner->lock);
   if (file.owner->setting.id == 0)
     set_owner_locked(*file.owner, *thread.credentials(), F_OWNER_PID, thread.process.pid);

@@ -21,10 +21,9 @@ struct OpenFile;
 struct FileOwner {
   struct Setting {
     int type = F_OWNER_TID, id = 0;    // as struct f_owner_ex has them; id 0: nobody
-    unsigned real = 0,
-             effective = 0;  // user ids of the thread that set the owner: what they may signal is sent a signal
-    int signal = 0;                    // F_SETSIG; 0: SIGIO, without information
-    int number = -1;                   // the descriptor that O_ASYNC was set by
+    unsigned real = 0, effective = 0;  // user ids of the thread that set the owner; they must be allowed to signal it
+    int signal = 0;  // F_SETSIG; 0: SIGIO, without information
+    int number = -1;  // the descriptor that O_ASYNC was set by
   };
   mutable Mutex lock;  // guards OpenFile::async as well; order: before AsyncFiles'
   Setting setting RAMET_GUARDED_BY(lock);
@@ -36,10 +35,10 @@ std::int64_t owner_call(Thread&, OpenFile&, int command, std::uint64_t argument)
 // ENOTTY.
 std::int64_t owner_ioctl(Thread&, OpenFile&, unsigned request, mm::Gva at);
 
-// Nobody owns it: the caller's process does from now on. What is told is told of that descriptor.
-void own_if_nobody(Thread&, OpenFile&, int number);
-// Nobody does, and F_SETSIG was never called.
-void disown(FileOwner&);
+// Makes the caller's process the owner if the file has none. Signals name the descriptor `number` from now on.
+void claim_if_unowned(Thread&, OpenFile&, int number);
+// As if the file had never had an owner and F_SETSIG had never been called.
+void disown(FileOwner& owner) RAMET_EXCLUDES(owner.lock);
 
 // Pipes, sockets and terminals: only they tell by a signal when they are ready.
 bool can_be_async(const OpenFile&);
@@ -53,6 +52,6 @@ std::int64_t set_async(Thread&, OpenFile&, int number, bool on);
 std::int64_t no_room(const OpenFile&, std::int64_t result);
 
 // Sends the owner its signal. `reason`: POLL_IN and the like, of sigaction(2).
-void tell_owner(Family&, const FileOwner&, int reason);
+void tell_owner(Family&, const FileOwner& owner, int reason) RAMET_EXCLUDES(owner.lock);
 
 }  // namespace ramet::vmm

@@ -1,4 +1,4 @@
-// What of a process holds pins of its memory for longer than a system call: rings, gup_test, pages in pipes.
+// What holds pins of a process's memory for longer than a system call: rings, gup_test, pages in pipes.
 #pragma once
 
 #include <atomic>
@@ -15,8 +15,8 @@ namespace ramet::vmm {
 
 class Process;
 
-// Stands behind an open file, which other processes may share after a fork. The Devices of each process whose memory it
-// pins know it; it lets go with the first of those whose memory goes.
+// Behind an open file, which other processes may share after a fork. It is in the Devices of each process whose memory
+// it pins, and lets go as soon as the memory of one of these goes.
 class PinHolder : public FileOperations {
  public:
   // Gives all pins back, having stopped what uses them. May be called again, and from any thread that serves the
@@ -26,7 +26,7 @@ class PinHolder : public FileOperations {
   virtual void refresh() {}
 };
 
-// What they did, of all processes of a guest. Statistics.
+// What holders did, for all processes of a guest. Statistics.
 struct DeviceCounters {
   std::atomic<std::uint64_t> submitted{0}, completed{0}, refused{0};  // entries; refused by us, not by the host
   std::atomic<std::uint64_t> async{0};  // completions after the enter that submitted them
@@ -43,23 +43,23 @@ class Devices {
  public:
   Devices() = default;
   explicit Devices(const Devices& parent) : counters_(parent.counters_) {}  // of a forked process: nothing is held yet
-  // Before it holds anything of this process. Again: nothing happens.
-  void add(const std::shared_ptr<PinHolder>&);
-  void let_go();
-  std::size_t known() { return all().size(); }
-  // Before a wait on descriptors that watched rings may be behind.
-  void refresh();
+  // Called before the holder pins memory of this process. Adding it once more has no effect.
+  void add(const std::shared_ptr<PinHolder>&) RAMET_EXCLUDES(lock_);
+  void let_go() RAMET_EXCLUDES(lock_);
+  std::size_t known() RAMET_EXCLUDES(lock_) { return all().size(); }
+  // Called before a wait for descriptors, which may be those of watched rings.
+  void refresh() RAMET_EXCLUDES(lock_);
 
-  // What rings cost the host outside of the guest's memory. All threads; nothing is published by them.
+  // What rings cost the host besides guest memory, and its limits. Counts alone: they order no other access.
   static constexpr unsigned kMaxRings = 256, kMaxRequests = 1u << 16;
   std::atomic<unsigned> rings{0}, requests{0};
-  std::atomic<bool> watched{false};
+  std::atomic<bool> watched{false};  // some ring was watched: refresh() has something to do
   std::atomic<std::uint64_t> registered{0};  // bytes of registered buffers, of all rings
 
   DeviceCounters& counters() { return *counters_; }
 
  private:
-  std::vector<std::shared_ptr<PinHolder>> all();
+  std::vector<std::shared_ptr<PinHolder>> all() RAMET_EXCLUDES(lock_);
   Mutex lock_;  // a leaf
   std::vector<std::weak_ptr<PinHolder>> holders_ RAMET_GUARDED_BY(lock_);
   const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();

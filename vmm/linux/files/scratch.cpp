@@ -18,7 +18,7 @@ const HostFd& ScratchDirectory::directory() const {
     std::string name = (error ? "/tmp" : parent.string()) + "/ramet-XXXXXX";
     if (!::mkdtemp(name.data())) return;
     path_ = name;
-    // All users of the guest's may write to it, as to /tmp; those of the host do not get past the directory above.
+    // All user ids of the guest may write to it, as to /tmp; other users of the host cannot pass its parent directory.
     if (::mkdir(inner().c_str(), 0700) != 0 || ::chmod(inner().c_str(), 01777) != 0) return;
     root_ = HostFd(::open(inner().c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     struct stat st;

@@ -1,5 +1,5 @@
-// What the files of one guest consist of, shared by the files_*.cpp: the descriptor table, the shares,
-// the walk from a guest path to a host object. Private to them.
+// What Files consists of: the descriptor table, the shares, the walk from a guest path to a host object; and what the
+// sources of this room have in common. For system calls only.
 #pragma once
 
 #include <fcntl.h>
@@ -33,7 +33,7 @@ inline constexpr int kMaxDescriptors = static_cast<int>(Limits::kOpenFiles);
 struct OpenFile::Listing {
   mutable Mutex lock;
   std::uint64_t position RAMET_GUARDED_BY(lock) =
-      0;  // 0: in the host's entries; else the key of the last extra entry given
+      0;  // 0: among the host's entries; else the key of the last entry returned that is not the host's
 };
 
 // A share, as a host directory held open. Immutable once Files::create() is through.
@@ -48,7 +48,7 @@ struct Mount {
   dev_t device() const { return scratch ? scratch->device() : root_device; }
 };
 
-// A place on the way of a path. Holds a descriptor, so it stays what it is when the host renames things.
+// A place on the way along a path. Its descriptor keeps it the same object when the host renames files.
 struct Node {
   std::shared_ptr<const HostFd> fd;  // null: synthetic
   int mount = -1;
@@ -98,7 +98,7 @@ struct Files::State {
   mutable Mutex lock;  // a leaf
   std::shared_ptr<OpenFile> cwd RAMET_GUARDED_BY(lock);
   std::optional<mode_t> umask RAMET_GUARDED_BY(lock);       // empty: the host's
-  // What the host takes off by itself. Looked up when first needed: most guests create no file.
+  // The umask of the VMM, which the host's kernel applies. Read when first needed: most guests create no file.
   mode_t host_umask() const;
   mutable std::once_flag host_umask_read;
   mutable mode_t host_umask_value = 0;
@@ -119,11 +119,11 @@ struct Files::State {
   Process* process = nullptr;
 
   // --- the guest's ids, files/access.cpp ---
-  // Those of the thread, if they are others than the VMM's; null: the host's answer is enough, or the VMM itself asks
-  // (0).
+  // The thread's credentials if they differ from the VMM's. Null: they do not, so the host's own check is enough; or
+  // tid is 0, the VMM itself.
   std::shared_ptr<const Credentials> restricting(int tid) const;
-  // Held while a name is made and its file given to such ids, and while they take names away or move them: so no other
-  // file can be put in its place. Of the family; outermost.
+  // Held while a file is created and chowned to such ids, and while threads with such ids remove or rename names: so no
+  // other file takes the new one's place before the chown. One for the family; the outermost lock.
   std::shared_ptr<std::mutex> naming = std::make_shared<std::mutex>();
 
   // --- mapped files, files/backing.cpp ---
@@ -131,12 +131,12 @@ struct Files::State {
   std::shared_ptr<HostMappings> mappings = std::make_shared<HostMappings>();  // of the family
 
   // --- memfds, files/memfd.cpp ---
-  // What the family has together, from one limit: memory files and shared memory; and what the VMM holds for its files.
-  // The limit is that of any of its VMs, set by the first process.
+  // The family's memory files, its shared memory and what the VMM holds for its files, against one limit: the memory
+  // limit of one of its VMs, set by the first process.
   std::shared_ptr<mm::Account> account = std::make_shared<mm::Account>();
 
   const std::shared_ptr<Devices> devices = std::make_shared<Devices>();  // rings and the like
-  std::shared_ptr<SplicedPages> spliced_pages;  // files/vmsplice.cpp; guarded by lock, once set it stays
+  std::shared_ptr<SplicedPages> spliced_pages RAMET_GUARDED_BY(lock);  // files/vmsplice.cpp; once set it stays
 
   // --- files/table.cpp ---
   std::shared_ptr<OpenFile> get(int fd) const { return descriptors.get(fd); }
@@ -144,8 +144,8 @@ struct Files::State {
   bool charge(OpenFile&) const;
   std::size_t descriptor_limit() const;
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, int from = 0);
-  // A number to be had before the file is: for calls that change something besides (create, truncate, take a
-  // connection), which they must not where the table is full. Given back unless a file was put there. Errors: EMFILE.
+  // A number taken before its file exists: for calls with other effects (create, truncate, accept), which must not
+  // happen when the table is full. The destructor frees the number unless put() was called.
   class Reserved {
    public:
     Reserved(State& state, int fd) : state_(&state), fd_(fd) {}
@@ -158,14 +158,14 @@ struct Files::State {
     State* state_;  // null: nothing to give back
     int fd_;
   };
-  OrErrno<Reserved> reserve();
+  OrErrno<Reserved> reserve();  // Errors: EMFILE
   // Installs both or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec);
-  bool close(int fd);
+  bool close(int fd) RAMET_EXCLUDES(locks_lock);  // false: it is not open
   // Drops the POSIX locks that close(2) drops: all of the process's on that file.
-  void release_locks(const OpenFile&);
-  mode_t masked(mode_t mode) const;
-  std::shared_ptr<OpenFile> working_directory() const;
+  void release_locks(const OpenFile&) RAMET_EXCLUDES(locks_lock);
+  mode_t masked(mode_t mode) const RAMET_EXCLUDES(lock);  // without what the umask takes off
+  std::shared_ptr<OpenFile> working_directory() const RAMET_EXCLUDES(lock);
 
   // --- mounts, files/mounts.cpp ---
   int mount_at(std::string_view path) const;  // exactly there; -1: none
@@ -175,12 +175,12 @@ struct Files::State {
   bool fixed(std::string_view path) const;
   // Where a directory is now: its guest path even after renames. ENOENT if it is gone or has left its share.
   OrErrno<std::string> current_path(const Node&) const;
-  // What the host's own link of a descriptor says, as a guest path: with " (deleted)" if the name has gone. ENOENT: it
-  // has left its share.
+  // The link /proc/self/fd/N of a host descriptor as a guest path; it ends in " (deleted)" if the file has no name any
+  // more. ENOENT: the file is outside of its share.
   OrErrno<std::string> path_in_mount(const HostFd&, int mount) const;
   // How the links of /proc name a file: as it is called now, or as it was when it was opened.
   std::string shown_path(const OpenFile&) const;
-  // forbidden_filesystem() of what was found and has that stat: the host is asked only about what lies on another file
+  // forbidden_filesystem() of a node, whose attributes are given. Asks the host only about a node on another file
   // system than its share.
   bool forbidden(const Node&, const struct stat&) const;
   bool writable(const Node& n) const { return n.mount >= 0 && mounts[static_cast<std::size_t>(n.mount)].writable; }
@@ -193,7 +193,7 @@ struct Files::State {
   OrErrno<Found> find(const Node& base, const std::string& path, bool follow, int tid) const;
   OrErrno<Parent> parent(const Node& base, const std::string& path, int tid) const;
   // As find(); where only the last component is missing, fills `missing` beside ENOENT.
-  // `resolve`: RESOLVE_* of openat2(2), which all of the walk keeps to; not RESOLVE_CACHED.
+  // `resolve`: RESOLVE_* of openat2(2), which each step obeys; not RESOLVE_CACHED.
   OrErrno<Found> walk(const Node& base, const std::string& path, bool follow, int tid, Parent* missing,
                       std::uint64_t resolve = 0) const;
 
@@ -202,9 +202,9 @@ struct Files::State {
   OrErrno<std::shared_ptr<OpenFile>> open(Thread* thread, const Node& base, const std::string& path, int flags,
                                           mode_t mode, std::uint64_t resolve = 0);
   OrErrno<std::shared_ptr<OpenFile>> open_found(Thread* thread, Found&, int flags, mode_t mode);
-  // Of open_found(): neither the VMM's own file nor with O_PATH alone. `may_write`: its share may be written.
+  // The part of open_found() for objects of the host, without O_PATH. `may_write`: their share is writable.
   OrErrno<std::shared_ptr<OpenFile>> open_object(Thread*, const Found&, int flags, mode_t mode, bool may_write);
-  // `who`: as restricting() tells.
+  // `who`: restricting()'s result.
   OrErrno<std::shared_ptr<OpenFile>> create(const Parent&, int flags, mode_t mode, const Credentials* who);
 };
 
@@ -220,11 +220,11 @@ bool forbidden_filesystem(int fd);
 std::string fd_path(int host_fd);  // "/proc/self/fd/N", on the host
 std::shared_ptr<OpenFile> make_file(OpenFile::Kind, HostFd, int flags, std::string path = {});
 OpenFile::Kind kind_of(mode_t mode);
-// Of open(2)'s flags: the file is to be written; what its mode has to allow for them, R_OK and W_OK.
+// Whether open(2)'s flags ask for writing; and the permissions that they need, a set of R_OK and W_OK.
 bool wants_write(int flags);
 unsigned wanted_of(int flags);
-bool may_block(const OpenFile&);
-// And not only the file of one, opened with O_PATH.
+bool may_block(const OpenFile&);  // whether reading or writing may wait
+// A socket, not the file of one opened with O_PATH.
 inline bool is_socket(const OpenFile& file) { return file.kind == OpenFile::Kind::Socket && file.operations; }
 
 // stat(2) of what was found: the host's, or made up for synthetic files.
@@ -234,13 +234,14 @@ OrErrno<struct stat> stat_of(const Files::State&, const OpenFile&);
 // What an *at call names: dirfd, the guest's pointer to a path, and AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH of its flags.
 OrErrno<Found> locate(Thread&, int dirfd, mm::Gva path, int flags);
 
-// Truncates through `call`, having made sure that no mapping of the file reaches beyond new_size before
-// the host's file does not. `call` returns 0 or -errno. fd: any descriptor of the file.
-std::int64_t truncating(Files::State&, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call);
+// Truncates by `call` (0 or -errno, returned), after no mapping of the file reaches beyond new_size any more: mappings
+// never extend beyond the end of the host's file. fd: any descriptor of the file.
+std::int64_t truncating(Files::State& state, int fd, std::uint64_t new_size, const std::function<std::int64_t()>& call)
+    RAMET_EXCLUDES(state.mapped->truncate_lock, state.mapped->lock);
 
 // --- files/size_limit.cpp ---
-// Where a write would begin in a regular file of that size; others: not regular. `flags`: RWF_*. Errors: the host's,
-// EINVAL.
+// Where a write would begin in a regular file, and the file's size, both in bytes; for other files `regular` is false.
+// `flags`: RWF_*. Errors: the host's, EINVAL.
 struct WriteStart {
   bool regular = false;
   std::uint64_t size = 0, at = 0;
@@ -249,12 +250,18 @@ OrErrno<WriteStart> write_start(const OpenFile&, std::int64_t offset, int flags)
 // How many of `length` bytes the thread may write there within its RLIMIT_FSIZE. Errors: EFBIG, when the thread was
 // sent SIGXFSZ, and those of write_start().
 OrErrno<std::uint64_t> room_to_write(Thread&, const OpenFile&, std::int64_t offset, int flags, std::uint64_t length);
-// The same for a file that is to have `size` bytes. 0 or -errno.
+// Whether RLIMIT_FSIZE forbids the file to have `size` bytes. 0 or -errno.
 std::int64_t refused_size(Thread&, const OpenFile&, std::uint64_t size);
-// Leaves so many bytes of them.
-void cut_to(std::vector<iovec>&, std::uint64_t bytes);
+// Cuts the pieces off after `bytes` bytes of them.
+void cut_to(std::vector<iovec>& pieces, std::uint64_t bytes);
 
-// Bounds what memory files may take. Held while a file may grow to `end` bytes; false: ENOSPC.
+// struct iovec as guests have it.
+struct GuestIovec {
+  mm::Gva base;
+  std::uint64_t length;  // bytes; Linux refuses what is negative as an ssize_t
+};
+
+// What one memory file takes from the family's limit. grow() comes before the file grows to `end` bytes; false: ENOSPC.
 class MemoryCharge {
  public:
   explicit MemoryCharge(std::shared_ptr<mm::Account> account) : account_(std::move(account)) {}
@@ -268,21 +275,20 @@ class MemoryCharge {
   std::uint64_t charged_ = 0;  // guarded by lock
 };
 
-// Whether such ids (null: no question) are refused what they want, R_OK, W_OK, X_OK together: 0 or errno.
-// files/access.cpp.
+// Whether `who` (null: unrestricted) is refused `wanted`, a set of R_OK, W_OK and X_OK: 0 or errno. files/access.cpp.
 int refused(const Credentials* who, const struct stat&, unsigned wanted);
 int refused(const Credentials* who, const Node& directory, unsigned wanted);
-// The same of taking a name away.
+// Whether `who` may not remove or rename the name of `what` in the directory `from`: 0 or errno.
 int refused_removal(const Credentials* who, const Node& from, const struct stat& what);
-// Gives them what was just made in that directory; 0 or errno.
+// Chowns the file `made`, just created in that directory, to `who` (null: nothing is done); 0 or errno.
 int give_to(const Credentials* who, int made, const struct stat& directory);
 
-// What a socket may send before somebody receives it.
+// Bytes that a socket holds until they are received.
 std::uint64_t send_buffer(int host);
-// What the thread's process has.
+// The files of the thread's process.
 Files::State& state_of(Thread&);
-// Sends SIGPIPE to the guest's thread if `result` is -EPIPE, and takes off the host's, which it has blocked
-// (signals_blocked.hpp); returns result.
+// If `result` is -EPIPE: sends SIGPIPE to the guest's thread, and discards the one that the write raised in the host's
+// thread, which blocks it (signals_blocked.hpp). Returns result.
 std::int64_t broken_pipe(Thread&, std::int64_t result);
 
 // Parts of the lists of calls.
@@ -290,8 +296,8 @@ std::span<const Definition> descriptor_calls();  // files/table.cpp
 std::span<const Definition> open_calls();  // files/open.cpp
 std::span<const Definition> control_calls();  // files/control.cpp: fcntl, ioctl, flock
 
-// Makes the file of a socket's name and has `bind` bind to it (its O_PATH descriptor; 0 or -errno): if that fails the
-// file is gone again. Errors: EEXIST, those of mknod(2) and of `bind`. files/change.cpp.
+// Creates a socket's file and calls `bind` with its O_PATH descriptor (0 or -errno); if that fails, removes the file.
+// Errors: EEXIST, those of mknod(2) and of `bind`. files/change.cpp.
 std::int64_t with_socket_node(Thread&, const std::string& path, const std::function<std::int64_t(HostFd)>& bind);
 // F_GETLK, F_SETLK, F_SETLKW and their OFD kinds; files/lock.cpp.
 std::int64_t lock_call(Thread&, const OpenFile&, int command, mm::Gva at);

@@ -1,4 +1,4 @@
-// Opening files of /proc, /sys and /dev: what proc/ says is in them becomes a file of the host's.
+// Opening files of /proc, /sys and /dev: the contents that proc/ gives become a memory file of the host.
 #include "vmm/linux/files/synthetic.hpp"
 
 #include <fcntl.h>
@@ -73,14 +73,14 @@ OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State& state, const Fou
 void refresh_synthetic(Thread& thread, const OpenFile& file) {
   auto& state = state_of(thread);
   auto bytes = proc_content({state, state.process, thread.tid}, file.path);
-  if (!bytes) return;  // of a process that has ended: what it was
+  if (!bytes) return;  // of a process that has ended: the file keeps its contents
   struct stat before;
   if (::fstat(file.host.get(), &before) != 0) return;
   const auto had = static_cast<std::uint64_t>(before.st_size);
   if (bytes->size() > had && file.charged && !file.charged->grow(bytes->size() - had)) return;
   auto host = content_file(*bytes);
   const off_t at = ::lseek(file.host.get(), 0, SEEK_CUR);
-  // Sealed contents cannot change, so others take their place; who is reading them reads on undisturbed.
+  // The memory file is sealed, so another one takes its place; reads in progress finish in the old one.
   if (host && at >= 0 && ::lseek(host->get(), at, SEEK_SET) == at) ::dup3(host->get(), file.host.get(), O_CLOEXEC);
 }
 

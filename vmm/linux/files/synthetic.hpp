@@ -1,5 +1,5 @@
-// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path. What is in them is told
-// by proc/, which has the bodies of the functions here whose names begin with proc_.
+// The files that exist whatever is shared: /proc, /sys, /dev. Each by its absolute guest path. Their contents come from
+// proc/, which defines the functions here whose names begin with proc_.
 #pragma once
 
 #include <sys/stat.h>
@@ -22,14 +22,14 @@ class Thread;
 struct ProcContext {
   const Files::State& state;
   Process* process;
-  int tid;   // 0: the first thread
+  int tid;  // 0: the first thread
 };
 
 // A file of a process: "maps" of /proc/5/maps; "" for the directory itself.
 struct ProcPlace {
   std::string_view rest;
   int tid;
-  bool task;                        // below /proc/<pid>/task/<tid>
+  bool task;  // below /proc/<pid>/task/<tid>
   std::shared_ptr<Process> process;
   ProcContext context() const;
 };
@@ -57,7 +57,7 @@ struct ProcName {
   std::uint64_t key = 0;
 };
 
-// None if there is no such file. A path outside of the synthetic trees is none of its business: none.
+// None if there is no such file, and for paths outside of /proc, /sys and /dev.
 std::optional<ProcEntry> proc_lookup(const ProcContext&, const std::string& path);
 // Contents of a File. Errors: ENOENT, EIO, ENOMEM.
 OrErrno<std::string> proc_content(const ProcContext&, const std::string& path);
@@ -71,7 +71,7 @@ std::shared_ptr<FileOperations> proc_operations();
 // --- synthetic.cpp ---
 // open(2) of one that was found. Errors: those of open(2).
 OrErrno<std::shared_ptr<OpenFile>> open_synthetic(Files::State&, const Found&, int flags, int tid);
-// A file of /proc or /sys is about to be read from its beginning: it shows how things are now. Kind::Synthetic only.
+// Gives a file of /proc or /sys its present contents, before it is read from its beginning. Kind::Synthetic only.
 void refresh_synthetic(Thread&, const OpenFile&);
 
 }  // namespace ramet::vmm

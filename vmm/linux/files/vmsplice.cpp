@@ -1,10 +1,10 @@
 // vmsplice: pages of the guest into a pipe without a copy, and back with one.
 //
-// What goes into a pipe are the host's pages under the guest's frames. The host's kernel holds those until somebody has
-// read them, so the host never gives them to anybody else. But we would: a frame that the guest unmaps is free for its
-// next page, and the reader would find that one's contents. So the frames stay pinned until the pipe has moved on. What
-// a pipe hands over to another (splice, tee) is beyond what we see: there a reader may find later contents of the
-// writer; as may one who reads after the writer has ended, whose frames are free then.
+// What goes into a pipe are the host's pages under the guest's frames. The host's kernel keeps these pages until they
+// are read from the pipe, but the VMM reuses frames: one that the guest unmaps is free for its next page, whose
+// contents the pipe's reader would find. So the frames stay pinned until they must have been read. Pages that move on
+// to another pipe (splice, tee) are not followed: their reader may find later contents of the writer's memory. So may a
+// reader after the writer's end, which frees its frames.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -25,19 +25,19 @@
 
 namespace ramet::vmm {
 
-// The pins of all that one process has spliced and nobody has read, by pipe.
+// The pins of the pages that a process has spliced and that may not have been read yet, by the pipe's inode.
 class SplicedPages : public PinHolder {
  public:
-  void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) {
+  void add(int host, ino_t pipe, mm::Pin pin, std::uint64_t bytes) RAMET_EXCLUDES(lock_) {
     LockGuard guard(lock_);
     for (auto it = pipes_.begin(); it != pipes_.end();) it = trim(it->second) ? pipes_.erase(it) : std::next(it);
     Pipe& p = pipes_[pipe];
-    // Neither a reader nor a writer: it keeps nobody from seeing the pipe's end.
+    // O_PATH counts neither as a reader nor as a writer, so the pipe's other end still sees it closed.
     if (!p.path) p.path = HostFd(::open(fd_path(host).c_str(), O_PATH | O_CLOEXEC));
     p.pieces.push_back({std::move(pin), bytes});
     p.bytes += bytes;
   }
-  void let_go() override {
+  void let_go() override RAMET_EXCLUDES(lock_) {
     LockGuard guard(lock_);
     pipes_.clear();
   }
@@ -52,8 +52,8 @@ class SplicedPages : public PinHolder {
     std::deque<Piece> pieces;  // oldest first
     std::uint64_t bytes = 0;  // of all of them
   };
-  // Lets go of what must have been read: a pipe gives its bytes in order, and each piece takes a place of its own.
-  // True: nothing is left.
+  // Drops the pins of bytes that must have been read: a pipe is read in order, and each piece takes a slot of its own.
+  // True: no pins are left.
   static bool trim(Pipe& pipe) {
     int left = 0, size = 0;
     HostFd reader(::open(fd_path(pipe.path.get()).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
@@ -84,18 +84,15 @@ SplicedPages& spliced_pages(Thread& thread) {
   return *state.spliced_pages;
 }
 
-// As many buffers as can be had in one call of the host; what is left undone the guest does again.
+// One call of the host for each buffer, until one is short; the guest repeats the rest.
 std::int64_t to_pipe(Thread& thread, const OpenFile& file, ino_t pipe, mm::Gva segments, std::uint64_t count,
                      unsigned flags) {
-  struct Segment {
-    std::uint64_t base, length;
-  };
-  auto given = read_user_array<Segment>(thread.memory(), segments, count, UIO_MAXIOV);
+  auto given = read_user_array<GuestIovec>(thread.memory(), segments, count, UIO_MAXIOV);
   if (!given) return -given.error();
-  for (const Segment& s : *given)
+  for (const GuestIovec& s : *given)
     if (static_cast<std::int64_t>(s.length) < 0) return -EINVAL;
   std::int64_t done = 0;
-  for (const Segment& s : *given) {
+  for (const GuestIovec& s : *given) {
     // A pipe takes its capacity at most; there is no use in pinning more than the largest at a time.
     constexpr std::uint64_t kMost = 1 << 20;
     if (s.length == 0) continue;

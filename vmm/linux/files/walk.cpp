@@ -28,7 +28,7 @@ OrErrno<std::shared_ptr<HostFd>> open_beneath(int directory, const char* path, i
   open_how how{};
   how.flags = static_cast<std::uint64_t>(flags | O_PATH | O_NOFOLLOW | O_CLOEXEC);
   how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  // A rename meanwhile makes the host unsure whether the path stays beneath; without links and ".." it does.
+  // After a concurrent rename the host may not know that the path stays beneath; without links and ".." it does.
   constexpr int kTries = 64;
   HostFd fd;
   for (int i = 0; i < kTries && !fd; ++i) {
@@ -70,8 +70,8 @@ OrErrno<Node> directory_node(const std::shared_ptr<OpenFile>& file) {
   return Files::State::node_of(file);
 }
 
-// Fills st; refuses what lies on a file system that is none of files.
-OrErrno<Found> finish(const Files::State& state, Node node, const ProcEntry* entry) {
+// The node with its attributes. Errors: EACCES (on a file system that leads to the kernel), those of fstat(2).
+OrErrno<Found> found_node(const Files::State& state, Node node, const ProcEntry* entry) {
   Found found;
   if (!node.fd) {
     found.st = proc_stat(node.path, entry ? *entry : directory_entry());
@@ -173,8 +173,8 @@ OrErrno<Node> direct(const Files::State& state, const std::string& path) {
   return Node{*fd, m, path};
 }
 
-// The parent of a directory that was removed: the host still knows it. It counts if what is not removed above lies in
-// the share: then so did all below.
+// The parent of a directory that was removed, which the host still knows. It is valid if the nearest ancestor that was
+// not removed lies in the share: then so did all below it.
 OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
   std::optional<Node> parent;
   std::shared_ptr<const HostFd> at = node.fd;
@@ -189,7 +189,7 @@ OrErrno<Node> parent_of_removed(const Files::State& state, const Node& node) {
       return *parent;
     }
     struct stat st;
-    if (::fstat(at->get(), &st) != 0 || st.st_nlink != 0) return err(ENOENT);  // it is there, and out of the share
+    if (::fstat(at->get(), &st) != 0 || st.st_nlink != 0) return err(ENOENT);  // it exists, outside of the share
   }
 }
 
@@ -255,7 +255,7 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   if (has_dot_dot(path)) return walk(from, path, follow, tid, nullptr);
   std::string whole = normalised(path.starts_with('/') ? path : from.path + "/" + path);
   int m = covering_mount(whole);
-  // Ids of the guest's are asked about each directory on the way.
+  // Restricted ids are checked for each directory on the way.
   if (m < 0 || restricting(tid) || (from.mount < 0 && !path.starts_with('/') && from.fd))
     return walk(from, path, follow, tid, nullptr);
   int directory;
@@ -273,11 +273,11 @@ OrErrno<Found> Files::State::find(const Node& from, const std::string& path, boo
   }
   auto fd = open_beneath(directory, rest.c_str(), 0, RESOLVE_NO_SYMLINKS);
   if (!fd) {
-    // Without links and mount points in between, missing is missing.
+    // Without links and mount points on the way, ENOENT is the answer.
     if (fd.error() == ENOENT && !mounts_below(whole)) return err(ENOENT);
     return walk(from, path, follow, tid, nullptr);
   }
-  auto found = finish(*this, {*fd, m, whole}, nullptr);
+  auto found = found_node(*this, {*fd, m, whole}, nullptr);
   if (found && S_ISLNK(found->st.st_mode) && follow) return walk(from, path, follow, tid, nullptr);
   return found;
 }
@@ -289,7 +289,7 @@ struct Name {
   bool slash = false;  // one follows
   bool last = true;    // no other name does
 };
-// The first name of a path, which is shorter by that then.
+// Takes the first name off the path.
 Name take_name(std::string& path) {
   const std::size_t start = path.find_first_not_of('/');
   if (start == path.npos) return {};
@@ -332,12 +332,12 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
   const auto who = restricting(tid);
   for (int links = 0;;) {
     const auto [name, slash, last] = take_name(rest);
-    if (name.empty()) return finish(*this, at, nullptr);
+    if (name.empty()) return found_node(*this, at, nullptr);
     if (int error = refused(who.get(), at, X_OK)) return err(error);
     const bool stays = name == ".." && scoped && same_place(at, top);
     if (stays && beneath) return err(EXDEV);
     if (name == "." || stays) {
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (name == "..") {
@@ -345,7 +345,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       if (!up) return err(up.error());
       if (crosses(*up)) return err(EXDEV);
       at = std::move(*up);
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (name.size() > NAME_MAX) return err(ENAMETOOLONG);
@@ -360,7 +360,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
       auto node = directory_node(next->file);
       if (!node) return err(node.error());
       at = std::move(*node);
-      if (last) return finish(*this, at, nullptr);
+      if (last) return found_node(*this, at, nullptr);
       continue;
     }
     if (next->link) {
@@ -374,7 +374,7 @@ OrErrno<Found> Files::State::walk(const Node& from, const std::string& path, boo
     }
     if (!next->directory && (!last || slash)) return err(ENOTDIR);
     if (crosses(next->node)) return err(EXDEV);
-    if (last) return finish(*this, std::move(next->node), next->entry ? &*next->entry : nullptr);
+    if (last) return found_node(*this, std::move(next->node), next->entry ? &*next->entry : nullptr);
     at = std::move(next->node);
   }
 }

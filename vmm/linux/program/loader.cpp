@@ -205,7 +205,7 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
   auto opened = open_shared(process.files, path);
   if (opened) return opened;
   const std::string needs = fmt::format("{} needs the interpreter {}", program.name, path);
-  if (!process.files.shared(path))
+  if (!process.files.in_share(path))
     return failure(fmt::format("{}, which is not shared: {}", needs, sharing_hint(path)), 126, ENOENT);
   if (opened.error().status != 127)
     return failure(fmt::format("{}: {}", needs, opened.error().message), 126, opened.error().error);
@@ -216,7 +216,7 @@ std::expected<Program, Failure> open_interpreter(Process& process, const Program
 
 // Opens the first program of a family: by its path on the host, if nothing is shared as the root.
 std::expected<Program, Failure> open_first(Files& files, const std::string& path) {
-  if (!files.shared("/")) return open_on_host(path);
+  if (!files.in_share("/")) return open_on_host(path);
   return open_shared(files, path.starts_with('/') ? path : "/" + path);
 }
 

@@ -19,19 +19,16 @@ constexpr std::uint64_t kMaxBufferBytes = 1ull << 30;      // and its largest bu
 
 OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& thread, mm::Gva iovecs,
                                                                    std::uint64_t count) {
-  struct Segment {
-    std::uint64_t base, length;
-  };
   if (count == 0) return err(EINVAL);
-  auto segments = read_user_array<Segment>(thread.memory(), iovecs, count, kMaxBuffers);
+  auto segments = read_user_array<GuestIovec>(thread.memory(), iovecs, count, kMaxBuffers);
   if (!segments) return err(segments.error());
   std::uint64_t bytes = 0;
-  for (const Segment& s : *segments) {
+  for (const GuestIovec& s : *segments) {
     if ((s.base && !s.length) || (!s.base && s.length) || s.length > kMaxBufferBytes) return err(EFAULT);
     bytes += s.length;
   }
   auto table = std::make_shared<RegisteredBuffers>(state_of(thread).devices, mm::Charge(thread.memory().account()));
-  // The same memory may be registered again and again, but not without end: each time is work that nobody interrupts.
+  // The same memory may be registered several times, but within a limit: pinning cannot be interrupted.
   if (table->devices_->registered.fetch_add(bytes, std::memory_order_relaxed) + bytes >
       2 * thread.memory().limit_bytes()) {
     table->devices_->registered.fetch_sub(bytes, std::memory_order_relaxed);
@@ -41,8 +38,8 @@ OrErrno<std::shared_ptr<RegisteredBuffers>> RegisteredBuffers::pin(Thread& threa
   if (!table->charge_.grow(count * sizeof(Buffer))) return err(ENOMEM);
   table->buffers_.reserve(count);
   std::size_t host_index = 0;
-  for (const Segment& s : *segments) {
-    Buffer buffer{.start = s.base, .length = s.length, .pin = {}, .first_host_index = host_index};
+  for (const GuestIovec& s : *segments) {
+    Buffer buffer{.range = {s.base, s.base + s.length}, .pin = {}, .first_host_index = host_index};
     if (s.length) {
       // The host's kernel may write into any of them.
       auto pin = thread.memory().pin(s.base, s.length, mm::Access::Write, mm::AddressSpace::PinTerm::Long);
@@ -74,11 +71,10 @@ OrErrno<RegisteredBuffers::Slice> RegisteredBuffers::slice(unsigned index, mm::G
                                                            std::uint64_t length) const {
   if (index >= buffers_.size()) return err(EFAULT);
   const Buffer& buffer = buffers_[index];
-  if (address < buffer.start || address - buffer.start > buffer.length ||
-      length > buffer.length - (address - buffer.start))
+  if (address < buffer.range.start || address > buffer.range.end || length > buffer.range.end - address)
     return err(EFAULT);
   Slice slice;
-  std::uint64_t skip = address - buffer.start;
+  std::uint64_t skip = address - buffer.range.start;
   std::size_t host_index = buffer.first_host_index;
   for (const mm::HostRange& r : buffer.pin.ranges()) {
     if (length == 0 || slice.pieces.size() == IOV_MAX) break;

@@ -17,7 +17,7 @@ namespace ramet::vmm {
 
 class Thread;
 
-// Immutable once made; requests in flight keep it alive, and with it the pins.
+// Immutable after register_with(). Requests in flight keep it alive, and with it the pins.
 class RegisteredBuffers {
  public:
   RegisteredBuffers(std::shared_ptr<Devices> devices, mm::Charge charge)
@@ -32,8 +32,8 @@ class RegisteredBuffers {
   bool register_with(io_uring& host);
   bool registered() const { return registered_; }
 
-  // [address, address+length) of buffer `index`, as the host sees it. `host_index`: that one registered buffer of the
-  // host holds it all; else the pieces are to be reached by their addresses, as many as the host takes. Errors: EFAULT.
+  // The host's addresses of [address, address+length) in buffer `index`, IOV_MAX pieces at most. `host_index`: the
+  // registered buffer of the host that holds all of it; none: I/O goes by the pieces' addresses. Errors: EFAULT.
   struct Slice {
     std::vector<iovec> pieces;
     std::optional<std::uint16_t> host_index;
@@ -42,10 +42,9 @@ class RegisteredBuffers {
 
  private:
   struct Buffer {
-    mm::Gva start = 0;
-    std::uint64_t length = 0;
+    mm::Range range;  // of guest addresses; empty: a place without a buffer
     mm::Pin pin;
-    std::size_t first_host_index = 0;  // of pin.ranges()[0]; the others follow
+    std::size_t first_host_index = 0;  // of pin.ranges()[0] among the host's registered buffers; the others follow
   };
   const std::shared_ptr<Devices> devices_;
   std::uint64_t bytes_ = 0;  // counted in devices_->registered

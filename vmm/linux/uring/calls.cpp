@@ -60,7 +60,7 @@ OrErrno<WaitArguments> wait_arguments(Thread& thread, unsigned flags, mm::Gva at
   if (given->ts) {
     auto time = read_user<__kernel_timespec>(thread.memory(), given->ts);
     if (!time) return err(time.error());
-    // As Linux takes what is out of range: by its sum, and a negative one as over already.
+    // As in Linux: nanoseconds carry into seconds, and negative values count as 0.
     const std::int64_t seconds = std::max<std::int64_t>(time->tv_sec, 0),
                        nanos = std::max<std::int64_t>(time->tv_nsec, 0);
     const timespec wait = sum({seconds, 0}, {nanos / kNanosPerSecond, nanos % kNanosPerSecond});
@@ -95,7 +95,8 @@ std::int64_t sys_io_uring_enter(Thread& thread, const Args& a) {
   return submitted ? submitted : waited;
 }
 
-// Rings by places of the calling thread's own, instead of descriptors. Natively that saves a look-up.
+// Registers rings at indices of the calling thread's own table, which replace descriptors. Natively that saves a
+// look-up.
 std::int64_t register_rings(Thread& thread, mm::Gva at, unsigned count, bool add) {
   auto& rings = thread.rings;
   if (count == 0 || count > rings.size()) return -EINVAL;
@@ -203,7 +204,7 @@ std::int64_t Uring::unregister_buffers(Thread& thread) {
 
 namespace {
 
-// -1: a free place. A ring that holds rings could hold itself.
+// The file to register; -1 leaves the place free (null). Rings are refused: one could hold itself.
 OrErrno<std::shared_ptr<OpenFile>> file_to_register(Thread& thread, int fd) {
   if (fd == -1) return nullptr;
   auto file = thread.process.files.get(fd);
@@ -256,9 +257,9 @@ std::int64_t Uring::update_files(Thread& thread, mm::Gva at, unsigned count) {
   return done;
 }
 
-// Linux signals the eventfd without ever waiting, which write(2) may have to: the guest can fill it up. So we have a
-// ring of our own signal it, one without entries but those of announce_locked(). The host must not do it by itself when
-// it completes something: the guest would look before the completion is in its memory.
+// Linux signals the eventfd without ever waiting, while write(2) waits if the guest has filled it up. So a second ring
+// of the host, bell_, signals it by completing the entries of announce_locked(). host_ must not signal it: the guest
+// would look before the completion is in its memory.
 std::int64_t Uring::register_eventfd(Thread& thread, mm::Gva at, unsigned count, bool async_only) {
   if (count != 1) return -EINVAL;
   {

@@ -21,13 +21,13 @@ using Clock = std::chrono::steady_clock;
 using Term = mm::AddressSpace::PinTerm;
 
 // The device's interface: what the ioctls take, and their numbers.
-struct Sweep {  // takes `pages_per_call` pages at a time of a range, then gives them all back
-  std::uint64_t get_usec, put_usec;             // filled in
-  std::uint64_t address, bytes;                 // bytes: how far it came
+struct Sweep {  // pins a range, `pages_per_call` pages at a time, then unpins all of it
+  std::uint64_t get_usec, put_usec;             // results
+  std::uint64_t address, bytes;                 // result in bytes: how far it came
   std::uint32_t pages_per_call, gup_flags, test_flags;
   std::uint32_t which_pages[8];                 // to be dumped, counted from 1
 };
-struct Range {
+struct LongTermPin {  // Linux: struct pin_longterm_test
   std::uint64_t address, bytes;
   std::uint32_t flags;
 };
@@ -38,7 +38,7 @@ enum : unsigned {
   kGupBasic = _IOWR('g', 4, Sweep),
   kPinBasic = _IOWR('g', 5, Sweep),
   kDump = _IOWR('g', 6, Sweep),
-  kStart = _IOW('g', 7, Range),
+  kStart = _IOW('g', 7, LongTermPin),
   kStop = _IO('g', 8),
   kRead = _IOW('g', 9, std::uint64_t),
 };
@@ -50,14 +50,14 @@ std::uint64_t microseconds(Clock::duration d) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(d).count());
 }
 
-// "Get" and "pin" are the same here: each keeps the pages where they are. There is one path, too; fast and not.
+// "Get" and "pin" are the same here: each keeps the pages where they are. So are the fast and the ordinary path.
 std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
   auto given = read_user<Sweep>(thread.memory(), at);
   if (!given) return -given.error();
   Sweep& s = *given;
   const auto end = checked_sum(s.address, s.bytes);
   if (!end) return -EINVAL;
-  // More pages than there are can be named over and over; what the host keeps for it is bounded by this.
+  // A range may be larger than the guest's memory if it maps pages repeatedly. This bounds the work for it.
   if (s.bytes > 2 * thread.memory().usage().limit_bytes) return -ENOMEM;
   const Term term = request == kPinLong ? Term::Long : Term::Short;
   mm::Charge charge(thread.memory().account());
@@ -87,7 +87,7 @@ std::int64_t sweep(Thread& thread, unsigned request, mm::Gva at) {
 
 std::int64_t GupTest::start(Thread& thread, mm::Gva at) {
   if (pin_) return -EINVAL;
-  auto range = read_user<Range>(thread.memory(), at);
+  auto range = read_user<LongTermPin>(thread.memory(), at);
   if (!range) return -range.error();
   if (range->flags & ~(kUseWrite | kUseFast)) return -EINVAL;
   if (!mm::is_aligned(range->address | range->bytes, mm::kPageSize)) return -EINVAL;

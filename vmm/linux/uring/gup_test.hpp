@@ -18,13 +18,13 @@ inline constexpr const char* kGupTestPath = "/sys/kernel/debug/gup_test";
 // What stands behind one open file: at most one long-term pin.
 class GupTest : public PinHolder, public std::enable_shared_from_this<GupTest> {
  public:
-  std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument) override;
-  void let_go() override;
+  std::int64_t ioctl(Thread&, unsigned request, mm::Gva argument) override RAMET_EXCLUDES(lock_);
+  void let_go() override RAMET_EXCLUDES(lock_);
 
  private:
   std::int64_t start(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
   std::int64_t give_pages(Thread&, mm::Gva) RAMET_REQUIRES(lock_);
-  Mutex lock_;  // order: before the address space's
+  Mutex lock_;  // lock order: before the address space's
   std::optional<mm::Pin> pin_ RAMET_GUARDED_BY(lock_);
 };
 

@@ -20,11 +20,12 @@ namespace {
 
 constexpr unsigned kServedFlags = IOSQE_FIXED_FILE | IOSQE_IO_DRAIN | IOSQE_IO_LINK | IOSQE_IO_HARDLINK | IOSQE_ASYNC;
 constexpr int kReadWriteFlags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;  // as files/io.cpp
-// One entry, one completion: what fires again and again is not served, nor is what later kernels may think of.
+// One entry gives one completion: multishot timeouts are not served, nor flags of later kernels.
 constexpr unsigned kTimeoutFlags = IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME |
                                    IORING_TIMEOUT_ETIME_SUCCESS;
-constexpr std::uint8_t kNoOperation = 0xff;
-// What an entry costs the host besides if it waits in a thread of the host's kernel: a stack and a task.
+constexpr std::uint8_t kNoOperation = 0xff;  // an opcode that no kernel has
+constexpr std::uint64_t kNobody = ~0ull;     // a user_data that no entry of the host's ring has
+// What an entry costs the host in addition if it waits in a thread of the host's kernel: a stack and a task.
 constexpr std::uint64_t kWorkerBytes = 32 * 1024;
 
 std::unexpected<UringRefusal> refuse(int error) { return std::unexpected(UringRefusal{error, false}); }
@@ -105,7 +106,7 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
       to.off = from_.off;
       to.timeout_flags = from_.timeout_flags;
       timed_address = true;
-      return timeout(to, from_.addr);
+      return timeout(from_.addr);
     case IORING_OP_ASYNC_CANCEL: return cancel(to);
     default: return remove(to);  // POLL_REMOVE, TIMEOUT_REMOVE
   }
@@ -113,7 +114,8 @@ UringTranslation::Result UringTranslation::run(io_uring_sqe& to) {
 
 // --- reads and writes ---
 
-// Rings are refused, with `of_ring`, and never held: a ring could hold itself, or end in the thread it has to wait for.
+// Takes the entry's file. A ring is refused with errno `of_ring`: a ring that held a ring could hold itself, or be
+// destroyed by its own thread, which its destructor joins.
 UringTranslation::Result UringTranslation::take_file(int of_ring) {
   auto file = ring_.file_of(thread_, from_);
   if (!file) return refuse(EBADF);
@@ -143,8 +145,9 @@ UringTranslation::Result UringTranslation::limit(bool write, std::uint64_t& byte
   return {};
 }
 
-// A memory file may grow by the write: where it begins is known for a given offset; else it is the file's own offset or
-// its end when the write's turn comes, and writes that are in flight may have moved that.
+// Charges a memory file's growth before the write. With an offset in the entry the new end is known. Without, the write
+// begins at the file's own offset or its end when its turn comes, and writes in flight (`in_flight` bytes) may move
+// both.
 UringTranslation::Result UringTranslation::charge(bool write, std::uint64_t bytes) {
   if (!write || bytes == 0 || !request_.file->charge) return {};
   MemoryCharge& charge = *request_.file->charge;
@@ -191,7 +194,7 @@ UringTranslation::Result UringTranslation::pin(mm::Gva at, std::uint64_t length,
   return {};
 }
 
-// request_.iov as one address or as a vector.
+// Sets `to` to transfer request_.iov, by one address or as a vector.
 void UringTranslation::aim(io_uring_sqe& to, bool write) {
   to.fd = request_.file->host.get();
   to.off = from_.off;
@@ -202,7 +205,7 @@ void UringTranslation::aim(io_uring_sqe& to, bool write) {
     to.addr = iov.empty() ? 0 : reinterpret_cast<std::uint64_t>(iov[0].iov_base);
     to.len = iov.empty() ? 0 : static_cast<std::uint32_t>(iov[0].iov_len);
   } else {
-    // What does not fit is left undone, as read(2) may leave it.
+    // The rest makes it a short transfer, as read(2) may be.
     to.opcode = write ? IORING_OP_WRITEV : IORING_OP_READV;
     to.addr = reinterpret_cast<std::uint64_t>(iov.data());
     to.len = static_cast<std::uint32_t>(std::min<std::size_t>(iov.size(), IOV_MAX));
@@ -216,14 +219,11 @@ UringTranslation::Result UringTranslation::transfer(io_uring_sqe& to, bool write
   if (from_.opcode == IORING_OP_READ || from_.opcode == IORING_OP_WRITE) {
     if (auto pinned = pin(from_.addr, from_.len, access, bytes); !pinned) return pinned;
   } else {
-    struct Segment {
-      std::uint64_t base, length;
-    };
-    auto segments = read_user_array<Segment>(thread_.memory(), from_.addr, from_.len, IOV_MAX);
+    auto segments = read_user_array<GuestIovec>(thread_.memory(), from_.addr, from_.len, IOV_MAX);
     if (!segments) return malformed(segments.error());
-    for (const Segment& s : *segments)
+    for (const GuestIovec& s : *segments)
       if (static_cast<std::int64_t>(s.length) < 0) return malformed();
-    for (const Segment& s : *segments) {
+    for (const GuestIovec& s : *segments) {
       const std::uint64_t wanted = bytes + std::min(s.length, UserBuffers::kMaxBytes - bytes);
       if (auto pinned = pin(s.base, s.length, access, bytes); !pinned) return pinned;
       if (bytes < wanted) break;
@@ -274,7 +274,7 @@ UringTranslation::Result UringTranslation::fsync(io_uring_sqe& to) {
 }
 
 UringTranslation::Result UringTranslation::poll_add(io_uring_sqe& to) {
-  // One that fires again and again would fill the guest's queue without its submitting anything.
+  // A multishot poll would fill the guest's queue without an entry for each completion.
   if (from_.len || from_.off || from_.addr || from_.buf_index) return malformed();
   if (auto taken = take_file(EOPNOTSUPP); !taken) return taken;
   if (request_.file->flags & O_PATH) return refuse(EBADF);
@@ -283,7 +283,7 @@ UringTranslation::Result UringTranslation::poll_add(io_uring_sqe& to) {
   return {};
 }
 
-UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
+UringTranslation::Result UringTranslation::timeout(mm::Gva at) {
   auto time = read_user<__kernel_timespec>(thread_.memory(), at);
   if (!time) return malformed(EFAULT);
   request_.time = *time;
@@ -298,9 +298,9 @@ UringTranslation::Result UringTranslation::timeout(io_uring_sqe&, mm::Gva at) {
   return {};
 }
 
-// By the guest's user_data, which is not the host's. Nobody there: an id that the host does not find either.
+// Names the entry by the host's user_data instead of the guest's; kNobody, which the host does not find, if there is
+// none.
 UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
-  constexpr std::uint64_t kNobody = ~0ull;
   if (from_.buf_index || from_.splice_fd_in) return malformed();
   UringKind kind = kPoll;
   if (from_.opcode == IORING_OP_POLL_REMOVE) {
@@ -313,7 +313,7 @@ UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
     to.timeout_flags = flags;
     if (flags) {
       timed_address2 = true;
-      if (auto time = timeout(to, from_.off); !time) return time;
+      if (auto time = timeout(from_.off); !time) return time;
     }
   }
   to.addr = ring_.find(from_.addr, kind).value_or(kNobody);
@@ -321,7 +321,6 @@ UringTranslation::Result UringTranslation::remove(io_uring_sqe& to) {
 }
 
 UringTranslation::Result UringTranslation::cancel(io_uring_sqe& to) {
-  constexpr std::uint64_t kNobody = ~0ull;
   if (from_.off || from_.splice_fd_in) return malformed();
   switch (from_.cancel_flags) {
     case 0: {
@@ -339,7 +338,7 @@ UringTranslation::Result UringTranslation::cancel(io_uring_sqe& to) {
       to.fd = request_.file->host.get();
       to.cancel_flags = from_.cancel_flags;
       return {};
-    default: return malformed();  // all of one user_data: the host knows them by different numbers
+    default: return malformed();  // ALL of one user_data: in the host's ring these have different ones
   }
 }
 

@@ -12,30 +12,31 @@ bool uring_serves(unsigned opcode);
 enum UringKind : std::uint8_t { kOther, kPoll, kTimeout, kLinkTimeout };
 UringKind uring_kind(std::uint8_t opcode);
 
-// Why an entry is not done. Linux looks at an entry's form when it takes it (then the batch ends, and a chain is given
-// up before it starts), at descriptors and the like when its turn comes.
+// Why an entry is refused. Linux checks an entry's form when it takes the entry (`at_once`: the batch ends, and a chain
+// is cancelled before it starts), descriptors and the like when the entry's turn comes.
 struct UringRefusal {
-  int error;
+  int error;  // errno
   bool at_once = false;
 };
 
-// As long as there is one, the ring's submit_lock_ is held.
+// The ring's submit_lock_ is held as long as the object lives.
 class UringTranslation {
  public:
   using Result = std::expected<void, UringRefusal>;
   UringTranslation(Uring& ring, Thread& thread, const io_uring_sqe& from, UringRequest& request)
       : ring_(ring), thread_(thread), from_(from), request_(request) {}
-  // Fills `to` but for user_data and, where request.time is used, its address (`timed`).
+  // Sets all of `to` but user_data and the address of request.time, which the caller stores in addr (`timed_address`)
+  // or addr2 (`timed_address2`).
   Result run(io_uring_sqe& to);
-  // What the host refuses in the same way, at the same time.
+  // Makes `to` an entry that the host refuses when Linux would refuse the guest's.
   static void refused(const UringRefusal&, io_uring_sqe& to);
   bool timed_address = false, timed_address2 = false;
 
  private:
   Result transfer(io_uring_sqe& to, bool write);
-  Result transfer_fixed(io_uring_sqe& to,
-                        bool write) RAMET_NO_THREAD_SAFETY_ANALYSIS;  // see above: it holds, but is not seen
-  Result take_file(int of_ring) RAMET_NO_THREAD_SAFETY_ANALYSIS;                         // the same
+  // Not analysed: the lock is held, see above, but clang cannot see that.
+  Result transfer_fixed(io_uring_sqe& to, bool write) RAMET_NO_THREAD_SAFETY_ANALYSIS;
+  Result take_file(int of_ring) RAMET_NO_THREAD_SAFETY_ANALYSIS;
   Result transfer_file(bool write);
   Result limit(bool write, std::uint64_t& bytes);
   Result charge(bool write, std::uint64_t bytes);
@@ -43,7 +44,7 @@ class UringTranslation {
   void aim(io_uring_sqe& to, bool write);
   Result fsync(io_uring_sqe& to);
   Result poll_add(io_uring_sqe& to);
-  Result timeout(io_uring_sqe& to, mm::Gva at);
+  Result timeout(mm::Gva at);
   Result remove(io_uring_sqe& to);
   Result cancel(io_uring_sqe& to);
 

@@ -30,13 +30,13 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IO
                                IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_POLL_32BITS |
                                IORING_FEAT_EXT_ARG | IORING_FEAT_NATIVE_WORKERS;
 constexpr unsigned kMaxWorkers = 256;  // host threads for a guest thread's entries that can only wait
-// What one entry costs the host. Here: the request, its places in two tables; there: struct io_kiocb.
+// What one entry costs: in the VMM the request and its places in two tables, in the host's kernel struct io_kiocb.
 constexpr std::uint64_t kRequestBytes = 1024;
 constexpr std::uint64_t kRingMappings = 8;  // two of its own, two or three of the host's ring, a stack with its guard
-constexpr std::uint64_t kRingBytes = 64 * 1024;  // the thread of a ring, and what is not its queues
+constexpr std::uint64_t kRingBytes = 64 * 1024;  // the ring's thread, and all else but its queues
 constexpr int kMaxAttempts = 1000;  // a millisecond apart, to cancel what is in flight
 
-// Entries up to `most`, a power of two. Errors: EINVAL.
+// The size of a queue: `wanted` rounded up to a power of two. `clamp`: to `most` at most. Errors: EINVAL.
 OrErrno<unsigned> entries_of(unsigned wanted, unsigned most, bool clamp) {
   if (wanted == 0) return err(EINVAL);
   if (wanted > most) {
@@ -46,7 +46,8 @@ OrErrno<unsigned> entries_of(unsigned wanted, unsigned most, bool clamp) {
   return std::bit_ceil(wanted);
 }
 
-// An entry that cancels would itself wait behind a drain. -ENOENT: there is nothing; other errors: nothing to be done.
+// Not by an IORING_OP_ASYNC_CANCEL entry, which would itself wait behind a drain. -ENOENT: nothing is in flight; other
+// errors cannot be helped.
 int cancel_all(io_uring& host) {
   io_uring_sync_cancel_reg all{};
   all.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
@@ -116,8 +117,8 @@ OrErrno<void> Uring::start() {
   host_open_ = true;
   if (cancel_all(host_) == -EINVAL) return err(ENOSYS);  // before Linux 6.0: it could not be ended
   io_uring_ring_dontfork(&host_);
-  // Entries that wait each in a thread of the host's kernel: IOSQE_ASYNC reads of an empty pipe, say.
-  std::array<unsigned, 2> workers{0, kMaxWorkers};  // 0: for files on disks, as it is
+  // Limits entries that each wait in a thread of the host's kernel: IOSQE_ASYNC reads of an empty pipe, say.
+  std::array<unsigned, 2> workers{0, kMaxWorkers};  // 0: keeps the host's limit for bounded work (regular files)
   if (int r = io_uring_register_iowq_max_workers(&host_, workers.data()); r < 0) return err(-r);
   ready_ = HostFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   stop_ = HostFd(::eventfd(0, EFD_CLOEXEC));
@@ -156,8 +157,8 @@ void Uring::let_go() {
   }
   if (thread_.joinable()) {
     flush_to_host(nullptr);
-    // Again and again: what waits for another (a link, a drain) is there to be cancelled only when that has gone.
-    // Some kernels leave entries behind a drain for ever; closing the ring ends those, and they have not begun.
+    // Repeated: an entry behind a link or a drain can be cancelled only when the entry before it has gone. Some kernels
+    // never complete entries behind a drain; those have not begun, and closing the ring ends them.
     for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
       move();
       UniqueLock guard(lock_);
@@ -183,7 +184,7 @@ void Uring::let_go() {
   eventfd_.reset();
   devices_->requests.fetch_sub(static_cast<unsigned>(requests_.size()), std::memory_order_relaxed);
   requests_.clear();
-  announce_locked(true);  // whoever waits in the ring finds it gone
+  announce_locked(true);  // threads in wait() find gone_ set
 }
 
 // --- submission ---
@@ -231,17 +232,17 @@ bool Uring::submit_one(Thread& thread, const io_uring_sqe& from, std::unique_ptr
   }
   devices_->requests.fetch_add(1, std::memory_order_relaxed);
   devices_->counters().submitted.fetch_add(1, std::memory_order_relaxed);
-  *io_uring_get_sqe(&host_) = entry;  // as large as the guest's queue, and empty before each batch
+  *io_uring_get_sqe(&host_) = entry;  // not null: this queue is as large as the guest's, and empty before each batch
   return translated || !translated.error().at_once || (flags_ & IORING_SETUP_SUBMIT_ALL);
 }
 
-// Until the host has taken all. It says no only for want of memory, or of room for completions, which move() makes.
+// Until the host has taken all. It refuses only for want of memory, or of room for completions, which move() makes.
 void Uring::flush_to_host(Thread* thread) {
   while (io_uring_sq_ready(&host_) > 0) {
     const int r = io_uring_submit(&host_);
     if (r >= 0 || r == -EINTR) continue;
     move();
-    // What is left then goes with the next batch, or with the end.
+    // Entries left over are submitted with the next batch or by let_go().
     if (thread && thread->should_stop_waiting()) return;
     sched_yield();
   }
@@ -252,7 +253,7 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
   {
     LockGuard guard(lock_);
     if (gone_) return -ENXIO;
-    if (!backlog_.empty() && full()) return -EBUSY;  // until the guest takes some
+    if (!backlog_.empty() && full()) return -EBUSY;  // until the guest takes completions
   }
   flush_to_host(&thread);
   if (io_uring_sq_ready(&host_) > 0) return -EAGAIN;
@@ -279,20 +280,16 @@ std::int64_t Uring::submit(Thread& thread, unsigned count) {
     batch_ = ~0ull;
   }
   // A write to a pipe that nobody reads, done at once: on Linux too the caller gets the signal.
-  sigset_t pipe;
-  sigemptyset(&pipe);
-  sigaddset(&pipe, SIGPIPE);
-  sigset_t pending;
-  if (sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE)) broken_pipe(thread, -EPIPE);
+  if (broken_pipe_pending()) broken_pipe(thread, -EPIPE);
   return submitted > 0 || count == 0 ? static_cast<std::int64_t>(submitted) : -EAGAIN;
 }
 
 // --- completion ---
 
-// What the host has completed cannot be given back to it: nothing is allocated on the way to the guest.
+// Allocates nothing: it must not fail, as completions taken from the host cannot be given back.
 unsigned Uring::move() {
   for (unsigned all = 0;;) {
-    Done done;  // closes files, outside of the lock
+    Done done;  // destroyed outside of the lock: that may close files
     unsigned moved;
     {
       LockGuard guard(lock_);
@@ -316,7 +313,7 @@ unsigned Uring::move_some_locked(Done& done) {
     timeouts_ += request.opcode == IORING_OP_TIMEOUT && (result == -ETIME || result == 0);
     if (request.transfers && result > 0)
       devices_->counters().bytes.fetch_add(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
-    // What the guest sees as completed is pinned no more.
+    // Unpinned before the guest can see the completion.
     request.pins.clear();
     request.buffers.reset();
     request.completion.front() = {request.user_data, result, 0};
@@ -353,16 +350,15 @@ void Uring::flush_backlog_locked() {
   if (backlog_.empty()) queues_->set_overflow(false);
 }
 
-// Completions were posted, or the ring has gone: to whoever waits for that.
+// Tells waiting threads, polls and the eventfd that completions were posted or the ring has let go.
 void Uring::announce_locked(bool later) {
   posted_.fetch_add(1, std::memory_order_seq_cst);
   if (waiting_.load(std::memory_order_seq_cst))
     syscall(SYS_futex, &posted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   if (watched_) ::eventfd_write(ready_.get(), 1);  // non-blocking; if it is full, it is readable
   if (!eventfd_ || queues_->eventfd_disabled() || (eventfd_async_only_ && !later)) return;
-  io_uring_sqe* sqe = io_uring_get_sqe(&bell_);
-  if (!sqe) return;  // the host has had no memory for the last ones: it will have signalled when it had
-  io_uring_prep_nop(sqe);
+  // Null: the host had no memory for the last entries, which are submitted again.
+  if (io_uring_sqe* sqe = io_uring_get_sqe(&bell_)) io_uring_prep_nop(sqe);
   io_uring_submit(&bell_);
   std::array<io_uring_cqe*, 4> cqes;
   io_uring_cq_advance(&bell_, io_uring_peek_batch_cqe(&bell_, cqes.data(), cqes.size()));
@@ -387,7 +383,7 @@ std::int64_t Uring::wait(Thread& thread, const Wait& how) {
       if (!enough && gone_) result = -ENXIO;
     }
     if (enough || result < 0) {
-      if (there > 0 || wanted == 0) result = 0;  // as Linux: what is there counts more than why no more is
+      if (there > 0 || wanted == 0) result = 0;  // as in Linux, completions count more than the error
       break;
     }
     const timespec* deadline = how.deadline ? &*how.deadline : nullptr;
