@@ -36,7 +36,7 @@ class Bank {
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
-  // Of in_files(): maps [start, end), block-aligned and holding nothing that anybody needs, from another file: the
+  // Of in_files(): maps [start, end), block-aligned and with no frame in use, from another file: the
   // newest one or, with `apart`, one that has such parts only. It reads as zeroes. Errors: NoMemory; then it is mapped
   // as it was, or from the other file in part.
   Result<> renew(Gpa start, Gpa end, bool apart) RAMET_EXCLUDES(files_lock_);

@@ -1,4 +1,4 @@
-// What an address space holds, to be saved elsewhere: visiting it, and building a space on what was saved.
+// Contents of an address space: visiting them, to be saved elsewhere, and building a space on what was saved.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"

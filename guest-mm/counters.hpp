@@ -75,7 +75,7 @@ struct Counters {
   FaultCounter faults_zero{lines_};        // anonymous memory mapped
   FaultCounter faults_file{lines_};        // file-backed memory mapped
   FaultCounter faults_flipped{lines_};  // an entry that was there gained permission: writable <-> executable flips
-  FaultCounter faults_cow{lines_};  // a page that others see as well was copied to be written
+  FaultCounter faults_cow{lines_};  // a page was copied on write
   FaultCounter faults_spurious{lines_};  // the entry already allowed the access
   FaultCounter faults_refused{lines_};  // became a signal
   FaultSum faults{lines_};  // all of these
@@ -99,7 +99,7 @@ struct Counters {
   Counter flush_ranges;  // ranges in strict flushes
   Counter flush_tables;  // table pages in strict flushes
   Counter flushes_avoided;  // batches that changed only entries which were never present
-  // instruction fetches, in 4 KiB pages (technique 1)
+  // instruction syncs, in 4 KiB pages
   Counter exec_syncs;  // pages synced because an entry was written that lets code run from them
   Counter exec_deferred;  // pages whose entries withheld execution
   Counter exec_granted;  // of them, those that became executable by a fetch

@@ -110,7 +110,7 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
   return frames.allocate_up_to(pages, how);
 }
 
-// Frames for one gap, as far as there is room for their runs; for a shared object, the object's own.
+// Takes frames for one gap, until `runs` is full; for a shared object, the object's own.
 Result<> Faults::take_gap(const Window& w, const Range& gap, Runs& runs) {
   const Region& region = w.found.region;
   for (Gva at = gap.start; at < gap.end && !runs.full();) {
@@ -141,7 +141,7 @@ Result<> Faults::take_frames(const Window& w, Runs& runs) {
   const std::uint64_t span = arch::span_of(w.level);
   const Gva needed = align_down(w.found.address, span);
   unsigned n = core_.table->absent(w.table, w.level, w.start, w.end, gaps);
-  // A window with too many gaps: the page that is needed comes first.
+  // Too many gaps in front of the faulting page: only that page is mapped.
   if (n == gaps.size() && gaps.back().end <= needed)
     n = core_.table->absent(w.table, w.level, needed, needed + span, gaps);
   std::uint64_t wanted = 0;
@@ -151,7 +151,7 @@ Result<> Faults::take_frames(const Window& w, Runs& runs) {
   Result<> done;
   for (unsigned i = 0; i < n && done; ++i) done = take_gap(w, gaps[i], runs);
   if (limited) core_.in_flight.give(wanted - runs.frames);
-  // A shortage is no error if the page that is needed has its frame.
+  // A shortage is no error if the faulting page has its frame.
   const auto holds = [&](const PageTable::Run& r) { return needed - r.start < r.pages << kPageShift; };
   if (done || std::ranges::any_of(runs.all(), holds)) return {};
   return done;

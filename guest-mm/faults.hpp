@@ -68,7 +68,8 @@ class Faults {
     Level level;
     Gpa table;
     Gva start, end;
-    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // what was asked for; the rest is ahead
+    // Which pages the access or system call asked for; the others' entries are marked `ahead`.
+    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;
   };
   // Takes frames for the window and publishes them. Errors: NoMemory (no frame, or with a guard over the budget), Io;
   // NotMapped: the table is not the space's own any more.

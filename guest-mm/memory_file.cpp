@@ -54,7 +54,7 @@ Result<int> MemoryFile::read_only() const {
   const int opened = ::open(name.c_str(), O_RDONLY | O_CLOEXEC);
   if (opened < 0) return fail(Error::NoMemory);
   if (read_only_.compare_exchange_strong(made, opened, std::memory_order_acq_rel)) return opened;
-  ::close(opened);  // somebody was faster
+  ::close(opened);  // another thread has made one
   return made;
 }
 

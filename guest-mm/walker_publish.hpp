@@ -46,7 +46,7 @@ PageTable::Outcome Walker<F>::publish(const Publication& p, std::vector<Run>& le
 
 template <arch::EntryFormat F>
 PageTable::Published Walker<F>::add_table(Gpa pmd_table, Gva va, Guard guard, Gpa& added) {
-  const auto fresh = tables_.take_stocked();  // before the look at the PMD table: a seal in between closes both
+  const auto fresh = tables_.take_stocked();  // before enter() checks the PMD table: a seal in between covers both
   if (!fresh) return Published::TableGone;
   std::optional<TableLock> lock;
   Published done = enter(lock, pmd_table, guard);

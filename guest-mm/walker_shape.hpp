@@ -86,8 +86,8 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
 template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
-  // unmap() removes tables without entries from the places of whole tables that move. Before that, shared tables across
-  // the ends of the destination are copied: unmap() drops a shared table as a whole, with the entries outside.
+  // unmap() removes empty tables at the destination, so that whole tables can move there. It would drop a shared table
+  // with its entries outside the range, so tables across the ends are unshared first.
   if (auto ends = unshare_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
   pass_faults(from, from + length);

@@ -52,9 +52,9 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
-// Releases a shared table that has left our tree. If it lies in our own bank, it is marked dead: once its other users
-// have gone, it counts as writable again (TablePool::thaw()), and a fault that found it before could publish into it,
-// outside the tree. Tables of other spaces' banks are never writable for us.
+// Releases a shared table that has left the tree. A table of this space's bank is marked dead: once its other users
+// have gone it counts as writable again (TablePool::thaw()), and a fault that found it before could publish into it,
+// outside the tree. Tables of other banks are never writable here.
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.contains(table)) return;
@@ -66,14 +66,15 @@ void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   batch.release_table(table);
 }
 
-// Makes the table that the entry leads to our own; returns it.
+// Makes the entry lead to a writable table: the same one, or a copy. Returns it.
 template <arch::EntryFormat F>
 Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batch) {
   const Gpa child = F::address(e, slot.level);
   if (writable(child)) {
     if (!is_shared(e)) return child;
-    // The layer for which the table was sealed has gone. Frames that its entries let us write are at least as new as
-    // the table, so the layers for which they were sealed have gone, too (SpaceCore::thaw_locked() thaws tables first).
+    // The layer for which the table was sealed has gone. Frames that its entries allow to be written are at
+    // least as new as the table, so the layers for which they were sealed have gone, too (SpaceCore::thaw_locked()
+    // thaws tables first).
     TableLock lock(tables_.info(slot.table));
     replace(slot, F::table(child), &batch);
     F::publish();
@@ -195,7 +196,7 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// Releases a tree of tables that has left ours: its frames and tables of our own banks go with the batch. Its entries
+// Releases a subtree that has left the tree: its frames and tables of this space's banks go with the batch. Its entries
 // stay as they are, because other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
@@ -215,7 +216,7 @@ void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave(table, batch);
 }
 
-// Takes a shared table, and what is below it, out of our tree.
+// Takes a shared table, and what is below it, out of the tree.
 template <arch::EntryFormat F>
 void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   TableLock lock(tables_.info(parent.table));
@@ -223,9 +224,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Makes the entries of `table`, our own, equal to those of `base`, the table of frozen memory that it was copied from.
-// Entries that differ are absent now and added to `changes`, to be written after a flush. Returns whether any differed:
-// then the caller keeps the table, as it will probably be written again; else it shares `base` once more.
+// Makes the entries of `table`, which is writable, equal to those of `base`, the table of frozen memory that it was
+// copied from. Entries that differ are absent now and added to `changes`, to be written after a flush. Returns whether
+// any differed: then the caller keeps the table, as it will probably be written again; else it shares `base` once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
