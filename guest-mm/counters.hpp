@@ -1,10 +1,16 @@
-// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything. The counters that every
-// fault adds to have a value per group of threads, in a cache line of its own; reading sums them up.
+// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything.
+//
+// FaultCounter: what faults add to, many threads at once; it has a value per group of threads, in cache lines of their
+// own, and reading sums them up. Counter: everything else, added to rarely or with the address-space lock.
+// vmm/counters.cpp lists them by name for people, but for exec_sync_time, exec_fault_time and exec_faults: they
+// are only the inputs of AddressSpace::exec_costs().
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 
 #include "arch/entry.hpp"
 #include "guest-mm/exec_history.hpp"
@@ -26,11 +32,19 @@ class FaultLines {
   static constexpr unsigned kShards = 16, kLine = 32;  // counters that a line has room for; whole cache lines
   alignas(kLine * 8) std::array<std::atomic<std::uint64_t>, kShards * kLine> values_{};
   unsigned used_ = 0;  // places, by the counters that were made
+
+  std::atomic<std::uint64_t>* take_place() {
+    if (used_ == kLine) {
+      std::fputs("ramet: more than 32 FaultCounters: enlarge FaultLines::kLine\n", stderr);
+      std::abort();
+    }
+    return &values_[used_++];
+  }
 };
 
 class FaultCounter {
  public:
-  explicit FaultCounter(FaultLines& lines) : first_(&lines.values_[lines.used_++]) {}
+  explicit FaultCounter(FaultLines& lines) : first_(lines.take_place()) {}
   FaultCounter(const FaultCounter&) = delete;
   FaultCounter& operator=(const FaultCounter&) = delete;
   void add(std::uint64_t n = 1) {
