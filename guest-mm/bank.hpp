@@ -90,7 +90,7 @@ class Bank {
   PageSource* source_ = nullptr;  // of adopt()
   // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
   std::vector<std::atomic<std::uint32_t>> blocks_;
-  mutable SharedMutex files_lock_;  // no other lock is taken under it
+  mutable SharedMutex files_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost; after FramePool's
   std::vector<std::shared_ptr<const MemoryFile>> files_ RAMET_GUARDED_BY(files_lock_);
   // The blocks in each file; a file that is left without any is released.
   std::vector<std::uint32_t> blocks_of_ RAMET_GUARDED_BY(files_lock_);
@@ -241,7 +241,8 @@ class Memory {
   // Held by attach() and detach(), while they tell the observer as well. A batch detaches when the address-space lock
   // is free, but attach() is called with it.
   Mutex attaching_ RAMET_ACQUIRED_AFTER(address_space_lock) RAMET_ACQUIRED_BEFORE(lock_);
-  mutable SharedMutex lock_;  // never held while the observer is called
+  // Innermost; after FramePool's. Never held while the observer is called.
+  mutable SharedMutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   struct Added {
     std::shared_ptr<Bank> bank;
     unsigned times;

@@ -183,7 +183,7 @@ class FramePool {
   std::uint64_t limit_ = 0;
   const std::shared_ptr<Account> account_;
   Frame* meta_ RAMET_PT_GUARDED_BY(lock_) = nullptr;  // one per frame, zero-filled memory of its own
-  // Taken after table locks as well; innermost but for Memory's, which announce_ takes.
+  // After table locks; before files_lock_ of the bank, and Memory's, which announce_ takes.
   mutable Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   std::array<Index, kBlockOrder + 1> lists_ RAMET_GUARDED_BY(lock_);
   std::uint64_t backed_blocks_ RAMET_GUARDED_BY(lock_) = 0;  // blocks in the last list that the host still backs

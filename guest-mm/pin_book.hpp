@@ -88,7 +88,7 @@ class PinBook {
   std::atomic<Gva>* where_ = nullptr;  // by frame, see last_place()
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
-  Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
+  Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost
   bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) = nullptr;  // by frame: whether only pins hold it
   std::atomic<std::uint64_t> orphan_count_{0};  // seq_cst: written before free() looks at the count again, read by
                                                 // remove() after it took its pin off
