@@ -47,7 +47,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
     const auto placed = m.mappings.place_locked(request, length);
     if (!placed) return placed;
     address = *placed;
-    if (!m.core.regions.room(address, address + length, 1)) return fail(Error::NoMemory);
+    if (!m.core.regions.has_room(address, address + length, 1)) return fail(Error::NoMemory);
     if (request.fixed && !m.core.regions.free(address, address + length)) {
       auto gone = m.mappings.unmap_locked(address, address + length, batch);
       batch.commit();

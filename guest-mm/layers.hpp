@@ -22,8 +22,8 @@ class Layers {
   Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
   Result<> adopt(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
   Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
-  Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>,
-                   std::span<const AddressSpace::Stretch>) RAMET_EXCLUDES(address_space_lock);
+  Result<> restore(std::shared_ptr<const Layer>, Gva mmap_top, std::span<const Region>, std::span<const Extent>)
+      RAMET_EXCLUDES(address_space_lock);
 
  private:
   // A new layer on top of those that the space stands on, without data or tables yet.
@@ -45,13 +45,12 @@ class Layers {
   // Puts the regions in `before` in place of the present ones, which are seized.
   void reset_regions_locked(const std::vector<const Region*>& before, FlushBatch&) RAMET_REQUIRES(address_space_lock);
   // Inserts the regions and maps what they hold, both in address order. Errors: Invalid, NoMemory.
-  Result<> build_locked(std::span<const Region>, std::span<const AddressSpace::Stretch>, FlushBatch&)
+  Result<> build_locked(std::span<const Region>, std::span<const Extent>, FlushBatch&)
       RAMET_REQUIRES(address_space_lock);
   // Whether the region is well-formed and starts at `after` or above.
   bool sound_locked(const Region&, Gva after) const RAMET_REQUIRES(address_space_lock);
-  // Maps a stretch of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
-  Result<> map_stretch_locked(const Region&, const AddressSpace::Stretch&, FlushBatch&)
-      RAMET_REQUIRES(address_space_lock);
+  // Maps an extent of a layer's frames, in the largest leaves the region takes. Errors: Invalid, NoMemory.
+  Result<> map_extent_locked(const Region&, const Extent&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 
   SpaceCore& core_;
   const EntryRules& rules_;

@@ -63,13 +63,9 @@ class PageTable {
 
   virtual Gpa root() const = 0;
   virtual Leaf find(Gva) const = 0;
-  // The longest range around a present leaf, in the same table and at most `reach` bytes to either side of the address,
-  // whose leaves have the same attributes and lie in consecutive frames. `leaf` is find() of the address.
-  struct Stretch {
-    Gva start, end;
-    Gpa address;  // of the first byte
-  };
-  virtual Stretch like(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
+  // The longest extent around a present leaf, in the same table and at most `reach` bytes to either side of the
+  // address, whose leaves have the same attributes. `leaf` is find() of the address.
+  virtual Extent extent_of(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
   // Visits present and kept leaves that touch [start, end), in order. Skips what is absent by whole tables.
   virtual void visit(Gva start, Gva end, const std::function<void(const Leaf&)>&) const = 0;
   // Entries in use in a table.
@@ -131,15 +127,10 @@ class PageTable {
   // How a change by a fault ended. Busy: somebody holds the table lock. Changed: the region or the entry has changed.
   // TableGone: the table is missing, out of the tree or shared. OverBudget: too many frames in flight, or none left.
   enum class Published { Done, Busy, Changed, TableGone, OverBudget };
-  struct Run {
-    Gva start;
-    Gpa gpa;
-    std::uint64_t pages;
-  };
   struct Publication {
     Gpa table;
     Level level;
-    std::span<const Run> runs;  // all in the table
+    std::span<const Extent> extents;  // all in the table
     Gva address;  // of the access
     Attributes attributes;  // of the entry for it
     Attributes around;  // of the other entries
@@ -153,7 +144,7 @@ class PageTable {
   };
   // Writes entries into empty slots, under the table lock, which a fault without the address-space lock tries once.
   // Frames for slots that are not empty any more go to `left_over`; all frames, if the outcome is not Done.
-  virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
+  virtual Outcome publish(const Publication&, std::vector<Extent>& left_over) = 0;
   // Puts an empty table, `added`, into an empty slot of a PMD table, for a fault without the address-space lock.
   // TableGone also if no stocked table is left.
   virtual Published add_table(Gpa pmd_table, Gva, Guard, Gpa& added) = 0;

@@ -35,7 +35,7 @@ Result<Gpa> Walker<F>::prepare(Gva va, Level target, FlushBatch& batch) {
 // Takes the table below `parent` out of the tree if it has no entries.
 template <arch::EntryFormat F>
 void Walker<F>::drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
-  batch.room(1);
+  batch.reserve(1);
   {
     TableInfo& info = tables_.info(table);
     TableLock lock(info);
@@ -73,7 +73,7 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
     attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;
   }
-  batch.room(1);
+  batch.reserve(1);
   info.dead = true;
   count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
   replace(parent, F::leaf(gpa, parent.level, attributes), &batch, true);
@@ -124,7 +124,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
 
 template <arch::EntryFormat F>
 Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
-  batch.room(1);
+  batch.reserve(1);
   const auto table = take_table();
   if (!table) return fail(table.error());
   const Level smaller = below(slot.level);

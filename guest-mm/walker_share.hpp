@@ -58,7 +58,7 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.contains(table)) return;
-  batch.room(1);
+  batch.reserve(1);
   {
     TableLock lock(tables_.info(table));
     tables_.info(table).dead = true;
@@ -80,7 +80,7 @@ Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batc
     F::publish();
     return child;
   }
-  batch.room(2);
+  batch.reserve(2);
   const auto copy = take_table();
   if (!copy) return copy;
   // Tables below ring 0's are not marked as shared: no frozen memory uses them, though they may lie in a sealed part of
@@ -204,7 +204,7 @@ void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
       table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
       [&](const Slot& slot, Entry e) {
         address_space_lock.assume_held();  // by us, which the walk cannot say
-        batch.room(1);
+        batch.reserve(1);
         count_leaf(slot.level, e, -1);
         const Leaf leaf = leaf_of(slot, e);
         if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
@@ -248,7 +248,7 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry then = inherited(source, level, true, last);
     if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};
-    batch.room(1);
+    batch.reserve(1);
     if (changes.size() == changes.capacity()) changes.reserve(2 * changes.size() + 64);
     if (is_table(now, level)) {
       const Gpa child = F::address(now, level);
