@@ -1,4 +1,4 @@
-// Address space: creation, map and unmap, the VMM's own mappings, and what people ask about it.
+// Address space: creation, map and unmap, frames for ring 0, and queries.
 #include "guest-mm/address_space.hpp"
 
 #include <algorithm>
@@ -91,7 +91,7 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
   for (const Region* r = m.core.regions.at_or_after(0); r; r = m.core.regions.next(*r)) {
     if (r->backing.get() != &backing || r->offset_of(r->end) <= kept) continue;
     const Gva from = kept <= r->offset ? r->start : r->start + (kept - r->offset);
-    // Without memory for a table of our own the entries stay: a store there finds the host's file gone, SIGBUS as well.
+    // If a shared table cannot be copied, the entries stay: a store there finds the host's file gone, SIGBUS as well.
     if (!m.core.table->unshare_ends(from, r->end, batch)) continue;
     r->sequence.begin();  // faults that saw the old size
     m.core.table->unmap(from, r->end, batch);  // file pages are 4 KiB leaves: nothing to split

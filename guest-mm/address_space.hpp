@@ -117,7 +117,7 @@ struct Usage {
 };
 
 // Locks: README.md gives their order. fault() tries to do without the address-space lock (speculative_fault.cpp): a
-// fault that copies a page or adds permission may call Tlb::flush() without it, everybody else calls it with the lock
+// fault that copies a page or adds permission may call Tlb::flush() without it; all other callers hold the lock
 // (tlb.hpp).
 class AddressSpace {
  public:
@@ -150,7 +150,7 @@ class AddressSpace {
     std::uint64_t stack_limit = 8 << 20;  // how far a grows_down region may grow, bytes (RLIMIT_STACK)
     std::size_t max_regions = 65530;  // vm.max_map_count
     std::uint64_t limit_bytes = 0;  // most memory in use; 0: all of the private bank
-    std::size_t many_layers = 16;  // a freeze with so many layers below looks which of them are still referred to
+    std::size_t many_layers = 16;  // a freeze with this many layers below drops those that are no longer referenced
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.
@@ -181,7 +181,7 @@ class AddressSpace {
   // the rest is synced).
   Result<> sync(Gva address, std::uint64_t length, bool wait) RAMET_EXCLUDES(address_space_lock);
   // One byte per page, bit 0 set if it is in memory (mincore): an anonymous page once the program has touched it, a
-  // page of an object once anybody has. Errors: NotMapped, Invalid.
+  // page of an object once any program has. Errors: NotMapped, Invalid.
   Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) RAMET_EXCLUDES(address_space_lock);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
   void truncated(const Backing&, std::uint64_t size) RAMET_EXCLUDES(address_space_lock);
@@ -253,9 +253,9 @@ class AddressSpace {
 
   // --- migration (migrate.cpp) ---
   // Moves the pages of a range to other frames while the guest runs, with their permissions and contents. Pages that
-  // devices have pinned, that others see, and pages of objects stay where they are. Blocks stay blocks. For Compaction
+  // devices have pinned, pages of layers and of objects stay where they are. Blocks stay blocks. For Compaction
   // and Contiguous, each whole table of small pages goes into a run of frames, and becomes a block where the region
-  // takes one. After MemoryFailure the frames that were left are given to nobody.
+  // takes one. After MemoryFailure the old frames are quarantined.
   struct MigrateRequest {
     Gva address = 0;
     std::uint64_t length = 0;
@@ -288,8 +288,8 @@ class AddressSpace {
 
   // --- layers (freeze.cpp) ---
   // Leaves all memory to a layer, and goes on as the first child of what is returned. Other threads may run: what they
-  // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay ours, and the
-  // layer gets a copy of what they hold now. Errors: NoMemory; then nothing has changed.
+  // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay with this
+  // space, and the layer gets copies. Errors: NoMemory; then nothing has changed.
   Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
   // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
   // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
@@ -321,7 +321,7 @@ class AddressSpace {
   // answer. Without the lock, that moment may lie inside a change: a mapping that is being replaced may be missing.
   void visit_regions(const std::function<void(const Region&)>&) const RAMET_EXCLUDES(address_space_lock);
   std::optional<Region> find_region(Gva address) const RAMET_EXCLUDES(address_space_lock);
-  // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
+  // Visits the page tables from the top without a lock: while other threads change them, it sees each entry
   // as it was at some moment. The callback must not call back.
   struct Node {
     Gva start = 0;  // sign-extended

@@ -50,7 +50,7 @@ class FaultCounter {
   void add(std::uint64_t n = 1) {
     first_[thread_shard() % FaultLines::kShards * FaultLines::kLine].fetch_add(n, std::memory_order_relaxed);
   }
-  // While others add: a value between what it was when this began and what it is when this ends.
+  // While other threads add: a value between what it was when this began and what it is when this ends.
   operator std::uint64_t() const {
     std::uint64_t sum = 0;
     for (unsigned i = 0; i < FaultLines::kShards; ++i)
@@ -93,9 +93,9 @@ struct Counters {
   FaultCounter faults_spurious{lines_};  // the entry already allowed the access
   FaultCounter faults_refused{lines_};  // became a signal
   FaultSum faults{lines_};  // all of these
-  // faults settled without the address-space lock, and why others were not (names as in the Linux patches)
+  // faults settled without the address-space lock, and why the rest were not (names as in the Linux patches)
   FaultCounter spf{lines_};  // settled speculatively
-  FaultCounter spf_pte_lock{lines_};  // somebody held the table's lock
+  FaultCounter spf_pte_lock{lines_};  // another thread held the table's lock
   FaultCounter spf_region_changed{lines_};  // the region was being changed, or had changed when its table was locked
   FaultCounter spf_not_supported{lines_};  // no region there, a stack to grow, an entry that would lose something
   FaultCounter spf_table_changed{lines_};  // a table was missing, merged or split
@@ -123,7 +123,7 @@ struct Counters {
   // migration, 4 KiB pages; by reason, in the order of MoveReason
   std::array<Counter, kMoveReasons> migrated;
   Counter migrate_pinned, migrate_shared,
-      migrate_failed;  // pages that stayed: a device has pinned them, others see them, there was no memory
+      migrate_failed;  // pages that stayed: pinned; not exclusive; no memory
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
   Counter split_pmd, split_pud;  // leaves replaced by a table
   Counter merge_pmd, merge_pud;  // tables replaced by a leaf
@@ -136,7 +136,7 @@ struct Counters {
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
-  Counter pages_copied_pinned;  // by freezes, for children: a device may write to ours
+  Counter pages_copied_pinned;  // by freezes, for children: devices may write the frames themselves
   Counter pages_moved_pinned;  // into the pin bank, by long-term pins
   Counter tables_unshared;  // tables copied because something below them was to change
   Counter freezes;

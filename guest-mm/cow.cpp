@@ -64,7 +64,7 @@ Result<> CopyOnWrite::copy_one(const Found& f, const PageTable::Leaf& seen, Copi
   if (!run && !block) run = frames.allocate(0, Fill::Overwrite);
   if (!run) return fail(run.error());
   // The guest may write the page meanwhile, if it has become writable: then its entry has changed, and this copy is
-  // thrown away. A layer may be a mapped snapshot file that somebody damages: then it cannot be read.
+  // thrown away. A layer may be a mapped snapshot file, which may be truncated: then it cannot be read.
   Memory& memory = core_.memory;
   memory.bring(seen.address, seen.span());
   if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), seen.span()); !copied) {

@@ -36,7 +36,7 @@ class FlushBatch;
 // are used for nothing else. They are released with the next strict flush, so that no vCPU is kicked for them. Used
 // with the address-space lock.
 struct DeferredTables {
-  static constexpr std::size_t kMany = 64;  // so many are worth a flush of their own
+  static constexpr std::size_t kMany = 64;  // this many are worth a flush of their own
   std::vector<Gpa> merged, changed;  // the tables, and those that led to them
 };
 

@@ -97,7 +97,7 @@ class FramePool {
   // Undoes the last seals whose layers have gone. True if there were any. thawable(): whether thaw() would undo any.
   bool thaw() RAMET_EXCLUDES(lock_);
   bool thawable() const RAMET_EXCLUDES(lock_);
-  // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
+  // Whether the frame is this pool's and not sealed: no other VM can map it. Acquire: pairs with seal(), see there.
   bool exclusive(Gpa gpa) const {
     if (!bank_.contains(gpa)) return false;
     return !sealed(static_cast<Index>((gpa - bank_.base()) >> kPageShift));

@@ -86,7 +86,7 @@ Result<std::shared_ptr<const FrozenMemory>> Layers::freeze() {
   layer->data_parts = std::move(sealed->parts);
   core_.tables->sealed_for(layer);
   core_.frames->sealed_for(layer);
-  // Waits for faults without the lock that found a table or a frame our own before it was sealed.
+  // Waits for faults without the lock that found a table writable, or a frame exclusive, before the seal.
   rcu::synchronize();
   frozen->census = table.census();
   table.share_root(core_.config.end, batch);

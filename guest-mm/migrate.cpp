@@ -7,7 +7,7 @@
 //   entries change frames (Walker::replace_leaves: absent in between) and keep their permissions; fetches see the copy
 //   at once, or when the first fetch faults, by the policy
 //
-// Pages that are not writable, as code is, take one flush; others take two.
+// Pages that are not writable, as code is, take one flush; writable ones take two.
 #include <algorithm>
 #include <atomic>
 #include <cstring>

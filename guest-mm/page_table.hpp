@@ -87,8 +87,8 @@ class PageTable {
   virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
   // --- sharing: a freeze leaves the whole tree but its root to a layer; the entries of the root then lead to shared
-  // tables. A shared table is copied when something below it is to change: in the copy, leaves whose frames others may
-  // see cannot be written. ---
+  // tables. A shared table is copied when something below it is to change: in the copy, leaves whose frames
+  // other VMs may map are read-only. ---
   // A copy of the root's entries below `end`, for children to begin with. Errors: NoMemory.
   virtual Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) = 0;
   // Shares all tables below `end`; a strict flush goes to the batch.
@@ -96,22 +96,22 @@ class PageTable {
   // Makes everything below `end` as in a layer's root; the census says what it maps. Precondition: nothing is mapped
   // there.
   virtual void adopt_root(Gpa, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Back to what adopt_root() made; the cost follows what was changed since. Frames of our own, and copied tables
+  // Back to what adopt_root() made; the cost follows what was changed since. Frames taken since, and copied tables
   // without a difference, go with the batch. Precondition: no fault maps anything there meanwhile.
   virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
+  // Makes the tables down to that level around the address writable, as far as there are any. Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The same for the tables that reach across an end of [start, end); unmap() then finds every shared table wholly
   // inside or outside. Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare_ends(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The same for all tables of [start, end). Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare_range(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Puts the page on another frame, in a table that was just left to a layer and that nobody walks yet.
+  // Puts the page on another frame, in a table that was just left to a layer and that no vCPU walks yet.
   virtual void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) = 0;
   // Whether the table is the space's own, and not sealed for a layer: entries may be written there.
   virtual bool writable(Gpa table) const = 0;
-  // Makes the tables above a leaf of that level, our own; returns the one that holds it. Errors: NoMemory; Invalid if a
-  // larger leaf is in the way.
+  // Makes the tables above a leaf of that level, all writable; returns the lowest, which holds the leaf. Errors:
+  // NoMemory; Invalid if a larger leaf is in the way.
   [[nodiscard]] virtual Result<Gpa> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Maps `count` leaves of that table to consecutive frames. Precondition: prepare() returned it, and the slots are
   // absent.
@@ -124,8 +124,9 @@ class PageTable {
     const SequenceCount* sequence = nullptr;  // null: the caller holds the address-space lock
     std::uint32_t value = 0;
   };
-  // How a change by a fault ended. Busy: somebody holds the table lock. Changed: the region or the entry has changed.
-  // TableGone: the table is missing, out of the tree or shared. OverBudget: too many frames in flight, or none left.
+  // How a change by a fault ended. Busy: another thread holds the table lock. Changed: the region or the entry has
+  // changed. TableGone: the table is missing, out of the tree or shared. OverBudget: too many frames in flight, or none
+  // left.
   enum class Published { Done, Busy, Changed, TableGone, OverBudget };
   struct Publication {
     Gpa table;

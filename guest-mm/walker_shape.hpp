@@ -140,7 +140,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
   return {};
 }
 
-// Stores every entry of a table that nobody can reach yet, so that write() and its counts are not needed for each.
+// Stores every entry of a table that is not reachable yet, so that write() and its counts are not needed for each.
 template <arch::EntryFormat F>
 void Walker<F>::write_parts(Gpa table, Level level, const Leaf& whole) {
   const bool kept = whole.state == State::Kept;
