@@ -27,11 +27,11 @@ struct Before {
   struct sigaction action;          // written before our handler is installed, then read only
   std::atomic<bool> called{false};  // a handler with SA_RESETHAND is called once; relaxed, orders nothing
 };
-// [0]: at install_guard(). [1]: at install_guard_on_top(), a handler that hands other faults on to ours.
+// [0]: before install_guard(). [1]: before install_guard_on_top(); this handler chains to ours.
 Before before_segv[2], before_bus[2];
-// Which of them our handler hands on to. Release after before_*[1] was written; acquire in hand_on().
+// The index to which our handler chains. Release after before_*[1] was written; acquire in hand_on().
 std::atomic<unsigned> on_top{0};
-// Set while this thread's handler has handed on: a fault that [1] hands back goes to [0].
+// Set while this thread's handler has chained into [1]; a fault that [1] chains back goes to [0].
 thread_local volatile sig_atomic_t handed_on = 0;
 
 // Does what the kernel does if there is no handler.

@@ -1,4 +1,4 @@
-// What the VMM holds for a guest, beyond what is free.
+// The bytes that the VMM holds for a guest; the first kFree are not charged.
 #include "guest-mm/account.hpp"
 
 namespace ramet::mm {

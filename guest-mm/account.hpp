@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/thread_annotations.hpp"
 
 namespace ramet::mm {
@@ -46,7 +47,7 @@ class Account {
 
  private:
   std::atomic<std::uint64_t> limit_, total_{0};  // a sum, exact by itself; it orders nothing else
-  Mutex lock_;  // for changes of what follows; no other lock is taken under it
+  Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // for changes of what follows; innermost
   std::atomic<std::uint64_t> held_{0}, peak_held_{0};  // written under lock_, read without it as statistics
 };
 

@@ -1,4 +1,4 @@
-// Address space: creation, map and unmap, the VMM's own mappings, and what people ask about it.
+// Address space: creation, map and unmap, frames for ring 0, and queries.
 #include "guest-mm/address_space.hpp"
 
 #include <algorithm>
@@ -47,7 +47,7 @@ Result<Gva> AddressSpace::map(const MapRequest& request) {
     const auto placed = m.mappings.place_locked(request, length);
     if (!placed) return placed;
     address = *placed;
-    if (!m.core.regions.room(address, address + length, 1)) return fail(Error::NoMemory);
+    if (!m.core.regions.has_room(address, address + length, 1)) return fail(Error::NoMemory);
     if (request.fixed && !m.core.regions.free(address, address + length)) {
       auto gone = m.mappings.unmap_locked(address, address + length, batch);
       batch.commit();
@@ -91,7 +91,7 @@ void AddressSpace::truncated(const Backing& backing, std::uint64_t size) {
   for (const Region* r = m.core.regions.at_or_after(0); r; r = m.core.regions.next(*r)) {
     if (r->backing.get() != &backing || r->offset_of(r->end) <= kept) continue;
     const Gva from = kept <= r->offset ? r->start : r->start + (kept - r->offset);
-    // Without memory for a table of our own the entries stay: a store there finds the host's file gone, SIGBUS as well.
+    // If a shared table cannot be copied, the entries stay: a store there finds the host's file gone, SIGBUS as well.
     if (!m.core.table->unshare_ends(from, r->end, batch)) continue;
     r->sequence.begin();  // faults that saw the old size
     m.core.table->unmap(from, r->end, batch);  // file pages are 4 KiB leaves: nothing to split

@@ -29,8 +29,8 @@ class FlushBatch;
 class Pin;
 struct FrozenMemory;
 
-// The entry format of the guest's tables, one per architecture and stage; chosen at run time here,
-// a template parameter of the walker below.
+// The entry format of the guest's tables, one per architecture and stage; chosen at run time:
+// PageTable::create() makes the Walker for it.
 enum class Format : std::uint8_t { X86_64Stage1, Arm64Stage1, Arm64Stage2 };
 
 struct MapRequest {
@@ -116,12 +116,12 @@ struct Usage {
   std::uint64_t data_bytes() const { return data_pages_4k * kPageSize + data_blocks_2m * kBlockSize; }
 };
 
-// Lock order: the address-space lock > table locks, from the root down > FramePool's lock > Memory's lock. fault()
-// tries to do without the address-space lock (speculative_fault.cpp): a fault that copies a page or adds permission
-// may call Tlb::flush() without it, everybody else calls it with the lock (tlb.hpp).
+// Locks: README.md gives their order. fault() tries to do without the address-space lock (speculative_fault.cpp): a
+// fault that copies a page or adds permission may call Tlb::flush() without it; all other callers hold the lock
+// (tlb.hpp).
 class AddressSpace {
  public:
-  // When instruction fetches are made to see what was written (technique 1). Eager: with each entry that lets code run.
+  // Deferred exec: when fetches are made to see what was written. Eager: with each entry that lets code run.
   // Lazy: entries withhold execution until the first fetch faults. Adaptive: whichever was cheaper so far, by region
   // and by why entries are new (exec_history.hpp).
   enum class ExecSync : std::uint8_t { Eager, Lazy, Adaptive };
@@ -133,12 +133,12 @@ class AddressSpace {
     Gva tag_bits = 0;  // ignored in addresses that the guest passes (arm64: top-byte ignore)
     bool blocks = true;  // 2 MiB leaves
     bool giants = false;  // 1 GiB leaves: the processor has them
-    bool merge = true;  // tables of like entries become leaves again (technique 5)
+    bool merge = true;  // huge mappings that heal; off: split leaves stay split
     ExecSync exec_sync = ExecSync::Eager;  // counts only where Tlb::needs_exec_sync()
     std::uint64_t exit_cost = 0;  // ns that the guest's way out and back takes, for Adaptive
-    bool relaxed_flushes = true;  // technique 4; without it every flush is strict
-    bool pinned_cow = true;  // technique 2; without it pins count for nothing
-    bool speculative_faults = true;  // technique 3; without it every fault takes the lock
+    bool relaxed_flushes = true;  // off: every flush is strict
+    bool pinned_cow = true;  // pin-aware copy-on-write; off: pins count for nothing
+    bool speculative_faults = true;  // off: every fault takes the address-space lock
     std::uint64_t speculative_frames = 0;  // most frames in flight, taken by faults without the lock and not yet
                                            // mapped; 0: an eighth of the private bank
     // New entries have the accessed bit set and, if writable, the dirty bit. Off: only those that the faulting access
@@ -150,24 +150,38 @@ class AddressSpace {
     std::uint64_t stack_limit = 8 << 20;  // how far a grows_down region may grow, bytes (RLIMIT_STACK)
     std::size_t max_regions = 65530;  // vm.max_map_count
     std::uint64_t limit_bytes = 0;  // most memory in use; 0: all of the private bank
-    std::size_t many_layers = 16;  // a freeze with so many layers below looks which of them are still referred to
+    std::size_t many_layers = 16;  // a freeze with this many layers below drops those that are no longer referenced
   };
 
   // `memory` and `tlb` outlive the address space. Errors: NoMemory.
   static Result<std::unique_ptr<AddressSpace>> create(const Config&, Memory& memory, Tlb& tlb);
   ~AddressSpace();
 
-  // --- what system calls do; arguments come from the guest and are checked here ---
+  // --- what system calls do; arguments come from the guest and are checked here. Lengths are bytes, rounded up to
+  // pages; addresses must be page-aligned, or it is Invalid. On an error nothing has changed, unless stated. ---
+  // mmap(2): returns the start of the new region. Errors: Invalid (also no length, or offset + length overflows),
+  // NotPermitted (`prot` exceeds `max_prot`; `fixed` below Config::start), Exists (`no_replace`), NoMemory (no free
+  // range, too many regions, no slot of the machine for the object's bank). After NoMemory what `fixed` replaces may be
+  // gone.
   Result<Gva> map(const MapRequest&) RAMET_EXCLUDES(address_space_lock);
+  // munmap(2): the range may have holes. Errors: Invalid (also no length, or beyond the guest's addresses), NoMemory
+  // (too many regions, or no table to split a leaf).
   Result<> unmap(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
-  // As on Linux, protect() changes the pages before the first one that it cannot change, and advise() goes on after a
-  // hole, but stops at a region that the advice does not apply to.
+  // mprotect(2), which changes the pages before the first that it cannot change. Errors: Invalid, NotMapped (a hole),
+  // NotPermitted (beyond the region's max_prot), NoMemory (as unmap(); nothing has changed).
   Result<> protect(Gva address, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
+  // mremap(2): returns the start of the mapping. Errors: Invalid, NotMapped (the old range is not in one region),
+  // NoMemory (as map(), or it cannot grow in place and may not move). After an error the mapping is where it was, but
+  // what a `fixed` request replaces or cuts off may be gone.
   Result<Gva> remap(const RemapRequest&) RAMET_EXCLUDES(address_space_lock);
+  // madvise(2), which goes on after a hole, but stops at a region to which the advice does not apply. Errors: Invalid
+  // (also such a region), NotMapped (a hole), NoMemory; those of fault() for PopulateRead and PopulateWrite.
   Result<> advise(Gva address, std::uint64_t length, Advice) RAMET_EXCLUDES(address_space_lock);
-  Result<> sync(Gva address, std::uint64_t length, bool wait) RAMET_EXCLUDES(address_space_lock);  // msync
+  // msync(2) of the shared objects in the range; `wait` until they are on disk. Errors: Invalid, Io, NotMapped (a hole;
+  // the rest is synced).
+  Result<> sync(Gva address, std::uint64_t length, bool wait) RAMET_EXCLUDES(address_space_lock);
   // One byte per page, bit 0 set if it is in memory (mincore): an anonymous page once the program has touched it, a
-  // page of an object once anybody has. Errors: NotMapped, Invalid.
+  // page of an object once any program has. Errors: NotMapped, Invalid.
   Result<> residency(Gva address, std::uint64_t length, std::span<std::uint8_t> out) RAMET_EXCLUDES(address_space_lock);
   // A shared file shrank: entries of pages beyond `size` go, so that touching them faults again.
   void truncated(const Backing&, std::uint64_t size) RAMET_EXCLUDES(address_space_lock);
@@ -191,6 +205,8 @@ class AddressSpace {
   std::optional<Translation> translate(Gva address, std::uint64_t reach) const;
 
   // --- guest memory as the VMM uses it; faults pages in as the guest's own access would ---
+  // Copy bytes from any address on, over several regions. Errors: as fault(); the bytes before the page that cannot be
+  // reached have been copied.
   Result<> read(Gva address, std::span<std::byte> out) RAMET_EXCLUDES(address_space_lock);
   Result<> write(Gva address, std::span<const std::byte> in) RAMET_EXCLUDES(address_space_lock);
   // Writes code that no thread has entered yet into a private region that is executable and not writable, through the
@@ -216,11 +232,13 @@ class AddressSpace {
   Result<HostWord> word(Gva address, Access access = Access::Write) RAMET_EXCLUDES(address_space_lock);
 
   // --- the VMM's own mappings above the guest's: stub pages, the linear map of the table bank ---
-  // Maps pages of the machine's own, in the table bank or below it (Memory::kTableBase), for the guest's ring 0 alone.
+  // Maps pages of the machine, in the table bank or below Memory::kTableBase, for the guest's ring 0 alone. Address,
+  // frame and length (bytes) are whole pages, outside [Config::start, Config::end). Errors: Invalid (also no
+  // protection, or write with execute), Exists, NoMemory; the pages before the one that failed stay mapped.
   Result<> map_kernel(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
-  // The same for user code, without a region and never writable.
+  // The same for user code, without a region. Errors: also Invalid with Prot::Write.
   Result<> map_for_user(Gva address, Gpa gpa, std::uint64_t length, Prot prot) RAMET_EXCLUDES(address_space_lock);
-  // Frames for such pages, from the table bank; never freed before the address space is.
+  // A zeroed frame for such pages, from the table bank; freed with the address space. Errors: NoMemory.
   Result<Gpa> allocate_kernel_frame() RAMET_EXCLUDES(address_space_lock);
 
   // The linear map: all of the private bank at `address` (aligned to 1 GiB) for ring 0, writable, in the largest
@@ -235,9 +253,9 @@ class AddressSpace {
 
   // --- migration (migrate.cpp) ---
   // Moves the pages of a range to other frames while the guest runs, with their permissions and contents. Pages that
-  // devices have pinned, that others see, and pages of objects stay where they are. Blocks stay blocks. For Compaction
+  // devices have pinned, pages of layers and of objects stay where they are. Blocks stay blocks. For Compaction
   // and Contiguous, each whole table of small pages goes into a run of frames, and becomes a block where the region
-  // takes one. After MemoryFailure the frames that were left are given to nobody.
+  // takes one. After MemoryFailure the old frames are quarantined.
   struct MigrateRequest {
     Gva address = 0;
     std::uint64_t length = 0;
@@ -264,13 +282,14 @@ class AddressSpace {
   Result<> split(Gva address, std::uint64_t length, arch::Level smallest) RAMET_EXCLUDES(address_space_lock);
   // Merges every uniform table of a range that its rules allow. Returns the leaves made.
   std::uint64_t merge(Gva address, std::uint64_t length) RAMET_EXCLUDES(address_space_lock);
-  // Flushes for the tables that merges took away, if no other flush has covered them yet.
+  // For tests and measurements: flushes now for the tables that merges took away. Otherwise they wait for a strict
+  // flush.
   void flush_deferred() RAMET_EXCLUDES(address_space_lock);
 
   // --- layers (freeze.cpp) ---
   // Leaves all memory to a layer, and goes on as the first child of what is returned. Other threads may run: what they
-  // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay ours, and the
-  // layer gets a copy of what they hold now. Errors: NoMemory; then nothing has changed.
+  // wrote before their vCPU was flushed is frozen, what they write afterwards is not. Pinned frames stay with this
+  // space, and the layer gets copies. Errors: NoMemory; then nothing has changed.
   Result<std::shared_ptr<const FrozenMemory>> freeze() RAMET_EXCLUDES(address_space_lock);
   // Becomes a child of the frozen memory: the same contents, copied when they are written. Once, before anything was
   // mapped and before a vCPU runs; both VMs have the same PhysicalSpace. Errors: Invalid, NoMemory.
@@ -283,20 +302,15 @@ class AddressSpace {
   Result<> reset(const FrozenMemory&) RAMET_EXCLUDES(address_space_lock);
 
   // --- contents that outlive the VM (contents.cpp) ---
-  // Pages of private memory at consecutive guest addresses, in consecutive frames, perhaps of several banks.
-  struct Stretch {
-    Gva start = 0;
-    Gpa frame = 0;
-    std::uint64_t pages = 0;
-  };
-  // Visits what private regions hold, in address order, under the lock; the callback must not call back.
-  void visit_contents(const std::function<void(const Region&, const Stretch&)>&) const
+  // Visits the pages of private regions in address order, under the lock; the frames of an extent may lie in several
+  // banks. The callback must not call back.
+  void visit_contents(const std::function<void(const Region&, const Extent&)>&) const
       RAMET_EXCLUDES(address_space_lock);
-  // Becomes a space with these regions, in address order; their private memory holds what the stretches name in the
-  // data of `layer`, copied when it is written. Stretches in address order, each inside one private region. Once,
+  // Becomes a space with these regions, in address order; their private memory holds what the extents name in the
+  // data of `layer`, copied when it is written. Extents in address order, each inside one private region. Once,
   // before anything was mapped and before a vCPU runs. Errors: Invalid (any of this does not hold), NoMemory; the space
   // is of no use then.
-  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Stretch>)
+  Result<> restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region>, std::span<const Extent>)
       RAMET_EXCLUDES(address_space_lock);
   Gva mmap_top() const RAMET_EXCLUDES(address_space_lock);  // where free ranges are searched from, downwards
   std::int64_t pins() const;  // held now; a frame may have several
@@ -307,7 +321,7 @@ class AddressSpace {
   // answer. Without the lock, that moment may lie inside a change: a mapping that is being replaced may be missing.
   void visit_regions(const std::function<void(const Region&)>&) const RAMET_EXCLUDES(address_space_lock);
   std::optional<Region> find_region(Gva address) const RAMET_EXCLUDES(address_space_lock);
-  // Visits the page tables from the top without a lock: while others map, unmap, split and merge, it sees each entry
+  // Visits the page tables from the top without a lock: while other threads change them, it sees each entry
   // as it was at some moment. The callback must not call back.
   struct Node {
     Gva start = 0;  // sign-extended

@@ -1,11 +1,12 @@
 // Inside of the address space: a core of regions, tables and frames under one lock, and the parts that work on it. A
-// part knows the core and those parts that its constructor names, which are those above it here.
+// part knows the core and those parts that its constructor names; lines lead from these to it.
 //
-//   SpaceCore ── EntryRules ── CopyOnWrite ── Faults ── UserMemory ── Pinning ── Layers
-//        ├────── SharedBanks ──────────────────┘
-//        │           └── Mappings
-//        ├────── KernelMappings ── Merges
-//        └────── Migration
+//   SpaceCore ─┬─ EntryRules ─┬─ CopyOnWrite ── Faults ── UserMemory ── Pinning ── Layers
+//              │              ├─ Migration        │
+//              │              └─ Merges           │
+//              ├─ KernelMappings ──┘              │
+//              └─ SharedBanks ──┬─────────────────┘
+//                               └─ Mappings
 //
 // AddressSpace's own functions stand in the files of the parts that they are about.
 #pragma once

@@ -123,7 +123,7 @@ Result<> Bank::renew(Gpa start, Gpa end, bool apart) {
   }
   const std::uint32_t number = apart ? apart_ : newest_;
   const std::uint64_t bytes = end - start;
-  // The file mapped there until now would keep its pages, which nobody reads any more.
+  // The file mapped there until now would keep its pages, which are not read any more.
   if (blocks_[(start - base_) / kBlockSize].load(std::memory_order_relaxed) != 0 && !give_back(start, bytes))
     return fail(Error::NoMemory);
   if (::mmap(at(start), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,

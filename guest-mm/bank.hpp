@@ -36,7 +36,7 @@ class Bank {
 
   // The same as anonymous(), in memory files that a machine can map elsewhere, see renew(). Errors: NoMemory.
   static Result<std::shared_ptr<Bank>> in_files(Gpa base, std::uint64_t size);
-  // Of in_files(): maps [start, end), block-aligned and holding nothing that anybody needs, from another file: the
+  // Of in_files(): maps [start, end), block-aligned and with no frame in use, from another file: the
   // newest one or, with `apart`, one that has such parts only. It reads as zeroes. Errors: NoMemory; then it is mapped
   // as it was, or from the other file in part.
   Result<> renew(Gpa start, Gpa end, bool apart) RAMET_EXCLUDES(files_lock_);
@@ -45,9 +45,9 @@ class Bank {
   // Whether the bank was made by in_files(), so that renew() and begin_file() may be called.
   bool has_files() const { return !blocks_.empty(); }
 
-  // A host mapping that somebody else made (a shared file, a part of another bank). `release` runs once, in the
+  // A host mapping of the caller's (a shared file, a part of another bank). `release` runs once, in the
   // destructor. A guest cannot write a read-only one, whatever its page tables say. `part`: the file behind it.
-  // `source`: what brings its pages, until `release` runs; null: all are there.
+  // `source`: loads its pages, until `release` runs; null: all are present.
   static std::shared_ptr<Bank> adopt(Gpa base, std::span<std::byte> host, std::function<void()> release,
                                      bool read_only = false, FilePart part = {}, PageSource* source = nullptr);
   // A part of a bank, which outlives it.
@@ -88,9 +88,9 @@ class Bank {
   FilePart part_;  // of adopt()
   const Bank* whole_ = nullptr;  // of part_of()
   PageSource* source_ = nullptr;  // of adopt()
-  // Of in_files(): the file of each block, an index. Written when nobody uses the block, relaxed.
+  // Of in_files(): the file of each block, an index. Written while no frame of the block is in use, relaxed.
   std::vector<std::atomic<std::uint32_t>> blocks_;
-  mutable SharedMutex files_lock_;  // no other lock is taken under it
+  mutable SharedMutex files_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost; after FramePool's
   std::vector<std::shared_ptr<const MemoryFile>> files_ RAMET_GUARDED_BY(files_lock_);
   // The blocks in each file; a file that is left without any is released.
   std::vector<std::uint32_t> blocks_of_ RAMET_GUARDED_BY(files_lock_);
@@ -112,7 +112,7 @@ struct Layer {
   std::shared_ptr<Bank> data, tables;
   std::vector<Range> data_parts;  // without those of the layers below
   Range table_part;  // with those that belong to the same bank; empty: it has no tables
-  std::size_t look_at = 0;  // with so many below, a freeze looks which are needed: Layers::next_layer_locked()
+  std::size_t look_at = 0;  // with so many below, a freeze drops unreferenced ones: Layers::next_layer_locked()
 
   // `top` and all below it, which is what a space that stands on it refers to; null: nothing.
   static std::vector<Below> from(const std::shared_ptr<const Layer>& top);
@@ -137,7 +137,7 @@ class BankObserver {
   virtual ~BankObserver() = default;
   virtual Result<> bank_added(const Bank&) = 0;
   virtual void bank_removed(const Bank&) = 0;
-  // Files of the private bank have been closed: nobody must be able to write them when this returns.
+  // Files of the private bank have been closed: no vCPU can write them when this returns.
   virtual void files_closed() {}
 };
 
@@ -241,7 +241,8 @@ class Memory {
   // Held by attach() and detach(), while they tell the observer as well. A batch detaches when the address-space lock
   // is free, but attach() is called with it.
   Mutex attaching_ RAMET_ACQUIRED_AFTER(address_space_lock) RAMET_ACQUIRED_BEFORE(lock_);
-  mutable SharedMutex lock_;  // never held while the observer is called
+  // Innermost; after FramePool's. Never held while the observer is called.
+  mutable SharedMutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   struct Added {
     std::shared_ptr<Bank> bank;
     unsigned times;

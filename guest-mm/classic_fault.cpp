@@ -98,7 +98,7 @@ Result<Resolved> Faults::resolve_present_locked(const Found& found, FlushBatch& 
   return Resolved::Flipped;
 }
 
-// Maps the blocks that are planned. nullopt: not possible, though small pages may be.
+// Maps the planned blocks. nullopt: no block can be had; small pages may be.
 std::optional<Settled> Faults::map_blocks_locked(const Found& found, const AroundPlan& planned, FlushBatch& batch) {
   const Gva start = align_down(found.address, kBlockSize);
   const auto table = core_.table->prepare(start, Level::Pmd, batch);

@@ -1,4 +1,4 @@
-// What an address space holds, to be saved elsewhere: visiting it, and building a space on what was saved.
+// Contents of an address space: visiting them, to be saved elsewhere, and building a space on what was saved.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -8,28 +8,28 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-void AddressSpace::visit_contents(const std::function<void(const Region&, const Stretch&)>& see) const {
+void AddressSpace::visit_contents(const std::function<void(const Region&, const Extent&)>& see) const {
   const SpaceCore& core = impl_->core;
   SpaceGuard guard(core.lock);
   for (const Region* r = core.regions.at_or_after(0); r; r = core.regions.next(*r)) {
     if (r->shows_object()) continue;
-    Stretch stretch;
+    Extent extent;
     core.table->visit(r->start, r->end, [&](const PageTable::Leaf& leaf) {
       const Gva start = std::max(leaf.start, r->start), end = std::min(leaf.end(), r->end);
       const Gpa frame = leaf.address + (start - leaf.start);
-      const std::uint64_t bytes = stretch.pages << kPageShift;
-      if (stretch.pages && stretch.start + bytes == start && stretch.frame + bytes == frame) {
-        stretch.pages += (end - start) >> kPageShift;
+      const std::uint64_t bytes = extent.pages << kPageShift;
+      if (extent.pages && extent.start + bytes == start && extent.frame + bytes == frame) {
+        extent.pages += (end - start) >> kPageShift;
         return;
       }
-      if (stretch.pages) see(*r, stretch);
-      stretch = {start, frame, (end - start) >> kPageShift};
+      if (extent.pages) see(*r, extent);
+      extent = {start, frame, (end - start) >> kPageShift};
     });
-    if (stretch.pages) see(*r, stretch);
+    if (extent.pages) see(*r, extent);
   }
 }
 
-Result<> Layers::map_stretch_locked(const Region& region, const AddressSpace::Stretch& s, FlushBatch& batch) {
+Result<> Layers::map_extent_locked(const Region& region, const Extent& s, FlushBatch& batch) {
   PageTable& table = *core_.table;
   if (!is_aligned(s.start | s.frame, kPageSize) || region.shows_object() || s.start < region.start ||
       s.start >= region.end || s.pages == 0 || s.pages > (region.end - s.start) >> kPageShift) {
@@ -66,8 +66,7 @@ bool Layers::sound_locked(const Region& r, Gva after) const {
          (!r.shared || (r.backing && r.backing->shared().bank));
 }
 
-Result<> Layers::build_locked(std::span<const Region> regions, std::span<const AddressSpace::Stretch> contents,
-                              FlushBatch& batch) {
+Result<> Layers::build_locked(std::span<const Region> regions, std::span<const Extent> contents, FlushBatch& batch) {
   Gva last = core_.config.start;
   auto next = contents.begin();
   for (const Region& r : regions) {
@@ -75,7 +74,7 @@ Result<> Layers::build_locked(std::span<const Region> regions, std::span<const A
     if (auto known = banks_.attach_locked(r); !known) return known;
     for (Gva done = r.start; next != contents.end() && next->start < r.end; ++next) {
       if (next->start < done) return fail(Error::Invalid);
-      if (auto mapped = map_stretch_locked(r, *next, batch); !mapped) return mapped;
+      if (auto mapped = map_extent_locked(r, *next, batch); !mapped) return mapped;
       done = next->start + (next->pages << kPageShift);
     }
     core_.regions.insert(r);
@@ -85,12 +84,12 @@ Result<> Layers::build_locked(std::span<const Region> regions, std::span<const A
 }
 
 Result<> AddressSpace::restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region> regions,
-                               std::span<const Stretch> contents) {
+                               std::span<const Extent> contents) {
   return impl_->layers.restore(std::move(layer), mmap_top, regions, contents);
 }
 
 Result<> Layers::restore(std::shared_ptr<const Layer> layer, Gva mmap_top, std::span<const Region> regions,
-                         std::span<const AddressSpace::Stretch> contents) {
+                         std::span<const Extent> contents) {
   AddressSpace::Config& config = core_.config;
   FlushBatch batch = core_.locked();
   if (core_.regions.size() != 0 || regions.size() > config.max_regions || !is_aligned(mmap_top, kPageSize) ||

@@ -13,8 +13,8 @@
 
 namespace ramet::mm {
 
-// The pages that were written first after earlier freezes: a stack, a heap's books. After the next freeze they will be
-// again. Hints: relaxed, and nothing is wrong if one is lost or there twice.
+// The pages that were written first after earlier freezes, as of a stack or of malloc's data, and probably will be
+// after the next one. Hints: relaxed; one may be lost, or be there twice.
 class HotPages {
  public:
   void note(Gva page);
@@ -26,14 +26,14 @@ class HotPages {
   std::atomic<unsigned> next_{0}, since_freeze_{0};
 };
 
-// A frame that others see is never written: its copy is complete before an entry leads to it, and no processor has the
-// old entry any more when the new one can be used (Walker::replace_leaves).
+// A frame that other VMs can map is never written: its copy is complete before an entry leads to it, and no processor
+// holds the old entry any more when the new one can be used (Walker::replace_leaves).
 class CopyOnWrite {
  public:
   CopyOnWrite(SpaceCore& core, const EntryRules& rules) : core_(core), rules_(rules) {}
 
-  // For a fault without the lock, within its rcu::Reader: copies the page, which was found present and must not be
-  // written. nullopt: the fault takes the classic way. Flushes before it returns, without the address-space lock, as
+  // For a fault without the lock, within its rcu::Reader: copies the page, which was found present and read-only.
+  // nullopt: the fault takes the classic way. Flushes before it returns, without the address-space lock, as
   // tlb.hpp allows.
   std::optional<Settled> try_copy(const Found&);
   // The same with the lock. False: the entry is no longer one to copy; look it up again. Errors: NoMemory.
@@ -41,23 +41,23 @@ class CopyOnWrite {
   HotPages& hot() { return hot_; }
 
  private:
-  // Copies, not mapped yet, of pages of one table that others see as well.
+  // Copies, not mapped yet, of pages of one table.
   struct Copies {
     static constexpr unsigned kMost = 64;
     std::array<PageTable::Replacement, kMost> items;
     unsigned count = 0;
     std::uint64_t counted = 0;  // frames in flight
-    bool in_order = true;       // of one page and those that follow it
+    bool in_order = true;       // made by copy_in_order()
     std::span<const PageTable::Replacement> all() const { return {items.data(), count}; }
   };
-  // The pages around `page` that are copied ahead because many among them have been copied; empty: none.
-  Range crowd(const Region&, const PageTable::Leaf& page) const;
+  // The pages around `page` that are copied ahead because many of them have been copied; empty: none.
+  Range cluster(const Region&, const PageTable::Leaf& page) const;
   // `limited`: within the bound on frames in flight. Errors: NoMemory.
-  Result<> take_copies(const Found&, bool limited, Copies&);
-  Result<> take_crowd(const Found&, const Range&, Copies&);
-  Result<> take_in_order(const Found&, Gva end, Copies&);
+  Result<> make_copies(const Found&, bool limited, Copies&);
+  Result<> copy_cluster(const Found&, const Range& among, Copies&);
+  Result<> copy_in_order(const Found&, Gva end, Copies&);
   bool wants_copy(const Found&, const PageTable::Leaf& seen) const;
-  Result<> take_one(const Found&, const PageTable::Leaf& seen, Copies&);
+  Result<> copy_one(const Found&, const PageTable::Leaf& seen, Copies&);
   void give_back(const Copies&);
   void note_copied(const Region&, const Copies&);
 

@@ -1,10 +1,16 @@
-// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything. The counters that every
-// fault adds to have a value per group of threads, in a cache line of its own; reading sums them up.
+// Counters of one address space. Relaxed atomics: each is a statistic, none orders anything.
+//
+// FaultCounter: what faults add to, many threads at once; it has a value per group of threads, in cache lines of their
+// own, and reading sums them up. Counter: everything else, added to rarely or with the address-space lock.
+// vmm/counters.cpp lists them by name for people, but for exec_sync_time, exec_fault_time and exec_faults: they
+// are only the inputs of AddressSpace::exec_costs().
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 
 #include "arch/entry.hpp"
 #include "guest-mm/exec_history.hpp"
@@ -26,17 +32,25 @@ class FaultLines {
   static constexpr unsigned kShards = 16, kLine = 32;  // counters that a line has room for; whole cache lines
   alignas(kLine * 8) std::array<std::atomic<std::uint64_t>, kShards * kLine> values_{};
   unsigned used_ = 0;  // places, by the counters that were made
+
+  std::atomic<std::uint64_t>* take_place() {
+    if (used_ == kLine) {
+      std::fputs("ramet: more than 32 FaultCounters: enlarge FaultLines::kLine\n", stderr);
+      std::abort();
+    }
+    return &values_[used_++];
+  }
 };
 
 class FaultCounter {
  public:
-  explicit FaultCounter(FaultLines& lines) : first_(&lines.values_[lines.used_++]) {}
+  explicit FaultCounter(FaultLines& lines) : first_(lines.take_place()) {}
   FaultCounter(const FaultCounter&) = delete;
   FaultCounter& operator=(const FaultCounter&) = delete;
   void add(std::uint64_t n = 1) {
     first_[thread_shard() % FaultLines::kShards * FaultLines::kLine].fetch_add(n, std::memory_order_relaxed);
   }
-  // While others add: a value between what it was when this began and what it is when this ends.
+  // While other threads add: a value between what it was when this began and what it is when this ends.
   operator std::uint64_t() const {
     std::uint64_t sum = 0;
     for (unsigned i = 0; i < FaultLines::kShards; ++i)
@@ -75,13 +89,13 @@ struct Counters {
   FaultCounter faults_zero{lines_};        // anonymous memory mapped
   FaultCounter faults_file{lines_};        // file-backed memory mapped
   FaultCounter faults_flipped{lines_};  // an entry that was there gained permission: writable <-> executable flips
-  FaultCounter faults_cow{lines_};  // a page that others see as well was copied to be written
+  FaultCounter faults_cow{lines_};  // a page was copied on write
   FaultCounter faults_spurious{lines_};  // the entry already allowed the access
   FaultCounter faults_refused{lines_};  // became a signal
   FaultSum faults{lines_};  // all of these
-  // faults settled without the address-space lock, and why others were not (names as in the Linux patches)
+  // faults settled without the address-space lock, and why the rest were not (names as in the Linux patches)
   FaultCounter spf{lines_};  // settled speculatively
-  FaultCounter spf_pte_lock{lines_};  // somebody held the table's lock
+  FaultCounter spf_pte_lock{lines_};  // another thread held the table's lock
   FaultCounter spf_region_changed{lines_};  // the region was being changed, or had changed when its table was locked
   FaultCounter spf_not_supported{lines_};  // no region there, a stack to grow, an entry that would lose something
   FaultCounter spf_table_changed{lines_};  // a table was missing, merged or split
@@ -99,7 +113,7 @@ struct Counters {
   Counter flush_ranges;  // ranges in strict flushes
   Counter flush_tables;  // table pages in strict flushes
   Counter flushes_avoided;  // batches that changed only entries which were never present
-  // instruction fetches, in 4 KiB pages (technique 1)
+  // instruction syncs, in 4 KiB pages
   Counter exec_syncs;  // pages synced because an entry was written that lets code run from them
   Counter exec_deferred;  // pages whose entries withheld execution
   Counter exec_granted;  // of them, those that became executable by a fetch
@@ -109,7 +123,7 @@ struct Counters {
   // migration, 4 KiB pages; by reason, in the order of MoveReason
   std::array<Counter, kMoveReasons> migrated;
   Counter migrate_pinned, migrate_shared,
-      migrate_failed;  // pages that stayed: a device has pinned them, others see them, there was no memory
+      migrate_failed;  // pages that stayed: pinned; not exclusive; no memory
   // huge mappings, by the level of the leaf: PMD 2 MiB, PUD 1 GiB
   Counter split_pmd, split_pud;  // leaves replaced by a table
   Counter merge_pmd, merge_pud;  // tables replaced by a leaf
@@ -122,7 +136,7 @@ struct Counters {
   Counter& split(arch::Level leaf) { return leaf == arch::Level::Pmd ? split_pmd : split_pud; }
   Counter& merged(arch::Level leaf) { return leaf == arch::Level::Pmd ? merge_pmd : merge_pud; }
   // copy-on-write
-  Counter pages_copied_pinned;  // by freezes, for children: a device may write to ours
+  Counter pages_copied_pinned;  // by freezes, for children: devices may write the frames themselves
   Counter pages_moved_pinned;  // into the pin bank, by long-term pins
   Counter tables_unshared;  // tables copied because something below them was to change
   Counter freezes;

@@ -13,12 +13,12 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// The pages around `page` that are copied with it, so that all are one run of frames and need no faults of their own:
-// as many as copies were made in the table so far, rounded down to a power of two and 64 at most, so that few writes
-// bring few copies. Only if half of a larger range around the page can be written already, as where every second page
-// is written; memory is not short; and the region does not flip to executable. Empty otherwise. (Linux's khugepaged
-// copies the shared rest of a block where half of it is the process's own: max_ptes_shared.)
-Range CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) const {
+// The pages around `page` that are copied with it, into one run of frames, to save their faults: as many as copies were
+// made in the table so far, rounded down to a power of two and 64 at most, so that few writes cause few copies. Only if
+// half of a larger range around the page is writable already, as where every second page is written; memory is not
+// short; and the region does not flip to executable. Empty otherwise. (Linux's khugepaged copies the shared rest of a
+// block where half of it is the process's own: max_ptes_shared.)
+Range CopyOnWrite::cluster(const Region& region, const PageTable::Leaf& page) const {
   constexpr std::uint64_t kLeastPages = 8;
   if (page.level != Level::Pte || page.table_shared || region.flips()) return {};
   const std::uint64_t made = core_.tables->info(page.table).copies.load(std::memory_order_relaxed);
@@ -43,15 +43,15 @@ Range CopyOnWrite::crowd(const Region& region, const PageTable::Leaf& page) cons
   return {};
 }
 
-// Whether the leaf is to be copied with that of `f`: in the same table, present, and not to be written.
+// Whether the leaf is to be copied with that of `f`: it is in the same table, present, and not writable.
 bool CopyOnWrite::wants_copy(const Found& f, const PageTable::Leaf& seen) const {
   return seen.state == State::Present && seen.table == f.leaf.table && seen.level == f.leaf.level &&
          !seen.table_shared && !rules_.may_write(f.region, seen);
 }
 
-// Copies one leaf. Its frame is taken, if free, where the table could become a block again. Errors: NoMemory; BeyondEnd
-// if the layer cannot be read.
-Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copies& copies) {
+// Copies one leaf, if possible to the frame with which the table could become a block again. Errors: NoMemory;
+// BeyondEnd if the layer cannot be read.
+Result<> CopyOnWrite::copy_one(const Found& f, const PageTable::Leaf& seen, Copies& copies) {
   FramePool& frames = *core_.frames;
   const bool block = f.leaf.level == Level::Pmd;
   Result<FramePool::Run> run = fail(Error::NoMemory);
@@ -64,7 +64,7 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
   if (!run && !block) run = frames.allocate(0, Fill::Overwrite);
   if (!run) return fail(run.error());
   // The guest may write the page meanwhile, if it has become writable: then its entry has changed, and this copy is
-  // thrown away. A layer may be a mapped snapshot file that somebody damages: then it cannot be read.
+  // thrown away. A layer may be a mapped snapshot file, which may be truncated: then it cannot be read.
   Memory& memory = core_.memory;
   memory.bring(seen.address, seen.span());
   if (auto copied = copy_guarded(memory.data().at(run->gpa), memory.host(seen.address), seen.span()); !copied) {
@@ -80,14 +80,14 @@ Result<> CopyOnWrite::take_one(const Found& f, const PageTable::Leaf& seen, Copi
   return {};
 }
 
-// Copies what of the crowd wants a copy, as far as there is memory. NoMemory if that leaves out the page that is
-// written; then there are no copies.
-Result<> CopyOnWrite::take_crowd(const Found& f, const Range& among, Copies& copies) {
+// Copies each read-only page in `among` until memory runs out. Errors: NoMemory, with nothing copied, if the faulting
+// page was not reached.
+Result<> CopyOnWrite::copy_cluster(const Found& f, const Range& among, Copies& copies) {
   bool reached = false;
   for (Gva at = among.start; at < among.end; at += kPageSize) {
     const PageTable::Leaf seen = at == f.leaf.start ? f.leaf : core_.table->find(at);
     if (!wants_copy(f, seen)) continue;
-    if (!take_one(f, seen, copies)) break;
+    if (!copy_one(f, seen, copies)) break;
     reached = reached || at == f.leaf.start;
   }
   copies.in_order = false;
@@ -97,34 +97,36 @@ Result<> CopyOnWrite::take_crowd(const Found& f, const Range& among, Copies& cop
   return fail(Error::NoMemory);
 }
 
-Result<> CopyOnWrite::take_in_order(const Found& f, Gva end, Copies& copies) {
+// Copies the faulting page and those that follow it, up to the first that is writable. Errors: as copy_one(), if the
+// faulting page could not be copied.
+Result<> CopyOnWrite::copy_in_order(const Found& f, Gva end, Copies& copies) {
   for (Gva at = f.leaf.start; at < end; at += f.leaf.span()) {
     const PageTable::Leaf seen = at == f.leaf.start ? f.leaf : core_.table->find(at);
     if (!wants_copy(f, seen)) break;
-    if (auto taken = take_one(f, seen, copies); !taken) {
-      if (copies.count == 0) return taken;
+    if (auto copied = copy_one(f, seen, copies); !copied) {
+      if (copies.count == 0) return copied;
       break;
     }
   }
   return {};
 }
 
-// Chooses the pages that are copied besides the one that is written: if pages are written in sequence, the next ones,
-// twice as many each time; if half of the pages around have been written, the rest of these; else none.
-Result<> CopyOnWrite::take_copies(const Found& f, bool limited, Copies& copies) {
+// Copies the faulting page, and ahead of further faults: after writes in sequence the following pages, twice as many
+// each time; where half of the pages around it are writable, the rest of these; else none.
+Result<> CopyOnWrite::make_copies(const Found& f, bool limited, Copies& copies) {
   const bool block = f.leaf.level == Level::Pmd;
   const AroundState last = f.region.copied.load();
   const unsigned wanted = !block && f.address == last.up ? std::clamp(2 * last.pages, 1u, Copies::kMost) : 1;
   const Gva table_end = align_down(f.address, kBlockSize) + kBlockSize;
   const Gva end = block ? f.leaf.end() : std::min({f.address + wanted * kPageSize, table_end, f.region.end});
-  const Range among = wanted == 1 ? crowd(f.region, f.leaf) : Range();
+  const Range among = wanted == 1 ? cluster(f.region, f.leaf) : Range();
   if (limited) {
     const std::uint64_t most = (among.empty() ? end - f.leaf.start : among.end - among.start) >> kPageShift;
     if (!core_.in_flight.take(most, core_.most_in_flight())) return fail(Error::NoMemory);
     copies.counted = most;
   }
-  if (!among.empty() && take_crowd(f, among, copies)) return {};
-  return take_in_order(f, end, copies);
+  if (!among.empty() && copy_cluster(f, among, copies)) return {};
+  return copy_in_order(f, end, copies);
 }
 
 void CopyOnWrite::give_back(const Copies& copies) {
@@ -143,17 +145,18 @@ void CopyOnWrite::note_copied(const Region& region, const Copies& copies) {
 }
 
 std::optional<Settled> CopyOnWrite::try_copy(const Found& f) {
-  // A larger leaf is split first, unless the region wants it whole; what may be thawed needs no copy.
+  // The classic path splits a huge leaf, unless the region is MADV_HUGEPAGE.
   if (f.leaf.level > Level::Pmd || (f.leaf.level == Level::Pmd && f.region.huge != Region::Huge::Always))
     return std::nullopt;
-  // Where pages flip between writable and executable, a pin that is taken meanwhile could be missed, see
-  // Pinning::fast(). And a flush that may wait for somebody outside the VMM must not be made within an rcu::Reader.
+  // The classic path thaws first, which may save the copy. Where pages flip between writable and executable, a pin
+  // taken meanwhile could be missed, see Pinning::fast(). A flush that may wait for something outside the VMM
+  // must not be made within an rcu::Reader.
   if (core_.frames->thawable() || f.region.flips() || core_.tlb.waits()) return std::nullopt;
   Copies copies;
   Settled settled{.how = PageTable::Published::OverBudget, .resolved = Resolved::Copied};
   SpeculativeFlush flush(core_.flush_parts());
-  if (take_copies(f, true, copies)) {
-    // No copies: the page has become the VM's own meanwhile, as the layer's other users have gone.
+  if (make_copies(f, true, copies)) {
+    // No copies: the frame has become exclusive meanwhile, as the layer's other users have gone.
     settled.how = copies.count == 0 ? PageTable::Published::Changed
                                     : core_.table->replace_leaves(copies.all(), f.guard, flush);
   }
@@ -168,15 +171,15 @@ Result<bool> CopyOnWrite::copy_locked(const Region& region, Gva address, FlushBa
   PageTable::Leaf leaf = core_.table->find(address);
   if (leaf.state != State::Present || leaf.table_shared) return false;
   Copies copies;
-  Result<> taken = fail(Error::NoMemory);
+  Result<> made = fail(Error::NoMemory);
   if (leaf.level == Level::Pmd && region.huge == Region::Huge::Always)
-    taken = take_copies({region, address, Access::Write, leaf}, false, copies);
-  if (!taken) {
+    made = make_copies({region, address, Access::Write, leaf}, false, copies);
+  if (!made) {
     if (auto split = core_.table->split_to(address, Level::Pte, batch); !split) return fail(split.error());
     leaf = core_.table->find(address);
-    if (taken = take_copies({region, address, Access::Write, leaf}, false, copies); !taken) return fail(taken.error());
+    if (made = make_copies({region, address, Access::Write, leaf}, false, copies); !made) return fail(made.error());
   }
-  if (copies.count == 0) return false;  // it became our own meanwhile
+  if (copies.count == 0) return false;  // the frame became exclusive meanwhile
   if (core_.table->replace_leaves(copies.all(), {}, batch) != PageTable::Published::Done) {
     give_back(copies);
     return false;
@@ -212,7 +215,8 @@ void AddressSpace::copy_hot(const FrozenMemory& frozen) {
     const Region* region = core.regions.find(page);
     if (!region || !has(region->prot, Prot::Write) || leaf.state != State::Present || leaf.level != Level::Pte)
       continue;
-    if (!impl_->faults.fault_locked(page, Access::Write, true, batch)) break;  // as good as before, only later
+    if (!impl_->faults.fault_locked(page, Access::Write, true, batch))
+      break;  // no harm: the page is copied when it is written
   }
 }
 

@@ -15,7 +15,7 @@ EntryRules::Attributes EntryRules::attributes(const Region& region, Access acces
   PageTable::Attributes a;
   a.write = has(region.prot, Prot::Write);
   a.execute = has(region.prot, Prot::Exec);
-  if (a.write && a.execute) {  // never both: the access decides which it is for now
+  if (a.write && a.execute) {  // W^X: the access decides which of the two
     a.write = access != Access::Execute;
     a.execute = !a.write;
   }

@@ -1,5 +1,5 @@
-// What an entry of a region may allow: that depends on the region's protection, on whose frame it is, and on when
-// fetches are made to see code (technique 1). Both ways of a fault, protection changes and migration ask here.
+// What an entry of a region may allow: that depends on the region's protection, on whether the frame is exclusive, and
+// on the policy for instruction syncs (ExecSync). Both ways of a fault, protection changes and migration ask here.
 #pragma once
 
 #include <atomic>
@@ -16,12 +16,12 @@ class EntryRules {
   using Level = PageTable::Level;
   explicit EntryRules(SpaceCore& core) : core_(core) {}
 
-  // What an entry may allow after an access of that kind: by the region alone, and with the given frame.
+  // What an entry may allow after that access: by the region alone, or with the given frame.
   Attributes attributes(const Region&, Access) const;
   Attributes attributes(const Region&, Access, Gpa frame) const;
   // The same with execution withheld until the first fetch.
   static Attributes withheld(Attributes);
-  // With the accessed and dirty bits that such an access needs; the processor sets the others.
+  // With only those accessed and dirty bits that the access needs; the processor sets the others.
   static Attributes as_accessed(Attributes, bool accessed, bool written);
   // What a fault makes of a leaf that does not serve the access; `region` permits it, and for a write the frame does.
   Attributes upgraded(const Region&, const Leaf&, Access) const;
@@ -32,9 +32,9 @@ class EntryRules {
   // Whether a processor needs no fault for that access: processors that do not set the accessed bit by themselves fault
   // on an entry without it.
   static bool serves(const Leaf& leaf, Access access) { return leaf.attributes.accessed && allows(leaf, access); }
-  // Whether the frame may be written: no other VM sees it, except as the object of a shared region, or it is pinned.
+  // Whether the frame may be written: it is exclusive, pinned, or the object's of a shared region.
   bool may_write(const Region&, Gpa frame) const;
-  // A writable entry stays writable though its frame is sealed: the frame was pinned then, and no child has seen it.
+  // A writable entry of a sealed frame stays writable: the frame was pinned at the freeze, and no child can map it.
   bool may_write(const Region& region, const Leaf& leaf) const {
     return (!leaf.table_shared && leaf.attributes.write) || may_write(region, leaf.address);
   }
@@ -45,7 +45,7 @@ class EntryRules {
 
   // Which of a region's new entries, by the reason why they are new, withhold execution. 0: none, 1: all, n: every nth.
   std::uint32_t defers_exec(const Region&, MoveReason, Level) const;
-  // Whether the next entry that a fault maps does.
+  // Whether the next fault's entry is deferred.
   bool defers_exec(const Region& region) const {
     const std::uint32_t every = defers_exec(region, MoveReason::Mapped, Level::Pte);
     return every == 1 || (every != 0 && turn_.fetch_add(1, std::memory_order_relaxed) % every == 0);

@@ -13,7 +13,7 @@ std::size_t index(MoveReason why) { return static_cast<std::size_t>(why); }
 }  // namespace
 
 void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
-  // Migrations conclude when they begin; faults, which map a few entries at a time, after so many.
+  // A migration closes the sample when it starts; faults map few entries, so they close it every kMany.
   constexpr std::uint32_t kMany = 64;
   if (why == MoveReason::Mapped && of_[index(why)].deferred.load(kRelaxed) >= kMany) conclude(why);
   last_.store(why, kRelaxed);
@@ -21,8 +21,8 @@ void ExecHistory::defer(MoveReason why, std::uint32_t entries) {
 }
 
 void ExecHistory::ran() {
-  // An entry does not say why it was new. It is counted for the last reason, while that has entries left that have not
-  // run; then for the reason that has most of them.
+  // An entry does not say for which reason it was deferred. It is counted for the last reason while that has entries
+  // that have not run, then for the reason that has most of them.
   const auto left = [this](std::size_t why) {
     const std::uint32_t deferred = of_[why].deferred.load(kRelaxed), ran = of_[why].ran.load(kRelaxed);
     return deferred > ran ? deferred - ran : 0;
@@ -39,7 +39,7 @@ void ExecHistory::conclude(MoveReason why) {
   const float deferred = static_cast<float>(of.deferred.exchange(0, kRelaxed)),
               ran = static_cast<float>(of.ran.exchange(0, kRelaxed));
   if (deferred == 0) return;
-  // As in a mean: what was known before, or one half if nothing was, weighs as much as so many entries.
+  // Weighted mean: the previous estimate, or 0.5 if there is none, counts as kFew entries.
   constexpr float kFew = 32;
   const float now = std::min(ran / deferred, 1.0f), known = of.share.load(kRelaxed), before = known < 0 ? 0.5f : known;
   of.share.store((before * kFew + now * deferred) / (kFew + deferred), kRelaxed);
@@ -48,11 +48,10 @@ void ExecHistory::conclude(MoveReason why) {
 std::uint32_t ExecHistory::every(MoveReason why, const ExecCosts& costs, std::uint64_t pages_each) const {
   const double share = of_[index(why)].share.load(kRelaxed);
   const double sync = costs.sync * static_cast<double>(pages_each);
-  // Nothing is known: one half is as good a guess as any. If by that guess deferring all is the dearer way, every
-  // fourth is deferred, to learn.
+  // No estimate: assume 0.5. If deferring all is then the dearer way, every fourth entry is deferred, to learn.
   if (share < 0) return costs.fault <= sync || sync == 0 ? 1 : 4;
   if (costs.fault * share <= sync * (1 - share)) return 1;
-  // So that the faults of those deferred cost at most this share of the syncs.
+  // Sampling faults may cost at most kShare of the sync time.
   constexpr double kShare = 0.03, kLeast = 16;
   const double every = sync > 0 ? std::max(kLeast, std::ceil(costs.fault / (kShare * sync)))
                                 : std::numeric_limits<double>::infinity();

@@ -21,7 +21,7 @@ struct ExecCosts {
   double sync = 0, fault = 0;
 };
 
-// Hints of one region, of pages or of blocks; its threads may mix them. Relaxed: nothing is wrong if one is lost.
+// Counts for the pages or the blocks of one region. Relaxed: updates by several threads may mix or be lost.
 class ExecHistory {
  public:
   ExecHistory() = default;
@@ -36,21 +36,21 @@ class ExecHistory {
     return *this;
   }
 
-  // So many entries withhold execution from now on.
+  // This many entries withhold execution from now on.
   void defer(MoveReason why, std::uint32_t entries);
   // An entry that withheld execution was fetched through.
   void ran();
-  // Adds what has become of the entries deferred so far to the known share, and counts anew.
+  // Closes the sample: adds the entries deferred since the last call to the estimated share, and counts anew.
   void conclude(MoveReason why);
 
-  // Which new entries, of so many pages each, are to be deferred. 1: all; 0: none; n: every nth, to learn whether
-  // deferring would pay, at a cost that is small beside the syncs'.
+  // Which new entries, of `pages_each` pages, are to be deferred. 1: all; 0: none; n: every nth, to learn whether
+  // deferring would pay, at a cost that is small beside that of the syncs.
   std::uint32_t every(MoveReason why, const ExecCosts&, std::uint64_t pages_each) const;
 
  private:
   struct Of {
     std::atomic<std::uint32_t> deferred{0}, ran{0};  // since conclude()
-    std::atomic<float> share{-1};  // of those before, the part that ran; negative: not known
+    std::atomic<float> share{-1};  // estimate: the part of deferred entries that ran; negative: none
   };
   std::array<Of, kMoveReasons> of_;
   std::atomic<MoveReason> last_{MoveReason::Mapped};

@@ -39,8 +39,8 @@ struct AroundPlan {
 
 inline constexpr unsigned kPagesPerBlock = kBlockSize / kPageSize;
 inline constexpr unsigned kMaxBlocksPerFault = 32;      // 64 MiB, reached by doubling
-inline constexpr unsigned kDenseWindows = 4;            // so many windows in 2 MiB: the rest follows at once
-inline constexpr unsigned kWholeWindows = 2;            // a region of up to so many windows is mapped whole
+inline constexpr unsigned kDenseWindows = 4;  // with so many windows populated in 2 MiB, a fault maps the rest
+inline constexpr unsigned kWholeWindows = 2;            // a region of at most this many windows is mapped whole
 inline constexpr unsigned kBlockHead = 16;              // a fault in the first 64 KiB of a block takes it whole
 
 AroundPlan plan_around(const AroundInput&, const AroundState&);

@@ -9,8 +9,8 @@
 
 namespace ramet::mm {
 
-// What a fault looked up, once, and hands on. With the lock the region stays as it is. Without it `guard` tells, under
-// the lock of the leaf's table, whether the region is still what it was, and the entry is compared with `leaf`.
+// What a fault looked up, once. With the address-space lock the region stays as it is. Without it `guard` tells, under
+// the lock of the leaf's table, whether the region has changed, and the entry is compared with `leaf`.
 struct Found {
   const Region& region;
   Gva address = 0;             // of the page
@@ -22,12 +22,12 @@ struct Found {
 // How a fault was resolved, for the counters.
 enum class Resolved { Zero, File, Flipped, Copied, Spurious };
 
-// How one way of a fault ended: Published::Done with how it was resolved, or why it has to be tried with the lock.
+// How a fault ended: Published::Done and how it was resolved, or why it has to be tried with the lock.
 struct Settled {
   PageTable::Published how = PageTable::Published::Done;
   Resolved resolved = Resolved::Spurious;
   std::optional<PageTable::Level> uniform = {};  // the table of that level around the address could be a leaf now
-  bool there = false;          // where nothing was mapped at the address: something is now
+  bool there = false;          // of an absent page: it is mapped now
 };
 
 }  // namespace ramet::mm

@@ -10,24 +10,24 @@ namespace ramet::mm {
 
 using State = PageTable::State;
 
-// Runs of frames for one window, as many as fit; another fault maps what is left of the window.
-struct Faults::Runs {
-  std::array<PageTable::Run, 64> items;
+// Frames for one window, as many extents as fit; another fault maps what is left of the window.
+struct Faults::Extents {
+  std::array<Extent, 64> items;
   unsigned count = 0;
   std::uint64_t frames = 0;
   bool full() const { return count == items.size(); }
-  std::span<const PageTable::Run> all() const { return {items.data(), count}; }
-  void add(Gva start, Gpa gpa, std::uint64_t pages) {
+  std::span<const Extent> all() const { return {items.data(), count}; }
+  void add(Gva start, Gpa frame, std::uint64_t pages) {
     frames += pages;
     if (count > 0) {
-      PageTable::Run& last = items[count - 1];
+      Extent& last = items[count - 1];
       const std::uint64_t bytes = last.pages << kPageShift;
-      if (last.start + bytes == start && last.gpa + bytes == gpa) {
+      if (last.start + bytes == start && last.frame + bytes == frame) {
         last.pages += pages;
         return;
       }
     }
-    items[count++] = {start, gpa, pages};
+    items[count++] = {start, frame, pages};
   }
 };
 
@@ -110,14 +110,14 @@ Result<FramePool::Run> Faults::take_run(const Window& w, Gva at, std::uint64_t p
   return frames.allocate_up_to(pages, how);
 }
 
-// Frames for one gap, as far as there is room for their runs; for a shared object, the object's own.
-Result<> Faults::take_gap(const Window& w, const Range& gap, Runs& runs) {
+// Takes frames for one gap, until `extents` is full; for a shared object, the object's own.
+Result<> Faults::take_gap(const Window& w, const Range& gap, Extents& extents) {
   const Region& region = w.found.region;
-  for (Gva at = gap.start; at < gap.end && !runs.full();) {
+  for (Gva at = gap.start; at < gap.end && !extents.full();) {
     const std::uint64_t pages = (gap.end - at) >> kPageShift;
     if (region.shows_object()) {
       const auto object = region.backing->shared();
-      runs.add(at, object.bank->base() + (region.offset_of(at) - object.bank_offset), pages);
+      extents.add(at, object.bank->base() + (region.offset_of(at) - object.bank_offset), pages);
       return {};
     }
     const auto run = take_run(w, at, pages, region.backing ? Fill::Overwrite : Fill::Zero);
@@ -129,19 +129,19 @@ Result<> Faults::take_gap(const Window& w, const Range& gap, Runs& runs) {
         return read;
       }
     }
-    runs.add(at, run->gpa, run->pages());
+    extents.add(at, run->gpa, run->pages());
     at += run->bytes();
   }
   return {};
 }
 
-// With a guard, `runs.frames` are counted among the frames in flight when this returns.
-Result<> Faults::take_frames(const Window& w, Runs& runs) {
+// With a guard, `extents.frames` are counted among the frames in flight when this returns.
+Result<> Faults::take_frames(const Window& w, Extents& extents) {
   std::array<Range, 32> gaps;
   const std::uint64_t span = arch::span_of(w.level);
   const Gva needed = align_down(w.found.address, span);
   unsigned n = core_.table->absent(w.table, w.level, w.start, w.end, gaps);
-  // A window with too many gaps: the page that is needed comes first.
+  // Too many gaps in front of the faulting page: only that page is mapped.
   if (n == gaps.size() && gaps.back().end <= needed)
     n = core_.table->absent(w.table, w.level, needed, needed + span, gaps);
   std::uint64_t wanted = 0;
@@ -149,21 +149,21 @@ Result<> Faults::take_frames(const Window& w, Runs& runs) {
   const bool limited = w.found.guard.sequence && !w.found.region.shows_object();
   if (limited && !core_.in_flight.take(wanted, core_.most_in_flight())) return fail(Error::NoMemory);
   Result<> done;
-  for (unsigned i = 0; i < n && done; ++i) done = take_gap(w, gaps[i], runs);
-  if (limited) core_.in_flight.give(wanted - runs.frames);
-  // A shortage is no error if the page that is needed has its frame.
-  const auto holds = [&](const PageTable::Run& r) { return needed - r.start < r.pages << kPageShift; };
-  if (done || std::ranges::any_of(runs.all(), holds)) return {};
+  for (unsigned i = 0; i < n && done; ++i) done = take_gap(w, gaps[i], extents);
+  if (limited) core_.in_flight.give(wanted - extents.frames);
+  // A shortage is no error if the faulting page has its frame.
+  const auto holds = [&](const Extent& e) { return needed - e.start < e.pages << kPageShift; };
+  if (done || std::ranges::any_of(extents.all(), holds)) return {};
   return done;
 }
 
 Result<PageTable::Outcome> Faults::map_window(const Window& w) {
   const auto& [region, address, access, leaf, guard] = w.found;
   if (!core_.table->writable(w.table)) return fail(Error::NotMapped);
-  Runs runs;
-  const auto taken = take_frames(w, runs);
+  Extents extents;
+  const auto taken = take_frames(w, extents);
   PageTable::Outcome outcome;
-  std::vector<PageTable::Run> left_over;
+  std::vector<Extent> left_over;
   if (taken) {
     auto entry = rules_.attributes(region, access);
     auto around = entry.execute && rules_.defers_exec(region) ? EntryRules::withheld(entry) : entry;
@@ -173,16 +173,16 @@ Result<PageTable::Outcome> Faults::map_window(const Window& w) {
       entry = EntryRules::as_accessed(entry, true, access == Access::Write);
       around = EntryRules::as_accessed(around, false, false);
     }
-    outcome = core_.table->publish({w.table, w.level, runs.all(), address, entry, around, guard}, left_over);
+    outcome = core_.table->publish({w.table, w.level, extents.all(), address, entry, around, guard}, left_over);
     const unsigned at_once = entry.deferred_exec ? 0 : 1;
     if (around.deferred_exec && outcome.mapped > at_once)
       EntryRules::history(region, w.level).defer(MoveReason::Mapped, outcome.mapped - at_once);
   } else {
-    left_over.assign(runs.all().begin(), runs.all().end());
+    left_over.assign(extents.all().begin(), extents.all().end());
   }
   if (!region.shows_object()) {
-    for (const PageTable::Run& r : left_over) core_.frames->free(r.gpa, r.pages);
-    if (guard.sequence) core_.in_flight.give(runs.frames);
+    for (const Extent& e : left_over) core_.frames->free(e.frame, e.pages);
+    if (guard.sequence) core_.in_flight.give(extents.frames);
   }
   if (!taken) return fail(taken.error());
   return outcome;

@@ -68,14 +68,15 @@ class Faults {
     Level level;
     Gpa table;
     Gva start, end;
-    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;  // what was asked for; the rest is ahead
+    // Which pages the access or system call asked for; the others' entries are marked `ahead`.
+    enum class Asked : std::uint8_t { All, Page, None } asked = Asked::All;
   };
   // Takes frames for the window and publishes them. Errors: NoMemory (no frame, or with a guard over the budget), Io;
   // NotMapped: the table is not the space's own any more.
   Result<PageTable::Outcome> map_window(const Window&);
-  struct Runs;
-  Result<> take_frames(const Window&, Runs&);
-  Result<> take_gap(const Window&, const Range&, Runs&);
+  struct Extents;
+  Result<> take_frames(const Window&, Extents&);
+  Result<> take_gap(const Window&, const Range&, Extents&);
   Result<FramePool::Run> take_run(const Window&, Gva at, std::uint64_t pages, Fill);
   // Counts what has become of a window.
   Settled settled(const Region&, const PageTable::Outcome&, Level);

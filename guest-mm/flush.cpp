@@ -37,19 +37,19 @@ void EntryFlush::Pending::clear() {
   everything = any = frees_tables = false;
 }
 
-void EntryFlush::room(std::size_t changes) { room(changes, 0); }
+void EntryFlush::reserve(std::size_t changes) { reserve(changes, 0); }
 
 // A strict flush includes the relaxed one of its batch, and the deferred tables.
-void EntryFlush::room(std::size_t changes, std::size_t riding) {
-  relaxed_.ranges.room(changes);
-  relaxed_.tables.room(changes);
-  strict_.ranges.room(changes + relaxed_.ranges.size() + changes);
-  strict_.tables.room(2 * changes + relaxed_.tables.size() + changes + 2 * riding);
-  freed_frames_.room(changes);
+void EntryFlush::reserve(std::size_t changes, std::size_t riding) {
+  relaxed_.ranges.reserve(changes);
+  relaxed_.tables.reserve(changes);
+  strict_.ranges.reserve(changes + relaxed_.ranges.size() + changes);
+  strict_.tables.reserve(2 * changes + relaxed_.tables.size() + changes + 2 * riding);
+  freed_frames_.reserve(changes);
 }
 
-void FlushBatch::room(std::size_t changes) {
-  EntryFlush::room(changes, deferred_.merged.size() + changes);
+void FlushBatch::reserve(std::size_t changes) {
+  EntryFlush::reserve(changes, deferred_.merged.size() + changes);
   for (auto* list : {&deferred_.merged, &deferred_.changed}) {
     if (list->capacity() - list->size() < changes) list->reserve(2 * list->capacity() + changes);
   }

@@ -2,7 +2,7 @@
 // ones; only then are frames, tables and backings released.
 //
 // No flush can be forgotten: entries are changed by way of a batch alone, and both kinds of batches commit at their
-// end. Room in the batch is made before an entry changes: if there is no memory for that, the entry has not changed.
+// end. Capacity is reserved before an entry changes: if there is no memory for that, the entry has not changed.
 //   FlushBatch        owns the address-space lock while it lives, and may take all there is
 //   SpeculativeFlush  of a fault without that lock: entries of one table, and frames
 //
@@ -22,7 +22,7 @@
 #include "guest-mm/frame_pool.hpp"
 #include "guest-mm/pin_book.hpp"
 #include "guest-mm/rcu.hpp"
-#include "guest-mm/room_list.hpp"
+#include "guest-mm/reserved_list.hpp"
 #include "guest-mm/space_lock.hpp"
 #include "guest-mm/table_pool.hpp"
 #include "guest-mm/tlb.hpp"
@@ -36,7 +36,7 @@ class FlushBatch;
 // are used for nothing else. They are released with the next strict flush, so that no vCPU is kicked for them. Used
 // with the address-space lock.
 struct DeferredTables {
-  static constexpr std::size_t kMany = 64;  // so many are worth a flush of their own
+  static constexpr std::size_t kMany = 64;  // this many are worth a flush of their own
   std::vector<Gpa> merged, changed;  // the tables, and those that led to them
 };
 
@@ -55,9 +55,9 @@ class EntryFlush {
   EntryFlush(const EntryFlush&) = delete;
   EntryFlush& operator=(const EntryFlush&) = delete;
 
-  // Makes room for so many more changed entries and released tables, so that the calls below cannot fail for them.
+  // Reserves capacity for that many changed entries and released tables, so that the calls below cannot fail for them.
   // Throws std::bad_alloc; the batch is then as it was.
-  virtual void room(std::size_t changes);
+  virtual void reserve(std::size_t changes);
   // An entry for [start, end) in `table` lost something: presence, a permission or its frame. Strict.
   void lost(Gva start, Gva end, Gpa table);
   // An entry for [start, end) in `table` only gained permission. Relaxed.
@@ -72,8 +72,8 @@ class EntryFlush {
  protected:
   explicit EntryFlush(const FlushParts& parts) : parts_(parts) {}
   ~EntryFlush() = default;  // derived classes commit in theirs
-  // As room(), with room for so many deferred tables, each with the table that led to it.
-  void room(std::size_t changes, std::size_t riding);
+  // As reserve(), and for `riding` deferred tables, each with the table that led to it.
+  void reserve(std::size_t changes, std::size_t riding);
   // Flushes, then releases the frames.
   void commit_entries();
   // Called before a flush: adds the deferred tables, if they go with it.
@@ -82,8 +82,8 @@ class EntryFlush {
   // More ranges than these cost more to name than dropping everything.
   static constexpr std::size_t kMaxRanges = 64;
   struct Pending {
-    RoomList<Range, 8> ranges;
-    RoomList<Gpa, 16> tables;
+    ReservedList<Range, 8> ranges;
+    ReservedList<Gpa, 16> tables;
     bool everything = false;
     bool any = false;
     bool frees_tables = false;
@@ -100,7 +100,7 @@ class EntryFlush {
     std::uint64_t pages;
   };
   bool flushed_ = false;
-  RoomList<Frames, 16> freed_frames_;
+  ReservedList<Frames, 16> freed_frames_;
 };
 
 // The batch of a fault without the address-space lock. It can release frames and nothing that the lock guards: no table
@@ -133,7 +133,7 @@ class RAMET_SCOPED_CAPABILITY FlushBatch final : public EntryFlush {
   // memory.
   ~FlushBatch() RAMET_RELEASE();
 
-  void room(std::size_t changes) RAMET_REQUIRES(address_space_lock) override;
+  void reserve(std::size_t changes) RAMET_REQUIRES(address_space_lock) override;
   void release_table(Gpa gpa) RAMET_REQUIRES(address_space_lock);
   // A table became a leaf that says the same: see DeferredTables.
   void merged(Gpa table, Gpa parent) RAMET_REQUIRES(address_space_lock);

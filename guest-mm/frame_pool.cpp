@@ -173,7 +173,7 @@ void FramePool::fill(Run run, Fill fill, bool zero) const {
   if (fill == Fill::Overwrite) return;
   std::byte* at = bank_.at(run.gpa);
   if (!zero) {
-    std::memset(at, 0, run.bytes());  // unguarded: the private bank is the VM's own, nobody else can take it away
+    std::memset(at, 0, run.bytes());  // unguarded: the private bank is never unmapped
     return;
   }
   // A run of small pages: the host gives its memory in one call instead of a fault for each page. Blocks are left to

@@ -97,7 +97,7 @@ class FramePool {
   // Undoes the last seals whose layers have gone. True if there were any. thawable(): whether thaw() would undo any.
   bool thaw() RAMET_EXCLUDES(lock_);
   bool thawable() const RAMET_EXCLUDES(lock_);
-  // Whether the frame is this pool's and not sealed: nobody else can map it. Acquire: pairs with seal(), see there.
+  // Whether the frame is this pool's and not sealed: no other VM can map it. Acquire: pairs with seal(), see there.
   bool exclusive(Gpa gpa) const {
     if (!bank_.contains(gpa)) return false;
     return !sealed(static_cast<Index>((gpa - bank_.base()) >> kPageShift));
@@ -183,7 +183,7 @@ class FramePool {
   std::uint64_t limit_ = 0;
   const std::shared_ptr<Account> account_;
   Frame* meta_ RAMET_PT_GUARDED_BY(lock_) = nullptr;  // one per frame, zero-filled memory of its own
-  // Taken after table locks as well; innermost but for Memory's, which announce_ takes.
+  // After table locks; before files_lock_ of the bank, and Memory's, which announce_ takes.
   mutable Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);
   std::array<Index, kBlockOrder + 1> lists_ RAMET_GUARDED_BY(lock_);
   std::uint64_t backed_blocks_ RAMET_GUARDED_BY(lock_) = 0;  // blocks in the last list that the host still backs

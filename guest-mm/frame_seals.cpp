@@ -1,4 +1,4 @@
-// What of the frame pool belongs to layers, and what never does: seals, and the pin bank.
+// Frame pool, continued: seals, which give blocks to layers, and the pin bank, which is in no layer.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -111,11 +111,11 @@ Result<std::vector<Range>> FramePool::seal() {
   seal.lists.fill(kNil);
   ++last_seal_;
   for (Index i = 0; i < frames_; i += kBlock) {
-    if (i == bottom_) i = top_;  // fresh ones
+    if (i == bottom_) i = top_;  // skips the fresh frames
     if (i >= frames_) break;
     if (sealed(i) || apart(gpa(i))) continue;
     if (meta_[i].free && meta_[i].order == kBlockOrder) {
-      sealed_by_[i >> kBlockOrder].store(0, std::memory_order_relaxed);  // an old seal's number says nothing
+      sealed_by_[i >> kBlockOrder].store(0, std::memory_order_relaxed);  // the number may be of a seal undone long ago
       continue;
     }
     // Release: pairs with exclusive(). A fault that saw the frame as exclusive before may still be making an entry for

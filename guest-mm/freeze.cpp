@@ -7,16 +7,15 @@
 
 namespace ramet::mm {
 
-// The tables first, as a layer's last user may go between the two: where tables are our own again, the frames below
-// them must be as well (Walker::unshare_child()). Frames may be our own below tables that are not.
+// Thaws tables before frames, as a layer may die in between: a writable table must imply writable frames
+// (Walker::unshare_child()), not vice versa.
 bool SpaceCore::thaw_locked() {
   const bool tables_thawed = tables->thaw(), frames_thawed = frames->thaw();
   return tables_thawed || frames_thawed;
 }
 
-// Those of the layers that our tables, or shared ones below them, still lead to. After many generations most layers
-// hold nothing that was not copied since; each would cost a child memory slots, and the host its frames. Faults without
-// the lock take references away meanwhile, and add none.
+// The layers that the page table still references. After many forks most layers are fully copied, yet each costs a
+// child memslots and the host the frames. Speculative faults meanwhile only drop references.
 std::vector<Layer::Below> Layers::referred_to_locked(std::vector<Layer::Below> layers) const {
   const Layer::Places places = Layer::places(layers);
   std::vector<bool> has_data(layers.size()), has_tables(layers.size());
@@ -37,7 +36,7 @@ std::vector<Layer::Below> Layers::referred_to_locked(std::vector<Layer::Below> l
 std::shared_ptr<Layer> Layers::next_layer_locked() {
   const std::size_t many = core_.config.many_layers;
   auto layer = std::make_shared<Layer>();
-  // The layer to stand on, held while the others are looked for: without it, its frames would be in no layer of ours.
+  // Holds the newest layer while the list is made; if it has died, its seal is undone first.
   std::shared_ptr<const Layer> upon;
   while (!(upon = core_.frames->last_layer()) && core_.thaw_locked()) {}
   if (!upon) upon = core_.memory.layer();
@@ -87,7 +86,7 @@ Result<std::shared_ptr<const FrozenMemory>> Layers::freeze() {
   layer->data_parts = std::move(sealed->parts);
   core_.tables->sealed_for(layer);
   core_.frames->sealed_for(layer);
-  // Waits for faults without the lock that found a table or a frame our own before it was sealed.
+  // Waits for faults without the lock that found a table writable, or a frame exclusive, before the seal.
   rcu::synchronize();
   frozen->census = table.census();
   table.share_root(core_.config.end, batch);

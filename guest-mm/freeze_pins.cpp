@@ -10,13 +10,13 @@ namespace ramet::mm {
 using State = PageTable::State;
 using Level = PageTable::Level;
 
-// All pinned pages that are mapped, and where.
+// All pinned pages that are mapped, with their addresses.
 std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
   std::vector<PinnedPage> pages;
   core_.pins->visit([&](Gpa frame, Gva at) {
     if (!core_.frames->apart(frame)) pages.push_back({.at = at, .frame = frame, .copy = 0});
   });
-  // All of the pin bank, pinned now or not: it is in no layer, so children can have copies only.
+  // All pages of the pin bank, pinned now or not: the bank is in no layer, so children get copies.
   core_.frames->visit_apart([&](Gpa frame) {
     pages.push_back({.at = core_.pins->last_place(frame).value_or(0), .frame = frame, .copy = 0});
   });
@@ -25,7 +25,7 @@ std::vector<Pinning::PinnedPage> Pinning::find_pinned_locked() {
     return l.state != State::Absent && p.frame - l.address < l.span() && p.frame - l.address == p.at - l.start;
   });
   if (!moved.empty()) {
-    // Since they were pinned they were moved (mremap), or unmapped: then children have nothing of them.
+    // Moved by mremap since pinning, or unmapped: children do not get the latter.
     constexpr Gva kNowhere = ~Gva{0};
     for (PinnedPage& p : moved) p.at = kNowhere;
     std::ranges::sort(moved, {}, &PinnedPage::frame);
@@ -78,8 +78,7 @@ Result<std::vector<Pinning::PinnedPage>> Pinning::pinned_pages_locked(FlushBatch
 
 void Pinning::keep_pinned_locked(const std::vector<PinnedPage>& pages, FlushBatch& batch) {
   for (const PinnedPage& p : pages) {
-    // Unguarded: both are of the private bank, memory that nobody else can take away; pins of other memory are not
-    // counted.
+    // Unguarded: both frames are of the private bank, which is never unmapped; pins of other memory are not counted.
     std::memcpy(core_.memory.data().at(p.copy), core_.memory.data().at(p.frame), kPageSize);
     core_.counters.pages_copied_pinned.add();
   }

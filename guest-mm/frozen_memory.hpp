@@ -1,5 +1,5 @@
-// Frozen memory: what one VM's memory was when AddressSpace::freeze() was called, for other VMs to be children of. It
-// need not outlive its children: each of them holds its layer.
+// Frozen memory: the memory of a VM as it was when AddressSpace::freeze() was called; other VMs become its children. It
+// need not outlive them: each child holds its layer.
 #pragma once
 
 #include <memory>

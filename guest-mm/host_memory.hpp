@@ -1,6 +1,6 @@
-// Guest memory as the VMM itself touches it: always by guarded accesses, see arch/guarded.hpp. Whatever was checked
-// before, a shared file may have shrunk, or its mapping be read-only; a plain access would then be SIGBUS or SIGSEGV in
-// the VMM. AddressSpace::create() has installed the guard.
+// Accesses of the VMM to guest memory, always guarded (arch/guarded.hpp). A shared file may shrink, or become
+// read-only, after any check; a plain access would then raise SIGBUS or SIGSEGV in the VMM. AddressSpace::create() has
+// installed the guard.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ inline bool all_zero(std::span<const std::byte> bytes) {
   return sum == 0;
 }
 
-// Guest memory in one piece on the host, as long as somebody keeps it there.
+// A piece of guest memory, contiguous on the host; its owner keeps it mapped meanwhile.
 class HostBytes {
  public:
   HostBytes() = default;

@@ -1,5 +1,5 @@
-// The VMM's own mappings above the guest's: stub pages and tables, pages of the machine's own that user code may read,
-// and the linear map of guest memory for ring 0.
+// The VMM's mappings above the guest's: stub pages and tables, pages of the machine that user code may read, and the
+// linear map of guest memory for ring 0.
 #pragma once
 
 #include <optional>

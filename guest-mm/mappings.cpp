@@ -28,7 +28,7 @@ Result<Gva> Mappings::place_locked(const MapRequest& request, std::uint64_t leng
 }
 
 Result<> Mappings::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
-  if (!core_.regions.room_to_remove(start, end)) return fail(Error::NoMemory);
+  if (!core_.regions.has_room_to_remove(start, end)) return fail(Error::NoMemory);
   core_.regions.seize(start, end);
   if (auto done = core_.split_ends_locked(start, end, batch); !done) {
     core_.regions.release(start, end);
@@ -42,7 +42,7 @@ Result<> Mappings::unmap_locked(Gva start, Gva end, FlushBatch& batch) {
 // The range is seized before leaves are cut at its ends, here and in drop_locked(): otherwise a fault without the lock
 // could map a block across an end again.
 Result<> Mappings::edit_locked(Gva start, Gva end, const std::function<void(Region&)>& edit, FlushBatch& batch) {
-  if (!core_.regions.room(start, end, 0)) return fail(Error::NoMemory);
+  if (!core_.regions.has_room(start, end, 0)) return fail(Error::NoMemory);
   core_.regions.seize(start, end);
   auto cut = core_.split_ends_locked(start, end, batch);
   if (cut) core_.regions.change(start, end, edit);
@@ -52,7 +52,7 @@ Result<> Mappings::edit_locked(Gva start, Gva end, const std::function<void(Regi
 }
 
 Result<> Mappings::drop_locked(Gva start, Gva end, FlushBatch& batch) {
-  if (!core_.regions.room(start, end, 0)) return fail(Error::NoMemory);
+  if (!core_.regions.has_room(start, end, 0)) return fail(Error::NoMemory);
   core_.regions.seize(start, end);
   auto done = core_.split_ends_locked(start, end, batch);
   if (done) core_.table->unmap(start, end, batch);

@@ -33,7 +33,7 @@ Result<std::shared_ptr<MemoryFile>> MemoryFile::create(std::uint64_t size) {
   int file = ::memfd_create("ramet-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (file < 0) file = ::memfd_create("ramet-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return fail(Error::NoMemory);
-  // No seal against growing, which harms nobody, nor against writing, which would forbid punching holes.
+  // No seal against growing, which is harmless, nor against writing, which would forbid punching holes.
   if (::ftruncate(file, static_cast<off_t>(size)) != 0 ||
       ::fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
     ::close(file);
@@ -54,7 +54,7 @@ Result<int> MemoryFile::read_only() const {
   const int opened = ::open(name.c_str(), O_RDONLY | O_CLOEXEC);
   if (opened < 0) return fail(Error::NoMemory);
   if (read_only_.compare_exchange_strong(made, opened, std::memory_order_acq_rel)) return opened;
-  ::close(opened);  // somebody was faster
+  ::close(opened);  // another thread has made one
   return made;
 }
 

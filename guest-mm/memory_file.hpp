@@ -1,4 +1,4 @@
-// A file whose pages are guest memory: what a machine whose guests are host processes maps into them.
+// A file whose pages are guest memory; a machine whose guests are host processes maps it into them.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@ class MemoryFile {
  public:
   // Zero-filled; takes host memory as it is touched. Sealed against shrinking. Errors: NoMemory.
   static Result<std::shared_ptr<MemoryFile>> create(std::uint64_t size);
-  // A file that somebody else opened, and that `keep` keeps open.
+  // An open file of the caller's, which `keep` keeps open.
   static std::shared_ptr<MemoryFile> of(int descriptor, bool writable, std::shared_ptr<const void> keep);
   ~MemoryFile();
   MemoryFile(const MemoryFile&) = delete;
@@ -24,8 +24,8 @@ class MemoryFile {
   // A read-only descriptor of the same memory, open as long as this lives; made by the first call. Thread-safe. Errors:
   // NoMemory (no descriptor, or no /proc).
   Result<int> read_only() const;
-  // Nobody writes the file any more, so that other VMs may map it. (Blocks that are thawed may be written again, see
-  // FramePool; the next freeze closes their file once more.) Release; acquire in closed().
+  // This VM does not write the file any more, so other VMs may map it. (Blocks that are thawed may be written again,
+  // see FramePool; the next freeze closes their file once more.) Release; acquire in closed().
   void close() const { closed_.store(true, std::memory_order_release); }
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   // Unique in this process, never used again.

@@ -1,5 +1,5 @@
-// Huge mappings that heal (Lu, "x86/mm/cpa: merge small mappings whenever possible", 2022): a table whose entries are
-// one larger leaf in all but name becomes that leaf at once, 2 MiB and then 1 GiB. Walker::count() knows when.
+// Huge mappings heal (Lu, "x86/mm/cpa: merge small mappings whenever possible", 2022): a uniform table becomes one
+// larger leaf at once, 2 MiB and then 1 GiB. Walker::count() tells when a table is uniform.
 #include <algorithm>
 
 #include "guest-mm/address_space_impl.hpp"
@@ -8,7 +8,7 @@ namespace ramet::mm {
 
 using Level = PageTable::Level;
 
-// In a sealed block, a pinned page is still the VM's own and the pages around it are not. The blocks of a giant may be
+// In a sealed block, a pinned page is still exclusive and the pages around it are not. The blocks of a giant may be
 // sealed at different times.
 bool Merges::one_kind(Gpa first, std::uint64_t span) const {
   if (!core_.memory.data().contains(first)) return true;  // a layer's, never written and never pinned
@@ -20,10 +20,10 @@ bool Merges::one_kind(Gpa first, std::uint64_t span) const {
 }
 
 // A merge moves no frame, so pins do not hinder it, with one exception: a leaf has one permission for all its frames,
-// so frames that children see do not merge with frames that are the VM's own (one_kind()). Rules: a range that is to
+// so frames that children can map do not merge with exclusive ones (one_kind()). Rules: a range that is to
 // stay in small pages, and a region that takes no blocks (file pages, pages that flip between writable and executable,
-// MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would give what lies beside it
-// the same permission. Kept entries (PROT_NONE) are not uniform, so nothing hidden merges.
+// MADV_NOHUGEPAGE), keep their tables. A region must cover all of the leaf, or the leaf would give the addresses beside
+// the region the same permission. A table with kept entries (PROT_NONE) is not uniform.
 void Merges::merge_locked(Gva at, Level level, FlushBatch& batch) {
   Counters& counters = core_.counters;
   PageTable& table = *core_.table;

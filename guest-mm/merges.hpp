@@ -1,4 +1,4 @@
-// Tables that are a larger leaf in all but name become that leaf (technique 5).
+// Merges: uniform tables become larger leaves, so that huge mappings heal.
 #pragma once
 
 #include "guest-mm/entry_rules.hpp"
@@ -14,7 +14,7 @@ class Merges final : public Merger {
   void merge_locked(Gva, arch::Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) override;
 
  private:
-  // Whether all these frames are the VM's own, or none is.
+  // Whether all these frames are exclusive, or none is.
   bool one_kind(Gpa first, std::uint64_t span) const;
   SpaceCore& core_;
   const EntryRules& rules_;

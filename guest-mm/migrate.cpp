@@ -7,7 +7,7 @@
 //   entries change frames (Walker::replace_leaves: absent in between) and keep their permissions; fetches see the copy
 //   at once, or when the first fetch faults, by the policy
 //
-// Pages that are not writable, as code is, take one flush; others take two.
+// Pages that are not writable, as code is, take one flush; writable ones take two.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -59,8 +59,8 @@ bool Migration::held(const PageTable::Leaf& leaf) const {
          (leaf.level == Level::Pte ? core_.pins->pinned(leaf.address) : core_.pins->any_in_block(leaf.address));
 }
 
-// The leaves of the range that can move, all of one level, and the run they go to if they go to one. Counts the pages
-// that stay.
+// The leaves of the range that can move, all of one level, and the run for them if the reason asks for one. Counts the
+// pages that stay.
 Migration::Moving Migration::to_move_locked(Gva start, Gva end, Journey& journey) {
   const Request& request = journey.request;
   Moving moving;
@@ -93,7 +93,7 @@ void Migration::set_write_locked(const PageTable::Leaf& leaf, bool write, FlushB
       batch);
 }
 
-// The frame that the leaf goes to; nothing if there is no memory.
+// The new frame of the leaf; nullopt if there is no memory.
 std::optional<Gpa> Migration::place_for_locked(Gva start, const Moving& moving, const PageTable::Leaf& leaf,
                                                const Request& request) {
   if (moving.run) return moving.run->gpa + (leaf.start - start);
@@ -102,14 +102,14 @@ std::optional<Gpa> Migration::place_for_locked(Gva start, const Moving& moving, 
   return run ? std::optional(run->gpa) : std::nullopt;
 }
 
-// Copies, in their new frames, of pages that nobody can write any more. Pages pinned at the last moment stay.
+// Copies the pages, which no vCPU can write any more, to their new frames. Pages pinned at the last moment stay.
 std::vector<PageTable::Replacement> Migration::copies_locked(Gva start, Moving& moving, Journey& journey) {
   const MoveReason reason = journey.request.reason;
   std::vector<PageTable::Replacement> copies;
   copies.reserve(moving.pages.size());
   const Region* region = nullptr;
   std::uint32_t every = 0;
-  const std::uint64_t turn = ++pieces_;  // so that other pages are the nth ones next time
+  const std::uint64_t turn = ++pieces_;  // rotates which pages are the sampled ones
   for (auto& page : moving.pages) {
     const PageTable::Leaf now = core_.table->find(page.leaf.start);
     if (held(now)) {
@@ -131,7 +131,7 @@ std::vector<PageTable::Replacement> Migration::copies_locked(Gva start, Moving& 
       journey.done.failed += now.span() >> kPageShift;
       continue;
     }
-    // Unguarded: both frames are of the private bank, memory that nobody else can take away.
+    // Unguarded: both frames are of the private bank, which is never unmapped.
     std::memcpy(core_.memory.data().at(page.to), core_.memory.data().at(now.address), now.span());
     auto as = now.attributes;
     as.write = page.leaf.attributes.write;

@@ -9,7 +9,7 @@
 namespace ramet::mm {
 
 // A page that moves is closed to writes before it is copied, and absent between its old frame and its new one: the old
-// frame is never written when the new one may be read. Pinned pages, and pages that others see, stay.
+// frame is never written when the new one may be read. Pages that are pinned, or whose frame is not exclusive, stay.
 class Migration {
  public:
   using Request = AddressSpace::MigrateRequest;
@@ -32,12 +32,12 @@ class Migration {
     std::optional<FramePool::Run> run = {};  // where all small pages of a table go, to be a block
     std::uint64_t count() const { return pages.size() * arch::span_of(level) / kPageSize; }
   };
-  // The state of one migration across its pieces: the region it is in, which of the region's entries it defers, and
-  // what became of the pages so far.
+  // The state of one migration across its pieces: the present region, which of the region's entries are deferred, and
+  // the counts so far.
   struct Journey {
     const Request& request;
     Migrated done = {};
-    const Region* region = nullptr;  // to be compared only: it may have gone since
+    const Region* region = nullptr;  // to be compared only: the region may have been freed
     Level level = Level::Pte;
     std::uint32_t every = 0;  // which entries withhold execution, see EntryRules::defers_exec()
   };

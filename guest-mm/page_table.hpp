@@ -63,13 +63,9 @@ class PageTable {
 
   virtual Gpa root() const = 0;
   virtual Leaf find(Gva) const = 0;
-  // The longest range around a present leaf, in the same table and at most `reach` bytes to either side of the address,
-  // whose leaves have the same attributes and lie in consecutive frames. `leaf` is find() of the address.
-  struct Stretch {
-    Gva start, end;
-    Gpa address;  // of the first byte
-  };
-  virtual Stretch like(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
+  // The longest extent around a present leaf, in the same table and at most `reach` bytes to either side of the
+  // address, whose leaves have the same attributes. `leaf` is find() of the address.
+  virtual Extent extent_of(const Leaf& leaf, Gva, std::uint64_t reach) const = 0;
   // Visits present and kept leaves that touch [start, end), in order. Skips what is absent by whole tables.
   virtual void visit(Gva start, Gva end, const std::function<void(const Leaf&)>&) const = 0;
   // Entries in use in a table.
@@ -91,8 +87,8 @@ class PageTable {
   virtual void dump(const std::function<void(const Node&)>&) const = 0;
 
   // --- sharing: a freeze leaves the whole tree but its root to a layer; the entries of the root then lead to shared
-  // tables. A shared table is copied when something below it is to change: in the copy, leaves whose frames others may
-  // see cannot be written. ---
+  // tables. A shared table is copied when something below it is to change: in the copy, leaves whose frames
+  // other VMs may map are read-only. ---
   // A copy of the root's entries below `end`, for children to begin with. Errors: NoMemory.
   virtual Result<Gpa> copy_root(Gva end) RAMET_REQUIRES(address_space_lock) = 0;
   // Shares all tables below `end`; a strict flush goes to the batch.
@@ -100,22 +96,22 @@ class PageTable {
   // Makes everything below `end` as in a layer's root; the census says what it maps. Precondition: nothing is mapped
   // there.
   virtual void adopt_root(Gpa, Gva end, const Census&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Back to what adopt_root() made; the cost follows what was changed since. Frames of our own, and copied tables
+  // Back to what adopt_root() made; the cost follows what was changed since. Frames taken since, and copied tables
   // without a difference, go with the batch. Precondition: no fault maps anything there meanwhile.
   virtual void restore_root(Gpa, Gva end, const Census&, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Makes the tables down to that level around the address our own, as far as there are any. Errors: NoMemory.
+  // Makes the tables down to that level around the address writable, as far as there are any. Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The same for the tables that reach across an end of [start, end); unmap() then finds every shared table wholly
   // inside or outside. Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare_ends(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // The same for all tables of [start, end). Errors: NoMemory.
   [[nodiscard]] virtual Result<> unshare_range(Gva start, Gva end, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
-  // Puts the page on another frame, in a table that was just left to a layer and that nobody walks yet.
+  // Puts the page on another frame, in a table that was just left to a layer and that no vCPU walks yet.
   virtual void substitute(Gpa table, Gva page, Gpa frame) RAMET_REQUIRES(address_space_lock) = 0;
   // Whether the table is the space's own, and not sealed for a layer: entries may be written there.
   virtual bool writable(Gpa table) const = 0;
-  // Makes the tables above a leaf of that level, our own; returns the one that holds it. Errors: NoMemory; Invalid if a
-  // larger leaf is in the way.
+  // Makes the tables above a leaf of that level, all writable; returns the lowest, which holds the leaf. Errors:
+  // NoMemory; Invalid if a larger leaf is in the way.
   [[nodiscard]] virtual Result<Gpa> prepare(Gva, Level, FlushBatch&) RAMET_REQUIRES(address_space_lock) = 0;
   // Maps `count` leaves of that table to consecutive frames. Precondition: prepare() returned it, and the slots are
   // absent.
@@ -128,18 +124,14 @@ class PageTable {
     const SequenceCount* sequence = nullptr;  // null: the caller holds the address-space lock
     std::uint32_t value = 0;
   };
-  // How a change by a fault ended. Busy: somebody holds the table lock. Changed: the region or the entry has changed.
-  // TableGone: the table is missing, out of the tree or shared. OverBudget: too many frames in flight, or none left.
+  // How a change by a fault ended. Busy: another thread holds the table lock. Changed: the region or the entry has
+  // changed. TableGone: the table is missing, out of the tree or shared. OverBudget: too many frames in flight, or none
+  // left.
   enum class Published { Done, Busy, Changed, TableGone, OverBudget };
-  struct Run {
-    Gva start;
-    Gpa gpa;
-    std::uint64_t pages;
-  };
   struct Publication {
     Gpa table;
     Level level;
-    std::span<const Run> runs;  // all in the table
+    std::span<const Extent> extents;  // all in the table
     Gva address;  // of the access
     Attributes attributes;  // of the entry for it
     Attributes around;  // of the other entries
@@ -153,7 +145,7 @@ class PageTable {
   };
   // Writes entries into empty slots, under the table lock, which a fault without the address-space lock tries once.
   // Frames for slots that are not empty any more go to `left_over`; all frames, if the outcome is not Done.
-  virtual Outcome publish(const Publication&, std::vector<Run>& left_over) = 0;
+  virtual Outcome publish(const Publication&, std::vector<Extent>& left_over) = 0;
   // Puts an empty table, `added`, into an empty slot of a PMD table, for a fault without the address-space lock.
   // TableGone also if no stocked table is left.
   virtual Published add_table(Gpa pmd_table, Gva, Guard, Gpa& added) = 0;

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "guest-mm/space_lock.hpp"
 #include "guest-mm/thread_annotations.hpp"
 #include "guest-mm/types.hpp"
 
@@ -25,7 +26,7 @@ class PhysicalSpace {
 
  private:
   const Gpa limit_;
-  Mutex lock_;
+  Mutex lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost
   std::map<Gpa, Gpa> taken_ RAMET_GUARDED_BY(lock_);  // start to end
 };
 

@@ -100,7 +100,7 @@ Result<> Pinning::move_closed_locked(Gva start, Gva end, FlushBatch& batch) {
     const PageTable::Leaf leaf = core_.table->find(page);
     if (leaf.state != State::Present || leaf.attributes.write) continue;
     if (const auto to = core_.frames->allocate_apart()) {
-      // Unguarded: both frames are of the private bank, memory that nobody else can take away.
+      // Unguarded: both frames are of the private bank, which is never unmapped.
       std::memcpy(core_.memory.data().at(*to), core_.memory.data().at(leaf.address), kPageSize);
       moves.push_back({leaf, *to, rules_.attributes(*core_.regions.find(page), Access::Write)});
     } else {

@@ -1,5 +1,5 @@
 // Pin book: counts exactly how often each frame of a bank is pinned. Counting touches no cache line that all threads
-// share; whether there are any pins takes a few loads, and pinned frames are found by blocks.
+// share; any() takes a few loads, and visit() finds pinned frames by blocks.
 #pragma once
 
 #include <array>
@@ -32,7 +32,7 @@ class PinBook {
   PinBook& operator=(const PinBook&) = delete;
 
   // Pins each of the consecutive frames, which are mapped from `at` on, once more until the hold ends.
-  // seq_cst: a freeze makes its sequence odd, and whoever calls free() has cleared the entry, before either looks at
+  // seq_cst: a freeze makes its sequence odd, and the caller of free() has cleared the entry, before either looks at
   // the counts. The caller of hold() looks at the sequence and the entry again afterwards. So either the freeze or
   // free() sees the pin, or the caller sees that they have begun, and gives the pin up.
   PinHold hold(Gpa first, Gva at, std::uint32_t pages);
@@ -42,7 +42,7 @@ class PinBook {
   }
   // Whether any frame of the same 2 MiB block is pinned.
   bool any_in_block(Gpa) const;
-  // Where it was mapped when it was pinned last; nothing if it never was.
+  // Where the frame was mapped when it was pinned last; nullopt if it never was pinned.
   std::optional<Gva> last_place(Gpa frame) const {
     const auto i = index(frame);
     const Gva at = i ? where_[*i].load(std::memory_order_relaxed) : 0;
@@ -88,7 +88,7 @@ class PinBook {
   std::atomic<Gva>* where_ = nullptr;  // by frame, see last_place()
   std::atomic<std::int32_t>* in_block_ = nullptr;
   std::array<Shard, kShards> shards_;
-  Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
+  Mutex orphans_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost
   bool* orphans_ RAMET_PT_GUARDED_BY(orphans_lock_) = nullptr;  // by frame: whether only pins hold it
   std::atomic<std::uint64_t> orphan_count_{0};  // seq_cst: written before free() looks at the count again, read by
                                                 // remove() after it took its pin off

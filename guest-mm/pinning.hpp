@@ -1,4 +1,4 @@
-// Pinning pages (pin.cpp), and what a freeze does about pinned pages (freeze_pins.cpp): technique 2.
+// Pin-aware copy-on-write: pinning pages (pin.cpp), and what a freeze does about pinned pages (freeze_pins.cpp).
 #pragma once
 
 #include <optional>
@@ -15,11 +15,11 @@ class Pinning {
   Pinning(SpaceCore& core, const EntryRules& rules, CopyOnWrite& copies, UserMemory& user)
       : core_(core), rules_(rules), copies_(copies), user_(user) {}
 
-  // Pins a page of the VM's own without the lock. nullopt: that takes the lock.
+  // Pins a page with an exclusive frame, without the lock. nullopt: this page needs the lock.
   std::optional<PinHold> fast(Gva page, Access);
-  // The leaf of a page that may be pinned: faulted in, and copied if others see it. Errors: as fault().
+  // The leaf of a page that may be pinned: faulted in, and copied if its frame is not exclusive. Errors: as fault().
   Result<PageTable::Leaf> exclusive_locked(Gva page, Access, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // Pins the frames of `bytes` bytes from `first` on, mapped at `at`. Precondition: they are ours alone, see
+  // Pins the frames of `bytes` bytes from `first` on, mapped at `at`. Precondition: they are exclusive, see
   // exclusive_locked(), or a shared object's, which are not counted.
   PinHold hold_locked(Gpa first, Gva at, std::uint64_t bytes) RAMET_REQUIRES(address_space_lock);
   // Moves pages of [start, end), page-aligned, to the pin bank where they can move. Errors: as fault(), NoMemory.
@@ -29,18 +29,18 @@ class Pinning {
 
   // Odd while a freeze looks at the pins. Pairs by fences with fast().
   SequenceCount& freezing() { return freezing_; }
-  // A pinned page during a freeze: its frame, which we keep, and the copy for children.
+  // A pinned page during a freeze: its frame, which this space keeps, and the copy for children.
   struct PinnedPage {
     Gva at;
     Gpa frame, copy;
     Gpa table = 0;
     PageTable::Attributes attributes = {};
   };
-  // All pinned pages that are mapped, now by small entries in tables of our own, with frames for their copies. Errors:
+  // All pinned pages that are mapped, now by PTEs in unshared tables, with frames for their copies. Errors:
   // NoMemory.
   Result<std::vector<PinnedPage>> pinned_pages_locked(FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // Called when the tree is shared and nobody can write: makes the copies and puts them into the layer's tables; ours
-  // keep the frames.
+  // Called when the tree is shared and no vCPU can write: makes the copies and puts them into the layer's tables; the
+  // space's own tables keep the frames.
   void keep_pinned_locked(const std::vector<PinnedPage>&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
 
  private:

@@ -29,7 +29,7 @@ Result<> AddressSpace::protect(Gva address, std::uint64_t length, Prot prot) {
     }
   }
   if (!differs) return whole;
-  if (!m.core.regions.room(address, end, 0)) return fail(Error::NoMemory);
+  if (!m.core.regions.has_room(address, end, 0)) return fail(Error::NoMemory);
   m.core.regions.seize(address, end);
   auto split = m.core.split_ends_locked(address, end, batch);
   if (split) split = m.core.table->unshare_range(address, end, batch);

@@ -83,7 +83,7 @@ class Retired {
   }
 
  private:
-  // One grace period for so many: it costs microseconds, more if a reader is slow.
+  // This many share a grace period, which costs microseconds, more if a reader is slow.
   static constexpr std::size_t kEnough = 256;
   std::vector<std::function<void()>> waiting_;
 };

@@ -22,7 +22,7 @@ namespace ramet::mm {
 class SequenceCount {
  public:
   SequenceCount() = default;
-  SequenceCount(const SequenceCount&) {}  // a copy is another region, and nobody has seen it
+  SequenceCount(const SequenceCount&) {}  // a copy is another region, which no fault has read yet
   SequenceCount& operator=(const SequenceCount&) = delete;
 
   std::uint32_t read() const { return value_.load(std::memory_order_acquire); }  // pairs with end()
@@ -81,7 +81,7 @@ struct Region {
   std::uint64_t length() const { return end - start; }
   bool contains(Gva a) const { return a - start < end - start; }
   std::uint64_t offset_of(Gva a) const { return offset + (a - start); }
-  // Whether its pages are those of an object that others may map as well (MAP_SHARED), not frames of the VM.
+  // Whether its pages are those of a shared object (MAP_SHARED), not frames of the VM.
   bool shows_object() const { return shared && backing; }
   // Writable and executable: entries are one or the other at a time.
   bool flips() const { return has(prot, Prot::Write | Prot::Exec); }

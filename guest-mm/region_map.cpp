@@ -34,14 +34,14 @@ bool RegionMap::covered(Gva start, Gva end) const {
   return true;
 }
 
-bool RegionMap::room(Gva start, Gva end, std::size_t more) const {
+bool RegionMap::has_room(Gva start, Gva end, std::size_t more) const {
   const Region* first = find(start);
   const Region* last = find(end);
   const std::size_t cuts = (first && first->start < start) + (last && last->start < end);
   return size() + cuts + more <= max_;
 }
 
-bool RegionMap::room_to_remove(Gva start, Gva end) const {
+bool RegionMap::has_room_to_remove(Gva start, Gva end) const {
   const Region* region = find(start);
   return size() < max_ || !region || region->start == start || region->end <= end;
 }

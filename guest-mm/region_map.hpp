@@ -40,10 +40,10 @@ class RegionMap {
   bool free(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no region touches it
   bool covered(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);  // no hole in it
 
-  // Whether the limit allows to cut regions at both ends, and `more` new regions.
-  bool room(Gva start, Gva end, std::size_t more) const RAMET_REQUIRES(address_space_lock);
+  // Whether the limit on regions allows cuts at both ends and `more` new regions.
+  bool has_room(Gva start, Gva end, std::size_t more) const RAMET_REQUIRES(address_space_lock);
   // The same for taking the range out, which leaves one region more only if it is the middle of one.
-  bool room_to_remove(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);
+  bool has_room_to_remove(Gva start, Gva end) const RAMET_REQUIRES(address_space_lock);
 
   // Adds a region and merges it with neighbours that are alike. Precondition: it overlaps no other.
   void insert(Region) RAMET_REQUIRES(address_space_lock);

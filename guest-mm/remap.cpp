@@ -50,7 +50,7 @@ Result<Gva> Remapping::run() {
   }
   if (!request_.may_move) return fail(Error::NoMemory);
   // Cuts at both ends of the old range, the moved region, and for DONTUNMAP the one that stays.
-  if (!core_.regions.room(address, old_end(), 2)) return fail(Error::NoMemory);
+  if (!core_.regions.has_room(address, old_end(), 2)) return fail(Error::NoMemory);
   const auto target = make_place();
   if (!target) return target;
   return request_.backing ? map_anew(region, *target) : move_entries(region, *target);
@@ -70,7 +70,7 @@ std::optional<Result<Gva>> Remapping::grow_in_place(const Region& region) {
   RegionMap& regions = core_.regions;
   if (region.end != old_end() || request_.new_length > core_.config.end - address || !regions.free(old_end(), new_end))
     return std::nullopt;
-  if (!regions.room(request_.backing ? address : old_end(), new_end, 1)) return fail(Error::NoMemory);
+  if (!regions.has_room(request_.backing ? address : old_end(), new_end, 1)) return fail(Error::NoMemory);
   if (request_.backing) return map_anew(region, address);
   insert(region, old_end(), old_end(), new_end);
   return address;

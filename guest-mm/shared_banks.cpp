@@ -1,4 +1,4 @@
-// Counting what regions show of the banks of shared objects.
+// Counts the bytes of shared banks that regions show.
 #include "guest-mm/shared_banks.hpp"
 
 namespace ramet::mm {

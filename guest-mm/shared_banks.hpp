@@ -20,8 +20,8 @@ class SharedBanks {
   Result<> attach_locked(const Region&) RAMET_REQUIRES(address_space_lock);
   // The same for all regions, or for none. Errors: NoMemory.
   Result<> attach_all_locked(const std::vector<const Region*>&, FlushBatch&) RAMET_REQUIRES(address_space_lock);
-  // To be called before a region whose bank is attached grows by so many bytes, or before another such region of so
-  // many bytes is inserted.
+  // To be called before a region whose bank is attached grows by that many bytes, or before another such region of
+  // that many bytes is inserted.
   void grown_locked(const Region&, std::uint64_t bytes) RAMET_REQUIRES(address_space_lock);
   // To be called when the region has been removed. A bank that no region shows any more is detached with the batch.
   void detach_locked(const Region&, FlushBatch&) RAMET_REQUIRES(address_space_lock);

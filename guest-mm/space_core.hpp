@@ -37,8 +37,8 @@ class FramesInFlight {
 // Invariants, which hold whenever the lock is free; AddressSpace::audit() checks them:
 //   every entry of the guest lies inside one region, and allows nothing that the region does not;
 //   a frame of the private bank is in the pool, or mapped by one entry, or held by pins alone;
-//   no entry is both writable and executable; an entry whose frame others see is not writable, unless the frame was
-//   pinned before others could see it.
+//   no entry is both writable and executable; an entry whose frame other VMs can map is not writable,
+//   unless the frame was pinned before they could.
 // A function whose name ends in _locked is called with the lock held.
 struct SpaceCore {
   SpaceCore(const AddressSpace::Config& c, Memory& m, Tlb& t, Counters& n)

@@ -112,7 +112,7 @@ Result<Gpa> TablePool::allocate_kernel() {
 
 void TablePool::retire(Gpa gpa) {
   used_.fetch_sub(1, std::memory_order_relaxed);
-  // A sealed table waits for the end of the earliest seal that closed it, which ends last.
+  // A sealed table is freed with the oldest seal that covers it: seals are undone in LIFO order.
   const std::uint32_t born = info(gpa).born.load(std::memory_order_relaxed);
   for (Seal& seal : seals_) {
     if (born < seal.number) return push(seal.dropped, gpa);
@@ -137,8 +137,8 @@ std::optional<Gpa> TablePool::take_stocked() {
   const auto page = pop(stock_);
   if (!page) return std::nullopt;
   used_.fetch_add(1, std::memory_order_relaxed);
-  // Born after the last seal that is not undone. A seal made meanwhile closes this page, and also the table into which
-  // the fault would put it.
+  // Born after the last seal that is not undone. A seal made meanwhile covers this page and the table into which the
+  // fault would put it.
   info(*page).born.store(sealed_.load(std::memory_order_acquire), std::memory_order_relaxed);
   return page;
 }

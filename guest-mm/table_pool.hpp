@@ -164,7 +164,7 @@ class TablePool {
     LockGuard guard(stock_lock_);
     return stock_.size;
   }
-  mutable Mutex stock_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // no other lock is taken under it
+  mutable Mutex stock_lock_ RAMET_ACQUIRED_AFTER(address_space_lock);  // innermost; after table locks
   TableList stock_ RAMET_GUARDED_BY(stock_lock_);
   std::size_t stock_next_ RAMET_GUARDED_BY(address_space_lock) = 2;  // how many pages the next stock_up() adds
   std::vector<Seal> seals_ RAMET_GUARDED_BY(address_space_lock);

@@ -10,10 +10,10 @@ std::optional<AddressSpace::Translation> AddressSpace::translate(Gva address, st
   rcu::Reader reader;
   const PageTable::Leaf leaf = m.core.table->find(address);
   if (leaf.state != PageTable::State::Present || leaf.hidden || !leaf.attributes.user) return std::nullopt;
-  const auto run = m.core.table->like(leaf, address, reach);
-  return Translation{.start = run.start,
-                     .bytes = run.end - run.start,
-                     .frame = run.address,
+  const Extent extent = m.core.table->extent_of(leaf, address, reach);
+  return Translation{.start = extent.start,
+                     .bytes = extent.pages << kPageShift,
+                     .frame = extent.frame,
                      .write = EntryRules::allows(leaf, Access::Write),
                      .execute = EntryRules::allows(leaf, Access::Execute)};
 }

@@ -14,12 +14,18 @@ using Gva = std::uint64_t;  // guest-virtual address, bytes
 inline constexpr unsigned kPageShift = 12;
 inline constexpr std::uint64_t kPageSize = 1ull << kPageShift;   // a PTE maps this
 inline constexpr std::uint64_t kBlockSize = 1ull << 21;          // a PMD leaf maps this
-inline constexpr std::uint64_t kGiantSize = 1ull << 30;          // a PUD leaf maps this
 
 // [start, end): addresses of either kind, or offsets, in bytes.
 struct Range {
   std::uint64_t start = 0, end = 0;
   constexpr bool empty() const { return start == end; }
+};
+
+// Pages at consecutive guest-virtual addresses, in consecutive frames; `pages` of 4 KiB.
+struct Extent {
+  Gva start = 0;
+  Gpa frame = 0;
+  std::uint64_t pages = 0;
 };
 
 constexpr std::uint64_t align_down(std::uint64_t v, std::uint64_t a) { return v & ~(a - 1); }

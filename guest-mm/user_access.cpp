@@ -7,7 +7,7 @@
 namespace ramet::mm {
 namespace {
 
-// One hold of the lock copies or collects at most this much.
+// Bytes that are copied or collected before the lock is released in between.
 constexpr std::uint64_t kMaxPiece = 2 * kBlockSize;
 
 }  // namespace
@@ -31,7 +31,7 @@ Result<UserMemory::Piece> UserMemory::piece_locked(Gva address, std::uint64_t le
   piece.gpa = first->address + (address - first->start);
   piece.object = !core_.memory.data().contains(piece.gpa) && !core_.memory.inherited(piece.gpa);
   const auto host = core_.memory.host_range(piece.gpa);
-  if (host.empty()) return fail(Error::BeyondEnd);  // its bank has gone: the file was unmapped behind our back
+  if (host.empty()) return fail(Error::BeyondEnd);  // its bank was detached: the object's mapping has gone
   length = std::min<std::uint64_t>(length, host.size());
   Gva end = first->end();
   while (end - address < length) {
@@ -80,12 +80,12 @@ Result<> AddressSpace::write_code(Gva address, std::span<const std::byte> in) {
     if (!region) return fail(Error::NotMapped);
     if (region->shared || has(region->prot, Prot::Write) || !has(region->prot, Prot::Exec))
       return fail(Error::NotPermitted);
-    // A frame of our own: others may see the layer that the page comes from.
+    // In an exclusive frame: other VMs can map the frames of a layer.
     const auto leaf = m.pinning.exclusive_locked(page, Access::Read, batch);
     if (!leaf) return fail(leaf.error());
     const Gpa frame = leaf->address + (address - leaf->start);
     const std::size_t n = std::min<std::uint64_t>(in.size(), leaf->end() - address);
-    // Unguarded: memory of the private bank, which nobody else can take away.
+    // Unguarded: memory of the private bank, which is never unmapped.
     std::memcpy(memory_.data().at(frame), in.data(), n);
     if (leaf->attributes.execute) m.core.tlb.exec_sync(frame, n);
     in = in.subspan(n);

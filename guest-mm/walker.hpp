@@ -36,7 +36,7 @@ class Walker final : public PageTable {
 
   Leaf find(Gva va) const override;
 
-  Stretch like(const Leaf& leaf, Gva va, std::uint64_t reach) const override;
+  Extent extent_of(const Leaf& leaf, Gva va, std::uint64_t reach) const override;
 
   void visit(Gva start, Gva end, const std::function<void(const Leaf&)>& see) const override;
 
@@ -73,7 +73,7 @@ class Walker final : public PageTable {
     F::publish();
   }
 
-  Outcome publish(const Publication& p, std::vector<Run>& left_over) override;
+  Outcome publish(const Publication& p, std::vector<Extent>& left_over) override;
 
   Published add_table(Gpa pmd_table, Gva va, Guard guard, Gpa& added) override;
 
@@ -249,7 +249,7 @@ class Walker final : public PageTable {
     if (expected == next) return true;
     const Entry old = expected;
     const Gva end = slot.start + arch::span_of(slot.level);
-    if (batch && old != arch::kNone) batch->room(1);
+    if (batch && old != arch::kNone) batch->reserve(1);
     if (!synced && executes(next, slot.level) && (!executes(old, slot.level) || needs_break(old, next, slot.level)))
       sync(next, slot.level);
     count_deferred(old, next, slot.level);

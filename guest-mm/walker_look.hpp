@@ -18,7 +18,7 @@ PageTable::Leaf Walker<F>::find(Gva va) const {
 }
 
 template <arch::EntryFormat F>
-PageTable::Stretch Walker<F>::like(const Leaf& leaf, Gva va, std::uint64_t reach) const {
+Extent Walker<F>::extent_of(const Leaf& leaf, Gva va, std::uint64_t reach) const {
   const std::uint64_t span = leaf.span(), whole = span * arch::kEntriesPerTable;
   const Gva lowest = std::max(align_down(leaf.start, whole), va > reach ? align_down(va - reach, span) : 0);
   const Gva highest = std::min(align_down(leaf.start, whole) + (whole - span), align_down(va + reach, span));
@@ -30,10 +30,10 @@ PageTable::Stretch Walker<F>::like(const Leaf& leaf, Gva va, std::uint64_t reach
     return F::address(e, leaf.level) - leaf.address == at - leaf.start && a.write == (b.write && !leaf.table_shared) &&
            a.execute == b.execute && a.user == b.user && a.dirty == b.dirty;
   };
-  Stretch s{leaf.start, leaf.end(), leaf.address};
-  while (s.start > lowest && goes_on(s.start - span)) s.start -= span, s.address -= span;
-  while (s.end <= highest && goes_on(s.end)) s.end += span;
-  return s;
+  Gva start = leaf.start, end = leaf.end();
+  while (start > lowest && goes_on(start - span)) start -= span;
+  while (end <= highest && goes_on(end)) end += span;
+  return {start, leaf.address - (leaf.start - start), (end - start) >> kPageShift};
 }
 
 template <arch::EntryFormat F>

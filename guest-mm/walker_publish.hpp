@@ -20,21 +20,21 @@ PageTable::Published Walker<F>::enter(std::optional<TableLock>& lock, Gpa table,
 }
 
 template <arch::EntryFormat F>
-PageTable::Outcome Walker<F>::publish(const Publication& p, std::vector<Run>& left_over) {
+PageTable::Outcome Walker<F>::publish(const Publication& p, std::vector<Extent>& left_over) {
   const auto give_back = [&](Published why) {
-    left_over.assign(p.runs.begin(), p.runs.end());
+    left_over.assign(p.extents.begin(), p.extents.end());
     return Outcome{.how = why};
   };
   std::optional<TableLock> lock;
   if (const Published in = enter(lock, p.table, p.guard); in != Published::Done) return give_back(in);
   const std::uint64_t span = arch::span_of(p.level);
   Outcome outcome;
-  for (const Run& run : p.runs) {
-    for (std::uint64_t done = 0; done < run.pages << kPageShift; done += span) {
-      const Gva at = run.start + done;
-      const Entry entry = F::leaf(run.gpa + done, p.level, p.address - at < span ? p.attributes : p.around);
+  for (const Extent& extent : p.extents) {
+    for (std::uint64_t done = 0; done < extent.pages << kPageShift; done += span) {
+      const Gva at = extent.start + done;
+      const Entry entry = F::leaf(extent.frame + done, p.level, p.address - at < span ? p.attributes : p.around);
       if (Entry none = arch::kNone; write(slot_in(p.table, p.level, at), none, entry, nullptr)) ++outcome.mapped;
-      else left_over.push_back({at, run.gpa + done, span >> kPageShift});
+      else left_over.push_back({at, extent.frame + done, span >> kPageShift});
     }
   }
   F::publish();
@@ -46,7 +46,7 @@ PageTable::Outcome Walker<F>::publish(const Publication& p, std::vector<Run>& le
 
 template <arch::EntryFormat F>
 PageTable::Published Walker<F>::add_table(Gpa pmd_table, Gva va, Guard guard, Gpa& added) {
-  const auto fresh = tables_.take_stocked();  // before the look at the PMD table: a seal in between closes both
+  const auto fresh = tables_.take_stocked();  // before enter() checks the PMD table: a seal in between covers both
   if (!fresh) return Published::TableGone;
   std::optional<TableLock> lock;
   Published done = enter(lock, pmd_table, guard);
@@ -86,7 +86,7 @@ PageTable::Published Walker<F>::replace_leaves(std::span<const Replacement> all,
     return now.state == State::Present && now.address == r.seen.address && !now.attributes.write;
   };
   if (!std::ranges::all_of(all, same)) return Published::Changed;
-  batch.room(all.size());
+  batch.reserve(all.size());
   // No vCPU may write the new frame while another still reads the old one: the entries are absent in between.
   for (const Replacement& r : all) replace({table, r.seen.level, r.seen.start}, arch::kChanging, &batch);
   F::publish();

@@ -35,7 +35,7 @@ Result<Gpa> Walker<F>::prepare(Gva va, Level target, FlushBatch& batch) {
 // Takes the table below `parent` out of the tree if it has no entries.
 template <arch::EntryFormat F>
 void Walker<F>::drop_if_empty(const Slot& parent, Gpa table, FlushBatch& batch) {
-  batch.room(1);
+  batch.reserve(1);
   {
     TableInfo& info = tables_.info(table);
     TableLock lock(info);
@@ -73,7 +73,7 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
   for (unsigned i = 0; i < arch::kEntriesPerTable && !attributes.dirty; ++i) {
     attributes.dirty = F::attributes(load(slot_in(table, level, parent.start + i * arch::span_of(level)))).dirty;
   }
-  batch.room(1);
+  batch.reserve(1);
   info.dead = true;
   count_leaf(level, first, -static_cast<int>(arch::kEntriesPerTable));
   replace(parent, F::leaf(gpa, parent.level, attributes), &batch, true);
@@ -86,8 +86,8 @@ PageTable::Merged Walker<F>::merge(Gva va, Level level, FlushBatch& batch) {
 template <arch::EntryFormat F>
 Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& batch) {
   const bool same_offset = is_aligned(from - to, kBlockSize);
-  // unmap() removes tables without entries from the places of whole tables that move. Before that, shared tables across
-  // the ends of the destination are copied: unmap() drops a shared table as a whole, with the entries outside.
+  // unmap() removes empty tables at the destination, so that whole tables can move there. It would drop a shared table
+  // with its entries outside the range, so tables across the ends are unshared first.
   if (auto ends = unshare_ends(to, to + length, batch); !ends) return ends;
   unmap(to, to + length, batch);
   pass_faults(from, from + length);
@@ -124,7 +124,7 @@ Result<> Walker<F>::move(Gva from, Gva to, std::uint64_t length, FlushBatch& bat
 
 template <arch::EntryFormat F>
 Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
-  batch.room(1);
+  batch.reserve(1);
   const auto table = take_table();
   if (!table) return fail(table.error());
   const Level smaller = below(slot.level);
@@ -140,7 +140,7 @@ Result<> Walker<F>::split_leaf(const Slot& slot, FlushBatch& batch) {
   return {};
 }
 
-// Stores every entry of a table that nobody can reach yet, so that write() and its counts are not needed for each.
+// Stores every entry of a table that is not reachable yet, so that write() and its counts are not needed for each.
 template <arch::EntryFormat F>
 void Walker<F>::write_parts(Gpa table, Level level, const Leaf& whole) {
   const bool kept = whole.state == State::Kept;

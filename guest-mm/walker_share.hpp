@@ -52,13 +52,13 @@ void Walker<F>::copy_shared(Gpa to, Gpa from, Level level, bool share) {
   info.continuing.store(static_cast<std::uint16_t>(count_continuing(slot, load(slot))), std::memory_order_relaxed);
 }
 
-// Releases a shared table that has left our tree. If it lies in our own bank, it is marked dead: once its other users
-// have gone, it counts as writable again (TablePool::thaw()), and a fault that found it before could publish into it,
-// outside the tree. Tables of other spaces' banks are never writable for us.
+// Releases a shared table that has left the tree. A table of this space's bank is marked dead: once its other users
+// have gone it counts as writable again (TablePool::thaw()), and a fault that found it before could publish into it,
+// outside the tree. Tables of other banks are never writable here.
 template <arch::EntryFormat F>
 void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   if (!tables_.contains(table)) return;
-  batch.room(1);
+  batch.reserve(1);
   {
     TableLock lock(tables_.info(table));
     tables_.info(table).dead = true;
@@ -66,20 +66,21 @@ void Walker<F>::leave(Gpa table, FlushBatch& batch) {
   batch.release_table(table);
 }
 
-// Makes the table that the entry leads to our own; returns it.
+// Makes the entry lead to a writable table: the same one, or a copy. Returns it.
 template <arch::EntryFormat F>
 Result<Gpa> Walker<F>::unshare_child(const Slot& slot, Entry e, FlushBatch& batch) {
   const Gpa child = F::address(e, slot.level);
   if (writable(child)) {
     if (!is_shared(e)) return child;
-    // The layer for which the table was sealed has gone. Frames that its entries let us write are at least as new as
-    // the table, so the layers for which they were sealed have gone, too (SpaceCore::thaw_locked() thaws tables first).
+    // The layer for which the table was sealed has gone. Frames that its entries allow to be written are at
+    // least as new as the table, so the layers for which they were sealed have gone, too (SpaceCore::thaw_locked()
+    // thaws tables first).
     TableLock lock(tables_.info(slot.table));
     replace(slot, F::table(child), &batch);
     F::publish();
     return child;
   }
-  batch.room(2);
+  batch.reserve(2);
   const auto copy = take_table();
   if (!copy) return copy;
   // Tables below ring 0's are not marked as shared: no frozen memory uses them, though they may lie in a sealed part of
@@ -195,7 +196,7 @@ void Walker<F>::substitute(Gpa table, Gva page, Gpa frame) {
   F::publish();
 }
 
-// Releases a tree of tables that has left ours: its frames and tables of our own banks go with the batch. Its entries
+// Releases a subtree that has left the tree: its frames and tables of this space's banks go with the batch. Its entries
 // stay as they are, because other spaces may still use the tables.
 template <arch::EntryFormat F>
 void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
@@ -203,7 +204,7 @@ void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
       table, below(parent.level), parent.start, parent.start + arch::span_of(parent.level) - 1,
       [&](const Slot& slot, Entry e) {
         address_space_lock.assume_held();  // by us, which the walk cannot say
-        batch.room(1);
+        batch.reserve(1);
         count_leaf(slot.level, e, -1);
         const Leaf leaf = leaf_of(slot, e);
         if (is_private(leaf.address)) batch.release_frames(leaf.address, leaf.span() >> kPageShift);
@@ -215,7 +216,7 @@ void Walker<F>::leave_tree(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave(table, batch);
 }
 
-// Takes a shared table, and what is below it, out of our tree.
+// Takes a shared table, and what is below it, out of the tree.
 template <arch::EntryFormat F>
 void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   TableLock lock(tables_.info(parent.table));
@@ -223,9 +224,9 @@ void Walker<F>::drop_shared(const Slot& parent, Gpa table, FlushBatch& batch) {
   leave_tree(parent, table, batch);
 }
 
-// Makes the entries of `table`, our own, equal to those of `base`, the table of frozen memory that it was copied from.
-// Entries that differ are absent now and added to `changes`, to be written after a flush. Returns whether any differed:
-// then the caller keeps the table, as it will probably be written again; else it shares `base` once more.
+// Makes the entries of `table`, which is writable, equal to those of `base`, the table of frozen memory that it was
+// copied from. Entries that differ are absent now and added to `changes`, to be written after a flush. Returns whether
+// any differed: then the caller keeps the table, as it will probably be written again; else it shares `base` once more.
 template <arch::EntryFormat F>
 bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries, std::vector<Restored>& changes,
                         FlushBatch& batch) {
@@ -247,7 +248,7 @@ bool Walker<F>::restore(Gpa table, Gpa base, const Slot& first, unsigned entries
     const Entry then = inherited(source, level, true, last);
     if (as(then)) continue;
     const Slot slot{table, level, first.start + i * arch::span_of(level)};
-    batch.room(1);
+    batch.reserve(1);
     if (changes.size() == changes.capacity()) changes.reserve(2 * changes.size() + 64);
     if (is_table(now, level)) {
       const Gpa child = F::address(now, level);

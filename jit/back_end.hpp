@@ -1,10 +1,10 @@
 // The frame of the compilers for all instruction sets: two passes over the instructions. The first adds up how many
-// bytes each can take at most, the second writes them. The distance of a jump backward is known; that of a jump forward
-// is at most what the first pass said, so code that has been written never moves.
+// bytes each can take at most, the second writes them. The displacement of a backward jump is known; that of a forward
+// jump is at most what the first pass said, so code that has been written never moves.
 //
 // A back end is a class Back : BackEnd<Back, Encoder>. Its Encoder writes single instructions at `at_`, and has
-//     enum class Distance                               the ways in which instructions hold the distance of a jump
-//     static void set_distance(code, Distance, bytes)   writes the distance, counted from `code`, into the code there
+//     enum class Displacement                                   how an instruction encodes a branch displacement
+//     static void set_displacement(code, Displacement, bytes)   encodes the displacement, counted from `code`, there
 // Back writes the machine code of eBPF's instructions: estimate(), prologue(), leave(), fused(), arithmetic(),
 // branch(), branch_to_exit(), move_unless(), load(), store(), atomic_one(), load_wide(), packet(), jump(),
 // jump_to_exit(), call_helper(), call_function(), all as called below; fused() and load() return how many eBPF
@@ -40,12 +40,12 @@ class BackEnd : protected Encoder {
     out_.offsets_[count_] = here();
     back().end();
     out_.size_ = here();
-    set_distances();
+    set_displacements();
     return std::move(out_);
   }
 
  protected:
-  using Distance = typename Encoder::Distance;
+  using Displacement = typename Encoder::Displacement;
 
   // Hooks that not every back end has: before an instruction, and after the last one.
   void begin(std::uint32_t) {}
@@ -55,15 +55,15 @@ class BackEnd : protected Encoder {
   // Where an instruction's code begins; where that is not written yet, the first pass's figure.
   std::uint32_t offset_of(std::uint32_t at) const { return out_.offsets_[at]; }
 
-  // The code at `at` is to hold a distance that is not known yet: to an instruction, to the beginning of a function, or
-  // to the exit at the end of this function, which is less than kFar bytes away.
-  void to_instruction(Distance distance, std::uint32_t at, std::uint32_t target) {
-    fixups_.push_back({distance, false, at, target});
+  // Records a fixup for the branch displacement at `at`: its target is an instruction, a function's entry, or this
+  // function's exit, less than kFar bytes away.
+  void to_instruction(Displacement displacement, std::uint32_t at, std::uint32_t target) {
+    fixups_.push_back({displacement, false, at, target});
   }
-  void to_function(Distance distance, std::uint32_t at, std::uint32_t first) {
-    fixups_.push_back({distance, true, at, first});
+  void to_function(Displacement displacement, std::uint32_t at, std::uint32_t first) {
+    fixups_.push_back({displacement, true, at, first});
   }
-  void to_exit(Distance distance, std::uint32_t at) { exits_.push_back({distance, at}); }
+  void to_exit(Displacement displacement, std::uint32_t at) { exits_.push_back({displacement, at}); }
 
   std::vector<Relocation>& relocations() { return out_.relocations_; }
 
@@ -107,13 +107,13 @@ class BackEnd : protected Encoder {
   static constexpr std::uint32_t kEnd = 1u << 31;  // the first pass's offset of the end
 
   struct Fixup {
-    Distance distance;
+    Displacement displacement;
     bool function;
     std::uint32_t at, target;
   };
 
   struct ToExit {
-    Distance distance;
+    Displacement displacement;
     std::uint32_t at;
   };
   static constexpr std::uint32_t kFar = 1u << 19;
@@ -136,11 +136,10 @@ class BackEnd : protected Encoder {
     const std::uint32_t exit = here();
     back().leave();
     for (const ToExit& e : exits_)
-      Encoder::set_distance(out_.code_.get() + e.at, e.distance, std::int64_t{exit} - e.at);
+      Encoder::set_displacement(out_.code_.get() + e.at, e.displacement, std::int64_t{exit} - e.at);
   }
 
-  // Whether an exit is written at the function's end: one that a condition jumps around, as in a loop. The loop then
-  // goes on without a jump.
+  // Whether the exit moves to the function's end: a branch skips it, as in a loop, which then falls through.
   bool exit_moves(std::uint32_t at) const {
     return code_[at].opcode == opcode::kExit && exits_move_ && at > now_->first && code_[at - 1].offset == 1 &&
            is_condition(form(code_[at - 1]).operation);
@@ -227,13 +226,13 @@ class BackEnd : protected Encoder {
     else back().call_helper(static_cast<std::uint32_t>(i.immediate));
   }
 
-  void set_distances() {
+  void set_displacements() {
     const Function* first = program_.functions().data();
     for (const Fixup& f : fixups_) {
       const std::uint32_t target = f.function
                                        ? functions_[static_cast<std::size_t>(&program_.function_at(f.target) - first)]
                                        : out_.offsets_[f.target];
-      Encoder::set_distance(out_.code_.get() + f.at, f.distance, std::int64_t{target} - f.at);
+      Encoder::set_displacement(out_.code_.get() + f.at, f.displacement, std::int64_t{target} - f.at);
     }
   }
 

@@ -33,7 +33,7 @@ FaultSignal fault_signal(std::uint64_t esr) {
     case kClassFetch:
     case kClassData:
       if ((esr & kFaultStatus) == kMisaligned) return {SIGBUS, BUS_ADRALN, Accessed};
-      return {SIGBUS, BUS_OBJERR, Accessed};  // memory that does not answer
+      return {SIGBUS, BUS_OBJERR, Accessed};  // synchronous external abort
     default: return {SIGILL, ILL_ILLOPC, Pc};
   }
 }

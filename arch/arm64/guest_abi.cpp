@@ -32,7 +32,7 @@ std::string cpuinfo(const GuestAbi::Processor& p) {
 constexpr auto kCalls = [] {
   std::array<Call, kMostCalls> calls;
   for (std::size_t n = 0; n < calls.size(); ++n) calls[n] = Call{static_cast<std::uint16_t>(n)};
-#define X(value, name) calls[value] = kNoCall;  // a number of x86-64's
+#define X(value, name) calls[value] = kNoCall;  // Call's values are x86-64's numbers
 #include "arch/calls.inc"
 #undef X
 #define X(number, name) calls[number] = Call::name;

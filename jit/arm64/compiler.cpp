@@ -60,7 +60,7 @@ void Compiler::leave() {
 
 void Compiler::jump(std::uint32_t at, std::uint32_t target) {
   const bool back = target <= at;
-  if (!back) to_instruction(Distance::Branch, here(), target);
+  if (!back) to_instruction(Displacement::Branch, here(), target);
   Encoder::branch(back ? (std::int64_t{offset_of(target)} - here()) / 4 : 0);
 }
 
@@ -74,7 +74,7 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, const Write& writ
     write(2, true);
     return jump(at, target);
   }
-  if (!back) to_instruction(Distance::ConditionalBranch, here(), target);
+  if (!back) to_instruction(Displacement::ConditionalBranch, here(), target);
   write(back ? reach / 4 : 0, false);
 }
 
@@ -97,13 +97,13 @@ void Compiler::branch(std::uint32_t at, std::uint32_t target, const Instruction&
 
 void Compiler::branch_to_exit(const Instruction& i, const Form& f, bool turned) {
   with_condition(i, f, turned, [&](const auto& write) {
-    if (epilogue_ == 0) to_exit(Distance::ConditionalBranch, here());
+    if (epilogue_ == 0) to_exit(Displacement::ConditionalBranch, here());
     write(epilogue_ == 0 ? 0 : (std::int64_t{epilogue_} - here()) / 4, false);
   });
 }
 
 void Compiler::jump_to_exit() {
-  if (epilogue_ == 0) to_exit(Distance::Branch, here());
+  if (epilogue_ == 0) to_exit(Displacement::Branch, here());
   Encoder::branch(epilogue_ == 0 ? 0 : (std::int64_t{epilogue_} - here()) / 4);
 }
 
@@ -151,7 +151,7 @@ void Compiler::test(const Instruction& i, const Form& f) {
 }
 
 void Compiler::call_function(std::uint32_t first) {
-  to_function(Distance::Branch, here(), first);
+  to_function(Displacement::Branch, here(), first);
   Encoder::call(0);
   mov(kReg[0], 0, true);
 }

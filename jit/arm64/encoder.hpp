@@ -54,13 +54,13 @@ constexpr std::optional<std::uint32_t> mask_immediate(std::uint64_t value, bool 
 
 class Encoder {
  public:
-  // How an instruction holds a distance. Address: in two halves, in the two instructions after the one at `code`.
-  enum class Distance : std::uint8_t { Branch, ConditionalBranch, Address };
-  static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
-    switch (distance) {
-      case Distance::Branch: return add_bits(code, field(bytes / 4, 26));
-      case Distance::ConditionalBranch: return add_bits(code, field(bytes / 4, 19) << 5);
-      case Distance::Address:
+  // How an instruction holds a displacement. Address: in two halves, in the two instructions after the one at `code`.
+  enum class Displacement : std::uint8_t { Branch, ConditionalBranch, Address };
+  static void set_displacement(std::uint8_t* code, Displacement displacement, std::int64_t bytes) {
+    switch (displacement) {
+      case Displacement::Branch: return add_bits(code, field(bytes / 4, 26));
+      case Displacement::ConditionalBranch: return add_bits(code, field(bytes / 4, 19) << 5);
+      case Displacement::Address:
         add_bits(code + 4, field(bytes, 16) << 5);
         return add_bits(code + 8, field(bytes >> 16, 16) << 5);
     }
@@ -181,7 +181,7 @@ class Encoder {
   void push_pair(unsigned a, unsigned b) { put(0xa9bf0000 | b << 10 | kSp << 5 | a); }
   void pop_pair(unsigned a, unsigned b) { put(0xa8c10000 | b << 10 | kSp << 5 | a); }
 
-  // --- jumps: distances in words from the jump itself ---
+  // --- jumps: displacements in words from the jump itself ---
   static constexpr std::uint32_t field(std::int64_t words, unsigned bits) {
     return static_cast<std::uint32_t>(words) & ((1u << bits) - 1);
   }

@@ -44,7 +44,7 @@ std::uint32_t Compiler::rotate(const Rotation& r) {
   return r.taken;
 }
 
-// A sum with a register added; with a load from there, if neither a number nor an offset is added.
+// ADD (shifted register), fused with a load from the sum if both immediates are 0.
 std::uint32_t Compiler::add(const Sum& s) {
   if (s.added == Sum::kNone) return 0;
   const unsigned dst = kReg[s.dst], added = kReg[s.added], src = kReg[s.src];

@@ -37,7 +37,7 @@ void Compiler::load_wide(std::uint32_t at) {
     case Wide::MapValueByIndex: return address(dst, Relocation::Kind::MapValue, first, second);
     case Wide::Variable: return address(dst, Relocation::Kind::Variable, first, 0);
     case Wide::Function:
-      to_function(Distance::Address, here(), static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
+      to_function(Displacement::Address, here(), static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
       here_address(dst);
       move_wide(kMovz, kScratch0, 0, 0, false);
       move_wide(kMovk, kScratch0, 0, 1, false);

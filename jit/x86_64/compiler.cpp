@@ -83,12 +83,12 @@ void Compiler::jump_if(std::uint32_t at, std::uint32_t target, unsigned conditio
   const bool back = target <= at;
   const unsigned length = condition == kAlways ? 5 : 6;
   const std::uint32_t padding = marks_[target] & mark::kLoop ? kLine - 1 : 0;
-  const std::int64_t distance = back ? std::int64_t{offset_of(target)} - here()
-                                     : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
-  const bool is_short = fits8(distance - 2);
-  const auto bits = static_cast<std::uint32_t>(distance - (is_short ? 2 : length));
+  const std::int64_t displacement = back ? std::int64_t{offset_of(target)} - here()
+                                         : std::int64_t{offset_of(target)} + padding - offset_of(at + 1) + 2;
+  const bool is_short = fits8(displacement - 2);
+  const auto bits = static_cast<std::uint32_t>(displacement - (is_short ? 2 : length));
   put_jump(condition, is_short, bits);
-  if (!back) to_instruction(is_short ? Distance::Byte : Distance::Word, here() - (is_short ? 1 : 4), target);
+  if (!back) to_instruction(is_short ? Displacement::Byte : Displacement::Word, here() - (is_short ? 1 : 4), target);
 }
 
 void Compiler::put_jump(unsigned condition, bool is_short, std::uint32_t bits) {
@@ -113,7 +113,7 @@ void Compiler::exit_if(unsigned condition) {
                                                                         : condition == kAlways ? 5
                                                                                                : 6));
   put_jump(condition, is_short, bits);
-  if (epilogue_ == 0) to_exit(Distance::Word, here() - 4);
+  if (epilogue_ == 0) to_exit(Displacement::Word, here() - 4);
 }
 
 void Compiler::move_unless(const Instruction& i, const Form& f, const Instruction& move) {
@@ -153,7 +153,7 @@ unsigned Compiler::compare(const Instruction& i, const Form& f) {
 
 void Compiler::call_function(std::uint32_t first) {
   put(0xe8, 5);
-  to_function(Distance::Word, here() - 4, first);
+  to_function(Displacement::Word, here() - 4, first);
 }
 
 void Compiler::call_helper(std::uint32_t number) {
@@ -189,9 +189,9 @@ void relocate_x86_64(std::span<std::uint8_t> code, std::uint64_t address, const 
     return;
   }
   std::memcpy(code.data() + r.stub + 2, &value, sizeof value);
-  const auto distance = static_cast<std::int64_t>(value - (address + r.at + 4));
-  const auto relative = static_cast<std::uint32_t>(x86::fits32(distance) ? distance
-                                                                         : std::int64_t{r.stub} - (r.at + 4));
+  const auto displacement = static_cast<std::int64_t>(value - (address + r.at + 4));
+  const auto relative = static_cast<std::uint32_t>(x86::fits32(displacement) ? displacement
+                                                                             : std::int64_t{r.stub} - (r.at + 4));
   std::memcpy(code.data() + r.at, &relative, sizeof relative);
 }
 

@@ -48,10 +48,10 @@ struct Address {
 
 class Encoder {
  public:
-  // How a jump or call holds its distance: in the last byte, or the last four, at `code`.
-  enum class Distance : std::uint8_t { Byte, Word };
-  static void set_distance(std::uint8_t* code, Distance distance, std::int64_t bytes) {
-    if (distance == Distance::Byte) *code = static_cast<std::uint8_t>(bytes - 1);
+  // How a jump or call holds its displacement: in the last byte, or the last four, at `code`.
+  enum class Displacement : std::uint8_t { Byte, Word };
+  static void set_displacement(std::uint8_t* code, Displacement displacement, std::int64_t bytes) {
+    if (displacement == Displacement::Byte) *code = static_cast<std::uint8_t>(bytes - 1);
     else put_word(code, bytes - 4);
   }
 

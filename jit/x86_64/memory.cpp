@@ -82,7 +82,8 @@ void Compiler::load_wide(std::uint32_t at) {
     case Wide::Variable: return address(Relocation::Kind::Variable, 0);
     case Wide::Function:  // lea dst, [rip + rel32]
       put((0x48u | dst >> 3 << 2) | 0x8d00u | (0x05u | (dst & 7) << 3) << 16, 7);
-      return to_function(Distance::Word, here() - 4, static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
+      return to_function(Displacement::Word, here() - 4,
+                         static_cast<std::uint32_t>(at + std::int64_t{1} + i.immediate));
   }
 }
 

@@ -10,7 +10,7 @@ using enum Operation;
 
 struct Most {
   std::uint8_t bytes = 0;
-  std::uint8_t immediate = 0, offset = 0;  // so many less if the immediate or the offset fits 8 bits
+  std::uint8_t immediate = 0, offset = 0;  // bytes saved if that field fits in 8 bits
 };
 
 Most most(const Form& f) {

@@ -202,7 +202,7 @@ TEST_P(Layers, What_cannot_be_read_any_more_is_an_error_for_whoever_would_copy_i
     region.start = a, region.end = a + kBytes;
     region.prot = kReadWrite, region.max_prot = kAllProt;
     region.huge = huge;
-    const AddressSpace::Stretch all{a, kFrames, kBytes >> kPageShift};
+    const Extent all{a, kFrames, kBytes >> kPageShift};
     ASSERT_TRUE(w.as->restore(layer, a + kBytes, {&region, 1}, {&all, 1}));
     ASSERT_EQ(::ftruncate(file, static_cast<off_t>(kLeft)), 0);
 

@@ -245,8 +245,7 @@ TEST_P(Merge, A_giant_never_reaches_from_one_bank_into_the_next) {
     Region region;
     region.start = a, region.end = a + kGiant;
     region.prot = kReadWrite, region.max_prot = kAllProt;
-    const AddressSpace::Stretch all[] = {{a, kFrames, piece >> kPageShift},
-                                         {a + piece, kFrames + piece, piece >> kPageShift}};
+    const Extent all[] = {{a, kFrames, piece >> kPageShift}, {a + piece, kFrames + piece, piece >> kPageShift}};
     ASSERT_TRUE(w.as->restore(layer, a + kGiant, {&region, 1}, std::span(all, kGiant / piece)));
     ASSERT_TRUE(w.as->protect(a, kBlockSize, Prot::None));
     ASSERT_TRUE(w.as->protect(a, kBlockSize, kReadWrite));

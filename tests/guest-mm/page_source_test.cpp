@@ -21,7 +21,7 @@ class LateLayers : public ForEachFormat {
     Region region;
     region.start = a, region.end = a + kPages * kPageSize;
     region.prot = kReadWrite, region.max_prot = kAllProt, region.huge = huge;
-    const AddressSpace::Stretch all{.start = a, .frame = late->base(), .pages = kPages};
+    const Extent all{.start = a, .frame = late->base(), .pages = kPages};
     ASSERT_TRUE(w.as->restore(late->layer(), 0x7fff'0000'0000, {&region, 1}, {&all, 1}));
   }
   static void expect_bytes(AddressSpace& as, std::uint64_t page, std::uint64_t from, std::uint64_t bytes) {

@@ -47,7 +47,7 @@ TEST_P(Pins, A_device_writes_to_the_parent_and_to_nobody_else) {
 
 // Whoever asks, and whatever it is about to write there: the books are arrays, and memory lies behind them.
 TEST(PinBooks, Frames_of_another_bank_have_no_place_in_the_books) {
-  const auto bank = *Bank::anonymous(kGiantSize, kBlockSize);
+  const auto bank = *Bank::anonymous(Gpa{1} << 30, kBlockSize);
   auto book = *PinBook::create(*bank);
   std::vector<Gpa> freed;
   book->freed = [&](Gpa first, std::uint64_t) { freed.push_back(first); };

@@ -274,8 +274,8 @@ class Tree {
     if (!child.space.observed || !w.as->adopt(from->snapshot)) return;
     std::vector<Region> regions;
     w.as->visit_regions([&](const Region& r) { regions.push_back(r); });
-    std::vector<AddressSpace::Stretch> contents;
-    w.as->visit_contents([&](const Region&, const AddressSpace::Stretch& s) {
+    std::vector<Extent> contents;
+    w.as->visit_contents([&](const Region&, const Extent& s) {
       for (auto left = s; left.pages > 0;) {
         auto piece = left;
         piece.pages = std::min(left.pages, (w.memory->bank_of(left.frame)->end() - left.frame) >> kPageShift);

@@ -188,7 +188,7 @@ TEST_P(UserAccess, A_word_of_restored_read_only_memory_is_the_VMs_own_from_then_
   layer->data_parts = {{layer->data->base(), layer->data->end()}};
   Region region;
   region.start = a, region.end = a + kBlockSize, region.prot = kRead;
-  const AddressSpace::Stretch all{.start = a, .frame = layer->data->base(), .pages = 512};
+  const Extent all{.start = a, .frame = layer->data->base(), .pages = 512};
   ASSERT_TRUE(w.as->restore(layer, 0x7fff'0000'0000, {&region, 1}, {&all, 1}));
   const auto word = w.as->word(a + kPageSize, Access::Read);
   ASSERT_TRUE(word);
@@ -234,9 +234,9 @@ TEST_P(UserAccess, No_piece_reaches_from_one_bank_into_the_next) {
   ASSERT_TRUE(below.as->adopt(*second));
 
   for (World* w : {&child, &below}) {
-    unsigned stretches = 0;
-    w->as->visit_contents([&](const Region&, const AddressSpace::Stretch&) { ++stretches; });
-    ASSERT_EQ(stretches, 1u) << "the frames do not follow each other: nothing is tested";
+    unsigned extents = 0;
+    w->as->visit_contents([&](const Region&, const Extent&) { ++extents; });
+    ASSERT_EQ(extents, 1u) << "the frames do not follow each other: nothing is tested";
     std::vector<std::byte> read(kBytes);
     ASSERT_TRUE(w->as->read(a, read));
     std::vector<HostRange> gathered;

@@ -383,7 +383,8 @@ TEST_F(MirrorTest, WhatWasTouchedLastIsExpected) {
   }
   FakeProcess another;
   Mirror fresh(another, *as, *memory, 10000);
-  fresh.expect(std::array<mm::Gva, 3>{page(9), page(63), 0x123000});  // one more that was never touched, and one that is not mapped
+  fresh.expect(std::array<mm::Gva, 3>{page(9), page(63),
+                                      0x123000});  // one more that was never touched, and one that is not mapped
   ASSERT_TRUE(fresh.map_expected());
   EXPECT_EQ(shows(another, 9), std::uint64_t{PROT_READ});
   EXPECT_EQ(shows(another, 63), 0u);
@@ -453,7 +454,7 @@ TEST_F(MirrorTest, WhatIsNotThereIsBroughtFirst) {
   mm::Region region;
   region.start = kStart, region.end = kStart + kPages * mm::kPageSize;
   region.prot = kReadWrite, region.max_prot = mm::kAllProt;
-  const mm::AddressSpace::Stretch all{.start = kStart, .frame = late.base(), .pages = kPages};
+  const mm::Extent all{.start = kStart, .frame = late.base(), .pages = kPages};
   ASSERT_TRUE(as->restore(late.layer(), 0x7fff'0000'0000, {&region, 1}, {&all, 1}));
   {
     Thread vcpu(*this, 1);

@@ -340,7 +340,7 @@ std::expected<std::vector<std::shared_ptr<mm::Bank>>, Failure> restore_memory(co
   if (!backings) return std::unexpected(backings.error());
   auto regions = make_regions(*file, *backings);
   if (!regions) return std::unexpected(regions.error());
-  std::vector<mm::AddressSpace::Stretch> contents;
+  std::vector<mm::Extent> contents;
   contents.reserve(file->runs().size());
   for (const Run& run : file->runs()) {
     if (run.source >= banks.size() || !banks[run.source] || run.page >= kMaxPages ||

@@ -59,7 +59,7 @@ class Pages {
       : writer_(writer), memory_(memory), parents_(parents) {}
 
   // Errors: of the writer.
-  Status add(const mm::Region& region, const mm::AddressSpace::Stretch& s) {
+  Status add(const mm::Region& region, const mm::Extent& s) {
     const mm::Gva end = s.start + s.pages * kPageBytes;
     for (mm::Gva at = s.start; at < end;) {
       const mm::Gpa frame = s.frame + (at - s.start);
@@ -137,8 +137,8 @@ Status Saving::write(Thread& thread, ProcessState& state) {
   if (!writer) return std::unexpected(writer.error());
   Pages pages(**writer, thread.memory().physical(), banks_);
   Status added;
-  thread.memory().visit_contents([&](const mm::Region& region, const mm::AddressSpace::Stretch& stretch) {
-    if (added && !region.wipe_on_fork) added = pages.add(region, stretch);  // copies find zeroes there, as children do
+  thread.memory().visit_contents([&](const mm::Region& region, const mm::Extent& extent) {
+    if (added && !region.wipe_on_fork) added = pages.add(region, extent);  // copies find zeroes there, as children do
   });
   if (!added) return added;
   return (*writer)->finish(*text, pages.runs(), parent_ ? parent_->header().identity : Hash{});

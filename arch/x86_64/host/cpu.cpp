@@ -54,14 +54,6 @@ HostCpu host_cpu() {
   return host;
 }
 
-std::string hypervisor_signature() {
-  unsigned a = 0, c = 0, d = 0, words[3] = {};
-  if (__get_cpuid(1, &a, &words[0], &c, &d) == 0 || (c >> 31) == 0) return "";
-  __cpuid(0x40000000, a, words[0], words[1], words[2]);
-  std::string text(reinterpret_cast<const char*>(words), sizeof words);
-  return text.substr(0, text.find('\0'));
-}
-
 }  // namespace ramet::arch::x86_64
 
 namespace ramet::arch {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "arch/x86_64/cpuid_names.hpp"
 
@@ -23,8 +22,5 @@ struct CpuidAnswer {
   std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 CpuidAnswer cpuid(std::uint32_t function, std::uint32_t index = 0);
-
-// The signature of the hypervisor below ("KVMKVMKVM", "TCGTCGTCGTCG" for QEMU's emulator); empty if there is none.
-std::string hypervisor_signature();
 
 }  // namespace ramet::arch::x86_64

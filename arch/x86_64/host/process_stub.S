@@ -15,7 +15,7 @@
 	.globl ramet_process_stub, ramet_process_stub_end, ramet_process_stub_handler
 	.globl ramet_process_stub_command, ramet_process_stub_return
 ramet_process_stub:
-	// Where execve(2) of the small program that the VMM makes of this page begins. Descriptors: 3 contexts, 4 this text.
+	// ELF entry point: the VMM wraps this page in a tiny executable. fd 3: contexts, fd 4: this page.
 	mov	$SYS_mmap, %eax
 	movabs	$RAMET_TOLD, %rdi
 	mov	$RAMET_CONTEXTS * RAMET_TOLD_SIZE, %esi

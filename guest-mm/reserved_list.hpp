@@ -1,5 +1,5 @@
-// A list to which elements are added without fail once room was made for them. Room is made before an entry is changed,
-// so that the change can always be recorded. The first kFew elements are stored in the list itself.
+// A list to which elements are added without fail once capacity is reserved for them. That is done before an entry is
+// changed, so that the change can always be recorded. Up to kFew elements are stored in the list itself.
 #pragma once
 
 #include <algorithm>
@@ -12,25 +12,25 @@
 namespace ramet::mm {
 
 template <class T, std::size_t kFew>
-class RoomList {
+class ReservedList {
   static_assert(std::is_trivially_copyable_v<T>);
 
  public:
-  RoomList() = default;
-  RoomList(const RoomList&) = delete;
-  RoomList& operator=(const RoomList&) = delete;
+  ReservedList() = default;
+  ReservedList(const ReservedList&) = delete;
+  ReservedList& operator=(const ReservedList&) = delete;
 
-  // Makes room for so many more. Throws std::bad_alloc; the list is then as it was.
-  void room(std::size_t more) {
+  // Reserves capacity for `more` elements. Throws std::bad_alloc; the list is then as it was.
+  void reserve(std::size_t more) {
     if (more > capacity() - size_) grow(more);
   }
-  // If no room was made, throws as room() does.
+  // Without reserved capacity, throws as reserve() does.
   void add(const T& element) {
-    room(1);
+    reserve(1);
     data()[size_++] = element;
   }
   template <std::size_t kOther>
-  void add_all(const RoomList<T, kOther>& other) {
+  void add_all(const ReservedList<T, kOther>& other) {
     for (const T& element : other.all()) add(element);
   }
   void resize_down(std::size_t size) { size_ = size; }
