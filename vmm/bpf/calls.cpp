@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "vmm/bpf/guest_impl.hpp"
-#include "vmm/linux/processes/fatal.hpp"
+#include "vmm/signal_name.hpp"
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm::bpf {
