@@ -62,7 +62,7 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   TimerFdState t;
   t.clock = file.clock;
   itimerspec set{};
-  // The time left is right if the timer has not run out while it was asked for; some always have, so not for ever.
+  // Retry if the timer expired between the reads; give up on one that always does.
   for (int looks = 0; looks < 10; ++looks) {
     pollfd readable{.fd = host, .events = POLLIN, .revents = 0};
     std::uint64_t expired = 0;

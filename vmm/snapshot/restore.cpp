@@ -246,7 +246,7 @@ Status restore_image(const File& file, Image& image) RAMET_EXCLUDES(image.brk_lo
   return {};
 }
 
-// Tells the program's signalfds of signals that are pending.
+// Makes signalfds readable for pending signals.
 void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads)
     RAMET_EXCLUDES(process.signals.lock) {
   LockGuard guard(process.signals.lock);

@@ -75,8 +75,8 @@ class KvmVcpu final : public VcpuBase {
   enum class Fp : std::uint8_t { Cpu, Both, Page };  // where the vector registers are up to date
   Fp fp_ = Fp::Page;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  Drops drops_;                         // what the next entry has to drop
-  std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
+  Drops drops_;  // what the next entry has to drop
+  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for a relaxed flush
 };
 
 }  // namespace ramet::vmm::kvm

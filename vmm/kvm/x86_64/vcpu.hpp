@@ -109,7 +109,7 @@ class KvmVcpu final : public VcpuBase {
   // Of the thread that uses the vCPU: a flush that borrows it uses none of these.
   std::uint64_t entry_generation_ = 0;  // of the entry under way
   std::uint64_t reloaded_ = 0;  // generation of the last CR3 reload
-  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for its sake
+  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for a relaxed flush
   std::vector<mm::Gpa> riding_;  // touches that this entry does on its way into user code
 };
 

@@ -82,7 +82,7 @@ class Descriptors {
   // Returns the file that was there.
   std::shared_ptr<OpenFile> replace(std::size_t number, Slot) RAMET_REQUIRES(lock_);
 
-  mutable Mutex lock_;  // a leaf
+  mutable Mutex lock_;  // innermost
   std::vector<Slot> slots_ RAMET_GUARDED_BY(lock_);
   // As long as slots_ at least. Written under the lock, with release; get() acquires. The ones before it stay until the
   // end, as they are together no longer than the last.

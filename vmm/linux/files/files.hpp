@@ -72,7 +72,7 @@ struct OpenFile {
   // Epolls know a file by the number of a descriptor, so a duplicate is another one to them. Here, all of the guest's
   // have one of the host's: each number that is watched gets one of its own, kept as long as the file is.
   struct Watched {
-    mutable Mutex lock;  // a leaf
+    mutable Mutex lock;  // innermost
     std::vector<int> numbers RAMET_GUARDED_BY(lock);  // the guest's; the first one is `host`,
     std::vector<HostFd> others RAMET_GUARDED_BY(lock);  // the next ones are these
   };

@@ -95,7 +95,7 @@ struct Files::State {
   State(const State& parent);        // fork(2)
 
   Descriptors descriptors;
-  mutable Mutex lock;  // a leaf
+  mutable Mutex lock;  // innermost
   std::shared_ptr<OpenFile> cwd RAMET_GUARDED_BY(lock);
   std::optional<mode_t> umask RAMET_GUARDED_BY(lock);       // empty: the host's
   // What the host takes off by itself. Looked up when first needed: most guests create no file.
@@ -110,7 +110,7 @@ struct Files::State {
     ino_t inode = 0;
     std::shared_ptr<LockHolder> holder;
   };
-  mutable Mutex locks_lock;  // a leaf
+  mutable Mutex locks_lock;  // innermost
   std::vector<Locked> locked RAMET_GUARDED_BY(locks_lock);
 
   // Of all processes of the family; not changed once the first runs. By guest path, parents first.
