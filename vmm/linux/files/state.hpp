@@ -123,7 +123,7 @@ struct Files::State {
   // (0).
   std::shared_ptr<const Credentials> restricting(int tid) const;
   // Held while a name is made and its file given to such ids, and while they take names away or move them: so no other
-  // file can be put in its place. Of the family; outermost.
+  // file can be put in its place. Of the family; outermost. No Mutex: taken for some ids only, which clang cannot follow.
   std::shared_ptr<std::mutex> naming = std::make_shared<std::mutex>();
 
   // --- mapped files, files/backing.cpp ---
@@ -261,7 +261,9 @@ class MemoryCharge {
   ~MemoryCharge() { account_->give(charged_); }
   bool grow(std::uint64_t end);  // lock held
   void shrink(std::uint64_t end);  // lock held
-  std::mutex lock;  // held over each call that moves the offset or changes the size
+  // Held over each call that moves the offset or changes the size. No Mutex: calls take it only for files that have a
+  // charge, which clang cannot follow.
+  std::mutex lock;
   std::uint64_t in_flight = 0;  // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
   const std::shared_ptr<mm::Account> account_;
