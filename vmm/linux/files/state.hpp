@@ -123,7 +123,8 @@ struct Files::State {
   // (0).
   std::shared_ptr<const Credentials> restricting(int tid) const;
   // Held while a name is made and its file given to such ids, and while they take names away or move them: so no other
-  // file can be put in its place. Of the family; outermost. No Mutex: taken for some ids only, which clang cannot follow.
+  // file can be put in its place. Of the family; outermost. No Mutex: taken for some ids only, which clang cannot
+  // follow.
   std::shared_ptr<std::mutex> naming = std::make_shared<std::mutex>();
 
   // --- mapped files, files/backing.cpp ---
