@@ -33,7 +33,7 @@ class ChildMaker {
   ChildMaker() = default;
   Status start() RAMET_EXCLUDES(lock_);
   void work() RAMET_EXCLUDES(lock_);
-  bool separate();  // on the thread: from the VMM's descriptors
+  bool separate();  // on the thread: leaves the VMM's descriptor table
   Made spawn();
 
   int orders_ = -1;  // a socket, into which an order's descriptors are sent
