@@ -68,7 +68,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
   if (!end) return cannot(errno);
   auto opened = make_file(OpenFile::Kind::Pipe, std::move(end), access);
   opened->charged = pipe.charged;
-  // Beyond the host's limits for pipes, the kernel makes smaller ones.
+  // charge() makes the pipe smaller if the family has no room for it.
   if (!files_.charge(*opened) || ::fcntl(pipe.reader.get(), F_GETPIPE_SZ) < saved.bytes) return cannot(ENFILE);
   if (!first) return opened;
   pipe.charged = opened->charged;
