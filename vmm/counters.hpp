@@ -16,7 +16,7 @@ using Counts = std::vector<std::pair<std::string, std::uint64_t>>;
 
 // The memory manager's, always in the same order.
 Counts list(const mm::Counters&);
-// Adds two such lists, entry by entry. An empty sum becomes a copy.
-void add(Counts& sum, const Counts&);
+// Adds the values of `more` to those of `sum`: both from list(), or `sum` empty, which then becomes a copy.
+void add(Counts& sum, const Counts& more);
 
 }  // namespace ramet::vmm

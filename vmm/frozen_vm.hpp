@@ -24,7 +24,8 @@ class FrozenVm {
   // in use.
   void take_back(std::unique_ptr<Shell>);
 
-  // From now on a thread keeps kWarm VMs ready, which take the memory of as many idle VMs.
+  // For programs that spawn often (`ramet` does not): from now on a thread keeps kWarm VMs ready, which take the memory
+  // of as many idle VMs. warm(): how many there are.
   void keep_warm() { pool_.start(); }
   std::size_t warm() const { return pool_.warm(); }
   const mm::FrozenMemory& memory() const { return *memory_; }

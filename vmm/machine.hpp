@@ -89,7 +89,8 @@ class Vcpu {
   virtual void set_base(unsigned n, std::uint64_t) = 0;
   virtual std::uint64_t base(unsigned n) = 0;
 
-  // Floating-point and vector state, see FpState.
+  // Floating-point and vector state, see FpState. Errors: the machine cannot go on; of set_fp() also: components that
+  // this machine does not have.
   virtual Status get_fp(FpState&) = 0;
   virtual Status set_fp(const FpState&) = 0;
   // As set_fp(), of a state that another vCPU's get_fp() gave; the next run() loads it and reports errors.
@@ -101,9 +102,9 @@ class Vcpu {
   virtual bool elsewhere() const { return false; }
   // Its processor time since acquire_vcpu(); never goes back.
   virtual std::chrono::nanoseconds time_elsewhere() { return {}; }
-  // Its nice value, and the processors that it may run on, in the format of sched_setaffinity(2). Return 0 or errno.
-  // release_vcpu() undoes both, the nice value only if the host allows that.
+  // Sets its nice value, as setpriority(2). Returns 0 or errno. release_vcpu() resets it, if the host allows that.
   virtual int set_nice(int) { return 0; }
+  // Sets the processors that it may run on, as sched_setaffinity(2). Returns 0 or errno. acquire_vcpu() resets them.
   virtual int set_affinity(std::span<const std::byte>) { return 0; }
 
   virtual const VcpuCounters& counters() const = 0;
@@ -126,12 +127,14 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   virtual Needs needs() const { return {}; }
 
   // Installs stub, descriptor tables and the linear map of the table bank into the address space.
-  // Once, after the address space was created on this machine and before the first vCPU.
+  // Once, after the address space was created on this machine and before the first vCPU. Errors: no frames left, or the
+  // host refuses.
   virtual Status attach(mm::AddressSpace&) = 0;
 
   // Makes beforehand the vCPU that the next acquire_vcpu() gives; it does not run. After attach(). Errors: too many.
   virtual Status make_vcpu() = 0;
-  // Does in advance what the first entry of the first vCPU would have to. After attach().
+  // Does in advance what the first entry of the first vCPU would have to. After attach(). Errors: as of acquire_vcpu();
+  // the host refuses what that entry takes.
   virtual Status warm_up() = 0;
   // Whether making a machine takes longer than many programs run. Then warm ones are made only for a program that has
   // run for a while.
@@ -140,10 +143,11 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // The program's name, before its first vCPU: a hint for a machine that keeps translated code.
   virtual void will_run(std::string_view program) { (void)program; }
 
-  // A vCPU for one guest thread, the ABI's initial registers, FP state as after execve. Reuses a released
-  // one where it can (KVM cannot delete vCPUs). Errors: too many.
+  // A vCPU for one guest thread, with the ABI's initial registers, FP state as after execve. It stays the machine's,
+  // and is the caller's to use until release_vcpu(). Reuses a released one where it can (KVM cannot delete vCPUs). From
+  // any thread. Errors: too many; no memory on the host.
   virtual std::expected<Vcpu*, Failure> acquire_vcpu() = 0;
-  // The calling thread has left run() for good.
+  // Gives the vCPU back: no thread is in run() or will call it again. From any thread.
   virtual void release_vcpu(Vcpu*) = 0;
 
   // Hints for machines whose translations are dear: the addresses whose translations were made last, handed from one
@@ -151,8 +155,8 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   virtual std::vector<mm::Gva> touched() const { return {}; }
   virtual void expect(std::span<const mm::Gva>) {}
 
-  // Leaves nothing of the guest that ran here to the next one, even if it took over the host process that runs it. No
-  // vCPU may be in use; those that acquire_vcpu() gave are gone. Errors: no host process.
+  // Discards all execution state, even of a guest that compromised its host process. No vCPU is in use; Vcpu pointers
+  // become invalid. Errors: no host process.
   virtual Status renew() { return {}; }
 
   // Ends the host process that has run guest code until now, whatever the guest has made of it; vCPUs go on in a fresh
@@ -186,7 +190,7 @@ class Machine : public mm::Tlb, public mm::BankObserver {
   // kind. All 0: it cannot, or is not known to read the same time there as host code. After attach().
   virtual VdsoFunctions host_vdso() const { return {}; }
 
-  // Sums over all vCPUs that ever ran.
+  // Sums over all vCPUs that ever ran. totals() may be called by any thread, while vCPUs run.
   struct Totals {
     std::uint64_t syscalls, page_faults, exceptions, kicks, flushes, spurious, flush_exits;
     // Of a machine with a translation cache filled by software: fills, mappings that flushes made anew, how often it

@@ -119,7 +119,7 @@ std::expected<Report, Failure> run(Shell& shell, const RunOptions& options) {
   std::optional<Clock::time_point> ended;
   {
     Family family(shell, options.from ? snapshot::id_of_copy(*options.from) : 0);
-    // The shell is the caller's and not deleted here; the family makes those of further processes.
+    // Not owned: the shell is the caller's. The family makes, and owns, those of further processes.
     std::shared_ptr<Shell> borrowed(&shell, [](Shell*) {});
     auto image = std::make_shared<Image>(std::move(borrowed));
     auto process = std::make_shared<Process>(family, family.first_id(), std::move(image), std::move(*files));

@@ -77,9 +77,11 @@ class Shell {
   MachineChoice choice_;
   std::string passed_over_;
   std::shared_ptr<mm::PhysicalSpace> physical_space_;
-  MakeShell take_;  // null: another() uses maker()
-  MakeShell make_;  // null: maker() uses create()
-  std::shared_ptr<const mm::FrozenMemory> origin_;  // what it adopted, and is reset to
+  // Each may be null, whatever the others are. another() calls take_, or else maker()'s function; that is make_, or
+  // else create() with the settings above. origin_ is what was adopted, and what reset() goes back to; adopt() sets it
+  // once.
+  MakeShell take_, make_;
+  std::shared_ptr<const mm::FrozenMemory> origin_;
   std::unique_ptr<mm::Memory> physical_;  // destroyed last
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<mm::AddressSpace> space_;

@@ -31,16 +31,17 @@ class ShellPool {
   void start(std::chrono::milliseconds after = {}) RAMET_EXCLUDES(lock_);
   // A warm shell, or else a new one. Errors: as `make`.
   std::expected<std::unique_ptr<Shell>, Failure> take() RAMET_EXCLUDES(lock_);
-  // Destroys a shell that nobody uses any more, later and on the pool's thread.
+  // For a shell that was used: destroys it, later and on the pool's thread.
   void give_back(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
-  // Keeps a shell that is as good as new for a later take(); destroys it if enough are warm.
+  // For a shell that is as good as new, as after Shell::reset(): keeps it for a later take(), or, if enough are warm,
+  // destroys it.
   void put(std::unique_ptr<Shell>) RAMET_EXCLUDES(lock_);
   std::size_t warm() const RAMET_EXCLUDES(lock_);
 
  private:
-  static constexpr std::size_t kMostOld = 16; // beyond that, give_back() destroys the shell itself
-  // How long the pool rests after a take(), unless no shell is left: the taken one becomes a process just then, and
-  // making or destroying VMs meanwhile would hold the kernel's lock of this process's address space (mmap_lock).
+  static constexpr std::size_t kMostOld = 16;  // beyond that, give_back() destroys the shell itself
+  // How long the pool pauses after a take(), unless it is empty: the taker now starts a process, and creating or
+  // destroying VMs would contend with it on mmap_lock.
   static constexpr std::chrono::milliseconds kQuiet{2};
   void work() RAMET_EXCLUDES(lock_);
   bool urgent_locked() const RAMET_REQUIRES(lock_) {
@@ -49,7 +50,7 @@ class ShellPool {
 
   const MakeShell make_;
   const std::size_t most_warm_;
-  mutable Mutex lock_;  // a leaf
+  mutable Mutex lock_;  // innermost
   std::condition_variable changed_;
   // Both have their full capacity from the start: adding to them allocates nothing.
   std::vector<std::unique_ptr<Shell>> warm_ RAMET_GUARDED_BY(lock_);

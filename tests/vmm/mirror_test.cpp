@@ -383,8 +383,8 @@ TEST_F(MirrorTest, WhatWasTouchedLastIsExpected) {
   }
   FakeProcess another;
   Mirror fresh(another, *as, *memory, 10000);
-  fresh.expect(std::array<mm::Gva, 3>{page(9), page(63),
-                                      0x123000});  // one more that was never touched, and one that is not mapped
+  // One more that was never touched, and one that is not mapped.
+  fresh.expect(std::array<mm::Gva, 3>{page(9), page(63), 0x123000});
   ASSERT_TRUE(fresh.map_expected());
   EXPECT_EQ(shows(another, 9), std::uint64_t{PROT_READ});
   EXPECT_EQ(shows(another, 63), 0u);

@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "vmm/bpf/guest_impl.hpp"
-#include "vmm/linux/processes/fatal.hpp"
+#include "vmm/signal_name.hpp"
 #include "vmm/signals_blocked.hpp"
 
 namespace ramet::vmm::bpf {
@@ -142,7 +142,7 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
   const std::uint64_t number = r[abi().reg.number];
   const auto a = abi().arguments(r);
   if (number == jit::kDone) return Outcome{.kind = Kind::Returned, .r0 = a[0]};
-  // The host's vDSO makes this call where user code cannot read the clock source.
+  // The fallback of the host's vDSO, if user code cannot read the clock source.
   if (number < arch::kMostCalls && abi().call_of(static_cast<std::uint32_t>(number)) == arch::Call::clock_gettime) {
     timespec t{};
     int error = ::clock_gettime(static_cast<clockid_t>(a[0]), &t) == 0 ? 0 : errno;
@@ -155,7 +155,7 @@ std::optional<Outcome> Guest::Impl::serve(Slot& slot) {
     SharedLock guard(lock);
     if (const auto found = served.find(static_cast<std::uint32_t>(number - jit::kFirstHelper));
         number >= jit::kFirstHelper && number - jit::kFirstHelper < jit::kMostHelpers && found != served.end())
-      helper = &found->second;  // which stays
+      helper = &found->second;  // never removed
   }
   if (!helper) return fault(slot, SIGSYS, 0, fmt::format("system call {}, of which there are none", number));
   r[abi().reg.result] = (*helper)(memory(), {a[0], a[1], a[2], a[3], a[4]});
@@ -312,11 +312,11 @@ void Guest::Impl::run_list(Slot& slot, std::span<Call> calls) {
   const jit::EntryCode& code_of = jit::entry_code(set);
   const std::uint64_t list_bytes = calls.size() * sizeof(jit::BatchCall);
   UserRegs& r = slot.vcpu->regs();
-  for (std::size_t first = 0;;) {  // that has not ended
+  for (std::size_t first = 0;;) {  // `first`: the first call that has not ended
     start(slot, code_of.batch);
     r[code_of.list] = slot.arena + first * sizeof(jit::BatchCall), r[code_of.end] = slot.arena + list_bytes;
     Outcome ended = run(slot);
-    // The register is the guest's: where it says something that cannot be, nothing more is run.
+    // The guest could write the register: if its value is impossible, nothing more is run.
     const std::uint64_t offset = r[code_of.list] - slot.arena;
     const bool done = ended.kind == Kind::Returned;
     const std::size_t now_at = offset / sizeof(jit::BatchCall);

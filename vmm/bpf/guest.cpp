@@ -234,7 +234,7 @@ std::expected<Loaded, Failure> Guest::load(const jit::Object& object, std::strin
   return std::unexpected(done.error());
 }
 
-// What was loaded before a failure is in `loaded`, too.
+// After a failure, `loaded` has what was loaded before it.
 Status Guest::Impl::load(const jit::Object& object, std::string_view section, Loaded& loaded) {
   for (const auto& d : object.maps) {
     auto map = make_map(memory(), d);
@@ -256,7 +256,7 @@ Status Guest::Impl::load(const jit::Object& object, std::string_view section, Lo
 void Guest::unload(const Program& p) {
   LockGuard guard(impl_->lock);
   if (impl_->placed.erase(p.address) != 0)
-    (void)impl_->code->remove(p.address);  // no memory to overwrite it: then it stays
+    (void)impl_->code->remove(p.address);  // fails if there is no memory to overwrite it: then it stays
 }
 
 void Guest::unload(const Loaded& loaded) {
@@ -311,7 +311,7 @@ std::expected<std::vector<std::byte>, int> Guest::Impl::ask(std::string_view wha
   std::ranges::copy(value, buffer.begin() + static_cast<std::ptrdiff_t>(sizeof request + key_bytes));
   const Program& program = [&]() -> const Program& {
     SharedLock guard(lock);
-    return host_programs.find(what)->second;  // which stays
+    return host_programs.find(what)->second;  // never removed
   }();
   Call call{.program = &program, .context = buffer};
   this->call(std::span(&call, 1));
@@ -327,7 +327,7 @@ std::int64_t result_of(std::span<const std::byte> answer) {
   return result;
 }
 
-// EIO for what no helper returns: a program has overwritten the map.
+// A helper whose map was overwritten may return anything: EIO if that is no error number.
 std::expected<void, int> error_of(const std::expected<std::vector<std::byte>, int>& answer) {
   if (!answer) return std::unexpected(answer.error());
   const std::int64_t result = result_of(*answer);

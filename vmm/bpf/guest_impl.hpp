@@ -25,8 +25,8 @@ struct Slot {
   mm::Gva arena = 0;                       // for contexts and lists of calls
   std::uint64_t arena_bytes = 0;
   std::vector<std::byte> staging;          // the arena's contents, on their way there and back
-  // Steady clock, ns. When the call has to end, 0: never; and the deadline that the watch has found over, which is of
-  // this call only if both are equal. Release and acquire.
+  // Steady clock, ns. `deadline`: when the call has to end; 0: never. `over`: the last deadline for which watch_slots()
+  // kicked the vCPU; this call has timed out if both are equal. Release and acquire.
   std::atomic<std::int64_t> deadline{0}, over{0};
   mm::Gva top() const { return stack + VCPU_NUMBER; }
 };

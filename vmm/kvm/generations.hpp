@@ -10,8 +10,8 @@ struct Generations {
   // Advanced by flush(), seq_cst, before it looks which vCPUs are in the guest; pairs with
   // KvmVcpu::announce(), which publishes that it enters before it reads this once more.
   std::atomic<std::uint64_t> generation{1};
-  // Up to this generation, what one vCPU does for all to drop old entries is done. Release by the vCPU that did it,
-  // acquire by entering ones.
+  // Up to this generation, one vCPU has done what it does for all (x86-64: touches; arm64: TLBI). Release by that vCPU,
+  // acquire by vCPUs that enter.
   std::atomic<std::uint64_t> settled{1};
   void settle(std::uint64_t up_to) {
     std::uint64_t s = settled.load(std::memory_order_relaxed);

@@ -19,8 +19,8 @@ namespace ramet::vmm::kvm {
 template <class V>
 class MachineBase : public Machine {
  public:
-  // mm::BankObserver: one memslot a bank. KVM is told of banks that come between attach() and the first vCPU, as all
-  // that a child inherits, when that vCPU enters: making slots takes time, then the child's and not its parent's.
+  // mm::BankObserver: one memslot a bank. For banks added between attach() and the first vCPU, such as all that a child
+  // inherits, they are made when that vCPU enters: that takes the child's time, not its parent's.
   mm::Result<> bank_added(const mm::Bank& bank) override {
     return slots_.add(bank, kernel_.installed() && live_.load(std::memory_order_seq_cst) == 0);
   }
@@ -72,8 +72,8 @@ class MachineBase : public Machine {
     V* const vcpu = vcpus_.last_run_by_caller();
     return vcpu && vcpu->last_run_by(prepare_thread_for_kicks()) ? vcpu : nullptr;
   }
-  // Whether some vCPU is in the guest with entries older than that generation. To be asked after the machine's
-  // generation has been advanced to it.
+  // Whether some vCPU is in the guest with entries older than that generation, to which the machine's has been
+  // advanced.
   bool in_use_older_than(std::uint64_t generation) const {
     if (const V* only = vcpus_.only()) return only->older_than(generation);
     return vcpus_.any([&](const V& v) { return v.older_than(generation); });
@@ -86,7 +86,7 @@ class MachineBase : public Machine {
     });
     vcpus_.for_each([&](V& v) { v.wait_outside(generation); });
   }
-  // Called when acquire_vcpu() gives one out; `before`: so many were in use.
+  // Called when acquire_vcpu() hands out a vCPU; `before`: how many were in use.
   virtual void came_into_use(unsigned before) { (void)before; }
 
   Device device_;

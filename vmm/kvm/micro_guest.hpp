@@ -28,7 +28,7 @@ mm::AddressSpace::Config space_for(const Machine&);
 
 class MicroGuest {
  public:
-  // Accessed, and dirty if writable, from the start.
+  // Accessed, and dirty if writable, from the start. kUserRo: for tests.
   static constexpr arch::Attributes kUserRw{.write = true, .dirty = true}, kUserRo{}, kUserRx{.execute = true};
   static constexpr std::nullopt_t kAbsent = std::nullopt;
   // One page of code, one page of stack below kStack; kData is for the caller to map.

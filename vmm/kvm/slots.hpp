@@ -16,7 +16,8 @@ class Slots {
   // `most`: how many memslots there may be, numbered from 0. The VM outlives the object.
   Slots(const HostFd& vm, unsigned most) : vm_(vm), most_(most) {}
 
-  // `late`: KVM is told by the next tell_late(), as making a slot takes time. Errors: NoMemory.
+  // `late`: the next tell_late() makes the memslot, as that takes time. Errors: NoMemory: no slot is free, or KVM
+  // refuses.
   mm::Result<> add(const mm::Bank&, bool late) RAMET_EXCLUDES(lock_);
   void remove(const mm::Bank&) RAMET_EXCLUDES(lock_);
   // Called before a vCPU enters. Errors: KVM refuses a slot.

@@ -24,6 +24,23 @@ VcpuBase::~VcpuBase() {
   if (run_ != nullptr) munmap(run_, run_size_);
 }
 
+Exit VcpuBase::run() {
+  Exit exit = enter();
+  counters_.count(exit.kind);
+  return exit;
+}
+
+Exit VcpuBase::enter() {
+  LockGuard hold(busy_);
+  tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+  if (take_kick()) return {};
+  const struct Leaving {  // however this ends: flushes wait for it
+    VcpuBase& vcpu;
+    ~Leaving() { vcpu.leave(); }
+  } leaving{*this};
+  return enter_guest();
+}
+
 Exit VcpuBase::broken(std::string why) {
   Exit e;
   e.kind = Exit::Kind::Broken;

@@ -14,6 +14,7 @@ namespace ramet::vmm::kvm {
 class VcpuBase : public Vcpu {
  public:
   ~VcpuBase() override;
+  Exit run() final RAMET_EXCLUDES(busy_);
   void kick() override;
   const VcpuCounters& counters() const override { return counters_; }
 
@@ -24,18 +25,23 @@ class VcpuBase : public Vcpu {
     const std::uint64_t g = guest_generation();
     return g != 0 && g < generation;
   }
-  // Makes the vCPU leave the guest, without a kick; waits until it has, or uses entries of that generation.
+  // Makes the vCPU leave the guest, if it is there: run() returns Kicked, or the exit that was under way.
   void interrupt_guest();
+  // Waits until the vCPU has left the guest, or uses entries of that generation or a later one.
   void wait_outside(std::uint64_t generation);
   bool last_run_by(int tid) const { return tid_.load(std::memory_order_relaxed) == tid; }
 
  protected:
   // Errors: KVM refuses it; no memory.
   Status open(const HostFd& vm, const Device&, unsigned id);
-  int run_kvm();                    // 0 or errno
-  bool take_kick();
-  Exit kicked();
-  void leave();
+  // run(), but for counting the exit.
+  Exit enter() RAMET_EXCLUDES(busy_);
+  // The rest of enter(), after an earlier kick was answered. enter() calls leave() afterwards.
+  virtual Exit enter_guest() RAMET_REQUIRES(busy_) = 0;
+  int run_kvm();                    // KVM_RUN; 0 or errno
+  bool take_kick();                 // whether there was one; forgets it
+  Exit kicked();                    // the exit that answers a kick, which it forgets
+  void leave();                     // the vCPU has left user code: wakes flushes that wait for that
   static Exit broken(std::string why);
 
   HostFd fd_;
@@ -43,7 +49,6 @@ class VcpuBase : public Vcpu {
   VcpuCounters counters_;
 
   // Held by run(), by a flush of another thread that borrows the idle vCPU, and by whatever changes what either loads.
-  // Order: after the vCPUs' list.
   Mutex busy_;
   // seq_cst in announce() and in older_than(): pairs with the machine's generation. Release when it becomes 0: pairs
   // with wait_outside().

@@ -19,7 +19,7 @@ class VcpuPool {
  public:
   explicit VcpuPool(unsigned most) : most_(most) {}
 
-  // A new one, made by `create(id)`, neither in use nor free yet.
+  // A new vCPU, made by `create(id)`; neither in use nor free yet. Errors: too many, or create()'s.
   template <class Create>
   std::expected<V*, Failure> make(Create&& create) RAMET_EXCLUDES(creating_, lock_) {
     // lock_ is not held meanwhile: create() takes the address-space lock, under which flushes take lock_.
@@ -36,20 +36,20 @@ class VcpuPool {
     used_.reserve(made + 1), free_.reserve(made + 1);  // use() and put() allocate nothing
     return vcpus_.emplace_back(std::move(*created)).get();
   }
-  // It is in use from now on.
+  // The vCPU is in use from now on.
   void use(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     used_.push_back(vcpu);
     tell_only();
   }
-  // It is free: not in use any more, or new.
+  // The vCPU, which was in use or is new, is free from now on.
   void put(V* vcpu) RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     std::erase(used_, vcpu);
     free_.push_back(vcpu);
     tell_only();
   }
-  // One that was free; null: none is.
+  // Takes a free vCPU, not in use yet; null: none is free.
   V* take() RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     if (free_.empty()) return nullptr;
@@ -58,13 +58,13 @@ class VcpuPool {
     return vcpu;
   }
 
-  // Calls f for each that is in use: no other can be in the guest.
+  // Calls f for each vCPU in use; no other can be in the guest.
   template <class F>
   void for_each(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
     for (V* v : used_) f(*v);
   }
-  // Whether f returns true for one of them.
+  // Whether f holds for any that is in use.
   template <class F>
   bool any(F f) const RAMET_EXCLUDES(lock_) {
     LockGuard hold(lock_);
@@ -72,11 +72,11 @@ class VcpuPool {
       if (f(*v)) return true;
     return false;
   }
-  // The one in use if there is exactly one, else null. seq_cst: a flush advances the generation before it reads this; a
-  // vCPU that comes into use after that read loads the generation later still, and so sees the flush.
+  // The only vCPU in use, else null. seq_cst: a flush advances the generation, then loads this; a vCPU that is acquired
+  // later loads the new generation.
   V* only() const { return only_.load(std::memory_order_seq_cst); }
 
-  // The one that the calling thread ran last, if it is of this pool, else null. Another thread may use it by now.
+  // The vCPU that the calling thread ran last, if it is of this pool, else null. Another thread may use it by now.
   V* last_run_by_caller() const { return last_run_.pool == number_ ? last_run_.vcpu : nullptr; }
   void run_by_caller(V* vcpu) { last_run_ = {number_, vcpu}; }
 
@@ -101,8 +101,8 @@ class VcpuPool {
   static inline std::atomic<std::uint64_t> pools_{0};
   const std::uint64_t number_ = pools_.fetch_add(1, std::memory_order_relaxed) + 1;
   const unsigned most_;
-  Mutex creating_;  // only its holder adds to vcpus_. Order: creating_ > address space
-  mutable Mutex lock_;  // order: the address-space lock before it
+  Mutex creating_;  // only its holder adds to vcpus_
+  mutable Mutex lock_;
   std::deque<std::unique_ptr<V>> vcpus_ RAMET_GUARDED_BY(lock_);  // grows only
   std::vector<V*> free_ RAMET_GUARDED_BY(lock_), used_ RAMET_GUARDED_BY(lock_);
   std::atomic<V*> only_{nullptr};  // written under lock_; see only()

@@ -43,7 +43,7 @@ const Table table = [] {
        {memory_calls(), placement_calls(), memory_lock_calls(), sysv_memory_calls(), thread_calls(), scheduling_calls(),
         clone_calls(),  exec_calls(),      relation_calls(),    futex_calls(),       signal_calls(), signalfd_calls(),
         time_calls(),   system_calls(),    identity_calls(),    file_calls(),        path_calls(),   event_calls(),
-        socket_calls(), uring_calls(),     snapshot_calls(),    generation_calls()})
+        socket_calls(), uring_calls(),     save_point_calls(),  generation_calls()})
     for (const Definition& d : calls) t[static_cast<std::size_t>(d.call)] = {d.handler, begins_with_range(d.call)};
   return t;
 }();

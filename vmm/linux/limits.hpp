@@ -16,7 +16,7 @@ inline constexpr const char* kKernelVersion = "#1 SMP";
 inline constexpr int kMostOomAdjustment = 1000;  // of oom_score_adj; the least is -1000
 
 struct Limits {
-  Mutex lock;  // a leaf
+  Mutex lock;  // innermost
   std::array<rlimit64, RLIM_NLIMITS> value RAMET_GUARDED_BY(lock) = defaults();
   rlim64_t soft(std::size_t resource) RAMET_EXCLUDES(lock) {
     LockGuard guard(lock);

@@ -65,7 +65,7 @@ std::span<const Definition> path_calls();  // files/path.cpp: stat family, renam
 std::span<const Definition> event_calls();  // events/calls.cpp: pipes, poll, select, epoll, eventfd, timerfd
 std::span<const Definition> socket_calls();  // sockets/sockets.cpp, names.cpp
 std::span<const Definition> uring_calls();  // uring/calls.cpp
-std::span<const Definition> snapshot_calls();  // vmm/snapshot/saving.cpp: what ramet_guest.h makes
+std::span<const Definition> save_point_calls();  // processes/save_points.cpp: ramet_guest.h's
 std::span<const Definition> generation_calls();  // proc/generation.cpp: likewise
 
 // The options of prctl(2) about capabilities; -EINVAL for others. processes/identity.cpp.

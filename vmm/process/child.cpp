@@ -61,7 +61,7 @@ bool lay_out_filters(std::byte* page, bool hardened) {
   return true;
 }
 
-// RLIMIT_NOFILE of the VMM, which the processes that it makes have as well.
+// The VMM's RLIMIT_NOFILE, which its processes inherit.
 rlim_t descriptor_limit() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
@@ -72,7 +72,7 @@ rlim_t descriptor_limit() {
 struct SetUp {
   std::vector<Command> commands;
   std::vector<const char*> names;
-  std::size_t map_vdso = 0;  // that command asks for the vDSO, the next one looks whether it is there; 0: neither
+  std::size_t map_vdso = 0;  // index of the command that maps the vDSO, and the next checks its place; 0: there is none
   void add(const char* name, Command c) { commands.push_back(c), names.push_back(name); }
   void add(const arch::process_stub::NamedCall& call) {
     Command c{.number = call.number};
@@ -109,8 +109,8 @@ SetUp set_up(const Context& mapper, const HostVdso& vdso) {
   s.add("munmap", {SYS_munmap, {kToldEnd, RAMET_SAID - kToldEnd}});
   s.add("munmap", {SYS_munmap, {kSaidEnd, stub::address_end() - kSaidEnd}});
   if (vdso.image_bytes && stub::kMapVdso) {
-    // The vDSO that execve(2) mapped is gone with what lay around it. The kernel maps another where it is told to, or
-    // elsewhere: mprotect(2) succeeds if it is there, as nothing else can be.
+    // The calls above have unmapped execve(2)'s vDSO. The kernel maps another at the given address, or elsewhere:
+    // mprotect(2) fails unless it is at that address, where nothing else can be.
     s.map_vdso = s.commands.size();
     s.add(*stub::kMapVdso);
     s.add("a vDSO at its place (mprotect)",
@@ -141,8 +141,8 @@ std::expected<std::unique_ptr<Child>, Failure> Child::create(bool hardened) {
 
 namespace {
 
-// How the commands of setting up ended: whether the process has the host's vDSO. Either the guest's processes of this
-// VMM all have it, or none has, as its addresses pass from one to the other.
+// Checks the results of set_up()'s commands; returns whether the process has the host's vDSO. All processes of this
+// VMM's guests have it, or none has: its addresses pass from one to another.
 std::expected<bool, Failure> results(const Context& mapper, const SetUp& first) {
   const std::int64_t vdso_result = first.map_vdso ? mapper.result(first.map_vdso) : -ENOSYS;
   const bool never = vdso_result == -EINVAL || vdso_result == -EPERM || vdso_result == -ENOSYS;
@@ -398,7 +398,7 @@ std::expected<Listener, int> Child::fetch_listener(int number) {
   if (auto done = ask(commands); !done) return std::unexpected(done.error());
   int listener = -1;
   (void)receive_descriptors(socket_, {&listener, 1});
-  // Without a listener futexes serve, and descriptors are short.
+  // Descriptors are short: go on without the listener, by futexes.
   if (listener >= 0 && static_cast<rlim_t>(listener) >= descriptor_limit() / 2) {
     ::close(listener);
     return Listener();

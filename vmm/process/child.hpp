@@ -45,8 +45,8 @@ class Child final : public Mapper {
       RAMET_EXCLUDES(mapper_lock_);
   std::expected<void, int> take_back(int number) override RAMET_EXCLUDES(mapper_lock_);
   std::expected<void, int> take_all_back(std::span<const Command> then) override RAMET_EXCLUDES(mapper_lock_);
-  // A guest thread in the context of that number, which had none; it stands in its first trap. Its listener is not
-  // usable where descriptors are short. Errors as of carry_out().
+  // Makes a guest thread in the context of that number, which had none; it stands in its first trap. Its listener is
+  // not usable if descriptors are short. Errors: as of carry_out().
   struct Thread {
     int id = -1;
     Listener listener;
@@ -56,9 +56,9 @@ class Child final : public Mapper {
   // Where the process has the host's vDSO; all 0: nowhere, as the host has none or cannot map it at a given address.
   const arch::VdsoFunctions& vdso() const { return vdso_; }
 
-  // Whether it runs. It may have ended by itself, or for want of memory in the host.
+  // Whether the process runs. It may have ended by itself, or for want of memory in the host.
   bool alive();
-  // Ends it now.
+  // Ends the process now.
   void kill();
   // One of its threads, for signal().
   struct Who {
@@ -68,8 +68,8 @@ class Child final : public Mapper {
   // Sends a signal to that thread. Async-signal-safe. The process is reaped with its Child, so until then its id is
   // nobody else's; a thread or process that has ended needs no signal.
   static void signal(Who, int signal);
-  // The processor time that a thread has used; of the only guest thread, with the mapper's. That of a running thread
-  // may be some milliseconds late. 0: the process has ended.
+  // The processor time that a thread has used, including the mapper's if it is the only guest thread. That of a running
+  // thread may be some milliseconds late. 0: the process has ended.
   std::chrono::nanoseconds time_of(int thread) const;
   // As setpriority(2) and sched_setaffinity(2). 0 or errno.
   int set_nice(int thread, int nice) const;
@@ -98,9 +98,9 @@ class Child final : public Mapper {
   bool answered(const Context&);
   // Has the mapper make these calls. Errors: as of carry_out().
   std::expected<void, int> ask(std::span<const Command>) RAMET_REQUIRES(mapper_lock_);
-  std::optional<int> free_number(int from = 0) const
-      RAMET_REQUIRES(mapper_lock_);  // of a descriptor there, the lowest from there on
-  // Of that descriptor in the process, which is closed there.
+  // The lowest descriptor number from `from` on that is free in the process; nullopt: none is.
+  std::optional<int> free_number(int from = 0) const RAMET_REQUIRES(mapper_lock_);
+  // Fetches the listener that has this descriptor number in the process, and closes it there.
   std::expected<Listener, int> fetch_listener(int number) RAMET_REQUIRES(mapper_lock_);
   bool stopped() const;
   std::chrono::nanoseconds time_of_all() const;
@@ -110,7 +110,7 @@ class Child final : public Mapper {
   int pid_ = -1, pidfd_ = -1, socket_ = -1;
   std::byte* contexts_ = nullptr;
   arch::VdsoFunctions vdso_;
-  Mutex mapper_lock_;  // held for each request to the mapper, until it is answered. A leaf
+  Mutex mapper_lock_;  // held for each request to the mapper, until it is answered. Innermost
   // Guest threads made; and the process's time before the first one, written once before threads_ becomes 1. Release;
   // acquire in time_of().
   std::atomic<unsigned> threads_{0};

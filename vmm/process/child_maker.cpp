@@ -88,7 +88,7 @@ struct Begin {
   pid_t parent;
 };
 
-// In the new process, on the VMM's memory, until execve.
+// Runs in the new process until execve, in the VMM's memory.
 int begin(void* argument) {
   const Begin& b = *static_cast<const Begin*>(argument);
   if (::dup2(b.contexts, 3) < 0 || ::dup2(b.socket, kMapperSocket) < 0) ::_exit(1);
@@ -143,11 +143,11 @@ Status ChildMaker::start() {
       "the host gives a thread no descriptors of its own: it must let unprivileged programs use close_range");
 }
 
-// False: the thread must not take an order.
+// Gives the thread a descriptor table of its own. False: the host refuses, and the thread must take no order.
 bool ChildMaker::separate() {
   const unsigned above = static_cast<unsigned>(std::max(program_, hearer_)) + 1;
   if (::syscall(SYS_close_range, above, ~0u, CLOSE_RANGE_UNSHARE) != 0) return false;
-  // First moved away from the numbers that are overwritten.
+  // Move both above the numbers that are overwritten next.
   const int hearer = ::fcntl(hearer_, F_DUPFD_CLOEXEC, kOrders), text = ::fcntl(program_, F_DUPFD_CLOEXEC, kOrders);
   if (hearer < 0 || text < 0) return false;
   for (int fd = 0; fd < kOrders; ++fd)

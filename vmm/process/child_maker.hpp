@@ -17,7 +17,7 @@ namespace ramet::vmm::process {
 
 class ChildMaker {
  public:
-  // The one there is, or a new one. Errors: no thread, no memory file.
+  // The VMM's only one, made if there is none. Errors: no thread, no memory file.
   static std::expected<std::shared_ptr<ChildMaker>, Failure> get();
   ~ChildMaker();
 
@@ -33,12 +33,12 @@ class ChildMaker {
   ChildMaker() = default;
   Status start() RAMET_EXCLUDES(lock_);
   void work() RAMET_EXCLUDES(lock_);
-  bool separate();  // on the thread: from the VMM's descriptors
+  bool separate();  // on the thread: leaves the VMM's descriptor table
   Made spawn();
 
   int orders_ = -1;  // a socket, into which an order's descriptors are sent
   int program_ = -1, hearer_ = -1;  // the stub, and the socket's other end: until the thread has them in its own table
-  Mutex lock_;  // a leaf
+  Mutex lock_;  // innermost
   std::condition_variable changed_;
   struct Order {
     Made made;

@@ -132,20 +132,19 @@ Context::Looked Context::look(std::chrono::nanoseconds limit) const {
 bool Context::sleep(const std::function<bool()>& patient) const {
   const std::uint32_t number = newest();
   const auto sleeps = word(told_, TOLD_SLEEPS);
-  // After listen() the thread hands over when it answers, and the hand-over is waited for. Else it learns only now that
-  // this side sleeps.
+  // After listen() the thread's answer notifies the listener. Otherwise tell the thread that we sleep.
   const bool listens = sleeps.load(std::memory_order_relaxed) == TOLD_SLEEPS_ON_LISTENER;
   if (!listens) sleeps.store(TOLD_SLEEPS_ON_FUTEX, std::memory_order_seq_cst);
   const auto over = [&] { return answered(number) && (!listens || listener_->pending()); };
   bool go_on = true;
   Patience patience(patient);
-  // A thread that did not hear of a reply hands over again and waits: that is looked for now and then, soon at first.
+  // A thread that missed a reply hands over again, and waits for another: poll for that, soon at first.
   const bool unheard = !listens && listener_ && listener_->used();
   for (std::chrono::milliseconds slice = unheard ? std::chrono::milliseconds(1) : kSlice; !over() && go_on;
        slice = std::min(2 * slice, kSlice)) {
     bool gone = false;
     if (listens) {
-      listener_->reply();  // to what was no answer
+      listener_->reply();  // to a hand-over that was not the answer
       gone = listener_->wait(kSlice) == Listener::Heard::Gone;
     } else {
       const timespec timeout{0, std::chrono::nanoseconds(slice).count()};

@@ -33,7 +33,7 @@ class Context {
         said_(contexts + std::size_t{RAMET_CONTEXTS} * RAMET_TOLD_SIZE + std::size_t{number} * RAMET_SAID_SIZE),
         number_(number) {}
 
-  // The thread's, which outlives the context.
+  // The listener of the context's thread; it outlives the context.
   void set_listener(Listener& listener) { listener_ = &listener; }
 
   // Where the process sees them.
@@ -49,13 +49,12 @@ class Context {
   void tell_bases() const;  // has the thread say its bases, where user code can change them by itself
   bool has_bases() const;   // whether it says them
   std::uint64_t base(std::size_t n) const;
-  // A list, without the thread hearing of it yet. Precondition: no more than TOLD_MOST_COMMANDS; the last list is
-  // answered.
+  // Writes a list, which go() posts. Precondition: at most TOLD_MOST_COMMANDS commands; the last list is answered.
   void prepare(std::span<const Command>, Then) const;
-  // sleep() will wait on the listener, if there is one, for the answer to the next list. Before go(), as the answer may
-  // come at once.
+  // Makes sleep() wait for the answer to the next list on the listener, if there is one. Call before go(): the answer
+  // may come at once.
   void listen() const;
-  // Lets the thread go on with it. Returns its number.
+  // Posts the prepared list to the thread. Returns the list's number.
   std::uint32_t go() const;
   std::uint32_t newest() const;
   bool answered(std::uint32_t number) const;
@@ -66,7 +65,7 @@ class Context {
   // Spins until the newest list is answered, or so much time has passed.
   struct Looked {
     bool answered = false;
-    bool at_once = false;  // before it looked: the answer came while this thread had no processor
+    bool at_once = false;  // the answer was there before the first look: it came while this thread had no processor
     std::chrono::nanoseconds displaced{};  // how long another thread had its processor meanwhile
   };
   Looked look(std::chrono::nanoseconds) const;

@@ -23,8 +23,8 @@ class Listener {
   Heard wait(std::chrono::milliseconds);
   // Whether the thread has handed over, and not been let go.
   bool pending() const { return pending_; }
-  // Lets it go. False: it did not wait. True does not mean that it goes on: a thread that is being stopped misses the
-  // reply. In both cases it hands over again when it runs, and needs another reply.
+  // Lets the thread go. False: it did not wait. True does not mean that it goes on: a thread that is being stopped
+  // misses the reply. In both cases it hands over again when it runs, and needs another reply.
   bool reply();
   // Whether there has been any reply that the thread may have missed.
   bool used() const { return used_; }

@@ -139,7 +139,7 @@ Status ProcessMachine::move_on() {
   auto mirror = std::make_unique<Mirror>(**fresh, *space_, space_->physical(), capacity_);
   mirror->expect(touched());
   moving_.store(true, std::memory_order_seq_cst);
-  std::vector<std::unique_lock<std::mutex>> outside;
+  std::vector<std::unique_lock<Mutex>> outside;
   for (ProcessVcpu* vcpu : vcpus) outside.push_back(vcpu->come_out());
   {
     LockGuard replacing(here_);

@@ -59,7 +59,8 @@ class ProcessMachine final : public Machine {
   std::expected<ProcessVcpu*, Failure> create_vcpu() RAMET_EXCLUDES(creating_lock_, vcpus_lock_);
 
   // Exclusive: to replace child_ and mirror_, in renew() and move_on(); shared: to use them. A vCPU in run() uses them
-  // under its staying_ instead, which move_on() takes first. Order: address space, creating_lock_, staying_ > here_
+  // under its staying_ instead, and create_vcpu() under creating_lock_: move_on() takes these first. The order of locks
+  // is in vmm/README.md.
   mutable SharedMutex here_;
   std::unique_ptr<Child> child_;
   mm::AddressSpace* space_ = nullptr;  // of attach()
@@ -70,9 +71,9 @@ class ProcessMachine final : public Machine {
   // move_on() is under way: vCPUs come out, and wait for moving_lock_. seq_cst: set before it looks which are inside;
   // each says that it is inside before it looks here.
   std::atomic<bool> moving_{false};
-  Mutex moving_lock_;  // held by move_on(). Order: before all others here
+  Mutex moving_lock_;  // held by move_on()
   Mutex creating_lock_;  // only its holder adds to vcpus_
-  mutable Mutex vcpus_lock_;  // order: before the mirror's lock
+  mutable Mutex vcpus_lock_;
   std::deque<std::unique_ptr<ProcessVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only
   std::vector<ProcessVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
   // Free as well, with a nice value that the host does not let be reset: given out when no other can be had.

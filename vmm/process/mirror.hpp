@@ -12,12 +12,13 @@
 //              by the next vCPU that enters: in the order in which they got the lock, so that none brings back what a
 //              later one took away.
 //   a gain     permission was only added: what is noted is mapped anew by the next vCPU that enters, unless a flush
-//              comes first. So are, in a fresh process and in one that has lost all, the pages that were touched last
+//              comes first. Recently touched pages are prefaulted in the same way, in a new process and in one that all
+//              descriptors and mappings were taken from
 // Where threads may not map (Mapper::threads_map()) a vCPU that enters has the mapper make such changes first, the fill
 // among them, and then looks again; lists change nothing.
 //
-// What is noted is never less than what is mapped, once a list has been carried out. It may be more, where a change
-// came late: guest code faults there once more.
+// What is noted is never less than what is mapped, once all lists have been carried out. It may be more: guest code
+// then faults there once more.
 #pragma once
 
 #include <condition_variable>
@@ -46,7 +47,7 @@ class Mirror {
     std::uint64_t protection;
   };
   using Placed = std::pair<mm::Gva, Mapping>;
-  // Where something else is mapped than before, or nothing.
+  // A range to map anew; nullopt: to unmap.
   struct Change {
     Range range;
     std::optional<Mapping> to;
@@ -128,11 +129,11 @@ class Mirror {
   static Command command(const Change&);
   // The part of a mapping that lies within a range.
   static Mapping part(const Placed&, const Range& within);
-  // Whether both map a page in the same way, if both reach it.
+  // Whether both have the same descriptor and protection, and map a page that both reach to the same offset.
   static bool same(const Placed&, const Placed&);
   static void add(std::vector<Change>&, const Change&);
   static bool touches(const std::vector<Change>&, std::span<const Range>);
-  // Whether one of them changes what `fill` maps to something else.
+  // Whether one of the changes maps something else than `fill` does, or unmaps, where it overlaps `fill`.
   static bool differs(const std::vector<Change>&, const Placed& fill);
 
   void count_refills_locked(const std::vector<Change>&) RAMET_REQUIRES(lock_);
@@ -140,9 +141,9 @@ class Mirror {
   void cut_locked(const Range&) RAMET_REQUIRES(lock_);
   void note_locked(mm::Gva start, const Mapping&) RAMET_REQUIRES(lock_);
   void note_touched_locked(mm::Gva page) RAMET_REQUIRES(lock_);
-  // Where the tables do not say what is noted of a range: it is noted as they say it.
+  // Compares what is noted of the range with the tables; where they differ, notes what they say and adds the change.
   void review_locked(const Range&, std::vector<Change>&) RAMET_REQUIRES(lock_);
-  // If there are more than a list can hold, they become one that unmaps all from the first to the last.
+  // Makes more changes than a list can hold into one that unmaps all from the first to the last.
   void bound_locked(std::vector<Change>&) RAMET_REQUIRES(lock_);
   // Notes that a range is unmapped, but for what lists and batches under way may still map there.
   void forget_locked(const Range&) RAMET_REQUIRES(lock_);
@@ -154,8 +155,8 @@ class Mirror {
   std::pair<std::optional<Underway>, std::uint64_t> ahead_locked(const Slot&, const std::optional<Placed>& fill) const
       RAMET_REQUIRES(lock_);
   std::uint64_t start_batch_locked(std::vector<Change>, bool strict = false) RAMET_REQUIRES(lock_);
-  // Has the mapper make the changes of that batch, after those of all earlier ones and these lists; `without_files`:
-  // once it has closed all descriptors. False: the host refused some, and nothing is mapped. Errors: ESRCH.
+  // Has the mapper make the changes of that batch, after all earlier batches and these lists. `without_files`: it
+  // closes all descriptors first. False: the host refused some, and nothing is mapped. Errors: ESRCH.
   std::expected<bool, int> make_batch(std::uint64_t number, const std::vector<Underway>&, bool without_files = false)
       RAMET_EXCLUDES(lock_);
   // Waits until no batch up to that one is left.
@@ -174,9 +175,9 @@ class Mirror {
   // What the tables say around an address, as far as one mapping can have it. Nothing: they have no page there that may
   // be used in all of these ways, or what is missing must be there first.
   std::optional<Placed> seen_locked(mm::Gva, std::uint64_t protection, Missing&) const RAMET_REQUIRES(lock_);
-  // Gives the process those that it does not have yet. Errors: as of enter().
+  // Gives the process those of the files that it does not have yet. Errors: as of enter().
   std::expected<void, int> give(std::span<const Wanted>) RAMET_EXCLUDES(giving_, lock_);
-  // What is expected, and not mapped yet. Files that it takes are missing, as long as there are some.
+  // What the tables say of the expected pages. Adds files that this takes to `missing`.
   std::vector<Change> expected_locked(Missing&) const RAMET_REQUIRES(lock_);
   void note_expected_locked(const std::vector<Change>& found, std::vector<Change>& changes) RAMET_REQUIRES(lock_);
   // Takes all descriptors from the process, and with `mappings` unmaps everything.
@@ -188,19 +189,19 @@ class Mirror {
   const mm::AddressSpace& space_;
   const mm::Memory& memory_;
   const std::size_t capacity_;
-  mutable Mutex lock_;  // order: after the address-space lock and table locks. Not held while the process is waited for
+  mutable Mutex lock_;  // not held while the process is waited for. Order: vmm/README.md
   std::vector<Slot*> slots_ RAMET_GUARDED_BY(lock_);
   std::map<mm::Gva, Mapping> mappings_ RAMET_GUARDED_BY(lock_);
   std::vector<Change> pending_ RAMET_GUARDED_BY(lock_);  // to be made before guest code runs
   std::vector<Change> gains_ RAMET_GUARDED_BY(lock_);  // that may be made, as long as no flush changes anything
-  // Of both, no more than of gains.
+  // Pages that guest code faulted on last; pages to prefault at the next entry. At most kMostGains each.
   std::vector<mm::Gva> touched_ RAMET_GUARDED_BY(lock_), expected_ RAMET_GUARDED_BY(lock_);
   std::list<Batch> batches_ RAMET_GUARDED_BY(lock_);  // in the order in which the mapper makes them
   std::uint64_t last_batch_ RAMET_GUARDED_BY(lock_) = 0;
   std::condition_variable batch_done_;
   Files files_ RAMET_GUARDED_BY(lock_);
   Counts counts_ RAMET_GUARDED_BY(lock_);
-  Mutex giving_;  // held while descriptors are given or taken back. Order: before lock_
+  Mutex giving_;  // held while descriptors are given or taken back
 };
 
 }  // namespace ramet::vmm::process

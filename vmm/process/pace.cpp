@@ -12,8 +12,8 @@ constexpr std::chrono::nanoseconds kFound{12'000}, kShared{24'000};
 }  // namespace
 
 Pace::Wait Pace::next() {
-  // A futex's wake-up before it looks again spreads both sides over idle processors: if they shared one, looking would
-  // keep the guest's thread from coming to its trap.
+  // The last wait of a rest is on a futex, whose wake-up spreads both sides over idle processors: if they shared one,
+  // looking would keep the guest's thread from its next trap.
   if (rest_ > 0) return --rest_ == 0 ? Wait::Sleep : Wait::Listen;
   if (misses_ < kMostMisses) return Wait::Look;
   turn_ = (turn_ + 1) % kTurns;
@@ -26,7 +26,7 @@ void Pace::looked(const Context::Looked& looked) {
   gain_ += !looked.answered ? std::chrono::nanoseconds(0) : looked.at_once ? -kShared : kFound;
   gain_ = std::min(gain_ - looked.displaced, kMostGain);
   if (gain_ < std::chrono::nanoseconds(0)) {
-    // The oftener looking does not pay, the longer it rests.
+    // The more often looking does not pay, the longer the rests.
     gain_ = kMostGain / 2;
     rest_ = rest_after_;
     rest_after_ = std::min(2 * rest_after_, kLongestRest);

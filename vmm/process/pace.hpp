@@ -31,12 +31,16 @@ class Pace {
 
  private:
   static constexpr unsigned kShortestRest = 8;
-  // Most time saved by looking that counts against what looking loses later.
-  static constexpr std::chrono::nanoseconds kMostGain{1'000'000};
+  static constexpr std::chrono::nanoseconds kMostGain{1'000'000};  // cap on the credit
+  // Looks in a row without an answer, at most kMostMisses. At that number, one trap in kTurns is looked for: by turn_,
+  // which is less than kTurns.
   unsigned misses_ = 0, turn_ = 1;
-  std::chrono::nanoseconds gain_ = kMostGain / 2;  // by looking, lately
-  unsigned rest_ = 0, rest_after_ = kShortestRest;  // traps that are not looked for: still now, and from the next loss
-  unsigned paid_ = 0;  // times looked since the last rest
+  // Credit: time that looking has saved, less what it cost. Between 0 and kMostGain; a loss beyond it starts a rest.
+  std::chrono::nanoseconds gain_ = kMostGain / 2;
+  // Traps left without looking, and the length of the next rest: each rest doubles it, kLongestRest looks without a
+  // rest halve it. Between kShortestRest and kLongestRest.
+  unsigned rest_ = 0, rest_after_ = kShortestRest;
+  unsigned paid_ = 0;  // looks since the last rest
 };
 
 }  // namespace ramet::vmm::process

@@ -40,7 +40,8 @@ Exit exception(const arch::HostTrap& trap) {
 }  // namespace
 
 ProcessVcpu::ProcessVcpu(ProcessMachine& machine, unsigned number, Child::Thread thread)
-    : machine_(machine), listener_(std::move(thread.listener)), thread_(thread.id), who_(machine.child_->who(thread_)) {
+    : machine_(machine), listener_(std::move(thread.listener)), who_(machine.child_->who(thread.id)),
+      thread_(thread.id) {
   slot_.context = machine.child_->context(number);
   slot_.context.set_listener(listener_);
   frame_ = arch::find_host_frame(slot_.context.said(), slot_.context.said_at());
@@ -59,18 +60,20 @@ void ProcessVcpu::recycle() {
   wish_.reset();
   take_kick();
   used_before_ = used_.load(std::memory_order_relaxed);  // up to date: the former user asks at its end
+  LockGuard scheduling(scheduling_);
   if (!affinity_.empty()) machine_.child_->unbind(thread_);
   affinity_.clear();
 }
 
 // --- into another process ---
 
-std::unique_lock<std::mutex> ProcessVcpu::come_out() {
+std::unique_lock<Mutex> ProcessVcpu::come_out() {
   if (slot_.inside.load(std::memory_order_seq_cst)) Child::signal(who_.load(std::memory_order_relaxed), kick_signal());
-  return std::unique_lock(staying_);  // run() waits no longer for it than for any vCPU that is kicked
+  return std::unique_lock(staying_);  // bounded by the time-out of a kick
 }
 
 void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::Thread thread) {
+  assert_out();
   if (frame_ && !fp_) arch::read_host_fp(slot_.context.said(), *frame_, fp_.emplace());
   used_in_others_ += machine_.child_->time_of(thread_).count();
   machine_.mirror_->remove(slot_);
@@ -86,6 +89,7 @@ void ProcessVcpu::move_to(Child& child, Mirror& mirror, unsigned number, Child::
   thread_ = thread.id;
   who_.store(child.who(thread_), std::memory_order_relaxed);
   mirror.add(slot_);
+  LockGuard scheduling(scheduling_);
   // The host has accepted the same before.
   if (nice_) child.set_nice(thread_, *nice_);
   if (!affinity_.empty()) child.bind(thread_, affinity_);
@@ -103,18 +107,21 @@ std::chrono::nanoseconds ProcessVcpu::time_elsewhere() {
 
 int ProcessVcpu::set_nice(int nice) {
   SharedLock here(machine_.here_);
+  LockGuard scheduling(scheduling_);
   nice_ = nice;
   return machine_.child_->set_nice(thread_, nice);
 }
 
 int ProcessVcpu::set_affinity(std::span<const std::byte> processors) {
   SharedLock here(machine_.here_);
+  LockGuard scheduling(scheduling_);
   affinity_.assign(processors.begin(), processors.end());
   return machine_.child_->bind(thread_, processors);
 }
 
 bool ProcessVcpu::stays_nice() {
   SharedLock here(machine_.here_);
+  LockGuard scheduling(scheduling_);
   if (nice_ && machine_.child_->unset_nice(thread_) == 0) nice_.reset();
   return nice_.has_value();
 }
@@ -141,7 +148,7 @@ Exit ProcessVcpu::run() {
 
 Exit ProcessVcpu::enter_and_wait() {
   const auto gone = [] { return broken("the guest's host process ended, or does not answer"); };
-  std::unique_lock stay(staying_);
+  UniqueLock stay(staying_);
   while (machine_.moving_.load(std::memory_order_seq_cst)) {
     stay.unlock();
     { LockGuard moved(machine_.moving_lock_); }

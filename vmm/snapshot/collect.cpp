@@ -93,7 +93,7 @@ Status Collector::threads(bool hook) {
   state.pid = process_.pid;
   if (process_.family.size() != 1) return refused("it has processes besides its first one; only one can be saved");
   UserRegs regs = first_.regs();
-  if (!hook) first_.abi().repeat_call(regs);  // the number of the call is still there
+  if (!hook) first_.abi().repeat_call(regs);  // the register still holds the call's number
   state.at_hook = hook;
   if (auto added = add_thread(first_, regs); !added) return added;
   std::vector<Thread*> others;
@@ -223,7 +223,7 @@ Status Collector::memory() {
         return refused(
             fmt::format("its mapping of {} at {:#x} {}", r.backing->identity().path, r.start, index.error()));
       } else {
-        // Its pages are saved, as they can be had from nowhere else; beyond the end of the file they are zeroes then.
+        // The file cannot be opened again, so its pages are saved; those beyond its end become zeroes.
         s.offset = 0;
         if (r.prot != mm::Prot::None) {
           auto read = space.advise(r.start, r.end - r.start, mm::Advice::PopulateRead);

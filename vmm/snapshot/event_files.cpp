@@ -62,7 +62,7 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   TimerFdState t;
   t.clock = file.clock;
   itimerspec set{};
-  // The time left is right if the timer has not run out while it was asked for; some always have, so not for ever.
+  // Retry if the timer expired between the reads; give up on one that always does.
   for (int looks = 0; looks < 10; ++looks) {
     pollfd readable{.fd = host, .events = POLLIN, .revents = 0};
     std::uint64_t expired = 0;
@@ -83,8 +83,8 @@ std::expected<void, std::string> describe_timer(const OpenFile& file, FileState&
   return {};
 }
 
-// The count of a host's timer cannot be set, but one that is set to a time in the past counts how often it would have
-// run out since.
+// No host call sets a timer's count of expirations, but a timer that is set to a time in the past counts those since
+// then.
 Status arm(const File& file, int host, const TimerFdState& t) {
   // A century: as good as never, and sums of a few do not overflow.
   constexpr std::chrono::seconds kMost{1ll << 32};
@@ -99,7 +99,7 @@ Status arm(const File& file, int host, const TimerFdState& t) {
   if (expired != 0 || t.absolute) {
     nanoseconds next = t.absolute ? left : armed ? now + left : interval.count() ? now + interval : nanoseconds(1);
     if (interval.count()) {
-      if (t.absolute && next <= now) {  // however often it would have run out meanwhile, that counts once
+      if (t.absolute && next <= now) {  // expirations since it was saved count as one
         next += ((now - next) / interval + 1) * interval;
         if (expired != ~std::uint64_t{0}) ++expired;
       }
@@ -190,7 +190,7 @@ std::expected<std::vector<WatchState>, std::string> describe_watches(const OpenF
     unsigned long inode = 0;
     if (std::sscanf(line.c_str(), "%d events: %x data: %llx pos:%*d ino:%lx", &host, &events, &data, &inode) != 4)
       return std::unexpected("is an epoll instance, of which this host does not tell what it watches");
-    // The host keeps an entry while another process has the file open, and may reuse the entry's descriptor number.
+    // The host keeps an entry as long as any process has its file open; the entry's descriptor number may be reused.
     const auto file = files.find(host);
     struct stat st;
     if (file == files.end() || ::fstat(host, &st) != 0 || st.st_ino != inode)

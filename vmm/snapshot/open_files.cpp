@@ -151,7 +151,7 @@ class FilesToOpen {
  public:
   FilesToOpen(const File& file, Process& process)
       : file_(file), process_(process), pipes_(file, process.files.state()), opened_(file.state().files.size()) {}
-  // The same file each time.
+  // Returns the same OpenFile for all descriptors of a file. Errors: damaged, or the file cannot be opened again.
   std::expected<std::shared_ptr<OpenFile>, Failure> open(const DescriptorState&);
   Status restore_watches();
 

@@ -34,7 +34,7 @@ std::unexpected<Failure> no_room(const File& file, int error) {
   return failure(fmt::format("no room for the pages of {}: {}", file.path(), std::strerror(error)));
 }
 
-// One that also tells of touches by the kernel, as KVM's.
+// A userfaultfd that also reports faults of the kernel itself, such as KVM's.
 HostFd new_userfaultfd() {
   HostFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
   if (device) {
@@ -222,15 +222,15 @@ void Pager::touched(Range& range, std::uint64_t block) {
       if (order_.size() < kMaxWorkingSet)
         order_.push_back(static_cast<std::uint64_t>(&range - ranges_.data()) << 32 | block);
     } catch (const std::bad_alloc&) {
-      // A hint for the next time, and no more.
+      // The list is only a hint.
     }
   }
   if (!serve(range, block)) {
-    // The thread that has taken the block wakes all that wait when it is there; this one may have come after that.
+    // The thread that took the block wakes those who wait for it, once; this fault may have come after that.
     if (range.is_there(block)) wake(range, block);
     return;
   }
-  // Memory that is read from its start on comes in ever larger pieces.
+  // Read-ahead: the window doubles while memory is touched sequentially.
   const bool onwards = range.next.load(std::memory_order_relaxed) == block;
   const std::uint64_t window = onwards ? std::min(2 * range.window.load(std::memory_order_relaxed), kMostAhead) : 1;
   range.window.store(window, std::memory_order_relaxed);
@@ -260,12 +260,12 @@ void Pager::put(Range& range, std::uint64_t block) {
   if (!file.header().compressed()) {
     if (auto good = file.check(block); !good) damaged(good.error());
     const auto offset = static_cast<off_t>(file.blocks()[block].offset);
-    // Only up to a part of the mappings that the host allows, as the guest decides how many blocks it touches.
+    // At most an eighth of the mappings that the host allows, as the guest decides how many blocks are touched.
     if (mapped_.fetch_add(1, std::memory_order_relaxed) < HostMappings::host_limit() / 8 &&
         ::mmap(place.data(), place.size(), PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, file.descriptor(),
                offset) != MAP_FAILED)
       return;
-    // Too many mappings (vm.max_map_count): then by a copy.
+    // Too many mappings (vm.max_map_count): copy.
   }
   thread_local std::vector<std::byte> aside(kBlockBytes);
   if (auto good = file.unpack(block, std::span(aside).first(place.size())); !good) damaged(good.error());
@@ -288,7 +288,7 @@ void Pager::wake(const Range& range, std::uint64_t block) const {
   if (range.part.file) return range.states[block].notify_all();
   const std::span<std::byte> place = range.block(block);
   uffdio_range all{reinterpret_cast<std::uint64_t>(place.data()), place.size()};
-  (void)::ioctl(userfaultfd_.get(), UFFDIO_WAKE, &all);  // of a range that is ours: it cannot fail
+  (void)::ioctl(userfaultfd_.get(), UFFDIO_WAKE, &all);  // cannot fail: the range is registered
 }
 
 void Pager::damaged(const Failure& failure) const {

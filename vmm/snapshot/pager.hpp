@@ -52,18 +52,18 @@ class Pager {
   // A bank of them, which keeps the pager. Errors: as Memory::make_bank().
   static mm::Result<std::shared_ptr<mm::Bank>> make_bank(const std::shared_ptr<Pager>&, std::size_t source,
                                                          mm::Memory&);
-  // Why pages are not brought lazily though that was asked for; empty: they are, or it was not.
+  // Why pages are not brought lazily although that was asked for; else empty.
   const std::string& not_lazy() const { return not_lazy_; }
 
-  // keep_working_set() writes which blocks were touched, in that order, into a file beside the snapshot's, and
-  // fetch_ahead() brings those that such a file lists. Hints: a file that cannot be read or written is passed over.
+  // keep_working_set() lists the blocks that were touched, in that order, in a file beside the snapshot's;
+  // fetch_ahead() brings the blocks that such a file lists. Hints: errors of reading and writing it are ignored.
   void fetch_ahead();
   void keep_working_set() const RAMET_EXCLUDES(lock_);
 
   struct Counts {
-    std::uint64_t faults = 0;  // touches that the host told of, or that a machine asked for
-    std::uint64_t blocks = 0;  // made ready
-    std::uint64_t ahead = 0;  // of those, before they were touched
+    std::uint64_t faults = 0;  // reported by userfaultfd, or blocks that a machine asked for
+    std::uint64_t blocks = 0;  // blocks made ready
+    std::uint64_t ahead = 0;  // those of them that were read ahead
   };
   Counts counts() const;
 
@@ -116,7 +116,7 @@ class Pager {
   std::atomic<std::uint64_t> mapped_{0};  // blocks that were mapped, not copied; it orders nothing
   std::atomic<std::uint64_t> faults_{0}, blocks_{0}, ahead_{0};  // statistics
   std::atomic<bool> ending_{false};  // relaxed: the thread that fetches ahead looks now and then
-  mutable Mutex lock_;  // a leaf
+  mutable Mutex lock_;  // innermost
   std::vector<std::uint64_t> order_ RAMET_GUARDED_BY(lock_);  // blocks that were touched: source << 32 | block
 };
 

@@ -68,12 +68,11 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
   if (!end) return cannot(errno);
   auto opened = make_file(OpenFile::Kind::Pipe, std::move(end), access);
   opened->charged = pipe.charged;
-  // Where there is no room for all of it, a pipe is made smaller.
+  // charge() makes the pipe smaller if the family has no room for it.
   if (!files_.charge(*opened) || ::fcntl(pipe.reader.get(), F_GETPIPE_SZ) < saved.bytes) return cannot(ENFILE);
   if (!first) return opened;
   pipe.charged = opened->charged;
-  // With O_DIRECT each write makes a packet. The flag may have been taken back since: several pieces are packets as
-  // well.
+  // Several pieces were packets even if no end has O_DIRECT any more.
   const bool packets = saved.contents.size() > 1 ||
                        std::ranges::any_of(file_.state().files, [&](const FileState& other) {
                          return other.pipe == f.pipe && (other.flags & O_DIRECT);
@@ -85,7 +84,7 @@ std::expected<std::shared_ptr<OpenFile>, Failure> PipesToRestore::open(const Fil
 HostFd PipesToRestore::Pipe::end(int access) {
   bool& taken = access == O_RDONLY ? reader_taken : writer_taken;
   const HostFd& made = access == O_RDONLY ? reader : writer;
-  // Further files are descriptions of their own, with flags of their own.
+  // Each further file has flags of its own, and so needs an open file description of its own.
   if (access == O_RDWR || std::exchange(taken, true))
     return HostFd(::open(fd_path(made.get()).c_str(), access | O_NONBLOCK | O_CLOEXEC));
   return HostFd(::fcntl(made.get(), F_DUPFD_CLOEXEC, 0));

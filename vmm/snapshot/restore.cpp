@@ -117,7 +117,7 @@ std::optional<Credentials> from_state(const CredentialsState& s) {
   c.inheritable = inheritable, c.permitted = permitted, c.effective = effective, c.bounding = bounding,
   c.ambient = ambient;
   c.securebits = s.securebits;
-  constexpr auto kNobody = static_cast<std::uint32_t>(-1);  // what calls take for "as it is"
+  constexpr auto kNobody = static_cast<std::uint32_t>(-1);  // to setresuid(2) and its like: unchanged
   for (const auto* ids : {&s.user, &s.group})
     if (std::ranges::find(*ids, kNobody) != ids->end()) return std::nullopt;
   const Capabilities all = inheritable | permitted | effective | bounding | ambient;
@@ -246,7 +246,7 @@ Status restore_image(const File& file, Image& image) RAMET_EXCLUDES(image.brk_lo
   return {};
 }
 
-// Tells the program's signalfds of signals that are pending.
+// Makes signalfds readable for pending signals.
 void tell_pending(Process& process, std::span<const std::unique_ptr<Thread>> threads)
     RAMET_EXCLUDES(process.signals.lock) {
   LockGuard guard(process.signals.lock);

@@ -7,14 +7,12 @@
 #include <array>
 #include <filesystem>
 
-#include "vmm/include/ramet_guest.h"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/thread.hpp"
 #include "vmm/snapshot/collect.hpp"
 #include "vmm/snapshot/writer.hpp"
 
-namespace ramet::vmm {
-namespace snapshot {
+namespace ramet::vmm::snapshot {
 
 void Saving::continues(std::shared_ptr<const File> parent, std::vector<std::shared_ptr<mm::Bank>> banks) {
   parent_ = std::move(parent);
@@ -144,23 +142,4 @@ Status Saving::write(Thread& thread, ProcessState& state) {
   return (*writer)->finish(*text, pages.runs(), parent_ ? parent_->header().identity : Hash{});
 }
 
-}  // namespace snapshot
-
-namespace {
-
-// See ramet_guest.h. ENOSYS even when the program is saved here: it ends then, and its copies get another answer.
-std::int64_t sys_ramet_snapshot(Thread& thread, const Args& a) {
-  auto name = thread.memory().read_string(a[0], 255);
-  if (!name) return name.error() == mm::Error::Invalid ? -ENAMETOOLONG : -EFAULT;
-  if (thread.process.saving) thread.process.saving->at_hook(thread, *name);
-  return -ENOSYS;
-}
-
-}  // namespace
-
-std::span<const Definition> snapshot_calls() {
-  static constexpr Definition kCalls[] = {{Call{RAMET_SNAPSHOT_CALL}, sys_ramet_snapshot}};
-  return kCalls;
-}
-
-}  // namespace ramet::vmm
+}  // namespace ramet::vmm::snapshot

@@ -26,7 +26,7 @@ struct SaveOptions {
   std::string path;                    // of the file
   bool at_read = false;                // at the first read of standard input; else where the program says so
   std::string hook;                    // by this name; empty: by any
-  unsigned passed_reads = 0;           // reads that do not count, as the one that the parent was saved at
+  unsigned passed_reads = 0;           // such reads to let pass: 1 if the parent was saved at one, which restarts
   bool compress = false;
   std::vector<std::string> shares;     // for people, see ProcessState
 };
@@ -53,7 +53,7 @@ class Saving : public SavePoints {
   const SaveOptions options_;
   std::shared_ptr<const File> parent_;
   std::vector<std::shared_ptr<mm::Bank>> banks_;
-  std::atomic<unsigned> reads_{0};  // pairs with nothing: who gets which number does not matter
+  std::atomic<unsigned> reads_{0};  // relaxed: only each number's uniqueness matters
   std::optional<Status> outcome_;  // written by the thread that saves, while all others are parked
 };
 

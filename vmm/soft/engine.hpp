@@ -73,8 +73,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // From now on the engine runs this guest, whose program is loaded. Translated code stays if it came from what this
-  // guest has at the same address.
+  // From now on the engine runs this guest, whose program is loaded. Translated code stays if this guest has the same
+  // instructions at the same address.
   virtual void bind(Memory&) = 0;
   // The guest goes; the engine is not run until the next bind().
   virtual void unbind() = 0;
@@ -90,7 +90,7 @@ class Engine {
   // Makes run(), or else the next one, return Halted soon. From any thread and from signal handlers.
   virtual void halt() = 0;
 
-  // Entries of these addresses have changed. Code stays if the same is still there, to be executed.
+  // Entries of these addresses have changed. Translated code stays if the same instructions are still executable there.
   virtual void forget(std::uint64_t start, std::uint64_t end) = 0;
   virtual void forget_everything() = 0;
   // The instructions there may have changed.

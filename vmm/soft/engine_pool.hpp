@@ -26,13 +26,14 @@ class EnginePool {
   static constexpr Program kNone = 0;
   static Program program(std::string_view name) { return std::hash<std::string_view>()(name) | 1; }
 
-  // An idle engine that ran this program last; else one that has run none; else a new one, or, if enough are idle, the
-  // one that was given back first. Errors: no memory, or too many engines in use.
+  // An idle engine that ran this program last; else one that has run none; else, if as many are idle as are kept, the
+  // one that was given back first; else a new one. Errors: no memory, or too many engines in use.
   std::expected<std::unique_ptr<Engine>, Failure> take(Program) RAMET_EXCLUDES(lock_);
   void give(std::unique_ptr<Engine>, Program) RAMET_EXCLUDES(lock_);
   // The same in all programs of the family, or none would find its code translated.
   const Machine::CodePlaces& places() const { return places_; }
-  // Makes an engine that has run no program, unless there is one or enough are idle. Errors: no memory.
+  // Adds an idle engine that has run no program, unless there is one, or as many are idle as are kept. Errors: no
+  // memory.
   Status prepare() RAMET_EXCLUDES(lock_);
 
  private:
@@ -44,8 +45,8 @@ class EnginePool {
   std::unique_ptr<Engine> take_idle_locked(Program) RAMET_REQUIRES(lock_);
 
   const Machine::CodePlaces places_ = Machine::CodePlaces::draw();
-  Mutex lock_;  // a leaf
-  std::vector<Idle> idle_ RAMET_GUARDED_BY(lock_);  // the one that was given back last is last
+  Mutex lock_;  // innermost
+  std::vector<Idle> idle_ RAMET_GUARDED_BY(lock_);  // those that have run nothing; the others as they were given back
   std::size_t in_use_ RAMET_GUARDED_BY(lock_) = 0;
 };
 

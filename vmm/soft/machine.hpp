@@ -59,7 +59,7 @@ class SoftMachine final : public Machine {
 
   const std::shared_ptr<EnginePool> engines_;
   mm::AddressSpace* space_ = nullptr;  // of attach()
-  mutable Mutex vcpus_lock_;  // order: before the vCPUs' notes_lock_ and the engine pool's
+  mutable Mutex vcpus_lock_;  // order: vmm/README.md
   std::deque<std::unique_ptr<SoftVcpu>> vcpus_ RAMET_GUARDED_BY(vcpus_lock_);  // grows only, but for renew()
   std::vector<SoftVcpu*> free_ RAMET_GUARDED_BY(vcpus_lock_);
   EnginePool::Program program_ RAMET_GUARDED_BY(vcpus_lock_) = EnginePool::kNone;

@@ -79,8 +79,13 @@ class SoftVcpu final : public Vcpu, private Memory {
   Exit decode(const Stop&);
 
   SoftMachine& machine_;
+  // Set by give_engine() and taken by take_engine(), while no thread uses the vCPU, under the machine's vcpus_lock_. So
+  // that lock, or the use of the vCPU, suffices to read it. kick() holds neither: it reads engine_ only if the vCPU is
+  // inside, and take_engine() waits until kicking_ is 0.
   std::unique_ptr<Engine> engine_;
-  bool bound_ = false;  // engine_ is bound to this VM's memory, which the first run() does: the program is loaded then
+  // Of the thread that uses the vCPU: engine_ is bound to this VM's memory, which the first run() does, as the program
+  // is loaded by then.
+  bool bound_ = false;
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
   VcpuCounters counters_;
   std::atomic<bool> kicked_{false};  // seq_cst: set by kick() before it looks whether guest code runs
@@ -94,7 +99,7 @@ class SoftVcpu final : public Vcpu, private Memory {
     std::unordered_map<std::uint64_t, CodePiece> pieces;  // by frame: guest code can make no more notes than frames
     bool everything = false;
   };
-  Mutex notes_lock_;  // order: after the machine's vcpus_lock_
+  Mutex notes_lock_;
   Notes notes_ RAMET_GUARDED_BY(notes_lock_);
 };
 

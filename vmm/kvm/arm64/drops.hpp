@@ -29,7 +29,7 @@ class Drops {
     clear();
     all_ = true;
   }
-  // Processors may have cached entries of a table that is freed for any address that it served.
+  // Freed tables may be in walk caches, for any address that they served: everything is dropped.
   void add(const mm::FlushRequest& r) {
     if (r.everything || r.frees_tables) add_all();
     for (const auto& range : r.ranges)

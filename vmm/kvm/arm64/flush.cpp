@@ -25,12 +25,12 @@ Drops FlushState::due() {
 void KvmMachine::flush(const mm::FlushRequest& request) {
   const std::uint64_t generation = flush_.advance(request);
   if (!in_use_older_than(generation)) return;
-  // Not on any vCPU that is idle: KVM waits long when another thread begins to run one.
+  // Only the caller's own idle vCPU: KVM waits long when another thread begins to run a vCPU.
   if (KvmVcpu* const callers = callers_vcpu(); callers && callers->try_flush()) return;
   expel_older_than(generation);
 }
 
-// The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden.
+// The caller's own vCPU drops its translations, or it would fault on each that still forbids the access.
 void KvmMachine::flush_relaxed(const mm::FlushRequest& request) {
   if (KvmVcpu* const callers = callers_vcpu()) callers->drop_translations(request);
 }

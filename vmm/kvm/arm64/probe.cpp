@@ -46,28 +46,12 @@ Status try_guest(HostFacts& f, MicroGuest& guest) {
 
 }  // namespace
 
-void probe_kvm(HostFacts& f, const std::string& path) {
-  auto device = Device::open(path);
-  if (!device) {
-    f.kvm_problem = device.error().message;
-    return;
-  }
-  f.max_vcpus = unsigned(device->capability(KVM_CAP_MAX_VCPUS));
-  f.max_memslots = unsigned(device->capability(KVM_CAP_NR_MEMSLOTS));
-  auto guest = MicroGuest::create(path);
-  if (!guest) {
-    f.kvm_problem = guest.error().message;
-    return;
-  }
-  const Machine::Features& features = (*guest)->machine->features();
+Status probe_with(HostFacts& f, MicroGuest& guest) {
+  const Machine::Features& features = guest.machine->features();
   f.cpu_model = features.model_name;
   f.sets_accessed_dirty = !features.dear_accessed_dirty;
   f.giant_pages = features.giant_pages;
-  if (auto ok = try_guest(f, **guest); !ok) {
-    f.kvm_problem = ok.error().message;
-    return;
-  }
-  f.kvm = true;
+  return try_guest(f, guest);
 }
 
 }  // namespace ramet::vmm::kvm

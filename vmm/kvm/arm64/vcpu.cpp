@@ -8,28 +8,14 @@
 #include "arch/arm64/fault_signal.hpp"
 #include "vmm/arm64_exception.hpp"
 #include "vmm/kvm/exit_reason.hpp"
-#include "vmm/kvm/kick.hpp"
 
 namespace ramet::vmm::kvm {
 
 namespace arm64 = arch::arm64;
 namespace stub = arch::arm64::stub;
 
-Exit KvmVcpu::run() {
-  Exit exit = enter();
-  counters_.count(exit.kind);
-  return exit;
-}
-
-Exit KvmVcpu::enter() {
-  LockGuard hold(busy_);
-  tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+Exit KvmVcpu::enter_guest() {
   machine_.vcpus_.run_by_caller(this);
-  if (take_kick()) return {};
-  const struct Leaving {  // however this ends: flushes wait for it
-    KvmVcpu& vcpu;
-    ~Leaving() { vcpu.leave(); }
-  } leaving{*this};
   if (auto ok = prepare(); !ok) return broken(ok.error().message);
   announce();
   if (kicked_.load(std::memory_order_seq_cst)) return kicked();  // since take_kick(); pairs with kick()

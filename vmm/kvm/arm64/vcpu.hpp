@@ -21,7 +21,6 @@ class KvmVcpu final : public VcpuBase {
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
 
   UserRegs& regs() override { return regs_; }
-  Exit run() override RAMET_EXCLUDES(busy_);
   void spurious_fault() override;
   void set_base(unsigned, std::uint64_t value) override { context().thread = value; }
   std::uint64_t base(unsigned) override { return context().thread; }
@@ -33,7 +32,7 @@ class KvmVcpu final : public VcpuBase {
   // --- for KvmMachine ---
   // Makes the vCPU what acquire_vcpu() promises.
   void recycle() RAMET_EXCLUDES(busy_);
-  // Has it drop what is due, on all processors. False: it is running, has never run, or KVM failed.
+  // Makes the TLBI that is due, for all processors. False: this vCPU is running, has never run, or KVM failed.
   bool try_flush() RAMET_EXCLUDES(busy_);
   // Does all that the first entry would have to before user code.
   Status warm_up() RAMET_EXCLUDES(busy_);
@@ -46,17 +45,18 @@ class KvmVcpu final : public VcpuBase {
   Context& context() const { return *reinterpret_cast<Context*>(page_.host.data()); }
 
   // vcpu.cpp: run()'s steps
-  Exit enter() RAMET_EXCLUDES(busy_);  // all but counting the exit
-  Exit execute();
+  Exit enter_guest() override RAMET_REQUIRES(busy_);
+  Exit execute() RAMET_REQUIRES(busy_);
   Exit decode();                    // a synchronous exception of user code
-  Status run_stub(std::uint64_t commands, const Drops& drops = {});  // for nothing but them
-  bool at_hole() const;             // KVM_RUN left by the stub's store
+  // Runs the stub, which carries out the commands and enters no user code. Errors: KVM_RUN's.
+  Status run_stub(std::uint64_t commands, const Drops& drops = {}) RAMET_REQUIRES(busy_);
+  bool at_hole() const;             // KVM_RUN returned because of the stub's store
   std::uint64_t stored() const;     // what it stored
   Status interrupt(bool raised);    // the vCPU's own interrupt line
 
   // state.cpp
-  Status prepare();
-  Status load();                    // system registers, and into the stub
+  Status prepare() RAMET_REQUIRES(busy_);
+  Status load() RAMET_REQUIRES(busy_);  // system registers, and into the stub
   Status set(std::uint64_t reg, std::uint64_t value);
   void put_fp(const FpState&);
 
@@ -67,14 +67,16 @@ class KvmVcpu final : public VcpuBase {
 
   KvmMachine& machine_;
   const unsigned id_;
-  KernelHalf::VcpuPage page_;
+  KernelHalf::VcpuPage page_;  // the commands and ranges in it: written with busy_ held
+  bool loaded_ RAMET_GUARDED_BY(busy_) = false;  // its system registers are loaded, and it stands in the stub
+  // From here on: of the thread that uses the vCPU. A flush that borrows the vCPU while it is idle (try_flush()) uses
+  // none of these.
   UserRegs regs_ = arch::arm64::kGuestAbi.initial_registers();
-  bool loaded_ = false;             // its system registers are loaded, and it stands in the stub
   enum class Fp : std::uint8_t { Cpu, Both, Page };  // where the vector registers are up to date
   Fp fp_ = Fp::Page;
   std::uint64_t entry_generation_ = 0;  // of the entry under way
-  Drops drops_;                         // what the next entry has to drop
-  std::uint64_t relaxed_seen_ = 0;      // Tlb::generation() at the last drop for its sake
+  Drops drops_;  // what the next entry has to drop
+  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for a relaxed flush
 };
 
 }  // namespace ramet::vmm::kvm

@@ -57,8 +57,8 @@ bool KvmMachine::touch_for_all() {
   return vcpus_.any([](KvmVcpu& v) { return v.try_touch_pending(); });
 }
 
-// The caller's own vCPU drops what it holds, or it would fault on each entry that it still finds forbidden. Shadow
-// paging needs no drop: KVM looks at the tables once more before it lets such a fault out.
+// The caller's own vCPU drops its translations, or it would fault on each that still forbids the access. Shadow paging
+// needs no drop: KVM reads the tables again before it passes such a fault on.
 void KvmMachine::flush_relaxed(const mm::FlushRequest&) {
   if (model_.native_ring3) return;
   if (KvmVcpu* const callers = callers_vcpu()) callers->drop_translations();

@@ -12,7 +12,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <mutex>
 
 #include "arch/ticks.h"
 #include "vmm/host_time.hpp"
@@ -38,7 +37,7 @@ constexpr std::array<std::uint8_t, 15> kTrialCode = {0x48, 0x8b, 0x07, 0x0f, 0x0
 // The trial's result, for all machines of this process.
 enum class Works : std::uint8_t { Unknown, Yes, No };
 std::atomic<Works> works{Works::Unknown};  // written with `trying` held; release, acquire by show_host_vdso()
-std::mutex trying;                         // held during the trial. Order: before all locks of a machine
+Mutex trying;                              // held during the trial
 
 // How long the host has been suspended since it was booted, less the time between the two readings.
 std::chrono::nanoseconds host_slept() {
@@ -49,12 +48,19 @@ std::chrono::nanoseconds host_slept() {
 }  // namespace
 
 Status KvmMachine::show_host_vdso() {
+  if (vmm::host_vdso().image_bytes == 0) return {};
+  switch (works.load(std::memory_order_acquire)) {
+    case Works::Yes: return show_host_vdso(false);
+    case Works::No: return {};
+    case Works::Unknown: break;
+  }
+  LockGuard hold(trying);
+  const Works known = works.load(std::memory_order_acquire);  // another machine may have tried while we waited
+  return known == Works::No ? Status{} : show_host_vdso(known == Works::Unknown);
+}
+
+Status KvmMachine::show_host_vdso(bool try_it) {
   const HostVdso& vdso = vmm::host_vdso();
-  if (vdso.image_bytes == 0) return {};
-  std::unique_lock hold(trying, std::defer_lock);
-  if (works.load(std::memory_order_acquire) == Works::Unknown) hold.lock();  // after a wait the result is known
-  const Works known = works.load(std::memory_order_acquire);
-  if (known == Works::No) return {};
   kvm_userspace_memory_region region = {};
   region.slot = max_slots_;  // the one after those of banks
   region.flags = KVM_MEM_READONLY;
@@ -65,7 +71,7 @@ Status KvmMachine::show_host_vdso() {
     return failure(fmt::format("KVM cannot show the guest the host's vDSO: {}", std::strerror(-r)));
   if (auto mapped = kernel_.map_host_vdso(kPages, vdso.data_bytes, vdso.image_bytes); !mapped) return mapped;
   hosts_counter_ = true;
-  if (known == Works::Unknown) {
+  if (try_it) {
     auto tried = try_host_vdso();
     if (!tried) return std::unexpected(tried.error());
     works.store(*tried ? Works::Yes : Works::No, std::memory_order_release);

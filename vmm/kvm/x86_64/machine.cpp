@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "vmm/kick_signal.hpp"
-#include "vmm/kvm/kick.hpp"
 #include "vmm/kvm/x86_64/machine.hpp"
 #include "vmm/kvm/x86_64/vcpu.hpp"
 

@@ -27,7 +27,7 @@ class KvmVcpu;
 struct FlushState : Generations {  // settled: all touches are done
   Mutex lock;
   std::vector<mm::Gpa> pending RAMET_GUARDED_BY(lock);   // table pages to be touched; a page may be listed twice
-  Mutex touching;            // held while a vCPU touches on behalf of all. Order: the vCPUs' list > touching > lock
+  Mutex touching;                                        // held while a vCPU touches on behalf of all
   // There was no memory for `pending`: no vCPU enters any more, so none uses an old entry. seq_cst: written before
   // `generation` is advanced, read after it by entering vCPUs.
   std::atomic<bool> stopped{false};
@@ -56,6 +56,7 @@ class KvmMachine final : public MachineBase<KvmVcpu> {
   KvmMachine(Device device, HostFd vm, const CpuModel& model, bool has_apic, bool host_clocks);
   // host_clock.cpp. Errors: no frames left, KVM refuses another slot or vCPU.
   Status show_host_vdso();
+  Status show_host_vdso(bool try_it);  // `try_it`: with the lock of the trial held
   std::expected<bool, Failure> try_host_vdso();
   std::expected<std::unique_ptr<KvmVcpu>, Failure> create_vcpu(unsigned id) override;
   void came_into_use(unsigned before) override;

@@ -93,27 +93,11 @@ bool gives_memory_fault_info(MicroGuest& guest) {
 
 }  // namespace
 
-void probe_kvm(HostFacts& f, const std::string& path) {
-  auto device = kvm::Device::open(path);
-  if (!device) {
-    f.kvm_problem = device.error().message;
-    return;
-  }
-  f.max_vcpus = unsigned(device->capability(KVM_CAP_MAX_VCPUS));
-  f.max_memslots = unsigned(device->capability(KVM_CAP_NR_MEMSLOTS));
-  auto guest = MicroGuest::create(path);
-  if (!guest) {
-    f.kvm_problem = guest.error().message;
-    return;
-  }
-  if (auto ok = try_guest(f, **guest); !ok) {
-    f.kvm_problem = ok.error().message;
-    return;
-  }
-  f.kvm = true;
-  f.clock = clock_of(**guest);
-  f.memory_fault_info = gives_memory_fault_info(**guest);
-  const auto& features = (*guest)->machine->features();
+Status probe_with(HostFacts& f, MicroGuest& guest) {
+  if (auto ok = try_guest(f, guest); !ok) return ok;
+  f.clock = clock_of(guest);
+  f.memory_fault_info = gives_memory_fault_info(guest);
+  const auto& features = guest.machine->features();
   std::string flags = " " + features.flags + " ";
   auto has = [&](const char* flag) { return flags.find(" " + std::string(flag) + " ") != flags.npos; };
   f.sse42 = has("sse4_2"), f.avx = has("avx") && (features.fp.components & 4) != 0,
@@ -121,6 +105,7 @@ void probe_kvm(HostFacts& f, const std::string& path) {
   f.xsave = features.fp.bytes != 0, f.fsgsbase = (features.hwcap2 & 2) != 0, f.giant_pages = has("pdpe1gb");
   f.cpu_model = features.model_name;
   f.ring3_native = !arch::x86_64::host_cpu().virtualization;
+  return {};
 }
 
 }  // namespace ramet::vmm::kvm

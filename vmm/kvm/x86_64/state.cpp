@@ -39,6 +39,7 @@ void KvmVcpu::recycle() {
 }
 
 void KvmVcpu::changed_registers_only() {
+  LockGuard hold(busy_);
   regs_ = x86::kGuestAbi.initial_registers();
   untouched_ = true;
 }

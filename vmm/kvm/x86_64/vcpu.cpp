@@ -10,7 +10,6 @@
 #include "arch/x86_64/fault_signal.hpp"
 #include "arch/x86_64/host/stub.hpp"
 #include "vmm/kvm/exit_reason.hpp"
-#include "vmm/kvm/kick.hpp"
 
 namespace ramet::vmm::kvm {
 
@@ -27,12 +26,6 @@ static_assert(offsetof(kvm_regs, rbp) == 8 * x86::Rbp && offsetof(kvm_regs, rsi)
 
 }  // namespace
 
-Exit KvmVcpu::run() {
-  Exit exit = enter();
-  counters_.count(exit.kind);
-  return exit;
-}
-
 Exit KvmVcpu::try_running() {
   const std::uint64_t flushes = counters_.flushes;
   Exit exit;
@@ -42,15 +35,8 @@ Exit KvmVcpu::try_running() {
   return exit;
 }
 
-Exit KvmVcpu::enter() {
-  LockGuard hold(busy_);
-  tid_.store(prepare_thread_for_kicks(), std::memory_order_relaxed);
+Exit KvmVcpu::enter_guest() {
   machine_.vcpus_.run_by_caller(this);
-  if (take_kick()) return {};
-  const struct Leaving {  // however this ends: flushes wait for it
-    KvmVcpu& vcpu;
-    ~Leaving() { vcpu.leave(); }
-  } leaving{*this};
   Exit exit;
   if (auto ok = prepare(); !ok) {
     exit = broken(ok.error().message);

@@ -18,7 +18,6 @@ class KvmVcpu final : public VcpuBase {
   static std::expected<std::unique_ptr<KvmVcpu>, Failure> create(KvmMachine&, unsigned id);
 
   UserRegs& regs() override { return regs_; }
-  Exit run() override RAMET_EXCLUDES(busy_);
   void spurious_fault() override;
   // Bases have to be canonical, as arch_prctl(2) demands; run() returns Broken for others.
   void set_base(unsigned n, std::uint64_t) override RAMET_EXCLUDES(busy_);
@@ -38,7 +37,7 @@ class KvmVcpu final : public VcpuBase {
   // As run(), but goes on through kicks and counts nothing.
   Exit try_running() RAMET_EXCLUDES(busy_);
   // Called after try_running() of code that has changed nothing but regs(): there is nothing left for recycle() to do.
-  void changed_registers_only();
+  void changed_registers_only() RAMET_EXCLUDES(busy_);
   // Does all that the first entry would have to before user code, pending touches included.
   Status warm_up() RAMET_EXCLUDES(busy_);
   // The next entry drops all translations. Called by the thread that uses the vCPU.
@@ -48,7 +47,7 @@ class KvmVcpu final : public VcpuBase {
   explicit KvmVcpu(KvmMachine& machine) : machine_(machine) {}
 
   // vcpu.cpp: run()'s steps
-  Exit enter() RAMET_EXCLUDES(busy_);  // all but counting the exit
+  Exit enter_guest() override RAMET_REQUIRES(busy_);
   Status prepare() RAMET_REQUIRES(busy_);
   Exit execute() RAMET_REQUIRES(busy_);
   void decode_trap(Exit&) RAMET_REQUIRES(busy_);
@@ -92,20 +91,25 @@ class KvmVcpu final : public VcpuBase {
 
   KvmMachine& machine_;
   KernelHalf::VcpuPage page_;
-  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();
+  UserRegs regs_ = arch::x86_64::kGuestAbi.initial_registers();  // of the thread that uses the vCPU
+
+  // What run() and a flush that borrows the idle vCPU (try_touch_pending()) load. in_user_ is set only with loaded_;
+  // untouched_ only without in_user_, bases_changed_ and fp_copied_. prepare() sets loaded_, clears bases_changed_ and
+  // fp_copied_, and leaves in_user_ as it is.
   arch::Bases bases_ RAMET_GUARDED_BY(busy_){};
   bool bases_changed_ RAMET_GUARDED_BY(busy_) = false;  // bases_ are newer than the CPU's
   bool loaded_ RAMET_GUARDED_BY(busy_) = false;  // prepare() has loaded the registers that it loads once
   // How long the host had slept when the counter was set; nullopt: it was not.
   std::optional<std::chrono::nanoseconds> counter_set_ RAMET_GUARDED_BY(busy_);
-  bool untouched_ = true;  // nobody has acquired it yet
+  bool untouched_ RAMET_GUARDED_BY(busy_) = true;  // as acquire_vcpu() promises: recycle() has nothing to do
   std::unique_ptr<FpState> fp_copied_ RAMET_GUARDED_BY(busy_);  // for prepare() to load
   Status fp_reset_ RAMET_GUARDED_BY(busy_);  // how the last reset_fp() went; run() reports it
   bool in_user_ RAMET_GUARDED_BY(busy_) = false;  // the CPU stands in ring 3, at regs_
 
+  // Of the thread that uses the vCPU: a flush that borrows it uses none of these.
   std::uint64_t entry_generation_ = 0;  // of the entry under way
   std::uint64_t reloaded_ = 0;  // generation of the last CR3 reload
-  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for its sake
+  std::uint64_t relaxed_seen_ = 0;  // Tlb::generation() at the last drop for a relaxed flush
   std::vector<mm::Gpa> riding_;  // touches that this entry does on its way into user code
 };
 

@@ -20,7 +20,7 @@ struct Disarmed {
     int number = 0;
     epoll_event event{};
   };
-  mutable Mutex lock;  // a leaf
+  mutable Mutex lock;  // innermost
   std::vector<Entry> entries RAMET_GUARDED_BY(lock);  // none is added once the program runs
 };
 

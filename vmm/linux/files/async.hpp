@@ -75,7 +75,7 @@ class AsyncFiles : public std::enable_shared_from_this<AsyncFiles> {
   void wake();
 
   Family& family_;
-  Mutex lock_;  // a leaf
+  Mutex lock_;  // innermost
   HostFd in_,
       out_;  // the host's epolls, for reading and for writing; made by start_locked(), and not changed afterwards
   HostFd wake_;  // an eventfd

@@ -85,7 +85,7 @@ class Descriptors {
   // Returns the file that was there.
   std::shared_ptr<OpenFile> replace(std::size_t number, Slot) RAMET_REQUIRES(lock_);
 
-  mutable Mutex lock_;  // a leaf
+  mutable Mutex lock_;  // innermost
   std::vector<Slot> slots_ RAMET_GUARDED_BY(lock_);
   // The newest of indices_, at least as long as slots_. Stored with release under lock_; pairs with get()'s acquire.
   // Former indices are kept, as look-ups may be reading them; together they are no longer than the newest.

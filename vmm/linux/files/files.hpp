@@ -73,7 +73,7 @@ struct OpenFile {
   // An epoll registers a file by descriptor number, so duplicates are registered separately. As all of the guest's
   // duplicates share `host`, each number that is watched gets a host descriptor of its own, kept as long as the file.
   struct Watched {
-    mutable Mutex lock;  // a leaf
+    mutable Mutex lock;  // innermost
     std::vector<int> numbers RAMET_GUARDED_BY(lock);  // of the guest; numbers[0] is watched by `host`,
     std::vector<HostFd> others RAMET_GUARDED_BY(lock);  // numbers[i] by others[i - 1]
   };

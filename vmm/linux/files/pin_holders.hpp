@@ -60,7 +60,7 @@ class Devices {
 
  private:
   std::vector<std::shared_ptr<PinHolder>> all() RAMET_EXCLUDES(lock_);
-  Mutex lock_;  // a leaf
+  Mutex lock_;  // innermost
   std::vector<std::weak_ptr<PinHolder>> holders_ RAMET_GUARDED_BY(lock_);
   const std::shared_ptr<DeviceCounters> counters_ = std::make_shared<DeviceCounters>();
 };

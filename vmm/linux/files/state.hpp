@@ -95,7 +95,7 @@ struct Files::State {
   State(const State& parent);        // fork(2)
 
   Descriptors descriptors;
-  mutable Mutex lock;  // a leaf
+  mutable Mutex lock;  // innermost
   std::shared_ptr<OpenFile> cwd RAMET_GUARDED_BY(lock);
   std::optional<mode_t> umask RAMET_GUARDED_BY(lock);       // empty: the host's
   // The umask of the VMM, which the host's kernel applies. Read when first needed: most guests create no file.
@@ -110,7 +110,7 @@ struct Files::State {
     ino_t inode = 0;
     std::shared_ptr<LockHolder> holder;
   };
-  mutable Mutex locks_lock;  // a leaf
+  mutable Mutex locks_lock;  // innermost
   std::vector<Locked> locked RAMET_GUARDED_BY(locks_lock);
 
   // Of all processes of the family; not changed once the first runs. By guest path, parents first.
@@ -123,7 +123,8 @@ struct Files::State {
   // tid is 0, the VMM itself.
   std::shared_ptr<const Credentials> restricting(int tid) const;
   // Held while a file is created and chowned to such ids, and while threads with such ids remove or rename names: so no
-  // other file takes the new one's place before the chown. One for the family; the outermost lock.
+  // other file takes the new one's place before the chown. One for the family; the outermost lock. No Mutex: it is
+  // taken for some ids only, which clang cannot follow.
   std::shared_ptr<std::mutex> naming = std::make_shared<std::mutex>();
 
   // --- mapped files, files/backing.cpp ---
@@ -268,7 +269,9 @@ class MemoryCharge {
   ~MemoryCharge() { account_->give(charged_); }
   bool grow(std::uint64_t end);  // lock held
   void shrink(std::uint64_t end);  // lock held
-  std::mutex lock;  // held over each call that moves the offset or changes the size
+  // Held over each call that moves the offset or changes the size. No Mutex: calls take it only for files that have a
+  // charge, which clang cannot follow.
+  std::mutex lock;
   std::uint64_t in_flight = 0;  // guarded by lock: bytes of rings' writes at the file's offset or its end
  private:
   const std::shared_ptr<mm::Account> account_;

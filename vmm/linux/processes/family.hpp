@@ -185,7 +185,7 @@ class Family {
   const int first_;
   Shell& like_;
   ShellPool pool_;
-  Mutex gone_lock_;  // a leaf
+  Mutex gone_lock_;  // innermost
   Gone gone_ RAMET_GUARDED_BY(gone_lock_);
   Mutex lock_;  // order: before Process::threads_lock
   Members members_ RAMET_GUARDED_BY(lock_);

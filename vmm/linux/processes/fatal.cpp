@@ -2,9 +2,9 @@
 #include "vmm/linux/processes/fatal.hpp"
 
 #include <fmt/format.h>
-#include <string.h>
 
 #include "vmm/linux/processes/thread.hpp"
+#include "vmm/signal_name.hpp"
 
 namespace ramet::vmm {
 namespace {
@@ -42,11 +42,6 @@ std::string explain_access(Thread& thread, mm::Gva address) {
 }
 
 }  // namespace
-
-std::string signal_name(int sig) {
-  if (const char* name = sig < 32 ? sigabbrev_np(sig) : nullptr) return std::string("SIG") + name;
-  return fmt::format("SIGRTMIN+{}", sig - 32);
-}
 
 Ending fatal_ending(Thread& thread, const siginfo_t& info) {
   int sig = info.si_signo;

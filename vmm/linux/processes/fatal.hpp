@@ -25,7 +25,4 @@ Ending host_failed(const std::exception&) noexcept;
 // The ending by a signal without details, such as SIGKILL.
 Ending killed_by(int sig);
 
-// "SIGSEGV", "SIGRTMIN+3".
-std::string signal_name(int sig);
-
 }  // namespace ramet::vmm

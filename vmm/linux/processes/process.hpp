@@ -123,8 +123,8 @@ class Process : public std::enable_shared_from_this<Process> {
   void interrupt_threads() RAMET_EXCLUDES(threads_lock);  // all but the caller
   // Null if none; valid as long as the lock is held.
   Thread* find_thread(int tid) RAMET_REQUIRES(threads_lock);
-  // Lock order: Family's lock > threads_lock > signals.lock. Guest memory (AddressSpace's lock, which
-  // can take long) is never touched under any of them, and no host call that can wait is made.
+  // Guest memory (AddressSpace's lock, which can take long) is not touched under this lock, and no host call that can
+  // wait is made. Order: vmm/README.md.
   Mutex threads_lock;
   std::vector<std::unique_ptr<Thread>> threads RAMET_GUARDED_BY(threads_lock);
   std::size_t thread_count() RAMET_EXCLUDES(threads_lock);
@@ -155,9 +155,9 @@ class Process : public std::enable_shared_from_this<Process> {
   void tell_vfork_parent();
 
   std::atomic<bool> ending_{false};
-  Mutex ending_lock_;  // a leaf
+  Mutex ending_lock_;  // innermost
   std::optional<Ending> result_ RAMET_GUARDED_BY(ending_lock_);
-  mutable Mutex image_lock_;  // held to write image_, and to read it by others than its own threads; a leaf
+  mutable Mutex image_lock_;  // held to write image_, and to read it by others than its own threads; innermost
   std::shared_ptr<Image> image_;
   std::atomic<const Thread*> survivor_{nullptr};
   int leader_status_ RAMET_GUARDED_BY(threads_lock) = 0;  // exit(2)'s argument of the first thread

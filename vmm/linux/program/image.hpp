@@ -49,7 +49,7 @@ class Cuts {
   // Seq_cst: a thread loads it before it enters guest code, and is interrupted after the store.
   std::atomic<bool> any_{false};
   Mutex making_;  // held until all is unmapped: the process's other threads wait. Order: before lock_
-  Mutex lock_;  // a leaf
+  Mutex lock_;  // innermost
   Sizes sizes_ RAMET_GUARDED_BY(lock_);
 };
 

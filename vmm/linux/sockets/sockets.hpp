@@ -38,7 +38,7 @@ struct SocketName {
   HostFd inode;  // O_PATH of what the host's socket is bound to: the one way to it
   HostFd node;  // O_PATH of the guest's socket file, whose inode is not used again meanwhile; empty for abstract names
   // The last caller of listen(2). Pid 0: none.
-  mutable Mutex listener_lock;  // a leaf
+  mutable Mutex listener_lock;  // innermost
   mutable ucred listener RAMET_GUARDED_BY(listener_lock){};
 };
 

@@ -33,13 +33,14 @@ class CodePages {
   bool has(std::uint64_t page) const { return pages_.contains(page); }
   void patched(std::uint64_t page) { pages_.at(page).stays = false; }
   void remove(std::uint64_t page) RAMET_EXCLUDES(lock_);
-  // Frames are of the guest that the engine is bound to; while it is bound to none, there are none.
+  // The index by frame is of the guest that the engine is bound to: index_frames() makes it, forget_frames() empties
+  // it.
   void forget_frames() RAMET_EXCLUDES(lock_);
   void index_frames() RAMET_EXCLUDES(lock_);
   bool has_frame(std::uint64_t frame) const RAMET_EXCLUDES(lock_);
   std::vector<std::uint64_t> pages_of(std::uint64_t frame) const RAMET_EXCLUDES(lock_);
-  // Calls `stays` for each page within [start, end): it returns what the page is now, or nothing if its code has to go.
-  // Removes and returns the pages that have to go.
+  // Calls `stays` for each page within [start, end): it returns what is there now, or nullopt to remove the page.
+  // Returns the removed pages, whose code the engine then drops.
   template <class Stays>
   std::vector<std::uint64_t> remove(std::uint64_t start, std::uint64_t end, Stays&& stays) RAMET_EXCLUDES(lock_) {
     std::vector<std::uint64_t> gone;
@@ -62,7 +63,7 @@ class CodePages {
   void drop_frame_locked(std::uint64_t frame, std::uint64_t page) RAMET_REQUIRES(lock_);
 
   std::map<std::uint64_t, Page> pages_;  // by guest address; used by the engine's thread only
-  mutable Mutex lock_;  // a leaf
+  mutable Mutex lock_;  // innermost
   std::unordered_multimap<std::uint64_t, std::uint64_t> frames_ RAMET_GUARDED_BY(lock_);  // the pages, by frame
 };
 
