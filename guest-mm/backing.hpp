@@ -19,6 +19,13 @@ class Backing {
   // Bytes the object holds now. Pages wholly beyond it fault with BeyondEnd.
   virtual std::uint64_t size() const = 0;
 
+  // For a fault at `offset` of a private region: size(), or one above `offset` that size() gave before, which saves
+  // asking the host. A read() that found less makes it size() again.
+  virtual std::uint64_t recent_size(std::uint64_t offset) const {
+    (void)offset;
+    return size();
+  }
+
   // Private regions: fills dst with the object's bytes from offset on, zeroes past its end.
   // Called with the address-space lock held; must not call back into it. Errors: Io.
   virtual Result<> read(std::uint64_t offset, std::span<std::byte> dst) = 0;

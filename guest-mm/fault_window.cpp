@@ -31,10 +31,13 @@ struct Faults::Extents {
   }
 };
 
-// Where the object behind the region ends, as an address in the region; BeyondEnd if before `address`.
-Result<Gva> Faults::end_of_object(const Region& region, Gva address) {
+// Where the object behind the region ends, as an address in the region; BeyondEnd if before `address`. `recent`: as
+// Backing::recent_size() has it, for a caller that asks again after reading; of private regions only.
+Result<Gva> Faults::end_of_object(const Region& region, Gva address, bool recent) {
   if (!region.backing) return region.end;
-  const std::uint64_t size = std::min(region.backing->size(), std::uint64_t{1} << 62);
+  const std::uint64_t known = recent && !region.shared ? region.backing->recent_size(region.offset_of(address))
+                                                       : region.backing->size();
+  const std::uint64_t size = std::min(known, std::uint64_t{1} << 62);
   std::uint64_t end = align_up(size, kPageSize);
   if (region.shared) {
     const auto shared = region.backing->shared();
@@ -124,7 +127,12 @@ Result<> Faults::take_gap(const Window& w, const Range& gap, Extents& extents) {
     if (!run) return fail(run.error());
     if (region.backing) {
       const std::span<std::byte> bytes(core_.memory.data().at(run->gpa), run->bytes());
-      if (auto read = region.backing->read(region.offset_of(at), bytes); !read) {
+      auto read = region.backing->read(region.offset_of(at), bytes);
+      if (read && w.found.guard.sequence) {
+        const auto end = end_of_object(region, at, true);
+        if (!end || *end < at + run->bytes()) read = fail(Error::BeyondEnd);
+      }
+      if (!read) {
         core_.frames->free(run->gpa, run->pages());
         return read;
       }

@@ -61,7 +61,7 @@ class Faults {
 
   // --- both ways ---
   AroundPlan plan(const Found&, Gva end) const;
-  static Result<Gva> end_of_object(const Region&, Gva address);
+  static Result<Gva> end_of_object(const Region&, Gva address, bool recent = false);
   // A range in one table whose absent slots are to be mapped; `found.address` lies in it.
   struct Window {
     const Found& found;

@@ -86,7 +86,7 @@ Faults::Published Faults::add_table(const Found& found, const AroundPlan& planne
 // Errors: NotMapped (a table is missing), besides those of take_frames() and end_of_object().
 Result<Settled> Faults::map_absent(const Found& found) {
   const auto& [region, address, access, leaf, guard] = found;
-  const auto end = end_of_object(region, address);
+  const auto end = end_of_object(region, address, true);
   if (!end) return fail(end.error());
   const AroundPlan planned = plan(found, *end);
   if (planned.blocks > 0) {

@@ -340,7 +340,7 @@ TEST_P(BpfGuest, Helpers_of_the_host_and_what_is_printed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, BpfGuest, ::testing::ValuesIn(machines()),
-                         [](const auto& info) { return name_of_kind(info.param); });
+                         [](const auto& test) { return name_of_kind(test.param); });
 
 }  // namespace
 }  // namespace ramet::vmm::bpf

@@ -55,6 +55,29 @@ TEST(Mapping, ASharedMappingIsTheFile) {
   EXPECT_EQ(w.g.machine.banks, banks);
 }
 
+// Faults ask the host for the size only where what they know does not do; what they read tells whether it still holds.
+TEST(Mapping, AFileThatTheHostShrinksAndGrowsFaultsAsItIsNow) {
+  Mapped w;
+  constexpr std::uint64_t kPages = 600;
+  w.s.file("f", std::string(kPages * kPage, 'a'));
+  const auto host = [&](std::uint64_t pages) { return std::filesystem::resize_file(w.s.path / "f", pages * kPage); };
+  const std::int64_t at = w.map(w.g.open("/w/f"), PROT_READ, MAP_PRIVATE, 2 * kPages * kPage);
+  ASSERT_GT(at, 0);
+  const auto fault = [&](std::uint64_t page) {
+    return w.g.memory().fault(as_word(at) + page * kPage, mm::Access::Read);
+  };
+  ASSERT_TRUE(fault(0));
+  host(400);
+  EXPECT_EQ(fault(500), mm::fail(mm::Error::BeyondEnd));
+  EXPECT_TRUE(fault(399));
+  EXPECT_EQ(fault(400), mm::fail(mm::Error::BeyondEnd));
+  host(kPages + 5);
+  EXPECT_TRUE(fault(kPages + 4));
+  EXPECT_EQ(w.g.bytes(as_word(at) + 399 * kPage, 1), "a");
+  EXPECT_EQ(w.g.bytes(as_word(at) + (kPages + 4) * kPage, 1), std::string(1, '\0'));
+  EXPECT_EQ(fault(kPages + 5), mm::fail(mm::Error::BeyondEnd));
+}
+
 // Another thread replaces the descriptor all the time, as dup2(2) does it.
 TEST(Mapping, AMappingMayDoWhatTheFileMayThatItIsOf) {
   Mapped w;

@@ -50,8 +50,15 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   std::uint64_t size() const override {
     struct stat st;
     if (::fstat(file_->host.get(), &st) != 0) return 0;
+    const auto size = static_cast<std::uint64_t>(st.st_size);
+    recent_.store(size, std::memory_order_relaxed);
     // During a truncation the new size counts before the host's file has it.
-    return std::min(static_cast<std::uint64_t>(st.st_size), limit_.load(std::memory_order_acquire));
+    return std::min(size, limit_.load(std::memory_order_acquire));
+  }
+
+  std::uint64_t recent_size(std::uint64_t offset) const override {
+    const std::uint64_t size = recent_.load(std::memory_order_relaxed);
+    return offset < size ? std::min(size, limit_.load(std::memory_order_acquire)) : this->size();
   }
 
   mm::Result<> read(std::uint64_t offset, std::span<std::byte> dst) override {
@@ -60,7 +67,10 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
       ssize_t n = ::pread(file_->host.get(), dst.data(), dst.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return mm::fail(mm::Error::Io);
-      if (n == 0) break;
+      if (n == 0) {
+        recent_.store(0, std::memory_order_relaxed);  // the file ends here, perhaps earlier than it did
+        break;
+      }
       dst = dst.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
@@ -112,6 +122,8 @@ class FileBacking : public mm::Backing, public std::enable_shared_from_this<File
   std::shared_ptr<mm::Bank> bank_;
   std::uint64_t bank_offset_ = 0;
   std::atomic<std::uint64_t> limit_{std::numeric_limits<std::uint64_t>::max()};
+  // The host's size when it was last asked; 0: ask. Relaxed: what matters is what read() finds.
+  mutable std::atomic<std::uint64_t> recent_{0};
 };
 
 namespace {
