@@ -83,6 +83,11 @@ std::vector<Descriptor> Descriptors::list() const {
   return all;
 }
 
+bool Descriptors::holds(const OpenFile& file) const {
+  LockGuard guard(lock_);
+  return std::ranges::any_of(slots_, [&](const Slot& slot) { return slot.file.get() == &file; });
+}
+
 void Descriptors::make_room(std::size_t size) {
   if (size <= slots_.size()) return;
   const Index* const old = indices_.empty() ? nullptr : indices_.back().get();
@@ -145,10 +150,6 @@ OrErrno<int> Descriptors::reserve(std::size_t limit) {
   if (!number) return err(EMFILE);
   slots_[static_cast<std::size_t>(*number)].reserved = true;
   return *number;
-}
-
-void Descriptors::put(int reserved, std::shared_ptr<OpenFile> file, bool close_on_exec) {
-  set({reserved, std::move(file), close_on_exec});
 }
 
 void Descriptors::give_back(int reserved) {

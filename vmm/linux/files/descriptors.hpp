@@ -36,6 +36,7 @@ class Descriptors {
   std::optional<bool> close_on_exec(int number) const RAMET_EXCLUDES(lock_);  // none: nothing is open there
   bool set_close_on_exec(int number, bool close_on_exec) RAMET_EXCLUDES(lock_);  // false: nothing is open there
   std::vector<Descriptor> list() const RAMET_EXCLUDES(lock_);  // in order of their numbers
+  bool holds(const OpenFile&) const RAMET_EXCLUDES(lock_);  // whether some number leads to the file
 
   // The lowest free number in [from, limit), taken for the file. Errors: EMFILE.
   OrErrno<int> install(std::shared_ptr<OpenFile>, bool close_on_exec, std::size_t from, std::size_t limit)
@@ -43,15 +44,15 @@ class Descriptors {
   // Two at once, or none.
   OrErrno<std::array<int, 2>> install_pair(std::shared_ptr<OpenFile>, std::shared_ptr<OpenFile>, bool close_on_exec,
                                            std::size_t limit) RAMET_EXCLUDES(lock_);
-  // A number without a file: closed to all calls, but not free. put() or give_back() follows. Errors: EMFILE.
+  // A number without a file: closed to all calls, but not free. set() or give_back() follows. Errors: EMFILE.
   OrErrno<int> reserve(std::size_t limit) RAMET_EXCLUDES(lock_);
-  void put(int reserved, std::shared_ptr<OpenFile>, bool close_on_exec) RAMET_EXCLUDES(lock_);
   void give_back(int reserved) RAMET_EXCLUDES(lock_);
   // dup2(2): `to` becomes another number of `from`'s file. Returns the file that was at `to`, or null. Errors: EBADF,
   // EBUSY where `to` is reserved.
   OrErrno<std::shared_ptr<OpenFile>> duplicate(std::size_t from, std::size_t to, bool close_on_exec, std::size_t limit)
       RAMET_EXCLUDES(lock_);
-  // At start and on restoring, before the guest runs. The number is not negative.
+  // The file takes the place of what is there. The number is not negative; it is reserved, or the guest does not run
+  // yet.
   void set(Descriptor) RAMET_EXCLUDES(lock_);
 
   std::shared_ptr<OpenFile> close(int number) RAMET_EXCLUDES(lock_);  // null: nothing was open there

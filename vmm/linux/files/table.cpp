@@ -53,7 +53,7 @@ OrErrno<Files::State::Reserved> Files::State::reserve() {
 }
 
 int Files::State::Reserved::put(std::shared_ptr<OpenFile> file, bool close_on_exec) && {
-  std::exchange(state_, nullptr)->descriptors.put(fd_, std::move(file), close_on_exec);
+  std::exchange(state_, nullptr)->descriptors.set({fd_, std::move(file), close_on_exec});
   return fd_;
 }
 
@@ -124,9 +124,7 @@ void Files::close_all() {
 
 std::shared_ptr<OpenFile> Files::get(int fd) const { return state_->get(fd); }
 
-bool Files::holds(const OpenFile& file) const {
-  return std::ranges::any_of(state_->descriptors.list(), [&](const Descriptor& d) { return d.file.get() == &file; });
-}
+bool Files::holds(const OpenFile& file) const { return state_->descriptors.holds(file); }
 
 bool Files::close(int fd) { return state_->close(fd); }
 
