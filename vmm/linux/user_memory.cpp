@@ -99,17 +99,14 @@ OrErrno<UserBuffers> UserBuffers::one(mm::AddressSpace& memory, mm::Gva at, std:
 
 OrErrno<UserBuffers> UserBuffers::vector(mm::AddressSpace& memory, mm::Gva iov, std::uint64_t count,
                                          mm::Access access) {
-  struct Segment {
-    std::uint64_t base, length;
-  };
-  auto segments = read_user_array<Segment>(memory, iov, count, 1024);
+  auto segments = read_user_array<GuestIovec>(memory, iov, count, 1024);
   if (!segments) return err(segments.error());
-  for (const Segment& s : *segments)
+  for (const GuestIovec& s : *segments)
     if (static_cast<std::int64_t>(s.length) < 0) return err(EINVAL);
-  for (const Segment& s : *segments)
+  for (const GuestIovec& s : *segments)
     if (!in_user_half(s.base, s.length)) return err(EFAULT);
   UserBuffers buffers;
-  for (const Segment& s : *segments)
+  for (const GuestIovec& s : *segments)
     if (!buffers.append(memory, s.base, std::min(s.length, kMaxBytes - buffers.bytes_), access)) break;
   buffers.describe();
   return buffers;

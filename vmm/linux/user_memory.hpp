@@ -53,6 +53,12 @@ OrErrno<std::vector<T>> read_user_array(mm::AddressSpace& as, mm::Gva at, std::u
 // Errors: ENAMETOOLONG past PATH_MAX, EFAULT.
 OrErrno<std::string> read_user_path(mm::AddressSpace&, mm::Gva at);
 
+// struct iovec as guests have it.
+struct GuestIovec {
+  mm::Gva base;
+  std::uint64_t length;  // bytes; Linux refuses what is negative as an ssize_t
+};
+
 // Guest buffers as host iovecs, for readv(2), writev(2) and the like. The memory stays in place while the object lives.
 // Where guest memory ends early, the last iovec is one that the host's kernel faults on: so the host decides, for each
 // kind of file, what a transfer returns that has come so far. At most kMaxBytes (Linux's own limit) and

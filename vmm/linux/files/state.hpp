@@ -256,12 +256,6 @@ std::int64_t refused_size(Thread&, const OpenFile&, std::uint64_t size);
 // Cuts the pieces off after `bytes` bytes of them.
 void cut_to(std::vector<iovec>& pieces, std::uint64_t bytes);
 
-// struct iovec as guests have it.
-struct GuestIovec {
-  mm::Gva base;
-  std::uint64_t length;  // bytes; Linux refuses what is negative as an ssize_t
-};
-
 // What one memory file takes from the family's limit. grow() comes before the file grows to `end` bytes; false: ENOSPC.
 class MemoryCharge {
  public:

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "vmm/host_time.hpp"
 #include "vmm/kick_signal.hpp"
 #include "vmm/linux/processes/family.hpp"
 #include "vmm/linux/processes/fatal.hpp"
@@ -224,10 +225,9 @@ void Thread::move_to(std::shared_ptr<Image> next, Vcpu& on, int new_tid) {
 std::chrono::nanoseconds Thread::processor_time(std::chrono::nanoseconds elsewhere) {
   std::chrono::nanoseconds used = elsewhere;
   clockid_t clock;
-  timespec time;
   if (running_.load(std::memory_order_acquire) &&
-      pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0 && clock_gettime(clock, &time) == 0)
-    used += to_nanoseconds(time);
+      pthread_getcpuclockid(host_.load(std::memory_order_acquire), &clock) == 0)
+    used += host_time(clock).value_or(std::chrono::nanoseconds{});
   return used;
 }
 
